@@ -1,0 +1,54 @@
+# `make reproduce` and `make test` each build their own environment in .venv; neither needs the other.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+WORKERS ?= 2
+# Parallelism is over tests and runs; threads inside BLAS only get in the way of small matrices.
+export OMP_NUM_THREADS ?= 1
+export OPENBLAS_NUM_THREADS ?= 1
+
+.PHONY: help reproduce test test-slow check format setup-test clean
+
+help:
+	@echo "make reproduce   compute every figure and its claims into report/index.html"
+	@echo "make test        run the test suite"
+	@echo "make test-slow   run the tests marked slow as well"
+	@echo "make check       lint, formatting and types"
+	@echo "make format      let ruff format the code"
+	@echo "make clean       remove the environment, the caches and the report"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "linflow needs Python 3.11 or later; $(PYTHON) is $$($(PYTHON) --version 2>&1). Name another with: make PYTHON=python3.12 ..."; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-reproduce: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[reproduce]'
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@ $(VENV)/.installed-reproduce
+
+setup-test: $(VENV)/.installed-dev
+
+reproduce: $(VENV)/.installed-reproduce
+	$(BIN)/linflow reproduce --out report
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+
+test-slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n $(WORKERS) -m slow
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) report .pytest_cache .ruff_cache .hypothesis build dist

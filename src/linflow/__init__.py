@@ -1,0 +1,20 @@
+"""Convergence of gradient flow and gradient descent on multi-layer linear models `f(W_1 W_2 ⋯ W_L)`.
+
+Certify the rate of a start before a run, compute the run, set one against the other:
+
+Example:
+    >>> import numpy as np, linflow as lf
+    >>> f = lf.MatrixFactorization(np.eye(3))
+    >>> net = lf.init.gaussian((3, 50, 3), std=0.3, rng=0)
+    >>> cert = lf.certify(f, net)
+    >>> run = lf.gradient_flow(f, net, until=1e-8)
+    >>> cert.check(run).holds
+    True
+"""
+
+import lazy_loader as _lazy
+
+# The public names are listed once, in __init__.pyi, where type checkers read them; each is imported on first use.
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)
+
+__version__ = "0.1.0"
