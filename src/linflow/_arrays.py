@@ -1,0 +1,124 @@
+"""Array namespaces and the dtype policy.
+
+The mathematics is written once against the Python array API standard, so NumPy, PyTorch, JAX, CuPy and any
+other conforming array goes in and the same kind comes out. Everything is computed in float64: a certificate
+in float32 means nothing. Integers and smaller floats are promoted and the promotion is noted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import array_api_compat
+import numpy as np
+
+Array = Any
+"""Any array of the Python array API standard."""
+
+Namespace = Any
+"""The module of functions that goes with an array."""
+
+EPS = float(np.finfo(np.float64).eps)
+
+
+def namespace(*arrays: Array) -> Namespace:
+    """Return the array API namespace shared by `arrays`.
+
+    Raises:
+        TypeError: when the arrays are of different kinds (say NumPy and PyTorch).
+    """
+    try:
+        return array_api_compat.array_namespace(*arrays)
+    except TypeError as error:
+        kinds = sorted({f"{type(a).__module__}.{type(a).__name__}" for a in arrays})
+        raise TypeError(
+            f"arrays of different kinds cannot be combined: got {', '.join(kinds)}. "
+            "Convert the objective's data or the weights so that all are of one kind."
+        ) from error
+
+
+def device(array: Array) -> Any:
+    """Return the device `array` lives on."""
+    return array_api_compat.device(array)
+
+
+def is_array(x: object) -> bool:
+    """Tell whether `x` is an array of a known kind."""
+    return array_api_compat.is_array_api_obj(x)
+
+
+def is_numpy(x: object) -> bool:
+    """Tell whether `x` is a NumPy array."""
+    return array_api_compat.is_numpy_array(x)
+
+
+def to_float64(array: Array, name: str) -> tuple[Array, str | None]:
+    """Promote a real array to float64; the second value says so in words, or is None.
+
+    Raises:
+        TypeError: for complex or non-numeric arrays, and where the library refuses float64.
+    """
+    xp = namespace(array)
+    if array.dtype == xp.float64:
+        return array, None
+    given = str(array.dtype).removeprefix("torch.").removeprefix("array_api_strict.")
+    kind = given.lower()
+    if "complex" in kind:
+        raise TypeError(f"{name} is complex ({given}); the theory is for real matrices. Pass a real array.")
+    if not any(word in kind for word in ("int", "float")):
+        raise TypeError(f"{name} has dtype {given}; a real numeric array is needed, best of dtype float64.")
+    promoted = xp.astype(array, xp.float64)
+    if promoted.dtype != xp.float64:
+        raise TypeError(
+            f"{name} could not be promoted from {given} to float64 and certificates need float64. "
+            'With JAX, call jax.config.update("jax_enable_x64", True) first.'
+        )
+    return promoted, f"{name} was promoted from {given} to float64"
+
+
+def detach(array: Array) -> Array:
+    """Drop the autograd graph where the array carries one."""
+    return array.detach() if array_api_compat.is_torch_array(array) else array
+
+
+def to_numpy(array: Array) -> np.ndarray:
+    """Copy any array (or sequence of numbers) to a NumPy array of float64."""
+    if array_api_compat.is_torch_array(array):
+        array = array.detach().cpu()
+    elif array_api_compat.is_cupy_array(array):
+        array = array.get()
+    return np.array(array, dtype=np.float64)
+
+
+def from_numpy(array: np.ndarray | Sequence[float], like: Array) -> Array:
+    """Convert NumPy data to the kind and device of `like`."""
+    if is_numpy(like):
+        return np.asarray(array)
+    return namespace(like).asarray(np.asarray(array), device=device(like))
+
+
+def singular_values(W: Array) -> Array:
+    """Return the singular values of a matrix in descending order."""
+    return namespace(W).linalg.svdvals(W)
+
+
+def sigma(W: Array, k: int) -> Array:
+    """Return the k-th largest singular value of `W`, 0 when k > min(n, m)."""
+    s = singular_values(W)
+    return s[k - 1] if k <= s.shape[0] else s[0] * 0.0
+
+
+def eigenvalues(A: Array) -> Array:
+    """Return the eigenvalues of a symmetric matrix in descending order."""
+    xp = namespace(A)
+    return xp.flip(xp.linalg.eigvalsh(A))
+
+
+def norm(x: Array) -> float:
+    """Return the Euclidean (Frobenius) norm as a Python float, safe from overflow and underflow."""
+    xp = namespace(x)
+    largest = float(xp.max(xp.abs(x))) if array_api_compat.size(x) else 0.0
+    if largest == 0.0 or not np.isfinite(largest):
+        return largest
+    return largest * float(xp.sqrt(xp.sum((x / largest) ** 2)))

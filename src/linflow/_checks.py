@@ -1,0 +1,100 @@
+"""Input checks. Each error names what was given, what is needed and the way out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from linflow._arrays import Array, is_array, namespace, to_float64
+
+
+def matrix(x: Any, name: str, shape: tuple[int | None, int | None] | None = None) -> tuple[Array, str | None]:
+    """Check a real, finite, non-empty matrix and promote it to float64.
+
+    Args:
+        x: an array of any kind, or nested lists (read as NumPy).
+        name: what to call it in an error.
+        shape: the shape needed; `None` in a place leaves it free.
+
+    Returns:
+        The float64 array and the promotion in words (None when it was float64 already).
+    """
+    if not is_array(x):
+        try:
+            x = np.asarray(x)
+        except ValueError as error:
+            raise ValueError(f"{name} is ragged: its rows differ in length; a 2-D array is needed.") from error
+        if x.dtype == object:
+            raise TypeError(f"{name} is a {type(x).__name__} of objects; a real 2-D array is needed.")
+    if x.ndim != 2:
+        hint = " Write a vector as a matrix with one column: v.reshape(-1, 1)." if x.ndim == 1 else ""
+        raise ValueError(
+            f"{name} has {x.ndim} dimension{'s' * (x.ndim != 1)} (shape {tuple(x.shape)}); a matrix is needed.{hint}"
+        )
+    if 0 in x.shape:
+        raise ValueError(f"{name} is empty (shape {tuple(x.shape)}); every side must be at least 1.")
+    x, note = to_float64(x, name)
+    xp = namespace(x)
+    if not bool(xp.all(xp.isfinite(x))):
+        bad = int(xp.sum(xp.astype(~xp.isfinite(x), xp.int64)))
+        raise ValueError(
+            f"{name} holds {bad} NaN or infinite entr{'y' if bad == 1 else 'ies'} of {x.shape[0] * x.shape[1]}; "
+            "remove or impute them first."
+        )
+    if shape is not None and any(need is not None and need != got for need, got in zip(shape, x.shape, strict=True)):
+        needed = "×".join("any" if side is None else str(side) for side in shape)
+        raise ValueError(f"{name} is {x.shape[0]}×{x.shape[1]}; {needed} is needed.")
+    return x, note
+
+
+def positive(x: Any, name: str, *, allow_zero: bool = False, allow_infinite: bool = False) -> float:
+    """Check a real number that must be positive (or non-negative)."""
+    need = "a non-negative number" if allow_zero else "a positive number"
+    try:
+        value = float(x)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} is {x!r}; {need} is needed.") from error
+    ok = value >= 0 if allow_zero else value > 0
+    if not ok or (math.isinf(value) and not allow_infinite):
+        raise ValueError(f"{name} is {x!r}; {need}{'' if allow_infinite else ', finite,'} is needed.")
+    return value
+
+
+def fraction(x: Any, name: str) -> float:
+    """Check a number strictly between 0 and 1."""
+    value = positive(x, name)
+    if value >= 1:
+        raise ValueError(
+            f"{name} is {x!r}; it is the fraction of the initial loss gap to reach and must lie in (0, 1), "
+            "such as 1e-6."
+        )
+    return value
+
+
+def count(x: Any, name: str, least: int = 1) -> int:
+    """Check a whole number not below `least`."""
+    if isinstance(x, bool) or not (isinstance(x, Real) and float(x).is_integer()):
+        raise TypeError(f"{name} is {x!r}; a whole number of at least {least} is needed.")
+    if float(x) < least:
+        raise ValueError(f"{name} is {x!r}; at least {least} is needed.")
+    return int(float(x))
+
+
+def widths(x: Any) -> tuple[int, ...]:
+    """Check the widths (h_0, …, h_L) of a network."""
+    if isinstance(x, (str, bytes)) or not isinstance(x, Sequence):
+        raise TypeError(f"widths is {x!r}; a sequence (n, h_1, …, m) is needed, such as (20, 30, 5).")
+    if len(x) < 2:
+        raise ValueError(f"widths is {tuple(x)}; at least (n, m) is needed, such as (20, 30, 5).")
+    return tuple(count(h, f"widths[{i}]") for i, h in enumerate(x))
+
+
+def choice(x: Any, name: str, known: Sequence[str]) -> str:
+    """Check a name out of a short list."""
+    if x not in known:
+        raise ValueError(f"{name} is {x!r}; one of {', '.join(map(repr, known))} is needed.")
+    return x
