@@ -1,0 +1,96 @@
+"""Lower bounds on the least eigenvalue of T, one file for each result.
+
+Each bound is a function of the imbalance spectra and, where the theorem uses it, of the least singular value of
+the product. `table` evaluates every theorem on a network, `best` returns the largest that applies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from linflow._arrays import Array
+from linflow.bounds import any_imbalance, scalar_chain, special_imbalance, three_layers, two_layers
+from linflow.bounds._base import Bound, Invariants, Theorem
+from linflow.bounds.any_imbalance import deep
+from linflow.bounds.layer_norms import norms
+from linflow.bounds.scalar_chain import scalar, scalar_exact
+from linflow.bounds.special_imbalance import balanced, homogeneous, unimodal
+from linflow.bounds.three_layers import three_layer
+from linflow.bounds.two_layers import two_layer
+from linflow.network import Network
+
+__all__ = [
+    "THEOREMS",
+    "Bound",
+    "Invariants",
+    "Theorem",
+    "balanced",
+    "best",
+    "deep",
+    "homogeneous",
+    "norms",
+    "scalar",
+    "scalar_exact",
+    "table",
+    "three_layer",
+    "two_layer",
+    "unimodal",
+]
+
+THEOREMS: tuple[Theorem, ...] = (
+    scalar_chain.EXACT,
+    scalar_chain.THEOREM,
+    two_layers.THEOREM,
+    three_layers.THEOREM,
+    special_imbalance.UNIMODAL,
+    special_imbalance.HOMOGENEOUS,
+    special_imbalance.BALANCED,
+    any_imbalance.THEOREM,
+)
+
+
+def table(network: Network | Sequence[Any], sigma_min: Any = None) -> list[Bound]:
+    """Evaluate every theorem on a network, in the order of `THEOREMS`.
+
+    Args:
+        network: a `Network` or its weights.
+        sigma_min: lower bound on `σ_min` of the product, output scale included, to use in place of the network's
+            own: with the margin the bounds hold along the whole flow, not only now.
+
+    Returns:
+        One `Bound` for each theorem; its `value` bounds `λ_min(T)` (output scale included) from below.
+
+    Example:
+        >>> import linflow as lf
+        >>> [b.name for b in lf.bounds.table(lf.init.gaussian((3, 5, 2), rng=0)) if b.applies]
+        ['two layers', 'any depth, imbalance only']
+    """
+    net = Network.of(network)
+    invariants = Invariants.of(net, None if sigma_min is None else sigma_min / net.scale)
+    return [_evaluate(theorem, invariants, net.scale) for theorem in THEOREMS]
+
+
+def _evaluate(theorem: Theorem, invariants: Invariants, scale: float) -> Bound:
+    reason = theorem.hypothesis(invariants)
+    if reason is not None:
+        return Bound(theorem, invariants.zero, applies=False, reason=reason)
+    value: Array = scale**2 * theorem.evaluate(invariants)
+    return Bound(theorem, value, applies=True, reason="")
+
+
+def best(network: Network | Sequence[Any], sigma_min: Any = None) -> Bound:
+    """Return the largest bound that applies; see `table`.
+
+    Raises:
+        ValueError: a single layer, which has no imbalance and for which `T` is the identity.
+
+    Example:
+        >>> import linflow as lf
+        >>> lf.bounds.best(lf.init.gaussian((3, 40, 2), rng=0)).name
+        'two layers'
+    """
+    applicable = [bound for bound in table(network, sigma_min) if bound.applies]
+    if not applicable:
+        raise ValueError("no bound applies to a single layer; T is the identity (times scale²) there.")
+    return max(applicable, key=lambda bound: float(bound.value))

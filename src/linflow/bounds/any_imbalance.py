@@ -1,0 +1,93 @@
+"""Any depth, any imbalance: a bound from the imbalance spectra alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from linflow import _checks
+from linflow._arrays import Array, namespace
+from linflow.bounds._base import (
+    Theorem,
+    has_imbalance,
+    largest_part,
+    maximum,
+    negative_part,
+    spectra,
+)
+
+
+def deep(Ds: Sequence[Any], n: int, m: int) -> Array:
+    """Lower bound on `λ_min(T)` for any depth and any imbalance, from the imbalances alone.
+
+    Floors `u_l ≤ λ_n(W_lᵀW_l)` start at `[λ_n(D_l)]_+` and `[λ_n(−D_{l-1})]_+` and are closed under
+    `u_l ≥ u_{l+1} + λ_min(D_l)`, `u_{l+1} ≥ u_l − λ_max(D_l)`. Gains along the chain: `g_1 = u_1`,
+    `g_{l+1} = max(0, g_l − λ_max(D_l), u_{l+1} − Σ_{k≤l} [λ_max(−D_k)]_+)`; then
+    `λ_n(P_lP_lᵀ) ≥ Π_{i≤l} g_i`. Mirrored for `λ_m(S_lᵀS_l)`; `λ_min(T)` is at least the sum over the layers of the
+    products of the two. Proof: `docs/theory.md`.
+
+    Args:
+        Ds: `[D_1, …, D_{L-1}]`, matrices or 1-D arrays of eigenvalues.
+        n: rows of the product.
+        m: columns of the product.
+
+    Returns:
+        A 0-d float64 array of the kind of the Ds.
+
+    Raises:
+        ValueError: a D not symmetric or not finite.
+
+    Source: this library, docs/theory.md.
+
+    Example:
+        >>> import numpy as np, linflow as lf
+        >>> Ds = [np.array([[2.0]]), np.array([[1.0]]), np.array([[-4.0]])]
+        >>> float(lf.bounds.deep(Ds, 1, 1))  # offsets (3, 1, 0, 4): exact at w = 0
+        12.0
+    """
+    return _deep(spectra(Ds), _checks.count(n, "n"), _checks.count(m, "m"))
+
+
+def _deep(values: Sequence[Array], n: int, m: int) -> Array:
+    left = prefix_floors(values, n)
+    right = prefix_floors([-namespace(v).flip(v) for v in reversed(values)], m)[::-1]
+    total = values[0][0] * 0.0
+    for before, after in zip(left, right, strict=True):
+        total = total + before * after
+    return total
+
+
+def prefix_floors(values: Sequence[Array], n: int) -> list[Array]:
+    """Return floors of `λ_n(P_lP_lᵀ)` for l = 0 … L − 1 from the spectra of `D_1, …, D_{L-1}`."""
+    one, zero = values[0][0] * 0.0 + 1.0, values[0][0] * 0.0
+    L = len(values) + 1
+    if any(v.shape[0] < n for v in values):
+        # A layer narrower than n cuts the rank of every prefix behind it.
+        first = next(l for l, v in enumerate(values) if v.shape[0] < n)
+        kept = prefix_floors(values[:first], n) if first else [one]
+        return kept + [zero] * (L - len(kept))
+    u = [zero] * L
+    for l, v in enumerate(values):
+        u[l] = maximum(u[l], largest_part(v, n))
+        u[l + 1] = maximum(u[l + 1], negative_part(v, n))
+    for l in range(L - 2, -1, -1):
+        u[l] = maximum(u[l], u[l + 1] + values[l][-1])
+    for l in range(L - 1):
+        u[l + 1] = maximum(u[l + 1], u[l] - values[l][0])
+    gain, lost = u[0], zero
+    floors = [one]
+    for l in range(L - 1):
+        floors.append(floors[-1] * gain)
+        lost = lost + negative_part(values[l])
+        gain = maximum(zero, gain - values[l][0], u[l + 1] - lost)
+    return floors
+
+
+THEOREM = Theorem(
+    "any depth, imbalance only",
+    "linflow, docs/theory.md",
+    "linflow",
+    "lower",
+    has_imbalance,
+    lambda inv: _deep(inv.spectra, inv.n, inv.m),
+)

@@ -1,0 +1,192 @@
+"""Any depth, special imbalance: unimodal, homogeneous, balanced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from linflow import _checks
+from linflow._arrays import EPS, Array, from_numpy, to_numpy
+from linflow._chain import chain_offsets, chain_root, chain_slope
+from linflow.bounds._base import (
+    Invariants,
+    Theorem,
+    has_imbalance,
+    largest_part,
+    maximum,
+    negative_part,
+    spectra,
+)
+
+ROUNDING = 256 * EPS
+"""Eigenvalues of an imbalance up to this multiple of `max ‖W_l‖_F²` are rounding of `W_lᵀW_l` and count as zero."""
+
+
+def unimodal(Ds: Sequence[Any], n: int, m: int) -> Array:
+    """Lower bound for unimodal imbalance: `D_l ⪰ 0` for `l < l*` and `D_l ⪯ 0` for `l ≥ l*`.
+
+    `λ_min(T) ≥ Π_{i=1}^{L−1} d̃(i)`, `d̃(i) = Σ_{l=l*}^{i} λ_m(−D_l)` for `i ≥ l*` and `Σ_{l=i}^{l*−1} λ_n(D_l)` for
+    `i < l*`; the best `l*` is taken where several fit. Eigenvalues of the wrong sign at rounding level
+    (256 ε of the largest) count as zero.
+
+    Args:
+        Ds: `[D_1, …, D_{L-1}]`, matrices or 1-D arrays of eigenvalues.
+        n: rows of the product.
+        m: columns of the product.
+
+    Returns:
+        A 0-d float64 array of the kind of the Ds.
+
+    Raises:
+        ValueError: the imbalance is not unimodal.
+
+    Source: Min, Vidal & Mallada 2023, Theorem 3, equation (18).
+
+    Example:
+        >>> import numpy as np, linflow as lf
+        >>> Ds = [np.array([[2.0]]), np.array([[1.0]]), np.array([[-4.0]])]
+        >>> float(lf.bounds.unimodal(Ds, 1, 1))  # l* = 3, d̃ = (3, 1, 4)
+        12.0
+    """
+    values = spectra(Ds)
+    peaks = _peaks(values)
+    if not peaks:
+        raise ValueError(
+            "the imbalance is not unimodal: there is no l* with D_l ⪰ 0 before it and D_l ⪯ 0 from it on. "
+            "Use linflow.bounds.deep, which takes any imbalance."
+        )
+    return _unimodal(values, _checks.count(n, "n"), _checks.count(m, "m"), peaks)
+
+
+def _peaks(values: Sequence[Array], size: float | None = None) -> list[int]:
+    """Return every `l*` in 1 … L that makes the spectra unimodal, up to rounding at the given size."""
+    allowance = ROUNDING * (_largest(values) if size is None else size)
+    up = [float(v[-1]) >= -allowance for v in values]
+    down = [float(v[0]) <= allowance for v in values]
+    return [p + 1 for p in range(len(values) + 1) if all(up[:p]) and all(down[p:])]
+
+
+def _largest(values: Sequence[Array]) -> float:
+    return max((max(abs(float(v[0])), abs(float(v[-1]))) for v in values), default=0.0)
+
+
+def _unimodal(values: Sequence[Array], n: int, m: int, peaks: Sequence[int]) -> Array:
+    def bound(peak: int) -> Array:
+        product, total = values[0][0] * 0.0 + 1.0, values[0][0] * 0.0
+        for v in values[peak - 1 :]:
+            total = total + negative_part(v, m)
+            product = product * total
+        total = values[0][0] * 0.0
+        for v in reversed(values[: peak - 1]):
+            total = total + largest_part(v, n)
+            product = product * total
+        return product
+
+    return maximum(*(bound(peak) for peak in peaks))
+
+
+def homogeneous(d: Sequence[float], sigma_min: float) -> float:
+    """Least eigenvalue of T for homogeneous imbalance `D_l = d_l I` of square layers (n = m = every h_l).
+
+    Every singular mode is then a scalar chain with the same offsets, and the least singular value gives the
+    least eigenvalue: `λ_min(T) = p'(x)`, `p(x) = Π(x + c_l) = σ_min²` — exactly, and it increases with σ_min. The
+    closed form `sqrt((Π d̃)² + (L σ_min^{2−2/L})²)` lies below it.
+
+    Args:
+        d: the `L − 1` numbers `d_l`, any signs.
+        sigma_min: `σ_min(W)` or a lower bound on it (the margin).
+
+    Returns:
+        The eigenvalue as a float.
+
+    Source: Min, Vidal & Mallada 2023, Theorem 3 (homogeneous case, n = m), sharpened by Proposition 3.
+
+    Example:
+        >>> import linflow as lf
+        >>> round(lf.bounds.homogeneous([3.0], 2.0), 12)
+        5.0
+    """
+    c = chain_offsets(np.atleast_1d(np.asarray(d, dtype=np.float64)))
+    return chain_slope(c, chain_root(c, _checks.positive(sigma_min, "sigma_min", allow_zero=True)))
+
+
+def balanced(depth: int, n: int, m: int, sigma_min: Any) -> Any:
+    """Lower bound for balanced weights (every `D_l = 0`): `L σ_min^{2−2/L}` if n = m, `σ_min^{2−2/L}` if n ≠ m.
+
+    For n ≠ m only one of the terms of T is positive definite; the factor L printed for every shape is wrong there.
+
+    Args:
+        depth: number of layers L.
+        n: rows of the product.
+        m: columns of the product.
+        sigma_min: `σ_min(W)` or a lower bound on it (the margin).
+
+    Source: Arora et al. 2018; Min, Vidal & Mallada 2023, equation (19), corrected for n ≠ m.
+
+    Example:
+        >>> import linflow as lf
+        >>> lf.bounds.balanced(2, 2, 1, 1.0), lf.bounds.balanced(2, 2, 2, 1.0)
+        (1.0, 2.0)
+    """
+    return (depth if n == m else 1) * sigma_min ** (2 - 2 / depth)
+
+
+def _unimodal_hypothesis(inv: Invariants) -> str | None:
+    if inv.depth < 2:
+        return has_imbalance(inv)
+    if _peaks(inv.spectra, inv.size):
+        return None
+    return "the imbalance is not unimodal (D_l ⪰ 0 up to some layer, D_l ⪯ 0 from it on)"
+
+
+def _homogeneous_hypothesis(inv: Invariants) -> str | None:
+    if inv.depth < 2:
+        return has_imbalance(inv)
+    if len(set(inv.widths)) > 1:
+        return f"the layers are not square (widths {'×'.join(map(str, inv.widths))})"
+    spread = max(float(v[0] - v[-1]) for v in inv.spectra)
+    if spread > ROUNDING * inv.size:
+        return f"the imbalance is not homogeneous: the eigenvalues of a D_l spread over {spread:.3g}"
+    return None
+
+
+def _balanced_hypothesis(inv: Invariants) -> str | None:
+    if inv.depth < 2:
+        return has_imbalance(inv)
+    largest = _largest(inv.spectra)
+    if largest > ROUNDING * inv.size:
+        return f"the weights are not balanced: the largest eigenvalue of a D_l is {largest:.3g}"
+    return None
+
+
+def _evaluate_homogeneous(inv: Invariants) -> Array:
+    d = [float(to_numpy(v).mean()) for v in inv.spectra]
+    return from_numpy(np.asarray(homogeneous(d, float(inv.sigma_min))), inv.sigma_min)
+
+
+UNIMODAL = Theorem(
+    "unimodal imbalance",
+    "Min, Vidal & Mallada 2023, Theorem 3, eq. (18)",
+    "min2023",
+    "lower",
+    _unimodal_hypothesis,
+    lambda inv: _unimodal(inv.spectra, inv.n, inv.m, _peaks(inv.spectra, inv.size)),
+)
+HOMOGENEOUS = Theorem(
+    "homogeneous imbalance",
+    "Min, Vidal & Mallada 2023, Theorem 3, n = m",
+    "min2023",
+    "exact",
+    _homogeneous_hypothesis,
+    _evaluate_homogeneous,
+)
+BALANCED = Theorem(
+    "balanced",
+    "Arora et al. 2018; Min, Vidal & Mallada 2023, eq. (19), corrected for n ≠ m",
+    "arora2018",
+    "lower",
+    _balanced_hypothesis,
+    lambda inv: balanced(inv.depth, inv.n, inv.m, inv.sigma_min),
+)
