@@ -1,0 +1,7 @@
+"""Runs: gradient flow and gradient descent, and what they record."""
+
+from linflow.dynamics.descent import gradient_descent
+from linflow.dynamics.flow import gradient_flow
+from linflow.dynamics.trajectory import Result, Stats, Trajectory
+
+__all__ = ["Result", "Stats", "Trajectory", "gradient_descent", "gradient_flow"]

@@ -1,0 +1,59 @@
+"""Watch a run for contradictions of the constants a user declared."""
+
+from __future__ import annotations
+
+import math
+
+from linflow._arrays import Array, norm
+from linflow.dynamics.field import GradientField, Point
+from linflow.objectives import Objective
+
+
+class DeclaredConstants:
+    """Compares `μ`, `K` and `γ` of a user-defined objective with what each step of a run shows.
+
+    Built-in objectives derive their constants and are not watched.
+    """
+
+    def __init__(self, objective: Objective):
+        self.objective = objective
+        self.watching = not objective.derived
+        self.found: dict[str, str] = {}
+        self._last: tuple[Array, Array] | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The contradictions in words, the first of each kind."""
+        return tuple(self.found.values())
+
+    def observe(self, t: float, field: GradientField, point: Point) -> None:
+        """Test the product reached at time t, alone and against the one before."""
+        if not self.watching:
+            return
+        f = self.objective
+        W = field.network_at(point.y).product()
+        G = f.gradient(W)
+        if point.gap < -f.rounding(W):
+            self._note("minimum", t, f.minimum, f"f = {point.gap + f.minimum:.6g} lies below it")
+        elif point.gap > f.rounding(W) and norm(G) ** 2 < f.pl_constant * point.gap * (1 - 1e-6):
+            self._note("pl_constant", t, f.pl_constant, f"‖∇f‖²/(f − f*) = {norm(G) ** 2 / point.gap:.6g}")
+        if self._last is not None:
+            self._compare(t, W, G, *self._last)
+        self._last = (W, G)
+
+    def _compare(self, t: float, W: Array, G: Array, V: Array, H: Array) -> None:
+        f = self.objective
+        move, change = W - V, G - H
+        distance = norm(move)
+        if distance <= 1e-7 * norm(W):  # the difference of two gradients would be rounding
+            return
+        slope = float((move * change).sum()) / distance**2
+        steepness = norm(change) / distance
+        if slope < f.strong_convexity * (1 - 1e-6):
+            self._note("strong_convexity", t, f.strong_convexity, f"the curvature {slope:.6g} is smaller")
+        if math.isfinite(f.smoothness) and steepness > f.smoothness * (1 + 1e-6):
+            self._note("smoothness", t, f.smoothness, f"‖Δ∇f‖/‖ΔW‖ = {steepness:.6g} is larger")
+
+    def _note(self, name: str, t: float, declared: float, seen: str) -> None:
+        text = f"declared {name} {declared:.6g} is contradicted at t = {t:.6g}: {seen}"
+        self.found.setdefault(name, text + "; guarantees that use it do not hold")

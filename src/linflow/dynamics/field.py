@@ -1,0 +1,152 @@
+"""The gradient field of the overparametrized loss on the flat vector of all weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from linflow._arrays import EPS, Array, namespace, norm
+from linflow.network import Network, layer_gradients, multiply, running_products, running_suffixes
+from linflow.objectives import Objective
+
+
+@dataclass(frozen=True)
+class Point:
+    """Loss gap and slope at one vector of weights.
+
+    Attributes:
+        y: all weights, flat.
+        slope: `−∇L(y)`.
+        gap: `L − f*`.
+        slope_squared: `‖∇L‖²`, the speed at which the loss falls along the flow.
+    """
+
+    y: Array
+    slope: Array
+    gap: float
+    slope_squared: float
+
+    @property
+    def rate(self) -> float:
+        """Instantaneous rate `−L̇/(L − f*) = ‖∇L‖²/(L − f*)`; 0 where the gap is 0."""
+        return self.slope_squared / self.gap if self.gap > 0 else 0.0
+
+
+class GradientField:
+    """`y ↦ −∇L(y)` for the weights of one network laid out in one vector, with the loss gap."""
+
+    def __init__(self, objective: Objective, network: Network):
+        self.objective, self.network = objective, network
+        self.xp = network.xp
+        self.shapes = [tuple(W.shape) for W in network.weights]
+        self.evaluations = 0
+
+    def flatten(self, weights: Sequence[Array]) -> Array:
+        """Return all weights in one vector."""
+        return self.xp.concat([self.xp.reshape(W, (-1,)) for W in weights])
+
+    def unflatten(self, y: Array) -> list[Array]:
+        """Return the matrices of a vector."""
+        weights, start = [], 0
+        for rows, columns in self.shapes:
+            stop = start + rows * columns
+            weights.append(self.xp.reshape(y[start:stop], (rows, columns)))
+            start = stop
+        return weights
+
+    def network_at(self, y: Array) -> Network:
+        """Return the network of a vector."""
+        return self.network.with_weights(self.unflatten(y))
+
+    def __call__(self, y: Array) -> Array:
+        """Return `−∇L(y)`."""
+        weights = self.unflatten(y)
+        suffixes = running_suffixes(weights)
+        return self._slope(weights, suffixes, self._product(weights, suffixes))
+
+    def at(self, y: Array) -> Point:
+        """Return the gap as well as the slope."""
+        weights = self.unflatten(y)
+        suffixes = running_suffixes(weights)
+        W = self._product(weights, suffixes)
+        slope = self._slope(weights, suffixes, W)
+        return Point(y, slope, self.objective.gap(W), norm(slope) ** 2)
+
+    def _product(self, weights: Sequence[Array], suffixes: Sequence[Array]) -> Array:
+        W = weights[0] if suffixes[0] is None else weights[0] @ suffixes[0]
+        return self.network.scale * W
+
+    def _slope(self, weights: Sequence[Array], suffixes: Sequence[Array], W: Array) -> Array:
+        self.evaluations += 1
+        G = -self.network.scale * self.objective.gradient(W)
+        return self.flatten(layer_gradients(weights, G, suffixes))
+
+    def curvature(self, point: Point) -> float:
+        """Return `d²/dt² log(L − f*) = −(d‖∇L‖²/dt / (L − f*) + rate²)`, from the slope's change along itself."""
+        weights, rates = self.unflatten(point.y), self.unflatten(point.slope)
+        change = self.flatten(self._slope_derivative(weights, rates))
+        growth = 2 * float(self.xp.sum(point.slope * change))  # d‖∇L‖²/dt
+        return -(growth / point.gap + point.rate**2)
+
+    def _slope_derivative(self, weights: Sequence[Array], rates: Sequence[Array]) -> list[Array]:
+        """Return the derivative of `−∂L/∂W_l` when each `W_l` moves at the given rate."""
+        c = self.network.scale
+        P, S = running_products(weights), running_suffixes(weights)
+        dP, dS = _moving_products(weights, rates, P), _moving_suffixes(weights, rates, S)
+        W = c * multiply(weights)
+        dW = rates[0] if S[0] is None else rates[0] @ S[0] + weights[0] @ dS[0]
+        G = -c * self.objective.gradient(W)
+        dG = -c * self.objective.hessian_product(W, c * dW)
+        changes = []
+        for p, dp, s, ds in zip(P, dP, S, dS, strict=True):
+            left = dG if p is None else p.T @ dG + dp.T @ G
+            total = left if s is None else left @ s.T
+            if s is not None:
+                total = total + (G if p is None else p.T @ G) @ ds.T
+            changes.append(total)
+        return changes
+
+    def is_stationary(self, point: Point) -> bool:
+        """Tell whether every layer's gradient is rounding, given the norms of the factors it is a product of."""
+        if point.slope_squared == 0.0:
+            return True
+        weights = self.unflatten(point.y)
+        W = self.network.scale * multiply(weights)
+        G = self.objective.gradient(W)
+        noise = self.network.scale * (8 * EPS * norm(G) + self.objective.gradient_rounding(W))
+        parts = self.unflatten(point.slope)
+        for gradient, P, S in zip(parts, running_products(weights), running_suffixes(weights), strict=True):
+            factors = (1.0 if P is None else norm(P)) * (1.0 if S is None else norm(S))
+            if norm(gradient) > noise * factors:
+                return False
+        return True
+
+
+def _moving_products(weights: Sequence[Array], rates: Sequence[Array], prefixes: Sequence[Array]) -> list[Array]:
+    """Derivatives of the prefixes."""
+    moving: list[Array] = [None]
+    for W, dW, P in zip(weights, rates, prefixes, strict=True):
+        dP = moving[-1]
+        moving.append(dW if P is None else P @ dW if dP is None else dP @ W + P @ dW)
+    return moving[:-1]
+
+
+def _moving_suffixes(weights: Sequence[Array], rates: Sequence[Array], suffixes: Sequence[Array]) -> list[Array]:
+    """Derivatives of the suffixes."""
+    moving: list[Array] = [None]
+    for W, dW, S in zip(reversed(weights), reversed(rates), reversed(suffixes), strict=True):
+        dS = moving[-1]
+        moving.append(dW if S is None else dW @ S if dS is None else W @ dS + dW @ S)
+    return moving[:-1][::-1]
+
+
+def same_kind(objective: Objective, network: Network) -> None:
+    """Raise unless the objective's gradient is an array of the network's kind and shape."""
+    W = network.product()
+    G = objective.gradient(W)
+    namespace(W, G)
+    if tuple(G.shape) != tuple(W.shape):
+        raise ValueError(
+            f"the gradient has shape {tuple(G.shape)} and the product {tuple(W.shape)}; gradient must return "
+            "an array of the shape of its argument."
+        )

@@ -1,0 +1,225 @@
+"""What a run returns: the loss, its rate and the weights along the way, and how the run ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from linflow import _checks
+from linflow._arrays import Array, from_numpy, to_numpy
+from linflow.dynamics._hermite import interpolate
+from linflow.dynamics._roots import root_between
+from linflow.dynamics.field import GradientField, Point
+from linflow.imbalance import imbalance_drift
+from linflow.network import Network
+from linflow.operator import TangentOperator
+
+OBSERVABLES = ("loss", "rate", "least_eigenvalue", "imbalance_drift", "singular_values")
+
+
+class Result(StrEnum):
+    """How a run ended."""
+
+    TARGET = "target reached"
+    TIME_LIMIT = "time limit reached"
+    STEPS_DONE = "all steps done"
+    STATIONARY = "stationary: the gradient is zero to rounding, at a saddle or a minimum"
+    ROUNDING = "rounding level reached: the loss gap cannot fall further in float64"
+    STEP_LIMIT = "step limit reached"
+    STEP_UNDERFLOW = "step size underflow: the tolerance cannot be met"
+    BELOW_MINIMUM = "the loss fell below the declared minimum"
+    DIVERGED = "diverged: the loss grew without bound"
+
+    @property
+    def ok(self) -> bool:
+        """Whether the run did what it was asked to."""
+        return self in (Result.TARGET, Result.TIME_LIMIT, Result.STEPS_DONE, Result.ROUNDING)
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Cost and quality of a run.
+
+    Attributes:
+        steps: accepted steps.
+        rejected: rejected steps.
+        evaluations: evaluations of the gradient.
+        imbalance_drift: `max_l ‖D_l(end) − D_l(0)‖_F`; for the flow it is pure integration error.
+        seconds: wall time.
+    """
+
+    steps: int
+    rejected: int
+    evaluations: int
+    imbalance_drift: float
+    seconds: float
+
+
+@dataclass(frozen=True, repr=False)
+class Trajectory:
+    """A run of gradient flow or gradient descent.
+
+    Arrays are of the kind of the weights; times in units of the flow (for descent, `η` summed over the steps).
+
+    Attributes:
+        t: recorded times, shape `(N,)`.
+        gap: loss gaps `L − f*`, shape `(N,)`.
+        rate: instantaneous rates `‖∇L‖²/(L − f*)`, shape `(N,)`; for the flow `−L̇/(L − f*)`.
+        minimum: `f*`.
+        start, network: first and last weights.
+        result: how it ended, a `Result`.
+        stats: cost and imbalance drift.
+        notes: promotions of the input and contradicted declarations, in words.
+        least_eigenvalue, imbalance_drift: shape `(N,)` where recorded, else None.
+        singular_values: of the product, shape `(N, min(n, m))` where recorded, else None.
+    """
+
+    t: Array
+    gap: Array
+    rate: Array
+    minimum: float
+    start: Network
+    network: Network
+    result: Result
+    stats: Stats
+    notes: tuple[str, ...] = ()
+    least_eigenvalue: Array | None = None
+    imbalance_drift: Array | None = None
+    singular_values: Array | None = None
+    _nodes: tuple[np.ndarray, ...] = field(default=())
+    _checkpoints: Checkpoints | None = field(default=None)
+
+    @property
+    def loss(self) -> Array:
+        """Losses `L = gap + f*`, shape `(N,)`."""
+        return self.gap + self.minimum
+
+    @property
+    def weights(self) -> tuple[Array, ...]:
+        """The last weights."""
+        return self.network.weights
+
+    def gap_at(self, t: Any) -> Any:
+        """Return the loss gap at any time of the run (float or sequence), by interpolation of its logarithm.
+
+        Quintic Hermite from value, slope and curvature at every accepted step of the flow; linear between the
+        steps of a descent.
+
+        Raises:
+            ValueError: times outside the run.
+        """
+        times = np.asarray(t, dtype=np.float64)
+        end = self._nodes[0][-1]
+        if times.size and not (times.min() >= 0 and times.max() <= end):
+            raise ValueError(f"the run covers t = 0 to {end:.6g}; {t!r} lies outside. Run on with a larger t_max.")
+        values = np.exp(interpolate(times, *self._nodes))
+        return float(values) if times.ndim == 0 else from_numpy(values, self.gap)
+
+    def loss_at(self, t: Any) -> Any:
+        """Return the loss at any time of the run; see `gap_at`."""
+        return self.gap_at(t) + self.minimum
+
+    def time_to(self, fraction: float) -> float:
+        """Return when the loss gap first reached `fraction` of the initial one, inf if it did not."""
+        fraction = _checks.fraction(fraction, "fraction")
+        t, log_gap = self._nodes[0], self._nodes[1]
+        level = log_gap[0] + np.log(fraction)
+        below = np.flatnonzero(log_gap <= level + 1e-12)
+        if below.size == 0:
+            return float("inf")
+        i = int(below[0])
+        if i == 0 or log_gap[i] >= level:
+            return float(t[i])
+        return root_between(lambda s: float(interpolate(np.asarray(s), *self._nodes)) - level, t[i - 1], t[i])
+
+    def network_at(self, t: float) -> Network:
+        """Return the weights at any time of a flow, integrated from the nearest earlier stored step.
+
+        Raises:
+            ValueError: a time outside the run, or a descent (whose steps have nothing between them).
+        """
+        if self._checkpoints is None:
+            raise ValueError("the weights between the steps of a descent do not exist; only flows have them.")
+        end = self._nodes[0][-1]
+        t = _checks.positive(t, "t", allow_zero=True)
+        if t > end:
+            raise ValueError(f"the run covers t = 0 to {end:.6g}; {t:.6g} lies outside.")
+        return self._checkpoints.network_at(t)
+
+    def __repr__(self) -> str:
+        t, gap = to_numpy(self.t), to_numpy(self.gap)
+        return (
+            f"Trajectory({self.result.value}; t = {t[-1]:.6g}, loss gap {gap[0]:.4g} → {gap[-1]:.4g}, "
+            f"{self.stats.steps} steps)"
+        )
+
+
+class Checkpoints:
+    """Weights along a flow within a memory budget: every step at first, every 2nd, 4th … as they grow."""
+
+    def __init__(self, gradient: GradientField, tolerance: float, budget: int = 256 * 2**20):
+        self.gradient, self.tolerance, self.budget = gradient, tolerance, budget
+        self.times: list[float] = []
+        self.vectors: list[Array] = []
+        self._stride = 1
+        self._count = 0
+
+    def add(self, t: float, y: Array) -> None:
+        """Store a step, or skip it when the stride says so."""
+        if self._count % self._stride == 0:
+            self.times.append(t)
+            self.vectors.append(y)
+            if len(self.times) * y.shape[0] * 8 > self.budget and len(self.times) > 2:
+                self.times, self.vectors = self.times[::2], self.vectors[::2]
+                self._stride *= 2
+        self._count += 1
+
+    def network_at(self, t: float) -> Network:
+        """Integrate from the nearest stored step before t."""
+        from linflow.dynamics.flow import advance  # noqa: PLC0415 - advance is the loop these belong to
+
+        i = int(np.searchsorted(self.times, t, side="right")) - 1
+        return self.gradient.network_at(advance(self.gradient, self.vectors[i], t - self.times[i], self.tolerance))
+
+
+class Recorder:
+    """Collects what a run is asked to record."""
+
+    def __init__(self, gradient: GradientField, record: Sequence[str]):
+        if isinstance(record, str):
+            record = (record,)
+        for name in record:
+            _checks.choice(name, "record", OBSERVABLES)
+        self.gradient, self.start = gradient, gradient.network
+        self.names = [name for name in OBSERVABLES[2:] if name in record]
+        self.t: list[float] = []
+        self.gap: list[float] = []
+        self.rate: list[float] = []
+        self.extra: dict[str, list[Any]] = {name: [] for name in self.names}
+
+    def add(self, t: float, point: Point) -> None:
+        """Record one instant."""
+        self.t.append(t)
+        self.gap.append(point.gap)
+        self.rate.append(point.rate)
+        if not self.names:
+            return
+        network = self.gradient.network_at(point.y)
+        _, effective = self.gradient.objective.effective(network)
+        if "least_eigenvalue" in self.extra:
+            self.extra["least_eigenvalue"].append(float(TangentOperator(effective).least_eigenvalue()))
+        if "imbalance_drift" in self.extra:
+            self.extra["imbalance_drift"].append(imbalance_drift(network, self.start))
+        if "singular_values" in self.extra:
+            values = network.xp.linalg.svdvals(network.product())
+            self.extra["singular_values"].append(to_numpy(values))
+
+    def arrays(self) -> dict[str, Array]:
+        """Return the records as arrays of the kind of the weights."""
+        like = self.start.weights[0]
+        columns = {"t": self.t, "gap": self.gap, "rate": self.rate, **self.extra}
+        return {name: from_numpy(np.asarray(values), like) for name, values in columns.items()}
