@@ -1,0 +1,172 @@
+"""What an experiment is made of: claims that are checked, tables, an outcome, and the experiment itself."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any, Protocol
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def number(x: Any, digits: int = 3) -> str:
+    """Write a number the way a reader expects it, with a true minus sign and a power of ten.
+
+    >>> number(0.12345), number(-1.5e-7), number(1e-5), number(20_000)
+    ('0.123', '−1.5·10⁻⁷', '10⁻⁵', '20\u202f000')
+    """
+    if isinstance(x, int | np.integer):
+        return f"{x:{',' if abs(x) >= 10_000 else ''}}".replace(",", "\u202f").replace("-", "−")
+    if not np.isfinite(x):
+        return "not a number" if np.isnan(x) else "∞" if x > 0 else "−∞"
+    mantissa, _, exponent = f"{x:.{digits}g}".replace("-", "−").partition("e")
+    if not exponent:
+        return mantissa
+    power = "10" + str(int(exponent.replace("−", "-"))).translate(_SUPERSCRIPTS)
+    return {"1": "", "−1": "−"}.get(mantissa, f"{mantissa}·") + power
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement about a figure and what the numbers say of it.
+
+    A claim whose value is not a number fails, whatever the verdict it was given.
+
+    Attributes:
+        text: The claim in words.
+        observed: What was seen, in words.
+        passed: The verdict.
+        value: The observed number, or several, for machines.
+    """
+
+    text: str
+    observed: str
+    passed: bool
+    value: float | tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        passed = bool(self.passed)
+        if self.value is not None:
+            values = np.asarray(self.value, dtype=float)
+            passed = passed and not np.isnan(values).any()
+            value = tuple(values.ravel().tolist()) if values.ndim else float(values)
+            object.__setattr__(self, "value", value)
+        object.__setattr__(self, "passed", passed)
+
+    @classmethod
+    def all_below(cls, text: str, lower: ArrayLike, upper: ArrayLike, allowance: float = 0.0) -> "Claim":
+        """Claim that every ``lower`` is at most its ``upper``, give or take a relative allowance.
+
+        >>> Claim.all_below("The bound is below the rate", [1.0, 2.0], [4.0, 2.5]).observed
+        'at worst 2 against 2.5, a ratio of 0.8, in 2 comparisons'
+        """
+        low, high = np.broadcast_arrays(np.asarray(lower, float), np.asarray(upper, float))
+        if not low.size:
+            return cls(text, "nothing was compared", False)
+        low, high = low.ravel(), high.ravel()
+        with np.errstate(divide="ignore", invalid="ignore"):
+            excess = np.where(low == high, 0.0, low / np.abs(high) - np.sign(high))
+            ratio = np.where(low == high, 1.0, low / high)
+        worst = int(np.argmax(excess))  # the first NaN, if there is one
+        return cls(
+            text,
+            f"at worst {number(low[worst])} against {number(high[worst])}, "
+            f"a ratio of {number(ratio[worst])}, in {number(low.size)} comparison{'s'[: low.size > 1]}",
+            bool((excess <= allowance).all()),
+            float(ratio[worst]),
+        )
+
+    @classmethod
+    def within(cls, text: str, value: ArrayLike, low: float = -np.inf, high: float = np.inf) -> "Claim":
+        """Claim that a value, or every one of several, lies between two limits.
+
+        >>> Claim.within("The rates are near 2", [1.9, 2.2], 1.5, 2.5).observed
+        '1.9 to 2.2'
+        """
+        values = np.asarray(value, dtype=float)
+        if not values.size:
+            return cls(text, "nothing was measured", False)
+        ends = (float(values.min()), float(values.max()))
+        observed = " to ".join(dict.fromkeys(map(number, ends)))
+        return cls(text, observed, low <= ends[0] and ends[1] <= high, ends if values.ndim else ends[0])
+
+
+@dataclass(frozen=True)
+class Table:
+    """Numbers shown below a figure. Columns that hold only numbers are aligned as numbers."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+    def __post_init__(self) -> None:
+        if any(len(row) != len(self.columns) for row in self.rows):
+            raise ValueError(f"table {self.title!r}: every row needs {len(self.columns)} cells, one per column.")
+
+    def is_numeric(self, column: int) -> bool:
+        """Whether a column holds only numbers."""
+        return all(isinstance(row[column], Real) for row in self.rows)
+
+    def texts(self) -> list[tuple[str, ...]]:
+        """The rows as text; the numbers of a column share their decimals so that their points stand in line.
+
+        >>> Table("Rates", ["h", "rate"], [(30, 0.4), (1000, 3.456)]).texts()
+        [('30', '0.400'), ('1000', '3.456')]
+        """
+        columns = []
+        for j in range(len(self.columns)):
+            values = [row[j] for row in self.rows]
+            texts = [number(x, 4) if isinstance(x, Real) else str(x) for x in values]
+            if self.is_numeric(j) and all(text.strip("−0123456789.") == "" for text in texts):
+                decimals = min(4, max((len(text.partition(".")[2]) for text in texts), default=0))
+                texts = [f"{x:.{decimals}f}".replace("-", "−") for x in values]
+            columns.append(texts)
+        return list(zip(*columns, strict=True))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an experiment found.
+
+    Attributes:
+        claims: The statements that were checked.
+        draw: Draws the figure from numbers already computed; it never simulates.
+        data: The numbers behind the figure: nested mappings, sequences and arrays.
+        setup: Sizes, distributions and seeds, as the reader sees them.
+        tables: Tables shown below the figure.
+    """
+
+    claims: Sequence[Claim]
+    draw: Callable[[], Figure]
+    data: Mapping[str, Any]
+    setup: Mapping[str, str]
+    tables: Sequence[Table] = ()
+
+
+class Progress(Protocol):
+    """How an experiment says how far it is."""
+
+    def __call__(self, fraction: float, note: str = "") -> None:
+        """Report the fraction done, between 0 and 1, and what is under way."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One figure: what it shows, where it comes from and how it is computed.
+
+    Attributes:
+        id: Short name, as in ``linflow reproduce ID``; also the name of its files.
+        title: Heading in the report.
+        summary: One paragraph of plain text.
+        source: Where the figure or its statements were published.
+        run: Computes the outcome from a seed, reporting progress.
+    """
+
+    id: str
+    title: str
+    summary: str
+    source: str
+    run: Callable[[int, Progress], Outcome]

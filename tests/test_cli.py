@@ -1,0 +1,160 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from typer.testing import CliRunner
+
+from linflow import experiments
+from linflow.cli import app
+from linflow.experiments import Claim, Experiment, Outcome
+from linflow.plots import figure
+
+
+def fake(name, passed=True, error=None):
+    def run(seed, progress):
+        progress(0.5, "[half]")
+        if error:
+            raise error
+        return Outcome([Claim("It [holds]", f"seed {seed}", passed)], lambda: figure(3, 2)[0], {}, {})
+
+    return Experiment(name, f"Figure {name}", "Summary.", "Source", run)
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    def use(*fakes):
+        monkeypatch.setattr(experiments, "EXPERIMENTS", {e.id: e for e in fakes}, raising=False)
+
+    use(fake("good"), fake("bad", passed=False), fake("broken", error=OSError("no data")))
+    return use
+
+
+@pytest.fixture
+def linflow(tmp_path, monkeypatch):
+    """Runs the command line in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: CliRunner(env={"COLUMNS": "100"}).invoke(app, arguments)
+
+
+def test_all_claims_hold(registry, linflow, tmp_path):
+    result = linflow("reproduce", "good", "--seed", "5")
+    assert result.exit_code == 0
+    assert "✓ holds" in result.stdout
+    assert "It [holds]" in result.stdout
+    assert "seed 5" in result.stdout
+    assert "1 of 1 claims hold. The report is report/index.html" in result.stdout
+    assert result.stderr.startswith("good  1 of 1 claims hold")
+    assert result.stderr.count("\n") == 1
+    assert (tmp_path / "report" / "index.html").is_file()
+
+
+def test_a_claim_fails(registry, linflow):
+    result = linflow("reproduce", "--out", "elsewhere")
+    assert result.exit_code == 1
+    assert result.stdout.count("✗ fails") == 2
+    assert "no data" in result.stdout
+    assert "1 of 3 claims hold. The report is elsewhere/index.html" in result.stdout
+
+
+def test_json_is_all_of_stdout(registry, linflow, tmp_path):
+    result = linflow("reproduce", "good", "bad", "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout) == json.loads((tmp_path / "report" / "report.json").read_text("utf-8"))
+
+
+def test_list(registry, linflow, tmp_path):
+    result = linflow("reproduce", "--list")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[0] == "good    Figure good"
+    listed = json.loads(linflow("reproduce", "bad", "--list", "--json").stdout)
+    assert listed == [{"id": "bad", "title": "Figure bad", "source": "Source"}]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_figure(registry, linflow, tmp_path):
+    result = linflow("reproduce", "goood")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr == (
+        "linflow: there is no figure 'goood'. Did you mean 'good'? Known figures: good, bad, broken.\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_that_cannot_be_written(registry, linflow, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    for out in ("file", "file/report"):
+        result = linflow("reproduce", "good", "--out", out)
+        assert result.exit_code == 2
+        assert result.stderr.startswith("linflow: cannot use 'file")
+        assert result.stderr.count("\n") == 1
+
+
+def test_bad_options(registry, linflow):
+    assert linflow("reproduce", "--seed", "-1").exit_code == 2
+    assert linflow("reproduce", "--sed", "1").exit_code == 2
+    assert linflow("reprodce").exit_code == 2
+
+
+def test_ctrl_c(registry, linflow, tmp_path):
+    registry(fake("good"), fake("slow", error=KeyboardInterrupt()))
+    result = linflow("reproduce")
+    assert result.exit_code == 130
+    assert result.stderr.endswith("linflow: interrupted; done: good (1 of 2), in report/index.html.\n")
+    assert (tmp_path / "report" / "index.html").is_file()
+    result = linflow("reproduce", "slow", "--out", "none")
+    assert result.exit_code == 130
+    assert "nothing was written" in result.stderr
+
+
+def test_version(linflow):
+    result = linflow("--version")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("linflow ")
+
+
+def python(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, check=False, timeout=120, **options
+    )
+
+
+def test_as_a_module():
+    result = python("-m", "linflow", "reproduce", "--list")
+    assert result.returncode == 0
+    assert len(result.stdout.splitlines()) == len(experiments.EXPERIMENTS)
+    assert result.stderr == ""
+
+
+def test_help_needs_no_numbers():
+    heavy = "{'numpy', 'matplotlib', 'scipy', 'jinja2'}"
+    result = python("-c", f"import sys, linflow.cli; print(sorted({heavy} & set(sys.modules)))")
+    assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
+def test_ctrl_c_from_outside(tmp_path):
+    program = textwrap.dedent("""
+        import time
+        from linflow import cli, experiments
+
+        def run(seed, progress):
+            print("under way", flush=True)
+            time.sleep(60)
+
+        experiments.EXPERIMENTS = {"slow": experiments.Experiment("slow", "Slow", "Sleeps.", "None", run)}
+        cli.main()
+    """)
+    command = [sys.executable, "-c", program, "reproduce", "--out", str(tmp_path / "out")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "under way\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+        assert process.stderr.read().startswith("linflow: interrupted before the first figure")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "figures"]
