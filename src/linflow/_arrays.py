@@ -85,7 +85,7 @@ def detach(array: Array) -> Array:
 def to_numpy(array: Array) -> np.ndarray:
     """Copy any array (or sequence of numbers) to a NumPy array of float64."""
     if array_api_compat.is_torch_array(array):
-        array = array.detach().cpu()
+        array = array.detach().cpu().numpy()
     elif array_api_compat.is_cupy_array(array):
         array = array.get()
     return np.array(array, dtype=np.float64)

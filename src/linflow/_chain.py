@@ -29,10 +29,12 @@ def chain_root(c: np.ndarray, w: float) -> float:
     if w == 0.0:
         return 0.0
     level = 2 * math.log(w)
+    with np.errstate(divide="ignore"):
+        log_c = np.log(c)
     s = level / len(c)
     for _ in range(200):
-        x = math.exp(s)
-        step = (float(np.sum(np.log(x + c))) - level) / float(np.sum(x / (x + c)))
+        terms = np.logaddexp(s, log_c)  # log(x + c), also where x = e^s underflows
+        step = (float(np.sum(terms)) - level) / float(np.sum(np.exp(s - terms)))
         s -= step
         if abs(step) <= 1e-16 * max(abs(s), 1.0) or step < 0:
             break

@@ -88,7 +88,7 @@ class Objective:
             self.notes = (note,) if note else ()
         elif minimum is None:
             minimizer = self._find_minimizer(np.zeros(self.shape) if like is None else like)
-        self.minimizer: Array | None = minimizer
+        self.minimizer: Any = minimizer
         self.minimum = float(value(minimizer)) if minimum is None else float(minimum)
         if not math.isfinite(self.minimum):
             raise ValueError(f"the minimum f* is {self.minimum}; a finite number is needed.")

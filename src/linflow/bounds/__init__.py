@@ -11,7 +11,7 @@ from typing import Any
 
 from linflow._arrays import Array
 from linflow.bounds import any_imbalance, scalar_chain, special_imbalance, three_layers, two_layers
-from linflow.bounds._base import Bound, Invariants, Theorem
+from linflow.bounds._base import Bound, Invariants, Theorem, maximum
 from linflow.bounds.any_imbalance import deep
 from linflow.bounds.layer_norms import norms
 from linflow.bounds.scalar_chain import scalar, scalar_exact
@@ -74,9 +74,10 @@ def table(network: Network | Sequence[Any], sigma_min: Any = None) -> list[Bound
 def _evaluate(theorem: Theorem, invariants: Invariants, scale: float) -> Bound:
     reason = theorem.hypothesis(invariants)
     if reason is not None:
-        return Bound(theorem, invariants.zero, applies=False, reason=reason)
+        return Bound(theorem, invariants.sigma_min * 0.0, applies=False, reason=reason)
     value: Array = scale**2 * theorem.evaluate(invariants)
-    return Bound(theorem, value, applies=True, reason="")
+    floor = value * 0.0  # an allowance may push a bound below what T, positive semidefinite, has anyway
+    return Bound(theorem, maximum(value, floor), applies=True, reason="")
 
 
 def best(network: Network | Sequence[Any], sigma_min: Any = None) -> Bound:

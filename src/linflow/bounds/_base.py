@@ -2,14 +2,49 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from linflow import _checks
-from linflow._arrays import Array, eigenvalues, is_array, namespace, norm, sigma, to_float64
+from linflow._arrays import EPS, Array, eigenvalues, is_array, namespace, norm, sigma, to_float64
 from linflow.imbalance import imbalance_eigenvalues, positive_part
 from linflow.network import Network
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Eigenvalues of one imbalance, descending, each known to lie between two values.
+
+    Between them lies what rounding, or a drift, leaves open. A bound reads the end that makes it smaller.
+    """
+
+    lower: Array
+    upper: Array
+
+    def negated(self) -> Spectrum:
+        """Return the spectrum of `−D`."""
+        flip = namespace(self.lower).flip
+        return Spectrum(-flip(self.upper), -flip(self.lower))
+
+    def at_least(self, k: int) -> Array:
+        """Return a lower bound on `[λ_k]_+`; 0 past the size."""
+        return positive_part(self.lower, k)
+
+    def at_most(self, k: int = 1) -> Array:
+        """Return an upper bound on `[λ_k]_+`; 0 past the size."""
+        return positive_part(self.upper, k)
+
+    @property
+    def size(self) -> int:
+        """Number of eigenvalues, the width of the layer."""
+        return self.lower.shape[0]
+
+    @property
+    def zero(self) -> Array:
+        """A 0-d zero of the array kind in use."""
+        return self.lower[0] * 0.0
 
 
 @dataclass(frozen=True)
@@ -18,25 +53,37 @@ class Invariants:
 
     Attributes:
         widths: `(h_0, …, h_L)`.
-        spectra: eigenvalues of `D_1, …, D_{L-1}`, each descending.
+        spectra: those of `D_1, …, D_{L-1}`.
         sigma_min: a lower bound on `σ_min(W_1 ⋯ W_L)`, without the output scale.
-        size: `max_l ‖W_l‖_F²`, against which an eigenvalue is told from rounding.
+        size: `max_l ‖W_l‖_F²`.
+        allowance: how far an eigenvalue of an imbalance may be off.
     """
 
     widths: tuple[int, ...]
-    spectra: tuple[Array, ...]
+    spectra: tuple[Spectrum, ...]
     sigma_min: Array
     size: float
+    allowance: float
 
     @classmethod
     def of(cls, network: Network, sigma_min: Any = None) -> Invariants:
-        """Collect the invariants of a network; `sigma_min` of its own product unless another floor is given."""
+        """Collect the invariants of a network; `sigma_min` of its own product unless another floor is given.
+
+        `W_lᵀW_l` is computed to within a few `ε √h ‖W_l‖_F²`, and eigenvalues inherit that (Weyl). The allowance is
+        `16 ε √(max h) max ‖W_l‖_F²`, so that what is rounding never passes for imbalance. The network's own `σ_min`
+        is lowered by `16 ε L Π ‖W_l‖_F`.
+        """
+        sizes = [norm(W) for W in network.weights]
+        size = max(sizes) ** 2
+        allowance = 16 * EPS * math.sqrt(max(network.widths)) * size
         if sigma_min is None:
-            W = network.product() / network.scale
-            sigma_min = sigma(W, min(network.shape))
-        spectra = tuple(imbalance_eigenvalues(network, l) for l in range(1, network.depth))
-        size = max(norm(W) for W in network.weights) ** 2
-        return cls(network.widths, spectra, sigma_min, size)
+            computed = sigma(network.product(), min(network.shape)) / network.scale
+            lowered = computed - 16 * EPS * network.depth * math.prod(sizes)
+            sigma_min = namespace(lowered).where(lowered > 0, lowered, lowered * 0.0)
+        sigma_min = network.weights[0][0, 0] * 0.0 + sigma_min  # a number becomes an array of the network's kind
+        values = [imbalance_eigenvalues(network, l) for l in range(1, network.depth)]
+        spectra = tuple(Spectrum(v - allowance, v + allowance) for v in values)
+        return cls(network.widths, spectra, sigma_min, size, allowance)
 
     @property
     def n(self) -> int:
@@ -53,10 +100,12 @@ class Invariants:
         """Number of layers L."""
         return len(self.widths) - 1
 
-    @property
-    def zero(self) -> Array:
-        """A 0-d zero of the array kind in use."""
-        return (self.spectra[0][0] if self.spectra else self.sigma_min) * 0.0
+    def chain_allowance(self) -> float:
+        """Bound on the error of `p'(x)` of a scalar chain when every `d_l` is off by up to the allowance.
+
+        Each `c` is off by at most `Lδ`; `∂p'/∂c_j ≤ L·s^{L−2}`, `|dx/dc_j| ≤ 1`, `p'' ≤ L² s^{L−2}`, `s = max w_l²`.
+        """
+        return 2 * self.depth**4 * self.allowance * self.size ** (self.depth - 2)
 
 
 @dataclass(frozen=True)
@@ -100,37 +149,30 @@ class Bound:
         return self.theorem.source
 
 
-def spectrum(D: Any, name: str = "D") -> Array:
-    """Return eigenvalues in descending order from a symmetric matrix or from the eigenvalues themselves."""
+def spectrum(D: Any, name: str = "D") -> Spectrum:
+    """Return the spectrum, taken as exact, of a symmetric matrix or of the eigenvalues themselves (1-D)."""
     if is_array(D) and D.ndim == 1:
         values, _ = to_float64(D, name)
         xp = namespace(values)
         if values.shape[0] == 0 or not bool(xp.all(xp.isfinite(values))):
             raise ValueError(f"{name} holds no or non-finite eigenvalues; a finite 1-D array is needed.")
-        return xp.flip(xp.sort(values))
+        values = xp.flip(xp.sort(values))
+        return Spectrum(values, values)
     D, _ = _checks.matrix(D, name)
-    if D.shape[0] != D.shape[1]:
+    if D.shape[0] != D.shape[1] or norm(D - D.T) > 1e-10 * norm(D):
         raise ValueError(
-            f"{name} is {D.shape[0]}×{D.shape[1]}; a symmetric matrix, or a 1-D array of its eigenvalues, is needed."
+            f"{name} ({D.shape[0]}×{D.shape[1]}) is not symmetric; a symmetric matrix, or a 1-D array of its "
+            "eigenvalues, is needed."
         )
-    return eigenvalues((D + D.T) / 2)
+    values = eigenvalues((D + D.T) / 2)
+    return Spectrum(values, values)
 
 
-def spectra(Ds: Sequence[Any]) -> list[Array]:
-    """Return the eigenvalues of each of `D_1, …, D_{L-1}`."""
-    if not isinstance(Ds, (list, tuple)):
-        raise TypeError(f"Ds is a {type(Ds).__name__}; a list [D_1, …, D_{{L-1}}] is needed.")
+def spectra(Ds: Sequence[Any]) -> list[Spectrum]:
+    """Return the spectrum of each of `D_1, …, D_{L-1}`."""
+    if not isinstance(Ds, (list, tuple)) or not Ds:
+        raise TypeError(f"Ds is {type(Ds).__name__} {Ds!r}; a list [D_1, …, D_{{L-1}}] is needed.")
     return [spectrum(D, f"D_{l}") for l, D in enumerate(Ds, 1)]
-
-
-def largest_part(values: Array, k: int = 1) -> Array:
-    """Return `[λ_k(D)]_+`."""
-    return positive_part(values, k)
-
-
-def negative_part(values: Array, k: int = 1) -> Array:
-    """Return `[λ_k(−D)]_+`."""
-    return positive_part(-namespace(values).flip(values), k)
 
 
 def maximum(*values: Array) -> Array:

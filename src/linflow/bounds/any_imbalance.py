@@ -6,15 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from linflow import _checks
-from linflow._arrays import Array, namespace
-from linflow.bounds._base import (
-    Theorem,
-    has_imbalance,
-    largest_part,
-    maximum,
-    negative_part,
-    spectra,
-)
+from linflow._arrays import Array
+from linflow.bounds._base import Spectrum, Theorem, has_imbalance, maximum, spectra
 
 
 def deep(Ds: Sequence[Any], n: int, m: int) -> Array:
@@ -48,38 +41,37 @@ def deep(Ds: Sequence[Any], n: int, m: int) -> Array:
     return _deep(spectra(Ds), _checks.count(n, "n"), _checks.count(m, "m"))
 
 
-def _deep(values: Sequence[Array], n: int, m: int) -> Array:
-    left = prefix_floors(values, n)
-    right = prefix_floors([-namespace(v).flip(v) for v in reversed(values)], m)[::-1]
-    total = values[0][0] * 0.0
+def _deep(Ds: Sequence[Spectrum], n: int, m: int) -> Array:
+    left = prefix_floors(Ds, n)
+    right = prefix_floors([D.negated() for D in reversed(Ds)], m)[::-1]
+    total = Ds[0].zero
     for before, after in zip(left, right, strict=True):
         total = total + before * after
     return total
 
 
-def prefix_floors(values: Sequence[Array], n: int) -> list[Array]:
+def prefix_floors(Ds: Sequence[Spectrum], n: int) -> list[Array]:
     """Return floors of `λ_n(P_lP_lᵀ)` for l = 0 … L − 1 from the spectra of `D_1, …, D_{L-1}`."""
-    one, zero = values[0][0] * 0.0 + 1.0, values[0][0] * 0.0
-    L = len(values) + 1
-    if any(v.shape[0] < n for v in values):
+    zero, L = Ds[0].zero, len(Ds) + 1
+    narrow = next((l for l, D in enumerate(Ds) if D.size < n), None)
+    if narrow is not None:
         # A layer narrower than n cuts the rank of every prefix behind it.
-        first = next(l for l, v in enumerate(values) if v.shape[0] < n)
-        kept = prefix_floors(values[:first], n) if first else [one]
+        kept = prefix_floors(Ds[:narrow], n) if narrow else [zero + 1.0]
         return kept + [zero] * (L - len(kept))
     u = [zero] * L
-    for l, v in enumerate(values):
-        u[l] = maximum(u[l], largest_part(v, n))
-        u[l + 1] = maximum(u[l + 1], negative_part(v, n))
+    for l, D in enumerate(Ds):
+        u[l] = maximum(u[l], D.at_least(n))
+        u[l + 1] = maximum(u[l + 1], D.negated().at_least(n))
     for l in range(L - 2, -1, -1):
-        u[l] = maximum(u[l], u[l + 1] + values[l][-1])
+        u[l] = maximum(u[l], u[l + 1] + Ds[l].lower[-1])
     for l in range(L - 1):
-        u[l + 1] = maximum(u[l + 1], u[l] - values[l][0])
+        u[l + 1] = maximum(u[l + 1], u[l] - Ds[l].upper[0])
     gain, lost = u[0], zero
-    floors = [one]
-    for l in range(L - 1):
+    floors = [zero + 1.0]
+    for l, D in enumerate(Ds):
         floors.append(floors[-1] * gain)
-        lost = lost + negative_part(values[l])
-        gain = maximum(zero, gain - values[l][0], u[l + 1] - lost)
+        lost = lost + D.negated().at_most()
+        gain = maximum(zero, gain - D.upper[0], u[l + 1] - lost)
     return floors
 
 

@@ -38,8 +38,8 @@ def norms(Ds: Sequence[Any], product_norm: float) -> list[float]:
     """
     values = spectra(Ds)
     product_norm = _checks.positive(product_norm, "product_norm", allow_zero=True)
-    falls = np.array([float(v[0]) for v in values])  # λ_max(D_l): how far ‖W_l‖² may exceed ‖W_{l+1}‖²
-    rises = np.array([-float(v[-1]) for v in values])  # λ_max(−D_l): the other way round
+    falls = np.array([float(D.upper[0]) for D in values])  # λ_max(D_l): how far ‖W_l‖² may exceed ‖W_{l+1}‖²
+    rises = np.array([-float(D.lower[-1]) for D in values])  # λ_max(−D_l): the other way round
     bound = np.full(len(values) + 1, np.inf)
     bound[-1] = _outer(rises[::-1], product_norm)
     bound[0] = _outer(falls, product_norm)
@@ -51,7 +51,7 @@ def norms(Ds: Sequence[Any], product_norm: float) -> list[float]:
 
 
 def _outer(steps: np.ndarray, product_norm: float) -> float:
-    """Bound on the outer layer: the root of `Π (x − s_l) = ‖W‖²` above all s, the running sums of the steps from 0."""
+    """Return the root of `Π (x − s_l) = ‖W‖²` above all s, the running sums of the steps from 0."""
     sums = np.concatenate([[0.0], np.cumsum(steps)])
     top = float(sums.max())
     return top + chain_root(top - sums, product_norm)

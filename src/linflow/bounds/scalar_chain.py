@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from linflow import _checks
-from linflow._arrays import from_numpy, to_numpy
+from linflow._arrays import from_numpy
 from linflow._chain import chain_offsets, chain_root, chain_slope
 from linflow.bounds._base import Invariants, Theorem
 
@@ -83,8 +83,9 @@ def _scalar_layers(inv: Invariants) -> str | None:
 
 def _evaluate(function):
     def evaluate(inv: Invariants):
-        d = [float(values[0]) for values in inv.spectra]
-        return from_numpy(np.asarray(function(d, float(to_numpy(inv.sigma_min)))), inv.sigma_min)
+        d = [(float(D.lower[0]) + float(D.upper[0])) / 2 for D in inv.spectra]
+        value = function(d, float(inv.sigma_min)) - inv.chain_allowance()
+        return from_numpy(np.asarray(max(0.0, value)), inv.sigma_min)
 
     return evaluate
 

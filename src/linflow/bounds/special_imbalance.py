@@ -10,18 +10,7 @@ import numpy as np
 from linflow import _checks
 from linflow._arrays import EPS, Array, from_numpy, to_numpy
 from linflow._chain import chain_offsets, chain_root, chain_slope
-from linflow.bounds._base import (
-    Invariants,
-    Theorem,
-    has_imbalance,
-    largest_part,
-    maximum,
-    negative_part,
-    spectra,
-)
-
-ROUNDING = 256 * EPS
-"""Eigenvalues of an imbalance up to this multiple of `max ‖W_l‖_F²` are rounding of `W_lᵀW_l` and count as zero."""
+from linflow.bounds._base import Invariants, Spectrum, Theorem, has_imbalance, maximum, spectra
 
 
 def unimodal(Ds: Sequence[Any], n: int, m: int) -> Array:
@@ -51,7 +40,7 @@ def unimodal(Ds: Sequence[Any], n: int, m: int) -> Array:
         12.0
     """
     values = spectra(Ds)
-    peaks = _peaks(values)
+    peaks = _peaks(values, 256 * EPS * max(max(abs(float(D.upper[0])), abs(float(D.lower[-1]))) for D in values))
     if not peaks:
         raise ValueError(
             "the imbalance is not unimodal: there is no l* with D_l ⪰ 0 before it and D_l ⪯ 0 from it on. "
@@ -60,27 +49,22 @@ def unimodal(Ds: Sequence[Any], n: int, m: int) -> Array:
     return _unimodal(values, _checks.count(n, "n"), _checks.count(m, "m"), peaks)
 
 
-def _peaks(values: Sequence[Array], size: float | None = None) -> list[int]:
-    """Return every `l*` in 1 … L that makes the spectra unimodal, up to rounding at the given size."""
-    allowance = ROUNDING * (_largest(values) if size is None else size)
-    up = [float(v[-1]) >= -allowance for v in values]
-    down = [float(v[0]) <= allowance for v in values]
-    return [p + 1 for p in range(len(values) + 1) if all(up[:p]) and all(down[p:])]
+def _peaks(Ds: Sequence[Spectrum], allowance: float = 0.0) -> list[int]:
+    """Return every `l*` in 1 … L that may make the spectra unimodal, given how far eigenvalues may be off."""
+    up = [float(D.upper[-1]) >= -allowance for D in Ds]
+    down = [float(D.lower[0]) <= allowance for D in Ds]
+    return [p + 1 for p in range(len(Ds) + 1) if all(up[:p]) and all(down[p:])]
 
 
-def _largest(values: Sequence[Array]) -> float:
-    return max((max(abs(float(v[0])), abs(float(v[-1]))) for v in values), default=0.0)
-
-
-def _unimodal(values: Sequence[Array], n: int, m: int, peaks: Sequence[int]) -> Array:
+def _unimodal(Ds: Sequence[Spectrum], n: int, m: int, peaks: Sequence[int]) -> Array:
     def bound(peak: int) -> Array:
-        product, total = values[0][0] * 0.0 + 1.0, values[0][0] * 0.0
-        for v in values[peak - 1 :]:
-            total = total + negative_part(v, m)
+        product, total = Ds[0].zero + 1.0, Ds[0].zero
+        for D in Ds[peak - 1 :]:
+            total = total + D.negated().at_least(m)
             product = product * total
-        total = values[0][0] * 0.0
-        for v in reversed(values[: peak - 1]):
-            total = total + largest_part(v, n)
+        total = Ds[0].zero
+        for D in reversed(Ds[: peak - 1]):
+            total = total + D.at_least(n)
             product = product * total
         return product
 
@@ -136,7 +120,7 @@ def balanced(depth: int, n: int, m: int, sigma_min: Any) -> Any:
 def _unimodal_hypothesis(inv: Invariants) -> str | None:
     if inv.depth < 2:
         return has_imbalance(inv)
-    if _peaks(inv.spectra, inv.size):
+    if _peaks(inv.spectra):
         return None
     return "the imbalance is not unimodal (D_l ⪰ 0 up to some layer, D_l ⪯ 0 from it on)"
 
@@ -146,8 +130,8 @@ def _homogeneous_hypothesis(inv: Invariants) -> str | None:
         return has_imbalance(inv)
     if len(set(inv.widths)) > 1:
         return f"the layers are not square (widths {'×'.join(map(str, inv.widths))})"
-    spread = max(float(v[0] - v[-1]) for v in inv.spectra)
-    if spread > ROUNDING * inv.size:
+    spread = max(float(D.lower[0] - D.upper[-1]) for D in inv.spectra)
+    if spread > 0:
         return f"the imbalance is not homogeneous: the eigenvalues of a D_l spread over {spread:.3g}"
     return None
 
@@ -155,15 +139,16 @@ def _homogeneous_hypothesis(inv: Invariants) -> str | None:
 def _balanced_hypothesis(inv: Invariants) -> str | None:
     if inv.depth < 2:
         return has_imbalance(inv)
-    largest = _largest(inv.spectra)
-    if largest > ROUNDING * inv.size:
-        return f"the weights are not balanced: the largest eigenvalue of a D_l is {largest:.3g}"
+    largest = max(max(float(D.lower[0]), -float(D.upper[-1])) for D in inv.spectra)
+    if largest > 0:
+        return f"the weights are not balanced: an eigenvalue of a D_l is {largest:.3g} in size"
     return None
 
 
 def _evaluate_homogeneous(inv: Invariants) -> Array:
-    d = [float(to_numpy(v).mean()) for v in inv.spectra]
-    return from_numpy(np.asarray(homogeneous(d, float(inv.sigma_min))), inv.sigma_min)
+    d = [float(to_numpy(D.lower + D.upper).mean()) / 2 for D in inv.spectra]
+    value = homogeneous(d, float(inv.sigma_min)) - inv.chain_allowance()
+    return from_numpy(np.asarray(max(0.0, value)), inv.sigma_min)
 
 
 UNIMODAL = Theorem(
@@ -172,7 +157,7 @@ UNIMODAL = Theorem(
     "min2023",
     "lower",
     _unimodal_hypothesis,
-    lambda inv: _unimodal(inv.spectra, inv.n, inv.m, _peaks(inv.spectra, inv.size)),
+    lambda inv: _unimodal(inv.spectra, inv.n, inv.m, _peaks(inv.spectra)),
 )
 HOMOGENEOUS = Theorem(
     "homogeneous imbalance",

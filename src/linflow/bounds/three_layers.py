@@ -6,7 +6,7 @@ from typing import Any
 
 from linflow import _checks
 from linflow._arrays import Array, namespace
-from linflow.bounds._base import Invariants, Theorem, spectrum
+from linflow.bounds._base import Invariants, Spectrum, Theorem, spectrum
 
 
 def three_layer(D1: Any, D2: Any, n: int, m: int) -> Array:
@@ -41,25 +41,25 @@ def three_layer(D1: Any, D2: Any, n: int, m: int) -> Array:
     return _three_layer(spectrum(D1, "D1"), spectrum(D2, "D2"), _checks.count(n, "n"), _checks.count(m, "m"))
 
 
-def _three_layer(D1: Array, D2: Array, n: int, m: int) -> Array:
-    D21, D23 = -namespace(D1).flip(D1), D2
+def _three_layer(D1: Spectrum, D2: Spectrum, n: int, m: int) -> Array:
+    D21, D23 = D1.negated(), D2
     first, first_squares = _deficit(D21, D23, n)
     last, last_squares = _deficit(D23, D21, m)
     return 0.5 * (first_squares + first**2) + first * last + 0.5 * (last_squares + last**2)
 
 
-def _deficit(own: Array, other: Array, r: int) -> tuple[Array, Array]:
+def _deficit(own: Spectrum, other: Spectrum, r: int) -> tuple[Array, Array]:
     """Return `tr D̄ − tr(D̄ ∧_r D)` and `tr D̄² − tr(D̄ ∧_r D)²` for `D = own`, h = its size."""
-    xp = namespace(own, other)
-    h, common = own.shape[0], min(own.shape[0], other.shape[0])
-    joint = xp.where(own[:common] > other[:common], own[:common], other[:common])
-    joint = xp.concat([joint, own[common:]])
-    joint = xp.where(joint > 0, joint, joint * 0.0)
-    zero = own[0] * 0.0
+    xp = namespace(own.lower, other.lower)
+    h, common = own.size, min(own.size, other.size)
     if h < r:
-        return zero, zero
+        return own.zero, own.zero
+    # D̄ bounds eigenvalues from below, and the deficit grows with it; it falls as the shifted spectrum grows.
+    joint = xp.where(own.lower[:common] > other.lower[:common], own.lower[:common], other.lower[:common])
+    joint = xp.concat([joint, own.lower[common:]])
+    joint = xp.where(joint > 0, joint, joint * 0.0)
     # Entries before the r-th are untouched by the minimum and cancel in both differences.
-    joint, shifted = joint[r - 1 :], own[: h - r + 1]
+    joint, shifted = joint[r - 1 :], own.upper[: h - r + 1]
     least = xp.where(joint < shifted, joint, shifted)
     return xp.sum(joint - least), xp.sum((joint - least) * (joint + least))
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from linflow import _checks
 from linflow._arrays import Array, namespace
-from linflow.bounds._base import Invariants, Theorem, largest_part, negative_part, spectrum
+from linflow.bounds._base import Invariants, Spectrum, Theorem, spectrum
 
 
 def two_layer(D: Any, n: int, m: int, sigma_n: Any, sigma_m: Any) -> Array:
@@ -51,12 +51,12 @@ def two_layer(D: Any, n: int, m: int, sigma_n: Any, sigma_m: Any) -> Array:
     return _two_layer(values, n, m, sigma_n, sigma_m)
 
 
-def _two_layer(values: Array, n: int, m: int, sigma_n: Array, sigma_m: Array) -> Array:
-    positive, negative = largest_part(values, n), negative_part(values, m)
+def _two_layer(D: Spectrum, n: int, m: int, sigma_n: Array, sigma_m: Array) -> Array:
+    # The bound grows with λ_n(D) and λ_m(−D), and falls as the largest eigenvalues λ_1(±D) grow.
+    minus = D.negated()
+    positive, negative = D.at_least(n), minus.at_least(m)
     gap = positive + negative
-    return 0.5 * (
-        _root(largest_part(values) - positive, gap, sigma_m) + _root(negative_part(values) - negative, gap, sigma_n)
-    )
+    return 0.5 * (_root(D.at_most() - positive, gap, sigma_m) + _root(minus.at_most() - negative, gap, sigma_n))
 
 
 def _root(spread: Array, gap: Array, sigma: Array) -> Array:

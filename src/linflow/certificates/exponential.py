@@ -33,7 +33,7 @@ def exponential(objective: Objective, network: Network) -> list[Guarantee]:
     if net.depth == 1:
         source = "convex optimisation (gradient dominance)"
         return [guarantee("one layer", source, net.scale**2, "")]
-    rows = bounds.table(net, net.weights[0][0, 0] * 0.0 + held)
+    rows = bounds.table(net, held)
     return [guarantee(row.name, row.source, float(row.value), row.reason) for row in rows]
 
 
