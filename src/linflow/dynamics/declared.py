@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from linflow._arrays import Array, norm
+from linflow._arrays import Array, namespace, norm
 from linflow.dynamics.field import GradientField, Point
 from linflow.objectives import Objective
 
@@ -47,7 +47,7 @@ class DeclaredConstants:
         distance = norm(move)
         if distance <= 1e-7 * norm(W):  # the difference of two gradients would be rounding
             return
-        slope = float((move * change).sum()) / distance**2
+        slope = float(namespace(move).sum(move * change)) / distance**2
         steepness = norm(change) / distance
         if slope < f.strong_convexity * (1 - 1e-6):
             self._note("strong_convexity", t, f.strong_convexity, f"the curvature {slope:.6g} is smaller")

@@ -95,7 +95,7 @@ def gradient_descent(
         start=net,
         network=last,
         result=result,
-        stats=Stats(k, 0, field.evaluations, drift, time.perf_counter() - began),
+        stats=Stats(k, 0, field.evaluations, drift, 0.0, time.perf_counter() - began),
         notes=(*objective.notes, *net.notes, *declared.notes),
         _nodes=(np.asarray(recorder.t), np.log(np.maximum(gaps, 5e-324))),
     )

@@ -49,6 +49,7 @@ class Stats:
         rejected: rejected steps.
         evaluations: evaluations of the gradient.
         imbalance_drift: `max_l ‖D_l(end) − D_l(0)‖_F`; for the flow it is pure integration error.
+        gap_error: the estimated relative errors of the loss gap, summed over the steps; 0 for a descent.
         seconds: wall time.
     """
 
@@ -56,6 +57,7 @@ class Stats:
     rejected: int
     evaluations: int
     imbalance_drift: float
+    gap_error: float
     seconds: float
 
 
