@@ -3,16 +3,25 @@
 Nothing here imports pyplot, shows a window or leaves a trace in ``matplotlib.rcParams``.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.style
 import numpy as np
 from cycler import cycler
 from matplotlib.collections import Collection, QuadMesh
 from matplotlib.figure import Figure
+
+from linflow._arrays import to_numpy
+
+if TYPE_CHECKING:
+    from linflow.certificates import Certificate
+    from linflow.dynamics import Trajectory
+    from linflow.imbalance import ImbalanceSpectrum
 
 # Okabe and Ito (2008): distinct under every common form of colour blindness.
 COLOURS = MappingProxyType(
@@ -30,6 +39,7 @@ COLOURS = MappingProxyType(
 )
 
 _INK = "#222222"
+_BOTH_WAYS = {"arrowstyle": "<->", "linewidth": 0.8, "color": _INK, "shrinkA": 0, "shrinkB": 0}
 _STYLE = {
     "figure.constrained_layout.use": True,
     "figure.constrained_layout.w_pad": 0.06,
@@ -109,3 +119,91 @@ def rasterize_large(fig: Figure, limit: int = 3000) -> None:
             size = max(len(np.asarray(marks.get_offsets())), len(marks.get_paths()))
         if size > limit:
             marks.set_rasterized(True)
+
+
+def convergence(run: Trajectory, cert: Certificate | None = None, ax: Any = None, **line: Any) -> Any:
+    """Draw the loss gap of a run over its start, and the guarantee of its certificate, dashed.
+
+    Args:
+        run: A run of `gradient_flow` or `gradient_descent`.
+        cert: Its certificate; its best guarantee is drawn where one applies.
+        ax: Axes to draw on; new ones if not given.
+        **line: For the curve, such as ``color`` and ``label``.
+
+    Returns:
+        The Axes.
+
+    Example:
+        >>> import numpy as np, linflow as lf
+        >>> f, net = lf.MatrixFactorization(np.eye(2)), lf.init.gaussian((2, 30, 2), rng=0)
+        >>> ax = lf.plots.convergence(lf.gradient_flow(f, net), lf.certify(f, net))
+        >>> ax.get_yscale()
+        'log'
+    """
+    ax = figure(4.5)[1] if ax is None else ax
+    t, first = _instants(run), to_numpy(run.gap)[0]
+    (curve,) = ax.semilogy(t, to_numpy(run.gap_at(t)) / first, **line)
+    if cert is not None and cert.rate > 0:
+        ax.semilogy(t, np.exp(-cert.rate * t), "--", color=curve.get_color(), linewidth=1)
+    ax.set(xlabel="time $t$", ylabel="loss gap over its start", xlim=(0, t[-1]))
+    return ax
+
+
+def _instants(run: Trajectory) -> np.ndarray:
+    """Instants dense enough for a smooth curve on a linear as on a logarithmic time axis."""
+    end = float(run.t[-1])
+    return np.union1d(np.linspace(0, end, 300), np.geomspace(1e-4 * end, end, 300)) if end > 0 else np.zeros(1)
+
+
+def rate(run: Trajectory, cert: Certificate | None = None, ax: Any = None, **line: Any) -> Any:
+    """Draw the instantaneous rate of a run, and the rate its certificate guarantees, dashed.
+
+    Args:
+        run: A run of `gradient_flow` or `gradient_descent`.
+        cert: Its certificate.
+        ax: Axes to draw on; new ones if not given.
+        **line: For the curve, such as ``color`` and ``label``.
+
+    Returns:
+        The Axes.
+    """
+    ax = figure(4.5)[1] if ax is None else ax
+    t = to_numpy(run.t)
+    (curve,) = ax.plot(t, to_numpy(run.rate), **line)
+    if cert is not None and cert.rate > 0:
+        ax.plot(t[[0, -1]], [cert.rate] * 2, "--", color=curve.get_color(), linewidth=1)
+    ax.set(xlabel="time $t$", ylabel=r"instantaneous rate $-\dot L/(L-f^\ast)$", xlim=(0, t[-1]))
+    return ax
+
+
+def imbalance_spectrum(spectrum: ImbalanceSpectrum, n: int, m: int, ax: Any = None) -> Any:
+    """Draw the n largest and m least eigenvalues of an imbalance with its gap and spreads.
+
+    Args:
+        spectrum: From `imbalance_spectrum`, of a layer wider than n + m.
+        n: Rows of the product.
+        m: Columns of the product.
+        ax: Axes to draw on; new ones if not given.
+
+    Returns:
+        The Axes.
+    """
+    ax = figure(4.5)[1] if ax is None else ax
+    values = to_numpy(spectrum.eigenvalues)
+    top, bottom = values[:n], values[-m:]
+    ax.axhspan(bottom[0], top[-1], color=COLOURS["sky"], alpha=0.25, linewidth=0)
+    ax.plot(np.arange(1, n + 1), top, "o", color=COLOURS["blue"])
+    ax.plot(np.arange(n + 1, n + m + 1), bottom, "s", color=COLOURS["vermillion"])
+    middle = n + 0.5
+    ax.annotate("", (middle, bottom[0]), (middle, top[-1]), arrowprops=_BOTH_WAYS)
+    ax.text(middle + 1, (top[-1] + bottom[0]) / 2, rf"gap $\Delta$ = {spectrum.gap:.2f}", va="center")
+    end = n + m + 1.2
+    for ends, name, value in (
+        ((top[0], top[-1]), r"$\Delta_+$", spectrum.positive_spread),
+        ((bottom[0], bottom[-1]), r"$\Delta_-$", spectrum.negative_spread),
+    ):
+        ax.annotate("", (end, ends[0]), (end, ends[1]), arrowprops=_BOTH_WAYS, annotation_clip=False)
+        ax.text(end + 0.5, sum(ends) / 2, f"{name} = {value:.2f}", va="center")
+    ax.set(xlabel="index", ylabel="eigenvalue of $D$", xlim=(0, end + 8))
+    ax.set_xticks([1, n, n + m])
+    return ax

@@ -1,0 +1,252 @@
+"""The plane of the norms of two layers: which starts are certified by imbalance, which by margin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.patheffects import withStroke
+
+from linflow import bounds, init
+from linflow.certificates import certify
+from linflow.certificates.certificate import OBSERVED_ALLOWANCE
+from linflow.certificates.margin import margin_at
+from linflow.dynamics import Trajectory, gradient_flow
+from linflow.experiments._base import Claim, Experiment, Outcome, Progress, Table, number
+from linflow.imbalance import imbalance_spectrum
+from linflow.network import Network
+from linflow.objectives import MatrixFactorization
+from linflow.plots import COLOURS, figure
+
+N, H, GRID, REACH, SAMPLES = 2, 4, 80, 2.2, 20
+Y = np.eye(N)
+F = MatrixFactorization(Y)
+TICKS = (0, 0.5, 1, 1.5, 2)
+LEVELS = (-3.0, -2.0, -1.0, 1.0, 2.0, 3.0)  # imbalances whose hyperbolas are drawn
+EXAMPLES = ((0.2, 0.2), (0.9, 0.9), (1.4, 0.3), (1.3, 0.8), (1.7, 1.6))
+# A start counts as certified where it is guaranteed the rate γ of the flow without overparametrization, or more.
+THRESHOLD = 1.0
+
+
+def _alphas(a: float, b: float) -> dict[str, float]:
+    """Return three lower bounds on λ_min(T) along the flow from `U = aQ`, `V = bQ`, `QQᵀ = I`.
+
+    `D = UᵀU − VᵀV = (a² − b²) QᵀQ` has the eigenvalue a² − b² twice and 0 for the rest; its spreads are 0, so
+    that the bound of the balanced case holds at any imbalance here.
+    """
+    d = (a - b) * (a + b)
+    D = np.array([d] * N + [0.0] * (H - N))
+    held = margin_at(1.0, N * (1 - a * b) ** 2 / 2, F.strong_convexity)
+    return {
+        "imbalance": float(bounds.two_layer(D, N, N, 0.0, 0.0)),
+        "margin": float(bounds.balanced(2, N, N, held)),
+        "combined": float(bounds.two_layer(D, N, N, held, held)),
+    }
+
+
+def _start(a: float, b: float, rng: np.random.Generator) -> Network:
+    return init.spectral((N, H, N), Y, [a, b], rng=rng)
+
+
+def _run_from(a: float, b: float, rng: np.random.Generator) -> Trajectory:
+    return gradient_flow(F, _start(a, b, rng), until=1e-8, record=("least_eigenvalue",))
+
+
+def _claims(
+    maps: Mapping[str, np.ndarray],
+    regions: Mapping[str, np.ndarray],
+    sampled: list[tuple[float, float]],
+    runs: list[Trajectory],
+    rng: np.random.Generator,
+) -> Iterable[Claim]:
+    gamma = F.pl_constant
+    promised = [gamma * _alphas(*point)["combined"] for point in sampled]
+    yield Claim.all_below(
+        f"No guaranteed rate exceeds the least rate of the actual run ({len(runs)} starts of all regions)",
+        promised,
+        [run.rate.min() for run in runs],
+        OBSERVED_ALLOWANCE,
+    )
+    least = [min(run.least_eigenvalue) for run in runs if run.least_eigenvalue is not None]
+    for name in ("imbalance", "margin"):
+        yield Claim.all_below(
+            f"The bound from the {name} alone is never above λ_min(T) along those runs",
+            [_alphas(*point)[name] for point in sampled],
+            least,
+            OBSERVED_ALLOWANCE,
+        )
+    certified = [certify(F, run.start).rate for run in runs]
+    off = max(abs(p - c) / max(c, gamma * 1e-3) for p, c in zip(promised, certified, strict=True))
+    yield Claim.within("The map shows the rate that the certificate of the actual weights gives: error", off, 0, 1e-9)
+    yield Claim.all_below(
+        "At every grid point the combined bound is at least each of the two",
+        np.maximum(maps["imbalance"], maps["margin"]),
+        maps["combined"],
+        1e-12,
+    )
+    shares = {name: float(region.mean()) for name, region in regions.items()}
+    each, union = ("imbalance", "margin"), regions["imbalance"] | regions["margin"]
+    gains = [float(union.mean()) - shares[name] for name in each]
+    yield Claim(
+        "The union of the two regions is strictly larger than each",
+        f"{union.mean():.1%} of the plane; imbalance {shares['imbalance']:.1%}, margin {shares['margin']:.1%}",
+        min(gains) > 0,
+        (float(union.mean()), *(shares[name] for name in each)),
+    )
+    extra = float((regions["combined"] & ~union).mean())
+    yield Claim(
+        "The two together certify starts that neither certifies alone, and lose none",
+        f"{number(100 * extra)} % of the plane more",
+        extra > 0 and not (union & ~regions["combined"]).any(),
+        extra,
+    )
+    left = 1 - shares["combined"]
+    yield Claim("Some starts are not certified at this rate", f"{left:.1%} of the plane", left > 0, left)
+    seen = []
+    for d, curve in _hyperbolas().items():
+        for a, b in curve[:, ::10].T:
+            values = np.asarray(imbalance_spectrum(_start(a, b, rng)).eigenvalues)
+            expected = np.sort([d] * N + [0.0] * (H - N))[::-1]
+            seen.append(float(np.abs(values - expected).max()))
+    yield Claim.within(
+        f"The hyperbolas are level sets of the imbalance of actual weights ({len(seen)} starts): error",
+        max(seen),
+        0,
+        1e-12,
+    )
+    ends = [[float(np.linalg.norm(W, 2)) for W in run.weights] for run in runs]
+    moved = max(
+        abs((u - v) * (u + v) - (a - b) * (a + b)) for (u, v), (a, b) in zip(ends, sampled, strict=True)
+    )  # fmt: skip
+    met = max(abs(u * v - 1) for u, v in ends)
+    yield Claim(
+        "A run moves along its hyperbola and ends where ‖U‖‖V‖ = 1",
+        f"‖U‖² − ‖V‖² moves by at most {number(moved)}, ‖U‖‖V‖ ends within {number(met)} of 1",
+        moved <= 1e-6 and met <= 1e-3,
+        (moved, met),
+    )
+
+
+def _hyperbolas() -> dict[float, np.ndarray]:
+    """Return the points (a, b) with `a² − b² = d` inside the plane, for each drawn d."""
+    curves = {}
+    for d in LEVELS:
+        short = np.linspace(0, np.sqrt(REACH**2 - abs(d)), 61)
+        long = np.sqrt(short**2 + abs(d))
+        curves[d] = np.array([long, short] if d > 0 else [short, long])
+    return curves
+
+
+def _sample(
+    regions: Mapping[str, np.ndarray], axis: np.ndarray, rng: np.random.Generator
+) -> list[tuple[float, float]]:
+    """Draw grid points off the axes: `SAMPLES` of each region, and a quarter as many of what is left."""
+    chosen = []
+    for mask, count in (
+        (regions["imbalance"], SAMPLES),
+        (regions["margin"], SAMPLES),
+        (~regions["combined"], SAMPLES // 4),
+    ):
+        places = np.argwhere(mask[1:, 1:]) + 1
+        rows = rng.choice(len(places), min(count, len(places)), replace=False)
+        chosen += [(float(axis[j]), float(axis[i])) for i, j in places[rows]]
+    return chosen
+
+
+def _run(seed: int, progress: Progress) -> Outcome:
+    rng = np.random.default_rng(seed)
+    axis = np.linspace(0, REACH, GRID + 1)
+    values = []
+    for i, b in enumerate(axis):
+        values.append([list(_alphas(a, b).values()) for a in axis])
+        progress(0.6 * (i + 1) / len(axis), "the plane")
+    maps = dict(zip(_alphas(1.0, 1.0), np.moveaxis(np.array(values), -1, 0), strict=True))
+    regions = {name: alpha >= THRESHOLD for name, alpha in maps.items()}
+    sampled = _sample(regions, axis, rng)
+    runs = []
+    for i, point in enumerate(sampled):
+        runs.append(_run_from(*point, rng))
+        progress(0.6 + 0.4 * (i + 1) / len(sampled), "runs")
+    rows = []
+    for a, b in EXAMPLES:
+        run, alphas = _run_from(a, b, rng), _alphas(a, b)
+        rows.append((a, b, *(F.pl_constant * alpha for alpha in alphas.values()), float(run.rate.min())))
+    claims = list(_claims(maps, regions, sampled, runs, rng))
+
+    def draw() -> Any:
+        fig, axes = figure(7.2, 3.7, ncols=2, sharey=True)
+        _draw_regions(axes[0], axis, maps, np.array(sampled))
+        _draw_rates(fig, axes[1], axis, maps["combined"])
+        for ax in axes:
+            ax.set(xlim=(0, REACH), ylim=(0, REACH), xticks=TICKS, yticks=TICKS, xlabel=r"$\|U\|$", aspect="equal")
+        axes[0].set_ylabel(r"$\|V\|$")
+        return fig
+
+    return Outcome(
+        claims,
+        draw,
+        {
+            "axis": axis,
+            "lambda_min_bound": {name: np.round(alpha, 6) for name, alpha in maps.items()},
+            "sampled": [(*point, float(run.rate.min())) for point, run in zip(sampled, runs, strict=True)],
+        },
+        {
+            "Objective": f"½‖Y − UVᵀ‖², Y the {N}×{N} identity",
+            "Start": f"U = aQ, V = bQ, Q {N}×{H} with orthonormal rows (random): ‖U‖ = a, ‖V‖ = b, UVᵀ = ab·Y",
+            "Plane": f"{GRID + 1} × {GRID + 1} starts, 0 ≤ a, b ≤ {REACH}",
+            "Certified": f"guaranteed a rate of γ = {F.pl_constant:g} or more, that of Ẇ = −∇f(W)",
+            "Imbalance alone": "two-layer bound with the margin left out",
+            "Margin alone": "bound of the balanced case, 2·margin; valid as the imbalance has no spread",
+            "Combined": "two-layer bound with imbalance and margin",
+            "Runs": f"{len(runs)} flows from grid points (dots), to 10⁻⁸ of the first loss",
+        },
+        [Table("Guaranteed and observed rates", ["‖U‖", "‖V‖", *maps, "least observed"], rows)],
+    )
+
+
+def _draw_regions(ax: Any, axis: np.ndarray, maps: Mapping[str, np.ndarray], sampled: np.ndarray) -> None:
+    for name, colour in (("imbalance", COLOURS["sky"]), ("margin", COLOURS["orange"])):
+        ax.contourf(axis, axis, maps[name], [THRESHOLD, np.inf], colors=[colour], alpha=0.5)
+    for d, curve in _hyperbolas().items():
+        ax.plot(*curve, color=COLOURS["grey"], linewidth=0.7)
+        if d > 0:
+            ax.text(curve[0, 0] + 0.03, 0.04, f"$d={d:g}$", size=7, color="#555555")
+    ax.contour(axis, axis, maps["combined"], [THRESHOLD], colors=COLOURS["black"], linewidths=1.3)
+    ax.plot((0, REACH), (0, REACH), "--", color=COLOURS["blue"], linewidth=1)
+    ax.plot(*sampled.T, ".", color="#555555", markersize=2.5)
+    halo = [withStroke(linewidth=2.5, foreground="white")]
+    for x, y, text in (
+        (1.62, 0.2, "imbalance"),
+        (0.08, 1.85, "imbalance"),
+        (0.83, 1.03, "margin"),
+        (1.6, 0.6, "either"),
+        (0.42, 0.2, "neither"),
+    ):
+        ax.text(x, y, text, size=9, path_effects=halo)
+    ax.annotate("both together", (0.57, 1.04), (0.06, 0.7), size=9, arrowprops={"arrowstyle": "-", "linewidth": 0.7})
+    ax.text(1.72, 1.8, "balanced", rotation=45, color=COLOURS["blue"], size=9, rotation_mode="anchor")
+    ax.set_title(r"Starts certified at rate $\gamma$")
+
+
+def _draw_rates(fig: Any, ax: Any, axis: np.ndarray, alpha: np.ndarray) -> None:
+    mesh = ax.pcolormesh(axis, axis, alpha, shading="gouraud", cmap="cividis", vmin=0, rasterized=True)
+    lines = ax.contour(axis, axis, alpha, [1, 2, 3], colors="white", linewidths=[1.6, 0.8, 0.8])
+    ax.clabel(lines, fmt="%g", fontsize=8)
+    product = np.geomspace(1 / REACH, REACH, 100)
+    ax.plot(product, 1 / product, color=COLOURS["black"], linestyle="--", linewidth=1)
+    ax.text(0.53, 2.06, "$UV^T=Y$", color=COLOURS["black"], size=9)
+    fig.colorbar(mesh, ax=ax, label=r"certified rate over $\gamma$", shrink=0.9, aspect=25)
+    ax.set_title("Rate certified by both together")
+
+
+experiment = Experiment(
+    "init_map",
+    "A map of initialisations",
+    "Where in the plane of ‖U‖ and ‖V‖ does a start come with a guarantee? Unequal norms are imbalance, a product "
+    "near Y is margin. Left: the starts that each of the two certifies to be at least as fast as the flow without "
+    "overparametrization; the flow moves along the hyperbolas. Right: the rate certified by both together. Together "
+    "they reach further than either; small balanced starts, and large balanced ones far from Y, are left out.",
+    "Talk; Min, Tarmoun, Vidal & Mallada 2021 (arXiv 2105.06351); Min, Vidal & Mallada 2023",
+    _run,
+)
