@@ -1,0 +1,86 @@
+"""T: matrix-free against dense, against an independent Jacobian, and its extreme eigenvalues."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import linflow as lf
+from tests.random_networks import networks
+from tests.reference import algebra
+
+
+@given(net=networks())
+def test_dense_is_the_kronecker_sum(net):
+    expected = algebra.tangent_dense(list(net.weights), net.scale)
+    # Products of a handful of small matrices: rounding is some ε of the largest entry.
+    np.testing.assert_allclose(
+        lf.TangentOperator(net).dense(), expected, rtol=1e-12, atol=1e-13 * np.abs(expected).max()
+    )
+
+
+@given(net=networks())
+def test_apply_agrees_with_dense_one_and_many(net):
+    T = lf.TangentOperator(net)
+    E = np.random.default_rng(1).standard_normal((3, *net.shape))
+    many = T.apply(E)
+    dense = np.stack([(T.dense() @ e.ravel()).reshape(net.shape) for e in E])
+    size = np.abs(dense).max() + 1e-300
+    np.testing.assert_allclose(many / size, dense / size, atol=1e-12)
+    np.testing.assert_allclose(T.apply(E[1]) / size, many[1] / size, atol=1e-15)
+
+
+@given(net=networks())
+def test_extreme_eigenvalues(net):
+    T = lf.TangentOperator(net)
+    values = np.linalg.eigvalsh(T.dense())
+    size = values[-1] + 1e-300
+    # eigvalsh is backward stable: errors are ε times the largest eigenvalue.
+    assert float(T.least_eigenvalue()) / size == pytest.approx(max(values[0], 0) / size, abs=1e-13)
+    assert float(T.greatest_eigenvalue()) / size == pytest.approx(values[-1] / size, abs=1e-13)
+
+
+def test_two_layers_need_no_dense_matrix(rng, monkeypatch):
+    net = lf.Network([rng.standard_normal((60, 80)), rng.standard_normal((80, 50))])
+    monkeypatch.setattr(lf.TangentOperator, "dense", None)  # would be 3000×3000
+    W1, W2 = net.weights
+    expected = algebra.lam(W1 @ W1.T, 60) + algebra.lam(W2.T @ W2, 50)
+    assert float(lf.TangentOperator(net).least_eigenvalue()) == pytest.approx(expected, rel=1e-10)
+
+
+def test_one_layer_is_the_identity(rng):
+    T = lf.TangentOperator(lf.Network([rng.standard_normal((2, 3))], scale=2.0))
+    np.testing.assert_array_equal(T.dense(), 4 * np.eye(6))
+    assert float(T.least_eigenvalue()) == float(T.greatest_eigenvalue()) == 4
+
+
+@pytest.mark.parametrize("widths", [(30, 40, 35, 31), (32, 32, 32, 32), (40, 60, 50, 60, 25)])
+def test_iterative_eigenvalues_agree_with_dense(widths, rng):
+    assert widths[0] * widths[-1] > 900  # past the dense limit
+    net = lf.init.gaussian(widths, 0.3, rng=rng)
+    T = lf.TangentOperator(net)
+    values = np.linalg.eigvalsh(T.dense())
+    # LOBPCG stops at a residual of 1e-9 of the largest; the eigenvalue error is far below for a separated one.
+    assert float(T.least_eigenvalue()) == pytest.approx(values[0], abs=1e-9 * values[-1])
+    assert float(T.greatest_eigenvalue()) == pytest.approx(values[-1], rel=1e-9)
+
+
+@given(net=networks(layers=st.integers(1, 4)))
+def test_loss_falls_at_the_rate_t_says(net):
+    """dL/dt = −‖∇L‖² = −⟨T ∇f, ∇f⟩, and ∇L is the chain rule's."""
+    Y = np.random.default_rng(2).standard_normal(net.shape)
+    f = lf.MatrixFactorization(Y)
+    G = f.gradient(net.product())
+    gradients = net.gradient(G)
+    expected = algebra.layer_gradients(G, list(net.weights), net.scale)
+    for got, want in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-12 * (np.abs(want).max() + 1e-300))
+    squared = sum(float((g**2).sum()) for g in gradients)
+    quadratic = float((lf.TangentOperator(net).apply(G) * G).sum())
+    assert squared == pytest.approx(quadratic, rel=1e-10, abs=1e-12 * (squared + 1e-300))
+
+
+def test_apply_names_the_shape_it_needs():
+    T = lf.TangentOperator([np.ones((2, 3)), np.ones((3, 4))])
+    with pytest.raises(ValueError, match=r"\(4, 2\).*\(2, 4\)"):
+        T.apply(np.ones((4, 2)))
