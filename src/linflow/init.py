@@ -29,7 +29,7 @@ def gaussian(widths: Sequence[int], std: float = 1.0, *, rng: Seed = None, like:
         >>> lf.init.gaussian((20, 30, 5), rng=0)
         Network(20×30×5, numpy)
     """
-    std = _checks.positive(std, "std")
+    widths, std = _checks.widths(widths), _checks.positive(std, "std")
     return _draw(widths, [std] * (len(widths) - 1), rng, like)
 
 
@@ -77,7 +77,7 @@ def small(widths: Sequence[int], size: float = 1e-3, *, rng: Seed = None, like: 
         >>> lf.init.small((4, 8, 4), 1e-4, rng=0)
         Network(4×8×4, numpy)
     """
-    return _draw(widths, [_checks.positive(size, "size")] * (len(widths) - 1), rng, like)
+    return gaussian(widths, _checks.positive(size, "size"), rng=rng, like=like)
 
 
 def orthogonal(widths: Sequence[int], gain: float = 1.0, *, rng: Seed = None, like: Array | None = None) -> Network:
@@ -209,7 +209,7 @@ def spectral(
 
 
 def _draw(widths: Sequence[int], stds: Sequence[float], rng: Seed, like: Array | None, scale: float = 1.0) -> Network:
-    widths, rng = _checks.widths(widths), np.random.default_rng(rng)
+    rng = np.random.default_rng(rng)
     sides = zip(stds, widths, widths[1:], strict=False)
     return _network([std * rng.standard_normal((rows, columns)) for std, rows, columns in sides], like, scale)
 

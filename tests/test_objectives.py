@@ -1,0 +1,160 @@
+"""Objectives: derived constants, minima and the restriction to what a deficient design sees."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import linflow as lf
+from tests.reference import algebra
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+def examples(seed):
+    rng = np.random.default_rng(seed)
+    n, m = rng.integers(1, 5, 2)
+    X, Y = rng.standard_normal((7, n)), rng.standard_normal((7, m))
+    A, B = rng.standard_normal((n, n)), rng.standard_normal((m, m))
+    low = rng.standard_normal((7, 1)) @ rng.standard_normal((1, n))
+    return [
+        lf.MatrixFactorization(Y[:n] if n <= 7 else Y),
+        lf.LinearRegression(X, Y),
+        lf.LinearRegression(low, Y),
+        lf.LinearRegression(X[: max(1, n - 1)], Y[: max(1, n - 1)]),
+        lf.Quadratic(A @ A.T, B @ B.T, rng.standard_normal((n, m))),
+        lf.Quadratic(A @ A.T, C=rng.standard_normal((n, m))),
+    ], rng
+
+
+@given(seed=seeds)
+def test_gradients_constants_and_minimum(seed):
+    for f, rng in ((f, rng) for fs, rng in [examples(seed)] for f in fs):
+        W, V = rng.standard_normal(f.shape), rng.standard_normal(f.shape)
+        size = f.smoothness * (1 + np.linalg.norm(f.minimizer)) ** 2 + abs(f.minimum)
+        h = 1e-4
+        slope = (f.value(W + h * V) - f.value(W - h * V)) / (2 * h)  # exact for a quadratic, up to rounding
+        assert slope == pytest.approx(float((f.gradient(W) * V).sum()), abs=1e-9 * size / h * 1e-2)
+        assert np.linalg.norm(f.gradient(f.minimizer)) <= 1e-9 * size
+        assert f.gap(f.minimizer) == 0
+        assert f.gap(W) == pytest.approx(f.value(W) - f.minimum, abs=1e-12 * (size + f.value(W)))
+        # PL, strong convexity and smoothness hold; γ ≤ 2K and γ ≥ 2μ always.
+        assert (f.gradient(W) ** 2).sum() >= f.pl_constant * f.gap(W) * (1 - 1e-9)
+        change = f.gradient(W) - f.gradient(V)
+        assert (change * (W - V)).sum() >= f.strong_convexity * ((W - V) ** 2).sum() * (1 - 1e-9)
+        assert np.linalg.norm(change) <= f.smoothness * np.linalg.norm(W - V) * (1 + 1e-9)
+        assert 2 * f.strong_convexity <= f.pl_constant <= 2 * f.smoothness * (1 + 1e-12)
+        np.testing.assert_allclose(f.hessian_product(W, V), f.gradient(W + V) - f.gradient(W), atol=1e-9 * size)
+
+
+def test_constants_are_attained(rng):
+    X = rng.standard_normal((9, 4))
+    f = lf.LinearRegression(X, rng.standard_normal((9, 2)))
+    s = np.linalg.svd(X)[1]
+    assert f.strong_convexity == pytest.approx(s[-1] ** 2)
+    assert f.smoothness == pytest.approx(s[0] ** 2)
+    assert f.pl_constant == pytest.approx(2 * s[-1] ** 2)
+    np.testing.assert_allclose(f.minimizer, np.linalg.lstsq(X, f_target(f, X), rcond=None)[0], atol=1e-12)
+
+
+def f_target(f, X):
+    return X @ f.minimizer
+
+
+def test_deficient_regression_is_restricted_to_the_row_space(rng):
+    X = rng.standard_normal((9, 3)) @ rng.standard_normal((3, 5))
+    Y = rng.standard_normal((9, 2))
+    f = lf.LinearRegression(X, Y)
+    assert (f.rank, f.strong_convexity) == (3, 0.0)
+    assert f.pl_constant == pytest.approx(2 * np.linalg.svd(X)[1][2] ** 2)
+    np.testing.assert_allclose(f.minimizer, np.linalg.lstsq(X, Y, rcond=None)[0], atol=1e-10)
+    net = lf.init.gaussian((5, 8, 2), 0.3, rng=rng)
+    g, seen = f.effective(net)
+    assert seen.shape == (3, 2)
+    assert g.strong_convexity == pytest.approx(f.pl_constant / 2)
+    assert g.smoothness == pytest.approx(f.smoothness)
+    assert g.gap(seen.product()) == pytest.approx(f.gap(net.product()))
+    # Both follow the same flow; the part of W_1 outside the row space never moves.
+    one, two = lf.gradient_flow(f, net, until=1e-4), lf.gradient_flow(g, seen, until=1e-4)
+    assert one.t[-1] == pytest.approx(two.t[-1], rel=1e-6)
+    null = np.linalg.svd(X)[2][3:]
+    np.testing.assert_allclose(null @ one.weights[0], null @ net.weights[0], atol=1e-10)
+    drift = lf.imbalance_drift(f.effective(one.network)[1], seen)
+    assert drift < 1e-7
+    cert = lf.certify(f, net)
+    assert cert.check(one).holds
+
+
+def test_deficient_quadratic_on_both_sides(rng):
+    V, U = np.linalg.qr(rng.standard_normal((4, 2)))[0], np.linalg.qr(rng.standard_normal((3, 2)))[0]
+    A, B = V @ np.diag([1.0, 2.0]) @ V.T, U @ np.diag([3.0, 0.5]) @ U.T
+    C = A @ rng.standard_normal((4, 3)) @ B
+    f = lf.Quadratic(A, B, C)
+    assert f.pl_constant == pytest.approx(2 * 1.0 * 0.5)
+    net = lf.init.gaussian((4, 6, 3), rng=rng)
+    g, seen = f.effective(net)
+    assert seen.shape == (2, 2)
+    assert g.gap(seen.product()) == pytest.approx(f.gap(net.product()))
+    assert lf.certify(f, net).check(lf.gradient_flow(f, net, until=1e-4)).holds
+
+
+def test_minimum_of_a_user_function_is_found(rng):
+    A = np.diag([1.0, 30.0])
+    f = lf.Objective(
+        lambda W: float((np.cosh(A @ (W - 0.3)) - 1).sum()) + 2.0,
+        lambda W: A @ np.sinh(A @ (W - 0.3)),
+        shape=(2, 2),
+        strong_convexity=1.0,
+    )
+    assert f.minimum == pytest.approx(2.0, abs=1e-12)
+    np.testing.assert_allclose(f.minimizer, 0.3, atol=1e-6)
+
+
+def test_minimum_that_cannot_be_found_is_said():
+    with pytest.raises(ValueError, match="value and gradient agree"):
+        lf.Objective(lambda W: float((W**2).sum()), lambda W: W + 1.0, shape=(1, 1), strong_convexity=2.0)
+
+
+@given(seed=seeds)
+def test_margin_holds_along_the_flow_and_the_gap_form_is_never_smaller(seed):
+    rng = np.random.default_rng(seed)
+    n, m = rng.integers(1, 4, 2)
+    X = rng.standard_normal((6, n))
+    f = lf.LinearRegression(X, X @ rng.standard_normal((n, m)))
+    W = f.minimizer + 0.1 * rng.random() * rng.standard_normal((n, m))
+    net = lf.init.balanced((n, 4, m), W, rng=rng)
+    gap, distance = lf.margin(f, net), lf.margin(f, net, form="distance")
+    assert distance <= gap + 1e-12
+    run = lf.gradient_flow(f, net, until=1e-3, record=("singular_values",))
+    assert (run.singular_values[:, min(n, m) - 1] >= gap - 1e-7).all()
+
+
+def test_margin_without_a_minimizer_is_zero():
+    f = lf.Objective(lambda W: float((W**2).sum()), lambda W: 2 * W, shape=(1, 1), strong_convexity=2.0, minimum=0.0)
+    assert lf.margin(f, [np.ones((1, 1)), np.ones((1, 1))]) == 0.0
+
+
+def test_certificate_reads_well():
+    f = lf.MatrixFactorization(np.diag([2.0, 0.2]))
+    cert = lf.certify(f, lf.init.balanced((2, 4, 2), 3 * np.eye(2), rng=0))
+    assert cert.rate == 0 and cert.best is None and cert.time_to(0.1) == np.inf
+    assert "margin is 0: ‖W(0) − W*‖_F = 2.97 is too far for σ_min(W*) = 0.2" in str(cert)
+    near = lf.certify(f, lf.init.balanced((2, 4, 2), np.diag([2.0, 0.2]) * 0.99, rng=0))
+    assert near.best is not None
+    assert near.time_to(1e-3) == pytest.approx(np.log(1e3) / near.rate)
+    assert near.best.loss_at(1.0) == pytest.approx(near.gap * np.exp(-near.rate))
+    narrow = lf.certify(f, [np.ones((2, 1)), np.ones((1, 2))])
+    assert "not overparametrized" in str(narrow)
+    one = lf.certify(f, [np.eye(2)])
+    assert one.rate == 2
+
+
+def test_certificate_of_a_rank_deficient_target():
+    """σ_min(W*) = 0: only the imbalance can certify, and it does."""
+    f = lf.MatrixFactorization(np.diag([1.0, 0.0]))
+    net = lf.init.imbalanced((2, 4, 2), 2.0, 0.1 * np.eye(2), rng=0)
+    cert = lf.certify(f, net)
+    assert cert.rate == pytest.approx(4.0, rel=1e-9)
+    assert cert.check(lf.gradient_flow(f, net)).holds
+    assert lf.margin(f, net) == 0
+    assert algebra.sigma(f.minimizer, 2) == 0
