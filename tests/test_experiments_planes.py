@@ -64,7 +64,7 @@ def test_a_bound_that_is_too_small_is_caught(monkeypatch):
     monkeypatch.setattr(bounds, "scalar", raised(bounds.scalar, 0.5))
     texts = failed(depth)
     assert any("the closed bound is exact" in text for text in texts)
-    assert any("exceeds λ^(L−1)" in text for text in texts)
+    assert any("exceeds λ^{L−1}" in text for text in texts)
     assert any("(L−1)!" in text for text in texts)
 
 

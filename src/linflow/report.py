@@ -268,7 +268,8 @@ def _typeset(text: Any) -> Markup:
     text = re.sub(" ([=≈≤≥]) ", "\u00a0\\1 ", str(text))  # no line starts with a sign
     html = str(escape(text)).translate(_SCRIPTS).replace("</sup><sup>", "").replace("</sub><sub>", "")
     html = re.sub(r"\^\{([^{}]+)\}", r"<sup>\1</sup>", html)
-    return Markup(re.sub(r"_\{([^{}]+)\}", r"<sub>\1</sub>", html))
+    html = re.sub(r"_\{([^{}]+)\}", r"<sub>\1</sub>", html)
+    return Markup(re.sub(r"(?<=[\wλσ])_(min|max|[lL])\b", r"<sub>\1</sub>", html))
 
 
 def _write(path: Path, content: bytes) -> Path:

@@ -71,7 +71,7 @@ def _claims(curves: dict[str, np.ndarray], runs: list[Trajectory], rng: np.rando
     exact = np.array([*curves["exact"], *(bounds.scalar_exact(d, w) for _, d, w in draws)])
     gain = float((closed / prior).min())
     yield Claim(
-        "With all others λ or more above the smallest, the closed bound exceeds λ^(L−1) at every depth",
+        "With all others λ or more above the smallest, the closed bound exceeds λ^{L−1} at every depth",
         f"by a factor of {number(gain)} or more, in {len(prior)} chains",
         gain > 1,
         gain,
@@ -83,7 +83,7 @@ def _claims(curves: dict[str, np.ndarray], runs: list[Trajectory], rng: np.rando
     yield Claim.within("At L = 2 the closed bound is exact, to rounding", max(off), 0, ROUNDING)
     stepped = [(L, _imbalances(_steps(L, rng))) for L in DEPTHS for _ in range(DRAWS)]
     yield Claim.all_below(
-        "With steps of ε or more, the imbalance alone gives at least ε^(L−1)·(L−1)!",
+        "With steps of ε or more, the imbalance alone gives at least ε^{L−1}·(L−1)!",
         [*curves["factorial"], *(STEP ** (L - 1) * math.factorial(L - 1) for L, _ in stepped)],
         [*curves["steps_closed"], *(bounds.scalar(d, 0.0) for _, d in stepped)],
         ROUNDING,
@@ -156,7 +156,7 @@ def _run(seed: int, progress: Progress) -> Outcome:
         [
             Table(
                 "Bounds over depth",
-                ["L", "λ^(L−1)", "closed", "exact α*", "ε^(L−1)(L−1)!", "exact α* with steps"],
+                ["L", "λ^{L−1}", "closed", "exact α*", "ε^{L−1}(L−1)!", "exact α* with steps"],
                 list(zip(DEPTHS, *(curves[name].tolist() for name in shown), strict=True)),
             )
         ],
@@ -200,9 +200,9 @@ experiment = Experiment(
     "depth",
     "Depth multiplies the imbalance",
     "Scalar weights w₁⋯w_L, where the least eigenvalue of T is known exactly. Left: the squared weights; their "
-    "differences are conserved. If all others lie λ above the smallest, the rate is at least λ^(L−1) (Yun et al. "
+    "differences are conserved. If all others lie λ above the smallest, the rate is at least λ^{L−1} (Yun et al. "
     "2021), and more with the product term of Proposition 3. If each lies a step ε above the one before, it grows "
-    "like ε^(L−1)·(L−1)!: depth speeds up an imbalanced chain faster than any power.",
+    "like ε^{L−1}·(L−1)!: depth speeds up an imbalanced chain faster than any power.",
     "Talk, Proposition 1; Min, Vidal & Mallada 2023, Proposition 3; Yun, Krishnan & Mobahi 2021",
     _run,
 )

@@ -37,20 +37,27 @@ class Study:
         return f"{self.data}, {len(self.widths) - 1} layers"
 
 
+def _load(name: str) -> Any:
+    """Call a loader of scikit-learn; the data come with the package."""
+    try:
+        from sklearn import datasets  # noqa: PLC0415 - an optional dependency
+    except ImportError as error:
+        raise ImportError(
+            "the real data come with scikit-learn, which is not installed: pip install 'linflow[reproduce]'"
+        ) from error
+    return getattr(datasets, name)()
+
+
 def linnerud() -> LinearRegression:
     """Physiological measurements (3) from exercises (3) of 20 men, standardised, over √N."""
-    from sklearn.datasets import load_linnerud  # noqa: PLC0415 - an optional dependency
-
-    data: Any = load_linnerud()
+    data = _load("load_linnerud")
     X, Y = ((A - A.mean(axis=0)) / A.std(axis=0) for A in (data.data, data.target))
     return LinearRegression(X / len(X) ** 0.5, Y / len(Y) ** 0.5)
 
 
 def digits() -> LinearRegression:
     """Ten one-hot digits from the leading principal components of 1797 8×8 images, all of spectral norm 1."""
-    from sklearn.datasets import load_digits  # noqa: PLC0415 - an optional dependency
-
-    data: Any = load_digits()
+    data = _load("load_digits")
     X, Y = data.data - data.data.mean(axis=0), np.eye(10)[data.target]
     Y -= Y.mean(axis=0)
     X = X @ np.linalg.svd(X, full_matrices=False)[2][:COMPONENTS].T
@@ -197,7 +204,7 @@ def _run(seed: int, progress: Progress) -> Outcome:
 
 
 experiment = Experiment(
-    "real-data",
+    "real_data",
     "Real data: the start decides",
     "Multi-output linear regression on two data sets that scikit-learn ships: measurements of 20 men (Linnerud) and "
     "images of handwritten digits. The same problem is solved from four starts. The imbalanced start is certified "

@@ -47,7 +47,7 @@ def _run(seed: int, progress: Progress) -> Outcome:
         claims.append(
             Claim(
                 f"At h = {h}, D has n = {N} positive and m = {M} negative eigenvalues; the rest are zero",
-                " and ".join(f"{min(s)} to {max(s)}" for s in zip(*signs, strict=True)) + f" in {DRAWS} draws",
+                " or ".join(f"{plus} and {minus}" for plus, minus in sorted(set(signs))) + f" in {DRAWS} draws",
                 all(s == (N, M) for s in signs),
                 tuple(float(x) for s in signs for x in s),
             )
