@@ -16,10 +16,10 @@ from .imbalance import imbalance_drift as imbalance_drift
 from .imbalance import imbalance_matrices as imbalance_matrices
 from .imbalance import imbalance_spectrum as imbalance_spectrum
 from .network import Network as Network
-from .objectives import LinearRegression as LinearRegression
-from .objectives import MatrixFactorization as MatrixFactorization
 from .objectives import Objective as Objective
-from .objectives import Quadratic as Quadratic
 from .operator import TangentOperator as TangentOperator
+from .quadratics import LinearRegression as LinearRegression
+from .quadratics import MatrixFactorization as MatrixFactorization
+from .quadratics import Quadratic as Quadratic
 
 __version__: str

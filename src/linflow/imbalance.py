@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from linflow import _checks
-from linflow._arrays import Array, eigenvalues, from_numpy, namespace, norm, to_numpy
+from linflow._arrays import Array, eigenvalues, from_numpy, namespace, norm
 from linflow.network import Network
 
 
@@ -132,13 +132,3 @@ def imbalance_drift(network: Network | Sequence[Any], reference: Network | Seque
         )
         drift = max(drift, norm(values))
     return drift
-
-
-def relative_imbalance(network: Network | Sequence[Any]) -> float:
-    """Return `max_l ‖D_l‖_F / max_l ‖W_l‖_F²`: 0 for balanced weights, rounding level for computed ones."""
-    net = Network.of(network)
-    largest = max(norm(W) for W in net.weights) ** 2
-    if largest == 0.0:
-        return 0.0
-    sizes = [float(np.linalg.norm(to_numpy(imbalance_eigenvalues(net, l)))) for l in range(1, net.depth)]
-    return max(sizes, default=0.0) / largest

@@ -11,8 +11,8 @@ from linflow.certificates import certify
 from linflow.dynamics import gradient_descent, gradient_flow
 from linflow.experiments._base import Claim, Experiment, Outcome, Progress, Table
 from linflow.experiments._runs import bounds_along, stack
-from linflow.objectives import MatrixFactorization
 from linflow.plots import COLOURS, convergence, figure, rate
+from linflow.quadratics import MatrixFactorization
 
 N, M, WIDTHS, T_MAX, ETA = 20, 5, (30, 100, 300, 1000), 3.0, 2e-4
 PALETTE = [COLOURS[name] for name in ("vermillion", "orange", "green", "blue")]

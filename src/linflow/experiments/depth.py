@@ -14,9 +14,9 @@ from linflow.certificates import certify, margin
 from linflow.certificates.certificate import OBSERVED_ALLOWANCE
 from linflow.dynamics import Trajectory, gradient_flow
 from linflow.experiments._base import Claim, Experiment, Outcome, Progress, Table, number
-from linflow.objectives import MatrixFactorization
 from linflow.operator import TangentOperator
 from linflow.plots import COLOURS, figure
+from linflow.quadratics import MatrixFactorization
 
 DEPTHS, STEP, PRODUCT, DRAWS = tuple(range(2, 9)), 1.25, 1.0, 40
 FLOW_DEPTHS, START, TARGET = (2, 3, 5), 0.4, 1.0

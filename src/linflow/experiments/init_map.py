@@ -16,8 +16,8 @@ from linflow.dynamics import Trajectory, gradient_flow
 from linflow.experiments._base import Claim, Experiment, Outcome, Progress, Table, number
 from linflow.imbalance import imbalance_spectrum
 from linflow.network import Network
-from linflow.objectives import MatrixFactorization
 from linflow.plots import COLOURS, figure
+from linflow.quadratics import MatrixFactorization
 
 N, H, GRID, REACH, SAMPLES = 2, 4, 80, 2.2, 20
 Y = np.eye(N)

@@ -13,8 +13,8 @@ from linflow.certificates import certify, margin
 from linflow.certificates.certificate import OBSERVED_ALLOWANCE
 from linflow.dynamics import Result, Trajectory, gradient_flow
 from linflow.experiments._base import Claim, Experiment, Outcome, Progress, Table, number
-from linflow.objectives import MatrixFactorization
 from linflow.plots import COLOURS, figure
+from linflow.quadratics import MatrixFactorization
 
 TARGET, REACH, UNTIL, RANDOM = 2.0, 3.2, 1e-10, 20
 F = MatrixFactorization(np.array([[TARGET]]))

@@ -13,8 +13,8 @@ from linflow.dynamics import Result, Trajectory, gradient_flow
 from linflow.experiments._base import Claim, Experiment, Outcome, Progress, Table, number
 from linflow.experiments._runs import bounds_along, stack
 from linflow.network import Network
-from linflow.objectives import LinearRegression
 from linflow.plots import COLOURS, convergence, figure
+from linflow.quadratics import LinearRegression
 
 UNTIL, COMPONENTS = 1e-6, 16
 STARTS = {"imbalanced": "blue", "NTK": "vermillion", "small": "green", "balanced": "purple"}
