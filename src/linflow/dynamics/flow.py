@@ -104,7 +104,7 @@ class _Loop:
         self.accepted = self.rejected = 0
         self.gap_error = 0.0
         self.point = self.field.at(self.field.flatten(network.weights))
-        self.target = None if until is None else until * self.point.gap
+        self.target = -math.inf if until is None else until * self.point.gap
         self.first_gap = self.point.gap
         self._keep()
 
@@ -120,7 +120,7 @@ class _Loop:
                 if h <= 4 * EPS * max(self.t, initial_step(self.point) * 1e-6):
                     return Result.STEP_UNDERFLOW
                 continue
-            landed = self.target is not None and new.gap <= self.target
+            landed = new.gap <= self.target
             if landed:
                 self.declared.observe(self.t + taken, self.field, new)  # past the target, the minimum may show wrong
                 taken, new = self._land(taken, new)
@@ -154,7 +154,7 @@ class _Loop:
 
     def _land(self, taken: float, new: Point) -> tuple[float, Point]:
         """Shorten the last step so that it ends where the gap equals the target, by re-taking it."""
-        level = math.log(self.target or 0.0)
+        level = math.log(max(self.target, 5e-324))
         tried: dict[float, Point] = {0.0: self.point, taken: new}
 
         def excess(h: float) -> float:
@@ -190,7 +190,7 @@ class _Loop:
 
     def _done(self) -> float:
         by_time = self.t / self.end if math.isfinite(self.end) else 0.0
-        if self.target is None or self.point.gap <= 0:
+        if self.target <= 0 or self.point.gap <= 0:
             return by_time
         fallen = math.log(self.first_gap / self.point.gap) / math.log(self.first_gap / self.target)
         return min(1.0, max(by_time, fallen))
