@@ -51,6 +51,7 @@ def test_every_claim_holds(module, seed, monkeypatch):
         (depth, "scalar", 1.5, ["never exceeds the exact"]),
         (init_map, "two_layer", 1.01, ["No guaranteed rate exceeds", "the certificate of the actual weights"]),
         (init_map, "balanced", 1.1, ["from the margin alone"]),
+        (init_map, "two_layer", 1.3, ["begins slower than γ"]),
     ],
     ids=lambda value: getattr(value, "__name__", "").rpartition(".")[2] or None,
 )
@@ -73,3 +74,13 @@ def test_weights_of_an_imbalance_and_product(d):
     u, v = phase_plane.weights(d, 0.1)
     assert u * v == pytest.approx(0.1, rel=1e-15)
     assert (u - v) * (u + v) == pytest.approx(d, abs=1e-14)
+
+
+@pytest.mark.parametrize("d", [0.0, 3.0, -6.0])
+def test_the_closed_form_solves_the_flow(d):
+    t, step = np.array([0.0, 0.1, 0.7]), 1e-6
+    before, now, after = (phase_plane.exact_gap(t + h, d, 0.1) for h in (-step, 0.0, step))
+    assert now[0] == pytest.approx((phase_plane.TARGET - 0.1) ** 2 / 2)
+    product = phase_plane.TARGET - np.sqrt(2 * now)
+    rate = (before - after) / (2 * step * now)
+    assert rate == pytest.approx(2 * np.hypot(d, 2 * product), rel=1e-7)  # difference quotient: 1e-16/1e-6

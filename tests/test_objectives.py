@@ -158,3 +158,16 @@ def test_certificate_of_a_rank_deficient_target():
     assert cert.check(lf.gradient_flow(f, net)).holds
     assert lf.margin(f, net) == 0
     assert algebra.sigma(f.minimizer, 2) == 0
+
+
+@pytest.mark.parametrize("size", [1e-2, 1e-5, 1e-8, 1e-12])
+def test_rounding_never_passes_for_a_margin(size):
+    """From tiny starts σ_min(W*) and the distance agree to all digits; their difference is noise."""
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        n, m = rng.integers(1, 4, 2)
+        X = rng.standard_normal((5, n))
+        f = lf.LinearRegression(X, rng.standard_normal((5, m)))
+        net = lf.init.gaussian((n, 4, m), size, rng=rng)
+        cert = lf.certify(f, net)
+        assert cert.check(lf.gradient_flow(f, net, t_max=0.01)).holds

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from linflow import _checks
-from linflow._arrays import norm, sigma
+from linflow._arrays import EPS, norm, sigma
 from linflow.network import Network
 from linflow.objectives import Objective
 
@@ -41,16 +41,16 @@ def margin(objective: Objective, network: Network | Sequence[Any], form: str = "
     objective, net = objective.effective(net)
     if objective.strong_convexity == 0 or objective.minimizer is None:
         return 0.0
+    W, mu = net.product(), objective.strong_convexity
     least = float(sigma(objective.minimizer, min(net.shape)))
-    W = net.product()
+    # The margin is a difference; what rounding leaves open in either term is taken off, lest it pass for a margin.
+    rounding = 16 * EPS * (norm(objective.minimizer) + norm(W))
     if form == "gap":
-        return margin_at(least, objective.gap(W), objective.strong_convexity)
-    if math.isinf(objective.smoothness):
+        reach = math.sqrt(2 * max(objective.gap(W), 0.0) / mu)
+        rounding += 4 * math.sqrt(2 * objective.rounding(W) / mu)
+    elif math.isinf(objective.smoothness):
         return 0.0
-    condition = math.sqrt(objective.smoothness / objective.strong_convexity)
-    return max(0.0, least - condition * norm(W - objective.minimizer))
-
-
-def margin_at(least: float, gap: float, strong_convexity: float) -> float:
-    """Return `[σ_min(W*) − sqrt(2·gap/μ)]_+`."""
-    return max(0.0, least - math.sqrt(2 * max(gap, 0.0) / strong_convexity))
+    else:
+        condition = math.sqrt(objective.smoothness / mu)
+        reach, rounding = condition * norm(W - objective.minimizer), condition * rounding
+    return max(0.0, least - reach - rounding)

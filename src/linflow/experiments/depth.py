@@ -137,7 +137,7 @@ def _run(seed: int, progress: Progress) -> Outcome:
     shown = ("prior", "closed", "exact", "factorial", "steps_exact")
 
     def draw() -> Any:
-        fig, axes = figure(7.2, 3.3, ncols=3, width_ratios=(0.55, 0.55, 1))
+        fig, axes = figure(7.2, 3.3, ncols=3, width_ratios=(0.6, 0.6, 1))
         _draw_chains(axes[:2], chains)
         _draw_curves(axes[2], curves)
         return fig
@@ -182,16 +182,17 @@ def _draw_chains(axes: Any, chains: dict[str, np.ndarray]) -> None:
 
 
 def _draw_curves(ax: Any, curves: dict[str, np.ndarray]) -> None:
-    blue, red, grey = COLOURS["blue"], COLOURS["vermillion"], COLOURS["black"]
-    for name, text, form, colour in (
-        ("steps_exact", r"$\alpha^\ast$, steps of $\varepsilon$", "o-", red),
-        ("factorial", r"$\varepsilon^{L-1}(L-1)!$", "--", red),
-        ("exact", r"$\alpha^\ast$, others at $\lambda$", "o-", blue),
-        ("closed", "closed bound", "--", blue),
-        ("prior", r"$\lambda^{L-1}$", ":", grey),
+    blue, red, black = COLOURS["blue"], COLOURS["vermillion"], COLOURS["black"]
+    for name, text, form, colour, rise in (
+        ("steps_exact", r"$\alpha^\ast$, steps of $\varepsilon$", "o-", red, 0),
+        ("factorial", r"$\varepsilon^{L-1}(L-1)!$", "--", red, -13),
+        ("exact", r"$\alpha^\ast$, others at $\lambda$", "o-", blue, 5),
+        ("closed", "closed bound", "--", blue, -1),
+        ("prior", r"$\lambda^{L-1}$", ":", black, -5),
     ):
-        ax.semilogy(DEPTHS, curves[name], form, color=colour, label=text)
-    ax.legend(loc="upper left")
+        ax.semilogy(DEPTHS, curves[name], form, color=colour)
+        place = (DEPTHS[-1], curves[name][-1])
+        ax.annotate(text, place, (8, rise), textcoords="offset points", color=colour, size=9, va="center")
     ax.set(xlabel="depth $L$", ylabel=r"$\lambda_{\min}(T)$ and its bounds", xticks=DEPTHS)
     ax.set_title(rf"$\lambda=\varepsilon={STEP}$, $|w|={PRODUCT:g}$")
 
@@ -200,7 +201,7 @@ experiment = Experiment(
     "depth",
     "Depth multiplies the imbalance",
     "Scalar weights w₁⋯w_L, where the least eigenvalue of T is known exactly. Left: the squared weights; their "
-    "differences are conserved. If all others lie λ above the smallest, the rate is at least λ^{L−1} (Yun et al. "
+    "differences are conserved. If all others lie λ above the smallest, the rate is at least γλ^{L−1} (Yun et al. "
     "2021), and more with the product term of Proposition 3. If each lies a step ε above the one before, it grows "
     "like ε^{L−1}·(L−1)!: depth speeds up an imbalanced chain faster than any power.",
     "Talk, Proposition 1; Min, Vidal & Mallada 2023, Proposition 3; Yun, Krishnan & Mobahi 2021",

@@ -11,7 +11,6 @@ from matplotlib.patheffects import withStroke
 from linflow import bounds, init
 from linflow.certificates import certify
 from linflow.certificates.certificate import OBSERVED_ALLOWANCE
-from linflow.certificates.margin import margin_at
 from linflow.dynamics import Trajectory, gradient_flow
 from linflow.experiments._base import Claim, Experiment, Outcome, Progress, Table, number
 from linflow.imbalance import imbalance_spectrum
@@ -37,7 +36,7 @@ def _alphas(a: float, b: float) -> dict[str, float]:
     """
     d = (a - b) * (a + b)
     D = np.array([d] * N + [0.0] * (H - N))
-    held = margin_at(1.0, N * (1 - a * b) ** 2 / 2, F.strong_convexity)
+    held = max(0.0, 1 - abs(1 - a * b) * N**0.5)  # the margin, ‖W − Y‖_F = √n |1 − ab|
     return {
         "imbalance": float(bounds.two_layer(D, N, N, 0.0, 0.0)),
         "margin": float(bounds.balanced(2, N, N, held)),
@@ -54,6 +53,7 @@ def _run_from(a: float, b: float, rng: np.random.Generator) -> Trajectory:
 
 
 def _claims(
+    axis: np.ndarray,
     maps: Mapping[str, np.ndarray],
     regions: Mapping[str, np.ndarray],
     sampled: list[tuple[float, float]],
@@ -101,8 +101,20 @@ def _claims(
         extra > 0 and not (union & ~regions["combined"]).any(),
         extra,
     )
-    left = 1 - shares["combined"]
-    yield Claim("Some starts are not certified at this rate", f"{left:.1%} of the plane", left > 0, left)
+    a, b = np.meshgrid(axis, axis)
+    slow = a**2 + b**2 < THRESHOLD  # the rate at the start is γ(‖U‖² + ‖V‖²)
+    yield Claim(
+        "No start is certified that begins slower than γ, as those near the origin do",
+        f"{(regions['combined'] & slow).sum()} of {slow.sum()} grid points",
+        bool(slow.any() and not (regions["combined"] & slow).any()),
+    )
+    near, far = (float((~regions["combined"] & side).mean()) for side in (a * b < 1, a * b > 1))
+    yield Claim(
+        "Starts are left uncertified on both sides of the optimum: smaller than Y, and balanced and larger",
+        f"{near:.1%} of the plane with ‖U‖‖V‖ < 1, {far:.1%} with ‖U‖‖V‖ > 1",
+        near > 0 and far > 0,
+        (near, far),
+    )
     seen = []
     for d, curve in _hyperbolas().items():
         for a, b in curve[:, ::10].T:
@@ -172,12 +184,12 @@ def _run(seed: int, progress: Progress) -> Outcome:
     for a, b in EXAMPLES:
         run, alphas = _run_from(a, b, rng), _alphas(a, b)
         rows.append((a, b, *(F.pl_constant * alpha for alpha in alphas.values()), float(run.rate.min())))
-    claims = list(_claims(maps, regions, sampled, runs, rng))
+    claims = list(_claims(axis, maps, regions, sampled, runs, rng))
 
     def draw() -> Any:
         fig, axes = figure(7.2, 3.7, ncols=2, sharey=True)
-        _draw_regions(axes[0], axis, maps, np.array(sampled))
-        _draw_rates(fig, axes[1], axis, maps["combined"])
+        _draw_regions(axes[0], axis, maps)
+        _draw_rates(fig, axes[1], axis, maps["combined"], np.array(sampled))
         for ax in axes:
             ax.set(xlim=(0, REACH), ylim=(0, REACH), xticks=TICKS, yticks=TICKS, xlabel=r"$\|U\|$", aspect="equal")
         axes[0].set_ylabel(r"$\|V\|$")
@@ -205,7 +217,7 @@ def _run(seed: int, progress: Progress) -> Outcome:
     )
 
 
-def _draw_regions(ax: Any, axis: np.ndarray, maps: Mapping[str, np.ndarray], sampled: np.ndarray) -> None:
+def _draw_regions(ax: Any, axis: np.ndarray, maps: Mapping[str, np.ndarray]) -> None:
     for name, colour in (("imbalance", COLOURS["sky"]), ("margin", COLOURS["orange"])):
         ax.contourf(axis, axis, maps[name], [THRESHOLD, np.inf], colors=[colour], alpha=0.5)
     for d, curve in _hyperbolas().items():
@@ -214,14 +226,14 @@ def _draw_regions(ax: Any, axis: np.ndarray, maps: Mapping[str, np.ndarray], sam
             ax.text(curve[0, 0] + 0.03, 0.04, f"$d={d:g}$", size=7, color="#555555")
     ax.contour(axis, axis, maps["combined"], [THRESHOLD], colors=COLOURS["black"], linewidths=1.3)
     ax.plot((0, REACH), (0, REACH), "--", color=COLOURS["blue"], linewidth=1)
-    ax.plot(*sampled.T, ".", color="#555555", markersize=2.5)
     halo = [withStroke(linewidth=2.5, foreground="white")]
     for x, y, text in (
-        (1.62, 0.2, "imbalance"),
-        (0.08, 1.85, "imbalance"),
-        (0.83, 1.03, "margin"),
-        (1.6, 0.6, "either"),
+        (1.5, 0.2, "imbalance"),
+        (0.08, 1.6, "imbalance"),
+        (0.82, 1.0, "margin"),
+        (1.55, 0.58, "either"),
         (0.42, 0.2, "neither"),
+        (1.3, 1.22, "neither"),
     ):
         ax.text(x, y, text, size=9, path_effects=halo)
     ax.annotate("both together", (0.57, 1.04), (0.06, 0.7), size=9, arrowprops={"arrowstyle": "-", "linewidth": 0.7})
@@ -229,13 +241,15 @@ def _draw_regions(ax: Any, axis: np.ndarray, maps: Mapping[str, np.ndarray], sam
     ax.set_title(r"Starts certified at rate $\gamma$")
 
 
-def _draw_rates(fig: Any, ax: Any, axis: np.ndarray, alpha: np.ndarray) -> None:
+def _draw_rates(fig: Any, ax: Any, axis: np.ndarray, alpha: np.ndarray, sampled: np.ndarray) -> None:
     mesh = ax.pcolormesh(axis, axis, alpha, shading="gouraud", cmap="cividis", vmin=0, rasterized=True)
     lines = ax.contour(axis, axis, alpha, [1, 2, 3], colors="white", linewidths=[1.6, 0.8, 0.8])
     ax.clabel(lines, fmt="%g", fontsize=8)
     product = np.geomspace(1 / REACH, REACH, 100)
     ax.plot(product, 1 / product, color=COLOURS["black"], linestyle="--", linewidth=1)
-    ax.text(0.53, 2.06, "$UV^T=Y$", color=COLOURS["black"], size=9)
+    halo = [withStroke(linewidth=3, foreground="white")]
+    ax.text(0.6, 1.92, "$UV^T=Y$", color=COLOURS["black"], size=9, path_effects=halo, zorder=5)
+    ax.plot(*sampled.T, "o", color="white", markeredgecolor=COLOURS["black"], markeredgewidth=0.5, markersize=3)
     fig.colorbar(mesh, ax=ax, label=r"certified rate over $\gamma$", shrink=0.9, aspect=25)
     ax.set_title("Rate certified by both together")
 

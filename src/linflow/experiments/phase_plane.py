@@ -57,6 +57,19 @@ def _final(d: float) -> float:
     return F.pl_constant * math.hypot(d, 2 * TARGET)
 
 
+def exact_gap(t: np.ndarray, d: float, product: float) -> np.ndarray:
+    """Return the loss gap at times t in closed form, for a start with `product > 0` and imbalance d.
+
+    With `c = |d|/2`, `r = sqrt(w*² + c²)` and `p, q = w* ± r`, `y = w + sqrt(w² + c²)` follows `ẏ = −(y − p)(y − q)`.
+    """
+    c, r = abs(d) / 2, math.hypot(TARGET, d / 2)
+    p, q, y = TARGET + r, TARGET - r, product + math.hypot(product, d / 2)
+    k = (y - p) / (y - q) * np.exp(-2 * r * t)
+    # y − p = (p − q) k / (1 − k), and w − w* follows from it without cancellation.
+    y, off = (p - q * k) / (1 - k), 2 * r * k / (1 - k)
+    return ((1 + c**2 / (y * p)) * off / 2) ** 2 / 2
+
+
 def _claims(runs: list[Trajectory], saddle: Trajectory, race: dict[float, Trajectory]) -> Iterable[Claim]:
     every = [*runs, saddle, *race.values()]
     moving = [*runs, *race.values()]
@@ -100,6 +113,14 @@ def _claims(runs: list[Trajectory], saddle: Trajectory, race: dict[float, Trajec
     yield Claim.within(
         "The last rate is γ sqrt(d² + 4w*²), to a relative 10⁻⁴ at a gap of 10⁻¹⁰ of the first", off, 0, 1e-4
     )
+    errors = [np.abs(run.gap / exact_gap(run.t, d, PRODUCT) - 1).max() for d, run in race.items()]
+    yield Claim.within("The loss follows the closed form to a relative 10⁻⁶ at every step", errors, 0, 1e-6)
+    ordered = [race[d] for d in sorted(race)]
+    shared = np.linspace(0, min(float(run.t[-1]) for run in ordered), 101)[1:]
+    losses = [run.gap_at(shared) for run in ordered]
+    yield Claim.all_below(
+        "From the same product, the loss of a larger |d| is the smaller one at every time", losses[1:], losses[:-1]
+    )
     times = [race[d].time_to(1e-6) for d in sorted(race)]
     yield Claim(
         "From the same product, a larger |d| reaches 10⁻⁶ of the first loss sooner",
@@ -120,11 +141,12 @@ def _run(seed: int, progress: Progress) -> Outcome:
     race = {d: _flow(weights(d, PRODUCT)) for d in IMBALANCES}
     paths, stuck = [_path(run) for run in drawn], _path(saddle)
     curves = {d: (run.t, run.gap / run.gap[0]) for d, run in race.items()}
+    rates = {d: _certified(run) for d, run in race.items()}
 
     def draw() -> Any:
         fig, (plane, loss) = figure(7.2, 3.7, ncols=2, width_ratios=(1.15, 1))
         _draw_plane(plane, paths, stuck)
-        _draw_loss(loss, curves)
+        _draw_loss(loss, curves, rates)
         return fig
 
     return Outcome(
@@ -133,7 +155,9 @@ def _run(seed: int, progress: Progress) -> Outcome:
         {
             "trajectories": [{"d": _imbalance(run), "path": path} for run, path in zip(drawn, paths, strict=True)],
             "stable_manifold": stuck,
-            "race": {f"{d:g}": {"t": t, "relative_gap": gap} for d, (t, gap) in curves.items()},
+            "race": {
+                f"{d:g}": {"t": t, "relative_gap": gap, "certified_rate": rates[d]} for d, (t, gap) in curves.items()
+            },
         },
         {
             "Objective": f"½(w* − uv)², w* = {TARGET:g}",
@@ -145,7 +169,7 @@ def _run(seed: int, progress: Progress) -> Outcome:
             Table(
                 f"Starts with the same product, uv = {PRODUCT}",
                 ["d", "certified rate", "last rate", "γ sqrt(d² + 4w*²)", "time to 10⁻⁶"],
-                [(d, _certified(run), float(run.rate[-1]), _final(d), run.time_to(1e-6)) for d, run in race.items()],
+                [(d, rates[d], float(run.rate[-1]), _final(d), run.time_to(1e-6)) for d, run in race.items()],
             )
         ],
     )
@@ -177,18 +201,26 @@ def _draw_plane(ax: Any, paths: list[np.ndarray], stuck: np.ndarray) -> None:
         (1.88, 0.2, "$u^2-v^2=3$", PALETTE[2]),
         (-0.3, 1.75, "$d<0$", COLOURS["purple"]),
         (0.25, -0.12, "saddle", COLOURS["black"]),
+        (1.5, -2.3, "$u=-v$", PALETTE[0]),
     ):
         ax.text(x, y, text, color=colour, fontsize=9, bbox=box)
     ax.set(xlim=(-REACH, REACH), ylim=(-REACH, REACH), xlabel="$u$", ylabel="$v$", aspect="equal")
     ax.set_title("Trajectories keep $u^2-v^2$")
 
 
-def _draw_loss(ax: Any, curves: dict[float, tuple[np.ndarray, np.ndarray]]) -> None:
+def _draw_loss(ax: Any, curves: dict[float, tuple[np.ndarray, np.ndarray]], rates: dict[float, float]) -> None:
+    end = max(float(t[-1]) for t, _ in curves.values())
+    bottom = UNTIL
     for (d, (t, gap)), colour in zip(curves.items(), PALETTE, strict=True):
         ax.semilogy(t, gap, color=colour)
-        i = int(np.searchsorted(-gap, -1e-9))
-        ax.annotate(f"$d={d:g}$", (t[i], gap[i]), (2, 0), textcoords="offset points", color=colour, size=8)
-    ax.set(xlabel="time $t$", ylabel="loss over its start", xlim=(0, None), ylim=(UNTIL, 2))
+        stop = min(end, math.log(1 / bottom) / rates[d])
+        ax.semilogy((0, stop), (1, math.exp(-rates[d] * stop)), "--", color=colour, linewidth=1)
+        place = {"xytext": (-7, 4), "textcoords": "offset points", "ha": "right"}
+        ax.annotate(f"$d={d:g}$", (t[-1], bottom), color=colour, size=8, **place)
+    ax.plot([], [], color=COLOURS["grey"], label="flow")
+    ax.plot([], [], "--", color=COLOURS["grey"], linewidth=1, label="certified")
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 0.07))
+    ax.set(xlabel="time $t$", ylabel="loss over its start", xlim=(0, 1.02 * end), ylim=(bottom, 2))
     ax.set_title(f"Same start product, $uv={PRODUCT}$")
 
 
