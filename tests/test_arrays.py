@@ -121,3 +121,6 @@ def test_autograd_is_left_alone():
     value = lf.TangentOperator(weights).greatest_eigenvalue()
     value.backward()
     assert weights[0].grad is not None
+    Y = torch.eye(2, dtype=torch.float64, requires_grad=True)
+    run = lf.gradient_flow(lf.MatrixFactorization(Y), weights, until=0.5)
+    assert run.weights[0].grad_fn is None

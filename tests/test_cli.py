@@ -139,8 +139,12 @@ def test_help_needs_no_numbers():
 @pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
 def test_ctrl_c_from_outside(tmp_path):
     program = textwrap.dedent("""
+        import signal
         import time
         from linflow import cli, experiments
+
+        # As on a terminal: a suite started in the background hands its children an ignored Ctrl-C.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
         def run(seed, progress):
             print("under way", flush=True)

@@ -171,9 +171,11 @@ class TestEndings:
         assert abs(run.weights[0][0, 0]) < 1e-6
 
     def test_at_the_minimum(self):
-        run = lf.gradient_flow(self.f, [np.diag([2.0, 1.0]), np.eye(2)])
-        assert run.result is lf.Result.STATIONARY
-        assert run.gap[-1] == 0
+        start = [np.diag([2.0, 1.0]), np.eye(2)]
+        for run in (lf.gradient_flow(self.f, start), lf.gradient_descent(self.f, start, step_size=0.1, steps=3)):
+            assert run.result is lf.Result.ROUNDING
+            assert run.result.ok
+            assert run.gap[-1] == 0
 
     def test_time_limit(self, rng):
         run = lf.gradient_flow(self.f, lf.init.gaussian((2, 3, 2), rng=rng), until=1e-10, t_max=0.1)
@@ -215,6 +217,45 @@ class TestEndings:
         for mode, s in enumerate((2.0, 1.0)):
             rise = np.interp(0.5 * s, run.singular_values[:, mode], run.t)
             assert rise == pytest.approx(math.log(1 / alpha) / s, rel=0.1)
+
+    def test_no_number_at_the_start(self, rng):
+        net = lf.init.gaussian((2, 4, 2), rng=rng)
+        f = lf.Objective(lambda W: float("nan"), lambda W: W * np.nan, shape=(2, 2), minimum=0.0)
+        for run in (lf.gradient_flow(f, net), lf.gradient_descent(f, net, step_size=0.1, steps=5)):
+            assert run.result is lf.Result.DIVERGED
+
+    def test_numbers_at_the_edge_of_float64(self, rng):
+        huge = lf.Network([1e40 * np.eye(2)] * 3)
+        assert lf.gradient_flow(self.f, huge, max_steps=200).result in tuple(lf.Result)
+        record = ("singular_values", "imbalance_drift", "least_eigenvalue")
+        run = lf.gradient_descent(self.f, huge, step_size=0.1, steps=5, record=record)
+        assert run.result is lf.Result.DIVERGED
+        deep = [rng.standard_normal((2, 2)) + np.eye(2) for _ in range(10)]
+        assert lf.gradient_descent(self.f, deep, step_size=1e8, steps=100).result is lf.Result.DIVERGED
+        tiny = [np.array([[1e-160]]), np.array([[2e-160]])]
+        assert lf.gradient_flow(lf.MatrixFactorization([[2.0]]), tiny).result is lf.Result.TARGET
+
+    def test_crossing_a_target_at_rounding_level(self):
+        """The gap near 1e-19 comes in steps of 1e-6 of itself; none of them is the target."""
+        net = [np.array([[-1.5]]), np.array([[1.45]])]
+        run = lf.gradient_flow(lf.MatrixFactorization([[2.0]]), net, until=1e-20)
+        assert run.result is lf.Result.TARGET
+        assert run.stats.steps < 200
+
+    def test_target_at_the_start(self, rng):
+        run = lf.gradient_flow(self.f, lf.init.gaussian((2, 4, 2), rng=rng), until=1 - 1e-16)
+        assert run.result is lf.Result.TARGET
+        assert np.isfinite(run.gap_at(0.0))
+
+    def test_below_a_wrong_minimum(self):
+        f = lf.Objective(
+            lambda W: float((W.sum() - 1) ** 2),
+            lambda W: 2 * (W.sum() - 1) * np.ones((1, 1)),
+            shape=(1, 1),
+            minimum=0.5,
+        )
+        run = lf.gradient_descent(f, [np.array([[2.0]])] * 2, step_size=0.01, steps=500)
+        assert run.result is lf.Result.BELOW_MINIMUM
 
     def test_wrong_declaration_is_reported(self, rng):
         Y = np.diag([2.0, 1.0])

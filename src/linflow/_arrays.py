@@ -117,6 +117,7 @@ def eigenvalues(A: Array) -> Array:
 
 def norm(x: Array) -> float:
     """Return the Euclidean (Frobenius) norm as a Python float, safe from overflow and underflow."""
+    x = detach(x)
     xp = namespace(x)
     largest = float(xp.max(xp.abs(x))) if array_api_compat.size(x) else 0.0
     if largest == 0.0 or not np.isfinite(largest):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from linflow import _checks
-from linflow._arrays import Array, Namespace, detach, namespace
+from linflow._arrays import Array, Namespace, detach, namespace, norm
 
 
 class Network:
@@ -42,7 +43,7 @@ class Network:
 
     def __init__(self, weights: Sequence[Any], scale: float = 1.0):
         if isinstance(weights, Network) or not isinstance(weights, Sequence) or isinstance(weights, str):
-            raise TypeError(f"weights is a {type(weights).__name__}; a sequence of matrices [W_1, …, W_L] is needed.")
+            raise TypeError(f"weights is a {type(weights).__name__}; a list of matrices [W_1, …, W_L] is needed.")
         if len(weights) == 0:
             raise ValueError("weights is empty; at least one matrix is needed.")
         checked = [_checks.matrix(W, f"W_{l}") for l, W in enumerate(weights, 1)]
@@ -56,6 +57,7 @@ class Network:
                     f"W_{l + 1}. Layers multiply left to right, W_1 W_2 ⋯ W_L; nn.Linear stores the "
                     "transpose in the opposite order."
                 )
+        _check_size(layers)
         self.weights = layers
         self.scale = _checks.positive(scale, "scale")
         self.notes = tuple(note for _, note in checked if note)
@@ -123,6 +125,17 @@ class Network:
         scale = "" if self.scale == 1 else f", scale={self.scale:.4g}"
         kind = type(self.weights[0]).__module__.split(".")[0]
         return f"Network({'×'.join(map(str, self.widths))}{scale}, {kind})"
+
+
+def _check_size(layers: Sequence[Array]) -> None:
+    """Raise where the squares that every quantity is made of would leave float64."""
+    sizes = [2 * math.log10(max(norm(W), 1e-300)) for W in layers]
+    exponent = max(*sizes, sum(sizes))
+    if exponent > 300:
+        raise ValueError(
+            f"the weights are too large: their squared norms multiply to 10^{exponent:.0f}, past float64. "
+            "Rescale them."
+        )
 
 
 def multiply(matrices: Sequence[Array]) -> Array:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from linflow import _checks
-from linflow._arrays import EPS, Array, from_numpy, namespace, norm, to_numpy
+from linflow._arrays import EPS, Array, detach, from_numpy, namespace, norm, to_numpy
 from linflow.network import Network
 from linflow.objectives import Objective
 
@@ -28,9 +28,14 @@ class _Quadratic(Objective):
         # s and t are the nonzero singular values of F and H.
         least, largest = float(min(s)) * float(min(t)), float(max(s)) * float(max(t))
         self._least, self._largest = least, largest
-        self.smoothness = largest**2
-        self.pl_constant = 2 * least**2
-        self.strong_convexity = least**2 if V is None and U is None else 0.0
+        self.smoothness = largest * largest
+        self.pl_constant = 2 * least * least
+        self.strong_convexity = least * least if V is None and U is None else 0.0
+        if not np.isfinite(self.smoothness) or self.pl_constant == 0:
+            raise ValueError(
+                f"the singular values {least:.3g} to {largest:.3g} of the {self.name} leave float64 when squared; "
+                "rescale the data."
+            )
 
     def _residual(self, E: Array) -> Array:
         E = E if self._F is None else self._F @ E
@@ -45,8 +50,9 @@ class _Quadratic(Objective):
         return self.gap(W) + self.minimum
 
     def rounding(self, W: Array) -> float:
-        """Return the size below which a gap at W is rounding: `½K (4ε)² (‖W‖² + ‖W*‖²)`."""
-        return 0.5 * self.smoothness * (4 * EPS) ** 2 * (norm(W) ** 2 + norm(self.minimizer) ** 2)
+        """Return the size below which a gap at W is rounding: `½K (4ε (‖W‖ + ‖W*‖))²`."""
+        size = 4 * EPS * (norm(W) + norm(self.minimizer))
+        return 0.5 * self.smoothness * size * size
 
     def gradient_rounding(self, W: Array) -> float:
         """Return the size of the rounding in `∇f(W)`: `4εK (‖W‖ + ‖W*‖)`."""
@@ -55,7 +61,7 @@ class _Quadratic(Objective):
     def gap(self, W: Array) -> float:
         """Return `f(W) − f*`."""
         E = self._residual(W - self.minimizer)
-        return 0.5 * float(namespace(E).sum(E * E))
+        return 0.5 * float(detach(namespace(E).sum(E * E)))
 
     def gradient(self, W: Array) -> Array:
         """Return `∇f(W)`, shape `(n, m)`."""

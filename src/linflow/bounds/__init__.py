@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from linflow import _checks
 from linflow._arrays import Array
 from linflow.bounds import any_imbalance, scalar_chain, special_imbalance, three_layers, two_layers
 from linflow.bounds._base import Bound, Invariants, Theorem, maximum
@@ -67,7 +68,10 @@ def table(network: Network | Sequence[Any], sigma_min: Any = None) -> list[Bound
         ['two layers', 'any depth, imbalance only']
     """
     net = Network.of(network)
-    invariants = Invariants.of(net, None if sigma_min is None else sigma_min / net.scale)
+    if sigma_min is not None:
+        _checks.positive(sigma_min, "sigma_min", allow_zero=True)
+        sigma_min = sigma_min / net.scale
+    invariants = Invariants.of(net, sigma_min)
     return [_evaluate(theorem, invariants, net.scale) for theorem in THEOREMS]
 
 
@@ -75,7 +79,7 @@ def _evaluate(theorem: Theorem, invariants: Invariants, scale: float) -> Bound:
     reason = theorem.hypothesis(invariants)
     if reason is not None:
         return Bound(theorem, invariants.sigma_min * 0.0, applies=False, reason=reason)
-    value: Array = scale**2 * theorem.evaluate(invariants)
+    value: Array = scale * scale * theorem.evaluate(invariants)
     floor = value * 0.0  # an allowance may push a bound below what T, positive semidefinite, has anyway
     return Bound(theorem, maximum(value, floor), applies=True, reason="")
 

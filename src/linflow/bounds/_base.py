@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from linflow import _checks
 from linflow._arrays import EPS, Array, eigenvalues, is_array, namespace, norm, sigma, to_float64
 from linflow.imbalance import imbalance_eigenvalues, positive_part
@@ -74,7 +76,7 @@ class Invariants:
         is lowered by `16 ε L Π ‖W_l‖_F`.
         """
         sizes = [norm(W) for W in network.weights]
-        size = max(sizes) ** 2
+        size = max(sizes) * max(sizes)
         allowance = 16 * EPS * math.sqrt(max(network.widths)) * size
         if sigma_min is None:
             computed = sigma(network.product(), min(network.shape)) / network.scale
@@ -105,7 +107,9 @@ class Invariants:
 
         Each `c` is off by at most `Lδ`; `∂p'/∂c_j ≤ L·s^{L−2}`, `|dx/dc_j| ≤ 1`, `p'' ≤ L² s^{L−2}`, `s = max w_l²`.
         """
-        return 2 * self.depth**4 * self.allowance * self.size ** (self.depth - 2)
+        with np.errstate(over="ignore"):
+            power = float(np.power(self.size, self.depth - 2))
+        return 2 * self.depth**4 * self.allowance * power
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ class Check:
 
     Attributes:
         holds: whether the observed loss gap and rate respect the guarantee at every recorded time.
-        worst_slack: least observed over guaranteed rate along the run; at least 1 when it holds.
+        worst_slack: least observed over guaranteed rate along the run; at least 1, to rounding, when it holds.
         violation: the first time it does not hold, or None.
     """
 

@@ -40,7 +40,7 @@ def step(field: Callable[[Array], Array], y: Array, slope: Array, h: float) -> t
     fifth, third = norm(from_numpy(E5, y) @ K), norm(from_numpy(E3, y) @ K)
     if fifth == 0.0:
         return new, 0.0
-    return new, abs(h) * fifth**2 / float(np.hypot(fifth, 0.1 * third))
+    return new, abs(h) * fifth * (fifth / float(np.hypot(fifth, 0.1 * third)))
 
 
 def _combine(xp: Namespace, coefficients: np.ndarray, stages: list[Array]) -> Array:

@@ -28,7 +28,7 @@ class DeclaredConstants:
 
     def observe(self, t: float, field: GradientField, point: Point) -> None:
         """Test the product reached at time t, alone and against the one before."""
-        if not self.watching:
+        if not self.watching or not point.finite:
             return
         f = self.objective
         W = field.network_at(point.y).product()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,8 +11,8 @@ import numpy as np
 from linflow import _checks
 from linflow.dynamics._threads import one_thread_when_small
 from linflow.dynamics.declared import DeclaredConstants
-from linflow.dynamics.field import GradientField, same_kind
-from linflow.dynamics.trajectory import Recorder, Result, Stats, Trajectory
+from linflow.dynamics.field import GradientField, Point, same_kind
+from linflow.dynamics.trajectory import Recorder, Result, Stats, Trajectory, ended_outside
 from linflow.imbalance import imbalance_drift
 from linflow.network import Network
 from linflow.objectives import Objective
@@ -75,7 +74,7 @@ def gradient_descent(
         first = point.gap
         result, k = Result.STEPS_DONE, 0
         while True:
-            ended = _ended(point.gap, first, fraction)
+            ended = _ended(field, point, first, fraction)
             if k % every == 0 or k == steps or ended is not None:
                 recorder.add(k * eta, point)
                 declared.observe(k * eta, field, point)
@@ -101,9 +100,9 @@ def gradient_descent(
     )
 
 
-def _ended(gap: float, first: float, fraction: float | None) -> Result | None:
-    if not math.isfinite(gap) or gap > DIVERGENCE * max(first, 5e-324):
+def _ended(field: GradientField, point: Point, first: float, fraction: float | None) -> Result | None:
+    if not point.finite or point.gap <= 0:
+        return ended_outside(field, point)
+    if point.gap > DIVERGENCE * max(first, 5e-324):
         return Result.DIVERGED
-    if gap <= 0:
-        return Result.ROUNDING
-    return Result.TARGET if fraction is not None and gap <= fraction * first else None
+    return Result.TARGET if fraction is not None and point.gap <= fraction * first else None

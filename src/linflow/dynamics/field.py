@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from linflow._arrays import EPS, Array, namespace, norm
+from linflow._arrays import EPS, Array, detach, namespace, norm
 from linflow.network import Network, layer_gradients, multiply, running_products, running_suffixes
 from linflow.objectives import Objective
 
@@ -18,18 +19,24 @@ class Point:
         y: all weights, flat.
         slope: `−∇L(y)`.
         gap: `L − f*`.
-        slope_squared: `‖∇L‖²`, the speed at which the loss falls along the flow.
+        speed: `‖∇L‖`; the loss falls at its square along the flow.
     """
 
     y: Array
     slope: Array
     gap: float
-    slope_squared: float
+    speed: float
 
     @property
     def rate(self) -> float:
         """Instantaneous rate `−L̇/(L − f*) = ‖∇L‖²/(L − f*)`; 0 where the gap is 0."""
-        return self.slope_squared / self.gap if self.gap > 0 else 0.0
+        root = self.speed / math.sqrt(self.gap) if self.gap > 0 else 0.0
+        return root * root
+
+    @property
+    def finite(self) -> bool:
+        """Whether loss and gradient are numbers."""
+        return math.isfinite(self.gap) and math.isfinite(self.speed)
 
 
 class GradientField:
@@ -70,7 +77,7 @@ class GradientField:
         suffixes = running_suffixes(weights)
         W = self._product(weights, suffixes)
         slope = self._slope(weights, suffixes, W)
-        return Point(y, slope, self.objective.gap(W), norm(slope) ** 2)
+        return Point(y, slope, self.objective.gap(W), norm(slope))
 
     def _product(self, weights: Sequence[Array], suffixes: Sequence[Array]) -> Array:
         W = weights[0] if suffixes[0] is None else weights[0] @ suffixes[0]
@@ -78,7 +85,7 @@ class GradientField:
 
     def _slope(self, weights: Sequence[Array], suffixes: Sequence[Array], W: Array) -> Array:
         self.evaluations += 1
-        G = -self.network.scale * self.objective.gradient(W)
+        G = -self.network.scale * detach(self.objective.gradient(W))
         return self.flatten(layer_gradients(weights, G, suffixes))
 
     def curvature(self, point: Point) -> float:
@@ -86,7 +93,7 @@ class GradientField:
         weights, rates = self.unflatten(point.y), self.unflatten(point.slope)
         change = self.flatten(self._slope_derivative(weights, rates))
         growth = 2 * float(self.xp.sum(point.slope * change))  # d‖∇L‖²/dt
-        return -(growth / point.gap + point.rate**2)
+        return -(growth / point.gap + point.rate * point.rate)
 
     def _slope_derivative(self, weights: Sequence[Array], rates: Sequence[Array]) -> list[Array]:
         """Return the derivative of `−∂L/∂W_l` when each `W_l` moves at the given rate."""
@@ -95,8 +102,8 @@ class GradientField:
         dP, dS = _moving_products(weights, rates, P), _moving_suffixes(weights, rates, S)
         W = c * multiply(weights)
         dW = rates[0] if S[0] is None else rates[0] @ S[0] + weights[0] @ dS[0]
-        G = -c * self.objective.gradient(W)
-        dG = -c * self.objective.hessian_product(W, c * dW)
+        G = -c * detach(self.objective.gradient(W))
+        dG = -c * detach(self.objective.hessian_product(W, c * dW))
         changes = []
         for p, dp, s, ds in zip(P, dP, S, dS, strict=True):
             left = dG if p is None else p.T @ dG + dp.T @ G
@@ -108,7 +115,7 @@ class GradientField:
 
     def is_stationary(self, point: Point) -> bool:
         """Tell whether every layer's gradient is rounding, given the norms of the factors it is a product of."""
-        if point.slope_squared == 0.0:
+        if point.speed == 0.0:
             return True
         weights = self.unflatten(point.y)
         W = self.network.scale * multiply(weights)

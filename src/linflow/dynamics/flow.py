@@ -16,7 +16,7 @@ from linflow.dynamics._roots import root_between
 from linflow.dynamics._threads import one_thread_when_small
 from linflow.dynamics.declared import DeclaredConstants
 from linflow.dynamics.field import GradientField, Point, same_kind
-from linflow.dynamics.trajectory import Checkpoints, Recorder, Result, Stats, Trajectory
+from linflow.dynamics.trajectory import Checkpoints, Recorder, Result, Stats, Trajectory, ended_outside
 from linflow.imbalance import imbalance_drift
 from linflow.network import Network
 from linflow.objectives import Objective
@@ -47,9 +47,10 @@ def gradient_flow(
         t_max: time to stop at.
         record: any of "loss", "rate" (both always kept), "least_eigenvalue" (of T on what the objective
             sees), "imbalance_drift", "singular_values" (of the product).
-        times: instants to step on exactly; they appear in `run.t` between the accepted steps.
+        times: instants to step on exactly; those before the run ends appear in `run.t` between the accepted steps.
         rtol: relative tolerance of one step.
-        max_steps: limit on accepted and rejected steps.
+        max_steps: limit on accepted and rejected steps. The method is explicit: a stiff problem needs about
+            `K λ_max(T) t / 6` steps.
         progress: called with the fraction done after each step.
 
     Returns:
@@ -73,9 +74,12 @@ def gradient_flow(
     end = math.inf if t_max is None else _checks.positive(t_max, "t_max")
     rtol = _checks.fraction(rtol, "rtol")
     max_steps = _checks.count(max_steps, "max_steps")
-    stops = sorted({_checks.positive(s, "times", allow_zero=True) for s in times if 0 < s <= end})
-    loop = _Loop(objective, net, until, end, record, stops, rtol, max_steps)
-    with one_thread_when_small(net):
+    stops = sorted({_checks.positive(s, "times", allow_zero=True) for s in times} - {0.0})
+    if stops and stops[-1] > end:
+        raise ValueError(f"times holds {stops[-1]:g}, beyond t_max = {end:g}; leave it out or raise t_max.")
+    with np.errstate(over="ignore", invalid="ignore"):
+        loop = _Loop(objective, net, until, end, record, stops, rtol, max_steps)
+    with one_thread_when_small(net), np.errstate(over="ignore", invalid="ignore"):
         result = loop.run(progress)
     return loop.trajectory(result, time.perf_counter() - began)
 
@@ -105,7 +109,7 @@ class _Loop:
         self.gap_error = 0.0
         self.point = self.field.at(self.field.flatten(network.weights))
         self.target = -math.inf if until is None else until * self.point.gap
-        self.first_gap = self.point.gap
+        self.first_gap, self.first_size = self.point.gap, norm(self.point.y)
         self._keep()
 
     def run(self, progress: Callable[[float], None] | None) -> Result:
@@ -117,13 +121,15 @@ class _Loop:
             room = self.stops[0] - self.t
             taken, new, h = self._attempt(h, room)
             if taken is None:
-                if h <= 4 * EPS * max(self.t, initial_step(self.point) * 1e-6):
+                if not h > 4 * EPS * max(self.t, initial_step(self.point) * 1e-6):
                     return Result.STEP_UNDERFLOW
                 continue
             landed = new.gap <= self.target
             if landed:
                 self.declared.observe(self.t + taken, self.field, new)  # past the target, the minimum may show wrong
                 taken, new = self._land(taken, new)
+                if taken == 0:  # the target is the start, to rounding
+                    return Result.TARGET
             before = self.point
             self.t = self.stops[0] if taken == room else self.t + taken
             if self.t >= self.stops[0]:
@@ -146,8 +152,7 @@ class _Loop:
         if new is None or ratio > 1:
             self.rejected += 1
             return None, self.point, trial * max(0.2, 0.9 * ratio ** (-1 / _dop853.ORDER))
-        speed = math.sqrt(self.point.slope_squared)
-        self.gap_error += ratio * _allowed_error(self.point, trial, self.rtol) * speed / self.point.gap
+        self.gap_error += ratio * _allowed_error(self.point, trial, self.rtol) * self.point.speed / self.point.gap
         growth = min(10.0, 0.9 * max(ratio, 1e-16) ** (-1 / _dop853.ORDER))
         # A step cut short by a stop says little about the next one: do not let it shrink h.
         return trial, new, max(h, trial * growth) if trial < h else trial * growth
@@ -169,17 +174,17 @@ class _Loop:
 
     def _ended(self, before: float) -> Result | None:
         point = self.point
-        if point.gap <= 0:
-            below = -point.gap > self.field.objective.rounding(self.field.network_at(point.y).product())
-            return Result.BELOW_MINIMUM if below else Result.ROUNDING if self.accepted else Result.STATIONARY
+        if not point.finite or point.gap <= 0:
+            return ended_outside(self.field, point)
         if self.t >= self.end:
             return Result.TIME_LIMIT
         # The remaining tests cost an evaluation; a run that still falls by a hundredth need not take them.
         if point.gap > 0.99 * before:
-            if self.field.is_stationary(point):
-                return Result.STATIONARY
             if point.gap <= self.field.objective.rounding(self.field.network_at(point.y).product()):
                 return Result.ROUNDING
+            collapsed = norm(point.y) < EPS**2 * self.first_size  # on the way into the saddle at zero, for ever
+            if collapsed or self.field.is_stationary(point):
+                return Result.STATIONARY
         return None
 
     def _keep(self) -> None:
@@ -224,25 +229,24 @@ class _Loop:
 
 def initial_step(point: Point) -> float:
     """A hundredth of the shorter of two times: in which the weights, and in which the gap, would change by all."""
-    speed = math.sqrt(point.slope_squared)
-    if speed == 0.0:
+    if point.speed == 0.0:
         return 1.0
     size = norm(point.y)
-    return 0.01 * min(size / speed if size else math.inf, point.gap / speed**2 if point.gap > 0 else math.inf)
+    by_gap = math.sqrt(point.gap) / point.speed if point.gap > 0 else math.inf
+    return 0.01 * min(size / point.speed if size else math.inf, by_gap * by_gap)
 
 
 def attempt(field: GradientField, point: Point, h: float, rtol: float) -> tuple[Point | None, float]:
     """Take one step; return the new point (None when it is unusable) and its error over the tolerance."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        y, error = _dop853.step(field, point.y, point.slope, h)
-        ratio = error / _allowed_error(point, h, rtol)
-        if not math.isfinite(ratio):
-            return None, 1e16
-        if ratio > 1:
-            return None, ratio
-        new = field.at(y)
+    y, error = _dop853.step(field, point.y, point.slope, h)
+    ratio = error / _allowed_error(point, h, rtol)
+    if not math.isfinite(ratio):
+        return None, 1e16
+    if ratio > 1:
+        return None, ratio
+    new = field.at(y)
     # The flow never raises the loss; a step that does, beyond rounding of the gap, was too long.
-    if not math.isfinite(new.gap):
+    if not new.finite:
         return None, 1e3
     rise = new.gap - point.gap
     if rise > 1e-10 * point.gap and rise > field.objective.rounding(field.network_at(y).product()):
@@ -256,7 +260,7 @@ def _allowed_error(point: Point, h: float, rtol: float) -> float:
     The second term keeps the loss gap right to rtol. Where the gap stalls, near a saddle, it allows errors far above
     the motion itself; held to a part of the motion, fast modes die out and a standstill can be told from noise.
     """
-    size, speed = norm(point.y), math.sqrt(point.slope_squared)
+    size, speed = norm(point.y), point.speed
     allowed = min(rtol * size, rtol * point.gap / speed, 1e-2 * h * speed)
     return max(allowed, 4 * EPS * size, 5e-324)
 
@@ -265,7 +269,7 @@ def advance(field: GradientField, y: Array, duration: float, rtol: float) -> Arr
     """Integrate from y for a time, without records."""
     point, done = field.at(y), 0.0
     h = duration
-    while done < duration and point.slope_squared > 0:
+    while done < duration and point.speed > 0:
         h = min(h, duration - done)
         new, ratio = attempt(field, point, h, rtol)
         if new is None:

@@ -32,7 +32,7 @@ class Result(StrEnum):
     STEP_LIMIT = "step limit reached"
     STEP_UNDERFLOW = "step size underflow: the tolerance cannot be met"
     BELOW_MINIMUM = "the loss fell below the declared minimum"
-    DIVERGED = "diverged: the loss grew without bound"
+    DIVERGED = "diverged: the loss grew without bound or is not finite"
 
     @property
     def ok(self) -> bool:
@@ -146,10 +146,10 @@ class Trajectory:
         """
         if self._checkpoints is None:
             raise ValueError("the weights between the steps of a descent do not exist; only flows have them.")
-        end = self._nodes[0][-1]
+        end = float(self._nodes[0][-1])
         t = _checks.positive(t, "t", allow_zero=True)
         if t > end:
-            raise ValueError(f"the run covers t = 0 to {end:.6g}; {t:.6g} lies outside.")
+            raise ValueError(f"the run covers t = 0 to {end!r}; {t!r} lies outside.")
         return self._checkpoints.network_at(t)
 
     def __repr__(self) -> str:
@@ -158,6 +158,14 @@ class Trajectory:
             f"Trajectory({self.result.value}; t = {t[-1]:.6g}, loss gap {gap[0]:.4g} → {gap[-1]:.4g}, "
             f"{self.stats.steps} steps)"
         )
+
+
+def ended_outside(gradient: GradientField, point: Point) -> Result:
+    """Say how a run ends whose loss is not a number, or not above the minimum."""
+    if not point.finite:
+        return Result.DIVERGED
+    below = -point.gap > gradient.objective.rounding(gradient.network_at(point.y).product())
+    return Result.BELOW_MINIMUM if below else Result.ROUNDING
 
 
 class Checkpoints:
@@ -209,6 +217,12 @@ class Recorder:
         self.gap.append(point.gap)
         self.rate.append(point.rate)
         if not self.names:
+            return
+        if not point.finite:
+            shape = min(self.start.shape)
+            blank = {"singular_values": np.full(shape, np.nan)}
+            for name in self.names:
+                self.extra[name].append(blank.get(name, np.nan))
             return
         network = self.gradient.network_at(point.y)
         _, effective = self.gradient.objective.effective(network)
