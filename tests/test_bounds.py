@@ -217,6 +217,17 @@ def test_rounding_never_passes_for_imbalance(rng):
         assert float(lf.bounds.best(net, 0.0).value) == 0
 
 
+def test_balanced_only_to_rounding_is_granted_an_allowance():
+    """Weights whose imbalance hides below the allowance: the balanced value alone lies above λ_min(T)."""
+    h, b = 1000, 1e-3
+    d = 0.95 * 16 * 2.0**-52 * h**0.5 * (1 + b * b)
+    W1, W2 = np.zeros((3, h)), np.zeros((h, 2))
+    W1[0, 0], W1[1, 1], W2[0, 0], W2[1, 1] = 1, math.sqrt(b * b + d), 1, b
+    net = lf.Network([W1, W2])
+    assert lf.bounds.balanced(2, 3, 2, algebra.sigma(net.product(), 2)) > b * b
+    assert float(lf.bounds.best(net).value) <= b * b
+
+
 class TestErrata:
     """The printed forms fail on these weights; the forms used here hold."""
 

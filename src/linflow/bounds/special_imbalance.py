@@ -173,5 +173,5 @@ BALANCED = Theorem(
     "arora2018",
     "lower",
     _balanced_hypothesis,
-    lambda inv: balanced(inv.depth, inv.n, inv.m, inv.sigma_min),
+    lambda inv: balanced(inv.depth, inv.n, inv.m, inv.sigma_min) - inv.chain_allowance(),
 )

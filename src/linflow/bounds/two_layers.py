@@ -14,8 +14,9 @@ def two_layer(D: Any, n: int, m: int, sigma_n: Any, sigma_m: Any) -> Array:
 
     `½(−Δ₊ + sqrt((Δ₊ + Δ)² + 4σ_m²) − Δ₋ + sqrt((Δ₋ + Δ)² + 4σ_n²))` with the spreads
     `Δ₊ = [λ_1(D)]_+ − [λ_n(D)]_+`, `Δ₋ = [λ_1(−D)]_+ − [λ_m(−D)]_+` and the gap
-    `Δ = [λ_n(D)]_+ + [λ_m(−D)]_+`. `Δ₊` goes with `σ_m` and `Δ₋` with `σ_n`; printed forms that exchange them, or
-    use `σ_min` in both roots, fail for n ≠ m. Tight for n ≠ m; a lower bound for n = m. It increases with σ.
+    `Δ = [λ_n(D)]_+ + [λ_m(−D)]_+`. `Δ₊` goes with `σ_m` and `Δ₋` with `σ_n`; printed forms that exchange them, or use
+    `σ_min` in both roots, fail for n ≠ m. Tight for n ≠ m, as far as numerical search shows; a lower bound for n = m.
+    It increases with σ.
 
     Args:
         D: `W_1ᵀW_1 − W_2W_2ᵀ`, shape `(h, h)`, or a 1-D array of its eigenvalues.

@@ -16,7 +16,7 @@ def margin(objective: Objective, network: Network | Sequence[Any], form: str = "
     """Lower bound on `σ_min(W(t))` along the whole flow (and any descent that never increases the loss).
 
     - `form="distance"`: `[σ_min(W*) − sqrt(K/μ) ‖W(0) − W*‖_F]_+`, the definition of the papers;
-    - `form="gap"`: `[σ_min(W*) − sqrt(2ℓ(0)/μ)]_+` with the loss gap `ℓ(0) ≤ K/2 ‖W(0) − W*‖²`, never smaller.
+    - `form="gap"`: `[σ_min(W*) − sqrt(2ℓ(0)/μ)]_+` with `ℓ(0) ≤ K/2 ‖W(0) − W*‖²`, so never smaller, rounding apart.
 
     For a rank-deficient design the margin is that of the restricted problem (`objective.effective`).
 
