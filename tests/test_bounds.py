@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 import linflow as lf
 from linflow.bounds import THEOREMS
+from linflow.bounds._base import Spectrum
+from linflow.bounds.any_imbalance import prefix_floors
 from tests.random_networks import FAMILIES, draw_weights, networks
 from tests.reference import algebra
 from tests.reference import bounds as twin
@@ -226,6 +228,20 @@ def test_balanced_only_to_rounding_is_granted_an_allowance():
     net = lf.Network([W1, W2])
     assert lf.bounds.balanced(2, 3, 2, algebra.sigma(net.product(), 2)) > b * b
     assert float(lf.bounds.best(net).value) <= b * b
+
+
+@pytest.mark.parametrize("a", [(4.0, 3.0, 0.25), (2.0, 1.0, 0.5)])
+def test_floors_are_not_closed_through_a_narrow_layer(a):
+    """W_1 = diag(a_1, 1), W_2 = (a_2, 0)ᵀ, W_3 = a_3: u_1 closed through the 1×1 D_2 exceeds λ_2(W_1ᵀW_1)."""
+    net = lf.Network([np.diag([a[0], 1.0]), np.array([[a[1]], [0.0]]), np.array([[a[2]]])])
+    floors = prefix_floors([Spectrum(D, D) for D in map(_descending, exact_imbalances(net))], 2)
+    for P, floor in zip(algebra.prefixes(list(net.weights)), floors, strict=False):
+        assert float(floor) <= algebra.lam(P @ P.T, 2) + 1e-12
+    assert float(lf.bounds.best(net).value) <= truth(net)[0]
+
+
+def _descending(D):
+    return np.linalg.eigvalsh(D)[::-1]
 
 
 class TestErrata:

@@ -515,7 +515,6 @@ def test_scalar_solution_ends_at_the_rate_of_the_tangent_operator():
     assert np.log(e[0] / e[1]) == pytest.approx(np.hypot(2 * s, d), rel=1e-3)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("n", "h", "m", "level"), [(2, 2, 2, 0.5), (3, 2, 2, 0.7), (2, 2, 3, -0.4), (3, 4, 3, 0), (1, 1, 3, 1.2)]
 )

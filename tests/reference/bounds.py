@@ -148,7 +148,10 @@ def unimodal(Ds: Sequence[Matrix], n: int, m: int, turn: int) -> float:
 
 
 def homogeneous(d: Sequence[float], n: int, m: int, sigma_min: float) -> float:
-    """Every `D_l = d_l I` and n = m: `sqrt((Π_{i≠i*} c_i)² + (L σ_min^{2−2/L})²)`, the scalar form at w = σ_min."""
+    """Every `D_l = d_l I` and n = m: `sqrt((Π_{i≠i*} c_i)² + (L σ_min^{2−2/L})²)`, the scalar form at w = σ_min.
+
+    The signs of the d_l are free. Widths below n are excluded: there `D_l = d_l I` can hold with `λ_min(T) = 0`.
+    """
     if n != m:
         raise ValueError("the homogeneous bound holds for n = m only")
     return scalar_closed(d, sigma_min)

@@ -130,7 +130,7 @@ def descent_certificate(
     eta: float,
     scale: float = 1.0,
 ) -> DescentCertificate | None:
-    """Certificate for gradient descent of any depth at step η, or None if `ηβ < 2` or the drift cap fails.
+    """Certificate for gradient descent of any depth at step η, or None where `ηβ ≥ 2` or no drift cap is found.
 
     δ is raised from 0 until `ηℓ(0)/(1 − ηβ(δ)/2) ≤ δ`.
     """

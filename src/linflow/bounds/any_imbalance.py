@@ -19,6 +19,9 @@ def deep(Ds: Sequence[Any], n: int, m: int) -> Array:
     `λ_n(P_lP_lᵀ) ≥ Π_{i≤l} g_i`. Mirrored for `λ_m(S_lᵀS_l)`; `λ_min(T)` is at least the sum over the layers of the
     products of the two. Proof: `docs/theory.md`.
 
+    All of it up to the first layer narrower than n (m): behind one the floor is 0, and the D there are left out, for
+    closing the `u_l` through them would be wrong.
+
     Args:
         Ds: `[D_1, …, D_{L-1}]`, matrices or 1-D arrays of eigenvalues.
         n: rows of the product.
