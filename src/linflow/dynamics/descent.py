@@ -11,7 +11,7 @@ import numpy as np
 from linflow import _checks
 from linflow.dynamics._threads import one_thread_when_small
 from linflow.dynamics.declared import DeclaredConstants
-from linflow.dynamics.field import GradientField, Point, same_kind
+from linflow.dynamics.field import GradientField, Point, prepared
 from linflow.dynamics.trajectory import Recorder, Result, Stats, Trajectory, ended_outside
 from linflow.imbalance import imbalance_drift
 from linflow.network import Network
@@ -48,7 +48,8 @@ def gradient_descent(
         progress: called with the fraction done, now and then.
 
     Returns:
-        A `Trajectory` with `t = η · step`. A descent that diverges ends with that result, its records kept.
+        A `Trajectory` with `t = η · step`. A descent that diverges ends with that result, its records kept; its
+        `network` is then the start, as the last weights mean nothing.
 
     Raises:
         ValueError, TypeError: arguments that do not fit.
@@ -61,9 +62,7 @@ def gradient_descent(
         ('all steps done', True)
     """
     began = time.perf_counter()
-    net = Network.of(network).detach()
-    objective.check_network(net)
-    same_kind(objective, net)
+    net = prepared(objective, network)
     eta = _checks.positive(step_size, "step_size")
     steps, every = _checks.count(steps, "steps"), _checks.count(every, "every")
     fraction = None if until is None else _checks.fraction(until, "until")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from linflow._arrays import EPS, Array, detach, namespace, norm
 from linflow.network import Network, layer_gradients, multiply, running_products, running_suffixes
@@ -147,9 +148,15 @@ def _moving_suffixes(weights: Sequence[Array], rates: Sequence[Array], suffixes:
     return moving[:-1][::-1]
 
 
-def same_kind(objective: Objective, network: Network) -> None:
-    """Raise unless the objective's gradient is an array of the network's kind and shape."""
-    W = network.product()
+def prepared(objective: Objective, network: Network | Sequence[Any]) -> Network:
+    """Return the network a run starts from: checked against the objective, without autograd graphs.
+
+    Raises:
+        ValueError, TypeError: objective and network do not fit, or the gradient has another shape or kind.
+    """
+    net = Network.of(network).detach()
+    objective.check_network(net)
+    W = net.product()
     G = objective.gradient(W)
     namespace(W, G)
     if tuple(G.shape) != tuple(W.shape):
@@ -157,3 +164,4 @@ def same_kind(objective: Objective, network: Network) -> None:
             f"the gradient has shape {tuple(G.shape)} and the product {tuple(W.shape)}; gradient must return "
             "an array of the shape of its argument."
         )
+    return net

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from linflow import _checks
-from linflow._arrays import EPS, Array, norm
+from linflow._arrays import EPS, norm
 from linflow.dynamics import _dop853
 from linflow.dynamics._roots import root_between
+from linflow.dynamics._stepping import allowed_error, attempt, grow, initial_step, shrink
 from linflow.dynamics._threads import one_thread_when_small
 from linflow.dynamics.declared import DeclaredConstants
-from linflow.dynamics.field import GradientField, Point, same_kind
+from linflow.dynamics.field import GradientField, Point, prepared
 from linflow.dynamics.trajectory import Checkpoints, Recorder, Result, Stats, Trajectory, ended_outside
 from linflow.imbalance import imbalance_drift
 from linflow.network import Network
@@ -67,9 +68,7 @@ def gradient_flow(
         ('target reached', True)
     """
     began = time.perf_counter()
-    net = Network.of(network).detach()
-    objective.check_network(net)
-    same_kind(objective, net)
+    net = prepared(objective, network)
     until = _checks.fraction(until, "until") if until is not None else None if t_max is not None else 1e-10
     end = math.inf if t_max is None else _checks.positive(t_max, "t_max")
     rtol = _checks.fraction(rtol, "rtol")
@@ -149,13 +148,13 @@ class _Loop:
         """Try a step of min(h, room); return the step taken (None if rejected), the new point, the next h."""
         trial = min(h, room)
         new, ratio = attempt(self.field, self.point, trial, self.rtol)
-        if new is None or ratio > 1:
+        if new is None:
             self.rejected += 1
-            return None, self.point, trial * max(0.2, 0.9 * ratio ** (-1 / _dop853.ORDER))
-        self.gap_error += ratio * _allowed_error(self.point, trial, self.rtol) * self.point.speed / self.point.gap
-        growth = min(10.0, 0.9 * max(ratio, 1e-16) ** (-1 / _dop853.ORDER))
+            return None, self.point, trial * shrink(ratio)
+        self.gap_error += ratio * allowed_error(self.point, trial, self.rtol) * self.point.speed / self.point.gap
+        grown = trial * grow(ratio)
         # A step cut short by a stop says little about the next one: do not let it shrink h.
-        return trial, new, max(h, trial * growth) if trial < h else trial * growth
+        return trial, new, max(h, grown) if trial < h else grown
 
     def _land(self, taken: float, new: Point) -> tuple[float, Point]:
         """Shorten the last step so that it ends where the gap equals the target, by re-taking it."""
@@ -225,59 +224,3 @@ class _Loop:
             _nodes=nodes,
             _checkpoints=self.checkpoints,
         )
-
-
-def initial_step(point: Point) -> float:
-    """A hundredth of the shorter of two times: in which the weights, and in which the gap, would change by all."""
-    if point.speed == 0.0:
-        return 1.0
-    size = norm(point.y)
-    by_gap = math.sqrt(point.gap) / point.speed if point.gap > 0 else math.inf
-    return 0.01 * min(size / point.speed if size else math.inf, by_gap * by_gap)
-
-
-def attempt(field: GradientField, point: Point, h: float, rtol: float) -> tuple[Point | None, float]:
-    """Take one step; return the new point (None when it is unusable) and its error over the tolerance."""
-    y, error = _dop853.step(field, point.y, point.slope, h)
-    ratio = error / _allowed_error(point, h, rtol)
-    if not math.isfinite(ratio):
-        return None, 1e16
-    if ratio > 1:
-        return None, ratio
-    new = field.at(y)
-    # The flow never raises the loss; a step that does, beyond rounding of the gap, was too long.
-    if not new.finite:
-        return None, 1e3
-    rise = new.gap - point.gap
-    if rise > 1e-10 * point.gap and rise > field.objective.rounding(field.network_at(y).product()):
-        return None, 1e3
-    return new, ratio
-
-
-def _allowed_error(point: Point, h: float, rtol: float) -> float:
-    """Return `rtol · min(‖y‖, ℓ/‖∇L‖)`, at most a hundredth of the motion and at least rounding.
-
-    The second term keeps the loss gap right to rtol. Where the gap stalls, near a saddle, it allows errors far above
-    the motion itself; held to a part of the motion, fast modes die out and a standstill can be told from noise.
-    """
-    size, speed = norm(point.y), point.speed
-    allowed = min(rtol * size, rtol * point.gap / speed, 1e-2 * h * speed)
-    return max(allowed, 4 * EPS * size, 5e-324)
-
-
-def advance(field: GradientField, y: Array, duration: float, rtol: float) -> Array:
-    """Integrate from y for a time, without records."""
-    point, done = field.at(y), 0.0
-    h = duration
-    while done < duration and point.speed > 0:
-        h = min(h, duration - done)
-        new, ratio = attempt(field, point, h, rtol)
-        if new is None:
-            h *= max(0.2, 0.9 * ratio ** (-1 / _dop853.ORDER))
-            if h <= 4 * EPS * duration:
-                break
-            continue
-        done = duration if h >= duration - done else done + h
-        point = new
-        h *= min(10.0, 0.9 * max(ratio, 1e-16) ** (-1 / _dop853.ORDER))
-    return point.y

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from linflow import _checks
-from linflow._arrays import Array, from_numpy, to_numpy
+from linflow._arrays import Array, from_numpy, singular_values, to_numpy
 from linflow.dynamics._hermite import interpolate
 from linflow.dynamics._roots import root_between
+from linflow.dynamics._stepping import advance
 from linflow.dynamics.field import GradientField, Point
 from linflow.imbalance import imbalance_drift
 from linflow.network import Network
@@ -115,9 +116,9 @@ class Trajectory:
             ValueError: times outside the run.
         """
         times = np.asarray(t, dtype=np.float64)
-        end = self._nodes[0][-1]
+        end = float(self._nodes[0][-1])
         if times.size and not (times.min() >= 0 and times.max() <= end):
-            raise ValueError(f"the run covers t = 0 to {end:.6g}; {t!r} lies outside. Run on with a larger t_max.")
+            raise ValueError(f"the run covers t = 0 to {end!r} ({self.result.value}); {t!r} lies outside.")
         values = np.exp(interpolate(times, *self._nodes))
         return float(values) if times.ndim == 0 else from_numpy(values, self.gap)
 
@@ -190,8 +191,6 @@ class Checkpoints:
 
     def network_at(self, t: float) -> Network:
         """Integrate from the nearest stored step before t."""
-        from linflow.dynamics.flow import advance  # noqa: PLC0415 - advance is the loop these belong to
-
         i = int(np.searchsorted(self.times, t, side="right")) - 1
         return self.gradient.network_at(advance(self.gradient, self.vectors[i], t - self.times[i], self.tolerance))
 
@@ -231,8 +230,7 @@ class Recorder:
         if "imbalance_drift" in self.extra:
             self.extra["imbalance_drift"].append(imbalance_drift(network, self.start))
         if "singular_values" in self.extra:
-            values = network.xp.linalg.svdvals(network.product())
-            self.extra["singular_values"].append(to_numpy(values))
+            self.extra["singular_values"].append(to_numpy(singular_values(network.product())))
 
     def arrays(self) -> dict[str, Array]:
         """Return the records as arrays of the kind of the weights."""
