@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from linflow import bounds
 from linflow._arrays import to_numpy
+from linflow.certificates import Check
+from linflow.certificates.certificate import OBSERVED_ALLOWANCE
 from linflow.dynamics import Trajectory
+from linflow.experiments._base import Claim, number
 from linflow.objectives import Objective
 from linflow.operator import TangentOperator
 
@@ -29,7 +32,23 @@ def bounds_along(objective: Objective, run: Trajectory, points: int = 12) -> np.
     return np.array(rows)
 
 
-def stack(parts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the columns of several results of `bounds_along`, end to end."""
-    bound, least, rate = np.concatenate(parts).T
-    return bound, least, rate
+def bound_claims(along: Sequence[np.ndarray]) -> list[Claim]:
+    """Claim that the columns of each result of `bounds_along` increase: bound, γ λ_min(T), rate."""
+    bound, least, rate = np.concatenate(along).T
+    return [
+        Claim.all_below("No bound exceeds γ λ_min(T) at any instant", bound, least, OBSERVED_ALLOWANCE),
+        Claim.all_below("γ λ_min(T) never exceeds the instantaneous rate", least, rate, OBSERVED_ALLOWANCE),
+    ]
+
+
+def kept_claim(text: str, checks: Iterable[Check], and_also: bool = True) -> Claim:
+    """Claim that every run kept its certificate, in rate and in loss, and whatever else the text says."""
+    checks = list(checks)
+    slack = min(check.worst_slack for check in checks)
+    kept = sum(check.holds for check in checks)
+    return Claim(
+        text,
+        f"{kept} of {len(checks)} runs, rate at least {number(slack, 4)} of the certified",
+        kept == len(checks) and and_also,
+        slack,
+    )

@@ -13,6 +13,7 @@ from linflow.certificates import certify, margin
 from linflow.certificates.certificate import OBSERVED_ALLOWANCE
 from linflow.dynamics import Result, Trajectory, gradient_flow
 from linflow.experiments._base import Claim, Experiment, Outcome, Progress, Table, number
+from linflow.experiments._runs import kept_claim
 from linflow.plots import COLOURS, figure
 from linflow.quadratics import MatrixFactorization
 
@@ -101,13 +102,9 @@ def _claims(runs: list[Trajectory], saddle: Trajectory, race: dict[float, Trajec
         np.concatenate([run.rate for run in every]),
         OBSERVED_ALLOWANCE,
     )
-    checks = [certify(F, run.start).check(run) for run in every]
-    slack = min(check.worst_slack for check in checks)
-    yield Claim(
+    yield kept_claim(
         "Every run respects its certificate, in rate and in loss",
-        f"{sum(c.holds for c in checks)} of {len(checks)} runs, rate at least {number(slack)} of the certified",
-        all(c.holds for c in checks),
-        slack,
+        [certify(F, run.start).check(run) for run in every],
     )
     off = max(abs(float(run.rate[-1]) / _final(_imbalance(run)) - 1) for run in moving)
     yield Claim.within(
