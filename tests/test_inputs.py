@@ -44,6 +44,7 @@ BAD = {
     "times NaN": (lambda: lf.gradient_flow(f, net, t_max=1.0, times=[np.nan]), "times is nan"),
     "times beyond": (lambda: lf.gradient_flow(f, net, t_max=1.0, times=[5.0]), "beyond t_max = 1"),
     "too large": (lambda: lf.certify(f, [1e100 * eye, 1e100 * eye]), "too large.*Rescale"),
+    "scale too large": (lambda: lf.bounds.best(lf.Network([eye, eye], scale=1e200)), "too large"),
     "data too large": (lambda: lf.LinearRegression(1e170 * eye, eye), "leave float64 when squared; rescale"),
     "data too small": (lambda: lf.LinearRegression(1e-170 * eye, eye), "rescale the data"),
     "negative sigma": (lambda: lf.bounds.best(net, sigma_min=-1.0), "sigma_min is -1.0"),

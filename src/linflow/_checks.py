@@ -51,7 +51,7 @@ def matrix(x: Any, name: str, shape: tuple[int | None, int | None] | None = None
     return x, note
 
 
-def positive(x: Any, name: str, *, allow_zero: bool = False, allow_infinite: bool = False) -> float:
+def positive(x: Any, name: str, *, allow_zero: bool = False) -> float:
     """Check a real number that must be positive (or non-negative)."""
     need = "a non-negative number" if allow_zero else "a positive number"
     try:
@@ -59,8 +59,8 @@ def positive(x: Any, name: str, *, allow_zero: bool = False, allow_infinite: boo
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} is {x!r}; {need} is needed.") from error
     ok = value >= 0 if allow_zero else value > 0
-    if not ok or (math.isinf(value) and not allow_infinite):
-        raise ValueError(f"{name} is {x!r}; {need}{'' if allow_infinite else ', finite,'} is needed.")
+    if not ok or math.isinf(value):
+        raise ValueError(f"{name} is {x!r}; {need}, finite, is needed.")
     return value
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from linflow import _checks
-from linflow._arrays import Array, eigenvalues, from_numpy, namespace, norm
+from linflow._arrays import Array, device, eigenvalues, from_numpy, namespace, norm
 from linflow.network import Network
 
 
@@ -53,7 +53,7 @@ def signed_gram_eigenvalues(terms: Sequence[tuple[float, Array]]) -> Array:
     R = xp.linalg.qr(xp.concat([A for _, A in terms], axis=1)).R
     signs = from_numpy(np.concatenate([np.full(A.shape[1], s) for s, A in terms]), R)
     nonzero = eigenvalues((R * signs) @ R.T)
-    zeros = xp.zeros(h - r, dtype=nonzero.dtype, device=nonzero.device)
+    zeros = xp.zeros(h - r, dtype=nonzero.dtype, device=device(nonzero))
     return xp.flip(xp.sort(xp.concat([nonzero, zeros])))
 
 
@@ -100,11 +100,9 @@ def imbalance_spectrum(network: Network | Sequence[Any], layer: int = 1) -> Imba
     net = Network.of(network)
     values = imbalance_eigenvalues(net, layer)
     n, m = net.shape
+    negated = -namespace(values).flip(values)
     top_p, n_th = positive_part(values, 1), positive_part(values, n)
-    top_m, m_th = (
-        positive_part(-namespace(values).flip(values), 1),
-        positive_part(-namespace(values).flip(values), m),
-    )
+    top_m, m_th = positive_part(negated, 1), positive_part(negated, m)
     return ImbalanceSpectrum(values, float(top_p - n_th), float(top_m - m_th), float(n_th) + float(m_th))
 
 

@@ -57,9 +57,9 @@ class Network:
                     f"W_{l + 1}. Layers multiply left to right, W_1 W_2 ⋯ W_L; nn.Linear stores the "
                     "transpose in the opposite order."
                 )
-        _check_size(layers)
         self.weights = layers
         self.scale = _checks.positive(scale, "scale")
+        _check_size(layers, self.scale)
         self.notes = tuple(note for _, note in checked if note)
 
     @classmethod
@@ -127,13 +127,14 @@ class Network:
         return f"Network({'×'.join(map(str, self.widths))}{scale}, {kind})"
 
 
-def _check_size(layers: Sequence[Array]) -> None:
+def _check_size(layers: Sequence[Array], scale: float) -> None:
     """Raise where the squares that every quantity is made of would leave float64."""
     sizes = [2 * math.log10(max(norm(W), 1e-300)) for W in layers]
-    exponent = max(*sizes, sum(sizes))
+    scaling = 2 * math.log10(scale)
+    exponent = max(*sizes, sum(sizes), scaling, sum(sizes) + scaling)
     if exponent > 300:
         raise ValueError(
-            f"the weights are too large: their squared norms multiply to 10^{exponent:.0f}, past float64. "
+            f"the weights (or the scale) are too large: their squares multiply to 10^{exponent:.0f}, past float64. "
             "Rescale them."
         )
 

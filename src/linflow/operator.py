@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from linflow._arrays import Array, eigenvalues, from_numpy, namespace, to_numpy
+from linflow._arrays import Array, device, eigenvalues, from_numpy, namespace, to_numpy
 from linflow.network import Network
 
 DENSE_LIMIT = 900
@@ -34,11 +34,10 @@ class TangentOperator:
     def __init__(self, network: Network | Sequence[Any]):
         net = Network.of(network)
         self.shape = net.shape
-        c2 = net.scale**2
         # Gram matrices of the prefixes (n×n) and suffixes (m×m); None stands for the identity.
         lefts = [None if P is None else P @ P.T for P in net.prefixes()]
         rights = [None if S is None else S.T @ S for S in net.suffixes()]
-        self._scale = c2
+        self._scale = net.scale**2
         self._terms: list[tuple[Array, Array]] = list(zip(lefts, rights, strict=True))
         self._like = net.weights[0]
 
@@ -64,7 +63,7 @@ class TangentOperator:
         """Return the `nm × nm` matrix `c² Σ_l (P_{l-1}P_{l-1}ᵀ) ⊗ (S_{l+1}ᵀS_{l+1})` for row-major `vec(E)`."""
         n, m = self.shape
         xp = namespace(self._like)
-        basis = xp.eye(n * m, dtype=xp.float64, device=self._like.device)
+        basis = xp.eye(n * m, dtype=xp.float64, device=device(self._like))
         return xp.reshape(self.apply(xp.reshape(basis, (n * m, n, m))), (n * m, n * m))
 
     def least_eigenvalue(self) -> Array:

@@ -79,7 +79,7 @@ def _evaluate(theorem: Theorem, invariants: Invariants, scale: float) -> Bound:
     reason = theorem.hypothesis(invariants)
     if reason is not None:
         return Bound(theorem, invariants.sigma_min * 0.0, applies=False, reason=reason)
-    value: Array = scale * scale * theorem.evaluate(invariants)
+    value: Array = scale**2 * theorem.evaluate(invariants)
     floor = value * 0.0  # an allowance may push a bound below what T, positive semidefinite, has anyway
     return Bound(theorem, maximum(value, floor), applies=True, reason="")
 

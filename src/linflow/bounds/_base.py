@@ -76,7 +76,7 @@ class Invariants:
         is lowered by `16 ε L Π ‖W_l‖_F`.
         """
         sizes = [norm(W) for W in network.weights]
-        size = max(sizes) * max(sizes)
+        size = max(sizes) ** 2
         allowance = 16 * EPS * math.sqrt(max(network.widths)) * size
         if sigma_min is None:
             computed = sigma(network.product(), min(network.shape)) / network.scale

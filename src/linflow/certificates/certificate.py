@@ -125,5 +125,4 @@ def certify(objective: Objective, network: Network | Sequence[Any]) -> Certifica
     net = Network.of(network).detach()
     objective.check_network(net)
     guarantees = sorted(exponential(objective, net), key=lambda g: -g.rate)
-    gap = objective.gap(net.product())
-    return Certificate(tuple(guarantees), gap, objective.pl_constant, (*objective.notes, *net.notes))
+    return Certificate(tuple(guarantees), guarantees[0].gap, objective.pl_constant, (*objective.notes, *net.notes))

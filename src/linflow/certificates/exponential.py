@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from linflow import bounds
+from linflow._arrays import norm, sigma
 from linflow.certificates._base import Guarantee
 from linflow.certificates.margin import margin
 from linflow.network import Network
@@ -22,11 +25,15 @@ def exponential(objective: Objective, network: Network) -> list[Guarantee]:
     restricted, net = objective.effective(network)
     gamma = restricted.pl_constant
 
+    @cache
+    def why_zero() -> str:
+        return _why_zero(restricted, net, held)
+
     def guarantee(name: str, source: str, alpha: float, reason: str) -> Guarantee:
         if not reason and gamma == 0:
             reason = "no pl_constant is known for the objective; declare strong_convexity= or pl_constant="
         if not reason and alpha <= 0:
-            reason = _why_zero(restricted, net, held)
+            reason = why_zero()
         rate = 0.0 if reason else gamma * alpha
         return Guarantee(name, source, not reason, reason, rate, gap, objective.minimum)
 
@@ -45,8 +52,6 @@ def _why_zero(objective: Objective, network: Network, held: float) -> str:
         return f"its bound on λ_min(T) is 0 at this imbalance and margin {held:.3g}; imbalance the start more"
     if objective.strong_convexity == 0 or objective.minimizer is None:
         return "its bound on λ_min(T) is 0 from the imbalance alone, and the margin needs μ and W*"
-    from linflow._arrays import norm, sigma  # noqa: PLC0415
-
     distance = norm(network.product() - objective.minimizer)
     least = float(sigma(objective.minimizer, min(network.shape)))
     return (
