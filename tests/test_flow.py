@@ -164,7 +164,7 @@ class TestEndings:
         run = lf.gradient_flow(self.f, net)
         assert run.result is lf.Result.STATIONARY
         assert run.gap[-1] == pytest.approx(0.5, rel=1e-9)
-        with pytest.raises(ValueError, match="stationary.*lies outside"):  # and no advice that would not help
+        with pytest.raises(ValueError, match=r"stationary.*lies outside"):  # and no advice that would not help
             run.gap_at(1e6)
 
     def test_stable_manifold_of_the_saddle(self):
