@@ -66,7 +66,6 @@ def test_laws_of_the_flow(net, seed):
     """The loss falls, the imbalance stays, −L̇/ℓ is at least γ λ_min(T), and every certificate holds."""
     f = lf.MatrixFactorization(np.random.default_rng(seed).standard_normal(net.shape))
     run = lf.gradient_flow(f, net, until=1e-4, t_max=3.0, record=("least_eigenvalue",), max_steps=3000)
-    assert run.result in tuple(lf.Result)
     assert (np.diff(run.gap) <= 1e-9 * run.gap[:-1] + 1e-25).all()
     size = max(float((W**2).sum()) for W in (*net.weights, *run.weights)) + 1e-300
     assert run.stats.imbalance_drift <= 1e-6 * size  # steps × rtol, with room
@@ -189,22 +188,41 @@ class TestEndings:
         assert run.result is lf.Result.STEP_LIMIT
         assert 1 < len(run.t) <= 6
 
-    def test_target_below_rounding(self, rng):
-        run = lf.gradient_flow(self.f, lf.init.gaussian((2, 3, 2), rng=rng), until=1e-60, max_steps=5000)
-        assert run.result in (lf.Result.ROUNDING, lf.Result.STATIONARY)
-        assert run.gap[-1] < 1e-28
+    def test_target_below_rounding(self):
+        for seed in range(20):
+            run = lf.gradient_flow(self.f, lf.init.gaussian((2, 3, 2), rng=seed), until=1e-60, max_steps=5000)
+            # Where a factor is weak in some direction, its gradient is rounding a little before the gap is.
+            assert run.result in (lf.Result.ROUNDING, lf.Result.STATIONARY)
+            assert run.gap[-1] < 1e-27
 
     def test_step_underflow(self):
-        """A gradient with a jump: no step meets the tolerance across it."""
+        """No number beyond a wall on the way to the minimum: steps shrink until they move nothing."""
+
+        def inside(W):
+            return W.sum() >= 0.7
+
+        f = lf.Objective(
+            lambda W: float((W**2).sum()) if inside(W) else float("nan"),
+            lambda W: 2 * W if inside(W) else W * np.nan,
+            shape=(1, 1),
+            minimum=0.0,
+        )
+        run = lf.gradient_flow(f, [np.array([[1.0]])] * 2, until=1e-6)
+        assert run.result is lf.Result.STEP_UNDERFLOW
+        assert run.network.product()[0, 0] == pytest.approx(0.7, abs=1e-12)
+        assert (np.diff(run.gap) < 0).all()
+
+    def test_gradient_with_a_jump(self):
+        """The flow slides along the jump for ever; the limit on steps ends it."""
         f = lf.Objective(
             lambda W: float(np.abs(W - 1).sum() + 1e-3),
             lambda W: np.where(W > 1, 1.0, -1.0) * np.ones_like(W),
             shape=(1, 1),
             minimum=0.0,
         )
-        run = lf.gradient_flow(f, [np.array([[0.5]]), np.array([[1.0]])], until=1e-6, max_steps=3000)
-        assert run.result in (lf.Result.STEP_UNDERFLOW, lf.Result.STEP_LIMIT)
-        assert len(run.t) > 0
+        run = lf.gradient_flow(f, [np.array([[0.5]]), np.array([[1.0]])], until=1e-6, max_steps=1000)
+        assert run.result is lf.Result.STEP_LIMIT
+        assert run.gap[-1] == pytest.approx(1e-3, rel=1e-6)
 
     def test_plateaus_of_small_starts_are_crossed(self):
         for size in (1e-3, 1e-8):
@@ -228,7 +246,7 @@ class TestEndings:
 
     def test_numbers_at_the_edge_of_float64(self, rng):
         huge = lf.Network([1e40 * np.eye(2)] * 3)
-        assert lf.gradient_flow(self.f, huge, max_steps=200).result in tuple(lf.Result)
+        assert lf.gradient_flow(self.f, huge, max_steps=200).result is lf.Result.TARGET
         record = ("singular_values", "imbalance_drift", "least_eigenvalue")
         run = lf.gradient_descent(self.f, huge, step_size=0.1, steps=5, record=record)
         assert run.result is lf.Result.DIVERGED

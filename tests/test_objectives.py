@@ -171,3 +171,12 @@ def test_rounding_never_passes_for_a_margin(size):
         net = lf.init.gaussian((n, 4, m), size, rng=rng)
         cert = lf.certify(f, net)
         assert cert.check(lf.gradient_flow(f, net, t_max=0.01)).holds
+
+
+def test_rounding_of_the_product_is_that_of_its_factors():
+    """A product of order one from factors of order 1e5 is right to 1e-6 only, and so is the margin."""
+    s = 1e5
+    net = lf.Network([np.array([[s, s]]), np.array([[s], [-s + 1 / s]])])
+    f = lf.MatrixFactorization([[1.0]])
+    assert net.magnitude() == pytest.approx(2 * s * s)
+    assert lf.margin(f, net) < 1 - 16 * np.finfo(float).eps * net.magnitude()

@@ -96,6 +96,10 @@ class Network:
         """Return `W = c · W_1 ⋯ W_L`, shape `(n, m)`."""
         return self.scale * multiply(self.weights)
 
+    def magnitude(self) -> float:
+        """Return `c · Π ‖W_l‖_F ≥ ‖W‖_F`: the size of the numbers that the product is made of, and rounded at."""
+        return self.scale * math.prod(norm(W) for W in self.weights)
+
     def prefixes(self) -> list[Array]:
         """Return `[P_0, …, P_{L-1}]`, `P_l = W_1 ⋯ W_l` without the scale; `P_0 = I` is given as None."""
         return running_products(self.weights)

@@ -101,13 +101,15 @@ class Objective:
         """Return `f(W) − f*`, without cancellation where the objective's form allows."""
         return self.value(W) - self.minimum
 
-    def rounding(self, W: Array) -> float:
-        """Return the size below which a gap at W is rounding: here `8ε max(|f|, |f*|)`."""
-        return 8 * EPS * max(abs(self.value(W)), abs(self.minimum))
+    def rounding(self, network: Network) -> float:
+        """Return the size below which the gap is rounding: `8ε max(|f|, |f*|) + 4ε‖∇f‖ c Π‖W_l‖_F`."""
+        W = network.product()
+        moved = 4 * EPS * norm(self.gradient(W)) * network.magnitude()
+        return 8 * EPS * max(abs(self.value(W)), abs(self.minimum)) + moved
 
-    def gradient_rounding(self, W: Array) -> float:
+    def gradient_rounding(self, network: Network) -> float:
         """Return the size of the rounding in `∇f(W)`: here `4ε‖∇f‖`, as the inner cancellation is unknown."""
-        return 4 * EPS * norm(self.gradient(W))
+        return 4 * EPS * norm(self.gradient(network.product()))
 
     def gradient(self, W: Array) -> Array:
         """Return `∇f(W)`, shape `(n, m)`."""

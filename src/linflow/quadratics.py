@@ -49,14 +49,14 @@ class _Quadratic(Objective):
         """Return `f(W)`."""
         return self.gap(W) + self.minimum
 
-    def rounding(self, W: Array) -> float:
-        """Return the size below which a gap at W is rounding: `½K (4ε (‖W‖ + ‖W*‖))²`."""
-        size = 4 * EPS * (norm(W) + norm(self.minimizer))
+    def rounding(self, network: Network) -> float:
+        """Return the size below which the gap is rounding: `½K (4ε (c Π‖W_l‖_F + ‖W*‖_F))²`."""
+        size = 4 * EPS * (network.magnitude() + norm(self.minimizer))
         return 0.5 * self.smoothness * size * size
 
-    def gradient_rounding(self, W: Array) -> float:
-        """Return the size of the rounding in `∇f(W)`: `4εK (‖W‖ + ‖W*‖)`."""
-        return 4 * EPS * self.smoothness * (norm(W) + norm(self.minimizer))
+    def gradient_rounding(self, network: Network) -> float:
+        """Return the size of the rounding in `∇f(W)`: `4εK (c Π‖W_l‖_F + ‖W*‖_F)`."""
+        return 4 * EPS * self.smoothness * (network.magnitude() + norm(self.minimizer))
 
     def gap(self, W: Array) -> float:
         """Return `f(W) − f*`."""

@@ -75,12 +75,11 @@ class Invariants:
         `16 ε √(max h) max ‖W_l‖_F²`, so that what is rounding never passes for imbalance. The network's own `σ_min`
         is lowered by `16 ε L Π ‖W_l‖_F`.
         """
-        sizes = [norm(W) for W in network.weights]
-        size = max(sizes) ** 2
+        size = max(norm(W) for W in network.weights) ** 2
         allowance = 16 * EPS * math.sqrt(max(network.widths)) * size
         if sigma_min is None:
-            computed = sigma(network.product(), min(network.shape)) / network.scale
-            lowered = computed - 16 * EPS * network.depth * math.prod(sizes)
+            computed = sigma(network.product(), min(network.shape))
+            lowered = (computed - 16 * EPS * network.depth * network.magnitude()) / network.scale
             sigma_min = namespace(lowered).where(lowered > 0, lowered, lowered * 0.0)
         sigma_min = network.weights[0][0, 0] * 0.0 + sigma_min  # a number becomes an array of the network's kind
         values = [imbalance_eigenvalues(network, l) for l in range(1, network.depth)]

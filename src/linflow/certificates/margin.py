@@ -44,10 +44,10 @@ def margin(objective: Objective, network: Network | Sequence[Any], form: str = "
     W, mu = net.product(), objective.strong_convexity
     least = float(sigma(objective.minimizer, min(net.shape)))
     # The margin is a difference; what rounding leaves open in either term is taken off, lest it pass for a margin.
-    rounding = 16 * EPS * (norm(objective.minimizer) + norm(W))
+    rounding = 16 * EPS * (norm(objective.minimizer) + net.magnitude())
     if form == "gap":
         reach = math.sqrt(2 * max(objective.gap(W), 0.0) / mu)
-        rounding += 4 * math.sqrt(2 * objective.rounding(W) / mu)
+        rounding += 4 * math.sqrt(2 * objective.rounding(net) / mu)
     elif math.isinf(objective.smoothness):
         return 0.0
     else:

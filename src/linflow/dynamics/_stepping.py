@@ -33,7 +33,7 @@ def attempt(field: GradientField, point: Point, h: float, rtol: float) -> tuple[
     if not new.finite:
         return None, 1e3
     rise = new.gap - point.gap
-    if rise > 1e-10 * point.gap and rise > field.objective.rounding(field.network_at(y).product()):
+    if rise > 1e-10 * point.gap and rise > field.objective.rounding(field.network_at(y)):
         return None, 1e3
     return new, ratio
 

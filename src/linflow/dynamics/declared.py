@@ -31,11 +31,12 @@ class DeclaredConstants:
         if not self.watching or not point.finite:
             return
         f = self.objective
-        W = field.network_at(point.y).product()
+        network = field.network_at(point.y)
+        W, noise = network.product(), f.rounding(network)
         G = f.gradient(W)
-        if point.gap < -f.rounding(W):
+        if point.gap < -noise:
             self._note("minimum", t, f.minimum, f"f = {point.gap + f.minimum:.6g} lies below it")
-        elif point.gap > f.rounding(W) and norm(G) ** 2 < f.pl_constant * point.gap * (1 - 1e-6):
+        elif point.gap > noise and norm(G) ** 2 < f.pl_constant * point.gap * (1 - 1e-6):
             self._note("pl_constant", t, f.pl_constant, f"‖∇f‖²/(f − f*) = {norm(G) ** 2 / point.gap:.6g}")
         if self._last is not None:
             self._compare(t, W, G, *self._last)

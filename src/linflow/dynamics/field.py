@@ -119,9 +119,9 @@ class GradientField:
         if point.speed == 0.0:
             return True
         weights = self.unflatten(point.y)
-        W = self.network.scale * multiply(weights)
-        G = self.objective.gradient(W)
-        noise = self.network.scale * (8 * EPS * norm(G) + self.objective.gradient_rounding(W))
+        network = self.network_at(point.y)
+        G = self.objective.gradient(network.product())
+        noise = self.network.scale * (8 * EPS * norm(G) + self.objective.gradient_rounding(network))
         parts = self.unflatten(point.slope)
         for gradient, P, S in zip(parts, running_products(weights), running_suffixes(weights), strict=True):
             factors = (1.0 if P is None else norm(P)) * (1.0 if S is None else norm(S))

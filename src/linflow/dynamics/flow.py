@@ -120,8 +120,9 @@ class _Loop:
             room = self.stops[0] - self.t
             taken, new, h = self._attempt(h, room)
             if taken is None:
-                if not h > 4 * EPS * max(self.t, initial_step(self.point) * 1e-6):
-                    return Result.STEP_UNDERFLOW
+                # A rejected step that would not move the weights, or the time, cannot be shortened with any effect.
+                if not (h * self.point.speed > EPS * norm(self.point.y) and self.t + h > self.t):
+                    return Result.ROUNDING if self._at_rounding() else Result.STEP_UNDERFLOW
                 continue
             landed = new.gap <= self.target
             if landed:
@@ -179,12 +180,16 @@ class _Loop:
             return Result.TIME_LIMIT
         # The remaining tests cost an evaluation; a run that still falls by a hundredth need not take them.
         if point.gap > 0.99 * before:
-            if point.gap <= self.field.objective.rounding(self.field.network_at(point.y).product()):
+            if self._at_rounding():
                 return Result.ROUNDING
             collapsed = norm(point.y) < EPS**2 * self.first_size  # on the way into the saddle at zero, for ever
             if collapsed or self.field.is_stationary(point):
                 return Result.STATIONARY
         return None
+
+    def _at_rounding(self) -> bool:
+        """Whether the gap is so small that it, and its further fall, is rounding."""
+        return self.point.gap <= self.field.objective.rounding(self.field.network_at(self.point.y))
 
     def _keep(self) -> None:
         self.recorder.add(self.t, self.point)

@@ -165,7 +165,7 @@ def ended_outside(gradient: GradientField, point: Point) -> Result:
     """Say how a run ends whose loss is not a number, or not above the minimum."""
     if not point.finite:
         return Result.DIVERGED
-    below = -point.gap > gradient.objective.rounding(gradient.network_at(point.y).product())
+    below = -point.gap > gradient.objective.rounding(gradient.network_at(point.y))
     return Result.BELOW_MINIMUM if below else Result.ROUNDING
 
 
