@@ -3,16 +3,19 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
+INSTANCES ?= 1000000
+SEED ?= 0
 # Parallelism is over tests and runs; threads inside BLAS only get in the way of small matrices.
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help reproduce test test-slow check format setup-test clean
+.PHONY: help reproduce test test-slow soundness check format setup-test clean
 
 help:
 	@echo "make reproduce   compute every figure and its claims into report/index.html"
 	@echo "make test        run the test suite"
 	@echo "make test-slow   run the tests marked slow as well"
+	@echo "make soundness   every bound against lambda_min(T) on a million random networks (INSTANCES=, SEED=)"
 	@echo "make check       lint, formatting and types"
 	@echo "make format      let ruff format the code"
 	@echo "make clean       remove the environment, the caches and the report"
@@ -40,6 +43,9 @@ test: $(VENV)/.installed-dev
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(WORKERS) -m slow
+
+soundness: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.soundness --instances $(INSTANCES) --seed $(SEED) --workers $(WORKERS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

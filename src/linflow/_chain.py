@@ -7,7 +7,6 @@ squares are `w_l² = x + c_l`, the offsets `c_l ≥ 0` fixed by the `d_l` with `
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,31 +18,31 @@ def chain_offsets(d: Sequence[float] | np.ndarray) -> np.ndarray:
     return c - c.min()
 
 
-def chain_root(c: np.ndarray, w: float) -> float:
-    """Return the root `x ≥ 0` of `Π(x + c_l) = w²`.
+def chain_root(c: np.ndarray, w: np.ndarray | float) -> np.ndarray:
+    """Return the root `x ≥ 0` of `Π(x + c_l) = w²` for each w; inf for an infinite one.
 
     Newton's method on `s ↦ Σ log(e^s + c_l)`, which is convex with slope in [1, L]: started at the upper bound
     `x ≤ |w|^{2/L}` it falls monotonically to the root, over any range of sizes.
     """
-    w = abs(float(w))
-    if w == 0.0:
-        return 0.0
-    level = 2 * math.log(w)
     with np.errstate(divide="ignore"):
+        level = 2 * np.log(np.abs(np.asarray(w, dtype=np.float64)))
         log_c = np.log(c)
-    s = level / len(c)
+    usable = np.isfinite(level)
+    s = np.where(usable, level, 0.0) / len(c)
     for _ in range(200):
-        terms = np.logaddexp(s, log_c)  # log(x + c), also where x = e^s underflows
-        step = (float(np.sum(terms)) - level) / float(np.sum(np.exp(s - terms)))
-        s -= step
-        if abs(step) <= 1e-16 * max(abs(s), 1.0) or step < 0:
+        terms = np.logaddexp(s[..., None], log_c)  # log(x + c), also where x = e^s underflows
+        step = (terms.sum(axis=-1) - np.where(usable, level, 0.0)) / np.exp(s[..., None] - terms).sum(axis=-1)
+        step = np.maximum(step, 0.0)  # from above every step is a fall, but for rounding at the end
+        s = s - step
+        if np.all((step <= 4e-16 * np.maximum(np.abs(s), 1.0)) | ~usable):
             break
-    return math.exp(s)
+    return np.where(usable, np.exp(s), np.exp(level))  # 0 and inf for themselves
 
 
-def chain_slope(c: np.ndarray, x: float) -> float:
-    """Return `p'(x) = Σ_l Π_{k≠l} (x + c_k)`, the one eigenvalue of the operator T of the chain."""
-    factors = x + np.asarray(c)
-    before = np.concatenate([[1.0], np.cumprod(factors)[:-1]])
-    after = np.concatenate([np.cumprod(factors[::-1])[::-1][1:], [1.0]])
-    return float(np.sum(before * after))
+def chain_slope(c: np.ndarray, x: np.ndarray | float) -> np.ndarray:
+    """Return `p'(x) = Σ_l Π_{k≠l} (x + c_k)`, the one eigenvalue of the operator T of the chain, for each x."""
+    factors = np.asarray(x)[..., None] + np.asarray(c)
+    one = np.ones_like(factors[..., :1])
+    before = np.concatenate([one, np.cumprod(factors, axis=-1)[..., :-1]], axis=-1)
+    after = np.concatenate([np.cumprod(factors[..., ::-1], axis=-1)[..., ::-1][..., 1:], one], axis=-1)
+    return (before * after).sum(axis=-1)

@@ -320,3 +320,105 @@ def product_aware_three_layer(
     s3 = max(right[1], last_layer_floor(D1, D2, sigma_m), prefix_floor_from_norm(sigma_m, caps[0] * caps[1]))
     s2 = max(right[0], suffix_floor(D1, D2, sigma_m), prefix_floor_from_norm(sigma_m, caps[0]))
     return max(three_layer(D1, D2, n, m), s2 + p1 * s3 + p2)
+
+
+# ---------------------------------------------------------------- any depth, imbalance and product
+
+
+def chain_ceiling(Ds: Sequence[Matrix], m: int, c: float, caps: Sequence[float]) -> float:
+    """An upper bound on `‖W v‖²`, v the eigenvector of `W_LᵀW_L` for `c = λ_m(W_LᵀW_L)`; caps on `‖W_l‖²`.
+
+    `y_{L+1} = v`, `y_l = W_l y_{l+1}`, `z_l = W_lᵀy_l = D_l y_{l+1} + W_{l+1} z_{l+1}`, split as
+    `z_l = κ_l y_{l+1} + e_l` with `κ_L = c`, `κ_l = κ_{l+1} + ½(λ_max(D_l) + λ_min(D_l))`:
+    `‖y_l‖²` is at most each of `[λ_max(D_l)]_+ ‖y_{l+1}‖² + ‖z_{l+1}‖²`, `‖y_{l+1}‖ ‖z_l‖`,
+    `[κ_{l+1} + λ_max(D_l)]_+ ‖y_{l+1}‖² + ‖W_{l+1}e_{l+1}‖ ‖y_{l+1}‖`, `‖W_l‖² ‖y_{l+1}‖²` and, at l = L − 1,
+    `(c − [λ_m(−D)]_+)(c + [λ_1(D)]_+)`.
+    """
+    L = len(caps)
+    kappa, y2, z, e = c, c, c, 0.0
+    for l in range(L - 1, 0, -1):
+        D = Ds[l - 1]
+        top, bottom = lam(D, 1), lam(D, D.shape[0])
+        y = np.sqrt(y2)
+        carried = np.sqrt(caps[l]) * e if e > 0 else 0.0
+        z_new = max(abs(top + kappa), abs(bottom + kappa)) * y + carried
+        choices = [
+            pos(top) * y2 + z**2,
+            y * z_new,
+            pos(top + kappa) * y2 + carried * y,
+            caps[l - 1] * y2,
+        ]
+        if l == L - 1:
+            choices.append(pos(c - pos(lam(-D, m))) * (c + pos(top)))
+        e = 0.5 * (top - bottom) * y + carried
+        kappa += 0.5 * (top + bottom)
+        y2 = min(choices)
+        z = min(z_new, np.sqrt(caps[l - 1] * y2))
+    return float(y2)
+
+
+def outer_floor(Ds: Sequence[Matrix], m: int, sigma_m: float, caps: Sequence[float]) -> float:
+    """The least c from `[λ_m(−D_{L−1})]_+` on at which that ceiling reaches `σ_m²`: a floor of `λ_m(W_LᵀW_L)`."""
+    start = pos(lam(-Ds[-1], m))
+    if sigma_m == 0:
+        return start
+    grid = np.concatenate([[start], np.geomspace(max(start, 1e-12 * sigma_m), max(caps[-1], 2 * start, 1e-6), 400)])
+    grid = np.unique(grid)
+    below = [c for c in grid if chain_ceiling(Ds, m, c, caps) < sigma_m**2]
+    if not below or below[0] != grid[0]:
+        return start
+    k = next((i for i, c in enumerate(grid) if chain_ceiling(Ds, m, c, caps) >= sigma_m**2), len(grid) - 1)
+    return _root(lambda c: chain_ceiling(Ds, m, c, caps), sigma_m**2, float(grid[max(k - 1, 0)]), float(grid[k]))
+
+
+def deep_product(
+    Ds: Sequence[Matrix], n: int, m: int, sigma_n: float, sigma_m: float, caps: Sequence[float]
+) -> float:
+    """`Σ_l λ_n(P_{l−1}P_{l−1}ᵀ) λ_m(S_{l+1}ᵀS_{l+1})` with every floor that imbalance and product give."""
+    L = len(Ds) + 1
+    mirrored = [-D for D in reversed(Ds)]
+    first = outer_floor(mirrored, n, sigma_n, caps[::-1]) if n <= m else 0.0
+    last = outer_floor(Ds, m, sigma_m, caps) if m <= n else 0.0
+
+    def prefixes(Ds: Sequence[Matrix], r: int, s: float, caps: Sequence[float], ends: tuple[float, float]):
+        if min(D.shape[0] for D in Ds) < r:
+            return prefix_floors(Ds, r)
+        others = [s**2 / np.prod([caps[k] for k in range(L) if k != l]) if s > 0 else 0.0 for l in range(L)]
+        u = [max(a, b) for a, b in zip(layer_floors(Ds, r), others, strict=True)]
+        u[0], u[-1] = max(u[0], ends[0]), max(u[-1], ends[1])
+        for _ in range(2 * L):
+            for l in range(1, L):
+                u[l - 1] = max(u[l - 1], u[l] + lam(Ds[l - 1], Ds[l - 1].shape[0]))
+                u[l] = max(u[l], u[l - 1] - lam(Ds[l - 1], 1))
+        floors, gain = [1.0], u[0]
+        for l in range(1, L):
+            floors.append(max(floors[-1] * gain, s**2 / np.prod(caps[l:]) if s > 0 else 0.0))
+            outside = sum(pos(lam(-D, 1)) for D in Ds[:l])
+            gain = max(others[l], gain - lam(Ds[l - 1], 1), u[l] - outside)
+        return floors
+
+    left = prefixes(Ds, n, sigma_n, caps, (first, last if n == m else 0.0))
+    right = prefixes(mirrored, m, sigma_m, caps[::-1], (last, first if n == m else 0.0))
+    return float(sum(a * b for a, b in zip(left, reversed(right), strict=True)))
+
+
+def two_layer_square(D: Matrix, n: int, sigma_n: float, sigma_next: float) -> float:
+    """n = m, L = 2: the least `c_1 + c_2` with both above their halves of Prop. 1 and `c_1 c_2 ≥ P`, by search.
+
+    P: the smaller root of `P² − (s + r + w²)P + sr`, `s = σ_n²`, `r = σ_{n−1}²`, `w = ½(λ_max(D) − λ_min(D))`; for
+    `P > w²` not above `max(w², sr/(s + r))`.
+    """
+    a, b = pos(lam(D, 1)), pos(lam(-D, 1))
+    p, q = pos(lam(D, n)), pos(lam(-D, n))
+    first = 0.5 * (p - b + np.hypot(b + p, 2 * sigma_n))
+    last = 0.5 * (q - a + np.hypot(a + q, 2 * sigma_n))
+    s, r, w = sigma_n**2, sigma_next**2, 0.5 * (lam(D, 1) - lam(D, D.shape[0]))
+    P = min(np.roots([1.0, -(s + r + w**2), s * r]).real) if n > 1 else s
+    if w**2 < P:
+        P = min(P, max(w**2, s * r / (s + r) if n > 1 else s))
+    if first * last >= P:
+        return float(first + last)
+    grid = np.geomspace(
+        first if first > 0 else P / max(last, 1e-300) * 1e-9, P / last if last > 0 else 1e9 * P, 200_001
+    )
+    return float(np.min(grid + P / grid))

@@ -6,36 +6,43 @@ the product. `table` evaluates every theorem on a network, `best` returns the la
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from linflow import _checks
 from linflow._arrays import Array
-from linflow.bounds import any_imbalance, scalar_chain, special_imbalance, three_layers, two_layers
+from linflow.bounds import any_imbalance, product_aware, scalar_chain, special_imbalance, three_layers, two_layers
 from linflow.bounds._base import Bound, Invariants, Theorem, maximum
 from linflow.bounds.any_imbalance import deep
 from linflow.bounds.layer_norms import norms
+from linflow.bounds.optimum import Optimum, optimum
+from linflow.bounds.product_aware import deep_product
 from linflow.bounds.scalar_chain import scalar, scalar_exact
 from linflow.bounds.special_imbalance import balanced, homogeneous, unimodal
 from linflow.bounds.three_layers import three_layer
-from linflow.bounds.two_layers import two_layer
+from linflow.bounds.two_layers import two_layer, two_layer_square
 from linflow.network import Network
 
 __all__ = [
     "THEOREMS",
     "Bound",
     "Invariants",
+    "Optimum",
     "Theorem",
     "balanced",
     "best",
     "deep",
+    "deep_product",
     "homogeneous",
     "norms",
+    "optimum",
     "scalar",
     "scalar_exact",
     "table",
     "three_layer",
     "two_layer",
+    "two_layer_square",
     "unimodal",
 ]
 
@@ -43,11 +50,13 @@ THEOREMS: tuple[Theorem, ...] = (
     scalar_chain.EXACT,
     scalar_chain.THEOREM,
     two_layers.THEOREM,
+    two_layers.SQUARE,
     three_layers.THEOREM,
     special_imbalance.UNIMODAL,
     special_imbalance.HOMOGENEOUS,
     special_imbalance.BALANCED,
     any_imbalance.THEOREM,
+    product_aware.THEOREM,
 )
 
 
@@ -56,8 +65,8 @@ def table(network: Network | Sequence[Any], sigma_min: Any = None) -> list[Bound
 
     Args:
         network: a `Network` or its weights.
-        sigma_min: lower bound on `σ_min` of the product, output scale included, to use in place of the network's
-            own: with the margin the bounds hold along the whole flow, not only now.
+        sigma_min: a lower bound on `σ_min` of the product, output scale included, to use in place of what is known
+            of the network's own singular values: with the margin the bounds hold along the whole flow, not only now.
 
     Returns:
         One `Bound` for each theorem; its `value` bounds `λ_min(T)` (output scale included) from below.
@@ -68,19 +77,25 @@ def table(network: Network | Sequence[Any], sigma_min: Any = None) -> list[Bound
         ['two layers', 'any depth, imbalance only']
     """
     net = Network.of(network)
+    invariants = Invariants.of(net)
     if sigma_min is not None:
         _checks.positive(sigma_min, "sigma_min", allow_zero=True)
-        sigma_min = sigma_min / net.scale
-    invariants = Invariants.of(net, sigma_min)
-    return [_evaluate(theorem, invariants, net.scale) for theorem in THEOREMS]
+        invariants = invariants.at(sigma_min / net.scale, math.inf)
+    return evaluate(invariants, net.scale)
+
+
+def evaluate(invariants: Invariants, scale: float = 1.0) -> list[Bound]:
+    """Evaluate every theorem on given invariants; values have the shape of `invariants.sigma_min`."""
+    return [_evaluate(theorem, invariants, scale) for theorem in THEOREMS]
 
 
 def _evaluate(theorem: Theorem, invariants: Invariants, scale: float) -> Bound:
     reason = theorem.hypothesis(invariants)
     if reason is not None:
         return Bound(theorem, invariants.sigma_min * 0.0, applies=False, reason=reason)
-    value: Array = scale**2 * theorem.evaluate(invariants)
-    floor = value * 0.0  # an allowance may push a bound below what T, positive semidefinite, has anyway
+    # Some theorems do not look at σ: one value for all. T is positive semidefinite whatever an allowance takes off.
+    floor = invariants.sigma_min * 0.0
+    value: Array = scale**2 * theorem.evaluate(invariants) + floor
     return Bound(theorem, maximum(value, floor), applies=True, reason="")
 
 

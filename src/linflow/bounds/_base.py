@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from linflow import _checks
-from linflow._arrays import EPS, Array, eigenvalues, is_array, namespace, norm, sigma, to_float64
+from linflow._arrays import (
+    EPS,
+    Array,
+    eigenvalues,
+    from_numpy,
+    is_array,
+    is_numpy,
+    namespace,
+    norm,
+    singular_values,
+    to_float64,
+)
 from linflow.imbalance import imbalance_eigenvalues, positive_part
 from linflow.network import Network
 
@@ -51,12 +62,14 @@ class Spectrum:
 
 @dataclass(frozen=True)
 class Invariants:
-    """The imbalance spectra of a network and a lower bound on `σ_min(W)`: all that a bound may look at.
+    """The imbalance spectra of a network and the range of singular values of its product: all a bound may look at.
 
     Attributes:
         widths: `(h_0, …, h_L)`.
         spectra: those of `D_1, …, D_{L-1}`.
-        sigma_min: a lower bound on `σ_min(W_1 ⋯ W_L)`, without the output scale.
+        sigma_min: a lower bound on `σ_min(W_1 ⋯ W_L)`, without the output scale; 0-d, or 1-D for several at once.
+        sigma_next: a lower bound on the singular value before it, likewise; inf where there is none.
+        sigma_max: an upper bound on `‖W_1 ⋯ W_L‖`, likewise.
         size: `max_l ‖W_l‖_F²`.
         allowance: how far an eigenvalue of an imbalance may be off.
     """
@@ -64,27 +77,44 @@ class Invariants:
     widths: tuple[int, ...]
     spectra: tuple[Spectrum, ...]
     sigma_min: Array
+    sigma_next: Array
+    sigma_max: Array
     size: float
     allowance: float
 
     @classmethod
-    def of(cls, network: Network, sigma_min: Any = None) -> Invariants:
-        """Collect the invariants of a network; `sigma_min` of its own product unless another floor is given.
+    def of(cls, network: Network, drift: float = 0.0) -> Invariants:
+        """Collect the invariants of a network.
 
         `W_lᵀW_l` is computed to within a few `ε √h ‖W_l‖_F²`, and eigenvalues inherit that (Weyl). The allowance is
-        `16 ε √(max h) max ‖W_l‖_F²`, so that what is rounding never passes for imbalance. The network's own `σ_min`
-        is lowered by `16 ε L Π ‖W_l‖_F`.
+        `16 ε √(max h) max ‖W_l‖_F²`, so that what is rounding never passes for imbalance. The singular values are
+        lowered, and the largest raised, by `16 ε L Π ‖W_l‖_F`.
+
+        Args:
+            network: the weights.
+            drift: widens every spectrum (in the spectral norm). Of the theorems, those that read one end of each
+                eigenvalue then hold for all weights within it; unimodal, homogeneous, balanced and scalar ones, whose
+                hypotheses and allowances are made for rounding, are for given weights only.
         """
         size = max(norm(W) for W in network.weights) ** 2
-        allowance = 16 * EPS * math.sqrt(max(network.widths)) * size
-        if sigma_min is None:
-            computed = sigma(network.product(), min(network.shape))
-            lowered = (computed - 16 * EPS * network.depth * network.magnitude()) / network.scale
-            sigma_min = namespace(lowered).where(lowered > 0, lowered, lowered * 0.0)
-        sigma_min = network.weights[0][0, 0] * 0.0 + sigma_min  # a number becomes an array of the network's kind
+        allowance = 16 * EPS * math.sqrt(max(network.widths)) * size + drift
         values = [imbalance_eigenvalues(network, l) for l in range(1, network.depth)]
         spectra = tuple(Spectrum(v - allowance, v + allowance) for v in values)
-        return cls(network.widths, spectra, sigma_min, size, allowance)
+        sigmas = singular_values(network.product()) / network.scale
+        slack = 16 * EPS * network.depth * network.magnitude() / network.scale
+        low = maximum(sigmas - slack, sigmas * 0.0)
+        following = low[-2] if low.shape[0] > 1 else low[-1] * 0.0 + math.inf
+        return cls(network.widths, spectra, low[-1], following, sigmas[0] + slack, size, allowance)
+
+    def at(self, sigma_min: Any, sigma_max: Any, sigma_next: Any = None) -> Invariants:
+        """Return the same imbalances with other bounds on the singular values, 0-d or 1-D; `σ_min ≤ σ_next`."""
+        zero = self.spectra[0].zero if self.spectra else self.sigma_min * 0.0
+        if sigma_next is None:
+            sigma_next = sigma_min if min(self.n, self.m) > 1 else math.inf
+        low, following, high = (
+            zero + (from_numpy(x, zero) if is_numpy(x) else x) for x in (sigma_min, sigma_next, sigma_max)
+        )
+        return replace(self, sigma_min=low, sigma_next=following, sigma_max=high)
 
     @property
     def n(self) -> int:
@@ -180,7 +210,7 @@ def spectra(Ds: Sequence[Any]) -> list[Spectrum]:
 
 
 def maximum(*values: Array) -> Array:
-    """Return the largest of 0-d arrays, differentiably."""
+    """Return the elementwise largest of arrays, differentiably."""
     best = values[0]
     for value in values[1:]:
         best = namespace(best).where(value > best, value, best)

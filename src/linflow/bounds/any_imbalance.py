@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from linflow import _checks
@@ -53,15 +54,31 @@ def _deep(Ds: Sequence[Spectrum], n: int, m: int) -> Array:
     return total
 
 
-def prefix_floors(Ds: Sequence[Spectrum], n: int) -> list[Array]:
+@dataclass(frozen=True)
+class Known:
+    """Floors known from elsewhere, which `prefix_floors` carries on; each a list over the layers.
+
+    Attributes:
+        layers: floors of `λ_n(W_lᵀW_l)`, l = 1 … L.
+        gains: floors of the gain of each layer, `λ_n(P_lP_lᵀ) ≥ gain · λ_n(P_{l−1}P_{l−1}ᵀ)`, l = 1 … L.
+        prefixes: floors of `λ_n(P_lP_lᵀ)`, l = 0 … L − 1.
+    """
+
+    layers: Sequence[Array]
+    gains: Sequence[Array]
+    prefixes: Sequence[Array]
+
+
+def prefix_floors(Ds: Sequence[Spectrum], n: int, known: Known | None = None) -> list[Array]:
     """Return floors of `λ_n(P_lP_lᵀ)` for l = 0 … L − 1 from the spectra of `D_1, …, D_{L-1}`."""
     zero, L = Ds[0].zero, len(Ds) + 1
     narrow = next((l for l, D in enumerate(Ds) if D.size < n), None)
     if narrow is not None:
-        # A layer narrower than n cuts the rank of every prefix behind it.
+        # A layer narrower than n cuts the rank of every prefix behind it; nothing is known there, σ_n(W) being 0.
         kept = prefix_floors(Ds[:narrow], n) if narrow else [zero + 1.0]
         return kept + [zero] * (L - len(kept))
-    u = [zero] * L
+    known = known or Known([zero] * L, [zero] * L, [zero] * L)
+    u = [known.layers[l] for l in range(L)]
     for l, D in enumerate(Ds):
         u[l] = maximum(u[l], D.at_least(n))
         u[l + 1] = maximum(u[l + 1], D.negated().at_least(n))
@@ -69,12 +86,12 @@ def prefix_floors(Ds: Sequence[Spectrum], n: int) -> list[Array]:
         u[l] = maximum(u[l], u[l + 1] + Ds[l].lower[-1])
     for l in range(L - 1):
         u[l + 1] = maximum(u[l + 1], u[l] - Ds[l].upper[0])
-    gain, lost = u[0], zero
+    gain, lost = maximum(u[0], known.gains[0]), zero
     floors = [zero + 1.0]
     for l, D in enumerate(Ds):
-        floors.append(floors[-1] * gain)
+        floors.append(maximum(floors[-1] * gain, known.prefixes[l + 1]))
         lost = lost + D.negated().at_most()
-        gain = maximum(zero, gain - D.upper[0], u[l + 1] - lost)
+        gain = maximum(known.gains[l + 1], gain - D.upper[0], u[l + 1] - lost)
     return floors
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from linflow import _checks
 from linflow._chain import chain_root
-from linflow.bounds._base import spectra
+from linflow.bounds._base import Spectrum, spectra
 
 
 def norms(Ds: Sequence[Any], product_norm: float) -> list[float]:
@@ -36,21 +36,25 @@ def norms(Ds: Sequence[Any], product_norm: float) -> list[float]:
         >>> [round(x, 12) for x in lf.bounds.norms([np.array([[3.0]])], 2.0)]  # w = (2, 1): attained
         [4.0, 1.0]
     """
-    values = spectra(Ds)
     product_norm = _checks.positive(product_norm, "product_norm", allow_zero=True)
-    falls = np.array([float(D.upper[0]) for D in values])  # λ_max(D_l): how far ‖W_l‖² may exceed ‖W_{l+1}‖²
-    rises = np.array([-float(D.lower[-1]) for D in values])  # λ_max(−D_l): the other way round
-    bound = np.full(len(values) + 1, np.inf)
+    return [float(x) for x in layer_caps(spectra(Ds), product_norm)]
+
+
+def layer_caps(Ds: Sequence[Spectrum], product_norm: np.ndarray | float) -> np.ndarray:
+    """Return the upper bounds for each `product_norm`, shape `(L, …)`; inf for an infinite one."""
+    falls = np.array([float(D.upper[0]) for D in Ds])  # λ_max(D_l): how far ‖W_l‖² may exceed ‖W_{l+1}‖²
+    rises = np.array([-float(D.lower[-1]) for D in Ds])  # λ_max(−D_l): the other way round
+    bound = np.full((len(Ds) + 1, *np.shape(product_norm)), np.inf)
     bound[-1] = _outer(rises[::-1], product_norm)
     bound[0] = _outer(falls, product_norm)
-    for l in range(len(values)):
-        bound[l + 1] = min(bound[l + 1], max(0.0, bound[l] + rises[l]))
-    for l in range(len(values) - 1, -1, -1):
-        bound[l] = min(bound[l], max(0.0, bound[l + 1] + falls[l]))
-    return [float(b) for b in bound]
+    for l in range(len(Ds)):
+        bound[l + 1] = np.minimum(bound[l + 1], np.maximum(0.0, bound[l] + rises[l]))
+    for l in range(len(Ds) - 1, -1, -1):
+        bound[l] = np.minimum(bound[l], np.maximum(0.0, bound[l + 1] + falls[l]))
+    return bound
 
 
-def _outer(steps: np.ndarray, product_norm: float) -> float:
+def _outer(steps: np.ndarray, product_norm: np.ndarray | float) -> np.ndarray:
     """Return the root of `Π (x − s_l) = ‖W‖²` above all s, the running sums of the steps from 0."""
     sums = np.concatenate([[0.0], np.cumsum(steps)])
     top = float(sums.max())

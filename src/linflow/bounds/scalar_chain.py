@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from linflow import _checks
-from linflow._arrays import from_numpy
+from linflow._arrays import Array, from_numpy, to_numpy
 from linflow._chain import chain_offsets, chain_root, chain_slope
 from linflow.bounds._base import Invariants, Theorem
 
@@ -36,8 +36,7 @@ def scalar_exact(d: Sequence[float], w: float) -> float:
         >>> round(lf.bounds.scalar_exact([3.0], 2.0), 12)  # w = (2, 1)
         5.0
     """
-    c, w = _arguments(d, w)
-    return chain_slope(c, chain_root(c, w))
+    return float(_exact(*_arguments(d, w)))
 
 
 def scalar(d: Sequence[float], w: float) -> float:
@@ -62,9 +61,15 @@ def scalar(d: Sequence[float], w: float) -> float:
         >>> lf.bounds.scalar([3.0], 2.0)  # w = (2, 1), λ_min(T) = 5
         5.0
     """
-    c, w = _arguments(d, w)
-    c = np.sort(c)
-    return math.hypot(float(np.prod(c[1:])), len(c) * abs(w) ** (2 - 2 / len(c)))
+    return float(_closed(*_arguments(d, w)))
+
+
+def _exact(c: np.ndarray, w: Any) -> np.ndarray:
+    return chain_slope(c, chain_root(c, w))
+
+
+def _closed(c: np.ndarray, w: Any) -> np.ndarray:
+    return np.hypot(np.prod(np.sort(c)[1:]), len(c) * np.asarray(w) ** (2 - 2 / len(c)))
 
 
 def _arguments(d: Sequence[float], w: float) -> tuple[np.ndarray, float]:
@@ -81,11 +86,10 @@ def _scalar_layers(inv: Invariants) -> str | None:
     return None if set(inv.widths) == {1} else f"the widths {inv.widths} are not all 1"
 
 
-def _evaluate(function):
-    def evaluate(inv: Invariants):
-        d = [(float(D.lower[0]) + float(D.upper[0])) / 2 for D in inv.spectra]
-        value = function(d, float(inv.sigma_min)) - inv.chain_allowance()
-        return from_numpy(np.asarray(max(0.0, value)), inv.sigma_min)
+def _evaluate(function: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Callable[[Invariants], Array]:
+    def evaluate(inv: Invariants) -> Array:
+        c = chain_offsets([(float(D.lower[0]) + float(D.upper[0])) / 2 for D in inv.spectra])
+        return from_numpy(function(c, to_numpy(inv.sigma_min)) - inv.chain_allowance(), inv.sigma_min)
 
     return evaluate
 
@@ -96,7 +100,7 @@ EXACT = Theorem(
     "min2023",
     "exact",
     _scalar_layers,
-    _evaluate(scalar_exact),
+    _evaluate(_exact),
 )
 THEOREM = Theorem(
     "scalar chain, closed form",
@@ -104,5 +108,5 @@ THEOREM = Theorem(
     "min2023",
     "lower",
     _scalar_layers,
-    _evaluate(scalar),
+    _evaluate(_closed),
 )

@@ -93,7 +93,7 @@ def homogeneous(d: Sequence[float], sigma_min: float) -> float:
         5.0
     """
     c = chain_offsets(np.atleast_1d(np.asarray(d, dtype=np.float64)))
-    return chain_slope(c, chain_root(c, _checks.positive(sigma_min, "sigma_min", allow_zero=True)))
+    return float(chain_slope(c, chain_root(c, _checks.positive(sigma_min, "sigma_min", allow_zero=True))))
 
 
 def balanced(depth: int, n: int, m: int, sigma_min: Any) -> Any:
@@ -146,9 +146,9 @@ def _balanced_hypothesis(inv: Invariants) -> str | None:
 
 
 def _evaluate_homogeneous(inv: Invariants) -> Array:
-    d = [float(to_numpy(D.lower + D.upper).mean()) / 2 for D in inv.spectra]
-    value = homogeneous(d, float(inv.sigma_min)) - inv.chain_allowance()
-    return from_numpy(np.asarray(max(0.0, value)), inv.sigma_min)
+    c = chain_offsets([float(to_numpy(D.lower + D.upper).mean()) / 2 for D in inv.spectra])
+    value = chain_slope(c, chain_root(c, to_numpy(inv.sigma_min))) - inv.chain_allowance()
+    return from_numpy(value, inv.sigma_min)
 
 
 UNIMODAL = Theorem(

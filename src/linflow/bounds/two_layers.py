@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from linflow import _checks
 from linflow._arrays import Array, namespace
-from linflow.bounds._base import Invariants, Spectrum, Theorem, spectrum
+from linflow.bounds._base import Invariants, Spectrum, Theorem, maximum, spectrum
 
 
 def two_layer(D: Any, n: int, m: int, sigma_n: Any, sigma_m: Any) -> Array:
@@ -52,25 +53,98 @@ def two_layer(D: Any, n: int, m: int, sigma_n: Any, sigma_m: Any) -> Array:
     return _two_layer(values, n, m, sigma_n, sigma_m)
 
 
+def two_layer_square(D: Any, n: int, sigma_n: Any, sigma_next: Any) -> Array:
+    """Lower bound on `λ_min(T)` of two layers with n = m, from imbalance and the two least singular values.
+
+    With `c_1 = λ_n(W_1W_1ᵀ)`, `c_2 = λ_n(W_2ᵀW_2)`, `w = ½(λ_max(D) − λ_min(D))`, `s = σ_n²`, `r = σ_{n−1}²` and
+    `P` the smaller root of `P² − (s + r + w²) P + s r`: `c_1 c_2 ≥ P` if `P ≤ w²`, and else
+    `c_1 c_2 ≥ min(P, max(w², s r/(s + r)))`. The halves of `two_layer` bound `c_1` and `c_2` one by one; the least
+    `c_1 + c_2` under all of it is returned. Never below `two_layer`, and far above it where `σ_{n−1}` is well above
+    `σ_n`. Proof: `docs/theory.md`.
+
+    Args:
+        D: `W_1ᵀW_1 − W_2W_2ᵀ`, shape `(h, h)`, or a 1-D array of its eigenvalues.
+        n: rows and columns of the product.
+        sigma_n: `σ_n(W)` or a lower bound on it.
+        sigma_next: `σ_{n−1}(W)` or a lower bound on it; ignored for n = 1.
+
+    Returns:
+        A 0-d float64 array of the kind of D.
+
+    Raises:
+        ValueError: D not symmetric or not finite, a negative σ, or `σ_n > σ_{n−1}`.
+
+    Source: this library, docs/theory.md.
+
+    Example:
+        >>> import numpy as np, linflow as lf
+        >>> D = np.diag([3.0, -3.0])
+        >>> round(float(lf.bounds.two_layer(D, 2, 2, 0.1, 0.1)), 4)
+        0.0067
+        >>> round(float(lf.bounds.two_layer_square(D, 2, 0.1, 2.0)), 4)
+        0.1109
+    """
+    values, n = spectrum(D), _checks.count(n, "n")
+    least = _checks.positive(sigma_n, "sigma_n", allow_zero=True)
+    if n > 1 and least > _checks.positive(sigma_next, "sigma_next", allow_zero=True):
+        raise ValueError(f"sigma_n is {least:g}, above sigma_next = {sigma_next:g}; were the two exchanged?")
+    zero = values.zero
+    return _square(values, n, zero + sigma_n, zero + (sigma_next if n > 1 else math.inf))
+
+
 def _two_layer(D: Spectrum, n: int, m: int, sigma_n: Array, sigma_m: Array) -> Array:
-    # The bound grows with λ_n(D) and λ_m(−D), and falls as the largest eigenvalues λ_1(±D) grow.
+    first, last = _halves(D, n, m, sigma_n, sigma_m)
+    return first + last
+
+
+def _halves(D: Spectrum, n: int, m: int, sigma_n: Array, sigma_m: Array) -> tuple[Array, Array]:
+    """Return the bounds on `λ_n(W_1W_1ᵀ)` and `λ_m(W_2ᵀW_2)`."""
+    # They grow with λ_n(D) and λ_m(−D), and fall as the largest eigenvalues λ_1(±D) grow.
     minus = D.negated()
     positive, negative = D.at_least(n), minus.at_least(m)
-    gap = positive + negative
-    return 0.5 * (_root(D.at_most() - positive, gap, sigma_m) + _root(minus.at_most() - negative, gap, sigma_n))
+    first = positive + _excess(positive + minus.at_most(), sigma_n)
+    last = negative + _excess(negative + D.at_most(), sigma_m)
+    return first, last
 
 
-def _root(spread: Array, gap: Array, sigma: Array) -> Array:
-    """Return `sqrt((s + Δ)² + 4σ²) − s`, without cancellation when the spread is large."""
+def _excess(spread: Array, sigma: Array) -> Array:
+    """Return the root `x ≥ 0` of `x (x + spread) = σ²`, without cancellation when the spread is large."""
     xp = namespace(spread)
-    root = xp.sqrt((spread + gap) ** 2 + 4 * sigma**2)
-    total = root + spread
+    total = spread + xp.sqrt(spread**2 + 4 * sigma**2)
     safe = xp.where(total > 0, total, total + 1.0)
-    return xp.where(total > 0, (gap * (2 * spread + gap) + 4 * sigma**2) / safe, total * 0.0)
+    return xp.where(total > 0, 2 * sigma**2 / safe, total * 0.0)
+
+
+def _square(D: Spectrum, n: int, sigma_n: Array, sigma_next: Array) -> Array:
+    xp = namespace(D.lower)
+    first, last = _halves(D, n, n, sigma_n, sigma_n)
+    half = 0.5 * (D.upper[0] - D.lower[-1])
+    # In i = 1/r, so that r = inf (n = 1) needs no case of its own; nothing is claimed where r is not in float64.
+    usable = sigma_next > 1e-100
+    s = xp.where(usable, sigma_n, sigma_n * 0.0) ** 2
+    i = 1 / xp.where(usable, sigma_next, sigma_n * 0.0 + 1.0) ** 2
+    w = half**2
+    t, rest = 1 + (s + w) * i, (1 - s * i) ** 2 + 2 * w * i * (1 + s * i) + (w * i) ** 2
+    P = 2 * s / (t + xp.sqrt(rest))
+    other = s / (1 + s * i)
+    other = xp.where(other > w, other, w + 0.0 * other)
+    P = xp.where((w >= P) | (other >= P), P, other)
+    # The least c_1 + c_2 with c_1 ≥ first, c_2 ≥ last and c_1 c_2 ≥ P.
+    larger = maximum(first, last)
+    root = xp.sqrt(P)
+    safe = xp.where(larger > 0, larger, larger + 1.0)
+    on_curve = xp.where(larger > root, larger + P / safe, 2 * root)
+    return xp.where(first * last >= P, first + last, on_curve)
 
 
 def _hypothesis(inv: Invariants) -> str | None:
     return None if inv.depth == 2 else f"the network has {inv.depth} layers, not 2"
+
+
+def _square_hypothesis(inv: Invariants) -> str | None:
+    if inv.depth != 2:
+        return _hypothesis(inv)
+    return None if inv.n == inv.m else f"the product is {inv.n}×{inv.m}, not square"
 
 
 def _evaluate(inv: Invariants) -> Array:
@@ -87,4 +161,12 @@ THEOREM = Theorem(
     "tight",
     _hypothesis,
     _evaluate,
+)
+SQUARE = Theorem(
+    "two layers, n = m",
+    "linflow, docs/theory.md",
+    "linflow",
+    "lower",
+    _square_hypothesis,
+    lambda inv: _square(inv.spectra[0], inv.n, inv.sigma_min, inv.sigma_next),
 )

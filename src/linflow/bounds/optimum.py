@@ -1,0 +1,164 @@
+"""What the lower bounds aim at: the least `λ_min(T)` among all weights of given imbalances and product, by search."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+from linflow import _checks
+from linflow._arrays import EPS, from_numpy, norm, to_numpy
+from linflow.bounds._weight_search import WeightSearch, positive_least
+from linflow.network import Network, multiply
+from linflow.operator import TangentOperator
+
+MOST_UNKNOWNS = 300
+"""Largest number of unknowns, weights and E, that `optimum` takes: a step costs the cube of it."""
+
+_NEAR = 1e-7  # relative distance within which two runs found the same value
+_FIRST, _MORE, _FEW = 60, 300, 4  # steps of every run, and further ones of the best few
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """The least `λ_min(T)` found by `optimum`: an upper estimate of the minimum, never a certificate.
+
+    Attributes:
+        value: `λ_min(T)` of `network`, output scale included.
+        residual: by how much `network` violates the constraints: the largest of `‖D_l − D_l⁰‖_F` relative to
+            `max(‖W_l‖_F², ‖W_{l+1}‖_F²)` and, unless it is free, `‖W − W⁰‖_F` relative to `c Π ‖W_l‖_F`, all norms
+            of the weights given, none taken as less than a hundredth of the largest.
+        network: the weights found, of the widths and the array kind of the network given.
+        starts: number of starts, the network given included.
+        hits: number of starts that ended at the value, up to 1e-7 of it. Few hits call for more starts.
+        converged: whether the run that found the value ended at a stationary point.
+    """
+
+    value: float
+    residual: float
+    network: Network
+    starts: int
+    hits: int
+    converged: bool
+
+    def __repr__(self) -> str:
+        state = "" if self.converged else ", not converged"
+        return f"Optimum({self.value:.6g}, residual={self.residual:.1g}, hits={self.hits}/{self.starts}{state})"
+
+
+def optimum(
+    network: Network | Sequence[Any], starts: int = 24, *, product: bool = True, rng: int | np.random.Generator = 0
+) -> Optimum:
+    """Search for `α*(D, W) = min λ_min(T)` over all weights with the imbalances and the product of a network.
+
+    `α*` lies above every lower bound that knows the imbalances and the product only, so what a bound loses shows
+    here. The problem is not convex: the value is an upper estimate of `α*`, never a certificate. It holds for the
+    weights returned; others may lie lower.
+
+    `λ_min(T)` is the least of `⟨E, T(E)⟩` over `‖E‖_F = 1`, so to minimise over the weights and E together is a
+    smooth problem. From every start a trust-region Newton method moves along the constraints, with the exact Hessian
+    of the Lagrangian; Gauss–Newton steps bring it back to them. The starts are the network itself and, in turn, the
+    network with its outer layers rotated, which keeps the imbalances, and random weights.
+
+    Args:
+        network: a `Network` or its weights. Meant for small ones: n, m and the widths up to about 5.
+        starts: number of starts.
+        product: whether the product is given; False asks for the least value over all products.
+        rng: seed, or a NumPy generator; the same seed gives the same result.
+
+    Returns:
+        An `Optimum`. Its value is at most `λ_min(T)` of the network given.
+
+    Raises:
+        ValueError: more than `MOST_UNKNOWNS` weights and entries of E, after the exact reduction of widths above
+            `h_{l-1} + h_{l+1}`.
+
+    Source: this library, docs/theory.md.
+
+    Example:
+        >>> import linflow as lf
+        >>> from linflow.bounds.optimum import optimum
+        >>> net = lf.init.gaussian((2, 3, 1), rng=0)
+        >>> found = optimum(net, starts=4)
+        >>> abs(found.value - float(lf.bounds.best(net).value)) < 1e-9  # two layers, n ≠ m: the bound is attained
+        True
+    """
+    net = Network.of(network).detach()
+    starts = _checks.count(starts, "starts")
+    rng = np.random.default_rng(rng)
+    if net.depth == 1:
+        return Optimum(net.scale**2, 0.0, net, 1, 1, converged=True)
+    full = [to_numpy(W) for W in net.weights]
+    weights, bases = _reduce(full)
+    unknowns = sum(W.size for W in weights) + net.shape[0] * net.shape[1]
+    if unknowns > MOST_UNKNOWNS:
+        raise ValueError(
+            f"{net!r} makes {unknowns} unknowns, the weights (widths reduced) and nm; optimum takes at most "
+            f"{MOST_UNKNOWNS}. At this size use linflow.bounds.best, a lower bound."
+        )
+    given = float(TangentOperator(full).least_eigenvalue())
+    if positive_least(np.linalg.eigvalsh(TangentOperator(weights).dense())) == 0:  # none can be lower
+        return Optimum(net.scale**2 * max(given, 0.0), 0.0, net, 1, 1, converged=True)
+    with ThreadpoolController().limit(limits=1, user_api="blas"):  # the matrices are small and many
+        search = WeightSearch(weights, product=product)
+        runs = [search.descend(start, _FIRST) for start in itertools.islice(search.starts(rng), starts)]
+        found = sorted((run for run in runs if run is not None), key=lambda run: run.value)
+        for k, run in enumerate(found[:_FEW]):
+            if not run.converged:
+                found[k] = search.descend(search.vector(run.weights), _MORE) or run
+    best = min(found, key=lambda run: run.value)
+    layers = _expand(best.weights, bases)
+    value = float(TangentOperator(layers).least_eigenvalue())
+    if value >= given:  # to rounding, the weights given themselves
+        layers, value = full, given
+    hits = sum(run.value <= best.value * (1 + _NEAR) + 16 * EPS for run in found)
+    result = net.with_weights([from_numpy(W, like) for W, like in zip(layers, net.weights, strict=True)])
+    residual = _residual(layers, full, search)
+    return Optimum(net.scale**2 * max(value, 0.0), residual, result, starts, hits, best.converged)
+
+
+def _reduce(weights: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
+    """Cut every hidden width to `h_{l-1} + h_{l+1}` at most; return the bases that undo it.
+
+    `D_l` lives in the range of `[W_lᵀ W_{l+1}]`, of at most that dimension. That of any feasible weights can be
+    rotated into it without changing `D_l`, so nothing is lost.
+    """
+    weights = list(weights)
+    bases: list[np.ndarray | None] = [None] * (len(weights) - 1)
+    again = True
+    while again:
+        again = False
+        for l, (A, B) in enumerate(itertools.pairwise(weights)):
+            if A.shape[1] > A.shape[0] + B.shape[1]:
+                Q = np.linalg.qr(np.concatenate([A.T, B], axis=1))[0]
+                weights[l], weights[l + 1], again = A @ Q, Q.T @ B, True
+                before = bases[l]
+                bases[l] = Q if before is None else before @ Q
+                break
+    return weights, bases
+
+
+def _expand(weights: list[np.ndarray], bases: list[np.ndarray | None]) -> list[np.ndarray]:
+    """Undo `_reduce`."""
+    weights = list(weights)
+    for l, Q in enumerate(bases):
+        if Q is not None:
+            weights[l], weights[l + 1] = weights[l] @ Q.T, Q @ weights[l + 1]
+    return weights
+
+
+def _residual(weights: list[np.ndarray], given: list[np.ndarray], search: WeightSearch) -> float:
+    """Return the largest relative violation of the constraints, at full width; see `Optimum`."""
+    parts = [
+        norm((A.T @ A - B @ B.T) - (C.T @ C - D @ D.T)) / unit
+        for (A, B), (C, D), unit in zip(
+            itertools.pairwise(weights), itertools.pairwise(given), search.imbalance_units, strict=True
+        )
+    ]
+    if search.product:
+        parts.append(norm(multiply(weights) - multiply(given)) / search.product_unit)
+    return max(parts)

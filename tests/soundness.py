@@ -1,0 +1,110 @@
+"""Every bound against λ_min(T) on random networks, by the million: `make soundness`.
+
+    python -m tests.soundness --instances 1000000 --seed 0 --workers 2
+
+Each instance draws depth, widths (narrow hidden layers included), one of the families of `random_networks` and an
+output scale; evaluates every theorem with the rounding allowances of the library; and compares with the least
+eigenvalue of the dense T, itself computed. A bound counts as telling when it exceeds 1e-9 of the greatest eigenvalue.
+Prints what was seen and exits with 1 if any bound was above the truth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+
+import numpy as np
+
+import linflow as lf
+from tests.random_networks import FAMILIES, draw_weights
+
+BLOCK = 1000
+COMPUTED = 1e-12
+"""What the computed least eigenvalue may be off by, relative to the greatest: that of a dense symmetric solver for
+matrices of order up to 36, and of products of up to five layers, was below 1e-14 against 50 digits."""
+
+
+def instance(rng: np.random.Generator) -> lf.Network:
+    """Return a random network of up to five layers."""
+    depth = int(rng.integers(2, 6))
+    n, m = (int(x) for x in rng.integers(1, 7, 2))
+    least = 1 if rng.random() < 0.1 else min(n, m)
+    hidden = [int(h) for h in rng.integers(least, 9, depth - 1)]
+    family = FAMILIES[rng.integers(len(FAMILIES))]
+    scale = float(rng.choice([1.0, 0.3, 5.0]))
+    return lf.Network(draw_weights((n, *hidden, m), family, int(rng.integers(2**63))), scale)
+
+
+def block(seed: int, index: int, count: int = BLOCK) -> tuple[Counter, list[str]]:
+    """Return the counts of `count` instances, and the violations in words."""
+    rng = np.random.default_rng((seed, index))
+    seen, violations = Counter(), []
+    for k in range(count):
+        network = instance(rng)
+        values = np.linalg.eigvalsh(lf.TangentOperator(network).dense())
+        least, greatest = float(values[0]), float(values[-1])
+        seen["instances"] += 1
+        best = 0.0
+        for bound in lf.bounds.table(network):
+            if not bound.applies:
+                continue
+            value = float(bound.value)
+            seen["bounds"] += 1
+            seen["telling"] += value > 1e-9 * greatest
+            seen[f"telling, {bound.name}"] += value > 1e-9 * greatest
+            best = max(best, value)
+            if value > least + COMPUTED * greatest:
+                violations.append(
+                    f"block {index} instance {k}: {bound.name} says {value!r}, λ_min(T) = {least!r}, "
+                    f"widths {network.widths}, scale {network.scale}"
+                )
+        seen["instances with a telling bound"] += best > 1e-9 * greatest
+        seen["instances with λ_min(T) above rounding"] += least > 1e-9 * greatest
+    return seen, violations
+
+
+def run(instances: int, seed: int, workers: int, report=None) -> tuple[Counter, list[str]]:
+    """Return counts and violations over all blocks."""
+    blocks = -(-instances // BLOCK)
+    total, violations, began = Counter(), [], time.monotonic()
+    with ProcessPoolExecutor(workers) as pool:
+        for done, (seen, bad) in enumerate(pool.map(block, [seed] * blocks, range(blocks)), 1):
+            total += seen
+            violations += bad
+            if report is not None:
+                report(done / blocks, time.monotonic() - began, len(violations))
+    return total, violations
+
+
+def _report(fraction: float, seconds: float, bad: int) -> None:
+    left = seconds / fraction * (1 - fraction)
+    print(f"\r{fraction:6.1%}  {left / 60:5.1f} min left  {bad} violations ", end="", file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description="Every bound against λ_min(T) on random networks.")
+    parser.add_argument("--instances", type=int, default=1_000_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    began = time.monotonic()
+    show = _report if sys.stderr.isatty() else None
+    total, violations = run(arguments.instances, arguments.seed, arguments.workers, show)
+    if show:
+        print(file=sys.stderr)
+    width = max(map(len, total))
+    for name, count in total.items():
+        print(f"{name:<{width}}  {count:>10,}")
+    print(f"{'violations':<{width}}  {len(violations):>10,}")
+    print(f"{time.monotonic() - began:.0f} s, seed {arguments.seed}")
+    for text in violations[:20]:
+        print(text)
+    return 1 if violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
