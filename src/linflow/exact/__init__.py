@@ -1,0 +1,21 @@
+"""Closed-form solutions of the gradient flow, and the flows of the product alone.
+
+The scalar and matrix formulas are for the squared loss `½‖Y − W‖_F²`. Times are non-negative: a number gives one
+product, a sequence gives an array with time as its first axis.
+"""
+
+from linflow.exact.modes import learning_times, spectral
+from linflow.exact.reduced import balanced_end_to_end, non_overparametrized
+from linflow.exact.scalar import scalar_balanced, scalar_balanced_time, two_layer_scalar
+from linflow.exact.two_layers import lambda_balanced
+
+__all__ = [
+    "balanced_end_to_end",
+    "lambda_balanced",
+    "learning_times",
+    "non_overparametrized",
+    "scalar_balanced",
+    "scalar_balanced_time",
+    "spectral",
+    "two_layer_scalar",
+]
