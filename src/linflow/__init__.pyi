@@ -1,11 +1,18 @@
 from . import bounds as bounds
+from . import exact as exact
 from . import init as init
 from . import plots as plots
+from . import schedules as schedules
 from .certificates import Certificate as Certificate
 from .certificates import Check as Check
 from .certificates import Guarantee as Guarantee
+from .certificates import Violation as Violation
 from .certificates import certify as certify
 from .certificates import margin as margin
+from .certificates import safe_step_size as safe_step_size
+from .classification import ExponentialLoss as ExponentialLoss
+from .classification import ExponentialTail as ExponentialTail
+from .classification import LogisticLoss as LogisticLoss
 from .dynamics import Result as Result
 from .dynamics import Stats as Stats
 from .dynamics import Trajectory as Trajectory
@@ -21,5 +28,6 @@ from .operator import TangentOperator as TangentOperator
 from .quadratics import LinearRegression as LinearRegression
 from .quadratics import MatrixFactorization as MatrixFactorization
 from .quadratics import Quadratic as Quadratic
+from .references import cite as cite
 
 __version__: str

@@ -126,7 +126,7 @@ def convergence(run: Trajectory, cert: Certificate | None = None, ax: Any = None
 
     Args:
         run: A run of `gradient_flow` or `gradient_descent`.
-        cert: Its certificate; its best guarantee is drawn where one applies.
+        cert: Its certificate; the best of its guarantees at each time is drawn where one applies.
         ax: Axes to draw on; new ones if not given.
         **line: For the curve, such as ``color`` and ``label``.
 
@@ -143,8 +143,9 @@ def convergence(run: Trajectory, cert: Certificate | None = None, ax: Any = None
     ax = figure(4.5)[1] if ax is None else ax
     t, first = _instants(run), to_numpy(run.gap)[0]
     (curve,) = ax.semilogy(t, to_numpy(run.gap_at(t)) / first, **line)
-    if cert is not None and cert.rate > 0:
-        ax.semilogy(t, np.exp(-cert.rate * t), "--", color=curve.get_color(), linewidth=1)
+    if cert is not None and cert.best is not None:
+        promised = np.array([cert.gap_at(float(x)) for x in t]) / first
+        ax.semilogy(t, promised, "--", color=curve.get_color(), linewidth=1)
     ax.set(xlabel="time $t$", ylabel="loss gap over its start", xlim=(0, t[-1]))
     return ax
 
@@ -156,7 +157,7 @@ def _instants(run: Trajectory) -> np.ndarray:
 
 
 def rate(run: Trajectory, cert: Certificate | None = None, ax: Any = None, **line: Any) -> Any:
-    """Draw the instantaneous rate of a run, and the rate its certificate guarantees, dashed.
+    """Draw the instantaneous rate of a run, and the rate its certificate guarantees at each gap, dashed.
 
     Args:
         run: A run of `gradient_flow` or `gradient_descent`.
@@ -170,8 +171,9 @@ def rate(run: Trajectory, cert: Certificate | None = None, ax: Any = None, **lin
     ax = figure(4.5)[1] if ax is None else ax
     t = to_numpy(run.t)
     (curve,) = ax.plot(t, to_numpy(run.rate), **line)
-    if cert is not None and cert.rate > 0:
-        ax.plot(t[[0, -1]], [cert.rate] * 2, "--", color=curve.get_color(), linewidth=1)
+    if cert is not None and cert.best is not None:
+        promised = [cert.rate_at(float(gap)) for gap in to_numpy(run.gap)]
+        ax.plot(t, promised, "--", color=curve.get_color(), linewidth=1)
     ax.set(xlabel="time $t$", ylabel=r"instantaneous rate $-\dot L/(L-f^\ast)$", xlim=(0, t[-1]))
     return ax
 

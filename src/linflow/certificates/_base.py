@@ -3,42 +3,91 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from linflow import _checks
+from linflow.certificates.curves import Curve, StepCurve
+
+FRACTIONS = (1e-2, 1e-4, 1e-6)
+"""The fractions of the initial gap at which guaranteed and actual times are compared."""
+
+
+def finite(x: float) -> float | None:
+    """Return x, or None where JSON has no word for it."""
+    return float(x) if math.isfinite(x) else None
 
 
 @dataclass(frozen=True)
 class Guarantee:
-    """`L(t) − f* ≤ e^{−rate·t} (L(0) − f*)` for the flow, by one theorem.
+    """An upper bound on the loss gap `L − f*` at every time of a run, by one theorem.
 
     Attributes:
         name: short name.
         source: the theorem it rests on.
-        applies: whether its hypotheses hold for this objective and start, with a positive rate.
-        reason: why not, in words; empty when it applies.
-        rate: the guaranteed exponential rate, 0 when it does not apply.
+        citation: keys of the references (`linflow cite`).
+        reason: why it does not apply, in words; empty when it does.
+        curve: the bound as a function of time, None when it does not apply.
         gap: the initial loss gap `L(0) − f*`.
         minimum: `f*`.
+        facts: numbers that belong to it, such as the radius of the lazy regime or the cap on the drift.
     """
 
     name: str
     source: str
-    applies: bool
+    citation: tuple[str, ...]
     reason: str
-    rate: float
+    curve: Curve | None
     gap: float
     minimum: float
+    facts: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def applies(self) -> bool:
+        """Whether its hypotheses hold for this objective and start, and it says anything."""
+        return self.curve is not None
+
+    @property
+    def rate(self) -> float:
+        """The exponential rate kept at every time; 0 when it does not apply, or is slower than exponential."""
+        return self.curve.rate if self.curve else 0.0
 
     def time_to(self, fraction: float) -> float:
         """Return a time by which the loss gap is at most `fraction` of the initial one; inf if none is known."""
         fraction = _checks.fraction(fraction, "fraction")
-        return math.log(1 / fraction) / self.rate if self.rate > 0 else math.inf
+        return float(self.curve.time(fraction * self.gap)) if self.curve else math.inf
+
+    def steps_to(self, fraction: float) -> float:
+        """Return a number of steps of descent after which the gap is at most `fraction` of the first; inf if unknown.
+
+        Raises:
+            TypeError: a guarantee on the flow, which takes no steps.
+        """
+        fraction = _checks.fraction(fraction, "fraction")
+        if self.curve is None:
+            return math.inf
+        if not isinstance(self.curve, StepCurve):
+            raise TypeError(f"the guarantee {self.name!r} is on the flow, which takes no steps; use time_to.")
+        return self.curve.steps(fraction * self.gap)
 
     def gap_at(self, t: float) -> float:
-        """Return an upper bound on the loss gap at time t."""
-        return self.gap * math.exp(-self.rate * _checks.positive(t, "t", allow_zero=True))
+        """Return an upper bound on the loss gap at time t (for descent, η times the number of steps)."""
+        t = _checks.positive(t, "t", allow_zero=True)
+        return min(self.gap, self.curve.gap(t)) if self.curve else self.gap
 
     def loss_at(self, t: float) -> float:
         """Return an upper bound on the loss at time t."""
         return self.minimum + self.gap_at(t)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the guarantee as plain data."""
+        return {
+            "name": self.name,
+            "source": self.source,
+            "citation": list(self.citation),
+            "applies": self.applies,
+            "reason": self.reason,
+            "rate": self.rate,
+            "time_to": {f"{fraction:g}": finite(self.time_to(fraction)) for fraction in FRACTIONS},
+            "facts": {name: finite(value) for name, value in self.facts.items()},
+        }

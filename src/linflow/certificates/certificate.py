@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from linflow._arrays import to_numpy
-from linflow.certificates._base import Guarantee
+from linflow import _checks
+from linflow.certificates._base import FRACTIONS, Guarantee, finite
+from linflow.certificates.checking import Check, check_run
+from linflow.certificates.curves import ExponentialCurve
+from linflow.certificates.descent import descent_guarantees
 from linflow.certificates.exponential import exponential
+from linflow.certificates.prior import prior_results
+from linflow.certificates.tail import exponential_tail
 from linflow.network import Network
 from linflow.objectives import Objective
 
 if TYPE_CHECKING:
     from linflow.dynamics.trajectory import Trajectory
 
-OBSERVED_ALLOWANCE = 1e-9
-"""Relative rounding granted to an observed rate and gap before a guarantee counts as violated."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """A guarantee set against a run.
-
-    Attributes:
-        holds: whether the observed loss gap and rate respect the guarantee at every recorded time.
-        worst_slack: least observed over guaranteed rate along the run; at least 1, to rounding, when it holds.
-        violation: the first time it does not hold, or None.
-    """
-
-    holds: bool
-    worst_slack: float
-    violation: float | None
+ALGORITHMS = ("flow", "descent")
 
 
 @dataclass(frozen=True, repr=False)
@@ -42,87 +29,171 @@ class Certificate:
     """Every guarantee of a start, best first. `print` shows a table.
 
     Attributes:
-        guarantees: sorted by rate; those that do not apply say why in `reason`.
+        guarantees: soonest at 10⁻⁶ of the initial gap first; those that do not apply say why in `reason`.
+        objective: what is minimised.
+        network: the start.
         gap: initial loss gap.
-        pl_constant: γ of the objective.
+        algorithm: "flow" or "descent".
+        step_size: η of the descent, None for the flow.
         notes: promotions of the input.
     """
 
     guarantees: tuple[Guarantee, ...]
+    objective: Objective
+    network: Network
     gap: float
-    pl_constant: float
+    algorithm: str = "flow"
+    step_size: float | None = None
     notes: tuple[str, ...] = ()
 
     @property
+    def pl_constant(self) -> float:
+        """Gradient dominance γ of the objective."""
+        return self.objective.pl_constant
+
+    @property
     def best(self) -> Guarantee | None:
-        """The guarantee with the largest rate, None when none applies."""
+        """The guarantee that is soonest at 10⁻⁶ of the initial gap, None when none applies."""
         first = self.guarantees[0]
         return first if first.applies else None
 
     @property
     def rate(self) -> float:
-        """The best guaranteed exponential rate, 0 when none applies."""
-        return self.best.rate if self.best else 0.0
+        """The best exponential rate guaranteed at every time, 0 when there is none."""
+        return max(g.rate for g in self.guarantees)
 
     def time_to(self, fraction: float) -> float:
         """Return a time by which the loss gap is at most `fraction` of the initial one; inf if none is known."""
-        return self.guarantees[0].time_to(fraction)
+        return min(g.time_to(fraction) for g in self.guarantees)
+
+    def steps_to(self, fraction: float) -> float:
+        """Return a number of steps of the descent after which the gap is at most `fraction` of the first."""
+        if self.step_size is None:
+            raise TypeError('the certificate is on the flow, which takes no steps; certify with algorithm="descent".')
+        return min(g.steps_to(fraction) for g in self.guarantees)
+
+    def gap_at(self, t: float) -> float:
+        """Return an upper bound on the loss gap at time t, the least of all guarantees."""
+        return min(g.gap_at(t) for g in self.guarantees)
+
+    def rate_at(self, gap: float) -> float:
+        """Return the rate `−ℓ̇/ℓ` guaranteed at the instant when the run from this start has this gap."""
+        return max((g.curve.rate_at(gap) for g in self.guarantees if g.curve), default=0.0)
+
+    def loss_at(self, t: float) -> float:
+        """Return an upper bound on the loss at time t."""
+        return self.objective.minimum + self.gap_at(t)
+
+    @cached_property
+    def baseline(self) -> Guarantee:
+        """The model without overparametrization, `Ẇ = −∇f(W)` from the same product: rate γ.
+
+        It is a comparison and no statement on this network.
+        """
+        gamma = self.objective.effective(self.network)[0].pl_constant
+        curve = ExponentialCurve(self.gap, gamma) if gamma > 0 else None
+        reason = "" if curve else "no pl_constant is known for the objective"
+        source = "gradient dominance (Polyak 1963)"
+        return Guarantee(
+            "one layer instead", source, ("karimi2016",), reason, curve, self.gap, self.objective.minimum
+        )
+
+    @cached_property
+    def prior(self) -> tuple[Guarantee, ...]:
+        """What each published result says of this start, one row each; a reason where it does not apply."""
+        return tuple(prior_results(self.objective, self.network, self.guarantees))
 
     def check(self, run: Trajectory) -> Check:
-        """Set the best rate against a run of the flow from this start.
+        """Set every guarantee against a run from this start; see `Check`.
 
         Raises:
-            ValueError: the run began at another loss gap.
+            ValueError: the run began at another loss gap, or is one of the other algorithm.
         """
-        t, gap, rate = (to_numpy(x) for x in (run.t, run.gap, run.rate))
-        if not math.isclose(gap[0], self.gap, rel_tol=1e-9, abs_tol=1e-300):
-            raise ValueError(
-                f"the run starts at a loss gap of {gap[0]:.6g} and the certificate at {self.gap:.6g}; "
-                "certify the objective and network that the run began with."
-            )
-        if self.rate == 0 or gap[0] == 0:
-            return Check(True, math.inf, None)
-        # A gap of zero has no rate; the integrator's own error estimate is granted on top of rounding.
-        t, gap, slack = t[gap > 0], gap[gap > 0], rate[gap > 0] / self.rate
-        allowance = OBSERVED_ALLOWANCE + run.stats.gap_error
-        envelope = gap <= gap[0] * np.exp(-self.rate * t) * (1 + allowance)
-        good = (slack >= 1 - allowance) & envelope
-        first = None if good.all() else float(t[int(np.argmin(good))])
-        return Check(first is None, float(slack.min()), first)
+        return check_run(self, run)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the certificate as plain data, ready for JSON: no infinities, None in their place."""
+        return {
+            "algorithm": self.algorithm,
+            "step_size": self.step_size,
+            "widths": list(self.network.widths),
+            "scale": self.network.scale,
+            "initial_gap": self.gap,
+            "pl_constant": self.pl_constant,
+            "rate": self.rate,
+            "time_to": {f"{x:g}": finite(self.time_to(x)) for x in FRACTIONS},
+            "guarantees": [g.to_dict() for g in self.guarantees],
+            "baseline": self.baseline.to_dict(),
+            "prior": [g.to_dict() for g in self.prior],
+            "notes": list(self.notes),
+        }
 
     def __str__(self) -> str:
-        rows = [("guarantee", "rate", "time to 1e-6", "source or reason")]
-        for g in self.guarantees:
-            rate, time = (f"{g.rate:.4g}", f"{g.time_to(1e-6):.4g}") if g.applies else ("–", "–")
-            rows.append((g.name, rate, time, g.source if g.applies else f"does not apply: {g.reason}"))
-        w = [max(len(row[i]) for row in rows) for i in range(3)]
-        lines = [f"{a:<{w[0]}}  {b:>{w[1]}}  {c:>{w[2]}}  {d}" for a, b, c, d in rows]
         head = f"initial gap {self.gap:.4g}, γ = {self.pl_constant:.4g}"
-        return "\n".join([head, *lines, *self.notes])
+        if self.step_size is not None:
+            head += f", gradient descent with step {self.step_size:.4g}"
+        blocks = [head, *self.notes, _table("guarantee", self.guarantees, self.step_size), ""]
+        return "\n".join([*blocks, _table("published result", (self.baseline, *self.prior), self.step_size)])
 
     def __repr__(self) -> str:
         name = self.best.name if self.best else "none applies"
         return f"Certificate(rate={self.rate:.4g}, {name})"
 
 
-def certify(objective: Objective, network: Network | Sequence[Any]) -> Certificate:
-    """Return every guarantee on the gradient flow from this start, best first.
+def _table(title: str, guarantees: Sequence[Guarantee], step_size: float | None) -> str:
+    """Return aligned rows, those that apply first."""
+    rows = [(title, "rate", "time to 1e-6" if step_size is None else "steps to 1e-6", "source, or why not")]
+    for g in guarantees:
+        if g.applies:
+            time = g.time_to(1e-6)
+            rows.append((g.name, f"{g.rate:.4g}", f"{time if step_size is None else time / step_size:.4g}", g.source))
+        else:
+            rows.append((g.name, "–", "–", g.reason))
+    w = [max(len(row[i]) for row in rows) for i in range(3)]
+    return "\n".join(f"{a:<{w[0]}}  {b:>{w[1]}}  {c:>{w[2]}}  {d}" for a, b, c, d in rows)
+
+
+def certify(
+    objective: Objective,
+    network: Network | Sequence[Any],
+    *,
+    algorithm: str = "flow",
+    step_size: float | None = None,
+) -> Certificate:
+    """Return every guarantee on the gradient flow, or on gradient descent, from this start, best first.
 
     Args:
         objective: what is minimised.
         network: a `Network` or its weights; float32 input is computed in float64.
+        algorithm: "flow", or "descent" for gradient descent with a constant step.
+        step_size: η of the descent; `safe_step_size(objective, network)` when left out.
 
     Raises:
-        ValueError, TypeError: objective and network do not fit.
+        ValueError, TypeError: objective and network do not fit, or a step size without descent.
 
     Example:
         >>> import numpy as np, linflow as lf
         >>> net = lf.init.imbalanced((2, 6, 6, 2), [3.0, -3.0], np.eye(2), rng=0)
         >>> cert = lf.certify(lf.MatrixFactorization(np.eye(2)), net)
-        >>> cert.best.name, round(cert.rate, 9)
-        ('three layers, Δ*', 18.0)
+        >>> cert.best.name, round(cert.rate, 2)
+        ('envelope', 20.56)
     """
+    algorithm = _checks.choice(algorithm, "algorithm", ALGORITHMS)
     net = Network.of(network).detach()
     objective.check_network(net)
-    guarantees = sorted(exponential(objective, net), key=lambda g: -g.rate)
-    return Certificate(tuple(guarantees), guarantees[0].gap, objective.pl_constant, (*objective.notes, *net.notes))
+    gap = objective.gap(net.product())
+    notes = (*objective.notes, *net.notes)
+    if algorithm == "flow":
+        if step_size is not None:
+            raise ValueError(
+                f'step_size is {step_size!r}, but the flow takes no steps; say algorithm="descent", or leave it out.'
+            )
+        found = [*exponential(objective, net), *exponential_tail(objective, net)]
+        return Certificate(_sorted(found), objective, net, gap, notes=notes)
+    eta, found = descent_guarantees(objective, net, step_size)
+    return Certificate(_sorted(found), objective, net, gap, algorithm, eta, notes)
+
+
+def _sorted(guarantees: Sequence[Guarantee]) -> tuple[Guarantee, ...]:
+    """Order by the time to 10⁻⁶, then to 10⁻² for those that end before."""
+    return tuple(sorted(guarantees, key=lambda g: (not g.applies, g.time_to(1e-6), g.time_to(1e-2))))

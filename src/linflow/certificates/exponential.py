@@ -1,48 +1,117 @@
-"""Exponential convergence of the flow from a bound on T that holds along the whole run."""
+"""Guarantees on the flow under gradient dominance: each bound, the lazy regime, and all of them together."""
 
 from __future__ import annotations
 
-from functools import cache
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
 
 from linflow import bounds
-from linflow._arrays import norm, sigma
+from linflow._arrays import norm, sigma, to_numpy
+from linflow.bounds import Bound, Invariants
 from linflow.certificates._base import Guarantee
-from linflow.certificates.margin import margin
+from linflow.certificates.curves import ExponentialCurve, LevelCurve
+from linflow.certificates.envelope import envelope, gap_levels
+from linflow.certificates.lazy import Neighbourhood
+from linflow.certificates.margin import next_floor, product_range
 from linflow.network import Network
 from linflow.objectives import Objective
 
+_Row = Callable[..., Guarantee]
+"""Makes a guarantee on the run at hand from name, source, citation, reason, curve and facts."""
+
 
 def exponential(objective: Objective, network: Network) -> list[Guarantee]:
-    """Return one guarantee for each bound: rate `γ α(D, margin)`.
+    """Return the guarantees on the flow that need `‖∇f‖² ≥ γ (f − f*)`.
 
-    The imbalance is conserved and `σ_min(W(t))` never falls below the margin, so `λ_min(T(t)) ≥ α(D, margin)` and,
-    with gradient dominance, `L(t) − f* ≤ e^{−γαt} (L(0) − f*)`.
+    - One for each bound α on `λ_min(T)`: D is conserved and `σ_min(W(t))` never falls below the margin, so
+      `ℓ(t) ≤ e^{−γ α(D, margin) t} ℓ(0)` (Min, Vidal & Mallada 2023, section 4).
+    - The lazy regime: weights that stay near their start keep its T.
+    - The envelope: the best of all these on every level of the gap, as the margin grows while the gap falls.
 
-    Source: Min, Vidal & Mallada 2023, section 4; docs/theory.md for the sharper margin.
+    Proofs: `docs/theory.md`.
     """
     gap = objective.gap(network.product())
-    held = margin(objective, network)
-    restricted, net = objective.effective(network)
-    gamma = restricted.pl_constant
+    seen, net = objective.effective(network)
+    gamma = seen.pl_constant
 
-    @cache
-    def why_zero() -> str:
-        return _why_zero(restricted, net, held)
+    def guarantee(name: str, source: str, citation: Sequence[str], reason: str, curve=None, **facts) -> Guarantee:
+        return Guarantee(name, source, tuple(citation), reason, curve, gap, objective.minimum, facts)
 
-    def guarantee(name: str, source: str, alpha: float, reason: str) -> Guarantee:
-        if not reason and gamma == 0:
-            reason = "no pl_constant is known for the objective; declare strong_convexity= or pl_constant="
-        if not reason and alpha <= 0:
-            reason = why_zero()
-        rate = 0.0 if reason else gamma * alpha
-        return Guarantee(name, source, not reason, reason, rate, gap, objective.minimum)
-
+    if gamma == 0:
+        reason = (
+            "the objective has no gradient dominance: γ = 0"
+            if objective.derived
+            else "no pl_constant is known for the objective; declare strong_convexity= or pl_constant="
+        )
+        return [guarantee("exponential", "gradient dominance", ["min2023"], reason)]
     if net.depth == 1:
         source = "convex optimisation (gradient dominance)"
-        return [guarantee("one layer", source, net.scale**2, "")]
+        return [guarantee("one layer", source, ["karimi2016"], "", ExponentialCurve(gap, gamma * net.scale**2))]
+    levels = gap_levels(gap) if gap > 0 else np.zeros(1)
+    rows, values, held = _bounds_on(levels, seen, net)
+    why = _why_zero(seen, net, held)
     # A theorem whose hypotheses hold explains a missing rate better than one for other networks: it comes first.
-    rows = sorted(bounds.table(net, held), key=lambda row: not row.applies)
-    return [guarantee(row.name, row.source, float(row.value), row.reason) for row in rows]
+    found = [
+        guarantee(row.name, row.source, [row.theorem.citation], row.reason or ("" if rate > 0 else why), curve)
+        for row in sorted(rows, key=lambda row: not row.applies)
+        for rate in [gamma * float(values[row.name][0])]
+        for curve in [ExponentialCurve(gap, rate) if rate > 0 else None]
+    ]
+    if gap <= 0:
+        return found
+    nearby = Neighbourhood.of(net)
+    lazy = envelope(levels, gamma, np.zeros(len(levels)), nearby)
+    together = envelope(levels, gamma, np.max(list(values.values()), axis=0), nearby)
+    return [
+        _envelope(guarantee, together, rows, why),
+        _lazy(guarantee, lazy, nearby, gamma, gap),
+        *found,
+    ]
+
+
+def _bounds_on(levels: np.ndarray, objective: Objective, net: Network) -> tuple[list[Bound], dict, float]:
+    """Return every bound for weights with a gap of at most each level, by name, and the margin at the first."""
+    low, high = product_range(objective, net, levels)
+    seen = (low > 0) | (np.arange(len(levels)) == 0)  # without a margin every level has the bound of the first
+    following = next_floor(objective, net, levels)
+    invariants = Invariants.of(net).at(low[seen] / net.scale, high[seen] / net.scale, following[seen] / net.scale)
+    rows = bounds.evaluate(invariants, net.scale)
+    index = np.cumsum(seen) - 1
+    return rows, {row.name: to_numpy(row.value)[index] for row in rows}, float(low[0])
+
+
+def _used(rows: Sequence[Bound]) -> list[str]:
+    """Return the references of the theorems that take part in the envelope."""
+    return sorted({row.theorem.citation for row in rows if row.applies} - {"linflow"})
+
+
+def _envelope(guarantee: _Row, curve: LevelCurve | None, rows: Sequence[Bound], why: str) -> Guarantee:
+    source, citation = "linflow, docs/theory.md", ["linflow", *_used(rows)]
+    if curve is not None and curve.rate > 0:
+        return guarantee("envelope", source, citation, "", curve, **{"final rate": curve.final_rate})
+    if curve is None:
+        return guarantee("envelope", source, citation, f"no bound applies at the start: {why}")
+    down = float(curve.levels[int(np.argmin(curve.rates > 0))] / curve.levels[0])
+    reason = f"what is known of the start ends when the gap is {down:.3g} of its first; then {why}"
+    return guarantee("envelope", source, citation, reason)
+
+
+def _lazy(guarantee: _Row, curve: LevelCurve | None, nearby: Neighbourhood, gamma: float, gap: float) -> Guarantee:
+    """Return the guarantee of the lazy regime: it needs the flow to end inside the largest ball."""
+    source = "linflow, docs/theory.md, after Chizat, Oyallon & Bach 2019"
+    if curve is not None and curve.final_rate > 0:
+        roots = np.sqrt(np.append(curve.levels, 0.0))
+        travel = float(np.sum(2 * (roots[:-1] - roots[1:]) / np.sqrt(curve.rates)))
+        return guarantee("lazy regime", source, ["linflow", "chizat2019"], "", curve, radius=travel)
+    # The greatest gap that the balls can hold: the integral of sqrt(γ κ) over the radii, from below.
+    reach = float(np.sum(np.diff(nearby.radii) * np.sqrt(gamma * nearby.floors[1:]))) / 2
+    reason = (
+        f"the weights may move too far: 2 sqrt(ℓ(0)) = {2 * math.sqrt(gap):.3g} exceeds "
+        f"∫ sqrt(γ κ(r)) dr = {2 * reach:.3g}; widen the layers, or start nearer to the optimum"
+    )
+    return guarantee("lazy regime", source, ["linflow", "chizat2019"], reason)
 
 
 def _why_zero(objective: Objective, network: Network, held: float) -> str:

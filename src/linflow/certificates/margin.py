@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from linflow import _checks
 from linflow._arrays import EPS, norm, sigma
 from linflow.network import Network
@@ -41,16 +43,53 @@ def margin(objective: Objective, network: Network | Sequence[Any], form: str = "
     objective, net = objective.effective(net)
     if objective.strong_convexity == 0 or objective.minimizer is None:
         return 0.0
-    W, mu = net.product(), objective.strong_convexity
-    least = float(sigma(objective.minimizer, min(net.shape)))
-    # The margin is a difference; what rounding leaves open in either term is taken off, lest it pass for a margin.
-    rounding = 16 * EPS * (norm(objective.minimizer) + net.magnitude())
+    W = net.product()
     if form == "gap":
-        reach = math.sqrt(2 * max(objective.gap(W), 0.0) / mu)
-        rounding += 4 * math.sqrt(2 * objective.rounding(net) / mu)
-    elif math.isinf(objective.smoothness):
+        return float(product_range(objective, net, np.array([objective.gap(W)]))[0][0])
+    if math.isinf(objective.smoothness):
         return 0.0
-    else:
-        condition = math.sqrt(objective.smoothness / mu)
-        reach, rounding = condition * norm(W - objective.minimizer), condition * rounding
-    return max(0.0, least - reach - rounding)
+    condition = math.sqrt(objective.smoothness / objective.strong_convexity)
+    least = float(sigma(objective.minimizer, min(net.shape)))
+    return max(0.0, least - condition * (norm(W - objective.minimizer) + _rounding(objective, net)))
+
+
+def product_range(objective: Objective, network: Network, gaps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return bounds on `σ_min(W)` and `‖W‖` for every W whose loss gap is at most each of `gaps`.
+
+    `½μ ‖W − W*‖_F² ≤ ℓ`, and singular values are 1-Lipschitz: `[σ_min(W*) − sqrt(2ℓ/μ)]_+` and
+    `‖W*‖ + sqrt(2ℓ/μ)`; 0 and inf where μ or W* is unknown. What rounding leaves open is taken off, and added.
+
+    Args:
+        objective: on the space the network acts in (`objective.effective`).
+        network: the weights of the start, whose size fixes the rounding.
+        gaps: loss gaps, shape `(K,)`.
+    """
+    if objective.strong_convexity == 0 or objective.minimizer is None:
+        return np.zeros(len(gaps)), np.full(len(gaps), math.inf)
+    reach = _reach(objective, network, gaps)
+    least = float(sigma(objective.minimizer, min(network.shape)))
+    largest = float(sigma(objective.minimizer, 1))
+    return np.maximum(least - reach, 0.0), largest + reach
+
+
+def next_floor(objective: Objective, network: Network, gaps: np.ndarray) -> np.ndarray:
+    """Return lower bounds on the singular value before the least, as `product_range`; inf where there is none."""
+    if min(network.shape) == 1:
+        return np.full(len(gaps), math.inf)
+    if objective.strong_convexity == 0 or objective.minimizer is None:
+        return np.zeros(len(gaps))
+    return np.maximum(
+        float(sigma(objective.minimizer, min(network.shape) - 1)) - _reach(objective, network, gaps), 0.0
+    )
+
+
+def _reach(objective: Objective, network: Network, gaps: np.ndarray) -> np.ndarray:
+    """Return bounds on `‖W − W*‖_F` for loss gaps of at most `gaps`."""
+    mu = objective.strong_convexity
+    rounding = _rounding(objective, network) + 4 * math.sqrt(2 * objective.rounding(network) / mu)
+    return np.sqrt(2 * np.maximum(gaps, 0.0) / mu) + rounding
+
+
+def _rounding(objective: Objective, network: Network) -> float:
+    """Return what rounding leaves open in a difference of W and W*, lest it pass for a margin."""
+    return 16 * EPS * (norm(objective.minimizer) + network.magnitude())

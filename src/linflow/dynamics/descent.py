@@ -1,14 +1,17 @@
-"""Gradient descent with a constant step."""
+"""Gradient descent with a constant step or a schedule."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
 from linflow import _checks
+from linflow._arrays import from_numpy
 from linflow.dynamics._threads import one_thread_when_small
 from linflow.dynamics.declared import DeclaredConstants
 from linflow.dynamics.field import GradientField, Point, prepared
@@ -21,11 +24,42 @@ DIVERGENCE = 1e12
 """Growth of the loss gap over its start at which a descent counts as diverged."""
 
 
+@dataclass(frozen=True)
+class Iterate:
+    """Where a descent stands before a step: all that a schedule may look at.
+
+    Attributes:
+        field: the gradient field, with `objective` and the layout of the weights.
+        point: weights, gap and `slope = −∇L`.
+        k: number of steps done.
+        last: the step before, None at the first.
+    """
+
+    field: GradientField
+    point: Point
+    k: int
+    last: float | None
+
+    @property
+    def network(self) -> Network:
+        """The weights as a network."""
+        return self.field.network_at(self.point.y)
+
+
+class Schedule(Protocol):
+    """A rule for the step size; see `linflow.schedules` for those that come with the library."""
+
+    def step(self, iterate: Iterate) -> float:
+        """Return η > 0 for the next step."""
+        ...
+
+
 def gradient_descent(
     objective: Objective,
     network: Network | Sequence[Any],
     *,
-    step_size: float,
+    step_size: float | None = None,
+    schedule: Schedule | None = None,
     steps: int,
     until: float | None = None,
     record: Sequence[str] = ("loss", "rate"),
@@ -40,7 +74,8 @@ def gradient_descent(
     Args:
         objective: what is minimised.
         network: a `Network` or its weights; float32 and integers are computed in float64 and noted.
-        step_size: `η > 0`.
+        step_size: a constant `η > 0`.
+        schedule: a rule for the step instead, such as those of `linflow.schedules`.
         steps: number of steps.
         until: stop at the first step whose loss gap is at most this fraction of the initial one, in (0, 1).
         record: as for `gradient_flow`.
@@ -48,11 +83,11 @@ def gradient_descent(
         progress: called with the fraction done, now and then.
 
     Returns:
-        A `Trajectory` with `t = η · step`. A descent that diverges ends with that result, its records kept; its
-        `network` is then the start, as the last weights mean nothing.
+        A `Trajectory` with `t` the sum of the steps and `step_sizes` the steps themselves. A descent that diverges
+        ends with that result, its records kept; its `network` is then the start, as the last weights mean nothing.
 
     Raises:
-        ValueError, TypeError: arguments that do not fit.
+        ValueError, TypeError: arguments that do not fit, or a schedule that returns no positive number.
 
     Example:
         >>> import numpy as np, linflow as lf
@@ -63,27 +98,31 @@ def gradient_descent(
     """
     began = time.perf_counter()
     net = prepared(objective, network)
-    eta = _checks.positive(step_size, "step_size")
+    constant = _constant(step_size, schedule)
     steps, every = _checks.count(steps, "steps"), _checks.count(every, "every")
     fraction = None if until is None else _checks.fraction(until, "until")
     field, declared = GradientField(objective, net), DeclaredConstants(objective)
     recorder = Recorder(field, record)
+    taken: list[float] = []
     with one_thread_when_small(net), np.errstate(over="ignore", invalid="ignore"):
         point = field.at(field.flatten(net.weights))
         first = point.gap
-        result, k = Result.STEPS_DONE, 0
+        result, k, t = Result.STEPS_DONE, 0, 0.0
         while True:
             ended = _ended(field, point, first, fraction)
             if k % every == 0 or k == steps or ended is not None:
-                recorder.add(k * eta, point)
-                declared.observe(k * eta, field, point)
+                recorder.add(t, point)
+                declared.observe(t, field, point)
             if ended is not None or k == steps:
                 result = ended or result
                 break
             if progress is not None and k % 100 == 0:
                 progress(k / steps)
+            eta = constant or _scheduled(schedule, Iterate(field, point, k, taken[-1] if taken else None))
             point = field.at(point.y + eta * point.slope)
+            taken.append(eta)
             k += 1
+            t = k * eta if constant else t + eta
     last = field.network_at(point.y) if result is not Result.DIVERGED else field.network
     drift = imbalance_drift(last, net)
     gaps = np.asarray(recorder.gap)
@@ -95,8 +134,37 @@ def gradient_descent(
         result=result,
         stats=Stats(k, 0, field.evaluations, drift, 0.0, time.perf_counter() - began),
         notes=(*objective.notes, *net.notes, *declared.notes),
+        algorithm="descent",
+        step_size=constant,
+        step_sizes=from_numpy(np.asarray(taken), net.weights[0]),
         _nodes=(np.asarray(recorder.t), np.log(np.maximum(gaps, 5e-324))),
     )
+
+
+def _constant(step_size: float | None, schedule: Schedule | None) -> float | None:
+    """Return the constant step, that of a constant schedule included; None for a rule."""
+    if (step_size is None) == (schedule is None):
+        given = "neither" if schedule is None else "both"
+        raise ValueError(
+            f"{given} of step_size and schedule given; give one: step_size=0.1, or "
+            "schedule=linflow.schedules.backtracking(). linflow.safe_step_size proposes a constant step."
+        )
+    if schedule is None:
+        return _checks.positive(step_size, "step_size")
+    if not callable(getattr(schedule, "step", None)):
+        raise TypeError(
+            f"schedule is {schedule!r}; an object with a method step(iterate) is needed, such as those of "
+            "linflow.schedules."
+        )
+    return getattr(schedule, "step_size", None)
+
+
+def _scheduled(schedule: Schedule | None, iterate: Iterate) -> float:
+    assert schedule is not None
+    eta = float(schedule.step(iterate))
+    if not (eta > 0 and math.isfinite(eta)):
+        raise ValueError(f"the schedule returned {eta!r} for step {iterate.k}; a positive, finite number is needed.")
+    return eta
 
 
 def _ended(field: GradientField, point: Point, first: float, fraction: float | None) -> Result | None:

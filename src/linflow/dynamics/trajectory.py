@@ -77,6 +77,9 @@ class Trajectory:
         result: how it ended, a `Result`.
         stats: cost and imbalance drift.
         notes: promotions of the input and contradicted declarations, in words.
+        algorithm: "flow" or "descent".
+        step_size: η of a descent with a constant step, else None.
+        step_sizes: the steps of a descent, one for each step taken, shape `(stats.steps,)`; None for a flow.
         least_eigenvalue, imbalance_drift: shape `(N,)` where recorded, else None.
         singular_values: of the product, shape `(N, min(n, m))` where recorded, else None.
     """
@@ -90,6 +93,9 @@ class Trajectory:
     result: Result
     stats: Stats
     notes: tuple[str, ...] = ()
+    algorithm: str = "flow"
+    step_size: float | None = None
+    step_sizes: Array | None = None
     least_eigenvalue: Array | None = None
     imbalance_drift: Array | None = None
     singular_values: Array | None = None

@@ -9,7 +9,7 @@ import numpy as np
 from linflow import bounds
 from linflow._arrays import to_numpy
 from linflow.certificates import Check
-from linflow.certificates.certificate import OBSERVED_ALLOWANCE
+from linflow.certificates.checking import OBSERVED_ALLOWANCE
 from linflow.dynamics import Trajectory
 from linflow.experiments._base import Claim, number
 from linflow.objectives import Objective

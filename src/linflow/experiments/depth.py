@@ -11,7 +11,7 @@ import numpy as np
 
 from linflow import bounds, init
 from linflow.certificates import certify, margin
-from linflow.certificates.certificate import OBSERVED_ALLOWANCE
+from linflow.certificates.checking import OBSERVED_ALLOWANCE
 from linflow.dynamics import Trajectory, gradient_flow
 from linflow.experiments._base import Claim, Experiment, Outcome, Progress, Table, number
 from linflow.experiments._runs import kept_claim

@@ -10,7 +10,7 @@ from matplotlib.patheffects import withStroke
 
 from linflow import bounds, init
 from linflow.certificates import certify
-from linflow.certificates.certificate import OBSERVED_ALLOWANCE
+from linflow.certificates.checking import OBSERVED_ALLOWANCE
 from linflow.dynamics import Trajectory, gradient_flow
 from linflow.experiments._base import Claim, Experiment, Outcome, Progress, Table, number
 from linflow.imbalance import imbalance_spectrum
@@ -76,9 +76,11 @@ def _claims(
             least,
             OBSERVED_ALLOWANCE,
         )
-    certified = [certify(F, run.start).rate for run in runs]
+    # The map is drawn from the bounds alone; the lazy regime, which the envelope includes, may promise more.
+    rows = [certify(F, run.start).guarantees for run in runs]
+    certified = [max(g.rate for g in found if g.name not in ("envelope", "lazy regime")) for found in rows]
     off = max(abs(p - c) / max(c, gamma * 1e-3) for p, c in zip(promised, certified, strict=True))
-    yield Claim.within("The map shows the rate that the certificate of the actual weights gives: error", off, 0, 1e-9)
+    yield Claim.within("The map shows the rate that the bounds on the actual weights give: error", off, 0, 1e-9)
     yield Claim.all_below(
         "At every grid point the combined bound is at least each of the two",
         np.maximum(maps["imbalance"], maps["margin"]),

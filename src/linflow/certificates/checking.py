@@ -1,0 +1,149 @@
+"""Guarantees set against a run: does each hold, and how far is it from what happened?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from linflow._arrays import to_numpy
+from linflow.certificates._base import FRACTIONS, finite
+
+if TYPE_CHECKING:
+    from linflow.certificates.certificate import Certificate
+    from linflow.dynamics.trajectory import Trajectory
+
+OBSERVED_ALLOWANCE = 1e-9
+"""Relative rounding granted to an observed rate and gap before a guarantee counts as violated."""
+
+
+@dataclass(frozen=True)
+class Violation:
+    """A guarantee that a run did not keep.
+
+    Attributes:
+        guarantee: its name.
+        t: the first recorded time.
+        quantity: "loss gap" or "rate".
+        observed: the value in the run.
+        guaranteed: what it should have been at most (gap) or at least (rate).
+    """
+
+    guarantee: str
+    t: float
+    quantity: str
+    observed: float
+    guaranteed: float
+
+
+@dataclass(frozen=True)
+class Check:
+    """A certificate set against a run.
+
+    Attributes:
+        holds: whether the run kept every guarantee at every recorded time.
+        worst_slack: least observed rate over the one guaranteed at its gap, at least 1, to rounding, when it holds;
+            for a descent the mean rate between two records; inf where no rate is guaranteed.
+        worst_gap: greatest observed over guaranteed loss gap, at most 1, to rounding, when it holds.
+        violation: the first, or None.
+        time_ratios: guaranteed over actual time to 10⁻², 10⁻⁴ and 10⁻⁶ of the initial gap; nan where the run did
+            not get there, inf where no time is guaranteed.
+    """
+
+    holds: bool
+    worst_slack: float
+    worst_gap: float
+    violation: Violation | None
+    time_ratios: dict[float, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        if self.violation is None:
+            lines = [f"kept at every recorded time; observed rate at least {self.worst_slack:.4g} of the guaranteed"]
+        else:
+            v = self.violation
+            lines = [
+                f"VIOLATED by {v.guarantee!r} at t = {v.t:.6g}: {v.quantity} {v.observed:.6g}, {v.guaranteed:.6g}"
+            ]
+        ratios = [f"{ratio:.3g} to {x:g}" for x, ratio in self.time_ratios.items() if math.isfinite(ratio)]
+        return "\n".join([*lines, *(["guaranteed over actual time: " + ", ".join(ratios)] if ratios else [])])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the check as plain data, ready for JSON: None for what is not finite."""
+        return {
+            "holds": self.holds,
+            "worst_slack": finite(self.worst_slack),
+            "worst_gap": finite(self.worst_gap),
+            "violation": None if self.violation is None else vars(self.violation),
+            "time_ratios": {f"{x:g}": finite(ratio) for x, ratio in self.time_ratios.items()},
+        }
+
+
+def check_run(certificate: Certificate, run: Trajectory) -> Check:
+    """Set every guarantee of a certificate against a run from the same start.
+
+    The gap is compared with each curve, and the rate with the best promised at its gap. Observed values are granted
+    `1e-9` and the integrator's own error estimate, relatively, and the gap the rounding level of the objective.
+    """
+    t, gap, rate = (to_numpy(x) for x in (run.t, run.gap, run.rate))
+    if not math.isclose(gap[0], certificate.gap, rel_tol=1e-9, abs_tol=1e-300):
+        raise ValueError(
+            f"the run starts at a loss gap of {gap[0]:.6g} and the certificate at {certificate.gap:.6g}; "
+            "certify the objective and network that the run began with."
+        )
+    if run.algorithm != certificate.algorithm:
+        raise ValueError(
+            f"the certificate is on the {certificate.algorithm} and the run is a {run.algorithm}; certify with "
+            f'algorithm="{run.algorithm}".'
+        )
+    eta = certificate.step_size
+    if eta is not None and not (run.step_size is not None and math.isclose(run.step_size, eta, rel_tol=1e-12)):
+        taken = "steps of a schedule" if run.step_size is None else f"the step {run.step_size:g}"
+        raise ValueError(
+            f"the certificate is on the constant step {eta:g} and the run took {taken}; certify the step of the run, "
+            f"or run gradient_descent(…, step_size={eta:g})."
+        )
+    seen = gap > 0  # a gap of zero has no rate
+    t, gap, rate = t[seen], gap[seen], rate[seen]
+    if len(t) == 0:
+        return Check(True, math.inf, 0.0, None)
+    allowance = OBSERVED_ALLOWANCE + run.stats.gap_error
+    noise = certificate.objective.rounding(run.network) if run.network is not None else 0.0
+    promised = np.array([certificate.rate_at(float(y)) for y in gap])
+    if certificate.algorithm == "descent":
+        t_end, rate, promised = t[1:], _mean_rate(t, gap, noise), promised[:-1]
+    else:
+        t_end = t
+    slack = np.where(promised > 0, rate / np.where(promised > 0, promised, 1.0), math.inf)
+    found = []
+    bad = np.flatnonzero(slack < 1 - allowance)
+    if bad.size:
+        i = int(bad[0])
+        at = float(gap[i])
+        name = max(certificate.guarantees, key=lambda g: g.curve.rate_at(at) if g.curve else -1.0).name
+        found.append(Violation(name, float(t_end[i]), "rate", float(rate[i]), float(promised[i])))
+    worst = 0.0
+    for guarantee in certificate.guarantees:
+        if not guarantee.applies:
+            continue
+        bound = np.array([guarantee.gap_at(float(s)) for s in t])
+        worst = max(worst, float(np.max((gap - noise) / np.maximum(bound, 5e-324))))
+        bad = np.flatnonzero(gap > bound * (1 + allowance) + noise)
+        if bad.size:
+            i = int(bad[0])
+            found.append(Violation(guarantee.name, float(t[i]), "loss gap", float(gap[i]), float(bound[i])))
+    violation = min(found, key=lambda v: v.t) if found else None
+    ratios = {fraction: _ratio(certificate.time_to(fraction), run.time_to(fraction)) for fraction in FRACTIONS}
+    return Check(violation is None, float(np.min(slack, initial=math.inf)), worst, violation, ratios)
+
+
+def _mean_rate(t: np.ndarray, gap: np.ndarray, noise: float) -> np.ndarray:
+    """Return the mean rate of a descent between neighbouring records; inf once the gap is noise."""
+    return np.where(gap[1:] > noise, np.log(gap[:-1] / gap[1:]) / np.diff(t), math.inf)
+
+
+def _ratio(guaranteed: float, actual: float) -> float:
+    if not math.isfinite(actual):
+        return math.nan
+    return guaranteed / actual if actual > 0 else math.inf

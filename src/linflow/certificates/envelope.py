@@ -1,0 +1,52 @@
+"""Envelope: the guaranteed rate as it grows while the gap falls, from every bound at once."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from linflow.certificates.curves import LevelCurve
+from linflow.certificates.lazy import Neighbourhood
+
+EVEN, JOINT, RATIO, LAST = 60, 0.05, 0.84, 1e-7
+"""Levels in sqrt(ℓ/ℓ(0)): so many, evenly, from 1 down to the joint, then by the ratio down to the last."""
+
+
+def gap_levels(first: float) -> np.ndarray:
+    """Return the gaps `y_0 = first > y_1 > …` on which a guarantee is worked out.
+
+    The path grows with the fall of sqrt(ℓ), so levels are even in it while it falls; far down they are geometric.
+    """
+    tail = JOINT * RATIO ** np.arange(math.ceil(math.log(LAST / JOINT) / math.log(RATIO)) + 1)
+    return first * np.concatenate([np.linspace(1.0, JOINT, EVEN)[:-1], tail]) ** 2
+
+
+def envelope(levels: np.ndarray, gamma: float, floors: np.ndarray, nearby: Neighbourhood | None) -> LevelCurve | None:
+    """Return the guarantee that follows from floors of `λ_min(T)` at each level of the gap and near the start.
+
+    While the gap is in `[y_{k+1}, y_k]`, `λ_min(T) ≥ floors[k]` (the gap is at most `y_k`), and
+    `λ_min(T) ≥ κ(R_{k+1})` with `R_{k+1}` a bound on the path travelled until the gap is `y_{k+1}`. The larger of the
+    two, `a_k`, gives the rate `γ a_k` and the path `R_{k+1} = R_k + 2 (sqrt(y_k) − sqrt(y_{k+1}))/sqrt(γ a_k)`.
+
+    Args:
+        levels: decreasing gaps, the first the initial one.
+        gamma: gradient dominance.
+        floors: lower bounds on `λ_min(T)` for all weights of the run with a gap of at most each level.
+        nearby: floors on balls around the start, None to do without.
+
+    Returns:
+        The curve, or None when not even the first level can be left. A rate of 0 ends what is known.
+    """
+    roots = np.sqrt(np.append(levels, 0.0) / gamma)
+    rates, travelled = [], 0.0
+    for k, floor in enumerate(floors):
+        fall = roots[k] - roots[k + 1]
+        held, reach = nearby.floor_and_reach(travelled, fall) if nearby else (0.0, math.inf)
+        if floor >= held:
+            held, reach = float(floor), travelled + 2 * fall / math.sqrt(floor) if floor > 0 else math.inf
+        rates.append(gamma * held)
+        travelled = reach
+    if rates[0] == 0.0:
+        return None
+    return LevelCurve(levels, np.array(rates))

@@ -1,0 +1,99 @@
+"""The lazy regime: weights that need not move far keep the T they started with, whatever their imbalance."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from linflow._arrays import EPS, norm, singular_values, to_numpy
+from linflow.network import Network
+from linflow.operator import DENSE_LIMIT, TangentOperator
+
+GRID = 400
+
+
+@dataclass(frozen=True)
+class Neighbourhood:
+    """Floors of `λ_min(T)` on balls around a start: `T ≥ floors[j]` for all weights within `radii[j]` of it.
+
+    `E ↦ (c P_{l−1}ᵀ E S_{l+1}ᵀ)_l` has the least singular value `sqrt(λ_min(T))`. Weights at Euclidean distance R
+    change it by at most `c ∫_0^R λ_max(C(s)) ds`, `C_ij(s) = Π_{k≠i,j} (‖W_k‖ + s)` with zero diagonal, and singular
+    values are 1-Lipschitz: `κ(R) = [sqrt(λ_min(T(0))) − c ∫_0^R λ_max(C(s)) ds]_+²`. The integral is replaced by its
+    upper sums on the radii. Proof: `docs/theory.md`.
+
+    Attributes:
+        radii: increasing from 0 to where nothing is left.
+        floors: κ at the radii, falling from `λ_min(T(0))`.
+    """
+
+    radii: np.ndarray
+    floors: np.ndarray
+
+    @classmethod
+    def of(cls, network: Network) -> Neighbourhood:
+        """Return the floors around a network, at 400 radii that are densest near 0."""
+        c, root = network.scale, math.sqrt(least_floor(network))
+        norms = np.array([float(singular_values(W)[0]) * (1 + 16 * EPS * max(W.shape)) for W in network.weights])
+        slope = c * _interaction(norms[:, None])[0]
+        if root == 0.0 or not slope > 0.0:  # one layer, or all zero: T is constant, or nothing to stand on
+            end = math.inf if len(norms) == 1 else 0.0
+            return cls(np.array([0.0, end]), np.array([root**2, root**2]))
+        radii = (np.arange(GRID + 1) / GRID) ** 2 * (root / slope)
+        slopes = c * _interaction(norms[:, None] + radii)
+        change = np.concatenate([[0.0], np.cumsum(np.diff(radii) * slopes[1:])])
+        return cls(radii, np.maximum(root - change, 0.0) ** 2)
+
+    def floor_and_reach(self, travelled: float, fall: float) -> tuple[float, float]:
+        """Return a floor `a` of λ_min(T) kept while `sqrt(γ)·sqrt(ℓ)` falls by `fall`, and the path length then.
+
+        Under `λ_min(T) ≥ a` that takes a path of at most `2 fall / sqrt(a)` (Łojasiewicz, in units where γ = 1), and
+        the floor must hold on the ball it ends in. `(0, inf)` when no ball is large enough.
+        """
+        with np.errstate(divide="ignore"):
+            needed = travelled + 2 * fall / np.sqrt(self.floors)
+        enough = np.flatnonzero((needed <= self.radii) & (self.floors > 0))
+        if enough.size == 0:
+            return 0.0, math.inf
+        j = int(enough[0])
+        return float(self.floors[j]), float(needed[j])
+
+
+def least_floor(network: Network) -> float:
+    """Return a lower bound on `λ_min(T)` of these very weights, rounding allowed for.
+
+    The eigenvalue itself where T is small enough to form or has two terms; else `Σ λ_n(P P ᵀ) λ_m(SᵀS)`, below it.
+    """
+    n, m = network.shape
+    if network.depth <= 2 or n * m <= DENSE_LIMIT:
+        value = float(TangentOperator(network).least_eigenvalue())
+    else:
+        value = network.scale**2 * sum(
+            _least(P, n, left=True) * _least(S, m, left=False)
+            for P, S in zip(network.prefixes(), network.suffixes(), strict=True)
+        )
+    sizes = [norm(W) for W in network.weights]
+    terms = sum(math.prod(sizes[:l] + sizes[l + 1 :]) ** 2 for l in range(len(sizes)))
+    rounding = 16 * EPS * network.depth * math.sqrt(max(n * m, *network.widths)) * network.scale**2 * terms
+    return max(0.0, value - (rounding if network.depth > 1 else 0.0))
+
+
+def _least(factor, side: int, *, left: bool) -> float:
+    """Return the least eigenvalue of `P Pᵀ` (or `SᵀS`), 1 for an empty product."""
+    if factor is None:
+        return 1.0
+    if factor.shape[0 if left else 1] > factor.shape[1 if left else 0]:
+        return 0.0
+    return float(to_numpy(singular_values(factor))[side - 1]) ** 2
+
+
+def _interaction(norms: np.ndarray) -> np.ndarray:
+    """Return `λ_max(C)`, `C_ij = Π_{k≠i,j} x_k` with zero diagonal, for each column x of `norms`."""
+    L = norms.shape[0]
+    C = np.zeros((norms.shape[1], L, L))
+    for i in range(L):
+        for j in range(L):
+            if i != j:
+                C[:, i, j] = np.prod([norms[k] for k in range(L) if k not in (i, j)], axis=0)
+    return np.linalg.eigvalsh(C)[:, -1]

@@ -1,0 +1,249 @@
+"""Starts that split into scalar chains, one a mode: Saxe et al. 2014, Gidel et al. 2019, Tarmoun et al. 2021."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from linflow._arrays import EPS, norm, to_numpy
+from linflow.certificates._base import Guarantee
+from linflow.certificates.prior._start import Start
+from linflow.exact import scalar_balanced, two_layer_scalar
+from linflow.exact._alignment import Modes, shared_modes
+
+LARGEST_SLACK = 1e-6
+
+
+@dataclass(frozen=True)
+class ModeCurve:
+    """The exact gap `½μ Σ_i (s_i − ω_i(t))²` of independent modes, raised by what rounding leaves open.
+
+    Each mode is a scalar chain, of two layers with imbalance d_i, or balanced of any depth. The slack θ bounds the
+    relative error in time and, times the largest product, in every ω.
+
+    Attributes:
+        first: initial gap.
+        depth: L.
+        scale: output scale c.
+        curvature: μ = K.
+        d, s, w0: imbalance, target and start of every mode.
+        slack: θ.
+        rate: `2μ min_i T_i`, T_i the least eigenvalue of mode i on its path: kept at every time.
+    """
+
+    first: float
+    depth: int
+    scale: float
+    curvature: float
+    d: np.ndarray
+    s: np.ndarray
+    w0: np.ndarray
+    slack: float
+    rate: float
+
+    def gap(self, t: float) -> float:
+        """Return the bound at time t."""
+        return float(self._gaps(np.array([t]))[0])
+
+    def time(self, gap: float) -> float:
+        """Return when the bound comes down to `gap`: later by at most 10⁻⁷ of itself."""
+        if gap >= self.first:
+            return 0.0
+        unit = self.curvature * self.scale ** (2 / self.depth) * self._size ** (2 - 2 / self.depth)
+        times = np.geomspace(1e-9, 1e15, 193) / unit
+        reached = np.flatnonzero(self._gaps(times) <= gap)
+        if reached.size == 0:
+            return math.log(self.first / gap) / self.rate if self.rate > 0 else math.inf
+        i = int(reached[0])
+        low, high = (float(times[i - 1]) if i else 0.0), float(times[i])
+        for _ in range(4):
+            times = np.linspace(low, high, 65)
+            i = max(1, int(np.argmax(self._gaps(times) <= gap)))
+            low, high = float(times[i - 1]), float(times[i])
+        return high
+
+    def rate_at(self, gap: float) -> float:
+        """Return the rate that is kept at every gap."""
+        return self.rate
+
+    @property
+    def _size(self) -> float:
+        return float(max(np.max(self.s), np.max(np.abs(self.w0))))
+
+    def _gaps(self, t: np.ndarray) -> np.ndarray:
+        clock = self.curvature * (1 - self.slack) * t
+        total = np.zeros(len(t))
+        for d, s, w0 in zip(self.d, self.s, self.w0, strict=True):
+            if self.depth == 2:
+                w = two_layer_scalar(float(d), float(s), float(w0), clock, scale=self.scale)
+            else:
+                w = scalar_balanced(self.depth, float(s), float(w0), clock, scale=self.scale)
+            total += (np.abs(s - w) + self.slack * self._size) ** 2
+        with np.errstate(under="ignore"):
+            kept = self.first * np.exp(-self.rate * t)
+        return np.minimum(np.minimum(0.5 * self.curvature * (1 + self.slack) * total, kept), self.first)
+
+
+def mode_results(start: Start) -> list[Guarantee]:
+    """Return the rows of Saxe et al., Gidel et al. and Tarmoun et al.: they share one look at the modes."""
+    modes: _Aligned | str = start.not_white()
+    if not modes:
+        modes = _align(start)
+    return [_saxe(start, modes), _gidel(start, modes), _tarmoun(start, modes)]
+
+
+@dataclass(frozen=True)
+class _Aligned:
+    """The modes of an aligned start, of the size of the rounding in them."""
+
+    modes: Modes
+    off: float
+    """By how much the layers differ from the modes, relative to each layer."""
+    size: float
+    """Frobenius norm of the largest layer."""
+
+    @property
+    def balanced(self) -> bool:
+        sizes = np.abs(self.modes.weights)
+        return bool(np.all(np.ptp(sizes, axis=0) <= 16 * self.off * self.size))
+
+    @property
+    def imbalance(self) -> float:
+        squares = self.modes.weights**2
+        return float(np.max(np.ptp(squares, axis=0), initial=0.0))
+
+
+def _saxe(start: Start, modes: _Aligned | str) -> Guarantee:
+    """Aligned with W* and balanced, any depth: every mode follows `ω̇ = L c^{2/L} ω^{2−2/L} (s − ω)`."""
+    source = "Saxe, McClelland & Ganguli 2014, decoupled balanced modes, exact solution"
+    return start.row("Saxe et al. 2014", source, ["saxe2014"], _balanced_curve(start, modes))
+
+
+def _gidel(start: Start, modes: _Aligned | str) -> Guarantee:
+    """Two layers, aligned and balanced: the modes are learned one after the other, at the times in `facts`."""
+    outcome = start.not_deep(2) or _balanced_curve(start, modes)
+    facts = {}
+    if isinstance(outcome, ModeCurve):
+        for i, (s, w) in enumerate(zip(outcome.s, outcome.w0, strict=True), 1):
+            if s > 0:
+                clock = 2 * start.scale * outcome.curvature * s
+                facts[f"half of mode {i}"] = max(0.0, math.log(max(s / w - 1, 1.0)) / clock)
+    source = "Gidel, Bach & Lacoste-Julien 2019, continuous dynamics, exact solution"
+    return start.row("Gidel et al. 2019", source, ["gidel2019"], outcome, **facts)
+
+
+def _tarmoun(start: Start, modes: _Aligned | str) -> Guarantee:
+    """Two layers, aligned with W* whatever the imbalance: exact. Otherwise `D = λI`: a rate at the margin."""
+    source = "Tarmoun, França, Haeffele & Vidal 2021"
+    outcome = start.not_deep(2) or start.not_white()
+    facts = {}
+    if not outcome:
+        outcome = modes if isinstance(modes, str) else _curve(start, modes)
+        if isinstance(outcome, str):
+            outcome, facts = _multiple_of_identity(start, outcome)
+            source += ", D = λI, at the margin"
+        else:
+            source += ", decoupled modes, exact solution"
+    return start.row("Tarmoun et al. 2021", source, ["tarmoun2021"], outcome, **facts)
+
+
+def _multiple_of_identity(start: Start, unaligned: str) -> tuple[float | str, dict[str, float]]:
+    """Return the rate for `D = λI`: the two-layer bound, there `γ sqrt(λ² + 4σ²)` if n = m = h."""
+    D = start.invariants.spectra[0]
+    spread = float(D.lower[0] - D.upper[-1])
+    if spread > 0:
+        return f"{unaligned}; and D is no multiple of the identity: its eigenvalues spread over {spread:.3g}", {}
+    value = max(value for theorem, value in start.bounds if theorem.citation == "min2021")
+    facts = {"λ": float(D.lower[0] + D.upper[0]) / 2, "margin": start.margin}
+    if value <= 0:
+        return f"D = {facts['λ']:.3g}·I gives no rate by itself, and {start.no_margin()}", facts
+    return start.gamma * value, facts
+
+
+def _balanced_curve(start: Start, modes: _Aligned | str) -> ModeCurve | str:
+    if isinstance(modes, str):
+        return modes
+    if not modes.balanced:
+        return (
+            f"the layers are aligned with W* but not balanced: w_i² differ by up to {modes.imbalance:.3g} in a mode; "
+            "give all layers the same values (init.spectral)"
+        )
+    return _curve(start, modes, balanced=True)
+
+
+def _curve(start: Start, aligned: _Aligned, *, balanced: bool = False) -> ModeCurve | str:
+    """Return the exact solution, or why it does not end at the minimum."""
+    c, L, w = start.scale, start.depth, aligned.modes.weights
+    s, w0 = aligned.modes.target, c * np.prod(w, axis=0)
+    d = np.zeros(len(s)) if balanced else w[0] ** 2 - w[1] ** 2
+    sizes = np.max(np.abs(w), axis=0)
+    rounding = 16 * aligned.off * aligned.size
+    d = np.where(np.abs(d) <= rounding * sizes, 0.0, d)
+    stuck = np.flatnonzero((d == 0) & (s > 0) & ((w0 <= 0) | (sizes <= rounding)))
+    if stuck.size:
+        i = int(stuck[0])
+        return (
+            f"mode {i + 1} (σ = {s[i]:.3g}) starts at {w0[i]:.3g}, on the far side of the saddle at 0, and is never "
+            "learned; turn the sign of one layer there, or imbalance it"
+        )
+    least = np.where(s * w0 > 0, np.minimum(s, np.abs(w0)), 0.0)
+    floor = c * np.hypot(c * d, 2 * least) if L == 2 else L * c ** (2 / L) * least ** (2 - 2 / L)
+    # A mode that crosses 0 passes the saddle at a distance of sqrt|d|; from the smallest weights rounding grows most.
+    closest = np.where(w0 * s < 0, np.sqrt(np.abs(d)), sizes)
+    closest = float(np.min(closest[s > 0], initial=aligned.size))
+    reach = max(aligned.size, float(np.max(s)) ** (1 / L) / c ** (1 / L))
+    f = start.objective
+    slack = rounding / closest * (reach / closest) + 4 * (f.smoothness / f.strong_convexity - 1)
+    if not slack <= LARGEST_SLACK:
+        return (
+            f"the start is aligned only to rounding, which may grow to {slack:.2g} of a mode before it is learned "
+            f"(smallest weight {closest:.2g}); enlarge the start"
+        )
+    rate = 2 * f.strong_convexity * float(np.min(floor)) * (1 - slack)
+    return ModeCurve(start.gap, L, c, f.strong_convexity, d, s, w0, slack, rate)
+
+
+def _align(start: Start) -> _Aligned | str:
+    """Return the modes that the layers share with W*, or why there are none."""
+    Y, W = to_numpy(start.objective.minimizer), to_numpy(start.network.product())
+    tolerance = 1e-9 * norm(Y) * start.network.magnitude()
+    left, right = Y.T @ W, Y @ W.T
+    apart = max(norm(left - left.T), norm(right - right.T))
+    how = "start from init.spectral(widths, W*)"
+    if apart > tolerance:  # the cheap test first; it is necessary, not sufficient
+        return (
+            "the start is not aligned with the singular vectors of W*: W*ᵀW(0) is off a symmetric matrix by "
+            f"{apart / max(norm(Y) * norm(W), 1e-300):.2g} of its size; {how}"
+        )
+    if norm(Y) == 0:
+        return "W* = 0 has no modes to learn"
+    try:
+        modes = shared_modes(start.network, Y)
+    except ValueError:
+        return f"W(0) shares the singular vectors of W*, but the layers do not share their hidden ones; {how}"
+    if np.any((modes.target > 0) & np.all(modes.weights == 0, axis=0)):
+        i = int(np.flatnonzero((modes.target > 0) & np.all(modes.weights == 0, axis=0))[0])
+        return f"mode {i + 1} (σ = {modes.target[i]:.3g}) starts at 0 in every layer and is never learned; {how}"
+    layers = [to_numpy(V) for V in start.network.weights]
+    return _Aligned(modes, _misalignment(layers, modes), max(norm(V) for V in layers))
+
+
+def _misalignment(layers: list[np.ndarray], modes: Modes) -> float:
+    """Return by how much the layers differ from `Q_{l−1} diag(w_l) Q_lᵀ` with orthonormal Q, relative to each."""
+    w = modes.weights
+    frames, off = [modes.U], 4 * EPS
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for l, W in enumerate(layers[:-1]):
+            frame = W.T @ frames[-1] / w[l]
+            if len(layers) == 2:  # a weight may be 0: the other one then tells the hidden vectors
+                frame = np.where(np.abs(w[0]) >= np.abs(w[1]), frame, layers[1] @ modes.V / w[1])
+            frames.append(frame)
+    frames.append(modes.V)
+    for W, before, after, values in zip(layers, frames, frames[1:], w, strict=False):
+        size = max(float(np.linalg.norm(W)), 1e-300)
+        errors = [after.T @ after - np.eye(after.shape[1])]
+        errors += [(W @ after - before * values) / size, (W.T @ before - after * values) / size]
+        off = max(off, *(float(np.linalg.norm(E)) for E in errors))
+    return off if math.isfinite(off) else math.inf

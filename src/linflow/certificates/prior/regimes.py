@@ -1,0 +1,143 @@
+"""Limits of wide, lazy and vanishing starts: Du & Hu, Jacot, Chizat, Stöger, Li (greedy), Li (sparse); and descent.
+
+Most are statements on a limit, with constants that no paper names. Such a row never applies; its reason and `facts`
+give what it predicts here.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from linflow._arrays import norm, sigma, singular_values, to_numpy
+from linflow.certificates._base import Guarantee
+from linflow.certificates.prior._start import Start
+from linflow.operator import TangentOperator
+
+SMALL = 0.1
+"""A start counts as small if its layers are below this part of the solution's."""
+
+
+def duhu2019(start: Start) -> Guarantee:
+    """Width of order `L r κ³ m` and a Gaussian draw: descent converges, with high probability over the draw."""
+    reason, facts = start.no_squared_loss(), {}
+    if not reason:
+        kappa = start.objective.smoothness / start.objective.strong_convexity
+        asked = start.depth * start.n * kappa**3 * start.m
+        facts = {"κ": kappa, "width asked": asked, "width": start.narrowest}
+        reason = (
+            f"it is on a Gaussian draw, not on these weights: it asks for a width of order L r κ³ m = {asked:.3g}, "
+            f"the constant unnamed, and the least here is {start.narrowest}"
+        )
+    return start.row("Du & Hu 2019", "Du & Hu 2019, width of order L r κ³ m", ["duhu2019"], reason, **facts)
+
+
+def jacot2018(start: Start) -> Guarantee:
+    """Infinite width: T stays what it was, and the rate is `γ λ_min(T(0))`."""
+    facts, then = {"width": float(start.narrowest)}, ""
+    if start.gamma > 0 and (start.depth == 2 or start.n * start.m <= 64):
+        rate = start.gamma * max(0.0, float(TangentOperator(start.network).least_eigenvalue()))
+        facts["rate if T stayed"] = rate
+        then = f"; if T stayed, the rate would be {rate:.3g}"
+    reason = f"it is on infinite width, and the least here is {start.narrowest}{then}"
+    return start.row(
+        "Jacot et al. 2018", "Jacot, Gabriel & Hongler 2018, infinite width", ["jacot2018"], reason, **facts
+    )
+
+
+def chizat2019(start: Start) -> Guarantee:
+    """The lazy regime as the certificate has it: weights that need not move far keep their T."""
+    lazy = next((g for g in start.guarantees if "chizat2019" in g.citation), None)
+    source = "Chizat, Oyallon & Bach 2019, with the constants of docs/theory.md"
+    facts = {}
+    if lazy is None:
+        outcome = "no lazy regime was worked out: it needs gradient dominance, and the flow"
+    elif lazy.curve is None:
+        outcome = lazy.reason
+    else:
+        outcome = lazy.curve
+        size = math.hypot(*(norm(W) for W in start.network.weights))
+        facts = {**lazy.facts, "relative motion": lazy.facts["radius"] / size} if "radius" in lazy.facts else {}
+    return start.row("Chizat et al. 2019", source, ["chizat2019"], outcome, **facts)
+
+
+def stoger2021(start: Start) -> Guarantee:
+    """Small random start, two layers: an alignment phase, then mode after mode, at `log(1/α)/σ_i`."""
+    facts, reason = {}, start.not_deep(2) or start.no_squared_loss()
+    if not reason:
+        facts, reason = _vanishing(start, "a small random symmetric start")
+    source = "Stöger & Soltanolkotabi 2021, small random start"
+    return start.row("Stöger & Soltanolkotabi 2021", source, ["stoger2021"], reason, **facts)
+
+
+def li2021greedy(start: Start) -> Guarantee:
+    """Vanishing start: greedy low-rank learning, a first mode at `log(1/α)/σ_1`, or `α^{2−L}/((L−2)σ_1)` if deep."""
+    facts, reason = _vanishing(start, "a vanishing start")
+    source = "Li, Luo & Lyu 2021, greedy low-rank learning"
+    return start.row("Li, Luo & Lyu 2021", source, ["li2021glrl"], reason, **facts)
+
+
+def li2021sparse(start: Start) -> Guarantee:
+    """Diagonal layers and a vanishing start α: of order `α^{−(L−2)}` iterations, with early stopping."""
+    facts, reason = {}, start.no_squared_loss()
+    if not reason:
+        layers = [to_numpy(W) for W in start.network.weights]
+        diagonal = len(set(start.network.widths)) == 1 and all(np.array_equal(W, np.diag(np.diag(W))) for W in layers)
+        if not diagonal:
+            reason = "it is on diagonal networks, and a layer has entries off the diagonal"
+        else:
+            facts, reason = _vanishing(start, "a vanishing diagonal start")
+    source = "Li, Nguyen, Hegde & Wong 2021, diagonal networks"
+    return start.row("Li, Nguyen, Hegde & Wong 2021", source, ["li2021sparse"], reason, **facts)
+
+
+def xu(start: Start, year: int) -> Guarantee:
+    """The row of the certificate for two-layer descent, when the certificate is on descent."""
+    key = f"xu{year}"
+    loss = "squared loss" if year == 2023 else "general loss"
+    source = f"Xu, Min, Tarmoun, Mallada & Vidal {year}, two layers, {loss}"
+    name, facts = f"Xu et al. {year}", {}
+    best = start.on_descent(key)
+    if best is None:
+        outcome = start.not_deep(2) or (start.no_squared_loss() if year == 2023 else "")
+        outcome = outcome or 'it is on gradient descent; certify(…, algorithm="descent") has it'
+    else:
+        outcome, facts = best.curve or best.reason, best.facts
+    return start.row(name, source, [key], outcome, **facts)
+
+
+def _vanishing(start: Start, what: str) -> tuple[dict[str, float], str]:
+    """Return the times that a limit of small starts predicts, and the reason that it is no bound.
+
+    With layers of size α (the output scale shared out among them), mode i of `−∇f(0)`, of size σ_i, grows like
+    `α e^{σ_i t}` for L = 2 and escapes at `α^{2−L}/((L−2)σ_i)` for L ≥ 3.
+    """
+    L, f = start.depth, start.objective
+    share = start.scale ** (1 / L)
+    alpha = share * max(float(singular_values(W)[0]) for W in start.network.weights)
+    slopes = to_numpy(singular_values(f.gradient(0.0 * start.network.product())))
+    solution = 1.0 if f.minimizer is None else float(sigma(f.minimizer, 1)) ** (1 / L)
+    if solution == 0:
+        return {"α": alpha}, "W* = 0 leaves nothing to learn"
+    ratio = alpha / solution
+    facts = {"α": alpha, "α relative": ratio}
+    if ratio == 0:
+        return facts, "the layers are 0, where the flow stays"
+    if ratio >= SMALL:
+        size = f"the layers here are {ratio:.2g} of the solution's in size"
+        return facts, f"it is on {what}, and {size}; scale the start down (below {SMALL:g})"
+    slopes = slopes[slopes > 1e-12 * slopes[0]]
+
+    def when(slope: float) -> float:
+        if L == 2:
+            return math.log(1 / ratio) / (share**2 * slope)
+        return math.exp(min((2 - L) * math.log(alpha), 600.0)) / ((L - 2) * share**2 * slope)
+
+    facts |= {"first mode": when(float(slopes[0])), "last mode": when(float(slopes[-1]))}
+    law = {2: "log(1/α)/σ", 3: "1/(ασ)"}.get(L, f"1/({L - 2} α^{L - 2} σ)")
+    reason = (
+        f"it is on {what} in the limit, no bound for this one; it predicts t ≈ {law} = {facts['first mode']:.3g} for "
+        f"the first mode, {facts['last mode']:.3g} for the last"
+    )
+    return facts, reason

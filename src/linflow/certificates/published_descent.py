@@ -1,0 +1,187 @@
+"""Published guarantees for gradient descent: two layers of any start, and balanced layers of any depth."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+
+from linflow._arrays import EPS, norm, sigma
+from linflow.bounds import two_layers
+from linflow.certificates._base import Guarantee
+from linflow.certificates.curves import StepCurve
+from linflow.certificates.step_bounds import DescentBounds, LevelStepCurve
+from linflow.imbalance import signed_gram_eigenvalues
+from linflow.network import Network
+from linflow.objectives import Objective
+from linflow.quadratics import LinearRegression, MatrixFactorization
+
+
+def local_constant(
+    K: float, greatest: float, gap: float, size: float, eta: float, scale: float = 1.0, *, printed: bool = False
+) -> float:
+    """Return `K_t` with `ℓ⁺ ≤ ℓ − η(1 − ηK_t/2)‖∇L‖²` for one step η of a two-layer model.
+
+    `K_t = K λ_max(T) + c sqrt(2Kℓ) + a c³K² σ_max(W) ℓ η² + b c K λ_max(T) sqrt(2Kℓ) η` with `a = b = 1`; printed are
+    `a = 6` and `b = 3`. Proof: docs/theory.md.
+
+    Args:
+        K: smoothness of f.
+        greatest: `λ_max(T)`, output scale included.
+        gap: ℓ.
+        size: `σ_max(W)`.
+        eta: η.
+        scale: the output scale c.
+        printed: the constants as printed, larger than needed.
+
+    Source: Xu, Min, Tarmoun, Mallada & Vidal 2025, with a, b, the scale c and the proof of this library.
+
+    Example:
+        >>> from linflow.certificates.published_descent import local_constant
+        >>> local_constant(1.0, 2.0, 0.5, 1.0, 0.1), local_constant(1.0, 2.0, 0.5, 1.0, 0.1, printed=True)
+        (3.205, 3.63)
+    """
+    a, b = (6.0, 3.0) if printed else (1.0, 1.0)
+    slope = scale * math.sqrt(2 * K * gap)
+    return K * greatest + slope + a * scale**3 * K * K * size * gap * eta * eta + b * K * greatest * slope * eta
+
+
+class _TwoLayerBounds(DescentBounds):
+    """The caps and floors of two layers, with the published constant `K_t` (bounded along the run) for β."""
+
+    def __init__(self, objective: Objective, network: Network):
+        super().__init__(objective, network, [two_layers.THEOREM], nearby=False)
+
+    def curvature(self, omega: np.ndarray, ceiling: np.ndarray, count: int | None, eta: float) -> np.ndarray:
+        """Return `K_t` as printed, each quantity in it replaced by its bound on the first levels."""
+        beta = super().curvature(omega, ceiling, count, eta)
+        c, K = self.network.scale, self.K
+        slope = c * self.slopes[:count]
+        with np.errstate(over="ignore", invalid="ignore"):
+            # ‖∇f‖² ≤ 2Kℓ stands for the gap, rounding included.
+            cubic = 3 * c * K * slope**2 * (c * self.high[:count]) * eta**2
+            more = cubic + 3 * (beta - slope) * slope * eta
+        return beta + np.nan_to_num(more, nan=math.inf, posinf=math.inf)
+
+
+def two_layer_descent(objective: Objective, network: Network, step_size: float) -> list[Guarantee]:
+    """Return the guarantees for two layers after Xu et al. 2023 (squared loss) and Xu et al. 2025 (`f* = 0`).
+
+    Per step `ℓ⁺ ≤ (1 − 2μ_tη + μ_tK_tη²) ℓ` with `μ_t = μ λ_min(T_t)` and `K_t` of `local_constant` as printed, if
+    `ηK_t < 2`. A priori `λ_min(T_t)` is bounded by `bounds.two_layer`, and the caps on norms and drift are those of
+    docs/theory.md, which are proved there; the constants of the papers for these were not at hand. The first row
+    keeps one factor, in the second it improves as the gap falls.
+    """
+    gap = objective.gap(network.product())
+    squared = isinstance(objective, (MatrixFactorization, LinearRegression))
+    zero = abs(objective.minimum) <= 64 * EPS * max(gap, abs(objective.value(network.product())))
+    why, held, levels, facts = _why_not(objective, network), None, np.zeros(1), {}
+    if why == "":
+        caps = _TwoLayerBounds(objective, network)
+        held, levels = caps.at(step_size), caps.levels
+        if held is None:
+            why = f"the step {step_size:.4g} is too large for it: ηK_t < 2, or a cap on the drift, is not certain"
+        else:
+            facts = {"K_t": float(held.betas[0]), "α": float(held.alphas[0]), "drift cap": held.drift}
+            if held.factors(2 * objective.effective(network)[0].strong_convexity)[0] >= 1:
+                why = "its bound on λ_min(T) is 0 at this imbalance, margin and drift; imbalance the start more"
+
+    def row(name: str, source: str, key: str, reason: str, *, levelled: bool) -> Guarantee:
+        curve = None
+        if reason == "" and held is not None:
+            factors = held.factors(2 * objective.effective(network)[0].strong_convexity)
+            curve = (
+                LevelStepCurve.of(levels, factors, step_size)
+                if levelled
+                else StepCurve(gap, step_size, float(factors[0]))
+            )
+        return Guarantee(name, source, (key,), reason, curve, gap, objective.minimum, dict(facts))
+
+    first = why or ("" if squared else "the loss is not the squared loss")
+    second = why or ("" if zero else f"the minimum f* is {objective.minimum:.4g}, not 0; subtract it from f")
+    after = "after Xu et al. {} ({}), constants of docs/theory.md".format
+    return [
+        row("two layers, squared loss", after(2023, "AISTATS"), "xu2023", first, levelled=False),
+        row("two layers, local constants", after(2025, "TMLR"), "xu2025", second, levelled=True),
+    ]
+
+
+def _why_not(objective: Objective, network: Network) -> str:
+    seen, net = objective.effective(network)
+    if net.depth != 2:
+        return f"the network has {net.depth} layer{'s' * (net.depth != 1)}, not 2"
+    if seen.strong_convexity == 0:
+        return "no strong convexity μ is known for the objective; declare strong_convexity="
+    if seen.minimizer is None:
+        return "no minimiser W* is known for the objective; give minimizer="
+    if math.isinf(seen.smoothness):
+        return "no smoothness K is known for the objective; declare smoothness="
+    return ""
+
+
+def balanced_descent(objective: Objective, network: Network, step_size: float) -> Guarantee:
+    """Return the guarantee of Arora, Cohen, Golowich & Hu 2018 for approximately balanced layers.
+
+    For `½‖W − Φ‖_F²`, hidden widths of at least min(n, m), the deficiency margin `c = σ_min(Φ) − ‖W(0) − Φ‖_F > 0`,
+    `‖D_l‖_F ≤ c²/(256 L³ ‖Φ‖_F^{2(L−1)/L})` and `η ≤ c^{(4L−2)/L}/(6144 L³ ‖Φ‖_F^{(6L−4)/L})`:
+    `ℓ_k ≤ ε` from `k = log(ℓ(0)/ε)/(η c^{2(L−1)/L})` on.
+
+    `f = f* + ½κ‖W − Φ‖_F²` is the same problem at the step κη, and an output scale s at layers `s^{1/L} W_l` and the
+    step `s^{2/L} η`.
+
+    Source: Arora et al. 2018 (arXiv:1810.02281), Theorem 1, constants from memory, tested by runs (docs/theory.md).
+    """
+    gap = objective.gap(network.product())
+    seen, net = objective.effective(network)
+    facts: dict[str, float] = {}
+    single = "the network has one layer, not 2 or more" if net.depth == 1 else ""
+    reason, curve = single or _balanced_reason(seen, net, step_size, facts), None
+    if reason == "":
+        L, c = net.depth, facts["deficiency margin"]
+        eta = step_size * seen.smoothness * net.scale ** (2 / L)
+        factor = math.exp(-eta * c ** (2 * (L - 1) / L) * (1 - 1e-9))
+        if factor < 1:
+            curve = StepCurve(gap, step_size, factor)
+        else:
+            reason = f"the decrease it promises per step, {eta * c ** (2 * (L - 1) / L):.3g}, is below rounding"
+    return Guarantee(
+        "approximately balanced",
+        "Arora et al. 2018a, Theorem 1",
+        ("arora2019convergence",),
+        reason,
+        curve,
+        gap,
+        objective.minimum,
+        facts,
+    )
+
+
+def _balanced_reason(f: Objective, net: Network, step_size: float, facts: dict[str, float]) -> str:
+    """Return the hypothesis that fails, '' if none does, and note the numbers it needs."""
+    L = net.depth
+    if f.strong_convexity == 0 or f.minimizer is None or f.smoothness > f.strong_convexity * (1 + 1e-9):
+        known = f"μ = {f.strong_convexity:.4g}, K = {f.smoothness:.4g}"
+        return f"the loss is not ½‖W − Φ‖² up to a factor ({known}); whiten the data"
+    if not net.overparametrized:
+        return f"a hidden width is below min(n, m) = {min(net.shape)}; widen it"
+    noise = 16 * EPS * (net.magnitude() + norm(f.minimizer))
+    least, size = float(sigma(f.minimizer, min(net.shape))), norm(f.minimizer)
+    distance = norm(net.product() - f.minimizer)
+    c = least - distance - noise
+    if c <= 0:
+        return f"the deficiency margin is not positive: ‖W(0) − Φ‖_F = {distance:.4g} against σ_min(Φ) = {least:.4g}"
+    facts["deficiency margin"] = c
+    unbalanced = net.scale ** (2 / L) * max(
+        norm(signed_gram_eigenvalues([(1.0, A.T), (-1.0, B)])) for A, B in itertools.pairwise(net.weights)
+    )
+    allowed = c**2 / (256 * L**3 * size ** (2 * (L - 1) / L))
+    facts.update({"largest imbalance": unbalanced, "allowed imbalance": allowed})
+    if unbalanced > allowed:
+        return f"the layers are not balanced enough: ‖D‖_F = {unbalanced:.3g} where at most {allowed:.3g} is allowed"
+    largest = c ** ((4 * L - 2) / L) / (6144 * L**3 * size ** ((6 * L - 4) / L))
+    largest /= f.smoothness * net.scale ** (2 / L)
+    facts["largest step"] = largest
+    if step_size > largest:
+        return f"the step {step_size:.4g} exceeds {largest:.3g}, the largest it allows"
+    return ""

@@ -1,0 +1,379 @@
+"""What holds along a whole gradient descent: caps on drift, norms and curvature, and floors of `λ_min(T)`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from linflow._arrays import EPS, singular_values, to_numpy
+from linflow.bounds import Invariants, Theorem, any_imbalance, product_aware, three_layers, two_layers
+from linflow.bounds._base import Spectrum
+from linflow.bounds.layer_norms import layer_caps
+from linflow.certificates.curves import StepCurve
+from linflow.certificates.envelope import gap_levels
+from linflow.certificates.lazy import Neighbourhood
+from linflow.certificates.margin import next_floor, product_range
+from linflow.network import Network
+from linflow.objectives import Objective
+from linflow.operator import DENSE_LIMIT, TangentOperator
+
+BALLS, CELLS = 64, 8
+STRICT = 1 + 1e-9
+"""Every inequality that must hold strictly holds by this factor, which covers the rounding of both sides too."""
+
+
+@dataclass(frozen=True)
+class LevelStepCurve(StepCurve):
+    """`ℓ_{k+1} ≤ q(ℓ_k) ℓ_k` with a factor that depends on the gap.
+
+    `u_{k+1} = max_{y ≤ u_k} q(y) y` from `u_0 = ℓ(0)` stays above the gap, because that map increases.
+
+    Attributes:
+        factor: the largest factor, kept by every step.
+        counts: numbers of steps after which the factor changes, increasing from 0.
+        gaps: `u` after these steps.
+        factors: the factor from then on.
+    """
+
+    counts: np.ndarray
+    gaps: np.ndarray
+    factors: np.ndarray
+
+    @classmethod
+    def of(cls, levels: np.ndarray, factors: np.ndarray, step_size: float) -> LevelStepCurve:
+        """Return the curve with factor `factors[k] < 1` for gaps in `(levels[k+1], levels[k]]` and below the last."""
+        u, steps, rows = float(levels[0]), 0, []
+        ahead = np.append(np.maximum.accumulate((levels * factors)[::-1])[::-1], 0.0)  # max q(y) y from a level on
+        while True:
+            k = int(np.searchsorted(-levels, -u, side="right")) - 1
+            q = float(factors[k])
+            rows.append((steps, u, q))
+            if k == len(levels) - 1 or u == 0.0:
+                break
+            n = max(1, math.ceil(math.log(levels[k + 1] / u) / math.log(q))) if q > 0 else 1
+            n += u * q**n > levels[k + 1]  # the quotient of logarithms may round down
+            u, steps = max(u * q**n, float(ahead[k + 1])), steps + n
+        counts, gaps, kept = (np.array(column) for column in zip(*rows, strict=True))
+        return cls(float(levels[0]), step_size, float(factors.max()), counts, gaps, kept)
+
+    @property
+    def final_factor(self) -> float:
+        """The factor once the gap is below the last level."""
+        return float(self.factors[-1])
+
+    def gap_after(self, k: int) -> float:
+        """Return the bound after k steps."""
+        i = int(np.searchsorted(self.counts, k, side="right")) - 1
+        return float(self.gaps[i] * self.factors[i] ** (k - self.counts[i]))
+
+    def steps(self, gap: float) -> int:
+        """Return a number of steps after which the gap is at most this."""
+        if gap >= self.first:
+            return 0
+        i = int(np.searchsorted(-self.gaps, -gap, side="left")) - 1
+        k = int(self.counts[i]) + 1
+        if self.factors[i] > 0:
+            k = max(k, int(self.counts[i]) + math.ceil(math.log(gap / self.gaps[i]) / math.log(self.factors[i])))
+        if i + 1 < len(self.counts):
+            k = min(k, int(self.counts[i + 1]))
+        while self.gap_after(k) > gap:  # the quotient of logarithms may round down
+            k += 1
+        return k
+
+
+@dataclass(frozen=True)
+class Held:
+    """What holds at every step of a descent with one step size.
+
+    Attributes:
+        step_size: η.
+        drift: δ, cap on `‖D_l(k) − D_l(0)‖`.
+        radius: cap on the length of the path in weight space, inf where none is known.
+        caps: `‖W_l‖ ≤ caps[l]`, shape `(L,)`.
+        betas: curvature along the steps once the gap is at most each level.
+        alphas: floors of `λ_min(T)` while the gap is between each level and the next, and below the last.
+    """
+
+    step_size: float
+    drift: float
+    radius: float
+    caps: np.ndarray
+    betas: np.ndarray
+    alphas: np.ndarray
+
+    def factors(self, gamma: float) -> np.ndarray:
+        """Return `1 − η(1 − ηβ/2)γα` for each level, raised by what rounding leaves open."""
+        eta = self.step_size
+        return np.maximum(1 - eta * (1 - eta * self.betas / 2) * gamma * self.alphas / STRICT, 0.0)
+
+
+class DescentBounds:
+    """Caps and floors for a descent that never raises the loss, as functions of the drift of its imbalances.
+
+    Args:
+        objective: what is minimised, with finite smoothness.
+        network: the start.
+        theorems: the bounds on `λ_min(T)` to use; all that a drift leaves valid when left out.
+        nearby: whether weights that stay near their start may be used.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        network: Network,
+        theorems: Sequence[Theorem] | None = None,
+        *,
+        nearby: bool = True,
+    ):
+        self.gap = objective.gap(network.product())
+        seen, net = objective.effective(network)
+        self.K, self.gamma = seen.smoothness, seen.pl_constant
+        self.levels = gap_levels(self.gap) if self.gap > 0 else np.zeros(1)
+        low, high = product_range(seen, net, self.levels)
+        following, c = next_floor(seen, net, self.levels), net.scale
+        noise = seen.rounding(net)
+        self.network = net = Network([to_numpy(W) for W in net.weights], net.scale)
+        self.high = high / c
+        self.slopes = np.sqrt(2 * self.K * (self.levels + noise))  # ‖∇f‖ ≤ sqrt(2Kℓ)
+        self.invariants = Invariants.of(net).at(low / c, self.high, following / c)
+        self.theorems = _robust(net.depth) if theorems is None else list(theorems)
+        self.norms = np.array([float(singular_values(W)[0]) * (1 + 16 * EPS * max(W.shape)) for W in net.weights])
+        around = Neighbourhood.of(net) if nearby and net.depth > 1 and self.gamma > 0 else None
+        self._radii, self._floors = _positive_part(around)
+        self._chosen = np.unique(np.linspace(0, len(self._radii) - 1, BALLS).astype(int)) if len(self._radii) else []
+        roots = np.sqrt(self._floors[self._chosen])
+        # All singular values of E ↦ (P_{l−1}ᵀ E S_{l+1}ᵀ)_l move by at most what the least may fall by.
+        ceilings = (math.sqrt(_ceiling(net, self.norms)) + roots[:1] - roots) ** 2
+        self.radii = np.append(self._radii[self._chosen], math.inf)  # the last ball is the whole space
+        self.floors, self.ceilings = np.append(roots**2, 0.0), np.append(ceilings, math.inf)
+
+    def _reach(self, alpha: float) -> np.ndarray:
+        """Return a lower bound on `∫_0^r sqrt(γ max(κ, α))` for each radius, the floors κ as known there."""
+        rates = np.sqrt(self.gamma * np.maximum(self._floors, alpha))
+        return np.concatenate([[0.0], np.cumsum(np.diff(self._radii) * rates[1:])]) / STRICT
+
+    def caps(self, drift: float, high: np.ndarray) -> np.ndarray:
+        """Return caps on `‖W_l‖`, shape `(L, K)`, for all weights within a drift and with `‖W‖/c ≤ high`."""
+        if self.network.depth == 1:
+            return high[None, :]
+        return np.sqrt(layer_caps(self._spectra(drift, drift), high)) * STRICT
+
+    def _spectra(self, fall: float, rise: float) -> tuple[Spectrum, ...]:
+        """Return the spectra of all imbalances that fell and rose by at most these."""
+        return tuple(Spectrum(D.lower - fall, D.upper + rise) for D in self.invariants.spectra)
+
+    def curvature(self, omega: np.ndarray, ceiling: np.ndarray, count: int | None, eta: float) -> np.ndarray:
+        """Return `β = K λ_max(T) + sqrt(2Kℓ) c λ_max(C)` on the first levels, for caps ω on norms, shape `(L, N)`.
+
+        `λ_max(T) ≤ c² Σ_l Π_{i≠l} ω_i²`, and at most the ceiling. It does not depend on η.
+        """
+        c = self.network.scale
+        with np.errstate(over="ignore", invalid="ignore"):
+            greatest = np.minimum(c**2 * sum(_others(omega, i) ** 2 for i in range(len(omega))), ceiling)
+            beta = self.K * greatest + self.slopes[:count] * c * interaction(omega)
+            return np.nan_to_num(beta, nan=math.inf, posinf=math.inf) * STRICT
+
+    def alphas(self, drift: float, count: int | None = None) -> np.ndarray:
+        """Return floors of `λ_min(T)` on the first levels, for all weights within a drift.
+
+        For two layers `D` falls by at most `a_2` and rises by at most `a_1`, `a_l = η² Σ_k ‖G_l‖_F²`, and `a_1 + a_2`
+        is within the drift: the least over a grid of cells that cover all `(a_1, a_2)` is taken.
+        """
+        c2, base = self.network.scale**2, self.invariants
+        zero = np.zeros(len(self.levels[:count]))
+        if self.network.depth == 1:
+            return zero + c2
+        parts = CELLS if self.network.depth == 2 and drift > 0 else 1
+        least = zero + math.inf
+        for i in range(parts):
+            inv = replace(
+                base,
+                spectra=self._spectra(drift * (i + 1) / parts, drift * (1 - i / parts)),
+                sigma_min=base.sigma_min[:count],
+                sigma_next=base.sigma_next[:count],
+                sigma_max=base.sigma_max[:count],
+                allowance=base.allowance + drift,
+            )
+            best = zero
+            for theorem in self.theorems:
+                if theorem.hypothesis(inv) is None:
+                    best = np.maximum(best, c2 * to_numpy(theorem.evaluate(inv)))
+            least = np.minimum(least, best)
+        return np.maximum.accumulate(least)
+
+    def _start(self, drift: float, eta: float = 0.0, *, floors: bool = True) -> tuple[np.ndarray, ...]:
+        """Return β and α on each ball at the initial gap, and `2 sqrt(ℓ)/∫ sqrt(γα) dr`.
+
+        A ball fits, that is, the path stays inside, where `1 − ηβ/2` exceeds the last.
+        Without floors, β of the whole space alone, the others taken as 0.
+        """
+        balls = slice(None) if floors else slice(-1, None)
+        omega = np.minimum(self.caps(drift, self.high[:1]), self.norms[:, None] + self.radii[balls])
+        beta = self.curvature(omega, self.ceilings[balls], 1, eta)
+        if not floors:
+            return beta, np.zeros(1), np.zeros(1)
+        floor = float(self.alphas(drift, 1)[0])
+        needed = np.zeros(len(self.radii))
+        if len(self.radii) > 1:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                path = 2 * math.sqrt(max(self.gap, 0.0)) / self._reach(floor)[self._chosen]
+            needed[:-1] = np.nan_to_num(path, nan=0.0, posinf=math.inf)
+        return beta, np.maximum(self.floors, floor), needed
+
+    def at(self, eta: float) -> Held | None:
+        """Return what holds at every step of size η, None when η is not certified. δ is raised to a fixed point."""
+        drift, floors = 0.0, len(self.radii) > 1
+        for _ in range(300):
+            beta, _, needed = self._start(drift, eta, floors=floors)
+            slack = 1 - eta * beta / 2
+            fits = np.flatnonzero((slack > needed) & (slack > 0))
+            if fits.size == 0:
+                return None
+            j = int(fits[0]) - len(slack)  # the whole space is −1
+            floors = floors and j < -1  # as the drift grows no ball comes to fit that did not
+            wanted = float(eta * self.gap / slack[j] * STRICT) if self.network.depth > 1 else 0.0
+            if wanted <= drift:
+                return self._held(eta, drift, j)
+            drift = wanted * (1 + 1e-3)
+        return None
+
+    def _held(self, eta: float, drift: float, j: int) -> Held:
+        omega = np.minimum(self.caps(drift, self.high), self.norms[:, None] + self.radii[j])
+        betas = np.minimum.accumulate(self.curvature(omega, self.ceilings[j], None, eta))
+        alphas = self.alphas(drift)
+        if j < -1:
+            # The path up to a gap y has ∫ sqrt(γα) ≤ 2 (sqrt(ℓ(0)) − sqrt(y))/(1 − ηβ/2).
+            left = np.sqrt(np.append(self.levels[1:], 0.0))
+            passed = 2 * (math.sqrt(self.levels[0]) - left) / (1 - eta * betas[0] / 2)
+            ends = np.searchsorted(self._reach(float(alphas[0])), passed, side="left")
+            alphas = np.maximum(alphas, self._floors[np.minimum(ends, self._chosen[j + 1])])
+        return Held(eta, drift, float(self.radii[j]), omega[:, 0], betas, alphas)
+
+    def best_at(self, drift: float) -> tuple[tuple[float, float], tuple[float, float], float]:
+        """Return, of the steps that keep within a drift, two best ones and the largest.
+
+        The best make `η(1 − ηβ/2)α` and `η(1 − ηβ/2)` largest at the initial gap; each comes after its value.
+        """
+        beta, alpha, needed = self._start(drift)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            largest = 2 / beta * np.maximum(1 - needed, 0.0)
+            largest = np.minimum(largest, drift / (self.gap * STRICT + drift * beta / 2))
+            largest = np.nan_to_num(largest, nan=0.0) / STRICT
+            eta = np.minimum(1 / beta, largest)
+            decrease = np.nan_to_num(eta * (1 - eta * beta / 2))
+        i, j = int(np.argmax(decrease * alpha)), int(np.argmax(decrease))
+        rate, fall = float(decrease[i] * alpha[i]), float(decrease[j])
+        return (rate, float(eta[i])), (fall, float(eta[j])), float(largest.max())
+
+    @cached_property
+    def _unit(self) -> float:
+        """The drift per unit of η at the start over β there; 0 where β is not known."""
+        beta = float(self._start(0.0)[0].min())
+        return self.gap / beta if math.isfinite(beta) and beta > 0 else 0.0
+
+    @cached_property
+    def largest(self) -> float:
+        """The largest step that is certified not to raise the loss, to 1 %; 0 if there is none."""
+        if self.gap <= 0 or self.network.depth == 1:
+            beta = float(self._start(0.0)[0].min())
+            return 2 / beta / STRICT if math.isfinite(beta) and beta > 0 else 0.0
+        return _scan(lambda x: (self.best_at(self._unit * 10.0**x)[2], 0.0))[0] if self._unit else 0.0
+
+    @cached_property
+    def best(self) -> float:
+        """The step with the least factor at the initial gap; 0 if there is none.
+
+        Where no factor is below 1, the step of the largest certain decrease `η(1 − ηβ/2)‖∇L‖²`.
+        """
+        if self.gap <= 0 or self.network.depth == 1:
+            return self.largest / 2
+        if not self._unit:
+            return 0.0
+        rate, eta = _scan(lambda x: self.best_at(self._unit * 10.0**x)[0])
+        return eta if rate > 0 else _scan(lambda x: self.best_at(self._unit * 10.0**x)[1])[1]
+
+    def advise(self) -> float:
+        """Return the step with the least factor at the initial gap, which `at` certifies; 0 if there is none."""
+        eta = self.best * (1 - 1e-3)
+        for _ in range(100):
+            if eta == 0 or self.at(eta) is not None:
+                return eta
+            eta *= 0.98
+        return 0.0
+
+
+def _scan(score: Callable[[float], tuple[float, float]]) -> tuple[float, float]:
+    """Return the pair with the largest first entry: on a grid, refined by golden section around its maximum."""
+    grid = np.linspace(-4.0, 3.0, 11)
+    found = [score(x) for x in grid]
+    i = max(range(len(grid)), key=lambda k: found[k][0])
+    a, b = grid[max(i - 1, 0)], grid[min(i + 1, len(grid) - 1)]
+    ratio = (math.sqrt(5) - 1) / 2
+    x, y = b - ratio * (b - a), a + ratio * (b - a)
+    fx, fy = score(x), score(y)
+    best = max(found[i], fx, fy)
+    for _ in range(8):
+        if fx >= fy:
+            b, y, fy = y, x, fx
+            x = b - ratio * (b - a)
+            fx = score(x)
+        else:
+            a, x, fx = x, y, fy
+            y = a + ratio * (b - a)
+            fy = score(y)
+        best = max(best, fx, fy)
+    return best
+
+
+def _robust(depth: int) -> list[Theorem]:
+    """Return the theorems that hold for every imbalance within a drift, without those that others include.
+
+    Left out are those on scalars and on unimodal, homogeneous and balanced layers: their hypotheses or allowances
+    are for rounding, and a descent leaves them with its first step.
+    """
+    if depth == 2:
+        return [two_layers.THEOREM, two_layers.SQUARE]
+    return [three_layers.THEOREM, any_imbalance.THEOREM, product_aware.THEOREM]
+
+
+def _positive_part(around: Neighbourhood | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the radii with positive floors, and the floors; nothing where there are not two."""
+    if around is None or np.count_nonzero(around.floors) < 2:
+        return np.zeros(0), np.zeros(0)
+    some = around.floors > 0
+    return around.radii[some], around.floors[some]
+
+
+def interaction(norms: np.ndarray) -> np.ndarray:
+    """Return `λ_max(C)`, `C_ij = Π_{k≠i,j} x_k` with zero diagonal, for each column x of `norms`."""
+    L, count = norms.shape
+    if L == 1:
+        return np.zeros(count)
+    if L == 2:
+        return np.ones(count)
+    C = np.zeros((count, L, L))
+    for i in range(L):
+        for j in range(i):
+            C[:, i, j] = C[:, j, i] = _others(norms, i, j)
+    found = np.full(count, math.inf)
+    finite = np.isfinite(C).all(axis=(1, 2))
+    found[finite] = np.linalg.eigvalsh(C[finite])[:, -1]
+    return found
+
+
+def _others(norms: np.ndarray, *skipped: int) -> np.ndarray:
+    """Return the products over all rows but some."""
+    return np.prod(np.delete(norms, skipped, axis=0), axis=0)
+
+
+def _ceiling(network: Network, norms: np.ndarray) -> float:
+    """Return an upper bound on `λ_max(T)`: the eigenvalue where it is found exactly."""
+    n, m = network.shape
+    crude = network.scale**2 * sum(float(_others(norms[:, None], i)[0]) ** 2 for i in range(len(norms)))
+    if network.depth > 2 and n * m > DENSE_LIMIT:
+        return crude
+    return float(TangentOperator(network).greatest_eigenvalue()) + 1e-12 * crude

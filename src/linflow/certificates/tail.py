@@ -1,0 +1,73 @@
+"""Losses with an exponential tail: the gap falls like 1/t, at the pace of the hard margin and the imbalance."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from linflow import bounds
+from linflow.bounds import Invariants
+from linflow.certificates._base import Guarantee
+from linflow.classification import ExponentialTail
+from linflow.network import Network
+from linflow.objectives import Objective
+
+
+@dataclass(frozen=True)
+class TailCurve:
+    """The decay that `‖∇f‖ ≥ γ·(…)` and `λ_min(T) ≥ α` imply: `ℓ(0)/(1 + γ²αℓ(0)t)` for the exponential loss."""
+
+    objective: ExponentialTail
+    first: float
+    alpha: float
+    rate: float = 0.0
+
+    def gap(self, t: float) -> float:
+        """Return the bound at time t."""
+        return self.objective.tail_gap(self.first, t, self.alpha)
+
+    def time(self, gap: float) -> float:
+        """Return when the bound comes down to `gap`."""
+        return 0.0 if gap >= self.first else self.objective.tail_time(self.first, gap, self.alpha)
+
+    def rate_at(self, gap: float) -> float:
+        """Return `α (γψ(gap))²/gap`, which falls to 0 with the gap."""
+        return self.alpha * self.objective.tail_constant(gap) ** 2 * gap if gap > 0 else 0.0
+
+
+def exponential_tail(objective: Objective, network: Network) -> list[Guarantee]:
+    """Return the guarantee for an objective with an exponential tail, nothing for any other.
+
+    There is no minimiser and no margin: `λ_min(T) ≥ α(D)` from the imbalance alone, which the flow conserves.
+
+    Source: docs/tails.md; `‖∇f‖ ≥ γf` with the hard margin γ as in Soudry et al. 2018.
+    """
+    if not isinstance(objective, ExponentialTail):
+        return []
+    gap = objective.gap(network.product())
+    seen, net = objective.effective(network)
+    if net.depth == 1:
+        alpha, name = net.scale**2, "one layer"
+    else:
+        rows = [row for row in bounds.evaluate(Invariants.of(net).at(0.0, math.inf), net.scale) if row.applies]
+        best = max(rows, key=lambda row: float(row.value))
+        alpha, name = float(best.value), best.name
+    reason = ""
+    if not math.isfinite(gap):
+        reason = "the loss at the start is not finite; shrink the weights"
+    elif alpha <= 0:
+        reason = "no bound on λ_min(T) from the imbalance alone; imbalance the start more (there is no margin here)"
+    curve = None if reason else TailCurve(seen, gap, alpha)
+    facts = {"hard margin": seen.hard_margin, "α": alpha}
+    return [
+        Guarantee(
+            f"exponential tail, {name}",
+            "linflow, docs/tails.md",
+            ("linflow", "soudry2018"),
+            reason,
+            curve,
+            gap,
+            objective.minimum,
+            facts,
+        )
+    ]
