@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -295,3 +296,51 @@ def test_a_start_at_the_minimum():
     cert = lf.certify(lf.MatrixFactorization(np.eye(2)), [np.eye(2), np.eye(2)])
     assert cert.gap == 0 and cert.gap_at(1.0) == 0 and cert.time_to(1e-6) == 0
     assert "initial gap 0" in str(cert)
+
+
+# ---------------------------------------------------------------- edges
+
+eye = np.eye(2)
+EDGES = {
+    "singular target": (np.diag([1.0, 0.0]), lf.init.gaussian((2, 6, 2), rng=0)),
+    "singular target, imbalanced": (np.diag([1.0, 0.0]), lf.init.imbalanced((2, 4, 2), 2.0, 0.1 * eye, rng=0)),
+    "repeated singular values": (eye, lf.init.balanced((2, 3, 3, 2), 0.9 * eye, rng=0)),
+    "repeated imbalance": (eye, lf.init.imbalanced((2, 4, 4, 2), [2.0, -2.0], 0.5 * eye, rng=0)),
+    "a zero layer": (eye, lf.Network([np.zeros((2, 3)), np.ones((3, 2))])),
+    "two zero layers": (eye, lf.Network([np.zeros((2, 3)), np.zeros((3, 3)), np.ones((3, 2))])),
+    "all zero": (eye, lf.Network([np.zeros((2, 3)), np.zeros((3, 2))])),
+    "target zero": (np.zeros((2, 2)), lf.init.gaussian((2, 5, 2), rng=0)),
+    "narrow": (np.ones((3, 3)), lf.init.gaussian((3, 1, 3), rng=0)),
+    "narrow in the middle": (np.ones((2, 2)), lf.init.gaussian((2, 3, 1, 3, 2), rng=0)),
+    "1×1": (np.ones((1, 1)), lf.Network([np.array([[2.0]]), np.array([[1.0]]), np.array([[0.3]])])),
+    "1×1 of the other sign": (-np.ones((1, 1)), lf.Network([np.array([[2.0]]), np.array([[0.5]])])),
+    "tall": (np.ones((50, 1)) / 7, lf.init.gaussian((50, 60, 1), std=0.1, rng=0)),
+    "wide": (np.ones((1, 50)) / 7, lf.init.gaussian((1, 4, 3, 50), std=0.3, rng=0)),
+    "tiny": (eye, lf.init.gaussian((2, 3, 2), std=1e-9, rng=0)),
+    "huge": (1e8 * eye, lf.init.gaussian((2, 3, 2), std=1e4, rng=0)),
+    "sizes apart": (eye, lf.Network([1e6 * eye, 1e-6 * np.array([[1.0, 0.5], [0.0, 1.0]])])),
+    "at the target": (eye, lf.Network([2 * eye, 0.5 * eye])),
+    "scaled": (eye, lf.Network([eye, np.diag([2.0, 0.1])], scale=1e-3)),
+}
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_edges(name):
+    Y, net = EDGES[name]
+    f = lf.MatrixFactorization(Y)
+    cert = lf.certify(f, net)
+    assert not re.search(r"\bnan\b", str(cert))
+    assert all(g.applies or g.reason for g in (*cert.guarantees, *cert.prior))
+    json.dumps(cert.to_dict(), allow_nan=False)
+    run = lf.gradient_flow(f, net, until=1e-6, max_steps=2000)
+    check = cert.check(run)
+    assert check.holds, check.violation
+    least = float(lf.TangentOperator(net).least_eigenvalue())
+    for bound in lf.bounds.table(net):
+        # a bound may exceed the computed eigenvalue by the rounding of both: 1e-13 of the size of T
+        assert float(bound.value) <= least + 1e-13 * float(lf.TangentOperator(net).greatest_eigenvalue())
+    steps = lf.certify(f, net, algorithm="descent")
+    json.dumps(steps.to_dict(), allow_nan=False)
+    descent = lf.gradient_descent(f, net, step_size=steps.step_size, steps=50)
+    check = steps.check(descent)
+    assert check.holds, check.violation

@@ -126,7 +126,7 @@ def test_the_families_are_what_they_say():
         (THREE_SQUARE, lambda s: {"bound": 0.0}, ["Three layers, n = m", "positive at every start"]),
         (THREE_SQUARE, lambda s: {"published": s.bound}, ["Three layers, n = m"]),
         (FOUR, lambda s: {"optimum": np.nan}, ["No bound exceeds", "never exceeds", "attain the", "Four layers"]),
-        *((kind, lambda s: {"bound": 0.05 * s.optimum}, [f"{kind[1:]}: the median"]) for kind in LEAST),
+        *((kind, lambda s: {"bound": 0.04 * s.optimum}, [f"{kind[1:]}: the median"]) for kind in LEAST),
     ],
 )
 def test_a_wrong_number_is_caught(small, kind, change, caught):

@@ -11,7 +11,7 @@ from linflow.experiments._base import Claim, Experiment, Outcome, Progress, Tabl
 __all__ = ["EXPERIMENTS", "Claim", "Experiment", "Outcome", "Progress", "Table", "number", "select"]
 
 # Each module holds one `experiment: Experiment`.
-MODULES = ("phase_plane", "depth", "spectrum", "convergence", "init_map", "real_data")
+MODULES = ("phase_plane", "depth", "spectrum", "convergence", "init_map", "tightness", "real_data")
 
 EXPERIMENTS: dict[str, Experiment]  # filled on first use
 
