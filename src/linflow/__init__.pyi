@@ -28,6 +28,8 @@ from .operator import TangentOperator as TangentOperator
 from .quadratics import LinearRegression as LinearRegression
 from .quadratics import MatrixFactorization as MatrixFactorization
 from .quadratics import Quadratic as Quadratic
+from .reduction import Reduction as Reduction
+from .reduction import reduce_width as reduce_width
 from .references import cite as cite
 
 __version__: str

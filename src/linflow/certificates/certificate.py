@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 from linflow import _checks
 from linflow.certificates._base import FRACTIONS, Guarantee, finite
 from linflow.certificates.checking import Check, check_run
-from linflow.certificates.curves import ExponentialCurve
+from linflow.certificates.curves import ExponentialCurve, StepCurve
 from linflow.certificates.descent import descent_guarantees
 from linflow.certificates.exponential import exponential
 from linflow.certificates.prior import prior_results
+from linflow.certificates.scheduled_descent import schedule_guarantees
 from linflow.certificates.tail import exponential_tail
 from linflow.network import Network
 from linflow.objectives import Objective
 
 if TYPE_CHECKING:
+    from linflow.dynamics.descent import Schedule
     from linflow.dynamics.trajectory import Trajectory
 
 ALGORITHMS = ("flow", "descent")
@@ -34,8 +36,9 @@ class Certificate:
         network: the start.
         gap: initial loss gap.
         algorithm: "flow" or "descent".
-        step_size: η of the descent, None for the flow.
+        step_size: η of the descent; None for the flow and for a schedule.
         notes: promotions of the input.
+        schedule: the rule for the steps of the descent, None for the flow and for a constant step.
     """
 
     guarantees: tuple[Guarantee, ...]
@@ -45,6 +48,7 @@ class Certificate:
     algorithm: str = "flow"
     step_size: float | None = None
     notes: tuple[str, ...] = ()
+    schedule: Schedule | None = None
 
     @property
     def pl_constant(self) -> float:
@@ -68,7 +72,7 @@ class Certificate:
 
     def steps_to(self, fraction: float) -> float:
         """Return a number of steps of the descent after which the gap is at most `fraction` of the first."""
-        if self.step_size is None:
+        if self.algorithm == "flow":
             raise TypeError('the certificate is on the flow, which takes no steps; certify with algorithm="descent".')
         return min(g.steps_to(fraction) for g in self.guarantees)
 
@@ -116,6 +120,7 @@ class Certificate:
         return {
             "algorithm": self.algorithm,
             "step_size": self.step_size,
+            "schedule": None if self.schedule is None else repr(self.schedule),
             "widths": list(self.network.widths),
             "scale": self.network.scale,
             "initial_gap": self.gap,
@@ -132,25 +137,33 @@ class Certificate:
         head = f"initial gap {self.gap:.4g}, γ = {self.pl_constant:.4g}"
         if self.step_size is not None:
             head += f", gradient descent with step {self.step_size:.4g}"
-        blocks = [head, *self.notes, _table("guarantee", self.guarantees, self.step_size), ""]
-        return "\n".join([*blocks, _table("published result", (self.baseline, *self.prior), self.step_size)])
+        if self.schedule is not None:
+            head += f", gradient descent with {self.schedule!r}"
+        blocks = [head, *self.notes, self._table("guarantee", self.guarantees), ""]
+        return "\n".join([*blocks, self._table("published result", (self.baseline, *self.prior))])
+
+    def _table(self, title: str, guarantees: Sequence[Guarantee]) -> str:
+        """Return aligned rows, those that apply first."""
+        rows = [
+            (title, "rate", "time to 1e-6" if self.algorithm == "flow" else "steps to 1e-6", "source, or why not")
+        ]
+        for g in guarantees:
+            if g.applies:
+                rows.append((g.name, f"{g.rate:.4g}", self._soonest(g), g.source))
+            else:
+                rows.append((g.name, "–", "–", g.reason))
+        w = [max(len(row[i]) for row in rows) for i in range(3)]
+        return "\n".join(f"{a:<{w[0]}}  {b:>{w[1]}}  {c:>{w[2]}}  {d}" for a, b, c, d in rows)
+
+    def _soonest(self, guarantee: Guarantee) -> str:
+        """Return the time to 10⁻⁶, for a descent in steps; those of a flow are not known under a schedule."""
+        if self.schedule is not None:
+            return f"{guarantee.steps_to(1e-6):.4g}" if isinstance(guarantee.curve, StepCurve) else "–"
+        return f"{guarantee.time_to(1e-6) / (self.step_size or 1.0):.4g}"
 
     def __repr__(self) -> str:
         name = self.best.name if self.best else "none applies"
         return f"Certificate(rate={self.rate:.4g}, {name})"
-
-
-def _table(title: str, guarantees: Sequence[Guarantee], step_size: float | None) -> str:
-    """Return aligned rows, those that apply first."""
-    rows = [(title, "rate", "time to 1e-6" if step_size is None else "steps to 1e-6", "source, or why not")]
-    for g in guarantees:
-        if g.applies:
-            time = g.time_to(1e-6)
-            rows.append((g.name, f"{g.rate:.4g}", f"{time if step_size is None else time / step_size:.4g}", g.source))
-        else:
-            rows.append((g.name, "–", "–", g.reason))
-    w = [max(len(row[i]) for row in rows) for i in range(3)]
-    return "\n".join(f"{a:<{w[0]}}  {b:>{w[1]}}  {c:>{w[2]}}  {d}" for a, b, c, d in rows)
 
 
 def certify(
@@ -159,17 +172,20 @@ def certify(
     *,
     algorithm: str = "flow",
     step_size: float | None = None,
+    schedule: Schedule | None = None,
 ) -> Certificate:
     """Return every guarantee on the gradient flow, or on gradient descent, from this start, best first.
 
     Args:
         objective: what is minimised.
         network: a `Network` or its weights; float32 input is computed in float64.
-        algorithm: "flow", or "descent" for gradient descent with a constant step.
+        algorithm: "flow", or "descent" for gradient descent with a constant step or a schedule.
         step_size: η of the descent; `safe_step_size(objective, network)` when left out.
+        schedule: a rule of `linflow.schedules` instead; guarantees are known for `xu2025` and `local_smoothness`, on
+            two layers, and `constant` is the same as `step_size`.
 
     Raises:
-        ValueError, TypeError: objective and network do not fit, or a step size without descent.
+        ValueError, TypeError: objective and network do not fit, a step size or schedule without descent, or both.
 
     Example:
         >>> import numpy as np, linflow as lf
@@ -184,12 +200,20 @@ def certify(
     gap = objective.gap(net.product())
     notes = (*objective.notes, *net.notes)
     if algorithm == "flow":
-        if step_size is not None:
-            raise ValueError(
-                f'step_size is {step_size!r}, but the flow takes no steps; say algorithm="descent", or leave it out.'
-            )
+        for name, value in (("step_size", step_size), ("schedule", schedule)):
+            if value is not None:
+                raise ValueError(
+                    f'{name} is {value!r}, but the flow takes no steps; say algorithm="descent", or leave it out.'
+                )
         found = [*exponential(objective, net), *exponential_tail(objective, net)]
         return Certificate(_sorted(found), objective, net, gap, notes=notes)
+    if schedule is not None:
+        if step_size is not None:
+            raise ValueError(f"both step_size = {step_size!r} and schedule = {schedule!r} are given; leave one out.")
+        step_size = getattr(schedule, "step_size", None)  # of a constant schedule
+        if step_size is None:
+            found = schedule_guarantees(objective, net, schedule)
+            return Certificate(_sorted(found), objective, net, gap, algorithm, None, notes, schedule)
     eta, found = descent_guarantees(objective, net, step_size)
     return Certificate(_sorted(found), objective, net, gap, algorithm, eta, notes)
 

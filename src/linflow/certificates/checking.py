@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from linflow._arrays import to_numpy
-from linflow.certificates._base import FRACTIONS, finite
+from linflow.certificates._base import FRACTIONS, Guarantee, finite
+from linflow.certificates.curves import StepCurve
 
 if TYPE_CHECKING:
     from linflow.certificates.certificate import Certificate
@@ -48,8 +49,8 @@ class Check:
             for a descent the mean rate between two records; inf where no rate is guaranteed.
         worst_gap: greatest observed over guaranteed loss gap, at most 1, to rounding, when it holds.
         violation: the first, or None.
-        time_ratios: guaranteed over actual time to 10⁻², 10⁻⁴ and 10⁻⁶ of the initial gap; nan where the run did
-            not get there, inf where no time is guaranteed.
+        time_ratios: guaranteed over actual time to 10⁻², 10⁻⁴ and 10⁻⁶ of the initial gap, for a schedule numbers
+            of steps; nan where the run did not get there, inf where no time is guaranteed.
     """
 
     holds: bool
@@ -83,8 +84,9 @@ class Check:
 def check_run(certificate: Certificate, run: Trajectory) -> Check:
     """Set every guarantee of a certificate against a run from the same start.
 
-    The gap is compared with each curve, and the rate with the best promised at its gap. Observed values are granted
-    `1e-9` and the integrator's own error estimate, relatively, and the gap the rounding level of the objective.
+    The gap is compared with each curve, for a schedule by the number of steps done, and the rate with the best
+    promised at its gap. Observed values are granted `1e-9` and the integrator's own error estimate, relatively, and
+    the gap the rounding level of the objective.
     """
     t, gap, rate = (to_numpy(x) for x in (run.t, run.gap, run.rate))
     if not math.isclose(gap[0], certificate.gap, rel_tol=1e-9, abs_tol=1e-300):
@@ -105,6 +107,7 @@ def check_run(certificate: Certificate, run: Trajectory) -> Check:
             f"or run gradient_descent(…, step_size={eta:g})."
         )
     seen = gap > 0  # a gap of zero has no rate
+    done = None if certificate.schedule is None else _steps_done(certificate, run)[seen]
     t, gap, rate = t[seen], gap[seen], rate[seen]
     if len(t) == 0:
         return Check(True, math.inf, 0.0, None)
@@ -127,15 +130,55 @@ def check_run(certificate: Certificate, run: Trajectory) -> Check:
     for guarantee in certificate.guarantees:
         if not guarantee.applies:
             continue
-        bound = np.array([guarantee.gap_at(float(s)) for s in t])
+        bound = _bound(guarantee, t, done)
         worst = max(worst, float(np.max((gap - noise) / np.maximum(bound, 5e-324))))
         bad = np.flatnonzero(gap > bound * (1 + allowance) + noise)
         if bad.size:
             i = int(bad[0])
             found.append(Violation(guarantee.name, float(t[i]), "loss gap", float(gap[i]), float(bound[i])))
     violation = min(found, key=lambda v: v.t) if found else None
-    ratios = {fraction: _ratio(certificate.time_to(fraction), run.time_to(fraction)) for fraction in FRACTIONS}
+    if done is None:
+        ratios = {x: _ratio(certificate.time_to(x), run.time_to(x)) for x in FRACTIONS}
+    else:
+        ratios = {x: _ratio(certificate.steps_to(x), _steps_to(run, x)) for x in FRACTIONS}
     return Check(violation is None, float(np.min(slack, initial=math.inf)), worst, violation, ratios)
+
+
+def _bound(guarantee: Guarantee, t: np.ndarray, done: np.ndarray | None) -> np.ndarray:
+    """Return the guaranteed gaps at the times of a run; after the steps done where its steps change."""
+    if done is not None and isinstance(guarantee.curve, StepCurve):
+        return np.array([min(guarantee.gap, guarantee.curve.gap_after(int(k))) for k in done])
+    return np.array([guarantee.gap_at(float(s)) for s in t])
+
+
+def _step_times(run: Trajectory) -> np.ndarray:
+    """Return the time after each number of steps, summed as the run did."""
+    assert run.step_sizes is not None
+    return np.cumsum(np.concatenate([[0.0], to_numpy(run.step_sizes)]))
+
+
+def _steps_done(certificate: Certificate, run: Trajectory) -> np.ndarray:
+    """Return the steps done at each record; ValueError where the first is not of the certified schedule."""
+    from linflow.dynamics.descent import gradient_descent  # noqa: PLC0415 - runs stand on nothing of certificates
+
+    times = _step_times(run)
+    if len(times) > 1:
+        one = gradient_descent(certificate.objective, certificate.network, schedule=certificate.schedule, steps=1)
+        assert one.step_sizes is not None
+        taken, due = float(times[1]), float(one.step_sizes[0])
+        if run.step_size is not None or not math.isclose(taken, due, rel_tol=1e-9):
+            always = " always" if run.step_size is not None else ""
+            raise ValueError(
+                f"the certificate is on {certificate.schedule!r}, whose first step is {due:g}, and the run took "
+                f"{taken:g}{always}; certify the schedule or step of the run, or run gradient_descent(…, schedule=…)."
+            )
+    return np.searchsorted(times, to_numpy(run.t))
+
+
+def _steps_to(run: Trajectory, fraction: float) -> float:
+    """Return the steps a run took to a fraction of its gap, by interpolation where not every one was recorded."""
+    t = run.time_to(fraction)
+    return float(np.searchsorted(_step_times(run), t)) if math.isfinite(t) else math.inf
 
 
 def _mean_rate(t: np.ndarray, gap: np.ndarray, noise: float) -> np.ndarray:

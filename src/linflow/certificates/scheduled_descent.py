@@ -1,0 +1,367 @@
+"""Guarantees for gradient descent with the schedule of Xu et al. 2025, and with steps `1/K_t`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from linflow import _checks
+from linflow._arrays import EPS, norm, sigma
+from linflow.certificates._base import Guarantee
+from linflow.certificates.curves import LevelCurve
+from linflow.certificates.step_bounds import STRICT, DescentBounds, LevelStepCurve
+from linflow.network import Network
+from linflow.objectives import Objective
+
+if TYPE_CHECKING:
+    from linflow.dynamics.descent import Schedule
+
+PIECES, FINEST, FAR = 100, 1.02, 2**53
+"""The growth of the step is cut into so many pieces, none finer than this ratio, as far as steps are counted."""
+
+GROWING, LOCAL = "Xu et al. 2025, its schedule", "steps 1/K_t"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a schedule is to a guarantee: the step is `min((1 + η_0²)^{t/2} η_0, 1/K_t)`.
+
+    Attributes:
+        first: η_0; inf for steps `1/K_t`.
+        printed: whether `K_t` has the constants as printed, 6 and 3, or 1 and 1.
+        along: whether `K_t` is that of the very step, never above the one of Lemma 2, but with no floor of its own.
+    """
+
+    first: float
+    printed: bool
+    along: bool = False
+
+    @cached_property
+    def growth(self) -> float:
+        """The logarithm by which the step may grow each time."""
+        return 0.5 * math.log1p(self.first**2) if math.isfinite(self.first) else 0.0
+
+    def at(self, t: float) -> float:
+        """Return `(1 + η_0²)^{t/2} η_0`."""
+        return self.first * math.exp(min(t * self.growth, 600.0))
+
+    def pieces(self, end: float) -> list[int]:
+        """Return numbers of steps between which the cap grows by little, until it is at least `end`; from 0 on."""
+        ratio = math.log(max(FINEST, (max(end, self.first) / self.first) ** (1 / PIECES)))
+        starts = [0]
+        while self.growth > 0 and self.at(starts[-1]) < end:
+            t = starts[-1] + max(1, math.ceil(min(ratio / self.growth, FAR)))
+            if t >= FAR:
+                break
+            starts.append(t)
+        return starts
+
+
+@dataclass(frozen=True)
+class ScheduleCurve(LevelStepCurve):
+    """`ℓ_{k+1} ≤ q_k(ℓ_k) ℓ_k` for steps that change; `u_{k+1} = max_{y ≤ u_k} q_k(y) y` stays above the gap.
+
+    Attributes:
+        step_size: the least step.
+        largest: the largest step.
+        decay: a floor of the mean rate over a step, by the gap before it.
+    """
+
+    largest: float
+    decay: LevelCurve
+
+    @property
+    def rate(self) -> float:
+        """The least mean rate over a step."""
+        return self.decay.rate
+
+    def rate_at(self, gap: float) -> float:
+        """Return a floor of the mean rate over a step, and over any later ones, from this gap."""
+        return self.decay.rate_at(gap)
+
+    def gap(self, t: float) -> float:
+        """Return the bound at time t, the sum of the steps: after the steps done by then."""
+        steps = math.floor(t / self.largest * (1 - 1e-12))
+        return min(self.gap_after(steps), self.first * math.exp(-self.rate * max(t - self.largest, 0.0)))
+
+    def time(self, gap: float) -> float:
+        """Return a time, the sum of the steps, by which the gap is at most this."""
+        if gap >= self.first:
+            return 0.0
+        return min(self.largest * self.steps(gap), math.log(self.first / gap) / self.rate + self.largest)
+
+
+@dataclass(frozen=True)
+class HeldSchedule:
+    """What holds at every step of a descent with a schedule.
+
+    Attributes:
+        drift: δ, cap on `‖D(t) − D(0)‖`.
+        radius: cap on the length of the path in weight space, inf where none is known.
+        caps: `‖W_l‖ ≤ caps[l]`, shape `(2,)`.
+        roots: floors of the least η with `ηK_t(η) = 1` once the gap is at most each level.
+        largest: cap on every step.
+        alphas: floors of `λ_min(T)` while the gap is between each level and the next, and below the last.
+        curve: the guarantee; None where no decrease is certain.
+    """
+
+    drift: float
+    radius: float
+    caps: np.ndarray
+    roots: np.ndarray
+    largest: float
+    alphas: np.ndarray
+    curve: ScheduleCurve | None
+
+
+class ScheduleBounds(DescentBounds):
+    """The caps and floors for two layers with `η_t K_t ≤ 1`, where no step can raise the loss."""
+
+    def __init__(self, objective: Objective, network: Network, rule: Rule):
+        super().__init__(objective, network)
+        self.rule = rule
+        seen, net = objective.effective(network)
+        self.least_size = 0.0
+        if seen.strong_convexity > 0 and seen.minimizer is not None:
+            # ‖W‖ ≥ ‖W*‖ − ‖W − W*‖, and the cap on ‖W‖ is ‖W*‖ plus that distance.
+            self.least_size = max(0.0, 2 * float(sigma(seen.minimizer, 1)) / net.scale - float(self.high[0])) / STRICT
+        # K_t is worked out with ‖W‖ of the whole product, the part that the objective does not see included.
+        self.whole = network is net
+        pairs = zip(network.weights, net.weights, strict=True)
+        self.unseen = np.array([max(norm(A) ** 2 - norm(B) ** 2, 0.0) + 64 * EPS * norm(A) ** 2 for A, B in pairs])
+
+    def roots(self, omega: np.ndarray, ceiling: np.ndarray) -> np.ndarray:
+        """Return floors of the least η with `ηK_t(η) = 1` on the levels: its root with every quantity capped."""
+        c, K = self.network.scale, self.K
+        a, b = (6.0, 3.0) if self.rule.printed else (1.0, 1.0)
+        slope = c * self.slopes
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            full = omega if self.whole else np.sqrt(omega**2 + self.unseen[:, None])
+            if self.rule.along and not self.whole:  # that K_t counts how the unseen part of the product moves, too
+                omega, ceiling = full, np.full(len(self.levels), math.inf)
+            flat = self.curvature(omega, ceiling, None, 0.0)
+            size = c * np.prod(full, axis=0)
+            size = np.minimum(size, c * self.high) if self.whole else size
+            linear, square = b * (flat - slope) * slope, a * c * K * size * slope**2 / 2
+            low, high = np.zeros(len(flat)), 1 / flat
+            for _ in range(60):
+                eta = (low + high) / 2
+                fits = eta * (flat + eta * (linear + eta * square)) <= 1
+                low, high = np.where(fits, eta, low), np.where(fits, high, eta)
+        return np.maximum.accumulate(np.nan_to_num(low)) / STRICT**2  # the schedule lowers its root by 1e-9
+
+    def largest_root(self, drift: float, radius: float, alpha: float) -> float:
+        """Return a cap on every η with `ηK_t(η) = 1`: `1/(K λ_max(T))`, and `2/(γα)` as the loss cannot fall more."""
+        below = self.gamma * alpha / 2
+        if not self.rule.along:
+            D = self.invariants.spectra[0]
+            near = np.maximum(self.norms / STRICT - radius, 0.0) ** 2
+            first = max(float(D.lower[0]) - drift, float(near[0]), 0.0)
+            second = max(-float(D.upper[-1]) - drift, float(near[1]), 0.0)
+            below = max(below, self.K * self.network.scale**2 * least_sum(first, second, self.least_size))
+        return STRICT**2 / below if below > 0 else math.inf
+
+    def held(self) -> HeldSchedule | None:
+        """Return what holds along the descent, None where no drift is certain. δ is raised to a fixed point."""
+        drift, hopeless = 0.0, 1e6 * (float(np.sum(self.norms**2)) + self.gap)  # no floor is left long before
+        for _ in range(300):
+            found, wanted = self._within(drift)
+            if found is None or wanted <= drift:
+                return found
+            if wanted > hopeless:
+                return None
+            drift = wanted * (1 + 1e-3)
+        return None
+
+    def _within(self, drift: float) -> tuple[HeldSchedule | None, float]:
+        """Return what holds while the drift is at most δ, and a bound on the drift that follows from it."""
+        floors = self.alphas(drift)
+        j = -1
+        if len(self.radii) > 1:
+            reach = self._reach(float(floors[0]))[self._chosen]
+            fits = np.flatnonzero(4 * math.sqrt(max(self.gap, 0.0)) * STRICT < reach)
+            j = int(fits[0]) - len(self.radii) if fits.size else -1
+        radius = float(self.radii[j])
+        omega = np.minimum(self.caps(drift, self.high), self.norms[:, None] + radius)
+        roots, alphas = self.roots(omega, self.ceilings[j]), floors
+        if roots[0] == 0:
+            return None, math.inf
+        if j < -1:
+            # The path up to a gap y has ∫ sqrt(γα) ≤ 4 (sqrt(ℓ(0)) − sqrt(y)).
+            left = np.sqrt(np.append(self.levels[1:], 0.0))
+            ends = np.searchsorted(self._reach(float(floors[0])), 4 * (math.sqrt(self.levels[0]) - left), side="left")
+            alphas = np.maximum(floors, self._floors[np.minimum(ends, self._chosen[j + 1])])
+        largest = self.largest_root(drift, radius, float(alphas.min()))
+        curve, wanted = self._curve(roots, alphas, largest)
+        largest = min(largest, self.rule.at(FAR))
+        return HeldSchedule(drift, radius, omega[:, 0], roots, float(largest), alphas, curve), float(wanted * STRICT)
+
+    def _curve(self, roots: np.ndarray, alphas: np.ndarray, largest: float) -> tuple[ScheduleCurve | None, float]:
+        """Return the worst sequence of gaps, and the bound on the drift along it.
+
+        The drift is at most `Σ m_t (ℓ_t − ℓ_{t+1}) = m_0 ℓ_0 + Σ (m_t − m_{t−1}) ℓ_t` with
+        `m_t ≥ η_t/(1 − η_tκ_t/2)`, which does not decrease.
+        """
+        rule, gains = self.rule, self.gamma * alphas / STRICT
+        starts = rule.pieces(max(largest, float(roots[-1]))) if math.isfinite(rule.first) else [0]
+        u, drift, before, worst, rows, q = float(self.levels[0]), 0.0, 0.0, 0.0, [], np.ones(1)
+        for i, start in enumerate(starts):
+            last = i == len(starts) - 1
+            top = math.inf if last else rule.at(starts[i + 1] - 1) * STRICT
+            reach = 2 * largest if top >= largest else min(top / (1 - min(top / roots[0], 1.0) / 2), 2 * largest)
+            # from a gap of 0 nothing drifts, whatever the steps
+            drift += (reach - before) * u if u > 0 else 0.0
+            before = reach
+            eta = np.minimum(rule.at(start) / STRICT, roots)
+            q = np.maximum(1 - eta * (1 - (0.5 if rule.along else eta / roots / 2)) * gains, 0.0)
+            worst = max(worst, float(q.max()))
+            u = _follow(self.levels, q, u, start, None if last else starts[i + 1], rows)
+        if q.max() >= 1:
+            return None, drift
+        counts, gaps, kept = (np.array(column) for column in zip(*rows, strict=True))
+        slowest = np.minimum.accumulate((gains / 2)[::-1])[::-1]
+        decay = LevelCurve(self.levels, slowest)
+        least, largest = min(rule.first, float(roots[0])), min(largest, rule.at(FAR))
+        return ScheduleCurve(float(self.levels[0]), least, worst, counts, gaps, kept, largest, decay), drift
+
+
+def _follow(levels: np.ndarray, q: np.ndarray, u: float, t: int, end: int | None, rows: list) -> float:
+    """Return u at step `end` from u at step t, with the factor of each level; note `(t, u, factor)` of the pieces."""
+    ahead = np.append(np.maximum.accumulate((levels * q)[::-1])[::-1], 0.0)  # max q(y) y from a level on
+    while end is None or t < end:
+        k = max(int(np.searchsorted(-levels, -u, side="right")) - 1, 0)
+        factor = float(q[k])
+        rows.append((t, u, factor))
+        if u == 0.0 or k == len(levels) - 1 or factor >= 1:
+            return u if end is None or factor >= 1 else u * factor ** (end - t)
+        n = max(1, math.ceil(math.log(levels[k + 1] / u) / math.log(factor))) if factor > 0 else 1
+        n += u * factor**n > levels[k + 1]  # the quotient of logarithms may round down
+        if end is not None and t + n > end:
+            return u * factor ** (end - t)
+        u, t = max(u * factor**n, float(ahead[k + 1])), t + n
+    return u
+
+
+def least_sum(a: float, b: float, s: float) -> float:
+    """Return the least `x + y` with `x ≥ a`, `y ≥ b` and `xy ≥ s²`.
+
+    `λ_max(T) = c²(‖W_1‖² + ‖W_2‖²)` for two layers, and `‖W_1‖‖W_2‖ ≥ ‖W‖/c`.
+
+    Example:
+        >>> from linflow.certificates.scheduled_descent import least_sum
+        >>> least_sum(0.0, 0.0, 3.0), least_sum(6.0, 0.0, 3.0), least_sum(4.0, 5.0, 3.0)
+        (6.0, 7.5, 9.0)
+    """
+    if a * b >= s * s:
+        return a + b
+    x = max(a, min(s, s * s / b if b > 0 else math.inf))
+    return x + s * s / x
+
+
+def schedule_guarantees(objective: Objective, network: Network, schedule: Schedule) -> list[Guarantee]:
+    """Return the guarantees on gradient descent with a schedule, one row, and why the others do not apply.
+
+    Proved for two layers: `schedules.xu2025`, `η_t = min((1 + η_0²)^{t/2} η_0, 1/K_t)`, and `local_smoothness`. As
+    `η_tK_t ≤ 1`, no step raises the loss whatever the weights: `ℓ_{t+1} ≤ ℓ_t − ½η_t‖∇L_t‖²`. With caps on every
+    step, on the drift and on `K_t` the factor of a step is
+    `1 − η(1 − ηK̄/2)γα`, `η = min((1 + η_0²)^{t/2} η_0, 1/K̄)`, level by level of the gap.
+
+    Args:
+        objective: what is minimised.
+        network: the start.
+        schedule: a rule of `linflow.schedules`.
+
+    Raises:
+        TypeError: no schedule.
+
+    Source: after Xu, Min, Tarmoun, Mallada & Vidal 2025; a-priori caps and proof of this library, docs/descent.md.
+    """
+    if not callable(getattr(schedule, "step", None)):
+        raise TypeError(
+            f"schedule is {schedule!r}; a rule of linflow.schedules is needed, such as "
+            "linflow.schedules.xu2025(objective, network)."
+        )
+    rule, why = _rule(schedule)
+    why = why or _why_not(objective, network)
+    curve, facts, gap = None, {}, objective.gap(network.product())
+    if rule is not None and not why:
+        bounds = ScheduleBounds(objective, network, rule)
+        held = bounds.held()
+        if held is None:
+            why = _no_cap(objective.effective(network)[0], rule)
+        else:
+            curve, facts = held.curve, _facts(rule, held)
+            why = "" if curve else _no_rate(*objective.effective(network), held)
+    name = LOCAL if rule and math.isinf(rule.first) else GROWING
+    source = "after Xu et al. 2025 (TMLR), a-priori caps of docs/descent.md"
+    ours = Guarantee(name, source, ("xu2025", "linflow"), why, curve, gap, objective.minimum, facts)
+    rest = "it is on a constant step, and this certificate on a schedule; certify with step_size= has it"
+    others = (
+        ("descent, any depth", "linflow, docs/descent.md", "linflow"),
+        ("two layers, squared loss", "after Xu et al. 2023 (AISTATS)", "xu2023"),
+        ("approximately balanced", "Arora et al. 2018a, Theorem 1", "arora2019convergence"),
+    )
+    return [ours, *(Guarantee(n, s, (key,), rest, None, gap, objective.minimum) for n, s, key in others)]
+
+
+def _rule(schedule: Schedule) -> tuple[Rule | None, str]:
+    """Return what a schedule is to the guarantee, or why there is none."""
+    from linflow import schedules  # noqa: PLC0415 - schedules stand on the certificates
+
+    if isinstance(schedule, schedules.Xu2025):
+        return Rule(_checks.positive(schedule.first, "first"), printed=True), ""
+    if isinstance(schedule, schedules.LocalSmoothness):
+        return Rule(math.inf, schedule.form == "printed", along=schedule.form == "step"), ""
+    known = "certify schedules.xu2025(objective, network), local_smoothness() or a constant step"
+    if isinstance(schedule, schedules.Backtracking):
+        return None, f"nothing is proved in advance of a backtracking search; {known}"
+    return None, f"nothing is known of the schedule {schedule!r}; {known}"
+
+
+def _why_not(objective: Objective, network: Network) -> str:
+    if network.depth != 2:
+        return f"the network has {network.depth} layer{'s' * (network.depth != 1)}, not 2"
+    if math.isinf(objective.smoothness):
+        return "no smoothness K is known for the objective; declare smoothness="
+    if objective.effective(network)[0].pl_constant == 0:
+        return "no strong convexity μ is known for the objective; declare strong_convexity= or pl_constant="
+    if not network.overparametrized:
+        return f"the hidden width {network.widths[1]} is below min(n, m) = {min(network.shape)}; widen it"
+    return ""
+
+
+def _no_cap(seen: Objective, rule: Rule) -> str:
+    if seen.strong_convexity == 0 or seen.minimizer is None:
+        return "no bound on the weights along the run is known: that takes μ and W*, or a short way to go"
+    smaller = "take a smaller first step in xu2025" + (", s" if math.isfinite(rule.first) else "; s")
+    return f"no cap on the drift of the imbalance is certain: {smaller}tart nearer to W*, or imbalance the start more"
+
+
+def _facts(rule: Rule, held: HeldSchedule) -> dict[str, float]:
+    facts = {} if math.isinf(rule.first) else {"η_0": rule.first}
+    facts |= {"K_t": 1 / float(held.roots[0]), "final K_t": 1 / float(held.roots[-1]), "largest step": held.largest}
+    facts |= {"α": float(held.alphas.min()), "drift cap": held.drift}
+    facts |= {f"cap on ‖W_{l}‖": float(cap) for l, cap in enumerate(held.caps, 1)}
+    facts |= {"path length": held.radius} if math.isfinite(held.radius) else {}
+    if held.curve is not None:
+        facts |= {"factor": held.curve.factor, "final factor": held.curve.final_factor}
+    return facts
+
+
+def _no_rate(seen: Objective, net: Network, held: HeldSchedule) -> str:
+    """Say why the loss is only known not to rise."""
+    head = "the loss never rises, but no rate is certified: "
+    if not net.overparametrized:  # in the directions that the objective sees, which are fewer
+        return head + f"the hidden width is below min(n, m) = {min(net.shape)}; widen it"
+    if held.alphas.min() > 0:
+        return head + "the decrease it promises per step is below rounding"
+    if seen.minimizer is None:
+        return head + "the bound on λ_min(T) is 0 from the imbalance alone, and the margin needs μ and W*"
+    return head + (
+        f"the bound on λ_min(T) is 0 when imbalances may drift by {held.drift:.3g} and ‖W(0) − W*‖_F = "
+        f"{norm(net.product() - seen.minimizer):.3g}; start nearer, or imbalance the start more"
+    )
