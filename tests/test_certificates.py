@@ -292,6 +292,22 @@ def test_a_certificate_is_plain_data():
     assert json.loads(json.dumps(bad.to_dict(), allow_nan=False))["time_to"]["0.01"] is None
 
 
+def test_the_baseline_is_a_true_statement_on_one_layer():
+    f, W = lf.LinearRegression(np.diag([1.0, 2.0, 0.5]), np.eye(3)), np.zeros((3, 3))
+    net = lf.Network([np.zeros((3, 4)), np.ones((4, 3))])
+    for cert, run in (
+        (lf.certify(f, net), lf.gradient_flow(f, [W], until=1e-8)),
+        (
+            lf.certify(f, net, algorithm="descent", step_size=0.4),
+            lf.gradient_descent(f, [W], step_size=0.4, steps=60),
+        ),
+    ):
+        bound = np.array([cert.baseline.gap_at(float(t)) for t in run.t])
+        assert (np.asarray(run.gap) <= bound * (1 + 1e-9)).all()
+    assert lf.certify(f, net, algorithm="descent", step_size=0.4).baseline.steps_to(1e-3) > 0
+    assert "2/K = 0.5" in lf.certify(f, net, algorithm="descent", step_size=0.6).baseline.reason
+
+
 def test_a_start_at_the_minimum():
     cert = lf.certify(lf.MatrixFactorization(np.eye(2)), [np.eye(2), np.eye(2)])
     assert cert.gap == 0 and cert.gap_at(1.0) == 0 and cert.time_to(1e-6) == 0

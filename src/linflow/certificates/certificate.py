@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from linflow import _checks
 from linflow.certificates._base import FRACTIONS, Guarantee, finite
 from linflow.certificates.checking import Check, check_run
-from linflow.certificates.curves import ExponentialCurve, StepCurve
+from linflow.certificates.curves import Curve, ExponentialCurve, StepCurve, StepCurve
 from linflow.certificates.descent import descent_guarantees
 from linflow.certificates.exponential import exponential
 from linflow.certificates.prior import prior_results
@@ -90,16 +90,31 @@ class Certificate:
 
     @cached_property
     def baseline(self) -> Guarantee:
-        """The model without overparametrization, `Ẇ = −∇f(W)` from the same product: rate γ.
+        """The model without overparametrization from the same product, a comparison and no statement on this network.
 
-        It is a comparison and no statement on this network.
+        The flow `Ẇ = −∇f(W)` has the rate γ; descent with the same step η the factor `1 − η(1 − ηK/2)γ`.
         """
-        gamma = self.objective.effective(self.network)[0].pl_constant
-        curve = ExponentialCurve(self.gap, gamma) if gamma > 0 else None
-        reason = "" if curve else "no pl_constant is known for the objective"
-        source = "gradient dominance (Polyak 1963)"
+        seen, eta = self.objective.effective(self.network)[0], self.step_size
+        gamma, K, reason = seen.pl_constant, seen.smoothness, ""
+        curve: Curve | None = None
+        if gamma == 0:
+            reason = "no pl_constant is known for the objective"
+        elif self.algorithm == "flow":
+            curve = ExponentialCurve(self.gap, gamma)
+        elif eta is None:
+            reason = "it takes one step size, and this certificate is on a schedule"
+        elif not eta * K < 2:
+            reason = f"the step {eta:.3g} is not below 2/K = {2 / K:.3g}"
+        else:
+            curve = StepCurve(self.gap, eta, max(0.0, 1 - eta * (1 - eta * K / 2) * gamma))
         return Guarantee(
-            "one layer instead", source, ("karimi2016",), reason, curve, self.gap, self.objective.minimum
+            "one layer instead",
+            "gradient dominance (Polyak 1963)",
+            ("karimi2016",),
+            reason,
+            curve,
+            self.gap,
+            self.objective.minimum,
         )
 
     @cached_property

@@ -52,7 +52,11 @@ def chizat2019(start: Start) -> Guarantee:
     source = "Chizat, Oyallon & Bach 2019, with the constants of docs/theory.md"
     facts = {}
     if lazy is None:
-        outcome = "no lazy regime was worked out: it needs gradient dominance, and the flow"
+        outcome = (
+            "it is on the flow, and this certificate is on descent"
+            if start.descent
+            else "the objective has no gradient dominance"
+        )
     elif lazy.curve is None:
         outcome = lazy.reason
     else:
