@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from linflow import _checks
 from linflow.certificates._base import FRACTIONS, Guarantee, finite
 from linflow.certificates.checking import Check, check_run
-from linflow.certificates.curves import Curve, ExponentialCurve, StepCurve, StepCurve
+from linflow.certificates.curves import Curve, ExponentialCurve, StepCurve
 from linflow.certificates.descent import descent_guarantees
 from linflow.certificates.exponential import exponential
 from linflow.certificates.prior import prior_results
