@@ -9,13 +9,14 @@ SEED ?= 0
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help reproduce test test-slow soundness check format setup-test clean
+.PHONY: help reproduce test test-slow soundness bench check format setup-test clean
 
 help:
 	@echo "make reproduce   compute every figure and its claims into report/index.html"
 	@echo "make test        run the test suite"
 	@echo "make test-slow   run the tests marked slow as well"
 	@echo "make soundness   every bound against lambda_min(T) on a million random networks (INSTANCES=, SEED=)"
+	@echo "make bench       time the flow against other solvers at equal error (QUICK=1: two minutes; TASKS=, SOLVERS=, ERROR=)"
 	@echo "make check       lint, formatting and types"
 	@echo "make format      let ruff format the code"
 	@echo "make clean       remove the environment, the caches and the report"
@@ -47,6 +48,16 @@ test-slow: $(VENV)/.installed-dev
 soundness: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.soundness --instances $(INSTANCES) --seed $(SEED) --workers $(WORKERS)
 
+# Its environment is apart: the other solvers are large, and nothing else needs them.
+$(VENV)-bench/.installed: pyproject.toml benchmarks/requirements.txt
+	$(PYTHON) -m venv $(VENV)-bench
+	$(VENV)-bench/bin/pip install --quiet --disable-pip-version-check -e . -r benchmarks/requirements.txt
+	@touch $@
+
+bench: $(VENV)-bench/.installed
+	$(VENV)-bench/bin/python -m benchmarks $(if $(QUICK),--quick) $(if $(TASKS),--tasks $(TASKS)) \
+	  $(if $(SOLVERS),--solvers $(SOLVERS)) $(if $(ERROR),--error $(ERROR))
+
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -57,4 +68,4 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) report .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) .venv-bench report .pytest_cache .ruff_cache .hypothesis build dist
