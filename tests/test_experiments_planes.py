@@ -49,7 +49,7 @@ def test_every_claim_holds(module, seed, monkeypatch):
         (phase_plane, "scalar_exact", 1.001, ["No instantaneous rate is below"]),
         (depth, "scalar_exact", 1.001, ["is ever slower than", "is λ_min(T) of actual weights"]),
         (depth, "scalar", 1.5, ["never exceeds the exact"]),
-        (init_map, "two_layer", 1.01, ["No guaranteed rate exceeds", "the certificate of the actual weights"]),
+        (init_map, "two_layer", 1.01, ["No guaranteed rate exceeds", "the bounds on the actual weights"]),
         (init_map, "balanced", 1.1, ["from the margin alone"]),
         (init_map, "two_layer", 1.3, ["begins slower than γ"]),
     ],

@@ -13,11 +13,13 @@ from .certificates import safe_step_size as safe_step_size
 from .classification import ExponentialLoss as ExponentialLoss
 from .classification import ExponentialTail as ExponentialTail
 from .classification import LogisticLoss as LogisticLoss
+from .dynamics import Failure as Failure
 from .dynamics import Result as Result
 from .dynamics import Stats as Stats
 from .dynamics import Trajectory as Trajectory
 from .dynamics import gradient_descent as gradient_descent
 from .dynamics import gradient_flow as gradient_flow
+from .dynamics import gradient_flow_many as gradient_flow_many
 from .imbalance import ImbalanceSpectrum as ImbalanceSpectrum
 from .imbalance import imbalance_drift as imbalance_drift
 from .imbalance import imbalance_matrices as imbalance_matrices

@@ -46,15 +46,21 @@ def imbalance_eigenvalues(network: Network | Sequence[Any], layer: int = 1) -> A
 
 def signed_gram_eigenvalues(terms: Sequence[tuple[float, Array]]) -> Array:
     """Return the eigenvalues, descending, of `Σ s_i A_i A_iᵀ` (h×h) by a QR of `[A_1 A_2 …]` when that is thin."""
+    xp, h = namespace(*(A for _, A in terms)), terms[0][1].shape[0]
+    nonzero = eigenvalues(_signed_gram(terms))
+    zeros = xp.zeros(h - nonzero.shape[0], dtype=nonzero.dtype, device=device(nonzero))
+    return xp.flip(xp.sort(xp.concat([nonzero, zeros]))) if zeros.shape[0] else nonzero
+
+
+def _signed_gram(terms: Sequence[tuple[float, Array]]) -> Array:
+    """Return `Σ s_i A_i A_iᵀ` (h×h), or where that is smaller an r×r matrix of the same nonzero eigenvalues."""
     xp = namespace(*(A for _, A in terms))
     h, r = terms[0][1].shape[0], sum(A.shape[1] for _, A in terms)
     if h <= r:
-        return eigenvalues(sum(s * (A @ A.T) for s, A in terms))
+        return sum(s * (A @ A.T) for s, A in terms)
     R = xp.linalg.qr(xp.concat([A for _, A in terms], axis=1)).R
     signs = from_numpy(np.concatenate([np.full(A.shape[1], s) for s, A in terms]), R)
-    nonzero = eigenvalues((R * signs) @ R.T)
-    zeros = xp.zeros(h - r, dtype=nonzero.dtype, device=device(nonzero))
-    return xp.flip(xp.sort(xp.concat([nonzero, zeros])))
+    return (R * signs) @ R.T
 
 
 @dataclass(frozen=True, repr=False)
@@ -125,8 +131,6 @@ def imbalance_drift(network: Network | Sequence[Any], reference: Network | Seque
     now, start = Network.of(network).weights, Network.of(reference).weights
     drift = 0.0
     for l in range(len(now) - 1):
-        values = signed_gram_eigenvalues(
-            [(1.0, now[l].T), (-1.0, now[l + 1]), (-1.0, start[l].T), (1.0, start[l + 1])]
-        )
-        drift = max(drift, norm(values))
+        change = _signed_gram([(1.0, now[l].T), (-1.0, now[l + 1]), (-1.0, start[l].T), (1.0, start[l + 1])])
+        drift = max(drift, norm(change))
     return drift

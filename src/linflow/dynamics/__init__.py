@@ -2,6 +2,7 @@
 
 from linflow.dynamics.descent import gradient_descent
 from linflow.dynamics.flow import gradient_flow
+from linflow.dynamics.many import Failure, gradient_flow_many
 from linflow.dynamics.trajectory import Result, Stats, Trajectory
 
-__all__ = ["Result", "Stats", "Trajectory", "gradient_descent", "gradient_flow"]
+__all__ = ["Failure", "Result", "Stats", "Trajectory", "gradient_descent", "gradient_flow", "gradient_flow_many"]

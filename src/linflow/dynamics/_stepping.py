@@ -3,12 +3,132 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol
 
 import numpy as np
 
 from linflow._arrays import EPS, Array, norm
 from linflow.dynamics import _dop853
 from linflow.dynamics.field import GradientField, Point
+
+
+class Event(IntEnum):
+    """What a march came upon."""
+
+    PAUSE = 0
+    """Nothing: more attempts were not allowed, or a step was rejected."""
+    LOOK = 1
+    """The last step may end the run or reach a stop."""
+    CROSSED = 2
+    """A step leads to or past the target; it was not taken."""
+    UNDERFLOW = 3
+    """Rejected steps have become so short that they would move nothing."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """An accepted step: the time and point it leads to, and the curvature of `log ℓ` there."""
+
+    t: float
+    point: Point
+    curvature: float
+
+
+class March(Protocol):
+    """The state of an integration of the flow, and how it moves on.
+
+    Attributes:
+        start: the first point, at time 0.
+        t: time reached.
+        h: length of the next attempt.
+        point: where the march stands.
+        before: the gap one step earlier.
+        reached: where the step tried last leads, of length `taken`; good until the next is tried.
+        may_rest: whether the last point accepted singly may be stationary or at rounding.
+        accepted, rejected: numbers of steps.
+        gap_error: estimated relative errors of the gap, summed over the steps.
+    """
+
+    start: Step
+    h: float
+    before: float
+    reached: Point
+    taken: float
+    may_rest: bool
+    accepted: int
+    rejected: int
+    gap_error: float
+
+    @property
+    def t(self) -> float: ...
+    @property
+    def point(self) -> Point: ...
+
+    def advance(self, stop: float, target: float, attempts: int) -> tuple[Event, list[Step]]:
+        """Attempt steps, so many at most, up to the time `stop` and while the gap is above `target`."""
+        ...
+
+    def reach(self, h: float) -> Point:
+        """Return where a step of length h leads, without taking it."""
+        ...
+
+    def accept(self, stop: float) -> Step:
+        """Take the step tried last."""
+        ...
+
+
+class PlainMarch:
+    """A march of one attempt at a time, on arrays of any kind and with any objective."""
+
+    may_rest = True
+
+    def __init__(self, field: GradientField, rtol: float):
+        self.field, self.rtol = field, rtol
+        self.t, self.taken = 0.0, 0.0
+        self.point = self.reached = field.at(field.flatten(field.network.weights))
+        self.start, self.before = self._step(), self.point.gap
+        self.h = initial_step(self.point)
+        self.accepted = self.rejected = 0
+        self.gap_error = 0.0
+
+    def advance(self, stop: float, target: float, attempts: int) -> tuple[Event, list[Step]]:
+        """Attempt one step."""
+        point = self.point
+        trial = min(self.h, stop - self.t)
+        new, ratio = attempt(self.field, point, trial, self.rtol)
+        if new is None:
+            self.rejected += 1
+            self.h = trial * shrink(ratio)
+            # A rejected step that would not move the weights, or the time, cannot be shortened with any effect.
+            moves = self.h * point.speed > EPS * norm(point.y) and self.t + self.h > self.t
+            return (Event.PAUSE if moves else Event.UNDERFLOW), []
+        self.gap_error += ratio * allowed_error(point, trial, self.rtol) * point.speed / point.gap
+        grown = trial * grow(ratio)
+        # A step cut short by a stop says little about the next one: do not let it shrink h.
+        self.h = max(self.h, grown) if trial < self.h else grown
+        self.reached, self.taken = new, trial
+        if new.gap <= target:
+            return Event.CROSSED, []
+        return Event.LOOK, [self.accept(stop)]
+
+    def reach(self, h: float) -> Point:
+        """Return where a step of length h leads, without taking it."""
+        y, _ = _dop853.step(self.field, self.point.y, self.point.slope, h)
+        self.reached, self.taken = self.field.at(y), h
+        return self.reached
+
+    def accept(self, stop: float) -> Step:
+        """Take the step tried last."""
+        self.before, self.point = self.point.gap, self.reached
+        self.t = stop if self.taken == stop - self.t else self.t + self.taken
+        self.accepted += 1
+        return self._step()
+
+    def _step(self) -> Step:
+        bend = self.field.curvature(self.point) if self.point.gap > 0 else 0.0
+        return Step(self.t, self.point, bend)
 
 
 def initial_step(point: Point) -> float:
@@ -57,6 +177,38 @@ def shrink(ratio: float) -> float:
 def grow(ratio: float) -> float:
     """Return the factor for the step after one accepted with this error over the tolerance."""
     return min(10.0, 0.9 * max(ratio, 1e-16) ** (-1 / _dop853.ORDER))
+
+
+def shorten(march: March, target: float) -> bool:
+    """Try lengths up to that of the last step until the logarithm of the gap meets the target; the best is `reached`.
+
+    Newton's method with the slope of the flow, −rate, kept in the bracket by bisection. Returns False when the target
+    is the start of the step, to rounding.
+    """
+    level = math.log(max(target, 5e-324))
+
+    def excess(point: Point) -> float:
+        return math.log(max(point.gap, 5e-324)) - level
+
+    low, high = 0.0, march.taken
+    if excess(march.point) <= 0:
+        return False
+    h, value, narrow = high, excess(march.reached), 4 * EPS * high
+    best, last = (abs(value), h), math.inf
+    while abs(value) > 4 * EPS and high - low > narrow:
+        stalled = abs(value) > 0.5 * last
+        if stalled and best[0] < 1e-9:  # the rest is rounding of the gap
+            break
+        low, high = (h, high) if value > 0 else (low, h)
+        rate = march.reached.rate
+        guess = h + value / rate if rate > 0 else low
+        last = math.inf if stalled else abs(value)
+        h = guess if low < guess < high and not stalled else 0.5 * (low + high)
+        value = excess(march.reach(h))
+        best = min(best, (abs(value), h))
+    if best[1] != h:
+        march.reach(best[1])
+    return True
 
 
 @np.errstate(over="ignore", invalid="ignore")

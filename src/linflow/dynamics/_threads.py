@@ -24,4 +24,9 @@ def one_thread_when_small(network: Network) -> AbstractContextManager:
     largest = max(W.shape[0] * W.shape[1] for W in network.weights)
     if largest >= LARGE or not is_numpy(network.weights[0]):
         return nullcontext()
+    return one_thread()
+
+
+def one_thread() -> AbstractContextManager:
+    """Return a context that limits BLAS to one thread, whatever is computed in it."""
     return _controller().limit(limits=1, user_api="blas")

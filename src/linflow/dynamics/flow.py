@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 
 from linflow import _checks
 from linflow._arrays import EPS, norm
-from linflow.dynamics import _dop853
-from linflow.dynamics._roots import root_between
-from linflow.dynamics._stepping import allowed_error, attempt, grow, initial_step, shrink
+from linflow.dynamics._compiled import BLOCK, CompiledMarch, large, trouble, unfit
+from linflow.dynamics._stepping import Event, March, PlainMarch, Step, shorten
 from linflow.dynamics._threads import one_thread_when_small
 from linflow.dynamics.declared import DeclaredConstants
-from linflow.dynamics.field import GradientField, Point, prepared
+from linflow.dynamics.field import GradientField, prepared
 from linflow.dynamics.trajectory import Checkpoints, Recorder, Result, Stats, Trajectory, ended_outside
 from linflow.imbalance import imbalance_drift
 from linflow.network import Network
@@ -34,6 +34,7 @@ def gradient_flow(
     rtol: float = 1e-8,
     max_steps: int = 100_000,
     progress: Callable[[float], None] | None = None,
+    engine: str = "auto",
 ) -> Trajectory:
     """Integrate the gradient flow `Ẇ_l = −∂L/∂W_l` and record it at every accepted step.
 
@@ -53,6 +54,10 @@ def gradient_flow(
         max_steps: limit on accepted and rejected steps. The method is explicit: a stiff problem needs about
             `K λ_max(T) t / 6` steps.
         progress: called with the fraction done after each step.
+        engine: "compiled" for the compiled loop, which takes NumPy weights and the built-in objectives (its first
+            run on a machine compiles, for half a minute), "plain" for the other, which takes all. Both follow the
+            same rules. "auto" is the compiled loop where it can be had, unless layers are so large that BLAS is
+            faster; if it should be had but cannot be compiled, a note says so.
 
     Returns:
         A `Trajectory`. A run that cannot reach its target ends with a named `result` and all computed so far.
@@ -76,139 +81,131 @@ def gradient_flow(
     stops = sorted({_checks.positive(s, "times", allow_zero=True) for s in times} - {0.0})
     if stops and stops[-1] > end:
         raise ValueError(f"times holds {stops[-1]:g}, beyond t_max = {end:g}; leave it out or raise t_max.")
+    field = GradientField(objective, net)
+    engine = _checks.choice(engine, "engine", ("auto", "compiled", "plain"))
     with np.errstate(over="ignore", invalid="ignore"):
-        loop = _Loop(objective, net, until, end, record, stops, rtol, max_steps)
-    with one_thread_when_small(net), np.errstate(over="ignore", invalid="ignore"):
-        result = loop.run(progress)
+        march, notes = _march(field, rtol, engine, 1 if progress is not None else BLOCK)
+        loop = _Loop(march, field, until, end, record, stops, rtol, max_steps, notes)
+        with one_thread_when_small(net) if loop.uses_blas else nullcontext():
+            result = loop.run(progress)
     return loop.trajectory(result, time.perf_counter() - began)
 
 
+def _march(field: GradientField, rtol: float, engine: str, block: int) -> tuple[March, tuple[str, ...]]:
+    """Return the march that `engine` asks for, and a note where it should have been compiled but cannot be."""
+    if engine == "plain" or (engine == "auto" and large(field)):
+        return PlainMarch(field, rtol), ()
+    reason, notes = unfit(field), ()
+    if reason is None:
+        reason = trouble()
+        if reason is None:
+            return CompiledMarch(field, rtol, block), ()
+        notes = (f"computed by the plain loop, as nothing could be compiled: {reason}",)
+    if engine == "compiled":
+        raise ValueError(f"engine 'compiled' cannot run this: {reason}. Leave engine at 'auto'.")
+    return PlainMarch(field, rtol), notes
+
+
 class _Loop:
-    """The state of one integration."""
+    """One integration: what is kept of the march, and how it ends."""
 
     def __init__(
         self,
-        objective: Objective,
-        network: Network,
+        march: March,
+        field: GradientField,
         until: float | None,
         end: float,
         record: Sequence[str],
         stops: list[float],
         rtol: float,
         max_steps: int,
+        notes: Sequence[str],
     ):
-        self.field = GradientField(objective, network)
-        self.recorder = Recorder(self.field, record)
-        self.checkpoints = Checkpoints(self.field, rtol)
-        self.declared = DeclaredConstants(objective)
+        self.march, self.field, self.notes = march, field, notes
+        self.recorder = Recorder(field, record)
+        self.checkpoints = Checkpoints(field, rtol)
+        self.declared = DeclaredConstants(field.objective)
         self.curvatures: list[float] = []
-        self.t, self.end, self.rtol, self.max_steps = 0.0, end, rtol, max_steps
+        self.uses_blas = isinstance(march, PlainMarch) or bool(self.recorder.names)
+        self.end, self.max_steps = end, max_steps
         self.stops = [*stops, end]
-        self.accepted = self.rejected = 0
-        self.gap_error = 0.0
-        self.point = self.field.at(self.field.flatten(network.weights))
-        self.target = -math.inf if until is None else until * self.point.gap
-        self.first_gap, self.first_size = self.point.gap, norm(self.point.y)
-        self._keep()
+        start = march.start.point
+        self.target = -math.inf if until is None else until * start.gap
+        self.first_gap = start.gap
+        self._keep(march.start)
 
     def run(self, progress: Callable[[float], None] | None) -> Result:
-        early = self._ended(self.first_gap)
-        if early is not None:
-            return early
-        h = initial_step(self.point)
-        while self.accepted + self.rejected < self.max_steps:
-            room = self.stops[0] - self.t
-            taken, new, h = self._attempt(h, room)
-            if taken is None:
-                # A rejected step that would not move the weights, or the time, cannot be shortened with any effect.
-                if not (h * self.point.speed > EPS * norm(self.point.y) and self.t + h > self.t):
-                    return Result.ROUNDING if self._at_rounding() else Result.STEP_UNDERFLOW
-                continue
-            landed = new.gap <= self.target
-            if landed:
-                self.declared.observe(self.t + taken, self.field, new)  # past the target, the minimum may show wrong
-                taken, new = self._land(taken, new)
-                if taken == 0:  # the target is the start, to rounding
-                    return Result.TARGET
-            before = self.point
-            self.t = self.stops[0] if taken == room else self.t + taken
-            if self.t >= self.stops[0]:
-                self.stops.pop(0)
-            self.point = new
-            self.accepted += 1
-            self._keep()
+        march = self.march
+        ended = self._ended()
+        while ended is None and (left := self.max_steps - march.accepted - march.rejected) > 0:
+            event, steps = march.advance(self.stops[0], self.target, left)
+            for step in steps:
+                self._keep(step)
+                if progress is not None:
+                    progress(self._done(step))
+            if event is Event.UNDERFLOW:
+                return Result.ROUNDING if self._at_rounding() else Result.STEP_UNDERFLOW
+            if event is Event.CROSSED:
+                self._land(progress)
+                # Near rounding the gap comes in steps, and the target may lie between two: crossing is reaching it.
+                return Result.TARGET
+            if event is Event.LOOK:
+                if march.t >= self.stops[0]:
+                    self.stops.pop(0)
+                ended = self._ended()
+        return ended or Result.STEP_LIMIT
+
+    def _land(self, progress: Callable[[float], None] | None) -> None:
+        """Take the last step again, of the length at which the logarithm of the gap meets the target."""
+        march = self.march
+        past = march.t + march.taken
+        self.declared.observe(past, self.field, march.reached)  # past the target, the minimum may show wrong
+        if shorten(march, self.target):
+            step = march.accept(self.stops[0])
+            self._keep(step)
             if progress is not None:
-                progress(self._done())
-            # Near rounding the gap comes in steps, and the target may lie between two: crossing it is reaching it.
-            ended = Result.TARGET if landed else self._ended(before.gap)
-            if ended is not None:
-                return ended
-        return Result.STEP_LIMIT
+                progress(self._done(step))
 
-    def _attempt(self, h: float, room: float) -> tuple[float | None, Point, float]:
-        """Try a step of min(h, room); return the step taken (None if rejected), the new point, the next h."""
-        trial = min(h, room)
-        new, ratio = attempt(self.field, self.point, trial, self.rtol)
-        if new is None:
-            self.rejected += 1
-            return None, self.point, trial * shrink(ratio)
-        self.gap_error += ratio * allowed_error(self.point, trial, self.rtol) * self.point.speed / self.point.gap
-        grown = trial * grow(ratio)
-        # A step cut short by a stop says little about the next one: do not let it shrink h.
-        return trial, new, max(h, grown) if trial < h else grown
-
-    def _land(self, taken: float, new: Point) -> tuple[float, Point]:
-        """Shorten the last step so that it ends where the gap equals the target, by re-taking it."""
-        level = math.log(max(self.target, 5e-324))
-        tried: dict[float, Point] = {0.0: self.point, taken: new}
-
-        def excess(h: float) -> float:
-            if h not in tried:
-                y, _ = _dop853.step(self.field, self.point.y, self.point.slope, h)
-                tried[h] = self.field.at(y)
-            return math.log(max(tried[h].gap, 5e-324)) - level
-
-        h = root_between(excess, 0.0, taken)
-        excess(h)
-        return h, tried[h]
-
-    def _ended(self, before: float) -> Result | None:
-        point = self.point
+    def _ended(self) -> Result | None:
+        march, point = self.march, self.march.point
         if not point.finite or point.gap <= 0:
             return ended_outside(self.field, point)
-        if self.t >= self.end:
+        if march.t >= self.end:
             return Result.TIME_LIMIT
         # The remaining tests cost an evaluation; a run that still falls by a hundredth need not take them.
-        if point.gap > 0.99 * before:
+        if march.may_rest and (point.gap > 0.99 * march.before or point.speed == 0.0):
             if self._at_rounding():
                 return Result.ROUNDING
-            collapsed = norm(point.y) < EPS**2 * self.first_size  # on the way into the saddle at zero, for ever
+            collapsed = norm(point.y) < EPS**2 * norm(
+                march.start.point.y
+            )  # on the way into the saddle at zero, for ever
             if collapsed or self.field.is_stationary(point):
                 return Result.STATIONARY
         return None
 
     def _at_rounding(self) -> bool:
         """Whether the gap is so small that it, and its further fall, is rounding."""
-        return self.point.gap <= self.field.objective.rounding(self.field.network_at(self.point.y))
+        point = self.march.point
+        return point.gap <= self.field.objective.rounding(self.field.network_at(point.y))
 
-    def _keep(self) -> None:
-        self.recorder.add(self.t, self.point)
-        self.checkpoints.add(self.t, self.point.y)
-        self.curvatures.append(self.field.curvature(self.point) if self.point.gap > 0 else 0.0)
-        self.declared.observe(self.t, self.field, self.point)
+    def _keep(self, step: Step) -> None:
+        self.recorder.add(step.t, step.point)
+        self.checkpoints.add(step.t, step.point.y)
+        self.curvatures.append(step.curvature)
+        self.declared.observe(step.t, self.field, step.point)
 
-    def _done(self) -> float:
-        by_time = self.t / self.end if math.isfinite(self.end) else 0.0
-        if self.target <= 0 or self.point.gap <= 0:
+    def _done(self, step: Step) -> float:
+        by_time = step.t / self.end if math.isfinite(self.end) else 0.0
+        if self.target <= 0 or step.point.gap <= 0:
             return by_time
-        fallen = math.log(self.first_gap / self.point.gap) / math.log(self.first_gap / self.target)
+        fallen = math.log(self.first_gap / step.point.gap) / math.log(self.first_gap / self.target)
         return min(1.0, max(by_time, fallen))
 
     def trajectory(self, result: Result, seconds: float) -> Trajectory:
-        start = self.field.network
-        network = self.field.network_at(self.point.y)
+        start, march = self.field.network, self.march
+        network = self.field.network_at(march.point.y)
         drift = imbalance_drift(network, start)
-        stats = Stats(self.accepted, self.rejected, self.field.evaluations, drift, self.gap_error, seconds)
+        stats = Stats(march.accepted, march.rejected, self.field.evaluations, drift, march.gap_error, seconds)
         gaps, rates = np.asarray(self.recorder.gap), np.asarray(self.recorder.rate)
         nodes = (
             np.asarray(self.recorder.t),
@@ -217,7 +214,7 @@ class _Loop:
             np.asarray(self.curvatures),
         )
         objective = self.field.objective
-        notes = (*objective.notes, *start.notes, *self.declared.notes)
+        notes = (*objective.notes, *start.notes, *self.notes, *self.declared.notes)
         return Trajectory(
             **self.recorder.arrays(),
             minimum=objective.minimum,

@@ -1,0 +1,202 @@
+"""The compiled march: what `PlainMarch` does, in compiled code, for NumPy weights and built-in objectives."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from linflow._arrays import Array, is_numpy, norm
+from linflow.classification import ExponentialLoss, LogisticLoss
+from linflow.dynamics import _dop853
+from linflow.dynamics._stepping import Event, Step, initial_step
+from linflow.dynamics.field import GradientField, Point
+from linflow.network import Network
+from linflow.quadratics import LinearRegression, MatrixFactorization, Quadratic, _Quadratic
+
+BLAS_FROM = 2_000_000
+"""Multiplications in one product of matrices from which BLAS is faster, and with it the plain loop."""
+BLOCK, BLOCK_BYTES = 128, 2**22
+"""Steps between two returns to Python, and the size of the weights kept in them, at most."""
+QUADRATIC, EXPONENTIAL, LOGISTIC = range(3)
+_KINDS = {
+    **dict.fromkeys((_Quadratic, MatrixFactorization, LinearRegression, Quadratic), QUADRATIC),
+    ExponentialLoss: EXPONENTIAL,
+    LogisticLoss: LOGISTIC,
+}
+"""Exact types: a subclass may compute something else."""
+
+
+def unfit(field: GradientField) -> str | None:
+    """Say why compiled code cannot take this problem, or None."""
+    objective = field.objective
+    if type(objective) not in _KINDS:
+        return f"it knows the built-in objectives only, not a {type(objective).__name__}"
+    if not all(is_numpy(A) and A.dtype == np.float64 for A in (*field.network.weights, *_matrices(objective))):
+        return "it takes NumPy arrays of float64 only"
+    return None
+
+
+def large(field: GradientField) -> bool:
+    """Tell whether products of matrices take so long that the plain loop, with BLAS, is the faster one."""
+    widths = field.network.widths
+    return max(a * b for a, b in pairwise(widths)) * min(widths[0], widths[-1]) >= BLAS_FROM
+
+
+@lru_cache(maxsize=1)
+def trouble() -> str | None:
+    """Say why nothing can be compiled here, or None; the first call compiles, or reads what another has compiled."""
+    one = np.ones((1, 1))
+    field = GradientField(MatrixFactorization(2 * one), Network([one]))
+    try:
+        march = CompiledMarch(field, 1e-8, 1)
+        march.advance(1.0, 0.0, 1)
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    return None
+
+
+@lru_cache(maxsize=1)
+def scheme() -> tuple[np.ndarray, np.ndarray]:
+    """Return the weights of stages 1 to 11, of the step and of its two error estimates, and their number and places.
+
+    Zeros are left out, and each row filled up to a multiple of four with a zero for the first stage. Rows of the
+    second array: count, then places; the estimates share those of the step.
+    """
+    A, B, E3, E5 = _dop853.tableau()
+    rows = [*A, B, E3, E5]
+    weights, places = np.zeros((15, 12)), np.zeros((13, 13), dtype=np.int64)
+    for s, row in enumerate(rows):
+        at = np.flatnonzero(rows[min(s, 12)])
+        weights[s, : len(at)] = row[at]
+        if s <= 12:
+            places[s, 0], places[s, 1 : len(at) + 1] = -(-len(at) // 4) * 4, at
+    assert places[12, 0] == 8
+    assert not any(np.delete(E, places[12, 1:9]).any() for E in (E3, E5))
+    return weights, places
+
+
+def _matrices(objective: Any) -> list[Array]:
+    """Return the matrices of a built-in objective, in the order of `layout`."""
+    if _KINDS[type(objective)] == QUADRATIC:
+        H = objective._H
+        return [A for A in (objective._F, H, None if H is None else H.T, objective.minimizer) if A is not None]
+    return [objective._X, objective._Y, objective._lengths]
+
+
+def layout(field: GradientField, rtol: float) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return `spec` and `data` of `_kernels` for a problem, and the length of `work`."""
+    from linflow.dynamics import _kernels as k  # noqa: PLC0415 - numba is slow to import
+
+    objective: Any = field.objective
+    widths, depth = field.network.widths, field.network.depth
+    n, m = widths[0], widths[-1]
+    spec = np.zeros(k.HEADER + 3 * (depth + 1), dtype=np.int64)
+    kind = spec[k.KIND] = _KINDS[type(objective)]
+    sides = [a * b for a, b in pairwise(widths)]
+    spec[[k.DEPTH, k.ROWS, k.COLUMNS, k.SIZE, k.BY_COLUMNS]] = depth, n, m, sum(sides), m <= n
+    left = right = 0
+    at = k.MATRICES
+    if kind == QUADRATIC:
+        left = 0 if objective._F is None else objective._F.shape[0]
+        right = 0 if objective._H is None else objective._H.shape[1]
+        places = [k.F_AT] * (left > 0) + [k.H_AT, k.HT_AT] * (right > 0) + [k.STAR_AT]
+    else:
+        left = objective._X.shape[0]
+        places = [k.F_AT, k.H_AT, k.LENGTHS_AT]
+    spec[[k.LEFT, k.RIGHT]] = left, right
+    matrices = _matrices(objective)
+    for place, A in zip(places, matrices, strict=True):
+        spec[place] = at
+        at += A.size
+    star = norm(objective.minimizer) if kind == QUADRATIC else 0.0
+    numbers = (field.network.scale, objective.smoothness, star, rtol, 0.0)
+    data = np.concatenate([numbers, *(np.asarray(A).ravel() for A in matrices)])
+    r, largest = min(n, m), min(n, m) * max(widths)
+    parts = (n * m, n * m, (left or n) * m, (left or n) * max(m, right), largest, largest, 5 * largest)
+    ends = np.cumsum([0, *parts])
+    spec[k.PRODUCT_AT : k.PRODUCT_AT + 7], spec[k.JET_SIZE] = ends[:-1], largest
+    spec[k.HEADER : k.HEADER + depth + 1] = widths
+    spec[k.HEADER + depth + 1 : k.HEADER + 2 * depth + 2] = np.cumsum([0, *sides])
+    spec[k.HEADER + 2 * depth + 2 :] = ends[-1] + r * np.cumsum([0, *widths[:-1]])
+    return spec, data, int(ends[-1]) + r * sum(widths)
+
+
+class CompiledMarch:
+    """The state of an integration, moved many steps at a time; `March` says what each part means."""
+
+    def __init__(self, field: GradientField, rtol: float, block: int = BLOCK):
+        from linflow.dynamics import _kernels, _march  # noqa: PLC0415 - numba is slow to import
+
+        self.field = field
+        self._at = _march
+        self.programs = self._advance, self._reach = _march.programs()
+        spec, data, room = layout(field, rtol)
+        y = np.concatenate([np.asarray(W).ravel() for W in field.network.weights])
+        data[_kernels.FIRST_SIZE] = norm(y)
+        rows = max(1, min(block, BLOCK_BYTES // (8 * len(y))))
+        self._y, self._slopes, self._new = y, np.zeros((_march.STAGES + 1) * len(y)), np.zeros(len(y))
+        self._numbers, self._counts = np.zeros(_march.NUMBERS), np.zeros(_march.COUNTS, dtype=np.int64)
+        self._steps, self._kept = np.zeros((rows, 4)), np.zeros((rows, len(y)))
+        self._state = (spec, data, *scheme(), y, self._slopes, np.zeros(room), self._new, self._numbers, self._counts)
+        self.accepted = self.rejected = 0
+        self.gap_error = 0.0
+        self.reached = self.reach(0.0)
+        self.start = self._move(0.0)
+        self.h, self.taken, self.before = initial_step(self.start.point), 0.0, self.start.point.gap
+
+    @property
+    def t(self) -> float:
+        """Time reached."""
+        return float(self._numbers[self._at.T])
+
+    @property
+    def point(self) -> Point:
+        """Where the march stands."""
+        gap, speed = self._numbers[[self._at.GAP, self._at.SPEED]].tolist()
+        return Point(self._y.copy(), self._slopes[: len(self._y)].copy(), gap, speed)
+
+    def advance(self, stop: float, target: float, attempts: int) -> tuple[Event, list[Step]]:
+        """Attempt steps until one asks for attention or the block is full."""
+        at, numbers, counts = self._at, self._numbers, self._counts
+        numbers[at.H], numbers[at.STOP], numbers[at.TARGET], counts[at.ATTEMPTS] = self.h, stop, target, attempts
+        event = Event(self._advance(*self._state, self._steps, self._kept))
+        accepted, rejected, evaluations = counts[[at.ACCEPTED, at.REJECTED, at.EVALUATIONS]].tolist()
+        self.accepted += accepted
+        self.rejected += rejected
+        self.field.evaluations += evaluations
+        self.h, self.before, self.taken, gap_error = numbers[[at.H, at.BEFORE, at.TAKEN, at.GAP_ERROR]].tolist()
+        self.gap_error += gap_error
+        self.may_rest = event is Event.LOOK
+        if event is Event.CROSSED:
+            self.reached, numbers[at.NEW_CURVATURE] = self._candidate(), math.nan
+        steps = zip(self._steps[:accepted].tolist(), self._kept[:accepted], strict=True)
+        return event, [Step(t, Point(y.copy(), None, gap, speed), bend) for (t, gap, speed, bend), y in steps]
+
+    def reach(self, h: float) -> Point:
+        """Return where a step of length h leads, without taking it."""
+        self._reach(*self._state, h)
+        self.field.evaluations += int(self._counts[self._at.EVALUATIONS])
+        self.taken, self.reached = h, self._candidate()
+        return self.reached
+
+    def accept(self, stop: float) -> Step:
+        """Take the step tried last."""
+        if math.isnan(self._numbers[self._at.NEW_CURVATURE]):  # not computed on the way past the target
+            self.reach(self.taken)
+        self.accepted += 1
+        return self._move(stop if self.t + self.taken >= stop else self.t + self.taken)
+
+    def _candidate(self) -> Point:
+        gap, speed = self._numbers[[self._at.NEW_GAP, self._at.NEW_SPEED]].tolist()
+        return Point(self._new, self._slopes[-len(self._y) :], gap, speed)
+
+    def _move(self, t: float) -> Step:
+        at, numbers = self._at, self._numbers
+        self._y[:], self._slopes[: len(self._y)] = self._new, self._slopes[-len(self._y) :]
+        numbers[[at.T, at.GAP, at.SPEED]] = t, numbers[at.NEW_GAP], numbers[at.NEW_SPEED]
+        self.may_rest = bool(self._counts[at.MAY_REST])
+        return Step(t, self.point, float(numbers[at.NEW_CURVATURE]))

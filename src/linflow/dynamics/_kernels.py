@@ -1,0 +1,270 @@
+"""The gradient flow in compiled code: one program for every depth, every shape and every built-in objective.
+
+Here are the loss, its slope and what else is read off the weights; `_march` holds the integration on top. Only
+`_compiled` imports the two, as numba is slow to import. All state lies in flat arrays, so that one compilation serves
+all problems; `spec`, `data` and `work` are laid out by `_compiled.layout`.
+
+Products are taken from the narrower side of the network: the chain is `W_{l+1} ⋯ W_L` of shape `(h_l, m)` for
+`l = L−1, …, 0` if `m ≤ n`, and `W_1 ⋯ W_l` of shape `(n, h_l)` for `l = 1, …, L` otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from linflow._arrays import EPS
+from linflow.dynamics._tiles import add, apart, copy, dot, inner, product, transpose, turned_product
+
+KIND, DEPTH, ROWS, COLUMNS, SIZE, BY_COLUMNS, LEFT, RIGHT, F_AT, H_AT, STAR_AT, LENGTHS_AT, HT_AT = range(13)
+"""Places in `spec`: objective, L, n, m, number of weights, whether `m ≤ n`, sides and places of the data."""
+PRODUCT_AT, GRADIENT_AT, FIRST_AT, SECOND_AT, PULL_AT, NEXT_AT, JET_AT, JET_SIZE, HEADER = range(13, 22)
+"""Further places in `spec`: of the parts of `work`. Widths, places of the layers in y and of the chain follow."""
+SCALE, SMOOTHNESS, STAR_NORM, RTOL, FIRST_SIZE, MATRICES = range(6)
+"""Places in `data`: numbers; the matrices follow."""
+QUADRATIC, EXPONENTIAL, LOGISTIC = range(3)
+"""Kinds of objective."""
+
+_MAX = float(np.finfo(np.float64).max)
+_LARGEST_LOG = math.log(_MAX)
+_FAR = 1e300
+
+
+@inner
+def norm(x, start, stop):
+    """Euclidean norm, safe from overflow and underflow."""
+    apart()
+    total = dot(x, start, x, start, stop - start)
+    if 1e-200 < total < 1e200:
+        return math.sqrt(total)
+    largest = 0.0
+    for i in range(start, stop):
+        if not math.isfinite(x[i]):
+            return math.inf
+        largest = max(largest, abs(x[i]))
+    if largest == 0.0:
+        return 0.0
+    total = 0.0
+    for i in range(start, stop):
+        total += (x[i] / largest) ** 2
+    return largest * math.sqrt(total)
+
+
+@inner
+def _seen(spec, data, V, v, work):
+    """Write what the objective sees of a matrix, `F V H` or `X V`, and return its place."""
+    apart()
+    n, m, a, b = spec[ROWS], spec[COLUMNS], spec[LEFT], spec[RIGHT]
+    place, other = spec[FIRST_AT], spec[SECOND_AT]
+    if a > 0:
+        product(data, spec[F_AT], V, v, work, place, a, n, m)
+    else:
+        a = n
+        copy(1.0, V, v, work, place, n * m)
+    if b > 0:
+        product(work, place, data, spec[H_AT], work, other, a, m, b)
+        return other
+    return place
+
+
+@inner
+def _margins(spec, data, work):
+    """Write the margins `z` of the data under the product, and return how many, and the shift of the exponents."""
+    apart()
+    count, place, labels = spec[LEFT] * spec[COLUMNS], _seen(spec, data, work, spec[PRODUCT_AT], work), spec[H_AT]
+    least = math.inf
+    for i in range(count):
+        z = data[labels + i] * work[place + i]
+        z = _FAR if z > _FAR else -_FAR if z < -_FAR else z
+        work[place + i] = z
+        least = min(least, z)
+    return count, (-least if spec[KIND] == EXPONENTIAL and -least > 600 else 0.0)
+
+
+@inner
+def _derivative(kind, z, order, shift):
+    """`|φ^{(order)}(z)|`, over `e^shift`."""
+    if kind == EXPONENTIAL:
+        return math.exp(-z - shift)
+    e = math.exp(-abs(z))
+    if order == 0:
+        return math.log1p(e) + (-z if z < 0 else 0.0)
+    if order == 1:
+        return (1.0 if z < 0 else e) / (1 + e)
+    return e / (1 + e) ** 2
+
+
+@inner
+def _sized(total, shift):
+    return total if shift == 0.0 else math.inf if shift > _LARGEST_LOG else math.exp(shift) * total
+
+
+@inner
+def _gap_and_gradient(spec, data, work):
+    """Return the gap at the product that lies in `work`, and write the gradient beside it."""
+    apart()
+    n, m, a, b = spec[ROWS], spec[COLUMNS], spec[LEFT], spec[RIGHT]
+    W, G, kind = spec[PRODUCT_AT], spec[GRADIENT_AT], spec[KIND]
+    total = 0.0
+    if kind == QUADRATIC:
+        copy(1.0, work, W, work, G, n * m)
+        add(-1.0, data, spec[STAR_AT], work, G, n * m)
+        place = G if a == 0 and b == 0 else _seen(spec, data, work, G, work)
+        rows, columns = a if a > 0 else n, b if b > 0 else m
+        total = dot(work, place, work, place, rows * columns)
+        if b > 0:
+            back = spec[FIRST_AT] if a > 0 else G
+            product(work, place, data, spec[HT_AT], work, back, rows, b, m)
+            place = back
+        if a > 0:
+            turned_product(data, spec[F_AT], work, place, work, G, n, a, m)
+        return 0.5 * total
+    count, shift = _margins(spec, data, work)
+    place, labels = spec[FIRST_AT], spec[H_AT]
+    for i in range(count):
+        z = work[place + i]
+        total += _derivative(kind, z, 0, shift)
+        work[place + i] = -data[labels + i] * _derivative(kind, z, 1, shift)
+    turned_product(data, spec[F_AT], work, place, work, G, n, a, m)
+    if shift != 0.0:
+        factor = math.exp(min(shift, _LARGEST_LOG))
+        limit = _MAX / factor * (1 - 8 * EPS)
+        for i in range(n * m):
+            work[G + i] = factor * min(max(work[G + i], -limit), limit)
+    return _sized(total, shift)
+
+
+@inner
+def evaluate(spec, data, y, work, out, o):
+    """Return the gap at y and write `−∇L` at o; chain, product and `∇f` stay in `work`."""
+    apart()
+    L, n, m, c = spec[DEPTH], spec[ROWS], spec[COLUMNS], data[SCALE]
+    widths, layers, chain = HEADER, HEADER + L + 1, HEADER + 2 * L + 2
+    W, G, q, other, turned = spec[PRODUCT_AT], spec[GRADIENT_AT], spec[PULL_AT], spec[NEXT_AT], spec[JET_AT]
+    if spec[BY_COLUMNS]:
+        copy(1.0, y, spec[layers + L - 1], work, spec[chain + L - 1], spec[widths + L - 1] * m)
+        for l in range(L - 2, -1, -1):
+            w, k = spec[widths + l], spec[widths + l + 1]
+            product(y, spec[layers + l], work, spec[chain + l + 1], work, spec[chain + l], w, k, m)
+        copy(c, work, spec[chain], work, W, n * m)
+        gap = _gap_and_gradient(spec, data, work)
+        transpose(-c, work, G, work, q, n, m)
+        for l in range(L - 1):
+            w, k = spec[widths + l], spec[widths + l + 1]
+            transpose(1.0, work, spec[chain + l + 1], work, turned, k, m)
+            turned_product(work, q, work, turned, out, o + spec[layers + l], w, m, k)
+            product(work, q, y, spec[layers + l], work, other, m, w, k)
+            q, other = other, q
+        transpose(1.0, work, q, out, o + spec[layers + L - 1], m, spec[widths + L - 1])
+        return gap
+    copy(1.0, y, 0, work, spec[chain + 1], n * spec[widths + 1])
+    for l in range(1, L):
+        w, k = spec[widths + l], spec[widths + l + 1]
+        product(work, spec[chain + l], y, spec[layers + l], work, spec[chain + l + 1], n, w, k)
+    copy(c, work, spec[chain + L], work, W, n * m)
+    gap = _gap_and_gradient(spec, data, work)
+    transpose(-c, work, G, work, q, n, m)
+    for l in range(L - 1, 0, -1):
+        w, k = spec[widths + l], spec[widths + l + 1]
+        transpose(1.0, work, q, work, turned, k, n)
+        turned_product(work, spec[chain + l], work, turned, out, o + spec[layers + l], w, n, k)
+        product(y, spec[layers + l], work, q, work, other, w, k, n)
+        q, other = other, q
+    transpose(1.0, work, q, out, o, spec[widths + 1], n)
+    return gap
+
+
+@inner
+def curvature(spec, data, y, slope, work, gap, rate):
+    """Return `d²/dt² log ℓ` at y, where the gap was evaluated last, from the second derivative along the slope.
+
+    With `W(s)` the product at `y + s·slope`, `d‖∇L‖²/dt = −2 (⟨∇f, W''⟩ + ∇²f[W', W'])`.
+    """
+    apart()
+    L, n, m, c = spec[DEPTH], spec[ROWS], spec[COLUMNS], data[SCALE]
+    widths, layers, chain = HEADER, HEADER + L + 1, HEADER + 2 * L + 2
+    side, back, stride = min(n, m), spec[BY_COLUMNS] == 1, spec[JET_SIZE]
+    first, second = spec[JET_AT], spec[JET_AT] + stride
+    next_first, next_second, part = second + stride, second + 2 * stride, second + 3 * stride
+    at = L - 1 if back else 1
+    copy(1.0, slope, spec[layers + L - 1] if back else 0, work, first, side * spec[widths + at])
+    copy(0.0, work, first, work, second, side * spec[widths + at])
+    for _ in range(L - 1):
+        to = at - 1 if back else at + 1
+        V, w, k = spec[layers + min(at, to)], spec[widths + to], spec[widths + at]
+        _extend(back, y, slope, V, work, spec[chain + at], first, 1.0, next_first, part, side, k, w)
+        _extend(back, y, slope, V, work, first, second, 2.0, next_second, part, side, k, w)
+        first, next_first, second, next_second, at = next_first, first, next_second, second, to
+    copy(c, work, first, work, next_first, n * m)
+    bend = c * dot(work, spec[GRADIENT_AT], work, second, n * m)
+    return 2 * (bend + _hessian_form(spec, data, work, next_first, part)) / gap - rate * rate
+
+
+@inner
+def _extend(back, y, slope, V, work, lower, higher, factor, to, part, side, k, w):
+    """Carry a derivative of the chain over one layer: `higher W + factor · lower Ẇ`, or those from the left."""
+    if back:
+        product(y, V, work, higher, work, to, w, k, side)
+        product(slope, V, work, lower, work, part, w, k, side)
+    else:
+        product(work, higher, y, V, work, to, side, k, w)
+        product(work, lower, slope, V, work, part, side, k, w)
+    add(factor, work, part, work, to, side * w)
+
+
+@inner
+def _hessian_form(spec, data, work, v, part):
+    """Return `∇²f[V, V]` for V at v in `work`."""
+    n, m, a, b = spec[ROWS], spec[COLUMNS], spec[LEFT], spec[RIGHT]
+    total, kind = 0.0, spec[KIND]
+    if kind == QUADRATIC:
+        place = _seen(spec, data, work, v, work)
+        return dot(work, place, work, place, (a if a > 0 else n) * (b if b > 0 else m))
+    count, shift = _margins(spec, data, work)
+    place, moved = spec[FIRST_AT], spec[SECOND_AT]
+    product(data, spec[F_AT], work, v, work, moved, a, n, m)
+    for i in range(count):
+        total += _derivative(kind, work[place + i], 2, shift) * work[moved + i] ** 2
+    return total if shift == 0.0 else math.exp(min(shift, _LARGEST_LOG)) * total
+
+
+@inner
+def rounding(spec, data, y, work, gap):
+    """Return the rounding of the gap and of `∇f` at y, where the gap was evaluated last, and `c Π‖W_l‖_F`."""
+    apart()
+    L = spec[DEPTH]
+    layers = HEADER + L + 1
+    magnitude = data[SCALE]
+    for l in range(L):
+        magnitude *= norm(y, spec[layers + l], spec[layers + l + 1])
+    if spec[KIND] == QUADRATIC:
+        size = 4 * EPS * (magnitude + data[STAR_NORM])
+        return 0.5 * data[SMOOTHNESS] * size * size, data[SMOOTHNESS] * size, magnitude
+    count, shift = _margins(spec, data, work)
+    m, place, lengths = spec[COLUMNS], spec[FIRST_AT], spec[LENGTHS_AT]
+    steep = bent = 0.0
+    for i in range(count):
+        z, size = work[place + i], data[lengths + i // m]
+        steep += _derivative(spec[KIND], z, 1, shift) * size
+        bent += _derivative(spec[KIND], z, 2, shift) * size * size
+    steep, bent = _sized(steep, shift), _sized(bent, shift)
+    return 8 * EPS * gap + 4 * EPS * magnitude * steep, 4 * EPS * (steep + magnitude * bent), magnitude
+
+
+@inner
+def may_rest(spec, data, y, slope, work, gap):
+    """Tell whether y, where the gap was evaluated last, may be at rounding, at rest or collapsed; errs to True."""
+    apart()
+    L, layers = spec[DEPTH], HEADER + spec[DEPTH] + 1
+    level, noise, magnitude = rounding(spec, data, y, work, gap)
+    if gap <= level or norm(y, 0, spec[SIZE]) < EPS * EPS * data[FIRST_SIZE]:
+        return True
+    G = spec[GRADIENT_AT]
+    noise += 8 * EPS * norm(work, G, G + spec[ROWS] * spec[COLUMNS])
+    for l in range(L):
+        start, stop = spec[layers + l], spec[layers + l + 1]
+        # Norms of products are at most products of norms, which `magnitude` over one of them is.
+        if norm(slope, start, stop) * norm(y, start, stop) > 2 * noise * magnitude:
+            return False
+    return True

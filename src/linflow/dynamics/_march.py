@@ -1,0 +1,185 @@
+"""The compiled integration: the scheme and the rules of `_stepping`, over many steps without a return to Python."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from numba import njit
+
+from linflow._arrays import EPS
+from linflow.dynamics import _kernels as kernels
+from linflow.dynamics import _tiles as tiles
+from linflow.dynamics._kernels import RTOL, SIZE, curvature, evaluate, may_rest, norm, rounding
+from linflow.dynamics._tiles import U, apart, copy, inner
+
+T, H, STOP, TARGET, GAP, SPEED, BEFORE, GAP_ERROR, TAKEN, NEW_GAP, NEW_SPEED, NEW_CURVATURE, NUMBERS = range(13)
+"""Places in `numbers`, the state of the integration; from `TAKEN` on, of a step not yet accepted."""
+ATTEMPTS, ACCEPTED, REJECTED, EVALUATIONS, MAY_REST, SOURCE, COUNTS = range(7)
+"""Places in `counts`; at `ATTEMPTS` stand those that are allowed."""
+PAUSE, LOOK, CROSSED, UNDERFLOW = range(4)
+"""Events: none, a step whose end needs a look, a step past the target, steps too short to matter."""
+STAGES = 12
+_CHUNK = 1024
+
+
+@inner
+def _combine(y, K, size, weights, places, count, h, out):
+    """`out = y + h Σ weights K`, over the stages at the given places, a multiple of four."""
+    apart()
+    for low in range(0, size, _CHUNK):  # so that the sum stays in the fastest memory
+        o, many = U(low), U(min(_CHUNK, size - low))
+        for p in range(0, count, 4):
+            k0, k1 = U(places[p] * size + low), U(places[p + 1] * size + low)
+            k2, k3 = U(places[p + 2] * size + low), U(places[p + 3] * size + low)
+            a0, a1, a2, a3 = h * weights[p], h * weights[p + 1], h * weights[p + 2], h * weights[p + 3]
+            if p == 0:
+                for d in range(many):
+                    out[o + d] = y[o + d] + (a0 * K[k0 + d] + a1 * K[k1 + d] + a2 * K[k2 + d] + a3 * K[k3 + d])
+            else:
+                for d in range(many):
+                    out[o + d] += a0 * K[k0 + d] + a1 * K[k1 + d] + a2 * K[k2 + d] + a3 * K[k3 + d]
+
+
+@inner
+def _error_sizes(K, size, third, fifth, places, unit):
+    """Return the norms of the two error estimates, over the given unit; each reads the same eight stages."""
+    apart()
+    k0, k1, k2, k3 = U(places[0] * size), U(places[1] * size), U(places[2] * size), U(places[3] * size)
+    k4, k5, k6, k7 = U(places[4] * size), U(places[5] * size), U(places[6] * size), U(places[7] * size)
+    a0, a1, a2, a3 = third[0] / unit, third[1] / unit, third[2] / unit, third[3] / unit
+    a4, a5, a6, a7 = third[4] / unit, third[5] / unit, third[6] / unit, third[7] / unit
+    b0, b1, b2, b3 = fifth[0] / unit, fifth[1] / unit, fifth[2] / unit, fifth[3] / unit
+    b4, b5, b6, b7 = fifth[4] / unit, fifth[5] / unit, fifth[6] / unit, fifth[7] / unit
+    low = high = 0.0
+    for d in range(U(size)):
+        x0, x1, x2, x3 = K[k0 + d], K[k1 + d], K[k2 + d], K[k3 + d]
+        x4, x5, x6, x7 = K[k4 + d], K[k5 + d], K[k6 + d], K[k7 + d]
+        e = a0 * x0 + a1 * x1 + a2 * x2 + a3 * x3 + a4 * x4 + a5 * x5 + a6 * x6 + a7 * x7
+        f = b0 * x0 + b1 * x1 + b2 * x2 + b3 * x3 + b4 * x4 + b5 * x5 + b6 * x6 + b7 * x7
+        low += e * e
+        high += f * f
+    return math.sqrt(low), math.sqrt(high)
+
+
+@inner
+def _step(spec, data, weights, places, y, K, work, new, h, speed):
+    """Take one step of length h from y, whose slope is the first stage; return the estimate of its error."""
+    apart()
+    size = spec[SIZE]
+    for s in range(1, STAGES):
+        _combine(y, K, size, weights[s], places[s, 1:], places[s, 0], h, new)
+        evaluate(spec, data, new, work, K, s * size)
+    _combine(y, K, size, weights[STAGES], places[STAGES, 1:], places[STAGES, 0], h, new)
+    # Squares of slopes far from 1 leave float64.
+    unit = 1.0 if 1e-100 < speed < 1e100 else min(max(speed, 1e-300), 1e300)
+    third, fifth = _error_sizes(K, size, weights[STAGES + 1], weights[STAGES + 2], places[STAGES, 1:], unit)
+    return 0.0 if fifth == 0.0 else h * unit * fifth * (fifth / math.hypot(fifth, 0.1 * third))
+
+
+@inner
+def _curved(spec, data, y, slope, work, gap, speed):
+    """Curvature of `log ℓ` where the gap was evaluated last; 0 where the gap is 0."""
+    if not gap > 0:
+        return 0.0
+    root = speed / math.sqrt(gap)
+    return curvature(spec, data, y, slope, work, gap, root * root)
+
+
+@inner
+def _attempt(spec, data, weights, places, y, K, work, new, numbers, counts, length, h):
+    """Try a step from y, of the given norm; return whether it is usable, its error over the tolerance, and that."""
+    size, rtol, gap, speed = spec[SIZE], data[RTOL], numbers[GAP], numbers[SPEED]
+    error = _step(spec, data, weights, places, y, K, work, new, h, speed)
+    counts[EVALUATIONS] += STAGES - 1
+    allowed = max(min(rtol * length, rtol * gap / speed, 1e-2 * h * speed), 4 * EPS * length, 5e-324)
+    ratio = error / allowed
+    if not math.isfinite(ratio):
+        return False, 1e16, allowed
+    if ratio > 1:
+        return False, ratio, allowed
+    new_gap = evaluate(spec, data, new, work, K, STAGES * size)
+    new_speed = norm(K, STAGES * size, (STAGES + 1) * size)
+    counts[EVALUATIONS] += 1
+    usable = math.isfinite(new_gap) and math.isfinite(new_speed)
+    if usable and new_gap - gap > 1e-10 * gap:
+        usable = new_gap - gap <= rounding(spec, data, new, work, new_gap)[0]
+    numbers[TAKEN], numbers[NEW_GAP], numbers[NEW_SPEED] = h, new_gap, new_speed
+    return usable, ratio if usable else 1e3, allowed
+
+
+def _advancing(source: int) -> Callable[..., int]:
+    def advance(spec, data, weights, places, y, K, work, new, numbers, counts, steps, kept):
+        size, target, stop, length = spec[SIZE], numbers[TARGET], numbers[STOP], norm(y, 0, spec[SIZE])
+        counts[ACCEPTED] = counts[REJECTED] = counts[EVALUATIONS] = 0
+        counts[SOURCE], numbers[GAP_ERROR] = source, 0.0
+        while counts[ACCEPTED] < len(steps) and counts[ACCEPTED] + counts[REJECTED] < counts[ATTEMPTS]:
+            t, h, gap, speed = numbers[T], numbers[H], numbers[GAP], numbers[SPEED]
+            trial = min(h, stop - t)
+            usable, ratio, allowed = _attempt(
+                spec, data, weights, places, y, K, work, new, numbers, counts, length, trial
+            )
+            if not usable:
+                counts[REJECTED] += 1
+                h = numbers[H] = trial * max(0.2, 0.9 * ratio ** (-1 / 8))
+                if not (h * speed > EPS * length and t + h > t):
+                    return UNDERFLOW
+                continue
+            numbers[GAP_ERROR] += ratio * allowed * speed / gap
+            grown = trial * min(10.0, 0.9 * max(ratio, 1e-16) ** (-1 / 8))
+            numbers[H] = max(h, grown) if trial < h else grown
+            if numbers[NEW_GAP] <= target:
+                return CROSSED
+            copy(1.0, new, 0, y, 0, size)
+            copy(1.0, K, STAGES * size, K, 0, size)
+            before, gap, speed, length = gap, numbers[NEW_GAP], numbers[NEW_SPEED], norm(y, 0, size)
+            t = stop if trial == stop - t else t + trial
+            numbers[T], numbers[GAP], numbers[SPEED], numbers[BEFORE] = t, gap, speed, before
+            i = counts[ACCEPTED]
+            steps[i, 0], steps[i, 1], steps[i, 2] = t, gap, speed
+            steps[i, 3] = _curved(spec, data, y, K, work, gap, speed)
+            kept[i] = y
+            counts[ACCEPTED] += 1
+            stalled = gap > 0.99 * before or speed == 0.0
+            if gap <= 0 or t >= stop or (stalled and may_rest(spec, data, y, K, work, gap)):
+                return LOOK
+        return PAUSE
+
+    return advance
+
+
+def _reaching(source: int) -> Callable[..., None]:
+    def reach(spec, data, weights, places, y, K, work, new, numbers, counts, h):
+        size = spec[SIZE]
+        counts[EVALUATIONS], counts[SOURCE] = 1, source
+        if h > 0:
+            _step(spec, data, weights, places, y, K, work, new, h, numbers[SPEED])
+            counts[EVALUATIONS] += STAGES - 1
+        else:
+            copy(1.0, y, 0, new, 0, size)
+        gap = evaluate(spec, data, new, work, K, STAGES * size)
+        slope = K[STAGES * size :]
+        speed = norm(slope, 0, size)
+        numbers[TAKEN], numbers[NEW_GAP], numbers[NEW_SPEED] = h, gap, speed
+        numbers[NEW_CURVATURE] = _curved(spec, data, new, slope, work, gap, speed)
+        counts[MAY_REST] = may_rest(spec, data, new, slope, work, gap)
+
+    return reach
+
+
+@lru_cache(maxsize=1)
+def programs() -> tuple[Callable[..., int], Callable[..., None]]:
+    """Return `advance` and `reach`, which are kept on disk once compiled.
+
+    `advance(…) → event` takes steps until an event, or until `steps` (rows t, gap, speed, curvature) and `kept` (rows
+    of weights) are full. `reach(…, h)` writes into `new` the weights a step of length h leads to, without taking it.
+    """
+    modules = Path(__file__), Path(kernels.__file__), Path(tiles.__file__)
+    # A copy on disk counts as current by the size and the date of one file; the sources themselves say more.
+    source = int(sha256(b"".join(path.read_bytes() for path in modules)).hexdigest()[:15], 16)
+    compiled: Any = njit(nogil=True, error_model="numpy", cache=True)
+    return compiled(_advancing(source)), compiled(_reaching(source))
