@@ -12,7 +12,8 @@ import numpy as np
 from linflow._arrays import Array, is_numpy, norm
 from linflow.classification import ExponentialLoss, LogisticLoss
 from linflow.dynamics import _dop853
-from linflow.dynamics._stepping import Event, Step, initial_step
+from linflow.dynamics._stabilized import Stiffness
+from linflow.dynamics._stepping import REVIEW, Event, Step, allowed_error, initial_step
 from linflow.dynamics.field import GradientField, Point
 from linflow.network import Network
 from linflow.quadratics import LinearRegression, MatrixFactorization, Quadratic, _Quadratic
@@ -142,6 +143,7 @@ class CompiledMarch:
         self._numbers, self._counts = np.zeros(_march.NUMBERS), np.zeros(_march.COUNTS, dtype=np.int64)
         self._steps, self._kept = np.zeros((rows, 4)), np.zeros((rows, len(y)))
         self._state = (spec, data, *scheme(), y, self._slopes, np.zeros(room), self._new, self._numbers, self._counts)
+        self.rtol, self.stiffness, self._review = rtol, Stiffness(field), REVIEW
         self.accepted = self.rejected = 0
         self.gap_error = 0.0
         self.reached = self.reach(0.0)
@@ -162,8 +164,15 @@ class CompiledMarch:
     def advance(self, stop: float, target: float, attempts: int) -> tuple[Event, list[Step]]:
         """Attempt steps until one asks for attention or the block is full."""
         at, numbers, counts = self._at, self._numbers, self._counts
+        if self.accepted >= self._review:
+            self._review = self.accepted + REVIEW
+            point = self.point
+            self.h = self.stiffness.review(point, self.h, lambda h: allowed_error(point, h, self.rtol))
+            numbers[at.RADIUS] = self.stiffness.radius
         numbers[at.H], numbers[at.STOP], numbers[at.TARGET], counts[at.ATTEMPTS] = self.h, stop, target, attempts
-        event = Event(self._advance(*self._state, self._steps, self._kept))
+        room = self._review - self.accepted
+        event = Event(self._advance(*self._state, self._steps[:room], self._kept))
+        self.stiffness.radius = float(numbers[at.RADIUS])
         accepted, rejected, evaluations = counts[[at.ACCEPTED, at.REJECTED, at.EVALUATIONS]].tolist()
         self.accepted += accepted
         self.rejected += rejected

@@ -13,12 +13,17 @@ from numba import njit
 
 from linflow._arrays import EPS
 from linflow.dynamics import _kernels as kernels
+from linflow.dynamics import _stabilized
 from linflow.dynamics import _tiles as tiles
 from linflow.dynamics._kernels import RTOL, SIZE, curvature, evaluate, may_rest, norm, rounding
-from linflow.dynamics._tiles import U, apart, copy, inner
+from linflow.dynamics._stabilized import DAMPING, NEGLIGIBLE, STRICTER
+from linflow.dynamics._tiles import U, add, apart, copy, inner
 
-T, H, STOP, TARGET, GAP, SPEED, BEFORE, GAP_ERROR, TAKEN, NEW_GAP, NEW_SPEED, NEW_CURVATURE, NUMBERS = range(13)
-"""Places in `numbers`, the state of the integration; from `TAKEN` on, of a step not yet accepted."""
+T, H, STOP, TARGET, GAP, SPEED, BEFORE, GAP_ERROR, RADIUS = range(9)
+"""Places in `numbers`, the state of the integration. `RADIUS` is that of the spectrum, for steps of the stabilised
+method; where it is 0 they are of order 8."""
+TAKEN, NEW_GAP, NEW_SPEED, NEW_CURVATURE, NUMBERS = range(9, 14)
+"""Further places in `numbers`: of a step not yet accepted."""
 ATTEMPTS, ACCEPTED, REJECTED, EVALUATIONS, MAY_REST, SOURCE, COUNTS = range(7)
 """Places in `counts`; at `ATTEMPTS` stand those that are allowed."""
 PAUSE, LOOK, CROSSED, UNDERFLOW = range(4)
@@ -82,6 +87,57 @@ def _step(spec, data, weights, places, y, K, work, new, h, speed):
 
 
 @inner
+def _stabilized_step(spec, data, y, K, work, new, h, radius):
+    """Take one step of the stabilised method (`_stabilized`) from y; return the number of evaluations."""
+    apart()
+    size = spec[SIZE]
+    s = max(2, 1 + math.ceil(math.sqrt(1 + 1.54 * h * radius)))
+    w0 = 1 + DAMPING / s**2
+    T0, T1, d0, d1, e0, e1 = 1.0, w0, 0.0, 1.0, 0.0, 0.0
+    for _ in range(2, s + 1):
+        T0, T1, d0, d1, e0, e1 = (T1, 2 * w0 * T1 - T0, d1, 2 * T1 + 2 * w0 * d1 - d0, e1, 4 * d1 + 2 * w0 * e1 - e0)
+    w1 = d1 / e1
+    # b of the stages 0, 1 and 2 is that of 2: T_2'' = 4, T_2' = 4 w0.
+    b0 = b1 = 1 / (4 * w0 * w0)
+    T0, T1, d0, d1, e0, e1 = 1.0, w0, 0.0, 1.0, 0.0, 0.0
+    before, slope = 1, 2  # places of the stage before and of the slope of the last one, among those of K
+    copy(1.0, y, 0, K, before * size, size)
+    copy(1.0, y, 0, new, 0, size)
+    add(b1 * w1 * h, K, 0, new, 0, size)
+    for _ in range(2, s + 1):
+        T0, T1, d0, d1, e0, e1, a = (
+            T1,
+            2 * w0 * T1 - T0,
+            d1,
+            2 * T1 + 2 * w0 * d1 - d0,
+            e1,
+            4 * d1 + 2 * w0 * e1 - e0,
+            1 - b1 * T1,
+        )
+        b = e1 / (d1 * d1)
+        mu, nu, mu_h = 2 * b * w0 / b1, -b / b0, 2 * b * w1 / b1 * h
+        evaluate(spec, data, new, work, K, slope * size)
+        low, at = before * size, slope * size
+        for i in range(size):
+            last = new[i]
+            new[i] = (1 - mu - nu) * y[i] + mu * last + nu * K[low + i] + mu_h * (K[at + i] - a * K[i])
+            K[low + i] = last
+        b0, b1 = b1, b
+    return s - 1
+
+
+@inner
+def _difference(y, K, size, new, h):
+    """Return the estimate of the error of a stabilised step, from the slopes at both of its ends."""
+    apart()
+    total, end = 0.0, STAGES * size
+    for i in range(size):
+        e = 0.8 * (y[i] - new[i]) + 0.4 * h * (K[i] + K[end + i])
+        total += e * e
+    return math.sqrt(total)
+
+
+@inner
 def _curved(spec, data, y, slope, work, gap, speed):
     """Curvature of `log ℓ` where the gap was evaluated last; 0 where the gap is 0."""
     if not gap > 0:
@@ -93,18 +149,27 @@ def _curved(spec, data, y, slope, work, gap, speed):
 @inner
 def _attempt(spec, data, weights, places, y, K, work, new, numbers, counts, length, h):
     """Try a step from y, of the given norm; return whether it is usable, its error over the tolerance, and that."""
-    size, rtol, gap, speed = spec[SIZE], data[RTOL], numbers[GAP], numbers[SPEED]
-    error = _step(spec, data, weights, places, y, K, work, new, h, speed)
-    counts[EVALUATIONS] += STAGES - 1
-    allowed = max(min(rtol * length, rtol * gap / speed, 1e-2 * h * speed), 4 * EPS * length, 5e-324)
-    ratio = error / allowed
+    size, rtol, gap, speed, radius = spec[SIZE], data[RTOL], numbers[GAP], numbers[SPEED], numbers[RADIUS]
+    allowed, floor = min(rtol * length, rtol * gap / speed, 1e-2 * h * speed), 4 * EPS * length
+    if radius > 0:
+        allowed, floor = STRICTER * allowed, max(1.0, h * radius) * floor
+    allowed = max(allowed, floor, 5e-324)
+    new_gap, ratio = math.inf, 0.0
+    if radius > 0:
+        counts[EVALUATIONS] += _stabilized_step(spec, data, y, K, work, new, h, radius) + 1
+        new_gap = evaluate(spec, data, new, work, K, STAGES * size)
+        ratio = _difference(y, K, size, new, h) / allowed
+    else:
+        ratio = _step(spec, data, weights, places, y, K, work, new, h, speed) / allowed
+        counts[EVALUATIONS] += STAGES - 1
     if not math.isfinite(ratio):
         return False, 1e16, allowed
     if ratio > 1:
         return False, ratio, allowed
-    new_gap = evaluate(spec, data, new, work, K, STAGES * size)
+    if not radius > 0:
+        new_gap = evaluate(spec, data, new, work, K, STAGES * size)
+        counts[EVALUATIONS] += 1
     new_speed = norm(K, STAGES * size, (STAGES + 1) * size)
-    counts[EVALUATIONS] += 1
     usable = math.isfinite(new_gap) and math.isfinite(new_speed)
     if usable and new_gap - gap > 1e-10 * gap:
         usable = new_gap - gap <= rounding(spec, data, new, work, new_gap)[0]
@@ -115,6 +180,7 @@ def _attempt(spec, data, weights, places, y, K, work, new, numbers, counts, leng
 def _advancing(source: int) -> Callable[..., int]:
     def advance(spec, data, weights, places, y, K, work, new, numbers, counts, steps, kept):
         size, target, stop, length = spec[SIZE], numbers[TARGET], numbers[STOP], norm(y, 0, spec[SIZE])
+        power = -1 / 3 if numbers[RADIUS] > 0 else -1 / 8
         counts[ACCEPTED] = counts[REJECTED] = counts[EVALUATIONS] = 0
         counts[SOURCE], numbers[GAP_ERROR] = source, 0.0
         while counts[ACCEPTED] < len(steps) and counts[ACCEPTED] + counts[REJECTED] < counts[ATTEMPTS]:
@@ -125,12 +191,14 @@ def _advancing(source: int) -> Callable[..., int]:
             )
             if not usable:
                 counts[REJECTED] += 1
-                h = numbers[H] = trial * max(0.2, 0.9 * ratio ** (-1 / 8))
+                h = numbers[H] = trial * max(0.2, 0.9 * ratio**power)
+                if h * numbers[RADIUS] < NEGLIGIBLE:
+                    numbers[RADIUS], power = 0.0, -1 / 8
                 if not (h * speed > EPS * length and t + h > t):
                     return UNDERFLOW
                 continue
             numbers[GAP_ERROR] += ratio * allowed * speed / gap
-            grown = trial * min(10.0, 0.9 * max(ratio, 1e-16) ** (-1 / 8))
+            grown = trial * min(10.0, 0.9 * max(ratio, 1e-16) ** power)
             numbers[H] = max(h, grown) if trial < h else grown
             if numbers[NEW_GAP] <= target:
                 return CROSSED
@@ -156,7 +224,9 @@ def _reaching(source: int) -> Callable[..., None]:
     def reach(spec, data, weights, places, y, K, work, new, numbers, counts, h):
         size = spec[SIZE]
         counts[EVALUATIONS], counts[SOURCE] = 1, source
-        if h > 0:
+        if h > 0 and numbers[RADIUS] > 0:
+            counts[EVALUATIONS] += _stabilized_step(spec, data, y, K, work, new, h, numbers[RADIUS])
+        elif h > 0:
             _step(spec, data, weights, places, y, K, work, new, h, numbers[SPEED])
             counts[EVALUATIONS] += STAGES - 1
         else:
@@ -178,8 +248,9 @@ def programs() -> tuple[Callable[..., int], Callable[..., None]]:
     `advance(…) → event` takes steps until an event, or until `steps` (rows t, gap, speed, curvature) and `kept` (rows
     of weights) are full. `reach(…, h)` writes into `new` the weights a step of length h leads to, without taking it.
     """
-    modules = Path(__file__), Path(kernels.__file__), Path(tiles.__file__)
+    modules = (Path(str(module.__file__)) for module in (kernels, tiles, _stabilized))
     # A copy on disk counts as current by the size and the date of one file; the sources themselves say more.
-    source = int(sha256(b"".join(path.read_bytes() for path in modules)).hexdigest()[:15], 16)
+    sources = (path.read_bytes() for path in (Path(__file__), *modules))
+    source = int(sha256(b"".join(sources)).hexdigest()[:15], 16)
     compiled: Any = njit(nogil=True, error_model="numpy", cache=True)
     return compiled(_advancing(source)), compiled(_reaching(source))

@@ -10,8 +10,12 @@ from typing import Protocol
 import numpy as np
 
 from linflow._arrays import EPS, Array, norm
-from linflow.dynamics import _dop853
+from linflow.dynamics import _dop853, _stabilized
+from linflow.dynamics._stabilized import Stiffness
 from linflow.dynamics.field import GradientField, Point
+
+REVIEW = 64
+"""Accepted steps between two reviews of the method."""
 
 
 class Event(IntEnum):
@@ -90,22 +94,29 @@ class PlainMarch:
         self.point = self.reached = field.at(field.flatten(field.network.weights))
         self.start, self.before = self._step(), self.point.gap
         self.h = initial_step(self.point)
+        self.stiffness, self._review = Stiffness(field), REVIEW
         self.accepted = self.rejected = 0
         self.gap_error = 0.0
 
     def advance(self, stop: float, target: float, attempts: int) -> tuple[Event, list[Step]]:
         """Attempt one step."""
         point = self.point
-        trial = min(self.h, stop - self.t)
-        new, ratio = attempt(self.field, point, trial, self.rtol)
+        if self.accepted >= self._review:
+            self._review = self.accepted + REVIEW
+            self.h = self.stiffness.review(point, self.h, lambda h: allowed_error(point, h, self.rtol))
+        trial, radius = min(self.h, stop - self.t), self.stiffness.radius
+        order = _stabilized.ORDER if radius > 0 else _dop853.ORDER
+        new, ratio = attempt(self.field, point, trial, self.rtol, radius)
         if new is None:
             self.rejected += 1
-            self.h = trial * shrink(ratio)
+            self.h = trial * shrink(ratio, order)
+            if self.h * radius < _stabilized.NEGLIGIBLE:
+                self.stiffness.radius = 0.0
             # A rejected step that would not move the weights, or the time, cannot be shortened with any effect.
             moves = self.h * point.speed > EPS * norm(point.y) and self.t + self.h > self.t
             return (Event.PAUSE if moves else Event.UNDERFLOW), []
-        self.gap_error += ratio * allowed_error(point, trial, self.rtol) * point.speed / point.gap
-        grown = trial * grow(ratio)
+        self.gap_error += ratio * allowed_error(point, trial, self.rtol, radius) * point.speed / point.gap
+        grown = trial * grow(ratio, order)
         # A step cut short by a stop says little about the next one: do not let it shrink h.
         self.h = max(self.h, grown) if trial < self.h else grown
         self.reached, self.taken = new, trial
@@ -115,7 +126,7 @@ class PlainMarch:
 
     def reach(self, h: float) -> Point:
         """Return where a step of length h leads, without taking it."""
-        y, _ = _dop853.step(self.field, self.point.y, self.point.slope, h)
+        y, _ = _step(self.field, self.point, h, self.stiffness.radius)
         self.reached, self.taken = self.field.at(y), h
         return self.reached
 
@@ -140,10 +151,20 @@ def initial_step(point: Point) -> float:
     return 0.01 * min(size / point.speed if size else math.inf, by_gap * by_gap)
 
 
-def attempt(field: GradientField, point: Point, h: float, rtol: float) -> tuple[Point | None, float]:
+def _step(field: GradientField, point: Point, h: float, radius: float) -> tuple[Array, float]:
+    """Return where a step leads, and its error: of the stabilised method if a radius of the spectrum is given."""
+    if radius > 0:
+        y, _, error = _stabilized.step(field, point.y, point.slope, h, _stabilized.stages_for(h, radius))
+        return y, error
+    return _dop853.step(field, point.y, point.slope, h)
+
+
+def attempt(
+    field: GradientField, point: Point, h: float, rtol: float, radius: float = 0.0
+) -> tuple[Point | None, float]:
     """Take one step; return the new point (None when it is unusable) and its error over the tolerance."""
-    y, error = _dop853.step(field, point.y, point.slope, h)
-    ratio = error / allowed_error(point, h, rtol)
+    y, error = _step(field, point, h, radius)
+    ratio = error / allowed_error(point, h, rtol, radius)
     if not math.isfinite(ratio):
         return None, 1e16
     if ratio > 1:
@@ -158,25 +179,27 @@ def attempt(field: GradientField, point: Point, h: float, rtol: float) -> tuple[
     return new, ratio
 
 
-def allowed_error(point: Point, h: float, rtol: float) -> float:
+def allowed_error(point: Point, h: float, rtol: float, radius: float = 0.0) -> float:
     """Return `rtol · min(‖y‖, ℓ/‖∇L‖)`, at most a hundredth of the motion and at least rounding.
 
     The second term keeps the loss gap right to rtol. Where the gap stalls, near a saddle, it allows errors far above
     the motion itself; held to a part of the motion, fast modes die out and a standstill can be told from noise.
     """
     size, speed = norm(point.y), point.speed
-    allowed = min(rtol * size, rtol * point.gap / speed, 1e-2 * h * speed)
-    return max(allowed, 4 * EPS * size, 5e-324)
+    allowed, floor = min(rtol * size, rtol * point.gap / speed, 1e-2 * h * speed), 4 * EPS * size
+    if radius > 0:  # the stages of a long step round more
+        allowed, floor = _stabilized.STRICTER * allowed, max(1.0, h * radius) * floor
+    return max(allowed, floor, 5e-324)
 
 
-def shrink(ratio: float) -> float:
+def shrink(ratio: float, order: int = _dop853.ORDER) -> float:
     """Return the factor for the step after one rejected with this error over the tolerance."""
-    return max(0.2, 0.9 * ratio ** (-1 / _dop853.ORDER))
+    return max(0.2, 0.9 * ratio ** (-1 / order))
 
 
-def grow(ratio: float) -> float:
+def grow(ratio: float, order: int = _dop853.ORDER) -> float:
     """Return the factor for the step after one accepted with this error over the tolerance."""
-    return min(10.0, 0.9 * max(ratio, 1e-16) ** (-1 / _dop853.ORDER))
+    return min(10.0, 0.9 * max(ratio, 1e-16) ** (-1 / order))
 
 
 def shorten(march: March, target: float) -> bool:

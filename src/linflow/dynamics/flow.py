@@ -38,7 +38,8 @@ def gradient_flow(
 ) -> Trajectory:
     """Integrate the gradient flow `Ẇ_l = −∂L/∂W_l` and record it at every accepted step.
 
-    Dormand–Prince of order 8 with adaptive steps. A step is accepted when its error estimate is below
+    Dormand–Prince of order 8 with adaptive steps, and where stability alone would limit them, as in slow tails, the
+    stabilised method RKC2 (docs/theory.md, section 13). A step is accepted when its error estimate is below
     `rtol · min(‖y‖, ℓ/‖∇L‖)`: relative to the weights, and so small that it changes the loss gap ℓ by at most rtol
     of itself. The run stops exactly (to rounding of the logarithm) where the gap reaches `until` of its start.
 
@@ -51,8 +52,7 @@ def gradient_flow(
             sees), "imbalance_drift", "singular_values" (of the product).
         times: instants to step on exactly; those before the run ends appear in `run.t` between the accepted steps.
         rtol: relative tolerance of one step.
-        max_steps: limit on accepted and rejected steps. The method is explicit: a stiff problem needs about
-            `K λ_max(T) t / 6` steps.
+        max_steps: limit on accepted and rejected steps.
         progress: called with the fraction done after each step.
         engine: "compiled" for the compiled loop, which takes NumPy weights and the built-in objectives (its first
             run on a machine compiles, for half a minute), "plain" for the other, which takes all. Both follow the
