@@ -385,3 +385,22 @@ def test_errors_name_what_is_needed(rng):
         reduced.expand(lf.init.gaussian((2, 30, 2), rng=rng))
     with pytest.raises(ValueError, match=r"gain is 0\.5"):
         reduce_width(reduced.network, gain=0.5)
+
+
+@pytest.mark.parametrize("widths", [(20, 200, 5), (4, 60, 60, 3)])
+def test_the_flow_is_integrated_in_less_width(widths):
+    rng = np.random.default_rng(0)
+    f = lf.MatrixFactorization(rng.standard_normal((widths[0], widths[-1])) / 10)
+    net = lf.init.ntk(widths, rng=rng) if len(widths) == 3 else lf.init.orthogonal(widths, 0.8, rng=rng)
+    narrow = lf.gradient_flow(f, net, until=1e-8, rtol=1e-10)
+    full = lf.gradient_flow(f, net, until=1e-8, rtol=1e-10, reduce=False)
+    assert narrow.start is full.start is net or narrow.start.widths == widths
+    t = np.linspace(0, float(full.t[-1]) * (1 - 1e-9), 50)
+    # The integrations differ in their steps; each is right to some 1e-9 in the logarithm of the gap at its steps.
+    at = np.asarray(narrow.t)[:-1]
+    assert np.abs(np.log(narrow.gap_at(at) / full.gap_at(at))).max() < 1e-5
+    for a, b in zip(narrow.network_at(t[20]).weights, full.network_at(t[20]).weights, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-8 * np.linalg.norm(b))
+    for a, b in zip(narrow.weights, full.weights, strict=True):
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, atol=1e-8 * np.linalg.norm(b))

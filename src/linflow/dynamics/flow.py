@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +22,10 @@ from linflow.dynamics.trajectory import Checkpoints, Recorder, Result, Stats, Tr
 from linflow.imbalance import imbalance_drift
 from linflow.network import Network
 from linflow.objectives import Objective
+from linflow.reduction import Reduction, reduce_width
+
+REDUCE_FROM = 1000
+"""Weights from which a narrower network is looked for: below, the search costs about what it saves."""
 
 
 def gradient_flow(
@@ -35,6 +40,7 @@ def gradient_flow(
     max_steps: int = 100_000,
     progress: Callable[[float], None] | None = None,
     engine: str = "auto",
+    reduce: bool = True,
 ) -> Trajectory:
     """Integrate the gradient flow `Ẇ_l = −∂L/∂W_l` and record it at every accepted step.
 
@@ -81,14 +87,19 @@ def gradient_flow(
     stops = sorted({_checks.positive(s, "times", allow_zero=True) for s in times} - {0.0})
     if stops and stops[-1] > end:
         raise ValueError(f"times holds {stops[-1]:g}, beyond t_max = {end:g}; leave it out or raise t_max.")
-    field = GradientField(objective, net)
     engine = _checks.choice(engine, "engine", ("auto", "compiled", "plain"))
+    reduction = reduce_width(net) if reduce and _weights(net) >= REDUCE_FROM else None
+    field = GradientField(objective, reduction.network if reduction else net)
     with np.errstate(over="ignore", invalid="ignore"):
         march, notes = _march(field, rtol, engine, 1 if progress is not None else BLOCK)
         loop = _Loop(march, field, until, end, record, stops, rtol, max_steps, notes)
-        with one_thread_when_small(net) if loop.uses_blas else nullcontext():
+        with one_thread_when_small(field.network) if loop.uses_blas else nullcontext():
             result = loop.run(progress)
-    return loop.trajectory(result, time.perf_counter() - began)
+    return loop.trajectory(result, net, reduction, time.perf_counter() - began)
+
+
+def _weights(network: Network) -> int:
+    return sum(a * b for a, b in itertools.pairwise(network.widths))
 
 
 def _march(field: GradientField, rtol: float, engine: str, block: int) -> tuple[March, tuple[str, ...]]:
@@ -176,9 +187,8 @@ class _Loop:
         if march.may_rest and (point.gap > 0.99 * march.before or point.speed == 0.0):
             if self._at_rounding():
                 return Result.ROUNDING
-            collapsed = norm(point.y) < EPS**2 * norm(
-                march.start.point.y
-            )  # on the way into the saddle at zero, for ever
+            # On the way into the saddle at zero, for ever.
+            collapsed = norm(point.y) < EPS**2 * norm(march.start.point.y)
             if collapsed or self.field.is_stationary(point):
                 return Result.STATIONARY
         return None
@@ -201,10 +211,11 @@ class _Loop:
         fallen = math.log(self.first_gap / step.point.gap) / math.log(self.first_gap / self.target)
         return min(1.0, max(by_time, fallen))
 
-    def trajectory(self, result: Result, seconds: float) -> Trajectory:
-        start, march = self.field.network, self.march
-        network = self.field.network_at(march.point.y)
-        drift = imbalance_drift(network, start)
+    def trajectory(self, result: Result, start: Network, reduction: Reduction | None, seconds: float) -> Trajectory:
+        march, network = self.march, self.field.network_at(self.march.point.y)
+        drift = imbalance_drift(network, self.field.network)
+        if reduction is not None:
+            network, self.checkpoints.expand = reduction.expand(network), reduction.expand
         stats = Stats(march.accepted, march.rejected, self.field.evaluations, drift, march.gap_error, seconds)
         gaps, rates = np.asarray(self.recorder.gap), np.asarray(self.recorder.rate)
         nodes = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -182,6 +182,7 @@ class Checkpoints:
         self.gradient, self.tolerance, self.budget = gradient, tolerance, budget
         self.times: list[float] = []
         self.vectors: list[Array] = []
+        self.expand: Callable[[Network], Network] | None = None  # from the width of the integration, if it is less
         self._stride = 1
         self._count = 0
 
@@ -198,7 +199,9 @@ class Checkpoints:
     def network_at(self, t: float) -> Network:
         """Integrate from the nearest stored step before t."""
         i = int(np.searchsorted(self.times, t, side="right")) - 1
-        return self.gradient.network_at(advance(self.gradient, self.vectors[i], t - self.times[i], self.tolerance))
+        y = advance(self.gradient, self.vectors[i], t - self.times[i], self.tolerance)
+        network = self.gradient.network_at(y)
+        return network if self.expand is None else self.expand(network)
 
 
 class Recorder:
