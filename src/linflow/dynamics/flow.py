@@ -64,6 +64,8 @@ def gradient_flow(
             run on a machine compiles, for half a minute), "plain" for the other, which takes all. Both follow the
             same rules. "auto" is the compiled loop where it can be had, unless layers are so large that BLAS is
             faster; if it should be had but cannot be compiled, a note says so.
+        reduce: integrate in the least width that holds the flow (`reduce_width`), where that pays; the weights of the
+            trajectory are those of the full width. Exact to rounding.
 
     Returns:
         A `Trajectory`. A run that cannot reach its target ends with a named `result` and all computed so far.
