@@ -360,3 +360,33 @@ def test_edges(name):
     descent = lf.gradient_descent(f, net, step_size=steps.step_size, steps=50)
     check = steps.check(descent)
     assert check.holds, check.violation
+
+
+def test_a_descent_down_to_rounding_is_no_violation():
+    X = np.array([[2.364**0.5]])
+    f = lf.LinearRegression(X, X * -0.09339678335389891)
+    net = lf.Network([np.array([[96.19460952499398]])], 7.0)
+    eta = lf.certify(f, net, algorithm="descent").step_size * 0.995
+    run = lf.gradient_descent(f, net, step_size=eta, steps=200)
+    check = lf.certify(f, net, algorithm="descent", step_size=eta).check(run)
+    assert check.holds, check.violation
+
+
+def test_times_of_level_curves_are_rounded_up():
+    curve = LevelCurve(np.array([1.0, 0.5]), np.array([1e-12, 1.0]))
+    for gap in (0.4, 1e-3, 1e-6, 1e-12):
+        assert curve.gap(curve.time(gap)) <= gap * (1 + 1e-12)
+
+
+def test_a_large_frozen_part_is_not_certified_beyond_its_rounding():
+    # What the objective does not see is 1e9 times what it sees; VᵀW_1 is then known to 1e-7 of itself.
+    rng = np.random.default_rng(0)
+    V = np.linalg.qr(rng.standard_normal((4, 4)))[0]
+    X = rng.standard_normal((5, 2)) @ V[:, :2].T
+    W1 = V[:, :2] @ rng.standard_normal((2, 3)) * 1e-4 + V[:, 2:] @ rng.standard_normal((2, 3)) * 1e5
+    net = lf.Network([W1, 1e-4 * rng.standard_normal((3, 2))])
+    f = lf.LinearRegression(X, np.zeros((5, 2)))
+    seen, restricted = f.effective(net)
+    assert restricted.sizes[0] == pytest.approx(np.linalg.norm(W1))
+    assert max(g.rate for g in lf.certify(f, net).guarantees) == 0
+    assert seen.pl_constant > 0

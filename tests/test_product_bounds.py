@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def test_never_above_the_truth_and_never_below_what_it_replaces(network):
     known=st.booleans(),
 )
 def test_scalars_are_exact(squares, known):
-    # With ‖W‖ known or not: homogeneous imbalance leaves no error term for the norms to multiply.
+    known = known or len(squares) > 2  # from three layers on, rounding of D leaves a term for the norms to multiply
     w = np.sqrt(np.array(squares))
     Ds = [np.array([[a - b]]) for a, b in itertools.pairwise(squares)]
     p = float(np.prod(w))
@@ -158,3 +159,29 @@ def test_the_square_theorem_says_why_it_does_not_apply():
     names = {row.name: row.reason for row in lf.bounds.table([np.ones((2, 3)), np.ones((3, 1))])}
     assert names[two_layers.SQUARE.name] == "the product is 2×1, not square"
     assert "two layers" in names[product_aware.THEOREM.name]
+
+
+@pytest.mark.parametrize("ratio", [1e3, 1e5, 1e7, 1e9, 1e15])
+def test_sizes_far_apart_do_not_round_upwards(ratio):
+    # w² = (x, x + B, x): caps and floors are differences of numbers B times as large as themselves.
+    x, B = 1.0 / ratio, 1.0
+    Ds, w = [np.array([[-B]]), np.array([[B]])], x * math.sqrt(x + B)
+    truth = 2 * x * (x + B) + x * x
+    for largest in (w, np.inf):
+        assert float(lf.bounds.deep_product(Ds, 1, 1, w, largest)) <= truth * (1 + 1e-12)
+    caps = lf.bounds.norms(Ds, w)
+    assert all(cap >= square * (1 - 1e-15) for cap, square in zip(caps, (x, x + B, x), strict=True))
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [[5e-4 * np.eye(2)] * 50, [3e-4 * np.ones((1, 1))] * 50, [1e-60 * np.eye(2)] * 3, [1e-16 * np.eye(2)] * 10],
+    ids=["50 layers", "50 scalars", "tiny", "10 tiny"],
+)
+def test_products_that_leave_float64_are_not_rounded_upwards(weights):
+    L, size = len(weights), float(weights[0][0, 0])
+    log_truth = math.log(L) + (2 * L - 2) * math.log(size)
+    for row in lf.bounds.table(weights):
+        value = float(row.value)
+        # 5e-324 is the least number there is; a bound of 0 is always right.
+        assert value <= 5e-324 or math.log(value) <= log_truth + 1e-9, row.name

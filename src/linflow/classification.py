@@ -159,7 +159,7 @@ class ExponentialTail(Objective):
         restricted._X, restricted._V = self._X @ self._V, None
         restricted.direction = self._V.T @ self.direction
         restricted.shape = tuple(restricted.direction.shape)
-        return restricted, network.with_weights([self._V.T @ network.weights[0], *network.weights[1:]])
+        return restricted, network.restricted([self._V.T @ network.weights[0], *network.weights[1:]])
 
     def check_network(self, network: Network) -> None:
         """Raise ValueError or TypeError unless `network` has the shape and array kind this objective takes."""

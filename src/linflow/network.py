@@ -35,11 +35,13 @@ class Network:
                [1.5]])
     """
 
-    __slots__ = ("notes", "scale", "weights")
+    __slots__ = ("notes", "scale", "sizes", "weights")
 
     weights: tuple[Array, ...]
     scale: float
     notes: tuple[str, ...]
+    sizes: tuple[float, ...]
+    """`‖W_l‖_F`; of a restricted network those of the layers it was computed from, which fix its rounding."""
 
     def __init__(self, weights: Sequence[Any], scale: float = 1.0):
         if isinstance(weights, Network) or not isinstance(weights, Sequence) or isinstance(weights, str):
@@ -59,7 +61,8 @@ class Network:
                 )
         self.weights = layers
         self.scale = _checks.positive(scale, "scale")
-        _check_size(layers, self.scale)
+        self.sizes = tuple(norm(W) for W in layers)
+        _check_size(self.sizes, self.scale)
         self.notes = tuple(note for _, note in checked if note)
 
     @classmethod
@@ -98,7 +101,7 @@ class Network:
 
     def magnitude(self) -> float:
         """Return `c · Π ‖W_l‖_F ≥ ‖W‖_F`: the size of the numbers that the product is made of, and rounded at."""
-        return self.scale * math.prod(norm(W) for W in self.weights)
+        return self.scale * math.prod(self.sizes)
 
     def prefixes(self) -> list[Array]:
         """Return `[P_0, …, P_{L-1}]`, `P_l = W_1 ⋯ W_l` without the scale; `P_0 = I` is given as None."""
@@ -116,6 +119,12 @@ class Network:
         """Return a network of the same scale with other weights."""
         return Network(weights, self.scale)
 
+    def restricted(self, weights: Sequence[Array]) -> Network:
+        """Return a network of weights computed from these, with rounding of the size of these."""
+        other = self.with_weights(weights)
+        other.sizes = self.sizes
+        return other
+
     def detach(self) -> Network:
         """Return the network without autograd graphs (PyTorch); itself otherwise."""
         weights = [detach(W) for W in self.weights]
@@ -131,9 +140,9 @@ class Network:
         return f"Network({'×'.join(map(str, self.widths))}{scale}, {kind})"
 
 
-def _check_size(layers: Sequence[Array], scale: float) -> None:
+def _check_size(norms: Sequence[float], scale: float) -> None:
     """Raise where the squares that every quantity is made of would leave float64."""
-    sizes = [2 * math.log10(max(norm(W), 1e-300)) for W in layers]
+    sizes = [2 * math.log10(max(size, 1e-300)) for size in norms]
     scaling = 2 * math.log10(scale)
     exponent = max(*sizes, sum(sizes), scaling, sum(sizes) + scaling)
     if exponent > 300:

@@ -87,7 +87,7 @@ class _Quadratic(Objective):
         if U is not None:
             weights[-1], minimizer, H = weights[-1] @ U, minimizer @ U, U.T @ H
         restricted = _Quadratic(minimizer, self.minimum, F, H, s=(self._least, self._largest), notes=self.notes)
-        return restricted, network.with_weights(weights)
+        return restricted, network.restricted(weights)
 
 
 class MatrixFactorization(_Quadratic):

@@ -96,7 +96,7 @@ class Invariants:
                 eigenvalue then hold for all weights within it; unimodal, homogeneous, balanced and scalar ones, whose
                 hypotheses and allowances are made for rounding, are for given weights only.
         """
-        size = max(norm(W) for W in network.weights) ** 2
+        size = max(network.sizes) ** 2
         allowance = 16 * EPS * math.sqrt(max(network.widths)) * size + drift
         values = [imbalance_eigenvalues(network, l) for l in range(1, network.depth)]
         spectra = tuple(Spectrum(v - allowance, v + allowance) for v in values)
@@ -207,6 +207,16 @@ def spectra(Ds: Sequence[Any]) -> list[Spectrum]:
     if not isinstance(Ds, (list, tuple)) or not Ds:
         raise TypeError(f"Ds is {type(Ds).__name__} {Ds!r}; a list [D_1, …, D_{{L-1}}] is needed.")
     return [spectrum(D, f"D_{l}") for l, D in enumerate(Ds, 1)]
+
+
+def rounded(Ds: Sequence[Spectrum], product: Any) -> list[Spectrum]:
+    """Widen spectra that were given as exact by `16 ε` of their own size, and that of layers with such a product.
+
+    A sum of imbalances rounds at the size of the largest; what is made of small differences of them would feel it.
+    """
+    sizes = [max(abs(float(D.upper[0])), abs(float(D.lower[-1]))) for D in Ds]
+    off = 16 * EPS * (sum(sizes) + float(np.max(product)) ** (2 / (len(Ds) + 1)))
+    return [Spectrum(D.lower - off, D.upper + off) for D in Ds]
 
 
 def maximum(*values: Array) -> Array:

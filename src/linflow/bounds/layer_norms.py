@@ -9,7 +9,7 @@ import numpy as np
 
 from linflow import _checks
 from linflow._chain import chain_root
-from linflow.bounds._base import Spectrum, spectra
+from linflow.bounds._base import Spectrum, rounded, spectra
 
 
 def norms(Ds: Sequence[Any], product_norm: float) -> list[float]:
@@ -37,7 +37,7 @@ def norms(Ds: Sequence[Any], product_norm: float) -> list[float]:
         [4.0, 1.0]
     """
     product_norm = _checks.positive(product_norm, "product_norm", allow_zero=True)
-    return [float(x) for x in layer_caps(spectra(Ds), product_norm)]
+    return [float(x) for x in layer_caps(rounded(spectra(Ds), product_norm), product_norm)]
 
 
 def layer_caps(Ds: Sequence[Spectrum], product_norm: np.ndarray | float) -> np.ndarray:

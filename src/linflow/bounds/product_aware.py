@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from linflow import _checks
 from linflow._arrays import Array, from_numpy, to_numpy
-from linflow.bounds._base import Invariants, Spectrum, Theorem, has_imbalance, maximum, spectra
+from linflow.bounds._base import Invariants, Spectrum, Theorem, has_imbalance, maximum, rounded, spectra
 from linflow.bounds.any_imbalance import Known, prefix_floors
 from linflow.bounds.layer_norms import layer_caps
 
@@ -17,6 +18,8 @@ STEPS, WIDTH = 60, 2e-13
 """Limit on the steps of the search for the logarithm of a floor, and the width of the bracket it ends at."""
 SMALLEST, LARGEST = 1e-280, 640.0
 """The least c looked at, and the largest of its logarithm: within float64, with room for a few powers."""
+SMALLEST_SIGMA = 1e-100
+"""The least σ that anything is claimed from, for layers of size 1: its square is far above all that rounds to 0."""
 
 
 def deep_product(Ds: Sequence[Any], n: int, m: int, sigma_min: Any, sigma_max: Any = np.inf) -> Array:
@@ -36,7 +39,7 @@ def deep_product(Ds: Sequence[Any], n: int, m: int, sigma_min: Any, sigma_max: A
         n: rows of the product.
         m: columns of the product.
         sigma_min: `σ_min(W)` or a lower bound on it, 0-d or 1-D.
-        sigma_max: `‖W‖` or an upper bound on it, likewise; inf when unknown, which costs sharpness at L ≥ 4.
+        sigma_max: `‖W‖` or an upper bound on it, likewise; inf when unknown, which costs sharpness from L = 3 on.
 
     Returns:
         A float64 array of the kind of the Ds and the shape of `sigma_min`.
@@ -55,10 +58,29 @@ def deep_product(Ds: Sequence[Any], n: int, m: int, sigma_min: Any, sigma_max: A
     least, largest = np.asarray(sigma_min, dtype=np.float64), np.asarray(sigma_max, dtype=np.float64)
     if not (np.all(least >= 0) and np.all(largest >= least)):
         raise ValueError(f"sigma_min is {sigma_min!r} and sigma_max {sigma_max!r}; 0 ≤ σ_min ≤ σ_max is needed.")
-    return _deep_product(spectra(Ds), _checks.count(n, "n"), _checks.count(m, "m"), least, largest)
+    widened = rounded(spectra(Ds), least if np.isinf(largest).any() else largest)
+    return _deep_product(widened, _checks.count(n, "n"), _checks.count(m, "m"), least, largest)
 
 
 def _deep_product(Ds: Sequence[Spectrum], n: int, m: int, least: np.ndarray, largest: np.ndarray) -> Array:
+    """Return the bound for spectra that already allow for rounding; with all layers scaled to size 1."""
+    L = len(Ds) + 1
+    size = max(float(np.max(np.abs(to_numpy(end)))) for D in Ds for end in (D.lower, D.upper))
+    known = np.where(np.isfinite(largest), largest, least)
+    with np.errstate(divide="ignore"):
+        log_size = np.maximum(math.log(size) if size > 0 else -math.inf, np.max(2 / L * np.log(known)))
+        if not np.isfinite(log_size):  # all zero
+            return Ds[0].zero + 0.0 * from_numpy(np.asarray(least), Ds[0].zero)
+        least, largest = (np.exp(np.log(sigma) - L / 2 * log_size) for sigma in (least, largest))
+    least = np.where(least > SMALLEST_SIGMA, least, 0.0)
+    if not -700 < (L - 1) * log_size < 700:  # the bound itself would leave float64, or lose its digits
+        return Ds[0].zero + 0.0 * from_numpy(np.asarray(least), Ds[0].zero)
+    factor = math.exp(-log_size)
+    scaled = [Spectrum(D.lower * factor, D.upper * factor) for D in Ds]
+    return math.exp((L - 1) * log_size) * _of_size_one(scaled, n, m, least, largest)
+
+
+def _of_size_one(Ds: Sequence[Spectrum], n: int, m: int, least: np.ndarray, largest: np.ndarray) -> Array:
     least, largest = np.broadcast_arrays(least, largest)
     caps = layer_caps(Ds, largest)
     mirrored = [D.negated() for D in reversed(Ds)]
@@ -121,7 +143,8 @@ def outer_floor(Ds: Sequence[Spectrum], m: int, least: np.ndarray, caps: np.ndar
         high = np.minimum(np.where(f_high < 0, low + 2 * (high - low), high), LARGEST)
         f_high = excess(high)
     root = _crossing(excess, low, high, f_low, f_high)
-    return np.where(least > 0, np.maximum(np.exp(root) * (1 - 1e-12), start), start)
+    found = np.where(np.exp(root) > 2 * SMALLEST, np.exp(root) * (1 - 1e-12), 0.0)
+    return np.where(least > 0, np.maximum(found, start), start)
 
 
 def _crossing(excess, low: np.ndarray, high: np.ndarray, f_low: np.ndarray, f_high: np.ndarray) -> np.ndarray:
@@ -148,7 +171,7 @@ def _crossing(excess, low: np.ndarray, high: np.ndarray, f_low: np.ndarray, f_hi
             smooth = (phi**2 < xi) & ((1 - phi) ** 2 < 1 - xi)
             t = fa / (fb - fa) * fc / (fb - fc) + (c - a) / (b - a) * fa / (fc - fa) * fb / (fc - fb)
             t = np.where(smooth & np.isfinite(t), t, 0.5)
-    below = np.where(fa < 0, a, b)
+    below = np.where(fa < 0, a, np.where(fb < 0, b, low))
     return np.where(done, low, below)
 
 

@@ -157,7 +157,7 @@ UNIMODAL = Theorem(
     "min2023",
     "lower",
     _unimodal_hypothesis,
-    lambda inv: _unimodal(inv.spectra, inv.n, inv.m, _peaks(inv.spectra)),
+    lambda inv: _unimodal(inv.spectra, inv.n, inv.m, _peaks(inv.spectra)) - inv.chain_allowance(),
 )
 HOMOGENEOUS = Theorem(
     "homogeneous imbalance",

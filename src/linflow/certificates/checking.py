@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from linflow._arrays import to_numpy
+from linflow._arrays import EPS, to_numpy
 from linflow.certificates._base import FRACTIONS, Guarantee, finite
 from linflow.certificates.curves import StepCurve
 
@@ -85,8 +85,8 @@ def check_run(certificate: Certificate, run: Trajectory) -> Check:
     """Set every guarantee of a certificate against a run from the same start.
 
     The gap is compared with each curve, for a schedule by the number of steps done, and the rate with the best
-    promised at its gap. Observed values are granted `1e-9` and the integrator's own error estimate, relatively, and
-    the gap the rounding level of the objective.
+    promised at its gap. Observed values are granted `1e-9` and the integrator's own error estimate, relatively. A gap
+    y carries the rounding ρ of the objective as a square does, `(sqrt(y) ± sqrt(ρ))²`: the residual is what rounds.
     """
     t, gap, rate = (to_numpy(x) for x in (run.t, run.gap, run.rate))
     if not math.isclose(gap[0], certificate.gap, rel_tol=1e-9, abs_tol=1e-300):
@@ -112,10 +112,11 @@ def check_run(certificate: Certificate, run: Trajectory) -> Check:
     if len(t) == 0:
         return Check(True, math.inf, 0.0, None)
     allowance = OBSERVED_ALLOWANCE + run.stats.gap_error
-    noise = certificate.objective.rounding(run.network) if run.network is not None else 0.0
+    root = math.sqrt(_noise(certificate, run))
+    least, most = np.maximum(np.sqrt(gap) - root, 0.0) ** 2, (np.sqrt(gap) + root) ** 2
     promised = np.array([certificate.rate_at(float(y)) for y in gap])
     if certificate.algorithm == "descent":
-        t_end, rate, promised = t[1:], _mean_rate(t, gap, noise), promised[:-1]
+        t_end, rate, promised = t[1:], _mean_rate(t, least, most), promised[:-1]
     else:
         t_end = t
     slack = np.where(promised > 0, rate / np.where(promised > 0, promised, 1.0), math.inf)
@@ -131,8 +132,8 @@ def check_run(certificate: Certificate, run: Trajectory) -> Check:
         if not guarantee.applies:
             continue
         bound = _bound(guarantee, t, done)
-        worst = max(worst, float(np.max((gap - noise) / np.maximum(bound, 5e-324))))
-        bad = np.flatnonzero(gap > bound * (1 + allowance) + noise)
+        worst = max(worst, float(np.max(least / np.maximum(bound, 5e-324))))
+        bad = np.flatnonzero(least > bound * (1 + allowance))
         if bad.size:
             i = int(bad[0])
             found.append(Violation(guarantee.name, float(t[i]), "loss gap", float(gap[i]), float(bound[i])))
@@ -181,9 +182,20 @@ def _steps_to(run: Trajectory, fraction: float) -> float:
     return float(np.searchsorted(_step_times(run), t)) if math.isfinite(t) else math.inf
 
 
-def _mean_rate(t: np.ndarray, gap: np.ndarray, noise: float) -> np.ndarray:
-    """Return the mean rate of a descent between neighbouring records; inf once the gap is noise."""
-    return np.where(gap[1:] > noise, np.log(gap[:-1] / gap[1:]) / np.diff(t), math.inf)
+def _noise(certificate: Certificate, run: Trajectory) -> float:
+    """Return the rounding level of the gap along a run: the larger one of its ends.
+
+    What a user-defined value rounds in itself is unknown; it is taken to be of the size of what it returns.
+    """
+    f = certificate.objective
+    noise = max(f.rounding(certificate.network), f.rounding(run.network))
+    return noise if f.derived else max(noise, 8 * EPS * (abs(certificate.gap) + abs(f.minimum)))
+
+
+def _mean_rate(t: np.ndarray, least: np.ndarray, most: np.ndarray) -> np.ndarray:
+    """Return the mean rate of a descent between neighbouring records, as large as it may be; inf in noise."""
+    with np.errstate(divide="ignore"):
+        return np.where(least[1:] > 0, np.log(most[:-1] / least[1:]) / np.diff(t), math.inf)
 
 
 def _ratio(guaranteed: float, actual: float) -> float:

@@ -8,6 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
+from linflow._arrays import EPS
+
 
 class Curve(Protocol):
     """A non-increasing upper bound on the loss gap.
@@ -93,7 +95,10 @@ class LevelCurve:
             return 0.0
         k = int(np.searchsorted(-self.levels, -gap, side="left")) - 1
         span = math.log(self.levels[k] / gap)
-        return float(self.times[k] + span / self.rates[k]) if self.rates[k] > 0 else math.inf
+        if self.rates[k] == 0:
+            return math.inf
+        # Up by some rounding of the time, which a fast rate after a long slow level would feel.
+        return float(self.times[k] + span / self.rates[k]) * (1 + 4 * EPS)
 
     def rate_at(self, gap: float) -> float:
         """Return the rate of the level the gap is in; of the slower of two where it is on their border."""

@@ -136,7 +136,9 @@ class DescentBounds:
         low, high = product_range(seen, net, self.levels)
         following, c = next_floor(seen, net, self.levels), net.scale
         noise = seen.rounding(net)
-        self.network = net = Network([to_numpy(W) for W in net.weights], net.scale)
+        sizes, self.network = net.sizes, Network([to_numpy(W) for W in net.weights], net.scale)
+        net = self.network
+        net.sizes = sizes
         self.high = high / c
         self.slopes = np.sqrt(2 * self.K * (self.levels + noise))  # ‖∇f‖ ≤ sqrt(2Kℓ)
         self.invariants = Invariants.of(net).at(low / c, self.high, following / c)

@@ -54,7 +54,7 @@ class Start:
     def bounds(self) -> list[tuple[Theorem, float]]:
         """The bounds on `λ_min(T)` of Min et al. 2021 and 2023 that apply, at the margin."""
         least = self.margin / self.scale
-        inv = self.invariants.at(least, least if min(self.n, self.m) > 1 else math.inf, math.inf)
+        inv = self.invariants.at(least, math.inf)
         known = [t for t in THEOREMS if t.citation in ("min2021", "min2023") and t.hypothesis(inv) is None]
         return [(t, self.scale**2 * max(0.0, float(t.evaluate(inv)))) for t in known]
 
