@@ -46,12 +46,17 @@ def problem(index):
     depth = index % 4 + 1
     n, m = (int(v) for v in rng.integers(1, 5, 2))
     widths = (n, *(int(v) for v in rng.integers(1 if index % 9 == 0 else min(n, m), 7, depth - 1)), m)
+    return problem_of(index, widths, 0.3, rng)
+
+
+def problem_of(index, widths, far, rng):
+    """Family, scale and objective of this index; the target at up to `10^far` of the product's size."""
     weights = draw_weights(widths, FAMILIES[index % len(FAMILIES)], index)
     if index % 3:  # sizes for which a rate is likely
         weights = [W / (spectral_norm(W) or 1.0) * rng.uniform(0.7, 1.5) for W in weights]
     net = lf.Network(weights, [1.0, 0.4, 2.0][index % 7 % 3])
     size = max(spectral_norm(net.product()), 0.1)
-    return objective_near(OBJECTIVES[index % 5], net.product(), 10 ** rng.uniform(-2, 0.3) * size, rng), net, rng
+    return objective_near(OBJECTIVES[index % 5], net.product(), 10 ** rng.uniform(-2, far) * size, rng), net, rng
 
 
 def plain_descent(f, net, eta, steps):

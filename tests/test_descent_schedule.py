@@ -22,10 +22,9 @@ from linflow.certificates.scheduled_descent import (
     schedule_guarantees,
 )
 
-from .random_networks import FAMILIES, draw_weights
 from .reference import algebra
 from .reference.algebra import spectral_norm
-from .test_descent import OBJECTIVES, objective_near
+from .test_descent import problem_of
 
 STEPS = 32
 
@@ -35,12 +34,7 @@ def problem(index):
     rng = np.random.default_rng([71, index])
     n, m = (int(v) for v in rng.integers(1, 5, 2))
     h = int(rng.integers(1 if index % 9 == 0 else min(n, m), 8))
-    weights = draw_weights((n, h, m), FAMILIES[index % len(FAMILIES)], index)
-    if index % 3:  # sizes for which a rate is likely
-        weights = [W / (spectral_norm(W) or 1.0) * rng.uniform(0.7, 1.5) for W in weights]
-    net = lf.Network(weights, [1.0, 0.4, 2.0][index % 7 % 3])
-    size = max(spectral_norm(net.product()), 0.1)
-    return objective_near(OBJECTIVES[index % 5], net.product(), 10 ** rng.uniform(-2, 0.2) * size, rng), net, rng
+    return problem_of(index, (n, h, m), 0.2, rng)
 
 
 def rule_for(index, f, net, rng):

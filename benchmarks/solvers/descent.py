@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.problems import Problem
 from benchmarks.solvers import Curve
-from benchmarks.solvers.torch_field import TorchField
+from benchmarks.solvers.torch_field import TorchField, TorchSolver
 
 FEWEST = 250
 
@@ -21,11 +21,7 @@ def create(method: str) -> Descent:
     return Descent()
 
 
-class Descent:
-    def prepare(self, problem: Problem, t: np.ndarray) -> None:
-        field = TorchField(problem)
-        field(0.0, field.start(problem))
-
+class Descent(TorchSolver):
     @torch.no_grad()
     def run(self, problem: Problem, t: np.ndarray, tolerance: float) -> Curve:
         field = TorchField(problem)

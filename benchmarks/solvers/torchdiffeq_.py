@@ -8,20 +8,16 @@ from torchdiffeq import odeint
 
 from benchmarks.problems import Problem
 from benchmarks.solvers import Curve
-from benchmarks.solvers.torch_field import TorchField
+from benchmarks.solvers.torch_field import TorchField, TorchSolver
 
 
 def create(method: str) -> TorchDiffEq:
     return TorchDiffEq(method)
 
 
-class TorchDiffEq:
+class TorchDiffEq(TorchSolver):
     def __init__(self, method: str):
         self.method = method
-
-    def prepare(self, problem: Problem, t: np.ndarray) -> None:
-        field = TorchField(problem)
-        field(0.0, field.start(problem))
 
     @torch.no_grad()
     def run(self, problem: Problem, t: np.ndarray, tolerance: float) -> Curve:

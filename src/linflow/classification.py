@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import copy
 import math
-from functools import cache
 from typing import Any
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from linflow import _checks
 from linflow._arrays import EPS, Array, detach, from_numpy, is_array, namespace, norm, to_numpy
+from linflow._threads import one_thread
 from linflow.network import Network
 from linflow.objectives import Objective
 
@@ -58,7 +57,7 @@ class ExponentialTail(Objective):
         self.strong_convexity = self.pl_constant = 0.0
         self._X, self._Y = X, Y
         self._lengths = size * xp.sqrt(xp.sum((X / (size or 1.0)) ** 2, axis=1))[:, None]  # ‖x_i‖
-        with _controller().limit(limits=1, user_api="blas"):  # on many small operations a second thread costs time
+        with one_thread():  # on many small operations a second thread costs time
             _, s, Vt = xp.linalg.svd(X, full_matrices=False)
             found = [_hard_margin(labels[:, None] * to_numpy(X)) for labels in to_numpy(Y).T]
         top = float(s[0])
@@ -247,8 +246,7 @@ class ExponentialLoss(ExponentialTail):
 
     Example:
         >>> import numpy as np, linflow as lf
-        >>> from linflow.classification import ExponentialLoss
-        >>> f = ExponentialLoss([[3.0, 0.0], [0.0, -4.0]], [1, -1])
+        >>> f = lf.ExponentialLoss([[3.0, 0.0], [0.0, -4.0]], [1, -1])
         >>> f, f.value(np.zeros((2, 1))), round(f.tail_gap(2.0, t=10.0, alpha=1.0), 12)
         (ExponentialLoss(2×1, 2 samples, hard margin=2.4), 2.0, 0.017211703959)
     """
@@ -291,8 +289,7 @@ class LogisticLoss(ExponentialTail):
 
     Example:
         >>> import numpy as np, linflow as lf
-        >>> from linflow.classification import LogisticLoss
-        >>> f = LogisticLoss([[3.0, 0.0], [0.0, -4.0]], [1, -1])
+        >>> f = lf.LogisticLoss([[3.0, 0.0], [0.0, -4.0]], [1, -1])
         >>> f, f.smoothness, round(f.tail_gap(2.0, t=10.0, alpha=1.0), 12)
         (LogisticLoss(2×1, 2 samples, hard margin=2.4), 4.0, 0.019065766233)
     """
@@ -329,11 +326,6 @@ class LogisticLoss(ExponentialTail):
         z = s + v0 + log_v0 - 4 * EPS * (s + v0 + abs(log_v0))
         v = float(wrightomega(z))
         return math.log1p(1 / v) if v > 1 else v - z + math.log1p(v)
-
-
-@cache
-def _controller() -> ThreadpoolController:
-    return ThreadpoolController()
 
 
 def _labels(y: Any, X: Array) -> Array:

@@ -44,7 +44,7 @@ class Reduction:
         error: `max_l ‖W_l − Q_{l-1} V_l Q_lᵀ − F_l‖_F / ‖W_l‖_F`, some ε: the reduction is exact for weights this
             close to the original.
 
-    Source: this library, docs/theory.md.
+    Source: this library, docs/reduction.md.
     """
 
     network: Network
@@ -75,7 +75,7 @@ class Reduction:
             )
         if self.identity:
             return net
-        return net.with_weights(_expanded(net.weights, self.bases, self.frozen))
+        return net.with_weights(expanded(net.weights, self.bases, self.frozen))
 
     def expand_sequence(self, networks: Sequence[Network | Sequence[Any]]) -> list[Network]:
         """Return the full network of each of several, say those along a run."""
@@ -112,14 +112,13 @@ def reduce_width(network: Network | Sequence[Any], *, gain: float = 1.25, thorou
     Raises:
         ValueError: a gain below 1.
 
-    Source: this library, docs/theory.md. For two layers the reduced width is at most `n + m`.
+    Source: this library, docs/reduction.md. For two layers the reduced width is at most `n + m`.
 
     Example:
         >>> import linflow as lf
-        >>> from linflow.reduction import reduce_width
-        >>> reduce_width(lf.init.gaussian((20, 1000, 5), rng=0))
+        >>> lf.reduce_width(lf.init.gaussian((20, 1000, 5), rng=0))
         Reduction(20×1000×5 → 20×25×5)
-        >>> reduction = reduce_width(lf.init.orthogonal((3, 100, 100, 2), rng=0))
+        >>> reduction = lf.reduce_width(lf.init.orthogonal((3, 100, 100, 2), rng=0))
         >>> reduction.network
         Network(3×5×5×2, numpy)
         >>> reduction.expand(reduction.network)
@@ -135,22 +134,22 @@ def reduce_width(network: Network | Sequence[Any], *, gain: float = 1.25, thorou
     sizes = [norm(W) or 1.0 for W in net.weights]
     unit = [to_numpy(W) / size for W, size in zip(net.weights, sizes, strict=True)]
     bases = _connected(unit)
-    for narrower in (lambda layers: _cut(layers, gain), lambda layers: _structure(layers, gain, thorough)):
-        found = narrower(_projected(unit, bases))
+    for narrower in (lambda layers: cut(layers, gain), lambda layers: _structure(layers, gain, thorough)):
+        found = narrower(projected(unit, bases))
         bases = [_composed(Q, V) for Q, V in zip(bases, found, strict=True)]
-    narrow = _projected(unit, bases)
+    narrow = projected(unit, bases)
     widths = tuple(_widths(narrow))
-    if widths == net.widths or _weights_in(net.widths) < gain * _weights_in(widths):
+    if widths == net.widths or weights_in(net.widths) < gain * weights_in(widths):
         return unchanged
     frozen = [_outside(W, P, Q) for W, (P, Q) in zip(unit, itertools.pairwise([None, *bases, None]), strict=True)]
-    again = _expanded(narrow, bases, frozen)
+    again = expanded(narrow, bases, frozen)
     error = max(float(np.linalg.norm(V - W)) for V, W in zip(again, unit, strict=True))
     if error > _ROUNDING:
         return unchanged
     like = net.weights[0]
     Qs = tuple(None if Q is None else from_numpy(Q, like) for Q in bases)
     Fs = tuple(None if F is None else from_numpy(F * size, like) for F, size in zip(frozen, sizes, strict=True))
-    return Reduction(net.with_weights(_projected(net.weights, Qs)), net.widths, Qs, Fs, error)
+    return Reduction(net.with_weights(projected(net.weights, Qs)), net.widths, Qs, Fs, error)
 
 
 def _connected(layers: list[np.ndarray]) -> _Bases:
@@ -173,15 +172,17 @@ def _connected(layers: list[np.ndarray]) -> _Bases:
     return [None if used.all() else _column(np.eye(len(used))[:, used]) for used in reached[1:-1]]
 
 
-def _cut(layers: list[np.ndarray], gain: float) -> _Bases:
+def cut(layers: list[np.ndarray], gain: float = 1.0) -> _Bases:
     """Return orthonormal bases of spaces that hold the ranges of `[W_lᵀ W_{l+1}]`, for the layers wider than these.
+
+    None for all of them where the number of weights does not fall by the factor `gain`.
 
     No two neighbours are both wider than the sum of theirs, so one pass in any order cuts all that can be cut.
     """
     widths = _widths(layers)
     most = [a + b for a, b in zip(widths, widths[2:], strict=False)]
     least = [widths[0], *map(min, widths[1:-1], most), widths[-1]]
-    if _weights_in(widths) < gain * _weights_in(least):
+    if weights_in(widths) < gain * weights_in(least):
         return [None] * len(most)
     return [
         np.linalg.qr(np.concatenate([A.T, B], axis=1)).Q if A.shape[1] > k else None
@@ -193,7 +194,7 @@ def _composed(Q: np.ndarray | None, V: np.ndarray | None) -> np.ndarray | None:
     return V if Q is None else Q if V is None else Q @ V
 
 
-def _projected(weights: Sequence[Array], bases: Sequence[Array | None]) -> list[Array]:
+def projected(weights: Sequence[Array], bases: Sequence[Array | None]) -> list[Array]:
     """Return `Q_{l-1}ᵀ W_l Q_l`."""
     layers = []
     for W, (P, Q) in zip(weights, itertools.pairwise([None, *bases, None]), strict=True):
@@ -202,7 +203,7 @@ def _projected(weights: Sequence[Array], bases: Sequence[Array | None]) -> list[
     return layers
 
 
-def _expanded(weights: Sequence[Array], bases: Sequence[Array | None], frozen: Sequence[Array | None]) -> list[Array]:
+def expanded(weights: Sequence[Array], bases: Sequence[Array | None], frozen: Sequence[Array | None]) -> list[Array]:
     """Return `Q_{l-1} V_l Q_lᵀ + F_l`."""
     layers = []
     for V, (P, Q), F in zip(weights, itertools.pairwise([None, *bases, None]), frozen, strict=True):
@@ -225,7 +226,7 @@ def _widths(layers: list[np.ndarray]) -> list[int]:
     return [*(W.shape[0] for W in layers), layers[-1].shape[1]]
 
 
-def _weights_in(widths: Sequence[int]) -> int:
+def weights_in(widths: Sequence[int]) -> int:
     """Return the number of weights of a network."""
     return sum(a * b for a, b in itertools.pairwise(widths))
 
@@ -238,14 +239,14 @@ def _column(Q: np.ndarray) -> np.ndarray:
 def _structure(layers: list[np.ndarray], gain: float, thorough: bool) -> _Bases:
     """Return orthonormal bases of the `U_l`, all None if they do not save the factor `gain`."""
     widths = _widths(layers)
-    most = _weights_in(widths) / gain
+    most = weights_in(widths) / gain
     nothing: _Bases = [None] * (len(layers) - 1)
     # Were each dimension at least this, the gain would be out of reach.
     enough = [min(h, math.floor(h / math.sqrt(gain)) + 1) for h in widths[1:-1]]
     if not thorough and _independent(layers, enough):
         return nothing
-    spans = _grown(layers, _orthonormal_part, lambda spans: _weights_in([V.shape[1] for V in spans]) > most)
-    if _weights_in([max(V.shape[1], 1) for V in spans]) > most:
+    spans = _grown(layers, _orthonormal_part, lambda spans: weights_in([V.shape[1] for V in spans]) > most)
+    if weights_in([max(V.shape[1], 1) for V in spans]) > most:
         return nothing
     return [None if V.shape[0] == V.shape[1] else _column(V) for V in spans[1:-1]]
 

@@ -137,7 +137,7 @@ def local_smoothness(form: str = "step") -> LocalSmoothness:
       direction at these weights.
     - `"printed"`: the same with the constants 6 and 3 before the last two terms.
 
-    Proofs: docs/theory.md.
+    Proofs: docs/descent.md.
 
     Args:
         form: one of the three.

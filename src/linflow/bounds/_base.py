@@ -83,21 +83,15 @@ class Invariants:
     allowance: float
 
     @classmethod
-    def of(cls, network: Network, drift: float = 0.0) -> Invariants:
+    def of(cls, network: Network) -> Invariants:
         """Collect the invariants of a network.
 
         `W_lᵀW_l` is computed to within a few `ε √h ‖W_l‖_F²`, and eigenvalues inherit that (Weyl). The allowance is
         `16 ε √(max h) max ‖W_l‖_F²`, so that what is rounding never passes for imbalance. The singular values are
         lowered, and the largest raised, by `16 ε L Π ‖W_l‖_F`.
-
-        Args:
-            network: the weights.
-            drift: widens every spectrum (in the spectral norm). Of the theorems, those that read one end of each
-                eigenvalue then hold for all weights within it; unimodal, homogeneous, balanced and scalar ones, whose
-                hypotheses and allowances are made for rounding, are for given weights only.
         """
         size = max(network.sizes) ** 2
-        allowance = 16 * EPS * math.sqrt(max(network.widths)) * size + drift
+        allowance = 16 * EPS * math.sqrt(max(network.widths)) * size
         values = [imbalance_eigenvalues(network, l) for l in range(1, network.depth)]
         spectra = tuple(Spectrum(v - allowance, v + allowance) for v in values)
         sigmas = singular_values(network.product()) / network.scale

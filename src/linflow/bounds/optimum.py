@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from linflow import _checks
 from linflow._arrays import EPS, from_numpy, norm, to_numpy
+from linflow._threads import one_thread
 from linflow.bounds._weight_search import WeightSearch, positive_least
 from linflow.network import Network, multiply
 from linflow.operator import TangentOperator
+from linflow.reduction import cut, expanded, projected
 
 MOST_UNKNOWNS = 300
 """Largest number of unknowns, weights and E, that `optimum` takes: a step costs the cube of it."""
@@ -81,7 +82,6 @@ def optimum(
 
     Example:
         >>> import linflow as lf
-        >>> from linflow.bounds.optimum import optimum
         >>> net = lf.init.gaussian((2, 3, 1), rng=0)
         >>> found = optimum(net, starts=4)
         >>> abs(found.value - float(lf.bounds.best(net).value)) < 1e-9  # two layers, n ≠ m: the bound is attained
@@ -93,7 +93,10 @@ def optimum(
     if net.depth == 1:
         return Optimum(net.scale**2, 0.0, net, 1, 1, converged=True)
     full = [to_numpy(W) for W in net.weights]
-    weights, bases = _reduce(full)
+    # D_l lives in the range of [W_lᵀ W_{l+1}]. That of any feasible weights can be rotated into it without changing
+    # D_l, so nothing is lost by the cut.
+    bases = cut(full)
+    weights = projected(full, bases)
     unknowns = sum(W.size for W in weights) + net.shape[0] * net.shape[1]
     if unknowns > MOST_UNKNOWNS:
         raise ValueError(
@@ -103,7 +106,7 @@ def optimum(
     given = float(TangentOperator(full).least_eigenvalue())
     if positive_least(np.linalg.eigvalsh(TangentOperator(weights).dense())) == 0:  # none can be lower
         return Optimum(net.scale**2 * max(given, 0.0), 0.0, net, 1, 1, converged=True)
-    with ThreadpoolController().limit(limits=1, user_api="blas"):  # the matrices are small and many
+    with one_thread():  # the matrices are small and many
         search = WeightSearch(weights, product=product)
         runs = [search.descend(start, _FIRST) for start in itertools.islice(search.starts(rng), starts)]
         found = sorted((run for run in runs if run is not None), key=lambda run: run.value)
@@ -111,7 +114,7 @@ def optimum(
             if not run.converged:
                 found[k] = search.descend(search.vector(run.weights), _MORE) or run
     best = min(found, key=lambda run: run.value)
-    layers = _expand(best.weights, bases)
+    layers = expanded(best.weights, bases, [None] * net.depth)
     value = float(TangentOperator(layers).least_eigenvalue())
     if value >= given:  # to rounding, the weights given themselves
         layers, value = full, given
@@ -119,36 +122,6 @@ def optimum(
     result = net.with_weights([from_numpy(W, like) for W, like in zip(layers, net.weights, strict=True)])
     residual = _residual(layers, full, search)
     return Optimum(net.scale**2 * max(value, 0.0), residual, result, starts, hits, best.converged)
-
-
-def _reduce(weights: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
-    """Cut every hidden width to `h_{l-1} + h_{l+1}` at most; return the bases that undo it.
-
-    `D_l` lives in the range of `[W_lᵀ W_{l+1}]`, of at most that dimension. That of any feasible weights can be
-    rotated into it without changing `D_l`, so nothing is lost.
-    """
-    weights = list(weights)
-    bases: list[np.ndarray | None] = [None] * (len(weights) - 1)
-    again = True
-    while again:
-        again = False
-        for l, (A, B) in enumerate(itertools.pairwise(weights)):
-            if A.shape[1] > A.shape[0] + B.shape[1]:
-                Q = np.linalg.qr(np.concatenate([A.T, B], axis=1))[0]
-                weights[l], weights[l + 1], again = A @ Q, Q.T @ B, True
-                before = bases[l]
-                bases[l] = Q if before is None else before @ Q
-                break
-    return weights, bases
-
-
-def _expand(weights: list[np.ndarray], bases: list[np.ndarray | None]) -> list[np.ndarray]:
-    """Undo `_reduce`."""
-    weights = list(weights)
-    for l, Q in enumerate(bases):
-        if Q is not None:
-            weights[l], weights[l + 1] = weights[l] @ Q.T, Q @ weights[l + 1]
-    return weights
 
 
 def _residual(weights: list[np.ndarray], given: list[np.ndarray], search: WeightSearch) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -76,7 +77,7 @@ class LevelCurve:
         """The rate kept once the gap is below the last level."""
         return float(self.rates[-1])
 
-    @property
+    @cached_property
     def times(self) -> np.ndarray:
         """When each level is reached, at the latest."""
         with np.errstate(divide="ignore"):  # a rate of 0 takes for ever

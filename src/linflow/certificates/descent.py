@@ -10,7 +10,7 @@ from linflow import _checks
 from linflow._arrays import norm, sigma
 from linflow.certificates._base import Guarantee
 from linflow.certificates.published_descent import balanced_descent, two_layer_descent
-from linflow.certificates.step_bounds import DescentBounds, Held, LevelStepCurve
+from linflow.certificates.step_bounds import NO_CAPS, NO_SMOOTHNESS, DescentBounds, Held, LevelStepCurve, cap_facts
 from linflow.network import Network, multiply
 from linflow.objectives import Objective
 
@@ -37,13 +37,12 @@ def safe_step_size(objective: Objective, network: Network | Sequence[Any]) -> fl
     Raises:
         ValueError: no step is certified, with the reason and what to use instead.
 
-    Source: this library, docs/theory.md.
+    Source: this library, docs/descent.md.
 
     Example:
         >>> import numpy as np, linflow as lf
-        >>> from linflow.certificates.descent import safe_step_size
         >>> f = lf.MatrixFactorization(2 * np.eye(2))
-        >>> eta = safe_step_size(f, [np.eye(2), 1.8 * np.eye(2)])
+        >>> eta = lf.safe_step_size(f, [np.eye(2), 1.8 * np.eye(2)])
         >>> run = lf.gradient_descent(f, [np.eye(2), 1.8 * np.eye(2)], step_size=eta, steps=100)
         >>> 0.1 < eta < 0.2, bool(run.gap[-1] < 1e-12)
         (True, True)
@@ -53,7 +52,7 @@ def safe_step_size(objective: Objective, network: Network | Sequence[Any]) -> fl
     why = _unbounded(objective)
     eta = 0.0 if why else DescentBounds(objective, net).advise()
     if eta == 0:
-        why = why or "no bound on the weights along the run is known: that takes μ and W*, or a short way to go"
+        why = why or NO_CAPS
         raise ValueError(
             f"no step size is certified: {why}. Give step_size= yourself, or a schedule that looks at the weights: "
             "linflow.schedules.backtracking(), or local_smoothness() where K is known."
@@ -92,9 +91,8 @@ def _any_depth(
     """Return the guarantee of this library; its curve follows the gap level by level."""
     curve, facts = None, {}
     if bounds is not None and held is not None:
-        facts |= {"β": float(held.betas[0]), "α": float(held.alphas.min()), "drift cap": held.drift}
-        facts |= {f"cap on ‖W_{l}‖": float(cap) for l, cap in enumerate(held.caps, 1)}
-        facts |= {"path length": held.radius} if math.isfinite(held.radius) else {}
+        facts |= {"β": float(held.betas[0]), "α": float(held.alphas.min())}
+        facts |= cap_facts(held.drift, held.radius, held.caps)
         factors = held.factors(bounds.gamma)
         if factors.max() < 1:
             curve = LevelStepCurve.of(bounds.levels, factors, eta)
@@ -106,18 +104,16 @@ def _any_depth(
         why = (
             f"the step {eta:.4g} is too large: at most {largest:.4g} is certified; take safe_step_size"
             if largest > 0
-            else "no bound on the weights along the run is known: that takes μ and W*, or a short way to go"
+            else NO_CAPS
         )
     gap = objective.gap(network.product())
     return Guarantee(
-        "descent, any depth", "linflow, docs/theory.md", ("linflow",), why, curve, gap, objective.minimum, facts
+        "descent, any depth", "linflow, docs/descent.md", ("linflow",), why, curve, gap, objective.minimum, facts
     )
 
 
 def _unbounded(objective: Objective) -> str:
-    if math.isinf(objective.smoothness):
-        return "no smoothness K is known for the objective; declare smoothness="
-    return ""
+    return NO_SMOOTHNESS if math.isinf(objective.smoothness) else ""
 
 
 def _no_rate(seen: Objective, net: Network, held: Held) -> str:

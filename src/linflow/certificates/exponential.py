@@ -14,7 +14,7 @@ from linflow.certificates._base import Guarantee
 from linflow.certificates.curves import ExponentialCurve, LevelCurve
 from linflow.certificates.envelope import envelope, gap_levels
 from linflow.certificates.lazy import Neighbourhood
-from linflow.certificates.margin import next_floor, product_range
+from linflow.certificates.margin import product_range
 from linflow.network import Network
 from linflow.objectives import Objective
 
@@ -73,9 +73,8 @@ def exponential(objective: Objective, network: Network) -> list[Guarantee]:
 
 def _bounds_on(levels: np.ndarray, objective: Objective, net: Network) -> tuple[list[Bound], dict, float]:
     """Return every bound for weights with a gap of at most each level, by name, and the margin at the first."""
-    low, high = product_range(objective, net, levels)
+    low, following, high = product_range(objective, net, levels)
     seen = (low > 0) | (np.arange(len(levels)) == 0)  # without a margin every level has the bound of the first
-    following = next_floor(objective, net, levels)
     invariants = Invariants.of(net).at(low[seen] / net.scale, high[seen] / net.scale, following[seen] / net.scale)
     rows = bounds.evaluate(invariants, net.scale)
     index = np.cumsum(seen) - 1

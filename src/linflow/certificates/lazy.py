@@ -35,13 +35,13 @@ class Neighbourhood:
     def of(cls, network: Network) -> Neighbourhood:
         """Return the floors around a network, at 400 radii that are densest near 0."""
         c, root = network.scale, math.sqrt(least_floor(network))
-        norms = np.array([float(singular_values(W)[0]) * (1 + 16 * EPS * max(W.shape)) for W in network.weights])
-        slope = c * _interaction(norms[:, None])[0]
+        norms = spectral_norms(network)
+        slope = c * interaction(norms[:, None])[0]
         if root == 0.0 or not slope > 0.0:  # one layer, or all zero: T is constant, or nothing to stand on
             end = math.inf if len(norms) == 1 else 0.0
             return cls(np.array([0.0, end]), np.array([root**2, root**2]))
         radii = (np.arange(GRID + 1) / GRID) ** 2 * (root / slope)
-        slopes = c * _interaction(norms[:, None] + radii)
+        slopes = c * interaction(norms[:, None] + radii)
         change = np.concatenate([[0.0], np.cumsum(np.diff(radii) * slopes[1:])])
         return cls(radii, np.maximum(root - change, 0.0) ** 2)
 
@@ -88,12 +88,28 @@ def _least(factor, side: int, *, left: bool) -> float:
     return float(to_numpy(singular_values(factor))[side - 1]) ** 2
 
 
-def _interaction(norms: np.ndarray) -> np.ndarray:
+def spectral_norms(network: Network) -> np.ndarray:
+    """Return upper bounds on `‖W_1‖, …, ‖W_L‖`: the computed norms, raised by their rounding."""
+    return np.array([float(singular_values(W)[0]) * (1 + 16 * EPS * max(W.shape)) for W in network.weights])
+
+
+def interaction(norms: np.ndarray) -> np.ndarray:
     """Return `λ_max(C)`, `C_ij = Π_{k≠i,j} x_k` with zero diagonal, for each column x of `norms`."""
-    L = norms.shape[0]
-    C = np.zeros((norms.shape[1], L, L))
+    L, count = norms.shape
+    if L == 1:
+        return np.zeros(count)
+    if L == 2:
+        return np.ones(count)
+    C = np.zeros((count, L, L))
     for i in range(L):
-        for j in range(L):
-            if i != j:
-                C[:, i, j] = np.prod([norms[k] for k in range(L) if k not in (i, j)], axis=0)
-    return np.linalg.eigvalsh(C)[:, -1]
+        for j in range(i):
+            C[:, i, j] = C[:, j, i] = others(norms, i, j)
+    found = np.full(count, math.inf)
+    finite = np.isfinite(C).all(axis=(1, 2))
+    found[finite] = np.linalg.eigvalsh(C[finite])[:, -1]
+    return found
+
+
+def others(norms: np.ndarray, *skipped: int) -> np.ndarray:
+    """Return the products over all rows but some."""
+    return np.prod(np.delete(norms, skipped, axis=0), axis=0)

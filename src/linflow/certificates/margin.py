@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from linflow import _checks
-from linflow._arrays import EPS, norm, sigma
+from linflow._arrays import EPS, norm, sigma, singular_values, to_numpy
 from linflow.network import Network
 from linflow.objectives import Objective
 
@@ -53,34 +53,26 @@ def margin(objective: Objective, network: Network | Sequence[Any], form: str = "
     return max(0.0, least - condition * (norm(W - objective.minimizer) + _rounding(objective, net)))
 
 
-def product_range(objective: Objective, network: Network, gaps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return bounds on `σ_min(W)` and `‖W‖` for every W whose loss gap is at most each of `gaps`.
+def product_range(
+    objective: Objective, network: Network, gaps: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return bounds on σ_min, the value before it, and `‖W‖`, for every W with a gap of at most each of `gaps`.
 
-    `½μ ‖W − W*‖_F² ≤ ℓ`, and singular values are 1-Lipschitz: `[σ_min(W*) − sqrt(2ℓ/μ)]_+` and
-    `‖W*‖ + sqrt(2ℓ/μ)`; 0 and inf where μ or W* is unknown. What rounding leaves open is taken off, and added.
+    `½μ ‖W − W*‖_F² ≤ ℓ`, and singular values are 1-Lipschitz: `[σ_k(W*) − sqrt(2ℓ/μ)]_+` from below and
+    `‖W*‖ + sqrt(2ℓ/μ)` from above; 0 and inf where μ or W* is unknown, and inf where there is no value before the
+    least. What rounding leaves open is taken off, and added.
 
     Args:
         objective: on the space the network acts in (`objective.effective`).
         network: the weights of the start, whose size fixes the rounding.
         gaps: loss gaps, shape `(K,)`.
     """
+    none, single = np.full(len(gaps), math.inf), min(network.shape) == 1
     if objective.strong_convexity == 0 or objective.minimizer is None:
-        return np.zeros(len(gaps)), np.full(len(gaps), math.inf)
-    reach = _reach(objective, network, gaps)
-    least = float(sigma(objective.minimizer, min(network.shape)))
-    largest = float(sigma(objective.minimizer, 1))
-    return np.maximum(least - reach, 0.0), largest + reach
-
-
-def next_floor(objective: Objective, network: Network, gaps: np.ndarray) -> np.ndarray:
-    """Return lower bounds on the singular value before the least, as `product_range`; inf where there is none."""
-    if min(network.shape) == 1:
-        return np.full(len(gaps), math.inf)
-    if objective.strong_convexity == 0 or objective.minimizer is None:
-        return np.zeros(len(gaps))
-    return np.maximum(
-        float(sigma(objective.minimizer, min(network.shape) - 1)) - _reach(objective, network, gaps), 0.0
-    )
+        return np.zeros(len(gaps)), none if single else np.zeros(len(gaps)), none
+    reach, sigmas = _reach(objective, network, gaps), to_numpy(singular_values(objective.minimizer))
+    low = np.maximum(sigmas[-1] - reach, 0.0)
+    return low, none if single else np.maximum(sigmas[-2] - reach, 0.0), sigmas[0] + reach
 
 
 def _reach(objective: Objective, network: Network, gaps: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from linflow._arrays import EPS, norm, sigma
 from linflow.bounds import two_layers
 from linflow.certificates._base import Guarantee
 from linflow.certificates.curves import StepCurve
-from linflow.certificates.step_bounds import DescentBounds, LevelStepCurve
+from linflow.certificates.step_bounds import NO_SMOOTHNESS, DescentBounds, LevelStepCurve
 from linflow.imbalance import signed_gram_eigenvalues
 from linflow.network import Network
 from linflow.objectives import Objective
@@ -24,7 +24,7 @@ def local_constant(
     """Return `K_t` with `ℓ⁺ ≤ ℓ − η(1 − ηK_t/2)‖∇L‖²` for one step η of a two-layer model.
 
     `K_t = K λ_max(T) + c sqrt(2Kℓ) + a c³K² σ_max(W) ℓ η² + b c K λ_max(T) sqrt(2Kℓ) η` with `a = b = 1`; printed are
-    `a = 6` and `b = 3`. Proof: docs/theory.md.
+    `a = 6` and `b = 3`. Proof: docs/descent.md.
 
     Args:
         K: smoothness of f.
@@ -70,13 +70,13 @@ def two_layer_descent(objective: Objective, network: Network, step_size: float) 
 
     Per step `ℓ⁺ ≤ (1 − 2μ_tη + μ_tK_tη²) ℓ` with `μ_t = μ λ_min(T_t)` and `K_t` of `local_constant` as printed, if
     `ηK_t < 2`. A priori `λ_min(T_t)` is bounded by `bounds.two_layer`, and the caps on norms and drift are those of
-    docs/theory.md, which are proved there; the constants of the papers for these were not at hand. The first row
+    docs/descent.md, which are proved there; the constants of the papers for these were not at hand. The first row
     keeps one factor, in the second it improves as the gap falls.
     """
     gap = objective.gap(network.product())
     squared = isinstance(objective, (MatrixFactorization, LinearRegression))
     zero = abs(objective.minimum) <= 64 * EPS * max(gap, abs(objective.value(network.product())))
-    why, held, levels, facts = _why_not(objective, network), None, np.zeros(1), {}
+    why, factors, levels, facts = _why_not(objective, network), None, np.zeros(1), {}
     if why == "":
         caps = _TwoLayerBounds(objective, network)
         held, levels = caps.at(step_size), caps.levels
@@ -84,13 +84,13 @@ def two_layer_descent(objective: Objective, network: Network, step_size: float) 
             why = f"the step {step_size:.4g} is too large for it: ηK_t < 2, or a cap on the drift, is not certain"
         else:
             facts = {"K_t": float(held.betas[0]), "α": float(held.alphas[0]), "drift cap": held.drift}
-            if held.factors(2 * objective.effective(network)[0].strong_convexity)[0] >= 1:
+            factors = held.factors(2 * objective.effective(network)[0].strong_convexity)
+            if factors[0] >= 1:
                 why = "its bound on λ_min(T) is 0 at this imbalance, margin and drift; imbalance the start more"
 
     def row(name: str, source: str, key: str, reason: str, *, levelled: bool) -> Guarantee:
         curve = None
-        if reason == "" and held is not None:
-            factors = held.factors(2 * objective.effective(network)[0].strong_convexity)
+        if reason == "" and factors is not None:
             curve = (
                 LevelStepCurve.of(levels, factors, step_size)
                 if levelled
@@ -100,7 +100,7 @@ def two_layer_descent(objective: Objective, network: Network, step_size: float) 
 
     first = why or ("" if squared else "the loss is not the squared loss")
     second = why or ("" if zero else f"the minimum f* is {objective.minimum:.4g}, not 0; subtract it from f")
-    after = "after Xu et al. {} ({}), constants of docs/theory.md".format
+    after = "after Xu et al. {} ({}), constants of docs/descent.md".format
     return [
         row("two layers, squared loss", after(2023, "AISTATS"), "xu2023", first, levelled=False),
         row("two layers, local constants", after(2025, "TMLR"), "xu2025", second, levelled=True),
@@ -116,7 +116,7 @@ def _why_not(objective: Objective, network: Network) -> str:
     if seen.minimizer is None:
         return "no minimiser W* is known for the objective; give minimizer="
     if math.isinf(seen.smoothness):
-        return "no smoothness K is known for the objective; declare smoothness="
+        return NO_SMOOTHNESS
     return ""
 
 
@@ -130,7 +130,7 @@ def balanced_descent(objective: Objective, network: Network, step_size: float) -
     `f = f* + ½κ‖W − Φ‖_F²` is the same problem at the step κη, and an output scale s at layers `s^{1/L} W_l` and the
     step `s^{2/L} η`.
 
-    Source: Arora et al. 2018 (arXiv:1810.02281), Theorem 1, constants from memory, tested by runs (docs/theory.md).
+    Source: Arora et al. 2018 (arXiv:1810.02281), Theorem 1, constants from memory, tested by runs (docs/descent.md).
     """
     gap = objective.gap(network.product())
     seen, net = objective.effective(network)

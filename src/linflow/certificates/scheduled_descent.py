@@ -13,7 +13,15 @@ from linflow import _checks
 from linflow._arrays import EPS, norm, sigma
 from linflow.certificates._base import Guarantee
 from linflow.certificates.curves import LevelCurve
-from linflow.certificates.step_bounds import STRICT, DescentBounds, LevelStepCurve
+from linflow.certificates.step_bounds import (
+    NO_CAPS,
+    NO_SMOOTHNESS,
+    STRICT,
+    DescentBounds,
+    LevelStepCurve,
+    cap_facts,
+    follow,
+)
 from linflow.network import Network
 from linflow.objectives import Objective
 
@@ -219,7 +227,7 @@ class ScheduleBounds(DescentBounds):
             eta = np.minimum(rule.at(start) / STRICT, roots)
             q = np.maximum(1 - eta * (1 - (0.5 if rule.along else eta / roots / 2)) * gains, 0.0)
             worst = max(worst, float(q.max()))
-            u = _follow(self.levels, q, u, start, None if last else starts[i + 1], rows)
+            u = follow(self.levels, q, u, start, None if last else starts[i + 1], rows)
         if q.max() >= 1:
             return None, drift
         counts, gaps, kept = (np.array(column) for column in zip(*rows, strict=True))
@@ -227,23 +235,6 @@ class ScheduleBounds(DescentBounds):
         decay = LevelCurve(self.levels, slowest)
         least, largest = min(rule.first, float(roots[0])), min(largest, rule.at(FAR))
         return ScheduleCurve(float(self.levels[0]), least, worst, counts, gaps, kept, largest, decay), drift
-
-
-def _follow(levels: np.ndarray, q: np.ndarray, u: float, t: int, end: int | None, rows: list) -> float:
-    """Return u at step `end` from u at step t, with the factor of each level; note `(t, u, factor)` of the pieces."""
-    ahead = np.append(np.maximum.accumulate((levels * q)[::-1])[::-1], 0.0)  # max q(y) y from a level on
-    while end is None or t < end:
-        k = max(int(np.searchsorted(-levels, -u, side="right")) - 1, 0)
-        factor = float(q[k])
-        rows.append((t, u, factor))
-        if u == 0.0 or k == len(levels) - 1 or factor >= 1:
-            return u if end is None or factor >= 1 else u * factor ** (end - t)
-        n = max(1, math.ceil(math.log(levels[k + 1] / u) / math.log(factor))) if factor > 0 else 1
-        n += u * factor**n > levels[k + 1]  # the quotient of logarithms may round down
-        if end is not None and t + n > end:
-            return u * factor ** (end - t)
-        u, t = max(u * factor**n, float(ahead[k + 1])), t + n
-    return u
 
 
 def least_sum(a: float, b: float, s: float) -> float:
@@ -326,7 +317,7 @@ def _why_not(objective: Objective, network: Network) -> str:
     if network.depth != 2:
         return f"the network has {network.depth} layer{'s' * (network.depth != 1)}, not 2"
     if math.isinf(objective.smoothness):
-        return "no smoothness K is known for the objective; declare smoothness="
+        return NO_SMOOTHNESS
     if objective.effective(network)[0].pl_constant == 0:
         return "no strong convexity μ is known for the objective; declare strong_convexity= or pl_constant="
     if not network.overparametrized:
@@ -336,7 +327,7 @@ def _why_not(objective: Objective, network: Network) -> str:
 
 def _no_cap(seen: Objective, rule: Rule) -> str:
     if seen.strong_convexity == 0 or seen.minimizer is None:
-        return "no bound on the weights along the run is known: that takes μ and W*, or a short way to go"
+        return NO_CAPS
     smaller = "take a smaller first step in xu2025" + (", s" if math.isfinite(rule.first) else "; s")
     return f"no cap on the drift of the imbalance is certain: {smaller}tart nearer to W*, or imbalance the start more"
 
@@ -344,9 +335,7 @@ def _no_cap(seen: Objective, rule: Rule) -> str:
 def _facts(rule: Rule, held: HeldSchedule) -> dict[str, float]:
     facts = {} if math.isinf(rule.first) else {"η_0": rule.first}
     facts |= {"K_t": 1 / float(held.roots[0]), "final K_t": 1 / float(held.roots[-1]), "largest step": held.largest}
-    facts |= {"α": float(held.alphas.min()), "drift cap": held.drift}
-    facts |= {f"cap on ‖W_{l}‖": float(cap) for l, cap in enumerate(held.caps, 1)}
-    facts |= {"path length": held.radius} if math.isfinite(held.radius) else {}
+    facts |= {"α": float(held.alphas.min()), **cap_facts(held.drift, held.radius, held.caps)}
     if held.curve is not None:
         facts |= {"factor": held.curve.factor, "final factor": held.curve.final_factor}
     return facts

@@ -9,17 +9,20 @@ from functools import cached_property
 
 import numpy as np
 
-from linflow._arrays import EPS, singular_values, to_numpy
+from linflow._arrays import to_numpy
 from linflow.bounds import Invariants, Theorem, any_imbalance, product_aware, three_layers, two_layers
 from linflow.bounds._base import Spectrum
 from linflow.bounds.layer_norms import layer_caps
 from linflow.certificates.curves import StepCurve
 from linflow.certificates.envelope import gap_levels
-from linflow.certificates.lazy import Neighbourhood
-from linflow.certificates.margin import next_floor, product_range
+from linflow.certificates.lazy import Neighbourhood, interaction, others, spectral_norms
+from linflow.certificates.margin import product_range
 from linflow.network import Network
 from linflow.objectives import Objective
 from linflow.operator import DENSE_LIMIT, TangentOperator
+
+NO_SMOOTHNESS = "no smoothness K is known for the objective; declare smoothness="
+NO_CAPS = "no bound on the weights along the run is known: that takes μ and W*, or a short way to go"
 
 BALLS, CELLS = 64, 8
 STRICT = 1 + 1e-9
@@ -46,17 +49,8 @@ class LevelStepCurve(StepCurve):
     @classmethod
     def of(cls, levels: np.ndarray, factors: np.ndarray, step_size: float) -> LevelStepCurve:
         """Return the curve with factor `factors[k] < 1` for gaps in `(levels[k+1], levels[k]]` and below the last."""
-        u, steps, rows = float(levels[0]), 0, []
-        ahead = np.append(np.maximum.accumulate((levels * factors)[::-1])[::-1], 0.0)  # max q(y) y from a level on
-        while True:
-            k = int(np.searchsorted(-levels, -u, side="right")) - 1
-            q = float(factors[k])
-            rows.append((steps, u, q))
-            if k == len(levels) - 1 or u == 0.0:
-                break
-            n = max(1, math.ceil(math.log(levels[k + 1] / u) / math.log(q))) if q > 0 else 1
-            n += u * q**n > levels[k + 1]  # the quotient of logarithms may round down
-            u, steps = max(u * q**n, float(ahead[k + 1])), steps + n
+        rows: list[tuple[int, float, float]] = []
+        follow(levels, factors, float(levels[0]), 0, None, rows)
         counts, gaps, kept = (np.array(column) for column in zip(*rows, strict=True))
         return cls(float(levels[0]), step_size, float(factors.max()), counts, gaps, kept)
 
@@ -83,6 +77,23 @@ class LevelStepCurve(StepCurve):
         while self.gap_after(k) > gap:  # the quotient of logarithms may round down
             k += 1
         return k
+
+
+def follow(levels: np.ndarray, q: np.ndarray, u: float, t: int, end: int | None, rows: list) -> float:
+    """Return u at step `end` from u at step t, with the factor of each level; note `(t, u, factor)` of the pieces."""
+    ahead = np.append(np.maximum.accumulate((levels * q)[::-1])[::-1], 0.0)  # max q(y) y from a level on
+    while end is None or t < end:
+        k = max(int(np.searchsorted(-levels, -u, side="right")) - 1, 0)
+        factor = float(q[k])
+        rows.append((t, u, factor))
+        if u == 0.0 or k == len(levels) - 1 or factor >= 1:
+            return u if end is None or factor >= 1 else u * factor ** (end - t)
+        n = max(1, math.ceil(math.log(levels[k + 1] / u) / math.log(factor))) if factor > 0 else 1
+        n += u * factor**n > levels[k + 1]  # the quotient of logarithms may round down
+        if end is not None and t + n > end:
+            return u * factor ** (end - t)
+        u, t = max(u * factor**n, float(ahead[k + 1])), t + n
+    return u
 
 
 @dataclass(frozen=True)
@@ -133,17 +144,14 @@ class DescentBounds:
         seen, net = objective.effective(network)
         self.K, self.gamma = seen.smoothness, seen.pl_constant
         self.levels = gap_levels(self.gap) if self.gap > 0 else np.zeros(1)
-        low, high = product_range(seen, net, self.levels)
-        following, c = next_floor(seen, net, self.levels), net.scale
-        noise = seen.rounding(net)
-        sizes, self.network = net.sizes, Network([to_numpy(W) for W in net.weights], net.scale)
-        net = self.network
-        net.sizes = sizes
+        low, following, high = product_range(seen, net, self.levels)
+        noise, c = seen.rounding(net), net.scale
+        self.network = net = net.restricted([to_numpy(W) for W in net.weights])
         self.high = high / c
         self.slopes = np.sqrt(2 * self.K * (self.levels + noise))  # ‖∇f‖ ≤ sqrt(2Kℓ)
         self.invariants = Invariants.of(net).at(low / c, self.high, following / c)
         self.theorems = _robust(net.depth) if theorems is None else list(theorems)
-        self.norms = np.array([float(singular_values(W)[0]) * (1 + 16 * EPS * max(W.shape)) for W in net.weights])
+        self.norms = spectral_norms(net)
         around = Neighbourhood.of(net) if nearby and net.depth > 1 and self.gamma > 0 else None
         self._radii, self._floors = _positive_part(around)
         self._chosen = np.unique(np.linspace(0, len(self._radii) - 1, BALLS).astype(int)) if len(self._radii) else []
@@ -175,7 +183,7 @@ class DescentBounds:
         """
         c = self.network.scale
         with np.errstate(over="ignore", invalid="ignore"):
-            greatest = np.minimum(c**2 * sum(_others(omega, i) ** 2 for i in range(len(omega))), ceiling)
+            greatest = np.minimum(c**2 * sum(others(omega, i) ** 2 for i in range(len(omega))), ceiling)
             beta = self.K * greatest + self.slopes[:count] * c * interaction(omega)
             return np.nan_to_num(beta, nan=math.inf, posinf=math.inf) * STRICT
 
@@ -308,6 +316,12 @@ class DescentBounds:
         return 0.0
 
 
+def cap_facts(drift: float, radius: float, caps: np.ndarray) -> dict[str, float]:
+    """Return the caps of a descent by name, for the facts of a guarantee."""
+    facts = {"drift cap": drift} | {f"cap on ‖W_{l}‖": float(cap) for l, cap in enumerate(caps, 1)}
+    return facts | ({"path length": radius} if math.isfinite(radius) else {})
+
+
 def _scan(score: Callable[[float], tuple[float, float]]) -> tuple[float, float]:
     """Return the pair with the largest first entry: on a grid, refined by golden section around its maximum."""
     grid = np.linspace(-4.0, 3.0, 11)
@@ -350,32 +364,10 @@ def _positive_part(around: Neighbourhood | None) -> tuple[np.ndarray, np.ndarray
     return around.radii[some], around.floors[some]
 
 
-def interaction(norms: np.ndarray) -> np.ndarray:
-    """Return `λ_max(C)`, `C_ij = Π_{k≠i,j} x_k` with zero diagonal, for each column x of `norms`."""
-    L, count = norms.shape
-    if L == 1:
-        return np.zeros(count)
-    if L == 2:
-        return np.ones(count)
-    C = np.zeros((count, L, L))
-    for i in range(L):
-        for j in range(i):
-            C[:, i, j] = C[:, j, i] = _others(norms, i, j)
-    found = np.full(count, math.inf)
-    finite = np.isfinite(C).all(axis=(1, 2))
-    found[finite] = np.linalg.eigvalsh(C[finite])[:, -1]
-    return found
-
-
-def _others(norms: np.ndarray, *skipped: int) -> np.ndarray:
-    """Return the products over all rows but some."""
-    return np.prod(np.delete(norms, skipped, axis=0), axis=0)
-
-
 def _ceiling(network: Network, norms: np.ndarray) -> float:
     """Return an upper bound on `λ_max(T)`: the eigenvalue where it is found exactly."""
     n, m = network.shape
-    crude = network.scale**2 * sum(float(_others(norms[:, None], i)[0]) ** 2 for i in range(len(norms)))
+    crude = network.scale**2 * sum(float(others(norms[:, None], i)[0]) ** 2 for i in range(len(norms)))
     if network.depth > 2 and n * m > DENSE_LIMIT:
         return crude
     return float(TangentOperator(network).greatest_eigenvalue()) + 1e-12 * crude

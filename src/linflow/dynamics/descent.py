@@ -12,7 +12,7 @@ import numpy as np
 
 from linflow import _checks
 from linflow._arrays import from_numpy
-from linflow.dynamics._threads import one_thread_when_small
+from linflow._threads import one_thread_when_small
 from linflow.dynamics.declared import DeclaredConstants
 from linflow.dynamics.field import GradientField, Point, prepared
 from linflow.dynamics.trajectory import Recorder, Result, Stats, Trajectory, ended_outside

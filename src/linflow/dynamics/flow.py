@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -13,16 +12,16 @@ import numpy as np
 
 from linflow import _checks
 from linflow._arrays import EPS, norm
+from linflow._threads import one_thread_when_small
 from linflow.dynamics._compiled import BLOCK, CompiledMarch, large, trouble, unfit
 from linflow.dynamics._stepping import Event, March, PlainMarch, Step, shorten
-from linflow.dynamics._threads import one_thread_when_small
 from linflow.dynamics.declared import DeclaredConstants
 from linflow.dynamics.field import GradientField, prepared
 from linflow.dynamics.trajectory import Checkpoints, Recorder, Result, Stats, Trajectory, ended_outside
 from linflow.imbalance import imbalance_drift
 from linflow.network import Network
 from linflow.objectives import Objective
-from linflow.reduction import Reduction, reduce_width
+from linflow.reduction import Reduction, reduce_width, weights_in
 
 REDUCE_FROM = 1000
 """Weights from which a narrower network is looked for: below, the search costs about what it saves."""
@@ -90,7 +89,7 @@ def gradient_flow(
     if stops and stops[-1] > end:
         raise ValueError(f"times holds {stops[-1]:g}, beyond t_max = {end:g}; leave it out or raise t_max.")
     engine = _checks.choice(engine, "engine", ("auto", "compiled", "plain"))
-    reduction = reduce_width(net) if reduce and _weights(net) >= REDUCE_FROM else None
+    reduction = reduce_width(net) if reduce and weights_in(net.widths) >= REDUCE_FROM else None
     field = GradientField(objective, reduction.network if reduction else net)
     with np.errstate(over="ignore", invalid="ignore"):
         march, notes = _march(field, rtol, engine, 1 if progress is not None else BLOCK)
@@ -98,10 +97,6 @@ def gradient_flow(
         with one_thread_when_small(field.network) if loop.uses_blas else nullcontext():
             result = loop.run(progress)
     return loop.trajectory(result, net, reduction, time.perf_counter() - began)
-
-
-def _weights(network: Network) -> int:
-    return sum(a * b for a, b in itertools.pairwise(network.widths))
 
 
 def _march(field: GradientField, rtol: float, engine: str, block: int) -> tuple[March, tuple[str, ...]]:

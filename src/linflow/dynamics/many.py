@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from linflow import _checks
-from linflow.dynamics._threads import one_thread
+from linflow._threads import one_thread
 from linflow.dynamics.flow import gradient_flow
 from linflow.dynamics.trajectory import Trajectory
 from linflow.network import Network
