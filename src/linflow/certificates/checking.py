@@ -111,7 +111,6 @@ def check_run(certificate: Certificate, run: Trajectory) -> Check:
     t, gap, rate = t[seen], gap[seen], rate[seen]
     if len(t) == 0:
         return Check(True, math.inf, 0.0, None)
-    allowance = OBSERVED_ALLOWANCE + run.stats.gap_error
     root = math.sqrt(_noise(certificate, run))
     least, most = np.maximum(np.sqrt(gap) - root, 0.0) ** 2, (np.sqrt(gap) + root) ** 2
     promised = np.array([certificate.rate_at(float(y)) for y in gap])
@@ -121,7 +120,7 @@ def check_run(certificate: Certificate, run: Trajectory) -> Check:
         t_end = t
     slack = np.where(promised > 0, rate / np.where(promised > 0, promised, 1.0), math.inf)
     found = []
-    bad = np.flatnonzero(slack < 1 - allowance)
+    bad = _beyond(1 - slack, run)
     if bad.size:
         i = int(bad[0])
         at = float(gap[i])
@@ -132,8 +131,9 @@ def check_run(certificate: Certificate, run: Trajectory) -> Check:
         if not guarantee.applies:
             continue
         bound = _bound(guarantee, t, done)
-        worst = max(worst, float(np.max(least / np.maximum(bound, 5e-324))))
-        bad = np.flatnonzero(least > bound * (1 + allowance))
+        share = least / np.maximum(bound, 5e-324)
+        worst = max(worst, float(np.max(share)))
+        bad = _beyond(share - 1, run)
         if bad.size:
             i = int(bad[0])
             found.append(Violation(guarantee.name, float(t[i]), "loss gap", float(gap[i]), float(bound[i])))
@@ -143,6 +143,13 @@ def check_run(certificate: Certificate, run: Trajectory) -> Check:
     else:
         ratios = {x: _ratio(certificate.steps_to(x), _steps_to(run, x)) for x in FRACTIONS}
     return Check(violation is None, float(np.min(slack, initial=math.inf)), worst, violation, ratios)
+
+
+def _beyond(excess: np.ndarray, run: Trajectory) -> np.ndarray:
+    """Return where a relative excess is beyond rounding and the error of the run, estimated only if need be."""
+    if not (excess > OBSERVED_ALLOWANCE).any():
+        return np.empty(0, dtype=int)
+    return np.flatnonzero(excess > OBSERVED_ALLOWANCE + run.stats.gap_error)
 
 
 def _bound(guarantee: Guarantee, t: np.ndarray, done: np.ndarray | None) -> np.ndarray:

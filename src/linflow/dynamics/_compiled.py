@@ -11,7 +11,7 @@ import numpy as np
 
 from linflow._arrays import Array, is_numpy, norm
 from linflow.classification import ExponentialLoss, LogisticLoss
-from linflow.dynamics import _dop853
+from linflow.dynamics import _tableau
 from linflow.dynamics._stabilized import Stiffness
 from linflow.dynamics._stepping import REVIEW, Event, Step, allowed_error, initial_step
 from linflow.dynamics.field import GradientField, Point
@@ -67,8 +67,7 @@ def scheme() -> tuple[np.ndarray, np.ndarray]:
     Zeros are left out, and each row filled up to a multiple of four with a zero for the first stage. Rows of the
     second array: count, then places; the estimates share those of the step.
     """
-    A, B, E3, E5 = _dop853.tableau()
-    rows = [*A, B, E3, E5]
+    rows = [*_tableau.A, _tableau.B, _tableau.E3, _tableau.E5]
     weights, places = np.zeros((15, 12)), np.zeros((13, 13), dtype=np.int64)
     for s, row in enumerate(rows):
         at = np.flatnonzero(rows[min(s, 12)])
@@ -76,7 +75,7 @@ def scheme() -> tuple[np.ndarray, np.ndarray]:
         if s <= 12:
             places[s, 0], places[s, 1 : len(at) + 1] = -(-len(at) // 4) * 4, at
     assert places[12, 0] == 8
-    assert not any(np.delete(E, places[12, 1:9]).any() for E in (E3, E5))
+    assert not any(np.delete(E, places[12, 1:9]).any() for E in rows[13:])
     return weights, places
 
 
@@ -145,7 +144,6 @@ class CompiledMarch:
         self._state = (spec, data, *scheme(), y, self._slopes, np.zeros(room), self._new, self._numbers, self._counts)
         self.rtol, self.stiffness, self._review = rtol, Stiffness(field), REVIEW
         self.accepted = self.rejected = 0
-        self.gap_error = 0.0
         self.reached = self.reach(0.0)
         self.start = self._move(0.0)
         self.h, self.taken, self.before = initial_step(self.start.point), 0.0, self.start.point.gap
@@ -167,7 +165,7 @@ class CompiledMarch:
         if self.accepted >= self._review:
             self._review = self.accepted + REVIEW
             point = self.point
-            self.h = self.stiffness.review(point, self.h, lambda h: allowed_error(point, h, self.rtol))
+            self.h = self.stiffness.review(point, self.h, lambda h: allowed_error(self.field, point, h, self.rtol))
             numbers[at.RADIUS] = self.stiffness.radius
         numbers[at.H], numbers[at.STOP], numbers[at.TARGET], counts[at.ATTEMPTS] = self.h, stop, target, attempts
         room = self._review - self.accepted
@@ -177,8 +175,7 @@ class CompiledMarch:
         self.accepted += accepted
         self.rejected += rejected
         self.field.evaluations += evaluations
-        self.h, self.before, self.taken, gap_error = numbers[[at.H, at.BEFORE, at.TAKEN, at.GAP_ERROR]].tolist()
-        self.gap_error += gap_error
+        self.h, self.before, self.taken = numbers[[at.H, at.BEFORE, at.TAKEN]].tolist()
         self.may_rest = event is Event.LOOK
         if event is Event.CROSSED:
             self.reached, numbers[at.NEW_CURVATURE] = self._candidate(), math.nan

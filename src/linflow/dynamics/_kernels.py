@@ -230,6 +230,17 @@ def _hessian_form(spec, data, work, v, part):
 
 
 @inner
+def grain(spec, y, slope, speed):
+    """Return `Σ_l ‖W_l‖ ‖∂L/∂W_l‖ / ‖∇L‖`; see `GradientField.grain`."""
+    apart()
+    layers, total = HEADER + spec[DEPTH] + 1, 0.0
+    for l in range(spec[DEPTH] if speed > 0 else 0):
+        start, stop = spec[layers + l], spec[layers + l + 1]
+        total += norm(y, start, stop) * (norm(slope, start, stop) / speed)
+    return total
+
+
+@inner
 def rounding(spec, data, y, work, gap):
     """Return the rounding of the gap and of `∇f` at y, where the gap was evaluated last, and `c Π‖W_l‖_F`."""
     apart()

@@ -13,15 +13,16 @@ from numba import njit
 
 from linflow._arrays import EPS
 from linflow.dynamics import _kernels as kernels
-from linflow.dynamics import _stabilized
+from linflow.dynamics import _stabilized, _stepping
 from linflow.dynamics import _tiles as tiles
-from linflow.dynamics._kernels import RTOL, SIZE, curvature, evaluate, may_rest, norm, rounding
+from linflow.dynamics._kernels import RTOL, SIZE, curvature, evaluate, grain, may_rest, norm, rounding
 from linflow.dynamics._stabilized import DAMPING, NEGLIGIBLE, STRICTER
+from linflow.dynamics._stepping import MOTION
 from linflow.dynamics._tiles import U, add, apart, copy, inner
 
-T, H, STOP, TARGET, GAP, SPEED, BEFORE, GAP_ERROR, RADIUS = range(9)
-"""Places in `numbers`, the state of the integration. `RADIUS` is that of the spectrum, for steps of the stabilised
-method; where it is 0 they are of order 8."""
+T, H, STOP, TARGET, GAP, SPEED, BEFORE, HELD, RADIUS = range(9)
+"""Places in `numbers`, the state of the integration. `HELD` is 1 after a rejected step, and the next may not grow.
+`RADIUS` is that of the spectrum, for steps of the stabilised method; where it is 0 they are of order 8."""
 TAKEN, NEW_GAP, NEW_SPEED, NEW_CURVATURE, NUMBERS = range(9, 14)
 """Further places in `numbers`: of a step not yet accepted."""
 ATTEMPTS, ACCEPTED, REJECTED, EVALUATIONS, MAY_REST, SOURCE, COUNTS = range(7)
@@ -148,12 +149,15 @@ def _curved(spec, data, y, slope, work, gap, speed):
 
 @inner
 def _attempt(spec, data, weights, places, y, K, work, new, numbers, counts, length, h):
-    """Try a step from y, of the given norm; return whether it is usable, its error over the tolerance, and that."""
+    """Try a step from y, of the given norm; return whether it is usable, and its error over the tolerance."""
     size, rtol, gap, speed, radius = spec[SIZE], data[RTOL], numbers[GAP], numbers[SPEED], numbers[RADIUS]
-    allowed, floor = min(rtol * length, rtol * gap / speed, 1e-2 * h * speed), 4 * EPS * length
+    motion = (1e-2 if radius > 0 else MOTION * rtol) * h * speed
+    allowed, most = min(rtol * length, rtol * gap / speed, motion), 4 * EPS
     if radius > 0:
-        allowed, floor = STRICTER * allowed, max(1.0, h * radius) * floor
-    allowed = max(allowed, floor, 5e-324)
+        allowed, most = STRICTER * allowed, max(1.0, h * radius) * most
+    if allowed < most * length:
+        allowed = max(allowed, most * grain(spec, y, K, speed))
+    allowed = max(allowed, 5e-324)
     new_gap, ratio = math.inf, 0.0
     if radius > 0:
         counts[EVALUATIONS] += _stabilized_step(spec, data, y, K, work, new, h, radius) + 1
@@ -163,9 +167,9 @@ def _attempt(spec, data, weights, places, y, K, work, new, numbers, counts, leng
         ratio = _step(spec, data, weights, places, y, K, work, new, h, speed) / allowed
         counts[EVALUATIONS] += STAGES - 1
     if not math.isfinite(ratio):
-        return False, 1e16, allowed
+        return False, 1e16
     if ratio > 1:
-        return False, ratio, allowed
+        return False, ratio
     if not radius > 0:
         new_gap = evaluate(spec, data, new, work, K, STAGES * size)
         counts[EVALUATIONS] += 1
@@ -174,7 +178,7 @@ def _attempt(spec, data, weights, places, y, K, work, new, numbers, counts, leng
     if usable and new_gap - gap > 1e-10 * gap:
         usable = new_gap - gap <= rounding(spec, data, new, work, new_gap)[0]
     numbers[TAKEN], numbers[NEW_GAP], numbers[NEW_SPEED] = h, new_gap, new_speed
-    return usable, ratio if usable else 1e3, allowed
+    return usable, ratio if usable else 1e3
 
 
 def _advancing(source: int) -> Callable[..., int]:
@@ -182,23 +186,24 @@ def _advancing(source: int) -> Callable[..., int]:
         size, target, stop, length = spec[SIZE], numbers[TARGET], numbers[STOP], norm(y, 0, spec[SIZE])
         power = -1 / 3 if numbers[RADIUS] > 0 else -1 / 8
         counts[ACCEPTED] = counts[REJECTED] = counts[EVALUATIONS] = 0
-        counts[SOURCE], numbers[GAP_ERROR] = source, 0.0
+        counts[SOURCE] = source
         while counts[ACCEPTED] < len(steps) and counts[ACCEPTED] + counts[REJECTED] < counts[ATTEMPTS]:
             t, h, gap, speed = numbers[T], numbers[H], numbers[GAP], numbers[SPEED]
             trial = min(h, stop - t)
-            usable, ratio, allowed = _attempt(
+            usable, ratio = _attempt(
                 spec, data, weights, places, y, K, work, new, numbers, counts, length, trial
             )
             if not usable:
                 counts[REJECTED] += 1
+                numbers[HELD] = 1.0
                 h = numbers[H] = trial * max(0.2, 0.9 * ratio**power)
                 if h * numbers[RADIUS] < NEGLIGIBLE:
                     numbers[RADIUS], power = 0.0, -1 / 8
-                if not (h * speed > EPS * length and t + h > t):
+                if not (h * speed > EPS * grain(spec, y, K, speed) and t + h > t):
                     return UNDERFLOW
                 continue
-            numbers[GAP_ERROR] += ratio * allowed * speed / gap
-            grown = trial * min(10.0, 0.9 * max(ratio, 1e-16) ** power)
+            grown = trial * min(1.0 if numbers[HELD] else 10.0, 0.9 * max(ratio, 1e-16) ** power)
+            numbers[HELD] = 0.0
             numbers[H] = max(h, grown) if trial < h else grown
             if numbers[NEW_GAP] <= target:
                 return CROSSED
@@ -248,7 +253,7 @@ def programs() -> tuple[Callable[..., int], Callable[..., None]]:
     `advance(…) → event` takes steps until an event, or until `steps` (rows t, gap, speed, curvature) and `kept` (rows
     of weights) are full. `reach(…, h)` writes into `new` the weights a step of length h leads to, without taking it.
     """
-    modules = (Path(str(module.__file__)) for module in (kernels, tiles, _stabilized))
+    modules = (Path(str(module.__file__)) for module in (kernels, tiles, _stabilized, _stepping))
     # A copy on disk counts as current by the size and the date of one file; the sources themselves say more.
     sources = (path.read_bytes() for path in (Path(__file__), *modules))
     source = int(sha256(b"".join(sources)).hexdigest()[:15], 16)

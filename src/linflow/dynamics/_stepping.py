@@ -11,11 +11,16 @@ import numpy as np
 
 from linflow._arrays import EPS, Array, norm
 from linflow.dynamics import _dop853, _stabilized
+from linflow.dynamics._hermite import hermite
 from linflow.dynamics._stabilized import Stiffness
 from linflow.dynamics.field import GradientField, Point
 
 REVIEW = 64
 """Accepted steps between two reviews of the method."""
+MOTION = 10.0
+"""Part of the motion of a step, in units of rtol, that its error may be: 1 would lengthen every run by a tenth."""
+LANDED = 1e-12
+"""Distance from the target, in the logarithm of the gap, at which a run has met it."""
 
 
 class Event(IntEnum):
@@ -52,7 +57,6 @@ class March(Protocol):
         reached: where the step tried last leads, of length `taken`; good until the next is tried.
         may_rest: whether the last point accepted singly may be stationary or at rounding.
         accepted, rejected: numbers of steps.
-        gap_error: estimated relative errors of the gap, summed over the steps.
     """
 
     start: Step
@@ -63,7 +67,6 @@ class March(Protocol):
     may_rest: bool
     accepted: int
     rejected: int
-    gap_error: float
 
     @property
     def t(self) -> float: ...
@@ -96,27 +99,28 @@ class PlainMarch:
         self.h = initial_step(self.point)
         self.stiffness, self._review = Stiffness(field), REVIEW
         self.accepted = self.rejected = 0
-        self.gap_error = 0.0
+        self._held = False
 
     def advance(self, stop: float, target: float, attempts: int) -> tuple[Event, list[Step]]:
         """Attempt one step."""
         point = self.point
         if self.accepted >= self._review:
             self._review = self.accepted + REVIEW
-            self.h = self.stiffness.review(point, self.h, lambda h: allowed_error(point, h, self.rtol))
+            self.h = self.stiffness.review(point, self.h, lambda h: allowed_error(self.field, point, h, self.rtol))
         trial, radius = min(self.h, stop - self.t), self.stiffness.radius
         order = _stabilized.ORDER if radius > 0 else _dop853.ORDER
         new, ratio = attempt(self.field, point, trial, self.rtol, radius)
         if new is None:
-            self.rejected += 1
+            self.rejected, self._held = self.rejected + 1, True
             self.h = trial * shrink(ratio, order)
             if self.h * radius < _stabilized.NEGLIGIBLE:
                 self.stiffness.radius = 0.0
             # A rejected step that would not move the weights, or the time, cannot be shortened with any effect.
-            moves = self.h * point.speed > EPS * norm(point.y) and self.t + self.h > self.t
+            moves = self.h * point.speed > EPS * self.field.grain(point) and self.t + self.h > self.t
             return (Event.PAUSE if moves else Event.UNDERFLOW), []
-        self.gap_error += ratio * allowed_error(point, trial, self.rtol, radius) * point.speed / point.gap
-        grown = trial * grow(ratio, order)
+        # Where stability limits the steps, longer ones are tried in vain; do not at once after a failure.
+        grown = trial * (min(1.0, grow(ratio, order)) if self._held else grow(ratio, order))
+        self._held = False
         # A step cut short by a stop says little about the next one: do not let it shrink h.
         self.h = max(self.h, grown) if trial < self.h else grown
         self.reached, self.taken = new, trial
@@ -164,7 +168,7 @@ def attempt(
 ) -> tuple[Point | None, float]:
     """Take one step; return the new point (None when it is unusable) and its error over the tolerance."""
     y, error = _step(field, point, h, radius)
-    ratio = error / allowed_error(point, h, rtol, radius)
+    ratio = error / allowed_error(field, point, h, rtol, radius)
     if not math.isfinite(ratio):
         return None, 1e16
     if ratio > 1:
@@ -179,16 +183,19 @@ def attempt(
     return new, ratio
 
 
-def allowed_error(point: Point, h: float, rtol: float, radius: float = 0.0) -> float:
-    """Return `rtol · min(‖y‖, ℓ/‖∇L‖)`, at most a hundredth of the motion and at least rounding.
+def allowed_error(field: GradientField, point: Point, h: float, rtol: float, radius: float = 0.0) -> float:
+    """Return `rtol · min(‖y‖, ℓ/‖∇L‖)`, at most a part of the motion and at least rounding.
 
     The second term keeps the loss gap right to rtol. Where the gap stalls, near a saddle, it allows errors far above
-    the motion itself; held to a part of the motion, fast modes die out and a standstill can be told from noise.
+    the motion itself, each a shift of the time at which the flow leaves; the third keeps their sum, over such a wait,
+    to 10 rtol of it. The stabilised method serves in tails; there it is enough to tell a standstill from noise.
     """
     size, speed = norm(point.y), point.speed
-    allowed, floor = min(rtol * size, rtol * point.gap / speed, 1e-2 * h * speed), 4 * EPS * size
+    motion = (1e-2 if radius > 0 else MOTION * rtol) * h * speed
+    allowed, most = min(rtol * size, rtol * point.gap / speed, motion), 4 * EPS
     if radius > 0:  # the stages of a long step round more
-        allowed, floor = _stabilized.STRICTER * allowed, max(1.0, h * radius) * floor
+        allowed, most = _stabilized.STRICTER * allowed, max(1.0, h * radius) * most
+    floor = most * field.grain(point) if allowed < most * size else 0.0
     return max(allowed, floor, 5e-324)
 
 
@@ -205,33 +212,42 @@ def grow(ratio: float, order: int = _dop853.ORDER) -> float:
 def shorten(march: March, target: float) -> bool:
     """Try lengths up to that of the last step until the logarithm of the gap meets the target; the best is `reached`.
 
-    Newton's method with the slope of the flow, −rate, kept in the bracket by bisection. Returns False when the target
-    is the start of the step, to rounding.
+    Each guess is where the inverse Hermite interpolant of the last few tries, whose slope is −rate, meets it, kept in
+    the bracket by bisection. Returns False when the target is the start of the step, to rounding.
     """
     level = math.log(max(target, 5e-324))
 
-    def excess(point: Point) -> float:
-        return math.log(max(point.gap, 5e-324)) - level
+    def tried(h: float, point: Point) -> tuple[float, float, float]:
+        return h, math.log(max(point.gap, 5e-324)) - level, point.rate
 
     low, high = 0.0, march.taken
-    if excess(march.point) <= 0:
+    tries = [tried(low, march.point), tried(high, march.reached)]
+    if tries[0][1] <= 0:
         return False
-    h, value, narrow = high, excess(march.reached), 4 * EPS * high
-    best, last = (abs(value), h), math.inf
-    while abs(value) > 4 * EPS and high - low > narrow:
+    h, value, _ = best = tries[-1]
+    last, narrow = math.inf, 4 * EPS * high
+    while abs(value) > LANDED and high - low > narrow:
         stalled = abs(value) > 0.5 * last
-        if stalled and best[0] < 1e-9:  # the rest is rounding of the gap
+        if stalled and abs(best[1]) < 1e-9:  # the rest is rounding of the gap
             break
         low, high = (h, high) if value > 0 else (low, h)
-        rate = march.reached.rate
-        guess = h + value / rate if rate > 0 else low
+        guess = math.nan if stalled else _inverse(tries[-3:])
         last = math.inf if stalled else abs(value)
-        h = guess if low < guess < high and not stalled else 0.5 * (low + high)
-        value = excess(march.reach(h))
-        best = min(best, (abs(value), h))
-    if best[1] != h:
-        march.reach(best[1])
+        h = guess if low < guess < high else 0.5 * (low + high)
+        tries.append(tried(h, march.reach(h)))
+        value = tries[-1][1]
+        best = min(best, tries[-1], key=lambda one: abs(one[1]))
+    if best[0] != h:
+        march.reach(best[0])
     return True
+
+
+def _inverse(tries: list[tuple[float, float, float]]) -> float:
+    """Return the length at which the excess is 0, from tries (length, excess, rate); nan where there is none."""
+    lengths, excesses, rates = np.array(tries).T
+    if not (rates > 0).all() or len(set(excesses)) < len(tries):
+        return math.nan
+    return float(hermite(np.zeros(1), excesses[None, :], np.stack([lengths, -1 / rates])[:, None, :])[0])
 
 
 @np.errstate(over="ignore", invalid="ignore")

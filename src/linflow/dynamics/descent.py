@@ -132,7 +132,7 @@ def gradient_descent(
         start=net,
         network=last,
         result=result,
-        stats=Stats(k, 0, field.evaluations, drift, 0.0, time.perf_counter() - began),
+        stats=Stats(k, 0, field.evaluations, drift, time.perf_counter() - began),
         notes=(*objective.notes, *net.notes, *declared.notes),
         algorithm="descent",
         step_size=constant,

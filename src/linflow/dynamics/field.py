@@ -114,6 +114,14 @@ class GradientField:
             changes.append(total)
         return changes
 
+    def grain(self, point: Point) -> float:
+        """Return `Σ_l ‖W_l‖ ‖∂L/∂W_l‖ / ‖∇L‖ ≤ ‖y‖`: ε times that is an error that changes the gap as rounding does.
+
+        Where layers differ in size by orders, it is far below ε‖y‖.
+        """
+        pairs = zip(self.unflatten(point.y), self.unflatten(point.slope), strict=True)
+        return sum(norm(W) * (norm(part) / point.speed) for W, part in pairs) if point.speed > 0 else 0.0
+
     def is_stationary(self, point: Point) -> bool:
         """Tell whether every layer's gradient is rounding, given the norms of the factors it is a product of."""
         if point.speed == 0.0:

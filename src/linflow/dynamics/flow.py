@@ -23,6 +23,8 @@ from linflow.network import Network
 from linflow.objectives import Objective
 from linflow.reduction import Reduction, reduce_width, weights_in
 
+COARSER = 10.0
+"""Times the tolerance with which a run is made again, to see how far it can be trusted."""
 REDUCE_FROM = 1000
 """Weights from which a narrower network is looked for: below, the search costs about what it saves."""
 
@@ -45,8 +47,9 @@ def gradient_flow(
 
     Dormand–Prince of order 8 with adaptive steps, and where stability alone would limit them, as in slow tails, the
     stabilised method RKC2 (docs/theory.md, section 13). A step is accepted when its error estimate is below
-    `rtol · min(‖y‖, ℓ/‖∇L‖)`: relative to the weights, and so small that it changes the loss gap ℓ by at most rtol
-    of itself. The run stops exactly (to rounding of the logarithm) where the gap reaches `until` of its start.
+    `rtol · min(‖y‖, ℓ/‖∇L‖, 10 h‖∇L‖)`: relative to the weights, so small that it changes the loss gap ℓ by at most
+    rtol of itself, and near saddles small against the motion. The run stops where the logarithm of the gap meets that
+    of `until` times its start, to 1e-12.
 
     Args:
         objective: what is minimised.
@@ -96,7 +99,16 @@ def gradient_flow(
         loop = _Loop(march, field, until, end, record, stops, rtol, max_steps, notes)
         with one_thread_when_small(field.network) if loop.uses_blas else nullcontext():
             result = loop.run(progress)
-    return loop.trajectory(result, net, reduction, time.perf_counter() - began)
+
+    def error() -> float:
+        coarser = min(COARSER * rtol, 0.5 * (1 + rtol))
+        again = gradient_flow(
+            objective, net, until=until, t_max=t_max, rtol=coarser, max_steps=max_steps, engine=engine, reduce=reduce
+        )
+        return run.difference(again)
+
+    run = loop.trajectory(result, net, reduction, time.perf_counter() - began, error)
+    return run
 
 
 def _march(field: GradientField, rtol: float, engine: str, block: int) -> tuple[March, tuple[str, ...]]:
@@ -208,12 +220,19 @@ class _Loop:
         fallen = math.log(self.first_gap / step.point.gap) / math.log(self.first_gap / self.target)
         return min(1.0, max(by_time, fallen))
 
-    def trajectory(self, result: Result, start: Network, reduction: Reduction | None, seconds: float) -> Trajectory:
+    def trajectory(
+        self,
+        result: Result,
+        start: Network,
+        reduction: Reduction | None,
+        seconds: float,
+        error: Callable[[], float],
+    ) -> Trajectory:
         march, network = self.march, self.field.network_at(self.march.point.y)
         drift = imbalance_drift(network, self.field.network)
         if reduction is not None:
             network, self.checkpoints.expand = reduction.expand(network), reduction.expand
-        stats = Stats(march.accepted, march.rejected, self.field.evaluations, drift, march.gap_error, seconds)
+        stats = Stats(march.accepted, march.rejected, self.field.evaluations, drift, seconds, error)
         gaps, rates = np.asarray(self.recorder.gap), np.asarray(self.recorder.rate)
         nodes = (
             np.asarray(self.recorder.t),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,6 @@ class Stats:
         rejected: rejected steps.
         evaluations: evaluations of the gradient.
         imbalance_drift: `max_l ‖D_l(end) − D_l(0)‖_F`; for the flow it is pure integration error.
-        gap_error: the estimated relative errors of the loss gap, summed over the steps; 0 for a descent.
         seconds: wall time.
     """
 
@@ -58,8 +58,16 @@ class Stats:
     rejected: int
     evaluations: int
     imbalance_drift: float
-    gap_error: float
     seconds: float
+    _estimate: Callable[[], float] | float = field(default=0.0, repr=False, compare=False)
+
+    @cached_property
+    def gap_error(self) -> float:
+        """Estimated error of `log(L − f*)` along a flow, the largest at any time; 0 for a descent.
+
+        The flow is run again with ten times the tolerance, when this is first read, and the two curves are compared.
+        """
+        return self._estimate() if callable(self._estimate) else self._estimate
 
 
 @dataclass(frozen=True, repr=False)
@@ -102,6 +110,16 @@ class Trajectory:
     _nodes: tuple[np.ndarray, ...] = field(default=())
     _checkpoints: Checkpoints | None = field(default=None)
 
+    def difference(self, other: Trajectory) -> float:
+        """Return the largest difference of `log(L − f*)` to another run, over the time both cover.
+
+        Looked for at the steps of the other, and halfway between the own ones.
+        """
+        nodes, others = self._nodes, other._nodes
+        t = np.concatenate([others[0], 0.5 * (nodes[0][1:] + nodes[0][:-1])])
+        t = t[t <= min(nodes[0][-1], others[0][-1])]
+        return float(np.max(np.abs(interpolate(t, *nodes) - interpolate(t, *others))))
+
     @property
     def loss(self) -> Array:
         """Losses `L = gap + f*`, shape `(N,)`."""
@@ -115,8 +133,8 @@ class Trajectory:
     def gap_at(self, t: Any) -> Any:
         """Return the loss gap at any time of the run (float or sequence), by interpolation of its logarithm.
 
-        Quintic Hermite from value, slope and curvature at every accepted step of the flow; linear between the
-        steps of a descent.
+        Hermite, of degree 11, from value, slope and curvature at the accepted steps of the flow; linear between
+        the steps of a descent.
 
         Raises:
             ValueError: times outside the run.
