@@ -7,6 +7,7 @@ in float32 means nothing. Integers and smaller floats are promoted and the promo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -117,6 +118,11 @@ def eigenvalues(A: Array) -> Array:
 
 def norm(x: Array) -> float:
     """Return the Euclidean (Frobenius) norm as a Python float, safe from overflow and underflow."""
+    if isinstance(x, np.ndarray):  # a hundred times in a short run
+        flat = x.reshape(-1)
+        total = float(np.dot(flat, flat))
+        if 1e-290 < total < 1e290:
+            return math.sqrt(total)
     x = detach(x)
     xp = namespace(x)
     largest = float(xp.max(xp.abs(x))) if array_api_compat.size(x) else 0.0

@@ -14,8 +14,14 @@ from linflow import _checks
 from linflow._arrays import EPS, Array, from_numpy, norm, to_numpy
 from linflow.network import Network
 
+REDUCE_FROM = 1000
+"""Weights from which a run looks for a narrower network: below, the search costs about what it saves."""
+
 _ROUNDING = 16 * EPS
-"""Part of a layer's norm below which a new direction is rounding, and up to which a layer may change."""
+"""Part of a layer's norm below which a new direction is rounding."""
+
+_CHANGE = 64 * EPS
+"""Part of its norm up to which a layer may change; structure that shows late was seen to take up to 16 ε."""
 
 _DISTINCT = 1e-8
 """Distance from the span of those before, relative to its length, at which a vector counts as independent."""
@@ -144,7 +150,7 @@ def reduce_width(network: Network | Sequence[Any], *, gain: float = 1.25, thorou
     frozen = [_outside(W, P, Q) for W, (P, Q) in zip(unit, itertools.pairwise([None, *bases, None]), strict=True)]
     again = expanded(narrow, bases, frozen)
     error = max(float(np.linalg.norm(V - W)) for V, W in zip(again, unit, strict=True))
-    if error > _ROUNDING:
+    if error > _CHANGE:
         return unchanged
     like = net.weights[0]
     Qs = tuple(None if Q is None else from_numpy(Q, like) for Q in bases)
@@ -192,6 +198,14 @@ def cut(layers: list[np.ndarray], gain: float = 1.0) -> _Bases:
 
 def _composed(Q: np.ndarray | None, V: np.ndarray | None) -> np.ndarray | None:
     return V if Q is None else Q if V is None else Q @ V
+
+
+def worthwhile_reduction(network: Network) -> Reduction | None:
+    """Return the reduction of a network that is large enough for it to pay, None when nothing is gained."""
+    if weights_in(network.widths) < REDUCE_FROM:
+        return None
+    reduction = reduce_width(network)
+    return None if reduction.identity else reduction
 
 
 def projected(weights: Sequence[Array], bases: Sequence[Array | None]) -> list[Array]:

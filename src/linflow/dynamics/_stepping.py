@@ -11,7 +11,6 @@ import numpy as np
 
 from linflow._arrays import EPS, Array, norm
 from linflow.dynamics import _dop853, _stabilized
-from linflow.dynamics._hermite import hermite
 from linflow.dynamics._stabilized import Stiffness
 from linflow.dynamics.field import GradientField, Point
 
@@ -244,10 +243,19 @@ def shorten(march: March, target: float) -> bool:
 
 def _inverse(tries: list[tuple[float, float, float]]) -> float:
     """Return the length at which the excess is 0, from tries (length, excess, rate); nan where there is none."""
-    lengths, excesses, rates = np.array(tries).T
-    if not (rates > 0).all() or len(set(excesses)) < len(tries):
+    if min(rate for _, _, rate in tries) <= 0 or len({excess for _, excess, _ in tries}) < len(tries):
         return math.nan
-    return float(hermite(np.zeros(1), excesses[None, :], np.stack([lengths, -1 / rates])[:, None, :])[0])
+    x = [excess for _, excess, _ in tries for _ in range(2)]
+    column = [length for length, _, _ in tries for _ in range(2)]
+    at_zero, factor = column[0], 1.0
+    for m in range(1, len(x)):  # divided differences; a few numbers, for which arrays are slow
+        column = [
+            (column[i + 1] - column[i]) / (x[i + m] - x[i]) if x[i + m] != x[i] else -1 / tries[i // 2][2]
+            for i in range(len(x) - m)
+        ]
+        factor *= -x[m - 1]
+        at_zero += factor * column[0]
+    return at_zero
 
 
 @np.errstate(over="ignore", invalid="ignore")

@@ -19,6 +19,7 @@ from linflow.dynamics.trajectory import Recorder, Result, Stats, Trajectory, end
 from linflow.imbalance import imbalance_drift
 from linflow.network import Network
 from linflow.objectives import Objective
+from linflow.reduction import worthwhile_reduction
 
 DIVERGENCE = 1e12
 """Growth of the loss gap over its start at which a descent counts as diverged."""
@@ -65,6 +66,7 @@ def gradient_descent(
     record: Sequence[str] = ("loss", "rate"),
     every: int = 1,
     progress: Callable[[float], None] | None = None,
+    reduce: bool = True,
 ) -> Trajectory:
     """Run gradient descent `W_l ← W_l − η ∂L/∂W_l`.
 
@@ -81,6 +83,8 @@ def gradient_descent(
         record: as for `gradient_flow`.
         every: record every so many steps (the first and the last are always recorded).
         progress: called with the fraction done, now and then.
+        reduce: descend in the least width that holds the run (`reduce_width`), where that pays and the steps are
+            the same there: at a constant step, or with two layers. Exact to rounding; weights are of the full width.
 
     Returns:
         A `Trajectory` with `t` the sum of the steps and `step_sizes` the steps themselves. A descent that diverges
@@ -101,11 +105,14 @@ def gradient_descent(
     constant = _constant(step_size, schedule)
     steps, every = _checks.count(steps, "steps"), _checks.count(every, "every")
     fraction = None if until is None else _checks.fraction(until, "until")
-    field, declared = GradientField(objective, net), DeclaredConstants(objective)
+    # The local smoothness of deeper layers is that of the full width; a schedule may read it.
+    reduction = worthwhile_reduction(net) if reduce and (constant or net.depth == 2) else None
+    field = GradientField(objective, reduction.network if reduction else net)
+    declared = DeclaredConstants(objective)
     recorder = Recorder(field, record)
     taken: list[float] = []
-    with one_thread_when_small(net), np.errstate(over="ignore", invalid="ignore"):
-        point = field.at(field.flatten(net.weights))
+    with one_thread_when_small(field.network), np.errstate(over="ignore", invalid="ignore"):
+        point = field.at(field.flatten(field.network.weights))
         first = point.gap
         result, k, t = Result.STEPS_DONE, 0, 0.0
         while True:
@@ -124,13 +131,13 @@ def gradient_descent(
             k += 1
             t = k * eta if constant else t + eta
     last = field.network_at(point.y) if result is not Result.DIVERGED else field.network
-    drift = imbalance_drift(last, net)
+    drift = imbalance_drift(last, field.network)
     gaps = np.asarray(recorder.gap)
     return Trajectory(
         **recorder.arrays(),
         minimum=objective.minimum,
         start=net,
-        network=last,
+        network=reduction.expand(last) if reduction else last,
         result=result,
         stats=Stats(k, 0, field.evaluations, drift, time.perf_counter() - began),
         notes=(*objective.notes, *net.notes, *declared.notes),

@@ -21,12 +21,10 @@ from linflow.dynamics.trajectory import Checkpoints, Recorder, Result, Stats, Tr
 from linflow.imbalance import imbalance_drift
 from linflow.network import Network
 from linflow.objectives import Objective
-from linflow.reduction import Reduction, reduce_width, weights_in
+from linflow.reduction import Reduction, worthwhile_reduction
 
 COARSER = 10.0
 """Times the tolerance with which a run is made again, to see how far it can be trusted."""
-REDUCE_FROM = 1000
-"""Weights from which a narrower network is looked for: below, the search costs about what it saves."""
 
 
 def gradient_flow(
@@ -92,7 +90,7 @@ def gradient_flow(
     if stops and stops[-1] > end:
         raise ValueError(f"times holds {stops[-1]:g}, beyond t_max = {end:g}; leave it out or raise t_max.")
     engine = _checks.choice(engine, "engine", ("auto", "compiled", "plain"))
-    reduction = reduce_width(net) if reduce and weights_in(net.widths) >= REDUCE_FROM else None
+    reduction = worthwhile_reduction(net) if reduce else None
     field = GradientField(objective, reduction.network if reduction else net)
     with np.errstate(over="ignore", invalid="ignore"):
         march, notes = _march(field, rtol, engine, 1 if progress is not None else BLOCK)
