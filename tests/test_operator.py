@@ -60,9 +60,56 @@ def test_iterative_eigenvalues_agree_with_dense(widths, rng):
     net = lf.init.gaussian(widths, 0.3, rng=rng)
     T = lf.TangentOperator(net)
     values = np.linalg.eigvalsh(T.dense())
-    # LOBPCG stops at a residual of 1e-9 of the largest; the eigenvalue error is far below for a separated one.
-    assert float(T.least_eigenvalue()) == pytest.approx(values[0], abs=1e-9 * values[-1])
-    assert float(T.greatest_eigenvalue()) == pytest.approx(values[-1], rel=1e-9)
+    # LOBPCG stops at a residual of 1e-10 of the largest; the eigenvalue error is far below for a separated one.
+    assert float(T.least_eigenvalue()) == pytest.approx(values[0], abs=1e-12 * values[-1])
+    assert float(T.greatest_eigenvalue()) == pytest.approx(values[-1], rel=1e-12)
+    for which in ("least", "greatest"):
+        found = T.eigenvalue(which)
+        assert found.iterations > 0
+        # What the bound says, but for rounding of the dense eigenvalues; and that it is of use.
+        assert np.abs(values - float(found.value)).min() <= found.error + 1e-13 * values[-1]
+        assert found.error <= 2e-10 * values[-1]
+
+
+@pytest.mark.parametrize("depth", [3, 4])
+def test_an_ill_conditioned_operator_is_as_accurate(depth, monkeypatch):
+    # h = n: the least eigenvalue is 1e-6 or 1e-7 of the greatest. As T = JJᵀ, the singular values of J give it to 1e-12.
+    monkeypatch.setattr("linflow.operator.DENSE_LIMIT", 100)
+    net = lf.init.ntk((12,) * (depth + 1), rng=8)
+    P, S = net.prefixes(), net.suffixes()
+    eye = np.eye(12)
+    J = np.hstack([np.kron(eye if A is None else A, (eye if B is None else B).T) for A, B in zip(P, S, strict=True)])
+    exact = (net.scale * np.linalg.svd(J, compute_uv=False)[-1]) ** 2
+    found = lf.TangentOperator(net).eigenvalue("least")
+    assert found.iterations > 0
+    assert exact < 3e-6 * float(lf.TangentOperator(net).greatest_eigenvalue())
+    # The error of a Rayleigh quotient is the square of the residual over the distance to the next eigenvalue.
+    assert float(found.value) == pytest.approx(exact, rel=1e-6)
+    assert float(lf.TangentOperator(net).least_eigenvalue()) == float(found.value)
+
+
+def test_error_bounds_hold_without_iteration(rng):
+    for widths in [(3, 2), (12, 20, 10), (4, 5, 6, 3)]:
+        T = lf.TangentOperator(lf.init.gaussian(widths, rng=rng))
+        values = np.linalg.eigvalsh(T.dense())
+        for which, expected in (("least", values[0]), ("greatest", values[-1])):
+            found = T.eigenvalue(which)
+            assert found.iterations == 0
+            assert abs(float(found.value) - expected) <= found.error + 1e-14 * values[-1]
+            assert found.error <= 1e-12 * values[-1]
+    with pytest.raises(ValueError, match="which"):
+        T.eigenvalue("smallest")
+
+
+def test_an_eigenvalue_that_is_not_found_is_an_error(monkeypatch):
+    monkeypatch.setattr("linflow.operator.DENSE_LIMIT", 100)
+    monkeypatch.setattr("linflow._iterative.ITERATIONS", 3)
+    T = lf.TangentOperator(lf.init.ntk((12, 12, 12, 12), rng=0))
+    found = T.eigenvalue("least")
+    with pytest.raises(RuntimeError, match=r"least eigenvalue of T \(12×12\) was not found: after \d+ iterations"):
+        T.least_eigenvalue()
+    values = np.linalg.eigvalsh(T.dense())
+    assert values[0] - 1e-12 <= float(found.value) <= values[0] + found.error  # a Rayleigh quotient
 
 
 @given(net=networks(layers=st.integers(1, 4)))

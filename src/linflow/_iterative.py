@@ -1,0 +1,64 @@
+"""The least and the greatest eigenvalue of `E ↦ Σ_l A_l E B_l`, whose first and last term are one-sided."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+
+BLOCK = 8
+"""Vectors that are iterated at once: eigenvalues of products of random layers lie close together at the lower end."""
+TOLERANCE, ITERATIONS = 1e-10, 1000
+"""Residual, in units of the greatest eigenvalue, at which the iteration ends, and its length at most."""
+
+
+def extreme(
+    left: np.ndarray, right: np.ndarray, between: Sequence[tuple[np.ndarray, np.ndarray]], *, largest: bool
+) -> tuple[float, float, int]:
+    """Return the least or the greatest eigenvalue of `E ↦ left E + E right + Σ A E B`, all matrices Gram matrices.
+
+    LOBPCG [Knyazev 2001] in the eigenbases of `left` and `right`, where the first two terms are diagonal; its
+    preconditioner is the diagonal of all terms.
+
+    Returns:
+        The Rayleigh quotient θ of the vector E found; the residual `‖TE − θE‖_F / ‖E‖_F`, within which of θ there is
+        an eigenvalue; and the number of iterations.
+    """
+    from scipy.sparse.linalg import lobpcg  # noqa: PLC0415 - slow to import, seldom needed
+
+    (a, U), (b, V) = np.linalg.eigh(left), np.linalg.eigh(right)
+    turned = [(U.T @ A @ U, V.T @ B @ V) for A, B in between]
+    shape, outer = (len(a), len(b)), a[:, None] + b[None, :]
+    diagonal = outer + sum(np.diag(A)[:, None] * np.diag(B)[None, :] for A, B in turned)
+    size = float(diagonal.max())
+
+    def apply(x: np.ndarray) -> np.ndarray:
+        E = x.T.reshape(-1, *shape)
+        return (outer * E + sum(A @ E @ B for A, B in turned)).reshape(len(E), -1).T
+
+    inverse = 1 / np.maximum(diagonal, max(1e-12 * size, np.finfo(float).tiny))
+
+    def precondition(x: np.ndarray) -> np.ndarray:
+        return (x.T.reshape(-1, *shape) * inverse).reshape(-1, inverse.size).T
+
+    block = min(BLOCK, inverse.size // 5)
+    order = np.argsort(diagonal, axis=None)
+    start = np.zeros((inverse.size, block))
+    start[order[-block:] if largest else order[:block], np.arange(block)] = 1.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of convergence, which the residual shows
+        values, vectors, history = lobpcg(
+            apply,
+            start,
+            M=None if largest else precondition,
+            largest=largest,
+            tol=TOLERANCE * size,
+            maxiter=ITERATIONS,
+            retResidualNormsHistory=True,
+        )
+    best = vectors[:, [int(np.argmax(values) if largest else np.argmin(values))]]
+    moved = apply(best)
+    value = float(np.sum(best * moved) / np.sum(best * best))
+    residual = float(np.linalg.norm(moved - value * best) / np.linalg.norm(best))
+    return value, residual, len(history)
