@@ -97,8 +97,7 @@ class Bench:
                 self.say(f"{here}: {text}")
 
             cell = measure(key, name, SOLVERS[name], problems, references, self.settings, say)
-            if name == BASE:
-                cell.floor = floor(cell, problems, self.peak)
+            cell.floor = floor(cell, problems[0], self.peak, reduced=name == BASE)
             self.cells.append(cell)
 
     def whole_processes(self) -> None:

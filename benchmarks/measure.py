@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+import linflow as lf
 from benchmarks.problems import Problem, flops
 from benchmarks.reference import Reference
 from benchmarks.search import Trial, best, search
@@ -171,11 +172,12 @@ def dgemm_peak(size: int = 768, repeats: int = 12) -> float:
     return 2.0 * size**3 / least
 
 
-def floor(cell: Cell, problems: Sequence[Problem], peak: float) -> float | None:
-    """The seconds that a cell's evaluations would take at `peak` operations a second."""
+def floor(cell: Cell, problem: Problem, peak: float, reduced: bool = False) -> float | None:
+    """The seconds that a cell's evaluations would take at `peak` operations a second, in the width it works in."""
     if cell.evaluations is None:
         return None
-    return cell.evaluations * flops(problems[0].widths) / peak
+    widths = lf.reduce_width(list(problem.weights)).network.widths if reduced else problem.widths
+    return cell.evaluations * flops(widths) / peak
 
 
 def whole_process(name: str, tolerance: float, repeats: int) -> float | None:

@@ -357,10 +357,11 @@ def test_durations_have_three_digits(seconds, text):
 
 
 def test_floor_is_evaluations_times_flops_over_the_peak():
-    problem = gaussian((20, 30, 5), 1e-10, 0)
-    cell = Cell("T1", "linflow", 1e-5, 1.0, 1e-6, 1000)
-    assert floor(cell, [problem], 1e9) == pytest.approx(1000 * 6 * 20 * 30 * 5 / 1e9)
-    assert floor(Cell("T1", "linflow", 1e-5), [problem], 1e9) is None
+    problem = gaussian((20, 100, 5), 1e-10, 0)
+    cell = Cell("T2", "linflow", 1e-5, 1.0, 1e-6, 1000)
+    assert floor(cell, problem, 1e9) == pytest.approx(1000 * 6 * 20 * 100 * 5 / 1e9)
+    assert floor(cell, problem, 1e9, reduced=True) == pytest.approx(1000 * 6 * 20 * 25 * 5 / 1e9)  # h = n + m
+    assert floor(Cell("T1", "linflow", 1e-5), problem, 1e9) is None
 
 
 def test_the_file_of_results_is_strict_json(tmp_path):

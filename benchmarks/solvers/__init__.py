@@ -2,7 +2,7 @@
 
 A solver is made for a method, `prepare`d once for a problem and a grid of times (what it compiles is timed there),
 and then `run` at a tolerance. The run ends with the grid and returns times, the logarithm of the loss at them, and
-the evaluations of the gradient it took. A solver that shows its own steps reports at those, and else at the grid.
+the evaluations of the gradient it took. A solver that shows its own steps reports at those too.
 """
 
 from __future__ import annotations

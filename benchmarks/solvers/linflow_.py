@@ -26,4 +26,5 @@ class Linflow:
         run = lf.gradient_flow(f, net, until=problem.until, rtol=tolerance, max_steps=STEPS)
         if run.result is not lf.Result.TARGET:
             return t, np.full(len(t), np.nan), run.stats.evaluations
-        return run.t, np.log(run.gap), run.stats.evaluations
+        every = np.union1d(run.t, t[t <= run.t[-1]])  # at its steps and, as the others, between them
+        return every, np.log(run.gap_at(every)), run.stats.evaluations
