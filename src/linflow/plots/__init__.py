@@ -1,0 +1,30 @@
+"""Figures in one style: readable in print and on screen, in light and dark, safe for colour-blind readers.
+
+Every function takes Axes, or makes its own, and returns them. Nothing here imports pyplot, shows a window or leaves a
+trace in ``matplotlib.rcParams``. What is observed is drawn solid, what is guaranteed dashed.
+"""
+
+from linflow.plots.planes import init_map, phase_plane
+from linflow.plots.runs import convergence, rate
+from linflow.plots.saving import rasterize_large, save
+from linflow.plots.scatter import bound_against_truth
+from linflow.plots.spectra import eigenvalues, imbalance_spectrum, singular_values
+from linflow.plots.themes import COLOURS, THEMES, Theme, figure, style
+
+__all__ = [
+    "COLOURS",
+    "THEMES",
+    "Theme",
+    "bound_against_truth",
+    "convergence",
+    "eigenvalues",
+    "figure",
+    "imbalance_spectrum",
+    "init_map",
+    "phase_plane",
+    "rasterize_large",
+    "rate",
+    "save",
+    "singular_values",
+    "style",
+]

@@ -1,0 +1,93 @@
+"""Figures as files."""
+
+from __future__ import annotations
+
+import io
+import os
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.collections import Collection, QuadMesh
+from matplotlib.figure import Figure
+
+from linflow import _checks
+
+FORMATS = ("pdf", "svg", "png")
+
+
+def rasterize_large(fig: Figure, limit: int = 3000) -> None:
+    """Make collections of more than ``limit`` marks pixels in vector files; axes and text stay vectors."""
+    for marks in fig.findobj(Collection):
+        if isinstance(marks, QuadMesh):
+            size = np.size(marks.get_coordinates()) // 2
+        else:
+            size = max(len(np.asarray(marks.get_offsets())), len(marks.get_paths()))
+        if size > limit:
+            marks.set_rasterized(True)
+
+
+def save(
+    figure: Any, path: str | os.PathLike[str], *, title: str = "", dpi: float = 300, editable: bool = True
+) -> Path:
+    """Write a figure as PDF, SVG or PNG, whole or not at all.
+
+    PDF files embed their fonts as TrueType (Type 42) and hold no date, so that the same figure gives the same file;
+    clouds of thousands of marks are pixels inside, the rest is vectors.
+
+    Args:
+        figure: A Figure, or Axes in it.
+        path: Where to; the ending names the format.
+        title: Title in the metadata of the file.
+        dpi: Dots per inch of PNG, and of what is pixels in the others.
+        editable: Whether text in SVG stays text, for editing; its reader then needs the STIX fonts. Otherwise
+            outlines, which look the same everywhere.
+
+    Returns:
+        The path.
+
+    Raises:
+        TypeError: not a Figure or Axes.
+        ValueError: another ending.
+        FileNotFoundError: no such folder.
+
+    Example:
+        >>> import tempfile, pathlib, linflow as lf
+        >>> fig, ax = lf.plots.figure("column")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     lf.plots.save(ax, pathlib.Path(folder) / "empty.pdf").read_bytes()[:5]
+        b'%PDF-'
+    """
+    fig = figure if isinstance(figure, Figure) else getattr(figure, "figure", None)
+    if not isinstance(fig, Figure):
+        raise TypeError(f"figure is a {type(figure).__name__}; a Figure, or Axes in one, is needed.")
+    path = Path(path)
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in FORMATS:
+        raise ValueError(f"path is {str(path)!r}; a name that ends in .pdf, .svg or .png is needed.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {str(path.parent)!r}; create it first.")
+    rasterize_large(fig)
+    settings: dict[Any, Any] = {
+        "pdf.fonttype": 42,
+        "svg.fonttype": "none" if editable else "path",
+        "svg.hashsalt": "linflow",
+    }
+    content = io.BytesIO()
+    with rc_context(settings):  # read while the file is written, and only there
+        fig.savefig(content, format=kind, dpi=_checks.positive(dpi, "dpi"), metadata=_metadata(kind, title))
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:  # under another name first, so that no reader ever meets half a file
+        part.write_bytes(content.getvalue())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def _metadata(kind: str, title: str) -> dict[str, Any]:
+    made = f"linflow {version('linflow')}"
+    dates = {"pdf": {"Creator": made, "CreationDate": None}, "svg": {"Creator": made, "Date": None}}
+    return {**dates.get(kind, {"Software": made}), **({"Title": title} if title else {})}

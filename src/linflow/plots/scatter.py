@@ -1,0 +1,129 @@
+"""Bounds against what they bound."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from linflow._arrays import is_array, to_numpy
+from linflow.plots._canvas import MARKERS, canvas, log_ticks
+
+ALLOWANCE = 1e-9
+"""Relative excess of a bound over the truth that counts as rounding."""
+
+
+def bound_against_truth(
+    bounds: Any,
+    truths: Any,
+    labels: Sequence[str] | None = None,
+    ax: Any = None,
+    *,
+    allowance: float = ALLOWANCE,
+    theme: str | None = None,
+) -> Any:
+    """Draw lower bounds against the true values on logarithmic axes, with the diagonal no bound may pass.
+
+    Points above the diagonal are crossed out and counted as violations. Bounds that are zero, and say nothing, are
+    drawn on the lower edge.
+
+    Args:
+        bounds: Lower bounds, shape `(N,)`; or several such, by name.
+        truths: What they bound, shape `(N,)`, positive.
+        labels: The name of the group that each point belongs to, `N` of them; not with bounds by name.
+        ax: Axes to draw on; new ones if not given.
+        allowance: Relative excess that counts as rounding.
+        theme: "light" or "dark"; that of the axes if not given.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ValueError: lengths that differ, no points, truths that are not positive, or bounds that are no numbers.
+
+    Example:
+        >>> import linflow as lf
+        >>> ax = lf.plots.bound_against_truth([0.5, 1.0, 3.0], [1.0, 2.0, 2.0])
+        >>> [text.get_text() for text in ax.texts]
+        ['1 violation']
+    """
+    groups = _groups(bounds, truths, labels)
+    c = canvas(ax, theme, aspect=0.8)
+    positive = np.concatenate([b[b > 0] for b, _ in groups.values()])
+    truth = np.concatenate([t for _, t in groups.values()])
+    # Bounds below a millionth of the least truth would leave no room for the others.
+    low = min(truth.min(), max(positive.min(initial=np.inf), 1e-6 * truth.min())) / 1.6
+    high = 1.6 * max(truth.max(), positive.max(initial=0.0))
+    line = np.array([low, high])
+    c.ax.plot(line, line, color=c.theme.ink, linewidth=0.7, zorder=1, label="_diagonal")
+    c.ax.fill_between(line, line, high, color=c.theme.ink, alpha=0.06, linewidth=0, zorder=0)
+    crossed = 0
+    colours = c.theme.cycle
+    small = float(np.interp(np.log10(truth.size), [1, 4], [20, 5])) * (c.size / 7) ** 2
+    for i, (name, (b, t)) in enumerate(groups.items()):
+        colour, wrong = colours[i % len(colours)], b > t * (1 + allowance)
+        crossed += int(wrong.sum())
+        off = b < low
+        shown = ~off & ~wrong
+        c.ax.scatter(
+            t[shown], b[shown], s=small, marker=MARKERS[i % len(MARKERS)], color=colour, linewidths=0, alpha=0.75,
+            zorder=2, label=name or "_bounds",
+        )  # fmt: skip
+        if off.any():
+            c.ax.scatter(
+                t[off], np.full(int(off.sum()), low), s=1.3 * small, marker=7, color=colour, linewidths=0,
+                clip_on=False, zorder=3, label="_below",
+            )  # fmt: skip
+        if wrong.any():
+            red = c.colour("vermillion" if len(groups) == 1 else "black")
+            c.ax.scatter(
+                t[wrong], b[wrong], s=2.5 * small + 12, marker="x", color=red, linewidths=1.2, zorder=4,
+                label="_violations",
+            )  # fmt: skip
+    c.ax.set(xscale="log", yscale="log", xlim=(truth.min() / 1.6, high), ylim=(low, high))
+    c.ax.set(xlabel="true value", ylabel="lower bound")
+    log_ticks(c.ax.xaxis)
+    log_ticks(c.ax.yaxis)
+    if crossed:
+        c.text(
+            0.03, 0.97, f"{crossed} violation{'s' * (crossed > 1)}", colour=c.colour("vermillion"),
+            transform=c.ax.transAxes, va="top",
+        )  # fmt: skip
+    if c.own and any(groups):
+        c.legend(markerscale=1.4)
+    return c.ax
+
+
+def _groups(bounds: Any, truths: Any, labels: Sequence[str] | None) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return (bounds, truths) of each group by its name, "" where there is one only."""
+    truth = _numbers(truths, "truths")
+    if not (truth > 0).all():
+        raise ValueError("truths holds values that are not positive; a logarithmic axis has no place for them.")
+    if isinstance(bounds, Mapping):
+        if labels is not None:
+            raise ValueError("labels is given, but the bounds have names already; leave it out.")
+        found = {str(name): (_numbers(values, f"bounds[{name!r}]"), truth) for name, values in bounds.items()}
+    else:
+        values = _numbers(bounds, "bounds")
+        found = {"": (values, truth)}
+        if labels is not None and len(labels) == len(values) == len(truth):
+            names = np.asarray([str(label) for label in labels])
+            found = {name: (values[names == name], truth[names == name]) for name in dict.fromkeys(names.tolist())}
+        elif labels is not None:
+            raise ValueError(f"there are {len(labels)} labels for {len(values)} bounds; one for each is needed.")
+    for name, (b, t) in found.items():
+        if b.shape != t.shape:
+            raise ValueError(
+                f"there are {b.size} bounds{name and f' {name!r}'} for {t.size} truths; one each is needed."
+            )
+    if not found or truth.size == 0:
+        raise ValueError("there are no bounds to draw.")
+    return found
+
+
+def _numbers(x: Any, name: str) -> np.ndarray:
+    values = np.asarray(to_numpy(x) if is_array(x) else [float(v) for v in x], dtype=np.float64).ravel()
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} holds NaN or infinite values; leave them out.")
+    return values
