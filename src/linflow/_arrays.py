@@ -120,7 +120,8 @@ def norm(x: Array) -> float:
     """Return the Euclidean (Frobenius) norm as a Python float, safe from overflow and underflow."""
     if isinstance(x, np.ndarray):  # a hundred times in a short run
         flat = x.reshape(-1)
-        total = float(np.dot(flat, flat))
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = float(np.dot(flat, flat))
         if 1e-290 < total < 1e290:
             return math.sqrt(total)
     x = detach(x)

@@ -190,9 +190,7 @@ def _advancing(source: int) -> Callable[..., int]:
         while counts[ACCEPTED] < len(steps) and counts[ACCEPTED] + counts[REJECTED] < counts[ATTEMPTS]:
             t, h, gap, speed = numbers[T], numbers[H], numbers[GAP], numbers[SPEED]
             trial = min(h, stop - t)
-            usable, ratio = _attempt(
-                spec, data, weights, places, y, K, work, new, numbers, counts, length, trial
-            )
+            usable, ratio = _attempt(spec, data, weights, places, y, K, work, new, numbers, counts, length, trial)
             if not usable:
                 counts[REJECTED] += 1
                 numbers[HELD] = 1.0

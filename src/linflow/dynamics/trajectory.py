@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -166,16 +167,47 @@ class Trajectory:
     def network_at(self, t: float) -> Network:
         """Return the weights at any time of a flow, integrated from the nearest earlier stored step.
 
+        A run read from a file has them at its stored times only.
+
         Raises:
-            ValueError: a time outside the run, or a descent (whose steps have nothing between them).
+            ValueError: a time outside the run, one that was not stored, or a descent.
         """
         if self._checkpoints is None:
-            raise ValueError("the weights between the steps of a descent do not exist; only flows have them.")
+            raise ValueError(
+                "a descent keeps its first and last weights only: they are run.start and run.network; for those in "
+                "between, run it again with fewer steps."
+            )
         end = float(self._nodes[0][-1])
         t = _checks.positive(t, "t", allow_zero=True)
         if t > end:
             raise ValueError(f"the run covers t = 0 to {end!r}; {t!r} lies outside.")
         return self._checkpoints.network_at(t)
+
+    def save(
+        self, path: str | PathLike[str], *, weights: str = "ends", settings: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write the run as NetCDF (`.nc`), whole or not at all; `linflow.load(path)` gives it back to the last bit.
+
+        Args:
+            path: where, ending in `.nc`; its folder must exist.
+            weights: "ends" stores the first and last weights, "all" those at every stored step of a flow as well.
+            settings: of the experiment, kept as JSON; `linflow.files.load_settings(path)` returns them.
+
+        Raises:
+            ValueError, TypeError, OSError, ImportError: as for `linflow.files.save_run`.
+
+        Example:
+            >>> import numpy as np, linflow as lf, pathlib, tempfile
+            >>> run = lf.gradient_flow(lf.MatrixFactorization(np.eye(2)), [np.eye(2), 0.5 * np.eye(2)])
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     run.save(pathlib.Path(folder) / "run.nc")
+            ...     again = lf.load(pathlib.Path(folder) / "run.nc")
+            >>> bool((again.gap == run.gap).all())
+            True
+        """
+        from linflow.files import save_run  # noqa: PLC0415 - files stand on runs
+
+        save_run(self, path, weights=weights, settings=settings)
 
     def __repr__(self) -> str:
         t, gap = to_numpy(self.t), to_numpy(self.gap)

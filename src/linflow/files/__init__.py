@@ -1,0 +1,28 @@
+"""Files: runs as NetCDF, weights as npz and safetensors, matrices and tables as CSV and Parquet.
+
+Nothing is ever unpickled. What is read is checked before it is decoded, and a file is written whole or not at all.
+"""
+
+from linflow.files._paths import LIMIT, FileError, atomic
+from linflow.files.loading import load
+from linflow.files.matrices import read_matrix
+from linflow.files.restoring import load_run, load_settings
+from linflow.files.runs import save_run, to_dataset
+from linflow.files.tables import read_table, write_table
+from linflow.files.weights import load_weights, save_weights
+
+__all__ = [
+    "LIMIT",
+    "FileError",
+    "atomic",
+    "load",
+    "load_run",
+    "load_settings",
+    "load_weights",
+    "read_matrix",
+    "read_table",
+    "save_run",
+    "save_weights",
+    "to_dataset",
+    "write_table",
+]

@@ -1,0 +1,126 @@
+"""From named arrays to the layers of a network: order, orientation, biases."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from linflow import _checks
+from linflow.files._numpy import listed
+from linflow.files._paths import FileError, named
+from linflow.network import Network
+
+CONVENTIONS = ("product", "torch")
+
+
+def network_from(
+    arrays: Mapping[str, np.ndarray],
+    path: Path,
+    *,
+    scale: float | None = None,
+    convention: str | None = None,
+    stored: Mapping[str, str] | None = None,
+    notes: tuple[str, ...] = (),
+) -> Network:
+    """Return the network whose layers are the 2-D arrays in the natural order of their names.
+
+    Args:
+        arrays: what the file holds; a 0-d `scale` is the output scale.
+        path: named in errors.
+        scale: the output scale stored elsewhere.
+        convention: see `load_weights`.
+        stored: the dtypes in the file, by name, where they are not those of the arrays.
+        notes: what else to say of the file.
+    """
+    if convention is not None:
+        _checks.choice(convention, "convention", CONVENTIONS)
+    arrays = dict(arrays)
+    if "scale" in arrays and arrays["scale"].ndim == 0:
+        scale = float(arrays.pop("scale"))
+    names = sorted((name for name, W in arrays.items() if W.ndim == 2), key=_natural)
+    _check_rest({name: W for name, W in arrays.items() if W.ndim != 2}, path)
+    if not names:
+        raise FileError(f"{named(path)} holds no matrix; the layers of a network, 2-D arrays W1, W2, …, are needed.")
+    layers = [arrays[name] for name in names]
+    for name, W in zip(names, layers, strict=True):
+        if W.size == 0 or not np.isfinite(W).all():
+            found = "is empty" if W.size == 0 else f"is {W[tuple(i := first_bad(W))]} at {where(i)}"
+            raise FileError(f"{named(path)}: {name!r} {found}; finite numbers are needed.")
+    torch = _is_torch(names, layers, convention, path)
+    if torch:
+        notes = (*notes, f"the layers {listed(names)} were read as those of nn.Linear, each transposed")
+        layers = [W.T for W in layers]
+    small = sorted({(stored or {}).get(name, str(arrays[name].dtype)) for name in names} - {"float64"})
+    if small:
+        notes = (*notes, f"the layers were promoted from {' and '.join(small)} to float64")
+    try:
+        network = Network([np.array(W, dtype=np.float64, order="C") for W in layers], 1.0 if scale is None else scale)
+    except ValueError as error:
+        raise FileError(f"{named(path)} holds no network: {error}") from error
+    network.notes = notes
+    return network
+
+
+def _natural(name: str) -> list[tuple[bool, int, str]]:
+    """Sort W2 before W10."""
+    parts = re.split(r"([0-9]+)", name)
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
+
+
+def _check_rest(rest: Mapping[str, np.ndarray], path: Path) -> None:
+    """Raise for anything but biases of zero."""
+    for name, x in rest.items():
+        if x.ndim != 1:
+            raise FileError(
+                f"{named(path)}: {name!r} has {x.ndim} dimensions (shape {tuple(x.shape)}); the layers of a network "
+                "are matrices. Leave it out of the file."
+            )
+        if np.any(x != 0):
+            raise FileError(
+                f"{named(path)}: {name!r} is a vector of {x.size}, a bias that is not zero; the theory is for layers "
+                "without biases. Train with bias=False, or append a 1 to the inputs and the bias to the first layer."
+            )
+
+
+def _is_torch(names: list[str], layers: list[np.ndarray], convention: str | None, path: Path) -> bool:
+    """Tell whether the layers are stored as nn.Linear does: (outputs, inputs)."""
+    pairs = list(itertools.pairwise(W.shape for W in layers))
+    fits = {
+        "product": all(left[1] == right[0] for left, right in pairs),
+        "torch": all(left[0] == right[1] for left, right in pairs),
+    }
+    if convention is None:
+        usual = "torch" if all(name == "weight" or name.endswith(".weight") for name in names) else "product"
+        other = "product" if usual == "torch" else "torch"
+        convention = usual if fits[usual] or not fits[other] else other
+    if not fits[convention]:
+        shapes = ", ".join(f"{name!r} {W.shape[0]}×{W.shape[1]}" for name, W in zip(names[:8], layers, strict=False))
+        shapes += ", …" if len(names) > 8 else ""
+        need = (
+            "the columns of each must be the rows of the next"
+            if convention == "product"
+            else "the rows of each must be the columns of the next, as nn.Linear stores them"
+        )
+        raise FileError(f"{named(path)} holds {shapes}, which do not chain: {need}, in the order of the names.")
+    return convention == "torch"
+
+
+def first_bad(x: np.ndarray) -> list[int]:
+    """Return the index of the first entry that is NaN or infinite."""
+    return [int(i) for i in np.unravel_index(int(np.argmin(np.isfinite(x))), x.shape)]
+
+
+def where(index: list[int]) -> str:
+    """Return a place in words, counted from 1: "row 2, column 3"."""
+    words = ("row", "column") if len(index) <= 2 else ("index",) * len(index)
+    return ", ".join(f"{word} {i + 1}" for word, i in zip(words, index, strict=False))
+
+
+def decoded_size(shapes: list[tuple[int, ...]]) -> int:
+    """Return the bytes of arrays of these shapes in float64."""
+    return 8 * sum(math.prod(shape) for shape in shapes)

@@ -1,0 +1,71 @@
+"""What stands in the NetCDF file of a run: names, meanings, units, and the checksums."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+FORMAT_VERSION = 1
+"""Raised when a file can no longer be read by what read the version before."""
+
+RECORDS = {
+    "gap": ("loss gap, the loss less its minimum", "loss"),
+    "rate": ("instantaneous rate, the squared gradient norm over the loss gap", "1/time"),
+    "least_eigenvalue": ("least eigenvalue of the operator T on what the objective sees", "1"),
+    "imbalance_drift": ("largest change of an imbalance since the start, Frobenius norm", "1"),
+}
+"""One number for each recorded time `t`."""
+
+NODES = {
+    "node_t": ("time of an interpolation node", "time of the flow"),
+    "node_log_gap": ("logarithm of the loss gap at the node", "1"),
+    "node_slope": ("time derivative of the logarithm of the loss gap", "1/time"),
+    "node_curvature": ("second time derivative of the logarithm of the loss gap", "1/time^2"),
+}
+"""What `Trajectory.gap_at` interpolates: all four for a flow (quintic), the first two for a descent (linear)."""
+
+SCALARS = {
+    "minimum": ("minimum of the loss", "loss"),
+    "scale": ("output scale c of the product c W_1 ... W_L", "1"),
+    "stats_steps": ("accepted steps", "1"),
+    "stats_rejected": ("rejected steps", "1"),
+    "stats_evaluations": ("evaluations of the gradient", "1"),
+    "stats_imbalance_drift": ("largest change of an imbalance over the run, Frobenius norm", "1"),
+    "stats_gap_error": ("estimated relative errors of the loss gap, summed over the steps", "1"),
+    # "seconds" would make xarray decode it as a duration.
+    "stats_seconds": ("wall time of the run", "s"),
+}
+STEP_SIZE = ("constant step of the descent", "time of the flow")
+STATS = tuple(name.removeprefix("stats_") for name in SCALARS if name.startswith("stats_"))
+COUNTS = ("steps", "rejected", "evaluations")
+
+CHECKED = ("format_version", "algorithm", "result", "notes", "settings")
+"""The attributes that the checksum covers."""
+
+SEAL = b"\nlinflow sha256 "
+"""Begins the last bytes of a file as saved; the digest of all before it follows, in hexadecimal."""
+
+
+def seal(digest: str) -> bytes:
+    """Return the bytes that close a file whose content has this SHA-256."""
+    return SEAL + digest.encode() + b"\n"
+
+
+SEALED = len(seal("0" * 64))
+
+
+def checksum(variables: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of names, shapes and values: it outlives a change of the layout of the file."""
+    digest = hashlib.sha256()
+    for name in sorted(variables):
+        x = np.asarray(variables[name])
+        x = np.ascontiguousarray(x, dtype="<i8" if x.dtype.kind in "iu" else "<f8")
+        digest.update(f"{name}{x.dtype.str}{np.shape(variables[name])};".encode())
+        digest.update(x.tobytes())
+    for name in CHECKED:
+        if name in attributes:
+            digest.update(f"{name}={attributes[name]};".encode(errors="surrogatepass"))
+    return f"sha256:{digest.hexdigest()}"

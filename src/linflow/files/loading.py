@@ -1,0 +1,56 @@
+"""One way into every file that `linflow` has an object for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from linflow.files import weights
+from linflow.files._paths import LIMIT, FileError, PathLike, named, readable, suffix
+from linflow.files.restoring import load_run
+from linflow.network import Network
+
+if TYPE_CHECKING:
+    from linflow.dynamics import Trajectory
+
+_BEGINNINGS = {
+    b"\x89HDF": (".nc", "a NetCDF-4 file"),
+    b"CDF": (".nc", "a NetCDF-3 file"),
+    b"PK": (".npz", "a zip archive, as .npz and .pt are"),
+    b"PAR1": (".parquet", "a Parquet file"),
+    b"\x93NUMPY": (".npy", "a NumPy array"),
+}
+
+
+def load(path: PathLike, *, limit: int = LIMIT) -> Trajectory | Network:
+    """Read a run (`.nc`) or the weights of a network (`.npz`, `.safetensors`, `.pt`, `.pth`).
+
+    Args:
+        path: the file; its suffix says what it is.
+        limit: most bytes that it may decode to.
+
+    Returns:
+        A `Trajectory` (`load_run`) or a `Network` (`load_weights`).
+
+    Raises:
+        FileError: another kind of file, or one that is damaged, hostile or too large.
+        OSError: no such file, or one that may not be read.
+
+    Example:
+        >>> import os, tempfile, numpy as np, linflow as lf
+        >>> from linflow.files import load, save_weights
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = os.path.join(folder, "start.safetensors")
+        ...     save_weights([np.ones((2, 3)), np.ones((3, 1))], path)
+        ...     load(path)
+        Network(2×3×1, numpy)
+    """
+    end = suffix(
+        path, (".nc", *weights.READ), "load takes runs and weights (read_matrix and read_table the rest) from"
+    )
+    file = readable(path)
+    with open(file, "rb") as content:
+        first = content.read(8)
+    for beginning, (usual, kind) in _BEGINNINGS.items():
+        if first.startswith(beginning) and usual != end and not (usual == ".npz" and end in (".pt", ".pth")):
+            raise FileError(f"{named(path)} is named {end} and is {kind}; give it the suffix of what it is.")
+    return load_run(path, limit=limit) if end == ".nc" else weights.load_weights(path, limit=limit)

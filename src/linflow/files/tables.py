@@ -1,0 +1,145 @@
+"""Tables as Parquet and CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from linflow.files._paths import (
+    LIMIT,
+    FileError,
+    PathLike,
+    check_size,
+    decoding,
+    named,
+    need,
+    one_line,
+    readable,
+    suffix,
+    write_bytes,
+)
+
+KINDS = (".parquet", ".csv")
+
+
+def write_table(table: Any, path: PathLike) -> None:
+    """Write a table, by the suffix as `.parquet` or `.csv`.
+
+    Floats are written so that they read back to the last bit, in CSV too. CSV has no types and no missing values:
+    an empty cell stands for one.
+
+    Args:
+        table: a list of rows (dicts; a key that a row lacks is missing there), a dict of columns (sequences or
+            1-D arrays of one length), or a `pyarrow.Table`.
+        path: where; an existing file is replaced, whole or not at all (`atomic`).
+
+    Raises:
+        FileError: another suffix.
+        ValueError, TypeError: columns of different lengths, of mixed kinds, or none.
+        OSError: where it cannot be written.
+        ImportError: pyarrow is not installed.
+
+    Example:
+        >>> import os, tempfile
+        >>> from linflow.files import read_table, write_table
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = os.path.join(folder, "results.parquet")
+        ...     write_table([{"bound": "deep", "rate": 0.5}, {"bound": "two_layer", "rate": 0.75}], path)
+        ...     read_table(path).to_pylist()
+        [{'bound': 'deep', 'rate': 0.5}, {'bound': 'two_layer', 'rate': 0.75}]
+    """
+    end = suffix(path, KINDS, "a table is written as")
+    pa = need("pyarrow", path)
+    made = table if isinstance(table, pa.Table) else _table(table, pa)
+    if made.num_columns == 0:
+        raise ValueError("table has no columns; at least one is needed.")
+    if end == ".parquet":
+        parquet = need("pyarrow.parquet", path)
+        write_bytes(path, lambda file: parquet.write_table(made, file, write_page_checksum=True))
+        return
+    nested = [field.name for field in made.schema if pa.types.is_nested(field.type)]
+    if nested:
+        raise TypeError(
+            f"table has lists or dicts in the column {nested[0]!r}, which CSV cannot hold; write .parquet."
+        )
+    text = need("pyarrow.csv", path)
+    write_bytes(path, lambda file: text.write_csv(made, file))
+
+
+def _table(table: Any, pa: Any) -> Any:
+    if isinstance(table, Mapping):
+        columns = {str(name): values for name, values in table.items()}
+    elif (
+        isinstance(table, Sequence) and not isinstance(table, str) and all(isinstance(row, Mapping) for row in table)
+    ):
+        names = dict.fromkeys(name for row in table for name in row)
+        columns = {str(name): [row.get(name) for row in table] for name in names}
+    else:
+        raise TypeError(
+            f"table is a {type(table).__name__}; a list of rows (dicts), a dict of columns or a pyarrow.Table is "
+            "needed."
+        )
+    arrays = {}
+    for name, values in columns.items():
+        plain = values.tolist() if isinstance(values, np.ndarray) and values.ndim != 1 else values
+        try:
+            arrays[name] = pa.array(
+                plain if isinstance(values, (np.ndarray, pa.Array)) else [_plain(x) for x in plain]
+            )
+        except (TypeError, ValueError, pa.ArrowException) as error:
+            raise TypeError(
+                f"the column {name!r} cannot be stored ({one_line(error)}); its entries must be alike."
+            ) from error
+    lengths = {name: len(x) for name, x in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(
+            f"the columns have different lengths: {', '.join(f'{k!r} {n}' for k, n in lengths.items())}."
+        )
+    return pa.table(arrays)
+
+
+def _plain(x: Any) -> Any:
+    return x.item() if isinstance(x, np.generic) else x
+
+
+def read_table(path: PathLike, *, limit: int = LIMIT) -> Any:
+    """Read a table from `.parquet` or `.csv`.
+
+    Args:
+        path: the file.
+        limit: most bytes that it may take; looked at before anything is decoded, in a CSV by the size of the file.
+
+    Returns:
+        A `pyarrow.Table`; `.to_pandas()`, `.to_pylist()` and `.column(name).to_numpy()` lead on.
+
+    Raises:
+        FileError: damaged, ragged, hostile or too large.
+        OSError: no such file, or one that may not be read.
+        ImportError: pyarrow is not installed.
+
+    Example:
+        >>> import os, tempfile
+        >>> from linflow.files import read_table, write_table
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = os.path.join(folder, "results.csv")
+        ...     write_table({"width": [10, 100], "rate": [0.1, 0.30000000000000004]}, path)
+        ...     read_table(path).column("rate").to_pylist()
+        [0.1, 0.30000000000000004]
+    """
+    end = suffix(path, KINDS, "a table is read from")
+    file = readable(path)
+    if end == ".csv":
+        check_size(file.stat().st_size, limit, file, "its text")
+        text = need("pyarrow.csv", path)
+        with decoding(file, "CSV"):
+            return text.read_csv(file)
+    parquet = need("pyarrow.parquet", path)
+    with decoding(file, "Parquet"), parquet.ParquetFile(file, page_checksum_verification=True) as opened:
+        metadata = opened.metadata
+        groups = [metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)]
+        if min(groups, default=0) < 0 or metadata.num_rows < 0:
+            raise FileError(f"{named(path)} states negative sizes: it is corrupt. Write or fetch it again.")
+        check_size(max(sum(groups), metadata.num_rows * metadata.num_columns), limit, file)
+        return opened.read()

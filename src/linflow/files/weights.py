@@ -1,0 +1,237 @@
+"""The layers of a network as npz and safetensors; PyTorch's `.pt` is read, by its weights-only loader."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from linflow._arrays import to_numpy
+from linflow.files._layers import decoded_size, network_from
+from linflow.files._numpy import check_archive, listed, read_npz
+from linflow.files._paths import (
+    LIMIT,
+    FileError,
+    PathLike,
+    check_size,
+    decoding,
+    named,
+    need,
+    one_line,
+    readable,
+    suffix,
+    write_bytes,
+)
+from linflow.network import Network
+
+WRITTEN = (".npz", ".safetensors")
+READ = (*WRITTEN, ".pt", ".pth")
+
+_DTYPES = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2",
+    "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "<i1",
+    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "<u1",
+}  # fmt: skip
+
+
+def save_weights(network: Network | Sequence[Any], path: PathLike) -> None:
+    """Write the layers `W1, W2, …` and the output scale, by the suffix as `.npz` or `.safetensors`.
+
+    Written in float64, exactly, from any array kind. In an npz the scale is the 0-d array `scale`; in safetensors,
+    which holds no scalars besides tensors, it is in the metadata, in decimals that read back to the same number.
+
+    Args:
+        network: a `Network` or its weights.
+        path: where; an existing file is replaced, whole or not at all (`atomic`).
+
+    Raises:
+        FileError: another suffix.
+        OSError: where it cannot be written.
+
+    Example:
+        >>> import os, tempfile, linflow as lf
+        >>> from linflow.files import load_weights, save_weights
+        >>> net = lf.init.ntk((2, 100, 3), rng=0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = os.path.join(folder, "start.npz")
+        ...     save_weights(net, path)
+        ...     back = load_weights(path)
+        >>> back, bool((back.weights[0] == net.weights[0]).all())
+        (Network(2×100×3, scale=0.1, numpy), True)
+    """
+    end = suffix(path, WRITTEN, "weights are written as")
+    network = Network.of(network)
+    layers = {f"W{l}": np.ascontiguousarray(to_numpy(W)) for l, W in enumerate(network.weights, 1)}
+    if end == ".npz":
+        write_bytes(path, lambda file: np.savez(file, **layers, scale=np.float64(network.scale)))  # type: ignore[arg-type]
+        return
+    content = need("safetensors.numpy", path).save(layers, metadata={"format": "np", "scale": repr(network.scale)})
+    write_bytes(path, lambda file: file.write(content))
+
+
+def load_weights(path: PathLike, *, convention: str | None = None, limit: int = LIMIT) -> Network:
+    """Read the layers of a network from `.npz`, `.safetensors`, or `.pt`/`.pth`.
+
+    The layers are all the 2-D arrays of the file, whatever their names, in natural order (W2 before W10). Smaller
+    floats and integers become float64, exactly, and `notes` says so. Biases are accepted where they are zero.
+
+    Two conventions are known. "product": `W_l` is (inputs, outputs) and the layers multiply left to right,
+    `X W_1 W_2 ⋯ W_L`. "torch": each is (outputs, inputs), as `nn.Linear` stores it, and is transposed; `notes` says
+    so. When none is given, the names decide where the shapes allow both, as they do when square: "torch" if all end
+    in ".weight", as in a `state_dict`, else "product"; where the shapes allow one alone, it is that one.
+
+    Args:
+        path: the file. Nothing in it is run: a `.pt` is read by PyTorch's weights-only loader.
+        convention: "product", "torch", or None to detect it.
+        limit: most bytes that the arrays may take in float64; looked at before they are decoded.
+
+    Returns:
+        A `Network` of NumPy arrays; its scale is 1 where the file has none.
+
+    Raises:
+        FileError: content that is not the layers of a network, damaged, hostile or too large.
+        OSError: no such file, or one that may not be read.
+        ImportError: a package that the format needs is not installed.
+
+    Example:
+        >>> import os, tempfile, numpy as np
+        >>> from linflow.files import load_weights
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = os.path.join(folder, "other.npz")
+        ...     np.savez(path, **{"0.weight": np.ones((50, 2)), "1.weight": np.ones((3, 50))})
+        ...     net = load_weights(path)
+        >>> net.widths, net.notes
+        ((2, 50, 3), ("the layers '0.weight', '1.weight' were read as those of nn.Linear, each transposed",))
+    """
+    end = suffix(path, READ, "weights are read from")
+    file = readable(path)
+    if end == ".npz":
+        return network_from(read_npz(file, limit), file, convention=convention)
+    if end == ".safetensors":
+        arrays, stored, scale = _read_safetensors(file, limit)
+        return network_from(arrays, file, scale=scale, convention=convention, stored=stored)
+    arrays, stored, notes = _read_torch(file, limit)
+    return network_from(arrays, file, convention=convention, stored=stored, notes=notes)
+
+
+def _read_safetensors(path: Path, limit: int) -> tuple[dict[str, np.ndarray], dict[str, str], float | None]:
+    package = need("safetensors", path)
+    with decoding(path, ".safetensors"):
+        # The package checks the header, offsets included, without touching the data.
+        with package.safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            for name, part in slices.items():
+                if part.get_dtype() not in _DTYPES:
+                    raise FileError(f"{named(path)}: {name!r} has dtype {part.get_dtype()}; convert it to float32.")
+            check_size(decoded_size([tuple(part.get_shape()) for part in slices.values()]), limit, path)
+        tensors = package.deserialize(path.read_bytes())
+    arrays = {}
+    stored = {}
+    for name, info in tensors:
+        x = np.frombuffer(info["data"], _DTYPES[info["dtype"]])
+        if info["dtype"] == "BF16":  # the upper half of a float32
+            stored[name], x = "bfloat16", (x.astype(np.uint32) << 16).view(np.float32)
+        arrays[name] = x.reshape(info["shape"])
+    return arrays, stored, _scale(metadata, path)
+
+
+def _scale(metadata: Mapping[str, str], path: Path) -> float | None:
+    text = metadata.get("scale")
+    if text is None:
+        return None
+    try:
+        scale = float(text)
+    except ValueError:
+        scale = math.nan
+    if not 0 < scale < math.inf:
+        raise FileError(
+            f"{named(path)}: its scale is {text[:40]!r}; a positive number is needed. Correct the metadata."
+        )
+    return scale
+
+
+def _read_torch(path: Path, limit: int) -> tuple[dict[str, np.ndarray], dict[str, str], tuple[str, ...]]:
+    """Read the tensors of a file of `torch.save`, without running anything in it."""
+    with open(path, "rb") as file:
+        if file.read(2) != b"PK":
+            raise FileError(
+                f"{named(path)} is no file of torch.save of PyTorch 1.6 or later, but of an older one or something "
+                "else; load it where you trust it and save model.state_dict() again, best as .safetensors."
+            )
+    with decoding(path, "a PyTorch file"), zipfile.ZipFile(path) as archive:
+        members = check_archive(archive, path)
+        check_size(sum(info.file_size for info in members), limit, path)
+        broken = archive.testzip()  # PyTorch does not compare the checksums
+        if broken is not None:
+            raise FileError(
+                f"{named(path)} is corrupt: {broken!r} does not have its checksum. Save or fetch it again."
+            )
+        inner = {info.filename.partition("/")[2] for info in members}
+    if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):
+        raise FileError(f"{named(path)} is a TorchScript archive, which holds code; save model.state_dict() instead.")
+    torch = need("torch", path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        if isinstance(error, pickle.UnpicklingError):
+            refused = re.search(r"GLOBAL [\w.]+", str(error))
+            found = refused.group() if refused else "refused by PyTorch's weights-only loader"
+            raise FileError(
+                f"{named(path)} holds code or objects besides tensors, which are not loaded as that runs code "
+                f"({found}); where you trust it, load it with PyTorch and save model.state_dict() again, "
+                "best as .safetensors."
+            ) from error
+        raise FileError(
+            f"{named(path)} cannot be read by PyTorch: it is truncated or corrupt ({one_line(error)}). Save it again."
+        ) from error
+    tensors, notes = _tensors(content, torch.Tensor, path)
+    check_size(decoded_size([tuple(x.shape) for x in tensors.values()]), limit, path)
+    stored = {name: str(x.dtype).removeprefix("torch.") for name, x in tensors.items()}
+    return {name: _from_torch(x, name, torch, path) for name, x in tensors.items()}, stored, notes
+
+
+def _tensors(content: Any, kind: type, path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the tensors of a state dict, of the one state dict in a checkpoint, or of a list."""
+    if isinstance(content, kind):
+        return {"W1": content}, ()
+    if isinstance(content, (list, tuple)):
+        content = {f"W{l}": x for l, x in enumerate(content, 1)}
+    if isinstance(content, Mapping):
+        if content and all(isinstance(x, kind) for x in content.values()):
+            return {str(name): x for name, x in content.items()}, ()
+        inner = [
+            (name, x)
+            for name, x in content.items()
+            if isinstance(x, Mapping) and x and all(isinstance(y, kind) for y in x.values())
+        ]
+        if len(inner) == 1:
+            name, state = inner[0]
+            return {str(key): x for key, x in state.items()}, (f"the layers were read from its entry {name!r}",)
+    found = f"an object of type {type(content).__name__}"
+    if isinstance(content, Mapping):
+        found = f"a dict of {listed(content)}" if content else "an empty dict"
+    raise FileError(f"{named(path)} holds {found}, not tensors alone; save model.state_dict().")
+
+
+def _from_torch(x: Any, name: str, torch: Any, path: Path) -> np.ndarray:
+    if (
+        x.layout != torch.strided
+        or x.is_quantized
+        or x.device.type != "cpu"
+        or x.is_complex()
+        or x.dtype == torch.bool
+    ):
+        raise FileError(
+            f"{named(path)}: {name!r} is a {x.dtype} tensor on {x.device.type} with layout {x.layout}; a dense "
+            "tensor of real numbers is needed: save x.to_dense().float()."
+        )
+    floating = x.dtype in (torch.float16, torch.float32, torch.float64) or not x.is_floating_point()
+    x = x.detach() if floating else x.detach().float()
+    return x.resolve_neg().numpy()
