@@ -1,5 +1,6 @@
 from . import bounds as bounds
 from . import exact as exact
+from . import files as files
 from . import init as init
 from . import plots as plots
 from . import schedules as schedules
@@ -20,6 +21,7 @@ from .dynamics import Trajectory as Trajectory
 from .dynamics import gradient_descent as gradient_descent
 from .dynamics import gradient_flow as gradient_flow
 from .dynamics import gradient_flow_many as gradient_flow_many
+from .files import load as load
 from .imbalance import ImbalanceSpectrum as ImbalanceSpectrum
 from .imbalance import imbalance_drift as imbalance_drift
 from .imbalance import imbalance_matrices as imbalance_matrices
@@ -33,5 +35,7 @@ from .quadratics import Quadratic as Quadratic
 from .reduction import Reduction as Reduction
 from .reduction import reduce_width as reduce_width
 from .references import cite as cite
+from .starts import Design as Design
+from .starts import design as design
 
 __version__: str
