@@ -336,7 +336,7 @@ class TestDescent:
 
     def test_weights_between_steps_do_not_exist(self, rng):
         f, net = problem((3, 4, 2), rng)
-        with pytest.raises(ValueError, match="between the steps"):
+        with pytest.raises(ValueError, match="first and last weights only"):
             lf.gradient_descent(f, net, step_size=0.05, steps=3).network_at(0.1)
 
 

@@ -73,7 +73,7 @@ def test_iterative_eigenvalues_agree_with_dense(widths, rng):
 
 @pytest.mark.parametrize("depth", [3, 4])
 def test_an_ill_conditioned_operator_is_as_accurate(depth, monkeypatch):
-    # h = n: the least eigenvalue is 1e-6 or 1e-7 of the greatest. As T = JJᵀ, the singular values of J give it to 1e-12.
+    # h = n: the least eigenvalue is some 1e-7 of the greatest. T = JJᵀ: the singular values of J give it to 1e-12.
     monkeypatch.setattr("linflow.operator.DENSE_LIMIT", 100)
     net = lf.init.ntk((12,) * (depth + 1), rng=8)
     P, S = net.prefixes(), net.suffixes()

@@ -14,8 +14,9 @@ from linflow import _checks
 from linflow._arrays import EPS, Array, from_numpy, norm, to_numpy
 from linflow.network import Network
 
-REDUCE_FROM = 1000
-"""Weights from which a run looks for a narrower network: below, the search costs about what it saves."""
+REDUCE_FROM, SEARCH_FROM = 1000, 3000
+"""Weights from which a run looks for a narrower network, where widths alone narrow it and where its structure might:
+below, the search costs about what it saves."""
 
 _ROUNDING = 16 * EPS
 """Part of a layer's norm below which a new direction is rounding."""
@@ -202,7 +203,9 @@ def _composed(Q: np.ndarray | None, V: np.ndarray | None) -> np.ndarray | None:
 
 def worthwhile_reduction(network: Network) -> Reduction | None:
     """Return the reduction of a network that is large enough for it to pay, None when nothing is gained."""
-    if weights_in(network.widths) < REDUCE_FROM:
+    widths = network.widths
+    wide = any(h > a + b for a, h, b in zip(widths, widths[1:], widths[2:], strict=False))
+    if weights_in(widths) < (REDUCE_FROM if wide else SEARCH_FROM):
         return None
     reduction = reduce_width(network)
     return None if reduction.identity else reduction

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from linflow._arrays import Array, Namespace, from_numpy, namespace, norm
+from linflow._arrays import Array, from_numpy, is_numpy, namespace, norm
 from linflow.dynamics._tableau import E3, E5, A, B
 
 ORDER = 8
@@ -18,11 +18,7 @@ def step(field: Callable[[Array], Array], y: Array, slope: Array, h: float) -> t
     Returns:
         The new vector, and an estimate of the norm of its local error.
     """
-    xp = namespace(y)
-    stages = [slope]
-    for i in range(1, 12):
-        stages.append(field(y + h * _combine(xp, A[i, :i], stages)))
-    K = xp.stack(stages)
+    K = _stages(field, y, slope, h)
     new = y + h * (from_numpy(B, y) @ K)
     fifth, third = norm(from_numpy(E5, y) @ K), norm(from_numpy(E3, y) @ K)
     if fifth == 0.0:
@@ -30,9 +26,22 @@ def step(field: Callable[[Array], Array], y: Array, slope: Array, h: float) -> t
     return new, abs(h) * fifth * (fifth / float(np.hypot(fifth, 0.1 * third)))
 
 
-def _combine(xp: Namespace, coefficients: np.ndarray, stages: list[Array]) -> Array:
-    total = None
-    for a, k in zip(coefficients, stages, strict=True):
-        if a != 0.0:
-            total = float(a) * k if total is None else total + float(a) * k
-    return total
+def _stages(field: Callable[[Array], Array], y: Array, slope: Array, h: float) -> Array:
+    """Return the slopes of the stages, shape `(12, N)`."""
+    if is_numpy(y):  # large vectors, where every pass over the memory counts
+        K = np.empty((12, y.shape[0]))
+        K[0] = slope
+        for i in range(1, 12):
+            used = np.flatnonzero(A[i])
+            first = used[1] if len(used) > 1 else 1  # between them and the first stage, weights are zero
+            stage = A[i, first:i] @ K[first:i]
+            stage += A[i, 0] * K[0]
+            stage *= h
+            stage += y
+            K[i] = field(stage)
+        return K
+    xp, stages = namespace(y), [slope]
+    for i in range(1, 12):
+        terms = [float(a) * k for a, k in zip(A[i, :i], stages, strict=True) if a != 0.0]
+        stages.append(field(y + h * sum(terms[1:], terms[0])))
+    return xp.stack(stages)

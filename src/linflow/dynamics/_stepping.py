@@ -18,8 +18,8 @@ REVIEW = 64
 """Accepted steps between two reviews of the method."""
 MOTION = 10.0
 """Part of the motion of a step, in units of rtol, that its error may be: 1 would lengthen every run by a tenth."""
-LANDED = 1e-12
-"""Distance from the target, in the logarithm of the gap, at which a run has met it."""
+LANDED = 1e-3
+"""Distance from the target, in the logarithm of the gap and in units of rtol, at which a run has met it."""
 
 
 class Event(IntEnum):
@@ -208,7 +208,7 @@ def grow(ratio: float, order: int = _dop853.ORDER) -> float:
     return min(10.0, 0.9 * max(ratio, 1e-16) ** (-1 / order))
 
 
-def shorten(march: March, target: float) -> bool:
+def shorten(march: March, target: float, rtol: float) -> bool:
     """Try lengths up to that of the last step until the logarithm of the gap meets the target; the best is `reached`.
 
     Each guess is where the inverse Hermite interpolant of the last few tries, whose slope is −rate, meets it, kept in
@@ -225,7 +225,7 @@ def shorten(march: March, target: float) -> bool:
         return False
     h, value, _ = best = tries[-1]
     last, narrow = math.inf, 4 * EPS * high
-    while abs(value) > LANDED and high - low > narrow:
+    while abs(value) > max(LANDED * rtol, 1e-12) and high - low > narrow:
         stalled = abs(value) > 0.5 * last
         if stalled and abs(best[1]) < 1e-9:  # the rest is rounding of the gap
             break

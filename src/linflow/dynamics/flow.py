@@ -47,7 +47,7 @@ def gradient_flow(
     stabilised method RKC2 (docs/theory.md, section 13). A step is accepted when its error estimate is below
     `rtol · min(‖y‖, ℓ/‖∇L‖, 10 h‖∇L‖)`: relative to the weights, so small that it changes the loss gap ℓ by at most
     rtol of itself, and near saddles small against the motion. The run stops where the logarithm of the gap meets that
-    of `until` times its start, to 1e-12.
+    of `until` times its start, to a thousandth of rtol.
 
     Args:
         objective: what is minimised.
@@ -145,7 +145,7 @@ class _Loop:
         self.declared = DeclaredConstants(field.objective)
         self.curvatures: list[float] = []
         self.uses_blas = isinstance(march, PlainMarch) or bool(self.recorder.names)
-        self.end, self.max_steps = end, max_steps
+        self.end, self.max_steps, self.rtol = end, max_steps, rtol
         self.stops = [*stops, end]
         start = march.start.point
         self.target = -math.inf if until is None else until * start.gap
@@ -178,7 +178,7 @@ class _Loop:
         march = self.march
         past = march.t + march.taken
         self.declared.observe(past, self.field, march.reached)  # past the target, the minimum may show wrong
-        if shorten(march, self.target):
+        if shorten(march, self.target, self.rtol):
             step = march.accept(self.stops[0])
             self._keep(step)
             if progress is not None:
