@@ -104,6 +104,7 @@ def test_error_bounds_hold_without_iteration(rng):
 def test_an_eigenvalue_that_is_not_found_is_an_error(monkeypatch):
     monkeypatch.setattr("linflow.operator.DENSE_LIMIT", 100)
     monkeypatch.setattr("linflow._iterative.ITERATIONS", 3)
+    monkeypatch.setattr("linflow._iterative.ROUND", 3)
     T = lf.TangentOperator(lf.init.ntk((12, 12, 12, 12), rng=0))
     found = T.eigenvalue("least")
     with pytest.raises(RuntimeError, match=r"least eigenvalue of T \(12×12\) was not found: after \d+ iterations"):

@@ -9,8 +9,9 @@ import numpy as np
 
 BLOCK = 8
 """Vectors that are iterated at once: eigenvalues of products of random layers lie close together at the lower end."""
-TOLERANCE, ITERATIONS = 1e-10, 1000
-"""Residual, in units of the greatest eigenvalue, at which the iteration ends, and its length at most."""
+TOLERANCE, ROUND, ITERATIONS = 1e-10, 100, 1000
+"""Residual, in units of the greatest eigenvalue, at which the iteration ends; after how many it is looked at; and most
+of them."""
 
 
 def extreme(
@@ -46,19 +47,24 @@ def extreme(
     order = np.argsort(diagonal, axis=None)
     start = np.zeros((inverse.size, block))
     start[order[-block:] if largest else order[:block], np.arange(block)] = 1.0
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of convergence, which the residual shows
-        values, vectors, history = lobpcg(
-            apply,
-            start,
-            M=None if largest else precondition,
-            largest=largest,
-            tol=TOLERANCE * size,
-            maxiter=ITERATIONS,
-            retResidualNormsHistory=True,
-        )
-    best = vectors[:, [int(np.argmax(values) if largest else np.argmin(values))]]
-    moved = apply(best)
-    value = float(np.sum(best * moved) / np.sum(best * best))
-    residual = float(np.linalg.norm(moved - value * best) / np.linalg.norm(best))
-    return value, residual, len(history)
+    vectors, iterations = start, 0
+    while True:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of convergence, which the residual shows
+            values, vectors, history = lobpcg(
+                apply,
+                vectors,
+                M=None if largest else precondition,
+                largest=largest,
+                tol=TOLERANCE * size,
+                maxiter=ROUND,
+                retResidualNormsHistory=True,
+            )
+        iterations += len(history)
+        best = vectors[:, [int(np.argmax(values) if largest else np.argmin(values))]]
+        moved = apply(best)
+        value = float(np.sum(best * moved) / np.sum(best * best))
+        residual = float(np.linalg.norm(moved - value * best) / np.linalg.norm(best))
+        # The others of the block only help; that they have not converged is no reason to go on.
+        if residual <= TOLERANCE * size or len(history) < ROUND or iterations >= ITERATIONS:
+            return value, residual, iterations
