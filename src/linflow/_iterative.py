@@ -10,8 +10,7 @@ import numpy as np
 BLOCK = 8
 """Vectors that are iterated at once: eigenvalues of products of random layers lie close together at the lower end."""
 TOLERANCE, ROUND, ITERATIONS = 1e-10, 100, 1000
-"""Residual, in units of the greatest eigenvalue, at which the iteration ends; after how many it is looked at; and most
-of them."""
+"""Residual, in units of the greatest eigenvalue, at which the iteration ends; how often it is looked at; the most."""
 
 
 def extreme(
