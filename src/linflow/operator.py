@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from linflow import _checks
-from linflow._arrays import EPS, Array, device, eigenvalues, from_numpy, namespace, norm, to_numpy
+from linflow._arrays import EPS, Array, detach, device, eigenvalues, from_numpy, namespace, norm, to_numpy
 from linflow._iterative import extreme
 from linflow.network import Network
 
@@ -125,11 +125,11 @@ class TangentOperator:
             return Eigenvalue(self._like[0, 0] * 0.0 + self._scale, 0.0, 0)
         if len(self._terms) == 2:
             left, right = (eigenvalues(gram) for gram in self._two_term)
-            size = float(left[0] + right[0])
+            size = float(detach(left[0] + right[0]))
             return Eigenvalue(self._scale * (left[at] + right[at]), self._scale * _rounding(size, n + m), 0)
         if n * m <= DENSE_LIMIT:
             values = eigenvalues(self.dense())
-            return Eigenvalue(values[at], _rounding(float(values[0]), n * m), 0)
+            return Eigenvalue(values[at], _rounding(float(detach(values[0])), n * m), 0)
         left, right = (to_numpy(gram) for gram in self._two_term)
         between = [(to_numpy(A), to_numpy(B)) for A, B in self._terms[1:-1]]
         value, error, iterations = extreme(left, right, between, largest=which == "greatest")
