@@ -15,6 +15,7 @@ from .classification import ExponentialLoss as ExponentialLoss
 from .classification import ExponentialTail as ExponentialTail
 from .classification import LogisticLoss as LogisticLoss
 from .dynamics import Failure as Failure
+from .dynamics import Interrupted as Interrupted
 from .dynamics import Result as Result
 from .dynamics import Stats as Stats
 from .dynamics import Trajectory as Trajectory

@@ -20,8 +20,8 @@ from linflow.quadratics import LinearRegression, MatrixFactorization, Quadratic,
 
 BLAS_FROM = 2_000_000
 """Multiplications in one product of matrices from which BLAS is faster, and with it the plain loop."""
-BLOCK, BLOCK_BYTES = 128, 2**22
-"""Steps between two returns to Python, and the size of the weights kept in them, at most."""
+BLOCK, BLOCK_BYTES, BLOCK_PRODUCTS = 128, 2**22, 3 * 10**7
+"""Steps between two returns to Python at most, size of the weights kept in them, and steps times multiplications."""
 QUADRATIC, EXPONENTIAL, LOGISTIC = range(3)
 _KINDS = {
     **dict.fromkeys((_Quadratic, MatrixFactorization, LinearRegression, Quadratic), QUADRATIC),
@@ -137,7 +137,8 @@ class CompiledMarch:
         spec, data, room = layout(field, rtol)
         y = np.concatenate([np.asarray(W).ravel() for W in field.network.weights])
         data[_kernels.FIRST_SIZE] = norm(y)
-        rows = max(1, min(block, BLOCK_BYTES // (8 * len(y))))
+        # So few steps that the keyboard is heard within a fraction of a second.
+        rows = max(1, min(block, BLOCK_BYTES // (8 * len(y)), BLOCK_PRODUCTS // (len(y) * min(field.network.shape))))
         self._y, self._slopes, self._new = y, np.zeros((_march.STAGES + 1) * len(y)), np.zeros(len(y))
         self._numbers, self._counts = np.zeros(_march.NUMBERS), np.zeros(_march.COUNTS, dtype=np.int64)
         self._steps, self._kept = np.zeros((rows, 4)), np.zeros((rows, len(y)))

@@ -15,7 +15,7 @@ from linflow._arrays import from_numpy
 from linflow._threads import one_thread_when_small
 from linflow.dynamics.declared import DeclaredConstants
 from linflow.dynamics.field import GradientField, Point, prepared
-from linflow.dynamics.trajectory import Recorder, Result, Stats, Trajectory, ended_outside
+from linflow.dynamics.trajectory import Interrupted, Recorder, Result, Stats, Trajectory, ended_outside
 from linflow.imbalance import imbalance_drift
 from linflow.network import Network
 from linflow.objectives import Objective
@@ -92,6 +92,7 @@ def gradient_descent(
 
     Raises:
         ValueError, TypeError: arguments that do not fit, or a schedule that returns no positive number.
+        Interrupted: Ctrl-C; its `run` holds what was done.
 
     Example:
         >>> import numpy as np, linflow as lf
@@ -114,26 +115,33 @@ def gradient_descent(
     with one_thread_when_small(field.network), np.errstate(over="ignore", invalid="ignore"):
         point = field.at(field.flatten(field.network.weights))
         first = point.gap
-        result, k, t = Result.STEPS_DONE, 0, 0.0
-        while True:
-            ended = _ended(field, point, first, fraction)
-            if k % every == 0 or k == steps or ended is not None:
+        result, k, t, recorded = Result.STEPS_DONE, 0, 0.0, -1
+        try:
+            while True:
+                ended = _ended(field, point, first, fraction)
+                if k % every == 0 or k == steps or ended is not None:
+                    recorder.add(t, point)
+                    declared.observe(t, field, point)
+                    recorded = k
+                if ended is not None or k == steps:
+                    result = ended or result
+                    break
+                if progress is not None and k % 100 == 0:
+                    progress(k / steps)
+                eta = constant or _scheduled(schedule, Iterate(field, point, k, taken[-1] if taken else None))
+                new = field.at(point.y + eta * point.slope)
+                taken.append(eta)
+                # No call between these: an interruption finds all of them changed, or none.
+                point, k, t = new, k + 1, (k + 1) * eta if constant else t + eta
+        except KeyboardInterrupt:
+            result, taken = Result.INTERRUPTED, taken[:k]
+            recorder.cut(t)
+            if recorded < k or not recorder.t:
                 recorder.add(t, point)
-                declared.observe(t, field, point)
-            if ended is not None or k == steps:
-                result = ended or result
-                break
-            if progress is not None and k % 100 == 0:
-                progress(k / steps)
-            eta = constant or _scheduled(schedule, Iterate(field, point, k, taken[-1] if taken else None))
-            point = field.at(point.y + eta * point.slope)
-            taken.append(eta)
-            k += 1
-            t = k * eta if constant else t + eta
     last = field.network_at(point.y) if result is not Result.DIVERGED else field.network
     drift = imbalance_drift(last, field.network)
     gaps = np.asarray(recorder.gap)
-    return Trajectory(
+    run = Trajectory(
         **recorder.arrays(),
         minimum=objective.minimum,
         start=net,
@@ -146,6 +154,9 @@ def gradient_descent(
         step_sizes=from_numpy(np.asarray(taken), net.weights[0]),
         _nodes=(np.asarray(recorder.t), np.log(np.maximum(gaps, 5e-324))),
     )
+    if result is Result.INTERRUPTED:
+        raise Interrupted(run)
+    return run
 
 
 def _constant(step_size: float | None, schedule: Schedule | None) -> float | None:

@@ -17,7 +17,7 @@ from linflow.dynamics._compiled import BLOCK, CompiledMarch, large, trouble, unf
 from linflow.dynamics._stepping import Event, March, PlainMarch, Step, shorten
 from linflow.dynamics.declared import DeclaredConstants
 from linflow.dynamics.field import GradientField, prepared
-from linflow.dynamics.trajectory import Checkpoints, Recorder, Result, Stats, Trajectory, ended_outside
+from linflow.dynamics.trajectory import Checkpoints, Interrupted, Recorder, Result, Stats, Trajectory, ended_outside
 from linflow.imbalance import imbalance_drift
 from linflow.network import Network
 from linflow.objectives import Objective
@@ -72,6 +72,7 @@ def gradient_flow(
 
     Raises:
         ValueError, TypeError: arguments that do not fit.
+        Interrupted: Ctrl-C; its `run` holds what was done.
 
     Example:
         >>> import numpy as np, linflow as lf
@@ -80,6 +81,37 @@ def gradient_flow(
         >>> run.result.value, bool(abs(run.gap[-1] / run.gap[0] / 1e-6 - 1) < 1e-9)
         ('target reached', True)
     """
+    return integrate(
+        objective,
+        network,
+        until=until,
+        t_max=t_max,
+        record=record,
+        times=times,
+        rtol=rtol,
+        max_steps=max_steps,
+        progress=progress,
+        engine=engine,
+        reduce=reduce,
+    )
+
+
+def integrate(
+    objective: Objective,
+    network: Network | Sequence[Any],
+    *,
+    until: float | None = None,
+    t_max: float | None = None,
+    record: Sequence[str] = (),
+    times: Sequence[float] = (),
+    rtol: float = 1e-8,
+    max_steps: int = 100_000,
+    progress: Callable[[float], None] | None = None,
+    engine: str = "auto",
+    reduce: bool = True,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Trajectory:
+    """Do what `gradient_flow` says; `stopped`, asked now and then, ends the run as the keyboard does."""
     began = time.perf_counter()
     net = prepared(objective, network)
     until = _checks.fraction(until, "until") if until is not None else None if t_max is not None else 1e-10
@@ -96,16 +128,26 @@ def gradient_flow(
         march, notes = _march(field, rtol, engine, 1 if progress is not None else BLOCK)
         loop = _Loop(march, field, until, end, record, stops, rtol, max_steps, notes)
         with one_thread_when_small(field.network) if loop.uses_blas else nullcontext():
-            result = loop.run(progress)
+            result = loop.run(progress, stopped)
 
     def error() -> float:
         coarser = min(COARSER * rtol, 0.5 * (1 + rtol))
-        again = gradient_flow(
-            objective, net, until=until, t_max=t_max, rtol=coarser, max_steps=max_steps, engine=engine, reduce=reduce
+        last = float(run.t[-1])  # of an interrupted run, whose target is far
+        again = integrate(
+            objective,
+            net,
+            until=until if result is not Result.INTERRUPTED else None,
+            t_max=t_max if result is not Result.INTERRUPTED else last or 1.0,
+            rtol=coarser,
+            max_steps=max_steps,
+            engine=engine,
+            reduce=reduce,
         )
         return run.difference(again)
 
     run = loop.trajectory(result, net, reduction, time.perf_counter() - began, error)
+    if result is Result.INTERRUPTED:
+        raise Interrupted(run)
     return run
 
 
@@ -152,10 +194,19 @@ class _Loop:
         self.first_gap = start.gap
         self._keep(march.start)
 
-    def run(self, progress: Callable[[float], None] | None) -> Result:
+    def run(self, progress: Callable[[float], None] | None, stopped: Callable[[], bool]) -> Result:
+        """Run to the end, or to an interruption."""
+        try:
+            return self._run(progress, stopped)
+        except KeyboardInterrupt:
+            return Result.INTERRUPTED
+
+    def _run(self, progress: Callable[[float], None] | None, stopped: Callable[[], bool]) -> Result:
         march = self.march
         ended = self._ended()
         while ended is None and (left := self.max_steps - march.accepted - march.rejected) > 0:
+            if stopped():
+                return Result.INTERRUPTED
             event, steps = march.advance(self.stops[0], self.target, left)
             for step in steps:
                 self._keep(step)
@@ -206,10 +257,11 @@ class _Loop:
         return point.gap <= self.field.objective.rounding(self.field.network_at(point.y))
 
     def _keep(self, step: Step) -> None:
-        self.recorder.add(step.t, step.point)
         self.checkpoints.add(step.t, step.point.y)
         self.curvatures.append(step.curvature)
+        self.recorder.add(step.t, step.point)
         self.declared.observe(step.t, self.field, step.point)
+        self.last = step  # from here on it counts, should the run be interrupted
 
     def _done(self, step: Step) -> float:
         by_time = step.t / self.end if math.isfinite(self.end) else 0.0
@@ -226,18 +278,14 @@ class _Loop:
         seconds: float,
         error: Callable[[], float],
     ) -> Trajectory:
-        march, network = self.march, self.field.network_at(self.march.point.y)
+        march, network = self.march, self.field.network_at(self.last.point.y)
         drift = imbalance_drift(network, self.field.network)
         if reduction is not None:
             network, self.checkpoints.expand = reduction.expand(network), reduction.expand
         stats = Stats(march.accepted, march.rejected, self.field.evaluations, drift, seconds, error)
-        gaps, rates = np.asarray(self.recorder.gap), np.asarray(self.recorder.rate)
-        nodes = (
-            np.asarray(self.recorder.t),
-            np.log(np.maximum(gaps, 5e-324)),
-            -rates,
-            np.asarray(self.curvatures),
-        )
+        self.recorder.cut(self.last.t)
+        t, gaps, rates = (np.asarray(values) for values in (self.recorder.t, self.recorder.gap, self.recorder.rate))
+        nodes = (t, np.log(np.maximum(gaps, 5e-324)), -rates, np.asarray(self.curvatures[: len(t)]))
         objective = self.field.objective
         notes = (*objective.notes, *start.notes, *self.notes, *self.declared.notes)
         return Trajectory(

@@ -6,12 +6,13 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from threading import Event
 from typing import Any
 
 from linflow import _checks
 from linflow._threads import one_thread
-from linflow.dynamics.flow import gradient_flow
-from linflow.dynamics.trajectory import Trajectory
+from linflow.dynamics.flow import gradient_flow, integrate
+from linflow.dynamics.trajectory import Interrupted, Trajectory
 from linflow.network import Network
 from linflow.objectives import Objective
 
@@ -56,6 +57,7 @@ def gradient_flow_many(
         A list of `Trajectory` and `Failure`.
 
     Raises:
+        Interrupted: Ctrl-C; its `run` is the list of what was done, runs under way cut short.
         ValueError, TypeError: numbers of objectives and networks that differ, or options that `gradient_flow` lacks.
 
     Example:
@@ -77,10 +79,13 @@ def gradient_flow_many(
     if unknown:
         raise TypeError(f"{', '.join(sorted(unknown))}: gradient_flow has no such option.")
     results: list[Trajectory | Failure | None] = [None] * len(networks)
+    stop = Event()
 
     def run(index: int) -> None:
         try:
-            results[index] = gradient_flow(objectives[index], networks[index], **options)
+            results[index] = integrate(objectives[index], networks[index], stopped=stop.is_set, **options)
+        except Interrupted as interrupted:
+            results[index] = interrupted.run
         except Exception as error:
             results[index] = Failure(index, type(error).__name__, str(error))
 
@@ -91,7 +96,10 @@ def gradient_flow_many(
                 future.result()
                 if progress is not None:
                     progress(done / len(networks))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)  # an interruption does not wait for what has not begun
+        except BaseException as error:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            if isinstance(error, KeyboardInterrupt):
+                raise Interrupted(results) from None
             raise
     return [result for result in results if result is not None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -36,11 +37,25 @@ class Result(StrEnum):
     STEP_UNDERFLOW = "step size underflow: the tolerance cannot be met"
     BELOW_MINIMUM = "the loss fell below the declared minimum"
     DIVERGED = "diverged: the loss grew without bound or is not finite"
+    INTERRUPTED = "interrupted from the keyboard"
 
     @property
     def ok(self) -> bool:
         """Whether the run did what it was asked to."""
         return self in (Result.TARGET, Result.TIME_LIMIT, Result.STEPS_DONE, Result.ROUNDING)
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during a run: what was done until then is kept.
+
+    Attributes:
+        run: the `Trajectory` so far, with `Result.INTERRUPTED`; of `gradient_flow_many` the list of what there is,
+            None for what had not begun.
+    """
+
+    def __init__(self, run: Any):
+        super().__init__("interrupted; what was done is kept in .run")
+        self.run = run
 
 
 @dataclass(frozen=True)
@@ -290,6 +305,13 @@ class Recorder:
             self.extra["imbalance_drift"].append(imbalance_drift(network, self.start))
         if "singular_values" in self.extra:
             self.extra["singular_values"].append(to_numpy(singular_values(network.product())))
+
+    def cut(self, end: float) -> None:
+        """Drop what was recorded after a time, and a record that was interrupted."""
+        columns = (self.t, self.gap, self.rate, *self.extra.values())
+        count = min(bisect_right(self.t, end), *map(len, columns))
+        for values in columns:
+            del values[count:]
 
     def arrays(self) -> dict[str, Array]:
         """Return the records as arrays of the kind of the weights."""

@@ -1,0 +1,124 @@
+"""Ctrl-C, sent for real: a run ends soon and what was done is kept."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import linflow as lf
+
+START = """
+import json, sys, threading, time
+import numpy as np
+import linflow as lf
+
+f = lf.MatrixFactorization(np.diag([2.0, 1.5, 1.0, 0.0, 0.0, 0.0]))  # directions without a target: a long tail
+net = lf.init.gaussian((6, 10, 10, 6), 0.05, rng=1)
+lf.gradient_flow(f, net, t_max=1e-6)  # what is compiled is loaded
+print("ready", flush=True)
+try:
+    {run}
+except lf.Interrupted as stop:
+    run = stop.run
+print(json.dumps({report}))
+"""
+ONE = """{"result": run.result, "steps": run.stats.steps, "t": run.t.tolist()[-3:], "gap": run.gap.tolist()[-3:],
+    "rate": len(run.rate), "count": len(run.t), "weights": float(f.gap(run.network.product())),
+    "middle": run.gap_at(0.5 * float(run.t[-1]))}"""
+RUNS = {
+    "compiled": ('run = lf.gradient_flow(f, net, t_max=1e9, rtol=1e-13, engine="compiled", max_steps=10**9)', ONE),
+    "plain": ('run = lf.gradient_flow(f, net, t_max=1e9, rtol=1e-13, engine="plain", max_steps=10**9)', ONE),
+    "descent": ("run = lf.gradient_descent(f, net, step_size=1e-6, steps=10**9, every=1000)", ONE),
+    "many": (
+        "run = lf.gradient_flow_many(f, [net] * 9, workers=2, t_max=1e9, rtol=1e-13, max_steps=10**9)",
+        '{"results": [None if one is None else one.result for one in run]}',
+    ),
+}
+
+
+def interrupted(name, after):
+    run, report = RUNS[name]
+    code = START.format(run=run, report=report)
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=env) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline().strip() == "ready"
+        time.sleep(after)
+        began = time.monotonic()
+        child.send_signal(signal.SIGINT)
+        out = child.stdout.read()
+        child.wait(30)
+        # A second is promised; the rest is for a machine with other things to do.
+        assert time.monotonic() - began < 5
+    assert child.returncode == 0, out
+    return json.loads(out)
+
+
+@pytest.mark.parametrize("after", [0.2, 0.61])
+@pytest.mark.parametrize("name", ["compiled", "plain", "descent"])
+def test_a_run_is_kept(name, after):
+    got = interrupted(name, after)
+    assert got["result"] == lf.Result.INTERRUPTED
+    assert got["steps"] > 0
+    assert got["count"] == got["rate"] > 1
+    assert got["t"] == sorted(got["t"])
+    # The weights are those of the last record.
+    assert got["weights"] == pytest.approx(got["gap"][-1], rel=1e-9)
+    assert got["gap"][-1] <= got["middle"]
+
+
+def test_many_runs_are_kept():
+    results = interrupted("many", 0.4)["results"]
+    assert len(results) == 9
+    assert results[:2] == [lf.Result.INTERRUPTED] * 2
+    assert set(results[2:]) <= {lf.Result.INTERRUPTED, None}
+    assert results[-1] is None
+
+
+@pytest.mark.parametrize("at", [1, 7, 8])
+def test_an_interruption_anywhere_leaves_a_whole_run(at, monkeypatch):
+    """KeyboardInterrupt between any two statements that keep a step."""
+    f, net = lf.MatrixFactorization(np.eye(2)), lf.init.gaussian((2, 4, 2), 0.3, rng=0)
+    for owner, name in [
+        ("linflow.dynamics.trajectory.Checkpoints", "add"),
+        ("linflow.dynamics.trajectory.Recorder", "add"),
+        ("linflow.dynamics.declared.DeclaredConstants", "observe"),
+    ]:
+        for late in (False, True):
+            with monkeypatch.context() as patch:
+                calls = _interrupting(patch, f"{owner}.{name}", at, late)
+                with pytest.raises(lf.Interrupted) as stop:
+                    lf.gradient_flow(f, net, until=1e-8, engine="plain")
+                assert calls[0] == at + 1
+            run = stop.value.run
+            assert len(run.t) == len(run.gap) == len(run.rate) in (at, at + 1)
+            assert float(f.gap(run.network.product())) == pytest.approx(run.gap[-1], rel=1e-12)
+            whole = lf.gradient_flow(f, net, until=1e-8, engine="plain")
+            assert np.array_equal(run.t, whole.t[: len(run.t)])
+            assert run.gap_at(float(run.t[-1])) == pytest.approx(run.gap[-1])
+            assert 0 <= run.stats.gap_error < 1e-3
+
+
+def _interrupting(patch, target, at, late):
+    from importlib import import_module
+
+    path, cls, name = target.rsplit(".", 2)
+    owner = getattr(import_module(path), cls)
+    original, calls = getattr(owner, name), [0]
+
+    def method(self, *args):
+        calls[0] += 1
+        if calls[0] == at + 1 and not late:
+            raise KeyboardInterrupt
+        result = original(self, *args)
+        if calls[0] == at + 1:
+            raise KeyboardInterrupt
+        return result
+
+    patch.setattr(owner, name, method)
+    return calls
