@@ -1,73 +1,18 @@
-"""The command line. It only reads arguments and prints; imports wait until a command needs them."""
+"""`linflow reproduce`."""
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperGroup
+
+from linflow.cli._app import app
 
 if TYPE_CHECKING:
     from linflow.experiments import Experiment
     from linflow.report import Report, Watcher
-
-
-class _Group(TyperGroup):
-    """Turns errors of any command into one line and an exit code."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt as stop:
-            report = getattr(stop, "report", None)
-            _fail(_interrupted(report) if report else "interrupted.", 130)
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            _fail(f"cannot use {error.filename!r}: {error.strerror}." if error.filename else str(error), 2)
-        except ValueError as error:
-            _fail(str(error), 2)
-
-
-app = typer.Typer(
-    cls=_Group,
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    help="Convergence of gradient flow on multi-layer linear models: certified rates set against exact runs.",
-)
-
-
-def _fail(text: str, code: int) -> None:
-    typer.echo("linflow: " + " ".join(text.split()), err=True)
-    raise typer.Exit(code)
-
-
-def _interrupted(report: "Report") -> str:
-    done = [finding.experiment.id for finding in report.findings]
-    if not done:
-        return "interrupted before the first figure was done; nothing was written."
-    return f"interrupted; done: {', '.join(done)} ({len(done)} of {len(report.names)}), in {report.index}."
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import version
-
-        typer.echo(f"linflow {version('linflow')}")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
-) -> None:
-    pass
 
 
 @app.command()
@@ -100,35 +45,6 @@ def reproduce(
     else:
         _print_report(found)
     raise typer.Exit(0 if found.passed else 1)
-
-
-@app.command()
-def cite(
-    keys: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY", help="References to print; all if not given.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not BibTeX or a table.")] = False,
-    show_list: Annotated[bool, typer.Option("--list", help="List keys and titles.")] = False,
-) -> None:
-    """Print the literature that results rest on, as BibTeX.
-
-    Exit code 0, or 2: a key is unknown.
-    """
-    from linflow.references import REFERENCES, select
-
-    chosen = select(keys or REFERENCES)
-    if as_json:
-        import json
-
-        fields = ("key", "title") if show_list else ("key", "title", "bibtex")
-        listed = [{name: getattr(reference, name) for name in fields} for reference in chosen]
-        typer.echo(json.dumps(listed, indent=2, ensure_ascii=False))
-    elif show_list:
-        width = max(len(reference.key) for reference in chosen)
-        for reference in chosen:
-            typer.echo(f"{reference.key:{width}}  {reference.title}")
-    else:
-        typer.echo("\n\n".join(reference.bibtex for reference in chosen))
 
 
 def _print_list(experiments: "list[Experiment]", as_json: bool) -> None:
@@ -192,11 +108,3 @@ def _watch(experiments: "list[Experiment]") -> "Iterator[Watcher]":
                 console.print(f"{name:{width}}  {note}", markup=False, soft_wrap=True)
 
         yield watcher
-
-
-def main() -> None:
-    """Entry point of the ``linflow`` command."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(encoding="utf-8")  # ✓ and σ pass through pipes on every system
-    app(prog_name="linflow")

@@ -1,0 +1,96 @@
+"""The folder that `linflow analyze` writes: one page to read, the numbers, the run, and the experiment itself."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib import rc_context
+
+from linflow import plots
+from linflow.analysis import Analysis
+from linflow.files import atomic
+from linflow.settings import provenance
+
+
+def write(found: Analysis, folder: Path) -> Path:
+    """Write `index.html`, `analysis.json`, `run.nc` and `experiment.toml`, each whole; return the page."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _text(folder / "experiment.toml", found.experiment.to_toml(folder))
+    _text(folder / "analysis.json", json.dumps(plain(found.to_dict()), indent=2, ensure_ascii=False) + "\n")
+    found.run.save(folder / "run.nc", settings=found.experiment.to_dict())
+    index = folder / "index.html"
+    _text(index, page(found))
+    return index
+
+
+def page(found: Analysis) -> str:
+    """Return the page, with its drawings inside."""
+    environment = Environment(
+        loader=PackageLoader("linflow"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("analysis.html.j2").render(
+        found=found,
+        figures=[(title, Markup(svg)) for title, svg in _drawings(found)],
+        guarantees=[g for g in found.certificate.guarantees if g.applies],
+        others=[g for g in found.certificate.guarantees if not g.applies],
+        prior=found.certificate.prior,
+        toml=found.experiment.to_toml(),
+        provenance=provenance(found.experiment.start.seed),
+        number=number,
+    )
+
+
+def _drawings(found: Analysis) -> list[tuple[str, str]]:
+    run, cert, net = found.run, found.certificate, found.network
+    drawings = []
+    if len(run.t) > 1:
+        drawings.append(
+            ("Loss gap: the run, and what was certain before it", _svg(plots.convergence(run, cert), "c"))
+        )
+        drawings.append(("Rate at every instant", _svg(plots.rate(run, cert), "r")))
+    if net.depth > 1 and max(net.widths[1:-1]) <= 2000:
+        drawings.append(("Imbalance of the first two layers", _svg(plots.imbalance_spectrum(net, layer=1), "d")))
+    return drawings
+
+
+def _svg(ax: Any, name: str) -> str:
+    buffer = io.StringIO()
+    with rc_context({"svg.hashsalt": name}):
+        ax.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    for mark in ('id="', "url(#", 'href="#'):
+        svg = svg.replace(mark, mark + name + "-")
+    return svg
+
+
+def number(x: float | None) -> str:
+    """Return four digits; a dash for what there is none of."""
+    return "–" if x is None or not math.isfinite(x) or x == 0 else f"{x:.4g}"
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON takes it: what is not finite becomes null."""
+    if isinstance(value, dict):
+        return {str(key): plain(x) for key, x in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(x) for x in value]
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    return float(value) if math.isfinite(value) else None
+
+
+def _text(path: Path, text: str) -> None:
+    with atomic(path) as temporary:
+        Path(temporary).write_text(text, encoding="utf-8")

@@ -1,0 +1,109 @@
+"""Options that stand for the keys of an experiment file, shared by the commands that take one."""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+OPTIONS: dict[str, tuple[str, type, str, str]] = {
+    "x": ("data.x", Path, "Data", "Inputs, one row for each sample: .csv, .npy, .npz or .parquet."),
+    "y": ("data.y", Path, "Data", "Outputs or labels, one row for each sample."),
+    "target": ("data.target", Path, "Data", "Target of a factorization, in the place of x and y."),
+    "objective": ("data.objective", str, "Data", "factorization, regression, logistic or exponential."),
+    "init": (
+        "start.init",
+        str,
+        "Start",
+        "gaussian, ntk, fan_in, fan_out, orthogonal, balanced, imbalanced, spectral or small.",
+    ),
+    "hidden": ("start.hidden", str, "Start", "Hidden widths, such as 64 or 64,64."),
+    "size": (
+        "start.size",
+        float,
+        "Start",
+        "Standard deviation, gain, imbalance or size of the start, where it has one.",
+    ),
+    "seed": ("start.seed", int, "Start", "Seed of the start."),
+    "weights": (
+        "start.weights",
+        Path,
+        "Start",
+        "Weights from .npz, .safetensors or .pt, in the place of a drawn start.",
+    ),
+    "algorithm": ("algorithm", str, "Run", "flow or descent."),
+    "until": ("flow.until", float, "Run", "Part of the first loss gap at which the run ends."),
+    "t_max": ("flow.t_max", float, "Run", "Time at which a flow ends, if it did not before."),
+    "rtol": ("flow.rtol", float, "Run", "Relative tolerance of one step of the flow."),
+    "max_steps": ("flow.max_steps", int, "Run", "Steps of the integration at most."),
+    "record": ("flow.record", str, "Run", "Along the run: least_eigenvalue, imbalance_drift, singular_values."),
+    "step_size": ("descent.step_size", str, "Run", "Step of a descent, or safe."),
+    "steps": ("descent.steps", int, "Run", "Steps of a descent at most."),
+}
+"""Option → key of the file, type, panel of the help, and what it is."""
+
+File = Annotated[
+    Path | None, typer.Argument(metavar="FILE.toml", help="Experiment file; options take the place of its keys.")
+]
+
+
+def takes_experiment(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the file argument and the named options; it is called with `experiment` instead of them."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = [p for p in inspect.signature(command).parameters.values() if p.name != "experiment"]
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        shared = [
+            inspect.Parameter(
+                name,
+                keyword,
+                default=None,
+                annotation=Annotated[
+                    kind | None, typer.Option("--" + name.replace("_", "-"), help=text, rich_help_panel=panel)
+                ],  # type: ignore[valid-type]
+            )
+            for name, (_, kind, panel, text) in OPTIONS.items()
+            if name in names
+        ]
+        first = inspect.Parameter("file", keyword, default=None, annotation=File)
+
+        def wrapped(**given: Any) -> None:
+            from linflow.settings import experiment
+
+            path = given.pop("file")
+            options = {
+                OPTIONS[name][0]: _value(name, given.pop(name)) for name in names if given.get(name) is not None
+            }
+            for name in names:
+                given.pop(name, None)
+            command(experiment=experiment(path, options), **given)
+
+        wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
+        wrapped.__signature__ = inspect.Signature([first, *shared, *(p.replace(kind=keyword) for p in own)])  # type: ignore[attr-defined]
+        return wrapped
+
+    return decorate
+
+
+def widths(text: str, name: str) -> list[int]:
+    """Read widths such as `64,64`."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(
+            f"option --{name} is {text!r}; whole numbers with commas between are needed, such as 64,64."
+        ) from None
+
+
+def _value(name: str, given: Any) -> Any:
+    if name == "hidden":
+        return widths(given, name)
+    if name == "record":
+        return given.split(",")
+    if name == "step_size" and given != "safe":
+        try:
+            return float(given)
+        except ValueError:
+            raise ValueError(f"option --step-size is {given!r}; a number, or safe, is needed.") from None
+    return given

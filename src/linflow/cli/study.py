@@ -1,0 +1,182 @@
+"""`linflow certify`, `simulate`, `design` and `analyze`: from data and a start to an answer."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from linflow.cli._app import app
+from linflow.cli._options import OPTIONS, takes_experiment, widths
+from linflow.cli._show import print_json, progress
+
+if TYPE_CHECKING:
+    from linflow.settings import Experiment
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, not text.")]
+START = ("x", "y", "target", "objective", "init", "hidden", "size", "seed", "weights", "algorithm", "step_size")
+
+
+@app.command()
+@takes_experiment(*START)
+def certify(experiment: "Experiment", as_json: Json = False) -> None:
+    """Say how fast training from a start is sure to be, before it is run.
+
+    Example: linflow certify --target Y.csv --init ntk --hidden 64 --seed 0
+
+    Exit code 0: a rate is certified; 1: none is; 2: bad input.
+    """
+    from linflow.analysis import certificate
+
+    objective, _, cert = certificate(experiment)
+    if as_json:
+        from linflow.settings import provenance
+
+        print_json({**cert.to_dict(), "settings": experiment.to_dict(), **provenance(experiment.start.seed)})
+    else:
+        typer.echo(str(cert))
+        for note in objective.notes:
+            typer.echo(f"note: {note}")
+    raise typer.Exit(0 if cert.best is not None else 1)
+
+
+@app.command()
+@takes_experiment(*OPTIONS)
+def simulate(
+    experiment: "Experiment",
+    save: Annotated[Path | None, typer.Option(help="Keep the run as NetCDF, in a file that ends in .nc.")] = None,
+    table: Annotated[Path | None, typer.Option(help="Write time, loss and rate to a .csv or .parquet file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the loss into a .pdf, .svg or .png file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run the gradient flow, or a descent, and say how it went.
+
+    Example: linflow simulate --target Y.csv --hidden 64 --until 1e-8 --save run.nc
+
+    Exit code 0: it did what was asked; 1: it ended otherwise; 2: bad input; 130: Ctrl-C, with what was done kept.
+    """
+    import linflow as lf
+    from linflow.analysis import run_of, run_summary
+    from linflow.files import write_table
+
+    objective = experiment.objective()
+    network = experiment.network(objective)
+    stopped = None
+    try:
+        with progress(experiment.algorithm) as tick:
+            run = run_of(experiment, objective, network, tick)
+    except lf.Interrupted as stop:
+        stopped, run = stop, stop.run
+    written = []
+    if save is not None:
+        from linflow.settings import provenance
+
+        run.save(save, settings={**experiment.to_dict(), **provenance(experiment.start.seed)})
+        written.append(save)
+    if table is not None:
+        write_table({"t": run.t, "loss": run.loss, "gap": run.gap, "rate": run.rate}, table)
+        written.append(table)
+    if plot is not None:
+        from linflow import plots
+
+        plots.save(plots.convergence(run), plot)
+        written.append(plot)
+    if stopped is not None:
+        kept = f"kept in {', '.join(map(str, written))}" if written else "not kept; --save FILE keeps it"
+        stopped.kept = f"interrupted at t = {float(run.t[-1]):g} after {run.stats.steps} steps; the run is {kept}."  # type: ignore[attr-defined]
+        raise stopped
+    if as_json:
+        print_json({**run_summary(run), "settings": experiment.to_dict(), "written": [str(p) for p in written]})
+    else:
+        typer.echo(repr(run))
+        for note in run.notes:
+            typer.echo(f"note: {note}")
+        for path in written:
+            typer.echo(f"wrote {path}")
+    raise typer.Exit(0 if run.result.ok else 1)
+
+
+@app.command()
+def design(
+    shape: Annotated[str, typer.Argument(metavar="N,H,…,M", help="Widths of the layers, such as 20,30,5.")],
+    target: Annotated[Path | None, typer.Option(help="Target of a factorization.")] = None,
+    x: Annotated[Path | None, typer.Option(help="Inputs of a regression.")] = None,
+    y: Annotated[Path | None, typer.Option(help="Outputs of a regression.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Rate of the flow to certify.")] = None,
+    descent: Annotated[bool, typer.Option("--descent", help="A start for gradient descent, with its step.")] = False,
+    steps: Annotated[
+        int | None, typer.Option(help="Most steps of the descent; the fewest possible if left out.")
+    ] = None,
+    fraction: Annotated[float, typer.Option(help="Part of the first loss gap to reach.")] = 1e-6,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the hidden bases.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Write the weights to a .npz or .safetensors file.")] = None,
+    confirm: Annotated[bool, typer.Option("--confirm", help="Run it and check the certificate.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a start with a certified rate, or one that descends in few certified steps.
+
+    Example: linflow design 20,30,5 --target Y.csv --rate 5 --out start.npz
+
+    Exit code 0: certified, and kept where it was run; 1: a run broke it; 2: there is none, or bad input.
+    """
+    import linflow as lf
+    from linflow.files import save_weights
+    from linflow.settings import experiment
+
+    given = {"data.target": target, "data.x": x, "data.y": y}
+    objective = experiment(None, {key: value for key, value in given.items() if value is not None}).objective()
+    algorithm = "descent" if descent else "flow"
+    found = lf.design(
+        objective, widths(shape, "shape"), rate=rate, algorithm=algorithm, steps=steps, fraction=fraction, rng=seed
+    )
+    check = found.confirm() if confirm else None
+    if out is not None:
+        save_weights(found.network, out)
+    if as_json:
+        kept: dict[str, Any] = {} if check is None else {"confirmed": check.holds}
+        print_json({**found.to_dict(), **kept})
+    else:
+        typer.echo(repr(found))
+        typer.echo(found.reason)
+        for note in found.notes:
+            typer.echo(f"note: {note}")
+        if check is not None:
+            typer.echo(str(check).rstrip())
+        if out is not None:
+            typer.echo(f"wrote {out}")
+    raise typer.Exit(0 if check is None or check.holds else 1)
+
+
+@app.command()
+@takes_experiment(*OPTIONS)
+def analyze(
+    experiment: "Experiment",
+    out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("analysis"),
+    as_json: Json = False,
+) -> None:
+    """Certify a start, run it, set one against the other, and say what holds it back.
+
+    Writes index.html, analysis.json, run.nc and experiment.toml, which runs the same again.
+
+    Example: linflow analyze --x X.csv --y Y.csv --init ntk --hidden 64,64 --seed 0
+
+    Exit code 0: the run kept the certificate; 1: it did not; 2: bad input; 130: Ctrl-C, with what was done kept.
+    """
+    import linflow as lf
+    from linflow.analysis import analyse
+    from linflow.analysis_page import write
+
+    try:
+        with progress("analyze") as tick:
+            found = analyse(experiment, tick)
+    except lf.Interrupted as stop:
+        found = analyse(experiment, run=stop.run)
+        index = write(found, out)
+        stop.kept = f"interrupted at t = {float(stop.run.t[-1]):g}; what was done is in {index}."  # type: ignore[attr-defined]
+        raise
+    index = write(found, out)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        typer.echo(found.text())
+        typer.echo(f"\nThe report is {index}")
+    raise typer.Exit(0 if found.check.holds else 1)

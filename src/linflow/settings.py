@@ -1,0 +1,282 @@
+"""Experiment files: data, start and run in one TOML file, checked before anything is computed.
+
+Each key is an option of the command line and each option a key, so that what a command did can be written down, and a
+file can be run again.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import platform
+import re
+import tomllib
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+if TYPE_CHECKING:
+    from linflow.network import Network
+    from linflow.objectives import Objective
+
+Kind = Literal["factorization", "regression", "logistic", "exponential"]
+Init = Literal["gaussian", "ntk", "fan_in", "fan_out", "orthogonal", "balanced", "imbalanced", "spectral", "small"]
+SIZES: dict[str, tuple[str, float]] = {
+    "gaussian": ("std", 1.0),
+    "orthogonal": ("gain", 1.0),
+    "balanced": ("std", 1.0),
+    "imbalanced": ("imbalance", 1.0),
+    "spectral": ("values", 1.0),
+    "small": ("size", 1e-3),
+}
+"""What `start.size` is called by an initialisation that has one, and what it is when left out."""
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(_Section):
+    """What is fitted: `x` and `y` of a regression or classification, or the `target` of a factorization."""
+
+    x: Path | None = None
+    y: Path | None = None
+    target: Path | None = None
+    objective: Kind | None = None
+
+
+class Start(_Section):
+    """The first weights: drawn, with hidden widths and a seed, or read from a file."""
+
+    init: Init = "ntk"
+    hidden: tuple[Count, ...] = ()
+    size: Positive | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+    weights: Path | None = None
+
+
+class Flow(_Section):
+    """The gradient flow: to a fraction of the first loss gap, or to a time."""
+
+    until: Fraction = 1e-6
+    t_max: Positive | None = None
+    rtol: Fraction = 1e-8
+    max_steps: Count = 100_000
+    record: tuple[Literal["least_eigenvalue", "imbalance_drift", "singular_values"], ...] = ()
+
+
+class Descent(_Section):
+    """Gradient descent, where it is asked for: its constant step, "safe" for that of `safe_step_size`."""
+
+    step_size: Positive | Literal["safe"] = "safe"
+    steps: Count = 10_000
+
+
+class Experiment(_Section):
+    """All that a command needs to know. Paths are relative to the file that names them."""
+
+    algorithm: Literal["flow", "descent"] = "flow"
+    data: Data = Data()
+    start: Start = Start()
+    flow: Flow = Flow()
+    descent: Descent = Descent()
+
+    def objective(self) -> Objective:
+        """Read the data and return the objective.
+
+        Raises:
+            ValueError: data are missing, contradict each other, or do not fit the kind of objective.
+        """
+        import linflow as lf  # noqa: PLC0415 - settings are read before anything is computed
+        from linflow.files import read_matrix  # noqa: PLC0415
+
+        given = self.data
+        kind = given.objective or ("regression" if given.x else "factorization")
+        if kind == "factorization":
+            if given.target is None or given.x is not None or given.y is not None:
+                raise ValueError("a factorization needs a target, and no x or y: give --target Y.csv.")
+            return lf.MatrixFactorization(read_matrix(given.target))
+        if given.x is None or given.y is None or given.target is not None:
+            raise ValueError(f"{kind} needs x and y, and no target: give --x X.csv --y Y.csv.")
+        X, Y = read_matrix(given.x), read_matrix(given.y)
+        if len(X) != len(Y):
+            raise ValueError(
+                f"{given.x} has {len(X)} rows and {given.y} has {len(Y)}; one row for each sample is needed in both."
+            )
+        makers = {"regression": lf.LinearRegression, "logistic": lf.LogisticLoss, "exponential": lf.ExponentialLoss}
+        return makers[kind](X, Y)
+
+    def network(self, objective: Objective, *, wider: int = 1) -> Network:
+        """Draw or read the first weights; hidden layers `wider` times as wide, for "what if".
+
+        Raises:
+            ValueError: hidden widths are missing, or weights and data do not fit.
+        """
+        import linflow as lf  # noqa: PLC0415
+        from linflow.files import load_weights  # noqa: PLC0415
+
+        start = self.start
+        if start.weights is not None:
+            if start.hidden or start.size is not None:
+                raise ValueError(
+                    "weights are read from a file, which has their widths and size; leave out --hidden and --size."
+                )
+            return load_weights(start.weights)
+        if not start.hidden:
+            raise ValueError("the start has no hidden widths; give --hidden 64 or --hidden 64,64, or --weights FILE.")
+        n, m = objective.shape
+        widths = (n, *(wider * h for h in start.hidden), m)
+        name, default = SIZES.get(start.init, ("", 0.0))
+        if start.size is not None and not name:
+            raise ValueError(f"the start {start.init} has no size to set; leave it out, or use gaussian.")
+        size: dict[str, Any] = {name: start.size or default} if name else {}
+        if start.init == "spectral":  # in the modes of the solution
+            if objective.minimizer is None:
+                raise ValueError(
+                    "the start spectral lies along the solution, and this objective has none; use another."
+                )
+            size["target"] = objective.minimizer
+        return getattr(lf.init, start.init)(widths, rng=start.seed, **size)
+
+    def to_toml(self, folder: Path | None = None) -> str:
+        """Return the file that gives this experiment, every key named; paths as seen from a folder it will lie in."""
+        lines = [f"algorithm = {json.dumps(self.algorithm)}"]
+        for name in ("data", "start", "flow", "descent"):
+            lines += ["", f"[{name}]"]
+            for key, value in getattr(self, name):
+                if isinstance(value, Path) and folder is not None:
+                    value = Path(os.path.relpath(value, folder))  # noqa: PLW2901
+                if value is not None:
+                    lines.append(f"{key} = {_toml(value)}")
+        return "\n".join(lines) + "\n"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON takes them."""
+        return self.model_dump(mode="json")
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_toml(x) for x in value) + "]"
+    if isinstance(value, float):
+        return repr(value)
+    return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)
+
+
+def experiment(path: Path | None = None, options: Mapping[str, Any] | None = None) -> Experiment:
+    """Return the experiment of a file, with options such as `{"flow.until": 1e-4}` in the place of its keys.
+
+    Raises:
+        ValueError: a key or value that there is not; the message names file, line, key and what is close to it.
+    """
+    text = ""
+    if path is not None:
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{path} is not a text file in UTF-8 (byte {error.start}); a TOML file is needed."
+            ) from None
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not TOML: {error}.") from None
+    for section, key in (("data", "x"), ("data", "y"), ("data", "target"), ("start", "weights")):
+        if path is not None and isinstance(tree.get(section), dict) and isinstance(tree[section].get(key), str):
+            tree[section][key] = os.path.normpath(os.path.join(Path(path).parent, tree[section][key]))
+    for dotted, value in (options or {}).items():
+        *sections, key = dotted.split(".")
+        place = tree
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[key] = value
+    try:
+        return Experiment.model_validate(tree)
+    except ValidationError as error:
+        raise ValueError(_explained(error, path, text, options or {})) from None
+
+
+def _explained(error: ValidationError, path: Path | None, text: str, options: Mapping[str, Any]) -> str:
+    """Say in one line what is wrong with the first key, where it is and what there is instead."""
+    first = error.errors()[0]
+    names = [str(part) for part in first["loc"] if isinstance(part, str)]
+    known = [part for part in names if part in _names()]
+    dotted = ".".join(known[:2]) if first["type"] != "extra_forbidden" else ".".join(names)
+    if dotted in options:
+        flag = "--" + known[-1].replace("_", "-")
+        where = f"option {flag}"
+    elif path is not None:
+        line = _line(text, names)
+        where = f"{path}, line {line}: {dotted}" if line else f"{path}: {dotted}"
+    else:
+        where = dotted
+    if first["type"] == "extra_forbidden":
+        section = Experiment.model_fields.get(names[0])
+        model = section.annotation if len(names) > 1 and section is not None else Experiment
+        keys = list(getattr(model, "model_fields", {}))
+        close = difflib.get_close_matches(names[-1], keys, 1) or difflib.get_close_matches(names[-1], _names(), 1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(keys)}."
+        return f"{where} is no known key; {hint}"
+    given = first.get("input")
+    message = first["msg"][0].lower() + first["msg"][1:]
+    return f"{where} is {given!r}: {message}."
+
+
+def _names() -> list[str]:
+    names = list(Experiment.model_fields)
+    for model in (Data, Start, Flow, Descent):
+        names += model.model_fields
+    return names
+
+
+def _line(text: str, names: list[str]) -> int | None:
+    """Return the line on which a key stands, or its section where the key has none."""
+    section, found = "", None
+    for number, line in enumerate(text.splitlines(), 1):
+        header = re.match(r"\s*\[\s*([^\]]+?)\s*\]", line)
+        if header:
+            section = header[1]
+            if names and section == names[0] and found is None:
+                found = number
+            continue
+        key = re.match(r"\s*\"?([\w.-]+)\"?\s*=", line)
+        if (
+            key
+            and names
+            and [*section.split("."), key[1]] == ["" if len(names) == 1 else names[0], names[min(1, len(names) - 1)]]
+        ):
+            return number
+        if key and not section and key[1] == ".".join(names[:2]):
+            return number
+    return found
+
+
+def choices(name: str) -> tuple[str, ...]:
+    """Return the values that a key with a fixed set of them may have."""
+    return get_args({"objective": Kind, "init": Init}[name])
+
+
+def provenance(seed: int) -> dict[str, Any]:
+    """Return what besides the settings the numbers depend on: versions, seed, precision, machine."""
+    packages = {}
+    for name in ("linflow", "numpy", "scipy", "numba"):
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = "not installed"
+    return {
+        "versions": packages,
+        "python": platform.python_version(),
+        "seed": seed,
+        "dtype": "float64",
+        "machine": f"{platform.system()} {platform.machine()}",
+        "processors": os.cpu_count(),
+    }

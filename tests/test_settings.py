@@ -1,0 +1,115 @@
+"""Experiment files: what is in them, what is wrong with them, and that they say all that a command can."""
+
+import re
+
+import numpy as np
+import pytest
+
+import linflow as lf
+from linflow.cli._options import OPTIONS
+from linflow.settings import Data, Descent, Experiment, Flow, Start, experiment
+
+
+def test_every_option_is_a_key_and_every_key_an_option():
+    models = {"data": Data, "start": Start, "flow": Flow, "descent": Descent}
+    keys = {f"{name}.{key}" for name, model in models.items() for key in model.model_fields} | {"algorithm"}
+    assert {key for key, *_ in OPTIONS.values()} == keys
+    assert set(Experiment.model_fields) == {*models, "algorithm"}
+
+
+def test_a_file_says_what_it_was_made_from(tmp_path):
+    made = experiment(
+        None, {"data.target": "Y.csv", "start.hidden": [64, 8], "flow.until": 1e-8, "start.size": 0.1 + 0.2}
+    )
+    path = tmp_path / "experiment.toml"
+    path.write_text(made.to_toml(), encoding="utf-8")
+    again = experiment(path)
+    assert again.data.target == tmp_path / "Y.csv"  # paths are those of the file's folder
+    assert again.model_copy(update={"data": made.data}) == made
+    assert experiment(path, {"flow.until": 1e-3}).flow.until == 1e-3
+    assert again.start.size == 0.1 + 0.2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            'algorithm = "flow"\n[start]\nhiden = [3]\n',
+            r"line 3: start\.hiden is no known key; did you mean hidden\?",
+        ),
+        ("[flow]\nrtol = 1e-8\nuntil = 2.0\n", r"line 3: flow\.until is 2\.0: input should be less than 1"),
+        ("[flw]\nuntil = 0.1\n", r"line 1: flw is no known key; did you mean flow\?"),
+        ('algoritm = "flow"\n', r"line 1: algoritm is no known key; did you mean algorithm\?"),
+        ("[start]\nhidden = [3, -1]\n", r"line 2: start\.hidden is -1: input should be greater than or equal to 1"),
+        ('[descent]\nstep_size = "save"\n', r"line 2: descent\.step_size is 'save'"),
+        ('[data]\nobjective = "lasso"\n', r"line 2: data\.objective is 'lasso': input should be 'factorization'"),
+        ("[start]\nseed = 1.5\n", r"line 2: start\.seed is 1\.5"),
+        ("[start\n", r"is not TOML: .*line 1"),
+        ("[data]\nzzz = 1\n", r"line 2: data\.zzz is no known key; there are x, y, target, objective\."),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(text, message, tmp_path):
+    path = tmp_path / "e.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=message) as error:
+        experiment(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_bytes_that_are_no_text(tmp_path):
+    (tmp_path / "e.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="not a text file"):
+        experiment(tmp_path / "e.toml")
+
+
+def test_an_option_is_named_as_it_is_typed():
+    with pytest.raises(ValueError, match=r"option --t-max is -1\.0: input should be greater than 0"):
+        experiment(None, {"flow.t_max": -1.0})
+
+
+@pytest.fixture
+def data(tmp_path, rng):
+    np.savetxt(tmp_path / "X.csv", rng.standard_normal((30, 4)), delimiter=",")
+    np.savetxt(tmp_path / "Y.csv", rng.standard_normal((30, 2)), delimiter=",")
+    np.savetxt(tmp_path / "short.csv", rng.standard_normal((29, 2)), delimiter=",")
+    np.savetxt(tmp_path / "labels.csv", np.sign(rng.standard_normal((30, 1))), delimiter=",")
+    return tmp_path
+
+
+def test_objectives_come_from_the_data(data):
+    def of(**keys):
+        given = {f"data.{key}": str(data / value) if key != "objective" else value for key, value in keys.items()}
+        return experiment(None, given).objective()
+
+    assert type(of(x="X.csv", y="Y.csv")) is lf.LinearRegression
+    assert type(of(target="Y.csv")) is lf.MatrixFactorization
+    with pytest.raises(ValueError, match=r"30 rows and .*short\.csv has 29"):
+        of(x="X.csv", y="short.csv")
+    for wrong in ({}, {"x": "X.csv"}, {"x": "X.csv", "y": "Y.csv", "target": "Y.csv"}, {"y": "Y.csv"}):
+        with pytest.raises(ValueError, match=r"needs .*--"):
+            of(**wrong)
+
+
+def test_starts_are_drawn_as_asked_or_read(data):
+    target = {"data.target": str(data / "Y.csv")}
+    f = experiment(None, target).objective()
+    drawn = experiment(
+        None, {**target, "start.init": "gaussian", "start.size": 0.5, "start.hidden": [7], "start.seed": 3}
+    )
+    expected = lf.init.gaussian((30, 7, 2), 0.5, rng=3)
+    assert all(np.array_equal(a, b) for a, b in zip(drawn.network(f).weights, expected.weights, strict=True))
+    assert drawn.network(f, wider=4).widths == (30, 28, 2)
+    lf.files.save_weights(expected, data / "w.npz")
+    read = experiment(None, {**target, "start.weights": str(data / "w.npz")}).network(f)
+    assert all(np.array_equal(a, b) for a, b in zip(read.weights, expected.weights, strict=True))
+    for wrong, message in [
+        ({}, "no hidden widths"),
+        ({"start.init": "ntk", "start.size": 2.0, "start.hidden": [3]}, "ntk has no size"),
+        ({"start.weights": str(data / "w.npz"), "start.hidden": [3]}, "leave out --hidden"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            experiment(None, {**target, **wrong}).network(f)
+    for init in re.findall(r"\w+", "gaussian ntk fan_in fan_out orthogonal balanced imbalanced spectral small"):
+        net = experiment(None, {**target, "start.init": init, "start.hidden": [40]}).network(f)
+        assert net.widths == (30, 40, 2)

@@ -1,0 +1,258 @@
+"""`linflow certify`, `simulate`, `design` and `analyze`, as a user types them."""
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import xarray
+from typer.testing import CliRunner
+
+import linflow as lf
+from linflow.cli import app
+
+
+@pytest.fixture
+def linflow(tmp_path, monkeypatch):
+    """Runs the command line in a folder with data."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    np.savetxt("X.csv", rng.standard_normal((60, 5)), delimiter=",")
+    np.save("T.npy", rng.standard_normal((60, 2)))
+    np.savetxt("Y.csv", 0.1 * rng.standard_normal((6, 4)), delimiter=",")
+    return lambda *arguments: CliRunner(env={"COLUMNS": "80"}).invoke(app, [str(a) for a in arguments])
+
+
+REGRESSION = ("--x", "X.csv", "--y", "T.npy", "--hidden", "20")
+TARGET = ("--target", "Y.csv", "--hidden", "12")
+
+
+def objective():
+    return lf.LinearRegression(lf.files.read_matrix("X.csv"), np.load("T.npy"))
+
+
+def test_certify_is_the_library(linflow):
+    result = linflow("certify", *REGRESSION, "--seed", 4)
+    assert result.exit_code == 0, result.stderr
+    cert = lf.certify(objective(), lf.init.ntk((5, 20, 2), rng=4))
+    assert result.stdout.startswith(str(cert))
+    found = json.loads(linflow("certify", *REGRESSION, "--seed", 4, "--json").stdout)
+    assert found["guarantees"] == json.loads(json.dumps(cert.to_dict()))["guarantees"]
+    assert found["settings"]["start"]["hidden"] == [20]
+    assert found["versions"]["numpy"] == np.__version__
+    assert found["seed"] == 4
+
+
+def test_certify_says_when_there_is_nothing(linflow):
+    result = linflow("certify", "--target", "Y.csv", "--init", "balanced", "--hidden", "12", "--size", "0.01")
+    assert result.exit_code == 1
+
+
+def test_certify_a_descent(linflow):
+    result = linflow("certify", *REGRESSION, "--algorithm", "descent", "--step-size", "1e-4")
+    assert result.exit_code == 0, result.stderr
+    assert "gradient descent with step 0.0001" in result.stdout
+
+
+def test_simulate_writes_what_it_is_asked(linflow, tmp_path):
+    result = linflow(
+        "simulate", *REGRESSION, "--until", "1e-8", "--save", "run.nc", "--table", "t.csv", "--plot", "p.svg"
+    )
+    assert result.exit_code == 0, result.stderr
+    run = lf.load("run.nc")
+    again = lf.gradient_flow(objective(), lf.init.ntk((5, 20, 2), rng=0), until=1e-8)
+    assert np.array_equal(run.gap, again.gap)
+    assert "target reached" in result.stdout
+    assert [line for line in result.stdout.splitlines() if line.startswith("wrote")] == [
+        "wrote run.nc",
+        "wrote t.csv",
+        "wrote p.svg",
+    ]
+    assert lf.files.load_settings("run.nc")["data"]["x"] == "X.csv"
+    assert len((tmp_path / "t.csv").read_text().splitlines()) == len(run.t) + 1
+    with xarray.open_dataset("run.nc", engine="h5netcdf") as plain:
+        assert plain.sizes
+
+
+def test_simulate_says_when_it_did_not_get_there(linflow):
+    result = linflow("simulate", *REGRESSION, "--max-steps", "3", "--json")
+    assert result.exit_code == 1
+    found = json.loads(result.stdout)
+    assert found["result"] == "step limit reached"
+    assert found["times"]["1e-06"] is None
+
+
+def test_simulate_a_descent_with_the_safe_step(linflow):
+    found = json.loads(linflow("simulate", *REGRESSION, "--algorithm", "descent", "--steps", 50, "--json").stdout)
+    assert found["step_size"] == lf.safe_step_size(objective(), lf.init.ntk((5, 20, 2), rng=0))
+
+
+def test_design_is_kept_and_confirmed(linflow):
+    result = linflow("design", "6,12,4", "--target", "Y.csv", "--rate", "5", "--out", "start.npz", "--confirm")
+    assert result.exit_code == 0, result.stderr
+    cert = lf.certify(lf.MatrixFactorization(lf.files.read_matrix("Y.csv")), lf.load("start.npz"))
+    assert cert.rate >= 5
+    assert "kept at every recorded time" in result.stdout
+    found = linflow("certify", "--target", "Y.csv", "--weights", "start.npz")
+    assert found.exit_code == 0
+    steps = json.loads(linflow("design", "6,12,4", "--target", "Y.csv", "--descent", "--steps", 20, "--json").stdout)
+    assert steps["steps"] <= 20
+    assert linflow("design", "6,2,4", "--target", "Y.csv", "--rate", "5").exit_code == 2  # too narrow
+
+
+def test_analyze_writes_a_folder_that_repeats_itself(linflow, tmp_path):
+    result = linflow("analyze", *TARGET)
+    assert result.exit_code == 0, result.stderr
+    assert sorted(p.name for p in (tmp_path / "analysis").iterdir()) == [
+        "analysis.json",
+        "experiment.toml",
+        "index.html",
+        "run.nc",
+    ]
+    again = linflow("analyze", "analysis/experiment.toml", "--out", "again")
+    assert again.exit_code == 0, again.stderr
+    # To the last bit.
+    assert (tmp_path / "analysis/analysis.json").read_bytes() == (tmp_path / "again/analysis.json").read_bytes()
+    page = (tmp_path / "analysis/index.html").read_text()
+    assert page.count("<svg") == 3
+    assert "https://" not in re.sub(r"http[s]?://www\.w3\.org/\S+", "", page)  # it stands alone
+    found = json.loads((tmp_path / "analysis/analysis.json").read_text())
+    for finding in found["findings"]:
+        assert finding["text"].replace("&", "&amp;").split("'")[0] in page
+    assert found["check"]["holds"] is True
+    other = json.loads(
+        linflow("analyze", "analysis/experiment.toml", "--until", "1e-3", "--out", "c", "--json").stdout
+    )
+    assert other["settings"]["flow"]["until"] == 1e-3
+
+
+def test_findings_are_computed(linflow):
+    found = json.loads(linflow("analyze", *TARGET, "--json").stdout)
+    by = {finding["kind"]: finding for finding in found["findings"]}
+    f = lf.MatrixFactorization(lf.files.read_matrix("Y.csv"))
+    net, wide = (lf.init.ntk((6, 12 * k, 4), rng=0) for k in (1, int(by["width"]["numbers"]["factor"])))
+    assert by["rate"]["numbers"]["rate"] == lf.certify(f, net).rate
+    assert by["width"]["numbers"]["rate"] == lf.certify(f, wide).rate > 2 * lf.certify(f, net).rate
+    spectrum = lf.imbalance_spectrum(net)
+    assert by["hold"]["numbers"]["gap"] == spectrum.gap
+    assert by["hold"]["numbers"]["spread"] == spectrum.positive_spread + spectrum.negative_spread
+    assert by["step"]["numbers"]["step_size"] == lf.safe_step_size(f, net)
+    assert "plateau" not in by  # an NTK start has none
+    assert "data" not in by  # a factorization is well conditioned
+    assert f"{by['hold']['numbers']['gap']:.3g}" in by["hold"]["text"]
+
+
+def test_findings_on_a_start_near_a_saddle_and_bad_data(linflow):
+    X = np.random.default_rng(1).standard_normal((40, 3)) * [1.0, 1.0, 0.05]
+    np.savetxt("X3.csv", X, delimiter=",")
+    np.save("Y3.npy", X @ np.ones((3, 2)))
+    small = ("--x", "X3.csv", "--y", "Y3.npy", "--init", "small", "--size", "1e-4", "--hidden", "8")
+    found = json.loads(linflow("analyze", *small, "--until", "1e-2", "--json").stdout)
+    by = {finding["kind"]: finding for finding in found["findings"]}
+    assert by["plateau"]["numbers"]["share"] > 0.1
+    assert by["data"]["numbers"]["condition"] > 10
+    narrow = json.loads(linflow("analyze", "--target", "Y.csv", "--hidden", "2", "--json", "--max-steps", 50).stdout)
+    assert "narrower than the product needs (4)" in next(f["text"] for f in narrow["findings"] if f["kind"] == "hold")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("certify", "--target", "nope.csv", "--hidden", "3"), "nope.csv"),
+        (("certify", "--target", "Y.csv", "--hidden", "a,3"), "--hidden is 'a,3'"),
+        (("certify", "--target", "Y.csv"), "no hidden widths"),
+        (("certify",), "--target"),
+        (("simulate", *REGRESSION, "--until", "2"), "--until is 2.0"),
+        (("simulate", *REGRESSION, "--record", "loss"), "record"),
+        (("simulate", *REGRESSION, "--step-size", "big"), "--step-size is 'big'"),
+        (("simulate", *REGRESSION, "--save", "run.csv"), "run.csv"),
+        (("simulate", *REGRESSION, "--save", "no/run.nc"), "no"),
+        (("analyze", "X.csv"), "X.csv is not TOML"),
+        (("design", "6,x,4", "--target", "Y.csv", "--rate", "1"), "--shape is '6,x,4'"),
+        (("design", "6,8,5", "--target", "Y.csv", "--rate", "1"), "5"),
+    ],
+)
+def test_mistakes_are_one_line(linflow, arguments, message):
+    result = linflow(*arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stderr.startswith("linflow: ")
+    assert result.stderr.count("\n") == 1
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+
+
+@pytest.mark.parametrize("command", ["certify", "simulate", "design", "analyze", "reproduce", "cite"])
+def test_every_command_explains_itself(linflow, command):
+    result = linflow(command, "--help")
+    assert result.exit_code == 0
+    if command not in ("reproduce", "cite"):
+        assert f"Example: linflow {command}" in result.stdout
+
+
+def command(*arguments, **options):
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80", "TERM": "xterm"}
+    return subprocess.Popen([sys.executable, "-m", "linflow", *arguments], text=True, env=env, **options)
+
+
+def test_shell_completion(tmp_path):
+    env = {**os.environ, "_LINFLOW_COMPLETE": "complete_bash", "COMP_WORDS": "linflow simul", "COMP_CWORD": "1"}
+    code = "from linflow.cli import app; app(prog_name='linflow')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False)
+    assert done.stdout.split() == ["simulate"]
+
+
+SLOW = ("--init", "small", "--size", "0.05", "--hidden", "10,10", "--until", "1e-12", "--rtol", "1e-13")
+
+
+@pytest.mark.parametrize("what", ["simulate", "analyze"])
+def test_ctrl_c_keeps_what_is_done(what, tmp_path):
+    np.save(tmp_path / "Y.npy", np.diag([2.0, 1.5, 1.0, 0.0, 0.0, 0.0]))
+    extra = ("--save", "run.nc") if what == "simulate" else ("--out", ".")
+    # As on a terminal: a suite started in the background hands its children an ignored Ctrl-C.
+    run = {"cwd": tmp_path, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}
+    with command(what, "--target", "Y.npy", *SLOW, "--max-steps", "1000000000", *extra, **run, **heard) as process:
+        time.sleep(6)  # until it runs, on a busy machine
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        waited = time.monotonic() - began
+    assert process.returncode == 130, (out, err)
+    assert re.match(r"linflow: interrupted at t = \d.*(kept in run\.nc|what was done is in index\.html)", err)
+    run = lf.load(tmp_path / "run.nc")
+    assert run.result is lf.Result.INTERRUPTED
+    assert len(run.t) > 10
+    assert waited < 20  # the run ends within a second; certificate, check and page take a few on a busy machine
+
+
+def test_a_bar_on_a_terminal_and_nothing_in_a_pipe(tmp_path):
+    np.save(tmp_path / "Y.npy", np.diag([2.0, 1.5, 1.0, 0.0, 0.0, 0.0]))
+    arguments = ("simulate", "--target", "Y.npy", *SLOW[:-2], "--until", "1e-8")
+    with command(*arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as piped:
+        _, err = piped.communicate(timeout=120)
+    assert piped.returncode == 0
+    assert err == ""
+    outside, inside = pty.openpty()
+    with command(*arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=inside) as process:
+        os.close(inside)
+        seen = b""
+        while True:
+            try:
+                part = os.read(outside, 65536)
+            except OSError:  # the other end is closed
+                break
+            if not part:
+                break
+            seen += part
+        process.communicate(timeout=120)
+    os.close(outside)
+    assert process.returncode == 0
+    assert b"flow" in seen
+    assert b"%" in seen
+    assert b"left" in seen
