@@ -9,7 +9,7 @@ SEED ?= 0
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help reproduce test test-slow soundness bench check format setup-test clean
+.PHONY: help reproduce test test-slow soundness bench examples check format setup-test clean
 
 help:
 	@echo "make reproduce   compute every figure and its claims into report/index.html"
@@ -17,6 +17,7 @@ help:
 	@echo "make test-slow   run the tests marked slow as well"
 	@echo "make soundness   every bound against lambda_min(T) on a million random networks (INSTANCES=, SEED=)"
 	@echo "make bench       time the flow against other solvers at equal error (QUICK=1: two minutes; TASKS=, SOLVERS=, ERROR=)"
+	@echo "make examples    run the examples, with their figures in figures/"
 	@echo "make check       lint, formatting and types"
 	@echo "make format      let ruff format the code"
 	@echo "make clean       remove the environment, the caches and the report"
@@ -58,6 +59,10 @@ bench: $(VENV)-bench/.installed
 	$(VENV)-bench/bin/python -m benchmarks $(if $(QUICK),--quick) $(if $(TASKS),--tasks $(TASKS)) \
 	  $(if $(SOLVERS),--solvers $(SOLVERS)) $(if $(ERROR),--error $(ERROR))
 
+examples: $(VENV)/.installed-reproduce
+	mkdir -p figures
+	for script in examples/*.py; do $(BIN)/python $$script figures || exit 1; done
+
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -68,4 +73,4 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .venv-bench report .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) .venv-bench report figures .pytest_cache .ruff_cache .hypothesis build dist

@@ -134,6 +134,11 @@ class Network:
         other.notes = self.notes
         return other
 
+    def _repr_html_(self) -> str:
+        from linflow._html import network_html, never_raising  # noqa: PLC0415 - only notebooks need it
+
+        return never_raising(network_html, self)
+
     def __repr__(self) -> str:
         scale = "" if self.scale == 1 else f", scale={self.scale:.4g}"
         kind = type(self.weights[0]).__module__.split(".")[0]

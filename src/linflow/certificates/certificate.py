@@ -176,6 +176,11 @@ class Certificate:
             return f"{guarantee.steps_to(1e-6):.4g}" if isinstance(guarantee.curve, StepCurve) else "–"
         return f"{guarantee.time_to(1e-6) / (self.step_size or 1.0):.4g}"
 
+    def _repr_html_(self) -> str:
+        from linflow._html import certificate_html, never_raising  # noqa: PLC0415 - only notebooks need it
+
+        return never_raising(certificate_html, self)
+
     def __repr__(self) -> str:
         name = self.best.name if self.best else "none applies"
         return f"Certificate(rate={self.rate:.4g}, {name})"

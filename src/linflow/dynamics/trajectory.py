@@ -224,6 +224,11 @@ class Trajectory:
 
         save_run(self, path, weights=weights, settings=settings)
 
+    def _repr_html_(self) -> str:
+        from linflow._html import never_raising, trajectory_html  # noqa: PLC0415 - only notebooks need it
+
+        return never_raising(trajectory_html, self)
+
     def __repr__(self) -> str:
         t, gap = to_numpy(self.t), to_numpy(self.gap)
         return (

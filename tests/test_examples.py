@@ -1,0 +1,31 @@
+"""The examples run as scripts, keep what they claim, and write their figures."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+FIGURES = {
+    "talk_in_ten_minutes": {"phase_plane.png", "certificate.png", "init_map.png"},
+    "slow_factorization": {"slow_factorization.png"},
+    "width_and_step_size": {"width_and_step_size.png"},
+}
+
+
+def test_every_example_is_run():
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(FIGURES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(FIGURES))
+def test_example_keeps_its_claims(name, tmp_path):
+    command = [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py"), str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert {path.name for path in tmp_path.iterdir()} == FIGURES[name]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in tmp_path.iterdir())
