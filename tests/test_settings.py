@@ -7,14 +7,13 @@ import pytest
 
 import linflow as lf
 from linflow.cli._options import OPTIONS
-from linflow.settings import Data, Descent, Experiment, Flow, Start, experiment
+from linflow.settings import SECTIONS, Experiment, experiment
 
 
 def test_every_option_is_a_key_and_every_key_an_option():
-    models = {"data": Data, "start": Start, "flow": Flow, "descent": Descent}
-    keys = {f"{name}.{key}" for name, model in models.items() for key in model.model_fields} | {"algorithm"}
+    keys = {f"{name}.{key}" for name, model in SECTIONS.items() for key in model.model_fields} | {"algorithm"}
     assert {key for key, *_ in OPTIONS.values()} == keys
-    assert set(Experiment.model_fields) == {*models, "algorithm"}
+    assert set(Experiment.model_fields) == {*SECTIONS, "algorithm"}
 
 
 def test_a_file_says_what_it_was_made_from(tmp_path):

@@ -94,16 +94,16 @@ def test_simulate_a_descent_with_the_safe_step(linflow):
 
 
 def test_design_is_kept_and_confirmed(linflow):
-    result = linflow("design", "6,12,4", "--target", "Y.csv", "--rate", "5", "--out", "start.npz", "--confirm")
+    result = linflow("design", *TARGET, "--rate", "5", "--out", "start.npz", "--confirm")
     assert result.exit_code == 0, result.stderr
     cert = lf.certify(lf.MatrixFactorization(lf.files.read_matrix("Y.csv")), lf.load("start.npz"))
     assert cert.rate >= 5
     assert "kept at every recorded time" in result.stdout
     found = linflow("certify", "--target", "Y.csv", "--weights", "start.npz")
     assert found.exit_code == 0
-    steps = json.loads(linflow("design", "6,12,4", "--target", "Y.csv", "--descent", "--steps", 20, "--json").stdout)
+    steps = json.loads(linflow("design", *TARGET, "--algorithm", "descent", "--within", 20, "--json").stdout)
     assert steps["steps"] <= 20
-    assert linflow("design", "6,2,4", "--target", "Y.csv", "--rate", "5").exit_code == 2  # too narrow
+    assert linflow("design", "--hidden", "2", "--target", "Y.csv", "--rate", "5").exit_code == 2  # too narrow
 
 
 def test_analyze_writes_a_folder_that_repeats_itself(linflow, tmp_path):
@@ -117,8 +117,14 @@ def test_analyze_writes_a_folder_that_repeats_itself(linflow, tmp_path):
     ]
     again = linflow("analyze", "analysis/experiment.toml", "--out", "again")
     assert again.exit_code == 0, again.stderr
-    # To the last bit.
-    assert (tmp_path / "analysis/analysis.json").read_bytes() == (tmp_path / "again/analysis.json").read_bytes()
+    # To the last bit, but for the folder that was asked for.
+    first, second = ((tmp_path / name / "analysis.json").read_text() for name in ("analysis", "again"))
+    assert first.replace('"folder": "analysis"', '"folder": "again"') == second
+    runs = [lf.load(tmp_path / name / "run.nc") for name in ("analysis", "again")]
+    assert all(np.array_equal(a, b) for a, b in zip(*(run.weights for run in runs), strict=True))
+    echoed = lf.files.load_settings(tmp_path / "again" / "run.nc")
+    assert echoed["versions"]["numpy"] == np.__version__
+    assert echoed["start"]["hidden"] == [12]
     page = (tmp_path / "analysis/index.html").read_text()
     assert page.count("<svg") == 3
     assert "https://" not in re.sub(r"http[s]?://www\.w3\.org/\S+", "", page)  # it stands alone
@@ -174,8 +180,8 @@ def test_findings_on_a_start_near_a_saddle_and_bad_data(linflow):
         (("simulate", *REGRESSION, "--save", "run.csv"), "run.csv"),
         (("simulate", *REGRESSION, "--save", "no/run.nc"), "no"),
         (("analyze", "X.csv"), "X.csv is not TOML"),
-        (("design", "6,x,4", "--target", "Y.csv", "--rate", "1"), "--shape is '6,x,4'"),
-        (("design", "6,8,5", "--target", "Y.csv", "--rate", "1"), "5"),
+        (("design", *TARGET), "rate is needed"),
+        (("design", *TARGET, "--rate", "-1"), "--rate is -1.0"),
     ],
 )
 def test_mistakes_are_one_line(linflow, arguments, message):

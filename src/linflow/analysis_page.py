@@ -24,7 +24,8 @@ def write(found: Analysis, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     _text(folder / "experiment.toml", found.experiment.to_toml(folder))
     _text(folder / "analysis.json", json.dumps(plain(found.to_dict()), indent=2, ensure_ascii=False) + "\n")
-    found.run.save(folder / "run.nc", settings=found.experiment.to_dict())
+    settings = {**found.experiment.to_dict(), **provenance(found.experiment.start.seed)}
+    found.run.save(folder / "run.nc", settings=settings)
     index = folder / "index.html"
     _text(index, page(found))
     return index

@@ -15,7 +15,7 @@ import tomllib
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -80,14 +80,34 @@ class Descent(_Section):
     steps: Count = 10_000
 
 
+class Design(_Section):
+    """A start to be made: for a certified rate of the flow, or for few certified steps of a descent."""
+
+    rate: Positive | None = None
+    steps: Count | None = None
+    confirm: bool = False
+
+
+class Output(_Section):
+    """Files to be written; paths are relative to where the command is given."""
+
+    save: Path | None = None
+    table: Path | None = None
+    plot: Path | None = None
+    start: Path | None = None
+    folder: Path = Path("analysis")
+
+
 class Experiment(_Section):
-    """All that a command needs to know. Paths are relative to the file that names them."""
+    """All that a command needs to know. Paths of data and weights are relative to the file that names them."""
 
     algorithm: Literal["flow", "descent"] = "flow"
     data: Data = Data()
     start: Start = Start()
     flow: Flow = Flow()
     descent: Descent = Descent()
+    design: Design = Design()
+    output: Output = Output()
 
     def objective(self) -> Objective:
         """Read the data and return the objective.
@@ -130,10 +150,7 @@ class Experiment(_Section):
                     "weights are read from a file, which has their widths and size; leave out --hidden and --size."
                 )
             return load_weights(start.weights)
-        if not start.hidden:
-            raise ValueError("the start has no hidden widths; give --hidden 64 or --hidden 64,64, or --weights FILE.")
-        n, m = objective.shape
-        widths = (n, *(wider * h for h in start.hidden), m)
+        widths = self.widths(objective, wider)
         name, default = SIZES.get(start.init, ("", 0.0))
         if start.size is not None and not name:
             raise ValueError(f"the start {start.init} has no size to set; leave it out, or use gaussian.")
@@ -146,13 +163,24 @@ class Experiment(_Section):
             size["target"] = objective.minimizer
         return getattr(lf.init, start.init)(widths, rng=start.seed, **size)
 
+    def widths(self, objective: Objective, wider: int = 1) -> tuple[int, ...]:
+        """Return the widths of the layers, hidden ones `wider` times as wide.
+
+        Raises:
+            ValueError: there are none.
+        """
+        if not self.start.hidden:
+            raise ValueError("the start has no hidden widths; give --hidden 64 or --hidden 64,64, or --weights FILE.")
+        n, m = objective.shape
+        return (n, *(wider * h for h in self.start.hidden), m)
+
     def to_toml(self, folder: Path | None = None) -> str:
         """Return the file that gives this experiment, every key named; paths as seen from a folder it will lie in."""
         lines = [f"algorithm = {json.dumps(self.algorithm)}"]
-        for name in ("data", "start", "flow", "descent"):
+        for name in SECTIONS:
             lines += ["", f"[{name}]"]
             for key, value in getattr(self, name):
-                if isinstance(value, Path) and folder is not None:
+                if isinstance(value, Path) and folder is not None and name != "output":
                     value = Path(os.path.relpath(value, folder))  # noqa: PLW2901
                 if value is not None:
                     lines.append(f"{key} = {_toml(value)}")
@@ -161,6 +189,17 @@ class Experiment(_Section):
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON takes them."""
         return self.model_dump(mode="json")
+
+
+SECTIONS: dict[str, type[_Section]] = {
+    "data": Data,
+    "start": Start,
+    "flow": Flow,
+    "descent": Descent,
+    "design": Design,
+    "output": Output,
+}
+"""The tables of an experiment file."""
 
 
 def _toml(value: Any) -> str:
@@ -232,7 +271,7 @@ def _explained(error: ValidationError, path: Path | None, text: str, options: Ma
 
 def _names() -> list[str]:
     names = list(Experiment.model_fields)
-    for model in (Data, Start, Flow, Descent):
+    for model in SECTIONS.values():
         names += model.model_fields
     return names
 
@@ -257,11 +296,6 @@ def _line(text: str, names: list[str]) -> int | None:
         if key and not section and key[1] == ".".join(names[:2]):
             return number
     return found
-
-
-def choices(name: str) -> tuple[str, ...]:
-    """Return the values that a key with a fixed set of them may have."""
-    return get_args({"objective": Kind, "init": Init}[name])
 
 
 def provenance(seed: int) -> dict[str, Any]:

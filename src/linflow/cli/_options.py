@@ -40,7 +40,22 @@ OPTIONS: dict[str, tuple[str, type, str, str]] = {
     "record": ("flow.record", str, "Run", "Along the run: least_eigenvalue, imbalance_drift, singular_values."),
     "step_size": ("descent.step_size", str, "Run", "Step of a descent, or safe."),
     "steps": ("descent.steps", int, "Run", "Steps of a descent at most."),
+    "rate": ("design.rate", float, "Design", "Rate of the flow to certify."),
+    "within": (
+        "design.steps",
+        int,
+        "Design",
+        "Certified steps of a descent at most; the fewest possible if left out.",
+    ),
+    "confirm": ("design.confirm", bool, "Design", "Run it and check the certificate."),
+    "save": ("output.save", Path, "Output", "Keep the run as NetCDF, in a file that ends in .nc."),
+    "table": ("output.table", Path, "Output", "Write time, loss and rate to a .csv or .parquet file."),
+    "plot": ("output.plot", Path, "Output", "Draw the loss into a .pdf, .svg or .png file."),
+    "out": ("output.start", Path, "Output", "Write the weights to a .npz or .safetensors file."),
+    "folder": ("output.folder", Path, "Output", "Folder for the report."),
 }
+FLAGS = {"folder": "--out", "confirm": "--confirm"}
+"""Options whose name is not that of the parameter, or that take no value."""
 """Option → key of the file, type, panel of the help, and what it is."""
 
 File = Annotated[
@@ -60,7 +75,8 @@ def takes_experiment(*names: str) -> Callable[[Callable[..., None]], Callable[..
                 keyword,
                 default=None,
                 annotation=Annotated[
-                    kind | None, typer.Option("--" + name.replace("_", "-"), help=text, rich_help_panel=panel)
+                    kind | None,
+                    typer.Option(FLAGS.get(name, "--" + name.replace("_", "-")), help=text, rich_help_panel=panel),
                 ],  # type: ignore[valid-type]
             )
             for name, (_, kind, panel, text) in OPTIONS.items()

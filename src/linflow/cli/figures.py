@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from linflow.cli._app import app
+from linflow.cli._show import columns
 
 if TYPE_CHECKING:
     from linflow.experiments import Experiment
@@ -86,19 +87,13 @@ def _watch(experiments: "list[Experiment]") -> "Iterator[Watcher]":
     """One line on stderr for every figure done and, on a terminal, a bar above which they gather."""
     from rich.console import Console
     from rich.markup import escape
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress, TextColumn
 
     console = Console(stderr=True, highlight=False)
     names = [experiment.id for experiment in experiments]
     width = max(map(len, names), default=0)
-    columns = (
-        TextColumn("[bold]{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:3.0f}%"),
-        TimeElapsedColumn(),
-        TextColumn("[dim]{task.fields[note]}"),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
+    shown = (*columns(), TextColumn("[dim]{task.fields[note]}"))
+    with Progress(*shown, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("", total=len(names), note="")
 
         def watcher(name: str, fraction: float, note: str) -> None:

@@ -1,18 +1,18 @@
 """`linflow certify`, `simulate`, `design` and `analyze`: from data and a start to an answer."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from linflow.cli._app import app
-from linflow.cli._options import OPTIONS, takes_experiment, widths
+from linflow.cli._options import OPTIONS, takes_experiment
 from linflow.cli._show import print_json, progress
 
 if TYPE_CHECKING:
     from linflow.settings import Experiment
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, not text.")]
+RUN = tuple(name for name, (_, _, panel, _) in OPTIONS.items() if panel in ("Data", "Start", "Run"))
 START = ("x", "y", "target", "objective", "init", "hidden", "size", "seed", "weights", "algorithm", "step_size")
 
 
@@ -40,14 +40,8 @@ def certify(experiment: "Experiment", as_json: Json = False) -> None:
 
 
 @app.command()
-@takes_experiment(*OPTIONS)
-def simulate(
-    experiment: "Experiment",
-    save: Annotated[Path | None, typer.Option(help="Keep the run as NetCDF, in a file that ends in .nc.")] = None,
-    table: Annotated[Path | None, typer.Option(help="Write time, loss and rate to a .csv or .parquet file.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw the loss into a .pdf, .svg or .png file.")] = None,
-    as_json: Json = False,
-) -> None:
+@takes_experiment(*RUN, "save", "table", "plot")
+def simulate(experiment: "Experiment", as_json: Json = False) -> None:
     """Run the gradient flow, or a descent, and say how it went.
 
     Example: linflow simulate --target Y.csv --hidden 64 --until 1e-8 --save run.nc
@@ -67,6 +61,7 @@ def simulate(
     except lf.Interrupted as stop:
         stopped, run = stop, stop.run
     written = []
+    save, table, plot = experiment.output.save, experiment.output.table, experiment.output.plot
     if save is not None:
         from linflow.settings import provenance
 
@@ -96,44 +91,36 @@ def simulate(
 
 
 @app.command()
-def design(
-    shape: Annotated[str, typer.Argument(metavar="N,H,…,M", help="Widths of the layers, such as 20,30,5.")],
-    target: Annotated[Path | None, typer.Option(help="Target of a factorization.")] = None,
-    x: Annotated[Path | None, typer.Option(help="Inputs of a regression.")] = None,
-    y: Annotated[Path | None, typer.Option(help="Outputs of a regression.")] = None,
-    rate: Annotated[float | None, typer.Option(help="Rate of the flow to certify.")] = None,
-    descent: Annotated[bool, typer.Option("--descent", help="A start for gradient descent, with its step.")] = False,
-    steps: Annotated[
-        int | None, typer.Option(help="Most steps of the descent; the fewest possible if left out.")
-    ] = None,
-    fraction: Annotated[float, typer.Option(help="Part of the first loss gap to reach.")] = 1e-6,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the hidden bases.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Write the weights to a .npz or .safetensors file.")] = None,
-    confirm: Annotated[bool, typer.Option("--confirm", help="Run it and check the certificate.")] = False,
-    as_json: Json = False,
-) -> None:
+@takes_experiment(
+    "x", "y", "target", "objective", "hidden", "seed", "until", "algorithm", "rate", "within", "confirm", "out"
+)
+def design(experiment: "Experiment", as_json: Json = False) -> None:
     """Make a start with a certified rate, or one that descends in few certified steps.
 
-    Example: linflow design 20,30,5 --target Y.csv --rate 5 --out start.npz
+    Example: linflow design --target Y.csv --hidden 30 --rate 5 --out start.npz
 
     Exit code 0: certified, and kept where it was run; 1: a run broke it; 2: there is none, or bad input.
     """
     import linflow as lf
     from linflow.files import save_weights
-    from linflow.settings import experiment
 
-    given = {"data.target": target, "data.x": x, "data.y": y}
-    objective = experiment(None, {key: value for key, value in given.items() if value is not None}).objective()
-    algorithm = "descent" if descent else "flow"
+    objective, asked = experiment.objective(), experiment.design
     found = lf.design(
-        objective, widths(shape, "shape"), rate=rate, algorithm=algorithm, steps=steps, fraction=fraction, rng=seed
+        objective,
+        experiment.widths(objective),
+        rate=asked.rate,
+        algorithm=experiment.algorithm,
+        steps=asked.steps,
+        fraction=experiment.flow.until,
+        rng=experiment.start.seed,
     )
-    check = found.confirm() if confirm else None
+    check = found.confirm() if asked.confirm else None
+    out = experiment.output.start
     if out is not None:
         save_weights(found.network, out)
     if as_json:
         kept: dict[str, Any] = {} if check is None else {"confirmed": check.holds}
-        print_json({**found.to_dict(), **kept})
+        print_json({**found.to_dict(), **kept, "settings": experiment.to_dict()})
     else:
         typer.echo(repr(found))
         typer.echo(found.reason)
@@ -147,12 +134,8 @@ def design(
 
 
 @app.command()
-@takes_experiment(*OPTIONS)
-def analyze(
-    experiment: "Experiment",
-    out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("analysis"),
-    as_json: Json = False,
-) -> None:
+@takes_experiment(*RUN, "folder")
+def analyze(experiment: "Experiment", as_json: Json = False) -> None:
     """Certify a start, run it, set one against the other, and say what holds it back.
 
     Writes index.html, analysis.json, run.nc and experiment.toml, which runs the same again.
@@ -165,6 +148,7 @@ def analyze(
     from linflow.analysis import analyse
     from linflow.analysis_page import write
 
+    out = experiment.output.folder
     try:
         with progress("analyze") as tick:
             found = analyse(experiment, tick)
