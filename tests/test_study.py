@@ -262,3 +262,42 @@ def test_a_bar_on_a_terminal_and_nothing_in_a_pipe(tmp_path):
     assert b"flow" in seen
     assert b"%" in seen
     assert b"left" in seen
+
+
+def hostile(kind, folder):
+    """A file that is not what its name says, or worse."""
+    path = folder / {"npz": "w.npz", "pickle": "w.npz", "pt": "w.pt", "safetensors": "w.safetensors"}.get(
+        kind, "Y.npy"
+    )
+    if kind == "pickle":
+        np.savez(path, W1=np.array([print], dtype=object))
+    elif kind == "cut":
+        whole = folder / "whole.npy"
+        np.save(whole, np.ones((6, 4)))
+        path.write_bytes(whole.read_bytes()[:-9])
+    elif kind == "nan":
+        np.save(path, np.full((6, 4), np.nan))
+    elif kind == "giant":
+        path.write_bytes(
+            b"\x93NUMPY\x01\x00\x76\x00"
+            + b"{'descr': '<f8', 'fortran_order': False, 'shape': (10000000, 100000), }".ljust(117)
+            + b"\n"
+        )
+    else:
+        path.write_bytes(b"\x80\x04\x95 nonsense" * 20)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["cut", "nan", "giant", "npz", "pickle", "pt", "safetensors"])
+def test_a_hostile_file_is_one_line_and_nothing_is_written(linflow, tmp_path, kind):
+    path = hostile(kind, tmp_path)
+    given = ("--target", path, "--hidden", "3") if path.suffix == ".npy" else ("--target", "Y.csv", "--weights", path)
+    if kind == "pt":
+        pytest.importorskip("torch")
+    before = sorted(tmp_path.iterdir())
+    result = linflow("analyze", *given)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("linflow: ")
+    assert path.name in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == before
