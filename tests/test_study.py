@@ -301,3 +301,22 @@ def test_a_hostile_file_is_one_line_and_nothing_is_written(linflow, tmp_path, ki
     assert path.name in result.stderr
     assert result.stderr.count("\n") == 1
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_audit_finds_the_chains_of_a_model(linflow, tmp_path):
+    from safetensors.numpy import save_file
+
+    rng = np.random.default_rng(0)
+    A, B = rng.standard_normal((40, 20)), rng.standard_normal((5, 40))
+    save_file({"0.weight": A, "1.weight": B}, tmp_path / "model.safetensors")
+    result = linflow("audit", "model.safetensors")
+    assert result.exit_code == 0, result.stderr
+    assert "20×40×5" in result.stdout
+    found = json.loads(linflow("audit", "model.safetensors", "--json").stdout)
+    expected = lf.TangentOperator([A.T, B.T]).least_eigenvalue()
+    assert found["chains"][0]["least_eigenvalue"] == pytest.approx(float(expected), rel=1e-10)
+    save_file({"a": A}, tmp_path / "none.safetensors")
+    assert linflow("audit", "none.safetensors").exit_code == 1
+    wrong = linflow("audit", "X.csv")
+    assert wrong.exit_code == 2
+    assert wrong.stderr.count("\n") == 1

@@ -1,0 +1,37 @@
+"""`linflow audit`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from linflow.cli._app import app
+
+
+@app.command()
+def audit(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Weights of a model: .safetensors, .pt, .pth or .bin.")
+    ],
+    heads: Annotated[
+        int | None, typer.Option(min=1, help="Heads of attention, where no config.json says it.")
+    ] = None,
+    kv_heads: Annotated[
+        int | None, typer.Option(min=1, help="Heads of keys and values, where they are fewer.")
+    ] = None,
+    scaling: Annotated[
+        float | None, typer.Option(help="Scale s of LoRA adapters, where no adapter_config.json says it.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not a table.")] = False,
+) -> None:
+    """Find the chains of linear maps in a PyTorch model, LoRA adapters among them, and say how they will train.
+
+    Nothing in the file is run. Example: linflow audit model.safetensors
+
+    Exit code 0: chains were found; 1: none were; 2: bad input.
+    """
+    from linflow.torch import audit_file
+
+    found = audit_file(file, heads=heads, kv_heads=kv_heads, scaling=scaling)
+    typer.echo(found.to_json() if as_json else str(found))
+    raise typer.Exit(0 if found.chains else 1)

@@ -1,0 +1,96 @@
+"""Named tensors and modules, whatever they come from: a model, a state dict, or a file's arrays."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from linflow._arrays import Array, detach, is_array
+
+_DIGITS = re.compile(r"(\d+)")
+
+
+class State:
+    """The floating-point matrices of a model by name, and what is known besides of heads and scalings.
+
+    Args:
+        source: an `nn.Module`, or a mapping of names to arrays.
+        config: the content of `config.json` and of `adapter_config.json` beside a file, if any.
+
+    Raises:
+        TypeError: anything else.
+
+    Attributes:
+        tensors: all arrays with their graphs dropped, by name; PEFT's `base_layer` is left out of names.
+        modules: by name; empty without a model.
+    """
+
+    def __init__(self, source: Any, config: Mapping[str, Any] | None = None):
+        self.modules: dict[str, Any] = {}
+        self.config = dict(config or {})
+        if hasattr(source, "named_modules") and hasattr(source, "state_dict"):
+            for name, module in source.named_modules():
+                self.modules.setdefault(plain(name), module)  # the layer of PEFT, not what it wraps
+            named = source.state_dict(keep_vars=True)
+        elif isinstance(source, Mapping):
+            named = source
+        else:
+            raise TypeError(
+                f"model is a {type(source).__name__}; an nn.Module or a state dict (names to tensors) is needed. "
+                "For a file use linflow.torch.audit_file."
+            )
+        wrong = next((name for name, x in named.items() if not (is_array(x) or name.endswith("_extra_state"))), None)
+        if wrong is not None:
+            raise TypeError(
+                f"{wrong!r} of the state dict is a {type(named[wrong]).__name__}; tensors are needed. "
+                "Pass the state dict itself, such as checkpoint['state_dict']."
+            )
+        self.tensors: dict[str, Array] = {plain(name): detach(x) for name, x in named.items() if is_array(x)}
+
+    def matrix(self, name: str) -> Array | None:
+        """Return the matrix of that name; None where there is none of floating-point numbers."""
+        x = self.tensors.get(name)
+        return x if x is not None and x.ndim == 2 and 0 not in x.shape and "float" in str(x.dtype) else None
+
+    def vector(self, name: str) -> Array | None:
+        """Return the vector of that name; None where there is none."""
+        x = self.tensors.get(name)
+        return x if x is not None and x.ndim == 1 else None
+
+    def attribute(self, prefix: str, *names: str) -> Any:
+        """Return the first of the attributes that the module, its `config` or the configuration has."""
+        module = self.modules.get(prefix)
+        for holder in (module, getattr(module, "config", None)):
+            for name in names:
+                value = getattr(holder, name, None)
+                if isinstance(value, int) and not isinstance(value, bool):
+                    return value
+        return next((self.config[name] for name in names if isinstance(self.config.get(name), int)), None)
+
+
+def plain(name: str) -> str:
+    """Return the name without what PEFT adds where it wraps a layer."""
+    return name.replace(".base_layer.", ".").removesuffix(".base_layer")
+
+
+def natural(name: str) -> list[tuple[int, int | str]]:
+    """Return a key that sorts "layer.2" before "layer.10"."""
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in _DIGITS.split(name)]
+
+
+def configuration(path: Path) -> dict[str, Any]:
+    """Return the content of `config.json` and `adapter_config.json` in the folder of `path`, where readable."""
+    content: dict[str, Any] = {}
+    for name in ("config.json", "adapter_config.json"):
+        file = path.with_name(name)
+        if file.is_file() and file.stat().st_size < 2**20:
+            try:
+                read = json.loads(file.read_text(encoding="utf-8"))
+            except ValueError:
+                continue
+            if isinstance(read, dict):
+                content.update(read)
+    return content

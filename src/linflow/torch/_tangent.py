@@ -1,0 +1,143 @@
+"""The spectrum of T of a chain whose ends may be much larger than its inside, from matrices of inner size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from linflow._arrays import EPS, Array, namespace, singular_values, to_numpy
+from linflow.network import Network, multiply
+from linflow.operator import DENSE_LIMIT, UNCONVERGED, TangentOperator
+
+ITERATIVE_LIMIT = 200 * 200
+"""Largest size of the core of T for which eigenvalues are iterated; there it takes seconds."""
+
+ROUNDED = 8 * 2.0**-23
+"""Singular values of float32 weights below this part of the greatest are taken as what rounding left of 0.
+
+Of shorter floats too: their rounding is larger, but so small a singular value may be meant as well.
+"""
+
+
+@dataclass(frozen=True)
+class TangentSpectrum:
+    """Extreme eigenvalues of T.
+
+    Attributes:
+        least: `λ_min(T)` on all of `R^{n×m}`; None where not computed.
+        least_on_tangent: the least eigenvalue that is not 0, that of T on its range, the tangent space
+            `{Σ_l P_{l-1} X_l S_{l+1}}` of the products; None where not computed.
+        greatest: `λ_max(T)`; None where not computed.
+        singular_values: of the product, descending, those that its inner widths allow not to be 0.
+        ranks: numerical ranks of `P_{L-1}` and of `S_2`.
+        reason: why something was not computed; "" where all was.
+    """
+
+    least: float | None
+    least_on_tangent: float | None
+    greatest: float | None
+    singular_values: Array
+    ranks: tuple[int, int]
+    reason: str = ""
+
+
+def tangent_spectrum(network: Network, *, rounded: bool = False) -> TangentSpectrum:
+    """Return the extreme eigenvalues of `T(E) = c² Σ_l P_{l-1}P_{l-1}ᵀ E S_{l+1}ᵀS_{l+1}` without n×n matrices.
+
+    With `W_1 = U R`, U of orthonormal columns (n > h_1), every term of T but the first acts within `U R^{k×m}`, and
+    the first is `E ↦ E S_2ᵀS_2`; likewise at the other end. So the spectrum is that of the core chain
+    `R W_2 ⋯ R'`, with that of `S_2ᵀS_2` if n > h_1, that of `P_{L-1}P_{L-1}ᵀ` if m > h_{L-1}, and 0 if both. For two
+    layers it is `a_i + b_j`, of the eigenvalues of `W_1W_1ᵀ` and `W_2ᵀW_2`, zeros included. The least that is not 0
+    is then, where both ranks are below n and m, `min(σ_r(W_1)², σ_r(W_2)²)` with r the rank of each.
+
+    Args:
+        network: two layers or more.
+        rounded: whether the weights were once rounded to float32 or shorter, which leaves more of a zero.
+
+    Returns:
+        A `TangentSpectrum`, c² included; of the product, c.
+    """
+    weights, scale = network.weights, network.scale
+    n, m = network.shape
+    core = [_square_root(weights[0]), *weights[1:-1], _square_root(weights[-1].T).T]
+    k, p = core[0].shape[0], core[-1].shape[1]
+    values = scale * singular_values(multiply(core))
+    a, b = (_squares(multiply(part), size, rounded) for part, size in ((core[:-1], k), (core[1:], p)))
+    ranks = int(np.count_nonzero(a)), int(np.count_nonzero(b))
+    if network.depth == 2:
+        sums = _outer_extremes(a, b, n, m)
+        least, tangent, greatest = (scale**2 * x for x in sums)
+        return TangentSpectrum(least, tangent, greatest, values, ranks)
+    return _deep(core, a, b, (n, m), scale**2, values, ranks, ROUNDED**2 * rounded)
+
+
+def _square_root(W: Array) -> Array:
+    """Return a matrix R of no more rows than columns with `RᵀR = WᵀW`."""
+    return namespace(W).linalg.qr(W).R if W.shape[0] > W.shape[1] else W
+
+
+def _squares(W: Array, size: int, rounded: bool) -> np.ndarray:
+    """Return the squares of the singular values, descending, padded with zeros to `size` of them.
+
+    What rounding leaves of a zero is made one.
+    """
+    s = to_numpy(singular_values(W))
+    s[s <= max(max(W.shape) * EPS, ROUNDED * rounded) * s[0]] = 0.0
+    return np.concatenate([s**2, np.zeros(size - len(s))])
+
+
+def _outer_extremes(a: np.ndarray, b: np.ndarray, n: int, m: int) -> tuple[float, float, float]:
+    """Return the least, the least non-zero and the greatest of `a_i + b_j`, n values of a and m of b."""
+    a_least, b_least = (float(x[size - 1]) if len(x) >= size else 0.0 for x, size in ((a, n), (b, m)))
+    a_nonzero, b_nonzero = a[a > 0], b[b > 0]
+    candidates = [float(a_nonzero[-1]) + b_least] if len(a_nonzero) else []
+    candidates += [float(b_nonzero[-1]) + a_least] if len(b_nonzero) else []
+    return a_least + b_least, min(candidates, default=0.0), float(a[0] + b[0])
+
+
+def _deep(
+    core: Sequence[Array],
+    a: np.ndarray,
+    b: np.ndarray,
+    shape: tuple[int, int],
+    factor: float,
+    values: Array,
+    ranks: tuple[int, int],
+    rounding: float,
+) -> TangentSpectrum:
+    k, p = core[0].shape[0], core[-1].shape[1]
+    below, beside = shape[0] > k, shape[1] > p  # T has the spectrum of S_2ᵀS_2, of P_{L-1}P_{L-1}ᵀ, outside the core
+    outside = np.concatenate([b if below else [], a if beside else [], [0.0] if below and beside else []])
+    if k * p > ITERATIVE_LIMIT:
+        why = (
+            f"the eigenvalues of T need those of a matrix of order {k}·{p}, past {ITERATIVE_LIMIT}: it would take "
+            "minutes; linflow.TangentOperator(chain.network()).eigenvalue() does it"
+        )
+        return TangentSpectrum(0.0 if below and beside else None, None, None, values, ranks, why)
+    T = TangentOperator(core)
+    if k * p <= DENSE_LIMIT:
+        spectrum = np.linalg.eigvalsh(to_numpy(T.dense()))
+        spectrum[spectrum <= max(len(spectrum) * EPS, rounding) * spectrum[-1]] = 0.0
+        spectrum = np.concatenate([spectrum, outside])
+        return TangentSpectrum(
+            factor * float(spectrum.min()),
+            factor * float(min(spectrum[spectrum > 0], default=0.0)),
+            factor * float(spectrum.max()),
+            values,
+            ranks,
+        )
+    top, bottom = T.eigenvalue("greatest"), T.eigenvalue("least")
+    size = float(top.value)
+    if max(top.error, bottom.error) > UNCONVERGED * size:
+        return TangentSpectrum(
+            None, None, None, values, ranks, "the iteration for the eigenvalues of T did not converge"
+        )
+    greatest = max(size, float(outside.max(initial=0.0)))
+    if float(bottom.value) > max(bottom.error, k * p * EPS * size, rounding * size):
+        spectrum = np.concatenate([[float(bottom.value)], outside])
+        tangent = float(spectrum[spectrum > 0].min())
+        return TangentSpectrum(factor * float(spectrum.min()), factor * tangent, factor * greatest, values, ranks)
+    why = f"T is singular on its core, {k}×{p}; its least non-zero eigenvalue is found up to {DENSE_LIMIT} entries"
+    return TangentSpectrum(0.0, None, factor * greatest, values, ranks, why)

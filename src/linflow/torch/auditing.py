@@ -1,0 +1,344 @@
+"""The audit of a model: what the theory says of each chain of linear maps in it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from linflow._arrays import Array, norm, to_numpy
+from linflow.files._paths import LIMIT, PathLike, readable, suffix
+from linflow.imbalance import ImbalanceSpectrum, imbalance_spectrum, positive_part
+from linflow.network import Network
+from linflow.objectives import Objective
+from linflow.torch._state import configuration
+from linflow.torch._tangent import TangentSpectrum, tangent_spectrum
+from linflow.torch.chains import Chain, find_chains
+
+ROWS = 40
+"""Chains that are shown when an audit is printed."""
+
+
+@dataclass(frozen=True, repr=False)
+class ChainAudit:
+    """What the weights of one chain say.
+
+    Attributes:
+        chain: what was found: its name, kind, weights, sources, scale and notes.
+        imbalances: eigenvalues, spreads and gap of `D_1, …, D_{L-1}`.
+        balancedness: of each, `1 − ‖D_l‖_F / (‖W_lᵀW_l‖_F + ‖W_{l+1}W_{l+1}ᵀ‖_F)`: 1 balanced, 0 one layer alone.
+        spectrum: of T, and the singular values of the product.
+        floors: of two layers, `[λ_k(D)]_+` and `[λ_{k'}(−D)]_+` with `k = min(n, h)`, `k' = min(m, h)`: below
+            `σ_k(W_1)²` and `σ_{k'}(W_2)²` at all times of the flow; None for more layers.
+        step_size: `safe_step_size` of the objective; None where there is none, and `step_reason` says why.
+    """
+
+    chain: Chain
+    imbalances: tuple[ImbalanceSpectrum, ...]
+    balancedness: tuple[float, ...]
+    spectrum: TangentSpectrum
+    floors: tuple[float, float] | None
+    step_size: float | None
+    step_reason: str
+    notes: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the chain."""
+        return self.chain.name
+
+    @property
+    def overparametrized(self) -> bool:
+        """Whether no inner width is below `min(n, m)`, which the full guarantee needs."""
+        widths = self.chain.widths
+        return min(widths) == min(widths[0], widths[-1])
+
+    @property
+    def condition(self) -> float:
+        """`λ_max(T)` over the least eigenvalue on the tangent space; inf where one is 0 or not known."""
+        least, greatest = self.spectrum.least_on_tangent, self.spectrum.greatest
+        return greatest / least if least and greatest is not None else math.inf
+
+    @property
+    def guarantee(self) -> str:
+        """What of the guarantee on the rate applies, in one sentence."""
+        if self.overparametrized:
+            return "full: λ_min(T) bounds the decrease of the loss for every gradient of the product"
+        r = min(self.chain.widths)
+        return (
+            f"in part: the product has rank at most {r}, below min(n, m), so T is 0 on gradients outside the tangent "
+            "space and no rate of the loss follows; the part of the gradient within it decreases the loss at least "
+            "at the least eigenvalue there, and the floors of the layers hold at all times of the flow"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the numbers in lists and floats, ready for JSON."""
+        spectrum = self.spectrum
+        return {
+            "name": self.name,
+            "kind": self.chain.kind,
+            "sources": list(self.chain.sources),
+            "widths": list(self.chain.widths),
+            "scale": self.chain.scale,
+            "imbalances": [
+                {
+                    "eigenvalues": to_numpy(d.eigenvalues).tolist(),
+                    "positive_spread": d.positive_spread,
+                    "negative_spread": d.negative_spread,
+                    "gap": d.gap,
+                    "balancedness": balanced,
+                }
+                for d, balanced in zip(self.imbalances, self.balancedness, strict=True)
+            ],
+            "singular_values": to_numpy(spectrum.singular_values).tolist(),
+            "ranks": list(spectrum.ranks),
+            "least_eigenvalue": spectrum.least,
+            "least_on_tangent": spectrum.least_on_tangent,
+            "greatest_eigenvalue": spectrum.greatest,
+            "floors": None if self.floors is None else list(self.floors),
+            "overparametrized": self.overparametrized,
+            "guarantee": self.guarantee,
+            "step_size": self.step_size,
+            "step_reason": self.step_reason,
+            "notes": list(self.notes),
+        }
+
+    def __repr__(self) -> str:
+        shape = "×".join(map(str, self.chain.widths))
+        return f"ChainAudit({self.name!r}, {shape}, balancedness={min(self.balancedness):.3g})"
+
+    def __str__(self) -> str:
+        s, d = self.spectrum, self.imbalances
+        lines = [repr(self.chain)]
+        for l, (D, balanced) in enumerate(zip(d, self.balancedness, strict=True), 1):
+            lines.append(
+                f"  D_{l}: eigenvalues {_number(float(D.eigenvalues[-1]))} to {_number(float(D.eigenvalues[0]))}, "
+                f"gap {_number(D.gap)}, spreads {_number(D.positive_spread)} and {_number(D.negative_spread)}, "
+                f"balancedness {balanced:.3f}"
+            )
+        values = s.singular_values
+        lines += [
+            f"  product: σ from {_number(float(values[0]))} to {_number(float(values[-1]))} ({values.shape[0]})",
+            f"  T: λ from {_number(s.least)} (on the tangent space {_number(s.least_on_tangent)}) "
+            f"to {_number(s.greatest)}" + (f"; {s.reason}" if s.reason else ""),
+        ]
+        if self.floors is not None:
+            lines.append(f"  floors of the layers: {_number(self.floors[0])} and {_number(self.floors[1])}")
+        lines.append(f"  guarantee: {self.guarantee}")
+        if self.step_size is not None or self.step_reason:
+            lines.append(
+                f"  step size: {_number(self.step_size)}" + f" ({self.step_reason})" * bool(self.step_reason)
+            )
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+
+@dataclass(frozen=True, repr=False)
+class Audit:
+    """The audit of a model.
+
+    Attributes:
+        chains: one `ChainAudit` each, the worst conditioned on its tangent space first.
+        skipped: what looked like a chain and is none, with the reason.
+
+    Indexed by number or by name; `print` shows a table, `to_dict` and `to_json` give everything.
+    """
+
+    chains: tuple[ChainAudit, ...]
+    skipped: tuple[tuple[str, str], ...] = field(default=())
+
+    def __len__(self) -> int:
+        return len(self.chains)
+
+    def __getitem__(self, key: int | str) -> ChainAudit:
+        if isinstance(key, int):
+            return self.chains[key]
+        found = next((c for c in self.chains if c.name == key), None)
+        if found is None:
+            raise KeyError(f"no chain is called {key!r}; the names are those of [c.name for c in audit.chains].")
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything in lists and floats."""
+        return {
+            "chains": [c.to_dict() for c in self.chains],
+            "skipped": [{"name": name, "reason": reason} for name, reason in self.skipped],
+        }
+
+    def to_json(self) -> str:
+        """Return `to_dict` as JSON."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False)
+
+    def __repr__(self) -> str:
+        return f"Audit({len(self.chains)} chains, {len(self.skipped)} skipped)"
+
+    def __str__(self) -> str:
+        head = ("chain", "kind", "shape", "λ(D)", "balanced", "σ(W)", "λ(T) tangent", "λ(T)", "guarantee")
+        rows = [head] + [
+            (
+                c.name,
+                c.chain.kind,
+                "×".join(map(str, c.chain.widths)),
+                _range(
+                    min(float(d.eigenvalues[-1]) for d in c.imbalances),
+                    max(float(d.eigenvalues[0]) for d in c.imbalances),
+                ),
+                f"{min(c.balancedness):.3f}",
+                _range(float(c.spectrum.singular_values[-1]), float(c.spectrum.singular_values[0])),
+                _number(c.spectrum.least_on_tangent),
+                _range(c.spectrum.least, c.spectrum.greatest),
+                "full" if c.overparametrized else "in part",
+            )
+            for c in self.chains[:ROWS]
+        ]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+        lines = ["  ".join(x.ljust(w) for x, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+        if not self.chains:
+            lines = ["no chain of consecutive linear maps was found"]
+        if len(self.chains) > ROWS:
+            lines.append(f"… and {len(self.chains) - ROWS} more, better conditioned")
+        lines += [f"skipped {name}: {reason}" for name, reason in self.skipped[:ROWS]]
+        return "\n".join(lines)
+
+
+def audit(
+    model: Any,
+    objective: Objective | Mapping[str, Objective] | None = None,
+    *,
+    heads: int | None = None,
+    kv_heads: int | None = None,
+    scaling: float | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> Audit:
+    """Find the chains of linear maps in a model and report on each what the theory says of its weights.
+
+    Per chain: the spectrum, spreads and gap of every imbalance and how balanced the layers are; the singular values
+    of the product; the extreme eigenvalues of T, on the tangent space too where the product cannot be every matrix;
+    and where an objective is given, a safe step size. Nothing of the size of the product is formed, unless an inner
+    width is as large.
+
+    Args:
+        model: an `nn.Module`, or a mapping of names to tensors or arrays; of a file, `audit_file`.
+        objective: of the product of every chain that has its shape, or one by the name of the chain.
+        heads: number of attention heads, as in `find_chains`.
+        kv_heads: number of key and value heads, likewise.
+        scaling: of LoRA pairs, likewise.
+        config: configuration of the model, likewise.
+
+    Returns:
+        An `Audit`; its arrays are of the kind and on the device of the weights, in float64.
+
+    Raises:
+        TypeError: neither a model nor a state dict.
+
+    Source: docs/torch_audit.md.
+
+    Example:
+        >>> import numpy as np
+        >>> from linflow.torch import audit
+        >>> found = audit({"0.weight": np.diag([2.0, 1.0]), "1.weight": np.ones((1, 2))})
+        >>> found[0], round(found[0].spectrum.least, 12)
+        (ChainAudit('0 → 1', 2×2×1, balancedness=0.458), 3.0)
+    """
+    found = find_chains(model, heads=heads, kv_heads=kv_heads, scaling=scaling, config=config)
+    audits, skipped = [], list(found.skipped)
+    for chain in found.chains:
+        try:
+            network = chain.network()
+        except ValueError as error:  # weights that are not finite, or too large to square
+            skipped.append((chain.name, str(error)))
+            continue
+        audits.append(_audit(chain, network, objective))
+    return Audit(tuple(sorted(audits, key=lambda c: -c.condition)), tuple(skipped))
+
+
+def audit_file(
+    path: PathLike,
+    objective: Objective | Mapping[str, Objective] | None = None,
+    *,
+    heads: int | None = None,
+    kv_heads: int | None = None,
+    scaling: float | None = None,
+    limit: int = LIMIT,
+) -> Audit:
+    """Audit the state dict in a `.safetensors`, `.pt`, `.pth` or `.bin` file; nothing in it is run.
+
+    Numbers of heads and scalings that no tensor holds are looked up in `config.json` and `adapter_config.json` beside
+    the file. A `.pt` is read by PyTorch's weights-only loader.
+
+    Args:
+        path: the file.
+        objective: of the chains, as in `audit`.
+        heads: number of attention heads, where no `config.json` has it.
+        kv_heads: number of key and value heads, where the shapes do not tell.
+        scaling: of LoRA pairs, where no `adapter_config.json` has it.
+        limit: most bytes that the arrays may take in float64; looked at before they are decoded.
+
+    Returns:
+        An `Audit` of NumPy arrays.
+
+    Raises:
+        linflow.files.FileError: content that is not tensors, damaged, hostile or too large.
+        OSError: no such file, or one that may not be read.
+        ImportError: a package that the format needs is not installed.
+    """
+    from linflow.files.weights import _read_safetensors, _read_torch  # noqa: PLC0415 - only files need them
+
+    end = suffix(path, (".safetensors", ".pt", ".pth", ".bin"), "a state dict is read from")
+    file = readable(path)
+    arrays = (_read_safetensors if end == ".safetensors" else _read_torch)(file, limit)[0]
+    return audit(arrays, objective, heads=heads, kv_heads=kv_heads, scaling=scaling, config=configuration(file))
+
+
+def _audit(chain: Chain, network: Network, objective: Objective | Mapping[str, Objective] | None) -> ChainAudit:
+    imbalances = tuple(imbalance_spectrum(network, l) for l in range(1, network.depth))
+    balanced = tuple(balancedness(D.eigenvalues, *network.weights[l : l + 2]) for l, D in enumerate(imbalances))
+    floors = None
+    if network.depth == 2:
+        n, h, m = network.widths
+        values = imbalances[0].eigenvalues
+        negated = -network.xp.flip(values)
+        floors = (
+            float(positive_part(values, min(n, h))) + 0.0,
+            float(positive_part(negated, min(m, h))) + 0.0,
+        )  # no -0
+    step, reason = _step_size(chain, network, objective)
+    spectrum = tangent_spectrum(network, rounded=bool(network.notes))
+    # One note for all layers of a chain, not one for each.
+    kinds = sorted({note.partition(" was promoted ")[2] for note in network.notes})
+    notes = (*chain.notes, *(f"the weights were promoted {kind}" for kind in kinds))
+    return ChainAudit(chain, imbalances, balanced, spectrum, floors, step, reason, notes)
+
+
+def balancedness(eigenvalues: Array, left: Array, right: Array) -> float:
+    """Return `1 − ‖D‖_F / (‖WᵀW‖_F + ‖VVᵀ‖_F)` of the eigenvalues of `D = WᵀW − VVᵀ`; 1 where all is 0."""
+    whole = _gram_norm(left) + _gram_norm(right)
+    return max(1 - norm(eigenvalues) / whole, 0.0) if whole else 1.0
+
+
+def _gram_norm(W: Array) -> float:
+    """Return `‖WᵀW‖_F = ‖WWᵀ‖_F`."""
+    return norm(W @ W.T if W.shape[0] < W.shape[1] else W.T @ W)
+
+
+def _step_size(
+    chain: Chain, network: Network, objective: Objective | Mapping[str, Objective] | None
+) -> tuple[float | None, str]:
+    from linflow.certificates import safe_step_size  # noqa: PLC0415 - seldom needed here
+
+    given = objective.get(chain.name) if isinstance(objective, Mapping) else objective
+    if given is None:
+        return None, ""
+    try:
+        return safe_step_size(given, network), ""
+    except (TypeError, ValueError) as error:
+        return None, str(error)
+
+
+def _number(x: float | None) -> str:
+    return "–" if x is None else f"{x:.3g}"
+
+
+def _range(low: float | None, high: float | None) -> str:
+    return f"{_number(low)} … {_number(high)}"

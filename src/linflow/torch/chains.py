@@ -1,0 +1,189 @@
+"""Chains of consecutive linear maps in a model: runs of `nn.Linear`, attention products, LoRA pairs.
+
+A chain is written as in the rest of the library, left to right with `W_l` of shape (inputs, outputs): the layers
+compute `x ↦ x W_1 W_2 ⋯`. `nn.Linear` stores the transpose, and a formula such as `B A` is read right to left.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from linflow import _checks
+from linflow._arrays import Array, namespace
+from linflow.network import Network
+from linflow.torch._state import State, natural
+
+KINDS = ("linear", "query-key", "value-output", "lora")
+
+
+@dataclass(frozen=True, repr=False)
+class Chain:
+    """Consecutive linear maps `c · W_1 W_2 ⋯ W_L`.
+
+    Attributes:
+        name: of the chain, from the names of the layers.
+        kind: one of `KINDS`.
+        weights: `W_1, …, W_L` as views of what was given, `W_l` of shape `(h_{l-1}, h_l)`; not yet promoted.
+        sources: the names of the tensors, first to last.
+        scale: the factor c: that of a LoRA pair, 1 elsewhere.
+        notes: what was assumed.
+    """
+
+    name: str
+    kind: str
+    weights: tuple[Array, ...]
+    sources: tuple[str, ...]
+    scale: float = 1.0
+    notes: tuple[str, ...] = ()
+
+    def network(self) -> Network:
+        """Return the chain as a `Network` in float64, on the device of the weights."""
+        return Network(self.weights, self.scale)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """`(h_0, …, h_L)`."""
+        return (self.weights[0].shape[0], *(W.shape[1] for W in self.weights))
+
+    def __repr__(self) -> str:
+        return f"Chain({self.name!r}, {self.kind}, {'×'.join(map(str, self.widths))})"
+
+
+@dataclass(frozen=True)
+class Found:
+    """The chains of a model, sorted by name, and what looked like one and is none, with the reason."""
+
+    chains: tuple[Chain, ...]
+    skipped: tuple[tuple[str, str], ...]
+
+
+def find_chains(
+    model: Any,
+    *,
+    heads: int | None = None,
+    kv_heads: int | None = None,
+    scaling: float | None = None,
+    config: Mapping[str, Any] | None = None,
+    kinds: Sequence[str] = KINDS,
+) -> Found:
+    """Find the chains of consecutive linear maps of a model or a state dict.
+
+    - `nn.Sequential` of `nn.Linear`, with nothing between them but `nn.Identity` and idle dropout. In a state dict,
+      where the modules between are unknown, `0.weight, 1.weight, …` with consecutive numbers.
+    - Per head of attention, the query–key product `W_Q W_Kᵀ` and the value–output product `W_V W_O`, from
+      `in_proj_weight` of `nn.MultiheadAttention`, from separate projections under the usual names, or fused ones
+      (`qkv`, `c_attn`). Query heads that share a key and value head are stacked: their products are one.
+    - The pairs `lora_A`, `lora_B` of PEFT with their scaling.
+
+    A bias of the first layer is exactly one more row of `W_1`, for an input extended by a constant 1; of a key, one
+    more column of `W_2`. One of the last layer stands outside the product. Any other ends a chain.
+
+    Args:
+        model: an `nn.Module`, or a mapping of names to tensors or arrays.
+        heads: number of attention heads; found in the modules or in `config` where left out.
+        kv_heads: number of key and value heads; from the shapes where left out.
+        scaling: the factor of every LoRA pair; found in the modules or in `config`, else 1, where left out.
+        config: the configuration of the model or the adapter, as in `config.json` and `adapter_config.json`.
+        kinds: those of `KINDS` that are looked for.
+
+    Returns:
+        `Found`, with `chains` and `skipped`.
+
+    Raises:
+        TypeError: neither a model nor a state dict.
+        ValueError: a kind that is not known.
+
+    Example:
+        >>> import numpy as np
+        >>> from linflow.torch import find_chains
+        >>> state = {"0.weight": np.ones((5, 3)), "1.weight": np.ones((2, 5)), "3.weight": np.ones((4, 2))}
+        >>> find_chains(state).chains
+        (Chain('0 → 1', linear, 3×5×2),)
+    """
+    from linflow.torch._adapters import lora_pairs  # noqa: PLC0415 - it builds on this module
+    from linflow.torch._attention import attention_products  # noqa: PLC0415 - it builds on this module
+
+    state = State(model, config)
+    for kind in kinds:
+        _checks.choice(kind, "kind", KINDS)
+    skipped: list[tuple[str, str]] = []
+    chains: list[Chain] = []
+    if "linear" in kinds:
+        chains += _linear_runs(state)
+    if "query-key" in kinds or "value-output" in kinds:
+        chains += (c for c in attention_products(state, heads, kv_heads, skipped) if c.kind in kinds)
+    if "lora" in kinds:
+        chains += lora_pairs(state, scaling, skipped)
+    return Found(tuple(sorted(chains, key=lambda c: natural(c.name))), tuple(skipped))
+
+
+def transposed(matrix: Array, bias: Array | None = None) -> Array:
+    """Return the matrix of `nn.Linear` as (inputs, outputs), the bias as the last row where there is one."""
+    W = matrix.T
+    return W if bias is None else namespace(W).concat([W, bias[None, :]], axis=0)
+
+
+def _linear_runs(state: State) -> Iterable[Chain]:
+    runs = _runs_of_modules(state) if state.modules else _runs_of_names(state)
+    for names, note in runs:
+        for part in _split(names, state):
+            matrices = [state.tensors[f"{name}.weight"] for name in part]
+            bias = state.vector(f"{part[0]}.bias")
+            notes = [note] if note else []
+            if bias is not None:
+                notes.append(f"the bias of {part[0]} is the last row of W_1")
+            if state.vector(f"{part[-1]}.bias") is not None:
+                notes.append(f"the bias of {part[-1]} stands outside the product")
+            weights = (transposed(matrices[0], bias), *(W.T for W in matrices[1:]))
+            sources = tuple(f"{name}.weight" for name in part)
+            yield Chain(f"{part[0]} → {part[-1]}", "linear", weights, sources, notes=tuple(notes))
+
+
+def _split(names: list[str], state: State) -> Iterable[list[str]]:
+    """Cut a run of layers where one with a bias is neither the first nor the last."""
+    start = 0
+    for i in range(1, len(names)):
+        if i == len(names) - 1 or state.vector(f"{names[i]}.bias") is not None:
+            yield names[start : i + 1]
+            start = i
+
+
+def _runs_of_modules(state: State) -> Iterable[tuple[list[str], str]]:
+    from torch import nn  # noqa: PLC0415 - only a model needs PyTorch
+
+    for prefix, module in state.modules.items():
+        if not isinstance(module, nn.Sequential):
+            continue
+        run: list[str] = []
+        for name, child in [*module.named_children(), ("", None)]:
+            full = f"{prefix}.{name}" if prefix else name
+            idle = isinstance(child, nn.Dropout) and (child.p == 0 or not child.training)
+            if isinstance(child, nn.Linear) and state.matrix(f"{full}.weight") is not None:
+                run.append(full)
+            elif not (isinstance(child, nn.Identity) or idle):
+                if len(run) > 1:
+                    yield run, ""
+                run = []
+
+
+def _runs_of_names(state: State) -> Iterable[tuple[list[str], str]]:
+    """Find consecutive numbers at the end of names, `seq.0.weight`, `seq.1.weight`, whose shapes chain."""
+    groups: dict[str, list[int]] = {}
+    for name in state.tensors:
+        prefix, _, last = name.removesuffix(".weight").rpartition(".")
+        if name.endswith(".weight") and last.isdigit() and state.matrix(name) is not None:
+            groups.setdefault(prefix, []).append(int(last))
+    for prefix, numbers in groups.items():
+        dot = f"{prefix}." if prefix else ""
+        run: list[int] = []
+        for number, after in itertools.pairwise([*sorted(numbers), -1]):
+            run.append(number)
+            here, following = (state.tensors.get(f"{dot}{i}.weight") for i in (number, number + 1))
+            if after == number + 1 and here.shape[0] == following.shape[1]:  # type: ignore[union-attr]
+                continue
+            if len(run) > 1:
+                yield [f"{dot}{i}" for i in run], "that the layers follow one another is inferred from their names"
+            run = []

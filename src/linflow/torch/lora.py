@@ -1,0 +1,289 @@
+"""LoRA adapters: their imbalance, what training conserves, the alignment phase, and step sizes for A and B.
+
+An adapter changes frozen weights by `s B A`, A of shape (r, inputs), B of shape (outputs, r). As two layers left to
+right that is `s Aᵀ Bᵀ`, so `W_1 = Aᵀ`, `W_2 = Bᵀ` and `D = A Aᵀ − Bᵀ B` is r×r.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from linflow import _checks
+from linflow._arrays import Array, namespace, norm, to_numpy
+from linflow.torch._tangent import tangent_spectrum
+from linflow.torch.auditing import balancedness
+from linflow.torch.chains import Chain, find_chains
+
+COLUMNS = ("adapter", "shape", "s", "λ(D)", "balanced", "floor A", "floor B", "σ₁(sBA)", "η_B/η_A", "λ(T) tangent")
+
+
+@dataclass(frozen=True, repr=False)
+class Adapter:
+    """One LoRA adapter.
+
+    Attributes:
+        chain: `s Aᵀ Bᵀ`; `chain.scale` is s.
+        imbalance: eigenvalues of `D = A Aᵀ − Bᵀ B`, descending. Gradient flow conserves D; with step sizes η_A
+            and η_B, `A Aᵀ/η_A − Bᵀ B/η_B`. Weight decay λ shrinks it as `e^{−2λt}`. Adam does not conserve it.
+        balancedness: `1 − ‖D‖_F / (‖A Aᵀ‖_F + ‖Bᵀ B‖_F)`.
+        floors: `[λ_r(D)]_+` and `[λ_r(−D)]_+`, below `σ_r(A)²` and `σ_r(B)²` at all times of the flow.
+        sizes: `σ_1(A)` and `σ_1(B)`.
+        singular_values: of the update `s B A`, r of them.
+        step_ratio: `η_B/η_A = ‖B‖²/‖A‖²`, with which the greatest eigenvalues of T's two terms, `η_A s² B Bᵀ E` and
+            `η_B s² E AᵀA`, are equal; inf where A is 0, nan where both are.
+        mean_step_ratio: likewise for the means of their eigenvalues, `(inputs·‖B‖_F²) / (outputs·‖A‖_F²)`.
+        least_on_tangent, greatest: extreme eigenvalues of T, the former on its range.
+    """
+
+    chain: Chain
+    imbalance: Array
+    balancedness: float
+    floors: tuple[float, float]
+    sizes: tuple[float, float]
+    singular_values: Array
+    step_ratio: float
+    mean_step_ratio: float
+    least_on_tangent: float
+    greatest: float
+
+    @property
+    def name(self) -> str:
+        """Name of the layer that is adapted."""
+        return self.chain.name
+
+    @property
+    def rank(self) -> int:
+        """The inner width r."""
+        return self.chain.widths[1]
+
+    def step_ratio_at(self, sigma: float) -> float:
+        """Return `b²/a²`, the ratio for a mode in which the update has reached `sigma`, as the flow gets there.
+
+        Its offset `a² − b² = d` is conserved; with d the mean eigenvalue of D and `s a b = σ`, it is
+        `(r − d) / (r + d)`, `r = sqrt(d² + 4σ²/s²)`. At a start with B = 0 it is 0: A does not matter.
+        """
+        sigma = _checks.positive(sigma, "sigma")
+        d = float(namespace(self.imbalance).mean(self.imbalance))
+        r = math.hypot(d, 2 * sigma / self.chain.scale)
+        return (r - d) / (r + d)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the numbers in lists and floats; None for what is not a number."""
+        return {
+            "name": self.name,
+            "widths": list(self.chain.widths),
+            "scale": self.chain.scale,
+            "imbalance": to_numpy(self.imbalance).tolist(),
+            "balancedness": self.balancedness,
+            "floors": list(self.floors),
+            "sizes": list(self.sizes),
+            "singular_values": to_numpy(self.singular_values).tolist(),
+            "step_ratio": self.step_ratio if math.isfinite(self.step_ratio) else None,
+            "mean_step_ratio": self.mean_step_ratio if math.isfinite(self.mean_step_ratio) else None,
+            "least_on_tangent": self.least_on_tangent,
+            "greatest_eigenvalue": self.greatest,
+            "notes": list(self.chain.notes),
+        }
+
+    def row(self) -> tuple[str, ...]:
+        """Return what a table shows of it, in the order of `COLUMNS`."""
+        numbers = (*self.floors, float(self.singular_values[0]), self.step_ratio, self.least_on_tangent)
+        return (
+            self.name,
+            "×".join(map(str, self.chain.widths)),
+            f"{self.chain.scale:.3g}",
+            f"{float(self.imbalance[-1]):.3g} … {float(self.imbalance[0]):.3g}",
+            f"{self.balancedness:.3f}",
+            *(f"{x:.3g}" for x in numbers),
+        )
+
+    def __repr__(self) -> str:
+        return f"Adapter({self.name!r}, {'×'.join(map(str, self.chain.widths))}, scale={self.chain.scale:.4g})"
+
+
+@dataclass(frozen=True, repr=False)
+class LoraReport:
+    """The adapters of a model, in the order of their names; `print` shows a table."""
+
+    adapters: tuple[Adapter, ...]
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.adapters)
+
+    def __getitem__(self, index: int) -> Adapter:
+        return self.adapters[index]
+
+    def __iter__(self) -> Iterator[Adapter]:
+        return iter(self.adapters)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything in lists and floats, ready for JSON."""
+        skipped = [{"name": name, "reason": reason} for name, reason in self.skipped]
+        return {"adapters": [a.to_dict() for a in self.adapters], "skipped": skipped}
+
+    def __repr__(self) -> str:
+        return f"LoraReport({len(self.adapters)} adapters, {len(self.skipped)} skipped)"
+
+    def __str__(self) -> str:
+        lines = table([COLUMNS, *(a.row() for a in self.adapters)]) if self.adapters else "no adapter was found"
+        return "\n".join([lines, *(f"skipped {name}: {reason}" for name, reason in self.skipped)])
+
+
+def adapters(model: Any, *, scaling: float | None = None, config: Mapping[str, Any] | None = None) -> LoraReport:
+    """Report on every LoRA adapter of a model or a state dict, as PEFT names them.
+
+    The cost of one is that of r×r matrices and of a QR factorisation of A and of B: nothing of the size of the layer.
+
+    Args:
+        model: an `nn.Module`, or a mapping of names to tensors or arrays.
+        scaling: s of every adapter, as in `find_chains`.
+        config: the content of `adapter_config.json`, likewise.
+
+    Returns:
+        A `LoraReport`; its arrays are of the kind and on the device of the weights, in float64.
+
+    Raises:
+        TypeError: neither a model nor a state dict.
+
+    Source: docs/torch_audit.md.
+
+    Example:
+        >>> import numpy as np
+        >>> from linflow.torch import adapters
+        >>> start = {"q.lora_A.weight": np.eye(2, 9), "q.lora_B.weight": np.zeros((5, 2))}
+        >>> found = adapters(start, scaling=2.0)[0]
+        >>> found, found.imbalance, found.floors, found.least_on_tangent
+        (Adapter('q', 9×2×5, scale=2), array([1., 1.]), (1.0, 0.0), 4.0)
+    """
+    found = find_chains(model, scaling=scaling, config=config, kinds=("lora",))
+    report, skipped = [], list(found.skipped)
+    for chain in found.chains:
+        try:
+            report.append(_adapter(chain))
+        except ValueError as error:  # weights that are not finite, or too large to square
+            skipped.append((chain.name, str(error)))
+    return LoraReport(tuple(report), tuple(skipped))
+
+
+def _adapter(chain: Chain) -> Adapter:
+    network = chain.network()
+    xp = network.xp
+    W_1, W_2 = network.weights
+    D = W_1.T @ W_1 - W_2 @ W_2.T  # r×r
+    imbalance = xp.flip(xp.linalg.eigvalsh(D))
+    spectrum = tangent_spectrum(network, rounded=bool(network.notes))
+    n, _, m = network.widths
+    a, b = (float(xp.linalg.svdvals(W)[0]) for W in (W_1.T @ W_1, W_2 @ W_2.T))
+    means = n * norm(W_2) ** 2, m * norm(W_1) ** 2
+    return Adapter(
+        chain,
+        imbalance,
+        balancedness(imbalance, W_1, W_2),
+        (max(float(imbalance[-1]), 0.0), max(-float(imbalance[0]), 0.0)),
+        (math.sqrt(a), math.sqrt(b)),
+        spectrum.singular_values,
+        _ratio(b, a),
+        _ratio(*means),
+        spectrum.least_on_tangent,  # type: ignore[arg-type]  # two layers: always computed
+        spectrum.greatest,  # type: ignore[arg-type]
+    )
+
+
+def _ratio(x: float, y: float) -> float:
+    return x / y if y else (math.inf if x else math.nan)
+
+
+@dataclass(frozen=True, repr=False)
+class Alignment:
+    """The first phase of the flow of an adapter, in which it turns towards the singular vectors of the gradient.
+
+    Attributes:
+        singular_values: `σ_k` of `−∇f` at the frozen weights, descending: the strengths of the modes.
+        growth: the exponents `g_k` at which A and B grow in mode k.
+        start: the size `s κ‖c‖²` of each mode of the update that grows, over the `σ_k/K` at which its growth ends;
+            the phase is there where it is well below 1.
+        times: `log(1/start) / (2 g_k)`, when the mode is half learned; 0 where start is above 1, inf where it is 0.
+    """
+
+    singular_values: Array
+    growth: Array
+    start: Array
+    times: Array
+
+    def __repr__(self) -> str:
+        first = f", first after t = {float(self.times[0]):.4g}" if self.times.shape[0] else ""
+        return f"Alignment({self.times.shape[0]} modes{first})"
+
+
+def alignment(A: Array, B: Array, gradient: Array, scaling: float = 1.0, smoothness: float = 1.0) -> Alignment:
+    """Predict when the modes of an adapter are learned by gradient flow from a small start.
+
+    Near the start the gradient `∇f` of the loss at the frozen weights moves little, and mode k of `−∇f = U Σ Vᵀ` has
+    the coordinates `a = A v_k`, `b = Bᵀ u_k` in `R^r`, which follow `ȧ = s σ_k b`, `ḃ = s σ_k a − δ b`. The damping
+    `δ = s² K d`, d the mean eigenvalue of `D = A Aᵀ − Bᵀ B`, is what the rest of A costs; for d < 0 it acts on a. So
+    they grow at `g = sqrt(s²σ² + δ²/4) − |δ|/2` along `b = κ a`, `κ = g/(sσ)`, from `c = (a + κ b)/(1 + κ²)`, and the
+    mode of the update, `s κ‖c‖² e^{2gt}`, passes `σ_k/K` at the time given. g is exact where `D = d I` and f is
+    `K/2 ‖Y − W‖²`; the times are to leading order in `start`, and for modes that are learned one by one.
+
+    Args:
+        A: (r, inputs).
+        B: (outputs, r).
+        gradient: `∇f` at the frozen weights, (outputs, inputs): that of the layer's weight.
+        scaling: s > 0.
+        smoothness: K > 0 of f, in the weights of the layer.
+
+    Returns:
+        An `Alignment` of the modes up to the rank r.
+
+    Raises:
+        ValueError: shapes that do not fit.
+
+    Source: this library, docs/torch_audit.md; of the phase, Xu et al. (AISTATS 2025).
+
+    Example:
+        >>> import numpy as np
+        >>> from linflow.torch import alignment
+        >>> alignment(np.array([[1e-3, 0.0]]), np.zeros((2, 1)), -np.diag([2.0, 1.0]))
+        Alignment(1 modes, first after t = 3.974)
+    """
+    A, B, G = (_checks.matrix(x, name)[0] for x, name in ((A, "A"), (B, "B"), (gradient, "gradient")))
+    r = A.shape[0]
+    if B.shape[1] != r or tuple(G.shape) != (B.shape[0], A.shape[1]):
+        raise ValueError(
+            f"A is {A.shape[0]}×{A.shape[1]}, B is {B.shape[0]}×{B.shape[1]} and the gradient is "
+            f"{G.shape[0]}×{G.shape[1]}; r×inputs, outputs×r and outputs×inputs are needed."
+        )
+    s, K = _checks.positive(scaling, "scaling"), _checks.positive(smoothness, "smoothness")
+    xp = namespace(A, B, G)
+    U, values, Vh = xp.linalg.svd(-G, full_matrices=False)
+    keep = min(r, int(xp.sum(xp.astype(values > values[0] * 1e-12, xp.int64))))
+    values = values[:keep]
+    a, b = A @ Vh[:keep, :].T, B.T @ U[:, :keep]
+    d = (norm(A) ** 2 - norm(B) ** 2) / r
+    growth, start = _growing(a, b, d, values, s, K)
+    # log(1) = 0 where it has begun already; a mode that the start does not touch never comes.
+    wait = -xp.log(xp.where((start > 0) & (start < 1), start, xp.ones_like(start))) / (2 * growth)
+    times = xp.where(start > 0, wait, math.inf + 0 * start)
+    return Alignment(values, growth, start, times)
+
+
+def _growing(a: Array, b: Array, d: float, values: Array, s: float, K: float) -> tuple[Array, Array]:
+    """Return the growth and the start of modes with coordinates a and b, of shape (r, modes)."""
+    if d < 0:
+        a, b, d = b, a, -d
+    xp = namespace(values)
+    half = s**2 * K * d / 2
+    growth = s**2 * values**2 / (xp.sqrt(s**2 * values**2 + half**2) + half)  # without cancellation
+    kappa = growth / (s * values)
+    c = (a + kappa * b) / (1 + kappa**2)
+    return growth, s * kappa * xp.sum(c**2, axis=0) * K / values
+
+
+def table(rows: list[tuple[str, ...]]) -> str:
+    """Return rows as text in columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(x.ljust(w) for x, w in zip(row, widths, strict=True)).rstrip() for row in rows)
