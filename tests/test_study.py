@@ -10,6 +10,7 @@ import sys
 import time
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import xarray
 from typer.testing import CliRunner
@@ -74,7 +75,12 @@ def test_simulate_writes_what_it_is_asked(linflow, tmp_path):
         "wrote t.csv",
         "wrote p.svg",
     ]
-    assert lf.files.load_settings("run.nc")["data"]["x"] == "X.csv"
+    assert lf.files.load_settings("run.nc")["settings"]["data"]["x"] == "X.csv"
+    assert "until = 1e-08" in (tmp_path / "p.svg").read_text()  # a picture, too, says what it shows
+    linflow("simulate", *REGRESSION, "--table", "t.parquet")
+    echoed = json.loads(pyarrow.parquet.read_schema("t.parquet").metadata[b"linflow"])
+    assert echoed["settings"]["start"]["hidden"] == [20]
+    assert echoed["dtype"] == "float64"
     assert len((tmp_path / "t.csv").read_text().splitlines()) == len(run.t) + 1
     with xarray.open_dataset("run.nc", engine="h5netcdf") as plain:
         assert plain.sizes
@@ -124,7 +130,7 @@ def test_analyze_writes_a_folder_that_repeats_itself(linflow, tmp_path):
     assert all(np.array_equal(a, b) for a, b in zip(*(run.weights for run in runs), strict=True))
     echoed = lf.files.load_settings(tmp_path / "again" / "run.nc")
     assert echoed["versions"]["numpy"] == np.__version__
-    assert echoed["start"]["hidden"] == [12]
+    assert echoed["settings"]["start"]["hidden"] == [12]
     page = (tmp_path / "analysis/index.html").read_text()
     assert page.count("<svg") == 3
     assert "https://" not in re.sub(r"http[s]?://www\.w3\.org/\S+", "", page)  # it stands alone

@@ -17,7 +17,7 @@ from linflow.imbalance import imbalance_spectrum
 from linflow.network import Network
 from linflow.objectives import Objective
 from linflow.operator import TangentOperator
-from linflow.settings import Experiment, provenance
+from linflow.settings import Experiment
 
 WORTH = 2.0
 """Times the certified rate from which a change is worth naming."""
@@ -63,8 +63,7 @@ class Analysis:
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as plain data; the same, to the last bit, whenever the experiment is repeated."""
         return {
-            "settings": self.experiment.to_dict(),
-            **provenance(self.experiment.start.seed),
+            **self.experiment.echo(),
             "certificate": self.certificate.to_dict(),
             "run": run_summary(self.run),
             "check": {

@@ -24,8 +24,7 @@ def write(found: Analysis, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     _text(folder / "experiment.toml", found.experiment.to_toml(folder))
     _text(folder / "analysis.json", json.dumps(plain(found.to_dict()), indent=2, ensure_ascii=False) + "\n")
-    settings = {**found.experiment.to_dict(), **provenance(found.experiment.start.seed)}
-    found.run.save(folder / "run.nc", settings=settings)
+    found.run.save(folder / "run.nc", settings=found.experiment.echo())
     index = folder / "index.html"
     _text(index, page(found))
     return index

@@ -190,6 +190,10 @@ class Experiment(_Section):
         """Return the settings as JSON takes them."""
         return self.model_dump(mode="json")
 
+    def echo(self) -> dict[str, Any]:
+        """Return what every output says of itself: the settings, versions, seed, precision and machine."""
+        return {"settings": self.to_dict(), **provenance(self.start.seed)}
+
 
 SECTIONS: dict[str, type[_Section]] = {
     "data": Data,

@@ -30,7 +30,7 @@ def audit(
 
     Exit code 0: chains were found; 1: none were; 2: bad input.
     """
-    from linflow.torch import audit_file
+    from linflow.torch.auditing import audit_file
 
     found = audit_file(file, heads=heads, kv_heads=kv_heads, scaling=scaling)
     typer.echo(found.to_json() if as_json else str(found))

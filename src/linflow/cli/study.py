@@ -29,9 +29,7 @@ def certify(experiment: "Experiment", as_json: Json = False) -> None:
 
     objective, _, cert = certificate(experiment)
     if as_json:
-        from linflow.settings import provenance
-
-        print_json({**cert.to_dict(), "settings": experiment.to_dict(), **provenance(experiment.start.seed)})
+        print_json({**cert.to_dict(), **experiment.echo()})
     else:
         typer.echo(str(cert))
         for note in objective.notes:
@@ -63,24 +61,28 @@ def simulate(experiment: "Experiment", as_json: Json = False) -> None:
     written = []
     save, table, plot = experiment.output.save, experiment.output.table, experiment.output.plot
     if save is not None:
-        from linflow.settings import provenance
-
-        run.save(save, settings={**experiment.to_dict(), **provenance(experiment.start.seed)})
+        run.save(save, settings=experiment.echo())
         written.append(save)
     if table is not None:
-        write_table({"t": run.t, "loss": run.loss, "gap": run.gap, "rate": run.rate}, table)
+        import json
+
+        import pyarrow
+
+        # CSV has no place for it; Parquet keeps it with the schema.
+        columns = pyarrow.table({"t": run.t, "loss": run.loss, "gap": run.gap, "rate": run.rate})
+        write_table(columns.replace_schema_metadata({"linflow": json.dumps(experiment.echo())}), table)
         written.append(table)
     if plot is not None:
         from linflow import plots
 
-        plots.save(plots.convergence(run), plot)
+        plots.save(plots.convergence(run), plot, title=experiment.to_toml())
         written.append(plot)
     if stopped is not None:
         kept = f"kept in {', '.join(map(str, written))}" if written else "not kept; --save FILE keeps it"
         stopped.kept = f"interrupted at t = {float(run.t[-1]):g} after {run.stats.steps} steps; the run is {kept}."  # type: ignore[attr-defined]
         raise stopped
     if as_json:
-        print_json({**run_summary(run), "settings": experiment.to_dict(), "written": [str(p) for p in written]})
+        print_json({**run_summary(run), **experiment.echo(), "written": [str(p) for p in written]})
     else:
         typer.echo(repr(run))
         for note in run.notes:
@@ -120,7 +122,7 @@ def design(experiment: "Experiment", as_json: Json = False) -> None:
         save_weights(found.network, out)
     if as_json:
         kept: dict[str, Any] = {} if check is None else {"confirmed": check.holds}
-        print_json({**found.to_dict(), **kept, "settings": experiment.to_dict()})
+        print_json({**found.to_dict(), **kept, **experiment.echo()})
     else:
         typer.echo(repr(found))
         typer.echo(found.reason)
