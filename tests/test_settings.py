@@ -44,6 +44,12 @@ def test_a_file_says_what_it_was_made_from(tmp_path):
         ('[data]\nobjective = "lasso"\n', r"line 2: data\.objective is 'lasso': input should be 'factorization'"),
         ("[start]\nseed = 1.5\n", r"line 2: start\.seed is 1\.5"),
         ("[start\n", r"is not TOML: .*line 1"),
+        ("data = 3\n", r"line 1: data is 3: a table is needed, such as \[data\]"),
+        ('x = "X.csv"\n', r"line 1: x is no known key; did you mean data\.x\?"),
+        ("[start]\nhidden = 64\n", r"line 2: start\.hidden is 64: a list is needed, such as \[64, 64\]"),
+        ('[start]\ninit = "nkt"\n', r"line 2: start\.init is 'nkt': .*Did you mean ntk\?"),
+        ("[start]\nseed = true\n", r"line 2: start\.seed is True"),
+        ('[flow]\nuntil = "1e-3"\n', r"line 2: flow\.until is '1e-3'"),
         ("[data]\nzzz = 1\n", r"line 2: data\.zzz is no known key; there are x, y, target, objective\."),
     ],
 )
@@ -112,3 +118,9 @@ def test_starts_are_drawn_as_asked_or_read(data):
     for init in re.findall(r"\w+", "gaussian ntk fan_in fan_out orthogonal balanced imbalanced spectral small"):
         net = experiment(None, {**target, "start.init": init, "start.hidden": [40]}).network(f)
         assert net.widths == (30, 40, 2)
+
+
+def test_an_option_beside_a_section_that_is_none(tmp_path):
+    (tmp_path / "e.toml").write_text("data = 3\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="a table is needed"):
+        experiment(tmp_path / "e.toml", {"data.x": "X.csv"})

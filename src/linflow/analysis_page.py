@@ -18,7 +18,7 @@ from linflow.files import atomic
 from linflow.settings import provenance
 
 
-def write(found: Analysis, folder: Path) -> Path:
+def write(found: Analysis, folder: Path, *, drawings: bool = True) -> Path:
     """Write `index.html`, `analysis.json`, `run.nc` and `experiment.toml`, each whole; return the page."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -26,12 +26,12 @@ def write(found: Analysis, folder: Path) -> Path:
     _text(folder / "analysis.json", json.dumps(plain(found.to_dict()), indent=2, ensure_ascii=False) + "\n")
     found.run.save(folder / "run.nc", settings=found.experiment.echo())
     index = folder / "index.html"
-    _text(index, page(found))
+    _text(index, page(found, drawings=drawings))
     return index
 
 
-def page(found: Analysis) -> str:
-    """Return the page, with its drawings inside."""
+def page(found: Analysis, *, drawings: bool = True) -> str:
+    """Return the page, with its drawings inside unless it is to be had at once."""
     environment = Environment(
         loader=PackageLoader("linflow"),
         autoescape=True,
@@ -41,7 +41,7 @@ def page(found: Analysis) -> str:
     )
     return environment.get_template("analysis.html.j2").render(
         found=found,
-        figures=[(title, Markup(svg)) for title, svg in _drawings(found)],
+        figures=[(title, Markup(svg)) for title, svg in (_drawings(found) if drawings else [])],
         guarantees=[g for g in found.certificate.guarantees if g.applies],
         others=[g for g in found.certificate.guarantees if not g.applies],
         prior=found.certificate.prior,

@@ -15,7 +15,7 @@ import tomllib
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -35,9 +35,9 @@ SIZES: dict[str, tuple[str, float]] = {
 }
 """What `start.size` is called by an initialisation that has one, and what it is when left out."""
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(gt=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+Fraction = Annotated[float, Field(gt=0, lt=1, strict=True)]
+Count = Annotated[int, Field(ge=1, strict=True)]
 
 
 class _Section(BaseModel):
@@ -59,7 +59,7 @@ class Start(_Section):
     init: Init = "ntk"
     hidden: tuple[Count, ...] = ()
     size: Positive | None = None
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, strict=True)] = 0
     weights: Path | None = None
 
 
@@ -240,7 +240,8 @@ def experiment(path: Path | None = None, options: Mapping[str, Any] | None = Non
         place = tree
         for section in sections:
             place = place.setdefault(section, {})
-        place[key] = value
+        if isinstance(place, dict):  # what is no table is refused below
+            place[key] = value
     try:
         return Experiment.model_validate(tree)
     except ValidationError as error:
@@ -265,12 +266,31 @@ def _explained(error: ValidationError, path: Path | None, text: str, options: Ma
         section = Experiment.model_fields.get(names[0])
         model = section.annotation if len(names) > 1 and section is not None else Experiment
         keys = list(getattr(model, "model_fields", {}))
-        close = difflib.get_close_matches(names[-1], keys, 1) or difflib.get_close_matches(names[-1], _names(), 1)
+        there = [f"{name}.{names[-1]}" for name, model in SECTIONS.items() if names[-1] in model.model_fields]
+        close = (
+            there
+            or difflib.get_close_matches(names[-1], keys, 1)
+            or difflib.get_close_matches(names[-1], _names(), 1)
+        )
         hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(keys)}."
         return f"{where} is no known key; {hint}"
-    given = first.get("input")
-    message = first["msg"][0].lower() + first["msg"][1:]
-    return f"{where} is {given!r}: {message}."
+    return f"{where} is {first.get('input')!r}: {_needed(first, dotted)}."
+
+
+def _needed(error: Any, dotted: str) -> str:
+    """Say what a value must be, with the nearest of the allowed ones where it is a word."""
+    if dotted in SECTIONS:
+        return f"a table is needed, such as [{dotted}]"
+    if error["type"] == "tuple_type":
+        return "a list is needed, such as [64, 64]" if dotted == "start.hidden" else "a list is needed"
+    message = error["msg"][0].lower() + error["msg"][1:]
+    if dotted == "descent.step_size":
+        return "a positive number, or safe, is needed"
+    if error["type"] == "literal_error":
+        words = re.findall(r"'([^']+)'", message)
+        close = difflib.get_close_matches(str(error.get("input")), words, 1)
+        return message + (f". Did you mean {close[0]}?" if close else "").rstrip("?") + ("?" if close else "")
+    return message
 
 
 def _names() -> list[str]:
@@ -302,6 +322,19 @@ def _line(text: str, names: list[str]) -> int | None:
     return found
 
 
+def allowed(dotted: str) -> tuple[str, ...]:
+    """Return the words that a key such as `start.init` may be, none where it is free."""
+    section, _, key = dotted.rpartition(".")
+    model = SECTIONS[section] if section else Experiment
+    return _words(model.model_fields[key].annotation)
+
+
+def _words(annotation: Any) -> tuple[str, ...]:
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    return tuple(word for part in get_args(annotation) for word in _words(part))
+
+
 def provenance(seed: int) -> dict[str, Any]:
     """Return what besides the settings the numbers depend on: versions, seed, precision, machine."""
     packages = {}
@@ -317,4 +350,5 @@ def provenance(seed: int) -> dict[str, Any]:
         "dtype": "float64",
         "machine": f"{platform.system()} {platform.machine()}",
         "processors": os.cpu_count(),
+        "threads": os.environ.get("OMP_NUM_THREADS", "not set"),
     }

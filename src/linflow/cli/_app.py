@@ -22,6 +22,8 @@ class _Group(TyperGroup):
             fail(f"cannot use {error.filename!r}: {error.strerror}." if error.filename else str(error), 2)
         except (ValueError, ImportError) as error:
             fail(str(error), 2)
+        except MemoryError as error:
+            fail(f"there is not enough memory ({error}); ask for narrower layers or fewer data.", 2)
 
 
 app = typer.Typer(

@@ -63,6 +63,17 @@ File = Annotated[
 ]
 
 
+def _words(key: str) -> Callable[[str], list[str]]:
+    """Return what completes a value in a shell: the words that the key may be."""
+
+    def complete(incomplete: str) -> list[str]:
+        from linflow.settings import allowed
+
+        return [word for word in allowed(key) if word.startswith(incomplete)]
+
+    return complete
+
+
 def takes_experiment(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the file argument and the named options; it is called with `experiment` instead of them."""
 
@@ -76,10 +87,15 @@ def takes_experiment(*names: str) -> Callable[[Callable[..., None]], Callable[..
                 default=None,
                 annotation=Annotated[
                     kind | None,
-                    typer.Option(FLAGS.get(name, "--" + name.replace("_", "-")), help=text, rich_help_panel=panel),
+                    typer.Option(
+                        FLAGS.get(name, "--" + name.replace("_", "-")),
+                        help=text,
+                        rich_help_panel=panel,
+                        autocompletion=_words(key) if kind is str else None,
+                    ),
                 ],  # type: ignore[valid-type]
             )
-            for name, (_, kind, panel, text) in OPTIONS.items()
+            for name, (key, kind, panel, text) in OPTIONS.items()
             if name in names
         ]
         first = inspect.Parameter("file", keyword, default=None, annotation=File)

@@ -1,12 +1,93 @@
 """What the commands print: progress on a terminal, and JSON."""
 
 import json
+import math
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from linflow.analysis import Analysis
+
+
+def load_writers() -> None:
+    """Import what a run is saved with, and write a first file to memory: after Ctrl-C there is no time for it."""
+    try:
+        import scipy.optimize  # noqa: F401 - finds when a run reached a gap
+        import xarray
+
+        xarray.Dataset({"t": ("t", [0.0])}).to_netcdf(None, engine="h5netcdf")
+    except (ImportError, ValueError):  # said where it is needed, with what to install
+        return
+
+
+def ready(path: Path, kinds: Sequence[str] = (), *, made: bool = False) -> None:
+    """Raise now, and not after minutes of work, where a file could not be written; nothing is written yet.
+
+    Args:
+        path: of the file.
+        kinds: endings that are known; any if none is given.
+        made: whether missing folders will be made.
+    """
+    if kinds and path.suffix.lower() not in kinds:
+        raise ValueError(
+            f"{str(path)!r} ends in {path.suffix!r}; a name that ends in {' or '.join(kinds)} is needed."
+        )
+    folder = path.parent
+    while made and not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        way = "name another" if folder.exists() else "make it first"
+        raise FileNotFoundError(f"{str(path)!r} cannot be written: {str(folder)!r} is no folder; {way}.")
+    if path.is_dir() or not os.access(folder, os.W_OK):
+        raise PermissionError(
+            f"{str(path)!r} cannot be written; name another file, or a folder that may be written to."
+        )
+
+
+def print_analysis(found: "Analysis", index: Path) -> None:
+    """Print what there is to know: sentences, and tables that fit 80 columns."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    def table(*columns: str) -> Table:
+        made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for i, column in enumerate(columns):
+            made.add_column(column, justify="right" if i else "left", overflow="fold")
+        return made
+
+    def number(x: float) -> str:
+        return f"{x:.4g}" if math.isfinite(x) else "–"
+
+    console, cert, run = Console(highlight=False), found.certificate, found.run
+    style = "green" if found.passed else "bold red"
+    console.print(Text(f"{found.network}: {found.verdict}", style))
+    points = Table.grid(padding=(0, 1))
+    for finding in found.findings:
+        points.add_row("•", Text(finding.text))
+    console.print(points)
+
+    applying = [g for g in cert.guarantees if g.applies]
+    if applying:
+        by = "time to 1e-6" if cert.algorithm == "flow" else "η × steps to 1e-6"
+        rows = table("Guarantee", "rate", by)
+        for g in applying:
+            rows.add_row(Text(g.name), number(g.rate), number(g.time_to(1e-6)))
+        console.print(rows)
+        times = table("Gap reached", "guaranteed", "actual")
+        for fraction in (1e-2, 1e-4, 1e-6):
+            times.add_row(f"{fraction:g}", number(cert.time_to(fraction)), number(run.time_to(fraction)))
+        console.print(times)
+    others = len(cert.guarantees) - len(applying)
+    console.print(Text(f"{others} other guarantees do not apply; linflow certify and the report say why."))
+    console.print(Text(f"Run: {run.result.value}; {run.stats.steps} steps. The report is {index}"), soft_wrap=True)
 
 
 def print_json(value: Any) -> None:

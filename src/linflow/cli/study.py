@@ -6,7 +6,7 @@ import typer
 
 from linflow.cli._app import app
 from linflow.cli._options import OPTIONS, takes_experiment
-from linflow.cli._show import print_json, progress
+from linflow.cli._show import load_writers, print_analysis, print_json, progress, ready
 
 if TYPE_CHECKING:
     from linflow.settings import Experiment
@@ -47,9 +47,15 @@ def simulate(experiment: "Experiment", as_json: Json = False) -> None:
     Exit code 0: it did what was asked; 1: it ended otherwise; 2: bad input; 130: Ctrl-C, with what was done kept.
     """
     import linflow as lf
-    from linflow.analysis import run_of, run_summary
+    from linflow.analysis import run_of, run_summary, unchecked
     from linflow.files import write_table
 
+    save, table, plot = experiment.output.save, experiment.output.table, experiment.output.plot
+    for path, kinds in ((save, (".nc",)), (table, (".csv", ".parquet")), (plot, (".pdf", ".svg", ".png"))):
+        if path is not None:
+            ready(path, kinds)
+    if save is not None:
+        load_writers()
     objective = experiment.objective()
     network = experiment.network(objective)
     stopped = None
@@ -57,9 +63,8 @@ def simulate(experiment: "Experiment", as_json: Json = False) -> None:
         with progress(experiment.algorithm) as tick:
             run = run_of(experiment, objective, network, tick)
     except lf.Interrupted as stop:
-        stopped, run = stop, stop.run
+        stopped, run = stop, unchecked(stop.run)
     written = []
-    save, table, plot = experiment.output.save, experiment.output.table, experiment.output.plot
     if save is not None:
         run.save(save, settings=experiment.echo())
         written.append(save)
@@ -72,7 +77,7 @@ def simulate(experiment: "Experiment", as_json: Json = False) -> None:
         columns = pyarrow.table({"t": run.t, "loss": run.loss, "gap": run.gap, "rate": run.rate})
         write_table(columns.replace_schema_metadata({"linflow": json.dumps(experiment.echo())}), table)
         written.append(table)
-    if plot is not None:
+    if plot is not None and stopped is None:  # a drawing takes its time; the run itself is kept
         from linflow import plots
 
         plots.save(plots.convergence(run), plot, title=experiment.to_toml())
@@ -144,25 +149,30 @@ def analyze(experiment: "Experiment", as_json: Json = False) -> None:
 
     Example: linflow analyze --x X.csv --y Y.csv --init ntk --hidden 64,64 --seed 0
 
-    Exit code 0: the run kept the certificate; 1: it did not; 2: bad input; 130: Ctrl-C, with what was done kept.
+    Exit code 0: the run got there and kept the certificate; 1: it did not, or nothing is certified; 2: bad input;
+    130: Ctrl-C, with what was done kept.
     """
     import linflow as lf
-    from linflow.analysis import analyse
+    from linflow.analysis import finished, started
     from linflow.analysis_page import write
 
-    out = experiment.output.folder
+    out, begun = experiment.output.folder, None
+    ready(out / "index.html", made=True)
+    load_writers()
     try:
         with progress("analyze") as tick:
-            found = analyse(experiment, tick)
-    except lf.Interrupted as stop:
-        found = analyse(experiment, run=stop.run)
+            begun = started(experiment, tick)
+        found = finished(begun)
         index = write(found, out)
-        stop.kept = f"interrupted at t = {float(stop.run.t[-1]):g}; what was done is in {index}."  # type: ignore[attr-defined]
+    except KeyboardInterrupt as stop:
+        begun = begun or getattr(stop, "analysis", None)
+        if begun is not None:
+            index = write(begun, out, drawings=False)
+            where = f"t = {float(begun.run.t[-1]):g}" if isinstance(stop, lf.Interrupted) else "the end of the run"
+            stop.kept = f"interrupted at {where}; what was done is in {index}."  # type: ignore[attr-defined]
         raise
-    index = write(found, out)
     if as_json:
         print_json(found.to_dict())
     else:
-        typer.echo(found.text())
-        typer.echo(f"\nThe report is {index}")
-    raise typer.Exit(0 if found.check.holds else 1)
+        print_analysis(found, index)
+    raise typer.Exit(0 if found.passed else 1)

@@ -1,0 +1,207 @@
+"""What is said of a start and its run: each finding on inputs made for it, and on inputs that must not have it."""
+
+import dataclasses
+import itertools
+import math
+import re
+import types
+
+import numpy as np
+import pytest
+
+import linflow as lf
+from linflow.findings import LARGEST, _width, findings
+
+EYE = lf.MatrixFactorization(2 * np.eye(2))
+
+
+def of(objective, network, *, run=None, until=1e-6, redraw=None, **how):
+    found = findings(lf.certify(objective, network, **how), run, until, redraw)
+    for finding in found:
+        assert not re.search(r"\b(nan|inf)\b", finding.text)
+        assert "\n" not in finding.text
+        assert all(math.isfinite(x) for x in finding.numbers.values()), finding
+    return {finding.kind: finding for finding in found}
+
+
+def homogeneous(d=3.0, product=None):
+    return lf.init.imbalanced((2, 4, 2), d, 1.9 * np.eye(2) if product is None else product, rng=0)
+
+
+def test_the_rate_and_the_run():
+    net = homogeneous()
+    cert, run = lf.certify(EYE, net), lf.gradient_flow(EYE, net, until=1e-8)
+    found = of(EYE, net, run=run)["rate"]
+    assert found.numbers["certified_time"] == cert.time_to(1e-6)
+    assert found.numbers["observed_time"] == run.time_to(1e-6)
+    assert f"{cert.time_to(1e-6):.4g}" in found.text
+    assert f"{run.time_to(1e-6):.4g}" in found.text
+    short = of(EYE, net, run=lf.gradient_flow(EYE, net, until=0.5))["rate"]
+    assert short.numbers["left"] == pytest.approx(0.5)  # where the run was told to stop
+    assert "the run ended before" in short.text
+    assert "run" not in of(EYE, net)["rate"].text
+    nothing = of(EYE, homogeneous(0.0, -9 * np.eye(2)))["rate"]
+    assert nothing.text.startswith("Nothing is certified")
+
+
+def test_where_the_rate_comes_from():
+    net = homogeneous()
+    numbers = of(EYE, net)["hold"].numbers
+    # γ = 2, and T of two layers has a closed form; rounding of eigenvalues of size 10.
+    first, last = (
+        np.linalg.eigvalsh(A)[0] for A in (net.weights[0] @ net.weights[0].T, net.weights[1].T @ net.weights[1])
+    )
+    assert numbers["at_start"] == pytest.approx(2 * (first + last), rel=1e-12)
+    assert numbers["certified"] <= numbers["at_start"]
+    assert numbers["imbalance_alone"] == pytest.approx(2 * 3.0, rel=1e-9)  # the gap is d = 3, to the allowance
+    assert numbers["margin"] == lf.margin(EYE, net)
+    far = of(EYE, homogeneous(product=-9 * np.eye(2)))["hold"]
+    assert far.numbers["margin"] == 0
+    assert "too far" in far.text
+    # Spread that is rounding is none.
+    assert of(EYE, homogeneous(0.0))["hold"].numbers["spread"] == 0
+    assert "hold" not in of(lf.LogisticLoss(np.eye(2), np.array([[1.0], [-1.0]])), lf.init.gaussian((2, 4, 1), rng=0))
+
+
+def test_spread_is_blamed_where_it_costs_the_rate_and_nowhere_else():
+    spread = lf.init.with_imbalance(np.diag([40.0, 0.0, -40.0]), 1.9 * np.eye(2))
+    found = of(EYE, spread)["spread"]
+    s, safe = lf.imbalance_spectrum(spread), lf.margin(EYE, spread)
+    assert found.numbers["without_spread"] == pytest.approx(2 * math.hypot(s.gap, 2 * safe))  # γ = 2, n = m
+    assert found.numbers["with_spread"] == 2 * float(lf.bounds.best(spread, sigma_min=safe).value)
+    assert found.numbers["without_spread"] >= 2 * found.numbers["with_spread"]
+    # The same gap and product without the spread: what the text says would be had, is.
+    plain = lf.init.with_imbalance(np.diag([s.gap, s.gap, 0.0]), 1.9 * np.eye(2))
+    assert 2 * float(lf.bounds.best(plain, sigma_min=safe).value) >= found.numbers["without_spread"] * (1 - 1e-6)
+    assert "spread" not in of(EYE, homogeneous())
+    # Without a margin the bound is the gap, whatever the spread; a balanced start has none but rounding.
+    assert "spread" not in of(EYE, lf.init.with_imbalance(np.diag([40.0, 0.0, -40.0]), -9 * np.eye(2)))
+    assert "spread" not in of(EYE, homogeneous(0.0))
+
+
+def test_narrow_layers():
+    found = of(EYE, lf.init.gaussian((2, 1, 2), rng=0))
+    assert found["narrow"].numbers == {"width": 1.0, "needed": 2.0}
+    assert "hold" not in found
+    assert "narrow" not in of(EYE, homogeneous())
+    # With a single direction of data one unit is enough.
+    f = lf.LinearRegression(np.array([[1.0, 1.0], [2.0, 2.0]]), np.ones((2, 2)))
+    assert "narrow" not in of(f, lf.init.gaussian((2, 1, 2), rng=0))
+
+
+def test_width_is_tried_and_not_guessed():
+    Y = 0.1 * np.random.default_rng(0).standard_normal((6, 4))
+    f = lf.MatrixFactorization(Y)
+    draw = {k: lf.init.ntk((6, 8 * k, 4), rng=0) for k in (1, 2, 4, 8)}
+    rate = {k: lf.certify(f, net).rate for k, net in draw.items()}
+    found = of(f, draw[1], redraw=draw.get)["width"]
+    first = next(k for k in (2, 4, 8) if rate[k] >= 2 * rate[1])
+    assert found.numbers == {"factor": first, "rate": rate[first]}
+    assert str(8 * first) in found.text
+    assert "width" not in of(f, draw[1])  # weights that were given cannot be drawn wider
+    same = of(EYE, homogeneous(), redraw=lambda k: homogeneous())["width"]
+    assert same.numbers == {"tried": 8.0}
+    # Wider than can be certified in a while is not tried.
+    one, side = lf.MatrixFactorization(np.ones((1, 1))), math.isqrt(int(LARGEST)) // 2 + 1
+    deep = lf.Network([np.ones((1, side)), np.ones((side, side)), np.ones((side, 1))])
+    asked = []
+    list(_width(types.SimpleNamespace(algorithm="flow", network=deep, objective=one), 1e-6, asked.append))
+    assert asked == []
+    # Of a loss that falls more slowly than exponentially, times are compared.
+    x, y = np.array([[1.0, 0.2], [-1.0, 0.3]]), np.array([[1.0], [-1.0]])
+    slow = lf.LogisticLoss(x, y)
+    starts = {k: lf.init.imbalanced((2, 4, 1), -1.0 * k, np.zeros((2, 1)), rng=0) for k in (1, 2, 4, 8)}
+    found = of(slow, starts[1], until=0.5, redraw=starts.get)["width"]
+    assert "of the gap by t" in found.text
+
+
+def test_rescaling():
+    small = lf.init.imbalanced((2, 4, 2), 0.01, np.zeros((2, 2)), rng=0)
+    found = of(EYE, small)["rescale"]
+    assert found.numbers["factor"] == 4.0
+    bigger = lf.Network([4.0 * W for W in small.weights])
+    assert found.numbers["rate"] == lf.certify(EYE, bigger).rate
+    assert "rescale" not in of(lf.MatrixFactorization(np.eye(1)), [np.eye(1)])  # one layer: T is the identity
+
+
+def test_data():
+    rng = np.random.default_rng(1)
+    bad = lf.LinearRegression(rng.standard_normal((40, 3)) * [1.0, 1.0, 0.05], rng.standard_normal((40, 2)))
+    net = lf.init.gaussian((3, 9, 2), rng=0)
+    found = of(bad, net)
+    assert found["data"].numbers["condition"] == pytest.approx(bad.smoothness / bad.strong_convexity)
+    assert "rank" not in found
+    assert "data" not in of(EYE, homogeneous())
+    flat = lf.LinearRegression(np.outer(rng.standard_normal(9), np.ones(3)), rng.standard_normal((9, 2)))
+    assert of(flat, net)["rank"].numbers == {"seen": 2.0, "entries": 6.0}
+
+
+def test_plateaus():
+    f = lf.MatrixFactorization(np.diag([2.0, 1.0]))
+    small = lf.init.small((2, 4, 4, 2), 1e-2, rng=0)
+    run = lf.gradient_flow(f, small, until=1e-6)
+    found = of(f, small, run=run)["plateau"]
+    assert "saddle at zero" in found.text
+    # The share, from the run itself: time at less than a tenth of the mean rate, before the last fast moment.
+    t, gap = np.linspace(0, run.t[-1], 4001), None
+    gap = np.array([run.gap_at(x) for x in t])
+    rate, mean = -np.diff(np.log(gap)) / np.diff(t), math.log(run.gap[0] / run.gap[-1]) / run.t[-1]
+    slow = rate < 0.1 * mean
+    share = float(np.sum(slow[: np.flatnonzero(~slow)[-1]])) / len(slow)
+    assert found.numbers["share"] == pytest.approx(share, abs=0.02)  # rates between steps are interpolated
+    net = homogeneous()
+    assert "plateau" not in of(EYE, net, run=lf.gradient_flow(EYE, net, until=1e-6))
+
+
+def test_the_step_of_descent():
+    net = homogeneous()
+    found = of(EYE, net)["step"]
+    eta = lf.safe_step_size(EYE, net)
+    made = lf.certify(EYE, net, algorithm="descent", step_size=eta)
+    assert found.numbers["step_size"] == eta
+    assert found.numbers["steps"] == made.steps_to(1e-6)
+    assert found.numbers["curvature_cap"] >= found.numbers["curvature_at_start"]
+    assert f"{eta:.3g}" in found.text
+    taken = of(EYE, net, algorithm="descent", step_size=eta / 2)["step"]
+    assert "shorter" in taken.text
+    assert "step" not in of(EYE, net, algorithm="descent", step_size=eta)
+    x, y = np.array([[1.0, 0.2], [-1.0, 0.3]]), np.array([[1.0], [-1.0]])
+    none = of(lf.ExponentialLoss(x, y), lf.init.gaussian((2, 4, 1), rng=0))["step"]
+    assert none.text.startswith("Of gradient descent, no step size is certified")
+
+
+def test_designs_and_published_results():
+    net = lf.init.with_imbalance(np.diag([40.0, 0.0, -40.0]), 1.9 * np.eye(2))
+    found = of(EYE, net)
+    assert found["design"].numbers["squares"] == pytest.approx(sum((W**2).sum() for W in net.weights))
+    cert = lf.certify(EYE, net)
+    made = lf.design(EYE, (2, 3, 2), rate=cert.rate, rng=1)
+    least = sum((W**2).sum() for W in made.network.weights)
+    assert found["design"].numbers["least_squares"] == pytest.approx(least, rel=1e-6)  # whatever the bases
+    assert "design" not in of(EYE, made.network)
+    assert found["published"].numbers["apply"] == sum(g.applies for g in cert.prior)
+
+
+@pytest.mark.parametrize(
+    "widths", [(1, 1, 1), (1, 3, 1), (7, 2, 1), (1, 2, 7), (3, 4, 5, 2), (2, 2, 2, 2, 2), (3, 3)]
+)
+@pytest.mark.parametrize("size", [0.0, 1e-8, 1.0, 30.0])
+def test_any_start_has_findings(widths, size):
+    rng = np.random.default_rng(len(widths))
+    layers = [size * rng.standard_normal(shape) for shape in itertools.pairwise(widths)]
+    f = lf.MatrixFactorization(np.ones((widths[0], widths[-1])))
+    run = lf.gradient_flow(f, layers, until=0.5, t_max=1.0, max_steps=200)
+    assert "rate" in of(f, layers, run=run)
+    assert "rate" in of(f, layers, algorithm="descent", step_size=1e-3)
+
+
+def test_a_start_at_the_minimum():
+    assert "rate" in of(EYE, [2 * np.eye(2), np.eye(2)])
+
+
+def test_numbers_in_a_text_are_those_of_its_input():
+    """Another target, another text: nothing is a fixed phrase with numbers of somewhere else."""
+    one, two = (of(lf.MatrixFactorization(y * np.eye(2)), homogeneous(1.0 + y)) for y in (2.0, 2.1))
+    for kind in ("rate", "hold", "step"):
+        assert one[kind].text != two[kind].text
+    assert dataclasses.asdict(one["rate"])["numbers"] == of(EYE, homogeneous(3.0))["rate"].numbers
