@@ -152,7 +152,7 @@ def _split(names: list[str], state: State) -> Iterable[list[str]]:
 
 
 def _runs_of_modules(state: State) -> Iterable[tuple[list[str], str]]:
-    from torch import nn  # noqa: PLC0415 - only a model needs PyTorch
+    from torch import nn  # noqa: PLC0415  # pyright: ignore[reportMissingImports] - only a model needs PyTorch
 
     for prefix, module in state.modules.items():
         if not isinstance(module, nn.Sequential):

@@ -74,7 +74,7 @@ def compare_initialisations(
         ImportError: PEFT is not installed.
         ValueError: a method that is not known, or "eva" without inputs.
     """
-    import torch  # noqa: PLC0415 - slow to import
+    import torch  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
 
     if methods is None:
         methods = METHODS if inputs is not None else METHODS[:-1]
@@ -96,10 +96,10 @@ def compare_initialisations(
 
 def _initialised(weight: Any, rank: int, alpha: float, method: str, inputs: Any) -> Any:
     """Return a model of one layer, "layer", with an adapter that PEFT initialised."""
-    from torch import nn  # noqa: PLC0415 - slow to import
+    from torch import nn  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
 
     try:
-        import peft  # noqa: PLC0415 - optional
+        import peft  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError("PEFT initialises the adapters, and is not installed: pip install peft") from error
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device=weight.device, dtype=weight.dtype)
