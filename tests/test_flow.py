@@ -351,3 +351,25 @@ def test_checkpoints_keep_a_budget(rng):
     assert len(points.times) <= 11
     again = run.network_at(0.5 * float(run.t[-1]))
     assert f.gap(again.product()) == pytest.approx(float(run.gap_at(0.5 * float(run.t[-1]))), rel=2e-5)
+
+
+@pytest.mark.parametrize("algorithm", ["flow", "descent"])
+def test_times_to_many_fractions_are_those_at_which_the_curve_gets_there(algorithm):
+    rng = np.random.default_rng(3)
+    objective = lf.MatrixFactorization(rng.normal(size=(5, 3)))
+    for start in (lf.init.ntk((5, 9, 3), rng=1), lf.init.small((5, 4, 6, 3), size=0.2, rng=1)):
+        if algorithm == "flow":
+            run = lf.gradient_flow(objective, start, until=1e-8)
+        else:
+            run = lf.gradient_descent(objective, start, step_size=0.01, steps=20_000, until=1e-8)
+        fractions = np.geomspace(0.9, 1.1e-8, 40)
+        times = run.time_to(fractions)
+        assert run.time_to(fractions[7]) == times[7]
+        # A few roundings of the logarithm, which is below 40.
+        np.testing.assert_allclose(run.gap_at(times) / run.gap[0], fractions, rtol=1e-12)
+        assert (np.diff(times) > 0).all()
+        # Before that, the curve is above: no earlier crossing at any recorded time.
+        for fraction, time in zip(fractions, times, strict=True):
+            assert (run.gap[run.t < time] > fraction * run.gap[0] * (1 - 1e-11)).all()
+        assert run.time_to(1e-30) == np.inf
+        assert run.time_to([1e-30, 0.5]).tolist() == [np.inf, run.time_to(0.5)]

@@ -42,7 +42,7 @@ def envelope(levels: np.ndarray, gamma: float, floors: np.ndarray, nearby: Neigh
     rates, travelled = [], 0.0
     for k, floor in enumerate(floors):
         fall = roots[k] - roots[k + 1]
-        held, reach = nearby.floor_and_reach(travelled, fall) if nearby else (0.0, math.inf)
+        held, reach = nearby.floor_and_reach(travelled, fall) if nearby and travelled < math.inf else (0.0, math.inf)
         if floor >= held:
             held, reach = float(floor), travelled + 2 * fall / math.sqrt(floor) if floor > 0 else math.inf
         rates.append(gamma * held)

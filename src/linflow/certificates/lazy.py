@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -51,13 +52,17 @@ class Neighbourhood:
         Under `λ_min(T) ≥ a` that takes a path of at most `2 fall / sqrt(a)` (Łojasiewicz, in units where γ = 1), and
         the floor must hold on the ball it ends in. `(0, inf)` when no ball is large enough.
         """
-        with np.errstate(divide="ignore"):
-            needed = travelled + 2 * fall / np.sqrt(self.floors)
-        enough = np.flatnonzero((needed <= self.radii) & (self.floors > 0))
-        if enough.size == 0:
+        needed = travelled + 2 * fall / self._roots
+        enough = needed <= self.radii[: len(needed)]
+        j = int(enough.argmax()) if enough.size else 0
+        if not enough.size or not enough[j]:
             return 0.0, math.inf
-        j = int(enough[0])
         return float(self.floors[j]), float(needed[j])
+
+    @cached_property
+    def _roots(self) -> np.ndarray:
+        """The roots of the floors above 0, which come first."""
+        return np.sqrt(self.floors[: np.count_nonzero(self.floors > 0)])
 
 
 def least_floor(network: Network) -> float:

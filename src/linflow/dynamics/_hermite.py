@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
+
+from linflow._arrays import EPS
 
 COMPARABLE = 0.1
 """Length over that of the interval asked from which a neighbouring interval has something to say: shorter ones, as at
 a step cut short, only magnify rounding."""
+LEVEL = 1e-12
+"""How far above a level a node counts as on it: a run that was to end there ends within rounding of it."""
+MOST_STEPS = 100
 
 
 def interpolate(
@@ -26,16 +35,48 @@ def interpolate(
     t = np.asarray(t)
     if len(nodes) == 1:
         return np.full(t.shape, values[0])
-    data, lengths = np.stack([values, slopes, curvatures / 2]), np.diff(nodes)
-    i = np.clip(np.searchsorted(nodes, t, side="right") - 1, 0, len(lengths) - 1)
-    first, count = _windows(lengths)
     result = np.empty(t.shape)
+    i = np.clip(np.searchsorted(nodes, t, side="right") - 1, 0, len(nodes) - 2)
+    for some, form in _pieces(i, nodes, np.stack([values, slopes, curvatures / 2])):
+        result[some] = form.at(t[some])
+    return result
+
+
+def first_times(
+    levels: np.ndarray,
+    nodes: np.ndarray,
+    values: np.ndarray,
+    slopes: np.ndarray | None = None,
+    curvatures: np.ndarray | None = None,
+) -> np.ndarray:
+    """Return when `interpolate` first comes down to each level, to rounding: inf where no node is as low."""
+    found = np.full(levels.shape, np.inf)
+    low = values <= levels[:, None] + LEVEL
+    i = np.argmax(low, axis=1)
+    there = low.any(axis=1)
+    at_node = there & ((i == 0) | (values[i] >= levels))
+    found[at_node] = nodes[i[at_node]]
+    between = np.flatnonzero(there & ~at_node)
+    if between.size == 0:
+        return found
+    i, levels = i[between] - 1, levels[between]
+    if slopes is None or curvatures is None:
+        found[between] = nodes[i] + (nodes[i + 1] - nodes[i]) * (levels - values[i]) / (values[i + 1] - values[i])
+        return found
+    for some, form in _pieces(i, nodes, np.stack([values, slopes, curvatures / 2])):
+        j = i[some]
+        found[between[some]] = form.solve(levels[some], nodes[j], nodes[j + 1], values[j], values[j + 1])
+    return found
+
+
+def _pieces(i: np.ndarray, nodes: np.ndarray, data: np.ndarray) -> Iterator[tuple[np.ndarray, NewtonForm]]:
+    """Yield which of the intervals i have windows of one size, and the polynomials on them."""
+    first, count = _windows(np.diff(nodes))
     for size in np.unique(count[i]):
         some = count[i] == size
         intervals, which = np.unique(i[some], return_inverse=True)
         places = first[intervals, None] + np.arange(size)
-        result[some] = hermite(t[some], nodes[places], data[:, places], which)
-    return result
+        yield some, NewtonForm.of(nodes[places], data[:, places], which)
 
 
 def _windows(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -52,33 +93,76 @@ def _windows(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return first, count
 
 
-def hermite(x: np.ndarray, nodes: np.ndarray, data: np.ndarray, which: np.ndarray) -> np.ndarray:
-    """Evaluate the polynomials that have given Taylor coefficients at given nodes.
+@dataclass(frozen=True)
+class NewtonForm:
+    """Polynomials `c_0 + (s − z_0)(c_1 + (s − z_1)(c_2 + …))` in `s = (x − first)/length`, one for each place asked.
 
-    Args:
-        x: where, shape `(N,)`.
-        nodes: of each polynomial, ascending, shape `(M, k)`.
-        data: values, slopes, halves of curvatures and so on, shape `(r, M, k)`.
-        which: the polynomial to take at each x, shape `(N,)`.
+    Attributes:
+        coefficients, z: shape `(number of coefficients, N)`.
+        first, length: shape `(N,)`.
     """
-    order, _, count = data.shape
-    first, length = nodes[:, :1], nodes[:, -1:] - nodes[:, :1]
-    z = np.repeat((nodes - first) / length, order, axis=1)
-    scaled = [np.repeat(d * length**p, order, axis=1) for p, d in enumerate(data)]
-    total, column = order * count, scaled[0]
-    coefficients = np.empty((total, len(nodes)))
-    coefficients[0] = column[:, 0]
-    for m in range(1, total):  # divided differences, where nodes coincide derivatives
-        gap, rise = z[:, m:] - z[:, : total - m], column[:, 1:] - column[:, :-1]
-        if m < order:
-            same = np.arange(total - m) % order + m < order
-            gap[:, same] = 1.0
-            rise[:, same] = scaled[m][:, : total - m][:, same]
-        column = rise / gap
-        coefficients[m] = column[:, 0]
-    s = (x - first[which, 0]) / length[which, 0]
-    coefficients, z = coefficients[:, which], z.T[:, which]
-    result = coefficients[-1]
-    for m in range(total - 2, -1, -1):
-        result = coefficients[m] + (s - z[m]) * result
-    return result
+
+    coefficients: np.ndarray
+    z: np.ndarray
+    first: np.ndarray
+    length: np.ndarray
+
+    @classmethod
+    def of(cls, nodes: np.ndarray, data: np.ndarray, which: np.ndarray) -> NewtonForm:
+        """Return the polynomials that have given Taylor coefficients at given nodes.
+
+        Args:
+            nodes: of each polynomial, ascending, shape `(M, k)`.
+            data: values, slopes, halves of curvatures and so on, shape `(r, M, k)`.
+            which: the polynomial to take at each place, shape `(N,)`.
+        """
+        order, _, count = data.shape
+        first, length = nodes[:, :1], nodes[:, -1:] - nodes[:, :1]
+        z = np.repeat((nodes - first) / length, order, axis=1)
+        scaled = [np.repeat(d * length**p, order, axis=1) for p, d in enumerate(data)]
+        total, column = order * count, scaled[0]
+        coefficients = np.empty((total, len(nodes)))
+        coefficients[0] = column[:, 0]
+        for m in range(1, total):  # divided differences, where nodes coincide derivatives
+            gap, rise = z[:, m:] - z[:, : total - m], column[:, 1:] - column[:, :-1]
+            if m < order:
+                same = np.arange(total - m) % order + m < order
+                gap[:, same] = 1.0
+                rise[:, same] = scaled[m][:, : total - m][:, same]
+            column = rise / gap
+            coefficients[m] = column[:, 0]
+        return cls(coefficients[:, which], z.T[:, which], first[which, 0], length[which, 0])
+
+    def at(self, x: np.ndarray) -> np.ndarray:
+        """Return the values at x, shape `(N,)`."""
+        s = (x - self.first) / self.length
+        result = self.coefficients[-1]
+        for c, z in zip(self.coefficients[-2::-1], self.z[-2::-1], strict=True):
+            result = c + (s - z) * result
+        return result
+
+    def slope(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return values and slopes at x."""
+        s = (x - self.first) / self.length
+        result, rise = self.coefficients[-1], np.zeros(len(s))
+        for c, z in zip(self.coefficients[-2::-1], self.z[-2::-1], strict=True):
+            rise = result + (s - z) * rise
+            result = c + (s - z) * result
+        return result, rise / self.length
+
+    def solve(self, levels: np.ndarray, a: Any, b: Any, above: np.ndarray, below: np.ndarray) -> np.ndarray:
+        """Return where the values come down to levels between a and b: Newton, and halving where it leaves."""
+        x = a + (b - a) * (levels - above) / (below - above)
+        noise = 4 * EPS * np.maximum(np.abs(above), np.abs(below))
+        for _ in range(MOST_STEPS):
+            value, rise = self.slope(x)
+            miss = value - levels
+            a, b = np.where(miss > 0, x, a), np.where(miss > 0, b, x)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                step = x - miss / rise
+            following = np.where((step > a) & (step < b), step, a + 0.5 * (b - a))
+            done = (np.abs(miss) <= noise) | (np.abs(following - x) <= 2 * EPS * b)
+            if done.all():
+                break
+            x = np.where(done, x, following)
+        return x

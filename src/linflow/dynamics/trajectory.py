@@ -14,8 +14,7 @@ import numpy as np
 
 from linflow import _checks
 from linflow._arrays import Array, from_numpy, singular_values, to_numpy
-from linflow.dynamics._hermite import interpolate
-from linflow.dynamics._roots import root_between
+from linflow.dynamics._hermite import first_times, interpolate
 from linflow.dynamics._stepping import advance
 from linflow.dynamics.field import GradientField, Point
 from linflow.imbalance import imbalance_drift
@@ -166,18 +165,19 @@ class Trajectory:
         """Return the loss at any time of the run; see `gap_at`."""
         return self.gap_at(t) + self.minimum
 
-    def time_to(self, fraction: float) -> float:
-        """Return when the loss gap first reached `fraction` of the initial one, inf if it did not."""
-        fraction = _checks.fraction(fraction, "fraction")
-        t, log_gap = self._nodes[0], self._nodes[1]
-        level = log_gap[0] + np.log(fraction)
-        below = np.flatnonzero(log_gap <= level + 1e-12)
-        if below.size == 0:
-            return float("inf")
-        i = int(below[0])
-        if i == 0 or log_gap[i] >= level:
-            return float(t[i])
-        return root_between(lambda s: float(interpolate(np.asarray(s), *self._nodes)) - level, t[i - 1], t[i])
+    def time_to(self, fraction: Any) -> Any:
+        """Return when the gap first reached `fraction` of the initial one (float or sequence), inf if it did not.
+
+        Example:
+            >>> import numpy as np, linflow as lf
+            >>> run = lf.gradient_flow(lf.MatrixFactorization([[2.0]]), [np.array([[1.0]]), np.array([[1.0]])])
+            >>> bool(np.all(run.time_to([1e-1, 1e-2]) == [run.time_to(1e-1), run.time_to(1e-2)]))
+            True
+        """
+        single = np.ndim(fraction) == 0
+        each = [_checks.fraction(x, "fraction") for x in ([fraction] if single else fraction)]
+        found = first_times(self._nodes[1][0] + np.log(each), *self._nodes)
+        return float(found[0]) if single else found
 
     def network_at(self, t: float) -> Network:
         """Return the weights at any time of a flow, integrated from the nearest earlier stored step.
