@@ -38,5 +38,6 @@ from .reduction import reduce_width as reduce_width
 from .references import cite as cite
 from .starts import Design as Design
 from .starts import design as design
+from .sweeps import sweep as sweep
 
 __version__: str

@@ -1,6 +1,6 @@
 """The command line. It only reads arguments and prints; imports wait until a command needs them."""
 
-from linflow.cli import figures, literature, models, study
+from linflow.cli import figures, literature, models, study, sweeping
 from linflow.cli._app import app, main
 
-__all__ = ["app", "figures", "literature", "main", "models", "study"]
+__all__ = ["app", "figures", "literature", "main", "models", "study", "sweeping"]

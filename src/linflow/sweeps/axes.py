@@ -1,0 +1,157 @@
+"""The axes of a grid: names of settings, and the values that they take."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any
+
+from linflow import _checks
+from linflow.settings import Experiment
+
+SHAPE = ("width", "depth")
+"""Keys of a grid that stand for `start.hidden`: so many layers of weights, so wide."""
+SECTIONS = ("algorithm", "data", "start", "flow", "descent")
+"""What of an experiment file makes the numbers; what is drawn or written where is no matter of a sweep."""
+OTHER = ("flow.record",)
+"""What of these says only what is kept."""
+WHOLE = (*SHAPE, "start.seed", "flow.max_steps", "descent.steps")
+SPECS = ("range", "log", "linear")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Settings that change together: `values[i]` holds one value for each of `keys`."""
+
+    keys: tuple[str, ...]
+    values: tuple[tuple[Any, ...], ...]
+
+
+@lru_cache(maxsize=1)
+def setting_names() -> tuple[str, ...]:
+    """Return every setting of an experiment file by its dotted name, such as `start.init`."""
+    return tuple(name for name in _all_names(SECTIONS) if name not in OTHER)
+
+
+def _all_names(sections: Iterable[str]) -> list[str]:
+    names = []
+    for name in sections:
+        inner = getattr(Experiment.model_fields[name].annotation, "model_fields", None)
+        names += [name] if inner is None else [f"{name}.{key}" for key in inner]
+    return names
+
+
+@lru_cache(maxsize=1)
+def defaults() -> dict[str, Any]:
+    """Return the settings that an experiment has when nothing is said."""
+    given = flat(Experiment().to_dict())
+    return {key: given[key] for key in setting_names() if given.get(key) is not None}
+
+
+def flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Return `{"start.init": …}` for `{"start": {"init": …}}`; what is an axis of a grid stays whole."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and not any(name in value for name in SPECS):
+            found |= flat(value, f"{above}{key}.")
+        else:
+            found[above + key] = value
+    return found
+
+
+def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `{"start": {"init": …}}` for `{"start.init": …}`."""
+    tree: dict[str, Any] = {}
+    for dotted, value in settings.items():
+        *sections, key = dotted.split(".")
+        place = tree
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[key] = value
+    return tree
+
+
+def setting_name(key: str, where: str) -> str:
+    """Return the dotted name of a key, which may be its last part alone; ValueError names the nearest one."""
+    known = setting_names()
+    if key in known or key in SHAPE:
+        return key
+    if key == "seeds":
+        return "start.seed"
+    short = {name.rpartition(".")[2]: name for name in known}
+    if key in short:
+        return short[key]
+    if key in _all_names(Experiment.model_fields):
+        raise ValueError(f"{where}: {key} is of no use in a sweep, which keeps what [sweep] says; leave it out.")
+    every = [*known, *SHAPE, "seeds"]
+    close = difflib.get_close_matches(key, every, 1) or difflib.get_close_matches(
+        key.rpartition(".")[2], [*short, *every], 1
+    )
+    hint = f"did you mean {short.get(close[0], close[0])}?" if close else f"there are {', '.join(every)}."
+    raise ValueError(f"{where}: {key} is no known key; {hint}")
+
+
+def values_of(key: str, spec: Any, where: str) -> list[Any]:
+    """Return the values that a grid gives a key: a list, a range, or a number of seeds."""
+    name = setting_name(key, where)
+    if key == "seeds" and isinstance(spec, int) and not isinstance(spec, bool):
+        values: list[Any] = list(range(whole(spec, f"{where}: seeds")))
+    elif isinstance(spec, Mapping):
+        kind, numbers = next(iter(spec.items()), ("", ()))
+        good = isinstance(numbers, Sequence) and len(numbers) == 3 and all(_number(x) for x in numbers)
+        if len(spec) != 1 or kind not in SPECS or not good:
+            raise ValueError(
+                f"{where}: {key} is {dict(spec)!r}; one of {{range = [first, last, step]}}, "
+                "{log = [first, last, count]} and {linear = [first, last, count]} is needed."
+            )
+        values = list(_spread(f"{where}: {key}", kind, *numbers))
+        if name in WHOLE:
+            values = list(dict.fromkeys(round(v) for v in values))
+    elif isinstance(spec, Sequence) and not isinstance(spec, str):
+        values = [[v] if name == "start.hidden" and not isinstance(v, Sequence) else v for v in spec]
+    else:
+        raise ValueError(
+            f"{where}: {key} is {spec!r}; a list of values is needed, or a range. What does not change "
+            "stands in its own section, such as [start]."
+        )
+    if not values:
+        raise ValueError(f"{where}: {key} has no values; at least one is needed.")
+    if name in SHAPE:
+        values = [whole(v, f"{where}: {key}") for v in values]
+    return values
+
+
+def whole(x: Any, name: str, least: int = 1) -> int:
+    """Check a whole number of a file, where a wrong type is a wrong value."""
+    try:
+        return _checks.count(x, name, least)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+
+
+def _number(x: Any) -> bool:
+    return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
+
+
+def _spread(what: str, kind: str, first: float, last: float, third: float) -> Iterator[float]:
+    """Yield the numbers of a range (both ends included), or so many in equal steps or ratios."""
+    if kind == "range":
+        a, b, step = (Decimal(repr(x)) for x in (first, last, third))  # decimal steps: 0.1, 0.2, 0.3
+        if step == 0 or (b - a) / step < 0:
+            raise ValueError(f"{what}: a range from {first} to {last} cannot be gone in steps of {third}.")
+        integers = all(isinstance(x, int) for x in (first, last, third))
+        yield from (int(a + i * step) if integers else float(a + i * step) for i in range(int((b - a) / step) + 1))
+        return
+    count = whole(third, f"{what}: the count")
+    if kind == "log" and not (first > 0 and last > 0):
+        raise ValueError(f"{what}: {first} to {last} has no logarithms; positive numbers are needed.")
+    for i in range(count):
+        if i in (0, count - 1):  # the ends to the last digit
+            yield float(first if i == 0 else last)
+        else:
+            s = i / (count - 1)
+            yield float(first + s * (last - first)) if kind == "linear" else float(first * (last / first) ** s)

@@ -1,0 +1,311 @@
+"""Cells: certify, run and measure one experiment, wherever that happens. What fails is a row too."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from linflow._arrays import to_numpy
+from linflow._threads import one_thread
+from linflow.sweeps.axes import defaults
+from linflow.sweeps.grid import Grid, file_digest
+from linflow.sweeps.grid_file import problem
+from linflow.sweeps.rows import FRACTIONS, named, setting_columns
+
+if TYPE_CHECKING:
+    from linflow.certificates import Certificate
+    from linflow.dynamics import Trajectory
+    from linflow.network import Network
+    from linflow.objectives import Objective
+    from linflow.settings import Data, Experiment
+
+LONGEST = 400
+"""Letters of a reason at most."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One experiment of a sweep.
+
+    Attributes:
+        id: hash of all that its numbers depend on.
+        settings: those of its experiment, by dotted name.
+        digests: hashes of the files that it reads, by path.
+    """
+
+    id: str
+    settings: dict[str, Any]
+    digests: dict[str, str]
+
+    @classmethod
+    def of(cls, grid: Grid, index: int) -> Cell:
+        """Return a cell of a grid by its place."""
+        settings = grid.settings(index)
+        return cls(grid.ids[index].decode(), settings, grid.digests(settings))
+
+
+@dataclass(frozen=True)
+class Task:
+    """Cells that are computed by one call, and how."""
+
+    cells: tuple[Cell, ...]
+    check: bool = False
+    curves: int = 0
+    time_limit: float | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The rows of a task, and the seconds that they took."""
+
+    rows: list[dict[str, Any]]
+    seconds: float
+
+
+class _OutOfTime(Exception):  # noqa: N818 - no error
+    pass
+
+
+def run_task(task: Task) -> Answer:
+    """Compute the cells of a task, one after the other, with one BLAS thread."""
+    ready()
+    began = time.perf_counter()
+    with _one_thread_for_all():
+        rows = [
+            run_cell(cell, check=task.check, curves=task.curves, time_limit=task.time_limit) for cell in task.cells
+        ]
+    return Answer(rows, time.perf_counter() - began)
+
+
+@lru_cache(maxsize=1)
+def ready() -> str:
+    """Load all that a cell needs, so that no cell is measured with it."""
+    import linflow as lf  # noqa: PLC0415 - where cells are run, and nowhere else
+
+    objective, start = lf.MatrixFactorization(np.eye(2)), lf.init.gaussian((2, 3, 2), rng=0)
+    certificate, run = lf.certify(objective, start), lf.gradient_flow(objective, start, until=1e-3)
+    certificate.time_to(1e-3)
+    run.time_to(FRACTIONS)
+    return lf.__version__
+
+
+def run_cell(cell: Cell, *, check: bool = False, curves: int = 0, time_limit: float | None = None) -> dict[str, Any]:
+    """Certify a start, run it and return the row of it; whatever goes wrong is the reason in a row that failed.
+
+    Args:
+        cell: what to run.
+        check: set the run against every guarantee at every recorded time.
+        curves: points of the run to keep at most.
+        time_limit: seconds after which the cell fails; looked at between certificate and run, and during the run.
+
+    Returns:
+        A value for columns of `rows.SCHEMA`.
+    """
+    began = time.perf_counter()
+    row = failed(cell, "error", "")
+    try:
+        row |= _measured(cell, check, curves, None if time_limit is None else began + time_limit)
+    except _OutOfTime:
+        row |= {"failure": "time limit", "reason": f"it took longer than the limit of {time_limit:g} s"}
+    except (ValueError, TypeError, OSError) as error:
+        row |= {"failure": "settings", "reason": _line(error)}
+    except Exception as error:
+        row["reason"] = f"{type(error).__name__}: {_line(error)}"
+    return row | {"seconds": time.perf_counter() - began, "finished": time.time()}
+
+
+def failed(cell: Cell, failure: str, reason: str) -> dict[str, Any]:
+    """Return the row of a cell of which nothing is known but its settings and why."""
+    return {
+        **setting_columns({**defaults(), **cell.settings}),
+        "id": cell.id,
+        "status": "failed",
+        "failure": failure,
+        "reason": reason,
+        "settings": json.dumps(cell.settings, sort_keys=True, ensure_ascii=False, default=str),
+        "versions": _versions(),
+        "seconds": 0.0,
+        "finished": time.time(),
+    }
+
+
+def _measured(cell: Cell, check: bool, curves: int, deadline: float | None) -> dict[str, Any]:
+    from linflow.certificates import certify, safe_step_size  # noqa: PLC0415 - see `ready`
+
+    experiment = problem(cell.settings, "settings")
+    for path, digest in cell.digests.items():
+        _same(path, digest)
+    # Frozen, so hashable.
+    objective = _objective(experiment.data, tuple(sorted(cell.digests.items())))  # pyright: ignore[reportArgumentType]
+    network = experiment.network(objective)
+    if experiment.algorithm == "flow":
+        step, certificate = None, certify(objective, network)
+    else:
+        given = experiment.descent.step_size
+        step = safe_step_size(objective, network) if given == "safe" else float(given)
+        certificate = certify(objective, network, algorithm="descent", step_size=step)
+    _in_time(deadline)
+    run = _run(experiment, objective, network, step, deadline)
+    row = _start(certificate, network) | _promised(certificate, experiment.flow.until) | _observed(run, experiment)
+    if row["least_rate"] > 0:
+        row["tightness"] = row["certified_rate"] / row["least_rate"]
+    if check:
+        found = certificate.check(run)
+        row |= {"holds": found.holds, "worst_slack": found.worst_slack, "worst_gap": found.worst_gap}
+    if curves:
+        some = _spread(len(run.t), curves)
+        row |= {f"curve_{name}": to_numpy(getattr(run, name))[some].tolist() for name in ("t", "gap", "rate")}
+    if run.result.ok:
+        return row | {"status": "ok", "failure": "", "reason": ""}
+    return row | {"failure": "run", "reason": run.result.value}
+
+
+def _start(certificate: Certificate, network: Network) -> dict[str, Any]:
+    return {
+        "n": network.shape[0],
+        "m": network.shape[1],
+        "width": min(network.widths[1:-1], default=None),
+        "depth": network.depth,
+        "hidden": list(network.widths[1:-1]),
+        "scale": network.scale,
+        "initial_gap": certificate.gap,
+        "pl_constant": certificate.pl_constant,
+    }
+
+
+def _promised(certificate: Certificate, until: float) -> dict[str, Any]:
+    times = {name: certificate.time_to(x) for name, x in zip(named("certified_time"), FRACTIONS, strict=True)}
+    best = certificate.best
+    return {
+        "certificate": best.name if best else "",
+        "certified_rate": certificate.rate,
+        **times,
+        "certified_time": certificate.time_to(until),
+    }
+
+
+def _observed(run: Trajectory, experiment: Experiment) -> dict[str, Any]:
+    t, gap, rate = (to_numpy(x) for x in (run.t, run.gap, run.rate))
+    seen = gap > 0
+    last = int(np.flatnonzero(seen)[-1]) if seen.any() else 0
+    mean = math.log(gap[0] / gap[last]) / t[last] if last else math.nan
+    times = run.time_to((*FRACTIONS, experiment.flow.until)).tolist()
+    return {
+        "result": run.result.value,
+        "steps": run.stats.steps,
+        "step_size": run.step_size,
+        "t_end": float(t[-1]),
+        "final_gap": float(gap[-1]),
+        "rate": mean,
+        "least_rate": float(np.min(rate[seen], initial=math.inf)) if seen.any() else math.nan,
+        "final_rate": float(rate[last]),
+        **dict(zip(named("time"), times[:-1], strict=True)),
+        "time": times[-1],
+        "imbalance_drift": run.stats.imbalance_drift,
+        "notes": "; ".join(run.notes),
+    }
+
+
+def _run(
+    experiment: Experiment, objective: Objective, network: Network, step: float | None, deadline: float | None
+) -> Trajectory:
+    from linflow.dynamics import Interrupted, gradient_descent  # noqa: PLC0415 - see `ready`
+    from linflow.dynamics.flow import integrate  # noqa: PLC0415
+
+    flow = experiment.flow
+    if step is not None:
+        # Asked by the descent every hundred steps.
+        watch = None if deadline is None else lambda _: _in_time(deadline)
+        steps = experiment.descent.steps
+        every = max(1, steps // 10_000)
+        return gradient_descent(
+            objective, network, step_size=step, steps=steps, until=flow.until, every=every, progress=watch
+        )
+    late = (lambda: False) if deadline is None else (lambda: time.perf_counter() > deadline)
+    try:
+        return integrate(
+            objective,
+            network,
+            until=flow.until,
+            t_max=flow.t_max,
+            rtol=flow.rtol,
+            max_steps=flow.max_steps,
+            stopped=late,
+        )
+    except Interrupted:
+        if late():
+            raise _OutOfTime from None
+        raise
+
+
+def _in_time(deadline: float | None) -> None:
+    if deadline is not None and time.perf_counter() > deadline:
+        raise _OutOfTime
+
+
+def _spread(count: int, most: int) -> np.ndarray:
+    """Return at most so many places out of `range(count)`, the first and last among them."""
+    return np.arange(count) if count <= most else np.unique(np.linspace(0, count - 1, most).round().astype(int))
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+@lru_cache(maxsize=64)
+def _same(path: str, digest: str) -> None:
+    if digest != "unreadable" and file_digest(path) != digest:  # reading it says why it is unreadable
+        where = (
+            "it is not readable where the cell runs"
+            if not Path(path).exists()
+            else "it changed since the sweep began"
+        )
+        raise ValueError(f"{path} is not the file of this sweep: {where}. Run the sweep again.")
+
+
+@lru_cache(maxsize=8)
+def _objective(data: Data, digests: tuple[tuple[str, str], ...]) -> Objective:
+    """Read the data once for all cells that share them, as long as the files stay as they are."""
+    from linflow.settings import Experiment  # noqa: PLC0415 - an argument of this function is made of it
+
+    return Experiment(data=data).objective()
+
+
+@lru_cache(maxsize=1)
+def _versions() -> str:
+    names = ("linflow", "numpy", "scipy", "numba")
+    return ", ".join([*(f"{name} {version(name)}" for name in names), f"python {platform.python_version()}"])
+
+
+_lock = threading.Lock()
+_users: list[Any] = [0, None]
+
+
+@contextmanager
+def _one_thread_for_all() -> Iterator[None]:
+    """Limit BLAS to one thread while any thread of this process runs cells: more of them round in another order."""
+    with _lock:
+        if _users[0] == 0:
+            _users[1] = one_thread()
+            _users[1].__enter__()
+        _users[0] += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _users[0] -= 1
+            if _users[0] == 0:
+                _users[1].__exit__(None, None, None)

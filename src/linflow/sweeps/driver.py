@@ -1,0 +1,190 @@
+"""The loop of a sweep: what is missing is computed, in batches that suit, and written as it comes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from linflow import _checks
+from linflow.files import atomic, read_table
+from linflow.sweeps.engine import AHEAD, DaskEngine, Engine, LocalEngine
+from linflow.sweeps.grid import Grid
+from linflow.sweeps.grid_file import read_grid, to_toml
+from linflow.sweeps.status import Status
+from linflow.sweeps.store import GRID, RESULTS, Store
+from linflow.sweeps.work import Work
+
+Watcher = Callable[[Status], None]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a sweep went.
+
+    Attributes:
+        folder: where the results are.
+        total, computed, failed: cells of the grid, those computed now, and those that failed, now or before.
+        reasons: how many failed for each kind of failure.
+        notes: what was found wrong in the folder.
+        seconds: wall time.
+    """
+
+    folder: Path
+    total: int
+    computed: int
+    failed: int
+    reasons: dict[str, int]
+    notes: tuple[str, ...]
+    seconds: float
+
+    def __str__(self) -> str:
+        lines = [f"{self.total} cells, {self.computed} of them computed now, in {self.seconds:.1f} s"]
+        if self.failed:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in self.reasons.items())
+            lines[0] += f"; {self.failed} failed ({kinds}), with their reasons in the column reason"
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes), f"wrote {self.folder / RESULTS}"])
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C during a sweep: what was done is in the folder.
+
+    Attributes:
+        kept: what is left, in words.
+    """
+
+    def __init__(self, status: Status, folder: Path):
+        self.kept = (
+            f"interrupted; {status.done} of {status.total} cells are kept in {folder}, and the same command goes on."
+        )
+        super().__init__(self.kept)
+
+
+def sweep(
+    grid: Grid | Mapping[str, Any] | str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    time_limit: float | None = None,
+    retry: bool = False,
+    progress: Watcher | None = None,
+) -> Any:
+    """Certify and run every experiment of a grid, and return one table with a row for each.
+
+    Cells that have a row in the folder already are not computed again. The numbers do not depend on the engine, the
+    number of workers or the order; those of `rows.TIMING` are times.
+
+    Args:
+        grid: the path of a TOML file (docs/sweeps.md), or a dict of what it holds.
+        out: folder for the results; made if need be. Without one, nothing is left on the disk.
+        workers: processes; as many as there are cores when left out.
+        scheduler: address of a Dask scheduler, `tcp://…`, whose workers compute instead. They need linflow, and the
+            files of the data under the same paths.
+        time_limit: seconds that a cell may take before it fails; that of the grid when left out.
+        retry: compute cells that failed again.
+        progress: called with a `Status`, about once a second.
+
+    Returns:
+        A `pyarrow.Table` in the order of the grid; `.to_pandas()` leads on.
+
+    Raises:
+        ValueError: a grid that makes no sense. What is wrong with a single cell is the reason in its row instead.
+        OSError: files that cannot be read, no room left (what was done is kept), or a scheduler that is gone.
+        KeyboardInterrupt: Ctrl-C; what was done is kept in the folder.
+
+    Example:
+        >>> import numpy as np, os, tempfile, linflow as lf
+        >>> from linflow.sweeps import sweep
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.save(os.path.join(folder, "Y.npy"), np.eye(3))
+        ...     grid = {"data": {"target": os.path.join(folder, "Y.npy")}, "grid": {"width": [8, 32], "seeds": 2}}
+        ...     table = sweep(grid, workers=1)
+        >>> table["width"].to_pylist(), table["result"].to_pylist()[0]
+        ([8, 8, 32, 32], 'target reached')
+    """
+    given = read_grid(grid)
+    if out is None:
+        with tempfile.TemporaryDirectory(prefix="linflow-sweep-") as folder:
+            run_sweep(given, folder, workers, scheduler, time_limit, retry, progress)
+            return read_table(Path(folder) / RESULTS, limit=2**62)
+    run_sweep(given, out, workers, scheduler, time_limit, retry, progress)
+    return read_table(Path(out) / RESULTS, limit=2**62)
+
+
+def run_sweep(
+    grid: Grid,
+    out: str | os.PathLike[str],
+    workers: int | None = None,
+    scheduler: str | None = None,
+    time_limit: float | None = None,
+    retry: bool = False,
+    progress: Watcher | None = None,
+) -> Summary:
+    """Do what `sweep` says, and return how it went; the table stays on the disk."""
+    if workers is not None:
+        workers = _checks.count(workers, "workers")
+        if scheduler is not None:
+            raise ValueError(f"workers is {workers} and the scheduler {scheduler}, which has its own; leave one out.")
+    limit = grid.time_limit if time_limit is None else _checks.positive(time_limit, "time_limit")
+    began, store = time.monotonic(), Store(out)
+    grid = grid.placed(store.folder)
+    work = Work(grid, store, limit, retry, forwards=store.claim())
+    try:
+        with atomic(store.folder / GRID) as temporary:
+            temporary.write_text(to_toml(grid), encoding="utf-8")
+        work.look()
+        if work.missing:
+            _compute(work, lambda: DaskEngine(scheduler) if scheduler else LocalEngine(workers), progress)
+        count = store.write_results(grid.ids)
+        if progress is not None:
+            progress(work.status(running=False))
+        reasons: dict[str, int] = {}
+        for kind in work.failures.values():
+            reasons[kind] = reasons.get(kind, 0) + 1
+        notes = tuple(dict.fromkeys(store.notes))
+        seconds = time.monotonic() - began
+        return Summary(store.folder, count, work.computed, len(work.failures), reasons, notes, seconds)
+    finally:
+        store.release()
+
+
+def _compute(work: Work, start: Callable[[], Engine], progress: Watcher | None) -> None:
+    engine = start()
+    try:
+        under_way, told = 0, -np.inf
+        while True:
+            while under_way < AHEAD * engine.workers and (task := work.next(engine.workers)) is not None:
+                engine.submit(task)
+                under_way += 1
+            if under_way == 0:
+                break
+            for task, found in engine.wait(0.5):
+                under_way -= 1
+                work.answer(task, found)
+            work.look()
+            if progress is not None and time.monotonic() - told > 1.0:
+                told = time.monotonic()
+                progress(work.status())
+    except KeyboardInterrupt:
+        raise Stopped(work.status(), work.store.folder) from None
+    finally:
+        engine.close()
+        _keep(work.store)
+
+
+def _keep(store: Store) -> None:
+    """Write what is held back, however the sweep ended; an error on the way to another is told by that one."""
+    if sys.exc_info()[0] is None:
+        store.flush()
+    else:
+        with suppress(OSError):
+            store.flush()

@@ -1,0 +1,183 @@
+"""Grid files: a grid read from TOML, and written again."""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from linflow import _checks
+from linflow.settings import Experiment
+from linflow.sweeps.axes import SHAPE, Axis, flat, nested, setting_name, values_of, whole
+from linflow.sweeps.grid import PATHS, Grid, canonical, stored
+
+KINDS: dict[str, tuple[Any, Any]] = {"grid": (Mapping, {}), "zip": (Sequence, []), "sweep": (Mapping, {})}
+"""Sections that an experiment file has not, what they are and what they are when left out."""
+OPTIONS = ("check", "curves", "time_limit")
+
+
+def read_grid(source: Grid | Mapping[str, Any] | str | os.PathLike[str]) -> Grid:
+    """Read a grid from a TOML file, or from what such a file holds.
+
+    Args:
+        source: the path of a file, or a dict of the sections `grid`, `zip`, `sweep` and those of an experiment.
+            Paths in it are relative to the file, in a dict to the working folder; a dict may hold arrays as well.
+
+    Raises:
+        ValueError: no TOML, a key that there is not (the nearest is named), or an axis without values.
+        OSError: no such file.
+
+    Example:
+        >>> from linflow.sweeps import read_grid
+        >>> grid = read_grid({"grid": {"width": {"log": [10, 1000, 3]}, "start.init": ["ntk", "fan_in"], "seeds": 5}})
+        >>> len(grid), grid.varied, grid.settings(29)["start.hidden"]
+        (30, ('width', 'start.init', 'start.seed'), [1000])
+    """
+    if isinstance(source, Grid):
+        return source
+    if isinstance(source, Mapping):
+        return _grid(source, Path.cwd(), "grid")
+    path = Path(source)
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text file in UTF-8 (byte {error.start}); a TOML file is needed.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not TOML: {error}.") from None
+    return _grid(tree, path.resolve().parent, str(path))
+
+
+def _grid(tree: Mapping[str, Any], folder: Path, where: str) -> Grid:
+    parts = {name: tree.get(name, default) for name, (_, default) in KINDS.items()}
+    for name, (kind, _) in KINDS.items():
+        if not isinstance(parts[name], kind):
+            needed = "tables [[zip]] are" if name == "zip" else f"a table [{name}] is"
+            raise ValueError(f"{where}: {name} is {parts[name]!r}; {needed} needed.")  # noqa: TRY004 - of a file
+    arrays: dict[str, Any] = {}
+
+    def place(name: str, value: Any) -> Any:
+        """Make paths absolute, and arrays files of the sweep's own."""
+        if name not in PATHS:
+            return value
+        if isinstance(value, (str, os.PathLike)):
+            return os.path.abspath(folder / value)
+        own, array = stored(value, name)
+        arrays[own] = array
+        return own
+
+    base = _base({key: part for key, part in tree.items() if key not in KINDS}, where)
+    base = {name: place(name, value) for name, value in base.items()}
+    single = {key: _spec(key, spec, place, where) for key, spec in flat(parts["grid"]).items()}
+    zips = [{key: _spec(key, spec, place, where) for key, spec in flat(table).items()} for table in parts["zip"]]
+    axes = tuple(_axis(table, where) for table in [*({key: spec} for key, spec in single.items()), *zips])
+    _once(axes, where)
+    moved = {name for axis in axes for name in axis.keys}
+    base = {name: value for name, value in base.items() if name not in moved}
+    problem(base, where)
+    source = {**nested(base), "sweep": dict(parts["sweep"]), "grid": single, "zip": zips}
+    return Grid(base, axes, arrays=arrays, source=source, **_options(parts["sweep"], where))
+
+
+def _base(tree: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return the settings that are the same everywhere, by dotted name."""
+    given = flat(tree)
+    found = {setting_name(key, where): value for key, value in given.items()}
+    if out := [key for key in (*SHAPE, "seeds") if key in given]:
+        raise ValueError(f"{where}: {out[0]} belongs into [grid]; what is fixed stands as hidden or seed in [start].")
+    return found
+
+
+def _spec(key: str, spec: Any, place: Any, where: str) -> Any:
+    """Return what a grid says of a key, with paths and arrays in their places."""
+    name = setting_name(key, where)
+    return [place(name, value) for value in spec] if name in PATHS and isinstance(spec, (list, tuple)) else spec
+
+
+def _axis(table: Mapping[str, Any], where: str) -> Axis:
+    """Return the axis of one key, or of several that change together."""
+    columns = {setting_name(key, where): values_of(key, spec, where) for key, spec in table.items()}
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) != 1:
+        raise ValueError(f"{where}: the columns of a [[zip]] must be as long as each other; they are {lengths}.")
+    axis = Axis(tuple(columns), tuple(zip(*columns.values(), strict=True)))
+    seen: set[str] = set()
+    for row in axis.values:
+        text = json.dumps(canonical(row))
+        if text in seen:
+            names = ", ".join(axis.keys)
+            raise ValueError(f"{where}: {names} is {', '.join(map(repr, row))} more than once; once is enough.")
+        seen.add(text)
+    return axis
+
+
+def _once(axes: Sequence[Axis], where: str) -> None:
+    """Refuse settings that are given twice, or both whole and by width or depth."""
+    seen: set[str] = set()
+    for name in (name for axis in axes for name in axis.keys):
+        rivals = {"start.hidden"} if name in SHAPE else set(SHAPE) if name == "start.hidden" else set()
+        if seen & {name, *rivals}:
+            raise ValueError(f"{where}: {name} is set by two axes; leave one out.")
+        seen.add(name)
+
+
+def _options(given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    for key in given:
+        if key not in OPTIONS:
+            raise ValueError(f"{where}: sweep.{key} is no known key; there are {', '.join(OPTIONS)}.")
+    check = given.get("check", False)
+    if check not in (True, False):
+        raise ValueError(f"{where}: sweep.check is {check!r}; true or false is needed.")
+    limit = given.get("time_limit")
+    return {
+        "check": bool(check),
+        "curves": whole(given.get("curves", 0), f"{where}: sweep.curves", 0),
+        "time_limit": None if limit is None else _seconds(limit, f"{where}: sweep.time_limit"),
+    }
+
+
+def _seconds(x: Any, name: str) -> float:
+    try:
+        return _checks.positive(x, name)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+
+
+def problem(settings: Mapping[str, Any], where: str) -> Experiment:
+    """Return the experiment of settings by dotted name; ValueError that says what is wrong with the first one."""
+    from pydantic import ValidationError  # noqa: PLC0415 - only for its name
+
+    try:
+        return Experiment.model_validate(nested(settings))
+    except ValidationError as error:
+        first = error.errors()[0]
+        dotted = ".".join(str(part) for part in first["loc"] if isinstance(part, str) and part.islower())
+        message = first["msg"][0].lower() + first["msg"][1:]
+        raise ValueError(f"{where}: {dotted} is {first.get('input')!r}: {message}.") from None
+
+
+def to_toml(grid: Grid) -> str:
+    """Return the file that gives a grid again, whatever folder it is in."""
+    return "\n".join(_document(grid.source)) + "\n"
+
+
+def _document(tree: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of a TOML file: plain keys first, then a section for each table."""
+    for key, value in tree.items():
+        if not isinstance(value, Mapping) and key != "zip":
+            yield f"{key} = {_toml(value)}"
+    sections = [(f"[{key}]", value) for key, value in tree.items() if isinstance(value, Mapping) and value]
+    for header, table in [*sections, *(("[[zip]]", table) for table in tree.get("zip", ()))]:
+        yield from ("", header, *(f"{json.dumps(k) if '.' in k else k} = {_toml(v)}" for k, v in table.items()))
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_toml(one)}" for key, one in value.items()) + " }"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_toml(one) for one in value) + "]"
+    if isinstance(value, float):
+        return repr(value)
+    return json.dumps(str(value) if isinstance(value, os.PathLike) else value, ensure_ascii=False)

@@ -1,0 +1,157 @@
+"""Looking at a sweep: its table, and one number over another with bands over seeds."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from linflow import _checks
+from linflow.sweeps.rows import SCHEMA
+
+ALIASES = {"bound": "certified_rate", "truth": "least_rate"}
+BAND = (10.0, 90.0)
+"""Percentiles between which the band over seeds lies."""
+MOST_GROUPS = 8
+
+
+def read_results(folder: str | os.PathLike[str], columns: Sequence[str] | None = None) -> Any:
+    """Return the table of a sweep, or some columns of it, while it runs those cells that are written.
+
+    Raises:
+        OSError: no such folder, or no sweep in it.
+        ValueError: a column that there is not.
+    """
+    import pyarrow as pa  # noqa: PLC0415 - slow to import
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    from linflow.sweeps.grid_file import read_grid  # noqa: PLC0415 - this module is of use without them
+    from linflow.sweeps.store import GRID, RESULTS, Store, column_ids, match  # noqa: PLC0415
+
+    for name in columns or ():
+        _checks.choice(name, "column", SCHEMA.names)
+    wanted = None if columns is None else list(columns)
+    store = Store(folder, make=False)
+    if (store.folder / RESULTS).exists():
+        return pq.read_table(store.folder / RESULTS, columns=wanted)
+    ids = np.unique(read_grid(store.folder / GRID).ids)
+    seen = np.zeros(len(ids), dtype=bool)
+    pieces = [SCHEMA.empty_table()]
+    for table in store.news():
+        k, row = match(ids, column_ids(table))
+        pieces.append(table.take(row[~seen[k]]))
+        seen[k] = True
+    whole = pa.concat_tables(pieces)
+    return whole if wanted is None else whole.select(wanted)
+
+
+def plot_sweep(
+    source: Any,
+    x: str = "width",
+    y: str = "rate",
+    hue: str | None = None,
+    ax: Any = None,
+    *,
+    theme: str | None = None,
+) -> Any:
+    """Draw the median of one column over another, with a band from the 10th to the 90th percentile.
+
+    What varies besides x and hue, seeds above all, is in the band. Failed cells and numbers that are not finite are
+    left out. Axes are logarithmic where all values are positive and span more than a factor of 20.
+
+    Args:
+        source: the folder of a sweep, or its table.
+        x: a column of numbers, or of words, which are then set side by side.
+        y: a column of numbers; "rate" is the observed one, "bound" and "truth" stand for the certified and the least
+            observed rate.
+        hue: a column whose values have a curve each.
+        ax: Axes to draw on; new ones if not given.
+        theme: "light" or "dark".
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ValueError: a column that there is not, no cells, or more than eight values of hue.
+
+    Example:
+        >>> import pyarrow as pa
+        >>> from linflow.sweeps import plot_sweep
+        >>> rows = [(w, w * s, s) for w in (10, 100) for s in (1.0, 2.0)]
+        >>> table = pa.table({"width": [r[0] for r in rows], "rate": [r[1] for r in rows], "status": ["ok"] * 4})
+        >>> ax = plot_sweep(table, x="width", y="rate")
+        >>> ax.lines[0].get_ydata().tolist()
+        [15.0, 150.0]
+    """
+    from linflow.plots._canvas import canvas  # noqa: PLC0415 - matplotlib is slow to import
+
+    names = {"x": ALIASES.get(x, x), "y": ALIASES.get(y, y), **({"hue": hue} if hue else {})}
+    columns = _columns(source, names)
+    values = columns["y"].astype(np.float64)
+    keep = np.isfinite(values)
+    at = columns["x"]
+    words = at.dtype.kind not in "if"
+    ticks = sorted({str(v) for v in at}) if words else []
+    at = np.array([ticks.index(str(v)) for v in at], dtype=np.float64) if words else at.astype(np.float64)
+    keep &= np.isfinite(at)
+    groups = columns["hue"] if hue else np.full(len(values), "", dtype=object)
+    if not keep.any():
+        raise ValueError(f"no cell has numbers for {x} and {y}; there is nothing to draw.")
+    known = sorted(set(groups[keep].tolist()), key=lambda v: (isinstance(v, str), v))
+    if len(known) > MOST_GROUPS:
+        raise ValueError(f"{hue} has {len(known)} values; a hue with {MOST_GROUPS} at most is needed.")
+    c = canvas(ax, theme)
+    for i, group in enumerate(known):
+        mine = keep & (groups == group)
+        places = np.unique(at[mine])
+        spread = np.array([np.percentile(values[mine & (at == p)], (BAND[0], 50.0, BAND[1])) for p in places])
+        colour = c.theme.cycle[i % len(c.theme.cycle)]
+        c.ax.plot(
+            places, spread[:, 1], color=colour, linewidth=c.line, marker="o", markersize=3, label=_text(group) or "_"
+        )
+        c.ax.fill_between(places, spread[:, 0], spread[:, 2], color=colour, alpha=0.2, linewidth=0, label="_band")
+    if words:
+        c.ax.set_xticks(range(len(ticks)), ticks)
+    elif _wide(at[keep]):
+        c.ax.set_xscale("log")
+    if _wide(values[keep]):
+        c.ax.set_yscale("log")
+    c.ax.set(xlabel=_label(names["x"]), ylabel=_label(names["y"]))
+    if hue:
+        c.legend(title=None)
+    return c.ax
+
+
+def _columns(source: Any, names: dict[str, str]) -> dict[str, np.ndarray]:
+    """Return columns of the cells that did not fail."""
+    if isinstance(source, (str, os.PathLike)):
+        table = read_results(source, list(dict.fromkeys([*names.values(), "status"])))
+    else:
+        table = source
+        for name in names.values():
+            _checks.choice(name, "column", table.column_names)
+    good = np.asarray(table["status"].to_pylist(), dtype=object) == "ok"
+    found = {}
+    for role, name in names.items():
+        entries = [", ".join(map(str, v)) if isinstance(v, list) else v for v in table[name].to_pylist()]
+        if all(v is None or isinstance(v, (int, float)) for v in entries):
+            column = np.array([math.nan if v is None else v for v in entries], dtype=np.float64)
+        else:
+            column = np.array([str(v) for v in entries], dtype=object)
+        found[role] = column[good]
+    return found
+
+
+def _label(name: str) -> str:
+    return name[0].upper() + name[1:].replace("_", " ")
+
+
+def _wide(values: np.ndarray) -> bool:
+    return bool(values.min() > 0 and values.max() > 20 * values.min())
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

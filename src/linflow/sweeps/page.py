@@ -1,0 +1,111 @@
+"""The page on a sweep: bounds against the truth over all cells, the tightest and the loosest, and what failed."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from linflow._page import environment, number, svg
+from linflow.files import atomic
+from linflow.sweeps.looking import read_results
+from linflow.sweeps.rows import SCHEMA, SETTINGS
+from linflow.sweeps.store import GRID
+
+EXTREMES = 5
+"""Tightest and loosest cells that are named."""
+MOST_REASONS = 20
+MOST_LABELS = 7
+NUMBERS = ("status", "failure", "reason", "certified_rate", "least_rate", "certified_time", "time", "tightness",
+           "certificate", "holds", "versions", "init", "id")  # fmt: skip
+
+
+def write_report(folder: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> Path:
+    """Write a page on a sweep; of one that still runs, on what is done.
+
+    Args:
+        folder: of the sweep.
+        path: where to; `report.html` in the folder if not given.
+
+    Returns:
+        The path of the page, which needs no other file.
+
+    Raises:
+        OSError: no sweep in the folder, or no room.
+    """
+    from linflow.sweeps.grid_file import read_grid  # noqa: PLC0415 - slow to import
+
+    target = Path(folder) / "report.html" if path is None else Path(path)
+    grid = read_grid(Path(folder) / GRID)
+    # Width and depth, where the grid names them, are columns of their own.
+    varied = [(name, SETTINGS.get(name, name)) for name in grid.varied]
+    varied = [(name.rpartition(".")[2], column) for name, column in varied if column in SCHEMA.names]
+    names = list(dict.fromkeys([*NUMBERS, *(column for _, column in varied)]))
+    rows = read_results(folder, names).to_pylist()
+    good = [r for r in rows if r["status"] == "ok" and r["least_rate"] is not None and 0 < r["least_rate"] < math.inf]
+    sure = sorted((r for r in good if r["certified_rate"] > 0), key=lambda r: (-r["tightness"], r["id"]))
+    reasons = Counter((r["failure"], r["reason"]) for r in rows if r["status"] != "ok").most_common()
+    above, broken = sum(r["tightness"] > 1 + 1e-9 for r in sure), sum(r["holds"] is False for r in rows)
+    verdict = f"{above} bounds lie above what was seen" if above else "no bound lies above what was seen"
+    if broken:
+        verdict = f"{broken} runs broke their certificate"
+    page = environment().get_template("sweep.html.j2").render(
+        total=len(rows),
+        above=above,
+        broken=broken,
+        verdict=verdict,
+        lines=_lines(rows, good, sure, len(grid)),
+        varied=varied,
+        drawing=_drawing(good) if good else None,
+        tightest=sure[:EXTREMES],
+        loosest=sure[::-1][:EXTREMES],
+        failures=reasons[:MOST_REASONS],
+        unlisted=max(0, len(reasons) - MOST_REASONS),
+        toml=(Path(folder) / GRID).read_text(encoding="utf-8"),
+        versions="; ".join(sorted({r["versions"] for r in rows})),
+        number=number,
+        text=_text,
+    )  # fmt: skip
+    with atomic(target) as temporary:
+        Path(temporary).write_text(page, encoding="utf-8")
+    return target
+
+
+def _lines(rows: list[dict[str, Any]], good: list[Any], sure: list[dict[str, Any]], total: int) -> list[str]:
+    failed = sum(r["status"] != "ok" for r in rows)
+    lines = []
+    if len(rows) < total:
+        lines.append(f"It is not done: {len(rows)} of {total} cells have a row.")
+    text = f"A rate is certified before the run for {len(sure)} of the {len(good)} cells that ran to their end"
+    if sure:
+        low, middle, high = np.percentile([r["tightness"] for r in sure], (0, 50, 100))
+        text += (
+            f". It is {middle:.3g} of the least rate seen in the median, {low:.3g} at worst and {high:.3g} at best"
+        )
+    lines.append(text + ".")
+    checked = sum(r["holds"] is not None for r in rows)
+    if checked:
+        lines.append(f"{checked} runs were set against every guarantee at every recorded time.")
+    lines.append(f"{failed} cells failed." if failed else "No cell failed.")
+    return lines
+
+
+def _drawing(good: list[dict[str, Any]]) -> Any:
+    from linflow import plots  # noqa: PLC0415 - matplotlib is slow to import
+
+    each = [r["init"] or "weights" for r in good]
+    labels = each if 1 < len(set(each)) <= MOST_LABELS else None
+    ax = plots.bound_against_truth([r["certified_rate"] for r in good], [r["least_rate"] for r in good], labels)
+    ax.set(xlabel="Least observed rate", ylabel="Certified rate")
+    plots.rasterize_large(ax.figure)
+    return svg(ax, "b")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else "" if value is None else str(value)

@@ -1,0 +1,70 @@
+"""Rows: what is kept of a cell, and as which types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+FRACTIONS = (1e-2, 1e-4, 1e-6)
+TIMING = ("seconds", "finished")
+"""Columns that differ from one run to the next: seconds that a cell took, and when it was done (UTC, since 1970)."""
+_F, _I, _S, _FS, _IS = pa.float64(), pa.int64(), pa.string(), pa.list_(pa.float64()), pa.list_(pa.int64())
+
+
+def named(what: str) -> list[str]:
+    """Return the names of the columns that hold a number for each fraction, such as `time_1e-2`."""
+    return [f"{what}_{x:.0e}".replace("-0", "-") for x in FRACTIONS]
+
+
+SCHEMA = pa.schema(
+    [
+        ("id", _S), ("status", _S), ("failure", _S), ("reason", _S),
+        # Settings.
+        ("algorithm", _S), ("objective", _S), ("x", _S), ("y", _S), ("target", _S), ("weights", _S), ("init", _S),
+        ("hidden", _IS), ("size", _F), ("seed", _I), ("until", _F), ("t_max", _F), ("rtol", _F), ("max_steps", _I),
+        ("max_descent_steps", _I), ("settings", _S),
+        # The start.
+        ("n", _I), ("m", _I), ("width", _I), ("depth", _I), ("scale", _F), ("initial_gap", _F), ("pl_constant", _F),
+        # The certificate.
+        ("certificate", _S), ("certified_rate", _F), *((name, _F) for name in named("certified_time")),
+        ("certified_time", _F),
+        # The run.
+        ("result", _S), ("steps", _I), ("step_size", _F), ("t_end", _F), ("final_gap", _F), ("rate", _F),
+        ("least_rate", _F), ("final_rate", _F), *((name, _F) for name in named("time")), ("time", _F),
+        ("imbalance_drift", _F), ("tightness", _F),
+        # The check, where it is asked for.
+        ("holds", pa.bool_()), ("worst_slack", _F), ("worst_gap", _F),
+        # Curves, where they are asked for.
+        ("curve_t", _FS), ("curve_gap", _FS), ("curve_rate", _FS),
+        ("notes", _S), ("versions", _S), ("seconds", _F), ("finished", _F),
+    ]
+)  # fmt: skip
+"""The columns of a table of results; docs/sweeps.md says what each is."""
+
+SETTINGS = {
+    "algorithm": "algorithm",
+    "descent.steps": "max_descent_steps",
+    **{f"data.{key}": key for key in ("x", "y", "target", "objective")},
+    **{f"start.{key}": key for key in ("init", "hidden", "size", "seed", "weights")},
+    **{f"flow.{key}": key for key in ("until", "t_max", "rtol", "max_steps")},
+}
+"""The column in which each setting stands; those that are missing here stand in `settings` alone."""
+
+
+def to_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Return rows as a table of the schema; what a row lacks is missing there."""
+    return pa.Table.from_pylist([{name: row.get(name) for name in SCHEMA.names} for row in rows], SCHEMA)
+
+
+def setting_columns(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings by column, None for values of a wrong type, which `settings` shows as they are."""
+    found: dict[str, Any] = {}
+    for name, column in SETTINGS.items():
+        value, kind = settings.get(name), SCHEMA.field(column).type
+        try:
+            found[column] = pa.scalar(str(value) if kind == _S and value is not None else value, kind).as_py()
+        except (pa.ArrowException, TypeError, ValueError, OverflowError):
+            found[column] = None
+    return found

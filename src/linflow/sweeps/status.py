@@ -1,0 +1,96 @@
+"""How far a sweep is, for the one that runs it and for another terminal."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+RECENT = 120.0
+"""Seconds over which a rate is taken."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a sweep is.
+
+    Attributes:
+        total, done, failed: cells of the grid, those with a row, and those of them that failed.
+        rate: cells a second; 0 where none is known.
+        running: whether it goes on; None where that cannot be seen.
+    """
+
+    total: int
+    done: int
+    failed: int
+    rate: float
+    running: bool | None
+
+    @property
+    def remaining(self) -> float:
+        """Seconds left at this rate; inf at none."""
+        left = self.total - self.done
+        return 0.0 if left == 0 else left / self.rate if self.rate > 0 else math.inf
+
+    def __str__(self) -> str:
+        share = self.done / self.total if self.total else 1.0
+        text = f"{self.done} of {self.total} cells ({share:.0%}), {self.failed} failed"
+        if self.done < self.total:
+            text += f"; {self.rate:.3g} a second, {_duration(self.remaining)} left" if self.rate > 0 else ""
+            text += "; not running" if self.running is False else ""
+        return text
+
+
+def sweep_status(folder: str | os.PathLike[str]) -> Status:
+    """Return how far the sweep in a folder is, from what is written there.
+
+    Raises:
+        OSError: no such folder, or no sweep in it.
+    """
+    from linflow.sweeps.grid_file import read_grid  # noqa: PLC0415 - `Status` needs none of it
+    from linflow.sweeps.store import GRID, Store, column_ids, match  # noqa: PLC0415
+
+    store = Store(folder, make=False)
+    ids = np.unique(read_grid(store.folder / GRID).ids)
+    rank, finished = np.full(len(ids), -1), np.full(len(ids), -np.inf)
+    for table in store.news():
+        k, row = match(ids, column_ids(table))
+        good = np.asarray(table["status"].to_pylist(), dtype=object)[row] == "ok"
+        rank[k] = np.maximum(rank[k], good)
+        finished[k] = np.maximum(finished[k], table["finished"].to_numpy()[row])
+    done = rank >= 0
+    now, recent = time.time(), finished[done & (finished > time.time() - RECENT)]
+    span = now - recent.min() if recent.size else 0.0
+    rate = recent.size / span if span > 0 else 0.0
+    return Status(len(ids), int(done.sum()), int((rank == 0).sum()), float(rate), _running(store.folder))
+
+
+def _running(folder: os.PathLike[str]) -> bool | None:
+    """Whether a process holds the lock of a folder."""
+    from linflow.sweeps.store import LOCK  # noqa: PLC0415 - as above
+
+    try:
+        import fcntl  # noqa: PLC0415 - not on Windows
+    except ImportError:
+        return None
+    try:
+        handle = os.open(os.path.join(folder, LOCK), os.O_RDWR)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def _duration(seconds: float) -> str:
+    for size, name in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {name}"
+    return f"{seconds:.0f} s"

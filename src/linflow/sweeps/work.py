@@ -1,0 +1,136 @@
+"""The work of a sweep: what is done, what is under way, and which batch comes next."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from linflow.sweeps.cells import Answer, Cell, Task, failed
+from linflow.sweeps.engine import AHEAD, Late, Lost
+from linflow.sweeps.grid import Grid
+from linflow.sweeps.status import Status
+from linflow.sweeps.store import Store, column_ids, match
+
+AIM = 1.0
+"""Seconds that a batch should take: long against handing it over, short against a sweep."""
+MOST_CELLS = 1000
+"""Cells in a batch at most."""
+TRIES = 3
+"""Deaths of its process, alone in it, after which a cell has failed."""
+LOOK = 2.0
+"""Seconds between two looks at what other sweeps have added to the folder."""
+
+
+class Work:
+    """What is done, what is under way, and what comes next."""
+
+    def __init__(self, grid: Grid, store: Store, time_limit: float | None, retry: bool, forwards: bool):
+        self.grid, self.store, self.limit, self.retry = grid, store, time_limit, retry
+        self._sorted, self._place = np.unique(grid.ids, return_index=True)
+        self._done = np.ones(len(grid), dtype=bool)
+        self._done[self._place] = False  # of cells that are the same, one is computed
+        self.total, self.missing = len(self._sorted), len(self._sorted)
+        self.computed = 0
+        self.failures: dict[int, str] = {}
+        self._given = self._done.copy()
+        # Two sweeps in one folder meet in the middle.
+        self._order = iter(range(len(grid)) if forwards else range(len(grid) - 1, -1, -1))
+        self._again: deque[Task] = deque()
+        self._deaths: dict[str, int] = {}
+        self._each: float | None = None
+        self._looked = -np.inf
+        self._began = time.monotonic()
+        self._first_missing: int | None = None
+
+    def look(self) -> None:
+        """Learn what is in the folder."""
+        if time.monotonic() - self._looked < LOOK:
+            return
+        self._looked = time.monotonic()
+        first = self._first_missing is None
+        for table in self.store.news():
+            k, row = match(self._sorted, column_ids(table))
+            kinds, status = table["failure"].to_pylist(), table["status"].to_pylist()
+            for place, r in zip(self._place[k].tolist(), row.tolist(), strict=True):
+                # What ended a process may have come from outside, and is tried again.
+                if status[r] == "ok" or not (first and (self.retry or kinds[r] == "died")):
+                    self._mark(place, "" if status[r] == "ok" else kinds[r])
+        if first:
+            self._first_missing = self.missing
+            self._given |= self._done
+
+    def _mark(self, place: int, failure: str) -> None:
+        if not self._done[place]:
+            self._done[place] = True
+            self.missing -= 1
+        elif not failure:
+            self.failures.pop(place, None)
+        else:
+            return
+        if failure:
+            self.failures[place] = failure
+
+    def next(self, workers: int) -> Task | None:
+        """Return the next batch: about as long as `AIM`, and shorter towards the end, that all end together."""
+        if self._again:
+            return self._again.popleft()
+        fair = max(1, self.missing // (2 * AHEAD * workers))
+        size = 1 if self._each is None else int(min(AIM / max(self._each, 1e-6), MOST_CELLS))
+        cells: list[Cell] = []
+        for i in self._order:
+            if not self._given[i] and not self._done[i]:
+                self._given[i] = True
+                cells.append(Cell.of(self.grid, i))
+                if len(cells) >= max(1, min(size, fair)):
+                    break
+        return self._task(tuple(cells)) if cells else None
+
+    def _task(self, cells: tuple[Cell, ...]) -> Task:
+        return Task(cells, self.grid.check, self.grid.curves, self.limit)
+
+    def answer(self, task: Task, found: Answer | Exception) -> None:
+        """Take what came of a task."""
+        if isinstance(found, Answer):
+            self.take(found.rows)
+            each = found.seconds / len(task.cells)
+            self._each = each if self._each is None else 0.5 * (self._each + each)
+        elif isinstance(found, Lost):
+            self._again.append(task)
+        elif isinstance(found, Late) and len(task.cells) == 1:
+            self.take(
+                [failed(task.cells[0], "time limit", f"it took longer than the limit of {task.time_limit:g} s")]
+            )
+        elif len(task.cells) > 1:
+            half = len(task.cells) // 2
+            self._again += [self._task(task.cells[:half]), self._task(task.cells[half:])]
+        else:
+            cell = next(iter(task.cells))
+            self._deaths[cell.id] = self._deaths.get(cell.id, 0) + 1
+            if self._deaths[cell.id] < TRIES:
+                self._again.append(task)
+            else:
+                reason = f"the process that ran it died, {TRIES} times; it may need more memory than there is"
+                self.take([failed(cell, "died", reason)])
+
+    def take(self, rows: list[dict[str, Any]]) -> None:
+        """Keep rows, and count them."""
+        self.store.add(rows)
+        self.computed += len(rows)
+        for place, row in zip(self._places(rows), rows, strict=True):
+            self._mark(place, row["failure"])
+
+    def _places(self, rows: list[dict[str, Any]]) -> Iterator[int]:
+        for row in rows:
+            yield int(self._place[np.searchsorted(self._sorted, row["id"].encode())])
+
+    def status(self, running: bool = True) -> Status:
+        """Say how far it is."""
+        seconds = time.monotonic() - self._began
+        done = self.total - self.missing
+        now = (self._first_missing if self._first_missing is not None else self.total) - self.missing
+        rate = now / seconds if seconds > 0 else 0.0
+        return Status(self.total, done, len(self.failures), rate, running)

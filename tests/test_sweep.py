@@ -1,0 +1,315 @@
+"""Sweeps: what a row says, that a rerun computes nothing, and that the numbers do not depend on who computes them."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import linflow as lf
+from linflow.sweeps import read_grid, read_results, run_sweep, sweep_status
+from linflow.sweeps.cells import Answer, Cell, Task, run_cell, run_task
+from linflow.sweeps.engine import Died, Late, LocalEngine, Lost
+from linflow.sweeps.rows import SCHEMA, TIMING, to_table
+from linflow.sweeps.store import Store
+from linflow.sweeps.work import TRIES, Work
+
+Y = np.random.default_rng(5).normal(size=(4, 3))
+
+
+def grid_of(**parts):
+    return {
+        "data": {"target": Y},
+        "start": {"hidden": [6]},
+        "flow": {"until": 1e-4},
+        "grid": {"seeds": 3, "init": ["ntk", "fan_in"]},
+        **parts,
+    }
+
+
+def same(first: pa.Table, second: pa.Table) -> bool:
+    """Whether two tables are equal in all but times and the folder of the data, NaN equal to NaN."""
+    columns = [name for name in SCHEMA.names if name not in (*TIMING, "settings", "target")]
+    return repr(first.select(columns).to_pylist()) == repr(second.select(columns).to_pylist())
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("swept")
+    table = lf.sweep(grid_of(sweep={"check": True, "curves": 7}), folder, workers=1)
+    return folder, table
+
+
+def test_a_row_says_what_the_library_says(swept):
+    _, table = swept
+    assert table.schema.equals(SCHEMA)
+    for row in table.to_pylist():
+        objective = lf.MatrixFactorization(Y)
+        network = getattr(lf.init, row["init"])((4, 6, 3), rng=row["seed"])
+        certificate = lf.certify(objective, network)
+        run = lf.gradient_flow(objective, network, until=1e-4)
+        assert (row["status"], row["result"], row["hidden"]) == ("ok", run.result.value, [6])
+        assert (row["certified_rate"], row["certificate"]) == (certificate.rate, certificate.best.name)
+        assert row["certified_time_1e-2"] == certificate.time_to(1e-2)
+        # To rounding and no further: the cell runs with one BLAS thread.
+        assert row["time_1e-2"] == pytest.approx(run.time_to(1e-2), rel=1e-12)
+        assert row["time"] == pytest.approx(run.time_to(1e-4), rel=1e-12)
+        assert row["least_rate"] == pytest.approx(float(run.rate.min()), rel=1e-12)
+        assert row["rate"] == pytest.approx(np.log(run.gap[0] / run.gap[-1]) / run.t[-1], rel=1e-12)
+        assert row["tightness"] == row["certified_rate"] / row["least_rate"] <= 1
+        assert row["holds"] is True
+        assert len(row["curve_t"]) == 7
+        assert (row["curve_t"][0], row["curve_gap"][-1]) == (0.0, row["final_gap"])
+        assert json.loads(row["settings"])["start.seed"] == row["seed"]
+        assert f"linflow {lf.__version__}" in row["versions"]
+        assert 0 < row["seconds"] < 60
+        assert abs(row["finished"] - time.time()) < 600
+
+
+def test_a_rerun_computes_nothing_and_a_larger_grid_only_what_is_new(swept, tmp_path):
+    folder, table = swept
+    parts = sorted((folder / "parts").iterdir())
+    again = run_sweep(read_grid(grid_of(sweep={"check": True, "curves": 7})), folder, workers=1)
+    assert (again.total, again.computed) == (6, 0)
+    assert sorted((folder / "parts").iterdir()) == parts
+    assert pq.read_table(folder / "results.parquet").equals(table)
+
+    first = run_sweep(read_grid(grid_of()), tmp_path, workers=1)
+    more = run_sweep(read_grid(grid_of(grid={"init": ["fan_in", "fan_out", "ntk"], "seeds": 4})), tmp_path, workers=1)
+    assert (first.computed, more.total, more.computed) == (6, 12, 6)
+    rows = read_results(tmp_path).to_pylist()
+    assert [(r["init"], r["seed"]) for r in rows] == [(i, s) for i in ("fan_in", "fan_out", "ntk") for s in range(4)]
+
+
+def test_the_numbers_do_not_depend_on_workers_batches_or_order(swept, tmp_path):
+    _, table = swept
+    grid = read_grid(grid_of(sweep={"check": True, "curves": 7}))
+    assert same(lf.sweep(grid, tmp_path / "two", workers=2), table)
+    placed = grid.placed(tmp_path)
+    cells = [Cell.of(placed, i) for i in reversed(range(len(placed)))]
+    rows = run_task(Task(tuple(cells), check=True, curves=7)).rows
+    assert same(to_table(rows[::-1]), table)
+
+
+def test_without_a_folder_nothing_is_left(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    table = lf.sweep(grid_of(grid={"seeds": 1}), workers=1)
+    assert table.num_rows == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_descent_and_depth_and_every_kind_of_data(tmp_path):
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(12, 4))
+    grid = {
+        "algorithm": "descent",
+        "data": {"x": X, "y": X @ Y},
+        "flow": {"until": 1e-2},
+        "start": {"init": "balanced"},
+        "descent": {"steps": 50_000},
+        "grid": {"depth": [2, 3], "width": [5]},
+    }
+    rows = lf.sweep(grid, tmp_path, workers=1).to_pylist()
+    assert [r["depth"] for r in rows] == [2, 3]
+    for row in rows:
+        assert row["status"] == "ok", row["reason"]
+        assert row["step_size"] > 0
+        assert row["max_descent_steps"] == 50_000
+        assert row["certified_rate"] <= row["least_rate"]
+
+
+def failing(tmp_path):
+    """Return a grid one cell of which is good: a size that the start has not, too large a size, too few steps."""
+    np.save(tmp_path / "Y.npy", Y)
+    np.save(tmp_path / "bad.npy", np.full((2, 2), np.nan))
+    target = str(tmp_path / "Y.npy")
+    return {
+        "start": {"hidden": [6]},
+        "zip": [
+            {
+                "data.target": [
+                    target,
+                    target,
+                    target,
+                    str(tmp_path / "bad.npy"),
+                    str(tmp_path / "none.npy"),
+                    target,
+                ],
+                "init": ["gaussian", "ntk", "gaussian", "gaussian", "gaussian", "gaussian"],
+                "size": [1.0, 2.0, 1e200, 1.0, 1.0, 1.0],
+                "max_steps": [100_000, 100_000, 100_000, 100_000, 100_000, 3],
+            }
+        ],
+    }
+
+
+def test_a_cell_that_fails_is_a_row_with_its_reason(tmp_path):
+    summary = run_sweep(read_grid(failing(tmp_path)), tmp_path / "out", workers=1)
+    rows = read_results(tmp_path / "out").to_pylist()
+    assert [r["status"] for r in rows] == ["ok"] + 5 * ["failed"]
+    kinds = [(r["failure"], r["reason"]) for r in rows]
+    assert kinds[0] == ("", "")
+    for (kind, reason), (expected, words) in zip(
+        kinds[1:],
+        [
+            ("settings", "the start ntk has no size"),
+            ("settings", ""),
+            ("settings", "bad.npy"),
+            ("settings", "none.npy"),
+            ("run", "step limit"),
+        ],
+        strict=True,
+    ):
+        assert kind == expected, (kind, reason)
+        assert reason and words in reason, reason
+    assert (summary.total, summary.failed) == (6, 5)
+    assert summary.reasons == {"settings": 4, "run": 1}
+    assert "5 failed (4 settings, 1 run)" in str(summary)
+    # Failed cells are not computed again, but where it is asked for.
+    grid = read_grid(failing(tmp_path))
+    assert run_sweep(grid, tmp_path / "out", workers=1).computed == 0
+    again = run_sweep(grid, tmp_path / "out", workers=1, retry=True)
+    assert (again.computed, again.failed) == (5, 5)
+    assert read_results(tmp_path / "out").num_rows == 6
+
+
+def test_a_failed_cell_that_succeeds_when_tried_again_is_good(tmp_path):
+    grid = {"start": {"hidden": [3]}, "data": {"target": str(tmp_path / "Y.npy")}}
+    assert run_sweep(read_grid(grid), tmp_path / "out", workers=1).failed == 1
+    np.save(tmp_path / "Y.npy", Y)
+    assert run_sweep(read_grid(grid), tmp_path / "out", workers=1).failed == 0  # another cell: the file is another
+    assert read_results(tmp_path / "out")["status"].to_pylist() == ["ok"]
+
+
+def test_a_time_limit_is_a_reason(tmp_path):
+    grid = grid_of(start={"hidden": [40, 40], "init": "small", "size": 1e-4}, grid={"seeds": 1}, flow={"rtol": 1e-13})
+    summary = run_sweep(read_grid(grid), tmp_path, workers=1, time_limit=1e-3)
+    (row,) = read_results(tmp_path).to_pylist()
+    assert (row["failure"], summary.failed) == ("time limit", 1)
+    assert "0.001 s" in row["reason"]
+
+
+def test_a_cell_that_does_not_look_at_the_time_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr("linflow.sweeps.engine.GRACE", 0.2)
+    engine = LocalEngine(1)
+    try:
+        # An eigenvalue problem of side 3000, in one call that looks at nothing.
+        np.save(tmp_path / "big.npy", np.eye(55))
+        grid = read_grid(
+            {"data": {"target": str(tmp_path / "big.npy")}, "start": {"hidden": [55, 55], "init": "gaussian"}}
+        )
+        task = Task((Cell.of(grid, 0),), time_limit=0.05)
+        engine.submit(task)
+        found, began = [], time.monotonic()
+        while not found and time.monotonic() - began < 60:
+            found = engine.wait(0.1)
+    finally:
+        engine.close()
+    assert [type(answer) for _, answer in found] in ([Late], [Answer])
+    if isinstance(found[0][1], Answer):
+        assert found[0][1].rows[0]["failure"] == "time limit"
+
+
+def test_what_happens_to_a_task_whose_process_dies(tmp_path):
+    grid = read_grid(grid_of(grid={"seeds": 4})).placed(tmp_path)
+    work = Work(grid, Store(tmp_path), 7.0, retry=False, forwards=True)
+    cells = [Cell.of(grid, i) for i in range(4)]
+    pair = Task(tuple(cells[:2]), time_limit=7.0)
+    work.answer(pair, Lost())
+    assert work.next(1) is pair  # it had not begun
+    work.answer(pair, Died())
+    halves = [work.next(1), work.next(1)]
+    assert [task.cells for task in halves] == [(cells[0],), (cells[1],)]
+    for _ in range(TRIES - 1):
+        work.answer(halves[0], Died())
+        assert work.next(1) is halves[0]
+    assert work.missing == 4
+    work.answer(halves[0], Died())
+    work.answer(halves[1], Late())
+    assert work.missing == 2
+    work.store.flush()
+    failures = {row["id"]: row["failure"] for row in Store(tmp_path).read(work.store.names()[0]).to_pylist()}
+    assert failures == {cells[0].id: "died", cells[1].id: "time limit"}
+
+
+def test_parts_that_are_damaged_are_computed_again(swept, tmp_path):
+    grid = read_grid(grid_of())
+    run_sweep(grid, tmp_path, workers=1)
+    whole = read_results(tmp_path)
+    for path in (tmp_path / "parts").iterdir():
+        path.unlink()
+    part = tmp_path / "parts" / "part-0.parquet"
+    pq.write_table(whole, part, write_page_checksum=True)
+    content = part.read_bytes()
+    assert run_sweep(grid, tmp_path, workers=1).computed == 0
+    for damage in (
+        content[: len(content) // 2],
+        b"",
+        bytes(b ^ 0xFF if i == len(content) // 3 else b for i, b in enumerate(content)),
+        b"PAR1" + os.urandom(200) + b"PAR1",
+    ):
+        for path in (tmp_path / "parts").iterdir():
+            path.unlink()
+        part.write_bytes(damage)
+        summary = run_sweep(grid, tmp_path, workers=1)
+        assert summary.computed == 6
+        assert any(part.name in note and "computed again" in note for note in summary.notes)
+        assert same(read_results(tmp_path), whole)
+    # A table of other columns, as another version may have written.
+    for path in (tmp_path / "parts").iterdir():
+        path.unlink()
+    pq.write_table(pa.table({"id": ["x"]}), part)
+    summary = run_sweep(grid, tmp_path, workers=1)
+    assert summary.computed == 6
+    assert any("other columns" in note for note in summary.notes)
+
+
+def test_data_that_change_while_it_runs_are_no_data_of_this_sweep(tmp_path):
+    np.save(tmp_path / "Y.npy", Y)
+    grid = read_grid({"data": {"target": str(tmp_path / "Y.npy")}, "start": {"hidden": [3]}})
+    cell = Cell.of(grid, 0)
+    np.save(tmp_path / "Y.npy", 2 * Y)
+    row = run_cell(cell)
+    assert row["failure"] == "settings"
+    assert "changed since the sweep began" in row["reason"]
+
+
+def test_status_of_a_folder(swept, tmp_path):
+    folder, _ = swept
+    status = sweep_status(folder)
+    assert (status.total, status.done, status.failed, status.running, status.remaining) == (6, 6, 0, False, 0.0)
+    assert str(status).startswith("6 of 6 cells (100%), 0 failed")
+    with pytest.raises(FileNotFoundError, match="no folder of a sweep"):
+        sweep_status(tmp_path)
+    # Half of it.
+    grid = read_grid(grid_of())
+    run_sweep(read_grid(grid_of(grid={"seeds": 3, "init": ["ntk"]})), tmp_path, workers=1)
+    from linflow.sweeps.grid_file import to_toml
+
+    (tmp_path / "grid.toml").write_text(to_toml(grid.placed(tmp_path)))
+    status = sweep_status(tmp_path)
+    assert (status.total, status.done) == (6, 3)
+    assert "3 of 6 cells (50%)" in str(status)
+    assert "not running" in str(status)
+
+
+def test_progress_is_told_and_ends_at_the_end(tmp_path):
+    seen = []
+    run_sweep(read_grid(grid_of()), tmp_path, workers=1, progress=seen.append)
+    assert (seen[-1].done, seen[-1].total, seen[-1].failed) == (6, 6, 0)
+    assert all(0 <= s.done <= s.total for s in seen)
+
+
+def test_arguments_that_contradict_each_other(tmp_path):
+    with pytest.raises(ValueError, match="leave one out"):
+        lf.sweep(grid_of(), tmp_path, workers=2, scheduler="tcp://127.0.0.1:1")
+    with pytest.raises(ValueError, match="workers"):
+        lf.sweep(grid_of(), tmp_path, workers=0)
+    path = Path(tmp_path) / "file"
+    path.touch()
+    with pytest.raises(OSError, match="file"):
+        lf.sweep(grid_of(), path / "out")

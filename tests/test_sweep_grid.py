@@ -1,0 +1,257 @@
+"""Grids of a sweep: what cells there are, what each is called, and what is refused."""
+
+import itertools
+import random
+
+import numpy as np
+import pytest
+
+from linflow.sweeps import Grid, read_grid
+from linflow.sweeps.axes import defaults, setting_names
+from linflow.sweeps.grid import PATHS
+from linflow.sweeps.grid_file import problem, to_toml
+
+
+def cells(grid: Grid) -> list[dict]:
+    return [grid.settings(i) for i in range(len(grid))]
+
+
+def test_a_grid_is_the_product_of_its_axes_and_the_last_changes_fastest():
+    grid = read_grid({"grid": {"start.init": ["ntk", "gaussian"], "until": [1e-2, 1e-4, 1e-6], "seeds": 2}})
+    expected = list(itertools.product(["ntk", "gaussian"], [1e-2, 1e-4, 1e-6], [0, 1]))
+    assert [(c["start.init"], c["flow.until"], c["start.seed"]) for c in cells(grid)] == expected
+
+
+def test_columns_of_a_zip_change_together():
+    grid = read_grid({"zip": [{"init": ["small", "gaussian"], "size": [1e-3, 2.0]}], "grid": {"seeds": [4]}})
+    assert [(c["start.init"], c["start.size"], c["start.seed"]) for c in cells(grid)] == [
+        ("small", 1e-3, 4),
+        ("gaussian", 2.0, 4),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ({"range": [10, 30, 10]}, [10, 20, 30]),
+        ({"range": [30, 10, -10]}, [30, 20, 10]),
+        ({"range": [1, 10, 4]}, [1, 5, 9]),
+        ({"log": [10, 1000, 3]}, [10, 100, 1000]),
+        ({"linear": [10, 20, 3]}, [10, 15, 20]),
+        ({"log": [1, 4, 10]}, [1, 2, 3, 4]),  # whole numbers, each once
+        ([7, 3], [7, 3]),
+    ],
+)
+def test_ranges_of_whole_numbers(spec, expected):
+    assert [c["start.hidden"] for c in cells(read_grid({"grid": {"width": spec}}))] == [[w] for w in expected]
+
+
+def test_ranges_of_other_numbers_hit_decimal_steps_and_both_ends():
+    size = [c["start.size"] for c in cells(read_grid({"grid": {"size": {"range": [0.1, 0.5, 0.1]}}}))]
+    assert size == [0.1, 0.2, 0.3, 0.4, 0.5]
+    size = [c["start.size"] for c in cells(read_grid({"grid": {"size": {"log": [1e-3, 0.3, 4]}}}))]
+    assert (size[0], size[-1]) == (1e-3, 0.3)
+    np.testing.assert_allclose(
+        np.diff(np.log(size)), np.log(300) / 3, rtol=1e-14
+    )  # a few roundings of numbers near 1
+
+
+def test_width_and_depth_stand_for_hidden():
+    grid = read_grid({"start": {"hidden": [5]}, "grid": {"width": [8, 9], "depth": [2, 4]}})
+    assert [c["start.hidden"] for c in cells(grid)] == [[8], [8, 8, 8], [9], [9, 9, 9]]
+    grid = read_grid({"start": {"hidden": [5, 7]}, "grid": {"width": [8]}})
+    assert cells(grid)[0]["start.hidden"] == [8, 8]
+    grid = read_grid({"start": {"hidden": [5]}, "grid": {"depth": [1, 3]}})
+    assert [c["start.hidden"] for c in cells(grid)] == [[], [5, 5]]
+    grid = read_grid({"grid": {"hidden": [[5, 6], 7]}})
+    assert [c["start.hidden"] for c in cells(grid)] == [[5, 6], [7]]
+
+
+def test_every_setting_that_makes_numbers_can_be_an_axis():
+    values = {
+        "algorithm": "descent",
+        "descent.step_size": 0.25,
+        "start.hidden": [[3]],
+        "start.init": "fan_in",
+        **dict.fromkeys(PATHS, "a.npy"),
+    }
+    for name in setting_names():
+        value = values.get(name, defaults().get(name, 0.5))
+        grid = read_grid({"grid": {name: value if isinstance(value, list) else [value]}})
+        assert list(cells(grid)[0]) == [name]
+    assert {"data.target", "start.hidden", "flow.until", "descent.steps"} <= set(setting_names())
+    assert not any(name.startswith(("output.", "design.")) for name in setting_names())
+
+
+@pytest.mark.parametrize(
+    ("tree", "words"),
+    [
+        ({"grid": {"widht": [3]}}, ["widht is no known key", "did you mean width?"]),
+        ({"start": {"hiden": [3]}, "grid": {"seeds": 2}}, ["start.hiden", "did you mean start.hidden?"]),
+        ({"grid": {"flow.untli": [3]}}, ["flow.untli", "did you mean flow.until?"]),
+        ({"output": {"folder": "here"}, "grid": {"seeds": 2}}, ["output.folder", "no use in a sweep"]),
+        ({"flow": {"record": ["singular_values"]}}, ["flow.record", "no use in a sweep"]),
+        ({"grid": {"width": []}}, ["width has no values", "at least one"]),
+        ({"grid": {"width": 3}}, ["width is 3", "a list of values", "[start]"]),
+        ({"grid": {"width": "wide"}}, ["width is 'wide'", "a list of values"]),
+        ({"grid": {"width": {"range": [1, 5]}}}, ["range", "[first, last, step]"]),
+        ({"grid": {"width": {"range": [1, 5, -1]}}}, ["from 1 to 5", "steps of -1"]),
+        ({"grid": {"size": {"log": [0, 1, 3]}}}, ["no logarithms", "positive"]),
+        ({"grid": {"width": [2.5]}}, ["width", "2.5"]),
+        ({"grid": {"seeds": 0}}, ["seeds", "0"]),
+        ({"grid": {"width": [3, 4, 3]}}, ["width is 3 more than once"]),
+        ({"grid": {"size": [1, 1.0]}}, ["size is 1.0 more than once"]),
+        ({"grid": {"width": [3], "hidden": [[3]]}}, ["start.hidden is set by two axes"]),
+        ({"grid": {"seeds": 3}, "zip": [{"seed": [1, 2]}]}, ["start.seed is set by two axes"]),
+        ({"zip": [{"init": ["ntk"], "size": [1.0, 2.0]}]}, ["as long as each other", "'start.size': 2"]),
+        ({"zip": {"init": ["ntk"]}}, ["zip", "[[zip]]"]),
+        ({"grid": [3]}, ["grid is [3]", "a table [grid]"]),
+        ({"width": 3}, ["width belongs into [grid]", "[start]"]),
+        ({"seeds": 3}, ["seeds belongs into [grid]"]),
+        ({"start": {"init": "nkt"}, "grid": {"seeds": 2}}, ["start.init is 'nkt'"]),
+        ({"sweep": {"chekc": True}}, ["sweep.chekc", "check, curves, time_limit"]),
+        ({"sweep": {"check": 2}}, ["sweep.check is 2", "true or false"]),
+        ({"sweep": {"time_limit": -1}}, ["time_limit", "-1"]),
+        ({"sweep": {"curves": 1.5}}, ["curves", "1.5"]),
+        ({"data": {"target": "no matrix"}, "grid": {"x": [[["a"]]]}}, ["data.x", "a matrix of numbers"]),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_one_line(tree, words):
+    with pytest.raises(ValueError, match=r".") as caught:
+        read_grid(tree)
+    text = str(caught.value)
+    assert "\n" not in text
+    for word in words:
+        assert word in text, text
+
+
+def test_files_that_are_no_grids(tmp_path):
+    path = tmp_path / "grid.toml"
+    path.write_bytes(b"\xff")
+    with pytest.raises(ValueError, match="not a text file in UTF-8"):
+        read_grid(path)
+    path.write_text("[grid")
+    with pytest.raises(ValueError, match="not TOML"):
+        read_grid(path)
+    with pytest.raises(FileNotFoundError):
+        read_grid(tmp_path / "none.toml")
+
+
+GRID = """
+algorithm = "flow"
+
+[data]
+target = "data/Y.npy"
+
+[sweep]
+curves = 5
+
+[grid]
+width = { log = [10, 1000, 3] }
+seeds = 3
+"start.init" = ["ntk", "fan_in"]
+
+[[zip]]
+size = [1e-3, 2.0]
+until = [1e-2, 1e-4]
+"""
+
+
+def test_a_grid_can_be_written_and_read_again(tmp_path):
+    (tmp_path / "grid.toml").write_text(GRID)
+    grid = read_grid(tmp_path / "grid.toml")
+    assert grid.base["data.target"] == str(tmp_path / "data" / "Y.npy")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "grid.toml").write_text(to_toml(grid))
+    again = read_grid(elsewhere / "grid.toml")
+    assert again == grid
+    assert (again.ids == grid.ids).all()
+
+
+def test_ids_are_stable_and_tell_cells_apart(tmp_path):
+    np.save(tmp_path / "Y.npy", np.eye(3))
+    base = {"data": {"target": str(tmp_path / "Y.npy")}, "start": {"hidden": [4]}}
+    grid = read_grid({**base, "grid": {"seeds": 50, "init": ["ntk", "fan_in"], "until": [0.5, 0.25]}})
+    assert len(set(grid.ids.tolist())) == len(grid) == 200
+
+    # The order of keys, what is said that would be so anyway, and where a file lies make no other cell.
+    (tmp_path / "b").mkdir()
+    np.save(tmp_path / "b" / "other.npy", np.eye(3))
+    same = read_grid(
+        {
+            "start": {"hidden": [4], "seed": 7},
+            "grid": {"until": [0.25, 0.5], "init": ["fan_in", "ntk"], "seeds": list(range(50))},
+            "data": {"target": str(tmp_path / "b" / "other.npy")},
+            "flow": {"rtol": 1e-8},
+        }
+    )
+    assert set(same.ids.tolist()) == set(grid.ids.tolist())
+
+    # All that changes numbers does.
+    known = set(grid.ids.tolist())
+    np.save(tmp_path / "b" / "changed.npy", 2 * np.eye(3))
+    for change in (
+        {"flow": {"rtol": 1e-9}},
+        {"start": {"hidden": [5]}},
+        {"sweep": {"check": True}},
+        {"sweep": {"curves": 3}},
+        {"data": {"target": str(tmp_path / "b" / "changed.npy")}},
+        {"algorithm": "descent"},
+    ):
+        assert not known & set(read_grid({**base, **change, "grid": {"seeds": 50}}).ids.tolist()), change
+
+
+def test_a_known_id():
+    """The id of a cell is part of the format: tables that were written stay usable."""
+    assert read_grid({"grid": {"width": [4]}}).ids[0] == b"e0dbcb5776ac0d7e737f"
+
+
+def test_the_time_limit_makes_no_other_cell():
+    first, second = (read_grid({"grid": {"seeds": 2}, "sweep": {"time_limit": x}}) for x in (1, 2.5))
+    assert (first.ids == second.ids).all()
+    assert (first.time_limit, second.time_limit) == (1.0, 2.5)
+
+
+def test_arrays_are_data_too(tmp_path):
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(6, 3)), rng.normal(size=(6, 2))
+    grid = read_grid({"data": {"x": X}, "grid": {"y": [Y, 2 * Y]}, "start": {"hidden": [3]}})
+    placed = grid.placed(tmp_path)
+    for i, scale in enumerate((1, 2)):
+        settings = placed.settings(i)
+        np.testing.assert_array_equal(np.load(settings["data.x"]), X)
+        np.testing.assert_array_equal(np.load(settings["data.y"]), scale * Y)
+    assert len(list(tmp_path.iterdir())) == 3
+    # The same data from files are the same cells.
+    np.save(tmp_path / "mine.npy", X)
+    for i in range(2):
+        np.save(tmp_path / f"y{i}.npy", (i + 1) * Y)
+    other = read_grid(
+        {
+            "data": {"x": str(tmp_path / "mine.npy")},
+            "grid": {"y": [str(tmp_path / f"y{i}.npy") for i in range(2)]},
+            "start": {"hidden": [3]},
+        }
+    )
+    assert (other.ids == placed.ids).all()
+    with pytest.raises(ValueError, match="a path is needed"):
+        read_grid({"start": {"weights": [[1.0]]}})
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_grids_keep_their_promises(seed):
+    rng = random.Random(seed)
+    choices = {
+        "width": [{"range": [2, 2 + rng.randrange(5), 1]}, {"log": [2, 50, rng.randrange(1, 6)]}],
+        "start.init": [rng.sample(["ntk", "fan_in", "gaussian", "balanced"], rng.randrange(1, 5))],
+        "seeds": [rng.randrange(1, 6)],
+        "until": [[0.5], {"linear": [0.1, 0.9, rng.randrange(1, 5)]}],
+    }
+    keys = rng.sample(list(choices), rng.randrange(1, 5))
+    grid = read_grid({"start": {"hidden": [3]}, "grid": {key: rng.choice(choices[key]) for key in keys}})
+    every = cells(grid)
+    assert len({str(sorted(c.items())) for c in every}) == len(grid)
+    for c in every:
+        problem(c, "cell")  # each is an experiment
+    assert len(np.unique(grid.ids)) == len(grid)
