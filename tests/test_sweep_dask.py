@@ -1,9 +1,7 @@
 """Sweeps on a Dask cluster: the same numbers, and nothing lost when workers or the scheduler are killed."""
 
 import json
-import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -13,86 +11,105 @@ import pytest
 
 from linflow.sweeps import read_grid, read_results, run_sweep
 from tests.test_sweep import Y, grid_of, same
-from tests.test_sweep_kill import CELLS, ENV, children, compare, place, rerun, rows_in, started
+from tests.test_sweep_kill import CELLS, ENV, compare, place, rerun, rows_in, started
 
 __all__ = ["place"]
 pytest.importorskip("distributed", reason="a sweep on a cluster needs distributed: pip install linflow[sweep]")
 QUIET = {**ENV, "DASK_DISTRIBUTED__LOGGING__DISTRIBUTED": "critical"}
 
 
-@contextmanager
-def cluster(folder, workers=2):
-    """A scheduler and workers as processes of their own; yields its address and both."""
-    file = folder / f"scheduler-{time.monotonic_ns()}.json"
-    quiet = {"env": QUIET, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
-    dask = [sys.executable, "-m", "dask"]
-    scheduler = subprocess.Popen(
-        [*dask, "scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)], **quiet
-    )
-    options = ["--nthreads", "1", "--nworkers", str(workers), "--no-dashboard", "--death-timeout", "20"]
-    nanny = subprocess.Popen([*dask, "worker", "--scheduler-file", str(file), *options], **quiet)
-    try:
+class Cluster:
+    """A scheduler and workers, each a process."""
+
+    def __init__(self, folder, workers):
+        self.file = folder / f"scheduler-{time.monotonic_ns()}.json"
+        self.quiet = {"env": QUIET, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
+        self.scheduler = self.dask("scheduler", "--port", "0", "--no-dashboard")
+        self.workers = [self.worker() for _ in range(workers)]
         deadline = time.monotonic() + 60
-        while not file.exists() and time.monotonic() < deadline:
+        while not self.file.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         time.sleep(0.1)
-        yield json.loads(file.read_text())["address"], scheduler, nanny
+        self.address = json.loads(self.file.read_text())["address"]
+
+    def dask(self, *options):
+        command = [sys.executable, "-m", "dask", *options, "--scheduler-file", str(self.file)]
+        return subprocess.Popen(command, **self.quiet)
+
+    def worker(self):
+        return self.dask("worker", "--no-nanny", "--nthreads", "1", "--no-dashboard", "--death-timeout", "20")
+
+    def replace(self, i):
+        """Kill a worker, and start another."""
+        self.workers[i].kill()
+        self.workers[i].wait()
+        self.workers[i] = self.worker()
+
+    def close(self):
+        for process in (*self.workers, self.scheduler):
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def cluster(folder, workers=2):
+    made = Cluster(folder, workers)
+    try:
+        yield made
     finally:
-        for process in (nanny, scheduler):
-            process.terminate()
-        for process in (nanny, scheduler):
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def computing(nanny):
-    """Return the processes of the workers."""
-    from tests.test_sweep_kill import python
-
-    return [pid for pid in children(nanny.pid) if python(pid)]
+        made.close()
 
 
 @pytest.mark.slow
 def test_a_cluster_gives_the_numbers_of_this_machine(place):
-    with cluster(place) as (address, _, _):
-        assert started(place, "cluster", "--scheduler", address).wait(120) == 0
+    with cluster(place) as dask:
+        assert started(place, "cluster", "--scheduler", dask.address).wait(120) == 0
         compare(place, "cluster")
         # A folder that was begun here goes on there.
         (place / "grid-half.toml").write_text((place / "grid.toml").read_text().replace("seeds = 150", "seeds = 50"))
         run_sweep(read_grid(place / "grid-half.toml"), place / "moved", workers=2)
         assert rows_in(place, "moved") == 200
-        rerun(place, "moved", "--scheduler", address)
+        rerun(place, "moved", "--scheduler", dask.address)
 
 
 @pytest.mark.slow
 def test_workers_of_a_cluster_are_killed(place):
     rng = random.Random(4)
-    with cluster(place) as (address, _, nanny):
-        sweep = started(place, "killed", "--scheduler", address)
+    with cluster(place) as dask:
+        sweep = started(place, "killed", "--scheduler", dask.address)
         kills = 0
         while sweep.poll() is None:
             time.sleep(rng.uniform(0.5, 2.0))
-            pids = computing(nanny) if kills < 8 else []
-            if pids:
-                os.kill(rng.choice(pids), signal.SIGKILL)
+            if kills < 8:
+                dask.replace(rng.randrange(2))
                 kills += 1
         assert kills > 2
         assert sweep.returncode in (0, 1)
         assert read_results(place / "killed").num_rows == CELLS
-        rerun(place, "killed", "--scheduler", address)
+        rerun(place, "killed", "--scheduler", dask.address)
+
+
+@pytest.mark.slow
+def test_a_cluster_without_workers_is_waited_for(place):
+    with cluster(place, workers=0) as dask:
+        sweep = started(place, "nobody", "--scheduler", dask.address, stderr=subprocess.PIPE, text=True)
+        line = sweep.stderr.readline()
+        assert "0 of 600 cells" in line
+        assert "waiting for workers" in line
+        dask.workers = [dask.worker()]
+        assert sweep.wait(120) == 0
+        sweep.stderr.close()
+        compare(place, "nobody")
 
 
 @pytest.mark.slow
 def test_the_scheduler_is_killed(place):
     rng = random.Random(5)
     for _ in range(3):
-        with cluster(place) as (address, scheduler, _):
-            sweep = started(place, "headless", "--scheduler", address, stderr=subprocess.PIPE, text=True)
+        with cluster(place) as dask:
+            sweep = started(place, "headless", "--scheduler", dask.address, stderr=subprocess.PIPE, text=True)
             time.sleep(rng.uniform(4.0, 7.0))
-            scheduler.kill()
+            dask.scheduler.kill()
             _, err = sweep.communicate(timeout=60)
             if sweep.returncode == 0:
                 break  # it was done before
@@ -107,14 +124,14 @@ def test_the_scheduler_is_killed(place):
 
 @pytest.mark.slow
 def test_the_sweep_on_a_cluster_is_killed(place):
-    with cluster(place) as (address, _, nanny):
+    with cluster(place) as dask:
         for after in (3.0, 4.0):
-            sweep = started(place, "gone", "--scheduler", address)
+            sweep = started(place, "gone", "--scheduler", dask.address)
             time.sleep(after)
             sweep.kill()
             sweep.wait(10)
-        assert len(computing(nanny)) == 2  # the cluster goes on
-        rerun(place, "gone", "--scheduler", address)
+        assert [worker.poll() for worker in dask.workers] == [None, None]  # the cluster goes on
+        rerun(place, "gone", "--scheduler", dask.address)
 
 
 def test_a_cluster_of_threads_in_this_process(tmp_path):

@@ -233,7 +233,10 @@ def test_the_disk_is_full(place):
     (place / "full").mkdir()
     (place / "filled").mkdir()
     probe = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", "mount -t tmpfs none full"]
-    if shutil.which("unshare") is None or subprocess.run(probe, cwd=place, capture_output=True, check=False).returncode:
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run(probe, cwd=place, capture_output=True, check=False).returncode
+    ):
         pytest.skip("a tmpfs cannot be mounted here; files that may not grow stand for it")
     subprocess.run([*probe[:-1], FULL], cwd=place, env={**ENV, "PYTHON": sys.executable}, check=True, timeout=200)
     for name in ("full-1.txt", "full-2.txt"):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from linflow.certificates import Certificate, Check, certify, safe_step_size
+from linflow.certificates import Certificate, Check, certify
 from linflow.dynamics import Interrupted, Trajectory, gradient_descent, gradient_flow
 from linflow.findings import Finding, findings
 from linflow.network import Network
@@ -70,9 +70,11 @@ def certificate(experiment: Experiment) -> tuple[Objective, Network, Certificate
     network = experiment.network(objective)
     if experiment.algorithm == "flow":
         return objective, network, certify(objective, network)
-    eta = experiment.descent.step_size
-    step = None if eta == "safe" else float(eta)
-    return objective, network, certify(objective, network, algorithm="descent", step_size=step)
+    return (
+        objective,
+        network,
+        certify(objective, network, algorithm="descent", **experiment.steps(objective, network)),
+    )
 
 
 def run_of(
@@ -94,11 +96,10 @@ def run_of(
             record=("loss", "rate", *flow.record),
             progress=progress,
         )
-    eta = safe_step_size(objective, network) if descent.step_size == "safe" else float(descent.step_size)
     return gradient_descent(
         objective,
         network,
-        step_size=eta,
+        **experiment.steps(objective, network),
         steps=descent.steps,
         until=flow.until,
         record=("loss", "rate", *flow.record),

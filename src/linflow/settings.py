@@ -74,9 +74,10 @@ class Flow(_Section):
 
 
 class Descent(_Section):
-    """Gradient descent, where it is asked for: its constant step, "safe" for that of `safe_step_size`."""
+    """Gradient descent, where asked for: its step, "safe" for that of `safe_step_size`, and how that changes."""
 
     step_size: Positive | Literal["safe"] = "safe"
+    schedule: Literal["constant", "backtracking", "local_smoothness", "xu2025"] = "constant"
     steps: Count = 10_000
 
 
@@ -162,6 +163,28 @@ class Experiment(_Section):
                 )
             size["target"] = objective.minimizer
         return getattr(lf.init, start.init)(widths, rng=start.seed, **size)
+
+    def steps(self, objective: Objective, network: Network) -> dict[str, Any]:
+        """Return the step of a descent as `certify` and `gradient_descent` take it: `step_size=` or `schedule=`.
+
+        A number given is the constant step, the first trial of backtracking, or the first step of `xu2025`.
+
+        Raises:
+            ValueError: no safe step is known, or the schedule takes none or does not fit.
+        """
+        import linflow as lf  # noqa: PLC0415
+
+        given, name = self.descent.step_size, self.descent.schedule
+        if name == "constant":
+            return {"step_size": lf.safe_step_size(objective, network) if given == "safe" else float(given)}
+        if name == "local_smoothness":
+            if given != "safe":
+                raise ValueError("local_smoothness finds its steps itself; leave out --step-size.")
+            return {"schedule": lf.schedules.local_smoothness()}
+        first = () if given == "safe" else (float(given),)
+        if name == "backtracking":
+            return {"schedule": lf.schedules.backtracking(*first)}
+        return {"schedule": lf.schedules.xu2025(objective, network, *first)}
 
     def widths(self, objective: Objective, wider: int = 1) -> tuple[int, ...]:
         """Return the widths of the layers, hidden ones `wider` times as wide.

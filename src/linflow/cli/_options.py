@@ -38,7 +38,13 @@ OPTIONS: dict[str, tuple[str, type, str, str]] = {
     "rtol": ("flow.rtol", float, "Run", "Relative tolerance of one step of the flow."),
     "max_steps": ("flow.max_steps", int, "Run", "Steps of the integration at most."),
     "record": ("flow.record", str, "Run", "Along the run: least_eigenvalue, imbalance_drift, singular_values."),
-    "step_size": ("descent.step_size", str, "Run", "Step of a descent, or safe."),
+    "step_size": ("descent.step_size", str, "Run", "Step of a descent (its first, where it changes), or safe."),
+    "schedule": (
+        "descent.schedule",
+        str,
+        "Run",
+        "constant, backtracking, local_smoothness or xu2025: how the step of a descent changes.",
+    ),
     "steps": ("descent.steps", int, "Run", "Steps of a descent at most."),
     "rate": ("design.rate", float, "Design", "Rate of the flow to certify."),
     "within": (

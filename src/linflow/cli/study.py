@@ -13,7 +13,20 @@ if TYPE_CHECKING:
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, not text.")]
 RUN = tuple(name for name, (_, _, panel, _) in OPTIONS.items() if panel in ("Data", "Start", "Run"))
-START = ("x", "y", "target", "objective", "init", "hidden", "size", "seed", "weights", "algorithm", "step_size")
+START = (
+    "x",
+    "y",
+    "target",
+    "objective",
+    "init",
+    "hidden",
+    "size",
+    "seed",
+    "weights",
+    "algorithm",
+    "step_size",
+    "schedule",
+)
 
 
 @app.command()

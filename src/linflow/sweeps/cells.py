@@ -142,7 +142,7 @@ def failed(cell: Cell, failure: str, reason: str) -> dict[str, Any]:
 
 
 def _measured(cell: Cell, check: bool, curves: int, deadline: float | None) -> dict[str, Any]:
-    from linflow.certificates import certify, safe_step_size  # noqa: PLC0415 - see `ready`
+    from linflow.certificates import certify  # noqa: PLC0415 - see `ready`
 
     experiment = problem(cell.settings, "settings")
     for path, digest in cell.digests.items():
@@ -153,9 +153,8 @@ def _measured(cell: Cell, check: bool, curves: int, deadline: float | None) -> d
     if experiment.algorithm == "flow":
         step, certificate = None, certify(objective, network)
     else:
-        given = experiment.descent.step_size
-        step = safe_step_size(objective, network) if given == "safe" else float(given)
-        certificate = certify(objective, network, algorithm="descent", step_size=step)
+        step = experiment.steps(objective, network)
+        certificate = certify(objective, network, algorithm="descent", **step)
     _in_time(deadline)
     run = _run(experiment, objective, network, step, deadline)
     row = _start(certificate, network) | _promised(certificate, experiment.flow.until) | _observed(run, experiment)
@@ -167,6 +166,8 @@ def _measured(cell: Cell, check: bool, curves: int, deadline: float | None) -> d
     if curves:
         some = _spread(len(run.t), curves)
         row |= {f"curve_{name}": to_numpy(getattr(run, name))[some].tolist() for name in ("t", "gap", "rate")}
+        if run.step_sizes is not None:
+            row["curve_step_size"] = to_numpy(run.step_sizes)[_spread(len(run.step_sizes), curves)].tolist()
     if run.result.ok:
         return row | {"status": "ok", "failure": "", "reason": ""}
     return row | {"failure": "run", "reason": run.result.value}
@@ -191,6 +192,8 @@ def _promised(certificate: Certificate, until: float) -> dict[str, Any]:
     return {
         "certificate": best.name if best else "",
         "certified_rate": certificate.rate,
+        "guarantees": [g.name for g in certificate.guarantees],
+        "guaranteed_rates": [g.rate for g in certificate.guarantees],
         **times,
         "certified_time": certificate.time_to(until),
     }
@@ -219,7 +222,11 @@ def _observed(run: Trajectory, experiment: Experiment) -> dict[str, Any]:
 
 
 def _run(
-    experiment: Experiment, objective: Objective, network: Network, step: float | None, deadline: float | None
+    experiment: Experiment,
+    objective: Objective,
+    network: Network,
+    step: dict[str, Any] | None,
+    deadline: float | None,
 ) -> Trajectory:
     from linflow.dynamics import Interrupted, gradient_descent  # noqa: PLC0415 - see `ready`
     from linflow.dynamics.flow import integrate  # noqa: PLC0415
@@ -231,7 +238,7 @@ def _run(
         steps = experiment.descent.steps
         every = max(1, steps // 10_000)
         return gradient_descent(
-            objective, network, step_size=step, steps=steps, until=flow.until, every=every, progress=watch
+            objective, network, **step, steps=steps, until=flow.until, every=every, progress=watch
         )
     late = (lambda: False) if deadline is None else (lambda: time.perf_counter() > deadline)
     try:

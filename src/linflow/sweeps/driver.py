@@ -173,7 +173,7 @@ def _compute(work: Work, start: Callable[[], Engine], progress: Watcher | None) 
             work.look()
             if progress is not None and time.monotonic() - told > 1.0:
                 told = time.monotonic()
-                progress(work.status())
+                progress(work.status(waiting=engine.waiting))
     except KeyboardInterrupt:
         raise Stopped(work.status(), work.store.folder) from None
     finally:

@@ -16,7 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait as wait_for
-from typing import Any, Protocol, cast
+from typing import Any, NoReturn, Protocol, cast
 
 from linflow.sweeps.cells import Answer, Task, ready, run_task
 
@@ -46,6 +46,11 @@ class Engine(Protocol):
     @property
     def workers(self) -> int:
         """Tasks that can be computed at the same time."""
+        ...
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is nobody to compute anything just now."""
         ...
 
     def submit(self, task: Task) -> None:
@@ -100,6 +105,11 @@ class LocalEngine:
     def workers(self) -> int:
         """Number of processes."""
         return len(self._slots)
+
+    @property
+    def waiting(self) -> bool:
+        """Never: a process that dies is replaced."""
+        return False
 
     def processes(self) -> list[int]:
         """Return the ids of the processes."""
@@ -240,6 +250,11 @@ class DaskEngine:
         """Number of threads of all workers, one at least while none has come."""
         return max(1, sum(self._threads().values())) if self._alive() else 1
 
+    @property
+    def waiting(self) -> bool:
+        """Whether the cluster has no workers."""
+        return not self._threads()
+
     def submit(self, task: Task) -> None:
         """Have a task computed by whichever worker is free."""
         future = self._client.submit(run_task, task, pure=False)
@@ -259,12 +274,15 @@ class DaskEngine:
             pass
         found: list[tuple[Task, Answer | Exception]] = []
         for future in ended:
+            if future.status in ("pending", "lost"):  # the worker that held it has gone since; it is computed again
+                future.add_done_callback(self._ended.put)
+                continue
             if future.status == "finished":
                 try:
-                    answer = future.result(timeout=60)
-                except Exception:  # the worker that held it has gone since
-                    answer = None if self._alive() else self._gone()
-                found.append((self._tasks.pop(future), Lost() if answer is None else answer))
+                    answer = future.result(timeout=10)
+                except Exception:  # as above, seen later
+                    answer = Lost() if self._alive() else self._gone()
+                found.append((self._tasks.pop(future), answer))
             elif future.status == "error":
                 error = future.exception()
                 if not isinstance(error, KilledWorker):
@@ -294,7 +312,7 @@ class DaskEngine:
     def _alive(self) -> bool:
         return self._client.status == "running"
 
-    def _gone(self) -> None:
+    def _gone(self) -> NoReturn:
         raise ConnectionError(
             f"the Dask scheduler at {self.address} is gone; what was done is kept, and the same command goes on from "
             "there when there is one again."

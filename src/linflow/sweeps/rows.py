@@ -10,7 +10,8 @@ import pyarrow as pa
 FRACTIONS = (1e-2, 1e-4, 1e-6)
 TIMING = ("seconds", "finished")
 """Columns that differ from one run to the next: seconds that a cell took, and when it was done (UTC, since 1970)."""
-_F, _I, _S, _FS, _IS = pa.float64(), pa.int64(), pa.string(), pa.list_(pa.float64()), pa.list_(pa.int64())
+_F, _I, _S = pa.float64(), pa.int64(), pa.string()
+_FS, _IS, _SS = pa.list_(_F), pa.list_(_I), pa.list_(_S)
 
 
 def named(what: str) -> list[str]:
@@ -24,12 +25,12 @@ SCHEMA = pa.schema(
         # Settings.
         ("algorithm", _S), ("objective", _S), ("x", _S), ("y", _S), ("target", _S), ("weights", _S), ("init", _S),
         ("hidden", _IS), ("size", _F), ("seed", _I), ("until", _F), ("t_max", _F), ("rtol", _F), ("max_steps", _I),
-        ("max_descent_steps", _I), ("settings", _S),
+        ("max_descent_steps", _I), ("schedule", _S), ("settings", _S),
         # The start.
         ("n", _I), ("m", _I), ("width", _I), ("depth", _I), ("scale", _F), ("initial_gap", _F), ("pl_constant", _F),
         # The certificate.
         ("certificate", _S), ("certified_rate", _F), *((name, _F) for name in named("certified_time")),
-        ("certified_time", _F),
+        ("certified_time", _F), ("guarantees", _SS), ("guaranteed_rates", _FS),
         # The run.
         ("result", _S), ("steps", _I), ("step_size", _F), ("t_end", _F), ("final_gap", _F), ("rate", _F),
         ("least_rate", _F), ("final_rate", _F), *((name, _F) for name in named("time")), ("time", _F),
@@ -37,7 +38,7 @@ SCHEMA = pa.schema(
         # The check, where it is asked for.
         ("holds", pa.bool_()), ("worst_slack", _F), ("worst_gap", _F),
         # Curves, where they are asked for.
-        ("curve_t", _FS), ("curve_gap", _FS), ("curve_rate", _FS),
+        ("curve_t", _FS), ("curve_gap", _FS), ("curve_rate", _FS), ("curve_step_size", _FS),
         ("notes", _S), ("versions", _S), ("seconds", _F), ("finished", _F),
     ]
 )  # fmt: skip
@@ -46,6 +47,7 @@ SCHEMA = pa.schema(
 SETTINGS = {
     "algorithm": "algorithm",
     "descent.steps": "max_descent_steps",
+    "descent.schedule": "schedule",
     **{f"data.{key}": key for key in ("x", "y", "target", "objective")},
     **{f"start.{key}": key for key in ("init", "hidden", "size", "seed", "weights")},
     **{f"flow.{key}": key for key in ("until", "t_max", "rtol", "max_steps")},

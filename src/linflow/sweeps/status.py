@@ -21,6 +21,7 @@ class Status:
         total, done, failed: cells of the grid, those with a row, and those of them that failed.
         rate: cells a second; 0 where none is known.
         running: whether it goes on; None where that cannot be seen.
+        waiting: whether it waits for workers of a cluster that has none.
     """
 
     total: int
@@ -28,6 +29,7 @@ class Status:
     failed: int
     rate: float
     running: bool | None
+    waiting: bool = False
 
     @property
     def remaining(self) -> float:
@@ -40,7 +42,7 @@ class Status:
         text = f"{self.done} of {self.total} cells ({share:.0%}), {self.failed} failed"
         if self.done < self.total:
             text += f"; {self.rate:.3g} a second, {_duration(self.remaining)} left" if self.rate > 0 else ""
-            text += "; not running" if self.running is False else ""
+            text += "; not running" if self.running is False else "; waiting for workers" if self.waiting else ""
         return text
 
 

@@ -127,10 +127,10 @@ class Work:
         for row in rows:
             yield int(self._place[np.searchsorted(self._sorted, row["id"].encode())])
 
-    def status(self, running: bool = True) -> Status:
+    def status(self, running: bool = True, waiting: bool = False) -> Status:
         """Say how far it is."""
         seconds = time.monotonic() - self._began
         done = self.total - self.missing
         now = (self._first_missing if self._first_missing is not None else self.total) - self.missing
         rate = now / seconds if seconds > 0 else 0.0
-        return Status(self.total, done, len(self.failures), rate, running)
+        return Status(self.total, done, len(self.failures), rate, running, waiting)
