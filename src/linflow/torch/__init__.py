@@ -13,5 +13,11 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "chains": ["Chain", "Found", "find_chains"],
         "lora": ["Adapter", "Alignment", "LoraReport", "adapters", "alignment"],
         "lora_starts": ["LoraComparison", "compare_initialisations"],
+        "_module": ["network"],
+        "certified": ["certified_rate"],
+        "initialize": ["balanced_", "designed_", "imbalanced_", "init_"],
+        "lightning": ["MonitorCallback"],
+        "monitor": ["Monitor"],
+        "smoothness": ["LocalSmoothness", "LocalSmoothnessLR", "local_smoothness", "regression"],
     },
 )
