@@ -240,7 +240,7 @@ def test_fused_projections_of_both_conventions_agree(rng):
 
 def test_the_heads_of_gpt2_multiply_as_its_forward_pass_does():
     """A layer of transformers with random weights: its Conv1D stores W and not Wᵀ."""
-    transformers = pytest.importorskip("transformers", reason="transformers is not installed (CI installs it by peft)")
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed (CI has it)")
     config = transformers.GPT2Config(
         n_layer=1, n_embd=6, n_head=2, n_positions=8, vocab_size=7, bos_token_id=0, eos_token_id=0, attn_pdrop=0,
         resid_pdrop=0, initializer_range=0.7, attn_implementation="eager",
@@ -256,8 +256,8 @@ def test_the_heads_of_gpt2_multiply_as_its_forward_pass_does():
     with torch.no_grad():
         output, weights = attention(x)
     x1 = torch.cat([x[0], torch.ones(5, 1, dtype=torch.float64)], dim=1)
-    scores = [x1 @ product(chain) @ x1.T / 3**0.5 for chain in found.chains[:2]]
-    heads = [x1 @ product(chain) for chain in found.chains[2:]]
+    scores = [x1 @ chain.network().product() @ x1.T / 3**0.5 for chain in found.chains[:2]]
+    heads = [x1 @ chain.network().product() for chain in found.chains[2:]]
     # Sums of a few dozen products of numbers of order one.
     for score, seen in zip(scores, weights[0], strict=True):
         torch.testing.assert_close(torch.softmax(score, dim=1), seen, rtol=1e-12, atol=1e-12)
@@ -266,7 +266,7 @@ def test_the_heads_of_gpt2_multiply_as_its_forward_pass_does():
 
 
 def test_the_heads_of_t5_are_found_under_its_names():
-    transformers = pytest.importorskip("transformers", reason="transformers is not installed (CI installs it by peft)")
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed (CI has it)")
     config = transformers.T5Config(d_model=8, d_kv=3, num_heads=2, num_layers=1, d_ff=4, vocab_size=7)
     attention = transformers.T5EncoderModel(config).double().encoder.block[0].layer[0].SelfAttention
     x = torch.randn(5, 8, dtype=torch.float64)
@@ -276,11 +276,11 @@ def test_the_heads_of_t5_are_found_under_its_names():
     for head in range(2):
         # As above.
         expected = q[:, head] @ k[:, head].T
-        torch.testing.assert_close(x @ product(found[head]) @ x.T, expected, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(x @ found[head].network().product() @ x.T, expected, rtol=1e-12, atol=1e-12)
         through = torch.zeros(5, 2, 3, dtype=torch.float64)
         through[:, head] = v[:, head]
         expected = attention.o(through.reshape(5, 6))
-        torch.testing.assert_close(x @ product(found[2 + head]), expected, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(x @ found[2 + head].network().product(), expected, rtol=1e-12, atol=1e-12)
 
 
 # --- reports ------------------------------------------------------------------------------------------------

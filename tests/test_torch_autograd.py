@@ -167,6 +167,44 @@ def test_edges():
         lt.certified_rate(f, [torch.ones(2, 3), torch.ones(3, 3)])
 
 
+def test_repeated_eigenvalues_give_a_finite_derivative_that_is_not_claimed():
+    """At the kink of a spread the derivatives from both sides differ; what comes back is finite."""
+    f = lf.MatrixFactorization(torch.zeros(3, 2, dtype=torch.float64) + 0.3)
+    W = torch.tensor([[1.0, 0.2], [0.1, 0.8], [0.3, 0.1]], dtype=torch.float64)
+    network = lf.init.imbalanced((3, 6, 2), 1.0, W, rng=0, like=W)
+    away = torch.zeros(3, 6, dtype=torch.float64)
+    away[0, 0] = 1.0
+    weights = [A.requires_grad_() for A in network.weights]
+    rate = lt.certified_rate(f, weights)
+    assert rate.item() > 0
+    slopes = torch.autograd.grad(rate, weights)
+    assert all(bool(torch.isfinite(g).all()) for g in slopes)
+
+    def moved(t):
+        return lt.certified_rate(f, [weights[0].detach() + t * away, weights[1].detach()]).item()
+
+    right, left = ((moved(t) - rate.item()) / t for t in (1e-5, -1e-5))
+    assert abs(right - left) > 0.01  # a kink, and no derivative to claim
+
+
+def test_a_bound_on_a_null_set_warns_that_it_has_no_derivative():
+    W = 0.8 * torch.eye(2, dtype=torch.float64) + 0.1
+    f = lf.MatrixFactorization(1.1 * W)
+    deep = [A.requires_grad_() for A in lf.init.imbalanced((2, 2, 2, 2), 1.0, W, rng=0, like=W).weights]
+    with pytest.warns(UserWarning, match=r"homogeneous.*perturb the weights"):
+        rate = lt.certified_rate(f, deep)
+    assert all(torch.equal(g, torch.zeros_like(g)) for g in torch.autograd.grad(rate, deep))
+    rows = [g.rate for g in lf.certify(f, [A.detach() for A in deep]).guarantees if g.name in BOUNDS]
+    assert abs(rate.item() - max(rows)) <= 1e-9 * max(rows)
+    with torch.no_grad():
+        assert lt.certified_rate(f, deep).item() == rate.item()  # nothing is asked for, nothing is said
+    # Beside balanced layers other bounds say as much, and have a derivative.
+    for widths in ((2, 3, 2), (2, 3, 3, 2)):
+        balanced = [A.requires_grad_() for A in lf.init.balanced(widths, W, rng=0, like=W).weights]
+        slopes = torch.autograd.grad(lt.certified_rate(f, balanced), balanced)
+        assert max(float(torch.linalg.norm(g)) for g in slopes) > 0.01
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_start_is_improved_by_climbing(seed):
     """Gradient ascent at constant size; what it gains the certificate and the flow confirm."""

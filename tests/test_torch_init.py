@@ -152,6 +152,7 @@ def test_what_cannot_be_designed_leaves_the_weights(monkeypatch):
     # A dtype so coarse that nothing is certified of the rounded weights.
     coarse = make_model((3, 5, 3), torch.bfloat16)
     before = [p.detach().clone() for p in coarse.parameters()]
+    monkeypatch.setattr("linflow.torch.initialize._RETRIES", 2)  # all are alike here
     nothing = types.SimpleNamespace(rate=0.25, steps_to=lambda fraction: 99.0)
     monkeypatch.setattr("linflow.torch.initialize._certified", lambda found, layers: nothing)
     with pytest.raises(ValueError, match=r"rounded to torch\.bfloat16 the start certifies 99 steps only"):

@@ -172,14 +172,25 @@ def test_optimisers_without_the_law_are_named():
         (torch.optim.Adam, "Adam does not step along the gradient"),
         (lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), "the momentum 0.9"),
         (lambda p: torch.optim.SGD([{"params": p[:1], "lr": 0.1}, {"params": p[1:]}], lr=0.2), "different"),
-        (lambda p: torch.optim.SGD(p[:1], lr=0.1), "not trained"),
+        (lambda p: torch.optim.SGD(p[:1], lr=0.1), "layer 2 is not trained by the optimizer"),
+        (torch.optim.LBFGS, "LBFGS does not step along the gradient"),
     ]
     for make, words in cases:
         model, (X, Y) = make_model((3, 4, 2)), make_data(3, 2)
         optimizer = make(list(model.parameters()))
-        with lt.Monitor(model, optimizer, every=1, exact=True, budget=None) as monitor:
-            take_step(model, optimizer, X, Y)
-        assert any(words in note for note in monitor.notes)
+        f = lt.regression(X, Y)
+
+        def closure(model=model, optimizer=optimizer, X=X, Y=Y):
+            optimizer.zero_grad()
+            loss = torch.nn.functional.mse_loss(model(X), Y)
+            loss.backward()
+            return loss
+
+        with lt.Monitor(model, optimizer, f, every=1, exact=True, budget=None) as monitor:
+            optimizer.step(closure)
+        (note,) = (note for note in monitor.notes if words in note)
+        assert note.endswith("smoothness, local_step and safe_step are not of its steps")
+        assert not any("first gradient" in note for note in monitor.notes)
         assert np.isnan(monitor.table()["law"]).all() and np.isfinite(monitor.table()["drift"]).all()
 
 
@@ -206,15 +217,20 @@ def test_a_row_against_dense_twins(widths, seed, size):
     assert row["rate"] <= 2 * f.smoothness * (values[-1] + rounding)
 
 
-@given(st.lists(st.integers(1, 5), min_size=2, max_size=5), st.integers(0, 10**6), st.sampled_from([0.3, 1.0, 3.0]))
-@settings(max_examples=40)
-def test_no_step_up_to_the_safe_one_raises_the_loss(widths, seed, size):
+@given(
+    st.lists(st.integers(1, 5), min_size=2, max_size=5),
+    st.integers(0, 10**6),
+    st.sampled_from([0.3, 1.0, 3.0]),
+    st.sampled_from(["step", "curvature"]),
+)
+@settings(max_examples=60)
+def test_no_step_up_to_the_safe_one_raises_the_loss(widths, seed, size, rule):
     model, (X, Y) = make_model(widths, seed, size=size), make_data(widths[0], widths[-1], seed=seed)
     f, net = lt.regression(X, Y), lt.network(model)
-    at = lt.local_smoothness(f, net)
+    at = lt.local_smoothness(f, net, rule)
     field = GradientField(f, net)
     point = field.at(field.flatten(net.weights))
-    scheduled = schedules.local_smoothness().step(Iterate(field, point, 0, None))
+    scheduled = schedules.local_smoothness(rule).step(Iterate(field, point, 0, None))
     # Both are roots of one polynomial of degree up to 9, found from the same coefficients.
     assert abs(at.step - scheduled) <= 1e-6 * scheduled
     assert 0 < at.step < at.largest
@@ -374,16 +390,113 @@ def test_a_training_that_diverges_is_logged_to_its_end():
 def test_a_gradient_of_another_loss_is_noted():
     model, (X, Y) = make_model((3, 4, 2)), make_data(3, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    for reduction, words in (("mean", None), ("half", "the first gradient is 0.033")):
+    cases = (
+        ("mean", len(X), None),
+        ("half", len(X), "the first gradient is 0.033"),
+        ("mean", 3, "not along that of the objective"),
+    )
+    for reduction, rows, words in cases:
         with lt.Monitor(model, optimizer, lt.regression(X, Y, reduction)) as monitor:
-            take_step(model, optimizer, X, Y)
+            take_step(model, optimizer, X[:rows], Y[:rows])
         assert any("first gradient" in note for note in monitor.notes) is (words is not None)
         assert words is None or words in monitor.notes[0]
 
 
+def test_frozen_layers_and_weight_decay_are_noted():
+    model, (X, Y) = make_model((3, 4, 2)), make_data(3, 2)
+    model[0].weight.requires_grad_(False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with lt.Monitor(model, optimizer, lt.regression(X, Y), every=1, budget=None) as monitor:
+        take_step(model, optimizer, X, Y)
+    assert any("layer 1 is frozen (requires_grad is False)" in note for note in monitor.notes)
+    model = make_model((3, 4, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.01)
+    with lt.Monitor(model, optimizer, lt.regression(X, Y), every=1, budget=None) as monitor:
+        take_step(model, optimizer, X, Y)
+    assert ["weight decay 0.01" in note for note in monitor.notes] == [True]
+    assert (monitor.table()["law_error"][1:] <= monitor.table()["rounding"][1:]).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_training_in_short_floats(dtype):
+    model, (X, Y) = make_model((6, 9, 8, 4), dtype=dtype), make_data(6, 4, dtype=dtype)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with lt.Monitor(model, optimizer, lt.regression(X, Y), every=5, exact=True, budget=None) as monitor:
+        for _ in range(40):
+            take_step(model, optimizer, X, Y)
+    table = monitor.table()
+    assert not monitor.notes
+    assert (table["law_error"][1:] <= table["rounding"][1:]).all()
+    assert all(p.dtype == dtype for p in model.parameters())
+    # The loss as float64 sees it falls, by much more than rounding of the weights may change it.
+    assert table["gap"][-1] < 0.5 * table["gap"][0]
+
+
+def test_accumulated_gradients_are_one_step():
+    model, (X, Y) = make_model((3, 4, 2)), make_data(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
+    with lt.Monitor(model, optimizer, lt.regression(X, Y), every=1, exact=True, budget=None) as monitor:
+        for _ in range(3):
+            optimizer.zero_grad()
+            for part in range(3):
+                rows = slice(10 * part, 10 * part + 10)
+                (torch.nn.functional.mse_loss(model(X[rows]), Y[rows]) / 3).backward()
+            optimizer.step()
+    assert not monitor.notes and monitor.steps == 3
+    assert (monitor.table()["law_error"][1:] <= monitor.table()["rounding"][1:]).all()
+
+
+def test_a_note_says_where_the_law_is_broken():
+    model, (X, Y) = make_model((4, 9, 3)), make_data(4, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with lt.Monitor(model, optimizer, every=2, budget=None) as monitor:
+        for k in range(8):
+            take_step(model, optimizer, X, Y)
+            if k % 2:
+                with torch.no_grad():
+                    model[0].weight *= 1.001  # after the row: seen at no step
+    assert not monitor.notes
+    with lt.Monitor(model, optimizer, every=2, budget=None, exact=True) as monitor:
+        for _ in range(8):
+            take_step(model, optimizer, X, Y)
+            with torch.no_grad():
+                model[0].weight *= 1.001
+    assert ["up to step 2 the imbalances moved by" in note for note in monitor.notes] == [True]
+
+
+def test_a_training_taken_up_again_counts_on(tmp_path):
+    model, (X, Y) = make_model((3, 4, 2)), make_data(3, 2)
+    optimizer, path = torch.optim.SGD(model.parameters(), lr=0.1), tmp_path / "run.csv"
+    for done in (0, 4):
+        with lt.Monitor(model, optimizer, every=2, csv=path, budget=None, done=done) as monitor:
+            for _ in range(4):
+                take_step(model, optimizer, X, Y)
+    assert monitor.table()["step"].tolist() == [4, 6, 8]
+    with path.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [0, 2, 4, 6, 8]  # nothing lost, nothing twice
+    with pytest.raises(ValueError, match="done is -1"):
+        lt.Monitor(model, None, done=-1)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # of torch.compile's own imports
+def test_wrapped_and_compiled_models():
+    model = make_model((3, 4, 2))
+    weights = [p.data_ptr() for p in model.parameters()]
+    compiled = torch.compile(model)  # nothing is compiled until it runs
+    for wrapped in (
+        compiled,
+        torch.nn.DataParallel(model),
+        torch.nn.DataParallel(compiled),
+        [torch.compile(model[0]), model[1]],
+    ):
+        assert [p.data_ptr() for p in Layers.of(wrapped).parameters] == weights
+
+
 def test_models_that_are_no_chain():
     Linear, Sequential = torch.nn.Linear, torch.nn.Sequential
-    tied = Linear(3, 3, bias=False)
+    tied, shared = Linear(3, 3, bias=False), Linear(3, 3, bias=False)
+    shared.weight = torch.nn.Parameter(tied.weight.detach().T)
 
     class Own(torch.nn.Module):
         def __init__(self):
@@ -395,6 +508,15 @@ def test_models_that_are_no_chain():
         (Sequential(Linear(2, 3, bias=False), torch.nn.ReLU()), TypeError, r"model\[1\] is a ReLU"),
         (Own(), TypeError, "Pass the nn.Linear layers as a list"),
         (Sequential(tied, tied), ValueError, "tied"),
+        (Sequential(tied, shared), ValueError, "tied"),
+        (
+            Sequential(tied, torch.nn.Dropout(0.5), Linear(3, 3, bias=False)),
+            ValueError,
+            r"a Dropout\(p=0.5\) in trai",
+        ),
+        (Sequential(torch.nn.Conv2d(1, 2, 3)), TypeError, r"model\[0\] is a Conv2d"),
+        (Sequential(torch.nn.LazyLinear(3, bias=False)), ValueError, "has no weights yet"),
+        (Sequential(Linear(2, 2, bias=False, device="meta")), ValueError, "meta device"),
         (Sequential(Linear(2, 3, bias=False), Linear(4, 2, bias=False)), ValueError, "columns of W_1"),
         (Sequential(), ValueError, "no nn.Linear"),
         ([torch.ones(2)], ValueError, "a matrix is needed"),

@@ -14,7 +14,7 @@ from linflow import schedules
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (CI installs it)")
 
 import linflow.torch as lt  # noqa: E402 - after the check for PyTorch
-from linflow.torch.smoothness import RULES, Curvature  # noqa: E402
+from linflow.torch.smoothness import RULES  # noqa: E402
 
 DEVICES = [
     "cpu",
@@ -72,8 +72,6 @@ def test_the_steps_are_those_of_gradient_descent(widths, rule, device):
         if not isinstance(rule, str)
         else schedules.xu2025(g, net)
         if rule == "xu2025"
-        else Curvature()
-        if rule == "curvature"
         else schedules.local_smoothness(rule)
     )
     run = lf.gradient_descent(g, net, schedule=schedule, steps=12, reduce=False)
@@ -111,6 +109,47 @@ def test_each_step_lowers_the_loss_by_half_the_step_times_the_square(widths, rul
         if rule == "curvature":
             assert fall <= half + rounding
         scheduler.step()
+
+
+def test_the_default_rule_is_the_hessian_where_there_is_one():
+    _, model, X, Y = problem((4, 6, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    assert lt.LocalSmoothnessLR(optimizer, model, lt.regression(X, Y)).rule == "curvature"
+    own = lf.Objective(
+        lambda W: float((W**2).sum()), lambda W: 2 * W, shape=(4, 3), strong_convexity=2.0, smoothness=2.0, like=X
+    )
+    assert lt.LocalSmoothnessLR(optimizer, model, own).rule == "step"
+
+
+@pytest.mark.parametrize("widths", [(1, 1, 1), (3, 5, 4, 3), (2, 6, 2), (4, 2, 4), (2, 3, 3, 3, 2), (4, 3)])
+def test_the_curvature_is_the_first_step_at_which_the_loss_falls_by_half_the_slope(widths):
+    """`ℓ(η) ≤ ℓ − ½η‖∇L‖²` up to the step, and the step is at least that with K in place of the Hessian."""
+    for seed in range(5):
+        net, model, X, Y = problem(widths, seed)
+        f = lt.regression(X, Y)
+        net = lt.network(model)
+        at, plain = lt.local_smoothness(f, net, "curvature"), lt.local_smoothness(f, net, "step")
+        assert lt.local_smoothness(f, net) == at
+        # Roots of polynomials, lowered by 1e-9.
+        assert at.step >= plain.step * (1 - 1e-8) and at.largest >= plain.largest * (1 - 1e-8)
+        G = net.gradient(f.gradient(net.product()))
+
+        def gap(eta, f=f, net=net, G=G):
+            return f.gap(lf.Network([W - eta * g for W, g in zip(net.weights, G, strict=True)]).product())
+
+        slope = at.speed**2
+        rounding = 1e-12 * at.gap
+        for part in np.linspace(0.02, 1, 40):
+            eta = part * at.step
+            assert gap(eta) <= at.gap - 0.5 * eta * slope + rounding
+            assert gap(part * at.largest) <= at.gap + rounding
+        # Beyond it: by 1e-6 of the step, less than which its root is not known to.
+        eta = at.step * (1 + 1e-6)
+        assert gap(eta) > at.gap - 0.5 * eta * slope - 1e-12 * at.gap
+        assert abs(gap(at.step) - (at.gap - 0.5 * at.step * slope)) <= 1e-7 * at.gap
+        assert abs(gap(at.largest) - at.gap) <= 1e-7 * at.gap
+        if len(widths) == 2:  # the exact line search of steepest descent
+            assert gap(at.step) <= min(gap(at.step * (1 + x)) for x in (-0.01, 0.01))
 
 
 def test_the_growing_schedule_grows():
@@ -188,9 +227,61 @@ def test_a_gradient_of_another_scale_is_warned_of():
     _, model, X, Y = problem((4, 6, 3))
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     scheduler = lt.LocalSmoothnessLR(optimizer, model, lt.regression(X, Y, "sum"))
-    with pytest.warns(UserWarning, match=r"the gradient is 0\.01667 times that of the objective"):
+    with pytest.warns(UserWarning, match=r"the first gradient is 0\.01667 times that of the objective"):
         train(model, X, Y, optimizer, scheduler, 1)
     train(model, X, Y, optimizer, scheduler, 1)  # once is enough
+
+
+def test_a_gradient_that_a_closure_computes_is_compared_too():
+    _, model, X, Y = problem((4, 6, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    scheduler = lt.LocalSmoothnessLR(optimizer, model, lt.regression(X, Y, "sum"))
+
+    def closure():
+        optimizer.zero_grad()
+        loss = torch.nn.functional.mse_loss(model(X), Y)
+        loss.backward()
+        return loss
+
+    with pytest.warns(UserWarning, match=r"0\.01667 times"):
+        optimizer.step(closure)
+    scheduler.step()
+    optimizer.step(closure)
+
+
+def test_mini_batches_and_changed_weights_are_warned_of():
+    _, model, X, Y = problem((4, 6, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    scheduler = lt.LocalSmoothnessLR(optimizer, model, lt.regression(X, Y))
+    with pytest.warns(UserWarning, match="not along that of the objective .*mini-batches"):
+        train(model, X[:3], Y[:3], optimizer, scheduler, 1)
+    scheduler = lt.LocalSmoothnessLR(optimizer, model, lt.regression(X, Y))
+    lt.balanced_(model, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(UserWarning, match="weights were changed after the scheduler was made"):
+        train(model, X, Y, optimizer, scheduler, 1)
+
+
+def test_it_follows_a_warm_up_and_stands_in_a_chain():
+    """Other schedulers of PyTorch build on the same interface."""
+    _, model, X, Y = problem((4, 6, 3), size=0.5)
+    f, optimizer = lt.regression(X, Y), torch.optim.SGD(model.parameters(), lr=0.01)
+    warm = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0, 3)
+    scheduler = torch.optim.lr_scheduler.SequentialLR(
+        optimizer, [warm, lt.LocalSmoothnessLR(optimizer, model, f)], milestones=[3]
+    )
+    rates, losses = [], []
+    for _ in range(8):
+        rates.append(optimizer.param_groups[0]["lr"])
+        if len(rates) > 3:
+            # What the rule says at the very weights.
+            assert rates[-1] == pytest.approx(lt.local_smoothness(f, lt.network(model)).step, rel=1e-12)
+        optimizer.zero_grad()
+        loss = torch.nn.functional.mse_loss(model(X), Y)
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+        losses.append(loss.item())
+    assert rates[:3] == [0.01] * 3 and (np.diff(losses) < 0).all()
 
 
 def test_a_monitor_beside_it():

@@ -44,7 +44,8 @@ class ImbalanceLaw:
 
     def restart(self, weights: Sequence[Tensor]) -> None:
         """Begin at these weights."""
-        self._first = self._of(weights)
+        self._first, self._size = self._of(weights), 0.0
+        self._grow(weights)
         self._now, self.steps = [D.clone() for D in self._first], 0
 
     def _of(self, factors: Sequence[Tensor]) -> list[Tensor]:
@@ -67,8 +68,21 @@ class ImbalanceLaw:
             D.add_(change, alpha=step_size**2)
         self.steps += 1
 
+    def _grow(self, weights: Sequence[Tensor]) -> None:
+        squares = [float(torch.sum(W * W)) for W in weights]
+        self._size = max([self._size, *(a + b for a, b in pairwise(squares))])
+
+    def rounding(self, layers: Layers) -> float:
+        """Return how far storing steps in the layers' dtype may move an imbalance.
+
+        `ε (‖W_l‖_F² + ‖W_{l+1}‖_F²)` a step, at the largest of the weights seen. Rounding within the gradients comes
+        on top; it is less where a step is small beside the weights.
+        """
+        return self._size * self.steps * max(torch.finfo(p.dtype).eps for p in layers.parameters)
+
     def compare(self, weights: Sequence[Tensor]) -> tuple[float, float, float]:
         """Return the norms of the change by the law, of the change, and of their difference; each the largest."""
+        self._grow(weights)
         now = self._of(weights)
         law = [a - b for a, b in zip(self._now, self._first, strict=True)]
         seen = [a - b for a, b in zip(now, self._first, strict=True)]
@@ -81,10 +95,11 @@ def why_no_law(optimizer: Any, layers: Layers) -> str | None:
     if not isinstance(optimizer, torch.optim.SGD):
         return f"{type(optimizer).__name__} does not step along the gradient; torch.optim.SGD does"
     rates = set()
-    for p in layers.parameters:
+    for l, p in enumerate(layers.parameters, 1):
         group = next((g for g in optimizer.param_groups if any(q is p for q in g["params"])), None)
         if group is None or not p.requires_grad:
-            return "a layer is not trained by the optimizer, so the others do not balance it"
+            why = "frozen (requires_grad is False)" if group is not None else "not trained by the optimizer"
+            return f"layer {l} is {why}, so its neighbours change alone"
         if group["momentum"] != 0:
             return f"the momentum {group['momentum']:g} moves the weights along earlier gradients"
         rates.add((float(group["lr"]), float(group["weight_decay"])))
@@ -99,13 +114,6 @@ def rate_of(optimizer: Any, layers: Layers) -> tuple[float, float]:
     groups = optimizer.param_groups
     group = next((g for g in groups if any(q is first for q in g["params"])), groups[0])
     return float(group["lr"]), float(group.get("weight_decay", 0.0))
-
-
-def rounding(layers: Layers, weights: Sequence[Tensor], steps: int) -> float:
-    """Return how far storing steps in the layers' dtype may move an imbalance: `ε (‖W_l‖_F² + ‖W_{l+1}‖_F²)` each."""
-    squares = [float(torch.sum(W * W)) for W in weights]
-    eps = max(torch.finfo(p.dtype).eps for p in layers.parameters)
-    return eps * steps * max((a + b for a, b in pairwise(squares)), default=0.0)
 
 
 def _largest(matrices: Sequence[Tensor]) -> float:

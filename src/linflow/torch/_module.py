@@ -15,8 +15,9 @@ from linflow.network import Network
 from linflow.objectives import Objective
 
 CONVENTIONS = ("product", "torch")
-PASSED = (nn.Identity, nn.Flatten, nn.Dropout)
-"""Modules between the layers that leave a matrix of rows as it is (dropout: outside training)."""
+PASSED = (nn.Identity, nn.Flatten)
+"""Modules between the layers that leave a matrix of rows as it is."""
+WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class Layers:
         """Return the layers of a model, in the order in which they are applied.
 
         Args:
-            model: an `nn.Sequential` (or `nn.ModuleList`, nested ones too) of bias-free `nn.Linear`; a list of such;
-                or a list of matrices.
+            model: an `nn.Sequential` (or `nn.ModuleList`, nested, compiled or data-parallel ones too) of bias-free
+                `nn.Linear`; a list of such; or a list of matrices.
             scale: output scale c of the model.
             convention: of a list of matrices: "product", each (inputs, outputs), or "torch", each (outputs, inputs).
 
@@ -139,11 +140,29 @@ def network(model: Any, *, scale: float = 1.0, convention: str = "product") -> N
     return Layers.of(model, scale=scale, convention=convention).network()
 
 
+def unwrapped(model: Any) -> Any:
+    """Return the module within what `torch.compile`, `DataParallel` and `DistributedDataParallel` make of it."""
+    while isinstance(model, nn.Module):
+        inner = model.module if isinstance(model, WRAPPERS) else getattr(model, "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
+            break
+        model = inner
+    return model
+
+
 def _linear(model: Any, name: str = "model") -> list[nn.Linear]:
     """Return the linear layers of a container, in order."""
+    model = unwrapped(model)
     if isinstance(model, (nn.Sequential, nn.ModuleList, list, tuple)):
         return [layer for i, part in enumerate(model) for layer in _linear(part, f"{name}[{i}]")]
     if isinstance(model, PASSED):
+        return []
+    if isinstance(model, nn.Dropout):
+        if model.p > 0 and model.training:
+            raise ValueError(
+                f"{name} is a Dropout(p={model.p:g}) in training: what is trained is then not a function of the "
+                "product. Leave it out, or set p=0 (weight decay regularises as well)."
+            )
         return []
     if not isinstance(model, nn.Linear):
         hint = (
@@ -159,6 +178,8 @@ def _linear(model: Any, name: str = "model") -> list[nn.Linear]:
             f"{name} has a bias, and the theory is for products of matrices: nn.Linear(…, bias=False). With centred "
             "data none is needed."
         )
+    if nn.parameter.is_lazy(model.weight):
+        raise ValueError(f"{name} has no weights yet; run the model once on a batch, so that it finds its shape.")
     if not isinstance(model.weight, nn.Parameter):
         raise TypeError(
             f"the weight of {name} is computed (a parametrization), so it does not follow its own gradient; remove "
@@ -175,7 +196,10 @@ def _check(parameters: Sequence[Tensor]) -> None:
             raise TypeError(f"layer {l} has dtype {p.dtype}; a floating-point tensor is needed.")
         if p.ndim != 2:
             raise ValueError(f"layer {l} has shape {tuple(p.shape)}; a matrix is needed.")
-    if len({id(p) for p in parameters}) < len(parameters):
+        if p.is_meta:
+            raise ValueError(f"layer {l} is on the meta device and has no values; materialise the model first.")
+    # A view of another's memory, such as `decoder.weight = Parameter(encoder.weight.T)`, is tied as well.
+    if len({(p.data_ptr() if p.numel() else id(p)) for p in parameters}) < len(parameters):
         raise ValueError(
             "a layer occurs twice (tied weights); its gradient is then the sum of two, and no imbalance is "
             "conserved. Give every layer a weight of its own."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -19,6 +20,9 @@ from linflow.certificates.margin import product_range
 from linflow.network import Network
 from linflow.objectives import Objective
 
+NULL_SETS = (special_imbalance.HOMOGENEOUS, special_imbalance.BALANCED)
+"""Theorems whose hypotheses hold on a null set."""
+_AHEAD = 1e-9
 _NUDGE = 1e-5
 """Change of an input, in units of the largest, in the difference quotients: their error is of its square."""
 
@@ -30,10 +34,15 @@ def certified_rate(objective: Objective, network: Network | Sequence[Any]) -> Te
     imbalance and the margin `[σ_min(W*) − sqrt(2ℓ/μ)]_+`. `certify(…).rate` is larger only where the lazy regime
     or the envelope with it is.
 
-    Derivatives exist where the eigenvalues of the imbalances that count are simple and one bound is the best. They
-    are exact but for "any depth, imbalance and product", the inverse of a bound on a chain, whose derivatives in the
-    few extreme eigenvalues it reads are central differences. Second derivatives are not to be had. The
-    exact results for homogeneous and balanced layers count in the value, with no derivative: they hold on a null set.
+    Derivatives exist, and are those of difference quotients, where the eigenvalues of the imbalances that count are
+    simple and one bound is the best. They are exact but for "any depth, imbalance and product", the inverse of a
+    bound on a chain, whose derivatives in the few extreme eigenvalues it reads are central differences. Second
+    derivatives are not to be had.
+
+    *Where there are none.* At a repeated eigenvalue the rate has a kink: what comes back is finite, belongs to one of
+    the eigenvectors' many bases, and is claimed for nothing; perturb the weights, or see to it that each step raises
+    the rate. Exact results for balanced and homogeneous layers hold on a null set: where one is above all other
+    bounds the value is its, the derivative 0, and a warning says so. Where no bound certifies a rate both are 0.
 
     Args:
         objective: what is minimised, γ > 0, on tensors; its data are constants.
@@ -70,13 +79,22 @@ def certified_rate(objective: Objective, network: Network | Sequence[Any]) -> Te
     low, following, high = _product_range(seen, net)
     fixed, c = Invariants.of(net.detach()), net.scale
     fixed = fixed.at(*(detach(x) / c if isinstance(x, Tensor) else x for x in (low, high, following)))
-    # Only the best bound is given a graph: a derivative that is not finite elsewhere would spoil all.
+    # Only the best bound is given a graph: a derivative that is not finite elsewhere would spoil all. One that has no
+    # derivative must be above the others by more than rounding.
     best, theorem = 0.0, None
-    for candidate in THEOREMS:
-        if candidate.hypothesis(fixed) is None and (value := float(candidate.evaluate(fixed))) > best:
+    for candidate in sorted(THEOREMS, key=lambda candidate: candidate in NULL_SETS):
+        ahead = 1 + _AHEAD if candidate in NULL_SETS else 1.0
+        if candidate.hypothesis(fixed) is None and (value := float(candidate.evaluate(fixed))) > ahead * best:
             best, theorem = value, candidate
     if theorem is None:
         return zero
+    if theorem in NULL_SETS and torch.is_grad_enabled() and any(W.requires_grad for W in net.weights):
+        warnings.warn(
+            f'the best bound, "{theorem.name}", holds for these layers but not beside them, so the rate has no '
+            "derivative here and 0 is given for it; perturb the weights (of the size of 1e-3 of theirs, say).",
+            UserWarning,
+            stacklevel=2,
+        )
     spectra = [_spectrum(A, B, fixed.allowance) for A, B in pairwise(net.weights)]
     invariants = replace(fixed, spectra=tuple(spectra)).at(low / c, high / c, following / c)
     return zero + seen.pl_constant * c**2 * _evaluate(theorem, invariants, fixed)
@@ -114,7 +132,7 @@ def _gap(objective: Objective, network: Network) -> Tensor:
 
 def _evaluate(theorem: Theorem, invariants: Invariants, fixed: Invariants) -> Tensor:
     """Return the bound, with derivatives for those that are evaluated in NumPy."""
-    if theorem in (special_imbalance.HOMOGENEOUS, special_imbalance.BALANCED):
+    if theorem in NULL_SETS:
         return theorem.evaluate(fixed)
     if theorem is special_imbalance.UNIMODAL:
         peaks = special_imbalance._peaks(fixed.spectra)

@@ -228,6 +228,6 @@ def init_(model: Any, scheme: str = "balanced", *args: Any, **options: Any) -> A
 
 
 def _seed(generator: torch.Generator | None) -> int:
-    """Draw the seed of NumPy's generator, the same on every device."""
+    """Draw the seed of NumPy's generator: the same weights on every device for a generator of the CPU."""
     where = "cpu" if generator is None else generator.device
     return int(torch.randint(2**62, (), generator=generator, dtype=torch.int64, device=where))

@@ -29,6 +29,9 @@ def _define() -> type:
     class MonitorCallback(_callback_class()):
         """A `Monitor` for a `LightningModule`, whose rows go to the loggers of the trainer.
 
+        Steps are those of the optimiser, whatever batches it accumulates; a training that is resumed counts on. On
+        several devices the first process alone has a monitor.
+
         Args:
             objective: what is minimised; None where it is not known.
             layers: the chain of the module, as `Monitor` takes it, or a function of the module that returns it; the
@@ -48,9 +51,17 @@ def _define() -> type:
 
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:
             """Make the monitor, once the layers are where they are trained."""
+            if not getattr(trainer, "is_global_zero", True):
+                return
             model = self.layers(pl_module) if _makes(self.layers) else self.layers
-            model = pl_module.model if model is None else model
-            self.monitor = Monitor(model, trainer.optimizers[self.optimizer], self.objective, **self.options)
+            model = getattr(pl_module, "model", None) if model is None else model
+            if model is None:
+                raise AttributeError(
+                    f"{type(pl_module).__name__} has no attribute `model`; give MonitorCallback(layers=…) the chain "
+                    "of linear layers, or a function of the module that returns it."
+                )
+            options = {"done": int(getattr(trainer, "global_step", 0)), **self.options}
+            self.monitor = Monitor(model, trainer.optimizers[self.optimizer], self.objective, **options)
             self._logged = 0
             self._log(trainer)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from csv import writer as writer_of
 from os import PathLike, fspath
@@ -16,9 +17,9 @@ from linflow.imbalance import imbalance_drift
 from linflow.network import Network
 from linflow.objectives import Objective
 from linflow.torch._extremes import Extremes
-from linflow.torch._law import PROBES, ImbalanceLaw, rate_of, rounding, why_no_law
+from linflow.torch._law import PROBES, ImbalanceLaw, rate_of, why_no_law
 from linflow.torch._module import Layers
-from linflow.torch.smoothness import gradient_factor, local_smoothness
+from linflow.torch.smoothness import gradient_mismatch, local_smoothness
 
 COLUMNS = {
     "step": "steps done",
@@ -35,9 +36,9 @@ COLUMNS = {
     "lambda_max": "greatest eigenvalue of T",
     "pl": "local gradient dominance γ λ_min(T)",
     "rate": "‖∇L‖²/ℓ, never below pl",
-    "smoothness": "K_t, smoothness along the gradient step",
+    "smoothness": "K_t, smoothness along the gradient step, at the step 1/K_t",
     "local_step": "1/K_t",
-    "safe_step": "largest step now that is certain not to raise the loss",
+    "safe_step": "largest step now such that none up to it raises the loss, for certain",
 }
 """What is logged, and what it is. NaN stands for what is not known."""
 
@@ -54,6 +55,10 @@ class Monitor:
     accumulated at every step, in a few vectors for wide layers; otherwise it is checked on the last step before each
     row, as the sum needs all the gradients. More than rounding between the two is the mark of something else than
     descent: clipping by entries, a frozen layer, weights written from outside.
+
+    *Other optimisers.* Momentum, Adam, LBFGS and frozen layers break the law, and their steps are not those that
+    `smoothness`, `local_step` and `safe_step` are about: steps along the gradient of the objective, of all layers.
+    `notes` says so, as it says what else the columns do not mean in the run at hand.
 
     *The cost.* A row due is put off to the next multiple of `every` while another like the last would make the rows
     take more than `budget` of the time since the monitor was made. `overhead` is the fraction taken in all; what
@@ -75,6 +80,8 @@ class Monitor:
         convention: of a list of matrices, "product" or "torch".
         prefix: of the names in TensorBoard.
         probes: width up to which the law is followed for whole matrices, and number of vectors beyond.
+        done: steps done before, of a training that is taken up again: rows count on from there, and a CSV file is
+            gone on with instead of replaced. Drift and law begin anew.
 
     Raises:
         TypeError, ValueError: a model that is no chain of linear layers, or an objective that does not fit.
@@ -111,6 +118,7 @@ class Monitor:
         convention: str = "product",
         prefix: str = "linflow",
         probes: int = PROBES,
+        done: int = 0,
     ):
         self._began = time.perf_counter()
         self._spent = 0.0
@@ -125,31 +133,40 @@ class Monitor:
             objective.check_network(layers.network_for(objective))
             if math.isinf(objective.smoothness):
                 self._note("no smoothness K is known for the objective, so no step is known to be safe")
+            if optimizer is not None and (decay := rate_of(optimizer, layers)[1]) != 0:
+                self._note(
+                    f"the objective leaves out the weight decay {decay:g}: pl, rate, smoothness and safe_step are of "
+                    "the objective alone"
+                )
         self._law = ImbalanceLaw(layers, _checks.count(probes, "probes"))
         self._no_law = None if optimizer is None else why_no_law(optimizer, layers)
         if self._no_law:
-            self._note(f"the law of the imbalances is not followed: {self._no_law}")
+            self._note(self._other_steps())
         if not self._start.overparametrized:
             self._note(
                 f"a hidden width is below min(n, m) = {min(self._start.shape)}: λ_min(T) is 0 at all weights, and no "
                 "rate is certified by it"
             )
         self._extremes, self._loss, self._last_lr = Extremes(), math.nan, math.nan
-        self.steps, self._armed = 0, False
+        self.steps = self._done = _checks.count(done, "done", least=0)
+        self._armed, self._before = False, None
         self._file: TextIO | None = None
         self._rows_out: Any = None
-        self._factor_hook: Any = None
+        self._look_hook: Any = None
         self._writer, self._own_writer = _writer(writer)
         if csv is not None:
-            self._file = open(fspath(csv), "w", newline="", encoding="utf-8")  # noqa: SIM115 - open until `close`
+            goes_on = self._done > 0 and os.path.exists(csv) and os.path.getsize(csv) > 0
+            mode = "a" if goes_on else "w"
+            self._file = open(fspath(csv), mode, newline="", encoding="utf-8")  # noqa: SIM115 - open until `close`
             self._rows_out = writer_of(self._file)
-            self._rows_out.writerow(COLUMNS)
+            if not goes_on:
+                self._rows_out.writerow(COLUMNS)
         self._ended: float | None = None
         self._hook: Any = None
         if optimizer is not None:
             self._hook = optimizer.register_step_post_hook(lambda *_: self.step())
             if objective is not None:
-                self._factor_hook = optimizer.register_step_pre_hook(self._compare)
+                self._look_hook = optimizer.register_step_pre_hook(self._look)
         self._record()
         self._last_cost = self._spent_on_rows = self._spent = time.perf_counter() - self._began
         self._arm()
@@ -170,6 +187,9 @@ class Monitor:
         if loss is not None:
             self.observe(loss)
         self.steps += 1
+        if self._before is not None:
+            self._compare(self._before)
+            self._before = None
         if not (self._armed or (self.exact and self._no_law is None)):
             self._arm()
             return
@@ -213,7 +233,7 @@ class Monitor:
         if gradients is None:
             self._no_law = self._no_law or "the gradients were gone when the step was counted"
         if self._no_law:
-            self._note(f"the law of the imbalances is not followed: {self._no_law}")
+            self._note(self._other_steps())
         elif gradients is not None:
             self._law.add(self._last_lr, decay, gradients)
 
@@ -227,11 +247,15 @@ class Monitor:
             self._note(f"after {self.steps} steps: {error}")
         else:
             self._imbalances(row, net)
-            self._operator(row, net)
+            try:
+                self._operator(row, net)
+            except (torch.linalg.LinAlgError, np.linalg.LinAlgError, ValueError) as error:
+                self._note(f"after {self.steps} steps: {str(error).splitlines()[0]}")
         if self.objective is None:
             row["loss"] = float(self._loss)
         self.rows.append(row)
-        if self._rows_out is not None and self._file is not None:
+        repeated = self._done > 0 and len(self.rows) == 1  # the last row of the run before
+        if self._rows_out is not None and self._file is not None and not repeated:
             self._rows_out.writerow([_cell(row[name], name) for name in COLUMNS])
             self._file.flush()
         if self._writer is not None:
@@ -243,7 +267,14 @@ class Monitor:
         row["drift"] = imbalance_drift(net, self._start)
         if self._no_law is None and self._law.steps > 0:
             row["law"], row["change"], row["law_error"] = self._law.compare(list(net.weights))
-            row["rounding"] = rounding(self._layers, net.weights, self._law.steps)
+            row["rounding"] = self._law.rounding(self._layers)
+            if row["law_error"] > row["rounding"] and not any("law_error" in note for note in self.notes):
+                self._note(
+                    f"up to step {self.steps} the imbalances moved by {row['law_error']:.3g} otherwise than the law "
+                    "says (law_error above rounding): gradients in a lower precision than the weights, as under "
+                    "autocast, or clipped by entries, a loss that is no function of the product, or weights written "
+                    "from outside"
+                )
 
     def _operator(self, row: dict[str, float], net: Network) -> None:
         f = self.objective
@@ -283,8 +314,8 @@ class Monitor:
             return
         if self._hook is not None:
             self._hook.remove()
-        if self._factor_hook is not None:
-            self._factor_hook.remove()
+        if self._look_hook is not None:
+            self._look_hook.remove()
         began = time.perf_counter()
         if self.rows[-1]["step"] != self.steps:
             if not self.exact:
@@ -319,17 +350,22 @@ class Monitor:
         if text not in self.notes:
             self.notes.append(text)
 
-    def _compare(self, *_: Any) -> None:
-        """Note, before the first step, a gradient that is the objective's times another factor."""
-        assert self.objective is not None  # the hook is registered with one
-        if self.steps > 0:
-            return
-        factor = gradient_factor(self._layers, self.objective)
-        if factor is not None:
-            self._note(
-                f"the first gradient is {factor:.4g} times that of the objective: the steps in the table are for "
-                "the objective"
-            )
+    def _other_steps(self) -> str:
+        rest = "" if self.objective is None else "; smoothness, local_step and safe_step are not of its steps"
+        return f"the law of the imbalances is not followed: {self._no_law}{rest}"
+
+    def _look(self, *_: Any) -> None:
+        """Keep the weights of the first step, whose gradient may come only during it, from a closure."""
+        searches = isinstance(self._optimizer, torch.optim.LBFGS)  # it leaves the gradient at other weights
+        if self.steps == self._done and self.objective is not None and not searches:
+            self._before = self._layers.network_for(self.objective)
+
+    def _compare(self, network: Network) -> None:
+        """Note a first gradient that is not the objective's."""
+        assert self.objective is not None  # there is a network with one
+        found = gradient_mismatch(self._layers, self.objective, network)
+        if found:
+            self._note(f"{found}: the steps in the table are for the objective")
 
 
 def _cell(value: float, name: str, form: str = "") -> str:

@@ -12,17 +12,17 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler
 
 from linflow import _checks, schedules
-from linflow._arrays import detach, to_numpy
+from linflow._arrays import detach, norm, to_numpy
 from linflow.certificates.descent import safe_step_size
 from linflow.dynamics.descent import Iterate
-from linflow.dynamics.field import GradientField, Point
+from linflow.dynamics.field import GradientField
 from linflow.network import Network
 from linflow.objectives import Objective
-from linflow.quadratics import LinearRegression, _Quadratic
+from linflow.quadratics import LinearRegression
 from linflow.torch._law import why_no_law
 from linflow.torch._module import Layers
 
-RULES = (*schedules.FORMS, "xu2025", "curvature")
+RULES = (*schedules.FORMS, "xu2025")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class LocalSmoothness:
         speed: `‖∇L‖`.
         constant: `K_t` at the step `1/K_t`.
         step: `1/K_t`, the least η with `η K_t(η) = 1`; the loss falls by `½η‖∇L‖²` at least.
-        largest: the least η with `η K_t(η) = 2`, below which the loss is certain to fall.
+        largest: the least η with `η K_t(η) = 2`; no step up to it raises the loss.
     """
 
     gap: float
@@ -44,105 +44,69 @@ class LocalSmoothness:
     largest: float
 
 
-def local_smoothness(objective: Objective, network: Network) -> LocalSmoothness:
-    """Return what K-smoothness of the objective says of the next step, at any depth.
+def local_smoothness(objective: Objective, network: Network, rule: str | None = None) -> LocalSmoothness:
+    """Return what is known of the loss along the next step, at any depth.
 
-    `K_t(η) = (2 Σ_{k≥2} η^{k−2} ⟨∇f, M_k⟩ + K ‖Σ_{k≥1} η^{k−1} M_k‖²)/‖∇L‖²`, where `W(η) = Σ_k η^k M_k` is the
-    product after the step η, satisfies `ℓ⁺ ≤ ℓ − η(1 − ηK_t/2)‖∇L‖²`. Infinite steps where the gradient is zero, NaN
-    where K is unknown.
+    `ℓ⁺ ≤ ℓ − η(1 − ηK_t(η)/2)‖∇L‖²` with `K_t(η) = (2 Σ_{k≥2} η^{k−2} ⟨∇f, M_k⟩ + ⟨V, ∇²f[V]⟩)/‖∇L‖²`,
+    `V = Σ_{k≥1} η^{k−1} M_k`, where `W(η) = Σ_k η^k M_k` is the product after the step η. For a quadratic f this is
+    an equality, and the largest step is that at which the loss is back where it was; for others `K ‖V‖²` stands for
+    the second term. Infinite steps where the gradient is zero, NaN where K is unknown.
 
     Args:
         objective: what is minimised.
         network: the weights.
+        rule: "curvature" or "step", with the Hessian or K; the former where the objective is quadratic when left out.
+
+    Raises:
+        ValueError: another rule, or "curvature" for an objective that is not quadratic.
 
     Source: this library, docs/descent.md.
 
     Example:
         >>> import linflow as lf, torch
-        >>> from linflow.torch.smoothness import local_smoothness
+        >>> from linflow.torch import local_smoothness
         >>> eye = torch.eye(2, dtype=torch.float64)
-        >>> at = local_smoothness(lf.MatrixFactorization(2 * eye), lf.Network([eye, 0.5 * eye]))
-        >>> bool(0 < at.step < at.largest)
-        True
+        >>> f, net = lf.MatrixFactorization(2 * eye), lf.Network([eye, 0.5 * eye])
+        >>> at = local_smoothness(f, net)
+        >>> bool(0 < at.step < at.largest), at.step >= local_smoothness(f, net, "step").step
+        (True, True)
     """
+    rule = _checks.choice(rule or _best(objective), "rule", ("curvature", "step"))
     field = GradientField(objective, network)
     point = field.at(field.flatten(network.weights))
-    K = objective.smoothness
-    if math.isinf(K) or not point.finite:
+    if math.isinf(objective.smoothness) or not point.finite:
         return LocalSmoothness(point.gap, point.speed, math.nan, math.nan, math.nan)
+    schedules.check_form(objective, network.depth, rule)
     if point.speed == 0:
         return LocalSmoothness(point.gap, 0.0, 0.0, math.inf, math.inf)
-    unit, coefficients = _polynomial(field, network, point)
-    if not (
-        unit > 0 and np.isfinite(coefficients).all()
-    ):  # weights so large, or a slope so small, as to leave float64
-        return LocalSmoothness(point.gap, point.speed, math.nan, math.nan, math.nan)
-    step = unit * schedules._first_root(list(coefficients))
-    largest = unit * schedules._first_root(list(coefficients / 2))
+    step, largest = schedules.along_the_step(field, network, point, rule)
     return LocalSmoothness(point.gap, point.speed, 1 / step, step, largest)
 
 
-@dataclass(frozen=True)
-class Curvature:
-    """The step `1/K_t` with the Hessian of a quadratic objective in place of K.
-
-    `ℓ⁺ = ℓ − η(1 − ηK_t(η)/2)‖∇L‖²` is then an equality, and `ℓ⁺ = ℓ − ½η‖∇L‖²` at `η K_t(η) = 1`; the first part of
-    docs/descent.md on any depth holds word for word, with `⟨M, ∇²f[M]⟩ ≤ K ‖M‖²`.
-    """
-
-    def step(self, iterate: Iterate) -> float:
-        """Return the least η with `η K_t(η) = 1`; 1/K where the gradient is zero."""
-        if iterate.point.speed == 0 or not iterate.point.finite:
-            return 1 / iterate.field.objective.smoothness
-        unit, coefficients = _polynomial(iterate.field, iterate.network, iterate.point, hessian=True)
-        return unit * schedules._first_root(list(coefficients))
-
-
-def _polynomial(
-    field: GradientField, network: Network, point: Point, *, hessian: bool = False
-) -> tuple[float, np.ndarray]:
-    """Return a unit of η and the coefficients of `τ ↦ η K_t(η)`, `η = unit · τ`, without the constant."""
-    objective, xp, squared = field.objective, network.xp, point.speed * point.speed
-    moves = schedules._product_polynomial(network, field.unflatten(point.slope))
-    W, moves = moves[0], moves[1:]
-    L = len(moves)
-    turned = (
-        [objective.hessian_product(W, M) for M in moves] if hessian else [objective.smoothness * M for M in moves]
-    )
-    flat, other = (
-        xp.stack([xp.reshape(detach(M), (-1,)) for M in group]) for group in ([objective.gradient(W), *moves], turned)
-    )
-    slopes = to_numpy(flat @ flat[0])[1:]
-    gram = to_numpy(flat[1:] @ other.T)
-    coefficients = np.zeros(2 * L - 1)
-    with np.errstate(all="ignore"):
-        unit = np.float64(squared) / gram[0, 0]
-        for k in range(1, L):
-            coefficients[k - 1] += 2 * slopes[k] * unit**k / squared
-        for i in range(L):
-            for j in range(L):
-                coefficients[i + j] += gram[i, j] * unit ** (i + j + 1) / squared
-    return float(unit), coefficients
+def _best(objective: Objective) -> str:
+    return "curvature" if objective.quadratic else "step"
 
 
 class LocalSmoothnessLR(LRScheduler):
     """A learning-rate scheduler that takes the step `1/K_t` of the curvature at the current weights.
 
-    Each step is the least η with `η K_t(η) = 1`, so that `ℓ⁺ ≤ ℓ − (η/2)‖∇L‖²` and the loss never rises: at any depth
-    with `rule="step"`. `"two layers"` and `"printed"` are for the worst direction, and `"xu2025"` is the growing
-    schedule `min((1 + η_0²)^{t/2} η_0, 1/K_t)` with the printed `K_t`, all three for two layers; proofs in
-    docs/descent.md. `"curvature"` is "step" with the Hessian of a quadratic objective in place of K: the loss falls
-    by `(η/2)‖∇L‖²` exactly. Any rule of `linflow.schedules` will do too, such as `backtracking()`.
+    Each step is the least η with `η K_t(η) = 1`, so that `ℓ⁺ ≤ ℓ − (η/2)‖∇L‖²` and the loss never rises. The rules
+    differ in `K_t`: "curvature", any depth, has the Hessian of a quadratic objective, and the inequality is an
+    equality; "step", any depth, has the smoothness K in its place; "two layers" and "printed" are for the worst
+    direction; "xu2025" is the growing schedule `min((1 + η_0²)^{t/2} η_0, 1/K_t)` with the printed `K_t`, for two
+    layers. Proofs are in docs/descent.md, and docs/torch_training.md says what was faster where. Any rule of
+    `linflow.schedules` will do too, such as `backtracking()`.
 
-    Call `step()` after `optimizer.step()`, once per step. The statements are on steps along the gradient of the
-    objective: SGD without momentum or weight decay on the whole data. `K_t` costs a few products of the layers with
-    the objective's own matrices, whatever the number of samples.
+    Call `step()` after `optimizer.step()`, once per step (in Lightning `"interval": "step"`). The statements are on
+    steps along the gradient of the objective: SGD without momentum or weight decay on the whole data. `K_t` costs a
+    few products of the layers with the objective's own matrices, whatever the number of samples.
 
     Args:
         optimizer: `torch.optim.SGD` without momentum and weight decay, on the layers alone.
         model: an `nn.Sequential` of bias-free `nn.Linear`, or a list of layers or matrices (`linflow.torch.network`).
         objective: what is minimised; `linflow.torch.regression` is `nn.MSELoss`.
-        rule: "step", "curvature", "two layers", "printed", "xu2025", or a rule of `linflow.schedules`.
+        rule: "curvature", "step", "two layers", "printed", "xu2025", or a rule of `linflow.schedules`; when left out
+            "curvature" where the objective is quadratic, else "step".
         first: `η_0` of "xu2025"; `safe_step_size(objective, network)` when left out.
         scale: output scale of the model.
         convention: of a list of matrices, "product" or "torch".
@@ -152,9 +116,10 @@ class LocalSmoothnessLR(LRScheduler):
         ValueError, TypeError: an optimiser that does not step along the gradient; a model or objective that does not
             fit; a rule for two layers with others, or an objective without smoothness.
 
-    A gradient that is the objective's times another factor (a mean for a sum) is warned of at the first step.
+    At the first step a gradient that is not the objective's is warned of: another factor (a mean for a sum), another
+    direction (mini-batches, another loss), or weights that changed after the scheduler was made.
 
-    Source: Xu, Min, Tarmoun, Mallada & Vidal 2025 for two layers; "step" is of this library.
+    Source: Xu, Min, Tarmoun, Mallada & Vidal 2025 for two layers; "step" and "curvature" are of this library.
 
     Example:
         >>> import torch, linflow.torch as lt
@@ -173,14 +138,14 @@ class LocalSmoothnessLR(LRScheduler):
         True
     """
 
-    _UNSAVED = ("optimizer", "_layers", "_objective", "_rule", "_compared")
+    _UNSAVED = ("optimizer", "_layers", "_objective", "_rule", "_compared", "_seen")
 
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
         model: Any,
         objective: Objective,
-        rule: Any = "step",
+        rule: Any = None,
         *,
         first: float | None = None,
         scale: float = 1.0,
@@ -191,27 +156,27 @@ class LocalSmoothnessLR(LRScheduler):
         _check_optimizer(optimizer, self._layers)
         net = self._layers.network_for(objective)
         objective.check_network(net)
+        rule = _best(objective) if rule is None else rule
         if first is not None and rule != "xu2025":
             raise ValueError(f'first is {first!r}, but only the rule "xu2025" has a first step; leave it out.')
         if not callable(getattr(rule, "step", None)):
-            form = {"xu2025": "printed", "curvature": "step"}.get(_checks.choice(rule, "rule", RULES), rule)
-            schedules._check_form(objective, net.depth, form)
-            if rule == "curvature" and not isinstance(objective, _Quadratic):
-                raise ValueError(
-                    f'the rule "curvature" is for quadratic objectives, and this is a {objective.name}; use "step".'
-                )
+            form = "printed" if rule == "xu2025" else _checks.choice(rule, "rule", RULES)
+            schedules.check_form(objective, net.depth, form)
             if rule == "xu2025":
                 first = safe_step_size(objective, net) if first is None else _checks.positive(first, "first")
         self.rule = rule if isinstance(rule, str) else None
         self.first = first
         self._rule = rule
         self._compared = False
-        optimizer.register_step_pre_hook(self._compare_gradients)
+        self._seen: Network | None = None
+        optimizer.register_step_pre_hook(self._look)
+        optimizer.register_step_post_hook(self._compare)
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float | torch.Tensor]:
         """Return the step for the current weights, the same for every group."""
         net = self._layers.network_for(self._objective)
+        self._seen = None if self._compared else net
         field = GradientField(self._objective, net)
         last = None if self.last_epoch <= 0 else float(getattr(self, "_last_lr", [0.0])[0]) or None
         iterate = Iterate(field, field.at(field.flatten(net.weights)), max(self.last_epoch, 0), last)
@@ -221,9 +186,7 @@ class LocalSmoothnessLR(LRScheduler):
     def _made(self) -> Any:
         if self.rule is None:
             return self._rule
-        if self.rule == "xu2025":
-            return schedules.Xu2025(self.first or 0.0)
-        return Curvature() if self.rule == "curvature" else schedules.local_smoothness(self.rule)
+        return schedules.Xu2025(self.first or 0.0) if self.rule == "xu2025" else schedules.local_smoothness(self.rule)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what is needed to go on: counters, rates and `η_0`; no model, objective or rule object."""
@@ -241,33 +204,59 @@ class LocalSmoothnessLR(LRScheduler):
                 "scheduler with the same rule."
             )
         super().load_state_dict({key: value for key, value in state_dict.items() if key not in self._UNSAVED})
+        self._seen = None  # the model may have been loaded since
 
-    def _compare_gradients(self, *_: Any) -> None:
-        """Warn, at the first step, where the gradient is the objective's times another factor."""
-        if self._compared:  # removing the hook here would disturb others that run beside it
+    # Removing the hooks once they are done would disturb others that run beside them.
+    def _look(self, *_: Any) -> None:
+        """Before the first step, see whether the weights are those that the step is for."""
+        if self._compared:
             return
-        self._compared = True
-        factor = gradient_factor(self._layers, self._objective)
-        if factor is not None:
+        net = self._layers.network_for(self._objective)
+        if self._seen is not None and any(
+            float(norm(A - B)) > 0 for A, B in zip(net.weights, self._seen.weights, strict=True)
+        ):
             warnings.warn(
-                f"the gradient is {factor:.4g} times that of the objective, so that the steps 1/K_t do not fit it. "
-                "linflow.torch.regression(X, Y, reduction=…) is the objective of nn.MSELoss.",
+                "the weights were changed after the scheduler was made, and the first step is not for them; make the "
+                "scheduler when the start is set.",
                 UserWarning,
                 stacklevel=2,
             )
+        self._seen = net
+
+    def _compare(self, *_: Any) -> None:
+        """Warn, after the first step, where the gradient was not the objective's (a closure gives it during it)."""
+        if self._compared or self._seen is None:
+            return
+        self._compared = True
+        found = gradient_mismatch(self._layers, self._objective, self._seen)
+        self._seen = None
+        if found:
+            warnings.warn(f"{found}, so that the steps 1/K_t do not fit it.", UserWarning, stacklevel=2)
 
 
-def gradient_factor(layers: Layers, objective: Objective) -> float | None:
-    """Return the factor where `.grad` is the objective's gradient times one that is not 1; None where not."""
+def gradient_mismatch(layers: Layers, objective: Objective, network: Network) -> str:
+    """Return in words how `.grad` differs from the objective's gradient at these weights; nothing where it is it."""
     given = layers.gradients()
     if given is None:
-        return None
-    net = layers.network_for(objective)
-    wanted = net.gradient(detach(objective.gradient(net.product())))
+        return ""
+    wanted = network.gradient(detach(objective.gradient(network.product())))
     a, b = (np.concatenate([to_numpy(G).ravel() for G in gradients]) for gradients in (given, wanted))
-    dot, square = float(a @ b), float(b @ b)
-    parallel = square > 0 and dot > 0.999 * math.sqrt(square * float(a @ a))
-    return dot / square if parallel and abs(dot / square - 1) > 1e-2 else None
+    sizes = float(np.linalg.norm(a)), float(np.linalg.norm(b))
+    if not (0 < sizes[0] < math.inf and 0 < sizes[1] < math.inf):
+        return ""
+    cosine, factor = float((a / sizes[0]) @ (b / sizes[1])), sizes[0] / sizes[1]
+    # Rounding of bfloat16 turns a gradient by some 10⁻² at most, and its cosine by the square of that.
+    if cosine < 0.999:
+        return (
+            f"the first gradient is not along that of the objective (cosine {cosine:.3g}: mini-batches, another "
+            "loss, or clipping by entries)"
+        )
+    if abs(factor - 1) > 1e-2:
+        return (
+            f"the first gradient is {factor:.4g} times that of the objective (linflow.torch.regression(X, Y, "
+            "reduction=…) is the objective of nn.MSELoss)"
+        )
+    return ""
 
 
 def regression(X: torch.Tensor, Y: torch.Tensor, reduction: str = "mean") -> LinearRegression:
