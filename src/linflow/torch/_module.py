@@ -199,7 +199,7 @@ def _check(parameters: Sequence[Tensor]) -> None:
         if p.is_meta:
             raise ValueError(f"layer {l} is on the meta device and has no values; materialise the model first.")
     # A view of another's memory, such as `decoder.weight = Parameter(encoder.weight.T)`, is tied as well.
-    if len({(p.data_ptr() if p.numel() else id(p)) for p in parameters}) < len(parameters):
+    if len({p.data_ptr() or id(p) for p in parameters}) < len(parameters):
         raise ValueError(
             "a layer occurs twice (tied weights); its gradient is then the sum of two, and no imbalance is "
             "conserved. Give every layer a weight of its own."

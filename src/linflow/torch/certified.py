@@ -183,9 +183,11 @@ class _Differences(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         """Return the gradient, by two evaluations for each value."""
         (point,) = ctx.saved_tensors
-        steps = _NUDGE * torch.max(torch.abs(point)) * torch.eye(len(point), dtype=point.dtype, device=point.device)
-        ends = [ctx.bound(point + step) - ctx.bound(point - step) for step in steps]
-        return gradients[0] * torch.tensor(ends, dtype=point.dtype, device=point.device) / (2 * steps[0, 0]), None
+        nudge = _NUDGE * torch.max(torch.abs(point))
+        slopes = torch.zeros_like(point)
+        for i, step in enumerate(torch.diag_embed(nudge.expand(len(point)))):
+            slopes[i] = ctx.bound(point + step) - ctx.bound(point - step)
+        return gradients[0] * slopes / (2 * nudge), None
 
 
 def _differences(theorem: Theorem, invariants: Invariants, fixed: Invariants) -> Tensor:
@@ -200,7 +202,8 @@ def _differences(theorem: Theorem, invariants: Invariants, fixed: Invariants) ->
         spectra, at = [], 0
         for D, kept in zip(fixed.spectra, places, strict=True):
             lower = D.lower.clone()
-            lower[kept] = values[at : at + len(kept)]
+            for k, value in zip(kept, values[at : at + len(kept)], strict=True):
+                lower[k] = value
             spectra.append(Spectrum(lower, lower + (D.upper - D.lower)))
             at += len(kept)
         low, high = torch.clamp(values[at], min=0.0), values[at + 1]
