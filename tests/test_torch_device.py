@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed (CI instal
 import linflow.torch as lt  # noqa: E402 - after the check for PyTorch
 
 from .pretended_device import Pretended, pretended_device  # noqa: E402 - after the check for PyTorch
-from .test_torch_autograd import ALONE, CASES, target_near  # noqa: E402 - after the check for PyTorch
+from .test_torch_autograd import CASES, target_near  # noqa: E402 - after the check for PyTorch
 
 WIDTHS = [(3, 4, 2), (4, 20, 17, 3), (12, 20, 15, 11), (5, 2, 4)]  # dense, thin probes, iteration, bottleneck
 
@@ -107,7 +107,7 @@ def test_starts(dtype, device):
     torch.testing.assert_close(lt.network(there).product().cpu(), product.cpu(), rtol=0.02, atol=0.02)
 
 
-CERTIFIED = [*CASES.values(), *((widths, 6, 0.05, None) for widths, _ in ALONE.values())]
+CERTIFIED = list(CASES.values())
 
 
 @pytest.mark.parametrize("case", range(len(CERTIFIED)))
