@@ -12,8 +12,10 @@ from linflow.operator import TangentOperator
 
 DENSE = 100
 """Largest `nm` for which all eigenvalues of T are computed."""
-TOLERANCE, RELATIVE = 1e-6, 1e-3
-"""Residuals, in units of the greatest eigenvalue and of the one sought, at which the iteration stops."""
+TOLERANCE, RELATIVE = 1e-6, {False: 1e-3, True: 1e-2}
+"""Residuals at which the iteration stops, in units of the greatest eigenvalue, and of the least or greatest itself."""
+DEPENDENT = 1e-7
+"""Part of a unit vector outside the others, below which it is left out as rounding."""
 FIRST = 40
 """Limit on the iterations of the first call."""
 
@@ -52,25 +54,35 @@ class Extremes:
         old = self._vectors.get(largest)
         x = terms.start(largest=largest) if old is None else terms.turn(old)
         x = x / torch.linalg.norm(x)
-        Tx, direction = terms.apply(x), None
+        Tx = terms.apply(x)
+        others: list[tuple[Tensor, Tensor]] = []  # the last direction and T of it
         value, error = torch.sum(x * Tx), math.inf
         limit = self.iterations if old is not None else max(FIRST, self.iterations)
         for i in range(limit + 1):
             value = torch.sum(x * Tx)
             residual = Tx - value * x
             error = float(torch.linalg.norm(residual))
-            if i == limit or error <= max(TOLERANCE * terms.size, RELATIVE * float(value)):
+            if i == limit or error <= max(TOLERANCE * terms.size, RELATIVE[largest] * float(value)):
                 break
             w = residual if largest else residual / terms.diagonal
-            basis = torch.stack([v.reshape(-1) for v in (x, w, direction) if v is not None], dim=1)
-            Q = torch.linalg.qr(basis).Q
-            stack = Q.T.reshape(-1, *x.shape)
-            moved = terms.apply(stack)
-            small = stack.flatten(1) @ moved.flatten(1).T
+            w = w / torch.linalg.norm(w)
+            # T is applied once in an iteration; of combinations of vectors it is the same combination.
+            pairs = [(x, Tx), (w, terms.apply(w)), *others]
+            basis, moved = (torch.stack([pair[k].reshape(-1) for pair in pairs], dim=1) for k in (0, 1))
+            R = torch.linalg.qr(basis, mode="r").R
+            if float(torch.min(torch.abs(torch.diagonal(R)))) < DEPENDENT:
+                pairs, basis, moved, R = pairs[:2], basis[:, :2], moved[:, :2], R[:2, :2]
+            small = torch.linalg.solve_triangular(R.T, basis.T @ moved, upper=False)
+            small = torch.linalg.solve_triangular(R, small, upper=True, left=False)
             y = torch.linalg.eigh((small + small.T) / 2).eigenvectors[:, -1 if largest else 0]
-            new = torch.tensordot(y, stack, dims=1)
-            direction = new - torch.sum(new * x) * x
-            x, Tx = new, torch.tensordot(y, moved, dims=1)
+            y = torch.linalg.solve_triangular(R, y[:, None], upper=True)
+            new, Tnew = ((V @ y).reshape(x.shape) for V in (basis, moved))
+            along = torch.sum(new * x)
+            d, Td = new - along * x, Tnew - along * Tx
+            length = torch.linalg.norm(d)
+            others = [(d / length, Td / length)] if float(length) > DEPENDENT else []
+            length = torch.linalg.norm(new)
+            x, Tx = new / length, Tnew / length
         self._vectors[largest] = terms.turn_back(x)
         scale = terms.scale
         return scale * float(value), scale * error

@@ -61,8 +61,10 @@ class Monitor:
     `notes` says so, as it says what else the columns do not mean in the run at hand.
 
     *The cost.* A row due is put off to the next multiple of `every` while another like the last would make the rows
-    take more than `budget` of the time since the monitor was made. `overhead` is the fraction taken in all; what
-    `exact=True` takes at every step is in it, and not in the budget.
+    take more than `budget` of the time since the monitor was made; one that comes at the end all the same leaves out
+    the eigenvalues of T. The first row is made at once, so that a training must last a while (20 times that row, for
+    5 %) to be within the budget. `overhead` is the fraction taken in all; what `exact=True` takes at every step is in
+    it, and not in the budget.
 
     Use it as a context manager, or call `close`.
 
@@ -188,8 +190,10 @@ class Monitor:
             self.observe(loss)
         self.steps += 1
         if self._before is not None:
+            began = time.perf_counter()
             self._compare(self._before)
             self._before = None
+            self._spend(time.perf_counter() - began)
         if not (self._armed or (self.exact and self._no_law is None)):
             self._arm()
             return
@@ -211,13 +215,14 @@ class Monitor:
         if self._armed and not self.exact and self._no_law is None:
             began = time.perf_counter()
             self._law.restart(self._layers.weights())
-            took = time.perf_counter() - began
-            self._spent, self._spent_on_rows = self._spent + took, self._spent_on_rows + took
+            self._spend(time.perf_counter() - began)
 
-    def _affordable(self, budget: float) -> bool:
-        """Tell whether another row like the last leaves the overhead within the budget."""
-        # Twice: the last row comes at the end, whatever it costs.
-        return self._spent_on_rows + 2 * self._last_cost <= budget * (time.perf_counter() - self._began)
+    def _spend(self, seconds: float) -> None:
+        self._spent, self._spent_on_rows = self._spent + seconds, self._spent_on_rows + seconds
+
+    def _affordable(self, budget: float, rows: int = 2) -> bool:
+        """Tell whether more rows like the last leave the overhead within the budget: one and the last of all."""
+        return self._spent_on_rows + rows * self._last_cost <= budget * (time.perf_counter() - self._began)
 
     def _follow(self, lr: float | None) -> None:
         """Take the step that was done into the law."""
@@ -237,8 +242,8 @@ class Monitor:
         elif gradients is not None:
             self._law.add(self._last_lr, decay, gradients)
 
-    def _record(self) -> None:
-        """Compute one row and write it."""
+    def _record(self, *, spectrum: bool = True) -> None:
+        """Compute one row, with or without the eigenvalues of T, and write it."""
         row = dict.fromkeys(COLUMNS, math.nan)
         row["step"], row["lr"] = float(self.steps), self._last_lr
         try:
@@ -248,7 +253,7 @@ class Monitor:
         else:
             self._imbalances(row, net)
             try:
-                self._operator(row, net)
+                self._operator(row, net, spectrum=spectrum)
             except (torch.linalg.LinAlgError, np.linalg.LinAlgError, ValueError) as error:
                 self._note(f"after {self.steps} steps: {str(error).splitlines()[0]}")
         if self.objective is None:
@@ -276,10 +281,11 @@ class Monitor:
                     "from outside"
                 )
 
-    def _operator(self, row: dict[str, float], net: Network) -> None:
+    def _operator(self, row: dict[str, float], net: Network, *, spectrum: bool) -> None:
         f = self.objective
         if f is None:
-            row["lambda_min"], row["lambda_max"], row["lambda_min_error"] = self._extremes(net)
+            if spectrum:
+                row["lambda_min"], row["lambda_max"], row["lambda_min_error"] = self._extremes(net)
             return
         own = self._layers.network_for(f)
         seen, restricted = f.effective(own)
@@ -287,7 +293,8 @@ class Monitor:
             device = self._layers.device
             inner = [W.to(device) if isinstance(W, torch.Tensor) else torch.as_tensor(W) for W in restricted.weights]
             net = Network([W.to(device) for W in inner], net.scale)
-        row["lambda_min"], row["lambda_max"], row["lambda_min_error"] = self._extremes(net)
+        if spectrum:
+            row["lambda_min"], row["lambda_max"], row["lambda_min_error"] = self._extremes(net)
         if seen.pl_constant > 0:
             row["pl"] = seen.pl_constant * row["lambda_min"]
         at = local_smoothness(f, own)
@@ -320,7 +327,8 @@ class Monitor:
         if self.rows[-1]["step"] != self.steps:
             if not self.exact:
                 self._no_law = self._no_law or "the last step was not followed"
-            self._record()
+            free = self.budget is None or self._affordable(self.budget, rows=1)
+            self._record(spectrum=free)
         if self._file is not None:
             self._file.close()
             self._file = self._rows_out = None
@@ -358,7 +366,9 @@ class Monitor:
         """Keep the weights of the first step, whose gradient may come only during it, from a closure."""
         searches = isinstance(self._optimizer, torch.optim.LBFGS)  # it leaves the gradient at other weights
         if self.steps == self._done and self.objective is not None and not searches:
+            began = time.perf_counter()
             self._before = self._layers.network_for(self.objective)
+            self._spend(time.perf_counter() - began)
 
     def _compare(self, network: Network) -> None:
         """Note a first gradient that is not the objective's."""
