@@ -96,7 +96,7 @@ with lf.plots.style("light", 8):
     drift.loglog(k, table["law"], color=C["vermillion"], linestyle=DASHED, label=r"predicted by the $\eta^2$ law")
     drift.loglog(k, table["rounding"], color=C["grey"], linestyle=DOTTED, label="rounding to float32, at most")
     drift.loglog(k, table["law_error"], color=C["green"], label="difference")
-    drift.set(ylabel=r"drift of the imbalance $\|D_l - D_l(0)\|_F$", ylim=(3e-7, 300))
+    drift.set(ylabel=r"imbalance drift $\|D_l - D_l(0)\|_F$", ylim=(3e-7, 3e4))
     rate.loglog(k, 2 * objective.smoothness * table["lambda_max"], color=C["grey"], label=r"$2K\lambda_{\max}(T)$")
     rate.loglog(k, table["rate"], color=C["blue"], label=r"$\|\nabla L\|^2/\ell$")
     rate.loglog(

@@ -581,8 +581,14 @@ class Module(pl.LightningModule):
     def training_step(self, batch, k):
         return torch.nn.functional.mse_loss(self.model(batch[0]), batch[0])
     def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        if not whole:
+            return optimizer
+        scheduler = lt.LocalSmoothnessLR(optimizer, self.model, f)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+whole = False
+f = lt.regression(X, X)
 callback = lt.MonitorCallback(lt.regression(X, X), every=5, exact=True, budget=None)
 loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X), batch_size=8)
 logger = pl.loggers.CSVLogger(sys.argv[1])
@@ -592,6 +598,32 @@ trainer.fit(Module(), loader)
 table = callback.monitor.table()
 assert table["step"].tolist() == [0, 5, 10, 15, 20], table["step"]
 assert (table["law_error"][1:] <= table["rounding"][1:]).all()
+assert any("mini-batches" in note for note in callback.monitor.notes), callback.monitor.notes
+
+# The scheduler on all data, broken off after 6 steps and taken up again from the checkpoint: the same steps.
+whole = True
+def train(epochs, folder=None, resume=None):
+    torch.manual_seed(0)
+    callback = lt.MonitorCallback(f, every=1, budget=None)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X), batch_size=32)
+    trainer = pl.Trainer(max_epochs=epochs, accelerator="cpu", logger=False, callbacks=[callback],
+                         enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False)
+    warnings.simplefilter("error", UserWarning)  # of the scheduler: the gradient is that of the objective
+    warnings.filterwarnings("ignore", module="(pytorch_)?lightning")
+    trainer.fit(Module(), loader, ckpt_path=resume)
+    if folder:
+        trainer.save_checkpoint(folder + "/half.ckpt")
+    table = callback.monitor.table()
+    assert not callback.monitor.notes, callback.monitor.notes
+    assert (table["law_error"][2:] <= table["rounding"][2:]).all()
+    return dict(zip(table["step"].tolist(), zip(table["lr"].tolist(), table["loss"].tolist())))
+straight = train(12)
+train(6, sys.argv[1])
+again = train(12, resume=sys.argv[1] + "/half.ckpt")
+assert list(again) == list(range(6, 13)), list(again)
+assert all(again[k] == straight[k] for k in range(7, 13)), (again, straight)
+losses = [loss for _, loss in straight.values()]
+assert all(a > b for a, b in zip(losses, losses[1:]))
 """
     pytest.importorskip("torchmetrics", reason="Lightning is not installed (CI installs it)")
     import subprocess

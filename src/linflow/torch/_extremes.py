@@ -13,7 +13,7 @@ from linflow.operator import TangentOperator
 DENSE = 100
 """Largest `nm` for which all eigenvalues of T are computed."""
 TOLERANCE, RELATIVE = 1e-6, {False: 1e-3, True: 1e-2}
-"""Residuals at which the iteration stops, in units of the greatest eigenvalue, and of the least or greatest itself."""
+"""Residuals at which the iteration stops: in units of the greatest eigenvalue, and of the least or greatest one."""
 DEPENDENT = 1e-7
 """Part of a unit vector outside the others, below which it is left out as rounding."""
 FIRST = 40
