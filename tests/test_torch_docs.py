@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ def test_the_lines_of_the_readme(tmp_path, monkeypatch):
         scope["scheduler"].step()
         gaps.append(loss.item())
     scope["monitor"].close()
-    assert all(a > b for a, b in zip(gaps, gaps[1:], strict=False)) and not scope["monitor"].notes
+    assert all(a > b for a, b in pairwise(gaps)) and not scope["monitor"].notes
     assert len((tmp_path / "run.csv").read_text().splitlines()) >= 2
 
 

@@ -387,6 +387,27 @@ def test_a_training_that_diverges_is_logged_to_its_end():
     assert any("after 12 steps" in note for note in monitor.notes)
 
 
+def test_what_fails_in_a_row_does_not_end_the_training(monkeypatch):
+    def fails(self, network):
+        raise torch.linalg.LinAlgError("linalg.eigh: it did not converge\nat all")
+
+    monkeypatch.setattr(Extremes, "__call__", fails)
+    model, (X, Y) = make_model((3, 4, 2)), make_data(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with lt.Monitor(model, optimizer, lt.regression(X, Y), every=1, budget=None) as monitor:
+        take_step(model, optimizer, X, Y)
+    assert "after 1 steps: linalg.eigh: it did not converge" in monitor.notes
+    assert np.isnan(monitor.table()["lambda_min"]).all() and np.isfinite(monitor.table()["drift"]).all()
+
+
+def test_weights_of_any_size_that_float64_holds():
+    model, (X, Y) = make_model((3, 4, 2), size=1e60), make_data(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    with lt.Monitor(model, optimizer, lt.regression(X, Y), every=1, budget=None) as monitor:
+        take_step(model, optimizer, X, Y)
+    assert len(monitor.rows) == 2 and np.isfinite(monitor.table()["drift"][0])
+
+
 def test_a_gradient_of_another_loss_is_noted():
     model, (X, Y) = make_model((3, 4, 2)), make_data(3, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)

@@ -254,7 +254,8 @@ class Monitor:
             self._imbalances(row, net)
             try:
                 self._operator(row, net, spectrum=spectrum)
-            except (torch.linalg.LinAlgError, np.linalg.LinAlgError, ValueError) as error:
+            # The former is public, if not for its type stubs.
+            except (torch.linalg.LinAlgError, np.linalg.LinAlgError, ValueError) as error:  # pyright: ignore[reportPrivateImportUsage]
                 self._note(f"after {self.steps} steps: {str(error).splitlines()[0]}")
         if self.objective is None:
             row["loss"] = float(self._loss)

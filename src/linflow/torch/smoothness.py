@@ -241,7 +241,7 @@ def gradient_mismatch(layers: Layers, objective: Objective, network: Network) ->
         return ""
     wanted = network.gradient(detach(objective.gradient(network.product())))
     a, b = (np.concatenate([to_numpy(G).ravel() for G in gradients]) for gradients in (given, wanted))
-    sizes = float(np.linalg.norm(a)), float(np.linalg.norm(b))
+    sizes = norm(a), norm(b)
     if not (0 < sizes[0] < math.inf and 0 < sizes[1] < math.inf):
         return ""
     cosine, factor = float((a / sizes[0]) @ (b / sizes[1])), sizes[0] / sizes[1]
