@@ -1,7 +1,8 @@
 """A device of PyTorch's that computes on the CPU and is as strict as a GPU about what may meet on it.
 
 An operation on one of its tensors and a CPU tensor (of a dimension) is an error, `.numpy()` is refused, and only a
-copy crosses over. So code that mixes devices fails where no GPU is present too. A process has it once and keeps it.
+copy crosses over. So code that mixes devices fails where no GPU is present too. A process has it once and keeps it,
+and must have it before the first derivative.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ class Extremes:
     within the error of it. What is not found at one call is found over the next ones.
     """
 
-    def __init__(self, iterations: int = 12):
+    def __init__(self, iterations: int = 30):
         self.iterations = iterations
         self._vectors: dict[bool, Tensor] = {}
 
