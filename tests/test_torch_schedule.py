@@ -336,25 +336,26 @@ def test_it_is_as_fast_as_the_best_constant_step_on_the_digits():
     clean = datasets.load_digits().data
     clean = clean - clean.mean(axis=0)
     clean /= np.linalg.norm(clean, 2)
-    noisy = clean + 0.4 / len(clean) ** 0.5 * np.random.default_rng(0).standard_normal(clean.shape)
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)).double().numpy()
+    noisy = clean + 0.4 / len(clean) ** 0.5 * noise
     R = np.linalg.qr(np.hstack([noisy, clean]))[1]
     X, Y = R[:, :64].copy(), R[:, 64:].copy()
     torch.manual_seed(0)
-    model = torch.nn.Sequential(
-        *(torch.nn.Linear(a, b, bias=False, dtype=torch.float64) for a, b in pairwise((64, 96, 96, 64)))
-    )
+    model = torch.nn.Sequential(*(torch.nn.Linear(a, b, bias=False) for a, b in pairwise((64, 96, 96, 64)))).double()
     net = lf.Network([W.numpy().copy() for W in lt.network(model).weights])
     f = lf.LinearRegression(X, Y)
+    targets = (1e-2, 1e-3, 1e-4)
 
-    def fewest(target):
-        runs = [
-            lf.gradient_descent(f, net, step_size=float(eta), steps=500, until=target, every=500)
-            for eta in np.linspace(0.55, 0.75, 9)
-        ]
-        return min(run.stats.steps for run in runs if run.result is lf.Result.TARGET)
+    def reached(gaps):
+        gaps = np.asarray(gaps) / gaps[0]
+        return [int(np.argmax(gaps <= t)) if (gaps <= t).any() else 10**9 for t in targets]
 
-    best = {target: fewest(target) for target in (1e-2, 1e-4)}
-    for rule in ("step", "curvature"):
+    # The best of a search in steps of 0.001 is 45, 139 and 337 (examples/deep_linear_autoencoder.py), at these.
+    constants = (0.61, 0.635, 0.65, 0.665, 0.68)
+    found = [lf.gradient_descent(f, net, step_size=eta, steps=500, until=1e-4, reduce=False) for eta in constants]
+    best = np.min([reached(run.gap) for run in found], axis=0)
+    assert best.tolist() == pytest.approx([45, 139, 337], abs=1)  # rounding may move a crossing by a step
+    for rule, ahead in (("curvature", (True, True, True)), ("step", (True, False, True))):
         optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
         with torch.no_grad():
             for layer, W in zip(model, net.weights, strict=True):
@@ -363,12 +364,11 @@ def test_it_is_as_fast_as_the_best_constant_step_on_the_digits():
         objective = lt.regression(tX, tY, "half")
         scheduler = lt.LocalSmoothnessLR(optimizer, model, objective, rule)
         gaps = []
-        for _ in range(best[1e-4] + 1):
+        for _ in range(best[-1] + 1):
             optimizer.zero_grad()
             loss = 0.5 * torch.sum((model(tX) - tY) ** 2)
             loss.backward()
             optimizer.step()
             scheduler.step()
             gaps.append(loss.item() - objective.minimum)
-        for target, steps in best.items():
-            assert gaps[steps] <= target * gaps[0], (rule, target)
+        assert (np.array(reached(gaps)) <= best).tolist() == list(ahead)

@@ -56,9 +56,8 @@ class Monitor:
     row, as the sum needs all the gradients. More than rounding between the two is the mark of something else than
     descent: clipping by entries, a frozen layer, weights written from outside.
 
-    *Other optimisers.* Momentum, Adam, LBFGS and frozen layers break the law, and their steps are not those that
-    `smoothness`, `local_step` and `safe_step` are about: steps along the gradient of the objective, of all layers.
-    `notes` says so, as it says what else the columns do not mean in the run at hand.
+    *Other optimisers.* Momentum, Adam, LBFGS and frozen layers break the law, and do not take the steps along the
+    objective's gradient that `smoothness`, `local_step` and `safe_step` are about; `notes` says so.
 
     *The cost.* A row due is put off to the next multiple of `every` while another like the last would make the rows
     take more than `budget` of the time since the monitor was made; one that comes at the end all the same leaves out
