@@ -453,6 +453,22 @@ def test_training_in_short_floats(dtype):
     assert table["gap"][-1] < 0.5 * table["gap"][0]
 
 
+@pytest.mark.parametrize("kind", ["scaler", "autocast"])
+def test_mixed_precision(kind):
+    """A scaler undoes its factor before the step; gradients in bfloat16 break the law by more than float32 rounds."""
+    model, (X, Y) = make_model((6, 9, 8, 4), dtype=torch.float32), make_data(6, 4, dtype=torch.float32)
+    optimizer, scaler = torch.optim.SGD(model.parameters(), lr=0.1), torch.amp.GradScaler("cpu")
+    with lt.Monitor(model, optimizer, lt.regression(X, Y), every=5, exact=True, budget=None) as monitor:
+        for _ in range(10):
+            optimizer.zero_grad()
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=kind == "autocast"):
+                loss = torch.nn.functional.mse_loss(model(X), Y)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    assert ["under autocast" in note for note in monitor.notes] == [True] * (kind == "autocast")
+
+
 def test_accumulated_gradients_are_one_step():
     model, (X, Y) = make_model((3, 4, 2)), make_data(3, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.2)

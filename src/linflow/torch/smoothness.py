@@ -253,8 +253,8 @@ def gradient_mismatch(layers: Layers, objective: Objective, network: Network) ->
         )
     if abs(factor - 1) > 1e-2:
         return (
-            f"the first gradient is {factor:.4g} times that of the objective (linflow.torch.regression(X, Y, "
-            "reduction=…) is the objective of nn.MSELoss)"
+            f"the first gradient is {factor:.4g} times that of the objective (clipping, or another reduction: "
+            "linflow.torch.regression(X, Y, reduction=…) is nn.MSELoss)"
         )
     return ""
 
