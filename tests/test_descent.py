@@ -435,7 +435,9 @@ class TestSchedules:
         return lf.init.gaussian((3, *[5] * (depth - 1), 3), 0.6, rng=seed)
 
     @pytest.mark.parametrize("depth", [1, 2, 3, 4])
-    @pytest.mark.parametrize("rule", [schedules.backtracking(), schedules.local_smoothness()])
+    @pytest.mark.parametrize(
+        "rule", [schedules.backtracking(), schedules.local_smoothness(), schedules.local_smoothness("curvature")]
+    )
     def test_falls_and_converges(self, depth, rule):
         run = lf.gradient_descent(self.f, self.net(depth), schedule=rule, steps=4000, until=1e-8)
         assert run.result.ok and run.gap[-1] <= 1e-8 * run.gap[0]
@@ -473,6 +475,27 @@ class TestSchedules:
                 assert least is None or step <= least
                 least = step
             assert eta >= least * (1 - 1e-6)  # along the step is never worse than the worst direction
+
+    def test_the_curvature_makes_the_fall_exact(self):
+        """`ℓ⁺ = ℓ − (η/2)‖∇L‖²` for every quadratic objective and shape, by a step that is never the shorter one."""
+        seen = 0
+        for index in range(120):
+            f, net, _ = problem(index)
+            if not f.quadratic:
+                with pytest.raises(ValueError, match='"curvature" is for quadratic objectives'):
+                    lf.gradient_descent(f, net, schedule=schedules.local_smoothness("curvature"), steps=1)
+                continue
+            run = lf.gradient_descent(f, net, schedule=schedules.local_smoothness("curvature"), steps=1)
+            plain = lf.gradient_descent(f, net, schedule=schedules.local_smoothness(), steps=1)
+            # Rounding of the gap, and a root that is lowered by 1e-9.
+            noise = 4 * f.rounding(net) + 1e-8 * run.gap[0]
+            if run.gap[0] <= noise:
+                continue
+            seen += 1
+            eta = float(run.step_sizes[0])
+            assert abs(run.gap[1] - (run.gap[0] - 0.5 * eta * run.rate[0] * run.gap[0])) <= noise
+            assert eta >= float(plain.step_sizes[0]) * (1 - 1e-6)
+        assert seen > 30
 
     def test_step_form_is_exact_for_one_layer(self):
         f = lf.MatrixFactorization(np.eye(2))
@@ -585,7 +608,8 @@ class TestSchedules:
         net = lf.Network([xp.asarray(W) for W in start.weights])
         plain = lf.MatrixFactorization(np.eye(3))
         assert safe_step_size(f, net) == pytest.approx(safe_step_size(plain, start), rel=1e-6)
-        for rule in (schedules.backtracking(), schedules.local_smoothness(), schedules.local_smoothness("printed")):
+        forms = (schedules.local_smoothness(form) for form in ("step", "curvature", "printed"))
+        for rule in (schedules.backtracking(), *forms):
             here = lf.gradient_descent(plain, start, schedule=rule, steps=5)
             there = lf.gradient_descent(f, net, schedule=rule, steps=5)
             assert type(there.step_sizes) is type(net.weights[0])

@@ -386,6 +386,7 @@ class TestCertificate:
         no_minimizer = lf.Objective(value, slope, smoothness=2.0, pl_constant=4.0, minimum=0.0, shape=(2, 2))
         far = lf.Network([np.eye(2), np.eye(2)])
         assert "that takes μ and W*" in reason(xu, no_minimizer, far)
+        assert "in advance of steps by the curvature" in reason(schedules.local_smoothness("curvature"))
         assert "no cap on the drift" in reason(schedules.local_smoothness(), net=lf.Network([np.eye(2), -np.eye(2)]))
 
     def test_a_minimum_other_than_zero(self):

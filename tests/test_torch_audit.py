@@ -231,9 +231,56 @@ def test_fused_projections_of_both_conventions_agree(rng):
     qkv, out = rng.standard_normal((12, 4)), rng.standard_normal((4, 4))
     stored = find_chains({"attn.qkv.weight": qkv, "attn.proj.weight": out}, heads=2)
     turned = find_chains({"attn.c_attn.weight": qkv.T, "attn.c_proj.weight": out.T}, heads=2)
+    linear = find_chains({"attn.c_attn.weight": qkv, "attn.c_proj.weight": out}, heads=2)  # as nanoGPT names them
     assert len(stored.chains) == 4
-    for a, b in zip(stored.chains, turned.chains, strict=True):
+    for a, b, c in zip(stored.chains, turned.chains, linear.chains, strict=True):
         assert np.array_equal(product(a), product(b))
+        assert np.array_equal(product(a), product(c))
+
+
+def test_the_heads_of_gpt2_multiply_as_its_forward_pass_does():
+    """A layer of transformers with random weights: its Conv1D stores W and not Wᵀ."""
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed (CI has it)")
+    config = transformers.GPT2Config(
+        n_layer=1, n_embd=6, n_head=2, n_positions=8, vocab_size=7, bos_token_id=0, eos_token_id=0, attn_pdrop=0,
+        resid_pdrop=0, initializer_range=0.7, attn_implementation="eager",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.GPT2Model(config).double().eval()
+    attention = model.h[0].attn
+    for bias in (attention.c_attn.bias, attention.c_proj.bias):
+        torch.nn.init.normal_(bias)
+    found = find_chains(model)
+    assert [chain.kind for chain in found.chains] == ["query-key"] * 2 + ["value-output"] * 2
+    x = torch.randn(1, 5, 6, dtype=torch.float64)
+    with torch.no_grad():
+        output, weights = attention(x)
+    x1 = torch.cat([x[0], torch.ones(5, 1, dtype=torch.float64)], dim=1)
+    scores = [x1 @ chain.network().product() @ x1.T / 3**0.5 for chain in found.chains[:2]]
+    heads = [x1 @ chain.network().product() for chain in found.chains[2:]]
+    # Sums of a few dozen products of numbers of order one.
+    for score, seen in zip(scores, weights[0], strict=True):
+        torch.testing.assert_close(torch.softmax(score, dim=1), seen, rtol=1e-12, atol=1e-12)
+    total = sum(w @ head for w, head in zip(weights[0], heads, strict=True)) + attention.c_proj.bias
+    torch.testing.assert_close(total, output[0], rtol=1e-12, atol=1e-12)
+
+
+def test_the_heads_of_t5_are_found_under_its_names():
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed (CI has it)")
+    config = transformers.T5Config(d_model=8, d_kv=3, num_heads=2, num_layers=1, d_ff=4, vocab_size=7)
+    attention = transformers.T5EncoderModel(config).double().encoder.block[0].layer[0].SelfAttention
+    x = torch.randn(5, 8, dtype=torch.float64)
+    q, k, v = (layer(x).reshape(5, 2, 3) for layer in (attention.q, attention.k, attention.v))
+    found = find_chains(attention).chains
+    assert [chain.kind for chain in found] == ["query-key"] * 2 + ["value-output"] * 2
+    for head in range(2):
+        # As above.
+        expected = q[:, head] @ k[:, head].T
+        torch.testing.assert_close(x @ found[head].network().product() @ x.T, expected, rtol=1e-12, atol=1e-12)
+        through = torch.zeros(5, 2, 3, dtype=torch.float64)
+        through[:, head] = v[:, head]
+        expected = attention.o(through.reshape(5, 6))
+        torch.testing.assert_close(x @ found[2 + head].network().product(), expected, rtol=1e-12, atol=1e-12)
 
 
 # --- reports ------------------------------------------------------------------------------------------------

@@ -52,6 +52,8 @@ class Objective:
     name = "user-defined objective"
     derived = False
     """Whether the constants follow from the data, rather than from a declaration that a run may contradict."""
+    quadratic = False
+    """Whether f is quadratic and `hessian_product` exact."""
 
     def __init__(
         self,

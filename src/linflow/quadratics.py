@@ -20,6 +20,7 @@ class _Quadratic(Objective):
     """
 
     derived = True
+    quadratic = True
 
     def __init__(self, minimizer, minimum, F=None, H=None, s=(1.0,), t=(1.0,), V=None, U=None, notes=()):
         self.shape = tuple(minimizer.shape)

@@ -262,6 +262,18 @@ _BIBLIOGRAPHY = """
   year = {2025},
 }
 
+@inproceedings{xu2025lora,
+  author = {Xu, Ziqing and Min, Hancheng and MacDonald, Lachlan Ewen and Luo, Jinqi and Tarmoun, Salma and Mallada,
+    Enrique and Vidal, René},
+  title = {{Understanding the Learning Dynamics of LoRA: A Gradient Flow Perspective on Low-Rank Adaptation in Matrix
+    Factorization}},
+  booktitle = {International Conference on Artificial Intelligence and Statistics},
+  series = {Proceedings of Machine Learning Research},
+  volume = {258},
+  eprint = {2503.06982}, archiveprefix = {arXiv},
+  year = {2025},
+}
+
 @inproceedings{yun2021,
   author = {Yun, Chulhee and Krishnan, Shankar and Mobahi, Hossein},
   title = {{A Unifying View on Implicit Bias in Training Linear Neural Networks}},

@@ -14,17 +14,18 @@ from typing import Any
 import numpy as np
 
 from linflow import _checks
-from linflow._arrays import Array, detach, sigma
+from linflow._arrays import Array, detach, sigma, to_numpy
 from linflow.certificates.descent import safe_step_size
 from linflow.certificates.published_descent import local_constant
 from linflow.dynamics.descent import Iterate, Schedule
+from linflow.dynamics.field import GradientField, Point
 from linflow.network import Network, multiply
 from linflow.objectives import Objective
 from linflow.operator import TangentOperator
 
 __all__ = ["Iterate", "Schedule", "backtracking", "constant", "local_smoothness", "xu2025"]
 
-FORMS = ("step", "two layers", "printed")
+FORMS = ("step", "curvature", "two layers", "printed")
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,9 @@ def local_smoothness(form: str = "step") -> LocalSmoothness:
 
     - `"step"`, any depth: the product after a step is `W(η) = Σ_k η^k M_k`, a polynomial, and K-smoothness gives
       `K_t(η) = (2 Σ_{k≥2} η^{k−2} ⟨∇f, M_k⟩ + K ‖Σ_{k≥1} η^{k−1} M_k‖²)/‖∇L‖²`, which follows the direction taken.
+    - `"curvature"`, any depth, quadratic objectives: the same with `⟨V, ∇²f[V]⟩` in place of `K ‖V‖²`. The inequality
+      is then an equality, the step at least that of "step" from the same weights, and the loss falls by exactly
+      `(η/2)‖∇L‖²`; with one layer it is the exact line search.
     - `"two layers"`: `K_t = K λ_max(T) + c sqrt(2Kℓ) + c³K² σ_max(W) ℓ η² + cK λ_max(T) sqrt(2Kℓ) η`, for the worst
       direction at these weights.
     - `"printed"`: the same with the constants 6 and 3 before the last two terms.
@@ -140,12 +144,13 @@ def local_smoothness(form: str = "step") -> LocalSmoothness:
     Proofs: docs/descent.md.
 
     Args:
-        form: one of the three.
+        form: one of the four.
 
     Raises:
-        ValueError: another form; on use, an objective without smoothness, or other depths for the last two.
+        ValueError: another form; on use, an objective without smoothness or one that is not quadratic for
+            "curvature", or other depths for the last two.
 
-    Source: Xu, Min, Tarmoun, Mallada & Vidal 2025 for two layers; "step" is of this library.
+    Source: Xu, Min, Tarmoun, Mallada & Vidal 2025 for two layers; "step" and "curvature" are of this library.
 
     Example:
         >>> import numpy as np, linflow as lf
@@ -197,29 +202,36 @@ def xu2025(objective: Objective, network: Network | Sequence[Any], first: float 
     """
     net = Network.of(network).detach()
     objective.check_network(net)
-    _check_form(objective, net.depth, "printed")
+    check_form(objective, net.depth, "printed")
     eta = safe_step_size(objective, net) if first is None else _checks.positive(first, "first")
     return Xu2025(eta)
 
 
-def _check_form(objective: Objective, depth: int, form: str) -> None:
+def check_form(objective: Objective, depth: int, form: str) -> None:
+    """Raise unless `K_t` of this form is defined for the objective and the depth."""
     if math.isinf(objective.smoothness):
         raise ValueError(
             "no smoothness K is known for the objective; declare smoothness=, or use schedules.backtracking()."
         )
-    if form != "step" and depth != 2:
+    if form in {"two layers", "printed"} and depth != 2:
         raise ValueError(f'K_t of the form {form!r} is for two layers, not {depth}; use local_smoothness("step").')
+    if form == "curvature" and not objective.quadratic:
+        raise ValueError(
+            f'K_t of the form "curvature" is for quadratic objectives, and this is a {objective.name}; use '
+            'local_smoothness("step").'
+        )
 
 
 def _local_step(iterate: Iterate, form: str) -> float:
     """Return the least η with `η K_t(η) = 1`; 1/K where the gradient is zero."""
     objective, net, point = iterate.field.objective, iterate.network, iterate.point
-    _check_form(objective, net.depth, form)
+    check_form(objective, net.depth, form)
     K = objective.smoothness
     if point.speed == 0.0 or not point.finite:
         return 1 / K
-    if form == "step":
-        return _along_the_step(iterate, net)
+    if form in {"step", "curvature"}:
+        eta = along_the_step(iterate.field, net, point, form)[0]
+        return eta if math.isfinite(eta) else 1 / K
     printed = form == "printed"
     greatest = float(TangentOperator(objective.effective(net)[1]).greatest_eigenvalue())
     size, gap = float(sigma(net.product(), 1)), max(point.gap, 0.0)
@@ -234,24 +246,38 @@ def _local_step(iterate: Iterate, form: str) -> float:
     return unit * _first_root([unit * a, unit * (b - a - second), unit * second])
 
 
-def _along_the_step(iterate: Iterate, net: Network) -> float:
-    """Return the least η with `η K_t(η) = 1` for the polynomial W(η) of this very step."""
-    field, point = iterate.field, iterate.point
-    objective, K = field.objective, field.objective.smoothness
+def along_the_step(field: GradientField, net: Network, point: Point, form: str = "step") -> tuple[float, float]:
+    """Return the least η with `η K_t(η) = 1` and that with `η K_t(η) = 2`, for the product along this very step.
+
+    NaN where the gradient is so small, or the weights so large, that they leave float64 when squared.
+    """
+    objective, xp, squared = field.objective, net.xp, point.speed * point.speed
     moves = _product_polynomial(net, field.unflatten(point.slope))
-    G, squared, xp = detach(objective.gradient(moves[0])), point.speed**2, net.xp
-    moves = moves[1:]
+    W, moves = moves[0], moves[1:]
     L = len(moves)
-    gram = np.array([[float(xp.sum(A * B)) for B in moves] for A in moves])
-    unit = squared / (K * gram[0, 0])
+    # Where `⟨V, ∇²f[V]⟩` is not known, `K ‖V‖²` stands for it.
+    bent = (
+        [objective.hessian_product(W, M) for M in moves]
+        if form == "curvature"
+        else [objective.smoothness * M for M in moves]
+    )
+    flat, other = (
+        xp.stack([xp.reshape(detach(M), (-1,)) for M in group]) for group in ([objective.gradient(W), *moves], bent)
+    )
+    slopes = to_numpy(flat @ flat[0, :])[1:]
+    gram = to_numpy(flat[1:, :] @ other.T)
     # Coefficients of τ ↦ η K_t(η), η = unit · τ.
     coefficients = np.zeros(2 * L - 1)
-    for k in range(1, L):
-        coefficients[k - 1] += 2 * float(xp.sum(G * moves[k])) * unit**k / squared
-    for i in range(L):
-        for j in range(L):
-            coefficients[i + j] += K * gram[i, j] * unit ** (i + j + 1) / squared
-    return unit * _first_root(list(coefficients))
+    with np.errstate(all="ignore"):
+        unit = np.float64(squared) / gram[0, 0]
+        for k in range(1, L):
+            coefficients[k - 1] += 2 * slopes[k] * unit**k / squared
+        for i in range(L):
+            for j in range(L):
+                coefficients[i + j] += gram[i, j] * unit ** (i + j + 1) / squared
+    if not (unit > 0 and np.isfinite(coefficients).all()):
+        return math.nan, math.nan
+    return float(unit * _first_root(list(coefficients))), float(unit * _first_root(list(coefficients / 2)))
 
 
 def _product_polynomial(net: Network, moves: Sequence[Array]) -> list[Array]:

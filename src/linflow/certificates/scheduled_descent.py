@@ -305,9 +305,11 @@ def _rule(schedule: Schedule) -> tuple[Rule | None, str]:
 
     if isinstance(schedule, schedules.Xu2025):
         return Rule(_checks.positive(schedule.first, "first"), printed=True), ""
-    if isinstance(schedule, schedules.LocalSmoothness):
+    if isinstance(schedule, schedules.LocalSmoothness) and schedule.form != "curvature":
         return Rule(math.inf, schedule.form == "printed", along=schedule.form == "step"), ""
     known = "certify schedules.xu2025(objective, network), local_smoothness() or a constant step"
+    if isinstance(schedule, schedules.LocalSmoothness):
+        return None, f"nothing is proved in advance of steps by the curvature; {known}"
     if isinstance(schedule, schedules.Backtracking):
         return None, f"nothing is proved in advance of a backtracking search; {known}"
     return None, f"nothing is known of the schedule {schedule!r}; {known}"

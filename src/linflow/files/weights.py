@@ -114,13 +114,14 @@ def load_weights(path: PathLike, *, convention: str | None = None, limit: int = 
     if end == ".npz":
         return network_from(read_npz(file, limit), file, convention=convention)
     if end == ".safetensors":
-        arrays, stored, scale = _read_safetensors(file, limit)
+        arrays, stored, scale = read_safetensors(file, limit)
         return network_from(arrays, file, scale=scale, convention=convention, stored=stored)
-    arrays, stored, notes = _read_torch(file, limit)
+    arrays, stored, notes = read_torch(file, limit)
     return network_from(arrays, file, convention=convention, stored=stored, notes=notes)
 
 
-def _read_safetensors(path: Path, limit: int) -> tuple[dict[str, np.ndarray], dict[str, str], float | None]:
+def read_safetensors(path: Path, limit: int) -> tuple[dict[str, np.ndarray], dict[str, str], float | None]:
+    """Return the arrays of a safetensors file, the dtypes that NumPy lacks by name, and the scale in its metadata."""
     package = need("safetensors", path)
     with decoding(path, ".safetensors"):
         # The package checks the header, offsets included, without touching the data.
@@ -157,8 +158,8 @@ def _scale(metadata: Mapping[str, str], path: Path) -> float | None:
     return scale
 
 
-def _read_torch(path: Path, limit: int) -> tuple[dict[str, np.ndarray], dict[str, str], tuple[str, ...]]:
-    """Read the tensors of a file of `torch.save`, without running anything in it."""
+def read_torch(path: Path, limit: int) -> tuple[dict[str, np.ndarray], dict[str, str], tuple[str, ...]]:
+    """Return the tensors of a file of `torch.save` as arrays, their dtypes, and notes; nothing in it is run."""
     with open(path, "rb") as file:
         if file.read(2) != b"PK":
             raise FileError(

@@ -1,6 +1,13 @@
-"""PyTorch: the audit of a model's chains of linear maps and of its LoRA adapters.
+"""PyTorch: the audit of models and LoRA adapters, and tools for training deep linear models.
 
-Needs `linflow[torch]`; what is computed for state dicts of NumPy arrays does not import PyTorch.
+Audit (docs/torch_audit.md): `audit` and `audit_file` find the chains of linear maps in a model (`find_chains`) and
+say what their weights promise; `adapters`, `alignment` and `compare_initialisations` are for LoRA. What is computed
+for state dicts of NumPy arrays does not import PyTorch.
+
+Training (docs/torch_training.md): `network` reads the layers of a model; `regression` is `nn.MSELoss` as an
+objective; `Monitor` and Lightning's `MonitorCallback` log what the theory speaks of; `LocalSmoothnessLR` takes the
+step 1/K_t of `local_smoothness`; `init_`, with `balanced_`, `imbalanced_` and `designed_`, starts in place;
+`certified_rate` is differentiable. Needs `linflow[torch]`; TensorBoard and Lightning come with `linflow[monitor]`.
 """
 
 import lazy_loader as _lazy
@@ -13,5 +20,11 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "chains": ["Chain", "Found", "find_chains"],
         "lora": ["Adapter", "Alignment", "LoraReport", "adapters", "alignment"],
         "lora_starts": ["LoraComparison", "compare_initialisations"],
+        "_module": ["network"],
+        "certified": ["certified_rate"],
+        "initialize": ["balanced_", "designed_", "imbalanced_", "init_"],
+        "lightning": ["MonitorCallback"],
+        "monitor": ["Monitor"],
+        "smoothness": ["LocalSmoothness", "LocalSmoothnessLR", "local_smoothness", "regression"],
     },
 )

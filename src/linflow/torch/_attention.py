@@ -67,12 +67,14 @@ def _layers_at(name: str, state: State, skipped: list[tuple[str, str]]) -> Itera
     elif last in {"qkv", "c_attn"}:
         fused, bias = state.matrix(f"{stem}.weight"), state.vector(f"{stem}.bias")
         if fused is not None:
-            conv = last == "c_attn"  # GPT-2 stores (inputs, outputs)
+            # The Conv1D of GPT-2 stores (inputs, outputs); others use the name for an nn.Linear.
+            conv = last == "c_attn" and fused.shape[1] == 3 * fused.shape[0]
+            output = "c_proj" if last == "c_attn" else "proj"
             fused = fused.T if conv else fused
             if fused.shape[0] == 3 * fused.shape[1]:
                 biases = [None] * 3 if bias is None else _thirds(bias)
                 parts = zip([f"{name}[{x}]" for x in "qkv"], _thirds(fused), biases, strict=True)
-                yield prefix, *parts, _layer(state, f"{dot}{'c_proj' if conv else 'proj'}", turned=conv)
+                yield prefix, *parts, _layer(state, f"{dot}{output}", turned=conv)
     elif name.endswith(".weight"):
         for q, k, v, outputs in SEPARATE:
             layers = [_layer(state, dot + x) for x in (q, k, v)] if last == q else [None]

@@ -283,11 +283,11 @@ def audit_file(
         OSError: no such file, or one that may not be read.
         ImportError: a package that the format needs is not installed.
     """
-    from linflow.files.weights import _read_safetensors, _read_torch  # noqa: PLC0415 - only files need them
+    from linflow.files.weights import read_safetensors, read_torch  # noqa: PLC0415 - only files need them
 
     end = suffix(path, (".safetensors", ".pt", ".pth", ".bin"), "a state dict is read from")
     file = readable(path)
-    arrays = (_read_safetensors if end == ".safetensors" else _read_torch)(file, limit)[0]
+    arrays = (read_safetensors if end == ".safetensors" else read_torch)(file, limit)[0]
     return audit(arrays, objective, heads=heads, kv_heads=kv_heads, scaling=scaling, config=configuration(file))
 
 

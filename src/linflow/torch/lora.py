@@ -242,7 +242,7 @@ def alignment(A: Array, B: Array, gradient: Array, scaling: float = 1.0, smoothn
     Raises:
         ValueError: shapes that do not fit.
 
-    Source: this library, docs/torch_audit.md; of the phase, Xu et al. (AISTATS 2025).
+    Source: this library, docs/torch_audit.md; of the phase, Xu et al. (AISTATS 2025), `lf.cite("xu2025lora")`.
 
     Example:
         >>> import numpy as np

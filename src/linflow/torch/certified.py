@@ -1,0 +1,212 @@
+"""The certified rate as a tensor, so that a start can be improved by gradient ascent on it."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from linflow._arrays import detach, eigenvalues, singular_values, to_numpy
+from linflow._chain import chain_root
+from linflow.bounds import THEOREMS, Invariants, Theorem, product_aware, scalar_chain, special_imbalance
+from linflow.bounds._base import Spectrum
+from linflow.certificates.margin import product_range
+from linflow.network import Network
+from linflow.objectives import Objective
+
+NULL_SETS = (special_imbalance.HOMOGENEOUS, special_imbalance.BALANCED)
+"""Theorems whose hypotheses hold on a null set."""
+_AHEAD = 1e-9
+_NUDGE = 1e-5
+"""Change of an input, in units of the largest, in the difference quotients: their error is of its square."""
+
+
+def certified_rate(objective: Objective, network: Network | Sequence[Any]) -> Tensor:
+    """Return the rate `γ α(D, margin)` certified by the best bound, differentiable in the weights.
+
+    The largest `rate` of the rows of `certify` that are bounds on `λ_min(T)`: what the start certifies from its
+    imbalance and the margin `[σ_min(W*) − sqrt(2ℓ/μ)]_+`. `certify(…).rate` is larger only where the lazy regime
+    or the envelope with it is.
+
+    Derivatives exist, and are those of difference quotients, where the eigenvalues of the imbalances that count are
+    simple and one bound is the best. They are exact but for "any depth, imbalance and product", the inverse of a
+    bound on a chain, whose derivatives in the few extreme eigenvalues it reads are central differences. Second
+    derivatives are not to be had.
+
+    *Where there are none.* At a repeated eigenvalue the rate has a kink: what comes back is finite, belongs to one of
+    the eigenvectors' many bases, and is claimed for nothing; perturb the weights, or see to it that each step raises
+    the rate. Exact results for balanced and homogeneous layers hold on a null set: where one is above all other
+    bounds the value is its, the derivative 0, and a warning says so. Where no bound certifies a rate both are 0.
+
+    Args:
+        objective: what is minimised, γ > 0, on tensors; its data are constants.
+        network: a `Network` or its weights, float64 tensors for derivatives that reach them.
+
+    Returns:
+        A 0-d float64 tensor on the device of the weights; 0 where no bound certifies a rate.
+
+    Raises:
+        TypeError: weights that are not tensors.
+        ValueError: objective and network do not fit.
+
+    Source: this library; the bounds name theirs.
+
+    Example:
+        >>> import torch, linflow as lf, linflow.torch
+        >>> weights = [W.requires_grad_() for W in lf.init.gaussian((2, 4, 1), rng=0, like=torch.ones(1)).weights]
+        >>> rate = linflow.torch.certified_rate(lf.MatrixFactorization(torch.ones(2, 1)), weights)
+        >>> rate.backward()
+        >>> [tuple(W.grad.shape) for W in weights]
+        [(2, 4), (4, 1)]
+    """
+    net = Network.of(network)
+    if not all(isinstance(W, Tensor) for W in net.weights):
+        kind = type(net.weights[0]).__name__
+        raise TypeError(f"the weights are of type {kind}; tensors are needed. certify takes arrays of any kind.")
+    objective.check_network(net)
+    seen, net = objective.effective(net)
+    zero = torch.stack([W[0, 0] for W in net.weights]).sum() * 0.0
+    if seen.pl_constant == 0:
+        return zero
+    if net.depth == 1:
+        return zero + seen.pl_constant * net.scale**2
+    low, following, high = _product_range(seen, net)
+    fixed, c = Invariants.of(net.detach()), net.scale
+    fixed = fixed.at(*(detach(x) / c if isinstance(x, Tensor) else x for x in (low, high, following)))
+    # Only the best bound is given a graph: a derivative that is not finite elsewhere would spoil all. One that has no
+    # derivative must be above the others by more than rounding.
+    best, theorem = 0.0, None
+    for candidate in sorted(THEOREMS, key=lambda candidate: candidate in NULL_SETS):
+        ahead = 1 + _AHEAD if candidate in NULL_SETS else 1.0
+        if candidate.hypothesis(fixed) is None and (value := float(candidate.evaluate(fixed))) > ahead * best:
+            best, theorem = value, candidate
+    if theorem is None:
+        return zero
+    if theorem in NULL_SETS and torch.is_grad_enabled() and any(W.requires_grad for W in net.weights):
+        warnings.warn(
+            f'the best bound, "{theorem.name}", holds for these layers but not beside them, so the rate has no '
+            "derivative here and 0 is given for it; perturb the weights (of the size of 1e-3 of theirs, say).",
+            UserWarning,
+            stacklevel=2,
+        )
+    spectra = [_spectrum(A, B, fixed.allowance) for A, B in pairwise(net.weights)]
+    invariants = replace(fixed, spectra=tuple(spectra)).at(low / c, high / c, following / c)
+    return zero + seen.pl_constant * c**2 * _evaluate(theorem, invariants, fixed)
+
+
+def _spectrum(A: Tensor, B: Tensor, allowance: float) -> Spectrum:
+    """Return the spectrum of an imbalance from the whole matrix: a QR has no derivative where columns depend."""
+    values = eigenvalues(A.T @ A - B @ B.T)
+    return Spectrum(values - allowance, values + allowance)
+
+
+def _product_range(objective: Objective, network: Network) -> tuple[Tensor, Tensor | float, Tensor | float]:
+    """Return `product_range` at the gap of the network, as tensors that follow the weights."""
+    zero = network.weights[0][0, 0] * 0.0
+    single = min(network.shape) == 1
+    if objective.strong_convexity == 0 or objective.minimizer is None:
+        return zero, math.inf if single else zero, math.inf
+    gap, mu = _gap(objective, network), objective.strong_convexity
+    sigmas = singular_values(detach(objective.minimizer))
+    # What rounding adds to the reach does not depend on the gap.
+    spare = float(product_range(objective, network.detach(), to_numpy(gap.detach()).reshape(1))[2][0])
+    spare = max(spare - float(sigmas[0]) - math.sqrt(2 * max(float(gap.detach()), 0.0) / mu), 0.0)
+    positive = gap > 0
+    reach = torch.where(positive, torch.sqrt(2 * torch.where(positive, gap, zero + 1.0) / mu), zero) + spare
+    following = math.inf if single else torch.clamp(sigmas[-2] - reach, min=0.0)
+    return torch.clamp(sigmas[-1] - reach, min=0.0), following, sigmas[0] + reach
+
+
+def _gap(objective: Objective, network: Network) -> Tensor:
+    """Return the loss gap, with the derivative that the objective's gradient gives it."""
+    W = network.product()
+    fixed = W.detach()
+    return objective.gap(fixed) + torch.sum(detach(objective.gradient(fixed)) * (W - fixed))
+
+
+def _evaluate(theorem: Theorem, invariants: Invariants, fixed: Invariants) -> Tensor:
+    """Return the bound, with derivatives for those that are evaluated in NumPy."""
+    if theorem in NULL_SETS:
+        return theorem.evaluate(fixed)
+    if theorem is special_imbalance.UNIMODAL:
+        peaks = special_imbalance._peaks(fixed.spectra)
+        value = special_imbalance._unimodal(invariants.spectra, invariants.n, invariants.m, peaks)
+        return value - invariants.chain_allowance()
+    if theorem in (scalar_chain.EXACT, scalar_chain.THEOREM):
+        return _scalar(invariants, exact=theorem is scalar_chain.EXACT)
+    if theorem is product_aware.THEOREM:
+        return _differences(theorem, invariants, fixed)
+    return theorem.evaluate(invariants)
+
+
+def _scalar(invariants: Invariants, *, exact: bool) -> Tensor:
+    """Return the bounds of scalar chains: the root by one Newton step from where it is, which has its derivative."""
+    d = torch.stack([(D.lower[0] + D.upper[0]) / 2 for D in invariants.spectra])
+    c = torch.cat([d[:1] * 0.0, -torch.cumsum(d, 0)])
+    c, w, L = c - c.min(), invariants.sigma_min, len(d) + 1
+    if exact:
+        x = torch.as_tensor(chain_root(to_numpy(c), to_numpy(w)), device=c.device)
+        slope = _slope(c, x).detach()
+        if float(slope) > 0:
+            x = x - (torch.prod(x + c) - w**2) / slope
+        value = _slope(c, x)
+    else:
+        product = w ** (2 - 2 / L) if float(w.detach()) > 0 else w * 0.0
+        squares = torch.prod(torch.sort(c).values[1:]) ** 2 + (L * product) ** 2
+        value = torch.sqrt(squares) if float(squares.detach()) > 0 else squares
+    return value - invariants.chain_allowance()
+
+
+def _slope(c: Tensor, x: Tensor) -> Tensor:
+    """Return `p'(x) = Σ_l Π_{k≠l} (x + c_k)`."""
+    others = [torch.prod(torch.cat([c[:l], c[l + 1 :]]) + x) for l in range(len(c))]
+    return torch.stack(others).sum()
+
+
+class _Differences(torch.autograd.Function):
+    """A bound as a function of what it reads, with central differences for its derivatives."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, bound: Callable[[Tensor], float]) -> Tensor:
+        """Return the bound at the values."""
+        ctx.bound = bound
+        ctx.save_for_backward(values)
+        return values.new_tensor(bound(values))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """Return the gradient, by two evaluations for each value."""
+        (point,) = ctx.saved_tensors
+        nudge = _NUDGE * torch.max(torch.abs(point))
+        slopes = torch.zeros_like(point)
+        for i, step in enumerate(torch.diag_embed(nudge.expand(len(point)))):
+            slopes[i] = ctx.bound(point + step) - ctx.bound(point - step)
+        return gradients[0] * slopes / (2 * nudge), None
+
+
+def _differences(theorem: Theorem, invariants: Invariants, fixed: Invariants) -> Tensor:
+    """Return the bound as a function of a few eigenvalues of each imbalance and of the product, all that it reads."""
+    n, m = invariants.n, invariants.m
+    places = [
+        sorted({0, D.size - 1} | {k for k in (n - 1, D.size - m) if 0 <= k < D.size}) for D in invariants.spectra
+    ]
+    read = [D.lower[k] for D, kept in zip(invariants.spectra, places, strict=True) for k in kept]
+
+    def bound(values: Tensor) -> float:
+        spectra, at = [], 0
+        for D, kept in zip(fixed.spectra, places, strict=True):
+            lower = D.lower.clone()
+            for k, value in zip(kept, values[at : at + len(kept)], strict=True):
+                lower[k] = value
+            spectra.append(Spectrum(lower, lower + (D.upper - D.lower)))
+            at += len(kept)
+        low, high = torch.clamp(values[at], min=0.0), values[at + 1]
+        return float(theorem.evaluate(replace(fixed, spectra=tuple(spectra), sigma_min=low, sigma_max=high)))
+
+    return _Differences.apply(torch.stack([*read, invariants.sigma_min, invariants.sigma_max]), bound)

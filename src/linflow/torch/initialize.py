@@ -1,0 +1,233 @@
+"""In-place initialisers for the layers of a model, by the conventions of `torch.nn.init`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from linflow import _checks, init
+from linflow._arrays import to_numpy
+from linflow.certificates import Certificate, certify
+from linflow.objectives import Objective
+from linflow.starts import Design, design
+from linflow.torch._module import Layers
+
+_RETRIES = 10
+"""How often a design is made for a little more than asked, where rounding took it off."""
+
+
+def balanced_(
+    model: Any,
+    product: Any = None,
+    *,
+    std: float = 1.0,
+    scale: float = 1.0,
+    convention: str = "product",
+    generator: torch.Generator | None = None,
+) -> Any:
+    """Fill the layers with balanced weights, `D_l = 0`, of a given (or N(0, std²)) product.
+
+    Args:
+        model: an `nn.Sequential` of bias-free `nn.Linear`, or a list of layers or matrices (`linflow.torch.network`).
+        product: shape `(inputs, outputs)`, output scale included.
+        std: of the entries of the drawn product.
+        scale: output scale of the model.
+        convention: of a list of matrices, "product" or "torch".
+        generator: the random numbers; PyTorch's own when left out.
+
+    Returns:
+        The model. Balance holds to the rounding of its dtype.
+
+    Raises:
+        ValueError, TypeError: as `linflow.init.balanced`, and a model that is no chain of linear layers.
+
+    Source: Arora, Cohen & Hazan 2018.
+
+    Example:
+        >>> import torch, linflow as lf, linflow.torch as lt
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 5, bias=False), torch.nn.Linear(5, 2, bias=False))
+        >>> D = lf.imbalance_matrices(lt.network(lt.balanced_(model, generator=torch.Generator().manual_seed(0))))[0]
+        >>> bool(abs(D).max() < 1e-6)
+        True
+    """
+    return imbalanced_(model, 0.0, product, std=std, scale=scale, convention=convention, generator=generator)
+
+
+def imbalanced_(
+    model: Any,
+    imbalance: float | Sequence[float],
+    product: Any = None,
+    *,
+    std: float = 1.0,
+    scale: float = 1.0,
+    convention: str = "product",
+    generator: torch.Generator | None = None,
+) -> Any:
+    """Fill the layers with weights of homogeneous imbalance and a given (or N(0, std²)) product.
+
+    Args:
+        model: an `nn.Sequential` of bias-free `nn.Linear`, or a list of layers or matrices (`linflow.torch.network`).
+        imbalance: `d`, one number for every `D_l`, or one for each of the `L − 1`. Any sign.
+        product: shape `(inputs, outputs)`, output scale included.
+        std: of the entries of the drawn product.
+        scale: output scale of the model.
+        convention: of a list of matrices, "product" or "torch".
+        generator: the random numbers; PyTorch's own when left out.
+
+    Returns:
+        The model. The imbalance holds to the rounding of its dtype.
+
+    Raises:
+        ValueError, TypeError: as `linflow.init.imbalanced`, and a model that is no chain of linear layers.
+
+    Source: `linflow.init.imbalanced`.
+
+    Example:
+        >>> import torch, linflow as lf, linflow.torch as lt
+        >>> W1, W2 = torch.empty(2, 3), torch.empty(3, 2)
+        >>> [W1, W2] = lt.imbalanced_([W1, W2], 3.0, torch.eye(2), generator=torch.Generator().manual_seed(0))
+        >>> lf.imbalance_spectrum([W1, W2]).eigenvalues.round(decimals=4).abs().tolist()
+        [3.0, 3.0, 0.0]
+    """
+    layers = Layers.of(model, scale=scale, convention=convention)
+    if product is not None:
+        product = to_numpy(_checks.matrix(product, "product")[0]) / layers.scale
+    # A drawn product has the standard deviation `std` with the output scale.
+    net = init.imbalanced(layers.widths, imbalance, product, std=std / layers.scale, rng=_seed(generator))
+    layers.write(net.weights)
+    return model
+
+
+def designed_(
+    model: Any,
+    objective: Objective,
+    *,
+    rate: float | None = None,
+    algorithm: str = "flow",
+    steps: int | None = None,
+    fraction: float = 1e-6,
+    product: Any = None,
+    scale: float = 1.0,
+    convention: str = "product",
+    generator: torch.Generator | None = None,
+) -> Any:
+    """Fill the layers with a start made for a certified rate of the flow, or for few steps of descent.
+
+    See `linflow.design`. What is asked for is certified for the weights as the model stores them: where the rounding
+    of its dtype takes something off, the start is made for a little more.
+
+    Args:
+        model: an `nn.Sequential` of bias-free `nn.Linear`, or a list of layers or matrices (`linflow.torch.network`).
+        objective: what is minimised.
+        rate: exponential rate of the flow to certify.
+        algorithm: "flow" or "descent".
+        steps: the number of steps of a descent to certify.
+        fraction: of the initial loss gap, up to which steps are counted.
+        product: the first product, output scale included; 0 when left out.
+        scale: output scale of the model.
+        convention: of a list of matrices, "product" or "torch".
+        generator: the random numbers; PyTorch's own when left out.
+
+    Returns:
+        The model; `certify(objective, linflow.torch.network(model))` is its certificate.
+
+    Raises:
+        ValueError: what was asked for cannot be had, at all or in this dtype, with the reason.
+
+    Source: this library, docs/design.md.
+
+    Example:
+        >>> import torch, linflow as lf, linflow.torch as lt
+        >>> f = lf.MatrixFactorization(torch.ones(3, 2))
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4, bias=False), torch.nn.Linear(4, 2, bias=False))
+        >>> model = lt.designed_(model, f, rate=5.0, generator=torch.Generator().manual_seed(0))
+        >>> 5.0 <= lf.certify(f, lt.network(model)).rate < 5.001
+        True
+    """
+    layers = Layers.of(model, scale=scale, convention=convention)
+    seed = _seed(generator)
+    eps = max(torch.finfo(p.dtype).eps for p in layers.parameters)
+    kept = [p.detach().clone() for p in layers.parameters]
+    made: Certificate | None = None
+    for k in range(_RETRIES):
+        try:
+            found = design(
+                objective,
+                layers.widths,
+                rate=None if rate is None else rate * (1 + (eps * 4**k if k else 0.0)),
+                algorithm=algorithm,
+                steps=None if steps is None else steps - k,
+                fraction=fraction,
+                product=product,
+                scale=layers.scale,
+                rng=seed,
+            )
+        except ValueError:
+            if k == 0:
+                raise
+            break
+        layers.write(found.network.weights)
+        made = _certified(found, layers)
+        if rate is not None and made.rate >= rate:
+            return model
+        if rate is None and made.steps_to(fraction) <= (math.inf if steps is None else steps):
+            return model
+        if steps is None and rate is None:
+            break
+    with torch.no_grad():
+        for p, old in zip(layers.parameters, kept, strict=True):
+            p.copy_(old)
+    assert made is not None  # the first design was made, or it raised
+    what = f"the rate {made.rate:.6g}" if rate is not None else f"{made.steps_to(fraction):g} steps"
+    raise ValueError(
+        f"rounded to {layers.parameters[0].dtype} the start certifies {what} only; use a wider dtype, or ask for "
+        "less."
+    )
+
+
+def _certified(found: Design, layers: Layers) -> Certificate:
+    """Return the certificate of the design for the weights as stored."""
+    was = found.certificate
+    if was.algorithm == "flow":
+        return certify(was.objective, layers.network_for(was.objective))
+    return certify(was.objective, layers.network_for(was.objective), algorithm="descent", step_size=was.step_size)
+
+
+SCHEMES: dict[str, Callable[..., Any]] = {
+    "balanced": balanced_,
+    "imbalanced": imbalanced_,
+    "designed": designed_,
+}
+
+
+def init_(model: Any, scheme: str = "balanced", *args: Any, **options: Any) -> Any:
+    """Fill the layers by the scheme of this name: "balanced", "imbalanced" or "designed".
+
+    Args:
+        model: an `nn.Sequential` of bias-free `nn.Linear`, or a list of layers or matrices (`linflow.torch.network`).
+        scheme: which of `balanced_`, `imbalanced_` and `designed_`.
+        *args: its own arguments.
+        **options: likewise.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: another scheme, and what the scheme raises.
+
+    Example:
+        >>> import torch, linflow.torch as lt
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 5, bias=False), torch.nn.Linear(5, 2, bias=False))
+        >>> lt.init_(model, "imbalanced", 2.0, generator=torch.Generator().manual_seed(0)) is model
+        True
+    """
+    return SCHEMES[_checks.choice(scheme, "scheme", tuple(SCHEMES))](model, *args, **options)
+
+
+def _seed(generator: torch.Generator | None) -> int:
+    """Draw the seed of NumPy's generator: the same weights on every device for a generator of the CPU."""
+    where = "cpu" if generator is None else generator.device
+    return int(torch.randint(2**62, (), generator=generator, dtype=torch.int64, device=where))

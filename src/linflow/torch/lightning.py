@@ -1,0 +1,107 @@
+"""The monitor as a callback of Lightning."""
+
+from __future__ import annotations
+
+import math
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from linflow.torch.monitor import Monitor
+
+if TYPE_CHECKING:
+    MonitorCallback: Any
+
+_PACKAGES = ("lightning.pytorch", "pytorch_lightning")
+
+
+def _callback_class() -> type:
+    """Return the base class of callbacks, of the package that is in use if one is."""
+    for package in sorted(_PACKAGES, key=lambda name: name not in sys.modules):
+        try:
+            return import_module(package).Callback
+        except ImportError:
+            continue
+    raise ImportError("MonitorCallback needs Lightning, which is not installed: pip install lightning")
+
+
+def _define() -> type:
+    class MonitorCallback(_callback_class()):
+        """A `Monitor` for a `LightningModule`, whose rows go to the loggers of the trainer.
+
+        Steps are those of the optimiser, whatever batches it accumulates; a training that is resumed counts on. On
+        several devices the first process alone has a monitor.
+
+        Args:
+            objective: what is minimised; None where it is not known.
+            layers: the chain of the module, as `Monitor` takes it, or a function of the module that returns it; the
+                attribute `model` of the module when left out.
+            optimizer: which of the trainer's optimisers.
+            **options: of `Monitor`, such as `every`, `exact`, `csv`.
+
+        Example (`trainer.fit` runs the rest):
+            `Trainer(callbacks=[MonitorCallback(regression(X, Y), every=50)])`
+        """
+
+        def __init__(self, objective: Any = None, layers: Any = None, *, optimizer: int = 0, **options: Any):
+            super().__init__()
+            self.objective, self.layers, self.optimizer, self.options = objective, layers, optimizer, options
+            self.monitor: Monitor | None = None
+            self._logged = 0
+
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            """Make the monitor, once the layers are where they are trained."""
+            if not getattr(trainer, "is_global_zero", True):
+                return
+            model = self.layers(pl_module) if _makes(self.layers) else self.layers
+            model = getattr(pl_module, "model", None) if model is None else model
+            if model is None:
+                raise AttributeError(
+                    f"{type(pl_module).__name__} has no attribute `model`; give MonitorCallback(layers=…) the chain "
+                    "of linear layers, or a function of the module that returns it."
+                )
+            options = {"done": int(getattr(trainer, "global_step", 0)), **self.options}
+            self.monitor = Monitor(model, trainer.optimizers[self.optimizer], self.objective, **options)
+            self._logged = 0
+            self._log(trainer)
+
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            """Hand new rows to the loggers."""
+            if self.monitor is not None:
+                loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+                if loss is not None:
+                    self.monitor.observe(loss)
+                self._log(trainer)
+
+        def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+            """Close the monitor."""
+            if self.monitor is not None:
+                self.monitor.close()
+                self._log(trainer)
+
+        def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+            """Close the monitor when training breaks off."""
+            if self.monitor is not None:
+                self.monitor.close()
+
+        def _log(self, trainer: Any) -> None:
+            assert self.monitor is not None
+            for row in self.monitor.rows[self._logged :]:
+                named = {f"{self.monitor.prefix}/{name}": x for name, x in row.items() if math.isfinite(x)}
+                for logger in trainer.loggers:
+                    logger.log_metrics(named, step=int(row["step"]))
+            self._logged = len(self.monitor.rows)
+
+    return MonitorCallback
+
+
+def _makes(layers: Any) -> bool:
+    """Tell whether it is a function that returns layers, and not a module, which can be called too."""
+    return callable(layers) and not hasattr(layers, "parameters")
+
+
+def __getattr__(name: str) -> Any:
+    if name != "MonitorCallback":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = _define()
+    return found

@@ -1,0 +1,302 @@
+"""Learning rates from the curvature at the current weights, for PyTorch's optimisers."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.optim.lr_scheduler import LRScheduler
+
+from linflow import _checks, schedules
+from linflow._arrays import detach, norm, to_numpy
+from linflow.certificates.descent import safe_step_size
+from linflow.dynamics.descent import Iterate
+from linflow.dynamics.field import GradientField
+from linflow.network import Network
+from linflow.objectives import Objective
+from linflow.quadratics import LinearRegression
+from linflow.torch._law import why_no_law
+from linflow.torch._module import Layers
+
+RULES = (*schedules.FORMS, "xu2025")
+
+
+@dataclass(frozen=True)
+class LocalSmoothness:
+    """The loss along the gradient step from the current weights.
+
+    Attributes:
+        gap: `ℓ = L − f*`.
+        speed: `‖∇L‖`.
+        constant: `K_t` at the step `1/K_t`.
+        step: `1/K_t`, the least η with `η K_t(η) = 1`; the loss falls by `½η‖∇L‖²` at least.
+        largest: the least η with `η K_t(η) = 2`; no step up to it raises the loss.
+    """
+
+    gap: float
+    speed: float
+    constant: float
+    step: float
+    largest: float
+
+
+def local_smoothness(objective: Objective, network: Network, rule: str | None = None) -> LocalSmoothness:
+    """Return what is known of the loss along the next step, at any depth.
+
+    `ℓ⁺ ≤ ℓ − η(1 − ηK_t(η)/2)‖∇L‖²` with `K_t(η) = (2 Σ_{k≥2} η^{k−2} ⟨∇f, M_k⟩ + ⟨V, ∇²f[V]⟩)/‖∇L‖²`,
+    `V = Σ_{k≥1} η^{k−1} M_k`, where `W(η) = Σ_k η^k M_k` is the product after the step η. For a quadratic f this is
+    an equality, and the largest step is that at which the loss is back where it was; for others `K ‖V‖²` stands for
+    the second term. Infinite steps where the gradient is zero, NaN where K is unknown.
+
+    Args:
+        objective: what is minimised.
+        network: the weights.
+        rule: "curvature" or "step", with the Hessian or K; the former where the objective is quadratic when left out.
+
+    Raises:
+        ValueError: another rule, or "curvature" for an objective that is not quadratic.
+
+    Source: this library, docs/descent.md.
+
+    Example:
+        >>> import linflow as lf, torch
+        >>> from linflow.torch import local_smoothness
+        >>> eye = torch.eye(2, dtype=torch.float64)
+        >>> f, net = lf.MatrixFactorization(2 * eye), lf.Network([eye, 0.5 * eye])
+        >>> at = local_smoothness(f, net)
+        >>> bool(0 < at.step < at.largest), at.step >= local_smoothness(f, net, "step").step
+        (True, True)
+    """
+    rule = _checks.choice(rule or _best(objective), "rule", ("curvature", "step"))
+    field = GradientField(objective, network)
+    point = field.at(field.flatten(network.weights))
+    if math.isinf(objective.smoothness) or not point.finite:
+        return LocalSmoothness(point.gap, point.speed, math.nan, math.nan, math.nan)
+    schedules.check_form(objective, network.depth, rule)
+    if point.speed == 0:
+        return LocalSmoothness(point.gap, 0.0, 0.0, math.inf, math.inf)
+    step, largest = schedules.along_the_step(field, network, point, rule)
+    return LocalSmoothness(point.gap, point.speed, 1 / step, step, largest)
+
+
+def _best(objective: Objective) -> str:
+    return "curvature" if objective.quadratic else "step"
+
+
+class LocalSmoothnessLR(LRScheduler):
+    """A learning-rate scheduler that takes the step `1/K_t` of the curvature at the current weights.
+
+    Each step is the least η with `η K_t(η) = 1`, so that `ℓ⁺ ≤ ℓ − (η/2)‖∇L‖²` and the loss never rises. The rules
+    differ in `K_t`: "curvature", any depth, has the Hessian of a quadratic objective, and the inequality is an
+    equality; "step", any depth, has the smoothness K in its place; "two layers" and "printed" are for the worst
+    direction; "xu2025" is the growing schedule `min((1 + η_0²)^{t/2} η_0, 1/K_t)` with the printed `K_t`, for two
+    layers. Proofs are in docs/descent.md, and docs/torch_training.md says what was faster where. Any rule of
+    `linflow.schedules` will do too, such as `backtracking()`.
+
+    Call `step()` after `optimizer.step()`, once per step (in Lightning `"interval": "step"`). The statements are on
+    steps along the gradient of the objective: SGD without momentum or weight decay on the whole data. `K_t` costs a
+    few products of the layers with the objective's own matrices, whatever the number of samples.
+
+    Args:
+        optimizer: `torch.optim.SGD` without momentum and weight decay, on the layers alone.
+        model: an `nn.Sequential` of bias-free `nn.Linear`, or a list of layers or matrices (`linflow.torch.network`).
+        objective: what is minimised; `linflow.torch.regression` is `nn.MSELoss`.
+        rule: "curvature", "step", "two layers", "printed", "xu2025", or a rule of `linflow.schedules`; when left out
+            "curvature" where the objective is quadratic, else "step".
+        first: `η_0` of "xu2025"; `safe_step_size(objective, network)` when left out.
+        scale: output scale of the model.
+        convention: of a list of matrices, "product" or "torch".
+        last_epoch: as in every scheduler of PyTorch.
+
+    Raises:
+        ValueError, TypeError: an optimiser that does not step along the gradient; a model or objective that does not
+            fit; a rule for two layers with others, or an objective without smoothness.
+
+    At the first step a gradient that is not the objective's is warned of: another factor (a mean for a sum), another
+    direction (mini-batches, another loss), or weights that changed after the scheduler was made.
+
+    Source: Xu, Min, Tarmoun, Mallada & Vidal 2025 for two layers; "step" and "curvature" are of this library.
+
+    Example:
+        >>> import torch, linflow.torch as lt
+        >>> X = torch.eye(3, dtype=torch.float64)
+        >>> model = torch.nn.Sequential(*(torch.nn.Linear(3, 3, bias=False).double() for _ in range(2)))
+        >>> model = lt.balanced_(model, 0.1 * X, generator=torch.Generator().manual_seed(0))
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        >>> scheduler = lt.LocalSmoothnessLR(optimizer, model, lt.regression(X, X))
+        >>> for _ in range(30):
+        ...     optimizer.zero_grad()
+        ...     loss = torch.nn.functional.mse_loss(model(X), X)
+        ...     loss.backward()
+        ...     optimizer.step()
+        ...     scheduler.step()
+        >>> loss.item() < 1e-6
+        True
+    """
+
+    _UNSAVED = ("optimizer", "_layers", "_objective", "_rule", "_compared", "_seen")
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        model: Any,
+        objective: Objective,
+        rule: Any = None,
+        *,
+        first: float | None = None,
+        scale: float = 1.0,
+        convention: str = "product",
+        last_epoch: int = -1,
+    ):
+        self._layers, self._objective = Layers.of(model, scale=scale, convention=convention), objective
+        _check_optimizer(optimizer, self._layers)
+        net = self._layers.network_for(objective)
+        objective.check_network(net)
+        rule = _best(objective) if rule is None else rule
+        if first is not None and rule != "xu2025":
+            raise ValueError(f'first is {first!r}, but only the rule "xu2025" has a first step; leave it out.')
+        if not callable(getattr(rule, "step", None)):
+            form = "printed" if rule == "xu2025" else _checks.choice(rule, "rule", RULES)
+            schedules.check_form(objective, net.depth, form)
+            if rule == "xu2025":
+                first = safe_step_size(objective, net) if first is None else _checks.positive(first, "first")
+        self.rule = rule if isinstance(rule, str) else None
+        self.first = first
+        self._rule = rule
+        self._compared = False
+        self._seen: Network | None = None
+        optimizer.register_step_pre_hook(self._look)
+        optimizer.register_step_post_hook(self._compare)
+        super().__init__(optimizer, last_epoch)
+
+    def get_lr(self) -> list[float | torch.Tensor]:
+        """Return the step for the current weights, the same for every group."""
+        net = self._layers.network_for(self._objective)
+        self._seen = None if self._compared else net
+        field = GradientField(self._objective, net)
+        last = None if self.last_epoch <= 0 else float(getattr(self, "_last_lr", [0.0])[0]) or None
+        iterate = Iterate(field, field.at(field.flatten(net.weights)), max(self.last_epoch, 0), last)
+        eta = float(self._made().step(iterate))
+        return [eta for _ in self.optimizer.param_groups]
+
+    def _made(self) -> Any:
+        if self.rule is None:
+            return self._rule
+        return schedules.Xu2025(self.first or 0.0) if self.rule == "xu2025" else schedules.local_smoothness(self.rule)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is needed to go on: counters, rates and `η_0`; no model, objective or rule object."""
+        return {key: value for key, value in self.__dict__.items() if key not in self._UNSAVED}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a `state_dict`.
+
+        Raises:
+            ValueError: it is of another rule.
+        """
+        if state_dict.get("rule", self.rule) != self.rule:
+            raise ValueError(
+                f"the state is of the rule {state_dict['rule']!r} and the scheduler of {self.rule!r}; make the "
+                "scheduler with the same rule."
+            )
+        super().load_state_dict({key: value for key, value in state_dict.items() if key not in self._UNSAVED})
+        self._seen = None  # the model may have been loaded since
+
+    # Removing the hooks once they are done would disturb others that run beside them.
+    def _look(self, *_: Any) -> None:
+        """Before the first step, see whether the weights are those that the step is for."""
+        if self._compared:
+            return
+        net = self._layers.network_for(self._objective)
+        if self._seen is not None and any(
+            float(norm(A - B)) > 0 for A, B in zip(net.weights, self._seen.weights, strict=True)
+        ):
+            warnings.warn(
+                "the weights were changed after the scheduler was made, and the first step is not for them; make the "
+                "scheduler when the start is set.",
+                UserWarning,
+                stacklevel=2,
+            )
+        self._seen = net
+
+    def _compare(self, *_: Any) -> None:
+        """Warn, after the first step, where the gradient was not the objective's (a closure gives it during it)."""
+        if self._compared or self._seen is None:
+            return
+        self._compared = True
+        found = gradient_mismatch(self._layers, self._objective, self._seen)
+        self._seen = None
+        if found:
+            warnings.warn(f"{found}, so that the steps 1/K_t do not fit it.", UserWarning, stacklevel=2)
+
+
+def gradient_mismatch(layers: Layers, objective: Objective, network: Network) -> str:
+    """Return in words how `.grad` differs from the objective's gradient at these weights; nothing where it is it."""
+    given = layers.gradients()
+    if given is None:
+        return ""
+    wanted = network.gradient(detach(objective.gradient(network.product())))
+    a, b = (np.concatenate([to_numpy(G).ravel() for G in gradients]) for gradients in (given, wanted))
+    sizes = norm(a), norm(b)
+    if not (0 < sizes[0] < math.inf and 0 < sizes[1] < math.inf):
+        return ""
+    cosine, factor = float((a / sizes[0]) @ (b / sizes[1])), sizes[0] / sizes[1]
+    # Rounding of bfloat16 turns a gradient by some 10⁻² at most, and its cosine by the square of that.
+    if cosine < 0.999:
+        return (
+            f"the first gradient is not along that of the objective (cosine {cosine:.3g}: mini-batches, another "
+            "loss, or clipping by entries)"
+        )
+    if abs(factor - 1) > 1e-2:
+        return (
+            f"the first gradient is {factor:.4g} times that of the objective (clipping, or another reduction: "
+            "linflow.torch.regression(X, Y, reduction=…) is nn.MSELoss)"
+        )
+    return ""
+
+
+def regression(X: torch.Tensor, Y: torch.Tensor, reduction: str = "mean") -> LinearRegression:
+    """Return the objective that `nn.MSELoss(reduction)` on the outputs of a linear model is, on the tensors' device.
+
+    `nn.MSELoss()` divides `‖Y − XW‖_F²` by the number of entries of Y: `½‖aY − aXW‖_F²` with `a = sqrt(2/(N m))`;
+    with `reduction="sum"`, `a = √2`, and with `"half"`, the `½‖Y − XW‖_F²` of the theory, `a = 1`.
+
+    Args:
+        X: inputs, shape `(N, n)`.
+        Y: outputs, shape `(N, m)`.
+        reduction: "mean", "sum" or "half".
+
+    Raises:
+        ValueError, TypeError: as `LinearRegression`.
+
+    Example:
+        >>> import torch, linflow.torch
+        >>> X, Y = torch.eye(2), torch.tensor([[1.0], [3.0]])
+        >>> f = linflow.torch.regression(X, Y)
+        >>> f.value(torch.zeros(2, 1, dtype=torch.float64)), torch.nn.functional.mse_loss(0 * Y, Y).item()
+        (5.0, 5.0)
+    """
+    _checks.choice(reduction, "reduction", ("mean", "sum", "half"))
+    X, Y = (X.detach().to(torch.float64), Y.detach().to(torch.float64))
+    a = {"mean": math.sqrt(2 / max(Y.numel(), 1)), "sum": math.sqrt(2), "half": 1.0}[reduction]
+    return LinearRegression(a * X, a * Y)
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer, layers: Layers) -> None:
+    """Raise unless the optimiser takes plain gradient steps on the layers and nothing else."""
+    why = why_no_law(optimizer, layers)
+    if why is None:
+        groups = optimizer.param_groups
+        own = {id(p) for p in layers.parameters}
+        if any(group["weight_decay"] != 0 for group in groups):
+            why = "weight decay minimises another function"
+        elif any(group.get("maximize") for group in groups):
+            why = "maximize=True climbs"
+        elif any(id(p) not in own for group in groups for p in group["params"]):
+            why = "the optimizer holds parameters that are not layers of the model"
+    if why is not None:
+        raise ValueError(f"1/K_t is for steps along the gradient of the objective, on all layers: {why}.")
