@@ -163,6 +163,7 @@ def reproduce(
     *,
     out: str | Path = "report",
     seed: int = 0,
+    full: bool = False,
     progress: Watcher | None = None,
 ) -> Report:
     """Run experiments one after another and write what they found.
@@ -171,7 +172,8 @@ def reproduce(
     error becomes a failed claim, and the others go on.
 
     Args:
-        names: Ids of the experiments; all of them if not given.
+        names: Ids of the experiments; if not given all of them, but for those that take minutes.
+        full: Compute those too.
         out: Folder to write to, made if missing.
         seed: Given to every experiment.
         progress: Called as the work goes on.
@@ -181,7 +183,7 @@ def reproduce(
         OSError: If the folder cannot be written to.
         Interrupted: On Ctrl-C, once the report of the figures done so far is written.
     """
-    experiments = select(names)
+    experiments = select(names, full=full)
     if not experiments:
         raise ValueError("there is no figure to reproduce.")
     out, watcher, start = Path(out), progress or (lambda *_: None), time.perf_counter()

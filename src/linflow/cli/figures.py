@@ -23,6 +23,7 @@ def reproduce(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("report"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random draw.")] = 0,
+    full: Annotated[bool, typer.Option("--full", help="The figures that take minutes, too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON, not a table.")] = False,
     show_list: Annotated[bool, typer.Option("--list", help="List the figures and exit.")] = False,
 ) -> None:
@@ -32,7 +33,7 @@ def reproduce(
     """
     from linflow.experiments import select
 
-    chosen = select(figures)
+    chosen = select(figures, full=full or show_list)
     if show_list:
         _print_list(chosen, as_json)
         return
@@ -40,7 +41,7 @@ def reproduce(
     from linflow import report
 
     with _watch(chosen) as watcher:
-        found = report.reproduce(figures, out=out, seed=seed, progress=watcher)
+        found = report.reproduce(figures, out=out, seed=seed, full=full, progress=watcher)
     if as_json:
         typer.echo(found.json(), nl=False)
     else:

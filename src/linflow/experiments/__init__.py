@@ -11,7 +11,18 @@ from linflow.experiments._base import Claim, Experiment, Outcome, Progress, Tabl
 __all__ = ["EXPERIMENTS", "Claim", "Experiment", "Outcome", "Progress", "Table", "number", "select"]
 
 # Each module holds one `experiment: Experiment`.
-MODULES = ("phase_plane", "depth", "spectrum", "convergence", "init_map", "tightness", "real_data")
+MODULES = (
+    "phase_plane",
+    "depth",
+    "spectrum",
+    "convergence",
+    "init_map",
+    "tightness",
+    "real_data",
+    "box_plot",
+    "three_layers",
+    "step_sizes",
+)
 
 EXPERIMENTS: dict[str, Experiment]  # filled on first use
 
@@ -24,14 +35,14 @@ def __getattr__(name: str) -> Any:
     return globals()[name]
 
 
-def select(names: Iterable[str] | None = None) -> list[Experiment]:
-    """The experiments of these names, or all of them.
+def select(names: Iterable[str] | None = None, *, full: bool = False) -> list[Experiment]:
+    """The experiments of these names, or all of them; those that take minutes only if asked for in full, or by name.
 
     Raises:
         ValueError: If a name is unknown; the text lists the known ones and the nearest.
     """
     known: dict[str, Experiment] = sys.modules[__name__].EXPERIMENTS
-    chosen = list(dict.fromkeys(names or known))
+    chosen = list(dict.fromkeys(names or (name for name, one in known.items() if full or not one.full)))
     for name in chosen:
         if name not in known:
             nearest = get_close_matches(name, known, n=1, cutoff=0.5)

@@ -163,6 +163,7 @@ class Experiment:
         summary: One paragraph of plain text.
         source: Where the figure or its statements were published.
         run: Computes the outcome from a seed, reporting progress.
+        full: Whether it takes minutes, and is left out where everything is asked for but not in full.
     """
 
     id: str
@@ -170,3 +171,4 @@ class Experiment:
     summary: str
     source: str
     run: Callable[[int, Progress], Outcome]
+    full: bool = False

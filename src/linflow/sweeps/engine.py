@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import queue
@@ -24,6 +25,7 @@ AHEAD = 2
 """Tasks that a worker has, the one it computes included."""
 GRACE = 10.0
 """Seconds that a task may take beyond the limits of its cells, which look at the time themselves where they can."""
+LOGS = ("distributed", "distributed.client")
 FALSE_STARTS = 10
 """Times in a row that a process may die before it has begun anything."""
 
@@ -234,9 +236,14 @@ class DaskEngine:
                 f"a sweep on {address} needs distributed, which cannot be imported ({error}): "
                 "pip install linflow[sweep]"
             ) from error
+        # What it logs of a connection that is lost is said here in one line.
+        self._levels = {name: logging.getLogger(name).level for name in LOGS}
+        for name in LOGS:
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
         try:
             self._client = Client(address, set_as_default=False, timeout=10)
         except (OSError, ValueError) as error:
+            self._speak()
             raise ConnectionError(
                 f"there is no Dask scheduler at {address} ({' '.join(str(error).split())}); start one, or leave the "
                 "scheduler out to use the cores of this machine."
@@ -305,6 +312,11 @@ class DaskEngine:
                 self._client.cancel(list(self._tasks), force=True)
         finally:
             self._client.close(timeout=2)
+            self._speak()
+
+    def _speak(self) -> None:
+        for name, level in self._levels.items():
+            logging.getLogger(name).setLevel(level)
 
     def _threads(self) -> dict[str, int]:
         return cast("dict[str, int]", self._client.nthreads())  # a coroutine in an asynchronous client only
