@@ -13,9 +13,9 @@ from markupsafe import Markup
 from matplotlib import rc_context
 
 from linflow import plots
+from linflow._provenance import provenance
 from linflow.analysis import Analysis
 from linflow.files import atomic
-from linflow.settings import provenance
 
 
 def write(found: Analysis, folder: Path, *, drawings: bool = True) -> Path:
