@@ -134,6 +134,10 @@ def test_analyze_writes_a_folder_that_repeats_itself(linflow, tmp_path):
     page = (tmp_path / "analysis/index.html").read_text()
     assert page.count("<svg") == 3
     assert "https://" not in re.sub(r"http[s]?://www\.w3\.org/\S+", "", page)  # it stands alone
+    assert "<h1>Gradient flow on 2 layers, 6 × 12 × 4</h1>\n<p>Target: Y.csv. Start: ntk, seed 0.</p>" in page
+    assert "λ<sub>min</sub>(T)" in page
+    assert "&lt;sub" not in page
+    page = page.replace("<sub>", "_").replace("</sub>", "")
     found = json.loads((tmp_path / "analysis/analysis.json").read_text())
     for finding in found["findings"]:
         assert finding["text"].replace("&", "&amp;").split("'")[0] in page

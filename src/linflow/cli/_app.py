@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-_Usage = typer.BadParameter.__bases__[0]
+_Usage: Any = typer.BadParameter.__bases__[0]
 """What a command line that cannot be read raises, in every release of Typer."""
 
 
