@@ -73,11 +73,19 @@ def test_simulate_writes_what_it_is_asked(linflow, tmp_path):
     assert [line for line in result.stdout.splitlines() if line.startswith("wrote")] == [
         "wrote run.nc",
         "wrote t.csv",
+        "wrote t.csv.toml",
         "wrote p.svg",
     ]
     assert lf.files.load_settings("run.nc")["settings"]["data"]["x"] == "X.csv"
     assert "until = 1e-08" in (tmp_path / "p.svg").read_text()  # a picture, too, says what it shows
+    again = linflow(
+        "simulate", "t.csv.toml", "--table", "u.csv"
+    )  # the table is bare, and what lies next to it repeats it
+    assert again.exit_code == 0, again.stderr
+    assert (tmp_path / "u.csv").read_bytes() == (tmp_path / "t.csv").read_bytes()
+    assert f'"numpy": "{np.__version__}"' in (tmp_path / "t.csv.toml").read_text()
     linflow("simulate", *REGRESSION, "--table", "t.parquet")
+    assert not (tmp_path / "t.parquet.toml").exists()
     echoed = json.loads(pyarrow.parquet.read_schema("t.parquet").metadata[b"linflow"])
     assert echoed["settings"]["start"]["hidden"] == [20]
     assert echoed["dtype"] == "float64"

@@ -13,6 +13,7 @@ import typer
 
 if TYPE_CHECKING:
     from linflow.analysis import Analysis
+    from linflow.settings import Experiment
 
 
 def load_writers() -> None:
@@ -48,6 +49,21 @@ def ready(path: Path, kinds: Sequence[str] = (), *, made: bool = False) -> None:
         raise PermissionError(
             f"{str(path)!r} cannot be written; name another file, or a folder that may be written to."
         )
+
+
+def beside(table: Path, experiment: "Experiment") -> Path:
+    """Write what a table was made from next to it, as an experiment file that makes it again; return its name."""
+    from linflow.files import atomic
+
+    told = experiment.echo()
+    del told["settings"]
+    name = " ".join(table.name.split())  # a comment is one line
+    head = f"# {name} was made by: linflow simulate {name}.toml --table {name}\n"
+    path = table.with_name(table.name + ".toml")
+    with atomic(path) as temporary:
+        text = head + f"# {json.dumps(told)}\n" + experiment.to_toml(table.parent)
+        Path(temporary).write_text(text, encoding="utf-8")
+    return path
 
 
 def print_analysis(found: "Analysis", index: Path) -> None:
