@@ -374,6 +374,8 @@ def _line(text: str, names: list[str]) -> int | None:
             return number
         if key and not section and key[1] == ".".join(names[:2]):
             return number
+        if key and not section and len(names) > 1 and key[1] == names[0]:  # an inline table lies on one line
+            return number
     return found
 
 
