@@ -6,7 +6,7 @@ import typer
 
 from linflow.cli._app import app
 from linflow.cli._options import OPTIONS, takes_experiment
-from linflow.cli._show import beside, load_writers, print_analysis, print_json, progress, ready
+from linflow.cli._show import load_writers, print_analysis, print_json, progress, ready, write_run
 
 if TYPE_CHECKING:
     from linflow.settings import Experiment
@@ -48,14 +48,11 @@ def simulate(experiment: "Experiment", as_json: Json = False) -> None:
     """
     import linflow as lf
     from linflow.analysis import run_of, run_summary, unchecked
-    from linflow.files import write_table
 
     save, table, plot = experiment.output.save, experiment.output.table, experiment.output.plot
     for path, kinds in ((save, (".nc",)), (table, (".csv", ".parquet")), (plot, (".pdf", ".svg", ".png"))):
         if path is not None:
             ready(path, kinds)
-    if table is not None and table.suffix.lower() == ".csv":
-        ready(table.with_name(table.name + ".toml"))
     if save is not None:
         load_writers()
     objective = experiment.objective()
@@ -71,16 +68,7 @@ def simulate(experiment: "Experiment", as_json: Json = False) -> None:
         run.save(save, settings=experiment.echo())
         written.append(save)
     if table is not None:
-        import json
-
-        import pyarrow
-
-        # Parquet keeps what it was made from with the schema; a comment in a CSV would be data to what reads it.
-        columns = pyarrow.table({"t": run.t, "loss": run.loss, "gap": run.gap, "rate": run.rate})
-        write_table(columns.replace_schema_metadata({"linflow": json.dumps(experiment.echo())}), table)
-        written.append(table)
-        if table.suffix.lower() == ".csv":
-            written.append(beside(table, experiment))
+        written += write_run(run, experiment, table)
     if plot is not None and stopped is None:  # a drawing takes its time; the run itself is kept
         from linflow import plots
 
