@@ -54,8 +54,8 @@ def ready(path: Path, kinds: Sequence[str] = (), *, made: bool = False) -> None:
 def write_run(run: Any, experiment: "Experiment", table: Path) -> list[Path]:
     """Write time, loss and rate as a table, and what they were made from; return what was written.
 
-    Parquet keeps the latter with its schema. A comment in a CSV would be data to what reads it, so there an experiment
-    file next to it makes it again.
+    Parquet keeps the latter with its schema. A comment in a CSV would be data to what reads it, so there an
+    experiment file next to it makes it again.
     """
     import pyarrow
 
