@@ -94,10 +94,37 @@ def test_folder_that_cannot_be_written(registry, linflow, tmp_path):
         assert result.stderr.count("\n") == 1
 
 
-def test_bad_options(registry, linflow):
-    assert linflow("reproduce", "--seed", "-1").exit_code == 2
-    assert linflow("reproduce", "--sed", "1").exit_code == 2
-    assert linflow("reprodce").exit_code == 2
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("certify --hiden 3", "option --hiden is not known; did you mean --hidden? See linflow certify --help."),
+        ("certify --zzzz", "option --zzzz is not known; see linflow certify --help."),
+        ("certify --hidden", "option --hidden needs a value after it; see linflow certify --help."),
+        ("certify --json=3", "option --json takes no value; see linflow certify --help."),
+        ("certify --seed x", "option --seed is 'x': a whole number is needed; see linflow certify --help."),
+        ("certify --size=big", "option --size is 'big': a number is needed; see linflow certify --help."),
+        ("reproduce --seed -1", "option --seed is '-1': input should be greater than or equal to 0; see"),
+        ("reproduce --sed 1", "option --sed is not known; did you mean --seed? See linflow reproduce --help."),
+        ("certify a.toml b c", "linflow certify got 'b c' after all that it takes; leave it out"),
+        ("reprodce", "no such command 'reprodce'. Did you mean 'reproduce'? Commands are "),
+        ("zzz", "no such command 'zzz'; commands are "),
+        ("--versin", "option --versin is not known; did you mean --version? See linflow --help."),
+    ],
+)
+def test_a_line_that_cannot_be_read(registry, linflow, tmp_path, line, message):
+    result = linflow(*line.split())
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("linflow: " + message)
+    assert result.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_command_there_is_help(linflow):
+    result = linflow()
+    assert result.exit_code == 2
+    assert "Usage: " in result.stdout + result.stderr
+    assert "linflow: " not in result.stderr
 
 
 def test_ctrl_c(registry, linflow, tmp_path):

@@ -1,6 +1,8 @@
 """Ctrl-C, sent for real: a run ends soon and what was done is kept."""
 
+import dataclasses
 import json
+import math
 import os
 import signal
 import subprocess
@@ -124,3 +126,19 @@ def _interrupting(patch, target, at, late):
 
     patch.setattr(owner, name, method)
     return calls
+
+
+def test_an_error_that_was_not_estimated_is_no_number_in_a_file_too(tmp_path):
+    from linflow.analysis import unchecked
+
+    f, net = lf.MatrixFactorization(np.eye(2)), lf.init.gaussian((2, 9, 2), rng=0)
+    run = unchecked(lf.gradient_flow(f, net))
+    assert math.isnan(run.stats.gap_error)
+    run.save(tmp_path / "run.nc")
+    back = lf.load(tmp_path / "run.nc")
+    assert math.isnan(back.stats.gap_error)
+    assert np.array_equal(back.gap, run.gap)
+    assert lf.certify(f, net).check(back).holds
+    # Nor does it hide what was broken: the certificate of the same flow, ten times as fast as it is.
+    slow = dataclasses.replace(back, gap=np.full_like(back.gap, back.gap[0]))
+    assert not lf.certify(f, net).check(slow).holds

@@ -513,3 +513,13 @@ def test_groups_differ_in_marker_and_colour():
 def test_errors_say_what_is_needed(call, error, text):
     with pytest.raises(error, match=re.escape(text)):
         call()
+
+
+def test_rates_decades_apart_are_on_a_logarithmic_axis():
+    X = np.random.default_rng(0).standard_normal((40, 3)) * [30.0, 1.0, 0.5]
+    f, net = lf.LinearRegression(X, np.ones((40, 2))), lf.init.ntk((3, 20, 2), rng=0)
+    wide = plots.rate(lf.gradient_flow(f, net), lf.certify(f, net))
+    assert wide.get_yscale() == "log"
+    names = {text.get_text(): text.xy[1] for text in wide.texts}
+    assert names["observed"] == wide.lines[0].get_ydata()[-1]
+    assert plots.rate(flow(), cert()).get_yscale() == "linear"

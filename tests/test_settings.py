@@ -1,5 +1,6 @@
 """Experiment files: what is in them, what is wrong with them, and that they say all that a command can."""
 
+import json
 import re
 
 import numpy as np
@@ -18,7 +19,14 @@ def test_every_option_is_a_key_and_every_key_an_option():
 
 def test_a_file_says_what_it_was_made_from(tmp_path):
     made = experiment(
-        None, {"data.target": "Y.csv", "start.hidden": [64, 8], "flow.until": 1e-8, "start.size": 0.1 + 0.2}
+        None,
+        {
+            "data.target": "Y.csv",
+            "start.init": "gaussian",
+            "start.hidden": [64, 8],
+            "flow.until": 1e-8,
+            "start.size": 0.1 + 0.2,
+        },
     )
     path = tmp_path / "experiment.toml"
     path.write_text(made.to_toml(), encoding="utf-8")
@@ -44,6 +52,9 @@ def test_a_file_says_what_it_was_made_from(tmp_path):
         ('[data]\nobjective = "lasso"\n', r"line 2: data\.objective is 'lasso': input should be 'factorization'"),
         ("[start]\nseed = 1.5\n", r"line 2: start\.seed is 1\.5"),
         ("[start\n", r"is not TOML: .*line 1"),
+        ('algorithm = "flow"\nstart = {hiden = [3]}\n', r"line 2: start\.hiden is no known key; did you mean hidden"),
+        ("flow = { rtol = 1e-8, until = 2.0 }\n", r"line 1: flow\.until is 2\.0"),
+        ("start = {size = 2.0}\n", r"line 1: start\.size is 2\.0, which is not used"),
         ("data = 3\n", r"line 1: data is 3: a table is needed, such as \[data\]"),
         ('x = "X.csv"\n', r"line 1: x is no known key; did you mean data\.x\?"),
         ("[start]\nhidden = 64\n", r"line 2: start\.hidden is 64: a list is needed, such as \[64, 64\]"),
@@ -111,7 +122,7 @@ def test_starts_are_drawn_as_asked_or_read(data):
     for wrong, message in [
         ({}, "no hidden widths"),
         ({"start.init": "ntk", "start.size": 2.0, "start.hidden": [3]}, "ntk has no size"),
-        ({"start.weights": str(data / "w.npz"), "start.hidden": [3]}, "leave out --hidden"),
+        ({"start.weights": str(data / "w.npz"), "start.hidden": [3]}, "option --hidden is .* leave it out"),
     ]:
         with pytest.raises(ValueError, match=message):
             experiment(None, {**target, **wrong}).network(f)
@@ -124,3 +135,86 @@ def test_an_option_beside_a_section_that_is_none(tmp_path):
     (tmp_path / "e.toml").write_text("data = 3\n", encoding="utf-8")
     with pytest.raises(ValueError, match="a table is needed"):
         experiment(tmp_path / "e.toml", {"data.x": "X.csv"})
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "value", "way_out"),
+    [
+        ({}, "descent.step_size", 0.1, "choose algorithm descent"),
+        ({}, "descent.steps", 7, "choose algorithm descent"),
+        ({}, "design.steps", 7, "choose algorithm descent"),
+        ({"algorithm": "descent"}, "flow.t_max", 2.0, r"descent\.steps \(--steps\)"),
+        ({"algorithm": "descent"}, "flow.rtol", 1e-9, "choose algorithm flow"),
+        ({"algorithm": "descent"}, "flow.max_steps", 7, "choose algorithm flow"),
+        ({"algorithm": "descent"}, "design.rate", 7.0, r"design\.steps \(--within\)"),
+        ({"start.weights": "w.npz"}, "start.init", "gaussian", "read from a file"),
+        ({"start.weights": "w.npz"}, "start.hidden", [4], "read from a file"),
+        ({"start.weights": "w.npz"}, "start.size", 4.0, "read from a file"),
+        ({"start.weights": "w.npz"}, "start.seed", 4, "read from a file"),
+        ({"start.init": "fan_in"}, "start.size", 4.0, "fan_in has no size"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(given, key, value, way_out, tmp_path):
+    experiment(None, given)
+    option = {"design.steps": "--within"}.get(key, "--" + key.rpartition(".")[2].replace("_", "-"))
+    with pytest.raises(ValueError, match=rf"^option {option} is .*, which is not used: .*{way_out}"):
+        experiment(None, {**given, key: value}, {"design.steps": "--within"})
+    section, name = key.split(".")
+    path = tmp_path / "e.toml"
+    path.write_text(f"[{section}]\n{name} = {json.dumps(value)}\n")
+    with pytest.raises(ValueError, match=rf"e\.toml, line 2: {key} is .*, which is not used: .*{way_out}"):
+        experiment(path, given)
+
+
+def test_a_default_that_is_typed_is_refused_and_one_in_a_complete_file_is_not(tmp_path):
+    with pytest.raises(ValueError, match="option --step-size is 'safe', which is not used"):
+        experiment(None, {"descent.step_size": "safe"})
+    for given in ({}, {"algorithm": "descent"}, {"start.weights": str(tmp_path / "w.npz")}):
+        made = experiment(None, given)
+        (tmp_path / "e.toml").write_text(made.to_toml())
+        assert experiment(tmp_path / "e.toml") == made
+
+
+def test_scale_multiplies_every_drawn_layer(tmp_path):
+    np.save(tmp_path / "Y.npy", np.eye(3))
+    made = {"data.target": tmp_path / "Y.npy", "start.hidden": [5, 4]}
+    for init in ("ntk", "gaussian", "balanced", "spectral"):
+        once, thrice = (
+            experiment(options={**made, "start.init": init, "start.scale": scale}) for scale in (1.0, 3.0)
+        )
+        objective = once.objective()
+        first, second = once.network(objective), thrice.network(objective)
+        assert second.scale == first.scale
+        for W, V in zip(first.weights, second.weights, strict=True):
+            np.testing.assert_array_equal(V, 3.0 * W)
+    with pytest.raises(ValueError, match=r"option --scale is 0"):
+        experiment(options={"start.scale": 0.0})
+
+
+def test_schedules_of_a_descent(tmp_path):
+    import linflow as lf
+    from linflow.analysis import analyse
+
+    np.save(tmp_path / "Y.npy", np.diag([1.0, 0.5]))
+    made = {"data.target": tmp_path / "Y.npy", "start.hidden": [8], "algorithm": "descent", "flow.until": 1e-4}
+    steps = {}
+    for schedule in ("constant", "backtracking", "local_smoothness", "xu2025"):
+        found = analyse(experiment(options={**made, "descent.schedule": schedule}))
+        assert found.run.result.value == "target reached"
+        assert found.check.holds
+        steps[schedule] = found.run.stats.steps
+    eta = lf.safe_step_size(found.objective, found.network)
+    run = lf.gradient_descent(found.objective, found.network, step_size=eta, steps=10_000, until=1e-4)
+    assert steps["constant"] == run.stats.steps
+    rule = lf.schedules.local_smoothness()
+    run = lf.gradient_descent(found.objective, found.network, schedule=rule, steps=10_000, until=1e-4)
+    assert steps["local_smoothness"] == run.stats.steps < steps["constant"]
+    assert (
+        analyse(experiment(options={**made, "descent.schedule": "xu2025", "descent.step_size": 0.01})).run.step_sizes[
+            0
+        ]
+        == 0.01
+    )
+    one = experiment(options={**made, "descent.schedule": "local_smoothness", "descent.step_size": 0.01})
+    with pytest.raises(ValueError, match="finds its steps itself"):
+        one.steps(found.objective, found.network)

@@ -73,11 +73,19 @@ def test_simulate_writes_what_it_is_asked(linflow, tmp_path):
     assert [line for line in result.stdout.splitlines() if line.startswith("wrote")] == [
         "wrote run.nc",
         "wrote t.csv",
+        "wrote t.csv.toml",
         "wrote p.svg",
     ]
     assert lf.files.load_settings("run.nc")["settings"]["data"]["x"] == "X.csv"
     assert "until = 1e-08" in (tmp_path / "p.svg").read_text()  # a picture, too, says what it shows
+    again = linflow(
+        "simulate", "t.csv.toml", "--table", "u.csv"
+    )  # the table is bare, and what lies next to it repeats it
+    assert again.exit_code == 0, again.stderr
+    assert (tmp_path / "u.csv").read_bytes() == (tmp_path / "t.csv").read_bytes()
+    assert f'"numpy": "{np.__version__}"' in (tmp_path / "t.csv.toml").read_text()
     linflow("simulate", *REGRESSION, "--table", "t.parquet")
+    assert not (tmp_path / "t.parquet.toml").exists()
     echoed = json.loads(pyarrow.parquet.read_schema("t.parquet").metadata[b"linflow"])
     assert echoed["settings"]["start"]["hidden"] == [20]
     assert echoed["dtype"] == "float64"
@@ -134,6 +142,10 @@ def test_analyze_writes_a_folder_that_repeats_itself(linflow, tmp_path):
     page = (tmp_path / "analysis/index.html").read_text()
     assert page.count("<svg") == 3
     assert "https://" not in re.sub(r"http[s]?://www\.w3\.org/\S+", "", page)  # it stands alone
+    assert "<h1>Gradient flow on 2 layers, 6 × 12 × 4</h1>\n<p>Target: Y.csv. Start: ntk, seed 0.</p>" in page
+    assert "λ<sub>min</sub>(T)" in page
+    assert "&lt;sub" not in page
+    page = page.replace("<sub>", "_").replace("</sub>", "")
     found = json.loads((tmp_path / "analysis/analysis.json").read_text())
     for finding in found["findings"]:
         assert finding["text"].replace("&", "&amp;").split("'")[0] in page
@@ -186,6 +198,9 @@ def test_findings_on_a_start_near_a_saddle_and_bad_data(linflow):
         (("simulate", *REGRESSION, "--save", "run.csv"), "run.csv"),
         (("simulate", *REGRESSION, "--save", "no/run.nc"), "no"),
         (("analyze", "X.csv"), "X.csv is not TOML"),
+        (("certify", *TARGET, "--step-size", "0.1"), "option --step-size is 0.1, which is not used"),
+        (("design", *TARGET, "--rate", "5", "--within", "0"), "option --within is 0"),
+        (("design", *TARGET, "--rate", "5", "--within", "9"), "option --within is 9, which is not used"),
         (("design", *TARGET), "rate is needed"),
         (("design", *TARGET, "--rate", "-1"), "--rate is -1.0"),
     ],

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from linflow.sweeps import read_results, sweep_status
-from linflow.sweeps.rows import SCHEMA, TIMING
+from linflow.sweeps.rows import TIMING
 from linflow.sweeps.store import RESULTS
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals, /proc and mounts are those of Unix")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +14,7 @@ from linflow.network import Network
 from linflow.objectives import Objective
 from linflow.settings import Experiment
 
-NOT_ESTIMATED = "interrupted: the error of the integration was not estimated, and reads 0"
+NOT_ESTIMATED = "interrupted: the error of the integration was not estimated"
 
 
 @dataclass(frozen=True)
@@ -163,4 +164,4 @@ def unchecked(run: Trajectory) -> Trajectory:
     """
     if run.algorithm != "flow":
         return run
-    return replace(run, stats=replace(run.stats, _estimate=0.0), notes=(*run.notes, NOT_ESTIMATED))
+    return replace(run, stats=replace(run.stats, _estimate=math.nan), notes=(*run.notes, NOT_ESTIMATED))

@@ -5,17 +5,18 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib import rc_context
 
 from linflow import plots
+from linflow._provenance import provenance
 from linflow.analysis import Analysis
 from linflow.files import atomic
-from linflow.settings import provenance
 
 
 def write(found: Analysis, folder: Path, *, drawings: bool = True) -> Path:
@@ -39,8 +40,11 @@ def page(found: Analysis, *, drawings: bool = True) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["typeset"] = typeset
     return environment.get_template("analysis.html.j2").render(
         found=found,
+        heading=heading(found),
+        origin=origin(found),
         figures=[(title, Markup(svg)) for title, svg in (_drawings(found) if drawings else [])],
         guarantees=[g for g in found.certificate.guarantees if g.applies],
         others=[g for g in found.certificate.guarantees if not g.applies],
@@ -62,6 +66,26 @@ def _drawings(found: Analysis) -> list[tuple[str, str]]:
     if net.depth > 1 and max(net.widths[1:-1]) <= 2000:
         drawings.append(("Imbalance of the first two layers", _svg(plots.imbalance_spectrum(net, layer=1), "d")))
     return drawings
+
+
+def heading(found: Analysis) -> str:
+    """Say in a line what was run on what."""
+    net, depth = found.network, found.network.depth
+    return f"Gradient {found.run.algorithm} on {depth} layer{'s' * (depth > 1)}, {' × '.join(map(str, net.widths))}"
+
+
+def origin(found: Analysis) -> str:
+    """Say in a sentence where data and start came from."""
+    data, start = found.experiment.data, found.experiment.start
+    read = f"Target: {data.target}" if data.target else f"Inputs: {data.x}; outputs: {data.y}"
+    drawn = f"weights from {start.weights}" if start.weights else f"{start.init}, seed {start.seed}"
+    return f"{read}. Start: {drawn}."
+
+
+def typeset(text: str) -> Markup:
+    """Return text with its indices, as in `λ_min` and `W_1`, set below the line."""
+    index = r"(?<![\w.])([A-Za-zλσγμκ])_(min|max|[0-9]+|[lLF])(?![\w.])"
+    return Markup(re.sub(index, r"\1<sub>\2</sub>", str(escape(text))))
 
 
 def _svg(ax: Any, name: str) -> str:

@@ -9,15 +9,15 @@ from __future__ import annotations
 import difflib
 import json
 import os
-import platform
 import re
 import tomllib
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from linflow._provenance import provenance
 
 if TYPE_CHECKING:
     from linflow.network import Network
@@ -54,11 +54,12 @@ class Data(_Section):
 
 
 class Start(_Section):
-    """The first weights: drawn, with hidden widths and a seed, or read from a file."""
+    """The first weights: drawn, with hidden widths and a seed, each layer times the scale; or read from a file."""
 
     init: Init = "ntk"
     hidden: tuple[Count, ...] = ()
     size: Positive | None = None
+    scale: Positive = 1.0
     seed: Annotated[int, Field(ge=0, strict=True)] = 0
     weights: Path | None = None
 
@@ -148,7 +149,7 @@ class Experiment(_Section):
         if start.weights is not None:
             if start.hidden or start.size is not None:
                 raise ValueError(
-                    "weights are read from a file, which has their widths and size; leave out --hidden and --size."
+                    "weights are read from a file, which has their widths and size; leave out hidden and size."
                 )
             return load_weights(start.weights)
         widths = self.widths(objective, wider)
@@ -162,7 +163,10 @@ class Experiment(_Section):
                     "the start spectral lies along the solution, and this objective has none; use another."
                 )
             size["target"] = objective.minimizer
-        return getattr(lf.init, start.init)(widths, rng=start.seed, **size)
+        drawn = getattr(lf.init, start.init)(widths, rng=start.seed, **size)
+        if start.scale == 1.0:
+            return drawn
+        return lf.Network([start.scale * W for W in drawn.weights], scale=drawn.scale)
 
     def steps(self, objective: Objective, network: Network) -> dict[str, Any]:
         """Return the step of a descent as `certify` and `gradient_descent` take it: `step_size=` or `schedule=`.
@@ -237,12 +241,43 @@ def _toml(value: Any) -> str:
     return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)
 
 
-def experiment(path: Path | None = None, options: Mapping[str, Any] | None = None) -> Experiment:
+UNUSED: dict[str, dict[str, str]] = {
+    "flow": {
+        "descent.step_size": "a flow takes no steps of a set size; leave it out, or choose algorithm descent",
+        "descent.schedule": "a flow takes no steps of a set size; leave it out, or choose algorithm descent",
+        "descent.steps": "a flow takes as many steps as it needs; leave it out, or choose algorithm descent",
+        "design.steps": "a flow is designed for a rate; leave it out, or choose algorithm descent",
+    },
+    "descent": {
+        "flow.t_max": "a descent ends after descent.steps (--steps); leave it out, or choose algorithm flow",
+        "flow.rtol": "a descent has no tolerance; leave it out, or choose algorithm flow",
+        "flow.max_steps": "a descent ends after descent.steps (--steps); leave it out, or choose algorithm flow",
+        "design.rate": "a descent is designed for design.steps (--within); leave it out, or choose algorithm flow",
+    },
+    "weights": dict.fromkeys(
+        ("start.init", "start.hidden", "start.size", "start.scale", "start.seed"),
+        "the weights are read from a file; leave it out, or start.weights (--weights)",
+    ),
+    "no size": {"start.size": "this start has no size; leave it out, or use gaussian"},
+}
+"""Keys that an algorithm or a start does not use, and what to do."""
+
+
+def experiment(
+    path: Path | None = None, options: Mapping[str, Any] | None = None, flags: Mapping[str, str] | None = None
+) -> Experiment:
     """Return the experiment of a file, with options such as `{"flow.until": 1e-4}` in the place of its keys.
 
+    Args:
+        path: of the file; None for the options alone.
+        options: key → value.
+        flags: key → name of its option, where that is not `--` and the key.
+
     Raises:
-        ValueError: a key or value that there is not; the message names file, line, key and what is close to it.
+        ValueError: a key or value that there is not, or that the algorithm or the start does not use; the message
+            names file, line, key and what is close to it.
     """
+    flags = flags or {}
     text = ""
     if path is not None:
         try:
@@ -266,25 +301,56 @@ def experiment(path: Path | None = None, options: Mapping[str, Any] | None = Non
         if isinstance(place, dict):  # what is no table is refused below
             place[key] = value
     try:
-        return Experiment.model_validate(tree)
+        made = Experiment.model_validate(tree)
     except ValidationError as error:
-        raise ValueError(_explained(error, path, text, options or {})) from None
+        raise ValueError(_explained(error, path, text, options or {}, flags)) from None
+    for dotted, why in _unused(made):
+        section, key = dotted.split(".")
+        value, default = (getattr(getattr(x, section), key) for x in (made, Experiment()))
+        # A complete file names the defaults of what it does not use, too.
+        if dotted in (options or {}) or value != default:
+            shown = list(value) if isinstance(value, tuple) else value
+            where = _where(dotted, [section, key], path, text, options or {}, flags)
+            raise ValueError(f"{where} is {shown!r}, which is not used: {why}.")
+    return made
 
 
-def _explained(error: ValidationError, path: Path | None, text: str, options: Mapping[str, Any]) -> str:
+def _unused(made: Experiment) -> list[tuple[str, str]]:
+    """Return the keys that an experiment does not use, and why."""
+    found = dict(UNUSED[made.algorithm])
+    if made.start.weights is not None:
+        found |= UNUSED["weights"]
+    elif made.start.init not in SIZES:
+        found |= {key: why.replace("this start", made.start.init) for key, why in UNUSED["no size"].items()}
+    return list(found.items())
+
+
+def _where(
+    dotted: str,
+    names: list[str],
+    path: Path | None,
+    text: str,
+    options: Mapping[str, Any],
+    flags: Mapping[str, str],
+) -> str:
+    """Name a key as the user wrote it: an option, or a line of the file."""
+    if dotted in options:
+        return f"option {flags.get(dotted, '--' + dotted.rpartition('.')[2].replace('_', '-'))}"
+    if path is not None:
+        line = _line(text, names)
+        return f"{path}, line {line}: {dotted}" if line else f"{path}: {dotted}"
+    return dotted
+
+
+def _explained(
+    error: ValidationError, path: Path | None, text: str, options: Mapping[str, Any], flags: Mapping[str, str]
+) -> str:
     """Say in one line what is wrong with the first key, where it is and what there is instead."""
     first = error.errors()[0]
     names = [str(part) for part in first["loc"] if isinstance(part, str)]
     known = [part for part in names if part in _names()]
     dotted = ".".join(known[:2]) if first["type"] != "extra_forbidden" else ".".join(names)
-    if dotted in options:
-        flag = "--" + known[-1].replace("_", "-")
-        where = f"option {flag}"
-    elif path is not None:
-        line = _line(text, names)
-        where = f"{path}, line {line}: {dotted}" if line else f"{path}: {dotted}"
-    else:
-        where = dotted
+    where = _where(dotted, names, path, text, options, flags)
     if first["type"] == "extra_forbidden":
         section = Experiment.model_fields.get(names[0])
         model = section.annotation if len(names) > 1 and section is not None else Experiment
@@ -342,6 +408,8 @@ def _line(text: str, names: list[str]) -> int | None:
             return number
         if key and not section and key[1] == ".".join(names[:2]):
             return number
+        if key and not section and len(names) > 1 and key[1] == names[0]:  # an inline table lies on one line
+            return number
     return found
 
 
@@ -356,22 +424,3 @@ def _words(annotation: Any) -> tuple[str, ...]:
     if get_origin(annotation) is Literal:
         return get_args(annotation)
     return tuple(word for part in get_args(annotation) for word in _words(part))
-
-
-def provenance(seed: int) -> dict[str, Any]:
-    """Return what besides the settings the numbers depend on: versions, seed, precision, machine."""
-    packages = {}
-    for name in ("linflow", "numpy", "scipy", "numba"):
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            packages[name] = "not installed"
-    return {
-        "versions": packages,
-        "python": platform.python_version(),
-        "seed": seed,
-        "dtype": "float64",
-        "machine": f"{platform.system()} {platform.machine()}",
-        "processors": os.cpu_count(),
-        "threads": os.environ.get("OMP_NUM_THREADS", "not set"),
-    }

@@ -149,7 +149,9 @@ def _beyond(excess: np.ndarray, run: Trajectory) -> np.ndarray:
     """Return where a relative excess is beyond rounding and the error of the run, estimated only if need be."""
     if not (excess > OBSERVED_ALLOWANCE).any():
         return np.empty(0, dtype=int)
-    return np.flatnonzero(excess > OBSERVED_ALLOWANCE + run.stats.gap_error)
+    error = run.stats.gap_error
+    # An error that was not estimated excuses nothing.
+    return np.flatnonzero(excess > OBSERVED_ALLOWANCE + (0.0 if math.isnan(error) else error))
 
 
 def _bound(guarantee: Guarantee, t: np.ndarray, done: np.ndarray | None) -> np.ndarray:

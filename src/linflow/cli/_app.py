@@ -1,19 +1,38 @@
 """The command itself: errors of any part of it become one line and an exit code."""
 
+import difflib
 import sys
+from collections.abc import Sequence
 from io import TextIOWrapper
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+_Usage: Any = typer.BadParameter.__bases__[0]
+"""What a command line that cannot be read raises, in every release of Typer."""
+
 
 class _Group(TyperGroup):
     """Turns errors of any command into one line and an exit code."""
 
+    def make_context(self, info_name: Any, args: Any, parent: Any = None, **extra: Any) -> Any:
+        given = list(args)
+        try:
+            return super().make_context(info_name, args, parent=parent, **extra)
+        except _Usage as error:
+            if not given:  # no mistake: the help is shown
+                raise
+            fail(_misread(error, self, given, "linflow"), 2)
+
     def invoke(self, ctx: Any) -> Any:
+        given = list(ctx.args)  # of the command; reading them empties the list
         try:
             return super().invoke(ctx)
+        except _Usage as error:
+            name = ctx.invoked_subcommand
+            command = self.commands.get(name, self)
+            fail(_misread(error, command, given, f"linflow {name}" if command is not self else "linflow"), 2)
         except KeyboardInterrupt as stop:
             fail(interrupted(stop), 130)
         except BrokenPipeError:
@@ -33,6 +52,52 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Convergence of gradient flow on multi-layer linear models: certified rates set against exact runs.",
 )
+
+
+def _misread(error: Any, command: Any, given: Sequence[str], name: str) -> str:
+    """Say which word of a command line cannot be read, what is near it, and where all options are."""
+    see = f"see {name} --help."
+    option = getattr(error, "option_name", None)
+    parameter = getattr(error, "param", None)
+    if option is not None and hasattr(error, "possibilities"):
+        known = [flag for known in command.params for flag in known.opts if flag.startswith("--")] + ["--help"]
+        close = difflib.get_close_matches(option, known, 1)
+        hint = f"did you mean {close[0]}? S" if close else "s"
+        return f"option {option} is not known; {hint}{see[1:]}"
+    if option is not None:
+        takes_none = any(option in p.opts and getattr(p, "is_flag", False) for p in command.params)
+        return f"option {option} {'takes no value' if takes_none else 'needs a value after it'}; {see}"
+    text = (error.message or error.format_message()).strip().rstrip(".")
+    text = text[:1].lower() + text[1:]
+    if parameter is not None and parameter.opts[0].startswith("-"):
+        value = _after(parameter.opts[0], given)
+        for words, needed in _NEEDED.items():
+            text = needed if words in text else text
+        return f"option {parameter.opts[0]} {f'is {value!r}' if value is not None else 'is missing'}: {text}; {see}"
+    if "unexpected extra argument" in text:
+        words = text.rpartition("(")[2].rstrip(")")
+        return (
+            f"{name} got {words!r} after all that it takes; leave it out, or write an option's name before it; {see}"
+        )
+    if text.startswith("no such command"):
+        names = ", ".join(getattr(command, "commands", ()))
+        return f"{text}{' Commands' if text.endswith('?') else '; commands'} are {names}."
+    return f"{text}; {see}"
+
+
+_NEEDED = {"valid integer": "a whole number is needed", "valid number": "a number is needed"}
+"""How a kind of value is refused by Typer, and how here."""
+
+
+def _after(flag: str, given: Sequence[str]) -> str | None:
+    """Return the value of an option as it was typed, the last where there are several."""
+    found = None
+    for word, following in zip(given, [*given[1:], None], strict=True):
+        if word == flag:
+            found = following
+        elif word.startswith(flag + "="):
+            found = word[len(flag) + 1 :]
+    return found
 
 
 def fail(text: str, code: int) -> None:

@@ -25,6 +25,7 @@ OPTIONS: dict[str, tuple[str, type, str, str]] = {
         "Start",
         "Standard deviation, gain, imbalance or size of the start, where it has one.",
     ),
+    "scale": ("start.scale", float, "Start", "Number that every drawn layer is multiplied by."),
     "seed": ("start.seed", int, "Start", "Seed of the start."),
     "weights": (
         "start.weights",
@@ -60,9 +61,15 @@ OPTIONS: dict[str, tuple[str, type, str, str]] = {
     "out": ("output.start", Path, "Output", "Write the weights to a .npz or .safetensors file."),
     "folder": ("output.folder", Path, "Output", "Folder for the report."),
 }
+"""Option → key of the file, type, panel of the help, and what it is."""
 FLAGS = {"folder": "--out", "confirm": "--confirm"}
 """Options whose name is not that of the parameter, or that take no value."""
-"""Option → key of the file, type, panel of the help, and what it is."""
+
+
+def flag(name: str) -> str:
+    """Return an option as it is typed."""
+    return FLAGS.get(name, "--" + name.replace("_", "-"))
+
 
 File = Annotated[
     Path | None, typer.Argument(metavar="FILE.toml", help="Experiment file; options take the place of its keys.")
@@ -94,7 +101,7 @@ def takes_experiment(*names: str) -> Callable[[Callable[..., None]], Callable[..
                 annotation=Annotated[
                     kind | None,
                     typer.Option(
-                        FLAGS.get(name, "--" + name.replace("_", "-")),
+                        flag(name),
                         help=text,
                         rich_help_panel=panel,
                         autocompletion=_words(key) if kind is str else None,
@@ -115,7 +122,8 @@ def takes_experiment(*names: str) -> Callable[[Callable[..., None]], Callable[..
             }
             for name in names:
                 given.pop(name, None)
-            command(experiment=experiment(path, options), **given)
+            flags = {key: flag(name) for name, (key, *_) in OPTIONS.items()}
+            command(experiment=experiment(path, options, flags), **given)
 
         wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
         wrapped.__signature__ = inspect.Signature([first, *shared, *(p.replace(kind=keyword) for p in own)])  # type: ignore[attr-defined]

@@ -13,6 +13,7 @@ import typer
 
 if TYPE_CHECKING:
     from linflow.analysis import Analysis
+    from linflow.settings import Experiment
 
 
 def load_writers() -> None:
@@ -48,6 +49,30 @@ def ready(path: Path, kinds: Sequence[str] = (), *, made: bool = False) -> None:
         raise PermissionError(
             f"{str(path)!r} cannot be written; name another file, or a folder that may be written to."
         )
+
+
+def write_run(run: Any, experiment: "Experiment", table: Path) -> list[Path]:
+    """Write time, loss and rate as a table, and what they were made from; return what was written.
+
+    Parquet keeps the latter with its schema. A comment in a CSV would be data to what reads it, so there an
+    experiment file next to it makes it again.
+    """
+    import pyarrow
+
+    from linflow.files import atomic, write_table
+
+    told = experiment.echo()
+    columns = pyarrow.table({"t": run.t, "loss": run.loss, "gap": run.gap, "rate": run.rate})
+    write_table(columns.replace_schema_metadata({"linflow": json.dumps(told)}), table)
+    if table.suffix.lower() != ".csv":
+        return [table]
+    del told["settings"]
+    name = " ".join(table.name.split())  # a comment is one line
+    head = f"# {name} was made by: linflow simulate {name}.toml --table {name}\n# {json.dumps(told)}\n"
+    beside = table.with_name(table.name + ".toml")
+    with atomic(beside) as temporary:
+        Path(temporary).write_text(head + experiment.to_toml(table.parent), encoding="utf-8")
+    return [table, beside]
 
 
 def print_analysis(found: "Analysis", index: Path) -> None:

@@ -6,7 +6,7 @@ import typer
 
 from linflow.cli._app import app
 from linflow.cli._options import OPTIONS, takes_experiment
-from linflow.cli._show import load_writers, print_analysis, print_json, progress, ready
+from linflow.cli._show import load_writers, print_analysis, print_json, progress, ready, write_run
 
 if TYPE_CHECKING:
     from linflow.settings import Experiment
@@ -21,6 +21,7 @@ START = (
     "init",
     "hidden",
     "size",
+    "scale",
     "seed",
     "weights",
     "algorithm",
@@ -61,7 +62,6 @@ def simulate(experiment: "Experiment", as_json: Json = False) -> None:
     """
     import linflow as lf
     from linflow.analysis import run_of, run_summary, unchecked
-    from linflow.files import write_table
 
     save, table, plot = experiment.output.save, experiment.output.table, experiment.output.plot
     for path, kinds in ((save, (".nc",)), (table, (".csv", ".parquet")), (plot, (".pdf", ".svg", ".png"))):
@@ -82,14 +82,7 @@ def simulate(experiment: "Experiment", as_json: Json = False) -> None:
         run.save(save, settings=experiment.echo())
         written.append(save)
     if table is not None:
-        import json
-
-        import pyarrow
-
-        # CSV has no place for it; Parquet keeps it with the schema.
-        columns = pyarrow.table({"t": run.t, "loss": run.loss, "gap": run.gap, "rate": run.rate})
-        write_table(columns.replace_schema_metadata({"linflow": json.dumps(experiment.echo())}), table)
-        written.append(table)
+        written += write_run(run, experiment, table)
     if plot is not None and stopped is None:  # a drawing takes its time; the run itself is kept
         from linflow import plots
 

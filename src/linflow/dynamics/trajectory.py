@@ -80,6 +80,8 @@ class Stats:
     def gap_error(self) -> float:
         """Estimated error of `log(L − f*)` along a flow, the largest at any time; 0 for a descent.
 
+        NaN where it was not estimated, as in a run that Ctrl-C ended on the command line.
+
         The flow is run again with ten times the tolerance, when this is first read, and the two curves are compared.
         """
         return self._estimate() if callable(self._estimate) else self._estimate

@@ -40,6 +40,8 @@ SCALARS = {
 }
 STEP_SIZE = ("constant step of the descent", "time of the flow")
 STATS = tuple(name.removeprefix("stats_") for name in SCALARS if name.startswith("stats_"))
+OPTIONAL_STATS = ("gap_error",)
+"""What a file has only where it was estimated, NaN otherwise."""
 COUNTS = ("steps", "rejected", "evaluations")
 
 CHECKED = ("format_version", "algorithm", "result", "notes", "settings")

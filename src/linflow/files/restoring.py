@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -112,7 +113,9 @@ def _trajectory(source: RunFile) -> Trajectory:
 def _stats(source: RunFile) -> Stats:
     from linflow.dynamics import Stats  # noqa: PLC0415 - compiled loops are slow to import
 
-    numbers: dict[str, Any] = {name: float(source.array(f"stats_{name}", ())) for name in _schema.STATS}
+    stored = {name: source.optional(f"stats_{name}", ()) for name in _schema.OPTIONAL_STATS}
+    numbers: dict[str, Any] = {name: math.nan if x is None else float(x) for name, x in stored.items()}
+    numbers |= {name: float(source.array(f"stats_{name}", ())) for name in _schema.STATS if name not in stored}
     for name in _schema.COUNTS:
         numbers[name] = int(numbers[name])
         if numbers[name] < 0:

@@ -127,6 +127,8 @@ def _records(run: Trajectory) -> _Variables:
 def _scalars(run: Trajectory) -> _Variables:
     values: dict[str, Any] = {"minimum": run.minimum, "scale": run.start.scale}
     values |= {f"stats_{name}": getattr(run.stats, name) for name in _schema.STATS}
+    if np.isnan(values["stats_gap_error"]):  # not estimated
+        del values["stats_gap_error"]
     variables: _Variables = {}
     for name, value in values.items():
         kind = np.int64 if name.removeprefix("stats_") in _schema.COUNTS else np.float64

@@ -20,6 +20,9 @@ FEW = 6
 
 Curve = tuple[np.ndarray, np.ndarray]
 
+DECADES = 100.0
+"""Ratio of the largest rate to the least from which their axis is logarithmic."""
+
 
 def convergence(
     run: Trajectory | Sequence[Trajectory],
@@ -90,7 +93,8 @@ def rate(
     """Draw the instantaneous rate of runs, and the rate their certificates guarantee at each gap, dashed.
 
     That of a flow is `−ℓ̇/ℓ`; of a descent, as its guarantees are, the mean `−Δ(log ℓ)/Δt` from a record to the next.
-    Where a flow recorded λ_min(T) and there is a certificate, `γ λ_min(T)`, which no rate is below, is dotted.
+    Where a flow recorded λ_min(T) and there is a certificate, `γ λ_min(T)`, which no rate is below, is dotted. New
+    axes are logarithmic where the largest rate is more than a hundred times the least.
 
     Args:
         run: A run of `gradient_flow` or `gradient_descent`, or several.
@@ -305,11 +309,21 @@ def _draw(
     constant = all(run.algorithm == "descent" and run.step_size for run in runs)
     ax.set_xlabel(r"time $t=\eta k$" if constant else "time $t$")
     if c.own:
-        if operator:
+        if operator and decades(ax):
+            ax.set_yscale("log")
+            log_ticks(ax.yaxis)
+        elif operator:
             from_zero(c, ax.lines[-1])
         else:
             log_ticks(ax.yaxis)
         _name(c, ends, inner, labelled=labels is not None, certified=used is not None)
+
+
+def decades(ax: Any) -> bool:
+    """Say whether what is drawn lies so far apart that a linear axis would show the largest alone."""
+    seen = np.concatenate([np.asarray(line.get_ydata(), dtype=np.float64) for line in ax.lines])
+    seen = seen[np.isfinite(seen) & (seen > 0)]
+    return bool(seen.size) and bool(seen.max() > DECADES * seen.min())
 
 
 def _median(c: Canvas, runs: list[Trajectory], observed: Callable[[Trajectory], Curve]) -> None:

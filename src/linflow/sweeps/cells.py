@@ -180,7 +180,7 @@ def _start(certificate: Certificate, network: Network) -> dict[str, Any]:
         "width": min(network.widths[1:-1], default=None),
         "depth": network.depth,
         "hidden": list(network.widths[1:-1]),
-        "scale": network.scale,
+        "factor": network.scale,
         "initial_gap": certificate.gap,
         "pl_constant": certificate.pl_constant,
     }

@@ -23,11 +23,11 @@ SCHEMA = pa.schema(
     [
         ("id", _S), ("status", _S), ("failure", _S), ("reason", _S),
         # Settings.
-        ("algorithm", _S), ("objective", _S), ("x", _S), ("y", _S), ("target", _S), ("weights", _S), ("init", _S),
-        ("hidden", _IS), ("size", _F), ("seed", _I), ("until", _F), ("t_max", _F), ("rtol", _F), ("max_steps", _I),
-        ("max_descent_steps", _I), ("schedule", _S), ("settings", _S),
+        ("algorithm", _S), ("objective", _S), ("x", _S), ("y", _S), ("target", _S), ("weights", _S),
+        ("init", _S), ("hidden", _IS), ("size", _F), ("scale", _F), ("seed", _I),
+        ("until", _F), ("t_max", _F), ("rtol", _F), ("max_steps", _I), ("max_descent_steps", _I), ("schedule", _S), ("settings", _S),
         # The start.
-        ("n", _I), ("m", _I), ("width", _I), ("depth", _I), ("scale", _F), ("initial_gap", _F), ("pl_constant", _F),
+        ("n", _I), ("m", _I), ("width", _I), ("depth", _I), ("factor", _F), ("initial_gap", _F), ("pl_constant", _F),
         # The certificate.
         ("certificate", _S), ("certified_rate", _F), *((name, _F) for name in named("certified_time")),
         ("certified_time", _F), ("guarantees", _SS), ("guaranteed_rates", _FS),
@@ -49,7 +49,7 @@ SETTINGS = {
     "descent.steps": "max_descent_steps",
     "descent.schedule": "schedule",
     **{f"data.{key}": key for key in ("x", "y", "target", "objective")},
-    **{f"start.{key}": key for key in ("init", "hidden", "size", "seed", "weights")},
+    **{f"start.{key}": key for key in ("init", "hidden", "size", "scale", "seed", "weights")},
     **{f"flow.{key}": key for key in ("until", "t_max", "rtol", "max_steps")},
 }
 """The column in which each setting stands; those that are missing here stand in `settings` alone."""
