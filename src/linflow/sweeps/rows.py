@@ -25,7 +25,8 @@ SCHEMA = pa.schema(
         # Settings.
         ("algorithm", _S), ("objective", _S), ("x", _S), ("y", _S), ("target", _S), ("weights", _S),
         ("init", _S), ("hidden", _IS), ("size", _F), ("scale", _F), ("seed", _I),
-        ("until", _F), ("t_max", _F), ("rtol", _F), ("max_steps", _I), ("max_descent_steps", _I), ("schedule", _S), ("settings", _S),
+        ("until", _F), ("t_max", _F), ("rtol", _F), ("max_steps", _I),
+        ("max_descent_steps", _I), ("schedule", _S), ("settings", _S),
         # The start.
         ("n", _I), ("m", _I), ("width", _I), ("depth", _I), ("factor", _F), ("initial_gap", _F), ("pl_constant", _F),
         # The certificate.
