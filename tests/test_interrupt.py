@@ -142,3 +142,33 @@ def test_an_error_that_was_not_estimated_is_no_number_in_a_file_too(tmp_path):
     # Nor does it hide what was broken: the certificate of the same flow, ten times as fast as it is.
     slow = dataclasses.replace(back, gap=np.full_like(back.gap, back.gap[0]))
     assert not lf.certify(f, net).check(slow).holds
+
+
+def test_ctrl_c_that_python_threw_away_is_heard_at_the_next_step():
+    """An exception that comes up in a callback of a C library is printed and dropped."""
+    code = """
+import ctypes, os, signal
+import linflow as lf
+from linflow.cli._ctrl_c import heed, listen
+import numpy as np
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+listen()
+
+@ctypes.CFUNCTYPE(None)
+def callback():
+    os.kill(os.getpid(), signal.SIGINT)
+    for _ in range(1000):
+        pass  # KeyboardInterrupt comes up here, and goes nowhere
+
+callback()
+print("dropped", flush=True)
+try:
+    lf.gradient_flow(lf.MatrixFactorization(np.eye(2)), [np.eye(2), 0.1 * np.eye(2)], progress=heed)
+except KeyboardInterrupt:
+    print("heard", flush=True)
+heed()  # once is enough
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.split() == ["dropped", "heard"], done
+    assert done.returncode == 0

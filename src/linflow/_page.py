@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import math
+from functools import lru_cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 
+@lru_cache(maxsize=1)
 def environment() -> Environment:
     """Return where the templates of this package are found; what is put into them is escaped."""
     return Environment(

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import os
 import platform
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 
-def provenance(seed: int) -> dict[str, Any]:
-    """Return what besides the settings the numbers depend on: versions, seed, precision, machine."""
-    packages = {}
+@lru_cache(maxsize=1)
+def _versions() -> dict[str, str]:
+    found = {}
     for name in ("linflow", "numpy", "scipy", "numba"):
         try:
-            packages[name] = version(name)
+            found[name] = version(name)
         except PackageNotFoundError:
-            packages[name] = "not installed"
+            found[name] = "not installed"
+    return found
+
+
+def provenance(seed: int) -> dict[str, Any]:
+    """Return what besides the settings the numbers depend on: versions, seed, precision, machine."""
     return {
-        "versions": packages,
+        "versions": dict(_versions()),
         "python": platform.python_version(),
         "seed": seed,
         "dtype": "float64",

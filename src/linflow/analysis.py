@@ -17,6 +17,10 @@ from linflow.settings import Experiment
 NOT_ESTIMATED = "interrupted: the error of the integration was not estimated"
 
 
+FRACTIONS = (1e-2, 1e-4, 1e-6)
+"""Of the first gap, to which times are told."""
+
+
 @dataclass(frozen=True)
 class Analysis:
     """What `linflow analyze` knows.
@@ -119,7 +123,7 @@ def run_summary(run: Trajectory) -> dict[str, Any]:
         "step_size": run.step_size,
         "initial_gap": float(run.gap[0]),
         "final_gap": float(run.gap[-1]),
-        "times": {f"{x:g}": run.time_to(x) for x in (1e-2, 1e-4, 1e-6)},
+        "times": {f"{x:g}": float(t) for x, t in zip(FRACTIONS, run.time_to(FRACTIONS), strict=True)},
         "notes": list(run.notes),
     }
 

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from linflow.cli._ctrl_c import listen
+
 _Usage: Any = typer.BadParameter.__bases__[0]
 """What a command line that cannot be read raises, in every release of Typer."""
 
@@ -138,4 +140,5 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(encoding="utf-8")  # ✓ and σ pass through pipes on every system
+    listen()
     app(prog_name="linflow")

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from linflow.cli._ctrl_c import heed
+
 if TYPE_CHECKING:
     from linflow.analysis import Analysis
     from linflow.settings import Experiment
@@ -146,14 +148,24 @@ def columns() -> tuple[Any, ...]:
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Callable[[float], None] | None]:
-    """Yield a callback for a bar, on a terminal; None elsewhere, where runs need not report and are faster."""
+def progress(what: str, *, known: bool = True) -> Iterator[Callable[[float], None]]:
+    """Yield a callback that heeds Ctrl-C, and moves a bar on a terminal.
+
+    Args:
+        what: is under way.
+        known: whether it is known how much there is to do; if not, the bar moves by itself.
+    """
     if not sys.stderr.isatty():
-        yield None
+        yield heed
         return
     from rich.console import Console
     from rich.progress import Progress
 
     with Progress(*columns(), console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=1000)
-        yield lambda fraction: bar.update(task, completed=1000 * fraction)
+        task = bar.add_task(what, total=1000 if known else None)
+
+        def tick(fraction: float) -> None:
+            heed()
+            bar.update(task, completed=1000 * fraction)
+
+        yield tick

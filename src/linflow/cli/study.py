@@ -112,22 +112,24 @@ def design(experiment: "Experiment", as_json: Json = False) -> None:
 
     Example: linflow design --target Y.csv --hidden 30 --rate 5 --out start.npz
 
-    Exit code 0: certified, and kept where it was run; 1: a run broke it; 2: there is none, or bad input.
+    Exit code 0: certified, and kept where it was run; 1: a run broke it; 2: there is none, or bad input;
+    130: Ctrl-C, and nothing was written.
     """
     import linflow as lf
     from linflow.files import save_weights
 
     objective, asked = experiment.objective(), experiment.design
-    found = lf.design(
-        objective,
-        experiment.widths(objective),
-        rate=asked.rate,
-        algorithm=experiment.algorithm,
-        steps=asked.steps,
-        fraction=experiment.flow.until,
-        rng=experiment.start.seed,
-    )
-    check = found.confirm() if asked.confirm else None
+    with progress("design", known=False):
+        found = lf.design(
+            objective,
+            experiment.widths(objective),
+            rate=asked.rate,
+            algorithm=experiment.algorithm,
+            steps=asked.steps,
+            fraction=experiment.flow.until,
+            rng=experiment.start.seed,
+        )
+        check = found.confirm() if asked.confirm else None
     out = experiment.output.start
     if out is not None:
         save_weights(found.network, out)

@@ -71,24 +71,24 @@ def first_times(
 
 def _pieces(i: np.ndarray, nodes: np.ndarray, data: np.ndarray) -> Iterator[tuple[np.ndarray, NewtonForm]]:
     """Yield which of the intervals i have windows of one size, and the polynomials on them."""
-    first, count = _windows(np.diff(nodes))
-    for size in np.unique(count[i]):
-        some = count[i] == size
-        intervals, which = np.unique(i[some], return_inverse=True)
-        places = first[intervals, None] + np.arange(size)
-        yield some, NewtonForm.of(nodes[places], data[:, places], which)
+    intervals, which = np.unique(i, return_inverse=True)
+    first, count = _windows(np.diff(nodes), intervals)
+    for size in np.unique(count):
+        some = count[which] == size
+        chosen, own = np.unique(which[some], return_inverse=True)
+        places = first[chosen, None] + np.arange(size)
+        yield some, NewtonForm.of(nodes[places], data[:, places], own)
 
 
-def _windows(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first node and the number of nodes to use on each interval: those around it, but for short steps."""
-    last = len(lengths) - 1
-    i = np.arange(last + 1)
-    before = (i > 0) & (lengths[i - 1] >= COMPARABLE * lengths)
-    after = (i < last) & (lengths[np.minimum(i + 1, last)] >= COMPARABLE * lengths)
+def _windows(lengths: np.ndarray, i: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first node and the number of nodes to use on intervals i: those around it, but for short steps."""
+    last, own = len(lengths) - 1, lengths[i]
+    before = (i > 0) & (lengths[i - 1] >= COMPARABLE * own)
+    after = (i < last) & (lengths[np.minimum(i + 1, last)] >= COMPARABLE * own)
     first, count = i - before, 2 + before + after
     if last >= 2:  # at the ends, two on the one side there is
         window = np.clip(i - 1, 0, last - 2)
-        whole = np.min(lengths[window[:, None] + np.arange(3)], axis=1) >= COMPARABLE * lengths
+        whole = np.min(lengths[window[:, None] + np.arange(3)], axis=1) >= COMPARABLE * own
         first, count = np.where(whole, window, first), np.where(whole, 4, count)
     return first, count
 

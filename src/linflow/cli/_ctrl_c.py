@@ -1,0 +1,26 @@
+"""Ctrl-C that is not lost: Python throws an exception away where it comes up inside a callback of a C library."""
+
+import signal
+from typing import Any
+
+_asked = False
+
+
+def listen() -> None:
+    """Keep in mind that Ctrl-C was pressed, besides raising KeyboardInterrupt at once as usual."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored, as in background
+        signal.signal(signal.SIGINT, _heard)
+
+
+def _heard(number: int, frame: Any) -> None:
+    global _asked  # noqa: PLW0603 - a signal is one for the process
+    _asked = True
+    raise KeyboardInterrupt
+
+
+def heed(_: float = 0.0) -> None:
+    """Raise KeyboardInterrupt where Ctrl-C was pressed; commands that run long call it now and then."""
+    global _asked  # noqa: PLW0603
+    if _asked:
+        _asked = False
+        raise KeyboardInterrupt
