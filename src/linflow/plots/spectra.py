@@ -149,7 +149,10 @@ def _measures(c: Canvas, spectrum: ImbalanceSpectrum, levels: tuple[float, float
     tall = 1.3 * c.size / 72 / (0.8 * c.ax.get_position().height * c.ax.figure.get_size_inches()[1])
     middles = np.array([(a + b) / 2 for _, a, b, _ in texts])[::-1]
     low, high = c.ax.get_ylim()
-    heights = (low + (high - low) * apart((middles - low) / (high - low), tall))[::-1]
+    within = (middles - low) / (high - low)
+    # Half a line from either end, so that none crosses an axis.
+    parts = 0.5 * tall + (1 - tall) * apart((within - 0.5 * tall) / (1 - tall), tall / (1 - tall))
+    heights = (low + (high - low) * parts)[::-1]
     for i, ((text, top, bottom, colour), y) in enumerate(zip(texts, heights, strict=True)):
         at = x + (1.5 * unit if i % 2 else 0)  # the gap stands apart from the spreads, whose ends it shares
         shade = c.theme.ink if colour is None else colour
