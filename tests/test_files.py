@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import itertools
 import json
 
@@ -454,6 +455,65 @@ def test_tables_come_back(tmp_path, end, rng):
 def test_tables_that_cannot_be_written(tmp_path, table, error, match):
     with pytest.raises(error, match=match):
         files.write_table(table, tmp_path / "t.csv")
+    assert list(tmp_path.iterdir()) == []
+
+
+SETTINGS = {"seed": 7, "data": {"x": "Ünï X.csv", "bad \udcff": [0.1, None]}}
+
+
+@pytest.mark.parametrize("end", [".parquet", ".csv"])
+def test_tables_know_their_settings_and_read_as_before(tmp_path, end):
+    import pandas
+
+    columns = {"t": np.arange(9) / 4, "n": np.arange(9), "name": list("abcdefghi"), "good": [True] * 9}
+    path = tmp_path / f"a b{end}"
+    files.write_table(columns, path)
+    assert files.load_settings(path) == {}
+    plain, table = path.read_bytes(), files.read_table(path)
+    files.write_table(columns, path, settings=SETTINGS)
+    assert files.load_settings(path) == files.load_settings(str(path)) == SETTINGS
+    assert files.read_table(path).equals(table)
+    frame = pandas.read_csv(path) if end == ".csv" else pandas.read_parquet(path)
+    assert {name: frame[name].tolist() for name in frame} == {name: list(x) for name, x in columns.items()}
+    if end == ".csv":
+        assert path.read_bytes() == plain  # nothing that a reader of CSV could stumble over
+    files.write_table(files.read_table(path), path, settings={"seed": 8})
+    assert files.load_settings(path) == {"seed": 8}
+
+
+def test_what_lies_beside_a_csv_is_csv_on_the_web(tmp_path):
+    path = tmp_path / "a b.csv"
+    files.write_table({"t": [0.5], "n": [1], "name": ["a"], "good": [True]}, path, settings=SETTINGS)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a b.csv", "a b.csv-metadata.json"]
+    about = json.loads((tmp_path / "a b.csv-metadata.json").read_text(encoding="utf-8"))
+    assert (about["@context"], about["url"]) == ("http://www.w3.org/ns/csvw", "a%20b.csv")
+    assert about["tableSchema"]["columns"] == [
+        {"titles": "t", "datatype": "double"},
+        {"titles": "n", "datatype": "integer"},
+        {"titles": "name", "datatype": "string"},
+        {"titles": "good", "datatype": "boolean"},
+    ]
+    assert about["notes"] == [{"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "linflow": SETTINGS}]
+
+
+def test_settings_of_another_csv_are_refused(tmp_path):
+    path = tmp_path / "t.csv"
+    files.write_table({"a": [1]}, path, settings={"seed": 1})
+    files.write_table({"a": [2]}, path)
+    with pytest.raises(files.FileError, match=r"is not the table that '.*t\.csv-metadata\.json' is on.*Write both"):
+        files.load_settings(path)
+    for damaged in ("{", "[]", "{}", '{"notes": [3]}', '{"notes": [{"sha256": "", "linflow": []}]}', "[" * 10**5):
+        (tmp_path / "t.csv-metadata.json").write_text(damaged)
+        with pytest.raises(files.FileError, match=r"t\.csv-metadata\.json"):
+            files.load_settings(path)
+        assert files.read_table(path).to_pylist() == [{"a": 2}]
+
+
+def test_settings_that_a_table_cannot_hold(tmp_path):
+    with pytest.raises(ValueError, match="settings cannot be written as JSON"):
+        files.write_table({"a": [1]}, tmp_path / "t.csv", settings={"a": float("nan")})
+    with pytest.raises(TypeError, match="settings is a list; a dict is needed"):
+        files.write_table({"a": [1]}, tmp_path / "t.parquet", settings=[1])
     assert list(tmp_path.iterdir()) == []
 
 

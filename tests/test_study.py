@@ -74,10 +74,12 @@ def test_simulate_writes_what_it_is_asked(linflow, tmp_path):
     assert [line for line in result.stdout.splitlines() if line.startswith("wrote")] == [
         "wrote run.nc",
         "wrote t.csv",
+        "wrote t.csv-metadata.json",
         "wrote p.svg",
     ]
     assert lf.files.load_settings("run.nc")["settings"]["data"]["x"] == "X.csv"
     assert "until = 1e-08" in (tmp_path / "p.svg").read_text()  # a picture, too, says what it shows
+    assert lf.files.load_settings("t.csv") == lf.files.load_settings("run.nc")
     linflow("simulate", *REGRESSION, "--table", "t.parquet")
     echoed = json.loads(pyarrow.parquet.read_schema("t.parquet").metadata[b"linflow"])
     assert echoed["settings"]["start"]["hidden"] == [20]

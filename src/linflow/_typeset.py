@@ -21,10 +21,10 @@ def typeset(text: Any) -> Markup:
 
     Example:
         >>> from linflow._typeset import typeset
-        >>> print(typeset("K λ_max(T) ≥ 3.1e+07 to 1e-06"))
-        K λ<sub>max</sub>(T) ≥ 3.1 × 10<sup>7</sup> to 10<sup>−6</sup>
-        >>> print(typeset("‖W_1‖_F < 2.66e+03, σ_{r+1} = 10⁻⁵"))
-        ‖W<sub>1</sub>‖<sub>F</sub> &lt; 2660, σ<sub>r+1</sub> = 10<sup>−5</sup>
+        >>> print(typeset("γ λ_min(T) falls to 1e-06"))
+        γ λ<sub>min</sub>(T) falls to 10<sup>−6</sup>
+        >>> print(typeset("‖W_1‖_F < 2.66e+03, σ_{r+1}: 10⁻⁵"))
+        ‖W<sub>1</sub>‖<sub>F</sub> &lt; 2660, σ<sub>r+1</sub>: 10<sup>−5</sup>
     """
     text = re.sub(r"(?<![\w.])(\d+(?:\.\d+)?)e([+-]?\d+)(?![\w.]*\w)", _power, str(text))
     text = re.sub(r"\bsqrt\(", "√(", text)

@@ -1,5 +1,6 @@
 """`linflow certify`, `simulate`, `design` and `analyze`: from data and a start to an answer."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -49,6 +50,7 @@ def simulate(experiment: "Experiment", as_json: Json = False) -> None:
     import linflow as lf
     from linflow.analysis import run_of, run_summary, unchecked
     from linflow.files import write_table
+    from linflow.files.tables import beside
 
     save, table, plot = experiment.output.save, experiment.output.table, experiment.output.plot
     for path, kinds in ((save, (".nc",)), (table, (".csv", ".parquet")), (plot, (".pdf", ".svg", ".png"))):
@@ -69,14 +71,9 @@ def simulate(experiment: "Experiment", as_json: Json = False) -> None:
         run.save(save, settings=experiment.echo())
         written.append(save)
     if table is not None:
-        import json
-
-        import pyarrow
-
-        # CSV has no place for it; Parquet keeps it with the schema.
-        columns = pyarrow.table({"t": run.t, "loss": run.loss, "gap": run.gap, "rate": run.rate})
-        write_table(columns.replace_schema_metadata({"linflow": json.dumps(experiment.echo())}), table)
-        written.append(table)
+        columns = {"t": run.t, "loss": run.loss, "gap": run.gap, "rate": run.rate}
+        write_table(columns, table, settings=experiment.echo())
+        written += [table, Path(beside(table))] if table.suffix.lower() == ".csv" else [table]
     if plot is not None and stopped is None:  # a drawing takes its time; the run itself is kept
         from linflow import plots
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from linflow.files import _schema
+from linflow.files import _schema, tables
 from linflow.files._hdf5 import RunFile, read_run
 from linflow.files._numpy import listed
 from linflow.files._paths import LIMIT, PathLike
@@ -48,13 +50,13 @@ def load_run(path: PathLike, *, limit: int = LIMIT) -> Trajectory:
 
 
 def load_settings(path: PathLike) -> dict[str, Any]:
-    """Return the settings saved with a run, `{}` if there are none.
+    """Return the settings saved with a run or a table, `{}` if there are none.
 
     Args:
-        path: the file, ending in `.nc`.
+        path: the file, ending in `.nc`, `.parquet` or `.csv`.
 
     Raises:
-        FileError, OSError, ImportError: as for `load_run`.
+        FileError, OSError, ImportError: as for `load_run`; a CSV that is not the one its settings were written with.
 
     Example:
         >>> import os, tempfile, numpy as np, linflow as lf
@@ -66,6 +68,8 @@ def load_settings(path: PathLike) -> dict[str, Any]:
         ...     load_settings(path)
         {'step_size': 0.1, 'seed': 7}
     """
+    if isinstance(path, (str, os.PathLike)) and Path(path).suffix.lower() in tables.KINDS:
+        return tables.read_settings(path)
     return read_run(path, None).json("settings", dict, {})
 
 

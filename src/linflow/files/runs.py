@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import platform
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ import numpy as np
 
 from linflow import _checks
 from linflow._arrays import to_numpy
-from linflow.files import _schema
+from linflow.files import _json, _schema
 from linflow.files._paths import LIMIT, PathLike, check_size, need, suffix, write_bytes
 from linflow.files._stored import StoredWeights
 from linflow.network import Network
@@ -189,35 +188,8 @@ def _attributes(run: Trajectory, settings: Mapping[str, Any] | None) -> dict[str
         "algorithm": run.algorithm,
         "result": run.result.name,
         "result_text": run.result.value,
-        "notes": _json(list(run.notes)),
+        "notes": _json.text(list(run.notes)),
     }
     if settings is not None:
-        attributes["settings"] = _settings(settings)
+        attributes["settings"] = _json.settings_text(settings)
     return attributes
-
-
-def _settings(settings: Mapping[str, Any]) -> str:
-    if not isinstance(settings, Mapping):
-        raise TypeError(f"settings is a {type(settings).__name__}; a dict is needed.")
-    try:
-        return _json(dict(settings))
-    except ValueError as error:
-        raise ValueError(
-            f"settings cannot be written as JSON ({error}); write infinities and NaN as None or as text."
-        ) from error
-    except TypeError as error:
-        raise TypeError(
-            f"settings cannot be written as JSON ({error}); numbers, text, lists and dicts with text keys are needed."
-        ) from error
-
-
-def _json(x: Any) -> str:
-    text = json.dumps(x, ensure_ascii=False, allow_nan=False, default=_plain)
-    # A lone surrogate, as undecodable file names hold, is written as JSON's own escape.
-    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\u0000")
-
-
-def _plain(x: Any) -> Any:
-    if isinstance(x, (np.ndarray, np.generic)):
-        return x.tolist()
-    raise TypeError(f"{type(x).__name__} is not serializable")

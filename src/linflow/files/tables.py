@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
+from linflow.files._json import settings_text
+from linflow.files._json import text as text_of
 from linflow.files._paths import (
     LIMIT,
     FileError,
@@ -22,22 +28,29 @@ from linflow.files._paths import (
 )
 
 KINDS = (".parquet", ".csv")
+KEY = "linflow"
+"""Names the settings: in the metadata of the schema in Parquet, in the notes of the file beside a CSV."""
 
 
-def write_table(table: Any, path: PathLike) -> None:
+BESIDE = "-metadata.json"
+"""Follows the name of a CSV in that of the file on it, as CSV on the Web (W3C 2015) has it."""
+
+
+def write_table(table: Any, path: PathLike, *, settings: Mapping[str, Any] | None = None) -> None:
     """Write a table, by the suffix as `.parquet` or `.csv`.
 
     Floats are written so that they read back to the last bit, in CSV too. CSV has no types and no missing values:
-    an empty cell stands for one.
+    an empty cell stands for one; nor has it a place for settings, which go to `PATH-metadata.json` beside it.
 
     Args:
         table: a list of rows (dicts; a key that a row lacks is missing there), a dict of columns (sequences or
             1-D arrays of one length), or a `pyarrow.Table`.
         path: where; an existing file is replaced, whole or not at all (`atomic`).
+        settings: of the experiment, kept with the table and read back by `load_settings`.
 
     Raises:
         FileError: another suffix.
-        ValueError, TypeError: columns of different lengths, of mixed kinds, or none.
+        ValueError, TypeError: columns of different lengths, of mixed kinds, or none; settings that JSON cannot hold.
         OSError: where it cannot be written.
         ImportError: pyarrow is not installed.
 
@@ -55,8 +68,11 @@ def write_table(table: Any, path: PathLike) -> None:
     made = table if isinstance(table, pa.Table) else _table(table, pa)
     if made.num_columns == 0:
         raise ValueError("table has no columns; at least one is needed.")
+    kept = None if settings is None else settings_text(settings)
     if end == ".parquet":
         parquet = need("pyarrow.parquet", path)
+        if kept is not None:
+            made = made.replace_schema_metadata({**(made.schema.metadata or {}), KEY.encode(): kept.encode()})
         write_bytes(path, lambda file: parquet.write_table(made, file, write_page_checksum=True))
         return
     nested = [field.name for field in made.schema if pa.types.is_nested(field.type)]
@@ -66,6 +82,72 @@ def write_table(table: Any, path: PathLike) -> None:
         )
     text = need("pyarrow.csv", path)
     write_bytes(path, lambda file: text.write_csv(made, file))
+    if kept is not None:
+        about = _about(made, path, kept, pa)
+        write_bytes(beside(path), lambda file: file.write(about.encode()))
+
+
+def beside(path: PathLike) -> str:
+    """Return the path of the file on a CSV, in which its settings are."""
+    return os.fspath(path) + BESIDE
+
+
+def _about(table: Any, path: PathLike, settings: str, pa: Any) -> str:
+    """Return what CSV on the Web says of a table: its columns, and in `notes` what else is known."""
+    from linflow import __version__  # noqa: PLC0415 - set after the lazy names of the package
+
+    kinds = (
+        (pa.types.is_boolean, "boolean"),
+        (pa.types.is_integer, "integer"),
+        (pa.types.is_floating, "double"),
+        (lambda kind: True, "string"),
+    )
+    columns = [
+        {"titles": field.name, "datatype": next(name for of, name in kinds if of(field.type))}
+        for field in table.schema
+    ]
+    about = {
+        "@context": "http://www.w3.org/ns/csvw",
+        "url": quote(os.path.basename(os.fsencode(path))),
+        "dc:source": f"linflow {__version__}",
+        "tableSchema": {"columns": columns},
+        "notes": [{"sha256": _digest(path), KEY: json.loads(settings)}],
+    }
+    return text_of(about, indent=2) + "\n"
+
+
+def read_settings(path: PathLike) -> dict[str, Any]:
+    """Return the settings written with a table, `{}` if there are none; see `load_settings`."""
+    file = readable(path)
+    if suffix(path, KINDS, "a table is read from") == ".parquet":
+        parquet = need("pyarrow.parquet", path)
+        with decoding(file, "Parquet"):
+            kept = (parquet.read_schema(file).metadata or {}).get(KEY.encode(), b"{}")
+            return _dict(json.loads(kept), path)
+    if not os.path.exists(beside(path)):
+        return {}
+    about = readable(beside(path))
+    check_size(about.stat().st_size, LIMIT, about, "its text")
+    with decoding(about, "JSON"):
+        note = _dict(_dict(json.loads(about.read_text(encoding="utf-8")), about)["notes"][0], about)
+        digest, found = note["sha256"], _dict(note[KEY], about)
+    if digest != _digest(file):
+        raise FileError(
+            f"{named(path)} is not the table that {named(about)} is on: it was changed or written anew. Write both "
+            "again, or delete the second."
+        )
+    return found
+
+
+def _digest(path: PathLike) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _dict(x: Any, path: PathLike) -> dict[str, Any]:
+    if not isinstance(x, dict):
+        raise FileError(f"{named(path)} holds a {type(x).__name__} where settings are kept; write it again.")
+    return x
 
 
 def _table(table: Any, pa: Any) -> Any:
