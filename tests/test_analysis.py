@@ -293,12 +293,38 @@ def test_the_page_names_its_drawings(analysed):
     assert len(ids) == len(set(ids))
 
 
-def test_the_page_of_what_was_stopped_says_so(analysed):
-    found = dataclasses.replace(analysed(**TARGET, start__hidden=(12,)), check=None, findings=())
-    page = analysis_page.page(found, drawings=False)
+def test_the_page_of_what_was_stopped_says_so(analysed, tmp_path):
+    begun = dataclasses.replace(analysed(**TARGET, start__hidden=(12,)), check=None, findings=())
+    found = analysis.stopped(begun)
+    page = analysis_page.write(found, tmp_path / "out", drawings=False).read_text(encoding="utf-8")
+    assert not begun.run.stats.estimated  # which takes as long as the run
+    assert math.isnan(lf.load(tmp_path / "out" / "run.nc").stats.gap_error)
+    assert "not estimated" in page
     assert "<svg" not in page
     assert "without drawings" in page
     assert "✗ stopped early" in page
+
+
+def test_an_error_that_is_not_estimated_is_nan_and_one_that_is_known_stays():
+    run = lf.gradient_flow(EYE, homogeneous(), until=1e-2)
+    unknown = analysis.unchecked(run)
+    assert math.isnan(unknown.stats.gap_error)
+    assert unknown.notes == run.notes
+    known = run.stats.gap_error
+    assert analysis.unchecked(run).stats.gap_error == known > 0
+    descent = lf.gradient_descent(EYE, homogeneous(), step_size=1e-2, steps=3)
+    assert analysis.unchecked(descent).stats.gap_error == 0
+
+
+def test_an_error_that_is_not_estimated_excuses_nothing():
+    """NaN compares false with all: a run that broke its certificate must not pass for it."""
+    net = homogeneous()
+    cert = lf.certify(EYE, net)
+    run = lf.gradient_flow(EYE, net, until=1e-4)
+    slow = dataclasses.replace(run, t=3 * run.t, rate=run.rate / 3)
+    for stats in (run.stats, analysis.unchecked(run).stats):
+        assert cert.check(dataclasses.replace(run, stats=stats)).holds
+        assert not cert.check(dataclasses.replace(slow, stats=stats)).holds
 
 
 @pytest.mark.parametrize(("ratio", "text"), [(230.4, "230"), (1.94, "1.9"), (21.6, "22"), (123_456, "120,000")])

@@ -110,6 +110,32 @@ def test_saving_twice_is_saving_once(run, tmp_path):
     assert first.identical(second.assign_attrs(created=first.attrs["created"]))
 
 
+def test_an_error_that_was_not_estimated_comes_back_as_such(tmp_path):
+    import xarray
+
+    whole = flow()
+    run = dataclasses.replace(whole, stats=dataclasses.replace(whole.stats, _estimate=np.nan))
+    path = save(run, tmp_path)
+    back = files.load_run(path)
+    assert np.isnan(back.stats.gap_error)
+    assert same(back.gap, run.gap)
+    assert files.to_dataset(back).attrs["checksum"] == files.to_dataset(run).attrs["checksum"]
+    with xarray.open_dataset(path, engine="h5netcdf") as data:
+        assert np.isnan(data.stats_gap_error) and "NaN" in data.stats_gap_error.attrs["long_name"]
+
+
+@pytest.mark.parametrize(
+    ("make", "changed"),
+    [(descent, {"_estimate": np.nan}), (flow, {"_estimate": np.inf}), (flow, {"imbalance_drift": np.nan})],
+    ids=["of a descent", "infinite", "another"],
+)
+def test_no_other_number_of_a_run_may_be_nan(tmp_path, make, changed):
+    whole = make()
+    run = dataclasses.replace(whole, stats=dataclasses.replace(whole.stats, **changed))
+    with pytest.raises(files.FileError, match=r"'stats_\w+' is (nan|inf), and finite numbers are needed"):
+        files.load_run(save(run, tmp_path))
+
+
 def test_every_quantity_of_a_run_is_covered():
     """Fails where a field is added to a run and not to its file."""
     stored = {"t", "gap", "rate", "minimum", "start", "network", "result", "stats", "notes", "algorithm"}

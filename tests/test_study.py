@@ -1,6 +1,7 @@
 """`linflow certify`, `simulate`, `design` and `analyze`, as a user types them."""
 
 import json
+import math
 import os
 import pty
 import re
@@ -245,6 +246,8 @@ def test_ctrl_c_keeps_what_is_done(what, tmp_path):
     assert re.match(r"linflow: interrupted at t = \d.*(kept in run\.nc|what was done is in index\.html)", err)
     run = lf.load(tmp_path / "run.nc")
     assert run.result is lf.Result.INTERRUPTED
+    assert math.isnan(run.stats.gap_error)  # not estimated, and not 0
+    assert run.notes == ()
     assert len(run.t) > 10
     assert waited < 5  # a second is promised; the rest is for a machine with other things to do
 

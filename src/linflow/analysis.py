@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,8 +13,6 @@ from linflow.findings import Finding, findings
 from linflow.network import Network
 from linflow.objectives import Objective
 from linflow.settings import Experiment
-
-NOT_ESTIMATED = "interrupted: the error of the integration was not estimated, and reads 0"
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ def started(experiment: Experiment, progress: Callable[[float], None] | None = N
     try:
         run = run_of(experiment, objective, network, progress)
     except Interrupted as stop:
-        stop.analysis = Analysis(experiment, objective, network, cert, unchecked(stop.run))  # type: ignore[attr-defined]
+        stop.analysis = Analysis(experiment, objective, network, cert, stop.run)  # type: ignore[attr-defined]
         raise
     return Analysis(experiment, objective, network, cert, run)
 
@@ -155,11 +154,16 @@ def analyse(experiment: Experiment, progress: Callable[[float], None] | None = N
     return finished(started(experiment, progress))
 
 
-def unchecked(run: Trajectory) -> Trajectory:
-    """Return an interrupted run that can be saved at once.
+def stopped(begun: Analysis) -> Analysis:
+    """Return what Ctrl-C left of an analysis, such that it can be saved at once."""
+    return replace(begun, run=unchecked(begun.run))
 
-    The error of a flow is estimated by a second run when it is first asked for, about as long as the first.
+
+def unchecked(run: Trajectory) -> Trajectory:
+    """Return a run that can be saved at once: the error of a flow is NaN, not estimated, unless it is known.
+
+    It is estimated by a second run when it is first asked for, about as long as the first.
     """
-    if run.algorithm != "flow":
+    if run.algorithm != "flow" or run.stats.estimated:
         return run
-    return replace(run, stats=replace(run.stats, _estimate=0.0), notes=(*run.notes, NOT_ESTIMATED))
+    return replace(run, stats=replace(run.stats, _estimate=math.nan))

@@ -43,6 +43,7 @@ def page(found: Analysis, *, drawings: bool = True) -> str:
         drawn=_drawings(found) if drawings else [],
         imbalance=_imbalance(found) if drawings else None,
         start=_start(found),
+        unknown_error=found.run.stats.estimated and math.isnan(found.run.stats.gap_error),
         guarantees=[g for g in found.certificate.guarantees if g.applies],
         others=[g for g in found.certificate.guarantees if not g.applies],
         prior=found.certificate.prior,

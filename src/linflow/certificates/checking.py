@@ -85,8 +85,9 @@ def check_run(certificate: Certificate, run: Trajectory) -> Check:
     """Set every guarantee of a certificate against a run from the same start.
 
     The gap is compared with each curve, for a schedule by the number of steps done, and the rate with the best
-    promised at its gap. Observed values are granted `1e-9` and the integrator's own error estimate, relatively. A gap
-    y carries the rounding ρ of the objective as a square does, `(sqrt(y) ± sqrt(ρ))²`: the residual is what rounds.
+    promised at its gap. Observed values are granted `1e-9` and the integrator's own error estimate, relatively;
+    `1e-9` alone where that is NaN, not estimated. A gap y carries the rounding ρ of the objective as a square does,
+    `(sqrt(y) ± sqrt(ρ))²`: the residual is what rounds.
     """
     t, gap, rate = (to_numpy(x) for x in (run.t, run.gap, run.rate))
     if not math.isclose(gap[0], certificate.gap, rel_tol=1e-9, abs_tol=1e-300):
@@ -149,7 +150,9 @@ def _beyond(excess: np.ndarray, run: Trajectory) -> np.ndarray:
     """Return where a relative excess is beyond rounding and the error of the run, estimated only if need be."""
     if not (excess > OBSERVED_ALLOWANCE).any():
         return np.empty(0, dtype=int)
-    return np.flatnonzero(excess > OBSERVED_ALLOWANCE + run.stats.gap_error)
+    error = run.stats.gap_error
+    # Nothing is above NaN: a run whose error is unknown would keep any guarantee.
+    return np.flatnonzero(excess > OBSERVED_ALLOWANCE + (0.0 if math.isnan(error) else error))
 
 
 def _bound(guarantee: Guarantee, t: np.ndarray, done: np.ndarray | None) -> np.ndarray:

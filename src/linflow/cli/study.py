@@ -150,7 +150,7 @@ def analyze(experiment: "Experiment", as_json: Json = False) -> None:
     130: Ctrl-C, with what was done kept.
     """
     import linflow as lf
-    from linflow.analysis import finished, started
+    from linflow.analysis import finished, started, stopped
     from linflow.analysis_page import write
 
     out, begun = experiment.output.folder, None
@@ -164,7 +164,7 @@ def analyze(experiment: "Experiment", as_json: Json = False) -> None:
     except KeyboardInterrupt as stop:
         begun = begun or getattr(stop, "analysis", None)
         if begun is not None:
-            index = write(begun, out, drawings=False)
+            index = write(stopped(begun), out, drawings=False)
             where = f"t = {float(begun.run.t[-1]):g}" if isinstance(stop, lf.Interrupted) else "the end of the run"
             stop.kept = f"interrupted at {where}; what was done is in {index}."  # type: ignore[attr-defined]
         raise

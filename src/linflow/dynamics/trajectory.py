@@ -81,8 +81,14 @@ class Stats:
         """Estimated error of `log(L − f*)` along a flow, the largest at any time; 0 for a descent.
 
         The flow is run again with ten times the tolerance, when this is first read, and the two curves are compared.
+        NaN where it was not estimated: of a run that Ctrl-C ended on the command line, read back from its file.
         """
         return self._estimate() if callable(self._estimate) else self._estimate
+
+    @property
+    def estimated(self) -> bool:
+        """Whether `gap_error` is known, and reading it takes no second run."""
+        return not callable(self._estimate) or "gap_error" in self.__dict__
 
 
 @dataclass(frozen=True, repr=False)

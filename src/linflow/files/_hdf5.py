@@ -162,8 +162,10 @@ class RunFile:
                 "'checksum'."
             )
 
-    def array(self, name: str, shape: Sequence[int | None], *, last_free: bool = False) -> np.ndarray:
-        """Return a variable of the shape needed, finite, save in its last row where `last_free`."""
+    def array(
+        self, name: str, shape: Sequence[int | None], *, last_free: bool = False, nan: bool = False
+    ) -> np.ndarray:
+        """Return a variable of the shape needed, finite but in its last row if `last_free`, or NaN if `nan`."""
         if name not in self.arrays:
             raise self.error(f"it has no variable {name!r}")
         x = self.arrays[name]
@@ -172,7 +174,7 @@ class RunFile:
             found = "×".join(map(str, x.shape)) or "a single number"
             raise self.error(f"{name!r} has the shape {found}, and {needed} is needed")
         looked_at = x[:-1] if last_free and x.ndim else x
-        if not np.isfinite(looked_at).all():
+        if not (np.isfinite(looked_at) | (nan & np.isnan(looked_at))).all():
             place = first_bad(looked_at)
             at = (
                 f" at index {', '.join(map(str, place))}"

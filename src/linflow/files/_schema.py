@@ -34,7 +34,10 @@ SCALARS = {
     "stats_rejected": ("rejected steps", "1"),
     "stats_evaluations": ("evaluations of the gradient", "1"),
     "stats_imbalance_drift": ("largest change of an imbalance over the run, Frobenius norm", "1"),
-    "stats_gap_error": ("estimated relative errors of the loss gap, summed over the steps", "1"),
+    "stats_gap_error": (
+        "estimated error of the logarithm of the loss gap, the largest at any time; NaN where not estimated",
+        "1",
+    ),
     # "seconds" would make xarray decode it as a duration.
     "stats_seconds": ("wall time of the run", "s"),
 }

@@ -116,7 +116,11 @@ def _trajectory(source: RunFile) -> Trajectory:
 def _stats(source: RunFile) -> Stats:
     from linflow.dynamics import Stats  # noqa: PLC0415 - compiled loops are slow to import
 
-    numbers: dict[str, Any] = {name: float(source.array(f"stats_{name}", ())) for name in _schema.STATS}
+    # The error of a flow that Ctrl-C ended is not estimated.
+    unknown = "gap_error" if source.attributes["algorithm"] == "flow" else None
+    numbers: dict[str, Any] = {
+        name: float(source.array(f"stats_{name}", (), nan=name == unknown)) for name in _schema.STATS
+    }
     for name in _schema.COUNTS:
         numbers[name] = int(numbers[name])
         if numbers[name] < 0:
