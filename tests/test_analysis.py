@@ -302,7 +302,9 @@ def test_the_page_of_what_was_stopped_says_so(analysed, tmp_path):
     assert "not estimated" in page
     assert "<svg" not in page
     assert "without drawings" in page
-    assert "✗ stopped early" in page
+    assert "✗ stopped before the run was checked" in page
+    halted = dataclasses.replace(begun, run=dataclasses.replace(begun.run, result=lf.Result.INTERRUPTED))
+    assert halted.verdict == "stopped during the run"
 
 
 def test_an_error_that_is_not_estimated_is_nan_and_one_that_is_known_stays():

@@ -337,6 +337,17 @@ def test_imbalance_measures_the_gap_and_the_spreads(widths):
     assert [text.get_text() for text in same.texts] == [text.get_text() for text in ax.texts]
 
 
+def test_small_measures_are_not_written_as_zero():
+    net = lf.init.small((20, 8, 5), rng=0)
+    spectrum = lf.imbalance_spectrum(net)
+    assert 1e-6 < spectrum.positive_spread < 1e-2
+    plus, _, minus = (text.get_text() for text in plots.imbalance_spectrum(net).texts)
+    mantissa, exponent = f"{spectrum.positive_spread:.1e}".split("e")
+    assert plus.endswith(rf"={mantissa}\cdot 10^{{{int(exponent)}}}$")
+    assert not minus.endswith("=0.00$")
+    assert plots.imbalance_spectrum(start(2)).texts[0].get_text().endswith("=0.00$")  # rounding
+
+
 def test_measures_keep_off_the_axis():
     """No name of a spread that is 0 crosses the lower axis."""
     ax = plots.imbalance_spectrum(lf.init.ntk((20, 4, 5), rng=0))

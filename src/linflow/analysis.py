@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from linflow.certificates import Certificate, Check, certify, safe_step_size
-from linflow.dynamics import Interrupted, Trajectory, gradient_descent, gradient_flow
+from linflow.dynamics import Interrupted, Result, Trajectory, gradient_descent, gradient_flow
 from linflow.findings import Finding, findings
 from linflow.network import Network
 from linflow.objectives import Objective
@@ -44,7 +44,8 @@ class Analysis:
     def verdict(self) -> str:
         """What `passed` says, in words."""
         if self.check is None:
-            return f"stopped early: {self.run.result.value}"
+            interrupted = self.run.result is Result.INTERRUPTED
+            return "stopped during the run" if interrupted else "stopped before the run was checked"
         if self.certificate.best is None:
             return "nothing is certified for this start"
         if not self.check.holds:
