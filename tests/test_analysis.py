@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 
 import linflow as lf
-from linflow.findings import LARGEST, _width, findings
+from linflow import analysis, analysis_page
+from linflow._typeset import typeset
+from linflow.findings import LARGEST, _times, _width, findings
+from linflow.settings import experiment
 
 EYE = lf.MatrixFactorization(2 * np.eye(2))
 
@@ -205,3 +208,143 @@ def test_numbers_in_a_text_are_those_of_its_input():
     for kind in ("rate", "hold", "step"):
         assert one[kind].text != two[kind].text
     assert dataclasses.asdict(one["rate"])["numbers"] == of(EYE, homogeneous(3.0))["rate"].numbers
+
+
+# ---------------------------------------------------------------- the page
+
+
+@pytest.fixture
+def analysed(tmp_path):
+    """Analyses an experiment whose data are files in a folder."""
+    rng = np.random.default_rng(0)
+    X = 30 * rng.standard_normal((40, 3))
+    np.save(tmp_path / "X.npy", X)
+    np.save(tmp_path / "L.npy", rng.standard_normal((40, 2)))
+    np.save(tmp_path / "sides.npy", np.sign(X[:, :1]))
+    np.save(tmp_path / "Y.npy", 0.1 * rng.standard_normal((4, 3)))
+    lf.files.save_weights(lf.Network([np.ones((4, 2)), np.eye(2, 3)]), tmp_path / "w.npz")
+
+    def analyse(**options):
+        found = {key: tmp_path / x if str(x).endswith((".npy", ".npz")) else x for key, x in options.items()}
+        return analysis.analyse(experiment(None, {key.replace("__", "."): x for key, x in found.items()}))
+
+    return analyse
+
+
+TARGET = {"data__target": "Y.npy", "flow__until": 1e-2}
+
+
+@pytest.mark.parametrize(
+    ("options", "heading"),
+    [
+        (
+            {**TARGET, "start__hidden": (12, 9), "start__seed": 7},
+            "Three layers, 4×12×9×3, fitted to Y.npy: gradient flow from an NTK start, seed 7",
+        ),
+        (
+            {**TARGET, "start__hidden": (8,), "start__init": "gaussian", "start__size": 0.3},
+            "Two layers, 4×8×3, fitted to Y.npy: gradient flow from a gaussian start of std 0.3, seed 0",
+        ),
+        (
+            {**TARGET, "start__weights": "w.npz", "algorithm": "descent", "descent__step_size": 1e-3},
+            "Two layers, 4×2×3, fitted to Y.npy: gradient descent from the weights in w.npz",
+        ),
+        (
+            {"data__x": "X.npy", "data__y": "L.npy", "start__hidden": (5,), "start__init": "fan_in",
+             "flow__until": 0.5},
+            "Two layers, 3×5×2, fitted to L.npy, given X.npy: gradient flow from a fan-in start, seed 0",
+        ),
+        (
+            {"data__x": "X.npy", "data__y": "sides.npy", "data__objective": "logistic", "start__hidden": (5,),
+             "start__init": "orthogonal", "flow__t_max": 1e-3},
+            "Two layers, 3×5×1, fitted to sides.npy, given X.npy, by logistic loss: gradient flow from an orthogonal "
+            "start, seed 0",
+        ),
+    ],
+)  # fmt: skip
+def test_the_page_begins_with_what_was_fitted(analysed, options, heading):
+    page = analysis_page.page(analysed(**options), drawings=False)
+    assert f"<h1>{heading}</h1>" in page
+    assert f"<title>{heading}</title>" in page
+    assert "Network(" not in page
+
+
+def test_the_page_sets_its_quantities(analysed):
+    found = analysed(data__x="X.npy", data__y="L.npy", start__hidden=(12,))
+    prose = re.sub(
+        r"<style>.*?</style>|<pre>.*?</pre>|<svg.*?</svg>|<code>.*?</code>",
+        "",
+        analysis_page.page(found),
+        flags=re.DOTALL,
+    )
+    assert "λ<sub>min</sub>" in prose
+    for raw in (r"λ_m", r"σ_m", r"\d[eE][-+]?\d", r"\b[WD]_[\dl]", r"‖_F", r"sqrt\("):
+        assert not re.search(raw, prose), raw
+    assert {finding.kind for finding in found.findings} >= {"rate", "step"}
+    for finding in found.findings:
+        assert typeset(finding.text) in prose
+
+
+def test_the_page_names_its_drawings(analysed):
+    page = analysis_page.page(analysed(**TARGET, start__hidden=(12,)))
+    assert page.count("<svg") == page.count('role="img" aria-label="') == 3
+    assert page.count('<th scope="') == page.count("<th ")
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+
+
+def test_the_page_of_what_was_stopped_says_so(analysed, tmp_path):
+    begun = dataclasses.replace(analysed(**TARGET, start__hidden=(12,)), check=None, findings=())
+    found = analysis.stopped(begun)
+    page = analysis_page.write(found, tmp_path / "out", drawings=False).read_text(encoding="utf-8")
+    assert not begun.run.stats.estimated  # which takes as long as the run
+    assert math.isnan(lf.load(tmp_path / "out" / "run.nc").stats.gap_error)
+    assert "not estimated" in page
+    assert "<svg" not in page
+    assert "without drawings" in page
+    assert "✗ stopped before the run was checked" in page
+    halted = dataclasses.replace(begun, run=dataclasses.replace(begun.run, result=lf.Result.INTERRUPTED))
+    assert halted.verdict == "stopped during the run"
+
+
+def test_an_error_that_is_not_estimated_is_nan_and_one_that_is_known_stays():
+    run = lf.gradient_flow(EYE, homogeneous(), until=1e-2)
+    unknown = analysis.unchecked(run)
+    assert math.isnan(unknown.stats.gap_error)
+    assert unknown.notes == run.notes
+    known = run.stats.gap_error
+    assert analysis.unchecked(run).stats.gap_error == known > 0
+    descent = lf.gradient_descent(EYE, homogeneous(), step_size=1e-2, steps=3)
+    assert analysis.unchecked(descent).stats.gap_error == 0
+
+
+def test_an_error_that_is_not_estimated_excuses_nothing():
+    """NaN compares false with all: a run that broke its certificate must not pass for it."""
+    net = homogeneous()
+    cert = lf.certify(EYE, net)
+    run = lf.gradient_flow(EYE, net, until=1e-4)
+    slow = dataclasses.replace(run, t=3 * run.t, rate=run.rate / 3)
+    for stats in (run.stats, analysis.unchecked(run).stats):
+        assert cert.check(dataclasses.replace(run, stats=stats)).holds
+        assert not cert.check(dataclasses.replace(slow, stats=stats)).holds
+
+
+@pytest.mark.parametrize(("ratio", "text"), [(230.4, "230"), (1.94, "1.9"), (21.6, "22"), (123_456, "120,000")])
+def test_ratios_have_no_powers_of_ten(ratio, text):
+    assert _times(ratio) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "html"),
+    [
+        ("λ_min(T) and σ_max, W_1", "λ<sub>min</sub>(T) and σ<sub>max</sub>, W<sub>1</sub>"),
+        ("1e-06 of 2.5e+09; 1.15e+04 and 2.66e+03.", "10<sup>−6</sup> of 2.5 × 10<sup>9</sup>; 11 500 and 2660."),
+        (
+            "run_1.npy, data_2, 1e5.csv, safe_step_size, D_l",
+            "run_1.npy, data_2, 1e5.csv, safe_step_size, D<sub>l</sub>",
+        ),
+        ("a < b & sqrt(2)", "a &lt; b &amp; √(2)"),
+    ],
+)
+def test_typesetting(text, html):
+    assert " ".join(str(typeset(text)).split()) == html

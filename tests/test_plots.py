@@ -225,6 +225,55 @@ def test_rate_of_a_descent_is_the_mean_over_its_steps():
     assert (data(*named(ax, "_guaranteed"))[1] <= y * (1 + 1e-9)).all()
 
 
+def falling(decades):
+    """A flow whose rate falls by so many powers of ten, most of it at once: two modes, one of data far larger."""
+    f = lf.LinearRegression(np.diag([10.0 ** (decades / 2), 1.0]), np.eye(2))
+    net = lf.init.imbalanced((2, 6, 2), 1.0, np.zeros((2, 2)), rng=0)
+    return lf.gradient_flow(f, net, until=1e-6), lf.certify(f, net)
+
+
+def test_rates_that_fall_by_orders_of_magnitude_are_read_on_logarithmic_axes():
+    run, its = falling(4)
+    rate = np.asarray(run.rate)
+    assert rate.max() > 1e3 * rate.min()
+    ax = plots.rate(run, its)
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    # The fast beginning is drawn, and every rate lies inside.
+    t, y = data(*named(ax, "_run"))
+    assert ax.get_xlim()[0] <= t[t > 0][0] <= run.t[1]
+    low, high = ax.get_ylim()
+    assert low < min(y.min(), data(*named(ax, "_guaranteed"))[1].min()) and y.max() < high
+    ax.figure.draw_without_rendering()
+    assert sum(low <= tick <= high for tick in ax.get_yticks()) >= 3
+    # Nothing is chosen on the axes of others.
+    _, other = plots.figure(4.0)
+    assert plots.rate(run, its, other).get_yscale() == "linear"
+
+
+def test_rates_that_differ_little_begin_at_zero():
+    ax = plots.rate(flow(), cert())
+    y = np.concatenate([data(line)[1] for line in ax.lines])
+    assert y.max() < 30 * y.min()
+    assert (ax.get_xscale(), ax.get_yscale(), ax.get_ylim()[0]) == ("linear", "linear", 0)
+    # In the thousands with a power of ten above the axis, not with all digits at every tick.
+    f = lf.LinearRegression(200 * np.eye(2), np.ones((2, 2)))
+    net = lf.init.imbalanced((2, 6, 2), 1.0, np.zeros((2, 2)), rng=0)
+    ax = plots.rate(lf.gradient_flow(f, net, until=1e-3), lf.certify(f, net))
+    ax.figure.draw_without_rendering()
+    assert ax.get_yscale() == "linear" and ax.get_ylim()[1] > 1e4
+    assert "10^" in ax.yaxis.get_offset_text().get_text()
+    assert max(len(label.get_text()) for label in ax.get_yticklabels()) < 20  # with the markup of the font
+
+
+def test_an_oscillating_descent_shows_its_rises():
+    """A rate below zero is on the axis, however large the others are."""
+    net = start(2)
+    run = lf.gradient_descent(F, net, step_size=0.6 / F.smoothness, steps=60)
+    assert (np.diff(run.gap) > 0).any()
+    ax = plots.rate(run)
+    assert ax.get_yscale() == "linear" and ax.get_ylim()[0] < 0
+
+
 def test_a_schedule_is_guaranteed_by_its_steps():
     rule = lf.schedules.local_smoothness()
     net = lf.init.gaussian((3, 40, 3), std=0.5, rng=0)
@@ -286,6 +335,25 @@ def test_imbalance_measures_the_gap_and_the_spreads(widths):
     assert heights.max() - heights.min() == pytest.approx(spectrum.gap, abs=1e-12)
     same = plots.imbalance_spectrum(spectrum, n, m)
     assert [text.get_text() for text in same.texts] == [text.get_text() for text in ax.texts]
+
+
+def test_small_measures_are_not_written_as_zero():
+    net = lf.init.small((20, 8, 5), rng=0)
+    spectrum = lf.imbalance_spectrum(net)
+    assert 1e-6 < spectrum.positive_spread < 1e-2
+    plus, _, minus = (text.get_text() for text in plots.imbalance_spectrum(net).texts)
+    mantissa, exponent = f"{spectrum.positive_spread:.1e}".split("e")
+    assert plus.endswith(rf"={mantissa}\cdot 10^{{{int(exponent)}}}$")
+    assert not minus.endswith("=0.00$")
+    assert plots.imbalance_spectrum(start(2)).texts[0].get_text().endswith("=0.00$")  # rounding
+
+
+def test_measures_keep_off_the_axis():
+    """No name of a spread that is 0 crosses the lower axis."""
+    ax = plots.imbalance_spectrum(lf.init.ntk((20, 4, 5), rng=0))
+    ax.figure.draw_without_rendering()
+    for text in ax.texts:
+        assert text.get_window_extent().y0 >= ax.get_window_extent().y0
 
 
 def test_imbalances_of_deeper_networks():

@@ -10,17 +10,21 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from linflow._typeset import typeset
+
 
 @lru_cache(maxsize=1)
 def environment() -> Environment:
     """Return where the templates of this package are found; what is put into them is escaped."""
-    return Environment(
+    found = Environment(
         loader=PackageLoader("linflow"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    found.filters["typeset"] = typeset
+    return found
 
 
 def svg(ax: Any, name: str) -> Markup:

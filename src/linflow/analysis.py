@@ -8,14 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from linflow.certificates import Certificate, Check, certify
-from linflow.dynamics import Interrupted, Trajectory, gradient_descent, gradient_flow
+from linflow.dynamics import Interrupted, Result, Trajectory, gradient_descent, gradient_flow
 from linflow.findings import Finding, findings
 from linflow.network import Network
 from linflow.objectives import Objective
 from linflow.settings import Experiment
-
-NOT_ESTIMATED = "interrupted: the error of the integration was not estimated"
-
 
 FRACTIONS = (1e-2, 1e-4, 1e-6)
 """Of the first gap, to which times are told."""
@@ -50,7 +47,8 @@ class Analysis:
     def verdict(self) -> str:
         """What `passed` says, in words."""
         if self.check is None:
-            return f"stopped early: {self.run.result.value}"
+            interrupted = self.run.result is Result.INTERRUPTED
+            return "stopped during the run" if interrupted else "stopped before the run was checked"
         if self.certificate.best is None:
             return "nothing is certified for this start"
         if not self.check.holds:
@@ -138,7 +136,7 @@ def started(experiment: Experiment, progress: Callable[[float], None] | None = N
     try:
         run = run_of(experiment, objective, network, progress)
     except Interrupted as stop:
-        stop.analysis = Analysis(experiment, objective, network, cert, unchecked(stop.run))  # type: ignore[attr-defined]
+        stop.analysis = Analysis(experiment, objective, network, cert, stop.run)  # type: ignore[attr-defined]
         raise
     return Analysis(experiment, objective, network, cert, run)
 
@@ -161,11 +159,16 @@ def analyse(experiment: Experiment, progress: Callable[[float], None] | None = N
     return finished(started(experiment, progress))
 
 
-def unchecked(run: Trajectory) -> Trajectory:
-    """Return an interrupted run that can be saved at once.
+def stopped(begun: Analysis) -> Analysis:
+    """Return what Ctrl-C left of an analysis, such that it can be saved at once."""
+    return replace(begun, run=unchecked(begun.run))
 
-    The error of a flow is estimated by a second run when it is first asked for, about as long as the first.
+
+def unchecked(run: Trajectory) -> Trajectory:
+    """Return a run that can be saved at once: the error of a flow is NaN, not estimated, unless it is known.
+
+    It is estimated by a second run when it is first asked for, about as long as the first.
     """
-    if run.algorithm != "flow":
+    if run.algorithm != "flow" or run.stats.estimated:
         return run
-    return replace(run, stats=replace(run.stats, _estimate=math.nan), notes=(*run.notes, NOT_ESTIMATED))
+    return replace(run, stats=replace(run.stats, _estimate=math.nan))

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
-import re
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
-from matplotlib import rc_context
+from markupsafe import Markup
 
 from linflow import plots
-from linflow._provenance import provenance
+from linflow._page import environment, number, svg
 from linflow.analysis import Analysis
 from linflow.files import atomic
+from linflow.settings import SIZES, provenance
+
+WIDEST = 2000
+"""Width of a hidden layer up to which its imbalance is drawn."""
+_COUNTS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten")
 
 
 def write(found: Analysis, folder: Path, *, drawings: bool = True) -> Path:
@@ -31,21 +32,20 @@ def write(found: Analysis, folder: Path, *, drawings: bool = True) -> Path:
     return index
 
 
+def template() -> Any:
+    """Return the template of the page, compiled at the first call: after Ctrl-C there is no time for it."""
+    return environment().get_template("analysis.html.j2")
+
+
 def page(found: Analysis, *, drawings: bool = True) -> str:
     """Return the page, with its drawings inside unless it is to be had at once."""
-    environment = Environment(
-        loader=PackageLoader("linflow"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["typeset"] = typeset
-    return environment.get_template("analysis.html.j2").render(
+    return template().render(
         found=found,
         heading=heading(found),
-        origin=origin(found),
-        figures=[(title, Markup(svg)) for title, svg in (_drawings(found) if drawings else [])],
+        drawn=_drawings(found) if drawings else [],
+        imbalance=_imbalance(found) if drawings else None,
+        start=_start(found),
+        unknown_error=found.run.stats.estimated and math.isnan(found.run.stats.gap_error),
         guarantees=[g for g in found.certificate.guarantees if g.applies],
         others=[g for g in found.certificate.guarantees if not g.applies],
         prior=found.certificate.prior,
@@ -55,53 +55,60 @@ def page(found: Analysis, *, drawings: bool = True) -> str:
     )
 
 
-def _drawings(found: Analysis) -> list[tuple[str, str]]:
-    run, cert, net = found.run, found.certificate, found.network
-    drawings = []
-    if len(run.t) > 1:
-        drawings.append(
-            ("Loss gap: the run, and what was certain before it", _svg(plots.convergence(run, cert), "c"))
-        )
-        drawings.append(("Rate at every instant", _svg(plots.rate(run, cert), "r")))
-    if net.depth > 1 and max(net.widths[1:-1]) <= 2000:
-        drawings.append(("Imbalance of the first two layers", _svg(plots.imbalance_spectrum(net, layer=1), "d")))
-    return drawings
-
-
 def heading(found: Analysis) -> str:
-    """Say in a line what was run on what."""
-    net, depth = found.network, found.network.depth
-    return f"Gradient {found.run.algorithm} on {depth} layer{'s' * (depth > 1)}, {' × '.join(map(str, net.widths))}"
+    """Say in a line what is fitted, by which layers, how, and from which start."""
+    data, net = found.experiment.data, found.network
+    layers = f"{_COUNTS[net.depth] if net.depth < len(_COUNTS) else net.depth} layer{'s' * (net.depth > 1)}"
+    x, y = (path.name if path is not None else "" for path in (data.x, data.y or data.target))
+    fitted = f"to {y}" if data.x is None else f"to {y}, given {x}"
+    loss = f", by {data.objective} loss" if data.objective in ("logistic", "exponential") else ""
+    how = "gradient flow" if found.experiment.algorithm == "flow" else "gradient descent"
+    return f"{layers}, {'×'.join(map(str, net.widths))}, fitted {fitted}{loss}: {how} from {_origin(found)}"
 
 
-def origin(found: Analysis) -> str:
-    """Say in a sentence where data and start came from."""
-    data, start = found.experiment.data, found.experiment.start
-    read = f"Target: {data.target}" if data.target else f"Inputs: {data.x}; outputs: {data.y}"
-    drawn = f"weights from {start.weights}" if start.weights else f"{start.init}, seed {start.seed}"
-    return f"{read}. Start: {drawn}."
+def _origin(found: Analysis) -> str:
+    """Say where the first weights come from."""
+    start = found.experiment.start
+    if start.weights is not None:
+        return f"the weights in {start.weights.name}"
+    name = "NTK" if start.init == "ntk" else start.init.replace("_", "-")
+    times = f", each layer times {start.scale:g}" if start.scale != 1 else ""
+    of = f" of {SIZES[start.init][0]} {start.size:g}" if start.size is not None and start.init in SIZES else ""
+    # Without a size in between the article stands before the initialisation itself.
+    article = "an" if name[0] in "aeioNAEIO" else "a"
+    return f"{article} {name} start{of}{times}, seed {start.seed}"
 
 
-def typeset(text: str) -> Markup:
-    """Return text with its indices, as in `λ_min` and `W_1`, set below the line."""
-    index = r"(?<![\w.])([A-Za-zλσγμκ])_(min|max|[0-9]+|[lLF])(?![\w.])"
-    return Markup(re.sub(index, r"\1<sub>\2</sub>", str(escape(text))))
+def _start(found: Analysis) -> dict[str, str]:
+    """Return what is known of the start before anything is run."""
+    net = found.network
+    facts = {
+        "Widths": "×".join(map(str, net.widths)),
+        "Output scale": number(net.scale),
+        "Norms of the layers": ", ".join(f"{size:.4g}" for size in net.sizes),
+        "First loss gap": number(float(found.certificate.gap)),
+    }
+    eta = found.run.step_size
+    return facts if eta is None else {**facts, "Step size": number(eta)}
 
 
-def _svg(ax: Any, name: str) -> str:
-    buffer = io.StringIO()
-    with rc_context({"svg.hashsalt": name}):
-        ax.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    for mark in ('id="', "url(#", 'href="#'):
-        svg = svg.replace(mark, mark + name + "-")
-    return svg
+def _drawings(found: Analysis) -> list[tuple[str, Markup]]:
+    run, cert = found.run, found.certificate
+    if len(run.t) < 2 or not float(run.gap[0]) > 0:
+        return []
+    promise = ", and what was certain before it" if cert.best is not None else ""
+    return [
+        (f"The loss gap of the run{promise}.", svg(plots.convergence(run, cert), "c")),
+        (f"The rate at which it falls, at every instant{promise and ', and the least it could be'}.",
+         svg(plots.rate(run, cert), "r")),
+    ]  # fmt: skip
 
 
-def number(x: float | None) -> str:
-    """Return four digits; a dash for what there is none of."""
-    return "–" if x is None or not math.isfinite(x) or x == 0 else f"{x:.4g}"
+def _imbalance(found: Analysis) -> Markup | None:
+    net = found.network
+    if net.depth == 1 or max(net.widths[1:-1]) > WIDEST:
+        return None
+    return svg(plots.imbalance_spectrum(net, layer=1), "d")
 
 
 def plain(value: Any) -> Any:

@@ -100,7 +100,7 @@ def _rate(cert: Certificate, run: Trajectory | None, until: float) -> Iterator[F
     text = f"It is certain to reach {until:g} of the first loss gap by {unit} = {sure:.4g} ({best.name})"
     needed = math.nan if run is None else run.time_to(until)
     if math.isfinite(needed) and needed > 0:
-        text += f"; the run did at {needed:.4g}, {sure / needed:.2g} times as soon."
+        text += f"; the run did at {needed:.4g}, {_times(sure / needed)} times as soon."
         numbers |= {"observed_time": needed, "time_ratio": sure / needed}
     elif run is not None:
         left = float(run.gap[-1]) / float(run.gap[0])
@@ -196,8 +196,13 @@ def _gain(new: Certificate, old: Certificate, until: float) -> str:
     if _soon(old, until) == 0:
         return f"would certify {until:g} of the gap by t = {new.time_to(until):.4g}, where nothing is certified now"
     if old.rate > 0:
-        return f"would certify the rate {new.rate:.3g}, {new.rate / old.rate:.2g} times the present one"
+        return f"would certify the rate {new.rate:.3g}, {_times(new.rate / old.rate)} times the present one"
     return f"would certify {until:g} of the gap by t = {new.time_to(until):.4g} not {old.time_to(until):.4g}"
+
+
+def _times(ratio: float) -> str:
+    """Return two digits of a ratio, those of 230 without a power of ten."""
+    return f"{float(f'{ratio:.2g}'):,g}"
 
 
 def _better(new: Certificate, old: Certificate, until: float) -> bool:
@@ -313,7 +318,7 @@ def _step(cert: Certificate, until: float) -> Iterator[Finding]:
     steps, numbers = made.steps_to(until), {"step_size": eta}
     text = f"Gradient descent with the step {eta:.3g} is certain never to raise the loss"
     if math.isfinite(steps):
-        text += f", and to reach {until:g} of the gap in {int(steps)} steps"
+        text += f", and to reach {until:g} of the gap in {int(steps):,} steps"
         numbers["steps"] = float(steps)
     seen, net = cert.objective.effective(cert.network)
     curvature = seen.smoothness * float(TangentOperator(net).eigenvalue("greatest").value)

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import escape
 from matplotlib import rc_context
 
 from linflow import plots
+from linflow._page import environment
 from linflow.experiments import Claim, Experiment, Outcome, select
 
 Watcher = Callable[[str, float, str], None]
@@ -30,11 +30,6 @@ _FORMATS = {
     "svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
     "pdf": {"CreationDate": None},
     "png": {},
-}
-_SCRIPTS = {
-    ord(sign): f"<{tag}>{plain}</{tag}>"
-    for tag, signs in (("sup", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"), ("sub", "₋₀₁₂₃₄₅₆₇₈₉"))
-    for sign, plain in zip(signs, "−0123456789", strict=True)
 }
 
 
@@ -145,16 +140,9 @@ class Report:
 
     def html(self) -> str:
         """The report as one page that needs no other file."""
-        environment = Environment(
-            loader=PackageLoader("linflow"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        environment.filters["typeset"] = _typeset
+        pages = environment()
         command = ["linflow", "reproduce", *self.names, "--seed", str(self.seed), "--out", str(self.out)]
-        page = environment.get_template("report.html.j2")
+        page = pages.get_template("report.html.j2")
         return page.render(report=self, command=shlex.join(command), **self.document())
 
 
@@ -263,15 +251,6 @@ def _inline(svg: str, experiment: Experiment) -> str:
     label = escape(f"{experiment.title}. {experiment.summary}")
     style = "stroke-linejoin: round; stroke-linecap: butt"  # what the removed rule said of every element
     return svg.replace("<svg", f'<svg role="img" aria-label="{label}" style="{style}"', 1)
-
-
-def _typeset(text: Any) -> Markup:
-    """Text as HTML; ``10⁻⁵``, ``W₁`` and ``λ^{L−1}`` become true superscripts and subscripts."""
-    text = re.sub(" ([=≈≤≥]) ", "\u00a0\\1 ", str(text))  # no line starts with a sign
-    html = str(escape(text)).translate(_SCRIPTS).replace("</sup><sup>", "").replace("</sub><sub>", "")
-    html = re.sub(r"\^\{([^{}]+)\}", r"<sup>\1</sup>", html)
-    html = re.sub(r"_\{([^{}]+)\}", r"<sub>\1</sub>", html)
-    return Markup(re.sub(r"(?<=[\wλσ])_(min|max|[lL])\b", r"<sub>\1</sub>", html))
 
 
 def _write(path: Path, content: bytes) -> Path:

@@ -161,12 +161,13 @@ def analyze(experiment: "Experiment", as_json: Json = False) -> None:
     130: Ctrl-C, with what was done kept.
     """
     import linflow as lf
-    from linflow.analysis import finished, started
-    from linflow.analysis_page import write
+    from linflow.analysis import finished, started, stopped
+    from linflow.analysis_page import template, write
 
     out, begun = experiment.output.folder, None
     ready(out / "index.html", made=True)
     load_writers()
+    template()
     try:
         with progress("analyze") as tick:
             begun = started(experiment, tick)
@@ -175,7 +176,7 @@ def analyze(experiment: "Experiment", as_json: Json = False) -> None:
     except KeyboardInterrupt as stop:
         begun = begun or getattr(stop, "analysis", None)
         if begun is not None:
-            index = write(begun, out, drawings=False)
+            index = write(stopped(begun), out, drawings=False)
             where = f"t = {float(begun.run.t[-1]):g}" if isinstance(stop, lf.Interrupted) else "the end of the run"
             stop.kept = f"interrupted at {where}; what was done is in {index}."  # type: ignore[attr-defined]
         raise

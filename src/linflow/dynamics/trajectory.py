@@ -86,6 +86,11 @@ class Stats:
         """
         return self._estimate() if callable(self._estimate) else self._estimate
 
+    @property
+    def estimated(self) -> bool:
+        """Whether `gap_error` is known, and reading it takes no second run."""
+        return not callable(self._estimate) or "gap_error" in self.__dict__
+
 
 @dataclass(frozen=True, repr=False)
 class Trajectory:

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import ScalarFormatter
 
 from linflow._arrays import to_numpy
 from linflow.certificates import Certificate
@@ -18,10 +19,10 @@ from linflow.plots._canvas import DASHES, MARKERS, Canvas, canvas, from_zero, ke
 FEW = 6
 """Runs up to which each has its own colour, marker and name."""
 
-Curve = tuple[np.ndarray, np.ndarray]
+WIDE = 30.0
+"""Ratio of rates from which a linear axis shows the smaller ones as zero."""
 
-DECADES = 100.0
-"""Ratio of the largest rate to the least from which their axis is logarithmic."""
+Curve = tuple[np.ndarray, np.ndarray]
 
 
 def convergence(
@@ -93,8 +94,9 @@ def rate(
     """Draw the instantaneous rate of runs, and the rate their certificates guarantee at each gap, dashed.
 
     That of a flow is `−ℓ̇/ℓ`; of a descent, as its guarantees are, the mean `−Δ(log ℓ)/Δt` from a record to the next.
-    Where a flow recorded λ_min(T) and there is a certificate, `γ λ_min(T)`, which no rate is below, is dotted. New
-    axes are logarithmic where the largest rate is more than a hundred times the least.
+    Where a flow recorded λ_min(T) and there is a certificate, `γ λ_min(T)`, which no rate is below, is dotted.
+    On axes made here, or where names are asked for, rates that differ 30-fold are on a logarithmic axis, and so
+    is the time where most of that change is over at its beginning.
 
     Args:
         run: A run of `gradient_flow` or `gradient_descent`, or several.
@@ -200,7 +202,9 @@ def instants(run: Trajectory, count: int = 300) -> np.ndarray:
     if len(t) < 2:
         return t[:1]
     end = float(t[-1])
-    wanted = np.union1d(np.linspace(0, end, count), np.geomspace(1e-4 * end, end, count))
+    # A flow whose rate falls by orders of magnitude begins with steps far shorter than the run.
+    first = max(min(1e-4 * end, float(t[1])), 1e-12 * end)
+    wanted = np.union1d(np.linspace(0, end, count), np.geomspace(first, end, count))
     if run.algorithm == "flow":
         # Steps are dense where the gap bends.
         return np.minimum(np.union1d(wanted, t[np.unique(np.linspace(0, len(t) - 1, count).astype(int))]), end)
@@ -309,21 +313,44 @@ def _draw(
     constant = all(run.algorithm == "descent" and run.step_size for run in runs)
     ax.set_xlabel(r"time $t=\eta k$" if constant else "time $t$")
     if c.own:
-        if operator and decades(ax):
-            ax.set_yscale("log")
-            log_ticks(ax.yaxis)
-        elif operator:
-            from_zero(c, ax.lines[-1])
+        if operator:
+            _rate_axes(c)
         else:
             log_ticks(ax.yaxis)
+        _few_digits(ax.xaxis)
         _name(c, ends, inner, labelled=labels is not None, certified=used is not None)
 
 
-def decades(ax: Any) -> bool:
-    """Say whether what is drawn lies so far apart that a linear axis would show the largest alone."""
-    seen = np.concatenate([np.asarray(line.get_ydata(), dtype=np.float64) for line in ax.lines])
-    seen = seen[np.isfinite(seen) & (seen > 0)]
-    return bool(seen.size) and bool(seen.max() > DECADES * seen.min())
+def _rate_axes(c: Canvas) -> None:
+    """Choose scales on which every rate can be read: linear from 0, or logarithmic where they differ too much."""
+    curves = [(np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)) for line in c.ax.lines]
+    seen = [y for line, (_, y) in zip(c.ax.lines, curves, strict=True) if line.get_linestyle() == "-"]
+    drawn = np.concatenate([y for _, y in curves])
+    positive = drawn[drawn > 0]
+    # A guarantee may be 0 and is then below the axis; a rate that is seen to be must be on it.
+    if any((y <= 0).any() for y in seen) or positive.max() < WIDE * positive.min():
+        from_zero(c, c.ax.lines[-1])
+        _few_digits(c.ax.yaxis)
+        return
+    c.ax.set_yscale("log")
+    log_ticks(c.ax.yaxis)
+    if any(_early(t, y) for (t, y), line in zip(curves, c.ax.lines, strict=True) if line.get_linestyle() == "-"):
+        c.ax.set_xscale("log")
+        log_ticks(c.ax.xaxis)
+
+
+def _few_digits(axis: Any) -> None:
+    """Put a power of ten at the end of a linear axis in place of many zeros at each of its ticks."""
+    form = axis.get_major_formatter()
+    if isinstance(form, ScalarFormatter):
+        form.set_powerlimits((-3, 4))
+
+
+def _early(t: np.ndarray, y: np.ndarray) -> bool:
+    """Return whether more than half of a 30-fold change, in its logarithm, is over after a fiftieth of the time."""
+    level = np.log(y)
+    late = level[t >= 0.02 * t[-1]]
+    return bool(np.ptp(level) > np.log(WIDE) and np.ptp(late) < 0.5 * np.ptp(level))
 
 
 def _median(c: Canvas, runs: list[Trajectory], observed: Callable[[Trajectory], Curve]) -> None:

@@ -141,15 +141,20 @@ def _measures(c: Canvas, spectrum: ImbalanceSpectrum, levels: tuple[float, float
     """Draw brackets of the spreads and the gap, from top to bottom, with their names and values."""
     unit = end / 40
     x = end + 0.6 + 1.2 * unit
+    size = max(levels[0], -levels[3])
+    plus, gap, minus = (_value(x, size) for x in (spectrum.positive_spread, spectrum.gap, spectrum.negative_spread))
     texts = (
-        (rf"$\Delta_{{{{+}}}}={spectrum.positive_spread:.2f}$", levels[0], levels[1], c.colour("blue")),
-        (rf"$\Delta={spectrum.gap:.2f}$", levels[1], levels[2], None),
-        (rf"$\Delta_{{{{-}}}}={spectrum.negative_spread:.2f}$", levels[2], levels[3], c.colour("vermillion")),
+        (rf"$\Delta_{{{{+}}}}={plus}$", levels[0], levels[1], c.colour("blue")),
+        (rf"$\Delta={gap}$", levels[1], levels[2], None),
+        (rf"$\Delta_{{{{-}}}}={minus}$", levels[2], levels[3], c.colour("vermillion")),
     )
     tall = 1.3 * c.size / 72 / (0.8 * c.ax.get_position().height * c.ax.figure.get_size_inches()[1])
     middles = np.array([(a + b) / 2 for _, a, b, _ in texts])[::-1]
     low, high = c.ax.get_ylim()
-    heights = (low + (high - low) * apart((middles - low) / (high - low), tall))[::-1]
+    within = (middles - low) / (high - low)
+    # Half a line from either end, so that none crosses an axis.
+    parts = 0.5 * tall + (1 - tall) * apart((within - 0.5 * tall) / (1 - tall), tall / (1 - tall))
+    heights = (low + (high - low) * parts)[::-1]
     for i, ((text, top, bottom, colour), y) in enumerate(zip(texts, heights, strict=True)):
         at = x + (1.5 * unit if i % 2 else 0)  # the gap stands apart from the spreads, whose ends it shares
         shade = c.theme.ink if colour is None else colour
@@ -158,6 +163,14 @@ def _measures(c: Canvas, spectrum: ImbalanceSpectrum, levels: tuple[float, float
         c.text(x + 4 * unit, y, text, colour=colour, va="center", path_effects=[])
     letters = 9 * 0.55 * c.size / 72 / (0.85 * c.ax.get_position().width * c.ax.figure.get_size_inches()[0])
     c.ax.set_xlim(0, (x + 4 * unit) / max(1 - letters, 0.3))
+
+
+def _value(x: float, size: float) -> str:
+    """Return a number among others of a size for a formula; with a power of ten where decimals would hide it."""
+    if x < 1e-9 * size or 0.01 <= x < 1e5:  # below is rounding
+        return f"{x:.2f}"
+    digits, exponent = f"{x:.1e}".split("e")
+    return rf"{digits}\cdot 10^{{{int(exponent)}}}"
 
 
 def eigenvalues(
