@@ -90,6 +90,8 @@ def plot_sweep(
 
     names = {"x": ALIASES.get(x, x), "y": ALIASES.get(y, y), **({"hue": hue} if hue else {})}
     columns = _columns(source, names)
+    if columns["y"].dtype.kind not in "if":
+        raise ValueError(f"y is {y!r}, a column of words; one of numbers is needed, such as rate, bound or time.")
     values = columns["y"].astype(np.float64)
     keep = np.isfinite(values)
     at = columns["x"]

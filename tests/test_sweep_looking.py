@@ -1,0 +1,162 @@
+"""What is seen of a sweep: curves with bands, the page, and the commands."""
+
+import re
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from typer.testing import CliRunner
+
+import linflow as lf
+from linflow.cli import app
+from linflow.sweeps import plot_sweep, read_grid, read_results, run_sweep, write_report
+from tests.test_sweep import Y, failing, grid_of
+
+RNG = np.random.default_rng(0)
+ROWS = [
+    {"width": w, "init": init, "seed": s, "rate": float(RNG.lognormal(np.log(w))), "status": "ok"}
+    for w in (10, 100, 1000)
+    for init in ("ntk", "fan_in")
+    for s in range(7)
+]
+
+
+def test_medians_and_bands_are_those_of_numpy():
+    rows = [*ROWS, {**ROWS[0], "rate": 1e9, "status": "failed"}, {**ROWS[0], "rate": float("nan")}]
+    ax = plot_sweep(pa.Table.from_pylist(rows), x="width", y="rate", hue="init")
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["fan_in", "ntk"]
+    for line, init, band in zip(ax.lines, ("fan_in", "ntk"), ax.collections, strict=True):
+        values = np.array(
+            [[r["rate"] for r in ROWS if r["init"] == init and r["width"] == w] for w in (10, 100, 1000)]
+        )
+        np.testing.assert_allclose(line.get_ydata(), np.median(values, axis=1), rtol=1e-14)  # rounding
+        low, high = np.percentile(values, (10, 90), axis=1)
+        corners = band.get_paths()[0].vertices
+        for w, a, b in zip((10, 100, 1000), low, high, strict=True):
+            at = corners[corners[:, 0] == w][:, 1]
+            assert at.min() == pytest.approx(a, rel=1e-14)
+            assert at.max() == pytest.approx(b, rel=1e-14)
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("Width", "Rate")
+
+
+def test_words_stand_side_by_side_and_small_ranges_are_linear():
+    table = pa.Table.from_pylist([r for r in ROWS if r["width"] == 10])
+    ax = plot_sweep(table, x="init", y="seed")
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["fan_in", "ntk"]
+    assert ax.get_yscale() == "linear"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"x": "widht"}, "widht"),
+        ({"y": "init"}, "a column of words"),
+        ({"hue": "rate"}, "has 42 values"),
+    ],
+)
+def test_columns_that_cannot_be_drawn(options, message):
+    with pytest.raises(ValueError, match=message):
+        plot_sweep(pa.Table.from_pylist(ROWS), **options)
+    with pytest.raises(ValueError, match="no cell"):
+        plot_sweep(pa.Table.from_pylist([{**ROWS[0], "status": "failed"}]))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweep")
+    run_sweep(read_grid(grid_of(sweep={"check": True})), folder, workers=1)
+    return folder
+
+
+def test_the_page_names_the_tightest_and_the_loosest(folder):
+    page = write_report(folder).read_text()
+    rows = sorted(read_results(folder).to_pylist(), key=lambda r: -r["tightness"])
+    assert "A sweep of 6 cells" in page
+    assert "no bound lies above what was seen" in page
+    assert "certified before the run for 6 of the 6 cells" in page
+    assert "6 runs were set against every guarantee" in page
+    assert "No cell failed." in page
+    ratios = re.findall(
+        r'<td class="number">([\d.]+)</td><td class="number">[\d.]+</td><td class="number">[\d.]+</td><td>', page
+    )
+    expected = [f"{r['tightness']:.4g}" for r in (*rows[:5], *rows[::-1][:5])]
+    assert ratios == expected
+    assert page.count("<svg") == 1
+    assert "https://" not in re.sub(r"http[s]?://www\.w3\.org/\S+", "", page)  # it stands alone
+
+
+def test_the_page_counts_what_failed_and_escapes_it(tmp_path):
+    grid = failing(tmp_path)
+    grid["zip"][0]["data.target"][4] = str(tmp_path / "<b>none</b>.npy")
+    run_sweep(read_grid(grid), tmp_path / "out", workers=1)
+    page = write_report(tmp_path / "out").read_text()
+    assert "5 cells failed." in page
+    assert "the start ntk has no size" in page
+    assert "&lt;b&gt;none" in page
+    assert "<b>none" not in page
+
+
+def test_a_sweep_without_a_good_cell_has_a_page_too(tmp_path):
+    np.save(tmp_path / "Y.npy", Y)
+    grid = {"data": {"target": str(tmp_path / "Y.npy")}, "start": {"hidden": [3], "size": 2.0}, "grid": {"seeds": 2}}
+    assert run_sweep(read_grid(grid), tmp_path / "out", workers=1).failed == 2
+    page = write_report(tmp_path / "out").read_text()
+    assert "2 cells failed." in page
+    assert "<svg" not in page
+
+
+@pytest.fixture
+def linflow(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("Y.npy", Y)
+    with open("grid.toml", "w") as file:
+        file.write('[data]\ntarget = "Y.npy"\n[flow]\nuntil = 1e-3\n[grid]\nwidth = [4, 8]\nseeds = 2\n')
+    return lambda *words: CliRunner().invoke(app, list(words))
+
+
+def test_the_commands(linflow, tmp_path):
+    result = linflow("sweep", "grid.toml", "--out", "results", "--workers", "1")
+    assert (result.exit_code, "4 cells, 4 of them computed now" in result.stdout) == (0, True), result.output
+    assert lf.sweeps.read_results("results").num_rows == 4
+    again = linflow("sweep", "run", "grid.toml", "--out", "results", "--workers", "1")
+    assert "4 cells, 0 of them computed now" in again.stdout
+    for words in (("sweep", "--status", "results"), ("sweep", "status", "results")):
+        result = linflow(*words)
+        assert (result.exit_code, result.stdout) == (0, "4 of 4 cells (100%), 0 failed\n")
+    result = linflow("sweep", "plot", "results", "--x", "width", "--y", "bound", "--out", "p.svg")
+    assert (result.exit_code, result.stdout) == (0, "wrote p.svg\n")
+    assert (tmp_path / "p.svg").read_text().startswith("<?xml")
+    assert linflow("sweep", "report", "results", "--out", "r.html").exit_code == 0
+    assert "A sweep of 4 cells" in (tmp_path / "r.html").read_text()
+
+
+def test_failures_and_mistakes_have_their_exit_codes(linflow, tmp_path):
+    text = (tmp_path / "grid.toml").read_text()
+    (tmp_path / "some.toml").write_text(text.replace("seeds = 2", "max_steps = [3, 1000]"))
+    result = linflow("sweep", "some.toml", "--out", "some", "--workers", "1")
+    assert (result.exit_code, "2 failed (2 run)" in result.stdout) == (1, True), result.output
+    assert linflow("sweep", "--status", "some").exit_code == 1
+    for words, said in (
+        (("sweep", "grid.toml"), "needs a grid and a folder"),
+        (("sweep", "none.toml", "--out", "o"), "none.toml"),
+        (("sweep", "grid.toml", "--out", "Y.npy"), "Y.npy"),
+        (("sweep", "--status", "none"), "no folder of a sweep"),
+        (("sweep", "grid.toml", "--status", "some"), "leave out the grid"),
+        (("sweep", "plot", "some", "--x", "widht"), "widht"),
+        (("sweep", "grid.toml", "--out", "o", "--time-limit", "-1"), "time_limit"),
+        (("sweep", "grid.toml", "--out", "o", "--wokers", "1"), "--wokers"),
+        (("sweep", "grid.toml", "--out", "o", "--workers", "0"), "--workers"),
+    ):
+        result = linflow(*words)
+        assert result.exit_code == 2, (words, result.output)
+        assert said in result.stderr, (words, result.stderr)
+        assert result.stderr.startswith("linflow: "), result.stderr
+        assert result.stderr.count("\n") == 1, result.stderr
+
+
+def test_every_command_shows_an_example(linflow):
+    for words in ((), ("run",), ("status",), ("plot",), ("report",)):
+        result = linflow("sweep", *words, "--help")
+        assert result.exit_code == 0
+        assert "Example: linflow sweep" in result.stdout
