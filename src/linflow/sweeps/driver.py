@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -147,12 +146,9 @@ def run_sweep(
         count = store.write_results(grid.ids)
         if progress is not None:
             progress(work.status(running=False))
-        reasons: dict[str, int] = {}
-        for kind in work.failures.values():
-            reasons[kind] = reasons.get(kind, 0) + 1
         notes = tuple(dict.fromkeys(store.notes))
         seconds = time.monotonic() - began
-        return Summary(store.folder, count, work.computed, len(work.failures), reasons, notes, seconds)
+        return Summary(store.folder, count, work.computed, work.failed, work.reasons(), notes, seconds)
     finally:
         store.release()
 
@@ -174,17 +170,12 @@ def _compute(work: Work, start: Callable[[], Engine], progress: Watcher | None) 
             if progress is not None and time.monotonic() - told > 1.0:
                 told = time.monotonic()
                 progress(work.status(waiting=engine.waiting))
-    except KeyboardInterrupt:
-        raise Stopped(work.status(), work.store.folder) from None
+        work.store.flush()
+    except BaseException as error:
+        with suppress(OSError):  # what ended the sweep is told, and not what came of it
+            work.store.flush()
+        if isinstance(error, KeyboardInterrupt):
+            raise Stopped(work.status(), work.store.folder) from None
+        raise
     finally:
         engine.close()
-        _keep(work.store)
-
-
-def _keep(store: Store) -> None:
-    """Write what is held back, however the sweep ended; an error on the way to another is told by that one."""
-    if sys.exc_info()[0] is None:
-        store.flush()
-    else:
-        with suppress(OSError):
-            store.flush()

@@ -123,7 +123,7 @@ class LocalEngine:
         if not slot.tasks:
             slot.since = time.monotonic()
         try:
-            with _unnoticed_main():
+            with _apart():
                 slot.tasks[slot.pool.submit(run_task, task)] = task
         except BrokenProcessPool:  # found dead before `wait` did
             slot.tasks[_failed(Lost())] = task
@@ -180,7 +180,7 @@ def cores() -> int:
 def _slot() -> _Slot:
     # Not forked: threads of this process, such as those of BLAS, would be missing in the child.
     pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _begin)
-    with _unnoticed_main():
+    with _apart():
         return _Slot(pool, pool.submit(ready))
 
 
@@ -215,14 +215,21 @@ def _follow(sentinel: int) -> None:
 
 
 @contextmanager
-def _unnoticed_main() -> Iterator[None]:
-    """Keep a new process from importing the script that is running: nothing of it is needed, and it may sweep."""
+def _apart() -> Iterator[None]:
+    """Keep a new process from importing the script that is running, and from hearing Ctrl-C.
+
+    Nothing of the script is needed, and it may sweep; Ctrl-C is for this one. What is blocked here stays so there.
+    """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
+    mask = getattr(signal, "pthread_sigmask", None)  # not on Windows
+    before = mask(signal.SIG_BLOCK, {signal.SIGINT}) if mask else set()
     try:
         yield
     finally:
         sys.modules["__main__"] = main
+        if mask:
+            mask(signal.SIG_SETMASK, before)
 
 
 class DaskEngine:

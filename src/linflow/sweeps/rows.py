@@ -10,6 +10,8 @@ import pyarrow as pa
 FRACTIONS = (1e-2, 1e-4, 1e-6)
 TIMING = ("seconds", "finished")
 """Columns that differ from one run to the next: seconds that a cell took, and when it was done (UTC, since 1970)."""
+FAILURES = ("", "settings", "run", "time limit", "died", "error")
+"""What the column `failure` may be."""
 _F, _I, _S = pa.float64(), pa.int64(), pa.string()
 _FS, _IS, _SS = pa.list_(_F), pa.list_(_I), pa.list_(_S)
 

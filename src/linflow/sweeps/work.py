@@ -12,6 +12,7 @@ import numpy as np
 from linflow.sweeps.cells import Answer, Cell, Task, failed
 from linflow.sweeps.engine import AHEAD, Late, Lost
 from linflow.sweeps.grid import Grid
+from linflow.sweeps.rows import FAILURES
 from linflow.sweeps.status import Status
 from linflow.sweeps.store import Store, column_ids, match
 
@@ -35,7 +36,7 @@ class Work:
         self._done[self._place] = False  # of cells that are the same, one is computed
         self.total, self.missing = len(self._sorted), len(self._sorted)
         self.computed = 0
-        self.failures: dict[int, str] = {}
+        self._failure = np.zeros(len(grid), dtype=np.uint8)  # place in FAILURES; sweeps may be large
         self._given = self._done.copy()
         # Two sweeps in one folder meet in the middle.
         self._order = iter(range(len(grid)) if forwards else range(len(grid) - 1, -1, -1))
@@ -67,12 +68,19 @@ class Work:
         if not self._done[place]:
             self._done[place] = True
             self.missing -= 1
-        elif not failure:
-            self.failures.pop(place, None)
-        else:
+        elif failure:
             return
-        if failure:
-            self.failures[place] = failure
+        self._failure[place] = FAILURES.index(failure)
+
+    @property
+    def failed(self) -> int:
+        """How many cells failed, now or before."""
+        return int(np.count_nonzero(self._failure))
+
+    def reasons(self) -> dict[str, int]:
+        """Return how many failed for each kind of failure."""
+        counts = np.bincount(self._failure, minlength=len(FAILURES)).tolist()
+        return {kind: count for kind, count in zip(FAILURES[1:], counts[1:], strict=True) if count}
 
     def next(self, workers: int) -> Task | None:
         """Return the next batch: about as long as `AIM`, and shorter towards the end, that all end together."""
@@ -133,4 +141,4 @@ class Work:
         done = self.total - self.missing
         now = (self._first_missing if self._first_missing is not None else self.total) - self.missing
         rate = now / seconds if seconds > 0 else 0.0
-        return Status(self.total, done, len(self.failures), rate, running, waiting)
+        return Status(self.total, done, self.failed, rate, running, waiting)
