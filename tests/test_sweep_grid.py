@@ -77,10 +77,23 @@ def test_every_setting_that_makes_numbers_can_be_an_axis():
     }
     for name in setting_names():
         value = values.get(name, defaults().get(name, 0.5))
-        grid = read_grid({"grid": {name: value if isinstance(value, list) else [value]}})
-        assert list(cells(grid)[0]) == [name]
+        base = {"algorithm": "descent"} if name.startswith("descent.") else {}
+        grid = read_grid({**base, "grid": {name: value if isinstance(value, list) else [value]}})
+        assert set(cells(grid)[0]) == {*base, name}
     assert {"data.target", "start.hidden", "flow.until", "descent.steps"} <= set(setting_names())
     assert not any(name.startswith(("output.", "design.")) for name in setting_names())
+
+
+def test_what_an_algorithm_does_not_use_makes_no_cell():
+    grid = read_grid(
+        {"grid": {"algorithm": ["flow", "descent"], "schedule": ["constant", "backtracking"], "rtol": [1e-8, 1e-6]}}
+    )
+    assert len(grid) == 8
+    assert len(set(grid.ids.tolist())) == 4  # two flows and two descents
+    assert {c["algorithm"]: set(c) - {"algorithm"} for c in cells(grid)} == {
+        "flow": {"flow.rtol"},
+        "descent": {"descent.schedule"},
+    }
 
 
 @pytest.mark.parametrize(
@@ -109,6 +122,10 @@ def test_every_setting_that_makes_numbers_can_be_an_axis():
         ({"width": 3}, ["width belongs into [grid]", "[start]"]),
         ({"seeds": 3}, ["seeds belongs into [grid]"]),
         ({"start": {"init": "nkt"}, "grid": {"seeds": 2}}, ["start.init is 'nkt'"]),
+        ({"descent": {"step_size": 0.1}, "grid": {"seeds": 2}}, ["descent.step_size is not used", "algorithm"]),
+        ({"algorithm": "descent", "grid": {"rtol": [1e-3]}}, ["flow.rtol is not used", "leave it out"]),
+        ({"start": {"weights": "w.npz"}, "grid": {"seeds": 2}}, ["start.seed is not used", "weights"]),
+        ({"start": {"weights": "w.npz"}, "grid": {"width": [2]}}, ["width is not used", "weights"]),
         ({"sweep": {"chekc": True}}, ["sweep.chekc", "check, curves, time_limit"]),
         ({"sweep": {"check": 2}}, ["sweep.check is 2", "true or false"]),
         ({"sweep": {"time_limit": -1}}, ["time_limit", "-1"]),

@@ -7,10 +7,8 @@ file can be run again.
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from linflow._provenance import provenance
+from linflow._toml import line_of, read_toml, toml_value
 
 if TYPE_CHECKING:
     from linflow.network import Network
@@ -203,14 +202,14 @@ class Experiment(_Section):
 
     def to_toml(self, folder: Path | None = None) -> str:
         """Return the file that gives this experiment, every key named; paths as seen from a folder it will lie in."""
-        lines = [f"algorithm = {json.dumps(self.algorithm)}"]
+        lines = [f"algorithm = {toml_value(self.algorithm)}"]
         for name in SECTIONS:
             lines += ["", f"[{name}]"]
             for key, value in getattr(self, name):
                 if isinstance(value, Path) and folder is not None and name != "output":
                     value = Path(os.path.relpath(value, folder))  # noqa: PLW2901
                 if value is not None:
-                    lines.append(f"{key} = {_toml(value)}")
+                    lines.append(f"{key} = {toml_value(value)}")
         return "\n".join(lines) + "\n"
 
     def to_dict(self) -> dict[str, Any]:
@@ -231,14 +230,6 @@ SECTIONS: dict[str, type[_Section]] = {
     "output": Output,
 }
 """The tables of an experiment file."""
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, tuple):
-        return "[" + ", ".join(_toml(x) for x in value) + "]"
-    if isinstance(value, float):
-        return repr(value)
-    return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)
 
 
 UNUSED: dict[str, dict[str, str]] = {
@@ -278,18 +269,7 @@ def experiment(
             names file, line, key and what is close to it.
     """
     flags = flags or {}
-    text = ""
-    if path is not None:
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{path} is not a text file in UTF-8 (byte {error.start}); a TOML file is needed."
-            ) from None
-    try:
-        tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path} is not TOML: {error}.") from None
+    tree, text = ({}, "") if path is None else read_toml(path)
     for section, key in (("data", "x"), ("data", "y"), ("data", "target"), ("start", "weights")):
         if path is not None and isinstance(tree.get(section), dict) and isinstance(tree[section].get(key), str):
             tree[section][key] = os.path.normpath(os.path.join(Path(path).parent, tree[section][key]))
@@ -300,10 +280,7 @@ def experiment(
             place = place.setdefault(section, {})
         if isinstance(place, dict):  # what is no table is refused below
             place[key] = value
-    try:
-        made = Experiment.model_validate(tree)
-    except ValidationError as error:
-        raise ValueError(_explained(error, path, text, options or {}, flags)) from None
+    made = _validated(tree, path, text, options or {}, flags)
     for dotted, why in _unused(made):
         section, key = dotted.split(".")
         value, default = (getattr(getattr(x, section), key) for x in (made, Experiment()))
@@ -313,6 +290,20 @@ def experiment(
             where = _where(dotted, [section, key], path, text, options or {}, flags)
             raise ValueError(f"{where} is {shown!r}, which is not used: {why}.")
     return made
+
+
+def validated(tree: Mapping[str, Any]) -> Experiment:
+    """Return the experiment of sections and their keys; ValueError says in one line what is wrong with the first."""
+    return _validated(tree, None, "", {}, {})
+
+
+def _validated(
+    tree: Mapping[str, Any], path: Path | None, text: str, options: Mapping[str, Any], flags: Mapping[str, str]
+) -> Experiment:
+    try:
+        return Experiment.model_validate(tree)
+    except ValidationError as error:
+        raise ValueError(_explained(error, path, text, options, flags)) from None
 
 
 def _unused(made: Experiment) -> list[tuple[str, str]]:
@@ -337,7 +328,7 @@ def _where(
     if dotted in options:
         return f"option {flags.get(dotted, '--' + dotted.rpartition('.')[2].replace('_', '-'))}"
     if path is not None:
-        line = _line(text, names)
+        line = line_of(text, names)
         return f"{path}, line {line}: {dotted}" if line else f"{path}: {dotted}"
     return dotted
 
@@ -387,30 +378,6 @@ def _names() -> list[str]:
     for model in SECTIONS.values():
         names += model.model_fields
     return names
-
-
-def _line(text: str, names: list[str]) -> int | None:
-    """Return the line on which a key stands, or its section where the key has none."""
-    section, found = "", None
-    for number, line in enumerate(text.splitlines(), 1):
-        header = re.match(r"\s*\[\s*([^\]]+?)\s*\]", line)
-        if header:
-            section = header[1]
-            if names and section == names[0] and found is None:
-                found = number
-            continue
-        key = re.match(r"\s*\"?([\w.-]+)\"?\s*=", line)
-        if (
-            key
-            and names
-            and [*section.split("."), key[1]] == ["" if len(names) == 1 else names[0], names[min(1, len(names) - 1)]]
-        ):
-            return number
-        if key and not section and key[1] == ".".join(names[:2]):
-            return number
-        if key and not section and len(names) > 1 and key[1] == names[0]:  # an inline table lies on one line
-            return number
-    return found
 
 
 def allowed(dotted: str) -> tuple[str, ...]:

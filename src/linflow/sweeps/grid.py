@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from linflow.files import atomic
+from linflow.settings import UNUSED
 from linflow.sweeps.axes import SHAPE, Axis, defaults
 
 PATHS = ("data.x", "data.y", "data.target", "start.weights")
@@ -54,11 +55,13 @@ class Grid:
         return tuple(key for axis in self.axes for key in axis.keys)
 
     def settings(self, index: int) -> dict[str, Any]:
-        """Return the settings of a cell by dotted name; what the base and the axes leave out has its default."""
+        """Return the settings of a cell by dotted name; what is left out has its default, or is not used."""
         found = dict(self.base)
         for axis in reversed(self.axes):
             index, at = divmod(index, len(axis.values))
             found |= zip(axis.keys, axis.values[at], strict=True)
+        for name in UNUSED[found.get("algorithm", "flow")]:  # so that cells with the same numbers are the same cell
+            found.pop(name, None)
         width, depth = (found.pop(name, None) for name in SHAPE)
         if width is not None or depth is not None:
             hidden = found.get("start.hidden") or ()

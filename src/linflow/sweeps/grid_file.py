@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from linflow import _checks
-from linflow.settings import Experiment
-from linflow.sweeps.axes import SHAPE, Axis, flat, nested, setting_name, values_of, whole
+from linflow._toml import read_toml, toml_value
+from linflow.settings import UNUSED, Experiment, validated
+from linflow.sweeps.axes import SHAPE, Axis, defaults, flat, nested, setting_name, values_of, whole
 from linflow.sweeps.grid import PATHS, Grid, canonical, stored
 
 KINDS: dict[str, tuple[Any, Any]] = {"grid": (Mapping, {}), "zip": (Sequence, []), "sweep": (Mapping, {})}
@@ -40,14 +40,8 @@ def read_grid(source: Grid | Mapping[str, Any] | str | os.PathLike[str]) -> Grid
         return source
     if isinstance(source, Mapping):
         return _grid(source, Path.cwd(), "grid")
-    path = Path(source)
-    try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text file in UTF-8 (byte {error.start}); a TOML file is needed.") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path} is not TOML: {error}.") from None
-    return _grid(tree, path.resolve().parent, str(path))
+    tree, _ = read_toml(source)
+    return _grid(tree, Path(source).resolve().parent, str(source))
 
 
 def _grid(tree: Mapping[str, Any], folder: Path, where: str) -> Grid:
@@ -77,6 +71,7 @@ def _grid(tree: Mapping[str, Any], folder: Path, where: str) -> Grid:
     moved = {name for axis in axes for name in axis.keys}
     base = {name: value for name, value in base.items() if name not in moved}
     problem(base, where)
+    _used(base, moved, where)
     source = {**nested(base), "sweep": dict(parts["sweep"]), "grid": single, "zip": zips}
     return Grid(base, axes, arrays=arrays, source=source, **_options(parts["sweep"], where))
 
@@ -123,6 +118,19 @@ def _once(axes: Sequence[Axis], where: str) -> None:
         seen.add(name)
 
 
+def _used(base: Mapping[str, Any], moved: set[str], where: str) -> None:
+    """Refuse what no cell uses: settings of the other algorithm, or of a drawn start where weights are read."""
+    why: dict[str, str] = {}
+    if "algorithm" not in moved:
+        why |= UNUSED[base.get("algorithm", "flow")]
+    if "start.weights" in base or "start.weights" in moved:
+        why |= UNUSED["weights"] | dict.fromkeys(SHAPE, UNUSED["weights"]["start.hidden"])
+    usual = defaults()
+    for name in [*base, *sorted(moved)]:
+        if name in why and (name in moved or canonical(base[name]) != canonical(usual.get(name))):
+            raise ValueError(f"{where}: {name} is not used: {why[name]}.")
+
+
 def _options(given: Mapping[str, Any], where: str) -> dict[str, Any]:
     for key in given:
         if key not in OPTIONS:
@@ -147,15 +155,10 @@ def _seconds(x: Any, name: str) -> float:
 
 def problem(settings: Mapping[str, Any], where: str) -> Experiment:
     """Return the experiment of settings by dotted name; ValueError that says what is wrong with the first one."""
-    from pydantic import ValidationError  # noqa: PLC0415 - only for its name
-
     try:
-        return Experiment.model_validate(nested(settings))
-    except ValidationError as error:
-        first = error.errors()[0]
-        dotted = ".".join(str(part) for part in first["loc"] if isinstance(part, str) and part.islower())
-        message = first["msg"][0].lower() + first["msg"][1:]
-        raise ValueError(f"{where}: {dotted} is {first.get('input')!r}: {message}.") from None
+        return validated(nested(settings))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
 def to_toml(grid: Grid) -> str:
@@ -167,17 +170,7 @@ def _document(tree: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines of a TOML file: plain keys first, then a section for each table."""
     for key, value in tree.items():
         if not isinstance(value, Mapping) and key != "zip":
-            yield f"{key} = {_toml(value)}"
+            yield f"{key} = {toml_value(value)}"
     sections = [(f"[{key}]", value) for key, value in tree.items() if isinstance(value, Mapping) and value]
     for header, table in [*sections, *(("[[zip]]", table) for table in tree.get("zip", ()))]:
-        yield from ("", header, *(f"{json.dumps(k) if '.' in k else k} = {_toml(v)}" for k, v in table.items()))
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{key} = {_toml(one)}" for key, one in value.items()) + " }"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_toml(one) for one in value) + "]"
-    if isinstance(value, float):
-        return repr(value)
-    return json.dumps(str(value) if isinstance(value, os.PathLike) else value, ensure_ascii=False)
+        yield from ("", header, *(f"{json.dumps(k) if '.' in k else k} = {toml_value(v)}" for k, v in table.items()))
