@@ -321,3 +321,20 @@ def test_arguments_that_contradict_each_other(tmp_path):
     path.touch()
     with pytest.raises(OSError, match="file"):
         lf.sweep(grid_of(), path / "out")
+
+
+def test_processes_that_die_as_they_start_end_a_sweep(tmp_path, monkeypatch):
+    from linflow.sweeps import engine
+
+    monkeypatch.setattr(engine, "_slot", lambda: _dying(engine))
+    with pytest.raises(ChildProcessError, match="die as they start, 10 times in a row"):
+        run_sweep(read_grid(grid_of()), tmp_path, workers=1)
+
+
+def _dying(engine):
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    with engine._apart():
+        return engine._Slot(pool, pool.submit(os._exit, 1))

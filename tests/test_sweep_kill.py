@@ -137,8 +137,9 @@ def test_workers_are_killed_at_random_moments(place):
     sweep = started(place, "workers", "--workers", "2")
     killed = 0
     while sweep.poll() is None:
-        time.sleep(rng.uniform(0.05, 1.5))
-        pids = [pid for pid in children(sweep.pid) if python(pid)] if killed < 20 else []
+        # Long enough that one lives now and then: ten deaths in a row as they start end a sweep, and should.
+        time.sleep(rng.uniform(0.05, 5.0))
+        pids = [pid for pid in children(sweep.pid) if python(pid)] if killed < 12 else []
         if pids:
             os.kill(rng.choice(pids), signal.SIGKILL)
             killed += 1

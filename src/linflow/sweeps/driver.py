@@ -97,7 +97,8 @@ def sweep(
 
     Raises:
         ValueError: a grid that makes no sense. What is wrong with a single cell is the reason in its row instead.
-        OSError: files that cannot be read, no room left (what was done is kept), or a scheduler that is gone.
+        OSError: files that cannot be read, no room left (what was done is kept), a scheduler that is gone, or
+            processes that die as they start.
         KeyboardInterrupt: Ctrl-C; what was done is kept in the folder.
 
     Example:

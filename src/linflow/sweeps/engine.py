@@ -164,7 +164,7 @@ class LocalEngine:
         if not slot.started.done() or slot.started.exception() is not None:
             self._false_starts += 1
             if self._false_starts >= FALSE_STARTS:
-                raise RuntimeError(
+                raise ChildProcessError(
                     f"processes for the sweep die as they start, {FALSE_STARTS} times in a row; is there memory for "
                     f"{self.workers} of them? Try fewer workers."
                 )
