@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
@@ -240,6 +241,16 @@ def test_shell_completion(tmp_path):
 SLOW = ("--init", "small", "--size", "0.05", "--hidden", "10,10", "--until", "1e-12", "--rtol", "1e-13")
 
 
+def computed(pid, seconds):
+    """Wait until a process has had so many seconds of a processor, which may take longer on a busy machine."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        if (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") >= seconds:
+            return
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize("what", ["simulate", "analyze"])
 def test_ctrl_c_keeps_what_is_done(what, tmp_path):
     np.save(tmp_path / "Y.npy", np.diag([2.0, 1.5, 1.0, 0.0, 0.0, 0.0]))
@@ -248,7 +259,7 @@ def test_ctrl_c_keeps_what_is_done(what, tmp_path):
     run = {"cwd": tmp_path, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}
     with command(what, "--target", "Y.npy", *SLOW, "--max-steps", "1000000000", *extra, **run, **heard) as process:
-        time.sleep(6)  # until it runs, on a busy machine
+        computed(process.pid, 5.0)  # twice what it takes to start
         began = time.monotonic()
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
