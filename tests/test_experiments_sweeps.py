@@ -88,9 +88,9 @@ def test_claims_on_rows_can_fail():
     claim = _sweep.complete_claim([good, bad], "run")
     assert not claim.passed
     assert claim.observed == "1 of 2; step limit"
-    assert _sweep.held_claim([good], "kept").passed
-    assert not _sweep.held_claim([good, bad], "kept").passed
-    assert not _sweep.held_claim([{**good, "holds": None}], "kept").passed
+    assert _sweep.rows_claim([good], "kept").passed
+    assert not _sweep.rows_claim([good, bad], "kept").passed
+    assert not _sweep.rows_claim([{**good, "holds": None}], "kept").passed
 
 
 def test_what_takes_minutes_is_asked_for_in_full_or_by_name():

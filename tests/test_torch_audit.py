@@ -14,24 +14,11 @@ from hypothesis import strategies as st
 import linflow as lf
 from linflow.torch import audit, audit_file, find_chains
 from linflow.torch._tangent import ITERATIVE_LIMIT, tangent_spectrum
+from tests.reference.algebra import tangent_dense
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (CI installs it)")
 
 EPS = np.finfo(float).eps
-
-
-def dense_operator(weights, scale=1.0):
-    """T as an nm×nm matrix for row-major vec(E), term by term from the definition."""
-    n, m = weights[0].shape[0], weights[-1].shape[1]
-    T = np.zeros((n * m, n * m))
-    for l in range(len(weights)):
-        P, S = np.eye(n), np.eye(m)
-        for W in weights[:l]:
-            P = P @ W
-        for W in reversed(weights[l + 1 :]):
-            S = W @ S
-        T += np.kron(P @ P.T, S.T @ S)
-    return scale**2 * T
 
 
 def draw(widths, seed, family):
@@ -55,7 +42,7 @@ def draw(widths, seed, family):
 def test_the_spectrum_of_t_is_that_of_its_dense_matrix(widths, seed, family, scale):
     weights = draw(widths, seed, family)
     found = tangent_spectrum(lf.Network(weights, scale))
-    values = np.linalg.eigvalsh(dense_operator(weights, scale))
+    values = np.linalg.eigvalsh(tangent_dense(weights, scale))
     size = values[-1]
     # Rounding of two backward stable eigenvalue problems of order up to 49, with products of up to five factors.
     close = {"abs": 1e-12 * size, "rel": 0}
@@ -116,7 +103,7 @@ def test_large_ends_are_reduced_and_a_large_core_is_refused_with_a_reason(rng):
 
 def test_iteration_agrees_with_the_dense_matrix(rng):
     weights = [rng.standard_normal(shape) for shape in ((31, 40), (40, 40), (40, 30))]
-    found, values = tangent_spectrum(lf.Network(weights)), np.linalg.eigvalsh(dense_operator(weights))
+    found, values = tangent_spectrum(lf.Network(weights)), np.linalg.eigvalsh(tangent_dense(weights))
     assert found.least == pytest.approx(values[0], abs=1e-7 * values[-1])  # the iteration's tolerance
     assert found.greatest == pytest.approx(values[-1], rel=1e-7)
 

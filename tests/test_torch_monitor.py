@@ -23,6 +23,7 @@ import linflow.torch as lt  # noqa: E402 - after the check for PyTorch
 from linflow.torch import monitor as monitor_module  # noqa: E402
 from linflow.torch._extremes import Extremes  # noqa: E402
 from linflow.torch._module import Layers  # noqa: E402
+from tests.reference.algebra import tangent_dense  # noqa: E402
 
 EPS = np.finfo(float).eps
 DEVICES = [
@@ -61,19 +62,6 @@ def imbalances(model):
     """The imbalances by their definition, with `W_l = weightᵀ`."""
     W = [layer.weight.detach().double().cpu().numpy().T for layer in model]
     return [A.T @ A - B @ B.T for A, B in pairwise(W)]
-
-
-def dense_operator(weights):
-    n, m = weights[0].shape[0], weights[-1].shape[1]
-    T = np.zeros((n * m, n * m))
-    for l in range(len(weights)):
-        P, S = np.eye(n), np.eye(m)
-        for W in weights[:l]:
-            P = P @ W
-        for W in reversed(weights[l + 1 :]):
-            S = W @ S
-        T += np.kron(P @ P.T, S.T @ S)
-    return T
 
 
 @given(
@@ -201,7 +189,7 @@ def test_a_row_against_dense_twins(widths, seed, size):
     f = lt.regression(X, Y)
     row = lt.Monitor(model, None, f).rows[0]
     weights = [layer.weight.detach().numpy().T for layer in model]
-    values = np.linalg.eigvalsh(dense_operator(weights))
+    values = np.linalg.eigvalsh(tangent_dense(weights))
     # Eigenvalues of a symmetric matrix of order 25 at most, from products of at most five factors.
     rounding = 1e4 * EPS * max(values[-1], 1e-300)
     assert abs(row["lambda_max"] - values[-1]) <= rounding
@@ -246,7 +234,7 @@ def test_no_step_up_to_the_safe_one_raises_the_loss(widths, seed, size, rule):
 @pytest.mark.parametrize("widths", [(12, 20, 15, 11), (11, 14, 14, 14, 12), (13, 13, 13, 13)])
 def test_extreme_eigenvalues_are_followed(widths):
     model = make_model(widths)
-    values = np.linalg.eigvalsh(dense_operator([layer.weight.detach().numpy().T for layer in model]))
+    values = np.linalg.eigvalsh(tangent_dense([layer.weight.detach().numpy().T for layer in model]))
     follow, net = Extremes(), lt.network(model)
     rounding = 1e3 * EPS * values[-1]
     for _ in range(20):
@@ -271,7 +259,7 @@ def test_a_bottleneck_and_a_blind_objective():
     f = lt.regression(X, Y)
     row = lt.Monitor(model, None, f).rows[0]
     seen, net = f.effective(lt.network(model))
-    expected = np.linalg.eigvalsh(dense_operator([W.numpy() for W in net.weights]))[0]
+    expected = np.linalg.eigvalsh(tangent_dense([W.numpy() for W in net.weights]))[0]
     assert abs(row["lambda_min"] - expected) <= 1e-12 * expected
     assert abs(row["pl"] - seen.pl_constant * expected) <= 1e-12 * row["pl"]
     assert row["rate"] >= row["pl"] > 0

@@ -10,7 +10,8 @@ from typing import Any
 
 
 @lru_cache(maxsize=1)
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return the versions of the packages on which numbers depend; not to be changed."""
     found = {}
     for name in ("linflow", "numpy", "scipy", "numba"):
         try:
@@ -23,7 +24,7 @@ def _versions() -> dict[str, str]:
 def provenance(seed: int) -> dict[str, Any]:
     """Return what besides the settings the numbers depend on: versions, seed, precision, machine."""
     return {
-        "versions": dict(_versions()),
+        "versions": dict(versions()),
         "python": platform.python_version(),
         "seed": seed,
         "dtype": "float64",

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from linflow._fractions import FRACTIONS
 from linflow.certificates import Certificate, Check, certify
 from linflow.dynamics import Interrupted, Result, Trajectory, gradient_descent, gradient_flow
 from linflow.findings import Finding, findings
 from linflow.network import Network
 from linflow.objectives import Objective
 from linflow.settings import Experiment
-
-FRACTIONS = (1e-2, 1e-4, 1e-6)
-"""Of the first gap, to which times are told."""
 
 
 @dataclass(frozen=True)
@@ -69,45 +67,30 @@ class Analysis:
 
 def certificate(experiment: Experiment) -> tuple[Objective, Network, Certificate]:
     """Read data and start, and certify."""
+    return _certified(experiment)[:3]
+
+
+def _certified(experiment: Experiment) -> tuple[Objective, Network, Certificate, dict[str, Any]]:
+    """Do what `certificate` says, and return the step of a descent besides, which takes a search to find."""
     objective = experiment.objective()
     network = experiment.network(objective)
-    if experiment.algorithm == "flow":
-        return objective, network, certify(objective, network)
-    return (
-        objective,
-        network,
-        certify(objective, network, algorithm="descent", **experiment.steps(objective, network)),
-    )
+    steps = experiment.steps(objective, network)
+    return objective, network, certify(objective, network, algorithm=experiment.algorithm, **steps), steps
 
 
 def run_of(
     experiment: Experiment,
     objective: Objective,
     network: Network,
+    steps: Mapping[str, Any],
     progress: Callable[[float], None] | None = None,
 ) -> Trajectory:
-    """Run what the experiment asks for."""
-    flow, descent = experiment.flow, experiment.descent
+    """Run what the experiment asks for, with the steps that it says (`Experiment.steps`)."""
+    record = ("loss", "rate", *experiment.flow.record)
     if experiment.algorithm == "flow":
-        return gradient_flow(
-            objective,
-            network,
-            until=flow.until,
-            t_max=flow.t_max,
-            rtol=flow.rtol,
-            max_steps=flow.max_steps,
-            record=("loss", "rate", *flow.record),
-            progress=progress,
-        )
-    return gradient_descent(
-        objective,
-        network,
-        **experiment.steps(objective, network),
-        steps=descent.steps,
-        until=flow.until,
-        record=("loss", "rate", *flow.record),
-        progress=progress,
-    )
+        return gradient_flow(objective, network, **experiment.flow.limits(), record=record, progress=progress)
+    most, until = experiment.descent.steps, experiment.flow.until
+    return gradient_descent(objective, network, **steps, steps=most, until=until, record=record, progress=progress)
 
 
 def run_summary(run: Trajectory) -> dict[str, Any]:
@@ -132,9 +115,9 @@ def started(experiment: Experiment, progress: Callable[[float], None] | None = N
     Raises:
         Interrupted: Ctrl-C during the run; its `analysis` holds what was done.
     """
-    objective, network, cert = certificate(experiment)
+    objective, network, cert, steps = _certified(experiment)
     try:
-        run = run_of(experiment, objective, network, progress)
+        run = run_of(experiment, objective, network, steps, progress)
     except Interrupted as stop:
         stop.analysis = Analysis(experiment, objective, network, cert, stop.run)  # type: ignore[attr-defined]
         raise

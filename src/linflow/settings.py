@@ -72,6 +72,10 @@ class Flow(_Section):
     max_steps: Count = 100_000
     record: tuple[Literal["least_eigenvalue", "imbalance_drift", "singular_values"], ...] = ()
 
+    def limits(self) -> dict[str, Any]:
+        """Return how exact it is and where it ends, as `gradient_flow` takes it."""
+        return {"until": self.until, "t_max": self.t_max, "rtol": self.rtol, "max_steps": self.max_steps}
+
 
 class Descent(_Section):
     """Gradient descent, where asked for: its step, "safe" for that of `safe_step_size`, and how that changes."""
@@ -168,7 +172,7 @@ class Experiment(_Section):
         return lf.Network([start.scale * W for W in drawn.weights], scale=drawn.scale)
 
     def steps(self, objective: Objective, network: Network) -> dict[str, Any]:
-        """Return the step of a descent as `certify` and `gradient_descent` take it: `step_size=` or `schedule=`.
+        """Return the step of a descent as `certify` and `gradient_descent` take it, nothing for a flow.
 
         A number given is the constant step, the first trial of backtracking, or the first step of `xu2025`.
 
@@ -177,6 +181,8 @@ class Experiment(_Section):
         """
         import linflow as lf  # noqa: PLC0415
 
+        if self.algorithm == "flow":
+            return {}
         given, name = self.descent.step_size, self.descent.schedule
         if name == "constant":
             return {"step_size": lf.safe_step_size(objective, network) if given == "safe" else float(given)}
@@ -254,6 +260,22 @@ UNUSED: dict[str, dict[str, str]] = {
 """Keys that an algorithm or a start does not use, and what to do."""
 
 
+def unused(algorithm: Any, *, weights: bool = False, init: str | None = None) -> dict[str, str]:
+    """Return the keys that are not used, and why; nothing of an algorithm that there is not, which is refused itself.
+
+    Args:
+        algorithm: "flow" or "descent"; None where it is not one.
+        weights: whether the weights are read from a file.
+        init: how they are drawn else, if that is known.
+    """
+    found = dict(UNUSED[algorithm]) if algorithm in ("flow", "descent") else {}
+    if weights:
+        found |= UNUSED["weights"]
+    elif init is not None and init not in SIZES:
+        found |= {key: why.replace("this start", init) for key, why in UNUSED["no size"].items()}
+    return found
+
+
 def experiment(
     path: Path | None = None, options: Mapping[str, Any] | None = None, flags: Mapping[str, str] | None = None
 ) -> Experiment:
@@ -281,7 +303,8 @@ def experiment(
         if isinstance(place, dict):  # what is no table is refused below
             place[key] = value
     made = _validated(tree, path, text, options or {}, flags)
-    for dotted, why in _unused(made):
+    start = made.start
+    for dotted, why in unused(made.algorithm, weights=start.weights is not None, init=start.init).items():
         section, key = dotted.split(".")
         value, default = (getattr(getattr(x, section), key) for x in (made, Experiment()))
         # A complete file names the defaults of what it does not use, too.
@@ -304,16 +327,6 @@ def _validated(
         return Experiment.model_validate(tree)
     except ValidationError as error:
         raise ValueError(_explained(error, path, text, options, flags)) from None
-
-
-def _unused(made: Experiment) -> list[tuple[str, str]]:
-    """Return the keys that an experiment does not use, and why."""
-    found = dict(UNUSED[made.algorithm])
-    if made.start.weights is not None:
-        found |= UNUSED["weights"]
-    elif made.start.init not in SIZES:
-        found |= {key: why.replace("this start", made.start.init) for key, why in UNUSED["no size"].items()}
-    return list(found.items())
 
 
 def _where(

@@ -7,10 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from linflow import _checks
+from linflow._fractions import FRACTIONS
 from linflow.certificates.curves import Curve, StepCurve
-
-FRACTIONS = (1e-2, 1e-4, 1e-6)
-"""The fractions of the initial gap at which guaranteed and actual times are compared."""
 
 
 def finite(x: float) -> float | None:

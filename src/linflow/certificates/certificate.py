@@ -8,7 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from linflow import _checks
-from linflow.certificates._base import FRACTIONS, Guarantee, finite
+from linflow._fractions import FRACTIONS
+from linflow.certificates._base import Guarantee, finite
 from linflow.certificates.checking import Check, check_run
 from linflow.certificates.curves import Curve, ExponentialCurve, StepCurve
 from linflow.certificates.descent import descent_guarantees

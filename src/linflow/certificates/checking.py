@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from linflow._arrays import EPS, to_numpy
-from linflow.certificates._base import FRACTIONS, Guarantee, finite
+from linflow._fractions import FRACTIONS
+from linflow.certificates._base import Guarantee, finite
 from linflow.certificates.curves import StepCurve
 
 if TYPE_CHECKING:

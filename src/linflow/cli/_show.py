@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from linflow._fractions import FRACTIONS
 from linflow.cli._ctrl_c import heed
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def print_analysis(found: "Analysis", index: Path) -> None:
             rows.add_row(Text(g.name), number(g.rate), number(g.time_to(1e-6)))
         console.print(rows)
         times = table("Gap reached", "guaranteed", "actual")
-        for fraction in (1e-2, 1e-4, 1e-6):
+        for fraction in FRACTIONS:
             times.add_row(f"{fraction:g}", number(cert.time_to(fraction)), number(run.time_to(fraction)))
         console.print(times)
     others = len(cert.guarantees) - len(applying)

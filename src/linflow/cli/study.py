@@ -74,7 +74,7 @@ def simulate(experiment: "Experiment", as_json: Json = False) -> None:
     stopped = None
     try:
         with progress(experiment.algorithm) as tick:
-            run = run_of(experiment, objective, network, tick)
+            run = run_of(experiment, objective, network, experiment.steps(objective, network), tick)
     except lf.Interrupted as stop:
         stopped, run = stop, unchecked(stop.run)
     written = []

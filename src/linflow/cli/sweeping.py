@@ -1,13 +1,22 @@
 """`linflow sweep`: run a grid, see how far it is, draw it, report on it."""
 
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 from linflow.cli._app import app
 
+if TYPE_CHECKING:
+    from linflow.sweeps.status import Status
+
+EVERY = 10.0
+"""Seconds between two lines of progress where there is no terminal."""
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the sweep.")]
 
 
@@ -52,15 +61,19 @@ def run(
 
     Exit code 0: every cell is good; 1: some failed; 2: bad input; 130: Ctrl-C, with what was done kept.
     """
-    from linflow.sweeps import command
-
     if status is not None:
         if grid is not None or out is not None:
             raise ValueError("--status only looks at a folder; leave out the grid and --out.")
-        raise typer.Exit(command.status(status))
+        _tell(status)
     if grid is None or out is None:
         raise ValueError("a sweep needs a grid and a folder: linflow sweep grid.toml --out results")
-    raise typer.Exit(command.run(grid, out, workers=workers, scheduler=scheduler, time_limit=time_limit, retry=retry))
+    from linflow.sweeps.driver import run_sweep
+    from linflow.sweeps.grid_file import read_grid
+
+    with _progress() as watch:
+        summary = run_sweep(read_grid(grid), out, workers, scheduler, time_limit, retry, watch)
+    typer.echo(str(summary))
+    raise typer.Exit(1 if summary.failed else 0)
 
 
 @sweeps.command()
@@ -69,9 +82,7 @@ def status(folder: Folder) -> None:
 
     Example: linflow sweep status results
     """
-    from linflow.sweeps import command
-
-    raise typer.Exit(command.status(folder))
+    _tell(folder)
 
 
 @sweeps.command()
@@ -87,9 +98,12 @@ def plot(
 
     Example: linflow sweep plot results --x width --y rate --hue init
     """
-    from linflow.sweeps import command
+    from linflow import plots
+    from linflow.sweeps.looking import plot_sweep
 
-    command.plot(folder, x=x, y=y, hue=hue, out=out, theme=theme)
+    path = out or folder / f"{y}-over-{x}.pdf"
+    plots.save(plot_sweep(folder, x, y, hue, theme=theme), path)
+    typer.echo(f"wrote {path}")
 
 
 @sweeps.command()
@@ -101,6 +115,37 @@ def report(
 
     Example: linflow sweep report results
     """
-    from linflow.sweeps import command
+    from linflow.sweeps.page import write_report
 
-    command.report(folder, out=out)
+    typer.echo(f"wrote {write_report(folder, out)}")
+
+
+def _tell(folder: Path) -> NoReturn:
+    """Print how far a sweep is, and exit: with 1 where it is not done or cells failed."""
+    from linflow.sweeps.status import sweep_status
+
+    found = sweep_status(folder)
+    typer.echo(str(found))
+    raise typer.Exit(0 if found.done == found.total and not found.failed else 1)
+
+
+@contextmanager
+def _progress() -> Iterator["Callable[[Status], None]"]:
+    """Yield a watcher: a bar on a terminal, elsewhere a line now and then."""
+    if not sys.stderr.isatty():
+        told = [time.monotonic()]
+
+        def line(now: "Status") -> None:
+            if time.monotonic() - told[0] > EVERY:
+                told[0] = time.monotonic()
+                print(now, file=sys.stderr, flush=True)
+
+        yield line
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = (BarColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda now: bar.update(task, total=now.total, completed=now.done, description=str(now))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -43,12 +44,16 @@ def bound_claims(along: Sequence[np.ndarray]) -> list[Claim]:
 
 def kept_claim(text: str, checks: Iterable[Check], and_also: bool = True) -> Claim:
     """Claim that every run kept its certificate, in rate and in loss, and whatever else the text says."""
-    checks = list(checks)
-    slack = min(check.worst_slack for check in checks)
-    kept = sum(check.holds for check in checks)
+    return held_claim(text, [(check.holds, check.worst_slack) for check in checks], and_also)
+
+
+def held_claim(text: str, verdicts: Sequence[tuple[bool | None, float | None]], and_also: bool = True) -> Claim:
+    """Claim the same of whether each run held, and its slack; None for one that was not checked does not hold."""
+    slack = min((slack for _, slack in verdicts if slack is not None), default=math.nan)
+    kept = sum(holds is True for holds, _ in verdicts)
     return Claim(
         text,
-        f"{kept} of {len(checks)} runs, rate at least {number(slack, 4)} of the certified",
-        kept == len(checks) and and_also,
+        f"{kept} of {len(verdicts)} runs, rate at least {number(slack, 4)} of the certified",
+        kept == len(verdicts) and and_also,
         slack,
     )

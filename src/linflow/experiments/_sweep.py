@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from linflow.experiments._base import Claim, Progress, number
+from linflow.experiments._runs import held_claim
 from linflow.sweeps.driver import sweep
 from linflow.sweeps.status import Status
 
@@ -39,13 +40,6 @@ def complete_claim(rows: Sequence[Row], what: str) -> Claim:
     )
 
 
-def held_claim(rows: Sequence[Row], text: str) -> Claim:
+def rows_claim(rows: Sequence[Row], text: str) -> Claim:
     """Claim that every run kept its certificate at every recorded time."""
-    held = sum(row["holds"] is True for row in rows)
-    slack = min((row["worst_slack"] for row in rows if row["worst_slack"] is not None), default=float("nan"))
-    return Claim(
-        text,
-        f"{number(held)} of {number(len(rows))} runs, rate at least {number(slack, 4)} of the certified",
-        held == len(rows),
-        slack,
-    )
+    return held_claim(text, [(row["holds"], row["worst_slack"]) for row in rows])

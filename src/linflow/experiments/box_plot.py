@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from linflow.experiments._base import Claim, Experiment, Outcome, Progress, Table, number
-from linflow.experiments._sweep import complete_claim, guaranteed, held_claim, rows_of
+from linflow.experiments._sweep import complete_claim, guaranteed, rows_claim, rows_of
 from linflow.plots import COLOURS, bound_against_truth, figure
 
 N, M, WIDTH, DRAWS, UNTIL = 5, 1, 200, 100, 1e-4
@@ -46,7 +46,7 @@ def _run(seed: int, progress: Progress) -> Outcome:
         ),
         Claim.all_below("Nor does the best bound", certified, least),
         Claim.all_below("Δ* never exceeds the best bound", np.concatenate(list(delta.values())), certified, 1e-12),
-        held_claim(rows, "Every run keeps its certificate at every recorded time"),
+        rows_claim(rows, "Every run keeps its certificate at every recorded time"),
     ]
 
     def draw() -> Any:

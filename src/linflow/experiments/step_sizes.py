@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from linflow.experiments._base import Claim, Experiment, Outcome, Progress, Table, number
-from linflow.experiments._sweep import complete_claim, held_claim, rows_of
+from linflow.experiments._sweep import complete_claim, rows_claim, rows_of
 from linflow.plots import COLOURS, figure
 
 SIDE, WIDTHS, DRAWS, NOISE, UNTIL = 10, (500, 1000, 4000), 30, 0.1, 1e-8
@@ -63,7 +63,7 @@ def _run(seed: int, progress: Progress) -> Outcome:
             certified,
             np.nextafter(0, 1),
         ),
-        held_claim(promised, "Each of these descents keeps its certificate"),
+        rows_claim(promised, "Each of these descents keeps its certificate"),
         Claim.within("The step of the schedule of Xu et al. grows: last over first", growth, 1.0 + 1e-6),
         Claim.within(f"From the same first step it needs no more steps than {constant}: ratio", schedule, 0, 1),
         *(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from linflow.experiments._base import Claim, Experiment, Outcome, Progress, Table, number
-from linflow.experiments._sweep import complete_claim, guaranteed, held_claim, rows_of
+from linflow.experiments._sweep import complete_claim, guaranteed, rows_claim, rows_of
 from linflow.plots import COLOURS, figure
 
 TARGETS = {"n = m = 1": np.array([[-2.0]]), "n = 5, m = 1": np.ones((5, 1))}
@@ -54,7 +54,7 @@ def _run(seed: int, progress: Progress) -> Outcome:
         Claim.all_below(
             "Δ* never exceeds the least observed rate", bounds, np.array([row["least_rate"] for row in every])
         ),
-        held_claim(every, "Every descent keeps the certificate for its step size"),
+        rows_claim(every, "Every descent keeps the certificate for its step size"),
     ]
 
     def draw() -> Any:

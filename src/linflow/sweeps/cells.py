@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import json
 import math
-import platform
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
+from platform import python_version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from linflow._arrays import to_numpy
+from linflow._fractions import FRACTIONS
+from linflow._provenance import versions
 from linflow._threads import one_thread
 from linflow.sweeps.axes import defaults
 from linflow.sweeps.grid import Grid, file_digest
 from linflow.sweeps.grid_file import problem
-from linflow.sweeps.rows import FRACTIONS, named, setting_columns
+from linflow.sweeps.rows import named, setting_columns
 
 if TYPE_CHECKING:
     from linflow.certificates import Certificate
@@ -150,13 +151,10 @@ def _measured(cell: Cell, check: bool, curves: int, deadline: float | None) -> d
     # Frozen, so hashable.
     objective = _objective(experiment.data, tuple(sorted(cell.digests.items())))  # pyright: ignore[reportArgumentType]
     network = experiment.network(objective)
-    if experiment.algorithm == "flow":
-        step, certificate = None, certify(objective, network)
-    else:
-        step = experiment.steps(objective, network)
-        certificate = certify(objective, network, algorithm="descent", **step)
+    steps = experiment.steps(objective, network)
+    certificate = certify(objective, network, algorithm=experiment.algorithm, **steps)
     _in_time(deadline)
-    run = _run(experiment, objective, network, step, deadline)
+    run = _run(experiment, objective, network, steps, deadline)
     row = _start(certificate, network) | _promised(certificate, experiment.flow.until) | _observed(run, experiment)
     if row["least_rate"] > 0:
         row["tightness"] = row["certified_rate"] / row["least_rate"]
@@ -225,32 +223,22 @@ def _run(
     experiment: Experiment,
     objective: Objective,
     network: Network,
-    step: dict[str, Any] | None,
+    steps: Mapping[str, Any],
     deadline: float | None,
 ) -> Trajectory:
     from linflow.dynamics import Interrupted, gradient_descent  # noqa: PLC0415 - see `ready`
     from linflow.dynamics.flow import integrate  # noqa: PLC0415
 
-    flow = experiment.flow
-    if step is not None:
+    if experiment.algorithm == "descent":
         # Asked by the descent every hundred steps.
         watch = None if deadline is None else lambda _: _in_time(deadline)
-        steps = experiment.descent.steps
-        every = max(1, steps // 10_000)
-        return gradient_descent(
-            objective, network, **step, steps=steps, until=flow.until, every=every, progress=watch
-        )
+        most, until = experiment.descent.steps, experiment.flow.until
+        every = max(1, most // 10_000)
+        return gradient_descent(objective, network, **steps, steps=most, until=until, every=every, progress=watch)
+    # Asked between blocks of steps, where a callback of progress would be called after each.
     late = (lambda: False) if deadline is None else (lambda: time.perf_counter() > deadline)
     try:
-        return integrate(
-            objective,
-            network,
-            until=flow.until,
-            t_max=flow.t_max,
-            rtol=flow.rtol,
-            max_steps=flow.max_steps,
-            stopped=late,
-        )
+        return integrate(objective, network, **experiment.flow.limits(), stopped=late)
     except Interrupted:
         if late():
             raise _OutOfTime from None
@@ -293,8 +281,7 @@ def _objective(data: Data, digests: tuple[tuple[str, str], ...]) -> Objective:
 
 @lru_cache(maxsize=1)
 def _versions() -> str:
-    names = ("linflow", "numpy", "scipy", "numba")
-    return ", ".join([*(f"{name} {version(name)}" for name in names), f"python {platform.python_version()}"])
+    return ", ".join(f"{name} {number}" for name, number in {**versions(), "python": python_version()}.items())
 
 
 _lock = threading.Lock()

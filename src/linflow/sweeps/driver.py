@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,12 +112,9 @@ def sweep(
         ([8, 8, 32, 32], 'target reached')
     """
     given = read_grid(grid)
-    if out is None:
-        with tempfile.TemporaryDirectory(prefix="linflow-sweep-") as folder:
-            run_sweep(given, folder, workers, scheduler, time_limit, retry, progress)
-            return read_table(Path(folder) / RESULTS, limit=2**62)
-    run_sweep(given, out, workers, scheduler, time_limit, retry, progress)
-    return read_table(Path(out) / RESULTS, limit=2**62)
+    with nullcontext(out) if out is not None else tempfile.TemporaryDirectory(prefix="linflow-sweep-") as folder:
+        run_sweep(given, folder, workers, scheduler, time_limit, retry, progress)
+        return read_table(Path(folder) / RESULTS, limit=2**62)
 
 
 def run_sweep(

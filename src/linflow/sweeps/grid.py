@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from linflow.files import atomic
-from linflow.settings import UNUSED
+from linflow.settings import unused
 from linflow.sweeps.axes import SHAPE, Axis, defaults
 
 PATHS = ("data.x", "data.y", "data.target", "start.weights")
@@ -60,7 +60,7 @@ class Grid:
         for axis in reversed(self.axes):
             index, at = divmod(index, len(axis.values))
             found |= zip(axis.keys, axis.values[at], strict=True)
-        for name in UNUSED[found.get("algorithm", "flow")]:  # so that cells with the same numbers are the same cell
+        for name in unused(found.get("algorithm", "flow")):  # so that cells with the same numbers are the same cell
             found.pop(name, None)
         width, depth = (found.pop(name, None) for name in SHAPE)
         if width is not None or depth is not None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from linflow import _checks
 from linflow._toml import read_toml, toml_value
-from linflow.settings import UNUSED, Experiment, validated
+from linflow.settings import Experiment, unused, validated
 from linflow.sweeps.axes import SHAPE, Axis, defaults, flat, nested, setting_name, values_of, whole
 from linflow.sweeps.grid import PATHS, Grid, canonical, stored
 
@@ -120,11 +120,9 @@ def _once(axes: Sequence[Axis], where: str) -> None:
 
 def _used(base: Mapping[str, Any], moved: set[str], where: str) -> None:
     """Refuse what no cell uses: settings of the other algorithm, or of a drawn start where weights are read."""
-    why: dict[str, str] = {}
-    if "algorithm" not in moved:
-        why |= UNUSED[base.get("algorithm", "flow")]
-    if "start.weights" in base or "start.weights" in moved:
-        why |= UNUSED["weights"] | dict.fromkeys(SHAPE, UNUSED["weights"]["start.hidden"])
+    fixed = None if "algorithm" in moved else base.get("algorithm", "flow")
+    why = unused(fixed, weights="start.weights" in base or "start.weights" in moved)
+    why |= dict.fromkeys(SHAPE, why["start.hidden"]) if "start.hidden" in why else {}
     usual = defaults()
     for name in [*base, *sorted(moved)]:
         if name in why and (name in moved or canonical(base[name]) != canonical(usual.get(name))):

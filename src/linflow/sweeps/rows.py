@@ -7,7 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-FRACTIONS = (1e-2, 1e-4, 1e-6)
+from linflow._fractions import FRACTIONS
+
 TIMING = ("seconds", "finished")
 """Columns that differ from one run to the next: seconds that a cell took, and when it was done (UTC, since 1970)."""
 FAILURES = ("", "settings", "run", "time limit", "died", "error")

@@ -57,6 +57,7 @@ class Store:
         self.known: set[str] = set()
         self._rows: list[dict[str, Any]] = []
         self._points = 0
+        self._cache: OrderedDict[str, pa.Table] = OrderedDict()
         self._began = self._written = time.monotonic()
         self._lock: int | None = None
 
@@ -126,6 +127,18 @@ class Store:
             return None
         return table
 
+    def _cached(self, name: str) -> pa.Table | None:
+        """Return a part as `read` does, without reading it again where it is one of the last."""
+        if name not in self._cache:
+            table = self.read(name)
+            if table is None:
+                return None
+            self._cache[name] = table
+            if len(self._cache) > KEPT:
+                self._cache.popitem(last=False)
+        self._cache.move_to_end(name)
+        return self._cache[name]
+
     def news(self) -> Iterator[pa.Table]:
         """Yield the parts that have not been looked at."""
         for name in self.names():
@@ -138,7 +151,6 @@ class Store:
     def write_results(self, ids: np.ndarray) -> int:
         """Put the rows of these ids into one table, in this order, a piece at a time; return how many there are."""
         names, where, at = self._index(ids)
-        cache: OrderedDict[int, pa.Table] = OrderedDict()
         with (
             atomic(self.folder / RESULTS) as temporary,
             pq.ParquetWriter(temporary, SCHEMA, write_page_checksum=True) as writer,
@@ -147,17 +159,12 @@ class Store:
                 part, row = where[first : first + CHUNK], at[first : first + CHUNK]
                 pieces, order = [], []
                 for p in np.unique(part):
-                    if p not in cache:
-                        table = self.read(names[p])
-                        if table is None:
-                            raise FileError(f"{names[p]} was changed while the table was made; run the sweep again.")
-                        cache[p] = table
-                    cache.move_to_end(p)
+                    table = self._cached(names[p])
+                    if table is None:
+                        raise FileError(f"{names[p]} was changed while the table was made; run the sweep again.")
                     mine = np.flatnonzero(part == p)
-                    pieces.append(cache[p].take(row[mine]))
+                    pieces.append(table.take(row[mine]))
                     order.append(mine)
-                    while len(cache) > KEPT:
-                        cache.popitem(last=False)
                 writer.write_table(pa.concat_tables(pieces).take(np.argsort(np.concatenate(order))))
         return len(where)
 
@@ -175,7 +182,7 @@ class Store:
         )
         names = self.names()
         for p, name in enumerate(names):
-            table = self.read(name)
+            table = self._cached(name)
             if table is None:
                 continue
             k, row = match(sorted_ids, column_ids(table))

@@ -1,0 +1,3 @@
+"""Where times are told: certificates, runs and tables name the same fractions of the first loss gap."""
+
+FRACTIONS = (1e-2, 1e-4, 1e-6)
