@@ -1,5 +1,6 @@
 """The compiled loop against the plain one: the same numbers, the same rules, the same ends."""
 
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -292,6 +293,34 @@ def test_where_nothing_compiles_the_plain_loop_runs_and_says_so(rng, monkeypatch
     )
     assert expected.notes == ()
     np.testing.assert_array_equal(run.gap, expected.gap)
+
+
+@pytest.mark.slow  # compiles, twice
+def test_the_run_that_compiles_gives_the_numbers_of_those_that_load(tmp_path):
+    script = """
+import sys, time, numpy as np, linflow as lf
+from linflow.dynamics import _march
+if "alone" in sys.argv:
+    _march._compile_apart = lambda: None  # where there is no other process
+Y = np.random.default_rng(5).normal(size=(4, 3))
+began = time.perf_counter()
+run = lf.gradient_flow(lf.MatrixFactorization(Y), lf.init.ntk((4, 6, 3), rng=0), until=1e-4, engine="compiled")
+assert run.notes == (), run.notes
+print(run.gap.tobytes().hex(), float(run.gap[-1]), time.perf_counter() - began)
+"""
+
+    def run(folder, *words):
+        env = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / folder)}
+        out = subprocess.run(
+            [sys.executable, "-c", script, *words], env=env, check=True, capture_output=True, text=True
+        )
+        return out.stdout.split()
+
+    first, second, alone = run("kept"), run("kept"), run("own", "alone")
+    assert first[0] == second[0]
+    assert float(second[-1]) < float(first[-1])  # seconds
+    assert float(alone[1]) == pytest.approx(float(first[1]), rel=1e-7)  # rounding, as large as rtol makes it
+    assert list((tmp_path / "own").rglob("*.nbc"))
 
 
 def test_names_on_both_sides_of_the_compiler_agree():
