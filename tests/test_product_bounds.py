@@ -34,15 +34,16 @@ def _sides(n, m, s):
 def test_deep_product_against_its_twin():
     rng = np.random.default_rng(0)
     for _ in range(150):
-        _, Ds, n, m, s = _case(rng)
+        weights, Ds, n, m, s = _case(rng)
         if s[-1] < 1e-6 * s[0]:  # the twin searches a grid, which says nothing of products at rounding
             continue
+        rounding = 1e-13 * float(lf.TangentOperator(weights).greatest_eigenvalue())
         expected = twin.deep_product(Ds, n, m, *_sides(n, m, s), lf.bounds.norms(Ds, s[0]))
         found = float(lf.bounds.deep_product(Ds, n, m, s[-1], s[0]))
         # The library holds the falling branch of |λ + κ| fixed, to be monotone: at most what the twin says, and
         # equal where that branch does not matter, as in most draws; the bracket and the margins taken cost 1e-11.
-        assert found <= expected * (1 + 1e-9)
-        assert found >= 0.4 * expected
+        assert found <= expected * (1 + 1e-9) + rounding
+        assert found >= 0.4 * expected - rounding
 
 
 @given(network=networks())

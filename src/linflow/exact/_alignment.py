@@ -36,8 +36,9 @@ class Modes:
 def shared_modes(network: Network, Y: np.ndarray) -> Modes:
     """Return the modes with `W_l = Q_{l−1} diag(w_l) Q_lᵀ`, `Q_0 = U`, `Q_L = V`, `Y = U Σ Vᵀ`.
 
-    Modes in which target and product are both 0 do not move and are left out. Weights below `1e-13 ‖W_l‖_F`, and
-    singular values of the target below `1e-13 ‖Y‖_F`, count as 0. Where two weights of a mode are 0 the hidden vectors between them are unknown; that mode does not move either.
+    Modes in which target and product are both 0 do not move and are left out. Weights below `1e-13 ‖W_l‖_F` count as
+    0, and singular values of the target below `1e-13 ‖Y‖_F`. Where two weights of a mode are 0 the hidden vectors
+    between them are unknown; that mode does not move either.
 
     Raises:
         ValueError: the network has no such form to `1e-10`, relative to each layer.

@@ -86,7 +86,7 @@ def learning_times(network: Network | Sequence[Any], Y: Any, fraction: float = 0
     modes = shared_modes(net, to_numpy(_checks.matrix(Y, "Y", net.shape)[0]))
     times = np.zeros(min(net.shape))  # a mode left out has nothing to learn
     for i, (chain, s) in enumerate(zip(_chains(modes, net.scale), modes.target, strict=True)):
-        if 0 < s and chain.start < fraction * s:  # in a mode of target 0 the sign of the start says nothing
+        if s > 0 and chain.start < fraction * s:  # in a mode of target 0 the sign of the start says nothing
             reached = chain.time(fraction * s)
             times[i] = np.inf if reached is None else reached
     return from_numpy(times, net.weights[0])
