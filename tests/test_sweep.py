@@ -286,6 +286,90 @@ def test_data_that_change_while_it_runs_are_no_data_of_this_sweep(tmp_path):
     assert "changed since the sweep began" in row["reason"]
 
 
+@pytest.mark.parametrize("what", ["weights", "data"])
+def test_a_file_that_changes_between_two_cells_never_gives_numbers_under_the_id_of_the_old_one(what, tmp_path):
+    from linflow.files import save_weights
+
+    np.save(tmp_path / "Y.npy", Y)
+    save_weights(lf.init.gaussian((4, 5, 3), rng=0), tmp_path / "w.npz")
+    start = {"weights": str(tmp_path / "w.npz")}
+    grid = read_grid({"data": {"target": str(tmp_path / "Y.npy")}, "start": start, "grid": {"until": [1e-2, 1e-3]}})
+    first = run_cell(Cell.of(grid, 0))
+    assert first["status"] == "ok"
+    if what == "weights":
+        save_weights(lf.init.gaussian((4, 5, 3), rng=1), tmp_path / "w.npz")
+    else:
+        np.save(tmp_path / "Y.npy", 2 * Y)
+        # Other data in between, so many that none is kept that was read before.
+        for i in range(12):
+            np.save(tmp_path / f"Y{i}.npy", Y + i)
+            other = read_grid({"data": {"target": str(tmp_path / f"Y{i}.npy")}, "start": start})
+            assert run_cell(Cell.of(other, 0))["status"] == "ok"
+    second = run_cell(Cell.of(grid, 1))
+    assert second["failure"] == "settings"
+    assert "changed since the sweep began" in second["reason"]
+
+
+def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path, monkeypatch):
+    from linflow.settings import Experiment
+
+    np.save(tmp_path / "Y.npy", Y)
+    grid = read_grid({"data": {"target": str(tmp_path / "Y.npy")}, "start": {"hidden": [3]}})
+    cell = Cell.of(grid, 0)
+    read = Experiment.objective
+
+    def late(self):
+        np.save(tmp_path / "Y.npy", 3 * Y)
+        return read(self)
+
+    monkeypatch.setattr(Experiment, "objective", late)
+    assert "changed since the sweep began" in run_cell(cell)["reason"]
+
+
+def test_two_files_that_are_missing_are_two_rows(tmp_path):
+    paths = [str(tmp_path / "a.npy"), str(tmp_path / "b.npy")]
+    run_sweep(read_grid({"start": {"hidden": [3]}, "grid": {"target": paths}}), tmp_path / "out", workers=1)
+    rows = read_results(tmp_path / "out").to_pylist()
+    assert [r["target"] for r in rows] == paths
+    assert all("No such file" in r["reason"] or "npy" in r["reason"] for r in rows)
+
+
+def test_the_table_of_another_grid_is_not_that_of_this_one(tmp_path):
+    from linflow.sweeps.grid_file import to_toml
+
+    run_sweep(read_grid(grid_of()), tmp_path, workers=1)
+    assert read_results(tmp_path).num_rows == 6
+    other = read_grid(grid_of(grid={"seeds": 2, "init": ["fan_out", "ntk"]})).placed(tmp_path)
+    (tmp_path / "grid.toml").write_text(to_toml(other))  # a sweep of it has begun, and was killed
+    rows = read_results(tmp_path, ["init", "seed"]).to_pylist()
+    assert rows == [{"init": "ntk", "seed": 0}, {"init": "ntk", "seed": 1}]  # what both have
+    assert sweep_status(tmp_path).done == 2
+    # Rows that came since the table was made are in it too.
+    run_sweep(other, tmp_path, workers=1)
+    store = Store(tmp_path)
+    rows = store.read(store.names()[0]).to_pylist()
+    (tmp_path / "results.parquet").replace(tmp_path / "old")
+    fewer = read_grid(grid_of(grid={"seeds": 1, "init": ["fan_out"]})).placed(tmp_path)
+    run_sweep(fewer, tmp_path, workers=1)
+    (tmp_path / "grid.toml").write_text(to_toml(other))
+    assert read_results(tmp_path).num_rows == 4
+
+
+def test_a_row_says_only_what_it_used(tmp_path):
+    from linflow.files import save_weights
+
+    np.save(tmp_path / "Y.npy", Y)
+    save_weights(lf.init.gaussian((4, 5, 3), rng=0), tmp_path / "w.npz")
+    data = {"target": str(tmp_path / "Y.npy")}
+    grid = read_grid({"data": data, "start": {"weights": str(tmp_path / "w.npz")}})
+    row = run_cell(Cell.of(grid, 0))
+    assert (row["init"], row["seed"], row["scale"], row["hidden"]) == (None, None, None, [5])
+    assert (row["schedule"], row["max_descent_steps"], row["rtol"]) == (None, None, 1e-8)
+    descent = read_grid({"data": data, "start": {"hidden": [5]}, "algorithm": "descent"})
+    row = run_cell(Cell.of(descent, 0))
+    assert (row["init"], row["seed"], row["schedule"], row["rtol"]) == ("ntk", 0, "constant", None)
+
+
 def test_status_of_a_folder(swept, tmp_path):
     folder, _ = swept
     status = sweep_status(folder)

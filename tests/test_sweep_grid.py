@@ -118,6 +118,8 @@ def test_what_an_algorithm_does_not_use_makes_no_cell():
         ({"grid": {"seeds": 3}, "zip": [{"seed": [1, 2]}]}, ["start.seed is set by two axes"]),
         ({"zip": [{"init": ["ntk"], "size": [1.0, 2.0]}]}, ["as long as each other", "'start.size': 2"]),
         ({"zip": {"init": ["ntk"]}}, ["zip", "[[zip]]"]),
+        ({"zip": [3]}, ["zip has 3", "[[zip]]"]),
+        ({"zip": [{}]}, ["[[zip]]", "as long as"]),
         ({"grid": [3]}, ["grid is [3]", "a table [grid]"]),
         ({"width": 3}, ["width belongs into [grid]", "[start]"]),
         ({"seeds": 3}, ["seeds belongs into [grid]"]),
@@ -126,6 +128,12 @@ def test_what_an_algorithm_does_not_use_makes_no_cell():
         ({"algorithm": "descent", "grid": {"rtol": [1e-3]}}, ["flow.rtol is not used", "leave it out"]),
         ({"start": {"weights": "w.npz"}, "grid": {"seeds": 2}}, ["start.seed is not used", "weights"]),
         ({"start": {"weights": "w.npz"}, "grid": {"width": [2]}}, ["width is not used", "weights"]),
+        ({"grid": {"width": {}}}, ["width is {}", "[first, last, step]"]),
+        ({"grid": {"size": {"linear": [0.1, 1, 10**9]}}}, ["1000000000", "at most"]),
+        ({"grid": {"width": {"range": [1, 10**9, 1]}}}, ["width", "at most"]),
+        ({"grid": {"size": {"range": [1, 1e308, 1e-300]}}}, ["size", "at most"]),
+        ({"grid": {"seeds": 10**9}}, ["seeds", "at most"]),
+        ({"grid": {"seeds": 10**4, "width": {"range": [1, 1000, 1]}}}, ["10,000,000 cells", "at most"]),
         ({"sweep": {"chekc": True}}, ["sweep.chekc", "check, curves, time_limit"]),
         ({"sweep": {"check": 2}}, ["sweep.check is 2", "true or false"]),
         ({"sweep": {"time_limit": -1}}, ["time_limit", "-1"]),
@@ -140,6 +148,32 @@ def test_what_makes_no_sense_is_refused_in_one_line(tree, words):
     assert "\n" not in text
     for word in words:
         assert word in text, text
+
+
+@pytest.mark.parametrize(
+    ("tree", "words"),
+    [
+        ({"grid": {"algorithm": ["flow", "flwo"]}}, ["algorithm is 'flwo'", "Did you mean flow?", "will fail"]),
+        ({"grid": {"init": ["ntk", "fanin"]}}, ["start.init is 'fanin'", "Did you mean fan_in?", "will fail"]),
+        ({"grid": {"until": [1e-2, 2, 3.5]}}, ["flow.until is 2", "So is 1 other value."]),
+        ({"grid": {"until": [1e-2, 2, 3, 4]}}, ["flow.until is 2", "So are 2 other values."]),
+        ({"zip": [{"seed": [1, -1], "init": ["ntk", "fan_in"]}]}, ["start.seed is -1"]),
+        ({"grid": {"hidden": [[3], [0, 2]]}}, ["start.hidden is 0"]),
+        ({"grid": {"t_max": {"linear": [-1, 1, 3]}}}, ["flow.t_max is -1.0", "So is 1 other value."]),
+    ],
+)
+def test_values_that_no_experiment_can_have_are_told_before_the_others_run(tree, words):
+    grid = read_grid(tree)
+    (text,) = grid.doubts
+    assert "\n" not in text
+    for word in words:
+        assert word in text, text
+    assert len(set(grid.ids.tolist())) == len(grid)
+
+
+def test_good_grids_leave_no_doubt():
+    tree = {"algorithm": ["flow", "descent"], "seeds": 3, "t_max": [1, 2.5], "hidden": [3, [4, 5]]}
+    assert read_grid({"grid": {**tree, "target": ["a.npy", np.eye(2)]}}).doubts == ()
 
 
 def test_files_that_are_no_grids(tmp_path):
@@ -256,6 +290,29 @@ def test_arrays_are_data_too(tmp_path):
         read_grid({"start": {"weights": [[1.0]]}})
 
 
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    plain = read_grid({"grid": {"width": [4, 8], "size": [0.5, 1.0], "init": ["gaussian"], "seeds": 2}})
+    arrays = read_grid(
+        {
+            "grid": {
+                "width": np.array([4, 8]),
+                "size": list(np.array([0.5, 1.0])),
+                "init": ["gaussian"],
+                "seeds": np.int64(2),
+            }
+        }
+    )
+    assert (arrays.ids == plain.ids).all()
+    (tmp_path / "grid.toml").write_text(to_toml(arrays))
+    assert (read_grid(tmp_path / "grid.toml").ids == plain.ids).all()
+
+
+def test_empty_sections_say_nothing():
+    assert (
+        read_grid({"start": {}, "grid": {"seeds": 2}}).ids.tolist() == read_grid({"grid": {"seeds": 2}}).ids.tolist()
+    )
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_random_grids_keep_their_promises(seed):
     rng = random.Random(seed)
@@ -263,12 +320,20 @@ def test_random_grids_keep_their_promises(seed):
         "width": [{"range": [2, 2 + rng.randrange(5), 1]}, {"log": [2, 50, rng.randrange(1, 6)]}],
         "start.init": [rng.sample(["ntk", "fan_in", "gaussian", "balanced"], rng.randrange(1, 5))],
         "seeds": [rng.randrange(1, 6)],
-        "until": [[0.5], {"linear": [0.1, 0.9, rng.randrange(1, 5)]}],
+        "until": [[0.5, 1e-6], {"linear": [0.1, 0.9, rng.randrange(1, 5)]}],
+        "algorithm": [["flow", "descent"], ["descent"]],
+        "t_max": [[1, 2.0, 3]],
     }
     keys = rng.sample(list(choices), rng.randrange(1, 5))
+    if "algorithm" not in keys:
+        choices["t_max"].append({"log": [0.1, 10, 5]})
+    elif "t_max" in keys:
+        choices["algorithm"].pop()  # descents alone have no times
     grid = read_grid({"start": {"hidden": [3]}, "grid": {key: rng.choice(choices[key]) for key in keys}})
     every = cells(grid)
-    assert len({str(sorted(c.items())) for c in every}) == len(grid)
     for c in every:
         problem(c, "cell")  # each is an experiment
-    assert len(np.unique(grid.ids)) == len(grid)
+    assert grid.ids.tolist() == [grid.identity(i).encode() for i in range(len(grid))]
+    assert len(np.unique(grid.ids)) == len({str(sorted(c.items())) for c in every})
+    if "algorithm" not in keys:
+        assert len(np.unique(grid.ids)) == len(grid)

@@ -106,6 +106,37 @@ def test_a_sweep_without_a_good_cell_has_a_page_too(tmp_path):
     assert "<svg" not in page
 
 
+def test_a_hue_that_some_rows_lack_and_a_table_without_status():
+    rows = [{**r, "size": None if r["init"] == "ntk" else 0.5} for r in ROWS]
+    ax = plot_sweep(pa.Table.from_pylist(rows), hue="size")
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["0.5", "none"]
+    assert ax.get_legend().get_title().get_text() == "Size"
+    table = pa.Table.from_pylist(ROWS)
+    one, two = (plot_sweep(t).lines[0].get_ydata().tolist() for t in (table, table.drop_columns("status")))
+    assert one == two
+
+
+def test_a_sweep_without_a_good_cell_does_not_pass(tmp_path):
+    np.save(tmp_path / "Y.npy", Y)
+    grid = {"data": {"target": str(tmp_path / "Y.npy")}, "start": {"hidden": [3], "size": 2.0}, "grid": {"seeds": 2}}
+    run_sweep(read_grid(grid), tmp_path / "out", workers=1)
+    page = write_report(tmp_path / "out").read_text()
+    assert "✗ every cell failed" in page
+    assert "✓" not in page
+
+
+def test_cells_that_coincide_are_one_and_the_report_is_done(tmp_path):
+    grid = read_grid(grid_of(start={}, grid={"depth": [1, 2], "width": [4, 5]}))
+    assert run_sweep(grid, tmp_path, workers=1).total == 3
+    assert "not done" not in write_report(tmp_path).read_text()
+
+
+def test_almost_all_is_not_all():
+    from linflow.sweeps import Status
+
+    assert "999 of 1000 cells (99%)" in str(Status(1000, 999, 0, 1.0, True))
+
+
 @pytest.fixture
 def linflow(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -70,8 +70,11 @@ def run(
     from linflow.sweeps.driver import run_sweep
     from linflow.sweeps.grid_file import read_grid
 
+    given = read_grid(grid)
+    for doubt in given.doubts:
+        typer.echo(f"note: {doubt}", err=True)
     with _progress() as watch:
-        summary = run_sweep(read_grid(grid), out, workers, scheduler, time_limit, retry, watch)
+        summary = run_sweep(given, out, workers, scheduler, time_limit, retry, watch)
     typer.echo(str(summary))
     raise typer.Exit(1 if summary.failed else 0)
 

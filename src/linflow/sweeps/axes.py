@@ -8,7 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from linflow import _checks
 from linflow.settings import Experiment
@@ -21,14 +23,23 @@ OTHER = ("flow.record",)
 """What of these says only what is kept."""
 WHOLE = (*SHAPE, "start.seed", "flow.max_steps", "descent.steps")
 SPECS = ("range", "log", "linear")
+MOST = 2_000_000
+"""Cells of a grid at most: ten numbers of each, as a sweep keeps them, are a few hundred megabytes."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Settings that change together: `values[i]` holds one value for each of `keys`."""
+    """Settings that change together: each of `keys` has a column of values, all as long as each other."""
 
     keys: tuple[str, ...]
-    values: tuple[tuple[Any, ...], ...]
+    columns: tuple[Sequence[Any], ...]
+
+    def __len__(self) -> int:
+        return len(self.columns[0])
+
+    def at(self, i: int) -> dict[str, Any]:
+        """Return the settings at a place of the axis."""
+        return {key: column[i] for key, column in zip(self.keys, self.columns, strict=True)}
 
 
 @lru_cache(maxsize=1)
@@ -53,10 +64,10 @@ def defaults() -> dict[str, Any]:
 
 
 def flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Return `{"start.init": …}` for `{"start": {"init": …}}`; what is an axis of a grid stays whole."""
+    """Return `{"start.init": …}` for `{"start": {"init": …}}`; what is an axis of a grid, or empty, stays whole."""
     found: dict[str, Any] = {}
     for key, value in tree.items():
-        if isinstance(value, Mapping) and not any(name in value for name in SPECS):
+        if isinstance(value, Mapping) and value and not any(name in value for name in SPECS):
             found |= flat(value, f"{above}{key}.")
         else:
             found[above + key] = value
@@ -95,12 +106,12 @@ def setting_name(key: str, where: str) -> str:
     raise ValueError(f"{where}: {key} is no known key; {hint}")
 
 
-def values_of(key: str, spec: Any, where: str) -> list[Any]:
+def values_of(key: str, spec: Any, where: str) -> Sequence[Any]:
     """Return the values that a grid gives a key: a list, a range, or a number of seeds."""
     name = setting_name(key, where)
     if key == "seeds" and isinstance(spec, int) and not isinstance(spec, bool):
-        values: list[Any] = list(range(whole(spec, f"{where}: seeds")))
-    elif isinstance(spec, Mapping):
+        return range(few(whole(spec, f"{where}: seeds"), f"{where}: seeds is {spec}"))
+    if isinstance(spec, Mapping):
         kind, numbers = next(iter(spec.items()), ("", ()))
         good = isinstance(numbers, Sequence) and len(numbers) == 3 and all(_number(x) for x in numbers)
         if len(spec) != 1 or kind not in SPECS or not good:
@@ -114,7 +125,7 @@ def values_of(key: str, spec: Any, where: str) -> list[Any]:
     elif isinstance(spec, Sequence) and not isinstance(spec, str):
         values = [[v] if name == "start.hidden" and not isinstance(v, Sequence) else v for v in spec]
     else:
-        raise ValueError(
+        raise ValueError(  # noqa: TRY004 - a wrong type in a file is a wrong value
             f"{where}: {key} is {spec!r}; a list of values is needed, or a range. What does not change "
             "stands in its own section, such as [start]."
         )
@@ -133,6 +144,36 @@ def whole(x: Any, name: str, least: int = 1) -> int:
         raise ValueError(str(error)) from None
 
 
+def few(count: int, what: str) -> int:
+    """Refuse more values or cells than a sweep can keep."""
+    if count > MOST:
+        raise ValueError(f"{what}; {MOST:,} cells at most make a sweep. Make several grids of it.")
+    return count
+
+
+def invalid(name: str, values: Sequence[Any]) -> list[int]:
+    """Return the places of values that a setting cannot have."""
+    section, _, key = name.rpartition(".")
+    model = Experiment.model_fields[section].annotation if section else Experiment
+    annotation: Any = cast("type[BaseModel]", model).model_fields[key].rebuild_annotation()
+    try:
+        TypeAdapter(cast("Any", list)[annotation]).validate_python(list(values))
+    except ValidationError as error:
+        return sorted({int(one["loc"][0]) for one in error.errors(include_url=False, include_input=False)})
+    return []
+
+
+def plain(value: Any) -> Any:
+    """Return a value with lists and numbers of Python for those of NumPy and its kin."""
+    if isinstance(value, Mapping):
+        return {key: plain(one) for key, one in value.items()}
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        return [plain(one) for one in value]
+    return value
+
+
 def _number(x: Any) -> bool:
     return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
 
@@ -144,9 +185,12 @@ def _spread(what: str, kind: str, first: float, last: float, third: float) -> It
         if step == 0 or (b - a) / step < 0:
             raise ValueError(f"{what}: a range from {first} to {last} cannot be gone in steps of {third}.")
         integers = all(isinstance(x, int) for x in (first, last, third))
-        yield from (int(a + i * step) if integers else float(a + i * step) for i in range(int((b - a) / step) + 1))
+        count = int((b - a) / step) + 1
+        few(count, f"{what} has too many values")
+        yield from (int(a + i * step) if integers else float(a + i * step) for i in range(count))
         return
     count = whole(third, f"{what}: the count")
+    few(count, f"{what} has {count} values")
     if kind == "log" and not (first > 0 and last > 0):
         raise ValueError(f"{what}: {first} to {last} has no logarithms; positive numbers are needed.")
     for i in range(count):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from platform import python_version
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,9 @@ from linflow._arrays import to_numpy
 from linflow._fractions import FRACTIONS
 from linflow._provenance import versions
 from linflow._threads import one_thread
+from linflow.settings import unused
 from linflow.sweeps.axes import defaults
-from linflow.sweeps.grid import Grid, file_digest
+from linflow.sweeps.grid import UNREADABLE, Grid, file_digest
 from linflow.sweeps.grid_file import problem
 from linflow.sweeps.rows import named, setting_columns
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 LONGEST = 400
 """Letters of a reason at most."""
+SETTLED = 2.0
+"""Seconds after which the dates of a file say that it has not changed; those of some file systems are that coarse."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +132,12 @@ def run_cell(cell: Cell, *, check: bool = False, curves: int = 0, time_limit: fl
 
 def failed(cell: Cell, failure: str, reason: str) -> dict[str, Any]:
     """Return the row of a cell of which nothing is known but its settings and why."""
+    settings = {**defaults(), **cell.settings}
+    how = settings.get("algorithm"), settings.get("start.init")
+    for name in unused(how[0], weights=settings.get("start.weights") is not None, init=str(how[1])):
+        settings.pop(name, None)
     return {
-        **setting_columns({**defaults(), **cell.settings}),
+        **setting_columns(settings),
         "id": cell.id,
         "status": "failed",
         "failure": failure,
@@ -146,11 +153,11 @@ def _measured(cell: Cell, check: bool, curves: int, deadline: float | None) -> d
     from linflow.certificates import certify  # noqa: PLC0415 - see `ready`
 
     experiment = problem(cell.settings, "settings")
-    for path, digest in cell.digests.items():
-        _same(path, digest)
-    # Frozen, so hashable.
-    objective = _objective(experiment.data, tuple(sorted(cell.digests.items())))  # pyright: ignore[reportArgumentType]
-    network = experiment.network(objective)
+    data = {path: digest for path, digest in cell.digests.items() if path != str(experiment.start.weights)}
+    with _unchanged(cell.digests):
+        # Frozen, so hashable.
+        objective = _objective(experiment.data, tuple(data.items()))  # pyright: ignore[reportArgumentType]
+        network = experiment.network(objective)
     steps = experiment.steps(objective, network)
     certificate = certify(objective, network, algorithm=experiment.algorithm, **steps)
     _in_time(deadline)
@@ -260,23 +267,47 @@ def _line(error: BaseException) -> str:
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
+@contextmanager
+def _unchanged(digests: Mapping[str, str]) -> Iterator[None]:
+    """Refuse files that are not those of the sweep: before they are read, and after, as they may change meanwhile."""
+    _same(digests)
+    yield
+    _same(digests)
+
+
+def _same(digests: Mapping[str, str]) -> None:
+    for path, digest in digests.items():
+        if (now := _digest(path)) != digest:
+            lost = now == UNREADABLE.format(path)
+            where = "it is not readable where the cell runs" if lost else "it changed since the sweep began"
+            raise ValueError(f"{path} is not the file of this sweep: {where}. Run the sweep again.")
+
+
+def _digest(path: str) -> str:
+    """Return the hash of a file, from memory where nothing has touched it since."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return file_digest(path)
+    stamp = (path, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    # What changed just now may change again within one tick of the clock of its file system.
+    if time.time() - max(found.st_mtime, found.st_ctime) < SETTLED:
+        return file_digest(path)
+    return _stamped_digest(*stamp)
+
+
 @lru_cache(maxsize=64)
-def _same(path: str, digest: str) -> None:
-    if digest != "unreadable" and file_digest(path) != digest:  # reading it says why it is unreadable
-        where = (
-            "it is not readable where the cell runs"
-            if not Path(path).exists()
-            else "it changed since the sweep began"
-        )
-        raise ValueError(f"{path} is not the file of this sweep: {where}. Run the sweep again.")
+def _stamped_digest(path: str, *_stamp: int) -> str:
+    return file_digest(path)
 
 
 @lru_cache(maxsize=8)
 def _objective(data: Data, digests: tuple[tuple[str, str], ...]) -> Objective:
-    """Read the data once for all cells that share them, as long as the files stay as they are."""
+    """Read the data once for all cells that share them; what changes while it is read is not kept."""
     from linflow.settings import Experiment  # noqa: PLC0415 - an argument of this function is made of it
 
-    return Experiment(data=data).objective()
+    with _unchanged(dict(digests)):
+        return Experiment(data=data).objective()
 
 
 @lru_cache(maxsize=1)

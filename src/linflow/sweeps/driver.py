@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext, suppress
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +20,9 @@ from linflow import _checks
 from linflow.files import atomic, read_table
 from linflow.sweeps.engine import AHEAD, DaskEngine, Engine, LocalEngine
 from linflow.sweeps.grid import Grid
-from linflow.sweeps.grid_file import read_grid, to_toml
+from linflow.sweeps.grid_file import GRID, read_grid, to_toml
 from linflow.sweeps.status import Status
-from linflow.sweeps.store import GRID, RESULTS, Store
+from linflow.sweeps.store import RESULTS, Store
 from linflow.sweeps.work import Work
 
 Watcher = Callable[[Status], None]
@@ -60,10 +63,8 @@ class Stopped(KeyboardInterrupt):
         kept: what is left, in words.
     """
 
-    def __init__(self, status: Status, folder: Path):
-        self.kept = (
-            f"interrupted; {status.done} of {status.total} cells are kept in {folder}, and the same command goes on."
-        )
+    def __init__(self, done: int, total: int, folder: Path):
+        self.kept = f"interrupted; {done} of {total} cells are kept in {folder}, and the same command goes on."
         super().__init__(self.kept)
 
 
@@ -112,8 +113,15 @@ def sweep(
         ([8, 8, 32, 32], 'target reached')
     """
     given = read_grid(grid)
+    for doubt in given.doubts:
+        warnings.warn(doubt, UserWarning, stacklevel=2)
     with nullcontext(out) if out is not None else tempfile.TemporaryDirectory(prefix="linflow-sweep-") as folder:
-        run_sweep(given, folder, workers, scheduler, time_limit, retry, progress)
+        try:
+            run_sweep(given, folder, workers, scheduler, time_limit, retry, progress)
+        except Stopped:
+            if out is None:
+                raise KeyboardInterrupt("interrupted; nothing is kept where no folder is given.") from None
+            raise
         return read_table(Path(folder) / RESULTS, limit=2**62)
 
 
@@ -133,9 +141,10 @@ def run_sweep(
             raise ValueError(f"workers is {workers} and the scheduler {scheduler}, which has its own; leave one out.")
     limit = grid.time_limit if time_limit is None else _checks.positive(time_limit, "time_limit")
     began, store = time.monotonic(), Store(out)
-    grid = grid.placed(store.folder)
-    work = Work(grid, store, limit, retry, forwards=store.claim())
     try:
+        alone = store.claim()
+        grid = grid.placed(store.folder)
+        work = Work(grid, store, limit, retry, forwards=alone)
         with atomic(store.folder / GRID) as temporary:
             temporary.write_text(to_toml(grid), encoding="utf-8")
         work.look()
@@ -170,10 +179,24 @@ def _compute(work: Work, start: Callable[[], Engine], progress: Watcher | None) 
                 progress(work.status(waiting=engine.waiting))
         work.store.flush()
     except BaseException as error:
-        with suppress(OSError):  # what ended the sweep is told, and not what came of it
+        with suppress(OSError), _deaf():  # what ended the sweep is told, and not what came of it
             work.store.flush()
         if isinstance(error, KeyboardInterrupt):
-            raise Stopped(work.status(), work.store.folder) from None
+            written = work.total - work.missing - work.store.held
+            raise Stopped(written, work.total, work.store.folder) from None
         raise
     finally:
         engine.close()
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Do not hear Ctrl-C again, for the moment that rows are written in."""
+    if threading.current_thread() is not threading.main_thread():  # hears none anyway
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

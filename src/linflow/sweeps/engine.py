@@ -214,22 +214,26 @@ def _follow(sentinel: int) -> None:
     os._exit(1)
 
 
+_one_at_a_time = threading.Lock()
+
+
 @contextmanager
 def _apart() -> Iterator[None]:
     """Keep a new process from importing the script that is running, and from hearing Ctrl-C.
 
     Nothing of the script is needed, and it may sweep; Ctrl-C is for this one. What is blocked here stays so there.
     """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    mask = getattr(signal, "pthread_sigmask", None)  # not on Windows
-    before = mask(signal.SIG_BLOCK, {signal.SIGINT}) if mask else set()
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-        if mask:
-            mask(signal.SIG_SETMASK, before)
+    with _one_at_a_time:  # or the second would put back what the first put there
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        mask = getattr(signal, "pthread_sigmask", None)  # not on Windows
+        before = mask(signal.SIG_BLOCK, {signal.SIGINT}) if mask else set()
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
+            if mask:
+                mask(signal.SIG_SETMASK, before)
 
 
 class DaskEngine:

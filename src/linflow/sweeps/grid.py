@@ -19,6 +19,8 @@ from linflow.sweeps.axes import SHAPE, Axis, defaults
 
 PATHS = ("data.x", "data.y", "data.target", "start.weights")
 """Settings that name files."""
+UNREADABLE = "unreadable: {}"
+BLANK = "\0 to be filled in"
 ID_LENGTH = 20
 """Hexadecimal digits of an id: 80 bits, so that two of a million cells share one with a chance of 10⁻¹²."""
 
@@ -35,6 +37,7 @@ class Grid:
         time_limit: seconds that a cell may take, None for no limit; no part of the id of a cell.
         arrays: data that were given as arrays, by the names of the files that will hold them.
         source: the file again, with absolute paths, as a tree; `grid_file.to_toml` writes it.
+        doubts: values that no experiment can have; their cells will fail.
     """
 
     base: dict[str, Any]
@@ -44,10 +47,11 @@ class Grid:
     time_limit: float | None = None
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     source: dict[str, Any] = field(default_factory=dict)
+    doubts: tuple[str, ...] = ()
     _digests: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
-        return math.prod(len(axis.values) for axis in self.axes)
+        return math.prod(map(len, self.axes))
 
     @property
     def varied(self) -> tuple[str, ...]:
@@ -58,8 +62,8 @@ class Grid:
         """Return the settings of a cell by dotted name; what is left out has its default, or is not used."""
         found = dict(self.base)
         for axis in reversed(self.axes):
-            index, at = divmod(index, len(axis.values))
-            found |= zip(axis.keys, axis.values[at], strict=True)
+            index, at = divmod(index, len(axis))
+            found |= axis.at(at)
         for name in unused(found.get("algorithm", "flow")):  # so that cells with the same numbers are the same cell
             found.pop(name, None)
         width, depth = (found.pop(name, None) for name in SHAPE)
@@ -72,25 +76,59 @@ class Grid:
 
     def identity(self, index: int) -> str:
         """Return the id of a cell: a hash of all that its numbers depend on, files by content and not by path."""
+        return hashlib.sha256(self._text(self.settings(index)).encode()).hexdigest()[:ID_LENGTH]
+
+    def _text(self, settings: Mapping[str, Any]) -> str:
+        """Return what the id is the hash of."""
         # What has its default is left out: a setting that is new one day changes no id.
         usual = defaults()
-        settings = {k: v for k, v in self.settings(index).items() if canonical(v) != canonical(usual.get(k))}
+        told = {k: v for k, v in settings.items() if canonical(v) != canonical(usual.get(k))}
         for name in PATHS:
-            if settings.get(name) is not None:
-                settings[name] = self.digest(settings[name])
-        settings |= {"sweep.check": self.check, "sweep.curves": self.curves}
-        text = json.dumps(canonical(settings), sort_keys=True, ensure_ascii=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]
+            if told.get(name) is not None:
+                told[name] = self.digest(told[name])
+        return _json({**told, "sweep.check": self.check, "sweep.curves": self.curves})
 
     @cached_property
     def ids(self) -> np.ndarray:
         """The ids of all cells, shape `(len,)`, as bytes."""
-        return np.fromiter((self.identity(i).encode() for i in range(len(self))), f"S{ID_LENGTH}", len(self))
+        # Along its longest axis only one number of the text changes, for which there is a place left.
+        lengths = [len(axis) if _alone(axis) else 0 for axis in self.axes]
+        if max(lengths, default=0) < 2:
+            return np.array([self.identity(i) for i in range(len(self))], f"S{ID_LENGTH}")
+        which = int(np.argmax(lengths))
+        axis, after = self.axes[which], math.prod(map(len, self.axes[which + 1 :]))
+        (name,), (values,) = axis.keys, axis.columns
+        usual = canonical(defaults().get(name))
+        texts = [_json(value) for value in values]
+        ids = np.empty((len(self) // len(axis) // after, len(axis), after), f"S{ID_LENGTH}")
+        for before, later in np.ndindex(ids.shape[0], after):
+            first = before * len(axis) * after + later
+            settings = self.settings(first)
+            head, *tail = self._text({**settings, name: BLANK} if name in settings else settings).split(_json(BLANK))
+            begun = hashlib.sha256(head.encode())
+            for i, value in enumerate(values):
+                if canonical(value) == usual:
+                    ids[before, i, later] = self.identity(first + i * after)
+                    continue
+                whole = begun.copy()
+                for rest in tail:
+                    whole.update((texts[i] + rest).encode())
+                ids[before, i, later] = whole.hexdigest()[:ID_LENGTH]
+        return ids.reshape(-1)
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The hashes of all files that cells read, by path."""
+        paths = [self.base.get(name) for name in PATHS]
+        for axis in self.axes:
+            for name, column in zip(axis.keys, axis.columns, strict=True):
+                paths += column if name in PATHS else ()
+        return {str(path): self.digest(path) for path in paths if path is not None and path not in self.arrays}
 
     def placed(self, folder: Path) -> Grid:
-        """Write the arrays into a folder, and return the grid that reads them there."""
+        """Write the arrays into a folder, and return the grid that reads them there, all files as they are now."""
         if not self.arrays:
-            return self
+            return replace(self, _digests={})
         there = {}
         for name, array in self.arrays.items():
             there[name] = str(folder.resolve() / name)
@@ -105,7 +143,10 @@ class Grid:
                 return type(value)(moved(one) for one in value)
             return there.get(value, value) if isinstance(value, str) else value
 
-        axes = tuple(Axis(axis.keys, moved(axis.values)) for axis in self.axes)
+        axes = tuple(
+            Axis(axis.keys, tuple(moved(axis.columns)) if {*axis.keys} & {*PATHS} else axis.columns)
+            for axis in self.axes
+        )
         return replace(self, base=moved(self.base), axes=axes, arrays={}, source=moved(self.source), _digests={})
 
     def digest(self, path: Any) -> str:
@@ -132,12 +173,21 @@ def stored(value: Any, name: str) -> tuple[str, np.ndarray]:
 
 
 def file_digest(path: str) -> str:
-    """Return the SHA-256 of a file, "unreadable" where there is none to read."""
+    """Return the SHA-256 of a file, and where there is none to read, what tells it from another such file."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
-        return "unreadable"
+        return UNREADABLE.format(path)
+
+
+def _alone(axis: Axis) -> bool:
+    """Whether an axis sets one setting on which nothing else of the cell depends."""
+    return len(axis.keys) == 1 and axis.keys[0] not in ("algorithm", "start.hidden", *SHAPE, *PATHS)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(canonical(value), sort_keys=True, ensure_ascii=True)
 
 
 def canonical(value: Any) -> Any:

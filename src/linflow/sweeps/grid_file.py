@@ -3,19 +3,41 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from linflow import _checks
 from linflow._toml import read_toml, toml_value
 from linflow.settings import Experiment, unused, validated
-from linflow.sweeps.axes import SHAPE, Axis, defaults, flat, nested, setting_name, values_of, whole
+from linflow.sweeps.axes import (
+    SECTIONS,
+    SHAPE,
+    Axis,
+    defaults,
+    few,
+    flat,
+    invalid,
+    nested,
+    plain,
+    setting_name,
+    values_of,
+    whole,
+)
 from linflow.sweeps.grid import PATHS, Grid, canonical, stored
 
-KINDS: dict[str, tuple[Any, Any]] = {"grid": (Mapping, {}), "zip": (Sequence, []), "sweep": (Mapping, {})}
+KINDS: dict[str, tuple[Any, Any]] = {
+    "grid": (Mapping, {}),
+    "zip": (Sequence, []),
+    "sweep": (Mapping, {}),
+    "files": (Mapping, {}),
+}
 """Sections that an experiment file has not, what they are and what they are when left out."""
+GRID = "grid.toml"
+"""Name of the file in the folder of a sweep."""
 OPTIONS = ("check", "curves", "time_limit")
 
 
@@ -44,18 +66,32 @@ def read_grid(source: Grid | Mapping[str, Any] | str | os.PathLike[str]) -> Grid
     return _grid(tree, Path(source).resolve().parent, str(source))
 
 
+def recorded_grid(folder: str | os.PathLike[str]) -> Grid:
+    """Return the grid of the sweep in a folder, whose ids are those of its files as they were then.
+
+    So what was computed can be looked at where the data are not, or have changed since.
+    """
+    path = Path(folder) / GRID
+    tree, _ = read_toml(path)
+    grid = _grid(tree, path.resolve().parent, str(path))
+    return replace(grid, _digests={str(name): str(digest) for name, digest in tree.get("files", {}).items()})
+
+
 def _grid(tree: Mapping[str, Any], folder: Path, where: str) -> Grid:
     parts = {name: tree.get(name, default) for name, (_, default) in KINDS.items()}
     for name, (kind, _) in KINDS.items():
         if not isinstance(parts[name], kind):
             needed = "tables [[zip]] are" if name == "zip" else f"a table [{name}] is"
             raise ValueError(f"{where}: {name} is {parts[name]!r}; {needed} needed.")  # noqa: TRY004 - of a file
+    for table in parts["zip"]:
+        if not isinstance(table, Mapping):
+            raise ValueError(f"{where}: zip has {table!r}; tables [[zip]] are needed.")  # noqa: TRY004 - as above
     arrays: dict[str, Any] = {}
 
     def place(name: str, value: Any) -> Any:
-        """Make paths absolute, and arrays files of the sweep's own."""
+        """Make paths absolute, arrays files of the sweep's own, and all else plain numbers and lists."""
         if name not in PATHS:
-            return value
+            return plain(value)
         if isinstance(value, (str, os.PathLike)):
             return os.path.abspath(folder / value)
         own, array = stored(value, name)
@@ -72,23 +108,32 @@ def _grid(tree: Mapping[str, Any], folder: Path, where: str) -> Grid:
     base = {name: value for name, value in base.items() if name not in moved}
     problem(base, where)
     _used(base, moved, where)
-    source = {**nested(base), "sweep": dict(parts["sweep"]), "grid": single, "zip": zips}
-    return Grid(base, axes, arrays=arrays, source=source, **_options(parts["sweep"], where))
+    few(math.prod(map(len, axes)), f"{where}: the grid has {math.prod(map(len, axes)):,} cells")
+    options = plain(parts["sweep"])
+    source = {**nested(base), "sweep": options, "grid": single, "zip": zips}
+    doubts = tuple(text for axis in axes for text in _doubts(axis, where))
+    return Grid(base, axes, **_options(options, where), arrays=arrays, source=source, doubts=doubts)
 
 
 def _base(tree: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return the settings that are the same everywhere, by dotted name."""
-    given = flat(tree)
+    given = {key: value for key, value in flat(tree).items() if not (key in SECTIONS and _empty(value))}
     found = {setting_name(key, where): value for key, value in given.items()}
     if out := [key for key in (*SHAPE, "seeds") if key in given]:
         raise ValueError(f"{where}: {out[0]} belongs into [grid]; what is fixed stands as hidden or seed in [start].")
     return found
 
 
+def _empty(value: Any) -> bool:
+    return isinstance(value, Mapping) and not value
+
+
 def _spec(key: str, spec: Any, place: Any, where: str) -> Any:
     """Return what a grid says of a key, with paths and arrays in their places."""
     name = setting_name(key, where)
-    return [place(name, value) for value in spec] if name in PATHS and isinstance(spec, (list, tuple)) else spec
+    if name in PATHS:
+        return [place(name, value) for value in spec] if isinstance(spec, (list, tuple)) else spec
+    return place(name, spec)
 
 
 def _axis(table: Mapping[str, Any], where: str) -> Axis:
@@ -97,15 +142,32 @@ def _axis(table: Mapping[str, Any], where: str) -> Axis:
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) != 1:
         raise ValueError(f"{where}: the columns of a [[zip]] must be as long as each other; they are {lengths}.")
-    axis = Axis(tuple(columns), tuple(zip(*columns.values(), strict=True)))
+    axis = Axis(tuple(columns), tuple(columns.values()))
     seen: set[str] = set()
-    for row in axis.values:
+    if all(isinstance(column, range) for column in axis.columns):
+        return axis
+    for row in zip(*axis.columns, strict=True):
         text = json.dumps(canonical(row))
         if text in seen:
             names = ", ".join(axis.keys)
             raise ValueError(f"{where}: {names} is {', '.join(map(repr, row))} more than once; once is enough.")
         seen.add(text)
     return axis
+
+
+def _doubts(axis: Axis, where: str) -> Iterator[str]:
+    """Yield what is wrong with values of an axis, the first of each setting: their cells fail, and the others run."""
+    for name, column in zip(axis.keys, axis.columns, strict=True):
+        if name in SHAPE or isinstance(column, range):
+            continue
+        bad = invalid(name, column)
+        if bad:
+            try:
+                problem({name: column[bad[0]]}, where)
+            except ValueError as error:
+                more = len(bad) - 1
+                others = f" So {'is 1 other value' if more == 1 else f'are {more} other values'}." if more else ""
+                yield f"{error}{others} What has such a value will fail."
 
 
 def _once(axes: Sequence[Axis], where: str) -> None:
@@ -160,8 +222,8 @@ def problem(settings: Mapping[str, Any], where: str) -> Experiment:
 
 
 def to_toml(grid: Grid) -> str:
-    """Return the file that gives a grid again, whatever folder it is in."""
-    return "\n".join(_document(grid.source)) + "\n"
+    """Return the file that gives a grid again, whatever folder it is in, with the hashes of the files it reads."""
+    return "\n".join(_document({**grid.source, "files": grid.files})) + "\n"
 
 
 def _document(tree: Mapping[str, Any]) -> Iterator[str]:
@@ -171,4 +233,8 @@ def _document(tree: Mapping[str, Any]) -> Iterator[str]:
             yield f"{key} = {toml_value(value)}"
     sections = [(f"[{key}]", value) for key, value in tree.items() if isinstance(value, Mapping) and value]
     for header, table in [*sections, *(("[[zip]]", table) for table in tree.get("zip", ()))]:
-        yield from ("", header, *(f"{json.dumps(k) if '.' in k else k} = {toml_value(v)}" for k, v in table.items()))
+        yield from ("", header, *(f"{_key(k)} = {toml_value(v)}" for k, v in table.items()))
+
+
+def _key(name: str) -> str:
+    return name if name.isidentifier() and name.isascii() else json.dumps(name, ensure_ascii=False)

@@ -25,27 +25,13 @@ def read_results(folder: str | os.PathLike[str], columns: Sequence[str] | None =
         OSError: no such folder, or no sweep in it.
         ValueError: a column that there is not.
     """
-    import pyarrow as pa  # noqa: PLC0415 - slow to import
-    import pyarrow.parquet as pq  # noqa: PLC0415
-
-    from linflow.sweeps.grid_file import read_grid  # noqa: PLC0415 - this module is of use without them
-    from linflow.sweeps.store import GRID, RESULTS, Store, column_ids, match  # noqa: PLC0415
+    from linflow.sweeps.grid_file import recorded_grid  # noqa: PLC0415 - this module is of use without them
+    from linflow.sweeps.store import Store  # noqa: PLC0415
 
     for name in columns or ():
         _checks.choice(name, "column", SCHEMA.names)
-    wanted = None if columns is None else list(columns)
     store = Store(folder, make=False)
-    if (store.folder / RESULTS).exists():
-        return pq.read_table(store.folder / RESULTS, columns=wanted)
-    ids = np.unique(read_grid(store.folder / GRID).ids)
-    seen = np.zeros(len(ids), dtype=bool)
-    pieces = [SCHEMA.empty_table()]
-    for table in store.news():
-        k, row = match(ids, column_ids(table))
-        pieces.append(table.take(row[~seen[k]]))
-        seen[k] = True
-    whole = pa.concat_tables(pieces)
-    return whole if wanted is None else whole.select(wanted)
+    return store.results(recorded_grid(folder).ids, columns)
 
 
 def plot_sweep(
@@ -90,61 +76,80 @@ def plot_sweep(
 
     names = {"x": ALIASES.get(x, x), "y": ALIASES.get(y, y), **({"hue": hue} if hue else {})}
     columns = _columns(source, names)
-    if columns["y"].dtype.kind not in "if":
+    values = _numbers(columns["y"])
+    if values is None:
         raise ValueError(f"y is {y!r}, a column of words; one of numbers is needed, such as rate, bound or time.")
-    values = columns["y"].astype(np.float64)
-    keep = np.isfinite(values)
-    at = columns["x"]
-    words = at.dtype.kind not in "if"
-    ticks = sorted({str(v) for v in at}) if words else []
-    at = np.array([ticks.index(str(v)) for v in at], dtype=np.float64) if words else at.astype(np.float64)
-    keep &= np.isfinite(at)
-    groups = columns["hue"] if hue else np.full(len(values), "", dtype=object)
+    at, words = _numbers(columns["x"]), []
+    if at is None:
+        words = sorted(set(columns["x"]), key=_order)
+        at = np.array([words.index(v) for v in columns["x"]], dtype=np.float64)
+    keep = np.isfinite(values) & np.isfinite(at)
     if not keep.any():
         raise ValueError(f"no cell has numbers for {x} and {y}; there is nothing to draw.")
-    known = sorted(set(groups[keep].tolist()), key=lambda v: (isinstance(v, str), v))
+    groups = columns["hue"] if hue else [""] * len(values)
+    known = sorted({group for group, kept in zip(groups, keep, strict=True) if kept}, key=_order)
     if len(known) > MOST_GROUPS:
         raise ValueError(f"{hue} has {len(known)} values; a hue with {MOST_GROUPS} at most is needed.")
     c = canvas(ax, theme)
     for i, group in enumerate(known):
-        mine = keep & (groups == group)
-        places = np.unique(at[mine])
-        spread = np.array([np.percentile(values[mine & (at == p)], (BAND[0], 50.0, BAND[1])) for p in places])
+        mine = keep & np.array([one == group for one in groups])
+        places, spread = _bands(at[mine], values[mine])
         colour = c.theme.cycle[i % len(c.theme.cycle)]
         c.ax.plot(
             places, spread[:, 1], color=colour, linewidth=c.line, marker="o", markersize=3, label=_text(group) or "_"
         )
         c.ax.fill_between(places, spread[:, 0], spread[:, 2], color=colour, alpha=0.2, linewidth=0, label="_band")
     if words:
-        c.ax.set_xticks(range(len(ticks)), ticks)
+        c.ax.set_xticks(range(len(words)), [_text(word) for word in words])
     elif _wide(at[keep]):
         c.ax.set_xscale("log")
     if _wide(values[keep]):
         c.ax.set_yscale("log")
     c.ax.set(xlabel=_label(names["x"]), ylabel=_label(names["y"]))
     if hue:
-        c.legend(title=None)
+        c.legend(title=_label(hue))
     return c.ax
 
 
-def _columns(source: Any, names: dict[str, str]) -> dict[str, np.ndarray]:
-    """Return columns of the cells that did not fail."""
+def _columns(source: Any, names: dict[str, str]) -> dict[str, list[Any]]:
+    """Return columns of the cells that did not fail; lists as tuples, what is missing as None."""
     if isinstance(source, (str, os.PathLike)):
         table = read_results(source, list(dict.fromkeys([*names.values(), "status"])))
     else:
         table = source
         for name in names.values():
             _checks.choice(name, "column", table.column_names)
-    good = np.asarray(table["status"].to_pylist(), dtype=object) == "ok"
-    found = {}
-    for role, name in names.items():
-        entries = [", ".join(map(str, v)) if isinstance(v, list) else v for v in table[name].to_pylist()]
-        if all(v is None or isinstance(v, (int, float)) for v in entries):
-            column = np.array([math.nan if v is None else v for v in entries], dtype=np.float64)
-        else:
-            column = np.array([str(v) for v in entries], dtype=object)
-        found[role] = column[good]
-    return found
+    if "status" in table.column_names:
+        table = table.filter([status == "ok" for status in table["status"].to_pylist()])
+    return {
+        role: [
+            tuple(v) if isinstance(v, list) else None if isinstance(v, float) and math.isnan(v) else v
+            for v in table[name].to_pylist()
+        ]
+        for role, name in names.items()
+    }
+
+
+def _numbers(column: list[Any]) -> np.ndarray | None:
+    """Return a column as numbers, NaN where they are missing; None where some are none."""
+    if all(v is None or isinstance(v, (int, float)) for v in column):
+        return np.array([math.nan if v is None else v for v in column], dtype=np.float64)
+    return None
+
+
+def _bands(at: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the places there are, and the lower end, middle and upper end of the values at each."""
+    order = np.argsort(at, kind="stable")
+    places, first = np.unique(at[order], return_index=True)
+    pieces = np.split(values[order], first[1:])
+    return places, np.array([np.percentile(piece, (BAND[0], 50.0, BAND[1])) for piece in pieces])
+
+
+def _order(value: Any) -> tuple[int, Any]:
+    """Return a key that sorts numbers before lists of them and words, and what is missing last."""
+    if value is None:
+        return 3, 0
+    return (0 if isinstance(value, (int, float)) else 1 if isinstance(value, tuple) else 2), value
 
 
 def _label(name: str) -> str:
@@ -156,4 +161,6 @@ def _wide(values: np.ndarray) -> bool:
 
 
 def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, tuple):
+        return ", ".join(map(_text, value))
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -12,9 +12,7 @@ import numpy as np
 
 from linflow._page import environment, number, svg
 from linflow.files import atomic
-from linflow.sweeps.looking import read_results
 from linflow.sweeps.rows import SCHEMA, SETTINGS
-from linflow.sweeps.store import GRID
 
 EXTREMES = 5
 """Tightest and loosest cells that are named."""
@@ -37,35 +35,35 @@ def write_report(folder: str | os.PathLike[str], path: str | os.PathLike[str] | 
     Raises:
         OSError: no sweep in the folder, or no room.
     """
-    from linflow.sweeps.grid_file import read_grid  # noqa: PLC0415 - slow to import
+    from linflow.sweeps.grid_file import GRID, recorded_grid  # noqa: PLC0415 - slow to import
+    from linflow.sweeps.store import Store  # noqa: PLC0415
 
-    target = Path(folder) / "report.html" if path is None else Path(path)
-    grid = read_grid(Path(folder) / GRID)
-    # Width and depth, where the grid names them, are columns of their own.
-    varied = [(name, SETTINGS.get(name, name)) for name in grid.varied]
+    store = Store(folder, make=False)
+    target = store.folder / "report.html" if path is None else Path(path)
+    grid = recorded_grid(folder)
+    # Width and depth, where the grid names them, are columns of their own, and so are the steps that were taken.
+    columns = {**SETTINGS, "descent.step_size": "step_size"}
+    varied = [(name, columns.get(name, name)) for name in grid.varied]
     varied = [(name.rpartition(".")[2], column) for name, column in varied if column in SCHEMA.names]
     names = list(dict.fromkeys([*NUMBERS, *(column for _, column in varied)]))
-    rows = read_results(folder, names).to_pylist()
+    rows = store.results(grid.ids, names).to_pylist()
     good = [r for r in rows if r["status"] == "ok" and r["least_rate"] is not None and 0 < r["least_rate"] < math.inf]
     sure = sorted((r for r in good if r["certified_rate"] > 0), key=lambda r: (-r["tightness"], r["id"]))
     reasons = Counter((r["failure"], r["reason"]) for r in rows if r["status"] != "ok").most_common()
     above, broken = sum(r["tightness"] > 1 + 1e-9 for r in sure), sum(r["holds"] is False for r in rows)
-    verdict = f"{above} bounds lie above what was seen" if above else "no bound lies above what was seen"
-    if broken:
-        verdict = f"{broken} runs broke their certificate"
+    verdict, holds = _verdict(len(rows), len(good), above, broken)
     page = environment().get_template("sweep.html.j2").render(
         total=len(rows),
-        above=above,
-        broken=broken,
         verdict=verdict,
-        lines=_lines(rows, good, sure, len(grid)),
+        holds=holds,
+        lines=_lines(rows, good, sure, len(np.unique(grid.ids))),
         varied=varied,
         drawing=_drawing(good) if good else None,
         tightest=sure[:EXTREMES],
         loosest=sure[::-1][:EXTREMES],
         failures=reasons[:MOST_REASONS],
         unlisted=max(0, len(reasons) - MOST_REASONS),
-        toml=(Path(folder) / GRID).read_text(encoding="utf-8"),
+        toml=(store.folder / GRID).read_text(encoding="utf-8"),
         versions="; ".join(sorted({r["versions"] for r in rows})),
         number=number,
         text=_text,
@@ -73,6 +71,17 @@ def write_report(folder: str | os.PathLike[str], path: str | os.PathLike[str] | 
     with atomic(target) as temporary:
         Path(temporary).write_text(page, encoding="utf-8")
     return target
+
+
+def _verdict(total: int, good: int, above: int, broken: int) -> tuple[str, bool]:
+    """Return what the sweep says of the bounds, and whether that is good."""
+    if broken:
+        return f"{broken} runs broke their certificate", False
+    if above:
+        return f"{above} bounds lie above what was seen", False
+    if not good:
+        return "every cell failed" if total else "no cell is done", False
+    return "no bound lies above what was seen", True
 
 
 def _lines(rows: list[dict[str, Any]], good: list[Any], sure: list[dict[str, Any]], total: int) -> list[str]:

@@ -38,8 +38,8 @@ class Status:
         return 0.0 if left == 0 else left / self.rate if self.rate > 0 else math.inf
 
     def __str__(self) -> str:
-        share = self.done / self.total if self.total else 1.0
-        text = f"{self.done} of {self.total} cells ({share:.0%}), {self.failed} failed"
+        percent = 100 * self.done // self.total if self.total else 100  # 100 when all are done, and not before
+        text = f"{self.done} of {self.total} cells ({percent}%), {self.failed} failed"
         if self.done < self.total:
             text += f"; {self.rate:.3g} a second, {_duration(self.remaining)} left" if self.rate > 0 else ""
             text += "; not running" if self.running is False else "; waiting for workers" if self.waiting else ""
@@ -52,22 +52,16 @@ def sweep_status(folder: str | os.PathLike[str]) -> Status:
     Raises:
         OSError: no such folder, or no sweep in it.
     """
-    from linflow.sweeps.grid_file import read_grid  # noqa: PLC0415 - `Status` needs none of it
-    from linflow.sweeps.store import GRID, Store, column_ids, match  # noqa: PLC0415
+    from linflow.sweeps.grid_file import recorded_grid  # noqa: PLC0415 - `Status` needs none of it
+    from linflow.sweeps.store import Store  # noqa: PLC0415
 
     store = Store(folder, make=False)
-    ids = np.unique(read_grid(store.folder / GRID).ids)
-    rank, finished = np.full(len(ids), -1), np.full(len(ids), -np.inf)
-    for table in store.news():
-        k, row = match(ids, column_ids(table))
-        good = np.asarray(table["status"].to_pylist(), dtype=object)[row] == "ok"
-        rank[k] = np.maximum(rank[k], good)
-        finished[k] = np.maximum(finished[k], table["finished"].to_numpy()[row])
-    done = rank >= 0
-    now, recent = time.time(), finished[done & (finished > time.time() - RECENT)]
+    chosen, now = store.choose(recorded_grid(folder).ids), time.time()
+    recent = chosen.finished[chosen.finished > now - RECENT]
     span = now - recent.min() if recent.size else 0.0
     rate = recent.size / span if span > 0 else 0.0
-    return Status(len(ids), int(done.sum()), int((rank == 0).sum()), float(rate), _running(store.folder))
+    failed = int(np.count_nonzero(~chosen.good))
+    return Status(chosen.total, len(chosen.row), failed, float(rate), _running(store.folder))
 
 
 def _running(folder: os.PathLike[str]) -> bool | None:

@@ -12,6 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,37 @@ from linflow.files import FileError, atomic, read_table, write_table
 from linflow.sweeps.grid import ID_LENGTH
 from linflow.sweeps.rows import SCHEMA, to_table
 
-RESULTS, GRID, PARTS, LOCK = "results.parquet", "grid.toml", "parts", ".running"
+RESULTS, PARTS, LOCK = "results.parquet", "parts", ".running"
 MOST_ROWS, MOST_POINTS = 2000, 500_000
 """Rows, and points of curves, that are held back at most."""
 SOON, LATE, SHARE = 1.0, 30.0, 0.01
 """Seconds between two parts: a share of the time since the start, so that long sweeps have few, within these."""
 CHUNK = 4096
 """Rows of the table that are put together at once."""
+MADE_OF = b"linflow.sweep"
+"""Key under which the one table says of which ids and parts it is made."""
 KEPT = 16
 """Parts that are kept decoded meanwhile."""
 ID = f"S{ID_LENGTH}"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Rows of parts, in the order of the ids for which they were chosen.
+
+    Attributes:
+        names: of all parts.
+        part, row: for each row the place of its part in `names`, and its own there.
+        good, finished: whether it did not fail, and when it was done.
+        total: ids that there are, those without a row included.
+    """
+
+    names: list[str]
+    part: np.ndarray
+    row: np.ndarray
+    good: np.ndarray
+    finished: np.ndarray
+    total: int
 
 
 class Store:
@@ -96,6 +118,11 @@ class Store:
         if now - self._written > wait or len(self._rows) >= MOST_ROWS or self._points >= MOST_POINTS:
             self.flush()
 
+    @property
+    def held(self) -> int:
+        """How many rows are kept and not yet written."""
+        return len(self._rows)
+
     def flush(self) -> None:
         """Write what has gathered as one part.
 
@@ -150,36 +177,47 @@ class Store:
 
     def write_results(self, ids: np.ndarray) -> int:
         """Put the rows of these ids into one table, in this order, a piece at a time; return how many there are."""
-        names, where, at = self._index(ids)
+        chosen = self.choose(ids)
+        schema = SCHEMA.with_metadata({MADE_OF: _made_of(ids, chosen.names)})
         with (
             atomic(self.folder / RESULTS) as temporary,
-            pq.ParquetWriter(temporary, SCHEMA, write_page_checksum=True) as writer,
+            pq.ParquetWriter(temporary, schema, write_page_checksum=True) as writer,
         ):
-            for first in range(0, len(where), CHUNK):
-                part, row = where[first : first + CHUNK], at[first : first + CHUNK]
-                pieces, order = [], []
-                for p in np.unique(part):
-                    table = self._cached(names[p])
-                    if table is None:
-                        raise FileError(f"{names[p]} was changed while the table was made; run the sweep again.")
-                    mine = np.flatnonzero(part == p)
-                    pieces.append(table.take(row[mine]))
-                    order.append(mine)
-                writer.write_table(pa.concat_tables(pieces).take(np.argsort(np.concatenate(order))))
-        return len(where)
+            for table in self._rows_of(chosen):
+                writer.write_table(table)
+        return len(chosen.row)
 
-    def _index(self, ids: np.ndarray) -> tuple[list[str], np.ndarray, np.ndarray]:
-        """Return the parts, and for each id that has a row the part and place of the one to take.
+    def results(self, ids: np.ndarray, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return the rows of these ids, in this order: from the one table where it is made of them and the parts."""
+        wanted, path = list(columns or SCHEMA.names), self.folder / RESULTS
+        with suppress(OSError, pa.ArrowException):  # none yet, or damaged: the parts have it all
+            if (pq.read_schema(path).metadata or {}).get(MADE_OF) == _made_of(ids, self.names()):
+                return pq.read_table(path, columns=wanted, page_checksum_verification=True)
+        pieces = [table.select(wanted) for table in self._rows_of(self.choose(ids))]
+        return pa.concat_tables([SCHEMA.empty_table().select(wanted), *pieces])
+
+    def _rows_of(self, chosen: Chosen) -> Iterator[pa.Table]:
+        for first in range(0, len(chosen.part), CHUNK):
+            part, row = chosen.part[first : first + CHUNK], chosen.row[first : first + CHUNK]
+            pieces, order = [], []
+            for p in np.unique(part):
+                table = self._cached(chosen.names[p])
+                if table is None:
+                    raise FileError(f"{chosen.names[p]} was changed while it was read; run the sweep again.")
+                mine = np.flatnonzero(part == p)
+                pieces.append(table.take(row[mine]))
+                order.append(mine)
+            yield pa.concat_tables(pieces).take(np.argsort(np.concatenate(order)))
+
+    def choose(self, ids: np.ndarray) -> Chosen:
+        """Return which row to take for each id that has one.
 
         A row that is good comes before one that failed, then the latest, then the one in the first part by name.
         """
         sorted_ids, position = np.unique(ids, return_index=True)
-        where = np.full(len(sorted_ids), -1)
-        at, rank, finished = (
-            np.zeros(len(where), dtype=np.int64),
-            np.full(len(where), -1),
-            np.full(len(where), -np.inf),
-        )
+        count = len(sorted_ids)
+        part, at, rank = np.full(count, -1), np.zeros(count, dtype=np.int64), np.full(count, -1)
+        finished = np.full(count, -np.inf)
         names = self.names()
         for p, name in enumerate(names):
             table = self._cached(name)
@@ -190,10 +228,15 @@ class Store:
             late = table["finished"].to_numpy()[row]
             better = (good > rank[k]) | ((good == rank[k]) & (late > finished[k]) & ~good)
             k, row = k[better], row[better]
-            where[k], at[k], rank[k], finished[k] = p, row, good[better], late[better]
-        found = np.flatnonzero(where >= 0)
+            part[k], at[k], rank[k], finished[k] = p, row, good[better], late[better]
+        found = np.flatnonzero(part >= 0)
         found = found[np.argsort(position[found])]
-        return names, where[found], at[found]
+        return Chosen(names, part[found], at[found], rank[found] == 1, finished[found], count)
+
+
+def _made_of(ids: np.ndarray, names: Sequence[str]) -> bytes:
+    """Return what tells a table of these ids and parts from others."""
+    return hashlib.sha256(ids.tobytes() + "/".join(names).encode()).hexdigest().encode()
 
 
 def column_ids(table: pa.Table) -> np.ndarray:
