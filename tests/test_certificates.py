@@ -257,6 +257,24 @@ def test_a_check_reports_slack_and_ratios():
     json.dumps(check.to_dict(), allow_nan=False)
 
 
+@pytest.mark.parametrize("seed", range(30))
+def test_a_start_at_a_minimum_or_next_to_it_can_be_checked(seed):
+    """All gaps are rounding then, and in the run of a reduced width another one than in the certificate."""
+    rng = np.random.default_rng(seed)
+    n, m, away = int(rng.integers(1, 4)), int(rng.integers(1, 4)), (0, 1e-16, 1e-15, 1e-14, 1e-12)[seed % 5]
+    net = lf.init.gaussian((n, *rng.integers(4, 30, seed % 3).tolist(), m), rng=rng)
+    W = net.product() * (1 + away)
+    X = rng.standard_normal((max(1, n + 2 - seed % 4), n))
+    for f in (lf.MatrixFactorization(W), lf.LinearRegression(X, X @ W)):
+        check = lf.certify(f, net).check(lf.gradient_flow(f, net, until=1e-6))
+        assert check.holds, check
+        step = lf.safe_step_size(f, net)
+        certificate = lf.certify(f, net, algorithm="descent", step_size=step)
+        assert certificate.check(lf.gradient_descent(f, net, step_size=step, steps=100)).holds
+    with pytest.raises(ValueError, match="the run starts at a loss gap"):
+        lf.certify(f, net).check(lf.gradient_flow(f, [1.001 * V for V in net.weights], until=0.5))
+
+
 def test_a_false_guarantee_is_found_with_its_place():
     cert, run = _pair()
     too_fast = replace(cert.best, name="too fast", curve=ExponentialCurve(cert.gap, 3 * cert.rate))

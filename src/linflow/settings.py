@@ -367,7 +367,8 @@ def _explained(
         )
         hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(keys)}."
         return f"{where} is no known key; {hint}"
-    return f"{where} is {first.get('input')!r}: {_needed(first, dotted)}."
+    needed = _needed(first, dotted)
+    return f"{where} is {first.get('input')!r}: {needed}" + ("" if needed.endswith("?") else ".")
 
 
 def _needed(error: Any, dotted: str) -> str:
@@ -382,7 +383,7 @@ def _needed(error: Any, dotted: str) -> str:
     if error["type"] == "literal_error":
         words = re.findall(r"'([^']+)'", message)
         close = difflib.get_close_matches(str(error.get("input")), words, 1)
-        return message + (f". Did you mean {close[0]}?" if close else "").rstrip("?") + ("?" if close else "")
+        return message + (f". Did you mean {close[0]}?" if close else "")
     return message
 
 

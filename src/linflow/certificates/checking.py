@@ -87,10 +87,14 @@ def check_run(certificate: Certificate, run: Trajectory) -> Check:
 
     The gap is compared with each curve, for a schedule by the number of steps done, and the rate with the best
     promised at its gap. Observed values are granted `1e-9` and the integrator's own error estimate, relatively. A gap
-    y carries the rounding ρ of the objective as a square does, `(sqrt(y) ± sqrt(ρ))²`: the residual is what rounds.
+    y carries the rounding ρ of the objective as a square does, `(sqrt(y) ± 4 sqrt(ρ))²`: the residual is what rounds,
+    where it is computed, and in the weights with each step. Near a minimum 2.3 were needed, of 6000 starts there.
     """
     t, gap, rate = (to_numpy(x) for x in (run.t, run.gap, run.rate))
-    if not math.isclose(gap[0], certificate.gap, rel_tol=1e-9, abs_tol=1e-300):
+    root = 4 * math.sqrt(_noise(certificate, run))
+    # A start at a minimum has a gap that is rounding, and another one where the run reduces the width.
+    same = math.isclose(gap[0], certificate.gap, rel_tol=1e-9, abs_tol=1e-300)
+    if not (same or abs(math.sqrt(gap[0]) - math.sqrt(certificate.gap)) <= root):
         raise ValueError(
             f"the run starts at a loss gap of {gap[0]:.6g} and the certificate at {certificate.gap:.6g}; "
             "certify the objective and network that the run began with."
@@ -112,7 +116,6 @@ def check_run(certificate: Certificate, run: Trajectory) -> Check:
     t, gap, rate = t[seen], gap[seen], rate[seen]
     if len(t) == 0:
         return Check(True, math.inf, 0.0, None)
-    root = math.sqrt(_noise(certificate, run))
     least, most = np.maximum(np.sqrt(gap) - root, 0.0) ** 2, (np.sqrt(gap) + root) ** 2
     promised = np.array([certificate.rate_at(float(y)) for y in gap])
     if certificate.algorithm == "descent":

@@ -75,10 +75,11 @@ class Canvas:
             family=label.get_fontfamily(), math_fontfamily=label.get_math_fontfamily(), size=self.size
         )
         given = {} if handles is None else {"handles": list(handles)}
-        self.ax.legend(
+        made = self.ax.legend(
             **given, loc=loc, prop=prop, frameon=False, labelcolor=self.theme.ink, handlelength=1.8,
-            borderaxespad=0.2, labelspacing=0.3, **options,
+            borderaxespad=0.2, labelspacing=0.3, title_fontproperties=prop, alignment="left", **options,
         )  # fmt: skip
+        made.get_title().set_color(self.theme.ink)
 
 
 def canvas(ax: Any, theme: str | None, aspect: float = 0.72, named: bool | None = None) -> Canvas:

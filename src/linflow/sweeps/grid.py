@@ -98,21 +98,20 @@ class Grid:
         which = int(np.argmax(lengths))
         axis, after = self.axes[which], math.prod(map(len, self.axes[which + 1 :]))
         (name,), (values,) = axis.keys, axis.columns
-        usual = canonical(defaults().get(name))
-        texts = [_json(value) for value in values]
+        usual, texts = _json(defaults().get(name)), [_json(value) for value in values]
         ids = np.empty((len(self) // len(axis) // after, len(axis), after), f"S{ID_LENGTH}")
         for before, later in np.ndindex(ids.shape[0], after):
             first = before * len(axis) * after + later
             settings = self.settings(first)
             head, *tail = self._text({**settings, name: BLANK} if name in settings else settings).split(_json(BLANK))
             begun = hashlib.sha256(head.encode())
-            for i, value in enumerate(values):
-                if canonical(value) == usual:
+            for i, text in enumerate(texts):
+                if text == usual:  # which is left out
                     ids[before, i, later] = self.identity(first + i * after)
                     continue
                 whole = begun.copy()
                 for rest in tail:
-                    whole.update((texts[i] + rest).encode())
+                    whole.update((text + rest).encode())
                 ids[before, i, later] = whole.hexdigest()[:ID_LENGTH]
         return ids.reshape(-1)
 
@@ -186,8 +185,11 @@ def _alone(axis: Axis) -> bool:
     return len(axis.keys) == 1 and axis.keys[0] not in ("algorithm", "start.hidden", *SHAPE, *PATHS)
 
 
+_encode = json.JSONEncoder(sort_keys=True, ensure_ascii=True).encode
+
+
 def _json(value: Any) -> str:
-    return json.dumps(canonical(value), sort_keys=True, ensure_ascii=True)
+    return _encode(canonical(value))
 
 
 def canonical(value: Any) -> Any:

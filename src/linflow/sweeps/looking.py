@@ -16,6 +16,8 @@ ALIASES = {"bound": "certified_rate", "truth": "least_rate"}
 BAND = (10.0, 90.0)
 """Percentiles between which the band over seeds lies."""
 MOST_GROUPS = 8
+ROOM = 50
+"""Letters that stand side by side below a drawing."""
 
 
 def read_results(folder: str | os.PathLike[str], columns: Sequence[str] | None = None) -> Any:
@@ -100,7 +102,9 @@ def plot_sweep(
         )
         c.ax.fill_between(places, spread[:, 0], spread[:, 2], color=colour, alpha=0.2, linewidth=0, label="_band")
     if words:
-        c.ax.set_xticks(range(len(words)), [_text(word) for word in words])
+        c.ax.set_xticks(range(len(words)), texts := [_text(word) for word in words])
+        if len("  ".join(texts)) > ROOM:
+            c.ax.tick_params(axis="x", labelrotation=90)
     elif _wide(at[keep]):
         c.ax.set_xscale("log")
     if _wide(values[keep]):
