@@ -24,7 +24,7 @@ OTHER = ("flow.record",)
 WHOLE = (*SHAPE, "start.seed", "flow.max_steps", "descent.steps")
 SPECS = ("range", "log", "linear")
 MOST = 2_000_000
-"""Cells of a grid at most: ten numbers of each, as a sweep keeps them, are a few hundred megabytes."""
+"""Cells of a grid at most; a sweep keeps some 60 bytes of each."""
 
 
 @dataclass(frozen=True)

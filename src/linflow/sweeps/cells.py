@@ -22,7 +22,7 @@ from linflow._provenance import versions
 from linflow._threads import one_thread
 from linflow.settings import unused
 from linflow.sweeps.axes import defaults
-from linflow.sweeps.grid import UNREADABLE, Grid, file_digest
+from linflow.sweeps.grid import PATHS, UNREADABLE, Grid, file_digest
 from linflow.sweeps.grid_file import problem
 from linflow.sweeps.rows import named, setting_columns
 
@@ -133,8 +133,8 @@ def run_cell(cell: Cell, *, check: bool = False, curves: int = 0, time_limit: fl
 def failed(cell: Cell, failure: str, reason: str) -> dict[str, Any]:
     """Return the row of a cell of which nothing is known but its settings and why."""
     settings = {**defaults(), **cell.settings}
-    how = settings.get("algorithm"), settings.get("start.init")
-    for name in unused(how[0], weights=settings.get("start.weights") is not None, init=str(how[1])):
+    weights = settings.get("start.weights") is not None
+    for name in unused(settings["algorithm"], weights=weights, init=str(settings["start.init"])):
         settings.pop(name, None)
     return {
         **setting_columns(settings),
@@ -153,10 +153,10 @@ def _measured(cell: Cell, check: bool, curves: int, deadline: float | None) -> d
     from linflow.certificates import certify  # noqa: PLC0415 - see `ready`
 
     experiment = problem(cell.settings, "settings")
-    data = {path: digest for path, digest in cell.digests.items() if path != str(experiment.start.weights)}
+    read = {str(cell.settings.get(name)) for name in PATHS if name.startswith("data.")}
+    data = tuple((path, digest) for path, digest in cell.digests.items() if path in read)
     with _unchanged(cell.digests):
-        # Frozen, so hashable.
-        objective = _objective(experiment.data, tuple(data.items()))  # pyright: ignore[reportArgumentType]
+        objective = _objective(experiment.data, data)  # pyright: ignore[reportArgumentType] - frozen, so hashable
         network = experiment.network(objective)
     steps = experiment.steps(objective, network)
     certificate = certify(objective, network, algorithm=experiment.algorithm, **steps)

@@ -20,7 +20,9 @@ from linflow.sweeps.axes import SHAPE, Axis, defaults
 PATHS = ("data.x", "data.y", "data.target", "start.weights")
 """Settings that name files."""
 UNREADABLE = "unreadable: {}"
+"""What stands for the hash of a file that cannot be read."""
 BLANK = "\0 to be filled in"
+"""What no setting is."""
 ID_LENGTH = 20
 """Hexadecimal digits of an id: 80 bits, so that two of a million cells share one with a chance of 10⁻¹²."""
 
