@@ -24,7 +24,7 @@ OTHER = ("flow.record",)
 WHOLE = (*SHAPE, "start.seed", "flow.max_steps", "descent.steps")
 SPECS = ("range", "log", "linear")
 MOST = 2_000_000
-"""Cells of a grid at most; a sweep keeps some 60 bytes of each."""
+"""Cells of a grid at most; a sweep needs some 300 bytes for each."""
 
 
 @dataclass(frozen=True)
