@@ -1,9 +1,12 @@
 """Sweeps: what a row says, that a rerun computes nothing, and that the numbers do not depend on who computes them."""
 
+import errno
 import json
 import os
 import time
+from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -12,11 +15,13 @@ import pytest
 
 import linflow as lf
 from linflow.sweeps import read_grid, read_results, run_sweep, sweep_status
-from linflow.sweeps.cells import Answer, Cell, Task, run_cell, run_task
-from linflow.sweeps.engine import Died, Late, LocalEngine, Lost
+from linflow.sweeps.cells import Answer, Cell, Task, failed, run_cell, run_task
+from linflow.sweeps.engine import Died, Late, LocalEngine, Lost, _Slot
+from linflow.sweeps.grid_file import to_toml
 from linflow.sweeps.rows import SCHEMA, TIMING, to_table
-from linflow.sweeps.store import Store
-from linflow.sweeps.work import TRIES, Work
+from linflow.sweeps.status import _rate
+from linflow.sweeps.store import Store, running
+from linflow.sweeps.work import TRIES, Work, _order
 
 Y = np.random.default_rng(5).normal(size=(4, 3))
 
@@ -216,7 +221,7 @@ def test_a_cell_that_does_not_look_at_the_time_is_ended(tmp_path, monkeypatch):
 
 def test_what_happens_to_a_task_whose_process_dies(tmp_path):
     grid = read_grid(grid_of(grid={"seeds": 4})).placed(tmp_path)
-    work = Work(grid, Store(tmp_path), 7.0, retry=False, forwards=True)
+    work = Work(grid, Store(tmp_path), 7.0, retry=False, place=0)
     cells = [Cell.of(grid, i) for i in range(4)]
     pair = Task(tuple(cells[:2]), time_limit=7.0)
     work.answer(pair, Lost())
@@ -282,7 +287,7 @@ def test_data_that_change_while_it_runs_are_no_data_of_this_sweep(tmp_path):
     cell = Cell.of(grid, 0)
     np.save(tmp_path / "Y.npy", 2 * Y)
     row = run_cell(cell)
-    assert row["failure"] == "settings"
+    assert row["failure"] == "file"
     assert "changed since the sweep began" in row["reason"]
 
 
@@ -306,7 +311,7 @@ def test_a_file_that_changes_between_two_cells_never_gives_numbers_under_the_id_
             other = read_grid({"data": {"target": str(tmp_path / f"Y{i}.npy")}, "start": start})
             assert run_cell(Cell.of(other, 0))["status"] == "ok"
     second = run_cell(Cell.of(grid, 1))
-    assert second["failure"] == "settings"
+    assert second["failure"] == "file"
     assert "changed since the sweep began" in second["reason"]
 
 
@@ -335,8 +340,6 @@ def test_two_files_that_are_missing_are_two_rows(tmp_path):
 
 
 def test_the_table_of_another_grid_is_not_that_of_this_one(tmp_path):
-    from linflow.sweeps.grid_file import to_toml
-
     run_sweep(read_grid(grid_of()), tmp_path, workers=1)
     assert read_results(tmp_path).num_rows == 6
     other = read_grid(grid_of(grid={"seeds": 2, "init": ["fan_out", "ntk"]})).placed(tmp_path)
@@ -370,6 +373,168 @@ def test_a_row_says_only_what_it_used(tmp_path):
     assert (row["init"], row["seed"], row["schedule"], row["rtol"]) == ("ntk", 0, "constant", None)
 
 
+def test_a_cell_that_failed_for_a_file_is_tried_again(tmp_path):
+    np.save(tmp_path / "Y.npy", Y)
+    grid = read_grid({"data": {"target": str(tmp_path / "Y.npy")}, "start": {"hidden": [3]}})
+    cell = Cell.of(grid, 0)
+    np.save(tmp_path / "Y.npy", 2 * Y)
+    store = Store(tmp_path / "out")
+    store.add([run_cell(cell)])
+    store.flush()
+    np.save(tmp_path / "Y.npy", Y)  # as it was
+    summary = run_sweep(grid, tmp_path / "out", workers=1)
+    assert (summary.computed, summary.failed) == (1, 0)
+
+
+def test_a_sweep_returns_its_own_rows_whoever_uses_its_folder(tmp_path):
+    def other(status):
+        if status.done == status.total and not status.running:
+            lf.sweep(grid_of(grid={"seeds": [7]}), tmp_path, workers=1)
+
+    table = lf.sweep(grid_of(), tmp_path, workers=1, progress=other)
+    assert table["seed"].to_pylist() == [0, 0, 1, 1, 2, 2]
+    assert read_results(tmp_path)["seed"].to_pylist() == [7]
+
+
+def test_parts_are_never_replaced_and_what_they_say_last_is_read(tmp_path):
+    np.save(tmp_path / "Y.npy", Y)
+    grid = read_grid({"data": {"target": str(tmp_path / "Y.npy")}, "start": {"hidden": [3]}})
+    cell = Cell.of(grid, 0)
+    good, bad = run_cell(cell), failed(cell, "time limit", "too long")
+    for first, second in ((good, bad), (bad, good)):
+        folder = tmp_path / first["status"]
+        for row in (first, second):
+            store = Store(folder)
+            store.add([row])
+            store.flush()
+            if row is first:
+                (folder / "grid.toml").write_text(to_toml(grid))
+                assert store.write_results(grid.ids) == 1
+                assert read_results(folder)["status"].to_pylist() == [row["status"]]
+        assert len(store.names()) == 2
+        assert read_results(folder)["status"].to_pylist() == ["ok"]
+        assert sweep_status(folder).failed == 0
+
+
+def test_a_folder_of_arrays_can_be_moved(tmp_path):
+    lf.sweep(grid_of(), tmp_path / "here", workers=1)
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert read_results(tmp_path / "there").num_rows == 6
+    summary = run_sweep(read_grid(tmp_path / "there" / "grid.toml"), tmp_path / "there", workers=1)
+    assert (summary.computed, summary.failed) == (0, 0)
+
+
+def test_a_grid_of_the_user_is_not_overwritten(tmp_path):
+    path = tmp_path / "grid.toml"
+    path.write_text('# mine\n[data]\ntarget = "Y.npy"\n[grid]\nseeds = 2\n')
+    with pytest.raises(ValueError, match=r"grid\.toml is no file of a sweep.*another folder"):
+        run_sweep(read_grid(path), tmp_path, workers=1)
+    assert path.read_text().startswith("# mine")
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 100])
+def test_sweeps_in_one_folder_begin_where_the_others_are_not(count):
+    orders = [list(_order(count, place)) for place in range(9)]
+    assert all(sorted(order) == list(range(count)) for order in orders)
+    if count == 100:
+        assert [order[0] for order in orders] == [0, 99, 50, 25, 75, 12, 37, 62, 87]
+
+
+def test_places_in_a_folder_are_free_again_when_a_sweep_ends(tmp_path):
+    stores = [Store(tmp_path) for _ in range(4)]
+    assert [store.claim() for store in stores[:3]] == [0, 1, 2]
+    assert running(tmp_path) and running(tmp_path, 2) and not running(tmp_path, 3)
+    stores[0].release()
+    assert stores[3].claim() == 0
+    for store in stores:
+        store.release()
+    assert running(tmp_path) is False
+
+
+def test_temporary_files_of_others_are_left(tmp_path):
+    young, old = tmp_path / ".linflow-1.tmp", tmp_path / ".linflow-2.tmp"
+    for path in (young, old):
+        path.touch()
+    os.utime(old, (1, 1))
+    lf.sweep(grid_of(grid={"seeds": 1}), tmp_path, workers=1)
+    assert young.exists() and not old.exists()
+
+
+def test_rows_that_are_lost_while_it_runs_are_no_success(tmp_path):
+    def loses(status):
+        for path in (tmp_path / "parts").iterdir():
+            path.unlink()
+
+    store, write = Store(tmp_path), Store.write_results
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Store, "write_results", lambda self, ids: (loses(None), write(self, ids))[1])
+        with pytest.raises(lf.files.FileError, match=r"the rows of 6 cells are gone .* Run it again"):
+            run_sweep(read_grid(grid_of()), tmp_path, workers=1)
+    assert store.names() == []
+    assert run_sweep(read_grid(grid_of()), tmp_path, workers=1).computed == 6
+
+
+def test_ctrl_c_says_what_is_kept_whenever_it_comes(tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "write_results", stop)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            run_sweep(read_grid(grid_of()), tmp_path, workers=1)
+    assert caught.value.kept.startswith("interrupted; 6 of 6 cells are kept")
+    with monkeypatch.context() as patch:
+        patch.setattr("linflow.sweeps.store.write_table", stop)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            run_sweep(read_grid(grid_of()), tmp_path / "none", workers=1)
+    assert caught.value.kept.startswith("interrupted; 0 of 6 cells are kept")
+    assert sweep_status(tmp_path / "none").done == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "write_results", stop)
+        with pytest.raises(KeyboardInterrupt, match="nothing is kept"):
+            lf.sweep(grid_of(grid={"seeds": 1}), workers=1)
+
+
+def test_a_full_disk_is_told_with_what_is_kept(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("linflow.sweeps.store.write_table", full)
+    with pytest.raises(OSError, match=r"there is no room left for .*out.*the same command goes on"):
+        run_sweep(read_grid(grid_of()), tmp_path / "out", workers=1)
+
+
+def test_the_time_of_a_task_does_not_run_before_its_process_does():
+    slot = _Slot(SimpleNamespace(_processes={}), Future(), {Future(): Task((None,), time_limit=0.0)}, since=-1e9)
+    slot.end_if_late()
+    assert not slot.late  # it has not started
+    slot.started.set_result("")
+    slot.end_if_late()
+    assert not slot.late  # it has just started
+    slot.since = -1e9
+    next(iter(slot.tasks)).set_result(None)
+    slot.end_if_late()
+    assert not slot.late  # it is done, and was not looked at yet
+    slot.tasks = {Future(): Task((None,), time_limit=0.0)}
+    slot.end_if_late()
+    assert slot.late
+
+
+def test_a_start_at_a_minimum_has_no_rates(tmp_path):
+    grid = {"data": {"target": np.zeros((2, 2))}, "start": {"init": "gaussian", "size": 1e-300, "hidden": [2]}}
+    (row,) = lf.sweep(grid, tmp_path, workers=1).to_pylist()
+    assert row["least_rate"] is None or np.isnan(row["least_rate"])
+    assert row["tightness"] is None
+
+
+def test_status_tells_rates_of_slow_cells_too():
+    now = 1e9
+    assert _rate(np.array([]), now) == 0
+    assert _rate(np.array([now - 1]), now) == 0
+    assert _rate(now - 0.5 - 130.0 * np.arange(10), now) == pytest.approx(9 / 1170.5)
+    assert _rate(now - 0.1 * np.arange(1, 5000), now) == pytest.approx(10, rel=1e-2)
+
+
 def test_status_of_a_folder(swept, tmp_path):
     folder, _ = swept
     status = sweep_status(folder)
@@ -380,8 +545,6 @@ def test_status_of_a_folder(swept, tmp_path):
     # Half of it.
     grid = read_grid(grid_of())
     run_sweep(read_grid(grid_of(grid={"seeds": 3, "init": ["ntk"]})), tmp_path, workers=1)
-    from linflow.sweeps.grid_file import to_toml
-
     (tmp_path / "grid.toml").write_text(to_toml(grid.placed(tmp_path)))
     status = sweep_status(tmp_path)
     assert (status.total, status.done) == (6, 3)

@@ -1,11 +1,16 @@
 """Grids of a sweep: what cells there are, what each is called, and what is refused."""
 
 import itertools
+import json
 import random
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from linflow.settings import Experiment
 from linflow.sweeps import Grid, read_grid
 from linflow.sweeps.axes import defaults, setting_names
 from linflow.sweeps.grid import PATHS
@@ -119,7 +124,26 @@ def test_what_an_algorithm_does_not_use_makes_no_cell():
         ({"zip": [{"init": ["ntk"], "size": [1.0, 2.0]}]}, ["as long as each other", "'start.size': 2"]),
         ({"zip": {"init": ["ntk"]}}, ["zip", "[[zip]]"]),
         ({"zip": [3]}, ["zip has 3", "[[zip]]"]),
-        ({"zip": [{}]}, ["[[zip]]", "as long as"]),
+        ({"zip": [{}]}, ["[[zip]]", "no columns"]),
+        ({"zip": [{"seed": [1, 2], "start.seed": [5, 6]}]}, ["start.seed is given twice"]),
+        ({"grid": {"start": {"seed": [1, 2]}, "start.seed": [5, 6]}}, ["start.seed is given twice"]),
+        ({"start": {"seed": 5}, "seed": 7}, ["start.seed is given twice"]),
+        ({"grid": {"size": [None, 0.5]}}, ["size has None", "leave it out"]),
+        ({"grid": {"seed": [date(1979, 5, 27), 3]}}, ["start.seed", "is a date", "numbers, words"]),
+        ({"grid": {"scale": [Decimal("1.5")]}}, ["start.scale", "is a Decimal"]),
+        ({"grid": {1: [2]}}, ["1 is no key"]),
+        ({"grid": {"seeds": 10**400}}, ["seeds", "at most"]),
+        ({"grid": {"seed": {"range": [0, 10**400, 1]}}}, ["seed is", "[first, last, step]"]),
+        ({"grid": {"width": {"from": 1, "to": 4}}}, ["width is {'from': 1, 'to': 4}", "[first, last, step]"]),
+        ({"data": "Y.csv"}, ["data is a section", "[data]"]),
+        ({"sweep": {"curves": 1}}, ["sweep.curves is 1", "2 and more"]),
+        (
+            {"start": {"hidden": [4, 8]}, "grid": {"depth": [3]}},
+            ["start.hidden is [4, 8]", "depth", "hidden the axis"],
+        ),
+        ({"data": {"target": np.eye(2) * 1j}}, ["data.target", "a matrix of real numbers"]),
+        ({"data": {"target": [["1", "2"]]}}, ["data.target", "a matrix of real numbers"]),
+        ({"data": {"target": np.ma.masked_less(np.eye(2), 0.5)}}, ["data.target", "a matrix of real numbers"]),
         ({"grid": [3]}, ["grid is [3]", "a table [grid]"]),
         ({"width": 3}, ["width belongs into [grid]", "[start]"]),
         ({"seeds": 3}, ["seeds belongs into [grid]"]),
@@ -138,7 +162,7 @@ def test_what_an_algorithm_does_not_use_makes_no_cell():
         ({"sweep": {"check": 2}}, ["sweep.check is 2", "true or false"]),
         ({"sweep": {"time_limit": -1}}, ["time_limit", "-1"]),
         ({"sweep": {"curves": 1.5}}, ["curves", "1.5"]),
-        ({"data": {"target": "no matrix"}, "grid": {"x": [[["a"]]]}}, ["data.x", "a matrix of numbers"]),
+        ({"data": {"target": "no matrix"}, "grid": {"x": [[["a"]]]}}, ["data.x", "a matrix of real numbers"]),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_one_line(tree, words):
@@ -307,10 +331,69 @@ def test_numbers_of_numpy_are_numbers(tmp_path):
     assert (read_grid(tmp_path / "grid.toml").ids == plain.ids).all()
 
 
-def test_empty_sections_say_nothing():
-    assert (
-        read_grid({"start": {}, "grid": {"seeds": 2}}).ids.tolist() == read_grid({"grid": {"seeds": 2}}).ids.tolist()
-    )
+@pytest.mark.parametrize("base", [{"start": {}}, {"flow": {"t_max": None}}, Experiment().to_dict()])
+def test_what_says_nothing_may_be_said(base, tmp_path):
+    grid = read_grid({**base, "grid": {"seeds": 2}})
+    assert grid.ids.tolist() == read_grid({"grid": {"seeds": 2}}).ids.tolist()
+    (tmp_path / "grid.toml").write_text(to_toml(grid))
+    assert read_grid(tmp_path / "grid.toml").ids.tolist() == grid.ids.tolist()
+
+
+def test_a_complete_experiment_file_is_a_base(tmp_path):
+    path = tmp_path / "grid.toml"
+    path.write_text(Experiment().to_toml() + "\n[grid]\nseeds = 2\n")
+    assert read_grid(path).ids.tolist() == read_grid({"grid": {"seeds": 2}}).ids.tolist()
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"max_steps": [1e4, 1e5]}, {"max_steps": [10000, 100000]}),
+        ({"hidden": [[8.0], [16.0]]}, {"hidden": [8, 16]}),
+        ({"seed": [0.0, 1.0]}, {"seeds": 2}),
+    ],
+)
+def test_whole_numbers_may_have_a_point(first, second):
+    one, two = read_grid({"grid": first}), read_grid({"grid": second})
+    assert one.doubts == ()
+    assert one.ids.tolist() == two.ids.tolist()
+    assert [json.dumps(c) for c in cells(one)] == [json.dumps(c) for c in cells(two)]
+
+
+@pytest.mark.parametrize(
+    "axis", [{"scale": [True, 1.0, 2.0]}, {"seed": [False, 0, 1, "1"]}, {"rtol": [1e-8, "1e-8"]}]
+)
+@pytest.mark.parametrize("other", [{"seeds": 5}, {"until": [0.1, 0.2]}])
+def test_what_is_no_setting_shares_no_id_with_what_is_one(axis, other):
+    if "seed" in axis:
+        other = {"width": [3, 4]}
+    grid = read_grid({"grid": {**other, **axis}})
+    assert len(set(grid.ids.tolist())) == len(grid)
+    assert grid.ids.tolist() == [grid.identity(i).encode() for i in range(len(grid))]
+
+
+def test_arrays_of_a_sweep_are_what_was_given(tmp_path):
+    Y = np.diag([2.0, 1.0])
+    grid = read_grid({"data": {"target": Y}, "start": {"hidden": [3]}})
+    Y[0, 0] = 9.0  # later
+    path = Path(grid.placed(tmp_path).base["data.target"])
+    np.testing.assert_array_equal(np.load(path), np.diag([2.0, 1.0]))
+    for content in (path.read_bytes()[:100], b"", path.read_bytes().replace(b"\0@", b"\1@")):
+        path.write_bytes(content)
+        grid.placed(tmp_path)
+        np.testing.assert_array_equal(np.load(path), np.diag([2.0, 1.0]))
+
+
+def test_paths_in_an_array_are_paths():
+    paths = ["a.npy", "b.npy"]
+    one, two = (read_grid({"grid": {"target": given}}) for given in (paths, np.array(paths)))
+    assert one.axes == two.axes
+
+
+def test_logarithms_of_any_numbers():
+    (axis,) = read_grid({"start": {"init": "gaussian"}, "grid": {"size": {"log": [1e-200, 1e200, 5]}}}).axes
+    # exp(x) is right to some ε of x, here 460.
+    np.testing.assert_allclose(axis.columns[0], [1e-200, 1e-100, 1.0, 1e100, 1e200], rtol=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(20))

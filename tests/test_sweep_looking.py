@@ -1,6 +1,7 @@
 """What is seen of a sweep: curves with bands, the page, and the commands."""
 
 import re
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +11,8 @@ from typer.testing import CliRunner
 import linflow as lf
 from linflow.cli import app
 from linflow.sweeps import plot_sweep, read_grid, read_results, run_sweep, write_report
+from linflow.sweeps.page import _verdict
+from linflow.sweeps.store import Store
 from tests.test_sweep import Y, failing, grid_of
 
 RNG = np.random.default_rng(0)
@@ -51,7 +54,7 @@ def test_words_stand_side_by_side_and_small_ranges_are_linear():
     ("options", "message"),
     [
         ({"x": "widht"}, "widht"),
-        ({"y": "init"}, "a column of words"),
+        ({"y": "init"}, "whose values are no numbers"),
         ({"hue": "rate"}, "has 42 values"),
     ],
 )
@@ -129,6 +132,49 @@ def test_cells_that_coincide_are_one_and_the_report_is_done(tmp_path):
     grid = read_grid(grid_of(start={}, grid={"depth": [1, 2], "width": [4, 5]}))
     assert run_sweep(grid, tmp_path, workers=1).total == 3
     assert "not done" not in write_report(tmp_path).read_text()
+
+
+def test_settings_can_be_drawn_by_their_own_names_and_frames_of_pandas_too():
+    table = pa.Table.from_pylist(ROWS)
+    lines = [
+        plot_sweep(given, hue=hue).lines for given in (table, table.to_pandas()) for hue in ("init", "start.init")
+    ]
+    assert len({str([line.get_xydata().tolist() for line in some]) for some in lines}) == 1
+
+
+def test_a_plot_of_nothing_yet_says_so(tmp_path):
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "grid.toml").write_text("[grid]\nseeds = 2\n")
+    with pytest.raises(ValueError, match="no cell has numbers"):
+        plot_sweep(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("ended", "sure", "above", "broken", "words"),
+    [
+        (5, 4, 0, 0, "✓ no bound lies above"),
+        (5, 4, 2, 0, "✗ 2 bounds lie above"),
+        (5, 4, 0, 1, "✗ 1 runs broke"),
+        (5, 0, 0, 0, "✗ no rate is certified"),
+        (0, 0, 0, 0, "✗ every cell failed"),
+    ],
+)
+def test_the_verdict(ended, sure, above, broken, words):
+    text, holds = _verdict(5, ended, sure, above, broken)
+    assert words in f"{'✓' if holds else '✗'} {text}"
+
+
+def test_a_bound_above_a_gap_that_grew_is_counted(folder, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    store = Store(copy)
+    rows = store.read(store.names()[0]).to_pylist()
+    rows[0] |= {"least_rate": -0.5, "certified_rate": 1.0, "tightness": None}
+    for name in store.names():
+        (copy / "parts" / name).unlink()
+    store.add(rows)
+    store.flush()
+    assert "✗ 1 bounds lie above" in write_report(copy).read_text()
 
 
 def test_almost_all_is_not_all():

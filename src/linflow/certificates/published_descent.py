@@ -60,7 +60,7 @@ class _TwoLayerBounds(DescentBounds):
         slope = c * self.slopes[:count]
         with np.errstate(over="ignore", invalid="ignore"):
             # ‖∇f‖² ≤ 2Kℓ stands for the gap, rounding included.
-            cubic = 3 * c * K * slope**2 * (c * self.high[:count]) * eta**2
+            cubic = 3 * c * K * slope**2 * (c * self.high[:count]) * eta * eta
             more = cubic + 3 * (beta - slope) * slope * eta
         return beta + np.nan_to_num(more, nan=math.inf, posinf=math.inf)
 

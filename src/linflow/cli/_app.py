@@ -32,9 +32,17 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except _Usage as error:
+            if not error.message:  # no mistake: the help of a group was shown
+                raise
             name = ctx.invoked_subcommand
             command = self.commands.get(name, self)
-            fail(_misread(error, command, given, f"linflow {name}" if command is not self else "linflow"), 2)
+            shown = "linflow" if command is self else f"linflow {name}"
+            inner = getattr(command, "commands", {}) if command is not self else {}
+            if given and given[0] in inner:
+                command, shown = inner[given[0]], f"{shown} {given[0]}"
+            elif inner:  # the one that may be left out
+                command = inner["run"]
+            fail(_misread(error, command, given, shown), 2)
         except KeyboardInterrupt as stop:
             fail(interrupted(stop), 130)
         except BrokenPipeError:

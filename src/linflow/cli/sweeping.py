@@ -1,5 +1,6 @@
 """`linflow sweep`: run a grid, see how far it is, draw it, report on it."""
 
+import difflib
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,9 @@ class _Runs(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in (*self.commands, "--help"):
+            close = difflib.get_close_matches(args[0], self.commands, 1)
+            if close and not args[0].startswith("-") and not Path(args[0]).exists():
+                raise ValueError(f"there is no file {args[0]}; did you mean linflow sweep {close[0]}?")
             args = ["run", *args]
         return super().parse_args(ctx, args)
 
@@ -62,8 +66,8 @@ def run(
     Exit code 0: every cell is good; 1: some failed; 2: bad input; 130: Ctrl-C, with what was done kept.
     """
     if status is not None:
-        if grid is not None or out is not None:
-            raise ValueError("--status only looks at a folder; leave out the grid and --out.")
+        if retry or any(given is not None for given in (grid, out, workers, scheduler, time_limit)):
+            raise ValueError("--status only looks at a folder; leave out the grid and all other options.")
         _tell(status)
     if grid is None or out is None:
         raise ValueError("a sweep needs a grid and a folder: linflow sweep grid.toml --out results")
@@ -104,7 +108,7 @@ def plot(
     from linflow import plots
     from linflow.sweeps.looking import plot_sweep
 
-    path = out or folder / f"{y}-over-{x}.pdf"
+    path = out or folder / f"{y}-over-{x}{f'-by-{hue}' if hue else ''}.pdf"
     plots.save(plot_sweep(folder, x, y, hue, theme=theme), path)
     typer.echo(f"wrote {path}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -67,10 +68,13 @@ def flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     """Return `{"start.init": …}` for `{"start": {"init": …}}`; what is an axis of a grid, or empty, stays whole."""
     found: dict[str, Any] = {}
     for key, value in tree.items():
-        if isinstance(value, Mapping) and value and not any(name in value for name in SPECS):
-            found |= flat(value, f"{above}{key}.")
-        else:
-            found[above + key] = value
+        if not isinstance(key, str):
+            raise ValueError(f"{key!r} is no key; the name of a setting is needed, such as width.")  # noqa: TRY004
+        whole = not isinstance(value, Mapping) or not value or any(name in value for name in SPECS)
+        inner = {above + key: value} if whole or key in SHAPE else flat(value, f"{above}{key}.")
+        if twice := found.keys() & inner.keys():
+            raise ValueError(f"{min(twice)} is given twice; leave one out.")
+        found |= inner
     return found
 
 
@@ -96,6 +100,8 @@ def setting_name(key: str, where: str) -> str:
     short = {name.rpartition(".")[2]: name for name in known}
     if key in short:
         return short[key]
+    if key in Experiment.model_fields and key in SECTIONS:
+        raise ValueError(f"{where}: {key} is a section; a table of its settings is needed, such as [{key}].")
     if key in _all_names(Experiment.model_fields):
         raise ValueError(f"{where}: {key} is of no use in a sweep, which keeps what [sweep] says; leave it out.")
     every = [*known, *SHAPE, "seeds"]
@@ -124,6 +130,12 @@ def values_of(key: str, spec: Any, where: str) -> Sequence[Any]:
             values = list(dict.fromkeys(round(v) for v in values))
     elif isinstance(spec, Sequence) and not isinstance(spec, str):
         values = [[v] if name == "start.hidden" and not isinstance(v, Sequence) else v for v in spec]
+        if name in (*WHOLE, "start.hidden"):  # 1e5 steps
+            values = [_whole(v) for v in values]
+        if None in values:
+            raise ValueError(
+                f"{where}: {key} has None among its values, which no file of a grid can say; leave it out."
+            )
     else:
         raise ValueError(  # noqa: TRY004 - a wrong type in a file is a wrong value
             f"{where}: {key} is {spec!r}; a list of values is needed, or a range. What does not change "
@@ -168,14 +180,25 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: plain(one) for key, one in value.items()}
     if hasattr(value, "tolist"):
-        return value.tolist()
+        return plain(value.tolist())
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
         return [plain(one) for one in value]
+    if value is not None and not isinstance(value, (bool, int, float, str, os.PathLike)):
+        raise ValueError(f"{value!r} is a {type(value).__name__}; numbers, words and lists of them are needed.")
     return value
 
 
+def _whole(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_whole(one) for one in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _number(x: Any) -> bool:
-    return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
+    try:
+        return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
+    except OverflowError:  # a number of many digits
+        return False
 
 
 def _spread(what: str, kind: str, first: float, last: float, third: float) -> Iterator[float]:
@@ -198,4 +221,11 @@ def _spread(what: str, kind: str, first: float, last: float, third: float) -> It
             yield float(first if i == 0 else last)
         else:
             s = i / (count - 1)
-            yield float(first + s * (last - first)) if kind == "linear" else float(first * (last / first) ** s)
+            yield float(first + s * (last - first)) if kind == "linear" else _between(first, last, s)
+
+
+def _between(first: float, last: float, s: float) -> float:
+    ratio = last / first
+    if 0 < ratio < math.inf:
+        return float(first * ratio**s)
+    return math.exp((1 - s) * math.log(first) + s * math.log(last))

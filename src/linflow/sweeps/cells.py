@@ -82,6 +82,10 @@ class _OutOfTime(Exception):  # noqa: N818 - no error
     pass
 
 
+class _OtherFile(Exception):  # noqa: N818
+    """A file is not the one that the cell is named after."""
+
+
 def run_task(task: Task) -> Answer:
     """Compute the cells of a task, one after the other, with one BLAS thread."""
     ready()
@@ -123,6 +127,8 @@ def run_cell(cell: Cell, *, check: bool = False, curves: int = 0, time_limit: fl
         row |= _measured(cell, check, curves, None if time_limit is None else began + time_limit)
     except _OutOfTime:
         row |= {"failure": "time limit", "reason": f"it took longer than the limit of {time_limit:g} s"}
+    except _OtherFile as error:
+        row |= {"failure": "file", "reason": _line(error)}
     except (ValueError, TypeError, OSError) as error:
         row |= {"failure": "settings", "reason": _line(error)}
     except Exception as error:
@@ -162,7 +168,12 @@ def _measured(cell: Cell, check: bool, curves: int, deadline: float | None) -> d
     certificate = certify(objective, network, algorithm=experiment.algorithm, **steps)
     _in_time(deadline)
     run = _run(experiment, objective, network, steps, deadline)
-    row = _start(certificate, network) | _promised(certificate, experiment.flow.until) | _observed(run, experiment)
+    noise = max(objective.rounding(network), objective.rounding(run.network))
+    row = (
+        _start(certificate, network)
+        | _promised(certificate, experiment.flow.until)
+        | _observed(run, experiment, noise)
+    )
     if row["least_rate"] > 0:
         row["tightness"] = row["certified_rate"] / row["least_rate"]
     if check:
@@ -204,9 +215,9 @@ def _promised(certificate: Certificate, until: float) -> dict[str, Any]:
     }
 
 
-def _observed(run: Trajectory, experiment: Experiment) -> dict[str, Any]:
+def _observed(run: Trajectory, experiment: Experiment, noise: float) -> dict[str, Any]:
     t, gap, rate = (to_numpy(x) for x in (run.t, run.gap, run.rate))
-    seen = gap > 0
+    seen = gap > noise  # what is rounding has no rate
     last = int(np.flatnonzero(seen)[-1]) if seen.any() else 0
     mean = math.log(gap[0] / gap[last]) / t[last] if last else math.nan
     times = run.time_to((*FRACTIONS, experiment.flow.until)).tolist()
@@ -271,8 +282,10 @@ def _line(error: BaseException) -> str:
 def _unchanged(digests: Mapping[str, str]) -> Iterator[None]:
     """Refuse files that are not those of the sweep: before they are read, and after, as they may change meanwhile."""
     _same(digests)
-    yield
-    _same(digests)
+    try:
+        yield
+    finally:  # what is wrong with another file is not told
+        _same(digests)
 
 
 def _same(digests: Mapping[str, str]) -> None:
@@ -280,7 +293,7 @@ def _same(digests: Mapping[str, str]) -> None:
         if (now := _digest(path)) != digest:
             lost = now == UNREADABLE.format(path)
             where = "it is not readable where the cell runs" if lost else "it changed since the sweep began"
-            raise ValueError(f"{path} is not the file of this sweep: {where}. Run the sweep again.")
+            raise _OtherFile(f"{path} is not the file of this sweep: {where}. Run the sweep again.")
 
 
 def _digest(path: str) -> str:

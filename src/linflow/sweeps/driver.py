@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import tempfile
@@ -10,21 +11,22 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from linflow import _checks
-from linflow.files import atomic, read_table
-from linflow.sweeps.engine import AHEAD, DaskEngine, Engine, LocalEngine
+from linflow.files import atomic
+from linflow.sweeps.engine import AHEAD, DaskEngine, Engine, LocalEngine, cores
 from linflow.sweeps.grid import Grid
-from linflow.sweeps.grid_file import GRID, read_grid, to_toml
+from linflow.sweeps.grid_file import GRID, HEADER, read_grid, to_toml
 from linflow.sweeps.status import Status
 from linflow.sweeps.store import RESULTS, Store
 from linflow.sweeps.work import Work
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 Watcher = Callable[[Status], None]
 
 
@@ -38,6 +40,7 @@ class Summary:
         reasons: how many failed for each kind of failure.
         notes: what was found wrong in the folder.
         seconds: wall time.
+        ids: of the cells of the grid.
     """
 
     folder: Path
@@ -47,6 +50,7 @@ class Summary:
     reasons: dict[str, int]
     notes: tuple[str, ...]
     seconds: float
+    ids: np.ndarray = field(repr=False)
 
     def __str__(self) -> str:
         lines = [f"{self.total} cells, {self.computed} of them computed now, in {self.seconds:.1f} s"]
@@ -63,8 +67,9 @@ class Stopped(KeyboardInterrupt):
         kept: what is left, in words.
     """
 
-    def __init__(self, done: int, total: int, folder: Path):
-        self.kept = f"interrupted; {done} of {total} cells are kept in {folder}, and the same command goes on."
+    def __init__(self, done: int | None, total: int, folder: Path):
+        many = "what was done before is" if done is None else f"{done} of {total} cells are"
+        self.kept = f"interrupted; {many} kept in {folder}, and the same command goes on."
         super().__init__(self.kept)
 
 
@@ -117,12 +122,13 @@ def sweep(
         warnings.warn(doubt, UserWarning, stacklevel=2)
     with nullcontext(out) if out is not None else tempfile.TemporaryDirectory(prefix="linflow-sweep-") as folder:
         try:
-            run_sweep(given, folder, workers, scheduler, time_limit, retry, progress)
+            summary = run_sweep(given, folder, workers, scheduler, time_limit, retry, progress)
         except Stopped:
             if out is None:
                 raise KeyboardInterrupt("interrupted; nothing is kept where no folder is given.") from None
             raise
-        return read_table(Path(folder) / RESULTS, limit=2**62)
+        # Not what lies there as one table, which another sweep in the folder may have made since.
+        return Store(folder, make=False).results(summary.ids)
 
 
 def run_sweep(
@@ -140,24 +146,50 @@ def run_sweep(
         if scheduler is not None:
             raise ValueError(f"workers is {workers} and the scheduler {scheduler}, which has its own; leave one out.")
     limit = grid.time_limit if time_limit is None else _checks.positive(time_limit, "time_limit")
-    began, store = time.monotonic(), Store(out)
+    began, store, work = time.monotonic(), Store(out), None
+    _own(store.folder / GRID)
     try:
-        alone = store.claim()
+        place = store.claim()
         grid = grid.placed(store.folder)
-        work = Work(grid, store, limit, retry, forwards=alone)
+        work = Work(grid, store, limit, retry, place)
         with atomic(store.folder / GRID) as temporary:
-            temporary.write_text(to_toml(grid), encoding="utf-8")
+            temporary.write_text(to_toml(grid, store.folder), encoding="utf-8")
         work.look()
         if work.missing:
-            _compute(work, lambda: DaskEngine(scheduler) if scheduler else LocalEngine(workers), progress)
+            _compute(work, lambda: _engine(scheduler, workers, work.missing), progress)
         count = store.write_results(grid.ids)
         if progress is not None:
             progress(work.status(running=False))
         notes = tuple(dict.fromkeys(store.notes))
         seconds = time.monotonic() - began
-        return Summary(store.folder, count, work.computed, work.failed, work.reasons(), notes, seconds)
+        return Summary(store.folder, count, work.computed, work.failed, work.reasons(), notes, seconds, grid.ids)
+    except KeyboardInterrupt:
+        if work is None:
+            raise Stopped(None, len(grid), store.folder) from None
+        work.count()
+        raise Stopped(work.total - work.missing - store.held, work.total, store.folder) from None
+    except OSError as error:
+        if error.errno in FULL:
+            raise OSError(
+                f"there is no room left for {error.filename or store.folder} ({error.strerror}); what is written is "
+                "kept, and the same command goes on where there is room again."
+            ) from error
+        raise
     finally:
         store.release()
+
+
+def _own(path: Path) -> None:
+    """Refuse a folder whose grid is the user's own file, which would be overwritten."""
+    with suppress(FileNotFoundError):
+        if not path.read_text(encoding="utf-8", errors="replace").startswith(HEADER):
+            raise ValueError(f"{path} is no file of a sweep and would be overwritten; choose another folder.")
+
+
+def _engine(scheduler: str | None, workers: int | None, cells: int) -> Engine:
+    if scheduler is not None:
+        return DaskEngine(scheduler)
+    return LocalEngine(min(workers or cores(), cells))
 
 
 def _compute(work: Work, start: Callable[[], Engine], progress: Watcher | None) -> None:
@@ -178,12 +210,9 @@ def _compute(work: Work, start: Callable[[], Engine], progress: Watcher | None) 
                 told = time.monotonic()
                 progress(work.status(waiting=engine.waiting))
         work.store.flush()
-    except BaseException as error:
+    except BaseException:
         with suppress(OSError), _deaf():  # what ended the sweep is told, and not what came of it
             work.store.flush()
-        if isinstance(error, KeyboardInterrupt):
-            written = work.total - work.missing - work.store.held
-            raise Stopped(written, work.total, work.store.folder) from None
         raise
     finally:
         engine.close()

@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import queue
+import re
 import signal
 import sys
 import threading
@@ -76,12 +77,16 @@ class _Slot:
     started: Future[Any]
     tasks: dict[Future[Answer], Task] = field(default_factory=dict)
     since: float = 0.0
+    begun: bool = False
     late: bool = False
 
     def end_if_late(self) -> None:
         """Kill the process where its task is over its time."""
-        task = next(iter(self.tasks.values()), None)
-        if task is None or task.time_limit is None or self.late or not self.started.done():
+        future, task = next(iter(self.tasks.items()), (None, None))
+        if future is None or task is None or task.time_limit is None or self.late or future.done():
+            return
+        if not self.begun:  # its time does not run before the process does
+            self.begun, self.since = self.started.done(), time.monotonic()
             return
         if time.monotonic() - self.since > task.time_limit * len(task.cells) + GRACE:
             self.late = True
@@ -247,6 +252,8 @@ class DaskEngine:
                 f"a sweep on {address} needs distributed, which cannot be imported ({error}): "
                 "pip install linflow[sweep]"
             ) from error
+        if not re.fullmatch(r"(tcp|tls|ucx|ws|wss|inproc)://.+", address):
+            raise ValueError(f"the scheduler is {address!r}; an address such as tcp://10.0.0.1:8786 is needed.")
         # What it logs of a connection that is lost is said here in one line.
         self._levels = {name: logging.getLogger(name).level for name in LOGS}
         for name in LOGS:

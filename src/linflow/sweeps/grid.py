@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -38,7 +40,7 @@ class Grid:
         curves: points of each run to keep at most, 0 for none.
         time_limit: seconds that a cell may take, None for no limit; no part of the id of a cell.
         arrays: data that were given as arrays, by the names of the files that will hold them.
-        source: the file again, with absolute paths, as a tree; `grid_file.to_toml` writes it.
+        source: the file again, with absolute paths but for arrays, as a tree; `grid_file.to_toml` writes it.
         doubts: values that no experiment can have; their cells will fail.
     """
 
@@ -84,7 +86,7 @@ class Grid:
         """Return what the id is the hash of."""
         # What has its default is left out: a setting that is new one day changes no id.
         usual = defaults()
-        told = {k: v for k, v in settings.items() if canonical(v) != canonical(usual.get(k))}
+        told = {k: v for k, v in settings.items() if _json(v) != _json(usual.get(k))}
         for name in PATHS:
             if told.get(name) is not None:
                 told[name] = self.digest(told[name])
@@ -130,25 +132,21 @@ class Grid:
         """Write the arrays into a folder, and return the grid that reads them there, all files as they are now."""
         if not self.arrays:
             return replace(self, _digests={})
-        there = {}
+        there = {name: str(folder.resolve() / name) for name in self.arrays}
         for name, array in self.arrays.items():
-            there[name] = str(folder.resolve() / name)
-            if not (folder / name).exists():
-                with atomic(folder / name) as temporary, open(temporary, "wb") as file:
-                    np.save(file, array, allow_pickle=False)
+            content = io.BytesIO()
+            np.save(content, array, allow_pickle=False)
+            if not _holds(folder / name, content.getvalue()):
+                with atomic(folder / name) as temporary:
+                    temporary.write_bytes(content.getvalue())
 
-        def moved(value: Any) -> Any:
-            if isinstance(value, Mapping):
-                return {key: moved(one) for key, one in value.items()}
-            if isinstance(value, (list, tuple)):
-                return type(value)(moved(one) for one in value)
-            return there.get(value, value) if isinstance(value, str) else value
+        def moved(name: str, column: Sequence[Any]) -> Sequence[Any]:
+            return [there.get(path, path) for path in column] if name in PATHS else column
 
-        axes = tuple(
-            Axis(axis.keys, tuple(moved(axis.columns)) if {*axis.keys} & {*PATHS} else axis.columns)
-            for axis in self.axes
-        )
-        return replace(self, base=moved(self.base), axes=axes, arrays={}, source=moved(self.source), _digests={})
+        base = {name: moved(name, [value])[0] for name, value in self.base.items()}
+        axes = tuple(Axis(axis.keys, tuple(map(moved, axis.keys, axis.columns))) for axis in self.axes)
+        # The file names them as they lie next to it, wherever the folder is moved.
+        return replace(self, base=base, axes=axes, arrays={}, _digests={})
 
     def digest(self, path: Any) -> str:
         """Return the hash of a file as it was when first asked for."""
@@ -165,9 +163,13 @@ class Grid:
 def stored(value: Any, name: str) -> tuple[str, np.ndarray]:
     """Return data that were given as an array, and the name of the file of the sweep that will hold them."""
     try:
-        array = np.ascontiguousarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} is {value!r:.60}; the path of a file, or a matrix of numbers, is needed.") from None
+        given = np.asarray(value)
+    except (TypeError, ValueError):  # rows of different lengths
+        given = np.empty(0, dtype=object)
+    if given.dtype.kind not in "fiub" or np.ma.is_masked(value):
+        shown = " ".join(repr(value).split())
+        raise ValueError(f"{name} is {shown:.60}; the path of a file, or a matrix of real numbers, is needed.")
+    array = np.array(given, dtype=np.float64, order="C")  # a copy: the caller may change it
     if not name.startswith("data.") or array.ndim not in (1, 2):
         raise ValueError(f"{name} is an array of shape {array.shape}; a path is needed, or for data a matrix.")
     return f"data-{hashlib.sha256(repr(array.shape).encode() + array.tobytes()).hexdigest()[:16]}.npy", array
@@ -175,11 +177,20 @@ def stored(value: Any, name: str) -> tuple[str, np.ndarray]:
 
 def file_digest(path: str) -> str:
     """Return the SHA-256 of a file, and where there is none to read, what tells it from another such file."""
+    if not os.path.isfile(path):  # a pipe would be waited for
+        return UNREADABLE.format(path)
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return UNREADABLE.format(path)
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    try:
+        return path.read_bytes() == content
+    except OSError:
+        return False
 
 
 def _alone(axis: Axis) -> bool:
@@ -197,7 +208,7 @@ def _json(value: Any) -> str:
 def canonical(value: Any) -> Any:
     """Return a value such that equal settings give equal text: 1 for 1.0, lists for tuples."""
     if isinstance(value, Mapping):
-        return {str(key): canonical(one) for key, one in value.items() if one is not None}
+        return {str(key): canonical(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
         return [canonical(one) for one in value]
     if isinstance(value, float) and value.is_integer():

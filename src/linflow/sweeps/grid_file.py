@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from linflow import _checks
 from linflow._toml import read_toml, toml_value
 from linflow.settings import Experiment, unused, validated
 from linflow.sweeps.axes import (
-    SECTIONS,
     SHAPE,
     Axis,
     defaults,
@@ -24,6 +23,7 @@ from linflow.sweeps.axes import (
     nested,
     plain,
     setting_name,
+    setting_names,
     values_of,
     whole,
 )
@@ -38,6 +38,7 @@ KINDS: dict[str, tuple[Any, Any]] = {
 """Sections that an experiment file has not, what they are and what they are when left out."""
 GRID = "grid.toml"
 """Name of the file in the folder of a sweep."""
+HEADER = "# The grid of a sweep, written by linflow."
 OPTIONS = ("check", "curves", "time_limit")
 
 
@@ -74,7 +75,8 @@ def recorded_grid(folder: str | os.PathLike[str]) -> Grid:
     path = Path(folder) / GRID
     tree, _ = read_toml(path)
     grid = _grid(tree, path.resolve().parent, str(path))
-    return replace(grid, _digests={str(name): str(digest) for name, digest in tree.get("files", {}).items()})
+    there = path.resolve().parent
+    return replace(grid, _digests={os.path.abspath(there / k): str(v) for k, v in tree.get("files", {}).items()})
 
 
 def _grid(tree: Mapping[str, Any], folder: Path, where: str) -> Grid:
@@ -91,7 +93,10 @@ def _grid(tree: Mapping[str, Any], folder: Path, where: str) -> Grid:
     def place(name: str, value: Any) -> Any:
         """Make paths absolute, arrays files of the sweep's own, and all else plain numbers and lists."""
         if name not in PATHS:
-            return plain(value)
+            try:
+                return plain(value)
+            except ValueError as error:
+                raise ValueError(f"{where}: {name} has a value of a wrong kind: {error}") from None
         if isinstance(value, (str, os.PathLike)):
             return os.path.abspath(folder / value)
         own, array = stored(value, name)
@@ -100,14 +105,22 @@ def _grid(tree: Mapping[str, Any], folder: Path, where: str) -> Grid:
 
     base = _base({key: part for key, part in tree.items() if key not in KINDS}, where)
     base = {name: place(name, value) for name, value in base.items()}
-    single = {key: _spec(key, spec, place, where) for key, spec in flat(parts["grid"]).items()}
-    zips = [{key: _spec(key, spec, place, where) for key, spec in flat(table).items()} for table in parts["zip"]]
+    single, *zips = (
+        {key: _spec(key, spec, place, where) for key, spec in _flat(table, where).items()}
+        for table in (parts["grid"], *parts["zip"])
+    )
     axes = tuple(_axis(table, where) for table in [*({key: spec} for key, spec in single.items()), *zips])
     _once(axes, where)
     moved = {name for axis in axes for name in axis.keys}
     base = {name: value for name, value in base.items() if name not in moved}
     problem(base, where)
     _used(base, moved, where)
+    hidden = base.get("start.hidden") or ()
+    if "depth" in moved and "width" not in moved and len({*hidden}) > 1:
+        raise ValueError(
+            f"{where}: start.hidden is {list(hidden)}, of different widths, and the depth changes; make hidden the "
+            "axis, a list of widths for each value, or give a width."
+        )
     few(math.prod(map(len, axes)), f"{where}: the grid has {math.prod(map(len, axes)):,} cells")
     options = plain(parts["sweep"])
     source = {**nested(base), "sweep": options, "grid": single, "zip": zips}
@@ -117,28 +130,58 @@ def _grid(tree: Mapping[str, Any], folder: Path, where: str) -> Grid:
 
 def _base(tree: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return the settings that are the same everywhere, by dotted name."""
-    given = {key: value for key, value in flat(tree).items() if not (key in SECTIONS and _empty(value))}
-    found = {setting_name(key, where): value for key, value in given.items()}
+    given = {key: value for key, value in _flat(tree, where).items() if not _says_nothing(key, value)}
+    names = _names(given, where)
+    found = {names[key]: value for key, value in given.items()}
     if out := [key for key in (*SHAPE, "seeds") if key in given]:
         raise ValueError(f"{where}: {out[0]} belongs into [grid]; what is fixed stands as hidden or seed in [start].")
     return found
 
 
-def _empty(value: Any) -> bool:
-    return isinstance(value, Mapping) and not value
+def _flat(tree: Mapping[str, Any], where: str) -> dict[str, Any]:
+    try:
+        return flat(tree)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _says_nothing(key: str, value: Any) -> bool:
+    """Whether a key is left out as well as said: an empty section, None, or a default of what no sweep has."""
+    if isinstance(value, Mapping):
+        return not value and key in Experiment.model_fields
+    if value is None:
+        return True
+    usual = flat(Experiment().to_dict())
+    return key in usual and key not in setting_names() and canonical(plain(value)) == canonical(usual[key])
+
+
+def _names(keys: Iterable[str], where: str) -> dict[str, str]:
+    """Return the settings that keys stand for; each once."""
+    found: dict[str, str] = {}
+    for key in keys:
+        name = setting_name(key, where)
+        if name in found.values():
+            raise ValueError(f"{where}: {name} is given twice; leave one out.")
+        found[key] = name
+    return found
 
 
 def _spec(key: str, spec: Any, place: Any, where: str) -> Any:
     """Return what a grid says of a key, with paths and arrays in their places."""
     name = setting_name(key, where)
-    if name in PATHS:
-        return [place(name, value) for value in spec] if isinstance(spec, (list, tuple)) else spec
-    return place(name, spec)
+    if name not in PATHS:
+        return place(name, spec)
+    words = getattr(getattr(spec, "dtype", None), "kind", "") in ("U", "O", "T")  # paths in an array
+    spec = plain(spec) if words else spec
+    return [place(name, value) for value in spec] if isinstance(spec, (list, tuple)) else spec
 
 
 def _axis(table: Mapping[str, Any], where: str) -> Axis:
     """Return the axis of one key, or of several that change together."""
-    columns = {setting_name(key, where): values_of(key, spec, where) for key, spec in table.items()}
+    names = _names(table, where)
+    columns = {names[key]: values_of(key, spec, where) for key, spec in table.items()}
+    if not columns:
+        raise ValueError(f"{where}: a [[zip]] has no columns; two at least are of use in it.")
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) != 1:
         raise ValueError(f"{where}: the columns of a [[zip]] must be as long as each other; they are {lengths}.")
@@ -198,10 +241,13 @@ def _options(given: Mapping[str, Any], where: str) -> dict[str, Any]:
     check = given.get("check", False)
     if check not in (True, False):
         raise ValueError(f"{where}: sweep.check is {check!r}; true or false is needed.")
+    curves = whole(given.get("curves", 0), f"{where}: sweep.curves", 0)
+    if curves == 1:
+        raise ValueError(f"{where}: sweep.curves is 1; 0 for none, or 2 and more for the ends and some between.")
     limit = given.get("time_limit")
     return {
         "check": bool(check),
-        "curves": whole(given.get("curves", 0), f"{where}: sweep.curves", 0),
+        "curves": curves,
         "time_limit": None if limit is None else _seconds(limit, f"{where}: sweep.time_limit"),
     }
 
@@ -221,9 +267,14 @@ def problem(settings: Mapping[str, Any], where: str) -> Experiment:
         raise ValueError(f"{where}: {error}") from None
 
 
-def to_toml(grid: Grid) -> str:
-    """Return the file that gives a grid again, whatever folder it is in, with the hashes of the files it reads."""
-    return "\n".join(_document({**grid.source, "files": grid.files})) + "\n"
+def to_toml(grid: Grid, folder: Path | None = None) -> str:
+    """Return the file that gives a grid again, with the hashes of the files it reads.
+
+    Paths in it are absolute, but for those of arrays, which lie in the folder of the sweep and of this file.
+    """
+    own = "" if folder is None else f"{folder.resolve()}{os.sep}"
+    files = {path.removeprefix(own): digest for path, digest in grid.files.items()}
+    return "\n".join([HEADER, *_document({**grid.source, "files": files})]) + "\n"
 
 
 def _document(tree: Mapping[str, Any]) -> Iterator[str]:

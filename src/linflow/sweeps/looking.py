@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from linflow import _checks
-from linflow.sweeps.rows import SCHEMA
+from linflow.sweeps.rows import SCHEMA, SETTINGS
 
-ALIASES = {"bound": "certified_rate", "truth": "least_rate"}
+ALIASES = {**SETTINGS, "descent.step_size": "step_size", "bound": "certified_rate", "truth": "least_rate"}
+"""Other names of columns: those that settings have in a grid, and two short ones."""
 BAND = (10.0, 90.0)
 """Percentiles between which the band over seeds lies."""
 MOST_GROUPS = 8
@@ -30,6 +31,7 @@ def read_results(folder: str | os.PathLike[str], columns: Sequence[str] | None =
     from linflow.sweeps.grid_file import recorded_grid  # noqa: PLC0415 - this module is of use without them
     from linflow.sweeps.store import Store  # noqa: PLC0415
 
+    columns = [columns] if isinstance(columns, str) else columns
     for name in columns or ():
         _checks.choice(name, "column", SCHEMA.names)
     store = Store(folder, make=False)
@@ -51,7 +53,7 @@ def plot_sweep(
     left out. Axes are logarithmic where all values are positive and span more than a factor of 20.
 
     Args:
-        source: the folder of a sweep, or its table.
+        source: the folder of a sweep, or its table (of pyarrow or pandas).
         x: a column of numbers, or of words, which are then set side by side.
         y: a column of numbers; "rate" is the observed one, "bound" and "truth" stand for the certified and the least
             observed rate.
@@ -76,15 +78,16 @@ def plot_sweep(
     """
     from linflow.plots._canvas import canvas  # noqa: PLC0415 - matplotlib is slow to import
 
-    names = {"x": ALIASES.get(x, x), "y": ALIASES.get(y, y), **({"hue": hue} if hue else {})}
+    names = {role: ALIASES.get(name, name) for role, name in (("x", x), ("y", y), ("hue", hue)) if name}
     columns = _columns(source, names)
     values = _numbers(columns["y"])
     if values is None:
-        raise ValueError(f"y is {y!r}, a column of words; one of numbers is needed, such as rate, bound or time.")
+        raise ValueError(f"y is {y!r}, whose values are no numbers; such are rate, bound, truth, tightness and time.")
     at, words = _numbers(columns["x"]), []
     if at is None:
         words = sorted(set(columns["x"]), key=_order)
-        at = np.array([words.index(v) for v in columns["x"]], dtype=np.float64)
+        place = {word: i for i, word in enumerate(words)}
+        at = np.array([place[word] for word in columns["x"]], dtype=np.float64)
     keep = np.isfinite(values) & np.isfinite(at)
     if not keep.any():
         raise ValueError(f"no cell has numbers for {x} and {y}; there is nothing to draw.")
@@ -117,14 +120,16 @@ def plot_sweep(
 
 def _columns(source: Any, names: dict[str, str]) -> dict[str, list[Any]]:
     """Return columns of the cells that did not fail; lists as tuples, what is missing as None."""
+    import pyarrow as pa  # noqa: PLC0415 - slow to import
+
     if isinstance(source, (str, os.PathLike)):
         table = read_results(source, list(dict.fromkeys([*names.values(), "status"])))
     else:
-        table = source
+        table = source if isinstance(source, pa.Table) else pa.table(source)  # a DataFrame
         for name in names.values():
             _checks.choice(name, "column", table.column_names)
     if "status" in table.column_names:
-        table = table.filter([status == "ok" for status in table["status"].to_pylist()])
+        table = table.filter(pa.array([status == "ok" for status in table["status"].to_pylist()], pa.bool_()))
     return {
         role: [
             tuple(v) if isinstance(v, list) else None if isinstance(v, float) and math.isnan(v) else v

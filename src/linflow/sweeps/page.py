@@ -12,7 +12,8 @@ import numpy as np
 
 from linflow._page import environment, number, svg
 from linflow.files import atomic
-from linflow.sweeps.rows import SCHEMA, SETTINGS
+from linflow.sweeps.looking import ALIASES
+from linflow.sweeps.rows import SCHEMA
 
 EXTREMES = 5
 """Tightest and loosest cells that are named."""
@@ -42,21 +43,23 @@ def write_report(folder: str | os.PathLike[str], path: str | os.PathLike[str] | 
     target = store.folder / "report.html" if path is None else Path(path)
     grid = recorded_grid(folder)
     # Width and depth, where the grid names them, are columns of their own, and so are the steps that were taken.
-    columns = {**SETTINGS, "descent.step_size": "step_size"}
-    varied = [(name, columns.get(name, name)) for name in grid.varied]
+    varied = [(name, ALIASES.get(name, name)) for name in grid.varied]
     varied = [(name.rpartition(".")[2], column) for name, column in varied if column in SCHEMA.names]
     names = list(dict.fromkeys([*NUMBERS, *(column for _, column in varied)]))
     rows = store.results(grid.ids, names).to_pylist()
-    good = [r for r in rows if r["status"] == "ok" and r["least_rate"] is not None and 0 < r["least_rate"] < math.inf]
+    ended = [r for r in rows if r["status"] == "ok"]
+    # A run from a minimum, in which there is nothing but rounding, has no rates.
+    seen = [r for r in ended if r["least_rate"] is not None and math.isfinite(r["least_rate"])]
+    good = [r for r in seen if r["least_rate"] > 0]
     sure = sorted((r for r in good if r["certified_rate"] > 0), key=lambda r: (-r["tightness"], r["id"]))
     reasons = Counter((r["failure"], r["reason"]) for r in rows if r["status"] != "ok").most_common()
-    above, broken = sum(r["tightness"] > 1 + 1e-9 for r in sure), sum(r["holds"] is False for r in rows)
-    verdict, holds = _verdict(len(rows), len(good), above, broken)
+    above = sum(r["certified_rate"] > max(r["least_rate"] * (1 + 1e-9), 0.0) for r in seen)
+    verdict, holds = _verdict(len(rows), len(ended), len(sure), above, sum(r["holds"] is False for r in rows))
     page = environment().get_template("sweep.html.j2").render(
         total=len(rows),
         verdict=verdict,
         holds=holds,
-        lines=_lines(rows, good, sure, len(np.unique(grid.ids))),
+        lines=_lines(rows, ended, sure, len(np.unique(grid.ids))),
         varied=varied,
         drawing=_drawing(good) if good else None,
         tightest=sure[:EXTREMES],
@@ -73,23 +76,25 @@ def write_report(folder: str | os.PathLike[str], path: str | os.PathLike[str] | 
     return target
 
 
-def _verdict(total: int, good: int, above: int, broken: int) -> tuple[str, bool]:
+def _verdict(total: int, ended: int, sure: int, above: int, broken: int) -> tuple[str, bool]:
     """Return what the sweep says of the bounds, and whether that is good."""
     if broken:
         return f"{broken} runs broke their certificate", False
     if above:
         return f"{above} bounds lie above what was seen", False
-    if not good:
+    if not ended:
         return "every cell failed" if total else "no cell is done", False
+    if not sure:
+        return "no rate is certified that could be compared", False
     return "no bound lies above what was seen", True
 
 
-def _lines(rows: list[dict[str, Any]], good: list[Any], sure: list[dict[str, Any]], total: int) -> list[str]:
+def _lines(rows: list[dict[str, Any]], ended: list[Any], sure: list[dict[str, Any]], total: int) -> list[str]:
     failed = sum(r["status"] != "ok" for r in rows)
     lines = []
     if len(rows) < total:
         lines.append(f"It is not done: {len(rows)} of {total} cells have a row.")
-    text = f"A rate is certified before the run for {len(sure)} of the {len(good)} cells that ran to their end"
+    text = f"A rate is certified before the run for {len(sure)} of the {len(ended)} cells that ran to their end"
     if sure:
         low, middle, high = np.percentile([r["tightness"] for r in sure], (0, 50, 100))
         text += (

@@ -11,7 +11,7 @@ from linflow._fractions import FRACTIONS
 
 TIMING = ("seconds", "finished")
 """Columns that differ from one run to the next: seconds that a cell took, and when it was done (UTC, since 1970)."""
-FAILURES = ("", "settings", "run", "time limit", "died", "error")
+FAILURES = ("", "settings", "run", "time limit", "died", "error", "file")
 """What the column `failure` may be."""
 _F, _I, _S = pa.float64(), pa.int64(), pa.string()
 _FS, _IS, _SS = pa.list_(_F), pa.list_(_I), pa.list_(_S)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 RECENT = 120.0
-"""Seconds over which a rate is taken."""
+"""Seconds over which a rate is taken, where that many are done in them:"""
+FEW = 10
 
 
 @dataclass(frozen=True)
@@ -53,36 +54,21 @@ def sweep_status(folder: str | os.PathLike[str]) -> Status:
         OSError: no such folder, or no sweep in it.
     """
     from linflow.sweeps.grid_file import recorded_grid  # noqa: PLC0415 - `Status` needs none of it
-    from linflow.sweeps.store import Store  # noqa: PLC0415
+    from linflow.sweeps.store import Store, running  # noqa: PLC0415
 
     store = Store(folder, make=False)
-    chosen, now = store.choose(recorded_grid(folder).ids), time.time()
-    recent = chosen.finished[chosen.finished > now - RECENT]
-    span = now - recent.min() if recent.size else 0.0
-    rate = recent.size / span if span > 0 else 0.0
+    chosen = store.choose(recorded_grid(folder).ids)
     failed = int(np.count_nonzero(~chosen.good))
-    return Status(chosen.total, len(chosen.row), failed, float(rate), _running(store.folder))
+    return Status(chosen.total, len(chosen.row), failed, _rate(chosen.finished, time.time()), running(store.folder))
 
 
-def _running(folder: os.PathLike[str]) -> bool | None:
-    """Whether a process holds the lock of a folder."""
-    from linflow.sweeps.store import LOCK  # noqa: PLC0415 - as above
-
-    try:
-        import fcntl  # noqa: PLC0415 - not on Windows
-    except ImportError:
-        return None
-    try:
-        handle = os.open(os.path.join(folder, LOCK), os.O_RDWR)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(handle)
-    return False
+def _rate(finished: np.ndarray, now: float) -> float:
+    """Return cells a second: over the recent past, or since as many as tell a rate where they take longer."""
+    finished = np.sort(finished)
+    recent = finished[finished > now - RECENT]
+    some = recent if len(recent) >= FEW else finished[-FEW:]
+    # The first one says when the others began.
+    return (len(some) - 1) / (now - float(some[0])) if len(some) > 1 and now > some[0] else 0.0
 
 
 def _duration(seconds: float) -> str:

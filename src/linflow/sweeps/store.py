@@ -24,11 +24,13 @@ from linflow.files import FileError, atomic, read_table, write_table
 from linflow.sweeps.grid import ID_LENGTH
 from linflow.sweeps.rows import SCHEMA, to_table
 
-RESULTS, PARTS, LOCK = "results.parquet", "parts", ".running"
+RESULTS, PARTS, LOCK = "results.parquet", "parts", ".running-{}"
 MOST_ROWS, MOST_POINTS = 2000, 500_000
 """Rows, and points of curves, that are held back at most."""
 SOON, LATE, SHARE = 1.0, 30.0, 0.01
 """Seconds between two parts: a share of the time since the start, so that long sweeps have few, within these."""
+OLD = 60.0
+"""Seconds after which nobody writes on a temporary file any more."""
 CHUNK = 4096
 """Rows of the table that are put together at once."""
 MADE_OF = b"linflow.sweep"
@@ -81,33 +83,49 @@ class Store:
         self._points = 0
         self._cache: OrderedDict[str, pa.Table] = OrderedDict()
         self._began = self._written = time.monotonic()
-        self._lock: int | None = None
+        self._locks: list[int] = []
 
-    def claim(self) -> bool:
-        """Say that a sweep runs here; False where another does. It ends with the process, however that ends."""
+    def claim(self) -> int:
+        """Say that a sweep runs here, until it is released or the process ends, however that ends.
+
+        Returns:
+            How many such places are taken: 0 for the first sweep in the folder, 1 for the second, and so on.
+        """
+        place = 0
+        while not self._take(LOCK.format(place)):
+            place += 1
+        # What was left by a sweep that was killed while it wrote; a young file may be another command's.
+        if place == 0 and running(self.folder, 1) is False:
+            for left in self.parts.glob(".linflow-*.tmp"):
+                left.unlink(missing_ok=True)
+            for left in self.folder.glob(".linflow-*.tmp"):
+                with suppress(OSError):
+                    if time.time() - left.stat().st_mtime > OLD:
+                        left.unlink()
+        return place
+
+    def _take(self, name: str) -> bool:
+        """Take a lock; False where another process has it, True also where there are none to take."""
         try:
             import fcntl  # noqa: PLC0415 - not on Windows
         except ImportError:
             return True
-        handle = os.open(self.folder / LOCK, os.O_CREAT | os.O_RDWR, 0o666)
+        handle = os.open(self.folder / name, os.O_CREAT | os.O_RDWR, 0o666)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            alone = True
-        except OSError:
-            alone = False
-        if alone:
-            for left in (*self.folder.glob(".linflow-*.tmp"), *self.parts.glob(".linflow-*.tmp")):
-                left.unlink(missing_ok=True)  # of a sweep that was killed while it wrote
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(handle, fcntl.LOCK_SH)
-        self._lock = handle
-        return alone
+        except BlockingIOError:
+            os.close(handle)
+            return False
+        except OSError:  # a file system without locks
+            os.close(handle)
+            return True
+        self._locks.append(handle)
+        return True
 
     def release(self) -> None:
         """Say that no sweep runs here any more."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        while self._locks:
+            os.close(self._locks.pop())
 
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
         """Keep rows, and write what has gathered when it is time."""
@@ -132,8 +150,8 @@ class Store:
         self._written = time.monotonic()
         if not self._rows:
             return
-        ids = sorted(row["id"] for row in self._rows)
-        name = f"part-{hashlib.sha256(' '.join(ids).encode()).hexdigest()[:20]}.parquet"
+        told = [(row["id"], row["status"], row["finished"]) for row in self._rows]
+        name = f"part-{hashlib.sha256(repr(told).encode()).hexdigest()[:20]}.parquet"
         write_table(to_table(self._rows), self.parts / name)
         self.known.add(name)
         self._rows, self._points = [], 0
@@ -176,8 +194,17 @@ class Store:
                     yield table
 
     def write_results(self, ids: np.ndarray) -> int:
-        """Put the rows of these ids into one table, in this order, a piece at a time; return how many there are."""
+        """Put the rows of these ids into one table, in this order, a piece at a time; return how many there are.
+
+        Raises:
+            FileError: rows are missing.
+        """
         chosen = self.choose(ids)
+        if lost := chosen.total - len(chosen.row):
+            raise FileError(
+                f"the rows of {lost} cells are gone from {self.parts}: parts were removed or damaged while the sweep "
+                "ran. Run it again; it computes what is missing."
+            )
         schema = SCHEMA.with_metadata({MADE_OF: _made_of(ids, chosen.names)})
         with (
             atomic(self.folder / RESULTS) as temporary,
@@ -190,9 +217,12 @@ class Store:
     def results(self, ids: np.ndarray, columns: Sequence[str] | None = None) -> pa.Table:
         """Return the rows of these ids, in this order: from the one table where it is made of them and the parts."""
         wanted, path = list(columns or SCHEMA.names), self.folder / RESULTS
-        with suppress(OSError, pa.ArrowException):  # none yet, or damaged: the parts have it all
-            if (pq.read_schema(path).metadata or {}).get(MADE_OF) == _made_of(ids, self.names()):
-                return pq.read_table(path, columns=wanted, page_checksum_verification=True)
+        with (
+            suppress(OSError, pa.ArrowException),  # none yet, or damaged: the parts have it all
+            pq.ParquetFile(path, page_checksum_verification=True) as table,
+        ):
+            if (table.schema_arrow.metadata or {}).get(MADE_OF) == _made_of(ids, self.names()):
+                return table.read(wanted).replace_schema_metadata()
         pieces = [table.select(wanted) for table in self._rows_of(self.choose(ids))]
         return pa.concat_tables([SCHEMA.empty_table().select(wanted), *pieces])
 
@@ -242,6 +272,31 @@ def _made_of(ids: np.ndarray, names: Sequence[str]) -> bytes:
 def column_ids(table: pa.Table) -> np.ndarray:
     """Return the ids in a table, as bytes."""
     return np.asarray(table["id"].to_pylist(), dtype=ID) if table.num_rows else np.empty(0, ID)
+
+
+def running(folder: str | os.PathLike[str], first: int = 0) -> bool | None:
+    """Whether a sweep runs in a folder, at its place `first` or after; None where that cannot be seen."""
+    try:
+        import fcntl  # noqa: PLC0415 - not on Windows
+    except ImportError:
+        return None
+    for path in Path(folder).glob(LOCK.format("*")):
+        number = path.name.removeprefix(LOCK.format(""))
+        if not number.isdecimal() or int(number) < first:
+            continue
+        try:
+            handle = os.open(path, os.O_RDWR)
+        except OSError:  # of another user
+            return None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return None
+        finally:
+            os.close(handle)
+    return False
 
 
 def match(sorted_ids: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

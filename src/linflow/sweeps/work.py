@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ MOST_CELLS = 1000
 """Cells in a batch at most."""
 TRIES = 3
 """Deaths of its process, alone in it, after which a cell has failed."""
+PASSING = ("died", "file")
+"""Failures that came from outside, and are tried again by the next sweep."""
 LOOK = 2.0
 """Seconds between two looks at what other sweeps have added to the folder."""
 
@@ -29,7 +32,7 @@ LOOK = 2.0
 class Work:
     """What is done, what is under way, and what comes next."""
 
-    def __init__(self, grid: Grid, store: Store, time_limit: float | None, retry: bool, forwards: bool):
+    def __init__(self, grid: Grid, store: Store, time_limit: float | None, retry: bool, place: int):
         self.grid, self.store, self.limit, self.retry = grid, store, time_limit, retry
         self._sorted, self._place = np.unique(grid.ids, return_index=True)
         self._done = np.ones(len(grid), dtype=bool)
@@ -38,10 +41,10 @@ class Work:
         self.computed = 0
         self._failure = np.zeros(len(grid), dtype=np.uint8)  # place in FAILURES; sweeps may be large
         self._given = self._done.copy()
-        # Two sweeps in one folder meet in the middle.
-        self._order = iter(range(len(grid)) if forwards else range(len(grid) - 1, -1, -1))
+        self._order = iter(_order(len(grid), place))
         self._again: deque[Task] = deque()
         self._deaths: dict[str, int] = {}
+        self._in_hand: list[dict[str, Any]] = []
         self._each: float | None = None
         self._looked = -np.inf
         self._began = time.monotonic()
@@ -57,8 +60,7 @@ class Work:
             k, row = match(self._sorted, column_ids(table))
             kinds, status = table["failure"].to_pylist(), table["status"].to_pylist()
             for place, r in zip(self._place[k].tolist(), row.tolist(), strict=True):
-                # What ended a process may have come from outside, and is tried again.
-                if status[r] == "ok" or not (first and (self.retry or kinds[r] == "died")):
+                if status[r] == "ok" or not (first and (self.retry or kinds[r] in PASSING)):
                     self._mark(place, "" if status[r] == "ok" else kinds[r])
         if first:
             self._first_missing = self.missing
@@ -126,7 +128,13 @@ class Work:
 
     def take(self, rows: list[dict[str, Any]]) -> None:
         """Keep rows, and count them."""
+        self._in_hand = rows
         self.store.add(rows)
+        self.count()
+
+    def count(self) -> None:
+        """Count the rows that were kept last; again does nothing."""
+        rows, self._in_hand = self._in_hand, []
         self.computed += len(rows)
         for place, row in zip(self._places(rows), rows, strict=True):
             self._mark(place, row["failure"])
@@ -142,3 +150,15 @@ class Work:
         now = (self._first_missing if self._first_missing is not None else self.total) - self.missing
         rate = now / seconds if seconds > 0 else 0.0
         return Status(self.total, done, self.failed, rate, running, waiting)
+
+
+def _order(count: int, place: int) -> Iterable[int]:
+    """Return the order for a sweep: two in one folder meet in the middle, and more begin where others are not."""
+    if place == 0:
+        return range(count)
+    if place == 1:
+        return range(count - 1, -1, -1)
+    # 1/2, 1/4, 3/4, 1/8, …
+    level = (place - 1).bit_length()
+    first = count * (2 * (place - 2 ** (level - 1) - 1) + 1) // 2**level
+    return chain(range(first, count), range(first))
