@@ -6,10 +6,12 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
 from linflow.sweeps import read_grid, read_results, run_sweep
+from linflow.sweeps.engine import DaskEngine
 from tests.test_sweep import Y, grid_of, same
 from tests.test_sweep_kill import CELLS, ENV, compare, place, rerun, rows_in, started
 
@@ -66,7 +68,7 @@ def test_a_cluster_gives_the_numbers_of_this_machine(place):
         assert started(place, "cluster", "--scheduler", dask.address).wait(120) == 0
         compare(place, "cluster")
         # A folder that was begun here goes on there.
-        (place / "grid-half.toml").write_text((place / "grid.toml").read_text().replace("seeds = 150", "seeds = 50"))
+        (place / "grid-half.toml").write_text((place / "grid.toml").read_text().replace("seeds = 300", "seeds = 50"))
         run_sweep(read_grid(place / "grid-half.toml"), place / "moved", workers=2)
         assert rows_in(place, "moved") == 200
         rerun(place, "moved", "--scheduler", dask.address)
@@ -94,7 +96,7 @@ def test_a_cluster_without_workers_is_waited_for(place):
     with cluster(place, workers=0) as dask:
         sweep = started(place, "nobody", "--scheduler", dask.address, stderr=subprocess.PIPE, text=True)
         line = sweep.stderr.readline()
-        assert "0 of 600 cells" in line
+        assert f"0 of {CELLS} cells" in line
         assert "waiting for workers" in line
         dask.workers = [dask.worker()]
         assert sweep.wait(120) == 0
@@ -145,6 +147,18 @@ def test_a_cluster_of_threads_in_this_process(tmp_path):
     assert (summary.computed, summary.failed) == (6, 0)
     run_sweep(grid, tmp_path / "here", workers=1)
     assert same(read_results(tmp_path / "dask"), read_results(tmp_path / "here"))
+
+
+def test_a_connection_that_breaks_while_it_is_asked_is_a_scheduler_that_is_gone():
+    def breaks():
+        raise OSError("in <TCP (closed) ConnectionPool.ncores …>: ConnectionResetError")
+
+    engine = DaskEngine.__new__(DaskEngine)
+    engine.address, engine._client = "tcp://10.0.0.1:1", SimpleNamespace(status="running", nthreads=breaks)
+    with pytest.raises(ConnectionError, match=r"the Dask scheduler at tcp://10\.0\.0\.1:1 is gone"):
+        _ = engine.workers
+    with pytest.raises(ConnectionError, match="is gone"):
+        _ = engine.waiting
 
 
 def test_no_scheduler_there_is_said(tmp_path):

@@ -33,10 +33,10 @@ curves = 20
 [grid]
 width = [20, 30]
 init = ["ntk", "fan_in"]
-seeds = 150
+seeds = 300
 """
-CELLS = 600
-"""Enough for some five seconds of one process."""
+CELLS = 1200
+"""Enough for some five to ten seconds of one process."""
 
 
 @pytest.fixture(scope="module")

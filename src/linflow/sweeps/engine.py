@@ -15,7 +15,7 @@ import types
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait as wait_for
 from typing import Any, NoReturn, Protocol, cast
@@ -326,8 +326,9 @@ class DaskEngine:
     def close(self) -> None:
         """Withdraw what has not been computed and leave the cluster as it was."""
         try:
-            if self._alive():
-                self._client.cancel(list(self._tasks), force=True)
+            with suppress(OSError):  # a scheduler that goes just now
+                if self._alive():
+                    self._client.cancel(list(self._tasks), force=True)
         finally:
             self._client.close(timeout=2)
             self._speak()
@@ -337,7 +338,10 @@ class DaskEngine:
             logging.getLogger(name).setLevel(level)
 
     def _threads(self) -> dict[str, int]:
-        return cast("dict[str, int]", self._client.nthreads())  # a coroutine in an asynchronous client only
+        try:
+            return cast("dict[str, int]", self._client.nthreads())  # a coroutine in an asynchronous client only
+        except OSError:  # asked while the connection broke
+            self._gone()
 
     def _alive(self) -> bool:
         return self._client.status == "running"

@@ -25,7 +25,7 @@ TRIES = 3
 """Deaths of its process, alone in it, after which a cell has failed."""
 PASSING = ("died", "file")
 """Failures that came from outside, and are tried again by the next sweep."""
-LOOK = 2.0
+LOOK = 0.5
 """Seconds between two looks at what other sweeps have added to the folder."""
 
 
