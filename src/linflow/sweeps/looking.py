@@ -17,6 +17,8 @@ ALIASES = {**SETTINGS, "descent.step_size": "step_size", "bound": "certified_rat
 BAND = (10.0, 90.0)
 """Percentiles between which the band over seeds lies."""
 MOST_GROUPS = 8
+MOST_DOTS = 40
+"""Places up to which each has a dot."""
 ROOM = 50
 """Letters that stand side by side below a drawing."""
 
@@ -100,9 +102,8 @@ def plot_sweep(
         mine = keep & np.array([one == group for one in groups])
         places, spread = _bands(at[mine], values[mine])
         colour = c.theme.cycle[i % len(c.theme.cycle)]
-        c.ax.plot(
-            places, spread[:, 1], color=colour, linewidth=c.line, marker="o", markersize=3, label=_text(group) or "_"
-        )
+        dot = {"marker": "o", "markersize": 3} if len(places) <= MOST_DOTS else {}
+        c.ax.plot(places, spread[:, 1], color=colour, linewidth=c.line, label=_text(group) or "_", **dot)
         c.ax.fill_between(places, spread[:, 0], spread[:, 2], color=colour, alpha=0.2, linewidth=0, label="_band")
     if words:
         c.ax.set_xticks(range(len(words)), texts := [_text(word) for word in words])
