@@ -430,6 +430,7 @@ def test_a_grid_of_the_user_is_not_overwritten(tmp_path):
     with pytest.raises(ValueError, match=r"grid\.toml is no file of a sweep.*another folder"):
         run_sweep(read_grid(path), tmp_path, workers=1)
     assert path.read_text().startswith("# mine")
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 100])

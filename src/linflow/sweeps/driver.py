@@ -146,8 +146,8 @@ def run_sweep(
         if scheduler is not None:
             raise ValueError(f"workers is {workers} and the scheduler {scheduler}, which has its own; leave one out.")
     limit = grid.time_limit if time_limit is None else _checks.positive(time_limit, "time_limit")
+    _own(Path(out) / GRID)
     began, store, work = time.monotonic(), Store(out), None
-    _own(store.folder / GRID)
     try:
         place = store.claim()
         grid = grid.placed(store.folder)
@@ -228,4 +228,5 @@ def _deaf() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        if before is not None:  # a handler that is not of Python cannot be put back
+            signal.signal(signal.SIGINT, before)

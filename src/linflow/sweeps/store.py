@@ -1,7 +1,7 @@
 """The folder of a sweep: parts that are written once and whole, what they hold, and one table of them all.
 
-Nothing is ever changed in place and nothing is locked against another sweep in the same folder: a part has the name
-of what is in it, and of two rows with one id, one is taken by a rule.
+Nothing is ever changed in place and no sweep keeps another out of its folder: a part has the name of what is in it,
+and of two rows with one id, one is taken by a rule. Locks only say who is there.
 """
 
 from __future__ import annotations
