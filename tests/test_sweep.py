@@ -524,8 +524,18 @@ def test_the_time_of_a_task_does_not_run_before_its_process_does():
 def test_a_start_at_a_minimum_has_no_rates(tmp_path):
     grid = {"data": {"target": np.zeros((2, 2))}, "start": {"init": "gaussian", "size": 1e-300, "hidden": [2]}}
     (row,) = lf.sweep(grid, tmp_path, workers=1).to_pylist()
-    assert row["least_rate"] is None or np.isnan(row["least_rate"])
+    assert (row["status"], row["initial_gap"], row["time"], row["time_1e-2"]) == ("ok", 0.0, 0.0, 0.0)
+    assert np.isnan(row["least_rate"])
     assert row["tightness"] is None
+
+
+@pytest.mark.parametrize("step", [10.0, 1e200, 1e300])
+def test_a_descent_that_diverges_is_a_run_that_failed(step, tmp_path):
+    np.save(tmp_path / "Y.npy", Y)
+    grid = {"algorithm": "descent", "data": {"target": str(tmp_path / "Y.npy")}, "start": {"hidden": [6]}}
+    (row,) = lf.sweep({**grid, "descent": {"step_size": step}}, tmp_path / "out", workers=1).to_pylist()
+    assert (row["status"], row["failure"]) == ("failed", "run"), row["reason"]
+    assert "diverged" in row["reason"]
 
 
 def test_status_tells_rates_of_slow_cells_too():

@@ -183,7 +183,10 @@ class Trajectory:
         """
         single = np.ndim(fraction) == 0
         each = [_checks.fraction(x, "fraction") for x in ([fraction] if single else fraction)]
-        found = first_times(self._nodes[1][0] + np.log(each), *self._nodes)
+        if float(self.gap[0]) == 0.0:  # no fraction is less
+            found = np.zeros(len(each))
+        else:
+            found = first_times(self._nodes[1][0] + np.log(each), *self._nodes)
         return float(found[0]) if single else found
 
     def network_at(self, t: float) -> Network:

@@ -168,7 +168,8 @@ def _measured(cell: Cell, check: bool, curves: int, deadline: float | None) -> d
     certificate = certify(objective, network, algorithm=experiment.algorithm, **steps)
     _in_time(deadline)
     run = _run(experiment, objective, network, steps, deadline)
-    noise = max(objective.rounding(network), objective.rounding(run.network))
+    with np.errstate(over="ignore", invalid="ignore"):  # of weights that diverged
+        noise = max(objective.rounding(network), objective.rounding(run.network))
     row = (
         _start(certificate, network)
         | _promised(certificate, experiment.flow.until)
@@ -219,7 +220,8 @@ def _observed(run: Trajectory, experiment: Experiment, noise: float) -> dict[str
     t, gap, rate = (to_numpy(x) for x in (run.t, run.gap, run.rate))
     seen = gap > noise  # what is rounding has no rate
     last = int(np.flatnonzero(seen)[-1]) if seen.any() else 0
-    mean = math.log(gap[0] / gap[last]) / t[last] if last else math.nan
+    with np.errstate(divide="ignore", invalid="ignore"):  # of a gap that went from 0, or to infinity
+        mean = float(np.log(gap[0]) - np.log(gap[last])) / t[last] if last else math.nan
     times = run.time_to((*FRACTIONS, experiment.flow.until)).tolist()
     return {
         "result": run.result.value,

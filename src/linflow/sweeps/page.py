@@ -94,13 +94,14 @@ def _lines(rows: list[dict[str, Any]], ended: list[Any], sure: list[dict[str, An
     lines = []
     if len(rows) < total:
         lines.append(f"It is not done: {len(rows)} of {total} cells have a row.")
-    text = f"A rate is certified before the run for {len(sure)} of the {len(ended)} cells that ran to their end"
+    promised = sum(r["certified_rate"] > 0 for r in ended)
+    text = f"A rate is certified before the run for {promised} of the {len(ended)} cells that ran to their end."
     if sure:
         low, middle, high = np.percentile([r["tightness"] for r in sure], (0, 50, 100))
         text += (
-            f". It is {middle:.3g} of the least rate seen in the median, {low:.3g} at worst and {high:.3g} at best"
+            f" It is {middle:.3g} of the least rate seen in the median, {low:.3g} at worst and {high:.3g} at best."
         )
-    lines.append(text + ".")
+    lines.append(text)
     checked = sum(r["holds"] is not None for r in rows)
     if checked:
         lines.append(f"{checked} runs were set against every guarantee at every recorded time.")
