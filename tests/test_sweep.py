@@ -2,6 +2,7 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import time
 from concurrent.futures import Future
@@ -579,6 +580,17 @@ def test_arguments_that_contradict_each_other(tmp_path):
     path.touch()
     with pytest.raises(OSError, match="file"):
         lf.sweep(grid_of(), path / "out")
+
+
+def test_what_is_no_grid_no_scheduler_or_no_place_for_processes(tmp_path, monkeypatch):
+    with pytest.raises(TypeError, match="grid is None; the path of a file, or a dict"):
+        lf.sweep(None)
+    for address in ("foo://bar", "localhost", 3):
+        with pytest.raises(ValueError, match=r"the scheduler is .*; an address such as tcp://"):
+            lf.sweep(grid_of(), tmp_path / "out", scheduler=address)
+    monkeypatch.setattr(multiprocessing.current_process(), "_config", {"daemon": True})
+    with pytest.raises(RuntimeError, match="a daemonic process"):
+        lf.sweep(grid_of(), tmp_path / "out", workers=1)
 
 
 def test_processes_that_die_as_they_start_end_a_sweep(tmp_path, monkeypatch):

@@ -101,6 +101,11 @@ class LocalEngine:
         self._slots: list[_Slot] = []
         self._false_starts = 0
         count = workers or cores()
+        if multiprocessing.current_process().daemon:
+            raise RuntimeError(
+                "a sweep starts processes, which a daemonic process, such as one of multiprocessing.Pool, may not; "
+                "start it from another, or give the scheduler of a Dask cluster."
+            )
         try:
             for _ in range(count):
                 self._slots.append(_slot())
@@ -252,7 +257,7 @@ class DaskEngine:
                 f"a sweep on {address} needs distributed, which cannot be imported ({error}): "
                 "pip install linflow[sweep]"
             ) from error
-        if not re.fullmatch(r"(tcp|tls|ucx|ws|wss|inproc)://.+", address):
+        if not isinstance(address, str) or not re.fullmatch(r"(tcp|tls|ucx|ws|wss|inproc)://.+", address):
             raise ValueError(f"the scheduler is {address!r}; an address such as tcp://10.0.0.1:8786 is needed.")
         # What it logs of a connection that is lost is said here in one line.
         self._levels = {name: logging.getLogger(name).level for name in LOGS}

@@ -63,6 +63,8 @@ def read_grid(source: Grid | Mapping[str, Any] | str | os.PathLike[str]) -> Grid
         return source
     if isinstance(source, Mapping):
         return _grid(source, Path.cwd(), "grid")
+    if not isinstance(source, (str, os.PathLike)):
+        raise TypeError(f"grid is {source!r:.60}; the path of a file, or a dict of what it holds, is needed.")
     tree, _ = read_toml(source)
     return _grid(tree, Path(source).resolve().parent, str(source))
 
