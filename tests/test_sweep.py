@@ -418,11 +418,12 @@ def test_parts_are_never_replaced_and_what_they_say_last_is_read(tmp_path):
 
 
 def test_a_folder_of_arrays_can_be_moved(tmp_path):
-    lf.sweep(grid_of(), tmp_path / "here", workers=1)
-    (tmp_path / "here").rename(tmp_path / "there")
-    assert read_results(tmp_path / "there").num_rows == 6
-    summary = run_sweep(read_grid(tmp_path / "there" / "grid.toml"), tmp_path / "there", workers=1)
-    assert (summary.computed, summary.failed) == (0, 0)
+    lf.sweep(grid_of(grid={"seeds": 3, "target": [Y, 2 * Y]}), tmp_path / "1", workers=1)
+    for before, after in (("1", "2"), ("2", "3")):  # and again, after a rerun there
+        (tmp_path / before).rename(tmp_path / after)
+        assert read_results(tmp_path / after).num_rows == 6
+        summary = run_sweep(read_grid(tmp_path / after / "grid.toml"), tmp_path / after, workers=1)
+        assert (summary.computed, summary.failed) == (0, 0)
 
 
 def test_a_grid_of_the_user_is_not_overwritten(tmp_path):

@@ -272,11 +272,19 @@ def problem(settings: Mapping[str, Any], where: str) -> Experiment:
 def to_toml(grid: Grid, folder: Path | None = None) -> str:
     """Return the file that gives a grid again, with the hashes of the files it reads.
 
-    Paths in it are absolute, but for those of arrays, which lie in the folder of the sweep and of this file.
+    Paths in it are absolute, but for those in the folder of the sweep, where it will lie too: both may be moved.
     """
-    own = "" if folder is None else f"{folder.resolve()}{os.sep}"
-    files = {path.removeprefix(own): digest for path, digest in grid.files.items()}
-    return "\n".join([HEADER, *_document({**grid.source, "files": files})]) + "\n"
+    own, files = "" if folder is None else f"{folder.resolve()}{os.sep}", grid.files
+
+    def near(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: near(one) for key, one in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [near(one) for one in value]
+        return value.removeprefix(own) if isinstance(value, str) and value in files else value
+
+    hashes = {near(path): digest for path, digest in files.items()}
+    return "\n".join([HEADER, *_document({**near(grid.source), "files": hashes})]) + "\n"
 
 
 def _document(tree: Mapping[str, Any]) -> Iterator[str]:
