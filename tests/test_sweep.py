@@ -433,6 +433,25 @@ def test_a_grid_of_the_user_is_not_overwritten(tmp_path):
         run_sweep(read_grid(path), tmp_path, workers=1)
     assert path.read_text().startswith("# mine")
     assert list(tmp_path.iterdir()) == [path]
+    path.unlink()
+    (tmp_path / "results.parquet").write_text("mine")
+    with pytest.raises(ValueError, match=r"results\.parquet is of no sweep.*another folder"):
+        run_sweep(read_grid(grid_of()), tmp_path, workers=1)
+
+
+def test_folders_without_locks_are_not_cleaned(tmp_path, monkeypatch):
+    import fcntl
+
+    def none(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    Store(tmp_path)
+    writing = tmp_path / "parts" / ".linflow-1.tmp"
+    writing.touch()
+    assert [Store(tmp_path).claim() for _ in range(2)] == [0, 0]
+    assert writing.exists()
+    assert running(tmp_path) is None
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 100])
@@ -529,6 +548,18 @@ def test_a_start_at_a_minimum_has_no_rates(tmp_path):
     assert (row["status"], row["initial_gap"], row["time"], row["time_1e-2"]) == ("ok", 0.0, 0.0, 0.0)
     assert np.isnan(row["least_rate"])
     assert row["tightness"] is None
+
+
+def test_a_target_that_was_reached_has_a_time(tmp_path):
+    from linflow.files import save_weights
+
+    np.save(tmp_path / "I.npy", np.eye(2))
+    paths = [str(tmp_path / f"w{i}.npz") for i in range(3)]
+    for path, e in zip(paths, (1e-12, 1e-8, 1e-7), strict=True):
+        save_weights(lf.Network([(1 + e) * np.eye(2), np.eye(2)]), path)
+    grid = {"data": {"target": str(tmp_path / "I.npy")}, "grid": {"weights": paths}, "flow": {"until": 1e-6}}
+    for row in lf.sweep(grid, workers=1).to_pylist():
+        assert row["result"] == "target reached" and row["time"] == row["time_1e-6"] <= row["t_end"]
 
 
 @pytest.mark.parametrize("step", [10.0, 1e200, 1e300])

@@ -128,10 +128,17 @@ def test_what_an_algorithm_does_not_use_makes_no_cell():
         ({"zip": [{"seed": [1, 2], "start.seed": [5, 6]}]}, ["start.seed is given twice"]),
         ({"grid": {"start": {"seed": [1, 2]}, "start.seed": [5, 6]}}, ["start.seed is given twice"]),
         ({"start": {"seed": 5}, "seed": 7}, ["start.seed is given twice"]),
-        ({"grid": {"size": [None, 0.5]}}, ["size has None", "leave it out"]),
+        ({"grid": {"size": [None, 0.5]}}, ["start.size", "None", "leave it out"]),
         ({"grid": {"seed": [date(1979, 5, 27), 3]}}, ["start.seed", "is a date", "numbers, words"]),
         ({"grid": {"scale": [Decimal("1.5")]}}, ["start.scale", "is a Decimal"]),
         ({"grid": {1: [2]}}, ["1 is no key"]),
+        ({"grid": {"hidden": [[4], [4, None]]}}, ["start.hidden", "None", "leave it out"]),
+        ({"grid": {"init": ["ntk", {"a b": 1}]}}, ["start.init", "table", "leave it out"]),
+        ({"start": {"inti": None}}, ["start.inti", "did you mean start.init?"]),
+        ({"foo": None}, ["foo is no known key"]),
+        ({"grid": {"depth": [2, 3]}}, ["depth changes", "no width"]),
+        ({"grid": {"width": [3], "depth": [2, 10**9]}}, ["depth is 1000000000", "at most"]),
+        ({"grid": {"data.target": np.zeros((2, 2, 2))}}, ["data.target is array", "a list of values"]),
         ({"grid": {"seeds": 10**400}}, ["seeds", "at most"]),
         ({"grid": {"seed": {"range": [0, 10**400, 1]}}}, ["seed is", "[first, last, step]"]),
         ({"grid": {"width": {"from": 1, "to": 4}}}, ["width is {'from': 1, 'to': 4}", "[first, last, step]"]),
@@ -382,6 +389,28 @@ def test_arrays_of_a_sweep_are_what_was_given(tmp_path):
         path.write_bytes(content)
         grid.placed(tmp_path)
         np.testing.assert_array_equal(np.load(path), np.diag([2.0, 1.0]))
+
+
+def test_files_of_another_kind_are_others_and_defaults_make_no_other_cell(tmp_path):
+    for name in ("Z.dat", "Z.csv", "Y.csv"):
+        (tmp_path / name).write_text("2,0\n0,1\n")
+    ids = read_grid({"grid": {"target": [str(tmp_path / name) for name in ("Z.dat", "Z.csv", "Y.csv")]}}).ids.tolist()
+    assert ids[0] != ids[1] == ids[2]
+    data = {"target": str(tmp_path / "Y.csv")}
+    start = {"init": "gaussian"}
+    same = [
+        {"data": data, "start": start},
+        {"data": {**data, "objective": "factorization"}, "start": start},
+        {"data": data, "start": {**start, "size": 1.0}},
+        {"data": data, "start": {**start, "size": 1.0}, "sweep": {"time_limit": None}},
+    ]
+    assert len({read_grid(one).ids[0] for one in same}) == 1
+    for one in same:
+        (tmp_path / "grid.toml").write_text(to_toml(read_grid(one)))
+        assert read_grid(tmp_path / "grid.toml").ids[0] == read_grid(same[0]).ids[0]
+    odd = read_grid({"grid": {"init": ["ntk", '\x7f"\\ é\n']}})
+    (tmp_path / "grid.toml").write_text(to_toml(odd), encoding="utf-8")
+    assert read_grid(tmp_path / "grid.toml").ids.tolist() == odd.ids.tolist()
 
 
 def test_paths_in_an_array_are_paths():

@@ -142,6 +142,12 @@ def test_settings_can_be_drawn_by_their_own_names_and_frames_of_pandas_too():
     assert len({str([line.get_xydata().tolist() for line in some]) for some in lines}) == 1
 
 
+def test_names_with_dollars_are_drawn_as_they_are():
+    rows = [{**row, "init": rf"a$\frac$.{row['init']}"} for row in ROWS]
+    for options in ({"hue": "init"}, {"x": "init"}):
+        plot_sweep(pa.Table.from_pylist(rows), **options).figure.canvas.draw()
+
+
 def test_a_plot_of_nothing_yet_says_so(tmp_path):
     (tmp_path / "parts").mkdir()
     (tmp_path / "grid.toml").write_text("[grid]\nseeds = 2\n")

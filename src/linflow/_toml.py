@@ -42,7 +42,8 @@ def toml_value(value: Any) -> str:
         return "[" + ", ".join(map(toml_value, value)) + "]"
     if isinstance(value, float):
         return repr(value)
-    return json.dumps(str(value) if isinstance(value, os.PathLike) else value, ensure_ascii=False)
+    text = json.dumps(str(value) if isinstance(value, os.PathLike) else value, ensure_ascii=False)
+    return text.replace("\x7f", "\\u007f")  # which JSON takes as it is, and TOML does not
 
 
 def line_of(text: str, names: list[str]) -> int | None:

@@ -312,11 +312,11 @@ def _load(found: tuple[Any, Any], *, compiling: bool) -> None:
 
 def _compile_apart() -> None:
     """Have another process of this Python compile the programs and keep them."""
-    if getattr(sys, "frozen", False) or not sys.executable:  # an application of its own, which is no Python
-        return
+    if getattr(sys, "frozen", False) or "python" not in Path(sys.executable or "").name.lower():
+        return  # an application of its own, in which there is a Python
     command = f"from {__name__} import _load, _programs; _load(_programs(), compiling=True)"
     path = os.pathsep.join(place or os.getcwd() for place in sys.path)
-    with suppress(OSError):
+    with suppress(OSError, subprocess.TimeoutExpired):
         subprocess.run(
             [sys.executable, "-P", "-c", command],
             env={**os.environ, "PYTHONPATH": path},
@@ -324,4 +324,5 @@ def _compile_apart() -> None:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             check=False,
+            timeout=600,
         )

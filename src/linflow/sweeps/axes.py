@@ -24,6 +24,8 @@ OTHER = ("flow.record",)
 """What of these says only what is kept."""
 WHOLE = (*SHAPE, "start.seed", "flow.max_steps", "descent.steps")
 SPECS = ("range", "log", "linear")
+DEEPEST = 10_000
+"""Layers of a network at most."""
 MOST = 2_000_000
 """Cells of a grid at most; a sweep needs some 300 bytes for each."""
 
@@ -132,19 +134,17 @@ def values_of(key: str, spec: Any, where: str) -> Sequence[Any]:
         values = [[v] if name == "start.hidden" and not isinstance(v, Sequence) else v for v in spec]
         if name in (*WHOLE, "start.hidden"):  # 1e5 steps
             values = [_whole(v) for v in values]
-        if None in values:
-            raise ValueError(
-                f"{where}: {key} has None among its values, which no file of a grid can say; leave it out."
-            )
     else:
         raise ValueError(  # noqa: TRY004 - a wrong type in a file is a wrong value
-            f"{where}: {key} is {spec!r}; a list of values is needed, or a range. What does not change "
-            "stands in its own section, such as [start]."
+            f"{where}: {key} is {' '.join(repr(spec).split()):.80}; a list of values is needed, or a range. "
+            "What does not change stands in its own section, such as [start]."
         )
     if not values:
         raise ValueError(f"{where}: {key} has no values; at least one is needed.")
     if name in SHAPE:
         values = [whole(v, f"{where}: {key}") for v in values]
+        if name == "depth" and (most := max(map(int, values))) > DEEPEST:
+            raise ValueError(f"{where}: depth is {most}; {DEEPEST} layers at most make a network.")
     return values
 
 
@@ -182,6 +182,8 @@ def plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return plain(value.tolist())
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        if any(one is None or isinstance(one, Mapping) for one in value):
+            raise ValueError("None or a table stands in a list; leave it out.")
         return [plain(one) for one in value]
     if value is not None and not isinstance(value, (bool, int, float, str, os.PathLike)):
         raise ValueError(f"{value!r} is a {type(value).__name__}; numbers, words and lists of them are needed.")

@@ -129,7 +129,10 @@ def run_cell(cell: Cell, *, check: bool = False, curves: int = 0, time_limit: fl
         row |= {"failure": "time limit", "reason": f"it took longer than the limit of {time_limit:g} s"}
     except _OtherFile as error:
         row |= {"failure": "file", "reason": _line(error)}
-    except (ValueError, TypeError, OSError) as error:
+    except OSError as error:  # of a file that was there a moment ago
+        known = all(digest != UNREADABLE.format(path) for path, digest in cell.digests.items())
+        row |= {"failure": "file" if known else "settings", "reason": _line(error)}
+    except (ValueError, TypeError) as error:
         row |= {"failure": "settings", "reason": _line(error)}
     except Exception as error:
         row["reason"] = f"{type(error).__name__}: {_line(error)}"
@@ -217,12 +220,17 @@ def _promised(certificate: Certificate, until: float) -> dict[str, Any]:
 
 
 def _observed(run: Trajectory, experiment: Experiment, noise: float) -> dict[str, Any]:
+    from linflow.dynamics import Result  # noqa: PLC0415 - see `ready`
+
     t, gap, rate = (to_numpy(x) for x in (run.t, run.gap, run.rate))
     seen = gap > noise  # what is rounding has no rate
     last = int(np.flatnonzero(seen)[-1]) if seen.any() else 0
     with np.errstate(divide="ignore", invalid="ignore"):  # of a gap that went from 0, or to infinity
         mean = float(np.log(gap[0]) - np.log(gap[last])) / t[last] if last else math.nan
-    times = run.time_to((*FRACTIONS, experiment.flow.until)).tolist()
+    until = experiment.flow.until
+    times = run.time_to((*FRACTIONS, until))
+    if run.result is Result.TARGET:  # which lies between two gaps that differ by rounding
+        times[(np.array((*FRACTIONS, until)) >= until) & np.isinf(times)] = t[-1]
     return {
         "result": run.result.value,
         "steps": run.stats.steps,
@@ -232,8 +240,8 @@ def _observed(run: Trajectory, experiment: Experiment, noise: float) -> dict[str
         "rate": mean,
         "least_rate": float(np.min(rate[seen], initial=math.inf)) if seen.any() else math.nan,
         "final_rate": float(rate[last]),
-        **dict(zip(named("time"), times[:-1], strict=True)),
-        "time": times[-1],
+        **dict(zip(named("time"), times[:-1].tolist(), strict=True)),
+        "time": float(times[-1]),
         "imbalance_drift": run.stats.imbalance_drift,
         "notes": "; ".join(run.notes),
     }

@@ -181,6 +181,8 @@ def run_sweep(
 
 def _own(path: Path) -> None:
     """Refuse a folder whose grid is the user's own file, which would be overwritten."""
+    if not path.exists() and path.with_name(RESULTS).exists():
+        raise ValueError(f"{path.with_name(RESULTS)} is of no sweep and would be overwritten; choose another folder.")
     with suppress(FileNotFoundError):
         if not path.read_text(encoding="utf-8", errors="replace").startswith(HEADER):
             raise ValueError(f"{path} is no file of a sweep and would be overwritten; choose another folder.")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from linflow.files import atomic
-from linflow.settings import unused
+from linflow.settings import SIZES, unused
 from linflow.sweeps.axes import SHAPE, Axis, defaults
 
 PATHS = ("data.x", "data.y", "data.target", "start.weights")
@@ -85,11 +85,13 @@ class Grid:
     def _text(self, settings: Mapping[str, Any]) -> str:
         """Return what the id is the hash of."""
         # What has its default is left out: a setting that is new one day changes no id.
-        usual = defaults()
+        size = SIZES.get(str(settings.get("start.init", defaults()["start.init"])), ("", None))[1]
+        kind = "regression" if settings.get("data.x") is not None else "factorization"
+        usual = {**defaults(), "start.size": size, "data.objective": kind}
         told = {k: v for k, v in settings.items() if _json(v) != _json(usual.get(k))}
         for name in PATHS:
-            if told.get(name) is not None:
-                told[name] = self.digest(told[name])
+            if told.get(name) is not None:  # by content, and by the suffix, which says how it is read
+                told[name] = self.digest(told[name]) + Path(told[name]).suffix.lower()
         return _json({**told, "sweep.check": self.check, "sweep.curves": self.curves})
 
     @cached_property
@@ -164,7 +166,7 @@ def stored(value: Any, name: str) -> tuple[str, np.ndarray]:
     """Return data that were given as an array, and the name of the file of the sweep that will hold them."""
     try:
         given = np.asarray(value)
-    except (TypeError, ValueError):  # rows of different lengths
+    except (TypeError, ValueError, RuntimeError):  # rows of different lengths, tensors with a gradient
         given = np.empty(0, dtype=object)
     if given.dtype.kind not in "fiub" or np.ma.is_masked(value):
         shown = " ".join(repr(value).split())
@@ -195,7 +197,8 @@ def _holds(path: Path, content: bytes) -> bool:
 
 def _alone(axis: Axis) -> bool:
     """Whether an axis sets one setting on which nothing else of the cell depends."""
-    return len(axis.keys) == 1 and axis.keys[0] not in ("algorithm", "start.hidden", *SHAPE, *PATHS)
+    others = ("algorithm", "data.objective", "start.init", "start.size", "start.hidden", *SHAPE, *PATHS)
+    return len(axis.keys) == 1 and axis.keys[0] not in others
 
 
 _encode = json.JSONEncoder(sort_keys=True, ensure_ascii=True).encode

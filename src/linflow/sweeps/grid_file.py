@@ -118,13 +118,15 @@ def _grid(tree: Mapping[str, Any], folder: Path, where: str) -> Grid:
     problem(base, where)
     _used(base, moved, where)
     hidden = base.get("start.hidden") or ()
+    if "depth" in moved and "width" not in moved and not hidden and "start.hidden" not in moved:
+        raise ValueError(f"{where}: the depth changes and there is no width; give width, or hidden in [start].")
     if "depth" in moved and "width" not in moved and len({*hidden}) > 1:
         raise ValueError(
             f"{where}: start.hidden is {list(hidden)}, of different widths, and the depth changes; make hidden the "
             "axis, a list of widths for each value, or give a width."
         )
     few(math.prod(map(len, axes)), f"{where}: the grid has {math.prod(map(len, axes)):,} cells")
-    options = plain(parts["sweep"])
+    options = {key: plain(value) for key, value in parts["sweep"].items() if value is not None}
     source = {**nested(base), "sweep": options, "grid": single, "zip": zips}
     doubts = tuple(text for axis in axes for text in _doubts(axis, where))
     return Grid(base, axes, **_options(options, where), arrays=arrays, source=source, doubts=doubts)
@@ -134,7 +136,7 @@ def _base(tree: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return the settings that are the same everywhere, by dotted name."""
     given = {key: value for key, value in _flat(tree, where).items() if not _says_nothing(key, value)}
     names = _names(given, where)
-    found = {names[key]: value for key, value in given.items()}
+    found = {names[key]: value for key, value in given.items() if value is not None}
     if out := [key for key in (*SHAPE, "seeds") if key in given]:
         raise ValueError(f"{where}: {out[0]} belongs into [grid]; what is fixed stands as hidden or seed in [start].")
     return found
@@ -151,9 +153,9 @@ def _says_nothing(key: str, value: Any) -> bool:
     """Whether a key is left out as well as said: an empty section, None, or a default of what no sweep has."""
     if isinstance(value, Mapping):
         return not value and key in Experiment.model_fields
-    if value is None:
-        return True
     usual = flat(Experiment().to_dict())
+    if value is None:
+        return key in usual
     return key in usual and key not in setting_names() and canonical(plain(value)) == canonical(usual[key])
 
 

@@ -95,7 +95,7 @@ class Store:
         while not self._take(LOCK.format(place)):
             place += 1
         # What was left by a sweep that was killed while it wrote; a young file may be another command's.
-        if place == 0 and running(self.folder, 1) is False:
+        if self._locks and place == 0 and running(self.folder, 1) is False:
             for left in self.parts.glob(".linflow-*.tmp"):
                 left.unlink(missing_ok=True)
             for left in self.folder.glob(".linflow-*.tmp"):
@@ -110,7 +110,12 @@ class Store:
             import fcntl  # noqa: PLC0415 - not on Windows
         except ImportError:
             return True
-        handle = os.open(self.folder / name, os.O_CREAT | os.O_RDWR, 0o666)
+        try:
+            handle = os.open(self.folder / name, os.O_CREAT | os.O_RDWR, 0o666)
+        except PermissionError:  # another user made it, and it can be locked all the same
+            if not (self.folder / name).exists():
+                raise
+            handle = os.open(self.folder / name, os.O_RDONLY)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -285,8 +290,8 @@ def running(folder: str | os.PathLike[str], first: int = 0) -> bool | None:
         if not number.isdecimal() or int(number) < first:
             continue
         try:
-            handle = os.open(path, os.O_RDWR)
-        except OSError:  # of another user
+            handle = os.open(path, os.O_RDONLY)
+        except OSError:  # not for this user
             return None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

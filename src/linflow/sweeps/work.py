@@ -72,7 +72,7 @@ class Work:
             self.missing -= 1
         elif failure:
             return
-        self._failure[place] = FAILURES.index(failure)
+        self._failure[place] = FAILURES.index(failure if failure in FAILURES else "error")
 
     @property
     def failed(self) -> int:
