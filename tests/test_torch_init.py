@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import types
 from itertools import pairwise
 
@@ -97,7 +98,7 @@ def test_generators():
 
 def test_lists_conventions_and_scale():
     W = np.random.default_rng(0).standard_normal((2, 3))
-    product = [torch.empty(2, 4), torch.empty(4, 3)]
+    product = [torch.full((2, 4), math.nan), torch.full((4, 3), math.inf)]  # as torch.empty may leave them
     assert lt.balanced_(product, W, scale=0.5, generator=seeded()) is product
     stored = [torch.empty(4, 2), torch.empty(3, 4)]
     lt.balanced_(stored, W, scale=0.5, convention="torch", generator=seeded())

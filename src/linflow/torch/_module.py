@@ -60,7 +60,8 @@ class Layers:
             parameters, transposed = [layer.weight for layer in _linear(model)], True
         _check(parameters)
         layers = cls(tuple(parameters), transposed, scale)
-        layers.network()  # raises where shapes do not chain
+        # Raises where shapes do not chain; the values may be anything, as those of torch.empty are.
+        Network([torch.zeros((), dtype=torch.float64).expand(shape) for shape in layers.shapes], scale)
         return layers
 
     @property
@@ -71,8 +72,12 @@ class Layers:
     @property
     def widths(self) -> tuple[int, ...]:
         """`(h_0, …, h_L)`."""
-        shapes = [tuple(p.shape)[::-1] if self.transposed else tuple(p.shape) for p in self.parameters]
-        return (shapes[0][0], *(columns for _, columns in shapes))
+        return (self.shapes[0][0], *(columns for _, columns in self.shapes))
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """`(h_{l-1}, h_l)` of each layer."""
+        return [tuple(p.shape)[::-1] if self.transposed else tuple(p.shape) for p in self.parameters]
 
     def oriented(self, tensors: Iterable[Tensor], dtype: torch.dtype = torch.float64) -> list[Tensor]:
         """Return tensors of the shapes of the parameters as matrices `(h_{l-1}, h_l)`, detached, in float64."""
