@@ -77,15 +77,13 @@ def fraction(x: Any, name: str) -> float:
 
 def count(x: Any, name: str, least: int = 1) -> int:
     """Check a whole number not below `least`."""
-    if isinstance(x, int) and not isinstance(x, bool):  # of any number of digits
-        if x < least:
-            raise ValueError(f"{name} is {x!r}; at least {least} is needed.")
-        return x
-    if isinstance(x, bool) or not (isinstance(x, Real) and float(x).is_integer()):
+    # An int may have more digits than a float can take.
+    good = isinstance(x, int) or (isinstance(x, Real) and float(x).is_integer())
+    if isinstance(x, bool) or not good:
         raise TypeError(f"{name} is {x!r}; a whole number of at least {least} is needed.")
-    if float(x) < least:
+    if x < least:
         raise ValueError(f"{name} is {x!r}; at least {least} is needed.")
-    return int(float(x))
+    return int(x)
 
 
 def widths(x: Any) -> tuple[int, ...]:

@@ -60,9 +60,15 @@ def _all_names(sections: Iterable[str]) -> list[str]:
 
 
 @lru_cache(maxsize=1)
+def untouched() -> dict[str, Any]:
+    """Return all that a file says of an experiment of which nothing is said, with what no sweep has."""
+    return flat(Experiment().to_dict())
+
+
+@lru_cache(maxsize=1)
 def defaults() -> dict[str, Any]:
     """Return the settings that an experiment has when nothing is said."""
-    given = flat(Experiment().to_dict())
+    given = untouched()
     return {key: given[key] for key in setting_names() if given.get(key) is not None}
 
 
@@ -72,8 +78,8 @@ def flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         if not isinstance(key, str):
             raise ValueError(f"{key!r} is no key; the name of a setting is needed, such as width.")  # noqa: TRY004
-        whole = not isinstance(value, Mapping) or not value or any(name in value for name in SPECS)
-        inner = {above + key: value} if whole or key in SHAPE else flat(value, f"{above}{key}.")
+        section = isinstance(value, Mapping) and value and key not in SHAPE and not any(s in value for s in SPECS)
+        inner = flat(value, f"{above}{key}.") if section else {above + key: value}
         if twice := found.keys() & inner.keys():
             raise ValueError(f"{min(twice)} is given twice; leave one out.")
         found |= inner

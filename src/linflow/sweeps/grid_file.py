@@ -24,6 +24,7 @@ from linflow.sweeps.axes import (
     plain,
     setting_name,
     setting_names,
+    untouched,
     values_of,
     whole,
 )
@@ -74,10 +75,9 @@ def recorded_grid(folder: str | os.PathLike[str]) -> Grid:
 
     So what was computed can be looked at where the data are not, or have changed since.
     """
-    path = Path(folder) / GRID
+    path, there = Path(folder) / GRID, Path(folder).resolve()
     tree, _ = read_toml(path)
-    grid = _grid(tree, path.resolve().parent, str(path))
-    there = path.resolve().parent
+    grid = _grid(tree, there, str(path))
     return replace(grid, _digests={os.path.abspath(there / k): str(v) for k, v in tree.get("files", {}).items()})
 
 
@@ -117,15 +117,9 @@ def _grid(tree: Mapping[str, Any], folder: Path, where: str) -> Grid:
     base = {name: value for name, value in base.items() if name not in moved}
     problem(base, where)
     _used(base, moved, where)
-    hidden = base.get("start.hidden") or ()
-    if "depth" in moved and "width" not in moved and not hidden and "start.hidden" not in moved:
-        raise ValueError(f"{where}: the depth changes and there is no width; give width, or hidden in [start].")
-    if "depth" in moved and "width" not in moved and len({*hidden}) > 1:
-        raise ValueError(
-            f"{where}: start.hidden is {list(hidden)}, of different widths, and the depth changes; make hidden the "
-            "axis, a list of widths for each value, or give a width."
-        )
-    few(math.prod(map(len, axes)), f"{where}: the grid has {math.prod(map(len, axes)):,} cells")
+    _shaped(base, moved, where)
+    count = math.prod(map(len, axes))
+    few(count, f"{where}: the grid has {count:,} cells")
     options = {key: plain(value) for key, value in parts["sweep"].items() if value is not None}
     source = {**nested(base), "sweep": options, "grid": single, "zip": zips}
     doubts = tuple(text for axis in axes for text in _doubts(axis, where))
@@ -153,7 +147,7 @@ def _says_nothing(key: str, value: Any) -> bool:
     """Whether a key is left out as well as said: an empty section, None, or a default of what no sweep has."""
     if isinstance(value, Mapping):
         return not value and key in Experiment.model_fields
-    usual = flat(Experiment().to_dict())
+    usual = untouched()
     if value is None:
         return key in usual
     return key in usual and key not in setting_names() and canonical(plain(value)) == canonical(usual[key])
@@ -190,14 +184,14 @@ def _axis(table: Mapping[str, Any], where: str) -> Axis:
     if len(set(lengths.values())) != 1:
         raise ValueError(f"{where}: the columns of a [[zip]] must be as long as each other; they are {lengths}.")
     axis = Axis(tuple(columns), tuple(columns.values()))
-    seen: set[str] = set()
     if all(isinstance(column, range) for column in axis.columns):
         return axis
+    seen: set[str] = set()
     for row in zip(*axis.columns, strict=True):
         text = json.dumps(canonical(row))
         if text in seen:
-            names = ", ".join(axis.keys)
-            raise ValueError(f"{where}: {names} is {', '.join(map(repr, row))} more than once; once is enough.")
+            what = f"{', '.join(axis.keys)} is {', '.join(map(repr, row))}"
+            raise ValueError(f"{where}: {what} more than once; once is enough.")
         seen.add(text)
     return axis
 
@@ -236,6 +230,20 @@ def _used(base: Mapping[str, Any], moved: set[str], where: str) -> None:
     for name in [*base, *sorted(moved)]:
         if name in why and (name in moved or canonical(base[name]) != canonical(usual.get(name))):
             raise ValueError(f"{where}: {name} is not used: {why[name]}.")
+
+
+def _shaped(base: Mapping[str, Any], moved: set[str], where: str) -> None:
+    """Refuse a depth that changes where it is not said how wide each layer is."""
+    if "depth" not in moved or "width" in moved:
+        return
+    hidden = base.get("start.hidden") or ()
+    if not hidden and "start.hidden" not in moved:
+        raise ValueError(f"{where}: the depth changes and there is no width; give width, or hidden in [start].")
+    if len({*hidden}) > 1:
+        raise ValueError(
+            f"{where}: start.hidden is {list(hidden)}, of different widths, and the depth changes; make hidden the "
+            "axis, a list of widths for each value, or give a width."
+        )
 
 
 def _options(given: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -107,25 +107,17 @@ class Store:
     def _take(self, name: str) -> bool:
         """Take a lock; False where another process has it, True also where there are none to take."""
         try:
-            import fcntl  # noqa: PLC0415 - not on Windows
-        except ImportError:
-            return True
-        try:
             handle = os.open(self.folder / name, os.O_CREAT | os.O_RDWR, 0o666)
         except PermissionError:  # another user made it, and it can be locked all the same
             if not (self.folder / name).exists():
                 raise
             handle = os.open(self.folder / name, os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        taken = _lock(handle)
+        if taken:
+            self._locks.append(handle)
+        else:
             os.close(handle)
-            return False
-        except OSError:  # a file system without locks
-            os.close(handle)
-            return True
-        self._locks.append(handle)
-        return True
+        return taken is not False
 
     def release(self) -> None:
         """Say that no sweep runs here any more."""
@@ -281,10 +273,6 @@ def column_ids(table: pa.Table) -> np.ndarray:
 
 def running(folder: str | os.PathLike[str], first: int = 0) -> bool | None:
     """Whether a sweep runs in a folder, at its place `first` or after; None where that cannot be seen."""
-    try:
-        import fcntl  # noqa: PLC0415 - not on Windows
-    except ImportError:
-        return None
     for path in Path(folder).glob(LOCK.format("*")):
         number = path.name.removeprefix(LOCK.format(""))
         if not number.isdecimal() or int(number) < first:
@@ -293,15 +281,26 @@ def running(folder: str | os.PathLike[str], first: int = 0) -> bool | None:
             handle = os.open(path, os.O_RDONLY)
         except OSError:  # not for this user
             return None
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return None
-        finally:
-            os.close(handle)
+        free = _lock(handle)
+        os.close(handle)
+        if free is not True:
+            return None if free is None else True
     return False
+
+
+def _lock(handle: int) -> bool | None:
+    """Take the lock of an open file; False where another process has it, None where there are no locks."""
+    try:
+        import fcntl  # noqa: PLC0415 - not on Windows
+    except ImportError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without them
+        return None
+    return True
 
 
 def match(sorted_ids: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
