@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -83,7 +83,7 @@ def count(x: Any, name: str, least: int = 1) -> int:
         raise TypeError(f"{name} is {x!r}; a whole number of at least {least} is needed.")
     if x < least:
         raise ValueError(f"{name} is {x!r}; at least {least} is needed.")
-    return int(x)
+    return int(cast("Any", x))  # of a Real, too
 
 
 def widths(x: Any) -> tuple[int, ...]:
