@@ -417,6 +417,39 @@ def test_parts_are_never_replaced_and_what_they_say_last_is_read(tmp_path):
         assert sweep_status(folder).failed == 0
 
 
+def test_the_name_of_a_part_is_a_hash_of_every_value_in_it(swept, tmp_path):
+    """So that an altered part is another one, and the one table made of the parts before is not taken for theirs."""
+    _, table = swept
+    rows = table.to_pylist()
+
+    def name(rows):
+        store = Store(tmp_path / "names")
+        before = set(store.names())
+        store.add(rows)
+        store.flush()
+        return next(iter(set(store.names()) - before), None)
+
+    assert name(rows) is not None
+    assert name(rows) is None  # the same again
+    other = {pa.string(): "other", pa.float64(): 0.125, pa.int64(): 77, pa.bool_(): None}
+    for field in SCHEMA:
+        value = [other[field.type.value_type]] if pa.types.is_list(field.type) else other[field.type]
+        assert name([*rows[:-1], {**rows[-1], field.name: value}]) is not None, field.name
+    assert name(rows[::-1]) is not None
+
+
+def test_a_part_that_was_altered_is_read_and_not_what_was_made_of_it_before(tmp_path):
+    grid = read_grid(grid_of())
+    run_sweep(grid, tmp_path, workers=1)
+    store = Store(tmp_path)
+    rows = [row for name in store.names() for row in store.read(name).to_pylist()]
+    for name in store.names():
+        (tmp_path / "parts" / name).unlink()
+    store.add([{**row, "certified_rate": 1.0} for row in rows])
+    store.flush()
+    assert read_results(tmp_path)["certified_rate"].to_pylist() == [1.0] * 6
+
+
 def test_a_folder_of_arrays_can_be_moved(tmp_path):
     lf.sweep(grid_of(grid={"seeds": 3, "target": [Y, 2 * Y]}), tmp_path / "1", workers=1)
     for before, after in (("1", "2"), ("2", "3")):  # and again, after a rerun there

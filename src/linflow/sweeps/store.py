@@ -147,9 +147,9 @@ class Store:
         self._written = time.monotonic()
         if not self._rows:
             return
-        told = [(row["id"], row["status"], row["finished"]) for row in self._rows]
-        name = f"part-{hashlib.sha256(repr(told).encode()).hexdigest()[:20]}.parquet"
-        write_table(to_table(self._rows), self.parts / name)
+        table = to_table(self._rows)
+        name = _part_name(table)
+        write_table(table, self.parts / name)
         self.known.add(name)
         self._rows, self._points = [], 0
 
@@ -259,6 +259,14 @@ class Store:
         found = np.flatnonzero(part >= 0)
         found = found[np.argsort(position[found])]
         return Chosen(names, part[found], at[found], rank[found] == 1, finished[found], count)
+
+
+def _part_name(table: pa.Table) -> str:
+    """Return the name of a part: a hash of every value in it, so that other rows are another part."""
+    content = pa.BufferOutputStream()
+    with pa.ipc.new_stream(content, table.schema) as stream:
+        stream.write_table(table)
+    return f"part-{hashlib.sha256(content.getvalue()).hexdigest()[:20]}.parquet"
 
 
 def _made_of(ids: np.ndarray, names: Sequence[str]) -> bytes:
