@@ -43,6 +43,13 @@ def test_the_rate_and_the_run():
     assert short.numbers["left"] == pytest.approx(0.5)  # where the run was told to stop
     assert "the run ended before" in short.text
     assert "run" not in of(EYE, net)["rate"].text
+    # One that was told to stop at the target has reached it, though it may have landed a little above.
+    runs = [
+        (start, lf.gradient_flow(EYE, start, until=1e-6)) for start in (homogeneous(0.5 * d) for d in range(1, 9))
+    ]
+    assert any(run.gap[-1] > 1e-6 * run.gap[0] for _, run in runs)
+    for start, run in runs:
+        assert "the run did at" in of(EYE, start, run=run)["rate"].text
     nothing = of(EYE, homogeneous(0.0, -9 * np.eye(2)))["rate"]
     assert nothing.text.startswith("Nothing is certified")
 

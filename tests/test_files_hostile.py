@@ -214,6 +214,8 @@ BAD_RUNS = {
     "notes, a dict": (lambda f: f.attrs.__setitem__("notes", "{}"), "'notes' is not a list in JSON"),
     "notes, numbers": (lambda f: f.attrs.__setitem__("notes", "[1]"), "notes are not all text"),
     "notes, deep": (lambda f: f.attrs.__setitem__("notes", "[" * 20000), "'notes' is not a list in JSON"),
+    "until": (lambda f: f.attrs.__setitem__("until", 1.5), "'until' is 1.5, no fraction"),
+    "until, a text": (lambda f: f.attrs.__setitem__("until", "1e-6"), "'until' is '1e-6', no fraction"),
     "no gap": (lambda f: f.__delitem__("gap"), "no variable 'gap'"),
     "no weights": (lambda f: [f.__delitem__(x) for x in list(f) if x.startswith("W")], "weights is empty"),
     "no last weights": (lambda f: f.__delitem__("W2_end"), "no variable 'W2_end'"),

@@ -100,6 +100,37 @@ def test_stops_exactly_at_the_target(rng):
         assert f.gap(run.network.product()) == pytest.approx(run.gap[-1], rel=1e-12)
 
 
+@pytest.mark.parametrize(("rtol", "until"), [(1e-8, 1e-10), (1e-4, 1e-3)])
+def test_a_target_that_was_reached_has_a_time(rtol, until, tmp_path):
+    """The flow lands within its tolerance: half of the runs end a little above the target, and have reached it."""
+    above = 0
+    for seed in range(12):
+        f, net = problem((5, 8, 3), np.random.default_rng(seed))
+        run = lf.gradient_flow(f, net, until=until, rtol=rtol)
+        assert run.result is lf.Result.TARGET and run.until == until
+        above += bool(run.gap[-1] > until * run.gap[0])
+        # The last step brings the gap down by far more than the landing may be off.
+        assert float(run.t[-2]) < run.time_to(until) <= float(run.t[-1])
+        times = run.time_to([1.001 * until, until * (1 + 1e-15), until, until * (1 - 1e-15), 0.999 * until])
+        assert (np.diff(times) >= 0).all() and times[3] <= run.t[-1] and times[4] == math.inf
+        # What the run did not aim at has not been reached by a hair: another run ends at this time, without a target.
+        assert lf.gradient_flow(f, net, t_max=0.9 * float(run.t[-1]), rtol=rtol).time_to(until) == math.inf
+    assert above > 1
+    run.save(tmp_path / "run.nc")
+    assert lf.load(tmp_path / "run.nc").time_to(until) == run.time_to(until)
+
+
+def test_a_target_between_two_roundings_of_the_gap_has_a_time():
+    """Near a minimum the gap has few values; the run lands on one of them, above the target or below."""
+    f = lf.MatrixFactorization(np.eye(2))
+    for e in (1e-12, 1e-8, 1e-7):
+        run = lf.gradient_flow(f, [(1 + e) * np.eye(2), np.eye(2)], until=1e-6)
+        assert run.result is lf.Result.TARGET
+        assert run.time_to(1e-6) <= run.t[-1]
+    run = lf.gradient_descent(lf.MatrixFactorization([[2e-155]]), [[[1e-155]]], step_size=0.5, steps=99, until=1e-9)
+    assert run.result is not lf.Result.TARGET or run.time_to(1e-9) <= run.t[-1]  # subnormal gaps round by half
+
+
 @pytest.mark.parametrize("widths", [(5, 8, 3), (3, 5, 5, 3)])
 def test_loss_curve_is_right_between_the_steps(widths, rng):
     f, net = problem(widths, rng)

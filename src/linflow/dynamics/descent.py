@@ -152,6 +152,7 @@ def gradient_descent(
         algorithm="descent",
         step_size=constant,
         step_sizes=from_numpy(np.asarray(taken), net.weights[0]),
+        until=fraction,
         _nodes=(np.asarray(recorder.t), np.log(np.maximum(gaps, 5e-324))),
     )
     if result is Result.INTERRUPTED:

@@ -190,7 +190,7 @@ class _Loop:
         self.end, self.max_steps, self.rtol = end, max_steps, rtol
         self.stops = [*stops, end]
         start = march.start.point
-        self.target = -math.inf if until is None else until * start.gap
+        self.until, self.target = until, -math.inf if until is None else until * start.gap
         self.first_gap = start.gap
         self._keep(march.start)
 
@@ -298,6 +298,7 @@ class _Loop:
             result=result,
             stats=stats,
             notes=notes,
+            until=self.until,
             _nodes=nodes,
             _checkpoints=self.checkpoints,
         )

@@ -14,7 +14,7 @@ import numpy as np
 
 from linflow import _checks
 from linflow._arrays import Array, from_numpy, singular_values, to_numpy
-from linflow.dynamics._hermite import first_times, interpolate
+from linflow.dynamics._hermite import LEVEL, first_times, interpolate
 from linflow.dynamics._stepping import advance
 from linflow.dynamics.field import GradientField, Point
 from linflow.imbalance import imbalance_drift
@@ -112,6 +112,7 @@ class Trajectory:
         step_sizes: the steps of a descent, one for each step taken, shape `(stats.steps,)`; None for a flow.
         least_eigenvalue, imbalance_drift: shape `(N,)` where recorded, else None.
         singular_values: of the product, shape `(N, min(n, m))` where recorded, else None.
+        until: the fraction of the first gap at which it was to end, None where there was none.
     """
 
     t: Array
@@ -129,6 +130,7 @@ class Trajectory:
     least_eigenvalue: Array | None = None
     imbalance_drift: Array | None = None
     singular_values: Array | None = None
+    until: float | None = None
     _nodes: tuple[np.ndarray, ...] = field(default=())
     _checkpoints: Checkpoints | None = field(default=None)
 
@@ -182,11 +184,15 @@ class Trajectory:
             True
         """
         single = np.ndim(fraction) == 0
-        each = [_checks.fraction(x, "fraction") for x in ([fraction] if single else fraction)]
+        each = np.array([_checks.fraction(x, "fraction") for x in ([fraction] if single else fraction)])
         if float(self.gap[0]) == 0.0:  # no fraction is less
             found = np.zeros(len(each))
         else:
             found = first_times(self._nodes[1][0] + np.log(each), *self._nodes)
+            if self.result is Result.TARGET and self.until is not None:
+                # A flow lands on its target within a tolerance, or rounding of the gap, and so maybe above it.
+                reached = each >= self.until * (1 - LEVEL)
+                found[reached] = np.minimum(found[reached], float(self._nodes[0][-1]))
         return float(found[0]) if single else found
 
     def network_at(self, t: float) -> Network:

@@ -83,7 +83,7 @@ class RunFile:
 
     def read_attributes(self, file: h5py.File) -> None:
         """Read the global attributes that say what a run is."""
-        for name in (*_schema.CHECKED, "source", "checksum"):
+        for name in (*_schema.CHECKED, *_schema.ALSO_READ):
             if name in file.attrs:
                 self.attributes[name] = self._plain(name, file.attrs[name])
 

@@ -46,6 +46,8 @@ COUNTS = ("steps", "rejected", "evaluations")
 
 CHECKED = ("format_version", "algorithm", "result", "notes", "settings")
 """The attributes that the checksum covers."""
+ALSO_READ = ("source", "checksum", "until")
+"""Those it leaves out. `until` came later than the format: who reads files without it must find the same checksum."""
 
 SEAL = b"\nlinflow sha256 "
 """Begins the last bytes of a file as saved; the digest of all before it follows, in hexadecimal."""

@@ -105,9 +105,17 @@ def _trajectory(source: RunFile) -> Trajectory:
         algorithm=algorithm,
         step_size=None if step_size is None else float(step_size),
         step_sizes=steps,
+        until=_until(source),
         _nodes=_nodes(source, algorithm),
         _checkpoints=cast(Any, _stored(source, algorithm, start, end, float(t[-1]))),
     )
+
+
+def _until(source: RunFile) -> float | None:
+    until = source.attributes.get("until")
+    if until is not None and not (isinstance(until, (int, float)) and 0 < until < 1):
+        raise source.error(f"its attribute 'until' is {until!r}, no fraction in (0, 1)")
+    return until
 
 
 def _stats(source: RunFile) -> Stats:

@@ -193,6 +193,8 @@ def _attributes(run: Trajectory, settings: Mapping[str, Any] | None) -> dict[str
         "result_text": run.result.value,
         "notes": _json(list(run.notes)),
     }
+    if run.until is not None:
+        attributes["until"] = run.until
     if settings is not None:
         attributes["settings"] = _settings(settings)
     return attributes

@@ -220,17 +220,12 @@ def _promised(certificate: Certificate, until: float) -> dict[str, Any]:
 
 
 def _observed(run: Trajectory, experiment: Experiment, noise: float) -> dict[str, Any]:
-    from linflow.dynamics import Result  # noqa: PLC0415 - see `ready`
-
     t, gap, rate = (to_numpy(x) for x in (run.t, run.gap, run.rate))
     seen = gap > noise  # what is rounding has no rate
     last = int(np.flatnonzero(seen)[-1]) if seen.any() else 0
     with np.errstate(divide="ignore", invalid="ignore"):  # of a gap that went from 0, or to infinity
         mean = float(np.log(gap[0]) - np.log(gap[last])) / t[last] if last else math.nan
-    until = experiment.flow.until
-    times = run.time_to((*FRACTIONS, until))
-    if run.result is Result.TARGET:  # which lies between two gaps that differ by rounding
-        times[(np.array((*FRACTIONS, until)) >= until) & np.isinf(times)] = t[-1]
+    times = run.time_to((*FRACTIONS, experiment.flow.until))
     return {
         "result": run.result.value,
         "steps": run.stats.steps,
