@@ -217,6 +217,8 @@ def test_a_run_is_readable_without_us(tmp_path):
         assert data.rate.attrs["units"] == "1/time"
         for name in data.variables:
             assert data[name].attrs["long_name"] and data[name].attrs["units"], name
+        # A run of another tolerance tells the error, the largest at any time; it is no sum over the steps.
+        assert data.stats_gap_error.attrs["long_name"].endswith("the largest at any time")
         assert float(data.minimum) == run.minimum and int(data.stats_steps) == run.stats.steps
         assert float(data.stats_seconds) == run.stats.seconds  # not decoded as a duration
         assert data.attrs["format_version"] == 1 and data.attrs["result"] == "TARGET"

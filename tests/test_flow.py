@@ -137,7 +137,7 @@ def test_loss_curve_is_right_between_the_steps(widths, rng):
     run = lf.gradient_flow(f, net, until=1e-10)
     tight = lf.gradient_flow(f, net, t_max=float(run.t[-1]), rtol=1e-13)
     t = np.linspace(0, run.t[-1], 400)
-    # The promise of the defaults: 1e-6 relative down to 1e-10; the quintic adds a few 1e-6 on the widest steps.
+    # The promise of the defaults: 1e-6 relative down to 1e-10; interpolation adds a few 1e-6 on the widest steps.
     assert np.abs(np.log(run.gap_at(t) / tight.gap_at(t))).max() < 2e-5
     assert np.abs(np.log(run.gap / tight.gap_at(run.t))).max() < 2e-5
     for s in (0.37, 0.81):

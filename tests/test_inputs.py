@@ -49,6 +49,15 @@ BAD = {
     "data too small": (lambda: lf.LinearRegression(1e-170 * eye, eye), "rescale the data"),
     "negative sigma": (lambda: lf.bounds.best(net, sigma_min=-1.0), "sigma_min is -1.0"),
     "rtol": (lambda: lf.gradient_flow(f, net, rtol=0.0), "rtol"),
+    "rtol one": (
+        lambda: lf.gradient_flow(f, net, rtol=1),
+        r"rtol is 1; it is the relative tolerance of one step and",
+    ),
+    "until one, in words": (
+        lambda: lf.gradient_flow(f, net, until=1),
+        "until is 1; it is the fraction of the initial",
+    ),
+    "learned": (lambda: lf.exact.learning_times(net, eye, 1), "fraction is 1; it is the part of each singular value"),
     "record": (lambda: lf.gradient_flow(f, net, record=("los",)), "record is 'los'; one of 'loss'"),
     "step size": (lambda: lf.gradient_descent(f, net, step_size=0.0, steps=1), "step_size is 0.0"),
     "step size NaN": (lambda: lf.gradient_descent(f, net, step_size=np.nan, steps=1), "step_size is nan"),

@@ -64,14 +64,13 @@ def positive(x: Any, name: str, *, allow_zero: bool = False) -> float:
     return value
 
 
-def fraction(x: Any, name: str) -> float:
-    """Check a number strictly between 0 and 1."""
+def fraction(
+    x: Any, name: str, what: str = "the fraction of the initial loss gap to reach", example: str = "1e-6"
+) -> float:
+    """Check a number strictly between 0 and 1; `what` says of an error what the number is."""
     value = positive(x, name)
     if value >= 1:
-        raise ValueError(
-            f"{name} is {x!r}; it is the fraction of the initial loss gap to reach and must lie in (0, 1), "
-            "such as 1e-6."
-        )
+        raise ValueError(f"{name} is {x!r}; it is {what} and must lie in (0, 1), such as {example}.")
     return value
 
 

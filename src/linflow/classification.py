@@ -64,7 +64,7 @@ class ExponentialTail(Objective):
         self.smoothness = self._largest_curvature * top * top
         self._cut = max(X.shape) * EPS * top  # singular values up to here count as 0
         rank = int(np.sum(to_numpy(s) > self._cut))
-        self._V = Vt[:rank, :].T if rank < self.shape[0] else None
+        self.row_space = Vt[:rank, :].T if rank < self.shape[0] else None
         self._measure(found)
 
     def _measure(self, found: list[tuple[float, float, np.ndarray]]) -> None:
@@ -149,16 +149,16 @@ class ExponentialTail(Objective):
         A direction of largest margin lies in the row space, so the hard margin is the same. What rounding may have
         hidden from the numerical rank (singular values up to `max(N, n)·ε·σ_max`) is taken off it.
         """
-        if self._V is None or self._cut >= self.hard_margin:
+        if self.row_space is None or self._cut >= self.hard_margin:
             return self, network
         restricted = copy.copy(self)
         restricted.hard_margin -= self._cut
         restricted.margin_gap += self._cut
         restricted.margins = self.margins - self._cut
-        restricted._X, restricted._V = self._X @ self._V, None
-        restricted.direction = self._V.T @ self.direction
+        restricted._X, restricted.row_space = self._X @ self.row_space, None
+        restricted.direction = self.row_space.T @ self.direction
         restricted.shape = tuple(restricted.direction.shape)
-        return restricted, network.restricted([self._V.T @ network.weights[0], *network.weights[1:]])
+        return restricted, network.restricted([self.row_space.T @ network.weights[0], *network.weights[1:]])
 
     def check_network(self, network: Network) -> None:
         """Raise ValueError or TypeError unless `network` has the shape and array kind this objective takes."""

@@ -54,6 +54,8 @@ class Objective:
     """Whether the constants follow from the data, rather than from a declaration that a run may contradict."""
     quadratic = False
     """Whether f is quadratic and `hessian_product` exact."""
+    row_space: Any = None
+    """Orthonormal basis, shape `(n, r)`, of the part of each column of W that f sees; None where it sees all."""
 
     def __init__(
         self,

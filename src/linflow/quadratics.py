@@ -25,7 +25,7 @@ class _Quadratic(Objective):
     def __init__(self, minimizer, minimum, F=None, H=None, s=(1.0,), t=(1.0,), V=None, U=None, notes=()):
         self.shape = tuple(minimizer.shape)
         self.minimizer, self.minimum, self.notes = minimizer, float(minimum), tuple(notes)
-        self._F, self._H, self._V, self._U = F, H, V, U
+        self._F, self._H, self.row_space, self._U = F, H, V, U
         # s and t are the nonzero singular values of F and H.
         least, largest = float(min(s)) * float(min(t)), float(max(s)) * float(max(t))
         self._least, self._largest = least, largest
@@ -78,7 +78,7 @@ class _Quadratic(Objective):
         `W ↦ Vᵀ W U`, `W_1 ↦ Vᵀ W_1`, `W_L ↦ W_L U`. The frozen part `(I − VVᵀ) W_1` never moves, so `D_1` less
         that part is conserved too, and it is the imbalance of the restricted network.
         """
-        V, U = self._V, self._U
+        V, U = self.row_space, self._U
         if V is None and U is None:
             return self, network
         weights = list(network.weights)

@@ -116,7 +116,7 @@ def integrate(
     net = prepared(objective, network)
     until = _checks.fraction(until, "until") if until is not None else None if t_max is not None else 1e-10
     end = math.inf if t_max is None else _checks.positive(t_max, "t_max")
-    rtol = _checks.fraction(rtol, "rtol")
+    rtol = _checks.fraction(rtol, "rtol", "the relative tolerance of one step", "1e-8")
     max_steps = _checks.count(max_steps, "max_steps")
     stops = sorted({_checks.positive(s, "times", allow_zero=True) for s in times} - {0.0})
     if stops and stops[-1] > end:

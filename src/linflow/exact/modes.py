@@ -80,9 +80,7 @@ def learning_times(network: Network | Sequence[Any], Y: Any, fraction: float = 0
         array([2.486, 6.908])
     """
     net = Network.of(network).detach()
-    fraction = _checks.positive(fraction, "fraction")
-    if fraction >= 1:
-        raise ValueError(f"fraction is {fraction:g}; a part of the singular value to reach, in (0, 1), is needed.")
+    fraction = _checks.fraction(fraction, "fraction", "the part of each singular value to reach", "0.5")
     modes = shared_modes(net, to_numpy(_checks.matrix(Y, "Y", net.shape)[0]))
     times = np.zeros(min(net.shape))  # a mode left out has nothing to learn
     for i, (chain, s) in enumerate(zip(_chains(modes, net.scale), modes.target, strict=True)):

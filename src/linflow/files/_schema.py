@@ -25,7 +25,7 @@ NODES = {
     "node_slope": ("time derivative of the logarithm of the loss gap", "1/time"),
     "node_curvature": ("second time derivative of the logarithm of the loss gap", "1/time^2"),
 }
-"""What `Trajectory.gap_at` interpolates: all four for a flow (quintic), the first two for a descent (linear)."""
+"""What `Trajectory.gap_at` interpolates: all four for a flow (degree 11), the first two for a descent (linear)."""
 
 SCALARS = {
     "minimum": ("minimum of the loss", "loss"),
@@ -34,7 +34,7 @@ SCALARS = {
     "stats_rejected": ("rejected steps", "1"),
     "stats_evaluations": ("evaluations of the gradient", "1"),
     "stats_imbalance_drift": ("largest change of an imbalance over the run, Frobenius norm", "1"),
-    "stats_gap_error": ("estimated relative errors of the loss gap, summed over the steps", "1"),
+    "stats_gap_error": ("estimated error of the logarithm of the loss gap, the largest at any time", "1"),
     # "seconds" would make xarray decode it as a duration.
     "stats_seconds": ("wall time of the run", "s"),
 }

@@ -171,7 +171,7 @@ def _frobenius(D) -> float:
 def _off_least_norm(start: Start) -> dict[str, float]:
     """Return `‖[U_1; W_2ᵀ] U_2ᵀ‖_F` when X has not full rank: 0 means that the limit is the least-norm solution."""
     whole, network = start.whole
-    V = getattr(whole, "_V", None)
+    V = whole.row_space
     if V is None:
         return {}
     W1, W2 = network.weights
