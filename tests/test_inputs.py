@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 import linflow as lf
+from linflow._arrays import to_numpy
+from linflow.sweeps.grid import stored
 
 eye = np.eye(2)
 f = lf.MatrixFactorization(eye)
@@ -17,6 +20,11 @@ def value(W):
 def gradient(W):
     return W
 
+
+masked = np.ma.array(2 * eye, mask=[[False, True], [False, False]])
+some = np.ma.array([0.1, 0.2], mask=[False, True])
+run = lf.gradient_flow(f, [2 * eye, eye], t_max=1.0)
+labels = np.ma.array([1.0, -1.0], mask=[False, True])
 
 BAD = {
     "shapes that do not chain": (lambda: lf.Network([np.ones((2, 3)), np.ones((4, 2))]), "W_1 is 2×3 but W_2 is 4×2"),
@@ -100,7 +108,94 @@ def test_value_errors(case):
         call()
 
 
+MASKED = {
+    "target": (lambda: lf.MatrixFactorization(masked), "Y hides 1 of its 4 entries behind a mask.*lf.Objective"),
+    "rows of a list": (lambda: lf.MatrixFactorization(list(masked)), "Y hides 1 of its 2"),
+    "inputs": (lambda: lf.LinearRegression(masked, eye), "X hides"),
+    "outputs": (lambda: lf.LinearRegression(eye, masked), "Y hides"),
+    "quadratic": (lambda: lf.Quadratic(masked, C=eye), "A hides"),
+    "linear term": (lambda: lf.Quadratic(eye, C=masked), "C hides"),
+    "labels": (lambda: lf.LogisticLoss(eye, labels), "y hides"),
+    "minimizer": (
+        lambda: lf.Objective(value, gradient, shape=(2, 2), minimum=0.0, minimizer=masked),
+        "minimizer hides",
+    ),
+    "gradient": (
+        lambda: lf.gradient_flow(lf.Objective(value, lambda W: W - masked, shape=(2, 2), minimum=0.0), net),
+        "the gradient hides",
+    ),
+    "a loss at": (lambda: f.value(masked), "W hides"),
+    "a gap at": (lambda: f.gap(masked), "W hides"),
+    "a gradient at": (lambda: f.gradient(masked), "W hides"),
+    "a Hessian along": (lambda: f.hessian_product(eye, masked), "V hides"),
+    "a loss of classes": (lambda: lf.LogisticLoss(eye, [1.0, -1.0]).value(labels[:, None]), "W hides"),
+    "weights": (lambda: lf.Network([eye, masked]), "W_2 hides"),
+    "weights certified": (lambda: lf.certify(f, [masked, eye]), "W_1 hides"),
+    "a direction": (lambda: lf.TangentOperator(net).apply(masked), "E hides"),
+    "times": (lambda: lf.gradient_flow(f, net, t_max=1.0, times=some), "times hides"),
+    "times of a gap": (lambda: run.gap_at(some), "t hides"),
+    "times of a product": (lambda: lf.exact.two_layer_scalar(1.0, 1.0, 1.0, some), "t hides"),
+    "fractions": (lambda: run.time_to(some), "fraction hides"),
+    "imbalance": (lambda: lf.bounds.two_layer(masked, 2, 2, 0.0, 0.0), "D hides"),
+    "eigenvalues": (lambda: lf.bounds.deep([some, some], 2, 2), "D_1 hides"),
+    "scalar chain": (lambda: lf.bounds.scalar(some, 1.0), "d hides"),
+    "homogeneous": (lambda: lf.bounds.homogeneous(some, 1.0), "d hides"),
+    "singular values": (
+        lambda: lf.bounds.deep_product([eye], 2, 2, sigma_min=some, sigma_max=1.0),
+        "sigma_min hides",
+    ),
+    "spectral": (lambda: lf.init.spectral((2, 2, 2), masked, 0.1), "target hides"),
+    "spectral values": (lambda: lf.init.spectral((2, 2, 2), eye, some), "values hides"),
+    "imbalanced": (lambda: lf.init.imbalanced((2, 4, 4, 2), some), "imbalance hides"),
+    "balanced": (lambda: lf.init.balanced((2, 2, 2), masked), "product hides"),
+    "prescribed": (lambda: lf.init.with_imbalance(masked, eye), "D_1 hides"),
+    "a design": (lambda: lf.design(f, (2, 4, 2), rate=0.1, product=masked), "product hides"),
+    "exact": (lambda: lf.exact.spectral(net, masked, 1.0), "Y hides"),
+    "a sweep": (lambda: stored(masked, "data.target"), "data.target hides"),
+    "a picture": (lambda: to_numpy(some), "hides"),
+}
+
+
+@pytest.mark.parametrize("case", MASKED)
+def test_masked_entries_are_refused(case):
+    call, words = MASKED[case]
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+def test_masked_tensors_are_refused():
+    torch = pytest.importorskip("torch")
+    from torch.masked import masked_tensor
+
+    with pytest.warns(UserWarning, match="prototype"):
+        tensor = masked_tensor(torch.ones(2, 2), torch.tensor([[True, False], [True, True]]))
+    with pytest.raises(ValueError, match="Y is a MaskedTensor"):
+        lf.MatrixFactorization(tensor)
+    with pytest.raises(TypeError, match=r"Y is a sparse Tensor.*x\.to_dense\(\)"):
+        lf.MatrixFactorization(torch.eye(2).to_sparse())
+
+
+def test_a_state_dict_with_masked_entries_is_refused():
+    pytest.importorskip("torch")
+    import linflow.torch as lt
+
+    with pytest.raises(ValueError, match=r"'0\.weight' hides"):
+        lt.audit({"0.weight": masked, "1.weight": eye})
+
+
+@pytest.mark.parametrize("kind", [np.ma.array, lambda A: A.view(np.matrix)], ids=["masked", "matrix"])
+def test_a_mask_that_hides_nothing_is_no_mask(kind):
+    """netCDF4 gives every array a mask, and numpy.matrix multiplies by `*`: both are read as plain arrays."""
+    A = np.array([[1.0, 0.5], [0.2, 0.7]])
+    same, plain = (lf.certify(lf.MatrixFactorization(X), [X, X]) for X in (kind(A), A))
+    assert same.rate == plain.rate
+    assert type(lf.Network([kind(A)]).weights[0]) is np.ndarray
+    assert type(lf.MatrixFactorization(kind(A)).gradient(kind(2 * A))) is np.ndarray
+
+
 BAD_TYPES = {
+    "sparse": (lambda: lf.MatrixFactorization(csr_array(eye)), r"Y is a sparse csr_array.*x\.toarray\(\)"),
+    "a list of objects": (lambda: lf.MatrixFactorization([[1.0, None]]), "Y is a list of objects"),
     "complex": (lambda: lf.Network([np.ones((2, 2), dtype=complex)]), "W_1 is complex"),
     "text": (lambda: lf.MatrixFactorization([["a", "b"]]), "real numeric"),
     "objects": (lambda: lf.MatrixFactorization([[object()]]), "objects"),

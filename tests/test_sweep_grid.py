@@ -150,7 +150,7 @@ def test_what_an_algorithm_does_not_use_makes_no_cell():
         ),
         ({"data": {"target": np.eye(2) * 1j}}, ["data.target", "a matrix of real numbers"]),
         ({"data": {"target": [["1", "2"]]}}, ["data.target", "a matrix of real numbers"]),
-        ({"data": {"target": np.ma.masked_less(np.eye(2), 0.5)}}, ["data.target", "a matrix of real numbers"]),
+        ({"data": {"target": np.ma.masked_less(np.eye(2), 0.5)}}, ["data.target", "hides 2 of its 4 entries"]),
         ({"grid": [3]}, ["grid is [3]", "a table [grid]"]),
         ({"width": 3}, ["width belongs into [grid]", "[start]"]),
         ({"seeds": 3}, ["seeds belongs into [grid]"]),

@@ -54,12 +54,36 @@ def is_numpy(x: object) -> bool:
     return array_api_compat.is_numpy_array(x)
 
 
+def whole(x: Any, name: str) -> Any:
+    """Return `x` as it is, an array of a NumPy subclass (a mask that hides nothing, `numpy.matrix`) as a plain one.
+
+    Raises:
+        ValueError: a mask hides entries, or rows of a list have one: what is computed would be of other data.
+    """
+    if isinstance(x, np.ndarray):
+        hidden = int(np.ma.count_masked(x)) if isinstance(x, np.ma.MaskedArray) else 0
+        if hidden:
+            raise ValueError(
+                f"{name} hides {hidden} of its {x.size} entries behind a mask, and every entry is needed. Fill them "
+                "with numbers (numpy.ma.filled), or pass the loss of the known entries as an lf.Objective, whose "
+                "docstring has it."
+            )
+        return x if type(x) is np.ndarray else np.asarray(x)
+    if isinstance(x, (list, tuple)) and any(isinstance(row, (list, tuple, np.ma.MaskedArray)) for row in x):
+        return [whole(row, name) for row in x]
+    if type(x).__name__ == "MaskedTensor":
+        raise ValueError(f"{name} is a MaskedTensor, and every entry is needed. Fill it with x.to_tensor(number).")
+    return x
+
+
 def to_float64(array: Array, name: str) -> tuple[Array, str | None]:
     """Promote a real array to float64; the second value says so in words, or is None.
 
     Raises:
         TypeError: for complex or non-numeric arrays, and where the library refuses float64.
+        ValueError: entries are masked.
     """
+    array = whole(array, name)
     xp = namespace(array)
     if array.dtype == xp.float64:
         return array, None
@@ -89,7 +113,7 @@ def to_numpy(array: Array) -> np.ndarray:
         array = array.detach().cpu().numpy()
     elif array_api_compat.is_cupy_array(array):
         array = array.get()
-    return np.array(array, dtype=np.float64)
+    return np.array(whole(array, "the array"), dtype=np.float64)
 
 
 def from_numpy(array: np.ndarray | Sequence[float], like: Array) -> Array:

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from linflow._arrays import Array, is_array, namespace, to_float64
+from linflow._arrays import Array, is_array, namespace, to_float64, whole
 
 
 def matrix(x: Any, name: str, shape: tuple[int | None, int | None] | None = None) -> tuple[Array, str | None]:
@@ -23,13 +23,18 @@ def matrix(x: Any, name: str, shape: tuple[int | None, int | None] | None = None
     Returns:
         The float64 array and the promotion in words (None when it was float64 already).
     """
+    x = whole(x, name)
+    if hasattr(x, "todense") or "sparse" in str(getattr(x, "layout", "")):
+        dense = "to_dense" if hasattr(x, "to_dense") else "toarray"
+        raise TypeError(f"{name} is a sparse {type(x).__name__}; a dense array is needed: pass x.{dense}().")
     if not is_array(x):
+        given = type(x).__name__
         try:
             x = np.asarray(x)
         except ValueError as error:
             raise ValueError(f"{name} is ragged: its rows differ in length; a 2-D array is needed.") from error
         if x.dtype == object:
-            raise TypeError(f"{name} is a {type(x).__name__} of objects; a real 2-D array is needed.")
+            raise TypeError(f"{name} is a {given} of objects; a real 2-D array is needed.")
     if x.ndim != 2:
         hint = " Write a vector as a matrix with one column: v.reshape(-1, 1)." if x.ndim == 1 else ""
         raise ValueError(
@@ -83,6 +88,16 @@ def count(x: Any, name: str, least: int = 1) -> int:
     if x < least:
         raise ValueError(f"{name} is {x!r}; at least {least} is needed.")
     return int(cast("Any", x))  # of a Real, too
+
+
+def numbers(x: Any, name: str) -> np.ndarray:
+    """Return a number or a sequence of numbers as a NumPy array of float64.
+
+    Raises:
+        ValueError: entries are masked, or rows differ in length.
+        TypeError: something else than numbers.
+    """
+    return np.asarray(whole(x, name), dtype=np.float64)
 
 
 def widths(x: Any) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from linflow import _checks
-from linflow._arrays import EPS, Array, detach, from_numpy, is_array, namespace, norm, to_numpy
+from linflow._arrays import EPS, Array, detach, from_numpy, is_array, namespace, norm, to_numpy, whole
 from linflow._threads import one_thread
 from linflow.network import Network
 from linflow.objectives import Objective
@@ -107,7 +107,7 @@ class ExponentialTail(Objective):
 
     def _z(self, W: Array) -> Array:
         with np.errstate(over="ignore", invalid="ignore"):
-            return namespace(W).clip(self._Y * (self._X @ W), -_FAR, _FAR)
+            return namespace(W).clip(self._Y * (self._X @ whole(W, "W")), -_FAR, _FAR)
 
     def value(self, W: Array) -> float:
         """Return `f(W)`, inf where it is past float64."""
@@ -330,6 +330,7 @@ class LogisticLoss(ExponentialTail):
 
 def _labels(y: Any, X: Array) -> Array:
     """Check labels ±1 and return them as a matrix with one column for each output."""
+    y = whole(y, "y")
     if not is_array(y):
         try:
             y = np.asarray(y, dtype=np.float64)

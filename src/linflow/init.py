@@ -197,7 +197,7 @@ def spectral(
     n, m, L = widths[0], widths[-1], len(widths) - 1
     target = to_numpy(_checks.matrix(target, "target", (n, m))[0])
     k = min(n, m)
-    w = np.asarray(values, dtype=np.float64)
+    w = _checks.numbers(values, "values")
     if w.ndim == 1 and w.shape == (L,):
         w = w[:, None]
     if w.ndim not in (0, 2) or (w.ndim == 2 and (w.shape[0] != L or w.shape[1] not in (1, k))):
@@ -299,7 +299,7 @@ def _symmetric(D: Any, l: int) -> np.ndarray:
 
 
 def _per_layer(imbalance: float | Sequence[float], count: int) -> np.ndarray:
-    ds = np.asarray(imbalance, dtype=np.float64)
+    ds = _checks.numbers(imbalance, "imbalance")
     if ds.ndim == 0:
         ds = np.full(count, float(ds))
     if ds.shape != (count,):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from linflow import _checks
-from linflow._arrays import EPS, Array, from_numpy, namespace, norm, to_numpy
+from linflow._arrays import EPS, Array, from_numpy, namespace, norm, to_numpy, whole
 from linflow.network import Network
 
 
@@ -47,6 +47,15 @@ class Objective:
         ...                  strong_convexity=2.0, smoothness=2.0)
         >>> f.pl_constant, bool(abs(f.minimum) < 1e-12)
         (4.0, True)
+
+        Only some entries of a matrix are known:
+
+        >>> Y, known = np.array([[1.0, 2.0], [0.0, 4.0]]), np.array([[1, 1], [0, 1]])
+        >>> f = lf.Objective(lambda W: 0.5 * float((known * (W - Y) ** 2).sum()), lambda W: known * (W - Y),
+        ...                  shape=Y.shape, smoothness=1.0, minimum=0.0)
+        >>> run = lf.gradient_flow(f, lf.init.ntk((2, 10, 2), rng=0), until=1e-6)
+        >>> run.result.value, bool((np.abs(run.network.product() - Y)[known == 1] < 1e-2).all())
+        ('target reached', True)
     """
 
     name = "user-defined objective"
@@ -117,7 +126,7 @@ class Objective:
 
     def gradient(self, W: Array) -> Array:
         """Return `∇f(W)`, shape `(n, m)`."""
-        return self._gradient(W)
+        return whole(self._gradient(W), "the gradient")
 
     def hessian_product(self, W: Array, V: Array) -> Array:
         """Return `∇²f(W)[V]`; by a central difference of the gradient unless the objective knows better."""

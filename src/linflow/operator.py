@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from linflow import _checks
-from linflow._arrays import EPS, Array, detach, device, eigenvalues, from_numpy, namespace, norm, to_numpy
+from linflow._arrays import EPS, Array, detach, device, eigenvalues, from_numpy, namespace, norm, to_numpy, whole
 from linflow._iterative import extreme
 from linflow.network import Network
 
@@ -69,6 +69,7 @@ class TangentOperator:
 
     def apply(self, E: Array) -> Array:
         """Return `T(E)` for `E` of shape `(n, m)`, or a stack of shape `(…, n, m)`."""
+        E = whole(E, "E")
         if tuple(E.shape[-2:]) != self.shape:
             raise ValueError(
                 f"E has shape {tuple(E.shape)}; T acts on matrices of shape {self.shape} or stacks of them."

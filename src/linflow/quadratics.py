@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from linflow import _checks
-from linflow._arrays import EPS, Array, detach, from_numpy, namespace, norm, to_numpy
+from linflow._arrays import EPS, Array, detach, from_numpy, namespace, norm, to_numpy, whole
 from linflow.network import Network
 from linflow.objectives import Objective
 
@@ -61,16 +61,16 @@ class _Quadratic(Objective):
 
     def gap(self, W: Array) -> float:
         """Return `f(W) − f*`."""
-        E = self._residual(W - self.minimizer)
+        E = self._residual(whole(W, "W") - self.minimizer)
         return 0.5 * float(detach(namespace(E).sum(E * E)))
 
     def gradient(self, W: Array) -> Array:
         """Return `∇f(W)`, shape `(n, m)`."""
-        return self._adjoint(self._residual(W - self.minimizer))
+        return self._adjoint(self._residual(whole(W, "W") - self.minimizer))
 
     def hessian_product(self, W: Array, V: Array) -> Array:
         """Return `∇²f[V]`, which does not depend on `W`."""
-        return self._adjoint(self._residual(V))
+        return self._adjoint(self._residual(whole(V, "V")))
 
     def effective(self, network: Network) -> tuple[Objective, Network]:
         """Return objective and network in the coordinates of the row (and column) space the objective sees.

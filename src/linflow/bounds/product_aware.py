@@ -55,7 +55,7 @@ def deep_product(Ds: Sequence[Any], n: int, m: int, sigma_min: Any, sigma_max: A
         >>> round(float(lf.bounds.deep_product(Ds, 1, 1, sigma_min=8**0.5, sigma_max=8**0.5)), 9)
         14.0
     """
-    least, largest = np.asarray(sigma_min, dtype=np.float64), np.asarray(sigma_max, dtype=np.float64)
+    least, largest = _checks.numbers(sigma_min, "sigma_min"), _checks.numbers(sigma_max, "sigma_max")
     if not (np.all(least >= 0) and np.all(largest >= least)):
         raise ValueError(f"sigma_min is {sigma_min!r} and sigma_max {sigma_max!r}; 0 ≤ σ_min ≤ σ_max is needed.")
     widened = rounded(spectra(Ds), least if np.isinf(largest).any() else largest)

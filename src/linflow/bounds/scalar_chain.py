@@ -74,7 +74,7 @@ def _closed(c: np.ndarray, w: Any) -> np.ndarray:
 
 def _arguments(d: Sequence[float], w: float) -> tuple[np.ndarray, float]:
     """Check the arguments; return the offsets and |w|."""
-    values = np.atleast_1d(np.asarray(d, dtype=np.float64))
+    values = np.atleast_1d(_checks.numbers(d, "d"))
     if values.ndim != 1 or not np.all(np.isfinite(values)):
         raise ValueError(f"d is {d!r}; a sequence of L − 1 finite imbalances is needed.")
     return chain_offsets(values), _checks.positive(abs(float(w)), "|w|", allow_zero=True)

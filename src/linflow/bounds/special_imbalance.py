@@ -92,7 +92,7 @@ def homogeneous(d: Sequence[float], sigma_min: float) -> float:
         >>> round(lf.bounds.homogeneous([3.0], 2.0), 12)
         5.0
     """
-    c = chain_offsets(np.atleast_1d(np.asarray(d, dtype=np.float64)))
+    c = chain_offsets(np.atleast_1d(_checks.numbers(d, "d")))
     return float(chain_slope(c, chain_root(c, _checks.positive(sigma_min, "sigma_min", allow_zero=True))))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from linflow import _checks
-from linflow._arrays import EPS, norm
+from linflow._arrays import EPS, norm, whole
 from linflow._threads import one_thread_when_small
 from linflow.dynamics._compiled import BLOCK, CompiledMarch, large, trouble, unfit
 from linflow.dynamics._stepping import Event, March, PlainMarch, Step, shorten
@@ -118,7 +118,7 @@ def integrate(
     end = math.inf if t_max is None else _checks.positive(t_max, "t_max")
     rtol = _checks.fraction(rtol, "rtol", "the relative tolerance of one step", "1e-8")
     max_steps = _checks.count(max_steps, "max_steps")
-    stops = sorted({_checks.positive(s, "times", allow_zero=True) for s in times} - {0.0})
+    stops = sorted({_checks.positive(s, "times", allow_zero=True) for s in whole(times, "times")} - {0.0})
     if stops and stops[-1] > end:
         raise ValueError(f"times holds {stops[-1]:g}, beyond t_max = {end:g}; leave it out or raise t_max.")
     engine = _checks.choice(engine, "engine", ("auto", "compiled", "plain"))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from linflow import _checks
-from linflow._arrays import Array, from_numpy, singular_values, to_numpy
+from linflow._arrays import Array, from_numpy, singular_values, to_numpy, whole
 from linflow.dynamics._hermite import LEVEL, first_times, interpolate
 from linflow.dynamics._stepping import advance
 from linflow.dynamics.field import GradientField, Point
@@ -163,7 +163,7 @@ class Trajectory:
         Raises:
             ValueError: times outside the run.
         """
-        times = np.asarray(t, dtype=np.float64)
+        times = _checks.numbers(t, "t")
         end = float(self._nodes[0][-1])
         if times.size and not (times.min() >= 0 and times.max() <= end):
             raise ValueError(f"the run covers t = 0 to {end!r} ({self.result.value}); {t!r} lies outside.")
@@ -184,7 +184,8 @@ class Trajectory:
             True
         """
         single = np.ndim(fraction) == 0
-        each = np.array([_checks.fraction(x, "fraction") for x in ([fraction] if single else fraction)])
+        given = [fraction] if single else whole(fraction, "fraction")
+        each = np.array([_checks.fraction(x, "fraction") for x in given])
         if float(self.gap[0]) == 0.0:  # no fraction is less
             found = np.zeros(len(each))
         else:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from linflow._arrays import whole
 from linflow.files import atomic
 from linflow.settings import SIZES, unused
 from linflow.sweeps.axes import SHAPE, Axis, defaults
@@ -164,11 +165,12 @@ class Grid:
 
 def stored(value: Any, name: str) -> tuple[str, np.ndarray]:
     """Return data that were given as an array, and the name of the file of the sweep that will hold them."""
+    value = whole(value, name)
     try:
         given = np.asarray(value)
     except (TypeError, ValueError, RuntimeError):  # rows of different lengths, tensors with a gradient
         given = np.empty(0, dtype=object)
-    if given.dtype.kind not in "fiub" or np.ma.is_masked(value):
+    if given.dtype.kind not in "fiub":
         shown = " ".join(repr(value).split())
         raise ValueError(f"{name} is {shown:.60}; the path of a file, or a matrix of real numbers, is needed.")
     array = np.array(given, dtype=np.float64, order="C")  # a copy: the caller may change it

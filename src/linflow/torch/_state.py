@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from linflow._arrays import Array, detach, is_array
+from linflow._arrays import Array, detach, is_array, whole
 
 _DIGITS = re.compile(r"(\d+)")
 
@@ -48,7 +48,9 @@ class State:
                 f"{wrong!r} of the state dict is a {type(named[wrong]).__name__}; tensors are needed. "
                 "Pass the state dict itself, such as checkpoint['state_dict']."
             )
-        self.tensors: dict[str, Array] = {plain(name): detach(x) for name, x in named.items() if is_array(x)}
+        self.tensors: dict[str, Array] = {
+            plain(name): detach(whole(x, repr(name))) for name, x in named.items() if is_array(x)
+        }
 
     def matrix(self, name: str) -> Array | None:
         """Return the matrix of that name; None where there is none of floating-point numbers."""
