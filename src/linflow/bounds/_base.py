@@ -21,9 +21,13 @@ from linflow._arrays import (
     norm,
     singular_values,
     to_float64,
+    to_numpy,
 )
 from linflow.imbalance import imbalance_eigenvalues, positive_part
 from linflow.network import Network
+
+Follow = Callable[[Callable[[Array], Array], np.ndarray], Array]
+"""From a function and its root, found without derivatives, the root with those of whatever the function reads."""
 
 
 @dataclass(frozen=True)
@@ -201,6 +205,11 @@ def spectra(Ds: Sequence[Any]) -> list[Spectrum]:
     if not isinstance(Ds, (list, tuple)) or not Ds:
         raise TypeError(f"Ds is {type(Ds).__name__} {Ds!r}; a list [D_1, …, D_{{L-1}}] is needed.")
     return [spectrum(D, f"D_{l}") for l, D in enumerate(Ds, 1)]
+
+
+def plain(Ds: Sequence[Spectrum]) -> list[Spectrum]:
+    """Return the spectra in NumPy."""
+    return [D if is_numpy(D.lower) else Spectrum(to_numpy(D.lower), to_numpy(D.upper)) for D in Ds]
 
 
 def rounded(Ds: Sequence[Spectrum], product: Any) -> list[Spectrum]:

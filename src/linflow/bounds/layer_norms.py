@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from linflow import _checks
+from linflow._arrays import Array, namespace, to_numpy
 from linflow._chain import chain_root
-from linflow.bounds._base import Spectrum, rounded, spectra
+from linflow.bounds._base import Follow, Spectrum, plain, rounded, spectra
 
 
 def norms(Ds: Sequence[Any], product_norm: float) -> list[float]:
@@ -40,22 +43,31 @@ def norms(Ds: Sequence[Any], product_norm: float) -> list[float]:
     return [float(x) for x in layer_caps(rounded(spectra(Ds), product_norm), product_norm)]
 
 
-def layer_caps(Ds: Sequence[Spectrum], product_norm: np.ndarray | float) -> np.ndarray:
-    """Return the upper bounds for each `product_norm`, shape `(L, …)`; inf for an infinite one."""
-    falls = np.array([float(D.upper[0]) for D in Ds])  # λ_max(D_l): how far ‖W_l‖² may exceed ‖W_{l+1}‖²
-    rises = np.array([-float(D.lower[-1]) for D in Ds])  # λ_max(−D_l): the other way round
-    bound = np.full((len(Ds) + 1, *np.shape(product_norm)), np.inf)
-    bound[-1] = _outer(rises[::-1], product_norm)
-    bound[0] = _outer(falls, product_norm)
+def layer_caps(Ds: Sequence[Spectrum], product_norm: Any, follow: Follow | None = None) -> Array:
+    """Return the upper bounds for each `product_norm`, shape `(L, …)`; inf for an infinite one.
+
+    In NumPy; with `follow`, of the kind of the spectra and with derivatives.
+    """
+    Ds = plain(Ds) if follow is None else Ds
+    xp = namespace(Ds[0].lower)
+    falls = [D.upper[0] for D in Ds]  # λ_max(D_l): how far ‖W_l‖² may exceed ‖W_{l+1}‖²
+    rises = [-D.lower[-1] for D in Ds]  # λ_max(−D_l): the other way round
+    first, last = (_outer(steps, product_norm, follow) for steps in (falls, rises[::-1]))
+    bound = [first, *([math.inf * xp.ones_like(first)] * (len(Ds) - 1)), last]
     for l in range(len(Ds)):
-        bound[l + 1] = np.minimum(bound[l + 1], np.maximum(0.0, bound[l] + rises[l]))
+        bound[l + 1] = xp.minimum(bound[l + 1], xp.maximum(bound[l] + rises[l], 0.0))
     for l in range(len(Ds) - 1, -1, -1):
-        bound[l] = np.minimum(bound[l], np.maximum(0.0, bound[l + 1] + falls[l]))
-    return bound
+        bound[l] = xp.minimum(bound[l], xp.maximum(bound[l + 1] + falls[l], 0.0))
+    return xp.stack(bound)
 
 
-def _outer(steps: np.ndarray, product_norm: np.ndarray | float) -> np.ndarray:
+def _outer(steps: Sequence[Array], product_norm: Any, follow: Follow | None) -> Array:
     """Return the root of `Π (x − s_l) = ‖W‖²` above all s, the running sums of the steps from 0."""
-    sums = np.concatenate([[0.0], np.cumsum(steps)])
-    top = float(sums.max())
-    return top + chain_root(top - sums, product_norm)
+    xp = namespace(steps[0])
+    sums = xp.stack(list(itertools.accumulate([steps[0] * 0.0, *steps])))
+    top = xp.max(sums)
+    offsets = top - sums
+    root = chain_root(to_numpy(offsets), to_numpy(product_norm))
+    if follow is not None and root > 0 and np.isfinite(root):
+        root = follow(lambda x: xp.sum(xp.log(x + offsets)) - 2 * xp.log(product_norm), root)
+    return top + root

@@ -9,8 +9,18 @@ from typing import Any
 import numpy as np
 
 from linflow import _checks
-from linflow._arrays import Array, from_numpy, to_numpy
-from linflow.bounds._base import Invariants, Spectrum, Theorem, has_imbalance, maximum, rounded, spectra
+from linflow._arrays import Array, from_numpy, namespace, to_numpy
+from linflow.bounds._base import (
+    Follow,
+    Invariants,
+    Spectrum,
+    Theorem,
+    has_imbalance,
+    maximum,
+    plain,
+    rounded,
+    spectra,
+)
 from linflow.bounds.any_imbalance import Known, prefix_floors
 from linflow.bounds.layer_norms import layer_caps
 
@@ -59,65 +69,75 @@ def deep_product(Ds: Sequence[Any], n: int, m: int, sigma_min: Any, sigma_max: A
     if not (np.all(least >= 0) and np.all(largest >= least)):
         raise ValueError(f"sigma_min is {sigma_min!r} and sigma_max {sigma_max!r}; 0 ≤ σ_min ≤ σ_max is needed.")
     widened = rounded(spectra(Ds), least if np.isinf(largest).any() else largest)
-    return _deep_product(widened, _checks.count(n, "n"), _checks.count(m, "m"), least, largest)
+    value = bound(plain(widened), _checks.count(n, "n"), _checks.count(m, "m"), least, largest)
+    return from_numpy(value, widened[0].zero)
 
 
-def _deep_product(Ds: Sequence[Spectrum], n: int, m: int, least: np.ndarray, largest: np.ndarray) -> Array:
-    """Return the bound for spectra that already allow for rounding; with all layers scaled to size 1."""
+def bound(
+    Ds: Sequence[Spectrum], n: int, m: int, least: Array, largest: Array, follow: Follow | None = None
+) -> Array:
+    """Return the bound for spectra that already allow for rounding; with all layers scaled to size 1.
+
+    Args:
+        Ds: spectra of `D_1, …, D_{L-1}`.
+        n: rows of the product.
+        m: columns of the product.
+        least: lower bounds on `σ_min(W)`, of the kind of the spectra.
+        largest: upper bounds on `‖W‖`, likewise.
+        follow: gives roots their derivatives; for 0-d σ of a kind that has them.
+    """
     L = len(Ds) + 1
-    size = max(float(np.max(np.abs(to_numpy(end)))) for D in Ds for end in (D.lower, D.upper))
-    known = np.where(np.isfinite(largest), largest, least)
+    size = max(float(np.max(np.abs(end))) for D in plain(Ds) for end in (D.lower, D.upper))
+    known = to_numpy(namespace(least).where(largest < math.inf, largest, least))
     with np.errstate(divide="ignore"):
-        log_size = np.maximum(math.log(size) if size > 0 else -math.inf, np.max(2 / L * np.log(known)))
-        if not np.isfinite(log_size):  # all zero
-            return Ds[0].zero + 0.0 * from_numpy(np.asarray(least), Ds[0].zero)
-        least, largest = (np.exp(np.log(sigma) - L / 2 * log_size) for sigma in (least, largest))
-    least = np.where(least > SMALLEST_SIGMA, least, 0.0)
-    if not -700 < (L - 1) * log_size < 700:  # the bound itself would leave float64, or lose its digits
-        return Ds[0].zero + 0.0 * from_numpy(np.asarray(least), Ds[0].zero)
+        log_size = max(math.log(size) if size > 0 else -math.inf, float(np.max(2 / L * np.log(known))))
+    # All is zero, or the bound itself would leave float64 or lose its digits.
+    if not -700 < (L - 1) * log_size < 700:
+        return Ds[0].zero + 0.0 * least
+    least, largest = (sigma * math.exp(-L / 2 * log_size) for sigma in (least, largest))
+    least = namespace(least).where(least > SMALLEST_SIGMA, least, 0.0)
     factor = math.exp(-log_size)
     scaled = [Spectrum(D.lower * factor, D.upper * factor) for D in Ds]
-    return math.exp((L - 1) * log_size) * _of_size_one(scaled, n, m, least, largest)
+    return math.exp((L - 1) * log_size) * _of_size_one(scaled, n, m, least, largest, follow)
 
 
-def _of_size_one(Ds: Sequence[Spectrum], n: int, m: int, least: np.ndarray, largest: np.ndarray) -> Array:
-    least, largest = np.broadcast_arrays(least, largest)
-    caps = layer_caps(Ds, largest)
+def _of_size_one(
+    Ds: Sequence[Spectrum], n: int, m: int, least: Array, largest: Array, follow: Follow | None
+) -> Array:
+    least, largest = namespace(least).broadcast_arrays(least, largest)
+    caps, none = layer_caps(Ds, largest, follow), 0.0 * least
     mirrored = [D.negated() for D in reversed(Ds)]
-    first = outer_floor(mirrored, n, least, caps[::-1]) if n <= m else np.zeros(least.shape)
-    last = outer_floor(Ds, m, least, caps) if m <= n else np.zeros(least.shape)
-    like = Ds[0].zero
+    first = outer_floor(mirrored, n, least, namespace(caps).flip(caps, axis=0), follow) if n <= m else none
+    last = outer_floor(Ds, m, least, caps, follow) if m <= n else none
     # For n = m the least eigenvalues of both outer layers are known to the chains from either end.
-    ends = (first, last) if n == m else (first, np.zeros(least.shape))
-    left = prefix_floors(Ds, n, _known(ends, least, caps, like) if n <= m else None)
-    ends = (last, first) if n == m else (last, np.zeros(least.shape))
-    right = prefix_floors(mirrored, m, _known(ends, least, caps[::-1], like) if m <= n else None)
-    total = like + 0.0 * from_numpy(least, like)
+    ends = (first, last) if n == m else (first, none)
+    left = prefix_floors(Ds, n, _known(ends, least, list(caps)) if n <= m else None)
+    ends = (last, first) if n == m else (last, none)
+    right = prefix_floors(mirrored, m, _known(ends, least, list(caps)[::-1]) if m <= n else None)
+    total = none
     for before, after in zip(left, reversed(right), strict=True):
         total = total + before * after
     return total
 
 
-def _known(ends: tuple[np.ndarray, np.ndarray], least: np.ndarray, caps: np.ndarray, like: Array) -> Known:
+def _known(ends: tuple[Array, Array], least: Array, caps: Sequence[Array]) -> Known:
     """Return the floors of layers, gains and prefixes that `σ_min` and the caps on the norms give."""
     L = len(caps)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        alone = [_over(least, np.prod(np.delete(caps, l, axis=0), axis=0)) for l in range(L)]
-        prefixes = [_over(least, np.prod(caps[l:], axis=0)) for l in range(L)]
-    prefixes[0] = np.ones(least.shape)  # P_0 is the identity
-    layers = [x.copy() for x in alone]
-    layers[0], layers[-1] = np.maximum(layers[0], ends[0]), np.maximum(layers[-1], ends[1])
-    kinds = [[from_numpy(x, like) for x in row] for row in (layers, alone, prefixes)]
-    return Known(*kinds)
+        alone = [_over(least, math.prod([*caps[:l], *caps[l + 1 :]])) for l in range(L)]
+        prefixes = [1.0 + 0.0 * least, *(_over(least, math.prod(caps[l:])) for l in range(1, L))]  # P_0 = I
+    layers = [maximum(alone[0], ends[0]), *alone[1:-1], maximum(alone[-1], ends[1])]
+    return Known(layers, alone, prefixes)
 
 
-def _over(least: np.ndarray, cap: np.ndarray) -> np.ndarray:
+def _over(least: Array, cap: Array) -> Array:
     """Return `σ²/cap`, a little less for its rounding; 0 where σ is 0 or the cap is not finite."""
-    usable = (least > 0) & (cap > 0) & np.isfinite(cap)
-    return np.where(usable, least**2 / np.where(usable, cap, 1.0) * (1 - 1e-13), 0.0)
+    xp = namespace(least)
+    usable = (least > 0) & (cap > 0) & xp.isfinite(cap)
+    return xp.where(usable, least**2 / xp.where(usable, cap, 1.0) * (1 - 1e-13), 0.0)
 
 
-def outer_floor(Ds: Sequence[Spectrum], m: int, least: np.ndarray, caps: np.ndarray) -> np.ndarray:
+def outer_floor(Ds: Sequence[Spectrum], m: int, least: Array, caps: Array, follow: Follow | None = None) -> Array:
     """Return a lower bound on `c = λ_m(W_LᵀW_L)` for each `σ_m(W) ≥ least`: the inverse of `_reach`, from below.
 
     Args:
@@ -125,11 +145,34 @@ def outer_floor(Ds: Sequence[Spectrum], m: int, least: np.ndarray, caps: np.ndar
         m: columns of the product, at most its rows.
         least: lower bounds on `σ_m(W)`.
         caps: upper bounds on `‖W_l‖²`, shape `(L, …)`.
+        follow: as in `bound`.
     """
-    start = float(to_numpy(Ds[-1].negated().at_least(m)))
-    target = 2 * np.log(np.where(least > 0, least, 1.0))
+    xp = namespace(least)
+    start = Ds[-1].negated().at_least(m)
+    target = 2 * xp.log(xp.where(least > 0, least, 1.0))
     # The norms of the other layers bound c well away from 0; without them c > 0 is all that is known at first.
-    base = np.maximum(_over(least, np.prod(caps[:-1], axis=0)), max(start, SMALLEST))
+    base = xp.maximum(_over(least, math.prod(caps[:-1])), xp.maximum(start, SMALLEST))
+    if follow is None:
+        root, _ = _root(Ds, start, base, caps, target)
+    elif not bool(least > 0):
+        return start
+    else:
+        numbers = (to_numpy(x) for x in (start, base, caps, target))
+        root, inside = _root(plain(Ds), *numbers)
+        # Where c may be as small as it is known to be, it moves with that.
+        root = (
+            follow(lambda log_c: _log_reach(Ds, start, xp.exp(log_c), base, caps) - target, root)
+            if inside
+            else xp.log(base)
+        )
+    found = xp.where(xp.exp(root) > 2 * SMALLEST, xp.exp(root) * (1 - 1e-12), 0.0)
+    return xp.where(least > 0, xp.maximum(found, start), start)
+
+
+def _root(
+    Ds: Sequence[Spectrum], start: np.ndarray, base: np.ndarray, caps: np.ndarray, target: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the logarithm of c, from below, and whether it is a root and not where the search begins."""
 
     def excess(log_c: np.ndarray) -> np.ndarray:
         return _log_reach(Ds, start, np.exp(log_c), base, caps) - target
@@ -142,9 +185,7 @@ def outer_floor(Ds: Sequence[Spectrum], m: int, least: np.ndarray, caps: np.ndar
             break
         high = np.minimum(np.where(f_high < 0, low + 2 * (high - low), high), LARGEST)
         f_high = excess(high)
-    root = _crossing(excess, low, high, f_low, f_high)
-    found = np.where(np.exp(root) > 2 * SMALLEST, np.exp(root) * (1 - 1e-12), 0.0)
-    return np.where(least > 0, np.maximum(found, start), start)
+    return _crossing(excess, low, high, f_low, f_high), (f_low < 0) & (f_high >= 0)
 
 
 def _crossing(excess, low: np.ndarray, high: np.ndarray, f_low: np.ndarray, f_high: np.ndarray) -> np.ndarray:
@@ -175,38 +216,38 @@ def _crossing(excess, low: np.ndarray, high: np.ndarray, f_low: np.ndarray, f_hi
     return np.where(done, low, below)
 
 
-def _log_reach(Ds: Sequence[Spectrum], start: float, c: np.ndarray, base: np.ndarray, caps: np.ndarray) -> np.ndarray:
+def _log_reach(Ds: Sequence[Spectrum], start: Array, c: Array, base: Array, caps: Array) -> Array:
     """Return the logarithm of an upper bound on `‖W_1 ⋯ W_L v‖²`, increasing in `c = λ_m(W_LᵀW_L)`.
 
     v is a unit eigenvector for c; `c ≥ base ≥ start = [λ_m(−D_{L−1})]_+`. Along the chain `y_l = W_l y_{l+1}`,
     `z_l = W_lᵀ y_l`: `Y` bounds `‖y_l‖²`, `Z` bounds `‖z_l‖`, and `z_l = κ_l y_{l+1} + e_l` with `‖e_l‖ ≤ E`.
     """
-    kappa, floor, Y, Z, E = c, base, c, c, np.zeros_like(c)
+    xp = namespace(c)
+    kappa, floor, Y, Z, E = c, base, c, c, 0.0 * c
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         for l in range(len(Ds) - 1, -1, -1):
-            top, bottom = float(Ds[l].upper[0]), float(Ds[l].lower[-1])
-            root = np.sqrt(Y)
-            carried = np.where(E > 0, np.sqrt(caps[l + 1]) * E, 0.0)
+            top, bottom = Ds[l].upper[0], Ds[l].lower[-1]
+            positive = xp.maximum(top, 0.0)
+            root = xp.sqrt(Y)
+            carried = xp.where(E > 0, xp.sqrt(caps[l + 1]) * E, 0.0)
             # |λ + κ| over the spectrum, with the falling branch held at its value for the least κ: monotone in c.
-            stretch = np.maximum(np.maximum(top + kappa, -bottom - floor), 0.0)
+            stretch = xp.maximum(xp.maximum(top + kappa, -bottom - floor), 0.0)
             z = stretch * root + carried
-            y = np.fmin(max(top, 0.0) * Y + Z * Z, root * z)
-            y = np.fmin(y, np.maximum(top + kappa, 0.0) * Y + carried * root)
-            y = np.fmin(y, caps[l] * Y)
+            y = xp.fmin(positive * Y + Z * Z, root * z)
+            y = xp.fmin(y, xp.maximum(top + kappa, 0.0) * Y + carried * root)
+            y = xp.fmin(y, caps[l] * Y)
             if l == len(Ds) - 1:
-                y = np.fmin(y, np.maximum(c - start, 0.0) * (c + max(top, 0.0)))
+                y = xp.fmin(y, xp.maximum(c - start, 0.0) * (c + positive))
             E = 0.5 * (top - bottom) * root + carried
             middle = 0.5 * (top + bottom)
             kappa, floor, Y = kappa + middle, floor + middle, y
-            Z = np.fmin(z, np.sqrt(caps[l] * y))
-        return np.log(Y)
+            Z = xp.fmin(z, xp.sqrt(caps[l] * y))
+        return xp.log(Y)
 
 
 def _evaluate(inv: Invariants) -> Array:
-    return maximum(
-        _deep_product(inv.spectra, inv.n, inv.m, to_numpy(inv.sigma_min), to_numpy(inv.sigma_max)),
-        inv.sigma_min * 0.0,
-    )
+    value = bound(plain(inv.spectra), inv.n, inv.m, to_numpy(inv.sigma_min), to_numpy(inv.sigma_max))
+    return from_numpy(np.maximum(value, 0.0), inv.sigma_min)
 
 
 def _hypothesis(inv: Invariants) -> str | None:

@@ -6,9 +6,11 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,8 +25,6 @@ from linflow.objectives import Objective
 NULL_SETS = (special_imbalance.HOMOGENEOUS, special_imbalance.BALANCED)
 """Theorems whose hypotheses hold on a null set."""
 _AHEAD = 1e-9
-_NUDGE = 1e-5
-"""Change of an input, in units of the largest, in the difference quotients: their error is of its square."""
 
 
 def certified_rate(objective: Objective, network: Network | Sequence[Any]) -> Tensor:
@@ -35,9 +35,8 @@ def certified_rate(objective: Objective, network: Network | Sequence[Any]) -> Te
     or the envelope with it is.
 
     Derivatives exist, and are those of difference quotients, where the eigenvalues of the imbalances that count are
-    simple and one bound is the best. They are exact but for "any depth, imbalance and product", the inverse of a
-    bound on a chain, whose derivatives in the few extreme eigenvalues it reads are central differences. Second
-    derivatives are not to be had.
+    simple and one bound is the best. They are exact, whatever the sizes of the layers, with what is taken off for
+    rounding as a constant. Second derivatives are not to be had.
 
     *Where there are none.* At a repeated eigenvalue the rate has a kink: what comes back is finite, belongs to one of
     the eigenvectors' many bases, and is claimed for nothing; perturb the weights, or see to it that each step raises
@@ -141,7 +140,9 @@ def _evaluate(theorem: Theorem, invariants: Invariants, fixed: Invariants) -> Te
     if theorem in (scalar_chain.EXACT, scalar_chain.THEOREM):
         return _scalar(invariants, exact=theorem is scalar_chain.EXACT)
     if theorem is product_aware.THEOREM:
-        return _differences(theorem, invariants, fixed)
+        low, high = invariants.sigma_min, invariants.sigma_max
+        follow = partial(_follow, device=low.device)
+        return product_aware.bound(invariants.spectra, invariants.n, invariants.m, low, high, follow)
     return theorem.evaluate(invariants)
 
 
@@ -169,44 +170,11 @@ def _slope(c: Tensor, x: Tensor) -> Tensor:
     return torch.stack(others).sum()
 
 
-class _Differences(torch.autograd.Function):
-    """A bound as a function of what it reads, with central differences for its derivatives."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, bound: Callable[[Tensor], float]) -> Tensor:
-        """Return the bound at the values."""
-        ctx.bound = bound
-        ctx.save_for_backward(values)
-        return values.new_tensor(bound(values))
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        """Return the gradient, by two evaluations for each value."""
-        (point,) = ctx.saved_tensors
-        nudge = _NUDGE * torch.max(torch.abs(point))
-        slopes = torch.zeros_like(point)
-        for i, step in enumerate(torch.diag_embed(nudge.expand(len(point)))):
-            slopes[i] = ctx.bound(point + step) - ctx.bound(point - step)
-        return gradients[0] * slopes / (2 * nudge), None
-
-
-def _differences(theorem: Theorem, invariants: Invariants, fixed: Invariants) -> Tensor:
-    """Return the bound as a function of a few eigenvalues of each imbalance and of the product, all that it reads."""
-    n, m = invariants.n, invariants.m
-    places = [
-        sorted({0, D.size - 1} | {k for k in (n - 1, D.size - m) if 0 <= k < D.size}) for D in invariants.spectra
-    ]
-    read = [D.lower[k] for D, kept in zip(invariants.spectra, places, strict=True) for k in kept]
-
-    def bound(values: Tensor) -> float:
-        spectra, at = [], 0
-        for D, kept in zip(fixed.spectra, places, strict=True):
-            lower = D.lower.clone()
-            for k, value in zip(kept, values[at : at + len(kept)], strict=True):
-                lower[k] = value
-            spectra.append(Spectrum(lower, lower + (D.upper - D.lower)))
-            at += len(kept)
-        low, high = torch.clamp(values[at], min=0.0), values[at + 1]
-        return float(theorem.evaluate(replace(fixed, spectra=tuple(spectra), sigma_min=low, sigma_max=high)))
-
-    return _Differences.apply(torch.stack([*read, invariants.sigma_min, invariants.sigma_max]), bound)
+def _follow(excess: Callable[[Tensor], Tensor], root: np.ndarray, device: torch.device) -> Tensor:
+    """Return the root x of `F(x, θ) = 0`, found without derivatives, with `dx = −(∂F/∂θ dθ)/(∂F/∂x)`."""
+    x = torch.tensor(float(root), dtype=torch.float64, device=device)
+    with torch.enable_grad():
+        free = x.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(excess(free), free, retain_graph=True)
+    value = excess(x)
+    return x - (value - value.detach()) / slope
