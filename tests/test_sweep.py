@@ -184,11 +184,13 @@ def test_a_cell_that_fails_is_a_row_with_its_reason(tmp_path):
 
 
 def test_a_failed_cell_that_succeeds_when_tried_again_is_good(tmp_path):
-    grid = {"start": {"hidden": [3]}, "data": {"target": str(tmp_path / "Y.npy")}}
+    np.save(tmp_path / "there.npy", Y)
+    paths = [str(tmp_path / "there.npy"), str(tmp_path / "Y.npy")]
+    grid = {"start": {"hidden": [3]}, "grid": {"target": paths}}
     assert run_sweep(read_grid(grid), tmp_path / "out", workers=1).failed == 1
-    np.save(tmp_path / "Y.npy", Y)
+    np.save(tmp_path / "Y.npy", 2 * Y)
     assert run_sweep(read_grid(grid), tmp_path / "out", workers=1).failed == 0  # another cell: the file is another
-    assert read_results(tmp_path / "out")["status"].to_pylist() == ["ok"]
+    assert read_results(tmp_path / "out")["status"].to_pylist() == ["ok", "ok"]
 
 
 def test_a_time_limit_is_a_reason(tmp_path):
@@ -333,11 +335,12 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path, monkeypatch):
 
 
 def test_two_files_that_are_missing_are_two_rows(tmp_path):
-    paths = [str(tmp_path / "a.npy"), str(tmp_path / "b.npy")]
+    np.save(tmp_path / "there.npy", Y)
+    paths = [str(tmp_path / name) for name in ("a.npy", "b.npy", "there.npy")]
     run_sweep(read_grid({"start": {"hidden": [3]}, "grid": {"target": paths}}), tmp_path / "out", workers=1)
     rows = read_results(tmp_path / "out").to_pylist()
     assert [r["target"] for r in rows] == paths
-    assert all("No such file" in r["reason"] or "npy" in r["reason"] for r in rows)
+    assert all("No such file" in r["reason"] or "npy" in r["reason"] for r in rows[:2])
 
 
 def test_the_table_of_another_grid_is_not_that_of_this_one(tmp_path):

@@ -102,7 +102,7 @@ def test_the_page_counts_what_failed_and_escapes_it(tmp_path):
 
 def test_a_sweep_without_a_good_cell_has_a_page_too(tmp_path):
     np.save(tmp_path / "Y.npy", Y)
-    grid = {"data": {"target": str(tmp_path / "Y.npy")}, "start": {"hidden": [3], "size": 2.0}, "grid": {"seeds": 2}}
+    grid = {**grid_of(flow={"max_steps": 1}, grid={"seeds": 2}), "data": {"target": str(tmp_path / "Y.npy")}}
     assert run_sweep(read_grid(grid), tmp_path / "out", workers=1).failed == 2
     page = write_report(tmp_path / "out").read_text()
     assert "2 cells failed." in page
@@ -121,7 +121,7 @@ def test_a_hue_that_some_rows_lack_and_a_table_without_status():
 
 def test_a_sweep_without_a_good_cell_does_not_pass(tmp_path):
     np.save(tmp_path / "Y.npy", Y)
-    grid = {"data": {"target": str(tmp_path / "Y.npy")}, "start": {"hidden": [3], "size": 2.0}, "grid": {"seeds": 2}}
+    grid = {**grid_of(flow={"max_steps": 1}, grid={"seeds": 2}), "data": {"target": str(tmp_path / "Y.npy")}}
     run_sweep(read_grid(grid), tmp_path / "out", workers=1)
     page = write_report(tmp_path / "out").read_text()
     assert "✗ every cell failed" in page

@@ -128,14 +128,14 @@ def run_cell(cell: Cell, *, check: bool = False, curves: int = 0, time_limit: fl
     except _OutOfTime:
         row |= {"failure": "time limit", "reason": f"it took longer than the limit of {time_limit:g} s"}
     except _OtherFile as error:
-        row |= {"failure": "file", "reason": _line(error)}
+        row |= {"failure": "file", "reason": explained(error)}
     except OSError as error:  # of a file that was there a moment ago
         known = all(digest != UNREADABLE.format(path) for path, digest in cell.digests.items())
-        row |= {"failure": "file" if known else "settings", "reason": _line(error)}
+        row |= {"failure": "file" if known else "settings", "reason": explained(error)}
     except (ValueError, TypeError) as error:
-        row |= {"failure": "settings", "reason": _line(error)}
+        row |= {"failure": "settings", "reason": explained(error)}
     except Exception as error:
-        row["reason"] = f"{type(error).__name__}: {_line(error)}"
+        row["reason"] = f"{type(error).__name__}: {explained(error)}"
     return row | {"seconds": time.perf_counter() - began, "finished": time.time()}
 
 
@@ -161,13 +161,7 @@ def failed(cell: Cell, failure: str, reason: str) -> dict[str, Any]:
 def _measured(cell: Cell, check: bool, curves: int, deadline: float | None) -> dict[str, Any]:
     from linflow.certificates import certify  # noqa: PLC0415 - see `ready`
 
-    experiment = problem(cell.settings, "settings")
-    read = {str(cell.settings.get(name)) for name in PATHS if name.startswith("data.")}
-    data = tuple((path, digest) for path, digest in cell.digests.items() if path in read)
-    with _unchanged(cell.digests):
-        objective = _objective(experiment.data, data)  # pyright: ignore[reportArgumentType] - frozen, so hashable
-        network = experiment.network(objective)
-    steps = experiment.steps(objective, network)
+    experiment, objective, network, steps = prepared(cell.settings, cell.digests)
     certificate = certify(objective, network, algorithm=experiment.algorithm, **steps)
     _in_time(deadline)
     run = _run(experiment, objective, network, steps, deadline)
@@ -191,6 +185,28 @@ def _measured(cell: Cell, check: bool, curves: int, deadline: float | None) -> d
     if run.result.ok:
         return row | {"status": "ok", "failure": "", "reason": ""}
     return row | {"failure": "run", "reason": run.result.value}
+
+
+def prepared(
+    settings: Mapping[str, Any], digests: Mapping[str, str]
+) -> tuple[Experiment, Objective, Network, dict[str, Any]]:
+    """Return the experiment of a cell, with its objective, its first weights and the steps of its descent.
+
+    Args:
+        settings: by dotted name.
+        digests: hashes that its files must have, by path.
+
+    Raises:
+        ValueError, TypeError: settings that make no experiment, or do not fit the data.
+        OSError, _OtherFile: files that cannot be read, or that are others.
+    """
+    experiment = problem(settings, "settings")
+    read = {str(settings.get(name)) for name in PATHS if name.startswith("data.")}
+    data = tuple((path, digest) for path, digest in digests.items() if path in read)
+    with _unchanged(digests):
+        objective = _objective(experiment.data, data)  # pyright: ignore[reportArgumentType] - frozen, so hashable
+        network = experiment.network(objective)
+    return experiment, objective, network, experiment.steps(objective, network)
 
 
 def _start(certificate: Certificate, network: Network) -> dict[str, Any]:
@@ -278,7 +294,8 @@ def _spread(count: int, most: int) -> np.ndarray:
     return np.arange(count) if count <= most else np.unique(np.linspace(0, count - 1, most).round().astype(int))
 
 
-def _line(error: BaseException) -> str:
+def explained(error: BaseException) -> str:
+    """Return what an error says as one line, cut where it is long."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 

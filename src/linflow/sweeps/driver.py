@@ -22,6 +22,7 @@ from linflow.files import atomic
 from linflow.sweeps.engine import AHEAD, DaskEngine, Engine, LocalEngine, cores
 from linflow.sweeps.grid import Grid
 from linflow.sweeps.grid_file import GRID, HEADER, read_grid, to_toml
+from linflow.sweeps.possible import refuse_hopeless
 from linflow.sweeps.status import Status
 from linflow.sweeps.store import RESULTS, Store
 from linflow.sweeps.work import Work
@@ -102,7 +103,8 @@ def sweep(
         A `pyarrow.Table` in the order of the grid; `.to_pandas()` leads on.
 
     Raises:
-        ValueError: a grid that makes no sense. What is wrong with a single cell is the reason in its row instead.
+        ValueError: a grid that makes no sense, or none of whose cells can begin. What is wrong with a single cell is
+            the reason in its row instead.
         OSError: files that cannot be read, no room left (what was done is kept), a scheduler that is gone, or
             processes that die as they start.
         KeyboardInterrupt: Ctrl-C; what was done is kept in the folder.
@@ -147,6 +149,7 @@ def run_sweep(
             raise ValueError(f"workers is {workers} and the scheduler {scheduler}, which has its own; leave one out.")
     limit = grid.time_limit if time_limit is None else _checks.positive(time_limit, "time_limit")
     _own(Path(out) / GRID)
+    refuse_hopeless(grid)
     began, store, work = time.monotonic(), Store(out), None
     try:
         place = store.claim()
