@@ -288,6 +288,84 @@ def test_layers_are_in_natural_order(tmp_path, rng):
     assert same_network(files.load_weights(tmp_path / "w.npz"), lf.Network(weights))
 
 
+def written(folder, ends, weights):
+    """Write the same named matrices as each kind of file."""
+    torch, save = pytest.importorskip("torch"), pytest.importorskip("safetensors.numpy").save_file
+    paths = [folder / f"w.{end}" for end in ends]
+    for path in paths:
+        if path.suffix == ".npz":
+            np.savez(path, **weights)
+        elif path.suffix == ".safetensors":
+            save({name: np.ascontiguousarray(W) for name, W in weights.items()}, path)
+        else:
+            torch.save({name: torch.asarray(W) for name, W in weights.items()}, path)
+    return paths
+
+
+WORDS = [
+    ("up", "down"),
+    ("layer_one", "layer_two", "layer_three"),
+    ("fc1.weight", "head.weight"),
+    ("W1", "V2"),
+    ("W1", "W01"),
+]
+
+
+@pytest.mark.parametrize("names", WORDS)
+def test_an_order_that_names_do_not_say_is_asked_for(tmp_path, rng, names):
+    """Square layers chain in any order, so a wrong one would go unseen; where they do not, it is transposed."""
+    weights = chain(*[3] * (len(names) + 1), rng=rng)
+    for path in written(tmp_path, ("npz", "safetensors"), dict(zip(names, weights, strict=True))):
+        with pytest.raises(files.FileError, match=rf"'{names[0]}' 3×3.*layers=\[.*--layers .*or the other way round"):
+            files.load_weights(path)
+        net = files.load_weights(path, layers=names, convention="product")
+        assert same_network(net, lf.Network(weights)) and not net.notes
+        backwards = files.load_weights(path, layers=names[::-1], convention="product")
+        assert same_network(backwards, lf.Network(weights[::-1]))
+    shapes = chain(2, 50, 3, rng=rng)
+    (path,) = written(tmp_path, ("npz",), {"up": shapes[0], "down": shapes[1]})
+    with pytest.raises(files.FileError, match=r"'up' 2×50, 'down' 50×3"):
+        files.load_weights(path)  # 2×50×3, or 3×50×2 as nn.Linear stores them
+
+
+@pytest.mark.parametrize("names", WORDS)
+def test_a_file_of_pytorch_keeps_the_order_in_which_it_was_saved(tmp_path, rng, names):
+    weights = chain(*[3] * (len(names) + 1), rng=rng)
+    (path,) = written(tmp_path, ("pt",), dict(zip(names, weights, strict=True)))
+    net = files.load_weights(path, convention="product")
+    assert same_network(net, lf.Network(weights))
+    assert net.notes[0] == f"the layers were taken in the order of the file: {', '.join(map(repr, names))}"
+    assert same_network(files.load_weights(path, layers=names[::-1], convention="product"), lf.Network(weights[::-1]))
+
+
+@pytest.mark.parametrize("end", ["npz", "safetensors", "pt"])
+def test_numbers_decide_wherever_they_stand(tmp_path, rng, end):
+    weights = chain(*range(2, 15), rng=rng)
+    for name in ("layer{}_w", "{}", "blocks.{}.fc.weight", "net.{}.1.weight", "stack2.{}.weight"):
+        stored = {name.format(l): W.T if "weight" in name else W for l, W in enumerate(weights)}
+        (path,) = written(tmp_path, (end,), dict(reversed(stored.items())))
+        assert same_network(files.load_weights(path), lf.Network(weights))
+    pairs = {f"{a}.{b}.weight": W.T for (a, b), W in zip(((0, 0), (0, 2), (1, 0), (10, 1)), weights, strict=False)}
+    (path,) = written(tmp_path, (end,), dict(reversed(pairs.items())))
+    assert same_network(files.load_weights(path), lf.Network(weights[:4]))
+
+
+def test_layers_that_are_named_leave_out_the_rest(tmp_path, rng):
+    A, B, C = chain(3, 3, 3, 3, rng=rng)
+    given = {"a.weight": A, "b.weight": B, "other.weight": C, "other.bias": np.ones(3), "b.bias": np.zeros(3)}
+    np.savez(tmp_path / "w.npz", **given)
+    net = files.load_weights(tmp_path / "w.npz", layers=["b.weight", "a.weight"])
+    assert same_network(net, lf.Network([B.T, A.T]))
+    assert net.notes[0] == "not among the layers, and left out: 'other.weight', 'other.bias'"
+    for wrong in (["a.weight", "c.weight"], ["a.weight", "a.weight"], [], ["a.weight", "other.bias"]):
+        with pytest.raises(files.FileError, match=r"of its matrices, each once, are needed: 'a\.weight'"):
+            files.load_weights(tmp_path / "w.npz", layers=wrong)
+    with pytest.raises(files.FileError, match="a bias that is not zero"):
+        files.load_weights(tmp_path / "w.npz", layers=["other.weight", "a.weight"])
+    with pytest.raises(TypeError, match="a list of the names"):
+        files.load_weights(tmp_path / "w.npz", layers="a.weight")
+
+
 def test_the_convention_of_torch(tmp_path, rng):
     """What nn.Linear computes is what the network computes, on rows."""
     torch = pytest.importorskip("torch")

@@ -152,6 +152,7 @@ def test_an_option_beside_a_section_that_is_none(tmp_path):
         ({"start.weights": "w.npz"}, "start.size", 4.0, "read from a file"),
         ({"start.weights": "w.npz"}, "start.seed", 4, "read from a file"),
         ({"start.init": "fan_in"}, "start.size", 4.0, "fan_in has no size"),
+        ({}, "start.layers", ["up", "down"], r"give start\.weights \(--weights\)"),
     ],
 )
 def test_what_would_be_ignored_is_refused(given, key, value, way_out, tmp_path):
@@ -164,6 +165,20 @@ def test_what_would_be_ignored_is_refused(given, key, value, way_out, tmp_path):
     path.write_text(f"[{section}]\n{name} = {json.dumps(value)}\n")
     with pytest.raises(ValueError, match=rf"e\.toml, line 2: {key} is .*, which is not used: .*{way_out}"):
         experiment(path, given)
+
+
+def test_layers_of_a_file_of_weights_are_named(tmp_path):
+    rng = np.random.default_rng(0)
+    up, down = rng.standard_normal((2, 3, 3))
+    np.savez(tmp_path / "w.npz", up=up, down=down)
+    np.save(tmp_path / "Y.npy", np.eye(3))
+    target = {"data.target": tmp_path / "Y.npy", "start.weights": tmp_path / "w.npz"}
+    with pytest.raises(ValueError, match="--layers up,down"):
+        experiment(None, target).network(experiment(None, target).objective())
+    made = experiment(None, {**target, "start.layers": ["up", "down"]})
+    assert np.array_equal(made.network(made.objective()).product(), up @ down)
+    (tmp_path / "e.toml").write_text(made.to_toml())
+    assert experiment(tmp_path / "e.toml") == made
 
 
 def test_a_default_that_is_typed_is_refused_and_one_in_a_complete_file_is_not(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 
 from linflow.settings import Experiment
 from linflow.sweeps import Grid, read_grid
-from linflow.sweeps.axes import defaults, setting_names
+from linflow.sweeps.axes import defaults, nested, setting_names
 from linflow.sweeps.grid import PATHS
 from linflow.sweeps.grid_file import problem, to_toml
 
@@ -78,12 +78,14 @@ def test_every_setting_that_makes_numbers_can_be_an_axis():
         "descent.step_size": 0.25,
         "start.hidden": [[3]],
         "start.init": "fan_in",
+        "start.layers": [["up", "down"]],
         **dict.fromkeys(PATHS, "a.npy"),
     }
     for name in setting_names():
         value = values.get(name, defaults().get(name, 0.5))
         base = {"algorithm": "descent"} if name.startswith("descent.") else {}
-        grid = read_grid({**base, "grid": {name: value if isinstance(value, list) else [value]}})
+        base |= {"start.weights": "a.npy"} if name == "start.layers" else {}
+        grid = read_grid({**nested(base), "grid": {name: value if isinstance(value, list) else [value]}})
         assert set(cells(grid)[0]) == {*base, name}
     assert {"data.target", "start.hidden", "flow.until", "descent.steps"} <= set(setting_names())
     assert not any(name.startswith(("output.", "design.")) for name in setting_names())

@@ -61,6 +61,7 @@ class Start(_Section):
     scale: Positive = 1.0
     seed: Annotated[int, Field(ge=0, strict=True)] = 0
     weights: Path | None = None
+    layers: tuple[str, ...] = ()
 
 
 class Flow(_Section):
@@ -154,7 +155,7 @@ class Experiment(_Section):
                 raise ValueError(
                     "weights are read from a file, which has their widths and size; leave out hidden and size."
                 )
-            return load_weights(start.weights)
+            return load_weights(start.weights, layers=start.layers or None)
         widths = self.widths(objective, wider)
         name, default = SIZES.get(start.init, ("", 0.0))
         if start.size is not None and not name:
@@ -255,6 +256,7 @@ UNUSED: dict[str, dict[str, str]] = {
         ("start.init", "start.hidden", "start.size", "start.scale", "start.seed"),
         "the weights are read from a file; leave it out, or start.weights (--weights)",
     ),
+    "drawn": {"start.layers": "no weights are read from a file; leave it out, or give start.weights (--weights)"},
     "no size": {"start.size": "this start has no size; leave it out, or use gaussian"},
 }
 """Keys that an algorithm or a start does not use, and what to do."""
@@ -269,9 +271,8 @@ def unused(algorithm: Any, *, weights: bool = False, init: str | None = None) ->
         init: how they are drawn else, if that is known.
     """
     found = dict(UNUSED[algorithm]) if algorithm in ("flow", "descent") else {}
-    if weights:
-        found |= UNUSED["weights"]
-    elif init is not None and init not in SIZES:
+    found |= UNUSED["weights" if weights else "drawn"]
+    if not weights and init is not None and init not in SIZES:
         found |= {key: why.replace("this start", init) for key, why in UNUSED["no size"].items()}
     return found
 

@@ -33,6 +33,12 @@ OPTIONS: dict[str, tuple[str, type, str, str]] = {
         "Start",
         "Weights from .npz, .safetensors or .pt, in the place of a drawn start.",
     ),
+    "layers": (
+        "start.layers",
+        str,
+        "Start",
+        "Names of the layers in the file of weights, first applied first: up,down.",
+    ),
     "algorithm": ("algorithm", str, "Run", "flow or descent."),
     "until": ("flow.until", float, "Run", "Part of the first loss gap at which the run ends."),
     "t_max": ("flow.t_max", float, "Run", "Time at which a flow ends, if it did not before."),
@@ -145,7 +151,7 @@ def widths(text: str, name: str) -> list[int]:
 def _value(name: str, given: Any) -> Any:
     if name == "hidden":
         return widths(given, name)
-    if name == "record":
+    if name in ("record", "layers"):
         return given.split(",")
     if name == "step_size" and given != "safe":
         try:

@@ -24,6 +24,7 @@ START = (
     "scale",
     "seed",
     "weights",
+    "layers",
     "algorithm",
     "step_size",
     "schedule",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,16 +24,20 @@ def network_from(
     *,
     scale: float | None = None,
     convention: str | None = None,
+    layers: Sequence[str] | None = None,
+    ordered: bool = False,
     stored: Mapping[str, str] | None = None,
     notes: tuple[str, ...] = (),
 ) -> Network:
-    """Return the network whose layers are the 2-D arrays in the natural order of their names.
+    """Return the network whose layers are the 2-D arrays, in the order given or in that of their numbers.
 
     Args:
         arrays: what the file holds; a 0-d `scale` is the output scale.
         path: named in errors.
         scale: the output scale stored elsewhere.
         convention: see `load_weights`.
+        layers: the names of the layers, first applied first; the order of their numbers if left out.
+        ordered: whether the arrays come in an order that says something, for names that differ in more than numbers.
         stored: the dtypes in the file, by name, where they are not those of the arrays.
         notes: what else to say of the file.
     """
@@ -42,34 +46,68 @@ def network_from(
     arrays = dict(arrays)
     if "scale" in arrays and arrays["scale"].ndim == 0:
         scale = float(arrays.pop("scale"))
-    names = sorted((name for name, W in arrays.items() if W.ndim == 2), key=_natural)
-    _check_rest({name: W for name, W in arrays.items() if W.ndim != 2}, path)
-    if not names:
-        raise FileError(f"{named(path)} holds no matrix; the layers of a network, 2-D arrays W1, W2, …, are needed.")
-    layers = [arrays[name] for name in names]
-    for name, W in zip(names, layers, strict=True):
+    if layers is None:
+        _check_rest({name: W for name, W in arrays.items() if W.ndim != 2}, path)
+        names, said = _in_order([name for name, W in arrays.items() if W.ndim == 2], ordered, arrays, path)
+    else:
+        names, said = _chosen(layers, arrays, path)
+    notes = (*notes, *said)
+    matrices = [arrays[name] for name in names]
+    for name, W in zip(names, matrices, strict=True):
         if W.size == 0 or not np.isfinite(W).all():
             found = "is empty" if W.size == 0 else f"is {W[tuple(i := first_bad(W))]} at {where(i)}"
             raise FileError(f"{named(path)}: {name!r} {found}; finite numbers are needed.")
-    torch = _is_torch(names, layers, convention, path)
+    torch = _is_torch(names, matrices, convention, path)
     if torch:
         notes = (*notes, f"the layers {listed(names)} were read as those of nn.Linear, each transposed")
-        layers = [W.T for W in layers]
+        matrices = [W.T for W in matrices]
     small = sorted({(stored or {}).get(name, str(arrays[name].dtype)) for name in names} - {"float64"})
     if small:
         notes = (*notes, f"the layers were promoted from {' and '.join(small)} to float64")
     try:
-        network = Network([np.array(W, dtype=np.float64, order="C") for W in layers], 1.0 if scale is None else scale)
+        network = Network(
+            [np.array(W, dtype=np.float64, order="C") for W in matrices], 1.0 if scale is None else scale
+        )
     except ValueError as error:
         raise FileError(f"{named(path)} holds no network: {error}") from error
     network.notes = notes
     return network
 
 
-def _natural(name: str) -> list[tuple[bool, int, str]]:
-    """Sort W2 before W10."""
-    parts = re.split(r"([0-9]+)", name)
-    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
+def _in_order(
+    names: list[str], ordered: bool, arrays: Mapping[str, np.ndarray], path: Path
+) -> tuple[list[str], tuple[str, ...]]:
+    """Return the names as the layers are applied, and what was assumed: by their numbers, or as the file has them."""
+    if not names:
+        raise FileError(f"{named(path)} holds no matrix; the layers of a network, 2-D arrays W1, W2, …, are needed.")
+    numbers = {name: tuple(map(int, re.findall("[0-9]+", name))) for name in names}
+    if len({re.sub("[0-9]+", "0", name) for name in names}) == 1 and len({*numbers.values()}) == len(names):
+        return sorted(names, key=numbers.__getitem__), ()
+    if ordered:
+        return names, (f"the layers were taken in the order of the file: {listed(names)}",)
+    shapes = ", ".join(f"{name!r} {'×'.join(map(str, arrays[name].shape))}" for name in names[:8])
+    raise FileError(
+        f"{named(path)} holds {shapes}{', …' * (len(names) > 8)}: names that do not say which layer is applied "
+        f"first. Name all in that order: layers={names[:2]!r} of load_weights, --layers {','.join(names[:2])} on the "
+        "command line, or the other way round."
+    )
+
+
+def _chosen(layers: Sequence[str], arrays: Mapping[str, np.ndarray], path: Path) -> tuple[list[str], tuple[str, ...]]:
+    """Return the names given, checked, and a note on what else the file holds."""
+    if isinstance(layers, str) or not all(isinstance(name, str) for name in layers):
+        raise TypeError(f"layers is {layers!r}; a list of the names of the layers, first applied first, is needed.")
+    names = list(layers)
+    there = [name for name, W in arrays.items() if W.ndim == 2]
+    wrong = [name for name in names if name not in there]
+    if wrong or not names or len({*names}) < len(names):
+        found = f"{wrong[0]!r} is no matrix of {named(path)}" if wrong else f"layers is {names!r}"
+        raise FileError(f"{found}; some of its matrices, each once, are needed: {listed(there)}.")
+    stems = {name.rpartition(".")[0] for name in names if name.endswith(".weight")}
+    rest = {name: W for name, W in arrays.items() if name not in names}
+    _check_rest({name: W for name, W in rest.items() if W.ndim == 1 and name.rpartition(".")[0] in stems}, path)
+    left = [name for name, W in rest.items() if np.any(W != 0)]
+    return names, (f"not among the layers, and left out: {listed(left)}",) if left else ()
 
 
 def _check_rest(rest: Mapping[str, np.ndarray], path: Path) -> None:
@@ -106,7 +144,8 @@ def _is_torch(names: list[str], layers: list[np.ndarray], convention: str | None
             if convention == "product"
             else "the rows of each must be the columns of the next, as nn.Linear stores them"
         )
-        raise FileError(f"{named(path)} holds {shapes}, which do not chain: {need}, in the order of the names.")
+        order = " → ".join(names[:8]) + " → …" * (len(names) > 8)
+        raise FileError(f"{named(path)} holds {shapes}, which do not chain: {need}, in the order {order}.")
     return convention == "torch"
 
 

@@ -75,11 +75,15 @@ def save_weights(network: Network | Sequence[Any], path: PathLike) -> None:
     write_bytes(path, lambda file: file.write(content))
 
 
-def load_weights(path: PathLike, *, convention: str | None = None, limit: int = LIMIT) -> Network:
+def load_weights(
+    path: PathLike, *, convention: str | None = None, layers: Sequence[str] | None = None, limit: int = LIMIT
+) -> Network:
     """Read the layers of a network from `.npz`, `.safetensors`, or `.pt`/`.pth`.
 
-    The layers are all the 2-D arrays of the file, whatever their names, in natural order (W2 before W10). Smaller
-    floats and integers become float64, exactly, and `notes` says so. Biases are accepted where they are zero.
+    The layers are all the 2-D arrays of the file. Where their names differ in numbers alone, these are their order
+    (W2 before W10); else a `.pt` has the order in which they were saved, `notes` says so, and other files are
+    refused: give `layers`. Smaller floats and integers become float64, exactly, and `notes` says so. Biases are
+    accepted where they are zero.
 
     Two conventions are known. "product": `W_l` is (inputs, outputs) and the layers multiply left to right,
     `X W_1 W_2 ⋯ W_L`. "torch": each is (outputs, inputs), as `nn.Linear` stores it, and is transposed; `notes` says
@@ -89,13 +93,14 @@ def load_weights(path: PathLike, *, convention: str | None = None, limit: int = 
     Args:
         path: the file. Nothing in it is run: a `.pt` is read by PyTorch's weights-only loader.
         convention: "product", "torch", or None to detect it.
+        layers: the names of the layers, first applied first; what else is in the file is left out.
         limit: most bytes that the arrays may take in float64; looked at before they are decoded.
 
     Returns:
         A `Network` of NumPy arrays; its scale is 1 where the file has none.
 
     Raises:
-        FileError: content that is not the layers of a network, damaged, hostile or too large.
+        FileError: content that is not the layers of a network, or in no known order, damaged, hostile or too large.
         OSError: no such file, or one that may not be read.
         ImportError: a package that the format needs is not installed.
 
@@ -112,12 +117,12 @@ def load_weights(path: PathLike, *, convention: str | None = None, limit: int = 
     end = suffix(path, READ, "weights are read from")
     file = readable(path)
     if end == ".npz":
-        return network_from(read_npz(file, limit), file, convention=convention)
+        return network_from(read_npz(file, limit), file, convention=convention, layers=layers)
     if end == ".safetensors":
         arrays, stored, scale = read_safetensors(file, limit)
-        return network_from(arrays, file, scale=scale, convention=convention, stored=stored)
+        return network_from(arrays, file, scale=scale, convention=convention, layers=layers, stored=stored)
     arrays, stored, notes = read_torch(file, limit)
-    return network_from(arrays, file, convention=convention, stored=stored, notes=notes)
+    return network_from(arrays, file, convention=convention, layers=layers, ordered=True, stored=stored, notes=notes)
 
 
 def read_safetensors(path: Path, limit: int) -> tuple[dict[str, np.ndarray], dict[str, str], float | None]:
