@@ -1,10 +1,14 @@
 """The phase plane, depth and the map of initialisations: every claim holds, and a wrong bound is caught."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+import linflow as lf
 from linflow import bounds, plots
-from linflow.experiments import depth, init_map, phase_plane
+from linflow.experiments import convergence, depth, init_map, phase_plane, spectrum
+from linflow.experiments._runs import axis_claims
 
 MODULES = (phase_plane, depth, init_map)
 
@@ -59,6 +63,77 @@ def test_a_bound_that_is_too_large_is_caught(module, name, factor, caught, monke
     monkeypatch.setattr(bounds, name, raised(getattr(bounds, name), factor))
     texts = failed(module)
     assert [part for part in caught if not any(part in text for text in texts)] == []
+
+
+def test_the_axes_of_the_phase_plane():
+    outcome = phase_plane.experiment.run(0, silent)
+    plane, loss = outcome.draw().axes
+    f = lf.MatrixFactorization([[phase_plane.TARGET]])
+    for line in plane.lines:  # the level set of 3, drawn broken on either side
+        u, v = line.get_data()
+        d = np.array([lf.imbalance_matrices([[[a]], [[b]]])[0][0, 0] for a, b in zip(u, v, strict=True)])
+        if line.get_linestyle() == "--":
+            level = 3.0 if np.max(d) > 1 else 0.0
+            assert d == pytest.approx(level, abs=1e-12)  # rounding of squares of 10
+    broken = [line for line in loss.lines if line.get_linestyle() == "--" and len(line.get_xdata()) == 2]
+    for line, d in zip(broken, phase_plane.IMBALANCES, strict=True):
+        (_, t), (_, y) = line.get_data()
+        u, v = phase_plane.weights(d, phase_plane.PRODUCT)
+        # The allowances for rounding that a certificate makes.
+        assert -np.log(y) / t == pytest.approx(lf.certify(f, [[[u]], [[v]]]).rate, rel=1e-9)
+
+
+def test_the_axes_of_depth():
+    outcome = depth.experiment.run(0, silent)
+    curves = outcome.draw().axes[2].lines
+    named = {text.get_text(): line for text, line in zip(outcome.draw().axes[2].texts, curves, strict=True)}
+    for text, above in ((r"$\alpha^\ast$, steps of $\varepsilon$", lambda L: np.arange(1.0, L)),
+                        (r"$\alpha^\ast$, others at $\lambda$", lambda L: np.ones(L - 1))):  # fmt: skip
+        for L, y in zip(*named[text].get_data(), strict=True):
+            offsets = depth.STEP * np.append(0.0, above(int(L)))
+            net = lf.init.imbalanced((1,) * (int(L) + 1), (-np.diff(offsets)).tolist(), np.eye(1))
+            # Rounding of the weights, which a product of eight of them multiplies.
+            assert y == pytest.approx(float(lf.TangentOperator(net).least_eigenvalue()), rel=1e-10)
+    assert named[r"$\lambda^{L-1}$"].get_ydata() == pytest.approx([1.25 ** (L - 1) for L in range(2, 9)])
+
+
+def test_the_map_of_initialisations_says_which_rate_it_shows():
+    """`certify` may promise more than the two-layer bound: the bar names the bound, the table has both."""
+    outcome = init_map.experiment.run(0, silent)
+    assert outcome.draw().axes[-1].get_ylabel() == r"rate of the two-layer bound over $\gamma$"
+    (table,) = outcome.tables
+    for row in table.rows:
+        values = dict(zip(table.columns, row, strict=True))
+        net = init_map._start(row[0], row[1], np.random.default_rng(5))
+        assert values["best of all"] == pytest.approx(lf.certify(init_map.F, net).rate, rel=1e-6)  # another Q
+        assert values["combined"] <= values["best of all"] * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("module", [spectrum, convergence])
+def test_a_drawing_of_other_numbers_is_caught(module, monkeypatch):
+    if module is spectrum:
+        real = spectrum.imbalance_spectrum
+
+        def twice(net):
+            found = real(net)
+            return replace(found, gap=2 * found.gap)
+
+        monkeypatch.setattr(spectrum, "imbalance_spectrum", twice)
+        assert sum("drawn are those of `imbalance_matrices`" in text for text in failed(module)) == 2
+    else:
+        real = convergence.gradient_flow
+        monkeypatch.setattr(
+            convergence, "gradient_flow", lambda *args, **kw: replace(run := real(*args, **kw), rate=2 * run.rate)
+        )
+        assert any(text.startswith("The rate drawn is") for text in failed(module))
+
+
+def test_losses_and_rates_are_compared_with_the_weights():
+    f, other = lf.MatrixFactorization(np.eye(2)), lf.MatrixFactorization(1.01 * np.eye(2))
+    run = lf.gradient_flow(f, lf.init.gaussian((2, 6, 2), rng=0), until=1e-4)
+    assert all(claim.passed for claim in axis_claims(f, [run]))
+    assert not any(claim.passed for claim in axis_claims(other, [run]))
+    assert len(axis_claims(f, [run], rate=False)) == 1
 
 
 def test_a_bound_that_is_too_small_is_caught(monkeypatch):

@@ -51,7 +51,7 @@ def small():
 
 def test_every_claim_holds(small):
     assert failed(small.claims) == []
-    assert len(small.claims) == 11
+    assert len(small.claims) == 13
     assert {start.kind for start in starts_of(small)} == set(SHAPES)
     assert {start.family for start in starts_of(small)} == set(FAMILIES)
 
@@ -121,6 +121,8 @@ def test_the_families_are_what_they_say():
         (TWO_UNEQUAL, lambda s: {"published": 0.99999 * s.published}, ["Two layers, n ≠ m: the published"]),
         (TWO_UNEQUAL, lambda s: {"optimum": 0.99 * s.optimum}, ["No bound exceeds", "the published", "attain the"]),
         (FOUR, lambda s: {"optimum": 1.01 * s.actual}, ["never exceeds the actual", "attain the optimum"]),
+        (FOUR, lambda s: {"actual": 2 * s.actual}, ["Drawn as actual value"]),
+        (FOUR, lambda s: {"bound": 0.5 * s.bound}, ["Drawn as best bound"]),
         (FOUR, lambda s: {"residual": 2e-8}, ["the imbalances and the product"]),
         (FOUR, lambda s: {"attained": s.optimum + 1e-9 * s.size}, ["attain the optimum"]),
         (THREE_SQUARE, lambda s: {"bound": 0.0}, ["Three layers, n = m", "positive at every start"]),
@@ -138,8 +140,8 @@ def test_a_wrong_number_is_caught(small, kind, change, caught):
 def test_a_theorem_that_is_too_large_is_caught(monkeypatch):
     table = bounds.table
 
-    def raised(network):
-        return [replace(bound, value=1.001 * bound.value) for bound in table(network)]
+    def raised(network, *args):
+        return [replace(bound, value=1.001 * bound.value) for bound in table(network, *args)]
 
     monkeypatch.setattr(bounds, "table", raised)
     texts = failed(run(monkeypatch).claims)

@@ -102,12 +102,15 @@ def test_a_claim_that_is_not_a_number_fails():
     assert not Claim.within("c", np.nan, 0, 1).passed
     assert not Claim.within("c", [0.5, np.nan], 0, 1).passed
     assert not Claim.all_below("c", [0, np.nan], [1, 1]).passed
+    assert not Claim.same("c", [1, np.nan], [1, 1], 1e-9).passed
+    assert not Claim.same("c", 0.0, np.nan, 1e-9).passed
     assert not Claim.all_below("c", [0, 0], [1, np.nan]).passed
 
 
 def test_a_claim_about_nothing_fails():
     assert not Claim.all_below("c", [], []).passed
     assert not Claim.within("c", []).passed
+    assert not Claim.same("c", [], [], 1.0).passed
 
 
 @pytest.mark.parametrize(
@@ -130,6 +133,10 @@ def test_all_below(lower, upper, allowance, passed):
 
 
 def test_all_below_names_the_worst_pair():
+    assert Claim.same("c", [1, 2, 0], [1, 2.0000001, 0], 1e-6).observed == "to a relative 5·10⁻⁸, in 3 comparisons"
+    twice = Claim.same("c", [1, 4], [1, 2], 1e-6)
+    assert (twice.passed, twice.value) == (False, 1.0)
+    assert twice.observed == "at worst 4 where 2 is right, in 2 comparisons"
     claim = Claim.all_below("c", [1, 3, 1], [2, 4, 100])
     assert claim.value == 0.75
     assert "3 against 4" in claim.observed

@@ -93,6 +93,32 @@ class Claim:
         observed = " to ".join(dict.fromkeys(map(number, ends)))
         return cls(text, observed, low <= ends[0] and ends[1] <= high, ends if values.ndim else ends[0])
 
+    @classmethod
+    def same(cls, text: str, shown: ArrayLike, named: ArrayLike, allowance: float) -> "Claim":
+        """Claim that the numbers which an axis shows are those of the function that its label names.
+
+        Args:
+            text: The claim in words.
+            shown: What is drawn.
+            named: What the function gives.
+            allowance: Relative difference that is rounding, or an error of the integration.
+
+        >>> Claim.same("The axis shows the rate", [2.0, 4.0], [2.0, 2.0], 1e-9).observed
+        'at worst 4 where 2 is right, in 2 comparisons'
+        """
+        seen, right = np.broadcast_arrays(np.asarray(shown, float), np.asarray(named, float))
+        if not seen.size:
+            return cls(text, "nothing was compared", False)
+        seen, right = seen.ravel(), right.ravel()
+        with np.errstate(divide="ignore", invalid="ignore"):
+            off = np.where(seen == right, 0.0, np.abs(seen - right) / np.abs(right))
+        worst = int(np.argmax(off))  # the first NaN, if there is one
+        many = f"in {number(off.size)} comparison{'s'[: off.size > 1]}"
+        if off[worst] <= allowance:
+            return cls(text, f"to a relative {number(off[worst], 1)}, {many}", True, float(off[worst]))
+        found = f"at worst {number(seen[worst])} where {number(right[worst])} is right, {many}"
+        return cls(text, found, False, float(off[worst]))
+
 
 @dataclass(frozen=True)
 class Table:

@@ -10,7 +10,7 @@ from linflow import init
 from linflow.certificates import certify
 from linflow.dynamics import gradient_descent, gradient_flow
 from linflow.experiments._base import Claim, Experiment, Outcome, Progress, Table
-from linflow.experiments._runs import bound_claims, bounds_along, kept_claim
+from linflow.experiments._runs import axis_claims, bound_claims, bounds_along, kept_claim
 from linflow.plots import COLOURS, convergence, figure, rate
 from linflow.quadratics import MatrixFactorization
 
@@ -39,6 +39,8 @@ def _run(seed: int, progress: Progress) -> Outcome:
         progress((i + 0.3) / len(WIDTHS), f"width {h}: {steps} steps of descent")
         descents[h] = gradient_descent(f, net, step_size=ETA, steps=steps, every=100)
         in_steps[h] = certify(f, net, algorithm="descent", step_size=ETA)
+
+    times = np.linspace(0, T_MAX, 13)
 
     def fallen(h: int) -> float:
         return float(np.log10(runs[h].gap[-1] / runs[h].gap[0]))
@@ -72,6 +74,13 @@ def _run(seed: int, progress: Progress) -> Outcome:
         ),
         kept_claim("No run is ever slower than certified, in rate or in loss", checks.values()),
         *bound_claims(along),
+        *axis_claims(f, runs.values()),
+        Claim.all_below(
+            "The dashed losses are at most exp(−rate·t), with the certified rates of the table",
+            [[certificates[h].gap_at(t) / certificates[h].gap for t in times] for h in WIDTHS],
+            [np.exp(-certificates[h].rate * times) for h in WIDTHS],
+            1e-12,  # rounding of the exponential
+        ),
         kept_claim(
             "No descent of the talk (η = 2·10⁻⁴) is ever slower than its own certificate, drift included",
             [in_steps[h].check(descents[h]) for h in WIDTHS],

@@ -96,6 +96,7 @@ def _claims(curves: dict[str, np.ndarray], runs: list[Trajectory], rng: np.rando
         bool((np.diff(ratio) > 0).all()),
         tuple(ratio),
     )
+    yield from _axis_claims(curves)
     misses = []
     for L in DEPTHS:
         for draw in (_apart, _steps):
@@ -123,6 +124,35 @@ def _claims(curves: dict[str, np.ndarray], runs: list[Trajectory], rng: np.rando
     )
 
 
+def _axis_claims(curves: dict[str, np.ndarray]) -> Iterable[Claim]:
+    """Claim that the drawn curves are what they are labelled, on weights with these imbalances and this product."""
+    apart, steps = ([1.0] * (L - 1) for L in DEPTHS), (np.arange(1.0, L) for L in DEPTHS)
+    nets = {
+        name: [
+            init.imbalanced((1,) * (len(above) + 2), _imbalances(STEP * np.append(0.0, above)), np.array([[PRODUCT]]))
+            for above in offsets
+        ]
+        for name, offsets in (("exact", apart), ("steps_exact", steps))
+    }
+    yield Claim.same(
+        "Drawn as α* is the least eigenvalue of `TangentOperator` on weights of the title's λ, ε and |w|",
+        [curves[name] for name in nets],
+        [[float(TangentOperator(net).least_eigenvalue()) for net in some] for some in nets.values()],
+        1e-10,  # rounding of the weights, which a product of eight of them multiplies
+    )
+    closed = [
+        {b.name: float(b.value) for b in bounds.table(net)}["scalar chain, closed form"] for net in nets["exact"]
+    ]
+    yield Claim.same("Drawn as the closed bound is that row of `bounds.table`", curves["closed"], closed, 1e-9)
+
+
+def _chain_claim(chains: dict[str, np.ndarray]) -> Claim:
+    """Claim that the drawn squares are at least as far apart as the drawn λ and ε."""
+    least = [float(np.min(chains["apart"][1:] - chains["apart"][0])), float(np.min(np.diff(chains["steps"])))]
+    text = "The drawn squares w_l² lie λ or more above the smallest, and ε or more above each other: least distance"
+    return Claim.within(text, least, STEP * (1 - ROUNDING))
+
+
 def _run(seed: int, progress: Progress) -> Outcome:
     rng = np.random.default_rng(seed)
     curves = _curves()
@@ -131,7 +161,7 @@ def _run(seed: int, progress: Progress) -> Outcome:
     for i, L in enumerate(FLOW_DEPTHS):
         progress((i + 1) / (len(FLOW_DEPTHS) + 2), f"depth {L}")
         runs += [_flow(L, draw(L, rng)) for draw in (_apart, _steps)]
-    claims = list(_claims(curves, runs, rng))
+    claims = [*_claims(curves, runs, rng), _chain_claim(chains)]
     shown = ("prior", "closed", "exact", "factorial", "steps_exact")
 
     def draw() -> Any:

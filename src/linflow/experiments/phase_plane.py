@@ -13,7 +13,8 @@ from linflow.certificates import certify, margin
 from linflow.certificates.checking import OBSERVED_ALLOWANCE
 from linflow.dynamics import Result, Trajectory, gradient_flow
 from linflow.experiments._base import Claim, Experiment, Outcome, Progress, Table, number
-from linflow.experiments._runs import kept_claim
+from linflow.experiments._runs import axis_claims, kept_claim
+from linflow.imbalance import imbalance_matrices
 from linflow.plots import COLOURS, figure
 from linflow.quadratics import MatrixFactorization
 
@@ -58,6 +59,11 @@ def _final(d: float) -> float:
     return F.pl_constant * math.hypot(d, 2 * TARGET)
 
 
+def _level(d: float, v: np.ndarray) -> np.ndarray:
+    """Return the points (u, v) with `u² − v² = d ≥ 0` and u ≥ 0."""
+    return np.array([np.sqrt(d + v**2), v])
+
+
 def exact_gap(t: np.ndarray, d: float, product: float) -> np.ndarray:
     """Return the loss gap at times t in closed form, for a start with `product > 0` and imbalance d.
 
@@ -89,6 +95,15 @@ def _claims(runs: list[Trajectory], saddle: Trajectory, race: dict[float, Trajec
         all(run.result is Result.TARGET for run in moving) and max(misses) <= 1e-4,
         max(misses),
     )
+    drawn = [(d, point) for d in (0.0, 3.0) for point in _level(d, np.linspace(-REACH, REACH, 7)).T]
+    drawn += [(_imbalance(run), point) for run in runs for point in _path(run)[::20]]
+    found = [float(imbalance_matrices([u.reshape(1, 1), v.reshape(1, 1)])[0][0, 0]) for _, (u, v) in drawn]
+    yield Claim.within(
+        f"The axes u and v are the weights: `imbalance_matrices` gives d at {number(len(found))} drawn points, error",
+        max(abs(x - d) for x, (d, _) in zip(found, drawn, strict=True)),
+        0,
+        1e-6,  # of the integration, as above
+    )
     at = max(abs(float(W[0, 0])) for W in saddle.weights)
     yield Claim(
         "The one started on u = −v, the stable manifold of the saddle, ends as stationary at the saddle",
@@ -101,6 +116,13 @@ def _claims(runs: list[Trajectory], saddle: Trajectory, race: dict[float, Trajec
         np.concatenate([np.full(len(run.t), _certified(run)) for run in every]),
         np.concatenate([run.rate for run in every]),
         OBSERVED_ALLOWANCE,
+    )
+    yield from axis_claims(F, race.values())
+    yield Claim.same(
+        "The dashed lines fall at the certified rate of `certify`",
+        [_certified(run) for run in race.values()],
+        [certify(F, run.start).rate for run in race.values()],
+        1e-9,  # the allowances for rounding that a certificate makes
     )
     yield kept_claim(
         "Every run respects its certificate, in rate and in loss",
@@ -183,7 +205,8 @@ def _draw_plane(ax: Any, paths: list[np.ndarray], stuck: np.ndarray) -> None:
     s = np.linspace(-REACH, REACH, 100)
     for sign in (1, -1):
         ax.plot(sign * branch, sign * TARGET / branch, color=COLOURS["black"], linewidth=1.6)
-        ax.plot(sign * np.sqrt(3 + s**2), s, "--", color=PALETTE[2], linewidth=0.9)
+        u, v = _level(3.0, s)
+        ax.plot(sign * u, v, "--", color=PALETTE[2], linewidth=0.9)
     ax.plot(s, s, "--", color=PALETTE[0], linewidth=0.9)
     for path in [*paths, stuck]:
         d = path[0, 0] ** 2 - path[0, 1] ** 2

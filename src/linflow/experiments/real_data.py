@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from linflow import init
 from linflow.certificates import Certificate, certify
 from linflow.dynamics import Result, Trajectory, gradient_flow
 from linflow.experiments._base import Claim, Experiment, Outcome, Progress, Table, number
-from linflow.experiments._runs import bound_claims, bounds_along, kept_claim
+from linflow.experiments._runs import axis_claims, bound_claims, bounds_along, kept_claim
 from linflow.network import Network
 from linflow.plots import COLOURS, convergence, figure
 from linflow.quadratics import LinearRegression
@@ -113,7 +113,19 @@ def _run(seed: int, progress: Progress) -> Outcome:
         for s, _, run, _ in every
     ]
     drifts = [run.stats.imbalance_drift / max(np.linalg.norm(W) ** 2 for W in run.weights) for _, _, run, _ in every]
+    times = [(cert, cert.gap, t) for _, _, run, cert in every for t in np.geomspace(1e-2, run.t[-1], 7)]
     claims = [
+        *(
+            replace(claim, text=f"{s.title}: {claim.text[0].lower()}{claim.text[1:]}")
+            for s in studies
+            for claim in axis_claims(s.objective, s.runs.values(), rate=False)
+        ),
+        Claim.all_below(
+            "The dashed losses are at most exp(−rate·t), with the certified rates of the table",
+            [cert.gap_at(float(t)) / gap for cert, gap, t in times],
+            [np.exp(-cert.rate * t) for cert, _, t in times],
+            1e-12,  # rounding of the exponential
+        ),
         Claim(
             f"Every run reaches {number(UNTIL)} of its first loss gap",
             f"{reached} of {len(every)}",

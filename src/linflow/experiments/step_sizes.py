@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from linflow import init
 from linflow.experiments._base import Claim, Experiment, Outcome, Progress, Table, number
-from linflow.experiments._sweep import complete_claim, rows_claim, rows_of
+from linflow.experiments._sweep import Row, by_hand, complete_claim, rows_claim, rows_of
 from linflow.plots import COLOURS, figure
+from linflow.quadratics import LinearRegression
 
 SIDE, WIDTHS, DRAWS, NOISE, UNTIL = 10, (500, 1000, 4000), 30, 0.1, 1e-8
 RULES = {
@@ -23,13 +25,28 @@ TIMES = 5.0
 """How many times fewer steps the rules that look at the local curvature are claimed to need."""
 
 
+def _drawn_claim(objective: LinearRegression, row: Row) -> Claim:
+    """Claim that the curves of a row are the steps and the losses of a descent, by steps taken by hand."""
+    h, eta, gap = row["hidden"][0], row["curve_step_size"], np.array(row["curve_gap"])
+    net = init.gaussian((SIDE, h, SIDE), h**-0.5, rng=row["seed"])
+    # A curve of all steps, not of some: its index is the number of steps, which is the last axis.
+    gaps = by_hand(objective, net, eta) if len(eta) == row["steps"] else np.full(len(gap), np.nan)
+    return Claim.same(
+        f"By hand, the steps drawn of {RULES[row['schedule']][0]} have the losses drawn, and their number",
+        gap / gap[0],
+        gaps,
+        1e-6,  # rounding of the last gap, 10⁻⁸ of the first and a square of what is rounded
+    )
+
+
 def _run(seed: int, progress: Progress) -> Outcome:
     rng = np.random.default_rng(seed)
     X = np.linalg.qr(rng.standard_normal((SIDE, SIDE)))[0]
     W = rng.standard_normal((SIDE, SIDE)) / np.sqrt(SIDE)
+    Y = X @ W + NOISE * rng.standard_normal((SIDE, SIDE))
     grid = {
         "algorithm": "descent",
-        "data": {"x": X, "y": X @ W + NOISE * rng.standard_normal((SIDE, SIDE))},
+        "data": {"x": X, "y": Y},
         "start": {"init": "gaussian"},
         "flow": {"until": UNTIL},
         "descent": {"steps": 5000},
@@ -55,8 +72,10 @@ def _run(seed: int, progress: Progress) -> Outcome:
     certified = np.array([row["certified_rate"] for row in promised])
     schedule, constant = ratio("xu2025", "constant"), "the constant one"
     local = ratio("local_smoothness", "backtracking")
+    shown = {rule: [r for r in rows if r["schedule"] == rule and r["hidden"] == [SHOWN]] for rule in RULES}
     claims = [
         complete_claim(rows, "descent"),
+        *(_drawn_claim(LinearRegression(X, Y), some[0]) for some in shown.values()),
         Claim.within("The loss rises in no step of any run: greatest rise over the first loss", rises, high=1e-12),
         Claim.within(
             "A rate is certified for every constant step and every start of the schedule",
@@ -81,8 +100,7 @@ def _run(seed: int, progress: Progress) -> Outcome:
     def draw() -> Any:
         fig, axes = figure(7.4, 2.9, ncols=3)
         for rule, (name, colour) in RULES.items():
-            mine = [row for row in rows if row["schedule"] == rule and row["hidden"] == [SHOWN]]
-            for row in mine:
+            for row in shown[rule]:
                 gap, eta = np.array(row["curve_gap"]), np.array(row["curve_step_size"])
                 axes[0].plot(gap / gap[0], color=COLOURS[colour], linewidth=0.5, alpha=0.5)
                 axes[1].plot(eta, color=COLOURS[colour], linewidth=0.5, alpha=0.5)

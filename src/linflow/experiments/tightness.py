@@ -48,6 +48,8 @@ class Start:
     optimum: float
     attained: float  # by the weights the search returned
     actual: float
+    dense: float  # the actual value, by the dense T
+    best: float  # the bound, by `bounds.best`
     size: float  # λ_max(T)
     residual: float
     hits: int
@@ -89,6 +91,8 @@ def _measure(kind: str, family: str, widths: tuple[int, ...], rng: np.random.Gen
         found.value,
         float(TangentOperator(found.network).least_eigenvalue()),
         float(T.least_eigenvalue()),
+        float(np.linalg.eigvalsh(T.dense())[0]),
+        float(bounds.best(net).value),
         float(T.greatest_eigenvalue()),
         found.residual,
         found.hits,
@@ -114,6 +118,14 @@ def _claims(starts: Sequence[Start]) -> Iterable[Claim]:
         float(np.max((bound - optimum) / size)),
         high=EXCESS,
     )
+    actual, dense = _column(starts, "actual"), _column(starts, "dense")
+    yield Claim.within(
+        "Drawn as actual value is the least eigenvalue of the dense T: error over λ_max(T)",
+        float(np.max(np.abs(actual - dense) / size)),
+        0,
+        1e-12,  # rounding of two eigensolvers
+    )
+    yield Claim.same("Drawn as best bound is `bounds.best`", bound, _column(starts, "best"), 1e-12)
     share = _ratio(starts, "optimum", to="actual")
     yield Claim.within("The optimum never exceeds the actual λ_min(T): their ratio", share, 0, 1)
     yield Claim.within(
