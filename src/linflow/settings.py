@@ -262,16 +262,17 @@ UNUSED: dict[str, dict[str, str]] = {
 """Keys that an algorithm or a start does not use, and what to do."""
 
 
-def unused(algorithm: Any, *, weights: bool = False, init: str | None = None) -> dict[str, str]:
+def unused(algorithm: Any, *, weights: bool | None = None, init: str | None = None) -> dict[str, str]:
     """Return the keys that are not used, and why; nothing of an algorithm that there is not, which is refused itself.
 
     Args:
         algorithm: "flow" or "descent"; None where it is not one.
-        weights: whether the weights are read from a file.
+        weights: whether the weights are read from a file, if that is known.
         init: how they are drawn else, if that is known.
     """
     found = dict(UNUSED[algorithm]) if algorithm in ("flow", "descent") else {}
-    found |= UNUSED["weights" if weights else "drawn"]
+    if weights is not None:
+        found |= UNUSED["weights" if weights else "drawn"]
     if not weights and init is not None and init not in SIZES:
         found |= {key: why.replace("this start", init) for key, why in UNUSED["no size"].items()}
     return found
