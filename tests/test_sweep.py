@@ -2,9 +2,10 @@
 
 import errno
 import json
+import math
 import multiprocessing
 import os
-import time
+import threading
 from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,13 +17,14 @@ import pytest
 
 import linflow as lf
 from linflow.sweeps import read_grid, read_results, run_sweep, sweep_status
-from linflow.sweeps.cells import Answer, Cell, Task, failed, run_cell, run_task
+from linflow.sweeps.cells import Cell, Task, failed, run_cell, run_task
 from linflow.sweeps.engine import Died, Late, LocalEngine, Lost, _Slot
 from linflow.sweeps.grid_file import to_toml
 from linflow.sweeps.rows import SCHEMA, TIMING, to_table
 from linflow.sweeps.status import _rate
 from linflow.sweeps.store import Store, running
 from linflow.sweeps.work import TRIES, Work, _order
+from tests.waiting import waited
 
 Y = np.random.default_rng(5).normal(size=(4, 3))
 
@@ -72,8 +74,7 @@ def test_a_row_says_what_the_library_says(swept):
         assert (row["curve_t"][0], row["curve_gap"][-1]) == (0.0, row["final_gap"])
         assert json.loads(row["settings"])["start.seed"] == row["seed"]
         assert f"linflow {lf.__version__}" in row["versions"]
-        assert 0 < row["seconds"] < 60
-        assert abs(row["finished"] - time.time()) < 600
+        assert row["seconds"] > 0
 
 
 def test_a_rerun_computes_nothing_and_a_larger_grid_only_what_is_new(swept, tmp_path):
@@ -91,7 +92,8 @@ def test_a_rerun_computes_nothing_and_a_larger_grid_only_what_is_new(swept, tmp_
     assert [(r["init"], r["seed"]) for r in rows] == [(i, s) for i in ("fan_in", "fan_out", "ntk") for s in range(4)]
 
 
-def test_the_numbers_do_not_depend_on_workers_batches_or_order(swept, tmp_path):
+def test_the_numbers_do_not_depend_on_workers_batches_or_order(swept, tmp_path, monkeypatch):
+    monkeypatch.setattr("linflow.sweeps.cells.ENOUGH", math.inf)  # all cells of one task, however long they take
     _, table = swept
     grid = read_grid(grid_of(sweep={"check": True, "curves": 7}))
     assert same(lf.sweep(grid, tmp_path / "two", workers=2), table)
@@ -194,32 +196,28 @@ def test_a_failed_cell_that_succeeds_when_tried_again_is_good(tmp_path):
 
 
 def test_a_time_limit_is_a_reason(tmp_path):
-    grid = grid_of(start={"hidden": [40, 40], "init": "small", "size": 1e-4}, grid={"seeds": 1}, flow={"rtol": 1e-13})
-    summary = run_sweep(read_grid(grid), tmp_path, workers=1, time_limit=1e-3)
+    # No machine is as fast as that; one that is very slow ends the process instead, for the same reason.
+    summary = run_sweep(read_grid(grid_of(grid={"seeds": 1})), tmp_path, workers=1, time_limit=1e-9)
     (row,) = read_results(tmp_path).to_pylist()
     assert (row["failure"], summary.failed) == ("time limit", 1)
-    assert "0.001 s" in row["reason"]
+    assert row["reason"] == "it took longer than the limit of 1e-09 s"
+
+
+def _endless(task):
+    """Stand for a task that is in one call which looks at nothing."""
+    threading.Event().wait()
 
 
 def test_a_cell_that_does_not_look_at_the_time_is_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr("linflow.sweeps.engine.GRACE", 0.2)
+    monkeypatch.setattr("linflow.sweeps.engine.GRACE", 0.0)
+    monkeypatch.setattr("linflow.sweeps.engine.run_task", _endless)
     engine = LocalEngine(1)
     try:
-        # An eigenvalue problem of side 3000, in one call that looks at nothing.
-        np.save(tmp_path / "big.npy", np.eye(55))
-        grid = read_grid(
-            {"data": {"target": str(tmp_path / "big.npy")}, "start": {"hidden": [55, 55], "init": "gaussian"}}
-        )
-        task = Task((Cell.of(grid, 0),), time_limit=0.05)
-        engine.submit(task)
-        found, began = [], time.monotonic()
-        while not found and time.monotonic() - began < 60:
-            found = engine.wait(0.1)
+        engine.submit(Task((Cell.of(read_grid(grid_of()), 0),), time_limit=1e-9))
+        found = waited(lambda: engine.wait(0.1))
     finally:
         engine.close()
-    assert [type(answer) for _, answer in found] in ([Late], [Answer])
-    if isinstance(found[0][1], Answer):
-        assert found[0][1].rows[0]["failure"] == "time limit"
+    assert [type(answer) for _, answer in found] == [Late]
 
 
 def test_what_happens_to_a_task_whose_process_dies(tmp_path):
@@ -240,7 +238,7 @@ def test_what_happens_to_a_task_whose_process_dies(tmp_path):
     work.answer(halves[1], Late())
     assert work.missing == 2
     work.store.flush()
-    failures = {row["id"]: row["failure"] for row in Store(tmp_path).read(work.store.names()[0]).to_pylist()}
+    failures = {row["id"]: row["failure"] for table in Store(tmp_path).news() for row in table.to_pylist()}
     assert failures == {cells[0].id: "died", cells[1].id: "time limit"}
 
 
@@ -257,7 +255,7 @@ def test_parts_that_are_damaged_are_computed_again(swept, tmp_path):
     for damage in (
         content[: len(content) // 2],
         b"",
-        b"PAR1" + os.urandom(200) + b"PAR1",
+        b"PAR1" + np.random.default_rng(7).bytes(200) + b"PAR1",
     ):
         for path in (tmp_path / "parts").iterdir():
             path.unlink()
@@ -353,8 +351,6 @@ def test_the_table_of_another_grid_is_not_that_of_this_one(tmp_path):
     assert sweep_status(tmp_path).done == 2
     # Rows that came since the table was made are in it too.
     run_sweep(other, tmp_path, workers=1)
-    store = Store(tmp_path)
-    rows = store.read(store.names()[0]).to_pylist()
     (tmp_path / "results.parquet").replace(tmp_path / "old")
     fewer = read_grid(grid_of(grid={"seeds": 1, "init": ["fan_out"]})).placed(tmp_path)
     run_sweep(fewer, tmp_path, workers=1)
@@ -511,9 +507,9 @@ def test_places_in_a_folder_are_free_again_when_a_sweep_ends(tmp_path):
 
 def test_temporary_files_of_others_are_left(tmp_path):
     young, old = tmp_path / ".linflow-1.tmp", tmp_path / ".linflow-2.tmp"
-    for path in (young, old):
+    for path, date in ((young, 2**32), (old, 1)):  # in 2106, and in 1970: however long it takes
         path.touch()
-    os.utime(old, (1, 1))
+        os.utime(path, (date, date))
     lf.sweep(grid_of(grid={"seeds": 1}), tmp_path, workers=1)
     assert young.exists() and not old.exists()
 

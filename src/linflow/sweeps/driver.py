@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import tempfile
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from linflow.files import atomic
 from linflow.sweeps.engine import AHEAD, DaskEngine, Engine, LocalEngine, cores
 from linflow.sweeps.grid import Grid
 from linflow.sweeps.grid_file import GRID, HEADER, read_grid, to_toml
+from linflow.sweeps.interrupts import held_back
 from linflow.sweeps.possible import refuse_hopeless
 from linflow.sweeps.status import Status
 from linflow.sweeps.store import RESULTS, Store
@@ -169,7 +168,6 @@ def run_sweep(
     except KeyboardInterrupt:
         if work is None:
             raise Stopped(None, len(grid), store.folder) from None
-        work.count()
         raise Stopped(work.total - work.missing - store.held, work.total, store.folder) from None
     except OSError as error:
         if error.errno in FULL:
@@ -199,39 +197,32 @@ def _engine(scheduler: str | None, workers: int | None, cells: int) -> Engine:
 
 def _compute(work: Work, start: Callable[[], Engine], progress: Watcher | None) -> None:
     engine = start()
-    try:
-        under_way, told = 0, -np.inf
-        while True:
-            while under_way < AHEAD * engine.workers and (task := work.next(engine.workers)) is not None:
-                engine.submit(task)
-                under_way += 1
-            if under_way == 0:
-                break
-            for task, found in engine.wait(0.5):
-                under_way -= 1
-                work.answer(task, found)
-            work.look()
-            if progress is not None and time.monotonic() - told > 1.0:
-                told = time.monotonic()
-                progress(work.status(waiting=engine.waiting))
-        work.store.flush()
-    except BaseException:
-        with suppress(OSError), _deaf():  # what ended the sweep is told, and not what came of it
+    with held_back() as heed:
+        try:
+            _run(work, engine, progress, heed)
             work.store.flush()
-        raise
-    finally:
-        engine.close()
+        except BaseException:
+            with suppress(OSError):  # what ended the sweep is told, and not what came of it
+                work.store.flush()
+            raise
+        finally:
+            engine.close()
 
 
-@contextmanager
-def _deaf() -> Iterator[None]:
-    """Do not hear Ctrl-C again, for the moment that rows are written in."""
-    if threading.current_thread() is not threading.main_thread():  # hears none anyway
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        if before is not None:  # a handler that is not of Python cannot be put back
-            signal.signal(signal.SIGINT, before)
+def _run(work: Work, engine: Engine, progress: Watcher | None, heed: Callable[[], None]) -> None:
+    under_way, told = 0, -np.inf
+    while True:
+        while under_way < AHEAD * engine.workers and (task := work.next(engine.workers)) is not None:
+            engine.submit(task)
+            under_way += 1
+        if under_way == 0:
+            return
+        for task, found in engine.wait(0.5):
+            under_way -= 1
+            work.answer(task, found)
+        heed()
+        work.store.write_in_time()  # also where nothing has come: the next cell may take long
+        work.look()
+        if progress is not None and time.monotonic() - told > 1.0:
+            told = time.monotonic()
+            progress(work.status(waiting=engine.waiting))

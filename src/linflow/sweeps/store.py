@@ -125,9 +125,13 @@ class Store:
             os.close(self._locks.pop())
 
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Keep rows, and write what has gathered when it is time."""
+        """Keep rows, and write what has gathered when it is time or much."""
         self._rows += rows
         self._points += sum(len(row.get("curve_t") or ()) for row in rows)
+        self.write_in_time()
+
+    def write_in_time(self) -> None:
+        """Write what has gathered, when it is time or much."""
         now = time.monotonic()
         wait = min(max(SHARE * (now - self._began), SOON), LATE)
         if now - self._written > wait or len(self._rows) >= MOST_ROWS or self._points >= MOST_POINTS:

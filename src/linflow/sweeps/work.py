@@ -43,8 +43,8 @@ class Work:
         self._given = self._done.copy()
         self._order = iter(_order(len(grid), place))
         self._again: deque[Task] = deque()
+        self._back: deque[int] = deque()
         self._deaths: dict[str, int] = {}
-        self._in_hand: list[dict[str, Any]] = []
         self._each: float | None = None
         self._looked = -np.inf
         self._began = time.monotonic()
@@ -91,13 +91,18 @@ class Work:
         fair = max(1, self.missing // (2 * AHEAD * workers))
         size = 1 if self._each is None else int(min(AIM / max(self._each, 1e-6), MOST_CELLS))
         cells: list[Cell] = []
-        for i in self._order:
+        for i in self._open():
             if not self._given[i] and not self._done[i]:
                 self._given[i] = True
                 cells.append(Cell.of(self.grid, i))
                 if len(cells) >= max(1, min(size, fair)):
                     break
         return self._task(tuple(cells)) if cells else None
+
+    def _open(self) -> Iterator[int]:
+        """Yield places that may be given: first those that came back from a batch that took long."""
+        while (i := self._back.popleft() if self._back else next(self._order, None)) is not None:
+            yield i
 
     def _task(self, cells: tuple[Cell, ...]) -> Task:
         return Task(cells, self.grid.check, self.grid.curves, self.limit)
@@ -106,7 +111,10 @@ class Work:
         """Take what came of a task."""
         if isinstance(found, Answer):
             self.take(found.rows)
-            each = found.seconds / len(task.cells)
+            for place in self._places(cell.id for cell in task.cells[len(found.rows) :]):
+                self._given[place] = False
+                self._back.append(place)
+            each = found.seconds / len(found.rows)
             self._each = each if self._each is None else 0.5 * (self._each + each)
         elif isinstance(found, Lost):
             self._again.append(task)
@@ -127,21 +135,15 @@ class Work:
                 self.take([failed(cell, "died", reason)])
 
     def take(self, rows: list[dict[str, Any]]) -> None:
-        """Keep rows, and count them."""
-        self._in_hand = rows
-        self.store.add(rows)
-        self.count()
-
-    def count(self) -> None:
-        """Count the rows that were kept last; again does nothing."""
-        rows, self._in_hand = self._in_hand, []
+        """Count rows, and keep them."""
         self.computed += len(rows)
-        for place, row in zip(self._places(rows), rows, strict=True):
+        for place, row in zip(self._places(row["id"] for row in rows), rows, strict=True):
             self._mark(place, row["failure"])
+        self.store.add(rows)
 
-    def _places(self, rows: list[dict[str, Any]]) -> Iterator[int]:
-        for row in rows:
-            yield int(self._place[np.searchsorted(self._sorted, row["id"].encode())])
+    def _places(self, ids: Iterable[str]) -> Iterator[int]:
+        for one in ids:
+            yield int(self._place[np.searchsorted(self._sorted, one.encode())])
 
     def status(self, running: bool = True, waiting: bool = False) -> Status:
         """Say how far it is."""

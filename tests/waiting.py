@@ -1,0 +1,15 @@
+"""Waiting for what has to happen, however long a machine takes: a test says what it waits for, and never how long."""
+
+import time
+
+PATIENCE = 1800.0
+"""Seconds after which something is broken, and not slow. No test that passes comes near."""
+
+
+def waited(happened, every=0.02):
+    """Return what a function returns, as soon as that is true; AssertionError where it never is."""
+    began = time.monotonic()
+    while not (found := happened()):
+        assert time.monotonic() - began < PATIENCE, "it did not happen"
+        time.sleep(every)
+    return found
