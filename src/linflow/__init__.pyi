@@ -39,5 +39,7 @@ from .references import cite as cite
 from .starts import Design as Design
 from .starts import design as design
 from .sweeps import sweep as sweep
+from .verified import Enclosure as Enclosure
+from .verified import enclose as enclose
 
 __version__: str

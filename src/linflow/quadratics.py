@@ -110,6 +110,7 @@ class MatrixFactorization(_Quadratic):
 
     def __init__(self, Y: Any):
         Y, note = _checks.matrix(Y, "Y")
+        self.Y = Y
         super().__init__(Y, 0.0, notes=(note,) if note else ())
 
 
@@ -142,6 +143,7 @@ class LinearRegression(_Quadratic):
         xp = namespace(X, Y)
         if X.shape[0] != Y.shape[0]:
             raise ValueError(f"X has {X.shape[0]} rows and Y has {Y.shape[0]}; both need one row per sample.")
+        self.X, self.Y = X, Y
         left, s, Vt = xp.linalg.svd(X, full_matrices=False)
         rank = _rank(s, max(X.shape), "X")
         self.rank = rank
@@ -186,6 +188,7 @@ class Quadratic(_Quadratic):
             raise ValueError("C is missing; ½⟨W, A W B⟩ − ⟨C, W⟩ needs the linear term C of shape (n, m).")
         C, note_c = _checks.matrix(C, "C")
         n, m = C.shape
+        self.A, self.B, self.C = A, B, C
         F, s, V, note_a = _semidefinite_root(A, "A", n)
         H, t, U, note_b = (None, (1.0,), None, None) if B is None else _semidefinite_root(B, "B", m)
         xp = namespace(*(a for a in (C, F, H) if a is not None))

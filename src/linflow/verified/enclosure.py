@@ -1,0 +1,282 @@
+"""What a verified run gives: bounds of the exact flow at every time, and how far the proof reaches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from linflow import _checks
+from linflow.network import Network
+from linflow.objectives import Objective
+from linflow.verified.march import Step, product_error
+from linflow.verified.problem import AffineGradient
+from linflow.verified.reduction import Narrowed
+from linflow.verified.rounding import TINY, UP, U, frobenius, gamma, least_eigenvalue
+
+BISECTIONS = 60
+"""Halvings of a step in which a time is looked for: down to its last digit."""
+
+LARGEST_OPERATOR = 900
+"""Entries nm of the product up to which the least eigenvalue of T is enclosed."""
+
+Bounds = tuple[Any, Any]
+"""Lower and upper bounds, of one time as two numbers, of several as two arrays."""
+
+
+@dataclass(frozen=True, repr=False)
+class Enclosure:
+    """A proof, made by computing, of where the exact gradient flow is: `‖θ(t) − θ̃(t)‖ ≤ radius`.
+
+    Every bound holds for the exact flow of the exact data, rounding included. `docs/verified.md` has the theorem.
+
+    Attributes:
+        objective: what is minimised.
+        start: the start.
+        problem: the affine gradient with its proved errors.
+        steps: the path, step by step.
+        first: bounds of the first loss gap.
+        result: how it ended: "target proved", "time limit reached", "step limit reached" or "proof ended".
+        reason: why it did not reach what was asked; empty when it did.
+        notes: promotions of the input, and what the gap is measured from.
+        hessians: how many steps needed the Hessian.
+    """
+
+    objective: Objective
+    start: Network
+    problem: AffineGradient
+    steps: tuple[Step, ...]
+    first: tuple[float, float]
+    result: str
+    reason: str
+    narrowed: Narrowed = field(repr=False)
+    notes: tuple[str, ...] = ()
+    hessians: int = 0
+
+    @cached_property
+    def t(self) -> np.ndarray:
+        """Ends of the steps, from 0: exact times."""
+        return np.array([0.0, *(step.t + step.length for step in self.steps)])
+
+    @cached_property
+    def radius(self) -> np.ndarray:
+        """Upper bounds of `‖θ − θ̃‖` up to the times `t`, in the least width that holds the flow."""
+        return np.array([self.narrowed.radius, *(step.radius for step in self.steps)])
+
+    @property
+    def exponent(self) -> float:
+        """Upper bound of `∫ m`: a disturbance of the start grows at most by its exponential."""
+        return float(sum(step.exponent for step in self.steps))
+
+    @property
+    def end(self) -> float:
+        """The time up to which the flow is enclosed."""
+        return float(self.t[-1])
+
+    def gap_bounds(self, t: Any) -> Bounds:
+        """Return bounds of the loss gap `L − f*` at a time or times.
+
+        Raises:
+            ValueError: a time that is negative or beyond `end`.
+        """
+        return self._each(t, self._gap)
+
+    def rate_bounds(self, t: Any) -> Bounds:
+        """Return bounds of the instantaneous rate `−L̇/(L − f*) = ‖∇L‖²/(L − f*)` at a time or times."""
+        return self._each(t, self._rate)
+
+    def least_eigenvalue_bounds(self, t: Any) -> Bounds:
+        """Return bounds of `λ_min(T)` at a time or times, T on all `n×m` matrices.
+
+        Raises:
+            ValueError: a product of more than 900 entries, besides times that do not fit.
+        """
+        n, m = self.start.shape
+        if n * m > LARGEST_OPERATOR:
+            raise ValueError(f"the product has {n * m} entries; λ_min(T) is enclosed up to {LARGEST_OPERATOR}.")
+        return self._each(t, self._least)
+
+    def singular_value_bounds(self, t: Any) -> Bounds:
+        """Return bounds of the singular values of the product, descending; their axis is the last."""
+        return self._each(t, self._singular)
+
+    def time_bounds(self, fraction: float) -> tuple[float, float]:
+        """Return bounds of the time at which the gap comes down to `fraction` of the first; `(lo, inf)` when unknown.
+
+        Example:
+            >>> import numpy as np, linflow as lf
+            >>> enc = lf.enclose(lf.MatrixFactorization(np.array([[1.0]])), [[[0.5]]], until=1e-3)
+            >>> lo, hi = enc.time_bounds(0.01)
+            >>> bool(lo < np.log(10) < hi), bool(hi / lo - 1 < 1e-11)
+            (True, True)
+        """
+        fraction = _checks.fraction(fraction, "fraction")
+        above = fraction * self.first[1] * UP  # while the gap is above this it is above the target
+        below = fraction * self.first[0] * (1 - 1e-12)
+        low = high = None
+        for step in self.steps:
+            if low is None and step.gap[0] <= above:
+                low = self._last(step, lambda t: self._gap(t)[0] > above)
+            if step.gap[1] <= below:
+                high = self._first(step, lambda t: self._gap(t)[1] <= below)
+                break
+        return (self.end if low is None else low), (math.inf if high is None else high)
+
+    def network_at(self, t: float) -> Network:
+        """Return the network of the path at a time; the exact one is within `radius` of it in the least width."""
+        weights, _ = self._step(_checks.positive(t, "t", allow_zero=True)).at(float(t))
+        return self.start.with_weights(self.narrowed.expand(weights))
+
+    def _step(self, t: float) -> Step:
+        if not t <= self.end:
+            raise ValueError(f"t is {t:g}; the flow is enclosed up to t = {self.end:.6g}.")
+        if not self.steps:
+            raise ValueError("nothing is enclosed: the proof did not take a step.")
+        return self.steps[min(max(int(np.searchsorted(self.t, t)) - 1, 0), len(self.steps) - 1)]
+
+    def _each(self, t: Any, bounds: Callable[[float], tuple[Any, Any]]) -> Bounds:
+        if isinstance(t, (Sequence, np.ndarray)) and np.ndim(t):
+            pairs = [bounds(_checks.positive(x, "t", allow_zero=True)) for x in t]
+            return np.array([low for low, _ in pairs]), np.array([high for _, high in pairs])
+        return bounds(_checks.positive(t, "t", allow_zero=True))
+
+    def _product(self, step: Step, t: float) -> tuple[np.ndarray, float]:
+        """Return `c W_1 ⋯ W_L` on the path at a time, and a bound of its distance to that of the exact flow."""
+        weights, errors = step.at(t)
+        W, error = product_error(weights, errors)
+        c = self.start.scale
+        error = c * (error + 2 * U * float(frobenius(W)))
+        return c * W, (error + step.constants.motion * step.radius) * UP
+
+    def _gap(self, t: float) -> tuple[float, float]:
+        W, error = self._product(self._step(t), t)
+        E = W - self.problem.V
+        return self.problem.gap(E, (error + U * float(frobenius(E))) * UP)
+
+    def _last(self, step: Step, holds: Callable[[float], bool]) -> float:
+        """Return the end of the first piece, found by halving, on which `holds` at its end; the start at least."""
+        low, high = step.t, step.t + step.length
+        for _ in range(BISECTIONS):
+            middle = 0.5 * (low + high)
+            if not low < middle < high:
+                break
+            low, high = (middle, high) if holds(middle) else (low, middle)
+        return low
+
+    def _first(self, step: Step, holds: Callable[[float], bool]) -> float:
+        low, high = step.t, step.t + step.length
+        for _ in range(BISECTIONS):
+            middle = 0.5 * (low + high)
+            if not low < middle < high:
+                break
+            low, high = (low, middle) if holds(middle) else (middle, high)
+        return high
+
+    def _rate(self, t: float) -> tuple[float, float]:
+        step = self._step(t)
+        low, high = self._gap(t)
+        speed, error = self._speed(step, t)
+        top = (speed + error) * UP
+        bottom = max(0.0, speed - error) * (1 - 1e-12)
+        most = top / low * top * UP if low > 0 else math.inf
+        return (bottom / high * bottom * (1 - 1e-12) if high > 0 else 0.0), most
+
+    def _speed(self, step: Step, t: float) -> tuple[float, float]:
+        """Return `‖∇L‖` on the path at a time as computed, and a bound of its distance to that of the exact flow."""
+        weights, errors = step.at(t)
+        c, problem, constants = self.start.scale, self.problem, step.constants
+        G = c * problem.apply(self._product(step, t)[0] - problem.V)
+        net = Network([np.asarray(W) for W in weights])
+        computed = net.gradient(G)
+        speed = math.sqrt(sum(float(np.sum(g * g)) for g in computed))
+        # ‖∇²L‖ ≤ K ‖DW‖² + ‖∇f‖ ‖D²W‖ on the tube.
+        stiffness = problem.smoothness * constants.motion**2 + constants.slope / c * constants.bend
+        moved = step.radius + math.sqrt(float(np.sum(errors**2)))
+        # Each entry of the gradient goes through L + 1 products, of inner sides up to the widest, and those of ∇f.
+        sides = sum(net.widths) + 2 * sum(problem.V.shape) + 4 * net.depth
+        sizes = [float(frobenius(W)) for W in weights]
+        others = [c * math.prod(sizes[:l] + sizes[l + 1 :]) for l in range(len(sizes))]
+        per = math.hypot(*others)
+        away = c * math.prod(sizes) + float(frobenius(problem.V))
+        slope = problem.lengths[0] * problem.lengths[1] * away
+        rounding = per * (gamma(2 * sides) * slope + problem.residue + problem.error * away)
+        return speed, (stiffness * moved + rounding + gamma(4 + sum(W.size for W in weights)) * speed) * UP
+
+    def _least(self, t: float) -> tuple[float, float]:
+        step = self._step(t)
+        weights, errors = step.at(t)
+        T, error, v = _operator(weights, self.start.scale)
+        low = least_eigenvalue(T, error)
+        size = gamma(T.shape[0] + 4) * float(frobenius(T))
+        high = (float(v @ (T @ v)) + size) / (float(v @ v) * (1 - gamma(T.shape[0] + 4))) + error
+        moved = step.constants.bend * (step.radius + math.sqrt(float(np.sum(errors**2)))) * UP
+        low = max(0.0, math.sqrt(max(low, 0.0)) * (1 - 4 * U) - moved) ** 2 * (1 - 4 * U)
+        return low, (math.sqrt(max(high, 0.0)) * UP + moved) ** 2 * UP
+
+    def _singular(self, t: float) -> tuple[np.ndarray, np.ndarray]:
+        W, error = self._product(self._step(t), t)
+        u, s, vt = np.linalg.svd(W, full_matrices=False)
+        k, length = len(s), float(frobenius(W))
+        tilted = [float(frobenius(Q - np.eye(k))) + gamma(max(W.shape) + 2) * (k + 1) for Q in (u.T @ u, vt @ vt.T)]
+        rest = float(frobenius(W - (u * s) @ vt)) + gamma(k + 4) * 2 * (length + float(s[0])) * (k + 1)
+        off = (rest + float(s[0]) * (sum(tilted) + tilted[0] * tilted[1]) + error) * UP
+        return np.maximum(s - off, 0.0), s + off
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what was proved as plain data."""
+        times = {}
+        for exponent in range(1, 13):
+            low, high = self.time_bounds(10.0**-exponent)
+            if math.isinf(high):
+                break
+            times[f"1e-{exponent:02d}"] = [low, high]
+        return {
+            "result": self.result,
+            "reason": self.reason,
+            "end": self.end,
+            "steps": len(self.steps),
+            "hessians": self.hessians,
+            "radius": float(self.radius[-1]),
+            "exponent": self.exponent,
+            "first_gap": list(self.first),
+            "last_gap": list(self.steps[-1].gap if self.steps else self.first),
+            "time_to": times,
+            "widths": list(self.start.widths),
+            "scale": self.start.scale,
+            "notes": list(self.notes),
+        }
+
+    def __repr__(self) -> str:
+        gap = self.steps[-1].gap[1] / self.first[0] if self.steps and self.first[0] > 0 else 1.0
+        return (
+            f"Enclosure({self.result}, t = {self.end:.6g}, {gap:.3g} of the first gap, radius "
+            f"{float(self.radius[-1]):.2g})"
+        )
+
+
+def _operator(weights: Sequence[np.ndarray], scale: float) -> tuple[np.ndarray, float, np.ndarray]:
+    """Return T as a matrix, a bound of its error, and its computed last eigenvector."""
+    net = Network([np.asarray(W) for W in weights], scale)
+    n, m = net.shape
+    T, error = np.zeros((n * m, n * m)), 0.0
+    sizes = [float(frobenius(W)) for W in weights]
+    depth, widest = len(weights), max(net.widths)
+    for l, (P, S) in enumerate(zip(net.prefixes(), net.suffixes(), strict=True)):
+        left = np.eye(n) if P is None else P @ P.T
+        right = np.eye(m) if S is None else S.T @ S
+        T += np.kron(left, right)
+        others = math.prod(sizes[:l] + sizes[l + 1 :]) ** 2
+        # Every entry goes through at most 2L products of inner side at most the widest, then a product and a sum.
+        error += (
+            gamma(2 * depth * widest + depth + 4)
+            * others
+            * (math.sqrt(n) if P is None else 1.0)
+            * (math.sqrt(m) if S is None else 1.0)
+        )
+    T = scale * scale * (T + T.T) / 2
+    error = scale * scale * error * UP + 8 * U * float(frobenius(T)) + TINY
+    return T, error, np.linalg.eigh(T)[1][:, 0]

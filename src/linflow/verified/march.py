@@ -1,0 +1,227 @@
+"""The march of a verified flow: step after step a path, and a radius around it that holds the exact flow.
+
+`ρ_1 = (ρ_0 + ∫δ) exp(∫m + ½Λ_3 ρ_1 h)`, plus the rounding of the end: docs/verified.md, sections 2 to 5.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from linflow.verified.log_norm import Constants, Node, Tube, greatest, level_three, level_two
+from linflow.verified.problem import AffineGradient
+from linflow.verified.rounding import TINY, UP, frobenius, gamma, spectral
+from linflow.verified.taylor import Expansion
+
+LARGEST_HESSIAN = 1500
+"""Weights up to which the log-norm may be bounded by the Hessian itself."""
+
+CHEAP = 0.02
+"""Growth of the exponent in one step up to which the products alone bound the log-norm."""
+
+OVERHEAD, FLOOR = 0.1, 0.002
+"""Part of the exponent, and least amount, that the bound between two Hessians may add in one step."""
+
+
+BITS = 20
+"""Binary digits of the length of a step, so that times and lengths are sums without rounding."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: the path on `[t, t + length]`, and what holds on the tube around it.
+
+    Attributes:
+        t: start.
+        length: in time.
+        tau: the time that the path's variable counts in.
+        coefficients: of the layers' polynomials, `(order + 1, rows, columns)` each.
+        lengths: upper bounds of their Frobenius norms, one row for a layer.
+        radius: upper bound of `‖θ − θ̃‖` over the step.
+        constants: Lipschitz constants on the tube.
+        exponent: upper bound of `∫ m` over the step.
+        gap: bounds of the loss gap at the end of the step.
+    """
+
+    t: float
+    length: float
+    tau: float
+    coefficients: tuple[np.ndarray, ...]
+    lengths: np.ndarray
+    radius: float
+    constants: Constants
+    exponent: float
+    gap: tuple[float, float]
+
+    def at(self, t: float) -> tuple[list[np.ndarray], np.ndarray]:
+        """Return the weights of the path at a time of the step, and a bound of the rounding of each layer."""
+        s = (t - self.t) / self.tau
+        order = self.lengths.shape[1] - 1
+        k = np.arange(order + 1)
+        # (t − t_0)/τ is rounded twice, which moves each power by 2k units; Horner's rule moves it by 2k + 1.
+        errors = np.array([float(np.sum(row * gamma(4 * order + 1) * abs(s) ** k)) for row in self.lengths])
+        weights = []
+        for series in self.coefficients:
+            value = series[-1]
+            for j in range(order - 1, -1, -1):
+                value = value * s + series[j]
+            weights.append(value)
+        return weights, errors * UP + TINY
+
+
+def product_error(weights: Sequence[np.ndarray], errors: Sequence[float] | np.ndarray) -> tuple[np.ndarray, float]:
+    """Return the product as computed, and a bound of its Frobenius distance to that of the exact weights."""
+    P, error, norm = weights[0], errors[0], spectral(weights[0])
+    for W, e in zip(weights[1:], errors[1:], strict=True):
+        w = spectral(W)
+        length = float(frobenius(P))
+        Z = P @ W
+        error = (error * (w + e) + norm * e + gamma(W.shape[0]) * length * float(frobenius(W))) * UP + TINY
+        P, norm = Z, spectral(Z)
+    return P, error
+
+
+@dataclass
+class March:
+    """State of a verified flow.
+
+    Attributes:
+        problem: the affine gradient.
+        scale: output scale c.
+        t: time reached.
+        radius: upper bound of the distance of the exact weights to those reached.
+        exponent: `∫ m` so far.
+        first: bounds of the first loss gap.
+        gap: bounds of the loss gap now.
+        trouble: why the march cannot go on, empty while it can.
+    """
+
+    problem: AffineGradient
+    weights: list[np.ndarray]
+    scale: float
+    radius: float = 0.0
+    t: float = 0.0
+    exponent: float = 0.0
+    trouble: str = ""
+    hessians: int = 0
+
+    def __post_init__(self) -> None:
+        self.size = sum(W.size for W in self.weights)
+        self.node = Node(Expansion(self.problem, self.weights, self.scale, self._first_time()))
+        path = self.node.path
+        motion = Tube(path, 0.0).constants(self.radius).motion
+        self.first = self.gap = self.problem.gap(path.distance, (path.distance_error + motion * self.radius) * UP)
+
+    def _first_time(self) -> float:
+        """Return a time in which the weights change by a good part, a power of two."""
+        probe = Expansion(self.problem, self.weights, self.scale, 1.0, 1)
+        speed = math.sqrt(sum(float(np.sum(W[1] ** 2)) for W in probe.coefficients))
+        ratio = probe.norm() / speed if speed > 0 else 1.0
+        return 2.0 ** round(math.log2(min(max(ratio, 1e-100), 1e100)))
+
+    def advance(self, end: float = math.inf) -> Step | None:
+        """Take one step, not past `end`; None where the radius cannot be closed (`trouble` says why)."""
+        path = self.node.path
+        s = path.longest()
+        for _ in range(40):
+            after = self._next_time(s * path.tau, end)
+            if after is None:
+                self.trouble = "the step is too short against the time reached"
+                return None
+            s = (after - self.t) / path.tau  # exact: τ is a power of two
+            tube = Tube(path, s)
+            level = self._level(tube)
+            if level == 3 and self._too_coarse(tube):
+                s *= 0.8
+                continue
+            step = self._try(tube, level)
+            if step is not None:
+                return step
+            s *= 0.5
+        self.trouble = self.trouble or "the radius could not be closed on any step"
+        return None
+
+    def _next_time(self, length: float, end: float) -> float | None:
+        """Return the end of a step of at most this length, such that both end and length are exact in float64."""
+        mantissa, exponent = math.frexp(length)
+        after = min(self.t + math.ldexp(math.floor(math.ldexp(mantissa, BITS)), exponent - BITS), end)
+        length = after - self.t
+        if after <= self.t or self.t + length != after or after - length != self.t:
+            return None
+        return after
+
+    def _level(self, tube: Tube) -> int:
+        """Return 2 where the products bound the log-norm well enough, or the Hessian is too large; else 3."""
+        if self.size > LARGEST_HESSIAN or tube.path.depth == 1:
+            return 2
+        x, m = self.node.products
+        return 2 if greatest(x * m) * tube.s * tube.path.tau <= CHEAP else 3
+
+    def _too_coarse(self, tube: Tube) -> bool:
+        """Tell whether the second derivative of the Hessian would add too much over this step."""
+        tau, s = tube.path.tau, tube.s
+        between = tau * tube.second_derivative * s**3 / 12
+        return between > OVERHEAD * tau * s * max(0.0, -self.node.least) + FLOOR
+
+    def _try(self, tube: Tube, level: int) -> Step | None:
+        path, s = tube.path, tube.s
+        tau = path.tau
+        length = s * tau
+        scale_of_time = 2.0 ** round(math.log2(length))
+        weights, jump = path.at(s)
+        node = Node(Expansion(self.problem, weights, self.scale, scale_of_time))
+        bound = level_two if level == 2 else level_three
+        exponent = tau * bound(self.node, node, tube, jump) * UP
+        radius = self._closed(tube, exponent, length)
+        if radius is None:
+            return None
+        self.hessians += level == 3
+        after = (radius + jump) * UP
+        constants = tube.constants(after)
+        error = (node.path.distance_error + constants.motion * after) * UP
+        gap = self.problem.gap(node.path.distance, error)
+        step = Step(
+            self.t,
+            length,
+            tau,
+            tuple(path.coefficients),
+            np.array([factor.lengths for factor in path.weights]),
+            radius,
+            constants,
+            exponent,
+            gap,
+        )
+        self.t, self.radius, self.exponent, self.gap, self.node = (
+            self.t + length,
+            after,
+            self.exponent + exponent,
+            gap,
+            node,
+        )
+        return step
+
+    def _closed(self, tube: Tube, exponent: float, length: float) -> float | None:
+        """Return a radius that the step does not leave, or None."""
+        added = self.radius + tube.path.added(tube.s)
+        if exponent > 300:
+            self.trouble = f"the logarithmic norm grows the radius by e^{exponent:.0f} in one step"
+            return None
+        guess = added * math.exp(exponent) * (1 + 1e-6)
+        for _ in range(30):
+            if guess > 1e3 * (1 + tube.path.norm()):
+                break
+            growth = exponent + 0.5 * tube.constants(guess).third * guess * length
+            if growth > 300:
+                break
+            radius = added * math.exp(growth) * UP * UP
+            if radius <= guess:
+                return radius
+            guess = radius * (1 + 1e-9) + (radius - guess)
+        self.trouble = (
+            f"the radius of the enclosure, {added:.2g}, is too large for the curvature of the loss (a disturbance may "
+            f"have grown by e^{self.exponent:.3g})"
+        )
+        return None

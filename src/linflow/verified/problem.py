@@ -1,0 +1,165 @@
+"""What a verified run needs of an objective: its gradient with proved errors, and the loss gap from both sides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from linflow._arrays import is_numpy, to_numpy
+from linflow.objectives import Objective
+from linflow.quadratics import LinearRegression, MatrixFactorization, Quadratic
+from linflow.verified.rounding import TINY, UP, U, frobenius, gamma, least_eigenvalue, spectral
+
+
+@dataclass(frozen=True)
+class AffineGradient:
+    """`∇f(W) = A (W − V) B + R` with A, B symmetric positive semidefinite, and proved bounds of what is not exact.
+
+    Attributes:
+        V: the computed minimiser, shape `(n, m)`.
+        A: shape `(n, n)`, None for the identity.
+        B: shape `(m, m)`, None for the identity.
+        norms: upper bounds of `‖A‖₂` and `‖B‖₂`, of the exact matrices.
+        lengths: upper bounds of `‖A‖_F` and `‖B‖_F`.
+        error: upper bound of `‖A X B − A_exact X B_exact‖_F / ‖X‖_F`.
+        residue: upper bound of `‖R‖_F`, the true gradient at V.
+        offset: upper bound of `f(V) − f*`.
+        least: lower bound of the least nonzero eigenvalue of `B ⊗ A`; 0 when none was proved.
+        full: whether `least` bounds all eigenvalues, so that f is strongly convex.
+        notes: what a reader must know of the problem that was solved.
+    """
+
+    V: np.ndarray
+    A: np.ndarray | None = None
+    B: np.ndarray | None = None
+    norms: tuple[float, float] = (1.0, 1.0)
+    lengths: tuple[float, float] = (1.0, 1.0)
+    error: float = 0.0
+    residue: float = 0.0
+    offset: float = 0.0
+    least: float = 1.0
+    full: bool = True
+    notes: tuple[str, ...] = ()
+
+    @property
+    def smoothness(self) -> float:
+        """Upper bound of K."""
+        return self.norms[0] * self.norms[1] * UP
+
+    def apply(self, E: np.ndarray) -> np.ndarray:
+        """Return `A E B` as computed."""
+        E = E if self.A is None else self.A @ E
+        return E if self.B is None else E @ self.B
+
+    def error_of(self, length: np.ndarray | float, error: np.ndarray | float) -> np.ndarray | float:
+        """Return a bound of `‖fl(A Ê B) − A_exact E B_exact‖_F` for `‖Ê‖_F ≤ length` and `‖Ê − E‖_F ≤ error`."""
+        a, b = self.norms
+        left = 0.0 if self.A is None else gamma(self.A.shape[0]) * self.lengths[0]
+        right = 0.0 if self.B is None else gamma(self.B.shape[0]) * self.lengths[1]
+        rounding = left * b + (a + left) * right
+        return (a * b * error + (rounding + self.error) * length) * UP + TINY
+
+    def gap(self, E: np.ndarray, error: float) -> tuple[float, float]:
+        """Return lower and upper bounds of `f(W) − f*` where `‖(W − V) − E‖_F ≤ error`."""
+        G = self.apply(E)
+        length, slope = float(frobenius(E)), float(frobenius(G))
+        value = 0.5 * float(np.sum(E * G))
+        slope = (slope + float(self.error_of(length, 0.0))) * UP
+        slack = 0.5 * (gamma(E.size + 4) * length * slope + float(self.error_of(length, 0.0)) * length)
+        slack += slope * error + 0.5 * self.smoothness * error * error + self.residue * (length + error)
+        slack = slack * UP + 4 * U * value
+        return max(0.0, value - slack), (value + slack + self.offset) * UP
+
+
+def affine_gradient(objective: Objective) -> AffineGradient:
+    """Return the affine gradient of a quadratic objective.
+
+    Raises:
+        ValueError: an objective that is not one of the quadratics of this library, or for which convexity cannot be
+            proved.
+    """
+    if isinstance(objective, MatrixFactorization):
+        return AffineGradient(_numpy(objective.Y))
+    if isinstance(objective, LinearRegression):
+        return _regression(objective)
+    if isinstance(objective, Quadratic):
+        return _general(objective)
+    raise ValueError(
+        f"a verified run needs a quadratic objective (MatrixFactorization, LinearRegression, Quadratic), not a "
+        f"{type(objective).__name__}; gradient_flow and certify take every objective."
+    )
+
+
+def _regression(objective: LinearRegression) -> AffineGradient:
+    """`A = XᵀX`, `R = Xᵀ(XV − Y)`."""
+    X, Y, V = _numpy(objective.X), _numpy(objective.Y), _numpy(objective.minimizer)
+    samples, inputs = X.shape
+    A = X.T @ X
+    A = (A + A.T) / 2
+    size = float(frobenius(X))
+    error = gamma(samples + 2) * size * size * UP + TINY
+    r = X @ V - Y
+    # The error of r, and through Xᵀ of its product.
+    missing = (gamma(inputs + 1) * size * float(frobenius(V)) + gamma(2) * float(frobenius(r))) * UP + TINY
+    residue = float(frobenius(X.T @ r)) + gamma(samples) * size * float(frobenius(r)) + spectral(X) * missing
+    residue = residue * UP + TINY
+    used = np.any(X != 0, axis=0)
+    least, notes = 0.0, ()
+    full = bool(used.all()) and samples >= inputs
+    if samples >= int(used.sum()):
+        least = least_eigenvalue(A[np.ix_(used, used)], error)
+    else:
+        Gram = X @ X.T
+        least = least_eigenvalue((Gram + Gram.T) / 2, gamma(inputs + 2) * size * size * UP + TINY)
+    if least <= 0:
+        least, full = 0.0, False
+        notes = (
+            f"the rank of X ({objective.rank} of {min(X.shape)}) is numerical: the gap is measured from the loss of "
+            "the least-norm solution of this rank.",
+        )
+    offset = 0.5 * residue * residue / least * UP if least > 0 else 0.0
+    top = (spectral(A) + error) * UP
+    length = (float(frobenius(A)) + error) * UP
+    return AffineGradient(V, A, None, (top, 1.0), (length, 1.0), error, residue, offset, least, full, notes)
+
+
+def _general(objective: Quadratic) -> AffineGradient:
+    """A, B and C as given; `R = A V B − C`."""
+    C, V = _numpy(objective.C), _numpy(objective.minimizer)
+    factors, norms, lengths, errors, least = [], [], [], [], 1.0
+    for given, name in ((objective.A, "A"), (objective.B, "B")):
+        if given is None:
+            factors.append(None)
+            norms.append(1.0)
+            lengths.append(1.0)
+            errors.append(0.0)
+            continue
+        M = _numpy(given)
+        M = (M + M.T) / 2
+        length = float(frobenius(M))
+        error = 2 * U * length + TINY
+        low = least_eigenvalue(M, error)
+        if low <= 0:
+            raise ValueError(
+                f"{name} cannot be proved positive definite in float64 (its least eigenvalue is at least {low:.3g}); "
+                "a verified run needs that. Add a ridge, or drop the directions that the loss does not see."
+            )
+        least *= low * (1 - 4 * U)
+        factors.append(M)
+        norms.append((spectral(M) + error) * UP)
+        lengths.append((length + error) * UP)
+        errors.append(error)
+    A, B = factors
+    error = (errors[0] * norms[1] + norms[0] * errors[1] + errors[0] * errors[1]) * UP
+    problem = AffineGradient(V, A, B, tuple(norms), tuple(lengths), error, least=least)
+    found = problem.apply(V) - C
+    residue = float(frobenius(found)) * (1 + 4 * U) + 2 * U * float(frobenius(C))
+    residue = (residue + float(problem.error_of(float(frobenius(V)), 0.0))) * UP
+    offset = 0.5 * residue * residue / least * UP
+    return AffineGradient(V, A, B, tuple(norms), tuple(lengths), error, residue, offset, least)
+
+
+def _numpy(array: object) -> np.ndarray:
+    """Return an exact float64 copy, C-ordered."""
+    return np.ascontiguousarray(array if is_numpy(array) else to_numpy(array), dtype=np.float64)

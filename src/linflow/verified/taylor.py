@@ -1,0 +1,254 @@
+"""Taylor series of the flow over one step, with a proved bound of the defect of the computed polynomial.
+
+Time is scaled by `τ`: `θ' = −τ ∇L(θ)` in `s = t/τ`. The path of the step is the polynomial `Σ_{k≤p} θ_k s^k` with the
+coefficients as computed. Its defect `θ̃' + τ ∇L(θ̃)` is a polynomial too: below degree p its coefficients are rounding,
+and from degree p on they are bounded by the convolution of the norms of the factors. Proofs: docs/verified.md,
+section 3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from linflow.verified.problem import AffineGradient
+from linflow.verified.rounding import TINY, UP, U, frobenius, gamma, spectral
+
+ORDER = 14
+"""Degree p of the path."""
+
+TRUNCATION = 1e-16
+"""Part of `‖θ‖` that the terms left out may add to the radius in one step."""
+
+
+class Factor:
+    """One matrix series `A_0 + A_1 s + …`: coefficients below degree `order`, their norms and errors.
+
+    Attributes:
+        values: the computed coefficients, shape `(order, rows, columns)`.
+        lengths: upper bounds of `‖A_k‖_F` of the computed coefficients.
+        norms: upper bounds of `‖A_k‖₂`: sharp for `k = 0`, the lengths for the others.
+        errors: upper bounds of the Frobenius distance to the exact coefficients.
+    """
+
+    __slots__ = ("errors", "lengths", "norms", "values")
+
+    def __init__(self, values: np.ndarray, errors: np.ndarray | None = None):
+        self.values = values
+        self.lengths = frobenius(values)
+        self.norms = self.lengths.copy()
+        self.norms[0] = spectral(values[0])
+        self.errors = np.zeros(len(values)) if errors is None else errors
+
+    def exact_norms(self) -> np.ndarray:
+        """Return upper bounds of the spectral norms of the exact coefficients."""
+        return (self.norms + self.errors) * UP
+
+    def exact_lengths(self) -> np.ndarray:
+        """Return upper bounds of the Frobenius norms of the exact coefficients."""
+        return (self.lengths + self.errors) * UP
+
+
+class Expansion:
+    """The path over one step from given weights, and all that bounds it.
+
+    Attributes:
+        coefficients: `W_l` series with p + 1 coefficients each, in scaled time.
+        tau: `τ`.
+        prefixes: `P_0 … P_L` (None for `P_0 = I`), suffixes: `S_1 … S_{L+1}` from index 1 (None for the identity).
+        slope: the series of `G = c A (c P_L − V) B`, which carries one factor c of the chain rule.
+        pulled: `Q_l = P_{l−1}ᵀ G`.
+    """
+
+    def __init__(
+        self, problem: AffineGradient, weights: Sequence[np.ndarray], scale: float, tau: float, order: int = ORDER
+    ):
+        self.problem, self.scale, self.tau, self.order = problem, scale, tau, order
+        L = self.depth = len(weights)
+        p = order
+        W = [np.zeros((p + 1, *w.shape)) for w in weights]
+        for series, w in zip(W, weights, strict=True):
+            series[0] = w
+        n, m = weights[0].shape[0], weights[-1].shape[1]
+        P: list[Any] = [None, W[0], *(np.zeros((p, n, w.shape[1])) for w in weights[1:])]
+        S: list[Any] = [None, *(np.zeros((p, w.shape[0], m)) for w in weights[:-1]), W[-1], None]
+        G = np.zeros((p, n, m))
+        Q = [G, *(np.zeros((p, w.shape[1], m)) for w in weights[:-1])]
+        grads = [np.zeros((p, *w.shape)) for w in weights]
+        for k in range(p):
+            for l in range(2, L + 1):
+                P[l][k] = _cauchy(P[l - 1], W[l - 1], k)
+            for l in range(L - 1, 1, -1):
+                S[l][k] = _cauchy(W[l - 1], S[l + 1], k)
+            E = scale * P[L][k]
+            if k == 0:
+                E = E - problem.V
+                self.distance = E
+            G[k] = scale * problem.apply(E)
+            for l in range(1, L):
+                Q[l][k] = _cauchy(W[l - 1].transpose(0, 2, 1), Q[l - 1], k)
+            for l in range(L):
+                grads[l][k] = Q[l][k] if S[l + 2] is None else _cauchy(Q[l], S[l + 2].transpose(0, 2, 1), k)
+                W[l][k + 1] = grads[l][k] * (-tau / (k + 1))
+        self.coefficients = W
+        self._bound(P, S, Q, grads)
+
+    def _bound(self, P: list, S: list, Q: list, grads: list) -> None:
+        """Norms and errors of every series, then the defect."""
+        L, p, c, problem = self.depth, self.order, self.scale, self.problem
+        W = self.weights = [Factor(w) for w in self.coefficients]
+        head = [_head(w, p) for w in W]
+        self.prefixes: list[Any] = [None, head[0]]
+        for l in range(2, L + 1):
+            self.prefixes.append(_product(P[l], self.prefixes[-1], head[l - 1], W[l - 1].values.shape[1]))
+        self.suffixes: list[Any] = [None] * (L + 2)
+        self.suffixes[L] = head[L - 1]
+        for l in range(L - 1, 1, -1):
+            self.suffixes[l] = _product(S[l], head[l - 1], self.suffixes[l + 1], W[l - 1].values.shape[2])
+        last = self.prefixes[L]
+        lengths = c * last.lengths * (1 + 2 * U)
+        errors = c * (last.errors + 2 * U * last.lengths)
+        offset = self.offset = float(frobenius(self.distance))
+        errors[0] += U * offset
+        lengths[0] = offset
+        self.distance_error = float(errors[0] * UP + TINY)
+        errors = c * (problem.error_of(lengths, errors) + 2 * U * problem.smoothness * lengths)
+        errors[0] += c * problem.residue
+        self.slope = Factor(Q[0], errors * UP + TINY)
+        self.pulled = [self.slope]
+        for l in range(1, L):
+            self.pulled.append(_product(Q[l], head[l - 1], self.pulled[-1], W[l - 1].values.shape[1]))
+        squares = np.zeros(p)
+        gradients, columns = [], Q[0].shape[2]
+        for l in range(L):
+            suffix = self.suffixes[l + 2]
+            gradient = self.pulled[l] if suffix is None else _product(grads[l], self.pulled[l], suffix, columns)
+            gradients.append(gradient)
+            k = np.arange(1, p + 1)
+            squares += (self.tau * gradient.errors + 3 * U * k * W[l].lengths[1:]) ** 2
+        self.gradients = gradients
+        self.rounding = np.sqrt(squares) * UP + TINY
+        self._tail()
+
+    def _tail(self) -> None:
+        """Bounds of all coefficients of the products, and of the defect from degree p on."""
+        L, p, c = self.depth, self.order, self.scale
+        one = np.ones(1)
+        w = [factor.norms for factor in self.weights]
+        prefix = [one, w[0]]
+        for l in range(2, L + 1):
+            prefix.append(_extended(self.prefixes[l].exact_norms(), prefix[-1], w[l - 1]))
+        suffix: list[np.ndarray] = [one] * (L + 2)
+        suffix[L] = w[L - 1]
+        for l in range(L - 1, 1, -1):
+            suffix[l] = _extended(self.suffixes[l].exact_norms(), w[l - 1], suffix[l + 1])
+        # From degree p on E is c P_L alone; P_L in Frobenius norm would be sharper by nothing that matters here.
+        rank = math.sqrt(min(self.slope.values.shape[1:]))
+        slope = c * c * self.problem.smoothness * rank * prefix[L] * UP
+        slope[:p] = self.slope.exact_lengths()
+        pulled = [slope]
+        for l in range(1, L):
+            pulled.append(_extended(self.pulled[l].exact_lengths(), w[l - 1], pulled[-1]))
+        total = np.zeros(1)
+        for l in range(L):
+            full = _convolved(pulled[l], suffix[l + 2]) if l + 2 <= L else pulled[l]
+            total = _added(total, full * full)
+        self.defects = self.tau * np.sqrt(total) * UP
+        self.defects[:p] = 0.0
+        self.prefix_norms, self.suffix_norms, self.slope_norms, self.pulled_norms = prefix, suffix, slope, pulled
+
+    def norm(self) -> float:
+        """Return `‖θ_0‖_F`."""
+        return math.sqrt(sum(float(factor.lengths[0]) ** 2 for factor in self.weights))
+
+    def truncation(self, s: float) -> float:
+        """Return a bound of `∫_0^s` of the defect from degree p on."""
+        return _integral(self.defects, s)
+
+    def added(self, s: float) -> float:
+        """Return a bound of `∫_0^s ‖θ̃' + τ∇L(θ̃)‖`: truncation and rounding."""
+        return (self.truncation(s) + _integral(self.rounding, s)) * UP
+
+    def longest(self) -> float:
+        """Return the scaled time over which the truncation stays below its part of `‖θ‖`."""
+        allowed = TRUNCATION * self.norm() + TINY
+        first = float(self.defects[self.order]) if len(self.defects) > self.order else 0.0
+        s = (allowed * (self.order + 1) / first) ** (1 / (self.order + 1)) if first > 0 else 1e3
+        s = min(s, 1e3)
+        for _ in range(200):
+            if self.truncation(s) <= allowed:
+                return s
+            s *= 0.93
+        return s
+
+    def at(self, s: float) -> tuple[list[np.ndarray], float]:
+        """Return the weights of the path at s, rounded, and a bound of their distance to the polynomial's."""
+        weights, jumps = [], 0.0
+        steps = gamma(2 * self.order + 1)
+        powers = s ** np.arange(self.order + 1)
+        # The coefficient of degree k goes through k products and k + 1 sums.
+        per = (2 * np.arange(self.order + 1) + 1) * U * (1 + steps)
+        for factor, series in zip(self.weights, self.coefficients, strict=True):
+            value = series[-1]
+            for k in range(self.order - 1, -1, -1):
+                value = value * s + series[k]
+            weights.append(value)
+            jumps += float(np.sum(per * factor.lengths * powers)) ** 2
+        return weights, math.sqrt(jumps) * UP + TINY
+
+
+def _cauchy(A: np.ndarray, B: np.ndarray, k: int) -> np.ndarray:
+    """Return `Σ_{i≤k} A_i B_{k−i}`."""
+    if k == 0:
+        return A[0] @ B[0]
+    return np.matmul(A[: k + 1], B[k::-1]).sum(axis=0)
+
+
+def _head(factor: Factor, count: int) -> Factor:
+    """Return the first coefficients of a series."""
+    head = object.__new__(Factor)
+    head.values, head.lengths = factor.values[:count], factor.lengths[:count]
+    head.norms, head.errors = factor.norms[:count], factor.errors[:count]
+    return head
+
+
+def _product(values: np.ndarray, A: Factor, B: Factor, inner: int) -> Factor:
+    """Return the series of a computed Cauchy product, with the errors of its factors and its own rounding.
+
+    `inner` is the inner side of each product. The error is `fl(AB) − A*B* = (fl(AB) − AB) + (A − A*)B + A(B − B*) −
+    (A − A*)(B − B*)`.
+    """
+    p = len(values)
+    own = np.convolve(A.lengths, B.lengths)[:p] * np.array([gamma(inner + k + 1) for k in range(p)])
+    carried = np.convolve(A.errors, B.norms + B.errors)[:p] + np.convolve(A.norms, B.errors)[:p]
+    return Factor(values, (own + carried) * UP + TINY)
+
+
+def _convolved(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.convolve(a, b) * UP
+
+
+def _extended(known: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the convolution of a and b, with the first entries replaced by what is known of them."""
+    full = _convolved(a, b)
+    count = min(len(known), len(full))
+    full[:count] = np.minimum(full[:count], known[:count])
+    return full
+
+
+def _added(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    if len(a) < len(b):
+        a, b = b, a
+    total = a.copy()
+    total[: len(b)] += b
+    return total
+
+
+def _integral(series: np.ndarray, s: float) -> float:
+    """Return `Σ a_k s^{k+1}/(k+1)`, rounded up."""
+    k = np.arange(1, len(series) + 1)
+    with np.errstate(under="ignore"):
+        return float(np.sum(series * s**k / k)) * UP
