@@ -469,8 +469,9 @@ def test_a_matrix_from_text(tmp_path, kind):
 
 
 def test_a_matrix_as_numpy_writes_it(tmp_path):
-    np.savetxt(tmp_path / "m.csv", MATRIX, header="first second")
-    assert same(files.read_matrix(tmp_path / "m.csv"), MATRIX)  # 18 digits
+    for name in ("m.csv", "m.txt"):
+        np.savetxt(tmp_path / name, MATRIX, header="first second")
+        assert same(files.read_matrix(tmp_path / name), MATRIX)  # 18 digits
     for x in (MATRIX, np.asfortranarray(MATRIX), MATRIX[::-1], MATRIX.astype(">f8")):
         np.save(tmp_path / "m.npy", x)
         assert same(files.read_matrix(tmp_path / "m.npy"), x.astype(float))

@@ -62,7 +62,10 @@ BAD_NPY = {
     "a number": (npy((), data=b"\0" * 8), "has 0 dimensions"),
     "text": (npy((1,), "<U1", b"abcd"), "has dtype <U1; real numbers"),
     "complex": (npy((1,), "<c16", b"\0" * 16), "has dtype complex128"),
-    "truth values": (npy((1,), "|b1", b"\0"), "has dtype bool"),
+    "truth values": (
+        npy((1,), "|b1", b"\0"),
+        r"has dtype bool; .*: write truth values as 1 and 0, x.astype\(float\)",
+    ),
     "a record": (npy((1,), [("a", "<f8")], b"\0" * 8), "real numbers are needed"),
     "NaN": (npy((2, 2), data=np.array([1, 2, np.nan, np.inf]).tobytes()), "holds nan at row 2, column 1"),
     "infinite": (npy((2, 2), data=np.array([1, -np.inf, np.nan, 1]).tobytes()), "holds -inf at row 1, column 2"),
@@ -337,6 +340,117 @@ BAD_TEXT = {
     "long cell": ("1,2\n3," + "x" * 10**6, "line 2, column 2 is 'xxxx"),
     "an open quote": ('1,2\n3,"4\n5,6\n', "line 2 has a quotation mark that is not closed"),
 }
+
+
+# What the programs write that data come from: an index is no data, and neither are names of columns.
+BAD_COLUMNS = {
+    "pandas": (",a,b\n0,1.5,2\n1,3.5,4\n", "its first column has no name, as an index .*index=False"),
+    "pandas, an array": (",0,1\n0,1.5,2\n1,3.5,4\n", "its first column has no name"),
+    "pandas, twice": ("Unnamed: 0,a\n0,1.5\n1,3.5\n", "its first column is named 'Unnamed: 0', as an index"),
+    "pandas, without an index": (
+        "0,1,2\n1.5,2.5,3.5\n4.5,5.5,6.5\n",
+        "begins with 0, 1, 2, which looks .*header=False",
+    ),
+    "pandas, a series": ("0\n1.5\n2.5\n", "begins with 0, which looks like the names"),
+    "years": ("2001,2002\n1.5,2.5\n", "begins with 2001, 2002, .* write data as 2001.0, …"),
+    "pandas, reset": ("index,a\n0,1.5\n1,3.5\n", "its first column, 'index', counts the rows from 0 to 1"),
+    "numbers of rows": ("ID;a\n1;1.5\n2;3.5\n3;2\n", "'ID', counts the rows from 1 to 3"),
+    "R, write.csv": ('"","a"\n"1",1.5\n"2",3.5\n', "its first column has no name"),
+    "R, write.table": ('"a" "b"\n"1" 1.5 2\n"2" 3.5 4\n', r"a header of 2 and 3 columns .*row.names = FALSE"),
+    "R, names of rows": ('"a" "b"\n"one two" 1.5 2\n', r"a header of 2 and 3 columns below it \(line 2\)"),
+    "a short header": ("a,b\n1,2,3,4\n", "a header of 2 and 4 columns .*decimal commas"),
+    "a long header": ("a,b,c\n1,2\n", "a header of 3 and 2 columns"),
+    "one decimal comma": ("y\n1,5\n2,25\n", "a header of 1 and 2 columns .*decimal commas, write them with points"),
+    "decimal commas and a zero": ("1,5\n2,05\n", "line 2 holds '05', half of a number with a decimal comma"),
+    "decimal commas below zero": ("-0,5\n2,5\n", "line 1 holds '-0', half of a number"),
+    "decimal commas far down": ("1,5\n" * 50 + "2,00\n", "line 51 holds '00'"),
+    "decimal commas and tabs": ("1,5\t2,5\n3,5\t4,5\n", "Write decimals with a point"),
+    "decimal commas and blanks": ("1,5 2,5\n3,5 4,5\n", "Write decimals with a point"),
+    "truth values": ("a,b\n1,True\n", "is 'True'; a number is needed. Write 1 for true and 0 for false"),
+}
+
+
+@pytest.mark.parametrize("kind", list(BAD_COLUMNS))
+def test_columns_and_lines_that_are_no_data(tmp_path, kind):
+    text, match = BAD_COLUMNS[kind]
+    for end in ("csv", "txt"):
+        (tmp_path / f"m.{end}").write_text(text)
+        refused(files.read_matrix, tmp_path / f"m.{end}", match)
+
+
+GOOD_COLUMNS = {
+    "whole numbers": ("1,0\n0,1\n", [[1, 0], [0, 1]]),
+    "counting, and whole numbers": ("0,1\n1,0\n", [[0, 1], [1, 0]]),
+    "counting alone": ("0,1,2\n", [[0, 1, 2]]),
+    "an id that does not count": ("id,a\n7,1.5\n3,2.5\n", [[7, 1.5], [3, 2.5]]),
+    "a name that is no index": ("t,a\n0,1.5\n1,2.5\n", [[0, 1.5], [1, 2.5]]),
+    "a later column without a name": ("a,\n1.5,2\n", [[1.5, 2]]),
+    "a zero in decimals": ("1.5,05\n", [[1.5, 5]]),
+    "blanks in a quoted name": ('"a b" c\n1.5 2\n', [[1.5, 2]]),
+}
+
+
+@pytest.mark.parametrize("kind", list(GOOD_COLUMNS))
+def test_columns_and_lines_that_are_data(tmp_path, kind):
+    text, wanted = GOOD_COLUMNS[kind]
+    (tmp_path / "m.csv").write_text(text)
+    np.testing.assert_array_equal(files.read_matrix(tmp_path / "m.csv"), wanted)
+
+
+def test_an_index_in_a_parquet_file_is_no_data(tmp_path):
+    import pandas
+
+    path, frame = tmp_path / "m.parquet", pandas.DataFrame({"a": [1.5, 2.5, 2], "b": [3, 4, 9]})
+    dated = frame.set_index(pandas.Index([2001, 2005, 2006], name="year"))
+    for made, left in (
+        (frame, None),
+        (dated, "'year'"),
+        (dated.set_index("a", append=True).rename_axis(["year", None]), "'year', '__index_level_1__'"),
+    ):
+        made.to_parquet(path)
+        notes = []
+        read = files.read_matrix(path, notes=notes)
+        np.testing.assert_array_equal(read, made.to_numpy())
+        assert notes == ([] if left is None else [f"the index {left} of pandas in {str(path)!r} was left out"])
+    dated[[]].to_parquet(path)
+    refused(files.read_matrix, path, "holds an index of pandas, 'year', and no other column")
+    for name, match in (("Unnamed: 0", "its first column is named"), ("index", "counts the rows from 0 to 2")):
+        pandas.concat([pandas.DataFrame({name: [0, 1, 2]}), frame], axis=1).to_parquet(path)
+        refused(files.read_matrix, path, match)
+
+
+def test_the_name_of_an_array_may_stand_in_a_path(tmp_path):
+    np.savez(tmp_path / "m.npz", a=np.eye(2), X=np.eye(3))
+    assert files.read_matrix(f"{tmp_path}/m.npz:X").shape == (3, 3)
+    assert files.read_matrix(tmp_path / "m.npz:a").shape == (2, 2)
+    refused(lambda path: files.read_matrix(f"{path}:x"), tmp_path / "m.npz", "has no 'x'; it holds 'a', 'X'")
+    refused(files.read_matrix, tmp_path / "m.npz", "or m.npz:a as its path")
+
+
+def test_a_sparse_matrix_of_scipy_says_how_to_write_it(tmp_path):
+    from scipy import sparse
+
+    for kind in ("csr", "csc", "coo", "bsr", "dia"):
+        sparse.save_npz(tmp_path / "m.npz", sparse.eye_array(3, format=kind))
+        refused(files.read_matrix, tmp_path / "m.npz", r"a sparse matrix of SciPy; .*load_npz\(path\).toarray\(\)")
+        refused(files.load_weights, tmp_path / "m.npz", "a sparse matrix of SciPy")
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        ("m.xlsx", "Save it as CSV"),
+        ("m.csv.gz", "Unpack it first"),
+        ("m.pkl", "It may hold code"),
+        ("m.mat", "scipy.io.loadmat"),
+        ("m.dat", "Rename it to .txt"),
+        ("m.feather", "Write it as Parquet"),
+        ("m.xyz", "Convert it"),
+        ("m", "Add it to its name"),
+    ],
+)
+def test_files_of_other_kinds_say_the_way(tmp_path, name, way):
+    refused(files.read_matrix, tmp_path / name, way)
 
 
 @pytest.mark.parametrize("kind", list(BAD_TEXT))

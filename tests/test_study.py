@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pyarrow.parquet
 import pytest
 import xarray
@@ -50,6 +51,22 @@ def test_certify_is_the_library(linflow):
     assert found["settings"]["start"]["hidden"] == [20]
     assert found["versions"]["numpy"] == np.__version__
     assert found["seed"] == 4
+
+
+def test_arrays_of_one_file_and_what_is_left_out_of_another(linflow, tmp_path):
+    X = lf.files.read_matrix("X.csv")
+    np.savez("data.npz", X=X, Y=np.load("T.npy"))
+    from_one = linflow("certify", "--x", "data.npz:X", "--y", "data.npz:Y", "--hidden", "20", "--seed", 4)
+    assert from_one.stdout == linflow("certify", *REGRESSION, "--seed", 4).stdout
+    result = linflow("certify", "--x", "data.npz", "--y", "T.npy", "--hidden", "20")
+    assert "or data.npz:X as its path" in result.stderr
+    index = pandas.Index(np.arange(60) ** 2, name="when")
+    pandas.DataFrame({f"x{j}": X[:, j] for j in range(5)}, index=index).to_parquet("X.parquet")
+    told = "the index 'when' of pandas in 'X.parquet' was left out"
+    again = ("--x", "X.parquet", "--y", "T.npy", "--hidden", "20", "--seed", 4)
+    assert linflow("certify", *again).stdout.count(told) == 1
+    assert linflow("simulate", *again, "--until", "1e-2").stdout.count(told) == 1
+    assert told in json.loads(linflow("certify", *again, "--json").stdout)["notes"]
 
 
 def test_certify_says_when_there_is_nothing(linflow):

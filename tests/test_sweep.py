@@ -292,6 +292,18 @@ def test_data_that_change_while_it_runs_are_no_data_of_this_sweep(tmp_path):
     assert "changed since the sweep began" in row["reason"]
 
 
+def test_two_arrays_of_one_file_are_two_cells(tmp_path):
+    np.savez(tmp_path / "Y.npz", a=Y, A=2 * Y)
+    paths = [str(tmp_path / f"Y.npz:{name}") for name in "aA"]
+    grid = read_grid({"start": {"hidden": [3]}, "grid": {"target": paths}})
+    assert len(set(grid.ids)) == 2
+    rows = [run_cell(Cell.of(grid, i)) for i in range(2)]
+    assert [row["status"] for row in rows] == ["ok", "ok"]
+    assert rows[0]["initial_gap"] != rows[1]["initial_gap"]
+    np.savez(tmp_path / "Y.npz", a=Y, A=3 * Y)
+    assert "changed since the sweep began" in run_cell(Cell.of(grid, 1))["reason"]
+
+
 @pytest.mark.parametrize("what", ["weights", "data"])
 def test_a_file_that_changes_between_two_cells_never_gives_numbers_under_the_id_of_the_old_one(what, tmp_path):
     from linflow.files import save_weights

@@ -124,21 +124,24 @@ class Experiment(_Section):
         import linflow as lf  # noqa: PLC0415 - settings are read before anything is computed
         from linflow.files import read_matrix  # noqa: PLC0415
 
-        given = self.data
+        given, notes = self.data, []
         kind = given.objective or ("regression" if given.x else "factorization")
+        makers = {"regression": lf.LinearRegression, "logistic": lf.LogisticLoss, "exponential": lf.ExponentialLoss}
         if kind == "factorization":
             if given.target is None or given.x is not None or given.y is not None:
                 raise ValueError("a factorization needs a target, and no x or y: give --target Y.csv.")
-            return lf.MatrixFactorization(read_matrix(given.target))
-        if given.x is None or given.y is None or given.target is not None:
+            made = lf.MatrixFactorization(read_matrix(given.target, notes=notes))
+        elif given.x is None or given.y is None or given.target is not None:
             raise ValueError(f"{kind} needs x and y, and no target: give --x X.csv --y Y.csv.")
-        X, Y = read_matrix(given.x), read_matrix(given.y)
-        if len(X) != len(Y):
-            raise ValueError(
-                f"{given.x} has {len(X)} rows and {given.y} has {len(Y)}; one row for each sample is needed in both."
-            )
-        makers = {"regression": lf.LinearRegression, "logistic": lf.LogisticLoss, "exponential": lf.ExponentialLoss}
-        return makers[kind](X, Y)
+        else:
+            X, Y = (read_matrix(path, notes=notes) for path in (given.x, given.y))
+            if len(X) != len(Y):
+                raise ValueError(
+                    f"{given.x} has {len(X)} rows and {given.y} has {len(Y)}; both need one row for each sample."
+                )
+            made = makers[kind](X, Y)
+        made.notes = (*made.notes, *notes)
+        return made
 
     def network(self, objective: Objective, *, wider: int = 1) -> Network:
         """Draw or read the first weights; hidden layers `wider` times as wide, for "what if".

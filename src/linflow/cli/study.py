@@ -42,13 +42,11 @@ def certify(experiment: "Experiment", as_json: Json = False) -> None:
     """
     from linflow.analysis import certificate
 
-    objective, _, cert = certificate(experiment)
+    cert = certificate(experiment)[2]
     if as_json:
         print_json({**cert.to_dict(), **experiment.echo()})
     else:
         typer.echo(str(cert))
-        for note in objective.notes:
-            typer.echo(f"note: {note}")
     raise typer.Exit(0 if cert.best is not None else 1)
 
 

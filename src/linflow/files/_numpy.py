@@ -14,6 +14,11 @@ from linflow.files._paths import FileError, check_size, decoding, named
 MEMBERS = 10_000
 """Most members of an archive."""
 
+_WAYS = {
+    "b": ": write truth values as 1 and 0, x.astype(float)",
+    "V": ": write the columns that are data as one matrix",
+}
+
 _DEFLATE = 1032
 """No deflated stream is shorter than its content by more than this factor."""
 
@@ -35,6 +40,11 @@ def read_npz(path: Path, limit: int, key: str | None = None) -> dict[str, np.nda
                     f"{named(path)} holds {info.filename!r}, not a NumPy array; write it with numpy.savez."
                 )
         names = [info.filename.removesuffix(".npy") for info in members]
+        if {"format.npy", "shape.npy", "data.npy"} <= {info.filename for info in members}:
+            raise FileError(
+                f"{named(path)} holds a sparse matrix of SciPy; a dense one is needed: "
+                "numpy.save(path, scipy.sparse.load_npz(path).toarray())."
+            )
         if key is not None and key not in names:
             raise FileError(f"{named(path)} has no {key!r}; it holds {listed(names)}.")
         wanted = [(name, info) for name, info in zip(names, members, strict=True) if key in (None, name)]
@@ -99,7 +109,8 @@ def _array(file: IO[bytes], size: int, path: Path, what: str, limit: int) -> np.
             "it is not read. Save plain numbers: numpy.save(path, numpy.asarray(x, dtype=float))."
         )
     if dtype.kind not in "fiu":
-        raise FileError(f"{named(path)}: {what} has dtype {dtype}; real numbers are needed.")
+        way = _WAYS.get(dtype.kind, "")
+        raise FileError(f"{named(path)}: {what} has dtype {dtype}; real numbers are needed{way}.")
     if any(side < 0 for side in shape):
         raise FileError(f"{named(path)}: {what} has the shape {shape}; write it again.")
     need = math.prod(shape) * dtype.itemsize

@@ -17,6 +17,19 @@ LIMIT = 2 * 2**30
 
 PathLike = str | os.PathLike[str]
 
+_WAYS = {
+    "Save it as CSV": (".xls", ".xlsx", ".xlsm", ".ods", ".numbers"),
+    "Unpack it first": (".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz"),
+    "It may hold code: load it where you trust it, and save the arrays as .npy or .npz": (
+        ".pkl",
+        ".pickle",
+        ".joblib",
+    ),
+    "Load it in Python (scipy.io.loadmat, h5py) and save the arrays as .npy or .npz": (".mat", ".h5", ".hdf5"),
+    "Write it as Parquet": (".feather", ".arrow", ".orc"),
+    "Rename it to .txt if it holds lines of numbers": (".dat", ".asc", ".data"),
+}
+"""What to do with files of other kinds."""
 _EXTRAS = {"torch": "linflow[torch]"}
 
 
@@ -27,7 +40,7 @@ class FileError(ValueError):
         >>> from linflow.files import read_matrix
         >>> read_matrix("data.xls")
         Traceback (most recent call last):
-        linflow.files._paths.FileError: 'data.xls' ends in '.xls'; a matrix is read from .csv, .tsv, ... Convert it.
+        linflow.files._paths.FileError: 'data.xls' ends in '.xls'; a matrix is read from .csv, ... Save it as CSV.
     """
 
 
@@ -54,7 +67,10 @@ def suffix(path: PathLike, known: Sequence[str], what: str) -> str:
     end = Path(path).suffix.lower()
     if end not in known:
         found = f"ends in {end!r}" if end else "has no suffix"
-        raise FileError(f"{named(path)} {found}; {what} {', '.join(known)}. Convert it.")
+        way = next((way for way, ends in _WAYS.items() if end in ends), "Convert it") if end else "Add it to its name"
+        if not what.endswith(" from"):  # it is to be written
+            way = "Give it another name"
+        raise FileError(f"{named(path)} {found}; {what} {', '.join(known)}. {way}.")
     return end
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from linflow._arrays import whole
 from linflow.files import atomic
+from linflow.files.matrices import member
 from linflow.settings import SIZES, unused
 from linflow.sweeps.axes import SHAPE, Axis, defaults
 
@@ -181,11 +182,12 @@ def stored(value: Any, name: str) -> tuple[str, np.ndarray]:
 
 def file_digest(path: str) -> str:
     """Return the SHA-256 of a file, and where there is none to read, what tells it from another such file."""
-    if not os.path.isfile(path):  # a pipe would be waited for
+    holder, key = member(path)
+    if not os.path.isfile(holder):  # a pipe would be waited for
         return UNREADABLE.format(path)
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        with open(holder, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() + (f":{key}" if key else "")
     except OSError:
         return UNREADABLE.format(path)
 

@@ -1,0 +1,205 @@
+"""Matrices from lines of text: what separates the cells, which line is a header, which cell is no number."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from linflow.files._index import check_counting, check_unnamed
+from linflow.files._paths import FileError, check_size, decoding, named
+
+_DELIMITERS = ("\t", ";", ",")
+_LOOKED_AT = 20
+"""Lines from which the delimiter is told."""
+_BLOCK = 2**20
+_WHOLE = re.compile(r"\s*[-+]?\d+\s*")
+_AFTER_A_COMMA = re.compile(r"(?:^|,)\s*(-?0\d+|-0)\s*(?=,|$)")
+"""What no whole number is written like, and the two halves of 1,05 or -0,5 are."""
+
+
+def read_text(path: Path, limit: int) -> np.ndarray:
+    """Return the numbers in a text file, shape `(lines, columns)`.
+
+    Raises:
+        FileError: a cell that is no number, a header or an index that does not fit, ragged lines, too large.
+    """
+    head = _head(path)
+    if not head:
+        raise FileError(f"{named(path)} holds no numbers; lines of numbers are needed.")
+    delimiter = _delimiter([line for _, line in head], path.suffix.lower())
+    first, line = head[0]
+    cells = _cells(line, delimiter)
+    rows = [_cells(line, delimiter) for _, line in head[1:]]
+    header = _is_header(cells)
+    _check_text_size(path, len(cells), limit)
+    if header and not rows:
+        raise FileError(f"{named(path)} holds a header and no numbers below it; lines of numbers are needed.")
+    if header:
+        _check_header(cells, head[1][0], rows[0], delimiter, path)
+    else:
+        _check_first_line(cells, rows, delimiter, path)
+    skip = first - (not header)
+    try:
+        found = np.loadtxt(
+            path, delimiter=delimiter, skiprows=skip, comments=None, ndmin=2, quotechar='"', encoding="utf-8-sig"
+        )
+    except ValueError:
+        _find(path, delimiter, skip)
+        # What NumPy does not read and Python does.
+        with decoding(path, "lines of numbers"):
+            raise
+    if header:
+        check_counting(cells[0], found[:, 0], path)
+    return found
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the lines that are not empty, with their numbers."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, 1):
+                if "\0" in line:
+                    raise FileError(
+                        f"{named(path)} is no text: line {number} holds a zero byte. Save it as UTF-8 text."
+                    )
+                if line.strip():
+                    yield number, line.rstrip("\n")
+    except UnicodeDecodeError as error:
+        raise FileError(f"{named(path)} is not UTF-8 text ({error.reason}); save it as UTF-8.") from error
+
+
+def _head(path: Path) -> list[tuple[int, str]]:
+    """Return the first lines after the comments at the top."""
+    head = []
+    for number, line in _lines(path):
+        if head or not line.lstrip().startswith("#"):
+            head.append((number, line))
+        if len(head) == _LOOKED_AT:
+            break
+    return head
+
+
+def _delimiter(lines: list[str], end: str) -> str | None:
+    """Return what separates the cells of these lines, None for white space."""
+    lines = [re.sub(r'"[^"]*"', "", line) for line in lines]
+    order = _DELIMITERS if end == ".tsv" else (";", ",", "\t")
+    counts = {mark: [line.count(mark) for line in lines] for mark in order}
+    for mark in order:
+        if counts[mark][0] and len(set(counts[mark])) == 1:
+            return mark
+    return next((mark for mark in order if any(counts[mark])), None)
+
+
+def _cells(line: str, delimiter: str | None) -> list[str]:
+    if delimiter is None:
+        return [quoted or plain for quoted, plain in re.findall(r'"([^"]*)"|(\S+)', line)]
+    try:
+        return next(csv.reader([line], delimiter=delimiter))
+    except csv.Error:  # a cell past the limit of the csv module, which is no number
+        return line.split(delimiter)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return "_" not in cell
+
+
+def _count_up(cells: Sequence[str]) -> bool:
+    """Whether cells are whole numbers, each one more than that before."""
+    if not cells or not all(_WHOLE.fullmatch(cell) for cell in cells):
+        return False
+    return all(int(b) == int(a) + 1 for a, b in itertools.pairwise(cells))
+
+
+def _is_header(cells: Sequence[str]) -> bool:
+    """Whether a first line names columns: no cell is a number, or all but an empty first count up from 0."""
+    if not any(map(_is_number, cells)):
+        return True
+    return not cells[0].strip() and cells[1].strip() == "0" and _count_up(cells[1:])
+
+
+def _check_header(names: Sequence[str], line: int, row: Sequence[str], delimiter: str | None, path: Path) -> None:
+    """Raise unless every column has its name, and the first is no index."""
+    if len(names) != len(row):
+        hint = ""
+        if delimiter == "," and len(row) == 2 * len(names) and all(map(_WHOLE.fullmatch, row)):
+            hint = " If they are numbers with decimal commas, write them with points."
+        if len(row) == len(names) + 1:
+            hint += (
+                " If the first column numbers or names the rows, as R writes it, leave it out (row.names = FALSE)."
+            )
+        raise FileError(
+            f"{named(path)} has a header of {len(names)} and {len(row)} columns below it (line {line}); each column "
+            f"needs its name, or leave the header out.{hint}"
+        )
+    check_unnamed(names[0], path)
+
+
+def _check_first_line(cells: Sequence[str], rows: Sequence[Sequence[str]], delimiter: str | None, path: Path) -> None:
+    """Raise where the numbers of a first line look like names, or the columns like the halves of decimals."""
+    below = [cell for row in rows for cell in row]
+    if below and _count_up(cells) and not any(map(_WHOLE.fullmatch, below)):
+        many = len(cells) > 1
+        shown = ", ".join(cells[:3]) + (", …" if len(cells) > 3 else "")
+        if many or cells[0].strip() == "0":
+            raise FileError(
+                f"{named(path)} begins with {shown}, which looks like the names that pandas gives to columns, not "
+                "like the decimals below. Leave that line out (header=False), or write data as "
+                f"{int(cells[0])}.0{', …' if many else ''}."
+            )
+    if delimiter == "," and len(cells) % 2 == 0 and all(map(_WHOLE.fullmatch, [*cells, *below])):
+        for number, line in _lines(path):
+            half = _AFTER_A_COMMA.search(line)
+            if half and not line.lstrip().startswith("#"):
+                raise FileError(
+                    f"{named(path)}: line {number} holds {half[1]!r}, half of a number with a decimal comma as it "
+                    "looks. Write decimals with a point, and whole numbers without a zero before them."
+                )
+
+
+def _check_text_size(path: Path, columns: int, limit: int) -> None:
+    check_size(path.stat().st_size, limit, path, "its text")
+    with open(path, "rb") as file:
+        rows = 1 + sum(block.count(b"\n") for block in iter(lambda: file.read(_BLOCK), b""))
+    check_size(8 * rows * columns, limit, path)
+
+
+def _find(path: Path, delimiter: str | None, skip: int) -> None:
+    """Raise for the first cell that is no number, or the first line of another length."""
+    columns = None
+    for number, line in _lines(path):
+        if number <= skip:
+            continue
+        if line.count('"') % 2:
+            raise FileError(
+                f"{named(path)}: line {number} has a quotation mark that is not closed. Close or remove it."
+            )
+        cells = _cells(line, delimiter)
+        for j, cell in enumerate(cells, 1):
+            if not _is_number(cell):
+                raise FileError(f"{named(path)}: line {number}, column {j} {_complaint(cell)}")
+        columns = columns or (number, len(cells))
+        if len(cells) != columns[1]:
+            raise FileError(
+                f"{named(path)} is ragged: line {number} has {len(cells)} columns and line {columns[0]} has "
+                f"{columns[1]}; all must have the same."
+            )
+
+
+def _complaint(cell: str) -> str:
+    if not cell.strip():
+        return "is empty; a number is needed. Remove or impute it."
+    hint = ""
+    if re.fullmatch(r"\s*[-+]?\d+,\d+\s*", cell) or re.fullmatch(r"\d+\s+[-+]?\d+", cell):
+        hint = " Write decimals with a point."
+    elif cell.strip().lower() in ("true", "false"):
+        hint = " Write 1 for true and 0 for false."
+    return f"is {cell[:40]!r}; a number is needed.{hint}"
