@@ -378,10 +378,14 @@ def test_the_convention_of_torch(tmp_path, rng):
     torch.save(model.state_dict(), tmp_path / "m.pt")
     torch.save({"epoch": 3, "model": model.state_dict()}, tmp_path / "checkpoint.pth")
     torch.save(list(model.parameters()), tmp_path / "list.pt")
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    momenta = torch.optim.SGD(model.parameters()).state_dict()
+    beside = {"epoch": 3, "loops": {}, "hyper_parameters": {"lr": 0.1}, "optimizer_states": [momenta]}
+    torch.save({**beside, "state_dict": model.state_dict()}, tmp_path / "lightning.ckpt")
     save_file = pytest.importorskip("safetensors.torch").save_file
 
     save_file(model.state_dict(), tmp_path / "m.safetensors")
-    for name in ("m.pt", "checkpoint.pth", "list.pt", "m.safetensors"):
+    for name in ("m.pt", "checkpoint.pth", "list.pt", "m.safetensors", "pytorch_model.bin", "lightning.ckpt"):
         net = files.load(tmp_path / name)
         assert net.widths == (2, 5, 5, 3)
         assert np.allclose(X @ net.product(), expected, rtol=1e-12, atol=1e-12)  # three products of order 1, rounded

@@ -331,7 +331,8 @@ def test_files_are_read_without_running_anything(tmp_path):
 
     save_file(model.state_dict(), tmp_path / "m.safetensors")
     torch.save(model.state_dict(), tmp_path / "m.pt")
-    of_files = [audit_file(tmp_path / name) for name in ("m.safetensors", "m.pt")]
+    torch.save({"epoch": 3, "state_dict": model.state_dict()}, tmp_path / "m.ckpt")
+    of_files = [audit_file(tmp_path / name) for name in ("m.safetensors", "m.pt", "m.ckpt")]
     for found in of_files:
         assert isinstance(found[0].spectrum.singular_values, np.ndarray)
         # The same float64 numbers through LAPACK, by NumPy and by PyTorch.

@@ -31,7 +31,7 @@ OPTIONS: dict[str, tuple[str, type, str, str]] = {
         "start.weights",
         Path,
         "Start",
-        "Weights from .npz, .safetensors or .pt, in the place of a drawn start.",
+        "Weights from .npz, .safetensors, .pt or .ckpt, in the place of a drawn start.",
     ),
     "layers": (
         "start.layers",

@@ -11,7 +11,7 @@ from linflow.cli._app import app
 @app.command()
 def audit(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Weights of a model: .safetensors, .pt, .pth or .bin.")
+        Path, typer.Argument(metavar="FILE", help="Weights of a model: .safetensors, .pt, .pth, .ckpt or .bin.")
     ],
     heads: Annotated[
         int | None, typer.Option(min=1, help="Heads of attention, where no config.json says it.")

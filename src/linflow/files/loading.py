@@ -22,7 +22,7 @@ _BEGINNINGS = {
 
 
 def load(path: PathLike, *, limit: int = LIMIT) -> Trajectory | Network:
-    """Read a run (`.nc`) or the weights of a network (`.npz`, `.safetensors`, `.pt`, `.pth`).
+    """Read a run (`.nc`) or the weights of a network (`.npz`, `.safetensors`; PyTorch's `.pt`, `.pth`, `.ckpt`, `.bin`).
 
     Args:
         path: the file; its suffix says what it is.
@@ -51,6 +51,6 @@ def load(path: PathLike, *, limit: int = LIMIT) -> Trajectory | Network:
     with open(file, "rb") as content:
         first = content.read(8)
     for beginning, (usual, kind) in _BEGINNINGS.items():
-        if first.startswith(beginning) and usual != end and not (usual == ".npz" and end in (".pt", ".pth")):
+        if first.startswith(beginning) and usual != end and not (usual == ".npz" and end in weights.TORCH):
             raise FileError(f"{named(path)} is named {end} and is {kind}; give it the suffix of what it is.")
     return load_run(path, limit=limit) if end == ".nc" else weights.load_weights(path, limit=limit)

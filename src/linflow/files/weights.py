@@ -31,7 +31,9 @@ from linflow.files._paths import (
 from linflow.network import Network
 
 WRITTEN = (".npz", ".safetensors")
-READ = (*WRITTEN, ".pt", ".pth")
+TORCH = (".pt", ".pth", ".ckpt", ".bin")
+"""Written by torch.save, Lightning and Hugging Face."""
+READ = (*WRITTEN, *TORCH)
 
 _DTYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2",
@@ -78,7 +80,7 @@ def save_weights(network: Network | Sequence[Any], path: PathLike) -> None:
 def load_weights(
     path: PathLike, *, convention: str | None = None, layers: Sequence[str] | None = None, limit: int = LIMIT
 ) -> Network:
-    """Read the layers of a network from `.npz`, `.safetensors`, or `.pt`/`.pth`.
+    """Read the layers of a network from `.npz`, `.safetensors`, or `.pt`, `.pth`, `.ckpt`, `.bin` (PyTorch).
 
     The layers are all the 2-D arrays of the file. Where their names differ in numbers alone, these are their order
     (W2 before W10); else a `.pt` has the order in which they were saved, `notes` says so, and other files are

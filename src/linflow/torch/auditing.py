@@ -262,7 +262,7 @@ def audit_file(
     scaling: float | None = None,
     limit: int = LIMIT,
 ) -> Audit:
-    """Audit the state dict in a `.safetensors`, `.pt`, `.pth` or `.bin` file; nothing in it is run.
+    """Audit the state dict in a `.safetensors`, `.pt`, `.pth`, `.ckpt` or `.bin` file; nothing in it is run.
 
     Numbers of heads and scalings that no tensor holds are looked up in `config.json` and `adapter_config.json` beside
     the file. A `.pt` is read by PyTorch's weights-only loader.
@@ -283,9 +283,9 @@ def audit_file(
         OSError: no such file, or one that may not be read.
         ImportError: a package that the format needs is not installed.
     """
-    from linflow.files.weights import read_safetensors, read_torch  # noqa: PLC0415 - only files need them
+    from linflow.files.weights import TORCH, read_safetensors, read_torch  # noqa: PLC0415 - only files need them
 
-    end = suffix(path, (".safetensors", ".pt", ".pth", ".bin"), "a state dict is read from")
+    end = suffix(path, (".safetensors", *TORCH), "a state dict is read from")
     file = readable(path)
     arrays = (read_safetensors if end == ".safetensors" else read_torch)(file, limit)[0]
     return audit(arrays, objective, heads=heads, kv_heads=kv_heads, scaling=scaling, config=configuration(file))
