@@ -315,3 +315,84 @@ class TestKnownCases:
 def test_bad_arguments_are_named(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+# ---------------------------------------------------------------- range of float64
+
+
+@pytest.mark.parametrize("widths", [(1, 1, 1), (1, 1, 1, 1, 1), (2, 3, 2), (2, 5, 1), (2, 2, 2, 2), (3, 4, 4, 2)])
+@pytest.mark.parametrize("kind", ["gaussian", "balanced", "imbalanced"])
+def test_no_size_changes_a_bound_but_by_the_power_it_stands_for(widths, kind, rng):
+    """Layers times `2^e` have `4^{e(L−1)}` times the T: every theorem follows, in the whole range of float64."""
+    L = len(widths) - 1
+    if kind == "gaussian":
+        net = lf.init.gaussian(widths, rng=rng)
+    elif kind == "balanced":
+        net = lf.init.balanced(widths, product=np.eye(widths[0], widths[-1]), rng=rng)
+    else:
+        net = lf.Network([W * 0.5**l for l, W in enumerate(lf.init.gaussian(widths, rng=rng).weights)])
+    plain = lf.bounds.table(net)
+    for exponent in (-1000, -500, -160, -40, 40, 160, 240, 490):
+        e = exponent // max(L, 2)
+        scaled = lf.bounds.table(lf.Network([W * 2.0**e for W in net.weights]))
+        for before, after in zip(plain, scaled, strict=True):
+            assert (after.applies, after.reason == "") == (before.applies, before.reason == "")
+            expected, found = float(before.value), float(after.value)
+            assert math.isfinite(found)
+            if 2 * e * (L - 1) < -1000:
+                assert found == 0.0  # nothing is claimed below the normal numbers
+            elif 2 * e > -800:  # else squares lose digits, which is allowed for
+                # to the rounding of logarithms up to 700, times the powers taken of them
+                assert math.ldexp(found, -2 * e * (L - 1)) == pytest.approx(expected, rel=1e-11, abs=0.0)
+            else:
+                assert math.ldexp(found, -2 * e * (L - 1)) <= expected * (1 + 1e-11)
+
+
+def test_bounds_of_numbers_hold_in_the_whole_range():
+    """Every closed form at sizes whose powers leave float64, against the same one of size 1."""
+    bounds = lf.bounds
+    s = 2.0**600
+    one, three = np.array([[1.0]]), np.diag([3.0, -3.0])
+    exact = {"rel": 1e-13, "abs": 0.0}  # the values themselves leave no room for more than their rounding
+    for t in (s, 1 / s):
+        assert float(bounds.two_layer(t * three, 2, 1, 0.0, t)) == pytest.approx(
+            t * float(bounds.two_layer(three, 2, 1, 0.0, 1.0)), **exact
+        )
+        assert float(bounds.two_layer_square(t * three, 2, 0.1 * t, 2.0 * t)) == pytest.approx(
+            t * float(bounds.two_layer_square(three, 2, 0.1, 2.0)), **exact
+        )
+        assert bounds.scalar([3 * t], 2 * t) == pytest.approx(5 * t, **exact)
+        assert bounds.scalar_exact([3 * t], 2 * t) == pytest.approx(5 * t, **exact)
+        assert bounds.homogeneous([3 * t], 2 * t) == pytest.approx(5 * t, **exact)
+        assert float(bounds.deep([3 * t * one], 1, 1)) == 3 * t
+        assert float(bounds.unimodal([3 * t * one], 1, 1)) == 3 * t
+    for t in (2.0**500, 2.0**-500):  # three layers: the bound is of the order t²
+        Ds = [-2 * t * one, 3 * t * one]
+        assert float(bounds.three_layer(*Ds, 1, 1)) == 3 * t * t
+        assert float(bounds.deep(Ds, 1, 1)) == 3 * t * t
+        assert bounds.scalar_exact([-2 * t, 3 * t], 0.0) == 3 * t * t
+        assert bounds.norms([2 * t * one], 1.0)[0] > 0
+    # What leaves float64 is the largest number or 0: both lie below it.
+    huge, tiny = ([-2 * t * one, 3 * t * one] for t in (1e200, 1e-200))
+    for found in (
+        bounds.three_layer(*huge, 1, 1),
+        bounds.deep(huge, 1, 1),
+        bounds.scalar_exact([1e200, 1e200], 1.0),
+    ):
+        assert float(found) == np.finfo(float).max
+    assert bounds.balanced(3, 1, 1, 1e290) == np.finfo(float).max
+    for found in (
+        bounds.three_layer(*tiny, 1, 1),
+        bounds.deep(tiny, 1, 1),
+        bounds.scalar_exact([1e-200, 1e-200], 0.0),
+    ):
+        assert float(found) == 0.0
+    with pytest.raises(ValueError, match="near the end of float64"):
+        bounds.deep([1e301 * one], 1, 1)
+
+
+def test_the_best_bound_of_large_layers_is_a_number():
+    found = lf.bounds.best([1e80 * np.diag([2.0, 1.0]), np.eye(2), np.eye(2)])
+    assert 0 <= float(found.value) <= 1e160
+    found = lf.bounds.best([1e80 * np.diag([2.0, 1.0]), np.eye(2)])
+    assert float(found.value) == pytest.approx(1e160, rel=1e-12)

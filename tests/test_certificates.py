@@ -54,7 +54,7 @@ def test_a_level_curve_may_end():
 
 @pytest.mark.parametrize("factor", [0.0, 0.5, 0.9, 1 - 1e-9])
 def test_steps_are_the_first_that_reach(factor):
-    curve = StepCurve(3.0, 0.1, factor)
+    curve = StepCurve(3.0, 0.1, 1 - factor)
     for gap in (2.9, 1.0, 1e-3):
         k = curve.steps(gap)
         assert curve.gap_after(k) <= gap

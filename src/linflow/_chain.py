@@ -36,7 +36,8 @@ def chain_root(c: np.ndarray, w: np.ndarray | float) -> np.ndarray:
         s = s - step
         if np.all((step <= 4e-16 * np.maximum(np.abs(s), 1.0)) | ~usable):
             break
-    return np.where(usable, np.exp(s), np.exp(level))  # 0 and inf for themselves
+    with np.errstate(over="ignore"):
+        return np.where(usable, np.exp(s), np.exp(np.where(usable, 0.0, level)))  # 0 and inf for themselves
 
 
 def chain_slope(c: np.ndarray, x: np.ndarray | float) -> np.ndarray:

@@ -368,10 +368,10 @@ def _fewest(bounds: DescentBounds, fraction: float, target: float) -> tuple[floa
     def score(eta: float) -> tuple[float, float, float]:
         """Steps to the fraction, the gap by then, and η."""
         held = bounds.at(eta)
-        factors = None if held is None else held.factors(bounds.gamma)
-        if factors is None or factors.max() >= 1:
+        decreases = None if held is None else held.decreases(bounds.gamma)
+        if decreases is None or decreases.min() <= 0:
             return math.inf, math.inf, eta
-        curve = LevelStepCurve.of(bounds.levels, factors, eta)
+        curve = LevelStepCurve.of(bounds.levels, decreases, eta)
         steps = curve.steps(fraction * bounds.gap)
         return steps, curve.gap_after(steps), eta
 

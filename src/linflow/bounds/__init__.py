@@ -13,7 +13,7 @@ from typing import Any
 from linflow import _checks
 from linflow._arrays import Array
 from linflow.bounds import any_imbalance, product_aware, scalar_chain, special_imbalance, three_layers, two_layers
-from linflow.bounds._base import Bound, Invariants, Theorem, maximum
+from linflow.bounds._base import Bound, Invariants, Theorem, within_normal
 from linflow.bounds.any_imbalance import deep
 from linflow.bounds.layer_norms import norms
 from linflow.bounds.optimum import Optimum, optimum
@@ -94,9 +94,8 @@ def _evaluate(theorem: Theorem, invariants: Invariants, scale: float) -> Bound:
     if reason is not None:
         return Bound(theorem, invariants.sigma_min * 0.0, applies=False, reason=reason)
     # Some theorems do not look at σ: one value for all. T is positive semidefinite whatever an allowance takes off.
-    floor = invariants.sigma_min * 0.0
-    value: Array = scale**2 * theorem.evaluate(invariants) + floor
-    return Bound(theorem, maximum(value, floor), applies=True, reason="")
+    value: Array = scale * theorem.evaluate(invariants) * scale + invariants.sigma_min * 0.0
+    return Bound(theorem, within_normal(value), applies=True, reason="")
 
 
 def best(network: Network | Sequence[Any], sigma_min: Any = None) -> Bound:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from linflow import _checks
 from linflow._arrays import (
     EPS,
     Array,
+    detach,
     eigenvalues,
     from_numpy,
     is_array,
@@ -28,6 +30,11 @@ from linflow.network import Network
 
 Follow = Callable[[Callable[[Array], Array], np.ndarray], Array]
 """From a function and its root, found without derivatives, the root with those of whatever the function reads."""
+SMALLEST_NORMAL, LARGEST = float(np.finfo(np.float64).tiny), float(np.finfo(np.float64).max)
+ROOM = 600
+"""Binary digits that the largest of all numbers, to the power 2L, may have where a formula is evaluated as it is."""
+SPECTRA_LIMIT = 1e300
+"""The largest eigenvalue that is taken: sums of a few are to stay within float64."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,10 @@ class Spectrum:
         """A 0-d zero of the array kind in use."""
         return self.lower[0] * 0.0
 
+    def times(self, factor: float) -> Spectrum:
+        """Return the spectrum of `factor · D`, `factor > 0`."""
+        return Spectrum(self.lower * factor, self.upper * factor)
+
 
 @dataclass(frozen=True)
 class Invariants:
@@ -91,11 +102,11 @@ class Invariants:
         """Collect the invariants of a network.
 
         `W_lᵀW_l` is computed to within a few `ε √h ‖W_l‖_F²`, and eigenvalues inherit that (Weyl). The allowance is
-        `16 ε √(max h) max ‖W_l‖_F²`, so that what is rounding never passes for imbalance. The singular values are
-        lowered, and the largest raised, by `16 ε L Π ‖W_l‖_F`.
+        `16 √(max h) (ε max ‖W_l‖_F² + 2⁻¹⁰²²)`, so that what is rounding never passes for imbalance; below 2⁻¹⁰²²
+        squares lose digits. The singular values are lowered, and the largest raised, by `16 ε L Π ‖W_l‖_F`.
         """
         size = max(network.sizes) ** 2
-        allowance = 16 * EPS * math.sqrt(max(network.widths)) * size
+        allowance = 16 * math.sqrt(max(network.widths)) * (EPS * size + SMALLEST_NORMAL)
         values = [imbalance_eigenvalues(network, l) for l in range(1, network.depth)]
         spectra = tuple(Spectrum(v - allowance, v + allowance) for v in values)
         sigmas = singular_values(network.product()) / network.scale
@@ -113,6 +124,45 @@ class Invariants:
             zero + (from_numpy(x, zero) if is_numpy(x) else x) for x in (sigma_min, sigma_next, sigma_max)
         )
         return replace(self, sigma_min=low, sigma_next=following, sigma_max=high)
+
+    @classmethod
+    def given(
+        cls,
+        Ds: Sequence[Spectrum],
+        n: int,
+        m: int,
+        sigma_min: Any = 0.0,
+        *,
+        following: Any = None,
+    ) -> Invariants:
+        """Return the invariants of imbalances and singular values that are exact."""
+        zero, widths = Ds[0].zero if Ds else np.zeros(()), (n, *(D.size for D in Ds), m)
+        return cls(widths, tuple(Ds), zero, zero, zero, 0.0, 0.0).at(sigma_min, math.inf, following)
+
+    @cached_property
+    def exponent(self) -> int:
+        """The least e with `D_l ≤ 4^e`, `W ≤ 2^{eL}`; 0 where all numbers have room for the powers of a formula."""
+        L = self.depth
+        largest = max(
+            [self.size, *(max(float(detach(D.upper[0])), -float(detach(D.lower[-1]))) for D in self.spectra)]
+        )
+        sigmas = np.concatenate([to_numpy(x).ravel() for x in (self.sigma_min, self.sigma_next, self.sigma_max)])
+        known = float(np.max(sigmas, initial=0.0, where=np.isfinite(sigmas)))
+        digits = max(math.log2(max(largest, 5e-324)), 2 / L * math.log2(max(known, 5e-324)))
+        return 0 if max(largest, known) == 0 or abs(digits) * 2 * L < ROOM else math.ceil(digits / 2)
+
+    def times(self, e: int) -> Invariants:
+        """Return the invariants of all layers times `2^e`."""
+        square, power = _power(2 * e), self.depth * e
+        return replace(
+            self,
+            spectra=tuple(D.times(square) for D in self.spectra),
+            sigma_min=times_power(self.sigma_min, power),
+            sigma_next=times_power(self.sigma_next, power),
+            sigma_max=times_power(self.sigma_max, power),
+            size=self.size * square,
+            allowance=self.allowance * square,
+        )
 
     @property
     def n(self) -> int:
@@ -150,7 +200,7 @@ class Theorem:
         citation: key of the reference.
         tightness: "exact" (equals `λ_min(T)`), "tight" (attained by some weights) or "lower".
         hypothesis: returns why it does not apply, None when it does.
-        evaluate: the bound, for the unscaled network.
+        formula: the bound, for the unscaled network of a size whose powers are within float64.
     """
 
     name: str
@@ -158,7 +208,11 @@ class Theorem:
     citation: str
     tightness: str
     hypothesis: Callable[[Invariants], str | None]
-    evaluate: Callable[[Invariants], Array]
+    formula: Callable[[Invariants], Array]
+
+    def evaluate(self, invariants: Invariants) -> Array:
+        """Return the bound for the unscaled network; see `at_unit_size`."""
+        return at_unit_size(self.formula, invariants)
 
 
 @dataclass(frozen=True)
@@ -181,6 +235,49 @@ class Bound:
         return self.theorem.source
 
 
+def at_unit_size(formula: Callable[[Invariants], Array], invariants: Invariants) -> Array:
+    """Return a bound on `λ_min(T)`, evaluated for layers of size 1 where its powers would leave float64.
+
+    Layers times s have `s^{2L−2}` times the T, so with s a power of two nothing is rounded. A bound past float64 is
+    given as the largest number there is, and one below its normal numbers, which would be rounded, as 0.
+    """
+    e = invariants.exponent
+    if e == 0:
+        return formula(invariants)
+    value = times_power(formula(invariants.times(-e)), 2 * e * (invariants.depth - 1))
+    return within_normal(value)
+
+
+def within_normal(value: Array) -> Array:
+    """Return a lower bound that is a normal number, or 0."""
+    xp = namespace(value)
+    zeros = xp.zeros_like(value)
+    value = xp.where(value < SMALLEST_NORMAL, zeros, value)
+    return xp.where(value > LARGEST, zeros + LARGEST, value)
+
+
+def times_power(value: Array, e: int) -> Array:
+    """Return `2^e · value`, in steps that leave float64 only where the result does; without a warning."""
+    with np.errstate(over="ignore", under="ignore"):
+        while e:
+            step = max(-1000, min(e, 1000))
+            value, e = value * 2.0**step, e - step
+    return value
+
+
+def hypot(a: Array, b: Array) -> Array:
+    """Return `sqrt(a² + b²)` for a, b ≥ 0, over the whole range of float64; not differentiable at 0."""
+    xp = namespace(a, b)
+    larger, smaller = maximum(a, b), xp.where(b < a, b, a)
+    safe = xp.where(larger > 0, larger, larger + 1.0)
+    return larger * xp.sqrt(1 + (smaller / safe) ** 2)
+
+
+def _power(e: int) -> float:
+    """Return `2^e`, within float64."""
+    return 2.0 ** max(-1074, min(e, 1023))
+
+
 def spectrum(D: Any, name: str = "D") -> Spectrum:
     """Return the spectrum, taken as exact, of a symmetric matrix or of the eigenvalues themselves (1-D)."""
     if is_array(D) and D.ndim == 1:
@@ -189,7 +286,7 @@ def spectrum(D: Any, name: str = "D") -> Spectrum:
         if values.shape[0] == 0 or not bool(xp.all(xp.isfinite(values))):
             raise ValueError(f"{name} holds no or non-finite eigenvalues; a finite 1-D array is needed.")
         values = xp.flip(xp.sort(values))
-        return Spectrum(values, values)
+        return _within(Spectrum(values, values), name)
     D, _ = _checks.matrix(D, name)
     if D.shape[0] != D.shape[1] or norm(D - D.T) > 1e-10 * norm(D):
         raise ValueError(
@@ -197,7 +294,15 @@ def spectrum(D: Any, name: str = "D") -> Spectrum:
             "eigenvalues, is needed."
         )
     values = eigenvalues((D + D.T) / 2)
-    return Spectrum(values, values)
+    return _within(Spectrum(values, values), name)
+
+
+def _within(D: Spectrum, name: str) -> Spectrum:
+    """Return a spectrum that leaves room for sums; raise for another."""
+    largest = max(abs(float(D.upper[0])), abs(float(D.lower[-1])))
+    if not largest <= SPECTRA_LIMIT:
+        raise ValueError(f"{name} has an eigenvalue of size {largest:.3g}, too near the end of float64; rescale it.")
+    return D
 
 
 def spectra(Ds: Sequence[Any]) -> list[Spectrum]:
@@ -210,6 +315,14 @@ def spectra(Ds: Sequence[Any]) -> list[Spectrum]:
 def plain(Ds: Sequence[Spectrum]) -> list[Spectrum]:
     """Return the spectra in NumPy."""
     return [D if is_numpy(D.lower) else Spectrum(to_numpy(D.lower), to_numpy(D.upper)) for D in Ds]
+
+
+def scalar_spectra(d: Sequence[float]) -> list[Spectrum]:
+    """Return the spectra, taken as exact, of imbalances that are numbers."""
+    values = np.atleast_1d(_checks.numbers(d, "d"))
+    if values.ndim != 1 or not np.all(np.isfinite(values)):
+        raise ValueError(f"d is {d!r}; a sequence of L − 1 finite imbalances is needed.")
+    return [spectrum(value.reshape(1), f"d_{l}") for l, value in enumerate(values, 1)]
 
 
 def rounded(Ds: Sequence[Spectrum], product: Any) -> list[Spectrum]:

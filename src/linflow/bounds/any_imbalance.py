@@ -8,7 +8,7 @@ from typing import Any
 
 from linflow import _checks
 from linflow._arrays import Array
-from linflow.bounds._base import Spectrum, Theorem, has_imbalance, maximum, spectra
+from linflow.bounds._base import Invariants, Spectrum, Theorem, has_imbalance, maximum, spectra
 
 
 def deep(Ds: Sequence[Any], n: int, m: int) -> Array:
@@ -42,7 +42,7 @@ def deep(Ds: Sequence[Any], n: int, m: int) -> Array:
         >>> float(lf.bounds.deep(Ds, 1, 1))  # offsets (3, 1, 0, 4): exact at w = 0
         12.0
     """
-    return _deep(spectra(Ds), _checks.count(n, "n"), _checks.count(m, "m"))
+    return THEOREM.evaluate(Invariants.given(spectra(Ds), _checks.count(n, "n"), _checks.count(m, "m")))
 
 
 def _deep(Ds: Sequence[Spectrum], n: int, m: int) -> Array:

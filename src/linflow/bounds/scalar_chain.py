@@ -10,7 +10,7 @@ import numpy as np
 from linflow import _checks
 from linflow._arrays import Array, from_numpy, to_numpy
 from linflow._chain import chain_offsets, chain_root, chain_slope
-from linflow.bounds._base import Invariants, Theorem
+from linflow.bounds._base import Invariants, Theorem, scalar_spectra
 
 
 def scalar_exact(d: Sequence[float], w: float) -> float:
@@ -36,7 +36,7 @@ def scalar_exact(d: Sequence[float], w: float) -> float:
         >>> round(lf.bounds.scalar_exact([3.0], 2.0), 12)  # w = (2, 1)
         5.0
     """
-    return float(_exact(*_arguments(d, w)))
+    return float(EXACT.evaluate(_arguments(d, w)))
 
 
 def scalar(d: Sequence[float], w: float) -> float:
@@ -61,7 +61,7 @@ def scalar(d: Sequence[float], w: float) -> float:
         >>> lf.bounds.scalar([3.0], 2.0)  # w = (2, 1), λ_min(T) = 5
         5.0
     """
-    return float(_closed(*_arguments(d, w)))
+    return float(THEOREM.evaluate(_arguments(d, w)))
 
 
 def _exact(c: np.ndarray, w: Any) -> np.ndarray:
@@ -72,12 +72,9 @@ def _closed(c: np.ndarray, w: Any) -> np.ndarray:
     return np.hypot(np.prod(np.sort(c)[1:]), len(c) * np.asarray(w) ** (2 - 2 / len(c)))
 
 
-def _arguments(d: Sequence[float], w: float) -> tuple[np.ndarray, float]:
-    """Check the arguments; return the offsets and |w|."""
-    values = np.atleast_1d(_checks.numbers(d, "d"))
-    if values.ndim != 1 or not np.all(np.isfinite(values)):
-        raise ValueError(f"d is {d!r}; a sequence of L − 1 finite imbalances is needed.")
-    return chain_offsets(values), _checks.positive(abs(float(w)), "|w|", allow_zero=True)
+def _arguments(d: Sequence[float], w: float) -> Invariants:
+    """Check the arguments; return them as exact invariants."""
+    return Invariants.given(scalar_spectra(d), 1, 1, _checks.positive(abs(float(w)), "|w|", allow_zero=True))
 
 
 def _scalar_layers(inv: Invariants) -> str | None:

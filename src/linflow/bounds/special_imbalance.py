@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from linflow import _checks
-from linflow._arrays import EPS, Array, from_numpy, to_numpy
+from linflow._arrays import EPS, Array, from_numpy, is_array, to_numpy
 from linflow._chain import chain_offsets, chain_root, chain_slope
-from linflow.bounds._base import Invariants, Spectrum, Theorem, has_imbalance, maximum, spectra
+from linflow.bounds._base import (
+    LARGEST,
+    Invariants,
+    Spectrum,
+    Theorem,
+    at_unit_size,
+    has_imbalance,
+    maximum,
+    scalar_spectra,
+    spectra,
+)
 
 
 def unimodal(Ds: Sequence[Any], n: int, m: int) -> Array:
@@ -46,7 +54,8 @@ def unimodal(Ds: Sequence[Any], n: int, m: int) -> Array:
             "the imbalance is not unimodal: there is no l* with D_l ⪰ 0 before it and D_l ⪯ 0 from it on. "
             "Use linflow.bounds.deep, which takes any imbalance."
         )
-    return _unimodal(values, _checks.count(n, "n"), _checks.count(m, "m"), peaks)
+    n, m = _checks.count(n, "n"), _checks.count(m, "m")
+    return at_unit_size(lambda inv: _unimodal(inv.spectra, n, m, peaks), Invariants.given(values, n, m))
 
 
 def _peaks(Ds: Sequence[Spectrum], allowance: float = 0.0) -> list[int]:
@@ -92,8 +101,8 @@ def homogeneous(d: Sequence[float], sigma_min: float) -> float:
         >>> round(lf.bounds.homogeneous([3.0], 2.0), 12)
         5.0
     """
-    c = chain_offsets(np.atleast_1d(_checks.numbers(d, "d")))
-    return float(chain_slope(c, chain_root(c, _checks.positive(sigma_min, "sigma_min", allow_zero=True))))
+    sigma_min = _checks.positive(sigma_min, "sigma_min", allow_zero=True)
+    return float(at_unit_size(_homogeneous, Invariants.given(scalar_spectra(d), 1, 1, sigma_min)))
 
 
 def balanced(depth: int, n: int, m: int, sigma_min: Any) -> Any:
@@ -114,7 +123,11 @@ def balanced(depth: int, n: int, m: int, sigma_min: Any) -> Any:
         >>> lf.bounds.balanced(2, 2, 1, 1.0), lf.bounds.balanced(2, 2, 2, 1.0)
         (1.0, 2.0)
     """
-    return (depth if n == m else 1) * sigma_min ** (2 - 2 / depth)
+    factor, power = (depth if n == m else 1), 2 - 2 / depth
+    if is_array(sigma_min):
+        return factor * sigma_min**power
+    root = float(sigma_min) ** (power / 2) if sigma_min > 1e150 else 1.0  # a power past float64 is no number
+    return factor * sigma_min**power if root == 1.0 else min(factor * root * root, LARGEST)
 
 
 def _unimodal_hypothesis(inv: Invariants) -> str | None:
@@ -145,7 +158,7 @@ def _balanced_hypothesis(inv: Invariants) -> str | None:
     return None
 
 
-def _evaluate_homogeneous(inv: Invariants) -> Array:
+def _homogeneous(inv: Invariants) -> Array:
     c = chain_offsets([float(to_numpy(D.lower + D.upper).mean()) / 2 for D in inv.spectra])
     value = chain_slope(c, chain_root(c, to_numpy(inv.sigma_min))) - inv.chain_allowance()
     return from_numpy(value, inv.sigma_min)
@@ -165,7 +178,7 @@ HOMOGENEOUS = Theorem(
     "min2023",
     "exact",
     _homogeneous_hypothesis,
-    _evaluate_homogeneous,
+    _homogeneous,
 )
 BALANCED = Theorem(
     "balanced",

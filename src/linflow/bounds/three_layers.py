@@ -38,7 +38,8 @@ def three_layer(D1: Any, D2: Any, n: int, m: int) -> Array:
         >>> float(lf.bounds.three_layer(D1, D2, 1, 1))  # offsets (1, 3, 0): exact at w = 0
         3.0
     """
-    return _three_layer(spectrum(D1, "D1"), spectrum(D2, "D2"), _checks.count(n, "n"), _checks.count(m, "m"))
+    Ds = [spectrum(D1, "D1"), spectrum(D2, "D2")]
+    return THEOREM.evaluate(Invariants.given(Ds, _checks.count(n, "n"), _checks.count(m, "m")))
 
 
 def _three_layer(D1: Spectrum, D2: Spectrum, n: int, m: int) -> Array:

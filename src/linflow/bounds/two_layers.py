@@ -7,7 +7,7 @@ from typing import Any
 
 from linflow import _checks
 from linflow._arrays import Array, namespace
-from linflow.bounds._base import Invariants, Spectrum, Theorem, maximum, spectrum
+from linflow.bounds._base import Invariants, Spectrum, Theorem, hypot, maximum, spectrum
 
 
 def two_layer(D: Any, n: int, m: int, sigma_n: Any, sigma_m: Any) -> Array:
@@ -88,8 +88,7 @@ def two_layer_square(D: Any, n: int, sigma_n: Any, sigma_next: Any) -> Array:
     least = _checks.positive(sigma_n, "sigma_n", allow_zero=True)
     if n > 1 and least > _checks.positive(sigma_next, "sigma_next", allow_zero=True):
         raise ValueError(f"sigma_n is {least:g}, above sigma_next = {sigma_next:g}; were the two exchanged?")
-    zero = values.zero
-    return _square(values, n, zero + sigma_n, zero + (sigma_next if n > 1 else math.inf))
+    return SQUARE.evaluate(Invariants.given([values], n, n, sigma_n, following=sigma_next if n > 1 else math.inf))
 
 
 def _two_layer(D: Spectrum, n: int, m: int, sigma_n: Array, sigma_m: Array) -> Array:
@@ -110,9 +109,9 @@ def _halves(D: Spectrum, n: int, m: int, sigma_n: Array, sigma_m: Array) -> tupl
 def _excess(spread: Array, sigma: Array) -> Array:
     """Return the root `x ≥ 0` of `x (x + spread) = σ²`, without cancellation when the spread is large."""
     xp = namespace(spread)
-    total = spread + xp.sqrt(spread**2 + 4 * sigma**2)
+    total = spread + hypot(spread, 2 * sigma)
     safe = xp.where(total > 0, total, total + 1.0)
-    return xp.where(total > 0, 2 * sigma**2 / safe, total * 0.0)
+    return xp.where(total > 0, 2 * sigma * (sigma / safe), total * 0.0)
 
 
 def _square(D: Spectrum, n: int, sigma_n: Array, sigma_next: Array) -> Array:
@@ -124,9 +123,11 @@ def _square(D: Spectrum, n: int, sigma_n: Array, sigma_next: Array) -> Array:
     s = xp.where(usable, sigma_n, sigma_n * 0.0) ** 2
     i = 1 / xp.where(usable, sigma_next, sigma_n * 0.0 + 1.0) ** 2
     w = half**2
-    t, rest = 1 + (s + w) * i, (1 - s * i) ** 2 + 2 * w * i * (1 + s * i) + (w * i) ** 2
-    P = 2 * s / (t + xp.sqrt(rest))
-    other = s / (1 + s * i)
+    x, y = w * i, s * i
+    big = xp.where(x > 1, x, 1.0 + 0.0 * x)  # of a small r, whose square leaves float64
+    rest = ((1 - y) / big) ** 2 + 2 * (x / big) * ((1 + y) / big) + (x / big) ** 2
+    P = 2 * s / (1 + y + x + big * xp.sqrt(rest))
+    other = s / (1 + y)
     other = xp.where(other > w, other, w + 0.0 * other)
     P = xp.where((w >= P) | (other >= P), P, other)
     # The least c_1 + c_2 with c_1 ≥ first, c_2 ≥ last and c_1 c_2 ≥ P.

@@ -107,7 +107,7 @@ class Certificate:
         elif not eta * K < 2:
             reason = f"the step {eta:.3g} is not below 2/K = {2 / K:.3g}"
         else:
-            curve = StepCurve(self.gap, eta, max(0.0, 1 - eta * (1 - eta * K / 2) * gamma))
+            curve = StepCurve(self.gap, eta, min(1.0, eta * (1 - eta * K / 2) * gamma))
         return Guarantee(
             "one layer instead",
             "gradient dominance (Polyak 1963)",

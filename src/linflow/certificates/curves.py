@@ -35,6 +35,41 @@ class Curve(Protocol):
         ...
 
 
+def log_ratio(first: float, gap: float) -> float:
+    """Return `log(first/gap)` for `first ≥ gap`, raised by its rounding; inf for a gap of 0."""
+    if gap == 0:
+        return math.inf
+    ratio = first / gap
+    return (math.log(ratio) if math.isfinite(ratio) else math.log(first) - math.log(gap)) * (1 + 4 * EPS) + 4 * EPS
+
+
+def fallen(gap: float, decrease: float, steps: float) -> float:
+    """Return `gap · (1 − decrease)^steps`, raised by its rounding, for any decrease in [0, 1] however small.
+
+    `log(1 − d)` is right to a few ε of itself, and so is its product with the number of steps; `e^x` is then to |x|
+    times that.
+    """
+    if steps == 0:
+        return gap
+    if decrease >= 1:
+        return 0.0
+    x = -steps * math.log1p(-decrease)
+    return min(gap, gap * math.exp(-x) * (1 + 8 * EPS * (4 + x)))
+
+
+def steps_down(first: float, gap: float, decrease: float) -> int:
+    """Return a number of steps after which `first` has fallen to `gap`, as `fallen` has it: the fewest, or one more.
+
+    Raises:
+        OverflowError: a decrease of 0, or so small that the number leaves float64.
+    """
+    if gap >= first:
+        return 0
+    if decrease >= 1:
+        return 1
+    return math.ceil((log_ratio(first, gap) * (1 + 32 * EPS) + 64 * EPS) / -math.log1p(-decrease) * (1 + 4 * EPS))
+
+
 @dataclass(frozen=True)
 class ExponentialCurve:
     """`ℓ(t) ≤ e^{−rate·t} ℓ(0)`."""
@@ -48,7 +83,7 @@ class ExponentialCurve:
 
     def time(self, gap: float) -> float:
         """Return when the bound comes down to `gap`."""
-        return 0.0 if gap >= self.first else math.log(self.first / gap) / self.rate
+        return 0.0 if gap >= self.first else log_ratio(self.first, gap) / self.rate
 
     def rate_at(self, gap: float) -> float:
         """Return the rate, the same for every gap."""
@@ -95,7 +130,7 @@ class LevelCurve:
         if gap >= self.levels[0]:
             return 0.0
         k = int(np.searchsorted(-self.levels, -gap, side="left")) - 1
-        span = math.log(self.levels[k] / gap)
+        span = log_ratio(float(self.levels[k]), gap)
         if self.rates[k] == 0:
             return math.inf
         # Up by some rounding of the time, which a fast rate after a long slow level would feel.
@@ -109,33 +144,40 @@ class LevelCurve:
 
 @dataclass(frozen=True)
 class StepCurve:
-    """`ℓ_{k+1} ≤ factor · ℓ_k` for gradient descent with a constant step η; time is `kη`."""
+    """`ℓ_{k+1} ≤ (1 − decrease) ℓ_k` for gradient descent with a constant step η; time is `kη`.
+
+    Of a small step the factor `1 − decrease` rounds away what counts, so nothing is worked out from it.
+    """
 
     first: float
     step_size: float
-    factor: float
+    decrease: float
+
+    @property
+    def factor(self) -> float:
+        """`1 − decrease`, to rounding."""
+        return 1 - self.decrease
 
     @property
     def rate(self) -> float:
-        """`−log(factor)/η`."""
-        return -math.log(self.factor) / self.step_size if self.factor > 0 else math.inf
+        """`−log(1 − decrease)/η`."""
+        return -math.log1p(-self.decrease) / self.step_size if self.decrease < 1 else math.inf
 
-    def gap_after(self, k: int) -> float:
+    def gap_after(self, k: float) -> float:
         """Return the bound after k steps."""
-        return self.first * self.factor**k
+        return fallen(self.first, self.decrease, k)
 
-    def steps(self, gap: float) -> int:
-        """Return a number of steps after which the gap is at most this."""
-        if gap >= self.first:
-            return 0
-        k = 1 if self.factor == 0 else math.ceil(math.log(gap / self.first) / math.log(self.factor))
-        while self.gap_after(k) > gap:  # the quotient of logarithms may round down
-            k += 1
-        return k
+    def steps(self, gap: float) -> float:
+        """Return a number of steps after which the gap is at most this; inf where it leaves float64."""
+        try:
+            return steps_down(self.first, gap, self.decrease)
+        except OverflowError:
+            return math.inf
 
     def gap(self, t: float) -> float:
         """Return the bound at time t: after the steps done by then, a whole number to rounding."""
-        return self.gap_after(math.floor(t / self.step_size * (1 + 1e-12) + 1e-9))
+        k = t / self.step_size
+        return self.gap_after(math.floor(k + min(1e-9 + 1e-12 * k, 1e-3) + 4 * EPS * k))
 
     def time(self, gap: float) -> float:
         """Return η times the number of steps."""

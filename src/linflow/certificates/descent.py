@@ -93,9 +93,9 @@ def _any_depth(
     if bounds is not None and held is not None:
         facts |= {"β": float(held.betas[0]), "α": float(held.alphas.min())}
         facts |= cap_facts(held.drift, held.radius, held.caps)
-        factors = held.factors(bounds.gamma)
-        if factors.max() < 1:
-            curve = LevelStepCurve.of(bounds.levels, factors, eta)
+        decreases = held.decreases(bounds.gamma)
+        if decreases.min() > 0:
+            curve = LevelStepCurve.of(bounds.levels, decreases, eta)
             facts |= {"factor": curve.factor, "final factor": curve.final_factor}
         else:
             why = _no_rate(*objective.effective(network), held)

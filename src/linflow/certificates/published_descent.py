@@ -76,7 +76,7 @@ def two_layer_descent(objective: Objective, network: Network, step_size: float) 
     gap = objective.gap(network.product())
     squared = isinstance(objective, (MatrixFactorization, LinearRegression))
     zero = abs(objective.minimum) <= 64 * EPS * max(gap, abs(objective.value(network.product())))
-    why, factors, levels, facts = _why_not(objective, network), None, np.zeros(1), {}
+    why, decreases, levels, facts = _why_not(objective, network), None, np.zeros(1), {}
     if why == "":
         caps = _TwoLayerBounds(objective, network)
         held, levels = caps.at(step_size), caps.levels
@@ -84,17 +84,17 @@ def two_layer_descent(objective: Objective, network: Network, step_size: float) 
             why = f"the step {step_size:.4g} is too large for it: ηK_t < 2, or a cap on the drift, is not certain"
         else:
             facts = {"K_t": float(held.betas[0]), "α": float(held.alphas[0]), "drift cap": held.drift}
-            factors = held.factors(2 * objective.effective(network)[0].strong_convexity)
-            if factors[0] >= 1:
+            decreases = held.decreases(2 * objective.effective(network)[0].strong_convexity)
+            if decreases[0] <= 0:
                 why = "its bound on λ_min(T) is 0 at this imbalance, margin and drift; imbalance the start more"
 
     def row(name: str, source: str, key: str, reason: str, *, levelled: bool) -> Guarantee:
         curve = None
-        if reason == "" and factors is not None:
+        if reason == "" and decreases is not None:
             curve = (
-                LevelStepCurve.of(levels, factors, step_size)
+                LevelStepCurve.of(levels, decreases, step_size)
                 if levelled
-                else StepCurve(gap, step_size, float(factors[0]))
+                else StepCurve(gap, step_size, float(decreases[0]))
             )
         return Guarantee(name, source, (key,), reason, curve, gap, objective.minimum, dict(facts))
 
@@ -140,11 +140,7 @@ def balanced_descent(objective: Objective, network: Network, step_size: float) -
     if reason == "":
         L, c = net.depth, facts["deficiency margin"]
         eta = step_size * seen.smoothness * net.scale ** (2 / L)
-        factor = math.exp(-eta * c ** (2 * (L - 1) / L) * (1 - 1e-9))
-        if factor < 1:
-            curve = StepCurve(gap, step_size, factor)
-        else:
-            reason = f"the decrease it promises per step, {eta * c ** (2 * (L - 1) / L):.3g}, is below rounding"
+        curve = StepCurve(gap, step_size, -math.expm1(-eta * c ** (2 * (L - 1) / L) * (1 - 1e-9)))
     return Guarantee(
         "approximately balanced",
         "Arora et al. 2018a, Theorem 1",

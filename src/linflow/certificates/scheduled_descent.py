@@ -12,7 +12,7 @@ import numpy as np
 from linflow import _checks
 from linflow._arrays import EPS, norm, sigma
 from linflow.certificates._base import Guarantee
-from linflow.certificates.curves import LevelCurve
+from linflow.certificates.curves import LevelCurve, log_ratio
 from linflow.certificates.step_bounds import (
     NO_CAPS,
     NO_SMOOTHNESS,
@@ -71,7 +71,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class ScheduleCurve(LevelStepCurve):
-    """`ℓ_{k+1} ≤ q_k(ℓ_k) ℓ_k` for steps that change; `u_{k+1} = max_{y ≤ u_k} q_k(y) y` stays above the gap.
+    """`ℓ_{k+1} ≤ q_k(ℓ_k) ℓ_k` for steps that change, `q = 1 − d`; `u_{k+1} = max_{y ≤ u_k} q_k(y) y` stays above.
 
     Attributes:
         step_size: the least step.
@@ -100,7 +100,7 @@ class ScheduleCurve(LevelStepCurve):
         """Return a time, the sum of the steps, by which the gap is at most this."""
         if gap >= self.first:
             return 0.0
-        return min(self.largest * self.steps(gap), math.log(self.first / gap) / self.rate + self.largest)
+        return min(self.largest * self.steps(gap), log_ratio(self.first, gap) / self.rate + self.largest)
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ class ScheduleBounds(DescentBounds):
         """
         rule, gains = self.rule, self.gamma * alphas / STRICT
         starts = rule.pieces(max(largest, float(roots[-1]))) if math.isfinite(rule.first) else [0]
-        u, drift, before, worst, rows, q = float(self.levels[0]), 0.0, 0.0, 0.0, [], np.ones(1)
+        u, drift, before, least, rows, d = float(self.levels[0]), 0.0, 0.0, 1.0, [], np.zeros(1)
         for i, start in enumerate(starts):
             last = i == len(starts) - 1
             top = math.inf if last else rule.at(starts[i + 1] - 1) * STRICT
@@ -225,16 +225,16 @@ class ScheduleBounds(DescentBounds):
             drift += (reach - before) * u if u > 0 else 0.0
             before = reach
             eta = np.minimum(rule.at(start) / STRICT, roots)
-            q = np.maximum(1 - eta * (1 - (0.5 if rule.along else eta / roots / 2)) * gains, 0.0)
-            worst = max(worst, float(q.max()))
-            u = follow(self.levels, q, u, start, None if last else starts[i + 1], rows)
-        if q.max() >= 1:
+            d = np.minimum(eta * (1 - (0.5 if rule.along else eta / roots / 2)) * gains, 1.0)
+            least = min(least, float(d.min()))
+            u = follow(self.levels, d, u, start, None if last else starts[i + 1], rows)
+        if d.min() <= 0:
             return None, drift
-        counts, gaps, kept = (np.array(column) for column in zip(*rows, strict=True))
+        counts, gaps, kept = (np.array(column, dtype=np.float64) for column in zip(*rows, strict=True))
         slowest = np.minimum.accumulate((gains / 2)[::-1])[::-1]
         decay = LevelCurve(self.levels, slowest)
-        least, largest = min(rule.first, float(roots[0])), min(largest, rule.at(FAR))
-        return ScheduleCurve(float(self.levels[0]), least, worst, counts, gaps, kept, largest, decay), drift
+        shortest, largest = min(rule.first, float(roots[0])), min(largest, rule.at(FAR))
+        return ScheduleCurve(float(self.levels[0]), shortest, least, counts, gaps, kept, largest, decay), drift
 
 
 def least_sum(a: float, b: float, s: float) -> float:

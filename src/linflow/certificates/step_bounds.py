@@ -9,11 +9,11 @@ from functools import cached_property
 
 import numpy as np
 
-from linflow._arrays import to_numpy
+from linflow._arrays import EPS, to_numpy
 from linflow.bounds import Invariants, Theorem, any_imbalance, product_aware, three_layers, two_layers
 from linflow.bounds._base import Spectrum
 from linflow.bounds.layer_norms import layer_caps
-from linflow.certificates.curves import StepCurve
+from linflow.certificates.curves import StepCurve, fallen, steps_down
 from linflow.certificates.envelope import gap_levels
 from linflow.certificates.lazy import Neighbourhood, interaction, others, spectral_norms
 from linflow.certificates.margin import product_range
@@ -25,74 +25,80 @@ NO_SMOOTHNESS = "no smoothness K is known for the objective; declare smoothness=
 NO_CAPS = "no bound on the weights along the run is known: that takes μ and W*, or a short way to go"
 
 BALLS, CELLS = 64, 8
+COUNTED = 2**53
+"""Numbers of steps are whole below; beyond they are right to rounding, which is allowed for."""
 STRICT = 1 + 1e-9
 """Every inequality that must hold strictly holds by this factor, which covers the rounding of both sides too."""
 
 
 @dataclass(frozen=True)
 class LevelStepCurve(StepCurve):
-    """`ℓ_{k+1} ≤ q(ℓ_k) ℓ_k` with a factor that depends on the gap.
+    """`ℓ_{k+1} ≤ (1 − d(ℓ_k)) ℓ_k` with a decrease d that depends on the gap.
 
-    `u_{k+1} = max_{y ≤ u_k} q(y) y` from `u_0 = ℓ(0)` stays above the gap, because that map increases.
+    `u_{k+1} = max_{y ≤ u_k} (1 − d(y)) y` from `u_0 = ℓ(0)` stays above the gap, because that map increases.
 
     Attributes:
-        factor: the largest factor, kept by every step.
-        counts: numbers of steps after which the factor changes, increasing from 0.
+        decrease: the least decrease, kept by every step.
+        counts: numbers of steps after which the decrease changes, increasing from 0.
         gaps: `u` after these steps.
-        factors: the factor from then on.
+        decreases: the decrease from then on.
     """
 
     counts: np.ndarray
     gaps: np.ndarray
-    factors: np.ndarray
+    decreases: np.ndarray
 
     @classmethod
-    def of(cls, levels: np.ndarray, factors: np.ndarray, step_size: float) -> LevelStepCurve:
-        """Return the curve with factor `factors[k] < 1` for gaps in `(levels[k+1], levels[k]]` and below the last."""
-        rows: list[tuple[int, float, float]] = []
-        follow(levels, factors, float(levels[0]), 0, None, rows)
-        counts, gaps, kept = (np.array(column) for column in zip(*rows, strict=True))
-        return cls(float(levels[0]), step_size, float(factors.max()), counts, gaps, kept)
+    def of(cls, levels: np.ndarray, decreases: np.ndarray, step_size: float) -> LevelStepCurve:
+        """Return the curve that falls by `decreases[k]` from `(levels[k+1], levels[k]]`, and by the last below."""
+        rows: list[tuple[float, float, float]] = []
+        follow(levels, decreases, float(levels[0]), 0, None, rows)
+        counts, gaps, kept = (np.array(column, dtype=np.float64) for column in zip(*rows, strict=True))
+        return cls(float(levels[0]), step_size, float(decreases.min()), counts, gaps, kept)
 
     @property
     def final_factor(self) -> float:
         """The factor once the gap is below the last level."""
-        return float(self.factors[-1])
+        return float(1 - self.decreases[-1])
 
-    def gap_after(self, k: int) -> float:
+    def gap_after(self, k: float) -> float:
         """Return the bound after k steps."""
+        k = k if k < COUNTED else k * (1 - 4 * EPS)
         i = int(np.searchsorted(self.counts, k, side="right")) - 1
-        return float(self.gaps[i] * self.factors[i] ** (k - self.counts[i]))
+        return fallen(float(self.gaps[i]), float(self.decreases[i]), k - float(self.counts[i]))
 
-    def steps(self, gap: float) -> int:
-        """Return a number of steps after which the gap is at most this."""
+    def steps(self, gap: float) -> float:
+        """Return a number of steps after which the gap is at most this; inf where it leaves float64."""
         if gap >= self.first:
             return 0
         i = int(np.searchsorted(-self.gaps, -gap, side="left")) - 1
-        k = int(self.counts[i]) + 1
-        if self.factors[i] > 0:
-            k = max(k, int(self.counts[i]) + math.ceil(math.log(gap / self.gaps[i]) / math.log(self.factors[i])))
+        try:
+            k = int(self.counts[i]) + max(1, steps_down(float(self.gaps[i]), gap, float(self.decreases[i])))
+        except OverflowError:
+            return math.inf
         if i + 1 < len(self.counts):
             k = min(k, int(self.counts[i + 1]))
-        while self.gap_after(k) > gap:  # the quotient of logarithms may round down
-            k += 1
-        return k
+        return k if k < COUNTED else math.ceil(k * (1 + 8 * EPS))
 
 
-def follow(levels: np.ndarray, q: np.ndarray, u: float, t: int, end: int | None, rows: list) -> float:
-    """Return u at step `end` from u at step t, with the factor of each level; note `(t, u, factor)` of the pieces."""
-    ahead = np.append(np.maximum.accumulate((levels * q)[::-1])[::-1], 0.0)  # max q(y) y from a level on
+def follow(levels: np.ndarray, d: np.ndarray, u: float, t: float, end: int | None, rows: list) -> float:
+    """Return u at step `end` from u at step t, with the decrease of each level; note `(t, u, d)` of the pieces."""
+    tops = np.minimum(levels * (1 - d) * (1 + 4 * EPS), levels)
+    ahead = np.append(np.maximum.accumulate(tops[::-1])[::-1], 0.0)  # max (1 − d(y)) y from a level on
     while end is None or t < end:
         k = max(int(np.searchsorted(-levels, -u, side="right")) - 1, 0)
-        factor = float(q[k])
-        rows.append((t, u, factor))
-        if u == 0.0 or k == len(levels) - 1 or factor >= 1:
-            return u if end is None or factor >= 1 else u * factor ** (end - t)
-        n = max(1, math.ceil(math.log(levels[k + 1] / u) / math.log(factor))) if factor > 0 else 1
-        n += u * factor**n > levels[k + 1]  # the quotient of logarithms may round down
+        decrease = float(d[k])
+        rows.append((t, u, decrease))
+        if u == 0.0 or k == len(levels) - 1 or decrease <= 0:
+            return u if end is None or decrease <= 0 else fallen(u, decrease, end - t)
+        level = float(levels[k + 1])
+        try:
+            n = max(1, steps_down(u, level, decrease))
+        except OverflowError:
+            return u if end is None else fallen(u, decrease, end - t)
         if end is not None and t + n > end:
-            return u * factor ** (end - t)
-        u, t = max(u * factor**n, float(ahead[k + 1])), t + n
+            return fallen(u, decrease, end - t)
+        u, t = min(max(fallen(u, decrease, n), float(ahead[k + 1])), level), t + n
     return u
 
 
@@ -116,10 +122,10 @@ class Held:
     betas: np.ndarray
     alphas: np.ndarray
 
-    def factors(self, gamma: float) -> np.ndarray:
-        """Return `1 − η(1 − ηβ/2)γα` for each level, raised by what rounding leaves open."""
+    def decreases(self, gamma: float) -> np.ndarray:
+        """Return `η(1 − ηβ/2)γα` for each level, lowered by what rounding leaves open: the factor is 1 less that."""
         eta = self.step_size
-        return np.maximum(1 - eta * (1 - eta * self.betas / 2) * gamma * self.alphas / STRICT, 0.0)
+        return np.minimum(eta * (1 - eta * self.betas / 2) * gamma * self.alphas / STRICT, 1.0)
 
 
 class DescentBounds:

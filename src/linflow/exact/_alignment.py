@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from linflow._arrays import to_numpy
+from linflow._arrays import norm, to_numpy
 from linflow.network import Network, multiply
 
 _TOLERANCE = 1e-10
@@ -48,14 +48,14 @@ def shared_modes(network: Network, Y: np.ndarray) -> Modes:
     U, V = _joint_vectors(layers, _unit(Y), _unit(product))
     target = np.sum(U * (Y @ V), axis=0)
     V, target = np.where(target < 0, -V, V), np.abs(target)
-    target[target <= _ZERO * float(np.linalg.norm(Y))] = 0.0
+    target[target <= _ZERO * norm(Y)] = 0.0
     order = np.argsort(-target, kind="stable")
     U, V, target = U[:, order], V[:, order], target[order]
     weights, off = _chain(layers, U, V)
-    magnitude = math.prod(float(np.linalg.norm(W)) for W in layers)
+    magnitude = math.prod(norm(W) for W in layers)
     off = max(
         off,
-        _ratio(Y - (U * target) @ V.T, float(np.linalg.norm(Y))),
+        _ratio(Y - (U * target) @ V.T, norm(Y)),
         _ratio(product - (U * np.prod(weights, axis=0)) @ V.T, magnitude),
     )
     if not off <= _TOLERANCE:
@@ -111,7 +111,7 @@ def _diagonalise(A: np.ndarray) -> np.ndarray:
 def _chain(layers: list[np.ndarray], U: np.ndarray, V: np.ndarray) -> tuple[np.ndarray, float]:
     """Return the weights of every mode, and by how much of its size a layer differs from them."""
     L, r = len(layers), U.shape[1]
-    sizes = [float(np.linalg.norm(W)) for W in layers]
+    sizes = [norm(W) for W in layers]
     weights = np.zeros((L, r))
     frames = [U, *(np.zeros((W.shape[1], r)) for W in layers[:-1]), V]
     alive = np.arange(r)
@@ -129,7 +129,7 @@ def _chain(layers: list[np.ndarray], U: np.ndarray, V: np.ndarray) -> tuple[np.n
                 break
     weights[:, ~moving] = 0.0
     frames = [Q[:, moving] for Q in frames]
-    off = max((float(np.linalg.norm(Q.T @ Q - np.eye(Q.shape[1]))) for Q in frames), default=0.0)
+    off = max((norm(Q.T @ Q - np.eye(Q.shape[1])) for Q in frames), default=0.0)
     for W, w, before, after, size in zip(layers, weights[:, moving], frames, frames[1:], sizes, strict=False):
         off = max(off, _ratio(W @ after - before * w, size), _ratio(W.T @ before - after * w, size))
     return weights, off
@@ -154,9 +154,9 @@ def _carry(
 
 
 def _unit(A: np.ndarray) -> np.ndarray:
-    size = float(np.linalg.norm(A))
+    size = norm(A)
     return A / size if size > 0 else A
 
 
 def _ratio(A: np.ndarray, size: float) -> float:
-    return float(np.linalg.norm(A)) / size if size > 0 else 0.0
+    return norm(A) / size if size > 0 else 0.0

@@ -17,7 +17,7 @@ from torch import Tensor
 from linflow._arrays import detach, eigenvalues, singular_values, to_numpy
 from linflow._chain import chain_root
 from linflow.bounds import THEOREMS, Invariants, Theorem, product_aware, scalar_chain, special_imbalance
-from linflow.bounds._base import Spectrum
+from linflow.bounds._base import Spectrum, times_power
 from linflow.certificates.margin import product_range
 from linflow.network import Network
 from linflow.objectives import Objective
@@ -131,6 +131,9 @@ def _gap(objective: Objective, network: Network) -> Tensor:
 
 def _evaluate(theorem: Theorem, invariants: Invariants, fixed: Invariants) -> Tensor:
     """Return the bound, with derivatives for those that are evaluated in NumPy."""
+    if e := fixed.exponent:  # powers would leave float64
+        unit = _evaluate(theorem, invariants.times(-e), fixed.times(-e))
+        return times_power(unit, 2 * e * (invariants.depth - 1))
     if theorem in NULL_SETS:
         return theorem.evaluate(fixed)
     if theorem is special_imbalance.UNIMODAL:

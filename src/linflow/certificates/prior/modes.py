@@ -242,8 +242,8 @@ def _misalignment(layers: list[np.ndarray], modes: Modes) -> float:
             frames.append(frame)
     frames.append(modes.V)
     for W, before, after, values in zip(layers, frames, frames[1:], w, strict=False):
-        size = max(float(np.linalg.norm(W)), 1e-300)
+        size = max(norm(W), 1e-300)
         errors = [after.T @ after - np.eye(after.shape[1])]
         errors += [(W @ after - before * values) / size, (W.T @ before - after * values) / size]
-        off = max(off, *(float(np.linalg.norm(E)) for E in errors))
+        off = max(off, *(norm(E) for E in errors))
     return off if math.isfinite(off) else math.inf
