@@ -88,6 +88,60 @@ def test_an_ill_conditioned_operator_is_as_accurate(depth, monkeypatch):
     assert float(lf.TangentOperator(net).least_eigenvalue()) == float(found.value)
 
 
+def some_trained(depth, seed):
+    trained = np.random.default_rng(seed).random(depth) < 0.5
+    trained[seed % depth] = True
+    return trained.tolist()
+
+
+@given(net=networks(), seed=st.integers(0, 10**6))
+def test_layers_that_are_not_trained_have_no_term(net, seed):
+    trained = some_trained(net.depth, seed)
+    T = lf.TangentOperator(net, trained)
+    expected = algebra.tangent_dense(list(net.weights), net.scale, trained)
+    size = np.abs(expected).max() + 1e-300
+    # Rounding of products of a handful of matrices, and of a backward stable eigenvalue problem, in units of T.
+    np.testing.assert_allclose(T.dense() / size, expected / size, atol=1e-12)
+    values = np.linalg.eigvalsh(expected)
+    assert float(T.least_eigenvalue()) / size == pytest.approx(max(values[0], 0) / size, abs=1e-12)
+    assert float(T.greatest_eigenvalue()) / size == pytest.approx(values[-1] / size, abs=1e-12)
+
+
+def test_the_loss_falls_as_the_trained_layers_let_it():
+    """−dL/dt is the sum of squares of the trained layers' gradients, and `⟨T ∇f, ∇f⟩` with their terms alone."""
+    net = lf.init.gaussian((3, 4, 5, 2), rng=3)
+    f = lf.MatrixFactorization(np.random.default_rng(2).standard_normal(net.shape))
+    G = f.gradient(net.product())
+    gradients = algebra.layer_gradients(G, list(net.weights), net.scale)
+    for trained in ([True, False, False], [False, True, False], [False, True, True], [True, False, True]):
+        falls = sum(np.sum(g**2) for g, keep in zip(gradients, trained, strict=True) if keep)
+        assert np.sum(G * lf.TangentOperator(net, trained).apply(G)) == pytest.approx(falls, rel=1e-12)
+
+
+@pytest.mark.parametrize("trained", [[False, True, True], [False, True, False], [True, True, False]])
+def test_iterative_eigenvalues_without_some_terms(trained, monkeypatch):
+    monkeypatch.setattr("linflow.operator.DENSE_LIMIT", 100)
+    net = lf.init.gaussian((12, 16, 16, 12), 0.3, rng=0)
+    values = np.linalg.eigvalsh(algebra.tangent_dense(list(net.weights), net.scale, trained))
+    T = lf.TangentOperator(net, trained)
+    for which, expected in (("least", values[0]), ("greatest", values[-1])):
+        assert T.eigenvalue(which).iterations > 0
+        # The residual of the iteration, 1e-10 of the greatest, bounds the error.
+        assert float(T.eigenvalue(which).value) == pytest.approx(expected, abs=2e-10 * values[-1])
+    assert float(T.least_eigenvalue()) >= values[0] * (1 - 1e-6)  # and is counted as found
+
+
+def test_what_is_trained_is_said_for_each_layer():
+    net = lf.init.gaussian((2, 3, 2), rng=0)
+    for wrong in ([True], [1, 0], "ab", [True, None]):
+        with pytest.raises(ValueError, match="True or False for each of the 2 layers"):
+            lf.TangentOperator(net, wrong)
+    with pytest.raises(ValueError, match="no layer is trained"):
+        lf.TangentOperator(net, [False, False])
+    one = lf.TangentOperator([np.eye(2)], [True])
+    assert float(one.least_eigenvalue()) == 1.0
+
+
 def test_error_bounds_hold_without_iteration(rng):
     for widths in [(3, 2), (12, 20, 10), (4, 5, 6, 3)]:
         T = lf.TangentOperator(lf.init.gaussian(widths, rng=rng))

@@ -60,6 +60,26 @@ def test_the_spectrum_of_t_is_that_of_its_dense_matrix(widths, seed, family, sca
     assert product == pytest.approx(singular, abs=1e-13 * scale * np.prod([np.linalg.norm(W) for W in weights]))
 
 
+@given(
+    st.lists(st.integers(1, 7), min_size=3, max_size=5),
+    st.integers(0, 10**6),
+    st.sampled_from(["gaussian", "zero layer", "repeated", "low rank"]),
+)
+def test_the_spectrum_of_t_without_the_terms_of_frozen_layers(widths, seed, family):
+    weights = draw(widths, seed, family)
+    trained = (np.random.default_rng(seed).random(len(weights)) < 0.5).tolist()
+    trained[seed % len(weights)] = True
+    found = tangent_spectrum(lf.Network(weights), trained=trained)
+    values = np.linalg.eigvalsh(tangent_dense(weights, trained=trained))
+    size = np.linalg.eigvalsh(tangent_dense(weights))[-1]
+    close = {"abs": 1e-12 * size, "rel": 0}  # as above
+    assert found.least == pytest.approx(max(values[0], 0), **close)
+    assert found.greatest == pytest.approx(max(values[-1], 0), **close)
+    unclear = (values > 1e-13 * size) & (values < 1e-9 * size)
+    if size and not unclear.any() and values[-1] > 1e-9 * size:
+        assert found.least_on_tangent == pytest.approx(values[values > 1e-9 * size][0], **close)
+
+
 def test_two_low_rank_layers_have_the_least_of_both_singular_values(rng):
     W_1, W_2 = rng.standard_normal((9, 3)), rng.standard_normal((3, 8))
     found = tangent_spectrum(lf.Network([W_1, W_2]))

@@ -42,30 +42,51 @@ class TangentOperator:
     Along the gradient flow `Ẇ = −T ∇f(W)` and `dL/dt = −⟨T ∇f, ∇f⟩`; `λ_min(T)` times the constant `γ` bounds the
     instantaneous rate from below. For linear networks T is the neural tangent kernel.
 
+    A layer that is not trained has no term: the product moves by those of the others, and T is a smaller sum.
+
     Args:
         network: a `Network` or its weights.
+        trained: for each layer whether it is trained; all are if left out.
+
+    Raises:
+        ValueError: `trained` is not one word for each layer, or none is trained: T is then 0.
 
     Example:
         >>> import numpy as np, linflow as lf
-        >>> T = lf.TangentOperator([np.diag([2.0, 1.0]), np.ones((2, 1))])
+        >>> weights = [np.diag([2.0, 1.0]), np.ones((2, 1))]
+        >>> T = lf.TangentOperator(weights)
         >>> float(T.least_eigenvalue()), T.dense().shape
         (3.0, (2, 2))
+        >>> float(lf.TangentOperator(weights, trained=[False, True]).least_eigenvalue())
+        1.0
     """
 
-    def __init__(self, network: Network | Sequence[Any]):
+    def __init__(self, network: Network | Sequence[Any], trained: Sequence[bool] | None = None):
         net = Network.of(network)
         self.shape = net.shape
+        kept = _trained(trained, net.depth)
         # Gram matrices of the prefixes (n×n) and suffixes (m×m); None stands for the identity.
         lefts = [None if P is None else P @ P.T for P in net.prefixes()]
         rights = [None if S is None else S.T @ S for S in net.suffixes()]
         self._scale = net.scale**2
-        self._terms: list[tuple[Array, Array]] = list(zip(lefts, rights, strict=True))
+        self._terms: list[tuple[Array, Array]] = [
+            pair for pair, keep in zip(zip(lefts, rights, strict=True), kept, strict=True) if keep
+        ]
         self._like = net.weights[0]
 
     @property
-    def _two_term(self) -> tuple[Array, Array]:
-        """The Gram matrices of the last and first terms, `P_{L-1}P_{L-1}ᵀ` and `S_2ᵀS_2`."""
-        return self._terms[-1][0], self._terms[0][1]
+    def _outer(self) -> tuple[Array, Array]:
+        """The Gram matrices of the last and first terms, `P_{L-1}P_{L-1}ᵀ` and `S_2ᵀS_2`; 0 for one that is not."""
+        left = next((A for A, B in self._terms if B is None), None)
+        right = next((B for A, B in self._terms if A is None), None)
+        xp, (n, m) = namespace(self._like), self.shape
+        zeros = [xp.zeros((k, k), dtype=xp.float64, device=device(self._like)) for k in (n, m)]
+        return zeros[0] if left is None else left, zeros[1] if right is None else right
+
+    @property
+    def _between(self) -> list[tuple[Array, Array]]:
+        """The terms that are not one-sided."""
+        return [(A, B) for A, B in self._terms if A is not None and B is not None]
 
     def apply(self, E: Array) -> Array:
         """Return `T(E)` for `E` of shape `(n, m)`, or a stack of shape `(…, n, m)`."""
@@ -122,17 +143,17 @@ class TangentOperator:
         _checks.choice(which, "which", ("least", "greatest"))
         n, m = self.shape
         at = 0 if which == "greatest" else -1
-        if len(self._terms) == 1:
+        if self._terms[0][0] is None and self._terms[0][1] is None:  # one layer
             return Eigenvalue(self._like[0, 0] * 0.0 + self._scale, 0.0, 0)
-        if len(self._terms) == 2:
-            left, right = (eigenvalues(gram) for gram in self._two_term)
+        if not self._between:
+            left, right = (eigenvalues(gram) for gram in self._outer)
             size = float(detach(left[0] + right[0]))
             return Eigenvalue(self._scale * (left[at] + right[at]), self._scale * _rounding(size, n + m), 0)
         if n * m <= DENSE_LIMIT:
             values = eigenvalues(self.dense())
             return Eigenvalue(values[at], _rounding(float(detach(values[0])), n * m), 0)
-        left, right = (to_numpy(gram) for gram in self._two_term)
-        between = [(to_numpy(A), to_numpy(B)) for A, B in self._terms[1:-1]]
+        left, right = (to_numpy(gram) for gram in self._outer)
+        between = [(to_numpy(A), to_numpy(B)) for A, B in self._between]
         value, error, iterations = extreme(left, right, between, largest=which == "greatest")
         return Eigenvalue(from_numpy(np.asarray(self._scale * value), self._like), self._scale * error, iterations)
 
@@ -140,14 +161,25 @@ class TangentOperator:
         found = self.eigenvalue(which)
         if found.iterations == 0:
             return found.value
-        size = self._scale * sum(norm(A) / math.sqrt(A.shape[0]) for A in self._two_term)
-        if found.error <= UNCONVERGED * size:
-            return found.value
         n, m = self.shape
+        size = sum(norm(A) / math.sqrt(A.shape[0]) for A in self._outer)
+        size = size or sum(norm(A) * norm(B) for A, B in self._between) / math.sqrt(n * m)  # neither is trained
+        if found.error <= UNCONVERGED * self._scale * size:
+            return found.value
         raise RuntimeError(
             f"the {which} eigenvalue of T ({n}×{m}) was not found: after {found.iterations} iterations it is "
             f"{float(found.value):.3g} with an error of {found.error:.2g}. For a lower bound use linflow.bounds.best."
         )
+
+
+def _trained(trained: Sequence[bool] | None, depth: int) -> list[bool]:
+    """Return for each layer whether it is trained."""
+    kept = [True] * depth if trained is None else list(trained)
+    if len(kept) != depth or not all(isinstance(keep, (bool, np.bool_)) for keep in kept):
+        raise ValueError(f"trained is {trained!r}; True or False for each of the {depth} layers is needed.")
+    if not any(kept):
+        raise ValueError("no layer is trained, so the product does not move and T is 0; train one at least.")
+    return kept
 
 
 def _rounding(size: float, order: int) -> float:

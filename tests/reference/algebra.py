@@ -100,13 +100,14 @@ def tangent_apply(E: Matrix, weights: Sequence[Matrix], scale: float = 1.0) -> M
     return scale**2 * result
 
 
-def tangent_dense(weights: Sequence[Matrix], scale: float = 1.0) -> Matrix:
-    """`T = c² Σ_l (P_{l−1} P_{l−1}ᵀ) ⊗ (S_{l+1}ᵀ S_{l+1})`, acting on the row-major `vec(E)`."""
+def tangent_dense(weights: Sequence[Matrix], scale: float = 1.0, trained: Sequence[bool] | None = None) -> Matrix:
+    """`T = c² Σ_l (P_{l−1} P_{l−1}ᵀ) ⊗ (S_{l+1}ᵀ S_{l+1})`, l trained, acting on the row-major `vec(E)`."""
     P, S = prefixes(weights), suffixes(weights)
     size = weights[0].shape[0] * weights[-1].shape[1]
     result = np.zeros((size, size))
     for l in range(1, len(weights) + 1):
-        result = result + np.kron(P[l - 1] @ P[l - 1].T, S[l].T @ S[l])
+        if trained is None or trained[l - 1]:
+            result = result + np.kron(P[l - 1] @ P[l - 1].T, S[l].T @ S[l])
     return scale**2 * result
 
 

@@ -43,7 +43,9 @@ class TangentSpectrum:
     reason: str = ""
 
 
-def tangent_spectrum(network: Network, *, rounded: bool = False) -> TangentSpectrum:
+def tangent_spectrum(
+    network: Network, *, rounded: bool = False, trained: Sequence[bool] | None = None
+) -> TangentSpectrum:
     """Return the extreme eigenvalues of `T(E) = c² Σ_l P_{l-1}P_{l-1}ᵀ E S_{l+1}ᵀS_{l+1}` without n×n matrices.
 
     With `W_1 = U R`, U of orthonormal columns (n > h_1), every term of T but the first acts within `U R^{k×m}`, and
@@ -55,6 +57,7 @@ def tangent_spectrum(network: Network, *, rounded: bool = False) -> TangentSpect
     Args:
         network: two layers or more.
         rounded: whether the weights were once rounded to float32 or shorter, which leaves more of a zero.
+        trained: for each layer whether it is, all if left out: the terms of the others are left out of T.
 
     Returns:
         A `TangentSpectrum`, c² included; of the product, c.
@@ -66,11 +69,13 @@ def tangent_spectrum(network: Network, *, rounded: bool = False) -> TangentSpect
     values = scale * singular_values(multiply(core))
     a, b = (_squares(multiply(part), size, rounded) for part, size in ((core[:-1], k), (core[1:], p)))
     ranks = int(np.count_nonzero(a)), int(np.count_nonzero(b))
+    first, *_, last = trained or [True, True]
+    a, b = last * a, first * b  # of the last layer's term and the first layer's
     if network.depth == 2:
         sums = _outer_extremes(a, b, n, m)
         least, tangent, greatest = (scale**2 * x for x in sums)
         return TangentSpectrum(least, tangent, greatest, values, ranks)
-    return _deep(core, a, b, (n, m), scale**2, values, ranks, ROUNDED**2 * rounded)
+    return _deep(core, trained, a, b, (n, m), scale**2, values, ranks, ROUNDED**2 * rounded)
 
 
 def _square_root(W: Array) -> Array:
@@ -99,6 +104,7 @@ def _outer_extremes(a: np.ndarray, b: np.ndarray, n: int, m: int) -> tuple[float
 
 def _deep(
     core: Sequence[Array],
+    trained: Sequence[bool] | None,
     a: np.ndarray,
     b: np.ndarray,
     shape: tuple[int, int],
@@ -116,7 +122,7 @@ def _deep(
             "minutes; linflow.TangentOperator(chain.network()).eigenvalue() does it"
         )
         return TangentSpectrum(0.0 if below and beside else None, None, None, values, ranks, why)
-    T = TangentOperator(core)
+    T = TangentOperator(core, trained)
     if k * p <= DENSE_LIMIT:
         spectrum = np.linalg.eigvalsh(to_numpy(T.dense()))
         spectrum[spectrum <= max(len(spectrum) * EPS, rounding) * spectrum[-1]] = 0.0
