@@ -56,15 +56,26 @@ def matrix(x: Any, name: str, shape: tuple[int | None, int | None] | None = None
     return x, note
 
 
-def positive(x: Any, name: str, *, allow_zero: bool = False) -> float:
-    """Check a real number that must be positive (or non-negative)."""
-    need = "a non-negative number" if allow_zero else "a positive number"
+def number(x: Any, name: str, need: str = "a number") -> float:
+    """Check a finite real number; words and truth values are none, though Python turns them into one."""
+    if isinstance(x, (str, bytes, bool, np.bool_)):
+        raise TypeError(f"{name} is {x!r}; {need} is needed.")
     try:
         value = float(x)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} is {x!r}; {need} is needed.") from error
-    ok = value >= 0 if allow_zero else value > 0
-    if not ok or math.isinf(value):
+    except OverflowError:
+        value = math.inf
+    if not math.isfinite(value):
+        raise ValueError(f"{name} is {x!r}; {need}, finite, is needed.")
+    return value
+
+
+def positive(x: Any, name: str, *, allow_zero: bool = False) -> float:
+    """Check a real number that must be positive (or non-negative)."""
+    need = "a non-negative number" if allow_zero else "a positive number"
+    value = number(x, name, need)
+    if not (value >= 0 if allow_zero else value > 0):
         raise ValueError(f"{name} is {x!r}; {need}, finite, is needed.")
     return value
 

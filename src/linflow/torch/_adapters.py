@@ -4,67 +4,187 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from numbers import Real
+from typing import Any
 
+from linflow import _checks
+from linflow._arrays import Array
+from linflow.torch._peft import ALORA, activated, other_adapters, variant
 from linflow.torch._state import State
 from linflow.torch.chains import Chain
 
 _FIRST = re.compile(
-    r"^(?P<layer>.*?)\.?lora_(?P<embedding>embedding_)?A(?:\.(?P<adapter>[^.]+))??(?P<end>\.weight)?$"
+    r"^(?:(?P<layer>.+)\.)?(?P<word>lora_(?:embedding_)?A)(?:\.(?P<adapter>[^.]+?))??(?P<end>\.weight)?$"
 )
+_WORD = re.compile(r"(?:^|\.)(?P<word>lora_\w+)(?:\.(?P<next>\w+))?")
+_FACTORS = {"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"}
 
 
 def lora_pairs(state: State, scaling: float | None, skipped: list[tuple[str, str]]) -> Iterable[Chain]:
-    """Yield `s · Aᵀ Bᵀ` for each adapter; A is (r, inputs), B is (outputs, r), their update of W is `s B A`."""
-    for name in list(state.tensors):
-        found = _FIRST.match(name)
-        if found is None:
-            continue
-        layer, adapter = found["layer"], found["adapter"] or ""
-        partner = name[: len(layer)] + name[len(layer) :].replace("lora_A", "lora_B").replace(
-            "lora_embedding_A", "lora_embedding_B"
-        )
+    """Yield `s · Aᵀ Bᵀ` for each adapter; A is (r, inputs), B is (outputs, r), their update of W is `s B A`.
+
+    A pair is `s B A` with A and B trained only if nothing says otherwise: another method or variant of PEFT, other
+    tensors beside it, a rank or a shape that does not fit. What is not is put into `skipped`.
+    """
+    if scaling is not None:
+        scaling = _checks.number(scaling, "scaling")
+    skipped += other_adapters(state)
+    pairs = [found for name in state.tensors if (found := _FIRST.match(name))]
+    beside = _words_beside(state, pairs)
+    owners = _owners(state, pairs)
+    for found in pairs:
+        name, layer, adapter = found[0], found["layer"] or "", found["adapter"] or ""
+        partner = _partner(found)
         label = layer + (f" [{adapter}]" if adapter not in {"", "default"} else "")
         A, B = state.matrix(name), state.matrix(partner)
-        if A is None or B is None or A.shape[0] != B.shape[1]:
-            skipped.append((label, _unfit(state, name, partner)))
+        module = state.holder(name, found["word"])
+        why = "" if partner in state.tensors else f"{partner} is missing"
+        why = why or variant(state, module, adapter, beside.get((layer, adapter), ()))
+        if why or A is None or B is None or A.shape[0] != B.shape[1]:
+            skipped.append((label, why or _unfit(state, name, partner)))
             continue
-        magnitude = [key for key in state.tensors if key.startswith(f"{layer}.lora_magnitude_vector") and layer]
-        if magnitude:
-            skipped.append((label, "DoRA divides by the norm of the sum with the frozen weights: not a product"))
+        frozen = {name, partner} & state.frozen
+        if len(frozen) == 1:
+            why = f"{frozen.pop()} is frozen: the update is linear in the other, and nothing of D is conserved"
+        tied = next((x for x in (owners[adapter, _place(W)] for W in (A, B)) if len(x) > 1), None)
+        if tied:
+            why = (
+                f"{' and '.join(tied)} are one tensor: its gradient is the sum of two, and nothing of D is conserved"
+            )
+        rank = _rank(state, layer, module, adapter)
+        blocks = _blocks(state, layer, module, A.shape[0], rank)
+        if not why and blocks is None:
+            why = f"A has {A.shape[0]} rows where the configuration says rank {rank}: it may be no plain LoRA"
+        why = why or _misfit(state, layer, A, B, blocks or 1)
+        if why:
+            skipped.append((label, why))
             continue
-        factor, note = _scaling(state, layer, adapter, A.shape[0], scaling)
-        yield Chain(label, "lora", (A.T, B.T), (name, partner), factor, (note,) if note else ())
+        factor, notes = _scaling(state, layer, module, adapter, A.shape[0] // (blocks or 1), scaling)
+        if frozen:
+            notes.append("A and B are frozen: this is what it would be to train both")
+        if activated(state, module, adapter):
+            notes.append(ALORA)
+        if f"{partner.removesuffix('.weight')}.bias" in state.tensors:
+            notes.append("the bias of B stands outside the product")
+        for label_of, left, right in _split(label, A, B, blocks or 1):
+            yield Chain(label_of, "lora", (left.T, right.T), (name, partner), factor, tuple(notes))
+
+
+def _words_beside(state: State, pairs: Iterable[re.Match[str]]) -> dict[tuple[str, str], list[str]]:
+    """Return, by layer and adapter, the words `lora_…` in the names of its tensors that are not those of A and B."""
+    found: dict[tuple[str, str], list[str]] = {}
+    adapters: dict[str, list[str]] = {}
+    for pair in pairs:
+        layer, adapter = pair["layer"] or "", pair["adapter"] or ""
+        adapters.setdefault(layer, []).append(adapter)
+        # Arrow has a module and no tensor.
+        if (adapter or "default") in getattr(state.holder(pair[0], pair["word"]), "lora_arrow", ()):
+            found.setdefault((layer, adapter), []).append("lora_arrow")
+    for name in state.tensors:
+        part = _WORD.search(name)
+        if part is None or part["word"] in _FACTORS or name[: part.start()] not in adapters:
+            continue
+        layer, owner = name[: part.start()], part["next"] or ""
+        for adapter in [owner] if owner in adapters[layer] else adapters[layer]:
+            found.setdefault((layer, adapter), []).append(part["word"])
+    return found
 
 
 def _unfit(state: State, name: str, partner: str) -> str:
-    if partner not in state.tensors:
-        return f"{partner} is missing"
     shapes = " and ".join(str(tuple(state.tensors[key].shape)) for key in (name, partner))
     return f"A and B have shapes {shapes}: not two matrices of floating-point numbers that multiply"
 
 
-def _scaling(state: State, layer: str, adapter: str, rank: int, given: float | None) -> tuple[float, str]:
+def _owners(state: State, pairs: Iterable[re.Match[str]]) -> dict[tuple[str, int], list[str]]:
+    """Return the names of the factors by adapter and place in memory."""
+    owners: dict[tuple[str, int], list[str]] = {}
+    for pair in pairs:
+        for name in (pair[0], _partner(pair)):
+            if name in state.tensors:
+                owners.setdefault((pair["adapter"] or "", _place(state.tensors[name])), []).append(name)
+    return owners
+
+
+def _place(x: Array) -> int:
+    return x.data_ptr() if hasattr(x, "data_ptr") else id(x)
+
+
+def _partner(pair: re.Match[str]) -> str:
+    return pair[0][: pair.start("word")] + pair["word"][:-1] + "B" + pair[0][pair.end("word") :]
+
+
+def _misfit(state: State, layer: str, A: Array, B: Array, blocks: int) -> str:
+    """Return why the pair cannot be added to the frozen weight, where that is there."""
+    W = state.tensors.get(f"{layer}.weight" if layer else "weight")
+    update = B.shape[0], A.shape[1]
+    if W is None or W.ndim != 2 or blocks > 1 or "float" not in str(W.dtype) or sorted(W.shape) == sorted(update):
+        return ""
+    return f"B A is {update[0]}×{update[1]} and the frozen weight {W.shape[0]}×{W.shape[1]}: it is no plain LoRA"
+
+
+def _rank(state: State, layer: str, module: Any, adapter: str) -> int | None:
+    """Return the rank that the module or the configuration states."""
+    ranks = getattr(module, "r", None)
+    if isinstance(ranks, Mapping):
+        return ranks.get(adapter or "default")
+    rank = _by_pattern(state.config, "rank_pattern", layer, state.config.get("r"))
+    return None if rank is None else _checks.count(rank, "r (or rank_pattern) of the adapter's configuration")
+
+
+def _blocks(state: State, layer: str, module: Any, rows: int, rank: int | None) -> int | None:
+    """Return how many pairs are stacked in one, as PEFT does for the experts in a parameter; None where none fits."""
+    if rank is None or rows == rank:
+        return 1
+    if rows % rank:
+        return None
+    if module is not None:
+        return rows // rank if getattr(module, "num_experts", 1) == rows // rank else None
+    name = re.sub(r"(\.base_layer)+$", "", layer)
+    targets = [str(target).rpartition(".")[0] for target in state.config.get("target_parameters") or ()]
+    return rows // rank if any(re.search(rf"(^|\.){re.escape(target)}$", name) for target in targets) else None
+
+
+def _split(label: str, A: Array, B: Array, blocks: int) -> Iterable[tuple[str, Array, Array]]:
+    """Yield the pairs that are stacked: the rows of A expert after expert, the columns of B in turns."""
+    rank = A.shape[0] // blocks
+    for e in range(blocks):
+        yield (f"{label} expert {e}" if blocks > 1 else label), A[e * rank : (e + 1) * rank], B[:, e::blocks]
+
+
+def _scaling(
+    state: State, layer: str, module: Any, adapter: str, rank: int, given: float | None
+) -> tuple[float, list[str]]:
     """Return the factor s of a pair, and what was assumed."""
     if given is not None:
-        return given, ""
-    values = getattr(state.modules.get(layer), "scaling", None)
-    if isinstance(values, dict) and values.get(adapter or "default"):
-        return float(values[adapter or "default"]), ""
-    short = layer.removeprefix("base_model.model.")
-    alpha = _by_pattern(state.config.get("alpha_pattern"), short, state.config.get("lora_alpha"))
-    if isinstance(alpha, (int, float)) and alpha > 0:
-        return alpha / (math.sqrt(rank) if state.config.get("use_rslora") else rank), ""
-    return 1.0, "its scaling is not known and taken as 1"
+        return given, []
+    value = getattr(module, "scaling", None)
+    value = value.get(adapter or "default") if isinstance(value, Mapping) else value
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return _checks.number(value, f"the scaling of {layer}"), []
+    alpha = _by_pattern(state.config, "alpha_pattern", layer, state.config.get("lora_alpha"))
+    if alpha is None:
+        return 1.0, ["its scaling is not known and taken as 1"]
+    alpha = _checks.number(alpha, "lora_alpha (or alpha_pattern) of the adapter's configuration")
+    root = state.config.get("use_rslora", False)
+    if not isinstance(root, bool | None):
+        raise TypeError(f"use_rslora of the adapter's configuration is {root!r}; true or false is needed.")
+    return alpha / (math.sqrt(rank) if root else rank), []
 
 
-def _by_pattern(patterns: object, layer: str, otherwise: object) -> object:
-    """Return the value whose key, a regular expression, matches the end of the name, as PEFT reads it."""
-    if isinstance(patterns, dict):
-        for key, value in patterns.items():
-            try:
-                if re.match(rf"(.*\.)?({key})$", layer):
-                    return value
-            except re.error:
-                continue
+def _by_pattern(config: Mapping[str, Any], key: str, layer: str, otherwise: Any) -> Any:
+    """Return the value whose name, a regular expression, matches the end of the layer's, as PEFT reads it."""
+    patterns = config.get(key) or {}
+    if not isinstance(patterns, Mapping):
+        raise TypeError(f"{key} of the adapter's configuration is {patterns!r}; names with numbers are needed.")
+    for name, value in patterns.items():
+        try:
+            if re.match(rf"(.*\.)?({name})$", layer.removeprefix("base_model.model.")):
+                if value is None:
+                    raise TypeError(f"{key} of the adapter's configuration has no number for {name!r}.")
+                return value
+        except re.error as error:
+            raise ValueError(
+                f"{key} of the adapter's configuration has {name!r}, no regular expression: {error}."
+            ) from error
     return otherwise

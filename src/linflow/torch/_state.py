@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from linflow._arrays import Array, detach, is_array, whole
 
 _DIGITS = re.compile(r"(\d+)")
+_WRAPPED = re.compile(r"(\.base_layer)+(?=\.|$)")
 
 
 class State:
@@ -26,14 +28,23 @@ class State:
     Attributes:
         tensors: all arrays with their graphs dropped, by name; PEFT's `base_layer` is left out of names.
         modules: by name; empty without a model.
+        frozen: the names of the parameters of a model that are not trained.
+        peft_types: PEFT's kind of each adapter, by its name; by "" where the configuration has it.
     """
 
     def __init__(self, source: Any, config: Mapping[str, Any] | None = None):
         self.modules: dict[str, Any] = {}
+        self._all: dict[str, Any] = {}
         self.config = dict(config or {})
+        self.peft_types = {"": str(self.config["peft_type"])} if self.config.get("peft_type") else {}
         if hasattr(source, "named_modules") and hasattr(source, "state_dict"):
             for name, module in source.named_modules():
                 self.modules.setdefault(plain(name), module)  # the layer of PEFT, not what it wraps
+                self._all[name] = module
+                if isinstance(configs := getattr(module, "peft_config", None), Mapping):
+                    kinds = {key: getattr(value, "peft_type", None) for key, value in configs.items()}
+                    # PEFT's models hold those of the models within, and X-LoRA's are LoRA's there.
+                    self.peft_types = {k: str(getattr(v, "value", v)) for k, v in kinds.items()} | self.peft_types
             named = source.state_dict(keep_vars=True)
         elif isinstance(source, Mapping):
             named = source
@@ -48,14 +59,23 @@ class State:
                 f"{wrong!r} of the state dict is a {type(named[wrong]).__name__}; tensors are needed. "
                 "Pass the state dict itself, such as checkpoint['state_dict']."
             )
+        often = Counter(plain(name) for name in named)  # adapters of one layer may be nested
+        kept = {name: plain(name) if often[plain(name)] == 1 else name for name in named}
+        self._given = {name: given for given, name in kept.items()}
         self.tensors: dict[str, Array] = {
-            plain(name): detach(whole(x, repr(name))) for name, x in named.items() if is_array(x)
+            kept[name]: detach(whole(x, repr(name))) for name, x in named.items() if is_array(x)
         }
+        self.frozen = {kept[name] for name, x in named.items() if self.modules and not getattr(x, "requires_grad", 1)}
 
     def matrix(self, name: str) -> Array | None:
         """Return the matrix of that name; None where there is none of floating-point numbers."""
         x = self.tensors.get(name)
         return x if x is not None and x.ndim == 2 and 0 not in x.shape and "float" in str(x.dtype) else None
+
+    def holder(self, name: str, within: str) -> Any:
+        """Return the module that has the tensor of that name, whose own name in it begins with `within`."""
+        prefix = self._given[name].rpartition(within)[0].removesuffix(".")
+        return self._all.get(prefix)
 
     def vector(self, name: str) -> Array | None:
         """Return the vector of that name; None where there is none."""
@@ -75,7 +95,7 @@ class State:
 
 def plain(name: str) -> str:
     """Return the name without what PEFT adds where it wraps a layer."""
-    return name.replace(".base_layer.", ".").removesuffix(".base_layer")
+    return _WRAPPED.sub("", name)
 
 
 def natural(name: str) -> list[tuple[int, int | str]]:

@@ -42,6 +42,11 @@ class TangentSpectrum:
     ranks: tuple[int, int]
     reason: str = ""
 
+    def scaled(self, c: float) -> TangentSpectrum:
+        """Return the spectrum of T where the product is multiplied by c."""
+        least, tangent, top = (x and c**2 * x for x in (self.least, self.least_on_tangent, self.greatest))
+        return TangentSpectrum(least, tangent, top, abs(c) * self.singular_values, self.ranks, self.reason)
+
 
 def tangent_spectrum(
     network: Network, *, rounded: bool = False, trained: Sequence[bool] | None = None

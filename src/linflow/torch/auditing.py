@@ -245,7 +245,7 @@ def audit(
     audits, skipped = [], list(found.skipped)
     for chain in found.chains:
         try:
-            network = chain.network()
+            network = chain.network() if chain.scale else Network(chain.weights)
         except ValueError as error:  # weights that are not finite, or too large to square
             skipped.append((chain.name, str(error)))
             continue
@@ -305,6 +305,8 @@ def _audit(chain: Chain, network: Network, objective: Objective | Mapping[str, O
         )  # no -0
     step, reason = _step_size(chain, network, objective)
     spectrum = tangent_spectrum(network, rounded=bool(network.notes))
+    if not chain.scale:
+        spectrum = spectrum.scaled(0)
     # One note for all layers of a chain, not one for each.
     kinds = sorted({note.partition(" was promoted ")[2] for note in network.notes})
     notes = (*chain.notes, *(f"the weights were promoted {kind}" for kind in kinds))
@@ -330,6 +332,8 @@ def _step_size(
     given = objective.get(chain.name) if isinstance(objective, Mapping) else objective
     if given is None:
         return None, ""
+    if not chain.scale:
+        return None, "the scale is 0: no step changes the product"
     try:
         return safe_step_size(given, network), ""
     except (TypeError, ValueError) as error:

@@ -28,7 +28,7 @@ class Chain:
         kind: one of `KINDS`.
         weights: `W_1, …, W_L` as views of what was given, `W_l` of shape `(h_{l-1}, h_l)`; not yet promoted.
         sources: the names of the tensors, first to last.
-        scale: the factor c: that of a LoRA pair, 1 elsewhere.
+        scale: the factor c: that of a LoRA pair, which may be 0 or negative, 1 elsewhere.
         notes: what was assumed.
     """
 
@@ -40,8 +40,15 @@ class Chain:
     notes: tuple[str, ...] = ()
 
     def network(self) -> Network:
-        """Return the chain as a `Network` in float64, on the device of the weights."""
-        return Network(self.weights, self.scale)
+        """Return the chain as a `Network` in float64, on the device of the weights; of |c|, c's sign given to `W_1`.
+
+        Raises:
+            ValueError: c = 0, or weights that are not finite or too large.
+        """
+        if self.scale == 0:
+            raise ValueError("the scale is 0, so the product is: no network has it. Use Network(chain.weights).")
+        first, *rest = self.weights
+        return Network([first if self.scale > 0 else -first, *rest], abs(self.scale))
 
     @property
     def widths(self) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from linflow import _checks
 from linflow._arrays import Array, namespace, norm, to_numpy
+from linflow.network import Network
 from linflow.torch._tangent import tangent_spectrum
 from linflow.torch.auditing import balancedness
 from linflow.torch.chains import Chain, find_chains
@@ -63,9 +64,12 @@ class Adapter:
         """Return `b²/a²`, the ratio for a mode in which the update has reached `sigma`, as the flow gets there.
 
         Its offset `a² − b² = d` is conserved; with d the mean eigenvalue of D and `s a b = σ`, it is
-        `(r − d) / (r + d)`, `r = sqrt(d² + 4σ²/s²)`. At a start with B = 0 it is 0: A does not matter.
+        `(r − d) / (r + d)`, `r = sqrt(d² + 4σ²/s²)`. At a start with B = 0 it is 0: A does not matter. Where s = 0 no
+        `sigma` is reached: a ValueError.
         """
         sigma = _checks.positive(sigma, "sigma")
+        if self.chain.scale == 0:
+            raise ValueError(f"the scaling of {self.name} is 0, so its update stays 0 and does not reach {sigma:g}.")
         d = float(namespace(self.imbalance).mean(self.imbalance))
         r = math.hypot(d, 2 * sigma / self.chain.scale)
         return (r - d) / (r + d)
@@ -147,7 +151,10 @@ def adapters(model: Any, *, scaling: float | None = None, config: Mapping[str, A
         A `LoraReport`; its arrays are of the kind and on the device of the weights, in float64.
 
     Raises:
-        TypeError: neither a model nor a state dict.
+        TypeError: neither a model nor a state dict; a scaling, or a value of the configuration, of the wrong type.
+        ValueError: a scaling, or a value of the configuration, that is no finite number.
+
+    What is no plain `s B A` with both trained, such as DoRA, is in `skipped`, with the reason.
 
     Source: docs/torch_audit.md.
 
@@ -170,12 +177,14 @@ def adapters(model: Any, *, scaling: float | None = None, config: Mapping[str, A
 
 
 def _adapter(chain: Chain) -> Adapter:
-    network = chain.network()
+    network = chain.network() if chain.scale else Network(chain.weights)
     xp = network.xp
     W_1, W_2 = network.weights
     D = W_1.T @ W_1 - W_2 @ W_2.T  # r×r
     imbalance = xp.flip(xp.linalg.eigvalsh(D))
     spectrum = tangent_spectrum(network, rounded=bool(network.notes))
+    if not chain.scale:
+        spectrum = spectrum.scaled(0)
     n, _, m = network.widths
     a, b = (float(xp.linalg.svdvals(W)[0]) for W in (W_1.T @ W_1, W_2 @ W_2.T))
     means = n * norm(W_2) ** 2, m * norm(W_1) ** 2
@@ -233,14 +242,14 @@ def alignment(A: Array, B: Array, gradient: Array, scaling: float = 1.0, smoothn
         A: (r, inputs).
         B: (outputs, r).
         gradient: `∇f` at the frozen weights, (outputs, inputs): that of the layer's weight.
-        scaling: s > 0.
+        scaling: s, not 0; a negative one is the positive one with -A.
         smoothness: K > 0 of f, in the weights of the layer.
 
     Returns:
         An `Alignment` of the modes up to the rank r.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes that do not fit, or scaling = 0.
 
     Source: this library, docs/torch_audit.md; of the phase, Xu et al. (AISTATS 2025), `lf.cite("xu2025lora")`.
 
@@ -257,7 +266,10 @@ def alignment(A: Array, B: Array, gradient: Array, scaling: float = 1.0, smoothn
             f"A is {A.shape[0]}×{A.shape[1]}, B is {B.shape[0]}×{B.shape[1]} and the gradient is "
             f"{G.shape[0]}×{G.shape[1]}; r×inputs, outputs×r and outputs×inputs are needed."
         )
-    s, K = _checks.positive(scaling, "scaling"), _checks.positive(smoothness, "smoothness")
+    s, K = _checks.number(scaling, "scaling"), _checks.positive(smoothness, "smoothness")
+    if s == 0:
+        raise ValueError("scaling is 0, so A and B have no gradient and no mode grows; another number is needed.")
+    A, s = (A, s) if s > 0 else (-A, -s)
     xp = namespace(A, B, G)
     U, values, Vh = xp.linalg.svd(-G, full_matrices=False)
     keep = min(r, int(xp.sum(xp.astype(values > values[0] * 1e-12, xp.int64))))
