@@ -17,10 +17,6 @@ import tempfile
 from itertools import pairwise
 from pathlib import Path
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
@@ -112,6 +108,7 @@ with lf.plots.style("light", 8):
         if ax is not loss:
             ax.legend(frameon=False, loc="upper left" if ax is drift else "best")
     lf.plots.save(figure, folder / "deep_linear_autoencoder_monitor.png", dpi=200)
+figure
 
 # %% [markdown]
 # ## Steps that look at the curvature
@@ -201,6 +198,7 @@ with lf.plots.style("light", 8):
     left.legend(frameon=False)
     right.set(xlabel="iteration", ylabel=r"step size $\eta_t$")
     lf.plots.save(figure, folder / "deep_linear_autoencoder_steps.png", dpi=200)
+figure
 
 # %% [markdown]
 # ## A start improved by its own certificate

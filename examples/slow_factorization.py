@@ -14,10 +14,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-
 import numpy as np
 from sklearn.datasets import load_digits
 
@@ -82,6 +78,7 @@ lf.plots.convergence(
 )
 lf.plots.rate([slow, fast], [slow_cert, design.certificate], axes[1], labels=["balanced", "designed"], named=True)
 lf.plots.save(fig, folder / "slow_factorization.png")
+fig
 
 # %% [markdown]
 # ## What was claimed, checked

@@ -12,10 +12,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-
 import numpy as np
 
 import linflow as lf
@@ -43,11 +39,13 @@ assert run.stats.imbalance_drift < 1e-7  # hundreds of times the error seen, ten
 scalar = lf.MatrixFactorization(np.array([[2.0]]))
 starts = [(0.3, 0.3), (2.0, -1.0), (-0.5, 2.2)]
 flows = [lf.gradient_flow(scalar, [np.array([[u]]), np.array([[v]])], until=1e-8) for u, v in starts]
-lf.plots.save(lf.plots.phase_plane(scalar, flows), folder / "phase_plane.png")
 for (u, v), flow in zip(starts, flows, strict=True):
     final = scalar.pl_constant * np.hypot(u**2 - v**2, 2 * 2.0)
     print(f"d = {u**2 - v**2:5.2f}: rate at the end {float(flow.rate[-1]):.3f}, formula {final:.3f}")
     assert abs(float(flow.rate[-1]) / final - 1) < 1e-3  # the gap is 1e-8 there, and w off by 1e-4 of itself
+ax = lf.plots.phase_plane(scalar, flows)
+lf.plots.save(ax, folder / "phase_plane.png")
+ax
 
 # %% [markdown]
 # ## Two layers, and more
@@ -71,9 +69,11 @@ check = cert.check(run)
 print(
     f"certified rate {cert.rate:.3f}; time to 1e-6: certified {cert.time_to(1e-6):.3f}, run {run.time_to(1e-6):.3f}"
 )
-lf.plots.save(lf.plots.convergence(run, cert), folder / "certificate.png")
 assert check.holds
 assert run.time_to(1e-6) <= cert.time_to(1e-6)
+ax = lf.plots.convergence(run, cert)
+lf.plots.save(ax, folder / "certificate.png")
+ax
 
 # %% [markdown]
 # ## Imbalance or margin
@@ -88,8 +88,10 @@ for imbalance in (0.0, 2.0):
         start = lf.init.imbalanced((3, 6, 3), imbalance, size * np.diag([2.0, 1.5, 1.0]), rng=0)
         rates[imbalance, size] = lf.certify(f, start).rate
         print(f"imbalance {imbalance:.0f}, start at {size:.2f} W*: certified rate {rates[imbalance, size]:.3f}")
-lf.plots.save(lf.plots.init_map(lf.MatrixFactorization(np.eye(2))), folder / "init_map.png")
 assert min(rates[0.0, 0.9], rates[2.0, 0.05]) > 0
 assert rates[2.0, 0.9] > max(rates[0.0, 0.9], rates[2.0, 0.05])
 assert rates[0.0, 0.05] < 1e-6 * rates[2.0, 0.05]
+ax = lf.plots.init_map(lf.MatrixFactorization(np.eye(2)))
+lf.plots.save(ax, folder / "init_map.png")
 print(f"figures in {folder}")
+ax

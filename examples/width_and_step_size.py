@@ -13,10 +13,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-
 import numpy as np
 
 import linflow as lf
@@ -70,6 +66,7 @@ with lf.plots.style("light"):
     axes[2].set(xscale="log", yscale="log", xlabel="width $h$", ylabel=f"steps to {UNTIL:g} of the gap")
     axes[2].legend(frameon=False)
 lf.plots.save(fig, folder / "width_and_step_size.png")
+fig
 
 # %% [markdown]
 # ## What was claimed, checked

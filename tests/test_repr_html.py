@@ -70,6 +70,25 @@ def test_certificate_separates_what_applies_from_what_does_not():
     assert folded == [g.name for g in cert.guarantees if not g.applies] and folded
 
 
+def test_bounds_separate_what_applies_from_what_does_not():
+    table = lf.bounds.table(lf.init.gaussian((3, 5, 2), rng=0))
+    root = parsed(table)
+    shown = root.findall("./table/tbody/tr")
+    assert {tr[0].text for tr in shown} == {b.name for b in table if b.applies}
+    values = [float(tr[1].text) for tr in shown]
+    assert values == sorted(values, reverse=True)
+    assert {tr[0].text for tr in root.findall("./details//tbody/tr")} == {b.name for b in table if not b.applies}
+
+
+@pytest.mark.parametrize("asked", [{"rate": 2.0}, {"algorithm": "descent", "steps": 80, "fraction": 1e-4}])
+def test_design_shows_its_layers_and_its_certificate(asked):
+    f, _ = objective_and_start()
+    design = lf.design(f, (3, 5, 2), rng=0, **asked)
+    text = words(parsed(design))
+    assert f"{design.imbalance:.4g}" in text and "3×5×2" in text and design.reason in text
+    assert ("steps of" in text) == (design.steps is not None)
+
+
 def test_certificate_of_descent_counts_steps():
     f, net = objective_and_start()
     assert "steps to 1e-6" in words(parsed(lf.certify(f, net, algorithm="descent")))

@@ -1,4 +1,4 @@
-"""Small self-contained HTML of networks, certificates and runs, for notebooks.
+"""Small self-contained HTML of networks, bounds, certificates, runs and designs, for notebooks.
 
 Colours are those of the page (`currentColor` and opacity), so that light and dark notebooks can both be read; styles
 stand on the elements, so that none reaches the rest of the page. Nothing heavy is computed: no spectrum of T, no
@@ -17,10 +17,12 @@ import numpy as np
 from linflow._arrays import to_numpy
 
 if TYPE_CHECKING:
+    from linflow.bounds import BoundTable
     from linflow.certificates import Certificate
     from linflow.certificates._base import Guarantee
     from linflow.dynamics.trajectory import Trajectory
     from linflow.network import Network
+    from linflow.starts import Design
 
 FRACTIONS = ("1e-2", "1e-4", "1e-6")
 WIDEST = 500
@@ -63,9 +65,7 @@ def certificate_html(certificate: Certificate) -> str:
             (g.name, f"{g.rate:.4g}", *(_soonest(g, float(x), flow) for x in FRACTIONS), g.source) for g in applying
         ]
         body = _table(titles, rows)
-    if others:
-        table = _table(("guarantee", "why not"), [(g.name, g.reason) for g in others])
-        body += f"<details><summary>{len(others)} that do not apply</summary>{table}</details>"
+    body += _others([(g.name, g.reason) for g in others])
     return _block("Certificate", head, body, _notes(certificate.notes))
 
 
@@ -82,6 +82,23 @@ def trajectory_html(run: Trajectory) -> str:
     ]
     body = _table((), rows) + _sparkline(t, gap)
     return _block("Trajectory", f"gradient {run.algorithm}{step}: {run.result.value}", body, _notes(run.notes))
+
+
+def bounds_html(table: BoundTable) -> str:
+    """Return the bounds that apply, the largest first, and the others with their reasons behind a fold."""
+    rows = table.rows()
+    count = sum(bound.applies for bound in table)
+    body = _table(("bound", "λ_min(T) ≥", "source"), rows[:count]) if count else "<div>no bound applies</div>"
+    return _block("Bounds", "on the least eigenvalue of T", body, _others([(a, c) for a, _, c in rows[count:]]))
+
+
+def design_html(design: Design) -> str:
+    """Return what the start was made for, its layers and its certificate."""
+    head = f"imbalance λ = {design.imbalance:.4g}, rate {design.rate:.4g}"
+    if design.steps is not None:
+        head += f", {design.steps} steps of {design.step_size:.4g} to {design.fraction:g} of the gap"
+    parts = (network_html(design.network), certificate_html(design.certificate))
+    return _block("Design", head, f"<div>{escape(design.reason)}</div>", *parts, _notes(design.notes))
 
 
 def never_raising(build: Callable[[Any], str], shown: Any) -> str:
@@ -156,6 +173,14 @@ def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         f'<tr style="background:none">{"".join(f"<td {_PLAIN}>{escape(x)}</td>" for x in row)}</tr>' for row in rows
     )
     return f'<table style="border-collapse:collapse;border:0;margin:0.3em 0">{head}<tbody>{body}</tbody></table>'
+
+
+def _others(rows: Sequence[tuple[str, str]]) -> str:
+    """Return names with why they do not apply, behind a fold; nothing if there are none."""
+    if not rows:
+        return ""
+    many = "1 that does not apply" if len(rows) == 1 else f"{len(rows)} that do not apply"
+    return f"<details><summary>{many}</summary>{_table(('name', 'why not'), rows)}</details>"
 
 
 def _notes(notes: Sequence[str]) -> str:

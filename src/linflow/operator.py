@@ -63,7 +63,7 @@ class TangentOperator:
 
     def __init__(self, network: Network | Sequence[Any], trained: Sequence[bool] | None = None):
         net = Network.of(network)
-        self.shape = net.shape
+        self.shape, self._widths = net.shape, net.widths
         kept = _trained(trained, net.depth)
         # Gram matrices of the prefixes (n×n) and suffixes (m×m); None stands for the identity.
         lefts = [None if P is None else P @ P.T for P in net.prefixes()]
@@ -73,6 +73,9 @@ class TangentOperator:
             pair for pair, keep in zip(zip(lefts, rights, strict=True), kept, strict=True) if keep
         ]
         self._like = net.weights[0]
+
+    def __repr__(self) -> str:
+        return f"TangentOperator({'×'.join(map(str, self._widths))}, on {self.shape[0]}×{self.shape[1]} matrices)"
 
     @property
     def _outer(self) -> tuple[Array, Array]:

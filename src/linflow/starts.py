@@ -99,6 +99,11 @@ class Design:
     def __str__(self) -> str:
         return "\n".join([repr(self), self.reason, *self.notes, str(self.certificate)])
 
+    def _repr_html_(self) -> str:
+        from linflow._html import design_html, never_raising  # noqa: PLC0415 - only notebooks need it
+
+        return never_raising(design_html, self)
+
     def __repr__(self) -> str:
         what = (
             f"rate={self.rate:.4g}" if self.steps is None else f"steps={self.steps}, step_size={self.step_size:.4g}"

@@ -13,7 +13,7 @@ from typing import Any
 from linflow import _checks
 from linflow._arrays import Array
 from linflow.bounds import any_imbalance, product_aware, scalar_chain, special_imbalance, three_layers, two_layers
-from linflow.bounds._base import Bound, Invariants, Theorem, within_normal
+from linflow.bounds._base import Bound, BoundTable, Invariants, Theorem, within_normal
 from linflow.bounds.any_imbalance import deep
 from linflow.bounds.layer_norms import norms
 from linflow.bounds.optimum import Optimum, optimum
@@ -27,6 +27,7 @@ from linflow.network import Network
 __all__ = [
     "THEOREMS",
     "Bound",
+    "BoundTable",
     "Invariants",
     "Optimum",
     "Theorem",
@@ -60,7 +61,7 @@ THEOREMS: tuple[Theorem, ...] = (
 )
 
 
-def table(network: Network | Sequence[Any], sigma_min: Any = None) -> list[Bound]:
+def table(network: Network | Sequence[Any], sigma_min: Any = None) -> BoundTable:
     """Evaluate every theorem on a network, in the order of `THEOREMS`.
 
     Args:
@@ -69,7 +70,8 @@ def table(network: Network | Sequence[Any], sigma_min: Any = None) -> list[Bound
             of the network's own singular values: with the margin the bounds hold along the whole flow, not only now.
 
     Returns:
-        One `Bound` for each theorem; its `value` bounds `λ_min(T)` (output scale included) from below.
+        A list of one `Bound` for each theorem; its `value` bounds `λ_min(T)` (output scale included) from below.
+        `print` shows a table.
 
     Example:
         >>> import linflow as lf
@@ -84,9 +86,9 @@ def table(network: Network | Sequence[Any], sigma_min: Any = None) -> list[Bound
     return evaluate(invariants, net.scale)
 
 
-def evaluate(invariants: Invariants, scale: float = 1.0) -> list[Bound]:
+def evaluate(invariants: Invariants, scale: float = 1.0) -> BoundTable:
     """Evaluate every theorem on given invariants; values have the shape of `invariants.sigma_min`."""
-    return [_evaluate(theorem, invariants, scale) for theorem in THEOREMS]
+    return BoundTable(_evaluate(theorem, invariants, scale) for theorem in THEOREMS)
 
 
 def _evaluate(theorem: Theorem, invariants: Invariants, scale: float) -> Bound:

@@ -37,7 +37,7 @@ SPECTRA_LIMIT = 1e300
 """The largest eigenvalue that is taken: sums of a few are to stay within float64."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Spectrum:
     """Eigenvalues of one imbalance, descending, each known to lie between two values.
 
@@ -46,6 +46,9 @@ class Spectrum:
 
     lower: Array
     upper: Array
+
+    def __repr__(self) -> str:
+        return f"Spectrum({self.size} eigenvalues, {float(self.lower[-1]):.4g} to {float(self.upper[0]):.4g})"
 
     def negated(self) -> Spectrum:
         """Return the spectrum of `−D`."""
@@ -75,7 +78,7 @@ class Spectrum:
         return Spectrum(self.lower * factor, self.upper * factor)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Invariants:
     """The imbalance spectra of a network and the range of singular values of its product: all a bound may look at.
 
@@ -114,6 +117,9 @@ class Invariants:
         low = maximum(sigmas - slack, sigmas * 0.0)
         following = low[-2] if low.shape[0] > 1 else low[-1] * 0.0 + math.inf
         return cls(network.widths, spectra, low[-1], following, sigmas[0] + slack, size, allowance)
+
+    def __repr__(self) -> str:
+        return f"Invariants({'×'.join(map(str, self.widths))}, {', '.join(map(repr, self.spectra))})"
 
     def at(self, sigma_min: Any, sigma_max: Any, sigma_next: Any = None) -> Invariants:
         """Return the same imbalances with other bounds on the singular values, 0-d or 1-D; `σ_min ≤ σ_next`."""
@@ -190,7 +196,7 @@ class Invariants:
         return 2 * self.depth**4 * self.allowance * power
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Theorem:
     """A published (or our own) lower bound on `λ_min(T)`.
 
@@ -214,8 +220,11 @@ class Theorem:
         """Return the bound for the unscaled network; see `at_unit_size`."""
         return at_unit_size(self.formula, invariants)
 
+    def __repr__(self) -> str:
+        return f"Theorem({self.name!r}, {self.tightness}; {self.source})"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Bound:
     """One theorem evaluated on one network; `value` is a lower bound on `λ_min(T)`, 0 when it does not apply."""
 
@@ -233,6 +242,36 @@ class Bound:
     def source(self) -> str:
         """Where the theorem is stated."""
         return self.theorem.source
+
+    @property
+    def text(self) -> str:
+        """The value as a person reads it, – where the theorem does not apply."""
+        values = to_numpy(self.value)
+        if not self.applies:
+            return "–"
+        return f"{float(values):.4g}" if values.ndim == 0 else f"{values.min():.4g} to {values.max():.4g}"
+
+    def __repr__(self) -> str:
+        return f"Bound({self.name!r}, {self.text if self.applies else f'does not apply: {self.reason}'})"
+
+
+class BoundTable(list[Bound]):
+    """One `Bound` for each theorem: a list that shows itself as a table."""
+
+    def __repr__(self) -> str:
+        rows = [("bound", "λ_min(T) ≥", "source, or why not"), *self.rows()]
+        w = [max(len(row[i]) for row in rows) for i in range(2)]
+        return "\n".join(f"{a:<{w[0]}}  {b:>{w[1]}}  {c}" for a, b, c in rows)
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Return name, value, and source or why it does not apply, those that apply first, the largest at the top."""
+        first = sorted(self, key=lambda b: (not b.applies, -float(to_numpy(b.value).max())))
+        return [(b.name, b.text, b.source if b.applies else b.reason) for b in first]
+
+    def _repr_html_(self) -> str:
+        from linflow._html import bounds_html, never_raising  # noqa: PLC0415 - only notebooks need it
+
+        return never_raising(bounds_html, self)
 
 
 def at_unit_size(formula: Callable[[Invariants], Array], invariants: Invariants) -> Array:

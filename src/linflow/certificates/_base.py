@@ -16,7 +16,7 @@ def finite(x: float) -> float | None:
     return float(x) if math.isfinite(x) else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Guarantee:
     """An upper bound on the loss gap `L − f*` at every time of a run, by one theorem.
 
@@ -76,6 +76,13 @@ class Guarantee:
     def loss_at(self, t: float) -> float:
         """Return an upper bound on the loss at time t."""
         return self.minimum + self.gap_at(t)
+
+    def __repr__(self) -> str:
+        if not self.applies:
+            return f"Guarantee({self.name!r}, does not apply: {self.reason})"
+        steps = isinstance(self.curve, StepCurve)
+        soonest = f"{self.steps_to(1e-6):.4g} steps" if steps else f"time {self.time_to(1e-6):.4g}"
+        return f"Guarantee({self.name!r}, rate={self.rate:.4g}, {soonest} to 1e-6; {self.source})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the guarantee as plain data."""

@@ -40,7 +40,7 @@ class Violation:
     guaranteed: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Check:
     """A certificate set against a run.
 
@@ -70,6 +70,9 @@ class Check:
             ]
         ratios = [f"{ratio:.3g} to {x:g}" for x, ratio in self.time_ratios.items() if math.isfinite(ratio)]
         return "\n".join([*lines, *(["guaranteed over actual time: " + ", ".join(ratios)] if ratios else [])])
+
+    def __repr__(self) -> str:
+        return f"Check({'; '.join(str(self).splitlines())})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the check as plain data, ready for JSON: None for what is not finite."""

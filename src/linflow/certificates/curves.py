@@ -90,7 +90,7 @@ class ExponentialCurve:
         return self.rate
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LevelCurve:
     """An exponential decay whose rate changes at levels of the gap: linear pieces in `(t, log ℓ)`.
 
@@ -101,6 +101,9 @@ class LevelCurve:
 
     levels: np.ndarray
     rates: np.ndarray
+
+    def __repr__(self) -> str:
+        return f"LevelCurve({len(self.levels)} levels, rates {self.rates.min():.4g} to {self.rates.max():.4g})"
 
     @property
     def rate(self) -> float:

@@ -31,7 +31,7 @@ STRICT = 1 + 1e-9
 """Every inequality that must hold strictly holds by this factor, which covers the rounding of both sides too."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LevelStepCurve(StepCurve):
     """`ℓ_{k+1} ≤ (1 − d(ℓ_k)) ℓ_k` with a decrease d that depends on the gap.
 
@@ -47,6 +47,11 @@ class LevelStepCurve(StepCurve):
     counts: np.ndarray
     gaps: np.ndarray
     decreases: np.ndarray
+
+    def __repr__(self) -> str:
+        least, most = self.factors.min(), self.factors.max()
+        levels = f"{len(self.counts)} levels, factors {least:.6g} to {most:.6g}"
+        return f"LevelStepCurve(step {self.step_size:.4g}, {levels})"
 
     @classmethod
     def of(cls, levels: np.ndarray, decreases: np.ndarray, step_size: float) -> LevelStepCurve:

@@ -186,7 +186,7 @@ def init_map(
         runs: Flows of two layers, or one, drawn by the spectral norms of their layers.
         reach: Both axes show 0 to reach; 2.2 times the square root of `‖W*‖` if not given.
         threshold: Guaranteed `λ_min(T)` from which a start counts as certified; 1 is the model without layers.
-        show: "regions", or "rate" for the rate over γ in colours.
+        show: "regions", or "rate" for the rate of that bound over γ in colours (`certify` may know more).
         points: Grid points along each axis.
         ax: Axes to draw on; new ones if not given.
         theme: "light" or "dark"; that of the axes if not given.
@@ -329,7 +329,8 @@ def _rate_colours(c: Canvas, axis: np.ndarray, alpha: np.ndarray) -> None:
     bar.ax.tick_params(
         labelsize=c.size, colors=c.theme.ink, width=0.6, labelfontfamily=c.ax.xaxis.label.get_fontfamily()
     )
-    bar.set_label(r"certified rate over $\gamma$", color=c.theme.ink, **{**c.font(), "fontsize": c.size + 1})
+    text = r"rate of the two-layer bound over $\gamma$"
+    bar.set_label(text, color=c.theme.ink, **{**c.font(), "fontsize": c.size + 1})
 
 
 def _levels(c: Canvas, reach: float, *, on_colours: bool) -> None:

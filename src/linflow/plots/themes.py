@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+import matplotlib.axes
+import matplotlib.figure
 import matplotlib.style
 import numpy as np
 from cycler import cycler
 from matplotlib.colors import to_hex, to_rgb, to_rgba
-from matplotlib.figure import Figure
 
 from linflow import _checks
 
@@ -33,6 +35,9 @@ COLOURS = MappingProxyType(
 
 WIDTHS = MappingProxyType({"column": 3.4, "text": 6.9})
 """Inches of one column and of the whole page of a journal."""
+
+ON_SCREEN = 125
+"""Pixels of a notebook to an inch: tick labels of 7 points are 12 pixels high."""
 
 _CYCLE = ("blue", "vermillion", "green", "purple", "orange", "sky", "black")
 _FAMILY = ["STIXGeneral", "DejaVu Sans"]  # both come with matplotlib; the second fills gaps
@@ -181,6 +186,28 @@ def style(theme: str = "light", size: float = 10) -> Iterator[None]:
         yield
 
 
+Picture = tuple[bytes, dict[str, int]]
+"""A PNG file and its size on the screen, as notebooks take them."""
+
+
+class Figure(matplotlib.figure.Figure):
+    """A figure that shows itself in a notebook, where it is the last value of a cell; no backend takes part in it."""
+
+    def _repr_png_(self) -> Picture:
+        content = io.BytesIO()
+        with style():  # what a reader's settings say of saved figures changes nothing here
+            self.savefig(content, format="png", dpi=200)
+        across, high = (round(ON_SCREEN * side) for side in self.get_size_inches())
+        return content.getvalue(), {"width": across, "height": high}
+
+
+class Axes(matplotlib.axes.Axes):
+    """Axes that show the figure they are in, where they are the last value of a cell."""
+
+    def _repr_png_(self) -> Picture | None:
+        return self.figure._repr_png_() if isinstance(self.figure, Figure) else None
+
+
 def figure(
     width: float | str = "text",
     height: float | None = None,
@@ -206,7 +233,8 @@ def figure(
         **subplots: As for `matplotlib.figure.Figure.subplots`, such as ``sharey=True``.
 
     Returns:
-        The figure, and one Axes or an array of them as `matplotlib.figure.Figure.subplots` gives.
+        The figure, and one Axes or an array of them as `matplotlib.figure.Figure.subplots` gives. Either shows the
+        picture where it is the last value of a notebook's cell; a script saves it, by `save`.
 
     Raises:
         ValueError: an unknown width or theme, or a size that is not positive.
@@ -223,7 +251,10 @@ def figure(
     size, chosen = 8.0 if named else 10.0, theme_named(theme)
     with style(theme, size):
         new = Figure(figsize=(inches, tall if height is None else _checks.positive(height, "height")))
-        axes = new.subplots(nrows, ncols, **subplots)
+        kind = dict(subplots.pop("subplot_kw", None) or {})
+        if not {"projection", "polar", "axes_class"} & kind.keys():
+            kind["axes_class"] = Axes
+        axes = new.subplots(nrows, ncols, subplot_kw=kind, **subplots)
         for ax in new.axes:
             _pin(ax, chosen, size)
         return new, axes
