@@ -49,8 +49,8 @@ class LevelStepCurve(StepCurve):
     decreases: np.ndarray
 
     def __repr__(self) -> str:
-        least, most = self.factors.min(), self.factors.max()
-        levels = f"{len(self.counts)} levels, factors {least:.6g} to {most:.6g}"
+        least, most = self.decreases.min(), self.decreases.max()
+        levels = f"{len(self.counts)} levels, decreases {least:.4g} to {most:.4g} a step"
         return f"LevelStepCurve(step {self.step_size:.4g}, {levels})"
 
     @classmethod
