@@ -214,6 +214,21 @@ def test_type_errors(case):
         call()
 
 
+def test_memory_that_is_not_there_is_not_asked_for(monkeypatch):
+    far = (3, 10**17, 2)
+    for make in (lf.init.gaussian, lf.init.ntk, lf.init.orthogonal, lf.init.balanced, lf.init.fan_in):
+        with pytest.raises(
+            MemoryError, match=r"the weights 3×100000000000000000×2 take 3.725e\+09 GiB, and there are"
+        ):
+            make(far, rng=0)
+    with pytest.raises(MemoryError):
+        lf.design(lf.MatrixFactorization(np.ones((3, 2))), far, rate=1.0)
+    monkeypatch.setattr("linflow._memory.memory", lambda: 8 * (3 * 4 + 4 * 2))
+    lf.init.gaussian((3, 4, 2), rng=0)
+    with pytest.raises(MemoryError):
+        lf.init.gaussian((3, 5, 2), rng=0)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int64, np.int8, np.uint8])
 def test_promotion_is_said(dtype):
     low = lf.Network([np.ones((2, 3), dtype=dtype), np.ones((3, 2), dtype=dtype)])

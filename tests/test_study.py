@@ -420,6 +420,18 @@ def test_analyze_says_when_nothing_is_certified(linflow, tmp_path):
     assert "spread of the imbalance" not in result.stdout
 
 
+def test_memory_that_is_not_there_is_not_asked_for(linflow, monkeypatch):
+    monkeypatch.setattr("linflow._memory.memory", lambda: 20 * 2**30)
+    # 8 GB of weights fit into 20 GiB, and what is done with them does not.
+    for command in ("certify", "simulate", "analyze"):
+        monkeypatch.setattr(lf.init, "ntk", None)  # which nothing gets to
+        result = linflow(command, "--target", "Y.csv", "--hidden", "100000000")
+        assert result.exit_code == 2
+        assert "6×100000000×4 and work on them take 44.7 GiB, and there are 20 GiB" in result.stderr
+        assert "ask for narrower layers" in result.stderr
+        assert result.stderr.count("\n") == 1
+
+
 def test_too_wide_a_layer_is_one_line(linflow):
     result = linflow("certify", "--target", "Y.csv", "--hidden", "10000000,10000000")
     assert result.exit_code == 2

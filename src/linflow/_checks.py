@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from linflow._arrays import Array, is_array, namespace, to_float64, whole
+from linflow._memory import check_weights
 
 
 def matrix(x: Any, name: str, shape: tuple[int | None, int | None] | None = None) -> tuple[Array, str | None]:
@@ -112,12 +113,14 @@ def numbers(x: Any, name: str) -> np.ndarray:
 
 
 def widths(x: Any) -> tuple[int, ...]:
-    """Check the widths (h_0, …, h_L) of a network."""
+    """Check the widths (h_0, …, h_L) of a network, and that its weights fit in memory."""
     if isinstance(x, (str, bytes)) or not isinstance(x, Sequence):
         raise TypeError(f"widths is {x!r}; a sequence (n, h_1, …, m) is needed, such as (20, 30, 5).")
     if len(x) < 2:
         raise ValueError(f"widths is {tuple(x)}; at least (n, m) is needed, such as (20, 30, 5).")
-    return tuple(count(h, f"widths[{i}]") for i, h in enumerate(x))
+    checked = tuple(count(h, f"widths[{i}]") for i, h in enumerate(x))
+    check_weights(checked)
+    return checked
 
 
 def choice(x: Any, name: str, known: Sequence[str]) -> str:

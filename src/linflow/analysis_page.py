@@ -11,9 +11,10 @@ from markupsafe import Markup
 
 from linflow import plots
 from linflow._page import environment, number, svg
+from linflow._provenance import provenance
+from linflow._unused import SIZES
 from linflow.analysis import Analysis
 from linflow.files import atomic
-from linflow.settings import SIZES, provenance
 
 WIDEST = 2000
 """Width of a hidden layer up to which its imbalance is drawn."""

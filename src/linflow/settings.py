@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from linflow._memory import check_weights
 from linflow._provenance import provenance
 from linflow._toml import line_of, read_toml, toml_value
+from linflow._unused import SIZES, unused
 
 if TYPE_CHECKING:
     from linflow.network import Network
@@ -24,15 +26,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["factorization", "regression", "logistic", "exponential"]
 Init = Literal["gaussian", "ntk", "fan_in", "fan_out", "orthogonal", "balanced", "imbalanced", "spectral", "small"]
-SIZES: dict[str, tuple[str, float]] = {
-    "gaussian": ("std", 1.0),
-    "orthogonal": ("gain", 1.0),
-    "balanced": ("std", 1.0),
-    "imbalanced": ("imbalance", 1.0),
-    "spectral": ("values", 1.0),
-    "small": ("size", 1e-3),
-}
-"""What `start.size` is called by an initialisation that has one, and what it is when left out."""
+WORK = 6
+"""Times the weights that a certificate or a run of two wide layers takes: 5.8 where a million units were measured."""
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Fraction = Annotated[float, Field(gt=0, lt=1, strict=True)]
@@ -148,6 +143,7 @@ class Experiment(_Section):
 
         Raises:
             ValueError: hidden widths are missing, or weights and data do not fit.
+            MemoryError: they would not fit in memory, with what a certificate and a run need.
         """
         import linflow as lf  # noqa: PLC0415
         from linflow.files import load_weights  # noqa: PLC0415
@@ -160,6 +156,7 @@ class Experiment(_Section):
                 )
             return load_weights(start.weights, layers=start.layers or None)
         widths = self.widths(objective, wider)
+        check_weights(widths, WORK)
         name, default = SIZES.get(start.init, ("", 0.0))
         if start.size is not None and not name:
             raise ValueError(f"the start {start.init} has no size to set; leave it out, or use gaussian.")
@@ -240,45 +237,6 @@ SECTIONS: dict[str, type[_Section]] = {
     "output": Output,
 }
 """The tables of an experiment file."""
-
-
-UNUSED: dict[str, dict[str, str]] = {
-    "flow": {
-        "descent.step_size": "a flow takes no steps of a set size; leave it out, or choose algorithm descent",
-        "descent.schedule": "a flow takes no steps of a set size; leave it out, or choose algorithm descent",
-        "descent.steps": "a flow takes as many steps as it needs; leave it out, or choose algorithm descent",
-        "design.steps": "a flow is designed for a rate; leave it out, or choose algorithm descent",
-    },
-    "descent": {
-        "flow.t_max": "a descent ends after descent.steps (--steps); leave it out, or choose algorithm flow",
-        "flow.rtol": "a descent has no tolerance; leave it out, or choose algorithm flow",
-        "flow.max_steps": "a descent ends after descent.steps (--steps); leave it out, or choose algorithm flow",
-        "design.rate": "a descent is designed for design.steps (--within); leave it out, or choose algorithm flow",
-    },
-    "weights": dict.fromkeys(
-        ("start.init", "start.hidden", "start.size", "start.scale", "start.seed"),
-        "the weights are read from a file; leave it out, or start.weights (--weights)",
-    ),
-    "drawn": {"start.layers": "no weights are read from a file; leave it out, or give start.weights (--weights)"},
-    "no size": {"start.size": "this start has no size; leave it out, or use gaussian"},
-}
-"""Keys that an algorithm or a start does not use, and what to do."""
-
-
-def unused(algorithm: Any, *, weights: bool | None = None, init: str | None = None) -> dict[str, str]:
-    """Return the keys that are not used, and why; nothing of an algorithm that there is not, which is refused itself.
-
-    Args:
-        algorithm: "flow" or "descent"; None where it is not one.
-        weights: whether the weights are read from a file, if that is known.
-        init: how they are drawn else, if that is known.
-    """
-    found = dict(UNUSED[algorithm]) if algorithm in ("flow", "descent") else {}
-    if weights is not None:
-        found |= UNUSED["weights" if weights else "drawn"]
-    if not weights and init is not None and init not in SIZES:
-        found |= {key: why.replace("this start", init) for key, why in UNUSED["no size"].items()}
-    return found
 
 
 def experiment(

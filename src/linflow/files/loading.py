@@ -22,7 +22,7 @@ _BEGINNINGS = {
 
 
 def load(path: PathLike, *, limit: int = LIMIT) -> Trajectory | Network:
-    """Read a run (`.nc`) or the weights of a network (`.npz`, `.safetensors`; PyTorch's `.pt`, `.pth`, `.ckpt`, `.bin`).
+    """Read a run (`.nc`) or the weights of a network (`.npz`, `.safetensors`; `.pt`, `.pth`, `.ckpt`, `.bin`).
 
     Args:
         path: the file; its suffix says what it is.

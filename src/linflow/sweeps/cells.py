@@ -20,7 +20,7 @@ from linflow._arrays import to_numpy
 from linflow._fractions import FRACTIONS
 from linflow._provenance import versions
 from linflow._threads import one_thread
-from linflow.settings import unused
+from linflow._unused import unused
 from linflow.sweeps.axes import defaults
 from linflow.sweeps.grid import PATHS, UNREADABLE, Grid, file_digest
 from linflow.sweeps.grid_file import problem

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from linflow._arrays import whole
+from linflow._unused import SIZES, unused
 from linflow.files import atomic
 from linflow.files.matrices import member
-from linflow.settings import SIZES, unused
 from linflow.sweeps.axes import SHAPE, Axis, defaults
 
 PATHS = ("data.x", "data.y", "data.target", "start.weights")

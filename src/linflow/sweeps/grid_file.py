@@ -12,7 +12,8 @@ from typing import Any
 
 from linflow import _checks
 from linflow._toml import read_toml, toml_value
-from linflow.settings import Experiment, unused, validated
+from linflow._unused import unused
+from linflow.settings import Experiment, validated
 from linflow.sweeps.axes import (
     SHAPE,
     Axis,

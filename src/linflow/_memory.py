@@ -1,0 +1,34 @@
+"""How much memory there is: what cannot fit in it is refused before it is asked for."""
+
+from __future__ import annotations
+
+import math
+import os
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+
+_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+"""Where Linux says what a container may use."""
+
+
+@lru_cache(maxsize=1)
+def memory() -> float:
+    """Return the bytes that this process may use at most; inf where that is not known."""
+    found = math.inf
+    if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", ()):
+        found = float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")
+    for name in _LIMITS:
+        try:
+            found = min(found, float(Path(name).read_text(encoding="ascii")))
+        except (OSError, ValueError):  # another system, or no limit
+            continue
+    return found
+
+
+def check_weights(widths: tuple[int, ...], times: int = 1) -> None:
+    """Raise MemoryError where `times` the weights of these widths, in float64, are more than there is."""
+    need = times * 8 * sum(a * b for a, b in pairwise(widths))
+    if need > memory():
+        what = f"the weights {'×'.join(map(str, widths))}{' and work on them' * (times > 1)}"
+        raise MemoryError(f"{what} take {need / 2**30:.4g} GiB, and there are {memory() / 2**30:.4g} GiB")
