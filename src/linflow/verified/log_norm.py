@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 
 from linflow.verified.hessian import between, cross, least_curvature
-from linflow.verified.rounding import TINY, UP, spectral
+from linflow.verified.rounding import UP, spectral
 from linflow.verified.taylor import Expansion
 
 Jet = tuple[float, float, float]
@@ -24,18 +24,19 @@ Jet = tuple[float, float, float]
 
 
 def greatest(C: np.ndarray) -> float:
-    """Return an upper bound of `λ_max` of a symmetric matrix without negative entries, by Collatz and Wielandt."""
+    """Return an upper bound of `λ_max` of a symmetric matrix without negative entries, by Collatz and Wielandt:
+    `λ_max ≤ max_i (Cv)_i/v_i` for every positive v, here nearly the last eigenvector.
+    """
     if len(C) == 1:
         return float(C[0, 0])
-    v = np.ones(len(C)) + 1e-3 * C.sum(axis=1) / (C.sum() + TINY)
-    best = float(C.sum(axis=1).max())
-    shift = best / 2
-    for _ in range(12):
-        Cv = C @ v
-        best = min(best, float((Cv / v).max()))
-        v = Cv + shift * v + TINY
-        v = v / v.max() + 1e-9
-    return best * UP
+    if len(C) == 2:
+        a, b, c = float(C[0, 0]), float(C[0, 1]), float(C[1, 1])
+        return (0.5 * (a + c + math.hypot(a - c, 2 * b))) * UP
+    top = float(C.max())
+    if top == 0.0:
+        return 0.0
+    v = np.abs(np.linalg.eigh(C)[1][:, -1]) + 1e-9
+    return float(((C @ v) / v).max()) * UP
 
 
 def jet(norms: np.ndarray, s: float) -> Jet:
@@ -157,9 +158,9 @@ class Tube:
         third = (3 * K * motion * bend + slope * twist) * UP
         return Constants(motion, bend, slope, third)
 
-    def moved(self, jump: float) -> tuple[np.ndarray, np.ndarray]:
+    def moved(self, jump: float, constants: Constants) -> tuple[np.ndarray, np.ndarray]:
         """Return how far `‖X_ij‖` and `‖M_ij‖` can change where the weights move by `jump` from the path."""
-        L, wide = self.path.depth, self.constants(jump)
+        L, wide = self.path.depth, constants
         before, after, mids = self.widened(jump)
         x, m = np.zeros((L, L)), np.zeros((L, L))
         for i, j in itertools.combinations(range(L), 2):
@@ -179,13 +180,13 @@ class Constants:
     third: float
 
 
-def level_two(start: Node, end: Node, tube: Tube, jump: float) -> float:
+def level_two(start: Node, end: Node, tube: Tube, jump: float, constants: Constants) -> float:
     """Return an upper bound of `∫ m ds` over the step by the products alone.
 
-    The end of the step is within `jump` of the start of the next one, `end`.
+    The end of the step is within `jump` of the start of the next one, `end`; the constants hold on that tube.
     """
     (xa, ma), (xb, mb) = start.products, end.products
-    dx, dm = tube.moved(jump)
+    dx, dm = tube.moved(jump, constants)
     xb, mb = (xb + dx) * UP, (mb + dm) * UP
     L, s = tube.path.depth, tube.s
     if L == 1:
@@ -201,11 +202,11 @@ def level_two(start: Node, end: Node, tube: Tube, jump: float) -> float:
     return (0.5 * ends + greatest(remainder) / 6) * s * UP
 
 
-def level_three(start: Node, end: Node, tube: Tube, jump: float) -> float:
+def level_three(start: Node, end: Node, tube: Tube, jump: float, constants: Constants) -> float:
     """Return an upper bound of `∫ m ds` over the step by the Hessian at its ends and its second derivative between.
 
-    The end of the step is within `jump` of the start of the next one, `end`.
+    The end of the step is within `jump` of the start of the next one, `end`; the constants hold on that tube.
     """
     s = tube.s
-    ends = max(0.0, -start.least) + max(0.0, -end.least) + tube.constants(jump).third * jump
+    ends = max(0.0, -start.least) + max(0.0, -end.least) + constants.third * jump
     return (0.5 * ends * s + tube.second_derivative * s**3 / 12) * UP

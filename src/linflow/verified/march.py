@@ -14,17 +14,23 @@ import numpy as np
 from linflow.verified.log_norm import Constants, Node, Tube, greatest, level_three, level_two
 from linflow.verified.problem import AffineGradient
 from linflow.verified.rounding import TINY, UP, frobenius, gamma, spectral
-from linflow.verified.taylor import Expansion
+from linflow.verified.taylor import LONGEST, Expansion
 
 LARGEST_HESSIAN = 1500
 """Weights up to which the log-norm may be bounded by the Hessian itself."""
 
-CHEAP = 0.02
-"""Growth of the exponent in one step up to which the products alone bound the log-norm."""
+LOOSE, LOOSE_LARGE, LARGE = 0.5, 3.0, 300
+"""Exponent that the products alone may spend in all, where there are few weights, and where more than so many."""
 
-OVERHEAD, FLOOR = 0.1, 0.002
+CHEAP = 1e-4
+"""Growth of the exponent in one step up to which the products alone serve in any case."""
+
+OVERHEAD, FLOOR = 0.1, 3e-4
 """Part of the exponent, and least amount, that the bound between two Hessians may add in one step."""
 
+
+REACHES = 8
+"""Tubes tried for one step, each twice as wide as what the last one led to."""
 
 BITS = 20
 """Binary digits of the length of a step, so that times and lengths are sums without rounding."""
@@ -107,20 +113,31 @@ class March:
     exponent: float = 0.0
     trouble: str = ""
     hessians: int = 0
+    loose: float = 0.0
 
     def __post_init__(self) -> None:
         self.size = sum(W.size for W in self.weights)
-        self.node = Node(Expansion(self.problem, self.weights, self.scale, self._first_time()))
+        self.node = Node(self._first_path())
         path = self.node.path
         motion = Tube(path, 0.0).constants(self.radius).motion
         self.first = self.gap = self.problem.gap(path.distance, (path.distance_error + motion * self.radius) * UP)
 
-    def _first_time(self) -> float:
-        """Return a time in which the weights change by a good part, a power of two."""
+    def _first_path(self) -> Expansion:
+        """Return the path from the start, in a unit of time in which its coefficients neither grow nor shrink."""
         probe = Expansion(self.problem, self.weights, self.scale, 1.0, 1)
         speed = math.sqrt(sum(float(np.sum(W[1] ** 2)) for W in probe.coefficients))
         ratio = probe.norm() / speed if speed > 0 else 1.0
-        return 2.0 ** round(math.log2(min(max(ratio, 1e-100), 1e100)))
+        exponent = round(math.log2(min(max(ratio, 1e-100), 1e100)))
+        for _ in range(100):
+            path = Expansion(self.problem, self.weights, self.scale, 2.0**exponent)
+            if not np.isfinite(path.defects).all():
+                exponent -= 8
+                continue
+            longest = path.longest()
+            if 0.25 <= longest <= 8 or longest >= LONGEST:
+                break
+            exponent += round(math.log2(longest))
+        return path
 
     def advance(self, end: float = math.inf) -> Step | None:
         """Take one step, not past `end`; None where the radius cannot be closed (`trouble` says why)."""
@@ -158,7 +175,9 @@ class March:
         if self.size > LARGEST_HESSIAN or tube.path.depth == 1:
             return 2
         x, m = self.node.products
-        return 2 if greatest(x * m) * tube.s * tube.path.tau <= CHEAP else 3
+        spent = greatest(x * m) * tube.s * tube.path.tau
+        budget = LOOSE if self.size <= LARGE else LOOSE_LARGE
+        return 2 if spent <= CHEAP or self.loose + spent <= budget else 3
 
     def _too_coarse(self, tube: Tube) -> bool:
         """Tell whether the second derivative of the Hessian would add too much over this step."""
@@ -174,13 +193,22 @@ class March:
         weights, jump = path.at(s)
         node = Node(Expansion(self.problem, weights, self.scale, scale_of_time))
         bound = level_two if level == 2 else level_three
-        exponent = tau * bound(self.node, node, tube, jump) * UP
-        radius = self._closed(tube, exponent, length)
-        if radius is None:
+        reach = 4 * (self.radius + tube.path.added(s) + jump)
+        for _ in range(REACHES):
+            # One set of constants, on a tube that turns out to hold the radius.
+            constants = tube.constants(reach)
+            exponent = tau * bound(self.node, node, tube, jump, constants) * UP
+            radius = self._closed(tube, constants, exponent, length)
+            if radius is None:
+                return None
+            after = (radius + jump) * UP
+            if after <= reach:
+                break
+            reach = 2 * after
+        else:
             return None
         self.hessians += level == 3
-        after = (radius + jump) * UP
-        constants = tube.constants(after)
+        self.loose += exponent if level == 2 else 0.0
         error = (node.path.distance_error + constants.motion * after) * UP
         gap = self.problem.gap(node.path.distance, error)
         step = Step(
@@ -203,8 +231,8 @@ class March:
         )
         return step
 
-    def _closed(self, tube: Tube, exponent: float, length: float) -> float | None:
-        """Return a radius that the step does not leave, or None."""
+    def _closed(self, tube: Tube, constants: Constants, exponent: float, length: float) -> float | None:
+        """Return a radius that the step does not leave if the constants hold on it, or None."""
         added = self.radius + tube.path.added(tube.s)
         if exponent > 300:
             self.trouble = f"the logarithmic norm grows the radius by e^{exponent:.0f} in one step"
@@ -213,7 +241,7 @@ class March:
         for _ in range(30):
             if guess > 1e3 * (1 + tube.path.norm()):
                 break
-            growth = exponent + 0.5 * tube.constants(guess).third * guess * length
+            growth = exponent + 0.5 * constants.third * guess * length
             if growth > 300:
                 break
             radius = added * math.exp(growth) * UP * UP
@@ -221,7 +249,7 @@ class March:
                 return radius
             guess = radius * (1 + 1e-9) + (radius - guess)
         self.trouble = (
-            f"the radius of the enclosure, {added:.2g}, is too large for the curvature of the loss (a disturbance may "
-            f"have grown by e^{self.exponent:.3g})"
+            f"the radius of the enclosure, {added:.2g}, is too large for the curvature of the loss (a disturbance "
+            f"may have grown by e^{self.exponent:.3g})"
         )
         return None

@@ -17,11 +17,15 @@ import numpy as np
 from linflow.verified.problem import AffineGradient
 from linflow.verified.rounding import TINY, UP, U, frobenius, gamma, spectral
 
-ORDER = 14
+ORDER = 20
 """Degree p of the path."""
 
 TRUNCATION = 1e-16
 """Part of `‖θ‖` that the terms left out may add to the radius in one step."""
+
+
+LONGEST = 1e3
+"""Scaled time that no step exceeds."""
 
 
 class Factor:
@@ -176,8 +180,8 @@ class Expansion:
         """Return the scaled time over which the truncation stays below its part of `‖θ‖`."""
         allowed = TRUNCATION * self.norm() + TINY
         first = float(self.defects[self.order]) if len(self.defects) > self.order else 0.0
-        s = (allowed * (self.order + 1) / first) ** (1 / (self.order + 1)) if first > 0 else 1e3
-        s = min(s, 1e3)
+        s = (allowed * (self.order + 1) / first) ** (1 / (self.order + 1)) if first > 0 else LONGEST
+        s = min(s, LONGEST)
         for _ in range(200):
             if self.truncation(s) <= allowed:
                 return s
