@@ -183,7 +183,7 @@ def test_names_and_scalings_of_saved_adapters(rng):
     assert adapters(state, config={"lora_alpha": 6, "use_rslora": True})[0].chain.scale == 3
     patterned = {"lora_alpha": 6, "alpha_pattern": {"attn.q_proj": 20}}
     assert adapters(state, config=patterned)[0].chain.scale == 5
-    other = {f"{prefix}.lora_A.style.weight": A, f"{prefix}.lora_B.style.weight": B}
+    other = {f"{prefix}.lora_A.style.weight": A.copy(), f"{prefix}.lora_B.style.weight": B.copy()}
     assert adapters(other)[0].name == f"{prefix} [style]"
     embedding = {"e.lora_embedding_A.default": A, "e.lora_embedding_B.default": B}
     assert np.array_equal(adapters(embedding)[0].chain.weights[0], A.T)

@@ -27,8 +27,8 @@ class State:
 
     Attributes:
         tensors: all arrays with their graphs dropped, by name; PEFT's `base_layer` is left out of names.
+        frozen: names of those that are not trained, as `requires_grad` says of a model's, or where it is set at all.
         modules: by name; empty without a model.
-        frozen: the names of the parameters of a model that are not trained.
         peft_types: PEFT's kind of each adapter, by its name; by "" where the configuration has it.
     """
 
@@ -65,7 +65,8 @@ class State:
         self.tensors: dict[str, Array] = {
             kept[name]: detach(whole(x, repr(name))) for name, x in named.items() if is_array(x)
         }
-        self.frozen = {kept[name] for name, x in named.items() if self.modules and not getattr(x, "requires_grad", 1)}
+        known = bool(self.modules) or any(getattr(x, "requires_grad", False) for x in named.values())
+        self.frozen = {kept[name] for name, x in named.items() if known and not getattr(x, "requires_grad", False)}
 
     def matrix(self, name: str) -> Array | None:
         """Return the matrix of that name; None where there is none of floating-point numbers."""

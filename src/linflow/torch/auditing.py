@@ -31,8 +31,10 @@ class ChainAudit:
         balancedness: of each, `1 − ‖D_l‖_F / (‖W_lᵀW_l‖_F + ‖W_{l+1}W_{l+1}ᵀ‖_F)`: 1 balanced, 0 one layer alone.
         spectrum: of T, and the singular values of the product.
         floors: of two layers, `[λ_k(D)]_+` and `[λ_{k'}(−D)]_+` with `k = min(n, h)`, `k' = min(m, h)`: below
-            `σ_k(W_1)²` and `σ_{k'}(W_2)²` at all times of the flow; None for more layers.
+            `σ_k(W_1)²` and `σ_{k'}(W_2)²` at all times of the flow; None for more layers, or where one is frozen.
         step_size: `safe_step_size` of the objective; None where there is none, and `step_reason` says why.
+
+    T has the terms of the layers that are trained. Where none is, it is that of training all.
     """
 
     chain: Chain
@@ -56,6 +58,11 @@ class ChainAudit:
         return min(widths) == min(widths[0], widths[-1])
 
     @property
+    def frozen(self) -> int:
+        """Number of layers that are not trained (`requires_grad` is False)."""
+        return self.chain.trained.count(False)
+
+    @property
     def condition(self) -> float:
         """`λ_max(T)` over the least eigenvalue on the tangent space; inf where one is 0 or not known."""
         least, greatest = self.spectrum.least_on_tangent, self.spectrum.greatest
@@ -64,13 +71,20 @@ class ChainAudit:
     @property
     def guarantee(self) -> str:
         """What of the guarantee on the rate applies, in one sentence."""
+        layers = len(self.chain.weights)
+        if self.frozen == layers:
+            return "none: all layers are frozen, and the product does not move; T is that of training them all"
+        without = f"; T is without the terms of {self.frozen} of {layers} layers, which are frozen" * bool(
+            self.frozen
+        )
         if self.overparametrized:
-            return "full: λ_min(T) bounds the decrease of the loss for every gradient of the product"
+            return f"full: λ_min(T) bounds the decrease of the loss for every gradient of the product{without}"
         r = min(self.chain.widths)
+        floors = ", and the floors of the layers hold at all times of the flow" * (self.floors is not None)
         return (
             f"in part: the product has rank at most {r}, below min(n, m), so T is 0 on gradients outside the tangent "
             "space and no rate of the loss follows; the part of the gradient within it decreases the loss at least "
-            "at the least eigenvalue there, and the floors of the layers hold at all times of the flow"
+            f"at the least eigenvalue there{floors}{without}"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -99,6 +113,7 @@ class ChainAudit:
             "greatest_eigenvalue": spectrum.greatest,
             "floors": None if self.floors is None else list(self.floors),
             "overparametrized": self.overparametrized,
+            "trained": list(self.chain.trained) or [True] * len(self.chain.weights),
             "guarantee": self.guarantee,
             "step_size": self.step_size,
             "step_reason": self.step_reason,
@@ -188,7 +203,7 @@ class Audit:
                 _range(float(c.spectrum.singular_values[-1]), float(c.spectrum.singular_values[0])),
                 _number(c.spectrum.least_on_tangent),
                 _range(c.spectrum.least, c.spectrum.greatest),
-                "full" if c.overparametrized else "in part",
+                _guaranteed(c),
             )
             for c in self.chains[:ROWS]
         ]
@@ -295,7 +310,8 @@ def _audit(chain: Chain, network: Network, objective: Objective | Mapping[str, O
     imbalances = tuple(imbalance_spectrum(network, l) for l in range(1, network.depth))
     balanced = tuple(balancedness(D.eigenvalues, *network.weights[l : l + 2]) for l, D in enumerate(imbalances))
     floors = None
-    if network.depth == 2:
+    all_trained = all(chain.trained)
+    if network.depth == 2 and all_trained:
         n, h, m = network.widths
         values = imbalances[0].eigenvalues
         negated = -network.xp.flip(values)
@@ -304,7 +320,8 @@ def _audit(chain: Chain, network: Network, objective: Objective | Mapping[str, O
             float(positive_part(negated, min(m, h))) + 0.0,
         )  # no -0
     step, reason = _step_size(chain, network, objective)
-    spectrum = tangent_spectrum(network, rounded=bool(network.notes))
+    some = None if all_trained or not any(chain.trained) else chain.trained
+    spectrum = tangent_spectrum(network, rounded=bool(network.notes), trained=some)
     if not chain.scale:
         spectrum = spectrum.scaled(0)
     # One note for all layers of a chain, not one for each.
@@ -334,10 +351,18 @@ def _step_size(
         return None, ""
     if not chain.scale:
         return None, "the scale is 0: no step changes the product"
+    if not all(chain.trained):
+        return None, "a step is known to be safe where all layers are trained, and some are frozen"
     try:
         return safe_step_size(given, network), ""
     except (TypeError, ValueError) as error:
         return None, str(error)
+
+
+def _guaranteed(c: ChainAudit) -> str:
+    if c.frozen == len(c.chain.weights):
+        return "none, frozen"
+    return ("full" if c.overparametrized else "in part") + f", {c.frozen} frozen" * bool(c.frozen)
 
 
 def _number(x: float | None) -> str:

@@ -30,6 +30,7 @@ class Chain:
         sources: the names of the tensors, first to last.
         scale: the factor c: that of a LoRA pair, which may be 0 or negative, 1 elsewhere.
         notes: what was assumed.
+        trained: for each layer whether it is: one that is frozen has no term in T; empty where nothing is known.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Chain:
     sources: tuple[str, ...]
     scale: float = 1.0
     notes: tuple[str, ...] = ()
+    trained: tuple[bool, ...] = ()
 
     def network(self) -> Network:
         """Return the chain as a `Network` in float64, on the device of the weights; of |c|, c's sign given to `W_1`.
@@ -88,6 +90,9 @@ def find_chains(
     A bias of the first layer is exactly one more row of `W_1`, for an input extended by a constant 1; of a key, one
     more column of `W_2`. One of the last layer stands outside the product. Any other ends a chain.
 
+    Frozen layers (`requires_grad` is False) are told in `trained`. Layers that share memory with another tensor of
+    the model are tied, and their chains skipped; that two tensors hold the same numbers is a note.
+
     Args:
         model: an `nn.Module`, or a mapping of names to tensors or arrays.
         heads: number of attention heads; found in the modules or in `config` where left out.
@@ -112,6 +117,7 @@ def find_chains(
     """
     from linflow.torch._adapters import lora_pairs  # noqa: PLC0415 - it builds on this module
     from linflow.torch._attention import attention_products  # noqa: PLC0415 - it builds on this module
+    from linflow.torch._training import examined  # noqa: PLC0415 - only this function needs it
 
     state = State(model, config)
     for kind in kinds:
@@ -124,7 +130,8 @@ def find_chains(
         chains += (c for c in attention_products(state, heads, kv_heads, skipped) if c.kind in kinds)
     if "lora" in kinds:
         chains += lora_pairs(state, scaling, skipped)
-    return Found(tuple(sorted(chains, key=lambda c: natural(c.name))), tuple(skipped))
+    chains = sorted(examined(chains, state, skipped), key=lambda c: natural(c.name))
+    return Found(tuple(chains), tuple(skipped))
 
 
 def transposed(matrix: Array, bias: Array | None = None) -> Array:

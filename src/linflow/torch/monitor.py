@@ -362,6 +362,8 @@ class Monitor:
 
     def _other_steps(self) -> str:
         rest = "" if self.objective is None else "; smoothness, local_step and safe_step are not of its steps"
+        if not all(p.requires_grad for p in self._layers.parameters):
+            rest += "; lambda_min, lambda_max, pl and rate are those of training all layers"
         return f"the law of the imbalances is not followed: {self._no_law}{rest}"
 
     def _look(self, *_: Any) -> None:

@@ -1,0 +1,129 @@
+"""Which layers of a chain are trained, and whether each is trained by itself: frozen parameters and shared memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from linflow._arrays import Array, is_numpy, namespace, to_numpy
+from linflow.torch._state import State
+
+WITH_BIAS = {"linear": (0,), "query-key": (0, 1), "value-output": (0,)}
+"""Layers of a chain that the bias of their projection is a part of, by the kind of the chain."""
+
+
+def examined(
+    chains: Iterable[Any], state: State, skipped: list[tuple[str, str]], *, counted: bool = False
+) -> Iterable[Any]:
+    """Yield the chains with what is known of their training; those with tied layers go to `skipped`.
+
+    A tensor that is two layers, or stands elsewhere in the model too, has the sum of two gradients: the product then
+    moves by another operator than T, and no imbalance is conserved.
+
+    Args:
+        chains: each a `Chain`.
+        state: where they were found.
+        skipped: takes names and reasons.
+        counted: whether it is known that each tensor is used once, whatever names it has.
+    """
+    shared = {} if counted else _shared(state)
+    alike = _fingerprints(state)
+    for chain in chains:
+        sources = [source.partition("[")[0] for source in chain.sources]
+        tied = next(((name, shared[name]) for name in sources if name in shared), None)
+        if tied is not None:
+            skipped.append((chain.name, _tied(*tied, inside=tied[1] in sources, model=bool(state.modules))))
+            continue
+        trained = tuple(_is_trained(chain, l, name, state) for l, name in enumerate(sources))
+        notes = list(chain.notes)
+        if not all(trained):
+            which = ", ".join(name for name, free in zip(chain.sources, trained, strict=True) if not free)
+            notes.append(f"frozen (requires_grad is False): {which}")
+        notes += _equals(sources, alike, state)
+        yield replace(chain, trained=trained, notes=tuple(notes))
+
+
+def _tied(name: str, other: str, *, inside: bool, model: bool) -> str:
+    if inside:
+        return f"{name} and {other} are one tensor (tied): its gradient is a sum of two, and T is another operator"
+    way = "; where it is used once all the same, pass inputs= for a forward pass that shows it" * model
+    return f"{name} is {other} as well (tied): it may be trained by uses outside the chain{way}"
+
+
+def _is_trained(chain: Any, layer: int, name: str, state: State) -> bool:
+    """Tell whether all of a layer is trained: a bias that is a row of it is, too."""
+    parts = [name]
+    if layer in WITH_BIAS.get(chain.kind, ()):
+        stem = name.removesuffix("weight")
+        prefix = name.rpartition(".")[0]
+        parts += [f"{stem}bias", f"{prefix}.in_proj_bias" if prefix else "in_proj_bias"]
+    return not any(part in state.frozen for part in parts)
+
+
+def _shared(state: State) -> dict[str, str]:
+    """Return, for each matrix that shares memory with another tensor, the name of one that it shares it with."""
+    places = sorted((*place, name) for name, x in state.tensors.items() if (place := _memory(x)) is not None)
+    found: dict[str, str] = {}
+    last = (0, 0, "")
+    for start, end, name in places:
+        if start < last[1] and _overlap(state.tensors[last[2]], state.tensors[name]):
+            found.setdefault(name, last[2])
+            found.setdefault(last[2], name)
+        if end > last[1]:
+            last = (start, end, name)
+    return found
+
+
+def _memory(x: Array) -> tuple[int, int] | None:
+    """Return the first address of an array and the one after its last; None where it has none."""
+    if 0 in x.shape or x.ndim == 0:
+        return None
+    if is_numpy(x):
+        start, strides, item = x.__array_interface__["data"][0], [s // x.itemsize for s in x.strides], x.itemsize
+    elif hasattr(x, "data_ptr") and str(getattr(x, "layout", "")) == "torch.strided" and x.data_ptr():
+        start, strides, item = x.data_ptr(), x.stride(), x.element_size()
+    else:
+        return None
+    reach = [(size - 1) * stride for size, stride in zip(x.shape, strides, strict=True)]
+    return start + item * sum(r for r in reach if r < 0), start + item * (sum(r for r in reach if r > 0) + 1)
+
+
+def _overlap(a: Array, b: Array) -> bool:
+    """Tell whether arrays whose ranges of addresses overlap share an entry; interleaved ones may not."""
+    ranges = [_memory(x) or (0, 0) for x in (a, b)]
+    items = [x.itemsize if is_numpy(x) else x.element_size() for x in (a, b)]
+    sizes = [math.prod(x.shape) * item for x, item in zip((a, b), items, strict=True)]
+    dense = all(end - start == size for (start, end), size in zip(ranges, sizes, strict=True))
+    return dense or ranges[0][0] == ranges[1][0]
+
+
+def _fingerprints(state: State) -> dict[tuple, list[str]]:
+    """Return the names of matrices by what transposes share: size, and the entries at two corners."""
+    groups: dict[tuple, list[str]] = {}
+    for name in state.tensors:
+        W = state.matrix(name)
+        if W is not None and not getattr(W, "is_meta", False):
+            groups.setdefault((W.shape[0] * W.shape[1], float(W[0, 0]), float(W[-1, -1])), []).append(name)
+    return {key: names for key, names in groups.items() if len(names) > 1}
+
+
+def _equals(sources: Sequence[str], alike: dict[tuple, list[str]], state: State) -> Iterable[str]:
+    """Say which other tensors hold the same numbers as a layer; not of constants and multiples of the identity."""
+    for name in dict.fromkeys(sources):
+        W = state.matrix(name)
+        group = next((names for names in alike.values() if name in names), [])
+        for other in group:
+            V = state.tensors[other]
+            if W is None or other == name or (other in sources and sources.index(other) < sources.index(name)):
+                continue
+            same = _same(W, V) or _same(W, V.T)
+            if same and not namespace(W).all((W[0, 0] == W) | (W[0, -1] == W)):
+                yield f"{name} and {other} hold the same numbers: if they are one parameter, this does not apply"
+
+
+def _same(A: Array, B: Array) -> bool:
+    return tuple(A.shape) == tuple(B.shape) and bool(np.array_equal(to_numpy(A), to_numpy(B)))
