@@ -25,6 +25,7 @@ import linflow as lf
 import linflow.torch as lt
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else tempfile.mkdtemp())
+folder.mkdir(parents=True, exist_ok=True)
 torch.set_num_threads(1)
 WIDTHS, NOISE = (64, 96, 96, 64), 0.4
 

@@ -20,6 +20,7 @@ from sklearn.datasets import load_digits
 import linflow as lf
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else tempfile.mkdtemp())
+folder.mkdir(parents=True, exist_ok=True)
 
 # %% [markdown]
 # ## The data

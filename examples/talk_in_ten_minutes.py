@@ -17,6 +17,7 @@ import numpy as np
 import linflow as lf
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else tempfile.mkdtemp())
+folder.mkdir(parents=True, exist_ok=True)
 
 # %% [markdown]
 # ## Imbalance is conserved

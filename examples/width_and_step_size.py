@@ -18,6 +18,7 @@ import numpy as np
 import linflow as lf
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else tempfile.mkdtemp())
+folder.mkdir(parents=True, exist_ok=True)
 WIDTHS, SEEDS, UNTIL = (20, 50, 100, 300, 1000, 3000), range(5), 1e-4
 objective = lf.MatrixFactorization(np.full((8, 4), 0.1))
 

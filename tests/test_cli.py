@@ -6,9 +6,11 @@ import sys
 import textwrap
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
-from linflow import experiments
+from linflow import experiments, settings
+from linflow._unused import SIZES
 from linflow.cli import app
 from linflow.experiments import Claim, Experiment, Outcome
 from linflow.plots import figure
@@ -108,6 +110,12 @@ def test_folder_that_cannot_be_written(registry, linflow, tmp_path):
         ("certify a.toml b c", "linflow certify got 'b c' after all that it takes; leave it out"),
         ("reprodce", "no such command 'reprodce'. Did you mean 'reproduce'? Commands are "),
         ("zzz", "no such command 'zzz'; commands are "),
+        ("sweep status", "linflow sweep status needs FOLDER after it: folder of the sweep; see linflow sweep status"),
+        (
+            "sweep plot --x width",
+            "linflow sweep plot needs FOLDER after it: folder of the sweep; see linflow sweep plot",
+        ),
+        ("audit", "linflow audit needs FILE after it: weights of a model: .safetensors, "),
         ("--versin", "option --versin is not known; did you mean --version? See linflow --help."),
     ],
 )
@@ -118,6 +126,57 @@ def test_a_line_that_cannot_be_read(registry, linflow, tmp_path, line, message):
     assert result.stderr.startswith("linflow: " + message)
     assert result.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def leaves(command=None, names=()):
+    """Every command, the groups included, and the words that call it."""
+    command = command or typer.main.get_command(app)
+    yield names, command
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from leaves(inner, (*names, name))
+
+
+COMMANDS = dict(leaves())
+
+
+@pytest.mark.parametrize("names", COMMANDS, ids=" ".join)
+def test_every_command_has_help(linflow, names):
+    long, short = (linflow(*names, flag) for flag in ("--help", "-h"))
+    assert long.exit_code == short.exit_code == 0
+    assert long.stdout == short.stdout
+    assert "<bool>" not in long.stdout  # flags take no value
+    assert "--help" in long.stdout
+
+
+def test_help_says_the_defaults(linflow):
+    shown = " ".join(linflow("analyze", "--help").stdout.replace("│", " ").split())
+    made = settings.Experiment()
+    for words, value in (
+        ("spectral or small.", made.start.init),
+        ("Seed of the start.", made.start.seed),
+        ("flow or descent.", made.algorithm),
+        ("at which the run ends.", made.flow.until),
+        ("one step of the flow.", made.flow.rtol),
+        ("Steps of the integration at most.", made.flow.max_steps),
+        ("where it changes), or safe.", made.descent.step_size),
+        ("Steps of a descent at most.", made.descent.steps),
+        ("Folder for the report.", made.output.folder),
+    ):
+        assert f"{words} [default: {value}]" in shown, words
+    for name, (_, size) in SIZES.items():
+        assert size == 1 or f"1 if left out, {size:g} for {name}." in shown
+    shown = linflow("sweep", "plot", "--help").stdout  # an option of the same name as another's keeps its own
+    assert "Column along the axis. [default: width]" in shown
+    assert "Inputs" not in shown
+
+
+def test_the_help_of_a_sweep_has_the_options_of_a_run(linflow):
+    shown, of_run = (linflow("sweep", *names, "--help").stdout for names in ((), ("run",)))
+    for parameter in COMMANDS["sweep", "run"].params:
+        name = parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.metavar
+        assert name in shown
+        assert name in of_run
+    assert all(name in shown for name in ("run", "status", "plot", "report"))
 
 
 def test_without_a_command_there_is_help(linflow):

@@ -1,5 +1,6 @@
 """`linflow certify`, `simulate`, `design` and `analyze`, as a user types them."""
 
+import io
 import json
 import os
 import pty
@@ -15,11 +16,14 @@ import pandas
 import pyarrow.parquet
 import pytest
 import xarray
+from rich.console import Console
+from rich.progress import Progress
 from typer.testing import CliRunner
 
 import linflow as lf
 from linflow._typeset import typeset
 from linflow.cli import app
+from linflow.cli._show import _speed, columns
 
 
 @pytest.fixture
@@ -314,6 +318,34 @@ def test_a_bar_on_a_terminal_and_nothing_in_a_pipe(tmp_path):
     assert b"flow" in seen
     assert b"%" in seen
     assert b"left" in seen
+
+
+def bar(total, steps, at):
+    """What a bar shows after so many of the steps, at this time, one a second until then."""
+    now = [0.0]
+    screen = io.StringIO()
+    console = Console(file=screen, width=80, force_terminal=True, color_system=None)
+    shown = Progress(*columns(), console=console, get_time=lambda: now[0])
+    task = shown.add_task("flow", total=total)
+    for i in range(steps + 1):
+        now[0] = float(i)
+        shown.update(task, completed=i)
+    now[0] = at
+    console.print(shown.make_tasks_table(shown.tasks))
+    return " ".join(screen.getvalue().replace("━", " ").replace("╸", " ").replace("╺", " ").split())
+
+
+def test_a_bar_says_what_went_by_and_what_is_left():
+    assert bar(1000, 6, 6.0) == "flow 1%, 6%/min, 0:00:06 elapsed, 0:16:34 left"  # 994 of 1000, one a second
+    assert bar(None, 6, 6.0) == "flow 0:00:06 elapsed"
+    assert bar(10, 5, 5.0) == "flow 50%, 10%/s, 0:00:05 elapsed, 0:00:05 left"
+    assert bar(10**6, 9, 9.0).startswith("flow 0%, ")
+    assert "e" not in bar(10**6, 9, 9.0).replace("elapsed", "").replace("left", "")
+
+
+def test_the_speed_of_a_bar_has_a_unit_that_suits_it():
+    rates = [2.1e3, 0.5, 0.01, 1e-3, 1e-5, 1e-9]  # parts of the whole a second
+    assert [_speed(rate) for rate in rates] == ["", "50%/s", "1%/s", "6%/min", "4%/h", ""]
 
 
 def hostile(kind, folder):

@@ -7,7 +7,7 @@ from io import TextIOWrapper
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from linflow.cli._ctrl_c import listen
 
@@ -15,7 +15,34 @@ _Usage: Any = typer.BadParameter.__bases__[0]
 """What a command line that cannot be read raises, in every release of Typer."""
 
 
-class _Group(TyperGroup):
+class _Help:
+    """Of a command or a group: flags show no type in the help, as they take no value."""
+
+    def get_params(self, ctx: Any) -> Any:
+        found = super().get_params(ctx)  # type: ignore[misc]
+        for parameter in found:
+            if getattr(parameter, "is_flag", False) and parameter.metavar is None:
+                parameter.metavar = ""
+        return found
+
+
+class Command(_Help, TyperCommand):
+    """A command."""
+
+
+class Group(_Help, TyperGroup):
+    """A command that has commands."""
+
+
+class App(typer.Typer):
+    """Makes commands of the kinds above."""
+
+    def command(self, name: str | None = None, *, cls: Any = Command, **options: Any) -> Any:
+        """Return what makes a command of a function."""
+        return super().command(name, cls=cls, **options)
+
+
+class _Group(Group):
     """Turns errors of any command into one line and an exit code."""
 
     def make_context(self, info_name: Any, args: Any, parent: Any = None, **extra: Any) -> Any:
@@ -32,7 +59,7 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except _Usage as error:
-            if not error.message:  # no mistake: the help of a group was shown
+            if not error.message and getattr(error, "param", None) is None:  # no mistake: the help was shown
                 raise
             name = ctx.invoked_subcommand
             command = self.commands.get(name, self)
@@ -55,8 +82,9 @@ class _Group(TyperGroup):
             fail(f"there is not enough memory ({error}); ask for narrower layers or fewer data.", 2)
 
 
-app = typer.Typer(
+app = App(
     cls=_Group,
+    context_settings={"help_option_names": ["--help", "-h"]},
     add_completion=True,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -77,7 +105,7 @@ def _misread(error: Any, command: Any, given: Sequence[str], name: str) -> str:
     if option is not None:
         takes_none = any(option in p.opts and getattr(p, "is_flag", False) for p in command.params)
         return f"option {option} {'takes no value' if takes_none else 'needs a value after it'}; {see}"
-    text = (error.message or error.format_message()).strip().rstrip(".")
+    text = (error.message or _missing(parameter, name) or error.format_message()).strip().rstrip(".")
     text = text[:1].lower() + text[1:]
     if parameter is not None and parameter.opts[0].startswith("-"):
         value = _after(parameter.opts[0], given)
@@ -93,6 +121,14 @@ def _misread(error: Any, command: Any, given: Sequence[str], name: str) -> str:
         names = ", ".join(getattr(command, "commands", ()))
         return f"{text}{' Commands' if text.endswith('?') else '; commands'} are {names}."
     return f"{text}; {see}"
+
+
+def _missing(parameter: Any, name: str) -> str:
+    """Say which argument is missing; nothing of an option."""
+    if parameter is None or parameter.opts[0].startswith("-"):
+        return ""
+    what = parameter.help[:1].lower() + parameter.help[1:]
+    return f"{name} needs {parameter.metavar or parameter.name.upper()} after it: {what}"
 
 
 _NEEDED = {"valid integer": "a whole number is needed", "valid number": "a number is needed"}

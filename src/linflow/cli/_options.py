@@ -7,23 +7,30 @@ from typing import Annotated, Any
 
 import typer
 
+from linflow.cli._app import Command
+
 OPTIONS: dict[str, tuple[str, type, str, str]] = {
     "x": ("data.x", Path, "Data", "Inputs, one row for each sample: .csv, .npy, .npz or .parquet."),
     "y": ("data.y", Path, "Data", "Outputs or labels, one row for each sample."),
     "target": ("data.target", Path, "Data", "Target of a factorization, in the place of x and y."),
-    "objective": ("data.objective", str, "Data", "factorization, regression, logistic or exponential."),
+    "objective": (
+        "data.objective",
+        str,
+        "Data",
+        "factorization, regression, logistic or exponential; if left out, the first of a target, else the second.",
+    ),
     "init": (
         "start.init",
         str,
         "Start",
         "gaussian, ntk, fan_in, fan_out, orthogonal, balanced, imbalanced, spectral or small.",
     ),
-    "hidden": ("start.hidden", str, "Start", "Hidden widths, such as 64 or 64,64."),
+    "hidden": ("start.hidden", str, "Start", "Hidden widths, such as 64 or 64,64; needed by a drawn start."),
     "size": (
         "start.size",
         float,
         "Start",
-        "Standard deviation, gain, imbalance or size of the start, where it has one.",
+        "Standard deviation, gain, imbalance or size of the start, where it has one; 1 if left out, 0.001 for small.",
     ),
     "scale": ("start.scale", float, "Start", "Number that every drawn layer is multiplied by."),
     "seed": ("start.seed", int, "Start", "Seed of the start."),
@@ -41,7 +48,7 @@ OPTIONS: dict[str, tuple[str, type, str, str]] = {
     ),
     "algorithm": ("algorithm", str, "Run", "flow or descent."),
     "until": ("flow.until", float, "Run", "Part of the first loss gap at which the run ends."),
-    "t_max": ("flow.t_max", float, "Run", "Time at which a flow ends, if it did not before."),
+    "t_max": ("flow.t_max", float, "Run", "Time at which a flow ends, if it did not before; none if left out."),
     "rtol": ("flow.rtol", float, "Run", "Relative tolerance of one step of the flow."),
     "max_steps": ("flow.max_steps", int, "Run", "Steps of the integration at most."),
     "record": ("flow.record", str, "Run", "Along the run: least_eigenvalue, imbalance_drift, singular_values."),
@@ -80,6 +87,28 @@ def flag(name: str) -> str:
 File = Annotated[
     Path | None, typer.Argument(metavar="FILE.toml", help="Experiment file; options take the place of its keys.")
 ]
+
+
+class ExperimentCommand(Command):
+    """A command with the options above: its help says their defaults, which are those of the keys."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help."""
+        for option in self.params:
+            if option.name in OPTIONS and getattr(option, "rich_help_panel", None):
+                key, _, _, text = OPTIONS[option.name]
+                option.help = text + _default(key)  # type: ignore[attr-defined]
+        super().format_help(ctx, formatter)
+
+
+def _default(key: str) -> str:
+    from linflow.settings import SECTIONS, Experiment
+
+    section, _, name = key.rpartition(".")
+    value = (SECTIONS[section] if section else Experiment).model_fields[name].default
+    if value is None or value is False or value == ():
+        return ""
+    return rf" [dim]\[default: {f'{value:g}' if isinstance(value, float) else value}][/dim]"
 
 
 def _words(key: str) -> Callable[[str], list[str]]:

@@ -127,25 +127,41 @@ def print_json(value: Any) -> None:
 
 def columns() -> tuple[Any, ...]:
     """Return the columns of a progress bar: what, how far, how fast, and the time that went by and is left."""
-    from rich.progress import BarColumn, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, ProgressColumn, TextColumn
     from rich.text import Text
 
-    class Speed(ProgressColumn):
-        """Percent in a second."""
+    class Pace(ProgressColumn):
+        """Part that is done, speed, time that went by, time that is left."""
 
         def render(self, task: Any) -> Text:
-            speed = task.finished_speed or task.speed
-            return Text("" if speed is None or not task.total else f"{100 * speed / task.total:.2g} %/s")
+            rate = task.finished_speed or task.speed
+            known = [f"{task.percentage:3.0f}%"] if task.total else []
+            known.append("" if rate is None or not task.total else _speed(rate / task.total))
+            known.append(f"{_clock(task.elapsed)} elapsed")
+            if task.total:
+                known.append(f"{_clock(task.time_remaining)} left")
+            return Text(", ".join(filter(None, known)))
 
     return (
         TextColumn("[bold]{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:3.0f}%"),
-        Speed(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        BarColumn(20),
+        Pace(),
     )
+
+
+def _speed(rate: float) -> str:
+    """Return a rate, parts of the whole a second, in a unit that makes it 1 or more; nothing if done at once."""
+    for unit, seconds in (("s", 1), ("min", 60), ("h", 3600)):
+        if 100 * rate * seconds >= 1:
+            return f"{100 * rate * seconds:.0f}%/{unit}" if rate < 1 else ""
+    return ""
+
+
+def _clock(seconds: float | None) -> str:
+    if seconds is None:
+        return "-:--:--"
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from linflow.cli._app import app
-from linflow.cli._options import OPTIONS, takes_experiment
+from linflow.cli._options import OPTIONS, ExperimentCommand, takes_experiment
 from linflow.cli._show import load_writers, print_analysis, print_json, progress, ready, write_run
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ START = (
 )
 
 
-@app.command()
+@app.command(cls=ExperimentCommand)
 @takes_experiment(*START)
 def certify(experiment: "Experiment", as_json: Json = False) -> None:
     """Say how fast training from a start is sure to be, before it is run.
@@ -50,7 +50,7 @@ def certify(experiment: "Experiment", as_json: Json = False) -> None:
     raise typer.Exit(0 if cert.best is not None else 1)
 
 
-@app.command()
+@app.command(cls=ExperimentCommand)
 @takes_experiment(*RUN, "save", "table", "plot")
 def simulate(experiment: "Experiment", as_json: Json = False) -> None:
     """Run the gradient flow, or a descent, and say how it went.
@@ -102,7 +102,7 @@ def simulate(experiment: "Experiment", as_json: Json = False) -> None:
     raise typer.Exit(0 if run.result.ok else 1)
 
 
-@app.command()
+@app.command(cls=ExperimentCommand)
 @takes_experiment(
     "x", "y", "target", "objective", "hidden", "seed", "until", "algorithm", "rate", "within", "confirm", "out"
 )
@@ -147,7 +147,7 @@ def design(experiment: "Experiment", as_json: Json = False) -> None:
     raise typer.Exit(0 if check is None or check.holds else 1)
 
 
-@app.command()
+@app.command(cls=ExperimentCommand)
 @takes_experiment(*RUN, "folder")
 def analyze(experiment: "Experiment", as_json: Json = False) -> None:
     """Certify a start, run it, set one against the other, and say what holds it back.

@@ -1,5 +1,6 @@
 """`linflow sweep`: run a grid, see how far it is, draw it, report on it."""
 
+import copy
 import difflib
 import sys
 import time
@@ -9,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
 
-from linflow.cli._app import app
+from linflow.cli._app import App, Group, app
 
 if TYPE_CHECKING:
     from linflow.sweeps.status import Status
@@ -21,26 +21,30 @@ EVERY = 10.0
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the sweep.")]
 
 
-class _Runs(TyperGroup):
+class _Runs(Group):
     """A group that runs a grid where no command of it is named."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in (*self.commands, "--help"):
+        if args and args[0] not in (*self.commands, *ctx.help_option_names):
             close = difflib.get_close_matches(args[0], self.commands, 1)
             if close and not args[0].startswith("-") and not Path(args[0]).exists():
                 raise ValueError(f"there is no file {args[0]}; did you mean linflow sweep {close[0]}?")
             args = ["run", *args]
         return super().parse_args(ctx, args)
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Show the options of `run`, which stand for themselves where no command is named."""
+        shown = copy.copy(self)
+        shown.params = self.commands["run"].params
+        super(_Runs, shown).format_help(ctx, formatter)
 
-sweeps = typer.Typer(
+
+sweeps = App(
     cls=_Runs,
     no_args_is_help=True,
     help="""Run all experiments of a grid, one row of a table each; nothing is lost and nothing computed twice.
 
-Example: linflow sweep grid.toml --out results
-
-The options are those of `linflow sweep run`.""",
+Example: linflow sweep grid.toml --out results""",
 )
 app.add_typer(sweeps, name="sweep")
 
