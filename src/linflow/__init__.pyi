@@ -10,7 +10,6 @@ from .certificates import Guarantee as Guarantee
 from .certificates import Violation as Violation
 from .certificates import certify as certify
 from .certificates import margin as margin
-from .certificates import safe_step_size as safe_step_size
 from .classification import ExponentialLoss as ExponentialLoss
 from .classification import ExponentialTail as ExponentialTail
 from .classification import LogisticLoss as LogisticLoss
@@ -39,7 +38,10 @@ from .references import cite as cite
 from .starts import Design as Design
 from .starts import design as design
 from .sweeps import sweep as sweep
+from .verified import DescentEnclosure as DescentEnclosure
 from .verified import Enclosure as Enclosure
+from .verified import VerifiedStep as VerifiedStep
 from .verified import enclose as enclose
+from .verified import safe_step_size as safe_step_size
 
 __version__: str

@@ -50,7 +50,7 @@ def exponential(objective: Objective, network: Network) -> list[Guarantee]:
         source = "convex optimisation (gradient dominance)"
         return [guarantee("one layer", source, ["karimi2016"], "", ExponentialCurve(gap, gamma * net.scale**2))]
     levels = gap_levels(gap) if gap > 0 else np.zeros(1)
-    rows, values, held = _bounds_on(levels, seen, net)
+    rows, values, held = bounds_on(levels, seen, net)
     why = _why_zero(seen, net, held)
     # A theorem whose hypotheses hold explains a missing rate better than one for other networks: it comes first.
     found = [
@@ -71,7 +71,7 @@ def exponential(objective: Objective, network: Network) -> list[Guarantee]:
     ]
 
 
-def _bounds_on(levels: np.ndarray, objective: Objective, net: Network) -> tuple[list[Bound], dict, float]:
+def bounds_on(levels: np.ndarray, objective: Objective, net: Network) -> tuple[list[Bound], dict, float]:
     """Return every bound for weights with a gap of at most each level, by name, and the margin at the first."""
     low, following, high = product_range(objective, net, levels)
     seen = (low > 0) | (np.arange(len(levels)) == 0)  # without a margin every level has the bound of the first

@@ -1,6 +1,8 @@
-"""Verified runs: rigorous enclosures of gradient flow, made by computing, with all rounding bounded."""
+"""Verified runs: rigorous enclosures of gradient flow and descent, made by computing, with all rounding bounded."""
 
+from linflow.verified.descent import DescentEnclosure
 from linflow.verified.enclosure import Enclosure
-from linflow.verified.flow import enclose
+from linflow.verified.run import enclose
+from linflow.verified.steps import VerifiedStep, safe_step_size
 
-__all__ = ["Enclosure", "enclose"]
+__all__ = ["DescentEnclosure", "Enclosure", "VerifiedStep", "enclose", "safe_step_size"]

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from linflow import _checks
+from linflow.certificates import Guarantee
 from linflow.network import Network
 from linflow.objectives import Objective
+from linflow.verified.forever import ever_after
 from linflow.verified.march import Step, product_error
 from linflow.verified.problem import AffineGradient
 from linflow.verified.reduction import Narrowed
@@ -76,6 +78,24 @@ class Enclosure:
     def end(self) -> float:
         """The time up to which the flow is enclosed."""
         return float(self.t[-1])
+
+    @cached_property
+    def _after(self) -> tuple[Guarantee | None, str]:
+        if not self.steps:
+            return None, "nothing is enclosed"
+        reached = self.start.with_weights(self.steps[-1].at(self.end)[0])
+        gap, radius = self.steps[-1].gap[1], float(self.radius[-1]) * (1 + 1e-9)
+        return ever_after(self.objective, self.start, reached, radius, gap, 2 * self.problem.least * (1 - 4 * U))
+
+    @property
+    def certificate(self) -> Guarantee | None:
+        """What holds for ever after `end`, with time counted from there; None where nothing is known."""
+        return self._after[0]
+
+    @property
+    def certificate_reason(self) -> str:
+        """Why there is no `certificate`; empty where there is."""
+        return self._after[1]
 
     def gap_bounds(self, t: Any) -> Bounds:
         """Return bounds of the loss gap `L − f*` at a time or times.

@@ -24,8 +24,9 @@ Jet = tuple[float, float, float]
 
 
 def greatest(C: np.ndarray) -> float:
-    """Return an upper bound of `λ_max` of a symmetric matrix without negative entries, by Collatz and Wielandt:
-    `λ_max ≤ max_i (Cv)_i/v_i` for every positive v, here nearly the last eigenvector.
+    """Return an upper bound of `λ_max` of a symmetric matrix without negative entries.
+
+    `λ_max ≤ max_i (Cv)_i/v_i` for every positive v (Collatz, Wielandt); here v is nearly the last eigenvector.
     """
     if len(C) == 1:
         return float(C[0, 0])

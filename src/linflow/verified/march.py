@@ -128,6 +128,7 @@ class March:
         speed = math.sqrt(sum(float(np.sum(W[1] ** 2)) for W in probe.coefficients))
         ratio = probe.norm() / speed if speed > 0 else 1.0
         exponent = round(math.log2(min(max(ratio, 1e-100), 1e100)))
+        path = probe
         for _ in range(100):
             path = Expansion(self.problem, self.weights, self.scale, 2.0**exponent)
             if not np.isfinite(path.defects).all():

@@ -1,0 +1,268 @@
+"""Verified gradient descent: the exact iterates lie within a radius of the computed ones.
+
+`‖e_{k+1}‖ ≤ max(1 + ηm, ηM − 1) ‖e_k‖ + r_k` with `−m ≤ λ(∇²L) ≤ M` between the two, and `r_k` the rounding of the
+step: docs/verified.md, section 8.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from linflow import _checks
+from linflow.network import Network
+from linflow.objectives import Objective
+from linflow.verified.hessian import hessian
+from linflow.verified.log_norm import Node, Tube, greatest
+from linflow.verified.march import LARGE, LARGEST_HESSIAN, LOOSE, LOOSE_LARGE
+from linflow.verified.problem import AffineGradient
+from linflow.verified.reduction import Narrowed
+from linflow.verified.rounding import TINY, UP, U, frobenius, least_eigenvalue
+from linflow.verified.taylor import Expansion
+
+MOVED, LEAST = 0.1, 1e-4
+"""Part of the exponent of a step, and least amount, that the distance to the last Hessian may add."""
+
+DIVERGED = 1e6
+"""Growth of the gap from which a descent has diverged."""
+
+
+@dataclass(frozen=True, repr=False)
+class DescentEnclosure:
+    """A proof, made by computing, of where exact gradient descent is after every step.
+
+    Attributes:
+        objective: what is minimised.
+        start: the start.
+        step_size: η.
+        gaps: lower and upper bounds of the loss gap after 0, 1, … steps, shape `(2, K + 1)`.
+        radius: upper bounds of `‖θ_k − θ̃_k‖`, shape `(K + 1,)`, in the least width that holds the descent.
+        exponent: logarithm of the most that a disturbance of the start can have grown by.
+        result: "target proved", "all steps done", "diverged" or "proof ended".
+        reason: why it did not reach what was asked; empty when it did.
+        weights: the last iterate as computed, in the least width.
+        hessians: how many Hessians were needed.
+        notes: promotions of the input, and what the gap is measured from.
+    """
+
+    objective: Objective
+    start: Network
+    step_size: float
+    gaps: np.ndarray
+    radius: np.ndarray
+    exponent: float
+    result: str
+    reason: str
+    weights: list[np.ndarray] = field(repr=False)
+    narrowed: Narrowed = field(repr=False)
+    hessians: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def steps(self) -> int:
+        """Number of steps that are enclosed."""
+        return len(self.radius) - 1
+
+    @cached_property
+    def network(self) -> Network:
+        """The last iterate as computed."""
+        return self.start.with_weights(self.narrowed.expand(self.weights))
+
+    def gap_bounds(self, k: Any) -> tuple[Any, Any]:
+        """Return bounds of the loss gap after k steps, a number or a sequence.
+
+        Raises:
+            ValueError: more steps than are enclosed.
+        """
+        several = np.ndim(k) > 0
+        index = np.array([_checks.count(j, "k", 0) for j in (k if several else [k])])
+        if index.max(initial=0) > self.steps:
+            raise ValueError(f"k is {index.max()}; {self.steps} steps are enclosed.")
+        low, high = self.gaps[:, index]
+        return (low, high) if several else (float(low[0]), float(high[0]))
+
+    def steps_bounds(self, fraction: float) -> tuple[float, float]:
+        """Return bounds of the number of steps after which the gap is first at most `fraction` of the first one.
+
+        `(lo, inf)` where it is not proved that it ever is.
+        """
+        fraction = _checks.fraction(fraction, "fraction")
+        above = self.gaps[0] <= fraction * self.gaps[1, 0] * UP
+        below = self.gaps[1] <= fraction * self.gaps[0, 0] * (1 - 1e-12)
+        low = int(np.argmax(above)) if above.any() else self.steps + 1
+        return low, int(np.argmax(below)) if below.any() else math.inf
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what was proved as plain data."""
+        known = {}
+        for exponent in range(1, 13):
+            low, high = self.steps_bounds(10.0**-exponent)
+            if math.isinf(high):
+                break
+            known[f"1e-{exponent:02d}"] = [low, high]
+        return {
+            "result": self.result,
+            "reason": self.reason,
+            "step_size": self.step_size,
+            "steps": self.steps,
+            "hessians": self.hessians,
+            "radius": float(self.radius[-1]),
+            "exponent": self.exponent,
+            "first_gap": [float(x) for x in self.gaps[:, 0]],
+            "last_gap": [float(x) for x in self.gaps[:, -1]],
+            "steps_to": known,
+            "widths": list(self.start.widths),
+            "scale": self.start.scale,
+            "notes": list(self.notes),
+        }
+
+    def __repr__(self) -> str:
+        first = float(self.gaps[0, 0])
+        gap = float(self.gaps[1, -1]) / first if first > 0 else 1.0
+        return (
+            f"DescentEnclosure({self.result}, step {self.step_size:.4g}, {self.steps} steps, {gap:.3g} of the first "
+            f"gap, radius {float(self.radius[-1]):.2g})"
+        )
+
+
+@dataclass(frozen=True)
+class _Curvature:
+    """Bounds of the spectrum of `∇²L` at one iterate, and the constants of the ball they are used on."""
+
+    weights: list[np.ndarray]
+    least: float
+    most: float
+    ball: float
+    third: float
+
+
+class DescentMarch:
+    """State of a verified descent."""
+
+    def __init__(self, problem: AffineGradient, weights: list[np.ndarray], scale: float, radius: float, eta: float):
+        self.problem, self.scale, self.eta, self.radius = problem, scale, eta, radius
+        self.size = sum(W.size for W in weights)
+        self.exponent = self.loose = 0.0
+        self.hessians = 0
+        self.trouble = ""
+        self.known: _Curvature | None = None
+        self._arrive(weights)
+        self.first = self.gap
+
+    def _arrive(self, weights: list[np.ndarray]) -> None:
+        """Look at the gradient at an iterate, with its rounding, and at the gap."""
+        self.weights = weights
+        self.path = Expansion(self.problem, weights, self.scale, self.eta, 1)
+        self.tube = Tube(self.path, 0.0)
+        self.constants = self.tube.constants(self.radius)
+        error = (self.path.distance_error + self.constants.motion * self.radius) * UP
+        self.gap = self.problem.gap(self.path.distance, error)
+
+    def advance(self) -> bool:
+        """Take a step; False where the radius cannot be carried on (`trouble` says why)."""
+        path = self.path
+        growth = self._growth()
+        new = [series[0] + series[1] for series in path.coefficients]
+        moved = math.sqrt(sum(float(frobenius(W)) ** 2 for W in new))
+        rounding = float(path.rounding[0]) + U * moved
+        radius = (self.radius * growth + rounding) * UP + TINY
+        if not radius < 1e-3 * (TINY + moved) or not math.isfinite(growth):
+            self.trouble = (
+                f"the radius of the enclosure, {radius:.2g}, is too large for weights of norm {moved:.3g}; a smaller "
+                "step keeps it smaller"
+            )
+            return False
+        self.exponent += max(0.0, math.log(growth))
+        self.radius = radius
+        self._arrive(new)
+        return True
+
+    def _growth(self) -> float:
+        """Return `max(1 + ηm, ηM − 1)` on the segment between the exact iterate and the computed one."""
+        eta, K, constants = self.eta, self.problem.smoothness, self.constants
+        x, between = Node(self.path).products
+        twist = 0.5 * constants.third * self.radius
+        second = (greatest(x * between) + twist) * UP
+        most = (K * constants.motion**2 + second) * UP
+        large = self.size > LARGE
+        if eta * most <= 2 + eta * second:
+            spent = eta * second
+            if (
+                self.size > LARGEST_HESSIAN
+                or self.path.depth == 1
+                or self.loose + spent <= (LOOSE_LARGE if large else LOOSE)
+            ):
+                self.loose += spent
+                return (1 + spent) * UP
+        elif self.size > LARGEST_HESSIAN:
+            return max(1 + eta * second, eta * most - 1) * UP
+        known = self._near()
+        away = self._distance(known) + 0.5 * self.radius
+        m = max(0.0, -known.least + known.third * away) * UP
+        M = (known.most + known.third * away) * UP
+        return max(1 + eta * m, eta * M - 1) * UP
+
+    def _distance(self, known: _Curvature) -> float:
+        squares = sum(float(np.sum((W - V) ** 2)) for W, V in zip(self.weights, known.weights, strict=True))
+        return (math.sqrt(squares) * (1 + 1e-12) + 4 * U * self.path.norm()) * UP
+
+    def _near(self) -> _Curvature:
+        """Return the spectrum of the last Hessian while it is near enough, else a new one."""
+        known, eta = self.known, self.eta
+        if known is not None:
+            away = self._distance(known) + self.radius
+            added = eta * known.third * away
+            if away <= known.ball and added <= MOVED * eta * max(0.0, -known.least) + LEAST:
+                return known
+        H, error = hessian(self.path)
+        least, most = least_eigenvalue(H, error), -least_eigenvalue(-H, error)
+        self.hessians += 1
+        # A ball that the next steps can use: where the distance alone would spend what is allowed.
+        ball = 2 * self.radius + (LEAST + MOVED * eta * max(0.0, -least)) / (eta * self.constants.third + TINY)
+        ball = min(ball, 0.1 * self.path.norm() + 2 * self.radius)
+        third = self.tube.constants(ball).third
+        self.known = _Curvature(self.weights, least, most, ball, third)
+        return self.known
+
+
+def enclose_descent(
+    march: DescentMarch,
+    until: float | None,
+    steps: int,
+    progress: Callable[[float], None] | None,
+) -> tuple[str, str, np.ndarray, np.ndarray]:
+    """Run a verified descent; return its result, the reason, the gaps and the radii."""
+    gaps, radii = [march.gap], [march.radius]
+    target = -math.inf if until is None else until * march.first[0] * (1 - 1e-12)
+    result = reason = ""
+    while not result:
+        done = len(radii) - 1
+        if march.gap[1] <= target:
+            result = "target proved"
+        elif until is not None and march.first[0] <= 0:
+            result = "proof ended"
+            reason = "the first gap cannot be told from 0, as the start is at the optimum to rounding"
+        elif done >= steps:
+            result = "all steps done"
+        elif march.gap[0] > DIVERGED * march.first[1]:
+            result, reason = (
+                "diverged",
+                f"the gap has grown by {march.gap[0] / march.first[1]:.3g}; take a smaller step",
+            )
+        elif not march.advance():
+            result, reason = "proof ended", march.trouble
+        else:
+            gaps.append(march.gap)
+            radii.append(march.radius)
+            if progress is not None:
+                progress(min(1.0, done / steps))
+    if reason:
+        reason = f"verified for {len(radii) - 1} steps: {reason}"
+    elif result == "all steps done" and until is not None:
+        reason = f"{steps} steps do not prove {until:g} of the first gap; raise steps"
+    return result, reason, np.array(gaps).T, np.array(radii)

@@ -1,0 +1,77 @@
+"""What holds for ever after the end of a verified flow: the envelope of the certificates, restarted there.
+
+At the end the exact weights lie within the radius of the path, their gap is at most its upper bound, and their
+imbalances are exactly those of the start. docs/verified.md, section 7.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from linflow.certificates import Guarantee
+from linflow.certificates.envelope import envelope, gap_levels
+from linflow.certificates.exponential import bounds_on
+from linflow.certificates.lazy import Neighbourhood
+from linflow.network import Network
+from linflow.objectives import Objective
+
+SOURCE = "linflow, docs/verified.md"
+
+
+def ever_after(
+    objective: Objective,
+    start: Network,
+    reached: Network,
+    radius: float,
+    gap: float,
+    pl_constant: float,
+) -> tuple[Guarantee | None, str]:
+    """Return the guarantee on the flow from the end of an enclosure on, or None and the reason.
+
+    Args:
+        objective: what is minimised.
+        start: the start, whose imbalances the flow conserves.
+        reached: the path's weights at the end.
+        radius: distance of the exact weights to these.
+        gap: upper bound of the loss gap there.
+        pl_constant: γ, a proved lower bound.
+    """
+    seen, net = objective.effective(start)
+    _, near = objective.effective(reached)
+    if pl_constant <= 0:
+        return None, "no gradient dominance γ > 0 could be proved for the objective"
+    if not net.overparametrized:
+        return (
+            None,
+            f"λ_min(T) is 0, as a hidden width is below min(n, m) = {min(net.shape)}; the statement ends here",
+        )
+    levels = gap_levels(gap)
+    floors = np.full(len(levels), net.scale**2)
+    nearby = None
+    if net.depth > 1:
+        _, values, _ = bounds_on(levels, seen, net)
+        floors = np.max(list(values.values()), axis=0)
+        nearby = shifted(Neighbourhood.of(near), radius)
+    curve = envelope(levels, pl_constant, floors, nearby)
+    if curve is None or curve.rate <= 0:
+        return None, (
+            f"neither the imbalance nor the weights reached prove λ_min(T) > 0 for ever (gap {gap:.3g}, radius "
+            f"{radius:.2g}); a smaller until may"
+        )
+    facts = {"final rate": curve.final_rate, "radius": radius}
+    return Guarantee("ever after", SOURCE, ("linflow",), "", curve, gap, objective.minimum, facts), ""
+
+
+def shifted(nearby: Neighbourhood, radius: float) -> Neighbourhood:
+    """Return floors that hold around all weights within `radius` of the centre.
+
+    The ball of R around such weights lies in the ball of R + radius around the centre.
+    """
+    radii = nearby.radii - radius
+    inside = radii >= 0
+    if not inside.any():
+        return Neighbourhood(np.array([0.0]), np.array([0.0]))
+    first = int(np.argmax(inside))
+    return Neighbourhood(
+        np.concatenate([[0.0], radii[first:]]), np.concatenate([[nearby.floors[first]], nearby.floors[first:]])
+    )

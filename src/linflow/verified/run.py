@@ -1,0 +1,155 @@
+"""`lf.enclose`: the verified run of gradient flow or gradient descent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, overload
+
+import numpy as np
+
+from linflow import _checks
+from linflow._arrays import is_numpy, to_numpy
+from linflow._threads import one_thread_when_small
+from linflow.network import Network
+from linflow.objectives import Objective
+from linflow.verified.descent import DescentEnclosure, DescentMarch, enclose_descent
+from linflow.verified.enclosure import Enclosure
+from linflow.verified.flow import enclose_flow
+from linflow.verified.march import March
+from linflow.verified.problem import affine_gradient
+from linflow.verified.reduction import narrowed
+
+STEPS = 100_000
+"""Steps of a verified descent where no number is given."""
+
+
+@overload
+def enclose(
+    objective: Objective,
+    network: Network | Sequence[Any],
+    *,
+    until: float | None = None,
+    t_max: float | None = None,
+    max_steps: int = 5000,
+    algorithm: Literal["flow"] = "flow",
+    progress: Callable[[float], None] | None = None,
+) -> Enclosure: ...
+
+
+@overload
+def enclose(
+    objective: Objective,
+    network: Network | Sequence[Any],
+    *,
+    until: float | None = None,
+    algorithm: Literal["descent"],
+    step_size: float,
+    steps: int | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> DescentEnclosure: ...
+
+
+def enclose(
+    objective: Objective,
+    network: Network | Sequence[Any],
+    *,
+    until: float | None = None,
+    t_max: float | None = None,
+    max_steps: int = 5000,
+    algorithm: str = "flow",
+    step_size: float | None = None,
+    steps: int | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> Enclosure | DescentEnclosure:
+    """Prove by computing where exact gradient flow, or exact gradient descent, goes from this start.
+
+    The flow is followed by Taylor polynomials θ̃, and around them a radius ρ is carried with
+    `ρ' ≥ m ρ + ‖θ̃' + ∇L(θ̃)‖`, where m bounds `−λ_min(∇²L)` on all weights within ρ. Then the exact flow exists and
+    stays within ρ of θ̃. For a descent with step η, `ρ_{k+1} ≥ max(1 + ηm, ηM − 1) ρ_k + r_k` with
+    `M ≥ λ_max(∇²L)` and the rounding `r_k` of the step. All rounding is bounded. No condition on the start is needed.
+
+    Args:
+        objective: `MatrixFactorization`, `LinearRegression` or `Quadratic`.
+        network: a `Network` or its weights.
+        until: fraction of the first loss gap to prove; 1e-6 when neither it nor t_max or steps is given.
+        t_max: time of the flow to stop at.
+        max_steps: limit on the steps of the flow's path.
+        algorithm: "flow", or "descent" for gradient descent with a constant step.
+        step_size: η of the descent.
+        steps: steps of the descent at most; 100 000 where only `until` ends it.
+        progress: called with the fraction done after each step.
+
+    Returns:
+        An `Enclosure`, of a descent a `DescentEnclosure`. Where the proof ends early it says how far it reaches and
+        why.
+
+    Raises:
+        ValueError, TypeError: arguments that do not fit, or an objective that is not one of these.
+
+    Source: this library, docs/verified.md.
+
+    Example:
+        >>> import numpy as np, linflow as lf
+        >>> f = lf.MatrixFactorization(np.diag([2.0, 1.0]))
+        >>> net = lf.init.gaussian((2, 4, 2), rng=0)
+        >>> enc = lf.enclose(f, net, until=1e-6)
+        >>> low, high = enc.time_bounds(1e-6)
+        >>> seen = lf.gradient_flow(f, net, until=1e-7).time_to(1e-6)
+        >>> enc.result, bool(high / low - 1 < 1e-6), bool(low * (1 - 1e-6) < seen < high * (1 + 1e-6))
+        ('target proved', True, True)
+        >>> lf.enclose(f, net, algorithm="descent", step_size=0.1, until=1e-6).steps_bounds(1e-4)
+        (14, 14)
+    """
+    net = Network.of(network).detach()
+    objective.check_network(net)
+    algorithm = _checks.choice(algorithm, "algorithm", ("flow", "descent"))
+    _refuse(algorithm, {"t_max": t_max}, {"step_size": step_size, "steps": steps})
+    until = _checks.fraction(until, "until") if until is not None else None if t_max or steps else 1e-6
+    max_steps = _checks.count(max_steps, "max_steps")
+    problem = affine_gradient(objective)
+    weights = [np.ascontiguousarray(W if is_numpy(W) else to_numpy(W), dtype=np.float64) for W in net.weights]
+    narrow = narrowed(weights)
+    notes = (*objective.notes, *net.notes, *problem.notes)
+    with one_thread_when_small(net), np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        if algorithm == "flow":
+            end = math.inf if t_max is None else _rounded_up(_checks.positive(t_max, "t_max"))
+            march = March(problem, narrow.weights, net.scale, narrow.radius)
+            result, reason, path = enclose_flow(march, until, end, max_steps, progress)
+            first, count = march.first, march.hessians
+            return Enclosure(objective, net, problem, path, first, result, reason, narrow, notes, count)
+        eta = _checks.positive(step_size, "step_size")
+        steps = STEPS if steps is None else _checks.count(steps, "steps")
+        descent = DescentMarch(problem, narrow.weights, net.scale, narrow.radius, eta)
+        result, reason, gaps, radii = enclose_descent(descent, until, steps, progress)
+    return DescentEnclosure(
+        objective,
+        net,
+        eta,
+        gaps,
+        radii,
+        descent.exponent,
+        result,
+        reason,
+        descent.weights,
+        narrow,
+        descent.hessians,
+        notes,
+    )
+
+
+def _refuse(algorithm: str, of_flow: dict[str, Any], of_descent: dict[str, Any]) -> None:
+    """Raise for arguments of the other algorithm, and for a descent without a step."""
+    wrong = of_descent if algorithm == "flow" else of_flow
+    for name, value in wrong.items():
+        if value is not None:
+            other = "descent" if algorithm == "flow" else "flow"
+            raise ValueError(f'{name} is {value!r}, but the algorithm is the {algorithm}; say algorithm="{other}".')
+    if algorithm == "descent" and of_descent["step_size"] is None:
+        raise ValueError("step_size is missing; a verified descent needs a constant step, such as step_size=0.01.")
+
+
+def _rounded_up(t: float) -> float:
+    """Return the least number of 24 binary digits that is not below t: sums of such times are exact."""
+    mantissa, exponent = math.frexp(t)
+    return math.ldexp(math.ceil(math.ldexp(mantissa, 24)), exponent - 24)

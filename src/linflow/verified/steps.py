@@ -1,0 +1,143 @@
+"""The largest step of gradient descent with which the whole descent is proved to reach its target."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from linflow import _checks, certificates
+from linflow.dynamics import Result, gradient_descent
+from linflow.dynamics.field import GradientField
+from linflow.network import Network
+from linflow.objectives import Objective
+from linflow.verified.descent import DescentEnclosure
+from linflow.verified.run import enclose
+
+PRECISION = 1.03
+"""Ratio of a step that fails to one that is proved at which the search ends."""
+
+TRIALS = 60
+"""Most steps that are tried."""
+
+
+class VerifiedStep(float):
+    """A step size η, a float, with the proof that descent with it reaches its target.
+
+    Attributes:
+        enclosure: the verified descent with this step.
+        edge: `2/λ_max(∇²L)` at the start and at the end of the descent.
+    """
+
+    enclosure: DescentEnclosure
+    edge: tuple[float, float]
+
+    def converging(self, steps: int = 10_000) -> float:
+        """Return the largest step, to 3 %, with which a plain descent reaches the same gap within so many steps."""
+        enc = self.enclosure
+        until = min(max(float(enc.gaps[1, -1] / enc.gaps[0, 0]), 1e-300), 0.99)
+
+        def reaches(eta: float) -> bool:
+            run = gradient_descent(enc.objective, enc.start, step_size=eta, steps=steps, until=until, every=steps)
+            return run.result is Result.TARGET
+
+        return _largest(reaches, float(self), PRECISION)
+
+
+def safe_step_size(
+    objective: Objective,
+    network: Network | Sequence[Any],
+    *,
+    verified: bool = False,
+    until: float = 1e-6,
+    steps: int = 20_000,
+    progress: Callable[[float], None] | None = None,
+) -> float:
+    """Return a step of gradient descent that is certified, or with `verified` the largest that computing proves.
+
+    Before any run, caps on the drift of the imbalances and on the curvature of the loss give a step with the least
+    certified factor (docs/descent.md); it is cautious, often by a factor of 100. A verified step looks at the run:
+    the whole descent is enclosed (`enclose`), and the step is the largest, to 3 %, for which that proves that the gap
+    comes down to `until` of the first.
+
+    Args:
+        objective: what is minimised, with finite smoothness K; of the verified kind one that `enclose` takes.
+        network: a `Network` or its weights.
+        verified: whether to search for the largest step that is proved.
+        until: fraction of the first gap that the verified descent must reach.
+        steps: most steps of a descent that is tried.
+        progress: called with the fraction done of the search.
+
+    Returns:
+        The step η; a `VerifiedStep` with its proof when `verified`.
+
+    Raises:
+        ValueError: no step is certified, with the reason and what to use instead.
+
+    Source: this library, docs/descent.md and docs/verified.md.
+
+    Example:
+        >>> import numpy as np, linflow as lf
+        >>> f, net = lf.MatrixFactorization(2 * np.eye(2)), [np.eye(2), 1.5 * np.eye(2)]
+        >>> before = lf.safe_step_size(f, net)
+        >>> proved = lf.safe_step_size(f, net, verified=True)
+        >>> bool(before < 0.5 * proved), proved.enclosure.result
+        (True, 'target proved')
+    """
+    if not verified:
+        return certificates.safe_step_size(objective, network)
+    until, steps = _checks.fraction(until, "until"), _checks.count(steps, "steps")
+    found: dict[float, DescentEnclosure] = {}
+
+    def proved(eta: float) -> bool:
+        enc = enclose(objective, network, algorithm="descent", step_size=eta, until=until, steps=steps)
+        if enc.result == "target proved":
+            found[eta] = enc
+        if progress is not None:
+            progress(min(0.99, len(found) / 20))
+        return enc.result == "target proved"
+
+    first = _edge(objective, Network.of(network).detach())
+    eta = _largest(proved, first, PRECISION)
+    if not eta:
+        raise ValueError(
+            f"no step from {first:.3g} down proves {until:g} of the first gap within {steps} steps. Raise steps or "
+            "until, or take the step without verified=True."
+        )
+    step = VerifiedStep(eta)
+    step.enclosure = found[eta]
+    step.edge = (first, _edge(objective, step.enclosure.network))
+    return step
+
+
+def _edge(objective: Objective, network: Network) -> float:
+    """Return `2/λ_max(∇²L)`, by a few products with the Hessian along the gradient's own direction."""
+    field = GradientField(objective, network)
+    y = np.asarray(field.flatten([np.asarray(W) for W in network.weights]))
+    v = np.random.default_rng(0).normal(size=y.size)
+    size, top = float(np.linalg.norm(y)) or 1.0, 1.0
+    for _ in range(60):
+        v = v / np.linalg.norm(v)
+        h = 1e-6 * size
+        Hv = (np.asarray(field(y - h * v)) - np.asarray(field(y + h * v))) / (2 * h)
+        top, v = float(np.linalg.norm(Hv)), Hv
+        if top == 0.0:
+            return 1.0
+    return 2 / top
+
+
+def _largest(works: Callable[[float], bool], first: float, precision: float) -> float:
+    """Return the largest number for which it works, to a factor `precision`; 0 where none is found."""
+    low, high, eta = 0.0, math.inf, first
+    for _ in range(TRIALS):
+        if works(eta):
+            low = eta
+            eta = math.sqrt(low * high) if math.isfinite(high) else 1.5 * eta
+        else:
+            high = eta
+            eta = math.sqrt(low * high) if low else eta / 2
+        if (low and high / low <= precision) or eta < 1e-9 * first:
+            break
+    return low
