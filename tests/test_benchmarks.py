@@ -20,6 +20,7 @@ from benchmarks.search import Trial, best, search
 from benchmarks.solvers import HALF_DECADES, SOLVERS, Entry
 from benchmarks.solvers.linflow_ import Linflow
 from benchmarks.solvers.numpy_field import Field
+from benchmarks.solvers.toy import TIGHT
 from benchmarks.solvers.toy import evaluations as toy_evaluations
 from benchmarks.worker import LATE, StoppedError, Worker
 from hypothesis import given
@@ -28,6 +29,7 @@ from scipy.integrate import solve_ivp
 
 import linflow as lf
 from linflow.dynamics.field import GradientField
+from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).parent.parent
 LADDER = tuple(10.0**-k for k in range(10))
@@ -223,7 +225,7 @@ def test_measure_finds_the_loosest_tolerance_and_repeats_it():
     problems, curve = toys()
     said = []
     ballast = np.ones(2**26)  # half a gigabyte here is none of the worker's
-    cell = measure("T", "toy", toy("good"), problems, {0: curve}, Settings(3e-5, 20, 2, 0.5), said.append)
+    cell = measure("T", "toy", toy("good"), problems, {0: curve}, Settings(3e-5, PATIENCE, 2, 0.5), said.append)
     assert (cell.tolerance, cell.note, cell.extrapolated) == (1e-5, None, False)
     assert cell.error == pytest.approx(1e-5, rel=1e-6)
     assert cell.evaluations == toy_evaluations(1e-5)
@@ -234,7 +236,24 @@ def test_measure_finds_the_loosest_tolerance_and_repeats_it():
     assert said[-1] == "is timed"
 
 
-def test_a_solve_beyond_its_budget_is_ended_and_looser_ones_are_still_tried():
+class Decided(Worker):
+    """A worker whose time runs out at the tolerances at which the slow toy never ends, and at no other."""
+
+    def _ask(self, message, budget):
+        tolerance, pipe = message[0], self.pipe
+        endless = isinstance(tolerance, float) and tolerance < TIGHT
+        self.pipe = SimpleNamespace(
+            send=pipe.send, recv=pipe.recv, close=pipe.close, poll=lambda _: pipe.poll(0 if endless else PATIENCE)
+        )
+        try:
+            return super()._ask(message, budget)
+        finally:
+            if self.pipe is not None:
+                self.pipe = pipe
+
+
+def test_a_solve_beyond_its_budget_is_ended_and_looser_ones_are_still_tried(monkeypatch):
+    monkeypatch.setattr("benchmarks.measure.Worker", Decided)
     problems, curve = toys()
     cell = measure("T", "toy", toy("slow", first=3), problems, {0: curve}, Settings(1e-5, 0.3, 1, 0.0))
     assert cell.seconds is None
@@ -250,14 +269,14 @@ def test_a_solve_beyond_its_budget_is_ended_and_looser_ones_are_still_tried():
 )
 def test_a_solver_that_fails_says_how(method, note):
     problems, curve = toys()
-    cell = measure("T", "toy", toy(method, LADDER[:4], 3), problems, {0: curve}, Settings(1e-5, 20, 1, 0.0))
+    cell = measure("T", "toy", toy(method, LADDER[:4], 3), problems, {0: curve}, Settings(1e-5, PATIENCE, 1, 0.0))
     assert (cell.seconds, cell.note) == (None, note)
 
 
 def test_many_problems_are_timed_together_and_scaled_where_too_slow():
     problems, curve = toys(5)
     references = {0: curve, 4: curve}
-    cell = measure("T", "toy", toy("good"), problems, references, Settings(3e-5, 20, 1, 0.0))
+    cell = measure("T", "toy", toy("good"), problems, references, Settings(3e-5, PATIENCE, 1, 0.0))
     assert (cell.tolerance, cell.extrapolated) == (1e-6, False)  # the last problem errs five times as much
     assert cell.error == pytest.approx(5e-6, rel=1e-6)
     assert cell.evaluations == 5 * toy_evaluations(1e-6)
@@ -280,7 +299,7 @@ def test_a_worker_starts_anew_after_it_was_ended():
         worker.start()
         with pytest.raises(StoppedError, match=LATE):
             worker.run(1e-4, [0], False, 0.2)
-        assert worker.run(1e-1, [0], True, 30).curves[0][0] == pytest.approx(curve.t)
+        assert worker.run(1e-1, [0], True, PATIENCE).curves[0][0] == pytest.approx(curve.t)
     finally:
         worker.stop()
 
@@ -295,15 +314,15 @@ def test_a_worker_ends_with_the_process_that_started_it():
         worker = Worker(Entry("toy", "benchmarks.solvers.toy", "slow", (1e-3,), 0), [problem], [np.ones(1)])
         worker.start()
         print(worker.process.pid, flush=True)
-        worker.run(1e-3, [0], False, 60)
+        worker.run(1e-3, [0], False, 1e6)
     """
     command = [sys.executable, "-c", code]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
         try:
             pid = int(parent.stdout.readline())
             parent.kill()
-            # The pipe closes when the last that holds it is gone: within milliseconds, or after the minute's sleep.
-            parent.communicate(timeout=20)
+            # The pipe closes when the last that holds it is gone, and the solve of the worker never ends.
+            parent.communicate(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
             os.kill(pid, signal.SIGKILL)
             pytest.fail("the worker lives on")

@@ -14,6 +14,7 @@ from linflow._unused import SIZES
 from linflow.cli import app
 from linflow.experiments import Claim, Experiment, Outcome
 from linflow.plots import figure
+from tests.waiting import PATIENCE, ended
 
 
 def fake(name, passed=True, error=None):
@@ -205,7 +206,7 @@ def test_version(linflow):
 
 def python(*arguments, **options):
     return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, check=False, timeout=120, **options
+        [sys.executable, *arguments], capture_output=True, text=True, check=False, timeout=PATIENCE, **options
     )
 
 
@@ -226,7 +227,6 @@ def test_help_needs_no_numbers():
 def test_ctrl_c_from_outside(tmp_path):
     program = textwrap.dedent("""
         import signal
-        import time
         from linflow import cli, experiments
 
         # As on a terminal: a suite started in the background hands its children an ignored Ctrl-C.
@@ -234,17 +234,17 @@ def test_ctrl_c_from_outside(tmp_path):
 
         def run(seed, progress):
             print("under way", flush=True)
-            time.sleep(60)
+            signal.pause()  # for ever, but for the signal
 
         experiments.EXPERIMENTS = {"slow": experiments.Experiment("slow", "Slow", "Sleeps.", "None", run)}
         cli.main()
     """)
     command = [sys.executable, "-c", program, "reproduce", "--out", str(tmp_path / "out")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with ended(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         assert process.stdout.readline() == "under way\n"
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 130
+        assert process.wait(PATIENCE) == 130
         assert process.stderr.read().startswith("linflow: interrupted before the first figure")
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "figures"]

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 FIGURES = {
     "deep_linear_autoencoder": {
@@ -32,7 +34,7 @@ def test_example_keeps_its_claims(name, tmp_path):
     folder = tmp_path / "not" / "there"
     command = [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py"), str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert {path.name for path in folder.iterdir()} == FIGURES[name]

@@ -13,6 +13,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from linflow import plots
+from tests.waiting import PATIENCE
 
 # Machado, Oliveira & Fernandes 2009, severity 1, on linear RGB.
 BLINDNESS = {
@@ -142,7 +143,7 @@ def test_pyplot_is_never_imported():
         "run = lf.gradient_flow(f, net, until=1e-3); lf.plots.convergence(run, lf.certify(f, net))\n"
         "lf.plots.imbalance_spectrum(net); assert 'matplotlib.pyplot' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE)
 
 
 # ---------------------------------------------------------------- files

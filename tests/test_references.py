@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import linflow as lf
 from linflow.cli import app
 from linflow.references import REFERENCES, cite, select
+from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src" / "linflow").rglob("*.py"))
@@ -223,5 +224,7 @@ def test_command_refuses_an_unknown_key(linflow):
 
 def test_keys_need_no_numbers():
     program = "import sys; from linflow.references import cite; cite(['min2021']); print('numpy' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=PATIENCE
+    )
     assert done.stdout.strip() == "False"

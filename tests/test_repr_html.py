@@ -1,7 +1,6 @@
 """The HTML that notebooks show: well formed, escaped, cheap, and never an exception."""
 
 import dataclasses
-import time
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -52,12 +51,12 @@ def test_notes_are_shown_and_escaped():
     assert "<script>alert('a & b')</script>" in words(parsed(net))
 
 
-def test_wide_layers_are_not_decomposed():
+def test_wide_layers_are_not_decomposed(monkeypatch):
     h = _html.WIDEST + 100
     net = lf.Network([np.full((h, h), 1e-3)] * 2)
-    begun = time.perf_counter()
+    for name in ("svd", "svdvals", "eigh", "eigvalsh", "qr"):  # what takes minutes there
+        monkeypatch.setattr(np.linalg, name, lambda *_, name=name, **__: pytest.fail(f"{name} was called"))
     assert "not computed: wide" in words(parsed(net))
-    assert time.perf_counter() - begun < 1.0  # the table alone takes milliseconds; a margin for a busy machine
 
 
 def test_certificate_separates_what_applies_from_what_does_not():

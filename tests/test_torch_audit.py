@@ -15,6 +15,7 @@ import linflow as lf
 from linflow.torch import audit, audit_file, find_chains
 from linflow.torch._tangent import ITERATIVE_LIMIT, tangent_spectrum
 from tests.reference.algebra import tangent_dense
+from tests.waiting import PATIENCE
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (CI installs it)")
 
@@ -372,7 +373,7 @@ def test_state_dicts_of_numpy_arrays_do_not_import_pytorch():
         "import sys, numpy as np; from linflow.torch import audit;"
         "audit({'0.weight': np.eye(2), '1.weight': np.eye(2)}); assert 'torch' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE
+
 pytest.importorskip("torch", reason="PyTorch is not installed (CI installs it)")
 
 CHECKS = Path(__file__).with_name("device_checks.py")
@@ -15,7 +17,9 @@ CHECKS = Path(__file__).with_name("device_checks.py")
 @pytest.mark.slow
 def test_the_checks_pass_in_a_process_of_their_own():
     command = [sys.executable, "-m", "pytest", str(CHECKS), "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, cwd=CHECKS.parent.parent)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=PATIENCE, check=False, cwd=CHECKS.parent.parent
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed and int(passed[1]) >= 25 and "skipped" not in done.stdout

@@ -24,6 +24,7 @@ from linflow.torch import monitor as monitor_module  # noqa: E402
 from linflow.torch._extremes import Extremes  # noqa: E402
 from linflow.torch._module import Layers  # noqa: E402
 from tests.reference.algebra import tangent_dense  # noqa: E402
+from tests.waiting import PATIENCE  # noqa: E402
 
 EPS = np.finfo(float).eps
 DEVICES = [
@@ -656,7 +657,7 @@ assert all(a > b for a, b in zip(losses, losses[1:]))
     import subprocess
 
     done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=200, check=False
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert done.returncode == 0, done.stderr
     written = list(tmp_path.rglob("metrics.csv"))

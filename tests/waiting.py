@@ -1,6 +1,7 @@
 """Waiting for what has to happen, however long a machine takes: a test says what it waits for, and never how long."""
 
 import time
+from contextlib import contextmanager
 
 PATIENCE = 1800.0
 """Seconds after which something is broken, and not slow. No test that passes comes near."""
@@ -13,3 +14,14 @@ def waited(happened, every=0.02):
         assert time.monotonic() - began < PATIENCE, "it did not happen"
         time.sleep(every)
     return found
+
+
+@contextmanager
+def ended(process):
+    """Yield a process that is at its end when the test is, also where that fails: it may wait for something."""
+    with process:
+        try:
+            yield process
+        except BaseException:
+            process.kill()
+            raise

@@ -6,7 +6,7 @@ Its methods fail in the ways that a solver can.
 from __future__ import annotations
 
 import math
-import time
+import threading
 
 import numpy as np
 
@@ -33,7 +33,7 @@ class Toy:
         """Err by the tolerance times the scale of the problem."""
         tight = tolerance < TIGHT
         if tight and self.method == "slow":
-            time.sleep(60)
+            threading.Event().wait()  # for ever
         if tight and self.method == "dies":
             raise SystemExit
         wrong = math.nan if self.method == "nan" else tolerance

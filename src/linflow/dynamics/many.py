@@ -90,8 +90,8 @@ def gradient_flow_many(
             results[index] = Failure(index, type(error).__name__, str(error))
 
     with one_thread(), ThreadPoolExecutor(min(count, max(len(networks), 1))) as pool:
-        futures = [pool.submit(run, index) for index in range(len(networks))]
         try:
+            futures = [pool.submit(run, index) for index in range(len(networks))]
             for done, future in enumerate(as_completed(futures), 1):
                 future.result()
                 if progress is not None:
