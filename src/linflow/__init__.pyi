@@ -40,8 +40,10 @@ from .starts import design as design
 from .sweeps import sweep as sweep
 from .verified import DescentEnclosure as DescentEnclosure
 from .verified import Enclosure as Enclosure
+from .verified import FlowDescentGap as FlowDescentGap
 from .verified import VerifiedStep as VerifiedStep
 from .verified import enclose as enclose
+from .verified import flow_descent_gap as flow_descent_gap
 from .verified import safe_step_size as safe_step_size
 
 __version__: str

@@ -1,8 +1,17 @@
 """Verified runs: rigorous enclosures of gradient flow and descent, made by computing, with all rounding bounded."""
 
+from linflow.verified.comparison import FlowDescentGap, flow_descent_gap
 from linflow.verified.descent import DescentEnclosure
 from linflow.verified.enclosure import Enclosure
 from linflow.verified.run import enclose
 from linflow.verified.steps import VerifiedStep, safe_step_size
 
-__all__ = ["DescentEnclosure", "Enclosure", "VerifiedStep", "enclose", "safe_step_size"]
+__all__ = [
+    "DescentEnclosure",
+    "Enclosure",
+    "FlowDescentGap",
+    "VerifiedStep",
+    "enclose",
+    "flow_descent_gap",
+    "safe_step_size",
+]

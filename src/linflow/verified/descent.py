@@ -235,12 +235,15 @@ def enclose_descent(
     until: float | None,
     steps: int,
     progress: Callable[[float], None] | None,
+    iterates: list[list[np.ndarray]] | None = None,
 ) -> tuple[str, str, np.ndarray, np.ndarray]:
-    """Run a verified descent; return its result, the reason, the gaps and the radii."""
+    """Run a verified descent; return its result, the reason, the gaps and the radii, and append to `iterates`."""
     gaps, radii = [march.gap], [march.radius]
     target = -math.inf if until is None else until * march.first[0] * (1 - 1e-12)
     result = reason = ""
     while not result:
+        if iterates is not None and len(iterates) < len(radii):
+            iterates.append(march.weights)
         done = len(radii) - 1
         if march.gap[1] <= target:
             result = "target proved"

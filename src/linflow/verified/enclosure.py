@@ -151,6 +151,16 @@ class Enclosure:
         weights, _ = self._step(_checks.positive(t, "t", allow_zero=True)).at(float(t))
         return self.start.with_weights(self.narrowed.expand(weights))
 
+    def around(self, t: float) -> tuple[list[np.ndarray], float, float, float]:
+        """Return the narrow weights of the path at a time, bounds of the gap, and a radius that holds the exact ones."""
+        step = self._step(t)
+        weights, errors = step.at(t)
+        return weights, *self._gap(t), (step.radius + math.sqrt(float(np.sum(errors**2)))) * UP
+
+    def speed(self, t: float) -> float:
+        """Return an upper bound of `‖∇L‖` at a time."""
+        return sum(self._speed(self._step(t), t)) * UP
+
     def _step(self, t: float) -> Step:
         if not t <= self.end:
             raise ValueError(f"t is {t:g}; the flow is enclosed up to t = {self.end:.6g}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -17,8 +18,8 @@ from linflow.verified.descent import DescentEnclosure, DescentMarch, enclose_des
 from linflow.verified.enclosure import Enclosure
 from linflow.verified.flow import enclose_flow
 from linflow.verified.march import March
-from linflow.verified.problem import affine_gradient
-from linflow.verified.reduction import narrowed
+from linflow.verified.problem import AffineGradient, affine_gradient
+from linflow.verified.reduction import Narrowed, narrowed
 
 STEPS = 100_000
 """Steps of a verified descent where no number is given."""
@@ -101,41 +102,94 @@ def enclose(
         >>> lf.enclose(f, net, algorithm="descent", step_size=0.1, until=1e-6).steps_bounds(1e-4)
         (14, 14)
     """
-    net = Network.of(network).detach()
-    objective.check_network(net)
     algorithm = _checks.choice(algorithm, "algorithm", ("flow", "descent"))
     _refuse(algorithm, {"t_max": t_max}, {"step_size": step_size, "steps": steps})
     until = _checks.fraction(until, "until") if until is not None else None if t_max or steps else 1e-6
-    max_steps = _checks.count(max_steps, "max_steps")
-    problem = affine_gradient(objective)
-    weights = [np.ascontiguousarray(W if is_numpy(W) else to_numpy(W), dtype=np.float64) for W in net.weights]
-    narrow = narrowed(weights)
-    notes = (*objective.notes, *net.notes, *problem.notes)
-    with one_thread_when_small(net), np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        if algorithm == "flow":
-            end = math.inf if t_max is None else _rounded_up(_checks.positive(t_max, "t_max"))
-            march = March(problem, narrow.weights, net.scale, narrow.radius)
-            result, reason, path = enclose_flow(march, until, end, max_steps, progress)
-            first, count = march.first, march.hessians
-            return Enclosure(objective, net, problem, path, first, result, reason, narrow, notes, count)
-        eta = _checks.positive(step_size, "step_size")
-        steps = STEPS if steps is None else _checks.count(steps, "steps")
-        descent = DescentMarch(problem, narrow.weights, net.scale, narrow.radius, eta)
-        result, reason, gaps, radii = enclose_descent(descent, until, steps, progress)
-    return DescentEnclosure(
-        objective,
-        net,
-        eta,
-        gaps,
-        radii,
-        descent.exponent,
-        result,
-        reason,
-        descent.weights,
-        narrow,
-        descent.hessians,
-        notes,
-    )
+    begin = _Beginning.of(objective, network)
+    if algorithm == "flow":
+        end = math.inf if t_max is None else _checks.positive(t_max, "t_max")
+        return begin.flow(until, end, _checks.count(max_steps, "max_steps"), progress)
+    eta = _checks.positive(step_size, "step_size")
+    return begin.descent(eta, until, STEPS if steps is None else _checks.count(steps, "steps"), progress)
+
+
+def descent_and_flow(
+    objective: Objective,
+    network: Network | Sequence[Any],
+    eta: float,
+    until: float,
+    steps: int,
+    progress: Callable[[float], None] | None,
+) -> tuple[DescentEnclosure, list[list[np.ndarray]], Enclosure]:
+    """Return a verified descent with its iterates, and the verified flow over the same time, in the same coordinates."""
+    begin = _Beginning.of(objective, network)
+    iterates: list[list[np.ndarray]] = []
+    descent = begin.descent(eta, until, steps, progress, iterates)
+    return descent, iterates, begin.flow(None, max(descent.steps, 1) * eta * (1 + 1e-9), 5000, progress)
+
+
+@dataclass(frozen=True)
+class _Beginning:
+    """A start made ready: the affine gradient, narrow weights, and what to note."""
+
+    objective: Objective
+    network: Network
+    problem: AffineGradient
+    narrow: Narrowed
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, objective: Objective, network: Network | Sequence[Any]) -> _Beginning:
+        net = Network.of(network).detach()
+        objective.check_network(net)
+        problem = affine_gradient(objective)
+        weights = [np.ascontiguousarray(W if is_numpy(W) else to_numpy(W), dtype=np.float64) for W in net.weights]
+        return cls(objective, net, problem, narrowed(weights), (*objective.notes, *net.notes, *problem.notes))
+
+    def flow(
+        self, until: float | None, end: float, max_steps: int, progress: Callable[[float], None] | None
+    ) -> Enclosure:
+        with one_thread_when_small(self.network), np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            march = March(self.problem, self.narrow.weights, self.network.scale, self.narrow.radius)
+            result, reason, path = enclose_flow(march, until, _rounded_up(end), max_steps, progress)
+        return Enclosure(
+            self.objective,
+            self.network,
+            self.problem,
+            path,
+            march.first,
+            result,
+            reason,
+            self.narrow,
+            self.notes,
+            march.hessians,
+        )
+
+    def descent(
+        self,
+        eta: float,
+        until: float | None,
+        steps: int,
+        progress: Callable[[float], None] | None,
+        iterates: list[list[np.ndarray]] | None = None,
+    ) -> DescentEnclosure:
+        with one_thread_when_small(self.network), np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            march = DescentMarch(self.problem, self.narrow.weights, self.network.scale, self.narrow.radius, eta)
+            result, reason, gaps, radii = enclose_descent(march, until, steps, progress, iterates)
+        return DescentEnclosure(
+            self.objective,
+            self.network,
+            eta,
+            gaps,
+            radii,
+            march.exponent,
+            result,
+            reason,
+            march.weights,
+            self.narrow,
+            march.hessians,
+            self.notes,
+        )
 
 
 def _refuse(algorithm: str, of_flow: dict[str, Any], of_descent: dict[str, Any]) -> None:
@@ -151,5 +205,7 @@ def _refuse(algorithm: str, of_flow: dict[str, Any], of_descent: dict[str, Any])
 
 def _rounded_up(t: float) -> float:
     """Return the least number of 24 binary digits that is not below t: sums of such times are exact."""
+    if math.isinf(t):
+        return t
     mantissa, exponent = math.frexp(t)
     return math.ldexp(math.ceil(math.ldexp(mantissa, 24)), exponent - 24)
