@@ -20,7 +20,7 @@ from markupsafe import escape
 from matplotlib import rc_context
 
 from linflow import plots
-from linflow._page import environment
+from linflow._page import environment, recoloured
 from linflow.experiments import Claim, Experiment, Outcome, select
 
 Watcher = Callable[[str, float, str], None]
@@ -245,7 +245,7 @@ def _draw(outcome: Outcome, salt: str) -> tuple[dict[str, bytes], float]:
 
 def _inline(svg: str, experiment: Experiment) -> str:
     """An SVG file as an element of a page: named for screen readers, its ids and style its own."""
-    svg = svg[svg.index("<svg") :]
+    svg = recoloured(svg[svg.index("<svg") :])
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\1{experiment.id}-", svg)
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, count=1, flags=re.DOTALL)
     label = escape(f"{experiment.title}. {experiment.summary}")
