@@ -152,7 +152,7 @@ class Enclosure:
         return self.start.with_weights(self.narrowed.expand(weights))
 
     def around(self, t: float) -> tuple[list[np.ndarray], float, float, float]:
-        """Return the narrow weights of the path at a time, bounds of the gap, and a radius that holds the exact ones."""
+        """Return the narrow weights of the path at a time, bounds of the gap, a radius that holds the exact ones."""
         step = self._step(t)
         weights, errors = step.at(t)
         return weights, *self._gap(t), (step.radius + math.sqrt(float(np.sum(errors**2)))) * UP

@@ -121,7 +121,7 @@ def descent_and_flow(
     steps: int,
     progress: Callable[[float], None] | None,
 ) -> tuple[DescentEnclosure, list[list[np.ndarray]], Enclosure]:
-    """Return a verified descent with its iterates, and the verified flow over the same time, in the same coordinates."""
+    """Return a verified descent with its iterates, and the verified flow over the same time, in its coordinates."""
     begin = _Beginning.of(objective, network)
     iterates: list[list[np.ndarray]] = []
     descent = begin.descent(eta, until, steps, progress, iterates)
