@@ -1,6 +1,5 @@
-"""The README's example runs and prints what the README shows; names, links and commands in it exist."""
+"""Names, links and commands in the README exist; `test_documents` runs its examples."""
 
-import doctest
 import re
 from functools import reduce
 from pathlib import Path
@@ -9,26 +8,6 @@ import linflow as lf
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-
-
-def test_examples_print_what_is_shown(capsys):
-    """Each Python block runs, in one namespace; a plain block right behind it is what it prints."""
-    found = list(BLOCK.finditer(README))
-    scope, ran = {}, 0
-    for block, after in zip(found, [*found[1:], None], strict=True):
-        if block[1] != "python":
-            continue
-        exec(compile(block[2], "README.md", "exec"), scope)
-        ran += 1
-        printed = capsys.readouterr().out
-        if after is not None and not after[1] and not README[block.end() : after.start()].strip():
-            # As in a doctest: columns may move with the width of a number, the rest may not.
-            same = doctest.OutputChecker().check_output(after[2], printed, doctest.NORMALIZE_WHITESPACE)
-            assert same, f"README shows\n{after[2]}\nbut the example prints\n{printed}"
-        else:
-            assert not printed, f"the README does not show what the example prints:\n{printed}"
-    assert ran > 0
 
 
 def test_names_exist():

@@ -1,8 +1,5 @@
 """Grids of which no cell can begin are refused before anything runs, and the grid of the guide is none of them."""
 
-import re
-import shlex
-import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -11,56 +8,17 @@ from typer.testing import CliRunner
 
 import linflow as lf
 from linflow.cli import app
-from linflow.sweeps import possible, read_grid, read_results, run_sweep
+from linflow.sweeps import possible, read_grid, run_sweep
 from linflow.sweeps.grid_file import to_toml
 
-GUIDE = (Path(__file__).parent.parent / "docs" / "sweeps.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE)
 Y = np.random.default_rng(5).normal(size=(4, 3))
 DATA = {"target": Y}
-
-
-def block(kind):
-    """Return the first block of a kind in the guide."""
-    return next(text for name, text in BLOCKS if name == kind)
 
 
 def hopeless(grid, message, folder):
     with pytest.raises(ValueError, match=message):
         run_sweep(read_grid(grid), folder / "out", workers=1)
     assert not (folder / "out").exists()
-
-
-def test_the_grid_and_the_commands_of_the_guide_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    np.savetxt("Y.csv", np.random.default_rng(0).normal(size=(4, 3)), delimiter=",")
-    whole = read_grid({**tomllib.loads(block("toml")), "data": DATA})
-    assert whole.doubts == ()
-    text, changes = block("toml"), {"[30, 3000, 7]": "[6, 12, 2]", "seeds = 100 ": "seeds = 2 "}
-    for printed, small in changes.items():
-        assert text.count(printed) == 1
-        text = text.replace(printed, small)
-    Path("grid.toml").write_text(text)
-    small = read_grid("grid.toml")
-    assert small.varied == whole.varied
-    assert len(whole) == len(small) * (7 // 2 + 1 / 2) * (100 // 2)  # 7 widths for 2, and 100 seeds for 2
-    for line in block("").splitlines():
-        words = shlex.split(line, comments=True)
-        if "--out" in words:
-            words += ["--workers", "1"]
-        result = CliRunner().invoke(app, words[1:])
-        assert result.exit_code == 0, (line, result.output)
-    assert set(read_results("results")["status"].to_pylist()) == {"ok"}
-    assert len(read_results("results")) == len(small)
-    assert {path.name for path in Path("results").iterdir()} >= {"rate-over-width-by-init.pdf", "report.html"}
-
-
-def test_the_example_in_python_of_the_guide_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    scope = {}
-    exec(compile(block("python"), "sweeps.md", "exec"), scope)
-    table = scope["table"]
-    assert (len(table), set(table["status"].to_pylist())) == (3 * 2 * 5, {"ok"})
 
 
 def test_a_size_for_starts_that_have_none_is_refused(tmp_path):
