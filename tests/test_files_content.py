@@ -236,7 +236,7 @@ BAD_TENSORS = {
     "unknown dtype": tensors({"W1": tensor(0, 8, dtype="F128")}, b"\0" * 8),
     "more data": tensors({"W1": tensor()}, b"\0" * 16),
     "less data": tensors({"W1": tensor()}, b"\0" * 4),
-    "eight bits": tensors({"W1": tensor(0, 1, dtype="F8_E4M3")}, b"\0"),
+    "powers of two": tensors({"W1": tensor(0, 1, dtype="F8_E8M0")}, b"\0"),
     "truth values": tensors({"W1": tensor(0, 1, dtype="BOOL")}, b"\0"),
 }
 

@@ -92,9 +92,9 @@ def stored(model, name="default"):
 
 
 def as_report(found):
-    """Return the pairs in an audit, and what was skipped but for heads of attention."""
+    """Return the pairs in an audit, and what was skipped but for heads of attention and indices."""
     pairs = tuple(c for c in found.chains if c.chain.kind == "lora")
-    return LoraReport(pairs, tuple(x for x in found.skipped if "heads" not in x[1]))
+    return LoraReport(pairs, tuple(x for x in found.skipped if "heads" not in x[1] and "codes" not in x[1]))
 
 
 def updates(report):

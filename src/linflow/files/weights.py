@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from linflow._arrays import to_numpy
+from linflow._formats import FORMATS, decoded, dtype_name
 from linflow.files._layers import decoded_size, network_from
 from linflow.files._numpy import check_archive, listed, read_npz
 from linflow.files._paths import (
@@ -39,6 +40,11 @@ _DTYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2",
     "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "<i1",
     "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "<u1",
+    "F8_E4M3": "u1", "F8_E5M2": "u1", "F8_E4M3FNUZ": "u1", "F8_E5M2FNUZ": "u1",
+}  # fmt: skip
+_EIGHT_BITS = {
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz",
 }  # fmt: skip
 
 
@@ -127,25 +133,41 @@ def load_weights(
     return network_from(arrays, file, convention=convention, layers=layers, ordered=True, stored=stored, notes=notes)
 
 
-def read_safetensors(path: Path, limit: int) -> tuple[dict[str, np.ndarray], dict[str, str], float | None]:
-    """Return the arrays of a safetensors file, the dtypes that NumPy lacks by name, and the scale in its metadata."""
+def read_safetensors(
+    path: Path, limit: int, passed: dict[str, str] | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, str], float | None]:
+    """Return the arrays of a safetensors file, the dtypes that NumPy lacks by name, and the scale in its metadata.
+
+    Floats of eight and sixteen bits become float32, exactly. Tensors of no real numbers are refused, or passed over
+    with the reason in `passed`.
+    """
     package = need("safetensors", path)
     with decoding(path, ".safetensors"):
         # The package checks the header, offsets included, without touching the data.
         with package.safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-            for name, part in slices.items():
-                if part.get_dtype() not in _DTYPES:
-                    raise FileError(f"{named(path)}: {name!r} has dtype {part.get_dtype()}; convert it to float32.")
+            for name, part in list(slices.items()):
+                kind = part.get_dtype()
+                if kind in _DTYPES:
+                    continue
+                if passed is None:
+                    raise FileError(f"{named(path)}: {name!r} has dtype {kind}; convert it to float32.")
+                passed[name] = f"it is of dtype {kind}: no weights"
+                del slices[name]
             check_size(decoded_size([tuple(part.get_shape()) for part in slices.values()]), limit, path)
         tensors = package.deserialize(path.read_bytes())
     arrays = {}
     stored = {}
     for name, info in tensors:
+        if name not in slices:
+            continue
         x = np.frombuffer(info["data"], _DTYPES[info["dtype"]])
         if info["dtype"] == "BF16":  # the upper half of a float32
             stored[name], x = "bfloat16", (x.astype(np.uint32) << 16).view(np.float32)
+        elif info["dtype"] in _EIGHT_BITS:
+            stored[name] = _EIGHT_BITS[info["dtype"]]
+            x = decoded(x, stored[name])
         arrays[name] = x.reshape(info["shape"])
     return arrays, stored, _scale(metadata, path)
 
@@ -165,8 +187,13 @@ def _scale(metadata: Mapping[str, str], path: Path) -> float | None:
     return scale
 
 
-def read_torch(path: Path, limit: int) -> tuple[dict[str, np.ndarray], dict[str, str], tuple[str, ...]]:
-    """Return the tensors of a file of `torch.save` as arrays, their dtypes, and notes; nothing in it is run."""
+def read_torch(
+    path: Path, limit: int, passed: dict[str, str] | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, str], tuple[str, ...]]:
+    """Return the tensors of a file of `torch.save` as arrays, their dtypes, and notes; nothing in it is run.
+
+    Those that are no dense real numbers are refused, or passed over with the reason in `passed`.
+    """
     with open(path, "rb") as file:
         if file.read(2) != b"PK":
             raise FileError(
@@ -201,7 +228,12 @@ def read_torch(path: Path, limit: int) -> tuple[dict[str, np.ndarray], dict[str,
         ) from error
     tensors, notes = _tensors(content, torch.Tensor, path)
     check_size(decoded_size([tuple(x.shape) for x in tensors.values()]), limit, path)
-    stored = {name: str(x.dtype).removeprefix("torch.") for name, x in tensors.items()}
+    if passed is not None:
+        for name, x in list(tensors.items()):
+            if not _dense(x, torch):
+                passed[name] = f"it is of dtype {dtype_name(x.dtype)}, {x.layout}, on {x.device.type}: no weights"
+                del tensors[name]
+    stored = {name: dtype_name(x.dtype) for name, x in tensors.items()}
     return {name: _from_torch(x, name, torch, path) for name, x in tensors.items()}, stored, notes
 
 
@@ -228,18 +260,22 @@ def _tensors(content: Any, kind: type, path: Path) -> tuple[dict[str, Any], tupl
     raise FileError(f"{named(path)} holds {found}, not tensors alone; save model.state_dict().")
 
 
+def _dense(x: Any, torch: Any) -> bool:
+    """Tell whether a tensor is one of real numbers in the memory, each in its place."""
+    real = not (x.is_quantized or x.is_complex()) and x.device.type == "cpu" and x.layout == torch.strided
+    return real and ((x.is_floating_point() and dtype_name(x.dtype) in FORMATS) or _integers(x))
+
+
+def _integers(x: Any) -> bool:
+    return dtype_name(x.dtype) in {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
+
+
 def _from_torch(x: Any, name: str, torch: Any, path: Path) -> np.ndarray:
-    if (
-        x.layout != torch.strided
-        or x.is_quantized
-        or x.device.type != "cpu"
-        or x.is_complex()
-        or x.dtype == torch.bool
-    ):
+    if not _dense(x, torch):
         raise FileError(
             f"{named(path)}: {name!r} is a {x.dtype} tensor on {x.device.type} with layout {x.layout}; a dense "
             "tensor of real numbers is needed: save x.to_dense().float()."
         )
-    floating = x.dtype in (torch.float16, torch.float32, torch.float64) or not x.is_floating_point()
-    x = x.detach() if floating else x.detach().float()
+    wide = x.dtype in (torch.float16, torch.float32, torch.float64) or not x.is_floating_point()
+    x = x.detach() if wide else x.detach().float()
     return x.resolve_neg().numpy()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from linflow._arrays import Array, detach, is_array, whole
+from linflow._formats import Format, coarsest
+from linflow.torch._numbers import eight_bits, formats_of
 
 _DIGITS = re.compile(r"(\d+)")
 _WRAPPED = re.compile(r"(\.base_layer)+(?=\.|$)")
@@ -21,18 +23,22 @@ class State:
     Args:
         source: an `nn.Module`, or a mapping of names to arrays.
         config: the content of `config.json` and of `adapter_config.json` beside a file, if any.
+        stored: the dtypes of tensors in a file, by name, where they are not those of the arrays.
 
     Raises:
         TypeError: anything else.
 
     Attributes:
-        tensors: all arrays with their graphs dropped, by name; PEFT's `base_layer` is left out of names.
+        tensors: all arrays with their graphs dropped, by name; PEFT's `base_layer` is left out of names. Eight-bit
+            ones are float32, times their scales.
+        formats: of those of real floating-point numbers, as they were stored.
+        others: why other tensors are passed over, by name.
         frozen: names of those that are not trained, as `requires_grad` says of a model's, or where it is set at all.
         modules: by name; empty without a model.
         peft_types: PEFT's kind of each adapter, by its name; by "" where the configuration has it.
     """
 
-    def __init__(self, source: Any, config: Mapping[str, Any] | None = None):
+    def __init__(self, source: Any, config: Mapping[str, Any] | None = None, stored: Mapping[str, str] | None = None):
         self.modules: dict[str, Any] = {}
         self._all: dict[str, Any] = {}
         self.config = dict(config or {})
@@ -65,13 +71,16 @@ class State:
         self.tensors: dict[str, Array] = {
             kept[name]: detach(whole(x, repr(name))) for name, x in named.items() if is_array(x)
         }
+        stored = {kept[name]: dtype for name, dtype in (stored or {}).items() if name in kept}
+        self.formats, self.others = formats_of(self.tensors, stored)
+        self.others |= eight_bits(self.tensors, self.formats, self.config)
         known = bool(self.modules) or any(getattr(x, "requires_grad", False) for x in named.values())
         self.frozen = {kept[name] for name, x in named.items() if known and not getattr(x, "requires_grad", False)}
 
     def matrix(self, name: str) -> Array | None:
         """Return the matrix of that name; None where there is none of floating-point numbers."""
         x = self.tensors.get(name)
-        return x if x is not None and x.ndim == 2 and 0 not in x.shape and "float" in str(x.dtype) else None
+        return x if x is not None and x.ndim == 2 and 0 not in x.shape and name in self.formats else None
 
     def holder(self, name: str, within: str) -> Any:
         """Return the module that has the tensor of that name, whose own name in it begins with `within`."""
@@ -79,9 +88,14 @@ class State:
         return self._all.get(prefix)
 
     def vector(self, name: str) -> Array | None:
-        """Return the vector of that name; None where there is none."""
+        """Return the vector of that name; None where there is none of floating-point numbers."""
         x = self.tensors.get(name)
-        return x if x is not None and x.ndim == 1 else None
+        return x if x is not None and x.ndim == 1 and name in self.formats else None
+
+    def stored(self, sources: Iterable[str]) -> Format:
+        """Return the coarsest format of tensors, by their names or those of parts of them."""
+        names = (name if name in self.formats else name.partition("[")[0] for name in sources)
+        return coarsest(self.formats[name] for name in names)
 
     def attribute(self, prefix: str, *names: str) -> Any:
         """Return the first of the attributes that the module, its `config` or the configuration has."""
@@ -91,7 +105,8 @@ class State:
                 value = getattr(holder, name, None)
                 if isinstance(value, int) and not isinstance(value, bool):
                     return value
-        return next((self.config[name] for name in names if isinstance(self.config.get(name), int)), None)
+        values = (self.config.get(name) for name in names)
+        return next((x for x in values if isinstance(x, int) and not isinstance(x, bool) and x > 0), None)
 
 
 def plain(name: str) -> str:

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from linflow._arrays import EPS, Array, namespace, singular_values, to_numpy
+from linflow._formats import COMPUTED, FLOAT64, Format
 from linflow.network import Network, multiply
 from linflow.operator import DENSE_LIMIT, UNCONVERGED, TangentOperator
 
 ITERATIVE_LIMIT = 200 * 200
 """Largest size of the core of T for which eigenvalues are iterated; there it takes seconds."""
-
-ROUNDED = 8 * 2.0**-23
-"""Singular values of float32 weights below this part of the greatest are taken as what rounding left of 0.
-
-Of shorter floats too: their rounding is larger, but so small a singular value may be meant as well.
-"""
 
 
 @dataclass(frozen=True)
@@ -49,7 +45,7 @@ class TangentSpectrum:
 
 
 def tangent_spectrum(
-    network: Network, *, rounded: bool = False, trained: Sequence[bool] | None = None
+    network: Network, *, stored: Format = FLOAT64, trained: Sequence[bool] | None = None
 ) -> TangentSpectrum:
     """Return the extreme eigenvalues of `T(E) = c² Σ_l P_{l-1}P_{l-1}ᵀ E S_{l+1}ᵀS_{l+1}` without n×n matrices.
 
@@ -61,7 +57,7 @@ def tangent_spectrum(
 
     Args:
         network: two layers or more.
-        rounded: whether the weights were once rounded to float32 or shorter, which leaves more of a zero.
+        stored: the format that the weights were once rounded to; what that may have left of a zero counts as one.
         trained: for each layer whether it is, all if left out: the terms of the others are left out of T.
 
     Returns:
@@ -72,7 +68,12 @@ def tangent_spectrum(
     core = [_square_root(weights[0]), *weights[1:-1], _square_root(weights[-1].T).T]
     k, p = core[0].shape[0], core[-1].shape[1]
     values = scale * singular_values(multiply(core))
-    a, b = (_squares(multiply(part), size, rounded) for part, size in ((core[:-1], k), (core[1:], p)))
+    moves = [stored.moved(W) if stored.relative else 0.0 for W in weights]
+    sizes = [float(singular_values(W)[0]) if any(moves) and len(core) > 2 else 1.0 for W in core]
+    a, b = (
+        _squares(multiply(core[part]), size, _moved(sizes[part], moves[part]), stored)
+        for part, size in ((slice(None, -1), k), (slice(1, None), p))
+    )
     ranks = int(np.count_nonzero(a)), int(np.count_nonzero(b))
     first, *_, last = trained or [True, True]
     a, b = last * a, first * b  # of the last layer's term and the first layer's
@@ -80,7 +81,9 @@ def tangent_spectrum(
         sums = _outer_extremes(a, b, n, m)
         least, tangent, greatest = (scale**2 * x for x in sums)
         return TangentSpectrum(least, tangent, greatest, values, ranks)
-    return _deep(core, trained, a, b, (n, m), scale**2, values, ranks, ROUNDED**2 * rounded)
+    others = ([x[:l] + x[l + 1 :] for x in (sizes, moves)] for l in range(len(core)))
+    rounding = (COMPUTED**2 * bool(stored.relative), sum(_moved(*two) ** 2 for two in others))
+    return _deep(core, trained, a, b, (n, m), scale**2, values, ranks, rounding)
 
 
 def _square_root(W: Array) -> Array:
@@ -88,13 +91,19 @@ def _square_root(W: Array) -> Array:
     return namespace(W).linalg.qr(W).R if W.shape[0] > W.shape[1] else W
 
 
-def _squares(W: Array, size: int, rounded: bool) -> np.ndarray:
+def _moved(sizes: Sequence[float], moves: Sequence[float]) -> float:
+    """Return how far a product moves where its factors, with norms `sizes`, move by `moves`, to first order."""
+    return sum(move * math.prod(sizes[:l]) * math.prod(sizes[l + 1 :]) for l, move in enumerate(moves))
+
+
+def _squares(W: Array, size: int, moved: float, stored: Format) -> np.ndarray:
     """Return the squares of the singular values, descending, padded with zeros to `size` of them.
 
     What rounding leaves of a zero is made one.
     """
     s = to_numpy(singular_values(W))
-    s[s <= max(max(W.shape) * EPS, ROUNDED * rounded) * s[0]] = 0.0
+    left = COMPUTED if stored.relative else 0.0
+    s[s <= max(max(W.shape) * EPS * s[0], left * s[0], min(moved, s[0] / 2))] = 0.0
     return np.concatenate([s**2, np.zeros(size - len(s))])
 
 
@@ -116,7 +125,7 @@ def _deep(
     factor: float,
     values: Array,
     ranks: tuple[int, int],
-    rounding: float,
+    rounding: tuple[float, float],
 ) -> TangentSpectrum:
     k, p = core[0].shape[0], core[-1].shape[1]
     below, beside = shape[0] > k, shape[1] > p  # T has the spectrum of S_2ᵀS_2, of P_{L-1}P_{L-1}ᵀ, outside the core
@@ -130,7 +139,8 @@ def _deep(
     T = TangentOperator(core, trained)
     if k * p <= DENSE_LIMIT:
         spectrum = np.linalg.eigvalsh(to_numpy(T.dense()))
-        spectrum[spectrum <= max(len(spectrum) * EPS, rounding) * spectrum[-1]] = 0.0
+        left = max(max(len(spectrum) * EPS, rounding[0]) * spectrum[-1], min(rounding[1], spectrum[-1] / 2))
+        spectrum[spectrum <= left] = 0.0
         spectrum = np.concatenate([spectrum, outside])
         return TangentSpectrum(
             factor * float(spectrum.min()),
@@ -146,7 +156,7 @@ def _deep(
             None, None, None, values, ranks, "the iteration for the eigenvalues of T did not converge"
         )
     greatest = max(size, float(outside.max(initial=0.0)))
-    if float(bottom.value) > max(bottom.error, k * p * EPS * size, rounding * size):
+    if float(bottom.value) > max(bottom.error, k * p * EPS * size, rounding[0] * size, rounding[1]):
         spectrum = np.concatenate([[float(bottom.value)], outside])
         tangent = float(spectrum[spectrum > 0].min())
         return TangentSpectrum(factor * float(spectrum.min()), factor * tangent, factor * greatest, values, ranks)

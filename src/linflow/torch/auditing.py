@@ -13,7 +13,7 @@ from linflow.files._paths import LIMIT, PathLike, readable, suffix
 from linflow.imbalance import ImbalanceSpectrum, imbalance_spectrum, positive_part
 from linflow.network import Network
 from linflow.objectives import Objective
-from linflow.torch._state import configuration
+from linflow.torch._state import State, configuration
 from linflow.torch._tangent import TangentSpectrum, tangent_spectrum
 from linflow.torch.chains import Chain, find_chains
 
@@ -280,7 +280,8 @@ def audit_file(
     """Audit the state dict in a `.safetensors`, `.pt`, `.pth`, `.ckpt` or `.bin` file; nothing in it is run.
 
     Numbers of heads and scalings that no tensor holds are looked up in `config.json` and `adapter_config.json` beside
-    the file. A `.pt` is read by PyTorch's weights-only loader.
+    the file. A `.pt` is read by PyTorch's weights-only loader. What is no weight, such as a mask or packed numbers of
+    four bits, is passed over and listed in `skipped`; eight-bit floats are read, times the scales beside them.
 
     Args:
         path: the file.
@@ -302,8 +303,11 @@ def audit_file(
 
     end = suffix(path, (".safetensors", *TORCH), "a state dict is read from")
     file = readable(path)
-    arrays = (read_safetensors if end == ".safetensors" else read_torch)(file, limit)[0]
-    return audit(arrays, objective, heads=heads, kv_heads=kv_heads, scaling=scaling, config=configuration(file))
+    passed: dict[str, str] = {}
+    arrays, stored, _ = (read_safetensors if end == ".safetensors" else read_torch)(file, limit, passed)
+    state = State(arrays, configuration(file), stored)
+    state.others = passed | state.others
+    return audit(state, objective, heads=heads, kv_heads=kv_heads, scaling=scaling)
 
 
 def _audit(chain: Chain, network: Network, objective: Objective | Mapping[str, Objective] | None) -> ChainAudit:
@@ -321,12 +325,12 @@ def _audit(chain: Chain, network: Network, objective: Objective | Mapping[str, O
         )  # no -0
     step, reason = _step_size(chain, network, objective)
     some = None if all_trained or not any(chain.trained) else chain.trained
-    spectrum = tangent_spectrum(network, rounded=bool(network.notes), trained=some)
+    spectrum = tangent_spectrum(network, stored=chain.stored, trained=some)
     if not chain.scale:
         spectrum = spectrum.scaled(0)
     # One note for all layers of a chain, not one for each.
-    kinds = sorted({note.partition(" was promoted ")[2] for note in network.notes})
-    notes = (*chain.notes, *(f"the weights were promoted {kind}" for kind in kinds))
+    kind = chain.stored.name
+    notes = (*chain.notes, *([f"the weights were promoted from {kind} to float64"] if chain.stored.relative else []))
     return ChainAudit(chain, imbalances, balanced, spectrum, floors, step, reason, notes)
 
 

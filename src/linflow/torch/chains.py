@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from linflow import _checks
 from linflow._arrays import Array, namespace
+from linflow._formats import FLOAT64, Format
 from linflow.network import Network
 from linflow.torch._state import State, natural
 
@@ -31,6 +32,7 @@ class Chain:
         scale: the factor c: that of a LoRA pair, which may be 0 or negative, 1 elsewhere.
         notes: what was assumed.
         trained: for each layer whether it is: one that is frozen has no term in T; empty where nothing is known.
+        stored: the coarsest format in which the weights were stored.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Chain:
     scale: float = 1.0
     notes: tuple[str, ...] = ()
     trained: tuple[bool, ...] = ()
+    stored: Format = FLOAT64
 
     def network(self) -> Network:
         """Return the chain as a `Network` in float64, on the device of the weights; of |c|, c's sign given to `W_1`.
@@ -119,7 +122,7 @@ def find_chains(
     from linflow.torch._attention import attention_products  # noqa: PLC0415 - it builds on this module
     from linflow.torch._training import examined  # noqa: PLC0415 - only this function needs it
 
-    state = State(model, config)
+    state = model if isinstance(model, State) else State(model, config)
     for kind in kinds:
         _checks.choice(kind, "kind", KINDS)
     skipped: list[tuple[str, str]] = []
@@ -130,6 +133,9 @@ def find_chains(
         chains += (c for c in attention_products(state, heads, kv_heads, skipped) if c.kind in kinds)
     if "lora" in kinds:
         chains += lora_pairs(state, scaling, skipped)
+    if set(kinds) != {"lora"}:
+        skipped += state.others.items()
+    chains = [replace(chain, stored=state.stored(chain.sources)) for chain in chains]
     chains = sorted(examined(chains, state, skipped), key=lambda c: natural(c.name))
     return Found(tuple(chains), tuple(skipped))
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from linflow import _checks
 from linflow._arrays import Array, namespace, norm, to_numpy
+from linflow._formats import COMPUTED, FLOAT64, FORMATS, dtype_name
 from linflow.network import Network
 from linflow.torch._tangent import tangent_spectrum
 from linflow.torch.auditing import balancedness
@@ -182,7 +183,7 @@ def _adapter(chain: Chain) -> Adapter:
     W_1, W_2 = network.weights
     D = W_1.T @ W_1 - W_2 @ W_2.T  # r×r
     imbalance = xp.flip(xp.linalg.eigvalsh(D))
-    spectrum = tangent_spectrum(network, rounded=bool(network.notes))
+    spectrum = tangent_spectrum(network, stored=chain.stored)
     if not chain.scale:
         spectrum = spectrum.scaled(0)
     n, _, m = network.widths
@@ -246,7 +247,7 @@ def alignment(A: Array, B: Array, gradient: Array, scaling: float = 1.0, smoothn
         smoothness: K > 0 of f, in the weights of the layer.
 
     Returns:
-        An `Alignment` of the modes up to the rank r.
+        An `Alignment` of the modes up to the rank r, without those that may be rounding of the gradient's dtype.
 
     Raises:
         ValueError: shapes that do not fit, or scaling = 0.
@@ -259,6 +260,7 @@ def alignment(A: Array, B: Array, gradient: Array, scaling: float = 1.0, smoothn
         >>> alignment(np.array([[1e-3, 0.0]]), np.zeros((2, 1)), -np.diag([2.0, 1.0]))
         Alignment(1 modes, first after t = 3.974)
     """
+    form = FORMATS.get(dtype_name(getattr(gradient, "dtype", "float64")), FLOAT64)
     A, B, G = (_checks.matrix(x, name)[0] for x, name in ((A, "A"), (B, "B"), (gradient, "gradient")))
     r = A.shape[0]
     if B.shape[1] != r or tuple(G.shape) != (B.shape[0], A.shape[1]):
@@ -272,7 +274,9 @@ def alignment(A: Array, B: Array, gradient: Array, scaling: float = 1.0, smoothn
     A, s = (A, s) if s > 0 else (-A, -s)
     xp = namespace(A, B, G)
     U, values, Vh = xp.linalg.svd(-G, full_matrices=False)
-    keep = min(r, int(xp.sum(xp.astype(values > values[0] * 1e-12, xp.int64))))
+    top = float(values[0])
+    rounding = max(1e-12 * top, min(form.moved(G), top / 2), COMPUTED * top if form.relative else 0.0)
+    keep = min(r, int(xp.sum(xp.astype(values > rounding, xp.int64))))
     values = values[:keep]
     a, b = A @ Vh[:keep, :].T, B.T @ U[:, :keep]
     d = (norm(A) ** 2 - norm(B) ** 2) / r
