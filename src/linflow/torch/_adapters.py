@@ -32,7 +32,6 @@ def lora_pairs(state: State, scaling: float | None, skipped: list[tuple[str, str
     skipped += other_adapters(state)
     pairs = [found for name in state.tensors if (found := _FIRST.match(name))]
     beside = _words_beside(state, pairs)
-    owners = _owners(state, pairs)
     for found in pairs:
         name, layer, adapter = found[0], found["layer"] or "", found["adapter"] or ""
         partner = _partner(found)
@@ -44,30 +43,18 @@ def lora_pairs(state: State, scaling: float | None, skipped: list[tuple[str, str
         if why or A is None or B is None or A.shape[0] != B.shape[1]:
             skipped.append((label, why or _unfit(state, name, partner)))
             continue
-        frozen = {name, partner} & state.frozen
-        if len(frozen) == 1:
-            why = f"{frozen.pop()} is frozen: the update is linear in the other, and nothing of D is conserved"
-        tied = next((x for x in (owners[adapter, _place(W)] for W in (A, B)) if len(x) > 1), None)
-        if tied:
-            why = (
-                f"{' and '.join(tied)} are one tensor: its gradient is the sum of two, and nothing of D is conserved"
-            )
         rank = _rank(state, layer, module, adapter)
         blocks = _blocks(state, layer, module, A.shape[0], rank)
-        if not why and blocks is None:
-            why = f"A has {A.shape[0]} rows where the configuration says rank {rank}: it may be no plain LoRA"
-        why = why or _misfit(state, layer, A, B, blocks or 1)
-        if why:
-            skipped.append((label, why))
+        if not blocks or (why := _misfit(state, layer, A, B, blocks)):
+            other = f"A has {A.shape[0]} rows where the configuration says rank {rank}: it may be no plain LoRA"
+            skipped.append((label, why or other))
             continue
-        factor, notes = _scaling(state, layer, module, adapter, A.shape[0] // (blocks or 1), scaling)
-        if frozen:
-            notes.append("A and B are frozen: this is what it would be to train both")
+        factor, notes = _scaling(state, layer, module, adapter, A.shape[0] // blocks, scaling)
         if activated(state, module, adapter):
             notes.append(ALORA)
         if f"{partner.removesuffix('.weight')}.bias" in state.tensors:
             notes.append("the bias of B stands outside the product")
-        for label_of, left, right in _split(label, A, B, blocks or 1):
+        for label_of, left, right in _split(label, A, B, blocks):
             yield Chain(label_of, "lora", (left.T, right.T), (name, partner), factor, tuple(notes))
 
 
@@ -94,20 +81,6 @@ def _words_beside(state: State, pairs: Iterable[re.Match[str]]) -> dict[tuple[st
 def _unfit(state: State, name: str, partner: str) -> str:
     shapes = " and ".join(str(tuple(state.tensors[key].shape)) for key in (name, partner))
     return f"A and B have shapes {shapes}: not two matrices of floating-point numbers that multiply"
-
-
-def _owners(state: State, pairs: Iterable[re.Match[str]]) -> dict[tuple[str, int], list[str]]:
-    """Return the names of the factors by adapter and place in memory."""
-    owners: dict[tuple[str, int], list[str]] = {}
-    for pair in pairs:
-        for name in (pair[0], _partner(pair)):
-            if name in state.tensors:
-                owners.setdefault((pair["adapter"] or "", _place(state.tensors[name])), []).append(name)
-    return owners
-
-
-def _place(x: Array) -> int:
-    return x.data_ptr() if hasattr(x, "data_ptr") else id(x)
 
 
 def _partner(pair: re.Match[str]) -> str:

@@ -170,6 +170,11 @@ def adapters(model: Any, *, scaling: float | None = None, config: Mapping[str, A
     found = find_chains(model, scaling=scaling, config=config, kinds=("lora",))
     report, skipped = [], list(found.skipped)
     for chain in found.chains:
+        if len(set(chain.trained)) > 1:
+            still = chain.sources[chain.trained.index(False)]
+            why = f"{still} is frozen: the update is linear in the other, and D is not conserved; audit has its T"
+            skipped.append((chain.name, why))
+            continue
         try:
             report.append(_adapter(chain))
         except ValueError as error:  # weights that are not finite, or too large to square
