@@ -83,8 +83,9 @@ class Enclosure:
     def _after(self) -> tuple[Guarantee | None, str]:
         if not self.steps:
             return None, "nothing is enclosed"
-        reached = self.start.with_weights(self.steps[-1].at(self.end)[0])
-        gap, radius = self.steps[-1].gap[1], float(self.radius[-1]) * (1 + 1e-9)
+        weights, errors = self.steps[-1].at(self.end)
+        reached = self.start.with_weights(weights)
+        gap, radius = self.steps[-1].gap[1], (float(self.radius[-1]) + math.sqrt(float(np.sum(errors**2)))) * UP
         return ever_after(self.objective, self.start, reached, radius, gap, 2 * self.problem.least * (1 - 4 * U))
 
     @property
@@ -209,6 +210,8 @@ class Enclosure:
     def _rate(self, t: float) -> tuple[float, float]:
         step = self._step(t)
         low, high = self._gap(t)
+        if low < 0:  # only where f* is the loss at a minimiser of numerical rank
+            return -math.inf, math.inf
         speed, error = self._speed(step, t)
         top = (speed + error) * UP
         bottom = max(0.0, speed - error) * (1 - 1e-12)
@@ -241,7 +244,7 @@ class Enclosure:
         weights, errors = step.at(t)
         T, error, v = _operator(weights, self.start.scale)
         low = least_eigenvalue(T, error)
-        size = gamma(T.shape[0] + 4) * float(frobenius(T))
+        size = gamma(2 * T.shape[0] + 4) * float(frobenius(T))
         high = (float(v @ (T @ v)) + size) / (float(v @ v) * (1 - gamma(T.shape[0] + 4))) + error
         moved = step.constants.bend * (step.radius + math.sqrt(float(np.sum(errors**2)))) * UP
         low = max(0.0, math.sqrt(max(low, 0.0)) * (1 - 4 * U) - moved) ** 2 * (1 - 4 * U)

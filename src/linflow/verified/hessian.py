@@ -77,8 +77,8 @@ def hessian(path: Expansion) -> tuple[np.ndarray, float]:
     H = np.zeros((ends[-1], ends[-1]))
     n, m = problem.V.shape
     identity_n, identity_m = _identity(n), _identity(m)
-    A = identity_n if problem.A is None else Matrix(problem.A, problem.error, problem.norms[0])
-    B = identity_m if problem.B is None else Matrix(problem.B, problem.error, problem.norms[1])
+    A = identity_n if problem.A is None else Matrix(problem.A, problem.errors[0], problem.norms[0])
+    B = identity_m if problem.B is None else Matrix(problem.B, problem.errors[1], problem.norms[1])
     P = [first(path.prefixes[l]) or identity_n for l in range(L)]
     S = [first(path.suffixes[l + 2]) or identity_m for l in range(L)]
     AP = [A @ factor if problem.A is not None else factor for factor in P]

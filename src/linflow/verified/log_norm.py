@@ -34,8 +34,8 @@ def greatest(C: np.ndarray) -> float:
         a, b, c = float(C[0, 0]), float(C[0, 1]), float(C[1, 1])
         return (0.5 * (a + c + math.hypot(a - c, 2 * b))) * UP
     top = float(C.max())
-    if top == 0.0:
-        return 0.0
+    if not 0.0 < top < math.inf:
+        return 0.0 if top == 0.0 else math.inf
     v = np.abs(np.linalg.eigh(C)[1][:, -1]) + 1e-9
     return float(((C @ v) / v).max()) * UP
 
@@ -196,7 +196,8 @@ def level_two(start: Node, end: Node, tube: Tube, jump: float, constants: Consta
     for i, j in itertools.combinations(range(L), 2):
         x = times(tube.slope, tube.before[i], tube.after[j])
         mid = tube.mids[i, j]
-        bend = 0.5 * s * s * (x[2] * mid[0] + mid[2] * x[0] + 0.25 * s * s * x[2] * mid[2])
+        most_x, most_m = max(xa[i, j], xb[i, j]), max(ma[i, j], mb[i, j])  # of the straight lines between the ends
+        bend = 0.5 * s * s * (x[2] * most_m + mid[2] * most_x + 0.25 * s * s * x[2] * mid[2])
         turn = max(0.0, -(xb[i, j] - xa[i, j]) * (mb[i, j] - ma[i, j]))
         remainder[i, j] = remainder[j, i] = (turn + bend) * UP
     ends = greatest(xa * ma) + greatest(xb * mb)

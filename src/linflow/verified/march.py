@@ -66,16 +66,21 @@ class Step:
         """Return the weights of the path at a time of the step, and a bound of the rounding of each layer."""
         s = (t - self.t) / self.tau
         order = self.lengths.shape[1] - 1
-        k = np.arange(order + 1)
-        # (t − t_0)/τ is rounded twice, which moves each power by 2k units; Horner's rule moves it by 2k + 1.
-        errors = np.array([float(np.sum(row * gamma(4 * order + 1) * abs(s) ** k)) for row in self.lengths])
+        errors = rounding_of_value(self.lengths, s)
         weights = []
         for series in self.coefficients:
             value = series[-1]
             for j in range(order - 1, -1, -1):
                 value = value * s + series[j]
             weights.append(value)
-        return weights, errors * UP + TINY
+        return weights, errors
+
+
+def rounding_of_value(lengths: np.ndarray, s: float) -> np.ndarray:
+    """Return a bound of the rounding of each layer where the polynomials are evaluated at a rounded s."""
+    order = lengths.shape[1] - 1
+    # (t − t_0)/τ is rounded twice, which moves each power by 2k units; Horner's rule moves it by 2k + 1.
+    return np.sum(lengths * gamma(4 * order + 1) * abs(s) ** np.arange(order + 1), axis=1) * UP + TINY
 
 
 def product_error(weights: Sequence[np.ndarray], errors: Sequence[float] | np.ndarray) -> tuple[np.ndarray, float]:
@@ -194,7 +199,10 @@ class March:
         weights, jump = path.at(s)
         node = Node(Expansion(self.problem, weights, self.scale, scale_of_time))
         bound = level_two if level == 2 else level_three
-        reach = 4 * (self.radius + tube.path.added(s) + jump)
+        lengths = np.array([factor.lengths for factor in path.weights])
+        # The tube holds the rounded values of the path too, from which bounds at times within the step set out.
+        rounded = float(np.linalg.norm(rounding_of_value(lengths, s))) * UP
+        reach = 4 * (self.radius + tube.path.added(s) + rounded)
         for _ in range(REACHES):
             # One set of constants, on a tube that turns out to hold the radius.
             constants = tube.constants(reach)
@@ -203,9 +211,9 @@ class March:
             if radius is None:
                 return None
             after = (radius + jump) * UP
-            if after <= reach:
+            if after + rounded <= reach:
                 break
-            reach = 2 * after
+            reach = 2 * (after + rounded)
         else:
             return None
         self.hessians += level == 3
@@ -217,7 +225,7 @@ class March:
             length,
             tau,
             tuple(path.coefficients),
-            np.array([factor.lengths for factor in path.weights]),
+            lengths,
             radius,
             constants,
             exponent,

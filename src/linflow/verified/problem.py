@@ -22,7 +22,7 @@ class AffineGradient:
         B: shape `(m, m)`, None for the identity.
         norms: upper bounds of `‖A‖₂` and `‖B‖₂`, of the exact matrices.
         lengths: upper bounds of `‖A‖_F` and `‖B‖_F`.
-        error: upper bound of `‖A X B − A_exact X B_exact‖_F / ‖X‖_F`.
+        errors: upper bounds of the spectral norms of `A − A_exact` and `B − B_exact`.
         residue: upper bound of `‖R‖_F`, the true gradient at V.
         offset: upper bound of `f(V) − f*`.
         least: lower bound of the least nonzero eigenvalue of `B ⊗ A`; 0 when none was proved.
@@ -35,7 +35,7 @@ class AffineGradient:
     B: np.ndarray | None = None
     norms: tuple[float, float] = (1.0, 1.0)
     lengths: tuple[float, float] = (1.0, 1.0)
-    error: float = 0.0
+    errors: tuple[float, float] = (0.0, 0.0)
     residue: float = 0.0
     offset: float = 0.0
     least: float = 1.0
@@ -46,6 +46,12 @@ class AffineGradient:
     def smoothness(self) -> float:
         """Upper bound of K."""
         return self.norms[0] * self.norms[1] * UP
+
+    @property
+    def error(self) -> float:
+        """Upper bound of `‖A X B − A_exact X B_exact‖_F / ‖X‖_F`."""
+        (a, b), (da, db) = self.norms, self.errors
+        return (da * b + a * db + da * db) * UP
 
     def apply(self, E: np.ndarray) -> np.ndarray:
         """Return `A E B` as computed."""
@@ -61,15 +67,19 @@ class AffineGradient:
         return (a * b * error + (rounding + self.error) * length) * UP + TINY
 
     def gap(self, E: np.ndarray, error: float) -> tuple[float, float]:
-        """Return lower and upper bounds of `f(W) − f*` where `‖(W − V) − E‖_F ≤ error`."""
+        """Return lower and upper bounds of `f(W) − f*` where `‖(W − V) − E‖_F ≤ error`.
+
+        Where no `least` was proved, f* stands for `f(V)`, below which the loss may go.
+        """
         G = self.apply(E)
         length, slope = float(frobenius(E)), float(frobenius(G))
         value = 0.5 * float(np.sum(E * G))
         slope = (slope + float(self.error_of(length, 0.0))) * UP
         slack = 0.5 * (gamma(E.size + 4) * length * slope + float(self.error_of(length, 0.0)) * length)
         slack += slope * error + 0.5 * self.smoothness * error * error + self.residue * (length + error)
-        slack = slack * UP + 4 * U * value
-        return max(0.0, value - slack), (value + slack + self.offset) * UP
+        slack = slack * UP + 4 * U * abs(value)
+        low = value - slack
+        return max(0.0, low) if self.least > 0 else low, (value + slack + self.offset) * UP
 
 
 def affine_gradient(objective: Objective) -> AffineGradient:
@@ -121,7 +131,7 @@ def _regression(objective: LinearRegression) -> AffineGradient:
     offset = 0.5 * residue * residue / least * UP if least > 0 else 0.0
     top = (spectral(A) + error) * UP
     length = (float(frobenius(A)) + error) * UP
-    return AffineGradient(V, A, None, (top, 1.0), (length, 1.0), error, residue, offset, least, full, notes)
+    return AffineGradient(V, A, None, (top, 1.0), (length, 1.0), (error, 0.0), residue, offset, least, full, notes)
 
 
 def _general(objective: Quadratic) -> AffineGradient:
@@ -151,13 +161,12 @@ def _general(objective: Quadratic) -> AffineGradient:
         lengths.append((length + error) * UP)
         errors.append(error)
     A, B = factors
-    error = (errors[0] * norms[1] + norms[0] * errors[1] + errors[0] * errors[1]) * UP
-    problem = AffineGradient(V, A, B, tuple(norms), tuple(lengths), error, least=least)
+    problem = AffineGradient(V, A, B, tuple(norms), tuple(lengths), tuple(errors), least=least)
     found = problem.apply(V) - C
     residue = float(frobenius(found)) * (1 + 4 * U) + 2 * U * float(frobenius(C))
     residue = (residue + float(problem.error_of(float(frobenius(V)), 0.0))) * UP
     offset = 0.5 * residue * residue / least * UP
-    return AffineGradient(V, A, B, tuple(norms), tuple(lengths), error, residue, offset, least)
+    return AffineGradient(V, A, B, tuple(norms), tuple(lengths), tuple(errors), residue, offset, least)
 
 
 def _numpy(array: object) -> np.ndarray:

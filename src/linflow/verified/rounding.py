@@ -38,18 +38,18 @@ def frobenius(stack: np.ndarray) -> np.ndarray:
 def spectral(A: np.ndarray) -> float:
     """Return an upper bound of `‖A‖₂`, at most a few per cent too large.
 
-    With `M = AᵀA` (or `AAᵀ`), `‖A‖₂² = ‖M^{2^k}‖₂^{1/2^k} ≤ ‖M^{2^k}‖_F^{1/2^k}`; the rounding of each product is
-    added on the way back.
+    With `M_0 = AᵀA` (or `AAᵀ`) and `M_{k+1} = M_k M_kᵀ`, `‖M_k‖₂² = ‖M_{k+1}‖₂` whether or not rounding left M_k
+    symmetric, and the last is at most its Frobenius norm; the rounding of each product is added on the way back.
     """
     size = float(frobenius(A))
-    if min(A.shape) == 1 or size <= 10 * TINY:
+    if min(A.shape) == 1 or not 10 * TINY < size < 1e150:
         return size
     M = (A @ A.T if A.shape[0] <= A.shape[1] else A.T @ A) / (size * size)  # of norm at most 1
     side, inner = M.shape[0], max(A.shape)
     lengths = []
     for _ in range(SQUARINGS):
         lengths.append(float(frobenius(M)))
-        M = M @ M
+        M = M @ M.T
     bound = float(frobenius(M))
     for length in reversed(lengths):
         bound = math.sqrt(bound + gamma(side) * length * length) * (1 + 4 * U)

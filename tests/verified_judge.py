@@ -1,0 +1,222 @@
+"""Independent judges of verified runs: exact rational matrices, a coarse arithmetic that errs as far as it may, and
+a flow at 60 digits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from types import SimpleNamespace
+
+import flint
+import numpy as np
+
+from linflow.verified import enclosure, flow, hessian, log_norm, march, problem, reduction, rounding, taylor
+
+MODULES = (enclosure, flow, hessian, log_norm, march, problem, reduction, rounding, taylor)
+COARSE = 2.0**-20
+
+
+# --- exact rational arithmetic -------------------------------------------------------------------------------------
+
+
+def rational(x: float) -> flint.fmpq:
+    return flint.fmpq(*map(flint.fmpz, float(x).as_integer_ratio()))
+
+
+def exact(A: np.ndarray) -> flint.fmpq_mat:
+    A = np.atleast_2d(np.asarray(A))
+    return flint.fmpq_mat(*A.shape, [rational(x) for x in A.ravel()])
+
+
+def identity(side: int) -> flint.fmpq_mat:
+    return flint.fmpq_mat(side, side, [int(i == j) for i in range(side) for j in range(side)])
+
+
+def square(A: flint.fmpq_mat) -> flint.fmpq:
+    """Return `‖A‖_F²`."""
+    return sum((x * x for x in A.entries()), flint.fmpq(0))
+
+
+def length(A: flint.fmpq_mat) -> float:
+    """Return `‖A‖_F` to double precision, whatever its size."""
+    return float(flint.arb(square(A)).sqrt().mid())
+
+
+def covers(bound: float, A: flint.fmpq_mat) -> bool:
+    """Tell whether `‖A‖_F ≤ bound`, exactly."""
+    return bound >= 0 and square(A) <= rational(bound) ** 2
+
+
+def semidefinite(A: flint.fmpq_mat) -> bool:
+    """Tell whether a symmetric matrix is positive semidefinite, by the signs of its characteristic polynomial."""
+    assert A.transpose() == A
+    coefficients = list(A.charpoly().coeffs())
+    side = A.nrows()
+    return all(c * (-1) ** (side - k) >= 0 for k, c in enumerate(coefficients))
+
+
+def spectral_covers(bound: float, A: flint.fmpq_mat) -> bool:
+    """Tell whether `‖A‖₂ ≤ bound`, exactly."""
+    M = A * A.transpose() if A.nrows() <= A.ncols() else A.transpose() * A
+    return semidefinite(identity(M.nrows()) * rational(bound) ** 2 - M)
+
+
+def spectral_norm(A: np.ndarray) -> float:
+    return float(np.linalg.svd(np.asarray(A), compute_uv=False)[0])
+
+
+def series_product(A: list, B: list) -> list:
+    full = [None] * (len(A) + len(B) - 1)
+    for i, a in enumerate(A):
+        for j, b in enumerate(B):
+            full[i + j] = a * b if full[i + j] is None else full[i + j] + a * b
+    return full
+
+
+def defect(coefficients, scale, tau, target, A=None, B=None, residue=None) -> list[list]:
+    """Return the series of `θ' + τ∇L(θ)`, layer by layer, of polynomials with these coefficients, exactly."""
+    W = [[exact(w) for w in series] for series in coefficients]
+    L, c = len(W), rational(scale)
+    P = W[0]
+    for series in W[1:]:
+        P = series_product(P, series)
+    E = [c * x for x in P]
+    E[0] = E[0] - target
+    G = E if A is None else [A * x for x in E]
+    G = G if B is None else [x * B for x in G]
+    if residue is not None:
+        G[0] = G[0] + residue
+    G = [c * x for x in G]
+    found = []
+    for l in range(L):
+        g = G
+        for series in W[:l]:
+            g = series_product([w.transpose() for w in series], g)
+        for series in reversed(W[l + 1 :]):
+            g = series_product(g, [w.transpose() for w in series])
+        g = [rational(tau) * x for x in g]
+        for k in range(1, len(W[l])):
+            g[k - 1] = g[k - 1] + k * W[l][k]
+        found.append(g)
+    return found
+
+
+# --- arithmetic that errs as far as the standard model allows ------------------------------------------------------
+
+
+def _power_of_two(x) -> bool:
+    return np.ndim(x) == 0 and x != 0 and abs(math.frexp(float(x))[0]) == 0.5
+
+
+class Coarse(np.ndarray):
+    """Arrays whose every operation errs by all that `|δ| ≤ 2⁻²⁰` allows, in the direction `sign`.
+
+    With the unit of rounding that large, what a bound leaves out is far above float64, which so serves as the judge.
+    """
+
+    sign = -1.0
+    operations = 0
+
+    @staticmethod
+    def gamma(count: int) -> float:
+        return count * COARSE / (1 - count * COARSE)
+
+    @classmethod
+    def moved(cls, value, off):
+        cls.operations += 1
+        sign = cls.sign
+        if sign == 0.0:  # seeded by the count of operations
+            sign = np.random.default_rng(cls.operations).choice([-1.0, 1.0], size=np.shape(value))
+        value = value + sign * off
+        return value.view(cls) if isinstance(value, np.ndarray) else float(value)
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=None, **kwargs):
+        x = [np.asarray(a) if isinstance(a, Coarse) else a for a in inputs]
+        plain = getattr(ufunc, method)(*x, **kwargs)
+        off = 0.0
+        if ufunc is np.matmul:
+            off = self.gamma(np.shape(x[0])[-1]) * np.matmul(np.abs(x[0]), np.abs(x[1]))
+        elif method == "reduce" and ufunc is np.add:
+            sizes = np.add.reduce(np.abs(x[0]), **kwargs)
+            off = self.gamma(max(1, np.size(x[0]) // max(1, np.size(sizes))) - 1) * sizes
+        elif method == "__call__" and ufunc in (np.multiply, np.divide, np.add, np.subtract):
+            off = COARSE * np.abs(plain)
+            scaled = ufunc in (np.multiply, np.divide) and any(_power_of_two(a) for a in x)
+            still = ufunc in (np.add, np.subtract) and any(not np.any(a) for a in x)
+            off = 0.0 if scaled or still else off
+        result = self.moved(plain, off) if np.asarray(plain).dtype == float else plain
+        if out is not None:
+            np.asarray(out[0])[...] = result
+            return out[0]
+        return result
+
+    def __array_function__(self, func, types, args, kwargs):
+        def strip(a):
+            if isinstance(a, Coarse):
+                return np.asarray(a)
+            return type(a)(strip(x) for x in a) if type(a) in (list, tuple) else a
+
+        plain = func(*strip(args), **kwargs)
+        if func is np.einsum:
+            a, b = (np.abs(np.asarray(x)) for x in args[1:])
+            count = a.shape[-1] * a.shape[-2] if "..." in args[0] else 1
+            moved = self.moved(plain, self.gamma(count) * np.einsum(args[0], a, b))
+            return np.asarray(moved) if "..." in args[0] else moved  # norms go on in float64
+        if func is np.kron:
+            return self.moved(plain, COARSE * np.abs(plain))
+        if func is np.sum:
+            return np.add.reduce(args[0], axis=kwargs.get("axis", None))
+        if isinstance(plain, tuple):
+            return tuple(x.view(Coarse) if isinstance(x, np.ndarray) else x for x in plain)
+        return plain.view(Coarse) if isinstance(plain, np.ndarray) else plain
+
+
+def _cholesky(B):
+    """Complete wherever a factorisation may, as `λ_min ≥ −γ/(1 − γ) tr` alone follows from its completion."""
+    side = len(B)
+    slack = Coarse.gamma(side + 1) / (1 - Coarse.gamma(side + 1))
+    if np.linalg.eigvalsh(B)[0] < -0.999 * slack * np.trace(B):
+        raise np.linalg.LinAlgError
+    return np.eye(side)
+
+
+class _Numpy:
+    """NumPy whose new arrays are coarse."""
+
+    def __init__(self):
+        self.linalg = SimpleNamespace(
+            eigvalsh=lambda A: np.linalg.eigvalsh(np.asarray(A)) + 1e-9,
+            cholesky=lambda A: _cholesky(np.asarray(A)),
+            **{name: getattr(np.linalg, name) for name in ("LinAlgError", "eigh", "svd", "qr", "norm")},
+        )
+
+    def __getattr__(self, name):
+        return getattr(np, name)
+
+    def zeros(self, *args):
+        return np.zeros(*args).view(Coarse)
+
+    def eye(self, *args):
+        return np.eye(*args).view(Coarse)
+
+    def ascontiguousarray(self, A, dtype=None):
+        return np.ascontiguousarray(A, dtype=dtype).view(Coarse)
+
+
+@contextlib.contextmanager
+def coarse(monkeypatch, sign: float):
+    """Let the verified code compute with a unit roundoff of 2⁻²⁰, all errors in one direction (0: in either)."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Coarse, "sign", sign)
+        patch.setattr(Coarse, "operations", 0)
+        for module in MODULES:
+            if hasattr(module, "U"):
+                patch.setattr(module, "U", COARSE)
+            if hasattr(module, "np"):
+                patch.setattr(module, "np", _Numpy())
+        yield Coarse
+
+
+def coarsened(A) -> Coarse:
+    return np.array(A, dtype=float).view(Coarse)
