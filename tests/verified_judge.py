@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import flint
 import numpy as np
 
-from linflow.verified import enclosure, flow, hessian, log_norm, march, problem, reduction, rounding, taylor
+from linflow.verified import descent, enclosure, flow, hessian, log_norm, march, problem, reduction, rounding, taylor
 
-MODULES = (enclosure, flow, hessian, log_norm, march, problem, reduction, rounding, taylor)
+MODULES = (descent, enclosure, flow, hessian, log_norm, march, problem, reduction, rounding, taylor)
 COARSE = 2.0**-20
 
 
