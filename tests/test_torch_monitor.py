@@ -554,7 +554,7 @@ def test_models_that_are_no_chain():
             Layers.of(model)
     with pytest.raises(ValueError, match="3×2"):
         lt.Monitor(make_model((3, 4, 2)), None, lf.MatrixFactorization(torch.ones(2, 2, dtype=torch.float64)))
-    with pytest.raises(ValueError, match="budget is 1; it is the rows' part of the time and must lie in"):
+    with pytest.raises(ValueError, match="budget is 1; it is the rows' part of time and must lie in"):
         lt.Monitor(make_model((3, 4, 2)), None, budget=1)
     nested = Sequential(Sequential(Linear(2, 3, bias=False)), torch.nn.Identity(), Linear(3, 1, bias=False))
     assert Layers.of(nested).widths == (2, 3, 1)

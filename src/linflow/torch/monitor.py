@@ -124,9 +124,7 @@ class Monitor:
         self._began = time.perf_counter()
         self._spent = 0.0
         self.every, self.exact = _checks.count(every, "every"), exact
-        self.budget = (
-            None if budget is None else _checks.fraction(budget, "budget", "the rows' part of the time", "0.05")
-        )
+        self.budget = None if budget is None else _checks.fraction(budget, "budget", "the rows' part of time", "0.05")
         self.prefix, self.objective, self._optimizer = prefix, objective, optimizer
         self._layers = layers = Layers.of(model, scale=scale, convention=convention)
         self.notes: list[str] = []
