@@ -278,6 +278,78 @@ def test_spectral_chain_against_the_flow(L, seed, s):
     np.testing.assert_allclose(spectral(net, [[s]], TIMES).ravel(), expected, atol=1e-10)
 
 
+CHAINS = [  # weights, target, products at LATE by mpmath: panels of Gauss' rule in 60 digits, inverted
+    ((1, 2, 3), 0.0, (5.7186388936589699, 2.477231566689169e-5, 4.4058268832660786e-73, 0.0)),
+    ((-1.5, -1.5, -0.09), 0.0, (-0.20147016481846448, -0.016289478889494859, -1.055829888717516e-16, 0.0)),
+    (
+        (0.9, 0.1, 0.7, 0.6, -2.1),
+        0.0,
+        (-0.079326861890016728, -0.057376473232975526, -0.0011871868379701492, -6.682941793870945e-79),
+    ),
+    ((1.25, 0.5, 2.0), 1e-25, (1.2405080192507759, 0.084373879152717584, 1.0753075973889741e-15, 1.0e-25)),
+    ((2e-26, 1.25, -2.0), -1e-25, (-5.0311525468830265e-26, -9.7803153318829633e-26, -1.0e-25, -1.0e-25)),
+    ((0.5, 0.25, 2.0), 1.0, (0.25094983080836639, 0.76289083079027945, 0.99999999999992529, 1.0)),
+    ((-0.01, 0.02, 1.0, 0.5), 1.5, (-9.9812525232338121e-5, -2.6678402579727415e-5, 1.4861895922568734, 1.5)),
+    (
+        (0.125, 0.125, 1.5),
+        0.0,
+        (0.023435846445806166, 0.022638931300536058, 0.01569553442259925, 1.0633110838249464e-3),
+    ),
+    ((1e-14, 1e-14, 2.0), 3.0, (2.0241445777321555e-28, 8.0685758698547024e-26, 2.9999999999522924, 3.0)),
+    (
+        (1e-9, 0.5),
+        0.0,
+        (4.99875015623698e-10, 4.412484512922977e-10, 8.688697172522257e-11, 1.339318480904039e-42),
+    ),
+]
+LATE = [1e-3, 0.5, 7.0, 300.0]
+
+
+@pytest.mark.parametrize(("weights", "target", "products"), CHAINS)
+def test_spectral_chains_in_high_precision(weights, target, products):
+    net = [np.array([[w]]) for w in weights]
+    got = spectral(net, [[target]], [*LATE, 1e300, 0.0]).ravel()
+    # Rounding of the exponent, which is below 1000.
+    np.testing.assert_allclose(got[:-2], products, rtol=1e-12)
+    assert got[-2] == pytest.approx(target, rel=1e-15) and got[-1] == np.prod(weights)
+    # One late time among the others changes nothing.
+    for t, product in zip(LATE, got[:-2], strict=True):
+        assert spectral(net, [[target]], t)[0, 0] == pytest.approx(product, rel=1e-12)
+
+
+@pytest.mark.parametrize("dense", ["nothing", "hidden vectors", "all vectors"])
+def test_small_weights_count(dense, rng):
+    """A weight of 1e-14 beside one of 1 is learned, late; only where rounding of the layer covers it is it none."""
+    Q = [frame(rng, 2, 2) if dense == "all vectors" else np.eye(2) for _ in range(2)]
+    middle = np.eye(3, 2) if dense == "nothing" else frame(rng, 3, 2)
+    Y = Q[0] * np.array([2.0, 1.0]) @ Q[1].T
+    # A dense layer of norm 1 knows its weight of 1e-14 to a few 1e-16, and so the time to some hundredths.
+    off = 0.1 if dense == "all vectors" else 1e-12
+    for weights in ([[1.0, 1e-14], [1.0, 1e-14]], [[1.0, 1e-14], [1.0, 1.0]], [[1.0, 1.0], [3.0, 1e-14]]):
+        w = np.array(weights)
+        net = [Q[0] * w[0] @ middle.T, middle * w[1] @ Q[1].T]
+        start, apart = float(np.prod(w[:, 1])), abs(float(w[0, 1] ** 2 - w[1, 1] ** 2))
+        mode = two_layer_scalar(apart, 1.0, start, LATE)
+        got = Q[0][:, 1] @ spectral(net, Y, LATE) @ Q[1][:, 1]
+        np.testing.assert_allclose(got[:2], mode[:2], rtol=off, atol=0 if off < 1e-9 else 1e-15)
+        np.testing.assert_allclose(got[2:], mode[2:], atol=2 * off)
+        half = learning_times(net, Y)[1]
+        assert two_layer_scalar(apart, 1.0, start, half) == pytest.approx(0.5, abs=2 * off)
+    both = [Q[0] * np.array([1.0, 1e-14]) @ middle.T, middle * np.array([1.0, 1e-14]) @ Q[1].T]
+    late = Q[0][:, 1] @ spectral(both, Y, 40.0) @ Q[1][:, 1]
+    assert 1 - late == pytest.approx(1e28 * np.exp(-80.0), rel=4 * off)  # 1 / (1 + (s/w_0 − 1) e^{−2st})
+    assert learning_times(both, Y)[1] == pytest.approx(14 * np.log(10.0), abs=2 * off)
+    # What was 0 when the layers were made is 0: rounding does not set it moving.
+    none = [Q[0] * np.array([1.0, 0.0]) @ middle.T, middle * np.array([1.0, 0.0]) @ Q[1].T]
+    assert learning_times(none, Y)[1] == np.inf
+
+
+def test_small_singular_values_of_the_target_count():
+    net = [np.diag([1.0, 1e-8]), np.diag([1.0, 1e-8])]
+    times = learning_times(net, np.diag([2.0, 1e-14]))
+    assert times[1] == pytest.approx(np.log(1e2 - 1) / 2e-14, rel=1e-12)
+
+
 @pytest.mark.parametrize("L", [1, 2, 3, 5])
 def test_learning_times(L, rng):
     widths = (3, *[4] * (L - 1), 3)

@@ -19,7 +19,13 @@ def chain_offsets(d: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def chain_root(c: np.ndarray, w: np.ndarray | float) -> np.ndarray:
-    """Return the root `x ≥ 0` of `Π(x + c_l) = w²` for each w; inf for an infinite one.
+    """Return the root `x ≥ 0` of `Π(x + c_l) = w²` for each w; inf for an infinite one."""
+    with np.errstate(over="ignore"):
+        return np.exp(chain_log_root(c, w))
+
+
+def chain_log_root(c: np.ndarray, w: np.ndarray | float) -> np.ndarray:
+    """Return the logarithm of that root, which is known where the root underflows.
 
     Newton's method on `s ↦ Σ log(e^s + c_l)`, which is convex with slope in [1, L]: started at the upper bound
     `x ≤ |w|^{2/L}` it falls monotonically to the root, over any range of sizes.
@@ -36,8 +42,7 @@ def chain_root(c: np.ndarray, w: np.ndarray | float) -> np.ndarray:
         s = s - step
         if np.all((step <= 4e-16 * np.maximum(np.abs(s), 1.0)) | ~usable):
             break
-    with np.errstate(over="ignore"):
-        return np.where(usable, np.exp(s), np.exp(np.where(usable, 0.0, level)))  # 0 and inf for themselves
+    return np.where(usable, s, level)  # −inf and inf for themselves
 
 
 def chain_slope(c: np.ndarray, x: np.ndarray | float) -> np.ndarray:

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from linflow._arrays import norm, to_numpy
+from linflow._arrays import EPS, norm, to_numpy
 from linflow.network import Network, multiply
 
 _TOLERANCE = 1e-10
-_ZERO = 1e-13
+_NOISE = 32 * EPS
+"""Part of `‖|W||p|‖`, the size of what makes up `Wp`, below which a number `qᵀWp` is rounding. In random orthonormal
+frames that of a 0 came to ε/2, of a 0 in Y to 8ε. Where W is diagonal nothing is rounded, and every weight counts."""
 _MIX = 0.7390851332151607
 """Weight of the product against the target in the matrix whose singular vectors are taken; no special value."""
 
@@ -36,27 +38,26 @@ class Modes:
 def shared_modes(network: Network, Y: np.ndarray) -> Modes:
     """Return the modes with `W_l = Q_{l−1} diag(w_l) Q_lᵀ`, `Q_0 = U`, `Q_L = V`, `Y = U Σ Vᵀ`.
 
-    Modes in which target and product are both 0 do not move and are left out. Weights below `1e-13 ‖W_l‖_F` count as
-    0, and singular values of the target below `1e-13 ‖Y‖_F`. Where two weights of a mode are 0 the hidden vectors
-    between them are unknown; that mode does not move either.
+    Modes in which target and product are both 0 do not move and are left out. A weight, and a singular value of the
+    target, counts as 0 where it is below `32ε` of what its matrix makes it of (`_NOISE`). Where two weights of a mode
+    are 0 the hidden vectors between them are unknown; that mode does not move either.
 
     Raises:
         ValueError: the network has no such form to `1e-10`, relative to each layer.
     """
     layers = [to_numpy(W) for W in network.weights]
-    product = multiply(layers)
-    U, V = _joint_vectors(layers, _unit(Y), _unit(product))
+    product, entries = multiply(layers), multiply([np.abs(W) for W in layers])
+    U, V = _joint_vectors(layers, Y, product, entries)
     target = np.sum(U * (Y @ V), axis=0)
     V, target = np.where(target < 0, -V, V), np.abs(target)
-    target[target <= _ZERO * norm(Y)] = 0.0
+    target[target <= _rounding(Y, V)] = 0.0
     order = np.argsort(-target, kind="stable")
     U, V, target = U[:, order], V[:, order], target[order]
     weights, off = _chain(layers, U, V)
-    magnitude = math.prod(norm(W) for W in layers)
     off = max(
         off,
         _ratio(Y - (U * target) @ V.T, norm(Y)),
-        _ratio(product - (U * np.prod(weights, axis=0)) @ V.T, magnitude),
+        _ratio(product - (U * np.prod(weights, axis=0)) @ V.T, math.prod(norm(W) for W in layers)),
     )
     if not off <= _TOLERANCE:
         raise ValueError(
@@ -67,21 +68,25 @@ def shared_modes(network: Network, Y: np.ndarray) -> Modes:
     return Modes(U, V, target, weights)
 
 
-def _joint_vectors(layers: list[np.ndarray], Y: np.ndarray, W: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the vectors that make Y, the product W and the layers diagonal.
+def _joint_vectors(
+    layers: list[np.ndarray], Y: np.ndarray, W: np.ndarray, entries: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the vectors that make Y, the product W (of layers with such entries) and the layers diagonal.
 
     The singular vectors of a mix of Y and W do, up to rotations among modes in which the mix has equal singular
     values. Those are fixed by what the layers do to them.
     """
+    Y, W, entries = _unit(Y), *(A / (norm(entries) or 1.0) for A in (W, entries))  # a product of rounding stays that
     U, s, Vt = np.linalg.svd(Y + _MIX * W, full_matrices=False)
-    r = int(np.sum(s > _ZERO * max(1.0, float(s[0]))))
-    U, V = U[:, :r], Vt[:r].T
+    made_of = np.abs(Y) + _MIX * entries
+    seen = s > _rounding(made_of, Vt.T)
+    r, U, V = int(seen.sum()), U[:, seen], Vt[seen].T
     symmetric, left, right = [U.T @ Y @ V, U.T @ W @ V], U, V
     for first, last in zip(layers[:-1], layers[:0:-1], strict=True):
         left, right = first.T @ left, last @ right
         symmetric += [_unit(left.T @ left), _unit(right.T @ right)]
     rotation = _diagonalise(np.stack([(A + A.T) / 2 for A in symmetric])) if r else np.eye(0)
-    return U @ rotation, V @ rotation
+    return _clean(U @ rotation), _clean(V @ rotation)
 
 
 def _diagonalise(A: np.ndarray) -> np.ndarray:
@@ -109,48 +114,67 @@ def _diagonalise(A: np.ndarray) -> np.ndarray:
 
 
 def _chain(layers: list[np.ndarray], U: np.ndarray, V: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return the weights of every mode, and by how much of its size a layer differs from them."""
+    """Return the weights of every mode, and by how much of its size a layer differs from them.
+
+    The hidden vectors are carried from both ends; past a small weight they are known to few digits, past a 0 not at
+    all. Each is taken from the end from which it is known better.
+    """
     L, r = len(layers), U.shape[1]
-    sizes = [norm(W) for W in layers]
-    weights = np.zeros((L, r))
-    frames = [U, *(np.zeros((W.shape[1], r)) for W in layers[:-1]), V]
-    alive = np.arange(r)
-    for l in range(L - 1):
-        alive = _carry(layers[l].T, frames[l], frames[l + 1], weights[l], alive, _ZERO * sizes[l])
-    last = np.sum(frames[-2] * (layers[-1] @ V), axis=0)
-    weights[-1, alive] = last[alive]
-    broken = np.setdiff1d(np.arange(r), alive)  # a weight is 0: reach its other side from the right
-    moving = np.ones(r, dtype=bool)
-    for i in broken:
-        zero = int(np.argmin(weights[:-1, i] != 0))
-        for l in range(L - 1, zero, -1):
-            if not _carry(layers[l], frames[l + 1], frames[l], weights[l], np.array([i]), _ZERO * sizes[l]).size:
-                moving[i] = False
-                break
-    weights[:, ~moving] = 0.0
-    frames = [Q[:, moving] for Q in frames]
-    off = max((norm(Q.T @ Q - np.eye(Q.shape[1])) for Q in frames), default=0.0)
-    for W, w, before, after, size in zip(layers, weights[:, moving], frames, frames[1:], sizes, strict=False):
-        off = max(off, _ratio(W @ after - before * w, size), _ratio(W.T @ before - after * w, size))
+    left, right = [(U, np.zeros(r))], [(V, np.zeros(r))]
+    for W in layers[:-1]:
+        left.append(_carry(W.T, *left[-1]))
+    for W in layers[:0:-1]:
+        right.append(_carry(W, *right[-1]))
+    frames, doubts = [U], [np.zeros(r)]
+    for (Q, doubt), (P, other) in zip(left[1:], right[:0:-1], strict=True):
+        frames.append(np.where(doubt <= other, Q, P))
+        doubts.append(np.minimum(doubt, other))
+    frames.append(V)
+    doubts.append(np.zeros(r))
+    moving = np.isfinite(np.max(doubts, axis=0))
+    frames, doubts, weights = [Q[:, moving] for Q in frames], [doubt[moving] for doubt in doubts], np.zeros((L, r))
+    off = max(float(np.linalg.norm(Q.T @ Q - np.eye(Q.shape[1]))) for Q in frames)
+    for l, W in enumerate(layers):
+        before, after = frames[l], frames[l + 1]
+        w = np.sum(before * (W @ after), axis=0)
+        weights[l, moving] = w = np.where(np.abs(w) > _rounding(W, after), w, 0.0)
+        # What is known of a vector to some digits cannot be held against the layer to more.
+        allowed = norm(W) * np.maximum(1.0, np.maximum(doubts[l], doubts[l + 1]) / _TOLERANCE)
+        if norm(W) > 0:
+            off = max(off, norm((W @ after - before * w) / allowed), norm((W.T @ before - after * w) / allowed))
     return weights, off
 
 
-def _carry(
-    W: np.ndarray, before: np.ndarray, after: np.ndarray, w: np.ndarray, modes: np.ndarray, floor: float
-) -> np.ndarray:
-    """Fill `after` and w for the modes by `W before = after diag(w)`; return those whose weight is not 0.
+def _carry(W: np.ndarray, Q: np.ndarray, doubt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the unit vectors of `W Q`, column by column, and how far off they may be; inf where `W Q` is rounding.
 
-    The columns are made orthonormal from the largest down: a small one is freed of the rounding of the others.
+    The columns are made orthonormal from the largest on: a small one is freed of the rounding of the others.
     """
-    images = W @ before[:, modes]
-    norms = np.linalg.norm(images, axis=0)
-    order = np.argsort(-norms, kind="stable")
-    order = order[norms[order] > floor][: W.shape[0]]
-    Q, R = np.linalg.qr(images[:, order])
-    signs = np.where(np.diag(R) < 0, -1.0, 1.0)
-    kept = modes[order]
-    after[:, kept], w[kept] = Q * signs, np.abs(np.diag(R))
-    return kept
+    images, noise = W @ Q, _rounding(W, Q)
+    carried, doubts = np.zeros_like(images), np.full(Q.shape[1], np.inf)
+    sizes = np.linalg.norm(images, axis=0)
+    kept = np.flatnonzero((sizes > noise) & np.isfinite(doubt))
+    kept = kept[np.argsort(-sizes[kept], kind="stable")][: W.shape[0]]
+    while kept.size:
+        vectors, R = np.linalg.qr(images[:, kept])
+        own = np.diag(R)
+        sure = np.abs(own) > noise[kept]
+        if sure.all():
+            carried[:, kept] = np.where(own < 0, -vectors, vectors)
+            doubts[kept] = doubt[kept] + noise[kept] / np.abs(own)
+            break
+        kept = kept[sure]  # the others are made of rounding, and must not bend those after them
+    return carried, doubts
+
+
+def _rounding(W: np.ndarray, Q: np.ndarray) -> np.ndarray:
+    """Return what rounding leaves open of `W Q`, for each column."""
+    return _NOISE * np.linalg.norm(np.abs(W) @ np.abs(Q), axis=0)
+
+
+def _clean(Q: np.ndarray) -> np.ndarray:
+    """Return unit vectors without entries that are rounding: what they pick out of a diagonal matrix stays exact."""
+    return np.where(np.abs(Q) > 8 * EPS, Q, 0.0)
 
 
 def _unit(A: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from linflow._chain import chain_root
+from linflow._chain import chain_log_root
 from linflow.exact._riccati import riccati
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(20)
@@ -52,7 +52,7 @@ class ScalarChain:
         """Place start and limit on the ξ axis."""
         k, v0 = self._kappa, self._v0
         self._side = 1.0 if v0 >= 0 else -1.0
-        self._end = 0.0 if k == 0 and v0 <= 0 else math.sqrt(chain_root(self._c, self._s))
+        self._end = 0.0 if k == 0 and v0 <= 0 else self._least_weight(self._s)
         self.fixed = v0 == self._end or self._w0 == self._s
         if self.fixed:
             return
@@ -63,6 +63,8 @@ class ScalarChain:
         self._z0 = 0.0 if math.isinf(self._pole) else self._coordinate(self._start, self._w0)
         # Beyond the last z the product is its limit to rounding (of the limit, or of the smallest number if it is 0).
         self._z_last = 745.0 * self.depth if math.isinf(self._pole) else 45.0 if self._s > 0 else 745.0
+        if k > 0 and self._s > 0:  # a limit far below κ has that accuracy only within a part of itself
+            self._z_last += max(0.0, math.log(self._b / self._pole))
 
     @property
     def start(self) -> float:
@@ -102,13 +104,17 @@ class ScalarChain:
             return math.inf
         if self.depth == 1:
             return math.log1p((w - w0) / (self._s - w)) / self.speed
-        v = math.copysign(math.sqrt(chain_root(self._c, w)), w)
+        v = math.copysign(self._least_weight(w), w)
         moved = self._direction * (self._xi(v) - self._start)
         if moved <= 0:
             return 0.0
         z = moved / self._b if math.isinf(self._pole) else self._coordinate(self._xi(v), w)
         edges = self._edges(self._z0, z)
         return float(np.sum(self._panels(edges[:-1], edges[1:]))) / self.speed
+
+    def _least_weight(self, w: float) -> float:
+        """Return the size of v at the product w; its square may underflow."""
+        return math.exp(0.5 * float(chain_log_root(self._c, w)))
 
     def _xi(self, v: float) -> float:
         if self._kappa > 0:
@@ -151,11 +157,15 @@ class ScalarChain:
             else:
                 v, change = np.exp(xi), self._end * np.expm1(-sign * delta)
             w = self._product(v)
+            if self._s == 0:  # both v and the step tend to 0, and would underflow
+                to_zero = np.where(delta > 1e-100, step / (k * np.sinh(np.maximum(delta, 1e-100))), 1 / k)
+                return to_zero * np.sqrt(v * v + k * k) / np.prod(v[..., None] ** 2 + self._c[1:], axis=-1), w, -w
             residual = self._s - w
             # Near the pole s − w cancels; there it follows from v − v_end.
             near = np.abs(change) <= 0.25 * self._end
             if self._s > 0 and near.any():
-                squares = (change * (self._end + v))[..., None] / (self._end**2 + self._c)
+                ratio = change / self._end  # whose square, and that of v_end, may underflow
+                squares = (ratio * (1 + v / self._end))[..., None] / (1 + self._c / self._end / self._end)
                 logarithm = 0.5 * np.sum(np.log1p(np.where(near[..., None], squares, 0.0)), axis=-1)
                 residual = np.where(near, -self._s * np.expm1(logarithm), residual)
                 w = np.where(near, self._s - residual, w)

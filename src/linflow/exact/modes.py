@@ -24,6 +24,9 @@ def spectral(network: Network | Sequence[Any], Y: Any, t: Any) -> Array:
     least size and `w_l² = v² + c_l`, `v̇ = (ω/v)(s − ω)`, so the time is an integral over v, which is computed by
     Gauss' rule and inverted.
 
+    A weight counts as 0 where the entries of its layer leave it below `32ε` of their size; in a diagonal layer none
+    does (docs/exact.md).
+
     Args:
         network: a `Network` or its weights.
         Y: target, shape `(n, m)`.
