@@ -348,6 +348,8 @@ def test_small_singular_values_of_the_target_count():
     net = [np.diag([1.0, 1e-8]), np.diag([1.0, 1e-8])]
     times = learning_times(net, np.diag([2.0, 1e-14]))
     assert times[1] == pytest.approx(np.log(1e2 - 1) / 2e-14, rel=1e-12)
+    net = [np.diag([1.0, 1e-160]), np.diag([1.0, 1.0])]  # whose square is below float64
+    assert spectral(net, np.diag([2.0, 1.0]), 1.0)[1, 1] == pytest.approx(two_layer_scalar(1.0, 1.0, 1e-160, 1.0))
 
 
 @pytest.mark.parametrize("L", [1, 2, 3, 5])

@@ -133,7 +133,7 @@ def _chain(layers: list[np.ndarray], U: np.ndarray, V: np.ndarray) -> tuple[np.n
     doubts.append(np.zeros(r))
     moving = np.isfinite(np.max(doubts, axis=0))
     frames, doubts, weights = [Q[:, moving] for Q in frames], [doubt[moving] for doubt in doubts], np.zeros((L, r))
-    off = max(float(np.linalg.norm(Q.T @ Q - np.eye(Q.shape[1]))) for Q in frames)
+    off = max(norm(Q.T @ Q - np.eye(Q.shape[1])) for Q in frames)
     for l, W in enumerate(layers):
         before, after = frames[l], frames[l + 1]
         w = np.sum(before * (W @ after), axis=0)
@@ -152,7 +152,7 @@ def _carry(W: np.ndarray, Q: np.ndarray, doubt: np.ndarray) -> tuple[np.ndarray,
     """
     images, noise = W @ Q, _rounding(W, Q)
     carried, doubts = np.zeros_like(images), np.full(Q.shape[1], np.inf)
-    sizes = np.linalg.norm(images, axis=0)
+    sizes = _lengths(images)
     kept = np.flatnonzero((sizes > noise) & np.isfinite(doubt))
     kept = kept[np.argsort(-sizes[kept], kind="stable")][: W.shape[0]]
     while kept.size:
@@ -169,7 +169,13 @@ def _carry(W: np.ndarray, Q: np.ndarray, doubt: np.ndarray) -> tuple[np.ndarray,
 
 def _rounding(W: np.ndarray, Q: np.ndarray) -> np.ndarray:
     """Return what rounding leaves open of `W Q`, for each column."""
-    return _NOISE * np.linalg.norm(np.abs(W) @ np.abs(Q), axis=0)
+    return _NOISE * _lengths(np.abs(W) @ np.abs(Q))
+
+
+def _lengths(A: np.ndarray) -> np.ndarray:
+    """Return the norms of the columns, safe from underflow."""
+    largest = np.max(np.abs(A), axis=0)
+    return largest * np.linalg.norm(A / np.where(largest > 0, largest, 1.0), axis=0)
 
 
 def _clean(Q: np.ndarray) -> np.ndarray:
