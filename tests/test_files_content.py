@@ -363,6 +363,7 @@ BAD_COLUMNS = {
     "one decimal comma": ("y\n1,5\n2,25\n", "a header of 1 and 2 columns .*decimal commas, write them with points"),
     "decimal commas and a zero": ("1,5\n2,05\n", "line 2 holds '05', half of a number with a decimal comma"),
     "decimal commas below zero": ("-0,5\n2,5\n", "line 1 holds '-0', half of a number"),
+    "decimal commas of many digits": ("3,5\n0,6931471806\n", "line 2 holds '6931471806', half of a number"),
     "decimal commas far down": ("1,5\n" * 50 + "2,00\n", "line 51 holds '00'"),
     "decimal commas and tabs": ("1,5\t2,5\n3,5\t4,5\n", "Write decimals with a point"),
     "decimal commas and blanks": ("1,5 2,5\n3,5 4,5\n", "Write decimals with a point"),
@@ -385,6 +386,7 @@ GOOD_COLUMNS = {
     "an id that does not count": ("id,a\n7,1.5\n3,2.5\n", [[7, 1.5], [3, 2.5]]),
     "a name that is no index": ("t,a\n0,1.5\n1,2.5\n", [[0, 1.5], [1, 2.5]]),
     "a later column without a name": ("a,\n1.5,2\n", [[1.5, 2]]),
+    "long whole numbers": ("1700000000000,3\n1700000000001,4\n", [[1700000000000, 3], [1700000000001, 4]]),
     "a zero in decimals": ("1.5,05\n", [[1.5, 5]]),
     "blanks in a quoted name": ('"a b" c\n1.5 2\n', [[1.5, 2]]),
 }

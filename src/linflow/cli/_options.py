@@ -10,7 +10,12 @@ import typer
 from linflow.cli._app import Command
 
 OPTIONS: dict[str, tuple[str, type, str, str]] = {
-    "x": ("data.x", Path, "Data", "Inputs, one row for each sample: .csv, .npy, .npz or .parquet."),
+    "x": (
+        "data.x",
+        Path,
+        "Data",
+        "Inputs, one row for each sample: .csv, .txt, .npy, .npz (data.npz:X) or .parquet.",
+    ),
     "y": ("data.y", Path, "Data", "Outputs or labels, one row for each sample."),
     "target": ("data.target", Path, "Data", "Target of a factorization, in the place of x and y."),
     "objective": (

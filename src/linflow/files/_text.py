@@ -18,8 +18,8 @@ _LOOKED_AT = 20
 """Lines from which the delimiter is told."""
 _BLOCK = 2**20
 _WHOLE = re.compile(r"\s*[-+]?\d+\s*")
-_AFTER_A_COMMA = re.compile(r"(?:^|,)\s*(-?0\d+|-0)\s*(?=,|$)")
-"""What no whole number is written like, and the two halves of 1,05 or -0,5 are."""
+_HALF = re.compile(r"(?:^|,)\s*(-?0\d+|-0|(?<=,)\d{10,})\s*(?=,|$)")
+"""What hardly a whole number is written like, and a half of 1,05, of -0,5 or of 0,6931471806 is."""
 
 
 def read_text(path: Path, limit: int) -> np.ndarray:
@@ -157,11 +157,12 @@ def _check_first_line(cells: Sequence[str], rows: Sequence[Sequence[str]], delim
             )
     if delimiter == "," and len(cells) % 2 == 0 and all(map(_WHOLE.fullmatch, [*cells, *below])):
         for number, line in _lines(path):
-            half = _AFTER_A_COMMA.search(line)
+            half = _HALF.search(line)
             if half and not line.lstrip().startswith("#"):
                 raise FileError(
                     f"{named(path)}: line {number} holds {half[1]!r}, half of a number with a decimal comma as it "
-                    "looks. Write decimals with a point, and whole numbers without a zero before them."
+                    "looks. Write decimals with a point; a whole number without a zero before it, and with .0 behind "
+                    "it where it is long."
                 )
 
 
