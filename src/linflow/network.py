@@ -149,7 +149,9 @@ def _check_size(norms: Sequence[float], scale: float) -> None:
     """Raise where the squares that every quantity is made of would leave float64."""
     sizes = [2 * math.log10(max(size, 1e-300)) for size in norms]
     scaling = 2 * math.log10(scale)
-    exponent = max(*sizes, sum(sizes), scaling, sum(sizes) + scaling)
+    # A term of T leaves out a layer, which may be the small one.
+    positive = sum(max(size, 0.0) for size in sizes)
+    exponent = max(positive, scaling, positive + scaling)
     if exponent > 300:
         raise ValueError(
             f"the weights (or the scale) are too large: their squares multiply to 10^{exponent:.0f}, past float64. "

@@ -120,6 +120,11 @@ class Objective:
         moved = 4 * EPS * norm(self.gradient(W)) * network.magnitude()
         return 8 * EPS * max(abs(self.value(W)), abs(self.minimum)) + moved
 
+    @property
+    def minimizer_size(self) -> float:
+        """The size of the numbers that W* is rounded at: `‖W*‖_F` of one that is given, inf without one."""
+        return math.inf if self.minimizer is None else norm(self.minimizer)
+
     def gradient_rounding(self, network: Network) -> float:
         """Return the size of the rounding in `∇f(W)`: here `4ε‖∇f‖`, as the inner cancellation is unknown."""
         return 4 * EPS * norm(self.gradient(network.product()))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from linflow import _checks
 from linflow._fractions import FRACTIONS
-from linflow.certificates._base import Guarantee, finite
+from linflow.certificates._base import Guarantee, beyond_float64, finite
 from linflow.certificates.checking import Check, check_run
 from linflow.certificates.curves import Curve, ExponentialCurve, StepCurve
 from linflow.certificates.descent import descent_guarantees
@@ -100,6 +100,8 @@ class Certificate:
         curve: Curve | None = None
         if gamma == 0:
             reason = "no pl_constant is known for the objective"
+        elif beyond := beyond_float64(self.objective, self.network):
+            reason = beyond
         elif self.algorithm == "flow":
             curve = ExponentialCurve(self.gap, gamma)
         elif eta is None:
@@ -135,11 +137,11 @@ class Certificate:
         """Return the certificate as plain data, ready for JSON: no infinities, None in their place."""
         return {
             "algorithm": self.algorithm,
-            "step_size": self.step_size,
+            "step_size": None if self.step_size is None else finite(self.step_size),
             "schedule": None if self.schedule is None else repr(self.schedule),
             "widths": list(self.network.widths),
             "scale": self.network.scale,
-            "initial_gap": self.gap,
+            "initial_gap": finite(self.gap),
             "pl_constant": self.pl_constant,
             "rate": self.rate,
             "time_to": {f"{x:g}": finite(self.time_to(x)) for x in FRACTIONS},

@@ -67,6 +67,8 @@ def steps_down(first: float, gap: float, decrease: float) -> int:
         return 0
     if decrease >= 1:
         return 1
+    if decrease <= 0:
+        raise OverflowError("no number of steps without a decrease is enough")
     return math.ceil((log_ratio(first, gap) * (1 + 32 * EPS) + 64 * EPS) / -math.log1p(-decrease) * (1 + 4 * EPS))
 
 

@@ -6,9 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from linflow import _checks
 from linflow._arrays import norm, sigma
-from linflow.certificates._base import Guarantee
+from linflow.certificates._base import Guarantee, beyond_float64
 from linflow.certificates.published_descent import balanced_descent, two_layer_descent
 from linflow.certificates.step_bounds import NO_CAPS, NO_SMOOTHNESS, DescentBounds, Held, LevelStepCurve, cap_facts
 from linflow.network import Network, multiply
@@ -49,7 +51,7 @@ def safe_step_size(objective: Objective, network: Network | Sequence[Any]) -> fl
     """
     net = Network.of(network).detach()
     objective.check_network(net)
-    why = _unbounded(objective)
+    why = _unbounded(objective, net)
     eta = 0.0 if why else DescentBounds(objective, net).advise()
     if eta == 0:
         why = why or NO_CAPS
@@ -74,7 +76,7 @@ def descent_guarantees(
     Raises:
         ValueError: a step size that is not positive.
     """
-    why = _unbounded(objective)
+    why = _unbounded(objective, network)
     bounds = None if why else DescentBounds(objective, network)
     if step_size is not None:
         eta = _checks.positive(step_size, "step_size")
@@ -112,8 +114,9 @@ def _any_depth(
     )
 
 
-def _unbounded(objective: Objective) -> str:
-    return NO_SMOOTHNESS if math.isinf(objective.smoothness) else ""
+def _unbounded(objective: Objective, network: Network) -> str:
+    """Return why no step can be certified, whatever the start is like."""
+    return NO_SMOOTHNESS if math.isinf(objective.smoothness) else beyond_float64(objective, network)
 
 
 def _no_rate(seen: Objective, net: Network, held: Held) -> str:
@@ -133,14 +136,15 @@ def _no_rate(seen: Objective, net: Network, held: Held) -> str:
     )
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def _first_accepted(objective: Objective, network: Network) -> float:
     """Return a step that lowers the loss by half of what its slope promises, from halving a long one."""
     gradients = network.gradient(objective.gradient(network.product()))
-    gap, squared = objective.gap(network.product()), sum(norm(G) ** 2 for G in gradients)
-    if squared == 0 or not math.isfinite(squared):
+    gap, squared = objective.gap(network.product()), sum(norm(G) * norm(G) for G in gradients)
+    if squared == 0 or not math.isfinite(squared) or not math.isfinite(gap / squared):
         return 1.0
     eta = 4 * max(abs(gap), 1e-300) / squared
-    for _ in range(200):
+    for _ in range(200 if math.isfinite(eta) else 0):
         moved = [W - eta * G for W, G in zip(network.weights, gradients, strict=True)]
         if objective.gap(network.scale * multiply(moved)) <= gap - eta * squared / 2:
             break

@@ -10,7 +10,7 @@ import numpy as np
 from linflow import bounds
 from linflow._arrays import norm, sigma, to_numpy
 from linflow.bounds import Bound, Invariants
-from linflow.certificates._base import Guarantee
+from linflow.certificates._base import Guarantee, beyond_float64
 from linflow.certificates.curves import ExponentialCurve, LevelCurve
 from linflow.certificates.envelope import envelope, gap_levels
 from linflow.certificates.lazy import Neighbourhood
@@ -45,6 +45,8 @@ def exponential(objective: Objective, network: Network) -> list[Guarantee]:
             if objective.derived
             else "no pl_constant is known for the objective; declare strong_convexity= or pl_constant="
         )
+        return [guarantee("exponential", "gradient dominance", ["min2023"], reason)]
+    if reason := beyond_float64(objective, network):
         return [guarantee("exponential", "gradient dominance", ["min2023"], reason)]
     if net.depth == 1:
         source = "convex optimisation (gradient dominance)"

@@ -79,9 +79,10 @@ def _reach(objective: Objective, network: Network, gaps: np.ndarray) -> np.ndarr
     """Return bounds on `‖W − W*‖_F` for loss gaps of at most `gaps`."""
     mu = objective.strong_convexity
     rounding = _rounding(objective, network) + 4 * math.sqrt(2 * objective.rounding(network) / mu)
-    return np.sqrt(2 * np.maximum(gaps, 0.0) / mu) + rounding
+    with np.errstate(over="ignore"):
+        return np.sqrt(2 * np.maximum(gaps, 0.0) / mu) + rounding
 
 
 def _rounding(objective: Objective, network: Network) -> float:
     """Return what rounding leaves open in a difference of W and W*, lest it pass for a margin."""
-    return 16 * EPS * (norm(objective.minimizer) + network.magnitude())
+    return 16 * EPS * (objective.minimizer_size + network.magnitude())

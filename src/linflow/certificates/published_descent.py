@@ -9,7 +9,7 @@ import numpy as np
 
 from linflow._arrays import EPS, norm, sigma
 from linflow.bounds import two_layers
-from linflow.certificates._base import Guarantee
+from linflow.certificates._base import Guarantee, beyond_float64
 from linflow.certificates.curves import StepCurve
 from linflow.certificates.step_bounds import NO_SMOOTHNESS, DescentBounds, LevelStepCurve
 from linflow.imbalance import signed_gram_eigenvalues
@@ -117,7 +117,7 @@ def _why_not(objective: Objective, network: Network) -> str:
         return "no minimiser W* is known for the objective; give minimizer="
     if math.isinf(seen.smoothness):
         return NO_SMOOTHNESS
-    return ""
+    return beyond_float64(objective, network)
 
 
 def balanced_descent(objective: Objective, network: Network, step_size: float) -> Guarantee:
@@ -136,11 +136,14 @@ def balanced_descent(objective: Objective, network: Network, step_size: float) -
     seen, net = objective.effective(network)
     facts: dict[str, float] = {}
     single = "the network has one layer, not 2 or more" if net.depth == 1 else ""
-    reason, curve = single or _balanced_reason(seen, net, step_size, facts), None
+    reason = single or beyond_float64(objective, network) or _balanced_reason(seen, net, step_size, facts)
+    curve = None
     if reason == "":
         L, c = net.depth, facts["deficiency margin"]
         eta = step_size * seen.smoothness * net.scale ** (2 / L)
-        curve = StepCurve(gap, step_size, -math.expm1(-eta * c ** (2 * (L - 1) / L) * (1 - 1e-9)))
+        decrease = -math.expm1(-eta * c ** (2 * (L - 1) / L) * (1 - 1e-9))
+        curve = StepCurve(gap, step_size, decrease) if decrease > 0 else None
+        reason = "" if curve else "the decrease it promises per step is below the least number of float64"
     return Guarantee(
         "approximately balanced",
         "Arora et al. 2018a, Theorem 1",
@@ -161,7 +164,7 @@ def _balanced_reason(f: Objective, net: Network, step_size: float, facts: dict[s
         return f"the loss is not ½‖W − Φ‖² up to a factor ({known}); whiten the data"
     if not net.overparametrized:
         return f"a hidden width is below min(n, m) = {min(net.shape)}; widen it"
-    noise = 16 * EPS * (net.magnitude() + norm(f.minimizer))
+    noise = 16 * EPS * (net.magnitude() + f.minimizer_size)
     least, size = float(sigma(f.minimizer, min(net.shape))), norm(f.minimizer)
     distance = norm(net.product() - f.minimizer)
     c = least - distance - noise
@@ -171,11 +174,11 @@ def _balanced_reason(f: Objective, net: Network, step_size: float, facts: dict[s
     unbalanced = net.scale ** (2 / L) * max(
         norm(signed_gram_eigenvalues([(1.0, A.T), (-1.0, B)])) for A, B in itertools.pairwise(net.weights)
     )
-    allowed = c**2 / (256 * L**3 * size ** (2 * (L - 1) / L))
+    allowed = (c / size) ** 2 * size ** (2 / L) / (256 * L**3)
     facts.update({"largest imbalance": unbalanced, "allowed imbalance": allowed})
     if unbalanced > allowed:
         return f"the layers are not balanced enough: ‖D‖_F = {unbalanced:.3g} where at most {allowed:.3g} is allowed"
-    largest = c ** ((4 * L - 2) / L) / (6144 * L**3 * size ** ((6 * L - 4) / L))
+    largest = (c / size) ** ((4 * L - 2) / L) / (6144 * L**3 * size ** (2 - 2 / L))
     largest /= f.smoothness * net.scale ** (2 / L)
     facts["largest step"] = largest
     if step_size > largest:

@@ -11,7 +11,7 @@ import numpy as np
 
 from linflow import _checks
 from linflow._arrays import EPS, norm, sigma
-from linflow.certificates._base import Guarantee
+from linflow.certificates._base import Guarantee, beyond_float64
 from linflow.certificates.curves import LevelCurve, log_ratio
 from linflow.certificates.step_bounds import (
     NO_CAPS,
@@ -324,7 +324,7 @@ def _why_not(objective: Objective, network: Network) -> str:
         return "no strong convexity μ is known for the objective; declare strong_convexity= or pl_constant="
     if not network.overparametrized:
         return f"the hidden width {network.widths[1]} is below min(n, m) = {min(network.shape)}; widen it"
-    return ""
+    return beyond_float64(objective, network)
 
 
 def _no_cap(seen: Objective, rule: Rule) -> str:

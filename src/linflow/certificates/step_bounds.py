@@ -130,7 +130,7 @@ class Held:
     def decreases(self, gamma: float) -> np.ndarray:
         """Return `η(1 − ηβ/2)γα` for each level, lowered by what rounding leaves open: the factor is 1 less that."""
         eta = self.step_size
-        return np.minimum(eta * (1 - eta * self.betas / 2) * gamma * self.alphas / STRICT, 1.0)
+        return np.minimum(eta * self.alphas * (1 - eta * self.betas / 2) * gamma / STRICT, 1.0)
 
 
 class DescentBounds:
@@ -240,11 +240,12 @@ class DescentBounds:
         floor = float(self.alphas(drift, 1)[0])
         needed = np.zeros(len(self.radii))
         if len(self.radii) > 1:
-            with np.errstate(divide="ignore", invalid="ignore"):
+            with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
                 path = 2 * math.sqrt(max(self.gap, 0.0)) / self._reach(floor)[self._chosen]
             needed[:-1] = np.nan_to_num(path, nan=0.0, posinf=math.inf)
         return beta, np.maximum(self.floors, floor), needed
 
+    @np.errstate(over="ignore")
     def at(self, eta: float) -> Held | None:
         """Return what holds at every step of size η, None when η is not certified. δ is raised to a fixed point."""
         drift, floors = 0.0, len(self.radii) > 1

@@ -112,7 +112,7 @@ def layout(field: GradientField, rtol: float) -> tuple[np.ndarray, np.ndarray, i
     for place, A in zip(places, matrices, strict=True):
         spec[place] = at
         at += A.size
-    star = norm(objective.minimizer) if kind == QUADRATIC else 0.0
+    star = objective.minimizer_size if kind == QUADRATIC else 0.0
     numbers = (field.network.scale, objective.smoothness, star, rtol, 0.0)
     data = np.concatenate([numbers, *(np.asarray(A).ravel() for A in matrices)])
     r, largest = min(n, m), min(n, m) * max(widths)

@@ -191,4 +191,8 @@ def _ended(field: GradientField, point: Point, first: float, fraction: float | N
         return ended_outside(field, point)
     if point.gap > DIVERGENCE * max(first, 5e-324):
         return Result.DIVERGED
-    return Result.TARGET if fraction is not None and point.gap <= fraction * first else None
+    if fraction is None or point.gap > fraction * first:
+        return None
+    # What is rounding may lie on either side of the target, whatever the exact descent has reached.
+    noise = field.objective.rounding(field.network_at(point.y))
+    return Result.ROUNDING if point.gap <= noise else Result.TARGET

@@ -216,10 +216,8 @@ class _Loop:
                 return Result.ROUNDING if self._at_rounding() else Result.STEP_UNDERFLOW
             if event is Event.CROSSED:
                 self._land(progress)
-                # Near rounding the gap comes in steps, and the target may lie between two: crossing is reaching it,
-                # but not where it is far below the last step, which the next one, to 0, leaps over.
-                far = self.last.point.gap > 2 * self.target and self._at_rounding()
-                return Result.ROUNDING if far else Result.TARGET
+                # What is rounding may lie on either side of the target, whatever the exact flow has reached.
+                return Result.ROUNDING if self._at_rounding() else Result.TARGET
             if event is Event.LOOK:
                 if march.t >= self.stops[0]:
                     self.stops.pop(0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from linflow.certificates._base import Guarantee
+from linflow.certificates._base import Guarantee, beyond_float64
 from linflow.certificates.prior import imbalance, regimes
 from linflow.certificates.prior._start import Start
 from linflow.certificates.prior.modes import mode_results
@@ -37,6 +37,8 @@ def prior_results(objective: Objective, network: Network, guarantees: Sequence[G
     start = Start(objective, network, guarantees)
     if start.depth == 1:
         reason = "they are on two layers and more; one layer is the problem of the objective itself"
+        return [start.row("published results", "", [], reason)]
+    if reason := beyond_float64(objective, network):
         return [start.row("published results", "", [], reason)]
     saxe, gidel, tarmoun = mode_results(start)
     return [

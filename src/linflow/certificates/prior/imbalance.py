@@ -41,7 +41,7 @@ def arora2019(start: Start) -> Guarantee:
         outcome = start.no_margin()
     elif not outcome:
         size = norm(start.objective.minimizer)
-        allowed = c**2 / (256 * L**3 * size ** (2 - 2 / L))
+        allowed = (c / size) ** 2 * size ** (2 / L) / (256 * L**3)
         delta = speed * max(_frobenius(D) for D in start.invariants.spectra)
         facts = {"deficiency margin": c, "δ": delta, "δ allowed": allowed}
         if start.imbalance == 0:

@@ -52,7 +52,9 @@ class ModeCurve:
         if gap >= self.first:
             return 0.0
         unit = self.curvature * self.scale ** (2 / self.depth) * self._size ** (2 - 2 / self.depth)
-        times = np.geomspace(1e-9, 1e15, 193) / unit
+        # With two layers the imbalance may make a mode faster than its size does.
+        fast = max(unit, self.curvature * self.scale**2 * float(np.max(np.abs(self.d))))
+        times = np.geomspace(1e-9 / fast, 1e15 / unit, 193 + math.ceil(8 * math.log10(fast / unit)))
         reached = np.flatnonzero(self._gaps(times) <= gap)
         if reached.size == 0:
             return math.log(self.first / gap) / self.rate if self.rate > 0 else math.inf
