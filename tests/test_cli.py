@@ -149,6 +149,12 @@ def test_every_command_has_help(linflow, names):
     assert "--help" in long.stdout
 
 
+def test_help_breaks_no_line_of_its_own(linflow):
+    shown = linflow("analyze", "--help").stdout
+    assert "nothing is certified; 2: bad input; 130: Ctrl-C" in " ".join(shown.split())
+    assert "2: bad input;" not in [line.strip() for line in shown.splitlines()]
+
+
 def test_help_says_the_defaults(linflow):
     shown = " ".join(linflow("analyze", "--help").stdout.replace("│", " ").split())
     made = settings.Experiment()

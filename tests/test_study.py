@@ -469,7 +469,7 @@ def test_memory_that_is_not_there_is_not_asked_for(linflow, monkeypatch):
         monkeypatch.setattr(lf.init, "ntk", None)  # which nothing gets to
         result = linflow(command, "--target", "Y.csv", "--hidden", "100000000")
         assert result.exit_code == 2
-        assert "6×100000000×4 and work on them take 44.7 GiB, and there are 20 GiB" in result.stderr
+        assert "6×100000000×4 and work on them take 59.6 GiB, and there are 20 GiB" in result.stderr
         assert "ask for narrower layers" in result.stderr
         assert result.stderr.count("\n") == 1
 

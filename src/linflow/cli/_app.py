@@ -1,6 +1,7 @@
 """The command itself: errors of any part of it become one line and an exit code."""
 
 import difflib
+import re
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
@@ -16,7 +17,13 @@ _Usage: Any = typer.BadParameter.__bases__[0]
 
 
 class _Help:
-    """Of a command or a group: flags show no type in the help, as they take no value."""
+    """Of a command or a group: flags, which take no value, show no type in the help, and no line is broken."""
+
+    help: str | None
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        self.help = re.sub(r"(?<=\S)\n(?=\S)", " ", self.help or "")
+        super().format_help(ctx, formatter)  # type: ignore[misc]
 
     def get_params(self, ctx: Any) -> Any:
         found = super().get_params(ctx)  # type: ignore[misc]
