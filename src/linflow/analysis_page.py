@@ -15,9 +15,12 @@ from linflow._provenance import provenance
 from linflow._unused import SIZES
 from linflow.analysis import Analysis
 from linflow.files import atomic
+from linflow.files._own import MADE
 
 WIDEST = 2000
 """Width of a hidden layer up to which its imbalance is drawn."""
+FILES = ("experiment.toml", "analysis.json", "run.nc", "index.html")
+"""What is written."""
 _COUNTS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten")
 
 
@@ -25,7 +28,8 @@ def write(found: Analysis, folder: Path, *, drawings: bool = True) -> Path:
     """Write `index.html`, `analysis.json`, `run.nc` and `experiment.toml`, each whole; return the page."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _text(folder / "experiment.toml", found.experiment.to_toml(folder))
+    made = f"# experiment.toml {MADE} analyze, and linflow analyze experiment.toml does it again\n"
+    _text(folder / "experiment.toml", made + found.experiment.to_toml(folder))
     _text(folder / "analysis.json", json.dumps(plain(found.to_dict()), indent=2, ensure_ascii=False) + "\n")
     found.run.save(folder / "run.nc", settings=found.experiment.echo())
     index = folder / "index.html"

@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import shlex
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -22,14 +23,16 @@ from matplotlib import rc_context
 from linflow import plots
 from linflow._page import environment, recoloured
 from linflow.experiments import Claim, Experiment, Outcome, select
+from linflow.files import atomic
+from linflow.files._own import keep_others
 
 Watcher = Callable[[str, float, str], None]
 """Told the figure under way, the fraction of it done (1 once its files are written) and a note."""
 
 _FORMATS = {
-    "svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
-    "pdf": {"CreationDate": None},
-    "png": {},
+    "svg": {"Date": None, "Creator": "linflow", "Format": None, "Type": None},
+    "pdf": {"Creator": "linflow", "CreationDate": None},
+    "png": {"Software": "linflow"},
 }
 
 
@@ -168,15 +171,19 @@ def reproduce(
 
     Raises:
         ValueError: If a name is unknown.
-        OSError: If the folder cannot be written to.
+        OSError: If the folder cannot be written to, or holds such files that linflow has not written.
         Interrupted: On Ctrl-C, once the report of the figures done so far is written.
     """
     experiments = select(names, full=full)
     if not experiments:
         raise ValueError("there is no figure to reproduce.")
     out, watcher, start = Path(out), progress or (lambda *_: None), time.perf_counter()
+    # Say now, not after minutes, if nothing can be written, or what is there is another's.
+    drawn = [out / "figures" / f"{experiment.id}.{kind}" for experiment in experiments for kind in _FORMATS]
+    keep_others([out / "index.html", out / "report.json", *drawn], "name another folder")
     (out / "figures").mkdir(parents=True, exist_ok=True)
-    _write(out / "report.json.probe", b"").unlink()  # say now, not after minutes, if nothing can be
+    with tempfile.TemporaryFile(dir=out):
+        pass
 
     findings, stopped = [], False
     try:
@@ -245,7 +252,8 @@ def _draw(outcome: Outcome, salt: str) -> tuple[dict[str, bytes], float]:
 
 def _inline(svg: str, experiment: Experiment) -> str:
     """An SVG file as an element of a page: named for screen readers, its ids and style its own."""
-    svg = recoloured(svg[svg.index("<svg") :])
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], count=1, flags=re.DOTALL)
+    svg = recoloured(svg)
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\1{experiment.id}-", svg)
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, count=1, flags=re.DOTALL)
     label = escape(f"{experiment.title}. {experiment.summary}")
@@ -253,15 +261,10 @@ def _inline(svg: str, experiment: Experiment) -> str:
     return svg.replace("<svg", f'<svg role="img" aria-label="{label}" style="{style}"', 1)
 
 
-def _write(path: Path, content: bytes) -> Path:
-    """Write under another name and rename, so that no reader ever meets half a file."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
+def _write(path: Path, content: bytes) -> None:
+    """Write a file so that no reader ever meets half of it."""
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def _tally(claims: Iterable[Claim]) -> str:

@@ -37,6 +37,9 @@ def ready(path: Path, kinds: Sequence[str] = (), *, made: bool = False) -> None:
         path: of the file.
         kinds: endings that are known; any if none is given.
         made: whether missing folders will be made.
+
+    Raises:
+        FileExistsError: there is a file that linflow has not written.
     """
     if kinds and path.suffix.lower() not in kinds:
         raise ValueError(
@@ -52,6 +55,15 @@ def ready(path: Path, kinds: Sequence[str] = (), *, made: bool = False) -> None:
         raise PermissionError(
             f"{str(path)!r} cannot be written; name another file, or a folder that may be written to."
         )
+    from linflow.files._own import keep_others
+
+    written = [beside_table(path), path] if path.suffix.lower() == ".csv" else [path]
+    keep_others(written, f"name another {'folder' if made else 'file'}")
+
+
+def beside_table(table: Path) -> Path:
+    """Return the file beside a CSV table that tells what made it."""
+    return table.with_name(table.name + ".toml")
 
 
 def write_run(run: Any, experiment: "Experiment", table: Path) -> list[Path]:
@@ -63,6 +75,7 @@ def write_run(run: Any, experiment: "Experiment", table: Path) -> list[Path]:
     import pyarrow
 
     from linflow.files import atomic, write_table
+    from linflow.files._own import MADE
 
     told = experiment.echo()
     columns = pyarrow.table({"t": run.t, "loss": run.loss, "gap": run.gap, "rate": run.rate})
@@ -71,8 +84,8 @@ def write_run(run: Any, experiment: "Experiment", table: Path) -> list[Path]:
         return [table]
     del told["settings"]
     name = " ".join(table.name.split())  # a comment is one line
-    head = f"# {name} was made by: linflow simulate {name}.toml --table {name}\n# {json.dumps(told)}\n"
-    beside = table.with_name(table.name + ".toml")
+    head = f"# {name} {MADE} simulate {name}.toml --table {name}\n# {json.dumps(told)}\n"
+    beside = beside_table(table)
     with atomic(beside) as temporary:
         Path(temporary).write_text(head + experiment.to_toml(table.parent), encoding="utf-8")
     return [table, beside]

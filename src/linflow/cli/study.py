@@ -117,6 +117,9 @@ def design(experiment: "Experiment", as_json: Json = False) -> None:
     import linflow as lf
     from linflow.files import save_weights
 
+    out = experiment.output.start
+    if out is not None:
+        ready(out, (".npz", ".safetensors"))
     objective, asked = experiment.objective(), experiment.design
     with progress("design", known=False):
         found = lf.design(
@@ -129,7 +132,6 @@ def design(experiment: "Experiment", as_json: Json = False) -> None:
             rng=experiment.start.seed,
         )
         check = found.confirm() if asked.confirm else None
-    out = experiment.output.start
     if out is not None:
         save_weights(found.network, out)
     if as_json:
@@ -161,10 +163,12 @@ def analyze(experiment: "Experiment", as_json: Json = False) -> None:
     """
     import linflow as lf
     from linflow.analysis import finished, started, stopped
-    from linflow.analysis_page import template, write
+    from linflow.analysis_page import FILES, template, write
 
     out, begun = experiment.output.folder, None
-    ready(out / "index.html", made=True)
+    for name in FILES:
+        ready(out / name, made=True)
+    earlier = (out / "index.html").exists()
     load_writers()
     template()
     try:
@@ -183,4 +187,6 @@ def analyze(experiment: "Experiment", as_json: Json = False) -> None:
         print_json(found.to_dict())
     else:
         print_analysis(found, index)
+        if earlier:
+            typer.echo("It takes the place of an earlier one; --out FOLDER keeps both.")
     raise typer.Exit(0 if found.passed else 1)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from linflow.cli._app import App, Group, app
+from linflow.cli._show import ready
 
 if TYPE_CHECKING:
     from linflow.sweeps.status import Status
@@ -113,6 +114,7 @@ def plot(
     from linflow.sweeps.looking import plot_sweep
 
     path = out or folder / f"{y}-over-{x}{f'-by-{hue}' if hue else ''}.pdf"
+    ready(path, (".pdf", ".svg", ".png"))
     plots.save(plot_sweep(folder, x, y, hue, theme=theme), path)
     typer.echo(f"wrote {path}")
 

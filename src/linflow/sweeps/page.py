@@ -12,6 +12,7 @@ import numpy as np
 
 from linflow._page import environment, number, svg
 from linflow.files import atomic
+from linflow.files._own import keep_others
 from linflow.sweeps.looking import ALIASES
 from linflow.sweeps.rows import SCHEMA
 
@@ -34,13 +35,14 @@ def write_report(folder: str | os.PathLike[str], path: str | os.PathLike[str] | 
         The path of the page, which needs no other file.
 
     Raises:
-        OSError: no sweep in the folder, or no room.
+        OSError: no sweep in the folder, no room, or a page in the place that linflow has not written.
     """
     from linflow.sweeps.grid_file import GRID, recorded_grid  # noqa: PLC0415 - slow to import
     from linflow.sweeps.store import Store  # noqa: PLC0415
 
     store = Store(folder, make=False)
     target = store.folder / "report.html" if path is None else Path(path)
+    keep_others([target])
     grid = recorded_grid(folder)
     # Width and depth, where the grid names them, are columns of their own, and so are the steps that were taken.
     varied = [(name, ALIASES.get(name, name)) for name in grid.varied]

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from linflow import _checks
+from linflow.files._own import keep_others
 from linflow.imbalance import imbalance_drift
 from linflow.network import Network
 from linflow.objectives import Objective
@@ -75,7 +76,7 @@ class Monitor:
         every: steps between rows.
         exact: accumulate the law at every step.
         writer: a `SummaryWriter` or anything with `add_scalar`, or a folder to make one in (needs tensorboard).
-        csv: a file to write the rows to, as they come.
+        csv: a file to write the rows to, as they come; one of an earlier training is replaced, no other.
         budget: fraction of the time that rows may take; None for every row.
         scale: output scale of the model.
         convention: of a list of matrices, "product" or "torch".
@@ -86,6 +87,7 @@ class Monitor:
 
     Raises:
         TypeError, ValueError: a model that is no chain of linear layers, or an objective that does not fit.
+        FileExistsError: a file as csv that no monitor has written.
         ImportError: a folder as writer without tensorboard.
 
     Example:
@@ -156,6 +158,7 @@ class Monitor:
         self._look_hook: Any = None
         self._writer, self._own_writer = _writer(writer)
         if csv is not None:
+            keep_others([csv], "name another file", head=",".join(COLUMNS))
             goes_on = self._done > 0 and os.path.exists(csv) and os.path.getsize(csv) > 0
             mode = "a" if goes_on else "w"
             self._file = open(fspath(csv), mode, newline="", encoding="utf-8")  # noqa: SIM115 - open until `close`
