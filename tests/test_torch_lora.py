@@ -276,6 +276,81 @@ def test_the_table_and_json_of_a_comparison(comparison):
         compare_initialisations(torch.eye(4), 2, methods=["best"])
 
 
+@pytest.fixture
+def offline(monkeypatch):
+    pytest.importorskip("peft", reason="PEFT is not installed (CI installs it)")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def test_a_method_that_cannot_start_a_layer_leaves_the_others(offline):
+    torch.manual_seed(0)
+    W, X = torch.randn(10, 12), torch.randn(4, 12)
+    found = compare_initialisations(W, 5, inputs=X)  # PEFT's own loop for EVA does not end here
+    assert found.methods == ("default", "gaussian", "olora", "pissa")
+    reasons = dict(found.skipped)
+    assert "even" in reasons["orthogonal"] and "4 rows" in reasons["eva"]
+    assert "skipped eva: " in str(found) and len(str(found).splitlines()) == 7
+    assert json.dumps(found.to_dict(), allow_nan=False) and "even" in found.to_dict()["orthogonal"]["skipped"]
+    with pytest.raises(ValueError, match="4 rows"):
+        found["eva"]
+    with pytest.raises(ValueError, match=r"no method can start .* even"):
+        compare_initialisations(W, 5, methods=["orthogonal"])
+    # Where the rank is above a side, PiSSA and OLoRA have fewer columns than they say.
+    assert {"pissa", "olora"} <= set(dict(compare_initialisations(W, 12).skipped))
+
+
+@pytest.mark.parametrize("kind", ["two directions", "zero"])
+def test_inputs_of_fewer_directions_than_the_rank_end_as_well(offline, kind, monkeypatch):
+    monkeypatch.setattr("linflow.torch.lora_starts.PASSES", 20)
+    rng = np.random.default_rng(0)
+    X = (
+        rng.standard_normal((30, 2)) @ rng.standard_normal((2, 12))
+        if kind == "two directions"
+        else np.zeros((30, 12))
+    )
+    found = compare_initialisations(rng.standard_normal((10, 12)), 4, methods=["default", "eva"], inputs=X)
+    assert "default" in found.methods
+    if "eva" in found.methods:  # where the noise of the further directions repeats itself
+        assert np.isfinite(float(found["eva"].floors[0]))
+    else:
+        assert "20 passes" in dict(found.skipped)["eva"]
+
+
+def test_weights_gradients_and_inputs_may_be_any_arrays(offline):
+    rng = np.random.default_rng(0)
+    W, G, X = rng.standard_normal((10, 12)), rng.standard_normal((10, 12)), rng.standard_normal((3, 20, 12))
+    found = compare_initialisations(W, 4, gradient=G, inputs=X, seed=3)
+    tensors = [torch.from_numpy(x) for x in (W, G, X)]
+    same = compare_initialisations(tensors[0].float(), 4, gradient=tensors[1], inputs=tensors[2], seed=3)
+    assert found.methods == same.methods and len(found.methods) == 6 and str(found) == str(same)
+    nested = compare_initialisations(W.tolist(), 4, methods=["pissa"])
+    assert nested["pissa"].singular_values[0] == found["pissa"].singular_values[0]
+    parameter = torch.nn.Parameter(tensors[0].bfloat16())
+    assert len(compare_initialisations(parameter, 4).methods) == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"alpha": 0}, "alpha is 0"),
+        ({"alpha": "16"}, "alpha"),
+        ({"rank": 0}, "rank is 0"),
+        ({"rank": 2.5}, "rank is 2.5"),
+        ({"smoothness": -1}, "smoothness"),
+        ({"weight": np.ones(3)}, "weight has 1 dim"),
+        ({"weight": np.full((3, 4), np.nan)}, "weight holds"),
+        ({"weight": "W"}, "weight"),
+        ({"gradient": np.ones((4, 3))}, "gradient is 4×3; 3×4"),
+        ({"inputs": np.ones((5, 3))}, "inputs is 5×3; any×4"),
+        ({"inputs": np.full((5, 4), np.inf)}, "inputs holds"),
+    ],
+)
+def test_what_is_no_layer_is_said_before_any_start(change, what):
+    values = {"weight": np.ones((3, 4)), "rank": 2, **change}
+    with pytest.raises((TypeError, ValueError), match=what):
+        compare_initialisations(values.pop("weight"), **values)
+
+
 def test_adapters_of_a_model_of_peft(comparison):
     peft = pytest.importorskip("peft", reason="PEFT is not installed (CI installs it)")
 

@@ -2,32 +2,51 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from linflow._checks import choice
+from linflow._arrays import to_numpy
+from linflow._checks import choice, count, matrix, positive
 from linflow.torch.lora import COLUMNS, Adapter, Alignment, adapters, alignment, table
 
 METHODS = ("default", "gaussian", "orthogonal", "olora", "pissa", "eva")
 """Values of `init_lora_weights` of PEFT ("default" for True); "eva" needs inputs."""
+PASSES = 200
+"""Passes over the inputs after which EVA is given up: a few are usual, and PEFT itself knows no end."""
+_FAILURES = (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError)
+"""What PEFT raises where a start does not exist for a layer."""
 
 
 @dataclass(frozen=True)
 class LoraComparison:
-    """One adapter for each initialisation, its alignment phase where a gradient was given; `print` shows a table."""
+    """One adapter for each initialisation, its alignment phase where a gradient was given; `print` shows a table.
+
+    Attributes:
+        methods: those that there is an adapter of.
+        adapters: one each.
+        alignments: one each; None without a gradient.
+        skipped: the methods that there is none of, with the reason.
+    """
 
     methods: tuple[str, ...]
     adapters: tuple[Adapter, ...]
     alignments: tuple[Alignment | None, ...]
+    skipped: tuple[tuple[str, str], ...] = ()
 
     def __getitem__(self, method: str) -> Adapter:
+        if method in dict(self.skipped):
+            raise ValueError(f"there is no adapter for {method!r}: {dict(self.skipped)[method]}.")
         return self.adapters[self.methods.index(choice(method, "method", self.methods))]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the adapters by method in lists and floats, with the times of their modes (None for inf)."""
-        content = {}
+        """Return by method the adapter in lists and floats, with the times of its modes (None for inf).
+
+        Of a method that is skipped, `skipped` has the reason.
+        """
+        content: dict[str, Any] = {method: {"skipped": reason} for method, reason in self.skipped}
         for method, adapter, phase in zip(self.methods, self.adapters, self.alignments, strict=True):
             content[method] = adapter.to_dict()
             if phase is not None:
@@ -41,7 +60,7 @@ class LoraComparison:
         for method, adapter, phase in zip(self.methods, self.adapters, self.alignments, strict=True):
             last = () if phase is None else (f"{float(phase.start[0]):.2g}", f"{float(phase.times[0]):.3g}")
             rows.append((method, *adapter.row()[2:], *last))
-        return table(rows)
+        return "\n".join([table(rows), *(f"skipped {method}: {reason}" for method, reason in self.skipped)])
 
 
 def compare_initialisations(
@@ -58,40 +77,82 @@ def compare_initialisations(
     """Let PEFT initialise an adapter of one layer in each of its ways, and report on them in one table.
 
     Args:
-        weight: tensor (outputs, inputs) of the layer; those ways that decompose it need the trained one.
+        weight: (outputs, inputs) of the layer, a tensor or any array; those ways that decompose it need the trained
+            one. PEFT initialises in float32 or shorter: float64 is rounded.
         rank: r.
-        alpha: `lora_alpha`; the scaling is alpha/r.
+        alpha: `lora_alpha`, above 0; the scaling is alpha/r.
         methods: out of `METHODS`; all that need no more than was given, when None.
         gradient: of the loss at the weight, of its shape, for the alignment phase.
-        inputs: tensor (examples, inputs) of what the layer is given; only "eva" needs it.
+        inputs: (examples, inputs), or more dimensions before the last, of what the layer is given; only "eva" needs
+            it, and as many examples as the rank.
         smoothness: K, as in `alignment`.
         seed: of the random starts.
 
     Returns:
-        A `LoraComparison`.
+        A `LoraComparison`. A method that cannot start this layer is in its `skipped`, with the reason.
 
     Raises:
         ImportError: PEFT is not installed.
-        ValueError: a method that is not known, or "eva" without inputs.
+        ValueError: a method that is not known, "eva" without inputs, shapes that do not fit, numbers that are not
+            finite, or no method that can start this layer.
+        TypeError: numbers that are no real ones.
     """
-    import torch  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
-
     if methods is None:
         methods = METHODS if inputs is not None else METHODS[:-1]
     for method in methods:
         choice(method, "method", METHODS)
     if "eva" in methods and inputs is None:
         raise ValueError('"eva" decomposes the inputs of the layer: give inputs=, or leave it out of methods.')
-    found, phases = [], []
+    rank, alpha, K = count(rank, "rank"), positive(alpha, "alpha"), positive(smoothness, "smoothness")
+    weight = _tensor(weight, "weight", (None, None))
+    if weight.dtype.itemsize not in {2, 4}:
+        weight = weight.float()
+    m, n = weight.shape
+    gradient = None if gradient is None else _tensor(gradient, "gradient", (m, n)).to(weight.device)
+    if inputs is not None:
+        inputs = inputs.reshape((-1, inputs.shape[-1])) if getattr(inputs, "ndim", 2) > 2 else inputs
+        inputs = _tensor(inputs, "inputs", (None, n)).to(weight)
+    found: dict[str, tuple[Adapter, Alignment | None]] = {}
+    skipped = []
     for method in methods:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = _initialised(weight, rank, alpha, method, inputs)
-        adapter = adapters(model)[0]
-        found.append(adapter)
-        A, B = (W.T for W in adapter.chain.weights)
-        phases.append(None if gradient is None else alignment(A, B, gradient, adapter.chain.scale, smoothness))
-    return LoraComparison(tuple(methods), tuple(found), tuple(phases))
+        try:
+            adapter = _adapter(weight, rank, alpha, method, inputs, seed)
+            A, B = (W.T for W in adapter.chain.weights)
+            phase = None if gradient is None else alignment(A, B, gradient, adapter.chain.scale, K)
+            found[method] = adapter, phase
+        except _FAILURES as error:
+            skipped.append((method, " ".join(str(error).split()) or type(error).__name__))
+    if not found:
+        reasons = "; ".join(f"{method}: {reason}" for method, reason in skipped)
+        raise ValueError(f"no method can start an adapter of rank {rank} of a layer of {m}×{n} ({reasons}).")
+    starts, phases = zip(*found.values(), strict=True)
+    return LoraComparison(tuple(found), starts, phases, tuple(skipped))
+
+
+def _tensor(x: Any, name: str, shape: tuple[int | None, int | None]) -> Any:
+    """Return a matrix of finite real numbers as a tensor, in its own dtype where it has one."""
+    import torch  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
+
+    checked = matrix(x, name, shape)[0]
+    return x.detach() if isinstance(x, torch.Tensor) else torch.as_tensor(to_numpy(checked))
+
+
+def _adapter(weight: Any, rank: int, alpha: float, method: str, inputs: Any, seed: int) -> Adapter:
+    """Return the adapter that PEFT starts.
+
+    Raises:
+        ValueError: it starts none.
+    """
+    import torch  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
+
+    if method == "eva" and inputs.shape[0] < rank:
+        raise ValueError(f"inputs has {inputs.shape[0]} rows, and EVA needs as many as the rank, {rank}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        report = adapters(_initialised(weight, rank, alpha, method, inputs))
+    if not len(report):
+        raise ValueError(report.skipped[0][1])
+    return report[0]
 
 
 def _initialised(weight: Any, rank: int, alpha: float, method: str, inputs: Any) -> Any:
@@ -112,10 +173,19 @@ def _initialised(weight: Any, rank: int, alpha: float, method: str, inputs: Any)
         settings["eva_config"] = peft.EvaConfig(rho=1.0)
     model = peft.get_peft_model(model, peft.LoraConfig(**settings), low_cpu_mem_usage=method == "eva")
     if method == "eva":
+        passes = itertools.count()
+
+        def forward(net: Any, x: Any) -> Any:
+            if next(passes) > PASSES:
+                raise RuntimeError(
+                    f"EVA did not converge in {PASSES} passes: the inputs may have fewer than {rank} directions"
+                )
+            return net(x)
+
         peft.initialize_lora_eva_weights(
             model,
             [inputs] * 2,
-            forward_fn=lambda net, x: net(x),
+            forward_fn=forward,
             prepare_model_inputs_fn=None,
             prepare_layer_inputs_fn=None,
             show_progress_bar=False,
