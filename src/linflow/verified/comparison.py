@@ -103,7 +103,7 @@ def flow_descent_gap(
     Example:
         >>> import numpy as np, linflow as lf
         >>> f, net = lf.MatrixFactorization(np.diag([2.0, 1.0])), lf.init.gaussian((2, 4, 2), rng=0)
-        >>> coarse, fine = (lf.flow_descent_gap(f, net, step_size=eta) for eta in (0.02, 0.01))
+        >>> coarse, fine = (lf.flow_descent_gap(f, net, step_size=eta) for eta in (2e-3, 1e-3))
         >>> round(coarse.largest[1] / fine.largest[0], 1)  # of first order in the step
         2.0
     """

@@ -38,7 +38,8 @@ class Matrix:
 
 def coefficient(factor: Factor) -> Matrix:
     """Return the coefficient at the start of a step."""
-    return Matrix(factor.values[0], float(factor.errors[0]), float(factor.norms[0]))
+    error = float(factor.errors[0]) + 2 * factor.rest * float(factor.lengths[0])
+    return Matrix(factor.values[0], error, float(factor.norms[0]))
 
 
 def first(factor: Factor | None) -> Matrix | None:
@@ -48,7 +49,7 @@ def first(factor: Factor | None) -> Matrix | None:
 
 def between(path: Expansion) -> dict[tuple[int, int], Matrix | None]:
     """Return `M_ij = W_{i+1} ⋯ W_{j−1}` for all layers `i < j` (from 0), None for neighbours."""
-    W = [Matrix(f.values[0], 0.0, float(f.norms[0])) for f in path.weights]
+    W = [coefficient(factor) for factor in path.weights]
     M: dict[tuple[int, int], Matrix | None] = {}
     for i in range(path.depth):
         product: Matrix | None = None

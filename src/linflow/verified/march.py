@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from linflow.verified.arithmetic import FLOAT64, Arithmetic
 from linflow.verified.log_norm import Constants, Node, Tube, greatest, level_three, level_two
 from linflow.verified.problem import AffineGradient
 from linflow.verified.rounding import TINY, UP, frobenius, gamma, spectral
@@ -79,8 +80,9 @@ class Step:
 def rounding_of_value(lengths: np.ndarray, s: float) -> np.ndarray:
     """Return a bound of the rounding of each layer where the polynomials are evaluated at a rounded s."""
     order = lengths.shape[1] - 1
-    # (t − t_0)/τ is rounded twice, which moves each power by 2k units; Horner's rule moves it by 2k + 1.
-    return np.sum(lengths * gamma(4 * order + 1) * abs(s) ** np.arange(order + 1), axis=1) * UP + TINY
+    # (t − t_0)/τ is rounded twice, which moves each power by 2k units; Horner's rule moves it by 2k + 1, and
+    # coefficients of more digits are rounded once.
+    return np.sum(lengths * gamma(4 * order + 2) * abs(s) ** np.arange(order + 1), axis=1) * UP + TINY
 
 
 def product_error(weights: Sequence[np.ndarray], errors: Sequence[float] | np.ndarray) -> tuple[np.ndarray, float]:
@@ -119,9 +121,10 @@ class March:
     trouble: str = ""
     hessians: int = 0
     loose: float = 0.0
+    arithmetic: Arithmetic = FLOAT64
 
     def __post_init__(self) -> None:
-        self.size = sum(W.size for W in self.weights)
+        self.size = sum(W.shape[0] * W.shape[1] for W in self.weights)
         self.node = Node(self._first_path())
         path = self.node.path
         motion = Tube(path, 0.0).constants(self.radius).motion
@@ -135,7 +138,7 @@ class March:
         exponent = round(math.log2(min(max(ratio, 1e-100), 1e100)))
         path = probe
         for _ in range(100):
-            path = Expansion(self.problem, self.weights, self.scale, 2.0**exponent)
+            path = Expansion(self.problem, self.weights, self.scale, 2.0**exponent, None, self.arithmetic)
             if not np.isfinite(path.defects).all():
                 exponent -= 8
                 continue
@@ -197,7 +200,7 @@ class March:
         length = s * tau
         scale_of_time = 2.0 ** round(math.log2(length))
         weights, jump = path.at(s)
-        node = Node(Expansion(self.problem, weights, self.scale, scale_of_time))
+        node = Node(Expansion(self.problem, weights, self.scale, scale_of_time, None, self.arithmetic))
         bound = level_two if level == 2 else level_three
         lengths = np.array([factor.lengths for factor in path.weights])
         # The tube holds the rounded values of the path too, from which bounds at times within the step set out.
@@ -224,7 +227,7 @@ class March:
             self.t,
             length,
             tau,
-            tuple(path.coefficients),
+            tuple(factor.values for factor in path.weights),
             lengths,
             radius,
             constants,

@@ -24,9 +24,10 @@ SQUARINGS = 4
 """Squarings of a Gram matrix in a spectral norm: the bound is at most `q^{1/64}` times it, q the lesser side."""
 
 
-def gamma(count: int) -> float:
-    """Return `γ_k = ku/(1 − ku)`, rounded up: the relative error of k operations."""
-    return count * U / (1 - count * U) * (1 + 4 * U)
+def gamma(count: int, unit: float | None = None) -> float:
+    """Return `γ_k = ku/(1 − ku)`, rounded up: the relative error of k operations, of relative error u each."""
+    u = U if unit is None else unit
+    return count * u / (1 - count * u) * (1 + 4 * U)
 
 
 def frobenius(stack: np.ndarray) -> np.ndarray:

@@ -14,12 +14,16 @@ from linflow._arrays import is_numpy, to_numpy
 from linflow._threads import one_thread_when_small
 from linflow.network import Network
 from linflow.objectives import Objective
+from linflow.verified.arithmetic import FLOAT64, PAIRS, Arithmetic
 from linflow.verified.descent import DescentEnclosure, DescentMarch, enclose_descent
 from linflow.verified.enclosure import Enclosure
 from linflow.verified.flow import enclose_flow
 from linflow.verified.march import March
 from linflow.verified.problem import AffineGradient, affine_gradient
 from linflow.verified.reduction import Narrowed, narrowed
+
+DIGITS = 8
+"""Exponent from which a proof that ended is tried again with a path of twice the digits."""
 
 STEPS = 100_000
 """Steps of a verified descent where no number is given."""
@@ -146,12 +150,19 @@ class _Beginning:
         weights = [np.ascontiguousarray(W if is_numpy(W) else to_numpy(W), dtype=np.float64) for W in net.weights]
         return cls(objective, net, problem, narrowed(weights), (*objective.notes, *net.notes, *problem.notes))
 
+    def _march(self, arithmetic: Arithmetic) -> March:
+        return March(self.problem, self.narrow.weights, self.network.scale, self.narrow.radius, arithmetic=arithmetic)
+
     def flow(
         self, until: float | None, end: float, max_steps: int, progress: Callable[[float], None] | None
     ) -> Enclosure:
         with one_thread_when_small(self.network), np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            march = March(self.problem, self.narrow.weights, self.network.scale, self.narrow.radius)
+            march = self._march(FLOAT64)
             result, reason, path = enclose_flow(march, until, _rounded_up(end), max_steps, progress)
+            magnified = result == "proof ended" and march.exponent > DIGITS
+            if magnified and self.narrow.radius == 0 and PAIRS.fits(self.problem):
+                march = self._march(PAIRS)
+                result, reason, path = enclose_flow(march, until, _rounded_up(end), max_steps, progress)
         return Enclosure(
             self.objective,
             self.network,

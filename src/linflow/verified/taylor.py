@@ -14,15 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from linflow.verified.arithmetic import FLOAT64, Arithmetic
 from linflow.verified.problem import AffineGradient
 from linflow.verified.rounding import TINY, UP, U, frobenius, gamma, spectral
-
-ORDER = 20
-"""Degree p of the path."""
-
-TRUNCATION = 1e-16
-"""Part of `‖θ‖` that the terms left out may add to the radius in one step."""
-
 
 LONGEST = 1e3
 """Scaled time that no step exceeds."""
@@ -32,19 +26,20 @@ class Factor:
     """One matrix series `A_0 + A_1 s + …`: coefficients below degree `order`, their norms and errors.
 
     Attributes:
-        values: the computed coefficients, shape `(order, rows, columns)`.
+        values: the computed coefficients in float64, shape `(order, rows, columns)`.
         lengths: upper bounds of `‖A_k‖_F` of the computed coefficients.
         norms: upper bounds of `‖A_k‖₂`: sharp for `k = 0`, the lengths for the others.
-        errors: upper bounds of the Frobenius distance to the exact coefficients.
+        errors: upper bounds of the Frobenius distance of the computed coefficients to the exact ones.
+        rest: relative distance of `values`, which are float64, to the computed ones; 0 where these are float64 too.
     """
 
-    __slots__ = ("errors", "lengths", "norms", "values")
+    __slots__ = ("errors", "lengths", "norms", "rest", "values")
 
-    def __init__(self, values: np.ndarray, errors: np.ndarray | None = None):
-        self.values = values
-        self.lengths = frobenius(values)
+    def __init__(self, values: np.ndarray, errors: np.ndarray | None = None, rest: float = 0.0):
+        self.values, self.rest = values, rest
+        self.lengths = frobenius(values) * (1 + 2 * rest)
         self.norms = self.lengths.copy()
-        self.norms[0] = spectral(values[0])
+        self.norms[0] = spectral(values[0]) + 2 * rest * self.lengths[0]
         self.errors = np.zeros(len(values)) if errors is None else errors
 
     def exact_norms(self) -> np.ndarray:
@@ -68,71 +63,85 @@ class Expansion:
     """
 
     def __init__(
-        self, problem: AffineGradient, weights: Sequence[np.ndarray], scale: float, tau: float, order: int = ORDER
+        self,
+        problem: AffineGradient,
+        weights: Sequence[np.ndarray],
+        scale: float,
+        tau: float,
+        order: int | None = None,
+        arithmetic: Arithmetic = FLOAT64,
     ):
-        self.problem, self.scale, self.tau, self.order = problem, scale, tau, order
+        self.problem, self.scale, self.tau, self.arithmetic = problem, scale, tau, arithmetic
+        p = self.order = arithmetic.order if order is None else order
         L = self.depth = len(weights)
-        p = order
-        W = [np.zeros((p + 1, *w.shape)) for w in weights]
+        weights = [arithmetic.start(w) for w in weights]
+        zeros, cauchy, turned = arithmetic.zeros, arithmetic.cauchy, arithmetic.turned
+        W = [zeros(p + 1, *w.shape[:2]) for w in weights]
         for series, w in zip(W, weights, strict=True):
             series[0] = w
         n, m = weights[0].shape[0], weights[-1].shape[1]
-        P: list[Any] = [None, W[0], *(np.zeros((p, n, w.shape[1])) for w in weights[1:])]
-        S: list[Any] = [None, *(np.zeros((p, w.shape[0], m)) for w in weights[:-1]), W[-1], None]
-        G = np.zeros((p, n, m))
-        Q = [G, *(np.zeros((p, w.shape[1], m)) for w in weights[:-1])]
-        grads = [np.zeros((p, *w.shape)) for w in weights]
+        P: list[Any] = [None, W[0], *(zeros(p, n, w.shape[1]) for w in weights[1:])]
+        S: list[Any] = [None, *(zeros(p, w.shape[0], m) for w in weights[:-1]), W[-1], None]
+        G = zeros(p, n, m)
+        Q = [G, *(zeros(p, w.shape[1], m) for w in weights[:-1])]
+        grads = [zeros(p, *w.shape[:2]) for w in weights]
         for k in range(p):
             for l in range(2, L + 1):
-                P[l][k] = _cauchy(P[l - 1], W[l - 1], k)
+                P[l][k] = cauchy(P[l - 1], W[l - 1], k)
             for l in range(L - 1, 1, -1):
-                S[l][k] = _cauchy(W[l - 1], S[l + 1], k)
-            E = scale * P[L][k]
+                S[l][k] = cauchy(W[l - 1], S[l + 1], k)
+            E = arithmetic.times(P[L][k], scale)
             if k == 0:
-                E = E - problem.V
-                self.distance = E
-            G[k] = scale * problem.apply(E)
+                E = arithmetic.minus(E, problem.V)
+                self.distance = arithmetic.high(E)
+            G[k] = arithmetic.times(arithmetic.apply(problem, E), scale)
             for l in range(1, L):
-                Q[l][k] = _cauchy(W[l - 1].transpose(0, 2, 1), Q[l - 1], k)
+                Q[l][k] = cauchy(turned(W[l - 1]), Q[l - 1], k)
             for l in range(L):
-                grads[l][k] = Q[l][k] if S[l + 2] is None else _cauchy(Q[l], S[l + 2].transpose(0, 2, 1), k)
-                W[l][k + 1] = grads[l][k] * (-tau / (k + 1))
+                grads[l][k] = Q[l][k] if S[l + 2] is None else cauchy(Q[l], turned(S[l + 2]), k)
+                W[l][k + 1] = arithmetic.over(arithmetic.times(grads[l][k], -tau), k + 1)
         self.coefficients = W
         self._bound(P, S, Q, grads)
 
     def _bound(self, P: list, S: list, Q: list, grads: list) -> None:
         """Norms and errors of every series, then the defect."""
         L, p, c, problem = self.depth, self.order, self.scale, self.problem
-        W = self.weights = [Factor(w) for w in self.coefficients]
+        high, unit, rest = self.arithmetic.high, self.arithmetic.unit, self.arithmetic.rest
+
+        def product(values: np.ndarray, A: Factor, B: Factor, inner: int) -> Factor:
+            counts = [self.arithmetic.terms(inner, k) for k in range(p)]
+            return _product(high(values), A, B, np.array([gamma(n, unit) for n in counts]), rest)
+
+        W = self.weights = [Factor(high(w), None, rest) for w in self.coefficients]
         head = [_head(w, p) for w in W]
         self.prefixes: list[Any] = [None, head[0]]
         for l in range(2, L + 1):
-            self.prefixes.append(_product(P[l], self.prefixes[-1], head[l - 1], W[l - 1].values.shape[1]))
+            self.prefixes.append(product(P[l], self.prefixes[-1], head[l - 1], W[l - 1].values.shape[1]))
         self.suffixes: list[Any] = [None] * (L + 2)
         self.suffixes[L] = head[L - 1]
         for l in range(L - 1, 1, -1):
-            self.suffixes[l] = _product(S[l], head[l - 1], self.suffixes[l + 1], W[l - 1].values.shape[2])
+            self.suffixes[l] = product(S[l], head[l - 1], self.suffixes[l + 1], W[l - 1].values.shape[2])
         last = self.prefixes[L]
         lengths = c * last.lengths * (1 + 2 * U)
-        errors = c * (last.errors + 2 * U * last.lengths)
-        offset = self.offset = float(frobenius(self.distance))
-        errors[0] += U * offset
+        errors = c * (last.errors + 2 * unit * last.lengths)
+        offset = self.offset = float(frobenius(self.distance)) * (1 + 2 * rest)
+        errors[0] += unit * offset
         lengths[0] = offset
-        self.distance_error = float(errors[0] * UP + TINY)
-        errors = c * (problem.error_of(lengths, errors) + 2 * U * problem.smoothness * lengths)
+        self.distance_error = float(errors[0] * UP + rest * offset + TINY)
+        errors = c * (problem.error_of(lengths, errors) + 2 * unit * problem.smoothness * lengths)
         errors[0] += c * problem.residue
-        self.slope = Factor(Q[0], errors * UP + TINY)
+        self.slope = Factor(high(Q[0]), errors * UP + TINY, rest)
         self.pulled = [self.slope]
         for l in range(1, L):
-            self.pulled.append(_product(Q[l], head[l - 1], self.pulled[-1], W[l - 1].values.shape[1]))
+            self.pulled.append(product(Q[l], head[l - 1], self.pulled[-1], W[l - 1].values.shape[1]))
         squares = np.zeros(p)
         gradients, columns = [], Q[0].shape[2]
         for l in range(L):
             suffix = self.suffixes[l + 2]
-            gradient = self.pulled[l] if suffix is None else _product(grads[l], self.pulled[l], suffix, columns)
+            gradient = self.pulled[l] if suffix is None else product(grads[l], self.pulled[l], suffix, columns)
             gradients.append(gradient)
             k = np.arange(1, p + 1)
-            squares += (self.tau * gradient.errors + 3 * U * k * W[l].lengths[1:]) ** 2
+            squares += (self.tau * gradient.errors + 3 * unit * k * W[l].lengths[1:]) ** 2
         self.gradients = gradients
         self.rounding = np.sqrt(squares) * UP + TINY
         self._tail()
@@ -178,7 +187,7 @@ class Expansion:
 
     def longest(self) -> float:
         """Return the scaled time over which the truncation stays below its part of `‖θ‖`."""
-        allowed = TRUNCATION * self.norm() + TINY
+        allowed = self.arithmetic.truncation * self.norm() + TINY
         first = float(self.defects[self.order]) if len(self.defects) > self.order else 0.0
         s = (allowed * (self.order + 1) / first) ** (1 / (self.order + 1)) if first > 0 else LONGEST
         s = min(s, LONGEST)
@@ -190,45 +199,37 @@ class Expansion:
 
     def at(self, s: float) -> tuple[list[np.ndarray], float]:
         """Return the weights of the path at s, rounded, and a bound of their distance to the polynomial's."""
-        weights, jumps = [], 0.0
-        steps = gamma(2 * self.order + 1)
-        powers = s ** np.arange(self.order + 1)
+        arithmetic, k = self.arithmetic, np.arange(self.order + 1)
         # The coefficient of degree k goes through k products and k + 1 sums.
-        per = (2 * np.arange(self.order + 1) + 1) * U * (1 + steps)
+        per = np.array([gamma(2 * int(j) + 1, arithmetic.unit) for j in k]) * s**k
+        weights, jumps = [], 0.0
         for factor, series in zip(self.weights, self.coefficients, strict=True):
             value = series[-1]
-            for k in range(self.order - 1, -1, -1):
-                value = value * s + series[k]
+            for j in range(self.order - 1, -1, -1):
+                value = arithmetic.plus(arithmetic.times(value, s), series[j])
             weights.append(value)
-            jumps += float(np.sum(per * factor.lengths * powers)) ** 2
+            jumps += float(np.sum(per * factor.lengths)) ** 2
         return weights, math.sqrt(jumps) * UP + TINY
-
-
-def _cauchy(A: np.ndarray, B: np.ndarray, k: int) -> np.ndarray:
-    """Return `Σ_{i≤k} A_i B_{k−i}`."""
-    if k == 0:
-        return A[0] @ B[0]
-    return np.matmul(A[: k + 1], B[k::-1]).sum(axis=0)
 
 
 def _head(factor: Factor, count: int) -> Factor:
     """Return the first coefficients of a series."""
     head = object.__new__(Factor)
     head.values, head.lengths = factor.values[:count], factor.lengths[:count]
-    head.norms, head.errors = factor.norms[:count], factor.errors[:count]
+    head.norms, head.errors, head.rest = factor.norms[:count], factor.errors[:count], factor.rest
     return head
 
 
-def _product(values: np.ndarray, A: Factor, B: Factor, inner: int) -> Factor:
+def _product(values: np.ndarray, A: Factor, B: Factor, units: np.ndarray, rest: float) -> Factor:
     """Return the series of a computed Cauchy product, with the errors of its factors and its own rounding.
 
-    `inner` is the inner side of each product. The error is `fl(AB) − A*B* = (fl(AB) − AB) + (A − A*)B + A(B − B*) −
+    `units` are the `γ` of its coefficients. The error is `fl(AB) − A*B* = (fl(AB) − AB) + (A − A*)B + A(B − B*) −
     (A − A*)(B − B*)`.
     """
     p = len(values)
-    own = np.convolve(A.lengths, B.lengths)[:p] * np.array([gamma(inner + k + 1) for k in range(p)])
+    own = np.convolve(A.lengths, B.lengths)[:p] * units
     carried = np.convolve(A.errors, B.norms + B.errors)[:p] + np.convolve(A.norms, B.errors)[:p]
-    return Factor(values, (own + carried) * UP + TINY)
+    return Factor(values, (own + carried) * UP + TINY, rest)
 
 
 def _convolved(a: np.ndarray, b: np.ndarray) -> np.ndarray:
