@@ -16,6 +16,7 @@ from linflow.verified.reduction import narrowed
 from linflow.verified.rounding import TINY, UP, U, frobenius, gamma, least_eigenvalue, spectral
 from tests.verified_judge import (
     COARSE,
+    SIGNS,
     Coarse,
     coarse,
     coarsened,
@@ -28,8 +29,6 @@ from tests.verified_judge import (
     spectral_covers,
     spectral_norm,
 )
-
-SIGNS = (-1.0, 1.0, 0.0)
 
 
 def shapes(seed=0):
@@ -235,7 +234,7 @@ def test_the_error_of_a_gradient_covers_rounding_and_what_is_not_exact(monkeypat
             for E in (np.abs(top), top, rng.random(sides), rng.standard_normal(sides)):
                 found = np.asarray(problem.apply(coarsened(E)))
                 for error in (0.0, 1e-4):
-                    off = float(np.linalg.norm(found - A @ (E + (sign or 1.0) * error * top) @ B))
+                    off = float(np.linalg.norm(found - A @ (E + np.sign(sign or 1.0) * error * top) @ B))
                     bound = float(problem.error_of(np.linalg.norm(E), error))
                     assert off <= bound * (1 + 1e-9) + 1e-14
                     worst = max(worst, off / bound if bound > 1e-12 else 0.0)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import operator
 from types import SimpleNamespace
 
 import flint
@@ -15,6 +16,7 @@ from linflow.verified import descent, enclosure, flow, hessian, log_norm, march,
 
 MODULES = (descent, enclosure, flow, hessian, log_norm, march, problem, reduction, rounding, taylor)
 COARSE = 2.0**-20
+SIGNS = (-1.0, 1.0, -2.0, 2.0, 0.0)
 
 
 # --- exact rational arithmetic -------------------------------------------------------------------------------------
@@ -66,11 +68,11 @@ def spectral_norm(A: np.ndarray) -> float:
     return float(np.linalg.svd(np.asarray(A), compute_uv=False)[0])
 
 
-def series_product(A: list, B: list) -> list:
+def series_product(A, B, times=operator.mul) -> list:
     full = [None] * (len(A) + len(B) - 1)
     for i, a in enumerate(A):
         for j, b in enumerate(B):
-            full[i + j] = a * b if full[i + j] is None else full[i + j] + a * b
+            full[i + j] = times(a, b) if full[i + j] is None else full[i + j] + times(a, b)
     return full
 
 
@@ -110,7 +112,8 @@ def _power_of_two(x) -> bool:
 
 
 class Coarse(np.ndarray):
-    """Arrays whose every operation errs by all that `|δ| ≤ 2⁻²⁰` allows, in the direction `sign`.
+    """Arrays whose every operation errs by all that `|δ| ≤ 2⁻²⁰` allows: down (sign −1), up, to 0 (−2), from 0, or by
+    the toss of a seeded coin (0).
 
     With the unit of rounding that large, what a bound leaves out is far above float64, which so serves as the judge.
     """
@@ -126,7 +129,9 @@ class Coarse(np.ndarray):
     def moved(cls, value, off):
         cls.operations += 1
         sign = cls.sign
-        if sign == 0.0:  # seeded by the count of operations
+        if abs(sign) == 2.0:
+            sign = sign / 2 * np.sign(value)
+        elif sign == 0.0:
             sign = np.random.default_rng(cls.operations).choice([-1.0, 1.0], size=np.shape(value))
         value = value + sign * off
         return value.view(cls) if isinstance(value, np.ndarray) else float(value)
@@ -206,7 +211,7 @@ class _Numpy:
 
 @contextlib.contextmanager
 def coarse(monkeypatch, sign: float):
-    """Let the verified code compute with a unit roundoff of 2⁻²⁰, all errors in one direction (0: in either)."""
+    """Let the verified code compute with a unit roundoff of 2⁻²⁰ and all errors as large as can be."""
     with monkeypatch.context() as patch:
         patch.setattr(Coarse, "sign", sign)
         patch.setattr(Coarse, "operations", 0)
