@@ -132,7 +132,8 @@ class Experiment(_Section):
             X, Y = (read_matrix(path, notes=notes) for path in (given.x, given.y))
             if len(X) != len(Y):
                 raise ValueError(
-                    f"{given.x} has {len(X)} rows and {given.y} has {len(Y)}; both need one row for each sample."
+                    f"{given.x} has {len(X)} rows and {given.y} has {len(Y)}; one row for each sample is needed in "
+                    "both."
                 )
             made = makers[kind](X, Y)
         made.notes = (*made.notes, *notes)
