@@ -188,3 +188,50 @@ def test_no_descent_reaches_a_target_below_rounding():
     run = lf.gradient_descent(f, net, step_size=0.1, steps=2000, until=1e-30)
     assert run.result is lf.Result.ROUNDING
     assert run.gap[-1] <= f.rounding(run.network)
+
+
+# ---------------------------------------------------------------- declared constants, of any size
+
+
+def declared(Y, constant=1.0):
+    Y = np.asarray(Y)
+    return lf.Objective(
+        lambda W: 0.5 * float(((W - Y) ** 2).sum()),
+        lambda W: W - Y,
+        shape=Y.shape,
+        strong_convexity=constant,
+        smoothness=constant,
+        minimizer=Y,
+        minimum=0.0,
+    )
+
+
+@pytest.mark.parametrize("power", [0, -3, -5, -8, -10, -20, -60, -90, -120, -150, 40, 70])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_right_constants_are_never_contradicted(power, depth):
+    """The squares of what moves leave float64, and the difference of two gradients of order one is their rounding."""
+    power = min(power, 75 // depth)  # or the squares of the gradient leave float64
+    net = lf.Network(depth * [np.array([[10.0**power]])])
+    for Y in ([[1.0]], 2 * net.product()):
+        f = declared(Y)
+        assert lf.gradient_descent(f, net, step_size=0.1, steps=20).notes == ()
+        assert lf.gradient_descent(f, net, schedule=schedules.backtracking(), steps=20).notes == ()
+        assert lf.gradient_descent(f, net, schedule=schedules.local_smoothness(), steps=20).notes == ()
+        assert lf.gradient_flow(f, net, t_max=1.0, max_steps=100).notes == ()
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-30, 1e-60, 1e30])
+def test_wrong_constants_are_contradicted_at_any_size(size):
+    net = lf.Network([np.array([[size]]), np.array([[1.0]])])
+    for constant, named in ((2.0, "strong_convexity"), (0.5, "smoothness")):
+        run = lf.gradient_descent(
+            declared([[3 * size]], constant), net, step_size=1e-3 / max(size, 1.0) ** 2, steps=20
+        )
+        assert any(f"declared {named} {constant:g} is contradicted" in note for note in run.notes)
+
+
+def test_steps_of_large_layers_are_numbers():
+    f, net = lf.MatrixFactorization([[1.0]]), lf.Network(2 * [np.array([[1e60]])])
+    for rule in (schedules.local_smoothness("two layers"), schedules.xu2025(f, net, 0.1)):
+        run = lf.gradient_descent(f, net, schedule=rule, steps=3)
+        assert np.all(run.step_sizes > 0) and np.all(np.isfinite(run.step_sizes))

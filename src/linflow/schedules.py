@@ -243,6 +243,8 @@ def _local_step(iterate: Iterate, form: str) -> float:
     unit = 1 / constant_at(0.0)
     a, b, c = constant_at(0.0), constant_at(unit), constant_at(2 * unit)
     second = (c - 2 * b + a) / 2
+    if not math.isfinite(unit * (abs(a) + abs(b) + abs(c))):
+        return 1 / K
     return unit * _first_root([unit * a, unit * (b - a - second), unit * second])
 
 
