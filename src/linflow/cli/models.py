@@ -13,6 +13,10 @@ def audit(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="Weights of a model: .safetensors, .pt, .pth, .ckpt or .bin.")
     ],
+    chain: Annotated[
+        list[str] | None,
+        typer.Option(metavar="A,B,…", help="Layers that follow one another, first applied first; may be repeated."),
+    ] = None,
     heads: Annotated[
         int | None, typer.Option(min=1, help="Heads of attention, where no config.json says it.")
     ] = None,
@@ -32,6 +36,8 @@ def audit(
     """
     from linflow.torch.auditing import audit_file
 
-    found = audit_file(file, heads=heads, kv_heads=kv_heads, scaling=scaling)
+    found = audit_file(
+        file, named=[names.split(",") for names in chain or ()], heads=heads, kv_heads=kv_heads, scaling=scaling
+    )
     typer.echo(found.to_json() if as_json else str(found))
     raise typer.Exit(0 if found.chains else 1)

@@ -17,6 +17,12 @@ SEPARATE = (
     ("q", "k", "v", ("o", "proj", "out")),
 )
 """Names of the projections of queries, keys, values and outputs, as libraries use them."""
+PACKED = ("query_key_value", "qkv_proj", "Wqkv", "wqkv", "attn_qkv", "to_qkv")
+"""Names of queries, keys and values in one matrix, in an order that differs between models that use the name."""
+PACKED_REASON = (
+    "the order of queries, keys and values within it, and of heads, differs between models: give its parts, a state "
+    "dict of q_proj.weight, k_proj.weight, v_proj.weight and o_proj.weight, and heads="
+)
 ROTARY = ("q_proj", "wq")
 """Names used by models that may turn queries and keys by their position."""
 NORMS = (("q_norm", "k_norm"), ("q_layernorm", "k_layernorm"), ("norm_q", "norm_k"))
@@ -54,8 +60,8 @@ def _layers_at(name: str, state: State, skipped: list[tuple[str, str]]) -> Itera
     stem = name.removesuffix(".weight")
     prefix, _, last = stem.rpartition(".")
     dot = f"{prefix}." if prefix else ""
-    if last == "query_key_value":
-        skipped.append((prefix, "the order of heads within query_key_value differs between models"))
+    if last in PACKED and state.matrix(name) is not None:
+        skipped.append((stem, PACKED_REASON))
     elif last in {"in_proj_weight", "q_proj_weight"}:  # of nn.MultiheadAttention
         bias = state.vector(f"{dot}in_proj_bias")
         fused = state.matrix(f"{dot}in_proj_weight")

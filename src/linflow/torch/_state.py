@@ -35,10 +35,13 @@ class State:
         others: why other tensors are passed over, by name.
         frozen: names of those that are not trained, as `requires_grad` says of a model's, or where it is set at all.
         modules: by name; empty without a model.
+        model: what was given.
+        held: the arrays as they were given, by the names of `tensors`.
         peft_types: PEFT's kind of each adapter, by its name; by "" where the configuration has it.
     """
 
     def __init__(self, source: Any, config: Mapping[str, Any] | None = None, stored: Mapping[str, str] | None = None):
+        self.model = source
         self.modules: dict[str, Any] = {}
         self._all: dict[str, Any] = {}
         self.config = dict(config or {})
@@ -71,6 +74,7 @@ class State:
         self.tensors: dict[str, Array] = {
             kept[name]: detach(whole(x, repr(name))) for name, x in named.items() if is_array(x)
         }
+        self.held = {kept[name]: x for name, x in named.items() if is_array(x)}
         stored = {kept[name]: dtype for name, dtype in (stored or {}).items() if name in kept}
         self.formats, self.others = formats_of(self.tensors, stored)
         self.others |= eight_bits(self.tensors, self.formats, self.config)

@@ -30,7 +30,9 @@ def examined(
         skipped: takes names and reasons.
         counted: whether it is known that each tensor is used once, whatever names it has.
     """
-    shared = {} if counted else _shared(state)
+    shared = _shared(state)
+    if counted:  # names of one tensor; what shares a part of its memory is another
+        shared = {a: b for a, b in shared.items() if _memory(state.tensors[a]) != _memory(state.tensors[b])}
     alike = _fingerprints(state)
     for chain in chains:
         sources = [source.partition("[")[0] for source in chain.sources]

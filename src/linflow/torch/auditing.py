@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -156,12 +156,14 @@ class Audit:
     Attributes:
         chains: one `ChainAudit` each, the worst conditioned on its tangent space first.
         skipped: what looked like a chain and is none, with the reason.
+        reason: where there is no chain, what was seen and how to name one.
 
     Indexed by number or by name; `print` shows a table, `to_dict` and `to_json` give everything.
     """
 
     chains: tuple[ChainAudit, ...]
     skipped: tuple[tuple[str, str], ...] = field(default=())
+    reason: str = ""
 
     def __len__(self) -> int:
         return len(self.chains)
@@ -179,6 +181,7 @@ class Audit:
         return {
             "chains": [c.to_dict() for c in self.chains],
             "skipped": [{"name": name, "reason": reason} for name, reason in self.skipped],
+            "reason": self.reason,
         }
 
     def to_json(self) -> str:
@@ -210,7 +213,7 @@ class Audit:
         widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
         lines = ["  ".join(x.ljust(w) for x, w in zip(row, widths, strict=True)).rstrip() for row in rows]
         if not self.chains:
-            lines = ["no chain of consecutive linear maps was found"]
+            lines = ["no chain of consecutive linear maps was found" + f": {self.reason}" * bool(self.reason)]
         if len(self.chains) > ROWS:
             lines.append(f"… and {len(self.chains) - ROWS} more, better conditioned")
         lines += [f"skipped {name}: {reason}" for name, reason in self.skipped[:ROWS]]
@@ -221,6 +224,8 @@ def audit(
     model: Any,
     objective: Objective | Mapping[str, Objective] | None = None,
     *,
+    inputs: Any = None,
+    named: Mapping[str, Sequence[str]] | Sequence[Sequence[str]] | None = None,
     heads: int | None = None,
     kv_heads: int | None = None,
     scaling: float | None = None,
@@ -236,6 +241,8 @@ def audit(
     Args:
         model: an `nn.Module`, or a mapping of names to tensors or arrays; of a file, `audit_file`.
         objective: of the product of every chain that has its shape, or one by the name of the chain.
+        inputs: what the model takes, a small batch: chains are then found in a forward pass, as in `find_chains`.
+        named: chains by the names of their layers, first applied first, as in `find_chains`.
         heads: number of attention heads, as in `find_chains`.
         kv_heads: number of key and value heads, likewise.
         scaling: of LoRA pairs, likewise.
@@ -246,6 +253,7 @@ def audit(
 
     Raises:
         TypeError: neither a model nor a state dict.
+        ValueError: named layers that there are not, or that do not multiply.
 
     Source: docs/torch_audit.md.
 
@@ -256,7 +264,9 @@ def audit(
         >>> found[0], round(found[0].spectrum.least, 12)
         (ChainAudit('0 → 1', 2×2×1, balancedness=0.458), 3.0)
     """
-    found = find_chains(model, heads=heads, kv_heads=kv_heads, scaling=scaling, config=config)
+    found = find_chains(
+        model, inputs=inputs, named=named, heads=heads, kv_heads=kv_heads, scaling=scaling, config=config
+    )
     audits, skipped = [], list(found.skipped)
     for chain in found.chains:
         try:
@@ -265,13 +275,14 @@ def audit(
             skipped.append((chain.name, str(error)))
             continue
         audits.append(_audit(chain, network, objective))
-    return Audit(tuple(sorted(audits, key=lambda c: -c.condition)), tuple(skipped))
+    return Audit(tuple(sorted(audits, key=lambda c: -c.condition)), tuple(skipped), found.reason)
 
 
 def audit_file(
     path: PathLike,
     objective: Objective | Mapping[str, Objective] | None = None,
     *,
+    named: Mapping[str, Sequence[str]] | Sequence[Sequence[str]] | None = None,
     heads: int | None = None,
     kv_heads: int | None = None,
     scaling: float | None = None,
@@ -286,6 +297,7 @@ def audit_file(
     Args:
         path: the file.
         objective: of the chains, as in `audit`.
+        named: chains by the names of their tensors, first applied first, as in `find_chains`.
         heads: number of attention heads, where no `config.json` has it.
         kv_heads: number of key and value heads, where the shapes do not tell.
         scaling: of LoRA pairs, where no `adapter_config.json` has it.
@@ -307,7 +319,7 @@ def audit_file(
     arrays, stored, _ = (read_safetensors if end == ".safetensors" else read_torch)(file, limit, passed)
     state = State(arrays, configuration(file), stored)
     state.others = passed | state.others
-    return audit(state, objective, heads=heads, kv_heads=kv_heads, scaling=scaling)
+    return audit(state, objective, named=named, heads=heads, kv_heads=kv_heads, scaling=scaling)
 
 
 def _audit(chain: Chain, network: Network, objective: Objective | Mapping[str, Objective] | None) -> ChainAudit:

@@ -6,8 +6,7 @@ compute `x ↦ x W_1 W_2 ⋯`. `nn.Linear` stores the transpose, and a formula s
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -66,15 +65,21 @@ class Chain:
 
 @dataclass(frozen=True)
 class Found:
-    """The chains of a model, sorted by name, and what looked like one and is none, with the reason."""
+    """The chains of a model, sorted by name, and what looked like one and is none, with the reason.
+
+    Where there is no chain, `reason` says what was seen and how to name one.
+    """
 
     chains: tuple[Chain, ...]
     skipped: tuple[tuple[str, str], ...]
+    reason: str = ""
 
 
 def find_chains(
     model: Any,
     *,
+    inputs: Any = None,
+    named: Mapping[str, Sequence[str]] | Sequence[Sequence[str]] | None = None,
     heads: int | None = None,
     kv_heads: int | None = None,
     scaling: float | None = None,
@@ -83,8 +88,11 @@ def find_chains(
 ) -> Found:
     """Find the chains of consecutive linear maps of a model or a state dict.
 
-    - `nn.Sequential` of `nn.Linear`, with nothing between them but `nn.Identity` and idle dropout. In a state dict,
-      where the modules between are unknown, `0.weight, 1.weight, …` with consecutive numbers.
+    - With `inputs`, matrices that a forward pass multiplies, however the model is written: with nothing between them
+      but reshaping of the rows and numbers, and each product used for nothing else.
+    - Without, `nn.Sequential` of `nn.Linear`, nested too, with nothing between but `nn.Identity` and idle dropout. In
+      a state dict, where the modules between are unknown, `0.weight, 1.weight, …` with consecutive numbers.
+    - Those of `named`.
     - Per head of attention, the query–key product `W_Q W_Kᵀ` and the value–output product `W_V W_O`, from
       `in_proj_weight` of `nn.MultiheadAttention`, from separate projections under the usual names, or fused ones
       (`qkv`, `c_attn`). Query heads that share a key and value head are stacked: their products are one.
@@ -98,6 +106,11 @@ def find_chains(
 
     Args:
         model: an `nn.Module`, or a mapping of names to tensors or arrays.
+        inputs: what the model takes, a small batch: its only argument, a tuple of arguments (`()` for none) or a
+            mapping of named ones. One pass is run, without gradients, in the mode the model is in; buffers and random
+            numbers are restored.
+        named: chains by the names of their layers (`"encoder"` or `"encoder.weight"`), first applied first; a mapping
+            gives them names of their own. That nothing stands between them is taken from you.
         heads: number of attention heads; found in the modules or in `config` where left out.
         kv_heads: number of key and value heads; from the shapes where left out.
         scaling: the factor of every LoRA pair; found in the modules or in `config`, else 1, where left out.
@@ -105,11 +118,11 @@ def find_chains(
         kinds: those of `KINDS` that are looked for.
 
     Returns:
-        `Found`, with `chains` and `skipped`.
+        `Found`, with `chains`, `skipped` and `reason`.
 
     Raises:
-        TypeError: neither a model nor a state dict.
-        ValueError: a kind that is not known.
+        TypeError: neither a model nor a state dict; inputs for a state dict.
+        ValueError: a kind that is not known; named layers that there are not, or that do not multiply.
 
     Example:
         >>> import numpy as np
@@ -120,90 +133,35 @@ def find_chains(
     """
     from linflow.torch._adapters import lora_pairs  # noqa: PLC0415 - it builds on this module
     from linflow.torch._attention import attention_products  # noqa: PLC0415 - it builds on this module
+    from linflow.torch._runs import linear_chains, reason  # noqa: PLC0415 - it builds on this module
     from linflow.torch._training import examined  # noqa: PLC0415 - only this function needs it
 
     state = model if isinstance(model, State) else State(model, config)
     for kind in kinds:
         _checks.choice(kind, "kind", KINDS)
+    if inputs is not None and not state.modules:
+        raise TypeError(
+            "inputs is for a model, whose forward pass is run; a state dict has none. Name chains: named=."
+        )
     skipped: list[tuple[str, str]] = []
     chains: list[Chain] = []
+    once: list[Chain] = []
     if "linear" in kinds:
-        chains += _linear_runs(state)
+        for chain, traced in linear_chains(state, inputs, named, skipped):
+            (once if traced else chains).append(chain)
     if "query-key" in kinds or "value-output" in kinds:
         chains += (c for c in attention_products(state, heads, kv_heads, skipped) if c.kind in kinds)
     if "lora" in kinds:
         chains += lora_pairs(state, scaling, skipped)
     if set(kinds) != {"lora"}:
         skipped += state.others.items()
-    chains = [replace(chain, stored=state.stored(chain.sources)) for chain in chains]
-    chains = sorted(examined(chains, state, skipped), key=lambda c: natural(c.name))
-    return Found(tuple(chains), tuple(skipped))
+    chains, once = ([replace(chain, stored=state.stored(chain.sources)) for chain in some] for some in (chains, once))
+    chains = [*examined(chains, state, skipped), *examined(once, state, skipped, counted=True)]
+    found = tuple(sorted(chains, key=lambda c: natural(c.name)))
+    return Found(found, tuple(skipped), "" if found else reason(state, inputs))
 
 
 def transposed(matrix: Array, bias: Array | None = None) -> Array:
     """Return the matrix of `nn.Linear` as (inputs, outputs), the bias as the last row where there is one."""
     W = matrix.T
     return W if bias is None else namespace(W).concat([W, bias[None, :]], axis=0)
-
-
-def _linear_runs(state: State) -> Iterable[Chain]:
-    runs = _runs_of_modules(state) if state.modules else _runs_of_names(state)
-    for names, note in runs:
-        for part in _split(names, state):
-            matrices = [state.tensors[f"{name}.weight"] for name in part]
-            bias = state.vector(f"{part[0]}.bias")
-            notes = [note] if note else []
-            if bias is not None:
-                notes.append(f"the bias of {part[0]} is the last row of W_1")
-            if state.vector(f"{part[-1]}.bias") is not None:
-                notes.append(f"the bias of {part[-1]} stands outside the product")
-            weights = (transposed(matrices[0], bias), *(W.T for W in matrices[1:]))
-            sources = tuple(f"{name}.weight" for name in part)
-            yield Chain(f"{part[0]} → {part[-1]}", "linear", weights, sources, notes=tuple(notes))
-
-
-def _split(names: list[str], state: State) -> Iterable[list[str]]:
-    """Cut a run of layers where one with a bias is neither the first nor the last."""
-    start = 0
-    for i in range(1, len(names)):
-        if i == len(names) - 1 or state.vector(f"{names[i]}.bias") is not None:
-            yield names[start : i + 1]
-            start = i
-
-
-def _runs_of_modules(state: State) -> Iterable[tuple[list[str], str]]:
-    from torch import nn  # noqa: PLC0415  # pyright: ignore[reportMissingImports] - only a model needs PyTorch
-
-    for prefix, module in state.modules.items():
-        if not isinstance(module, nn.Sequential):
-            continue
-        run: list[str] = []
-        for name, child in [*module.named_children(), ("", None)]:
-            full = f"{prefix}.{name}" if prefix else name
-            idle = isinstance(child, nn.Dropout) and (child.p == 0 or not child.training)
-            if isinstance(child, nn.Linear) and state.matrix(f"{full}.weight") is not None:
-                run.append(full)
-            elif not (isinstance(child, nn.Identity) or idle):
-                if len(run) > 1:
-                    yield run, ""
-                run = []
-
-
-def _runs_of_names(state: State) -> Iterable[tuple[list[str], str]]:
-    """Find consecutive numbers at the end of names, `seq.0.weight`, `seq.1.weight`, whose shapes chain."""
-    groups: dict[str, list[int]] = {}
-    for name in state.tensors:
-        prefix, _, last = name.removesuffix(".weight").rpartition(".")
-        if name.endswith(".weight") and last.isdigit() and state.matrix(name) is not None:
-            groups.setdefault(prefix, []).append(int(last))
-    for prefix, numbers in groups.items():
-        dot = f"{prefix}." if prefix else ""
-        run: list[int] = []
-        for number, after in itertools.pairwise([*sorted(numbers), -1]):
-            run.append(number)
-            here, following = (state.tensors.get(f"{dot}{i}.weight") for i in (number, number + 1))
-            if after == number + 1 and here.shape[0] == following.shape[1]:  # type: ignore[union-attr]
-                continue
-            if len(run) > 1:
-                yield [f"{dot}{i}" for i in run], "that the layers follow one another is inferred from their names"
-            run = []
