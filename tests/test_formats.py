@@ -148,6 +148,8 @@ def test_what_is_no_weight_is_passed_over_and_listed():
              "codes.qweight": "codes"}  # fmt: skip
     assert all(word in reasons[name] for name, word in words.items())
     assert "skipped mask: " in str(found)
+    many = audit({f"{i}.mask": torch.eye(2) > 0 for i in range(50)})
+    assert len(many.skipped) == 50 and str(many).endswith("… and 10 more skipped")
     assert not adapters(CHAIN | odd_tensors()).skipped  # not of adapters
 
 

@@ -194,6 +194,8 @@ def test_a_mask_that_hides_nothing_is_no_mask(kind):
 
 
 BAD_TYPES = {
+    "step size in words": (lambda: lf.gradient_descent(f, net, step_size="0.1", steps=1), "step_size is '0.1'"),
+    "step size a truth value": (lambda: lf.gradient_descent(f, net, step_size=True, steps=1), "step_size is True"),
     "sparse": (lambda: lf.MatrixFactorization(csr_array(eye)), r"Y is a sparse csr_array.*x\.toarray\(\)"),
     "a list of objects": (lambda: lf.MatrixFactorization([[1.0, None]]), "Y is a list of objects"),
     "complex": (lambda: lf.Network([np.ones((2, 2), dtype=complex)]), "W_1 is complex"),

@@ -359,11 +359,22 @@ def test_what_the_configuration_or_the_frozen_weight_contradicts_is_no_pair():
     assert "lora_new" in adapters(state | {"x.lora_new.weight": A}).skipped[0][1]
 
 
+def test_factors_without_the_other_and_names_of_other_libraries_are_listed():
+    B = np.ones((5, 2))
+    for name in ("q.lora_B.weight", "q.lora_B.default.weight", "q.lora_embedding_B", "lora_B"):
+        (skipped,) = adapters({name: B}).skipped
+        assert skipped == (name.rpartition("lora_")[0][:-1].removesuffix("."), f"{name.replace('B', 'A')} is missing")
+    kohya = {f"lora_unet_mid_q.lora_{x}.weight": B for x in ("down", "up")} | {"lora_unet_mid_q.alpha": np.array(2.0)}
+    (skipped,) = adapters(kohya).skipped
+    assert skipped[0] == "lora_unet_mid_q" and "rename lora_down" in skipped[1]
+
+
 def test_words_that_only_begin_alike_are_no_adapters():
     state = {
         "road_encoder.weight": np.ones((3, 3)),
         "shadow_net.0.weight": np.ones((3, 3)),
         "my_lora_A": np.ones((2, 3)),
+        "prompt_encoder.point_embeddings.0.weight": np.ones((1, 3)),  # of Segment Anything
     }
     assert not adapters(state).skipped
     inside = {"xlora_A.weight": np.ones((2, 9)), "xlora_B.weight": np.zeros((5, 2))}

@@ -18,6 +18,7 @@ _FIRST = re.compile(
     r"^(?:(?P<layer>.+)\.)?(?P<word>lora_(?:embedding_)?A)(?:\.(?P<adapter>[^.]+?))??(?P<end>\.weight)?$"
 )
 _WORD = re.compile(r"(?:^|\.)(?P<word>lora_\w+)(?:\.(?P<next>\w+))?")
+_OTHER_FACTOR = re.compile(r"(?:^|\.)(?P<word>(?P<stem>lora_(?:embedding_)?)B|lora_(?:down|mid|up))(?=\.|$)")
 _FACTORS = {"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"}
 
 
@@ -29,7 +30,7 @@ def lora_pairs(state: State, scaling: float | None, skipped: list[tuple[str, str
     """
     if scaling is not None:
         scaling = _checks.number(scaling, "scaling")
-    skipped += other_adapters(state)
+    skipped += [*other_adapters(state), *_lonely(state)]
     pairs = [found for name in state.tensors if (found := _FIRST.match(name))]
     beside = _words_beside(state, pairs)
     for found in pairs:
@@ -56,6 +57,21 @@ def lora_pairs(state: State, scaling: float | None, skipped: list[tuple[str, str
             notes.append("the bias of B stands outside the product")
         for label_of, left, right in _split(label, A, B, blocks):
             yield Chain(label_of, "lora", (left.T, right.T), (name, partner), factor, tuple(notes))
+
+
+def _lonely(state: State) -> Iterable[tuple[str, str]]:
+    """Yield the layers with a `lora_B` and no `lora_A`, or with names of other libraries, each with the reason."""
+    found: dict[str, str] = {}
+    for name in state.tensors:
+        part = _OTHER_FACTOR.search(name)
+        if part is not None and not name.endswith(".bias"):
+            first = f"{name[: part.end('stem')]}A{name[part.end('word') :]}"
+            if part["word"][-1] != "B":
+                why = "PEFT names factors otherwise: rename lora_down lora_A and lora_up lora_B, and pass scaling="
+                found.setdefault(name[: part.start()], why)
+            elif first not in state.tensors:
+                found[name[: part.start()]] = f"{first} is missing"
+    return found.items()
 
 
 def _words_beside(state: State, pairs: Iterable[re.Match[str]]) -> dict[tuple[str, str], list[str]]:

@@ -46,7 +46,7 @@ _OTHERS = {
     "WaveFT": r"waveft_\w+",
     "X-LoRA": r"internal_xlora_classifier",
     "LLaMA-Adapter": r"adaption_(prompt|gate)",
-    "prompt tuning": r"prompt_(embeddings|encoder)|prefix_task_(cols|rows)",
+    "prompt tuning": r"prompt_embeddings|prefix_task_(cols|rows)",
 }
 """The names of parameters by which PEFT's other methods are known."""
 _METHOD = {re.compile(pattern): method for method, pattern in _OTHERS.items()}

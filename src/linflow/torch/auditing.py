@@ -217,6 +217,8 @@ class Audit:
         if len(self.chains) > ROWS:
             lines.append(f"… and {len(self.chains) - ROWS} more, better conditioned")
         lines += [f"skipped {name}: {reason}" for name, reason in self.skipped[:ROWS]]
+        if len(self.skipped) > ROWS:
+            lines.append(f"… and {len(self.skipped) - ROWS} more skipped")
         return "\n".join(lines)
 
 
