@@ -22,6 +22,7 @@ MODULES = (
     "box_plot",
     "three_layers",
     "step_sizes",
+    "verified_runs",
 )
 
 EXPERIMENTS: dict[str, Experiment]  # filled on first use

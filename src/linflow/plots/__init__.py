@@ -5,6 +5,7 @@ trace in ``matplotlib.rcParams``. What is observed is drawn solid, what is guara
 """
 
 from linflow.plots.planes import init_map, phase_plane
+from linflow.plots.proofs import proof
 from linflow.plots.runs import convergence, rate
 from linflow.plots.saving import rasterize_large, save
 from linflow.plots.scatter import bound_against_truth
@@ -22,6 +23,7 @@ __all__ = [
     "imbalance_spectrum",
     "init_map",
     "phase_plane",
+    "proof",
     "rasterize_large",
     "rate",
     "save",

@@ -1,0 +1,47 @@
+"""The figure of verified runs, and the plot it is made of."""
+
+import numpy as np
+import pytest
+
+import linflow as lf
+from linflow.experiments import verified_runs
+
+
+@pytest.mark.slow
+def test_every_claim_of_the_verified_runs_holds_and_the_figure_is_drawn():
+    outcome = verified_runs.experiment.run(0, lambda fraction, note="": None)
+    assert [claim.text for claim in outcome.claims if not claim.passed] == []
+    figure = outcome.draw()
+    assert [ax.get_title() for ax in figure.axes] == ["20×30×5", "diabetes, 2 layers, NTK", "digits, 2 layers, NTK"]
+
+
+def small():
+    f, net = lf.MatrixFactorization(np.diag([2.0, 1.0])), lf.init.gaussian((2, 4, 2), rng=0)
+    return f, net, lf.enclose(f, net, until=1e-4)
+
+
+def test_the_plot_shows_the_proved_gap_the_guarantee_and_what_holds_for_ever():
+    f, net, enc = small()
+    cert, run = lf.certify(f, net), lf.gradient_flow(f, net, until=1e-4)
+    ax = lf.plots.proof(enc, cert, run)
+    lines = {line.get_label(): line for line in ax.lines}
+    assert set(lines) >= {"proved", "for ever", "observed"}
+    t, y = (np.asarray(x, float) for x in lines["proved"].get_data())
+    low, high = enc.gap_bounds(t)
+    assert y == pytest.approx(high / enc.first[0], rel=1e-12)
+    # Observed to the tolerance of the run; the band is narrower.
+    t, y = (np.asarray(x, float) for x in lines["observed"].get_data())
+    inside = t <= enc.end
+    low, high = enc.gap_bounds(t[inside])
+    assert (y[inside] >= low / enc.first[1] * (1 - 1e-6)).all()
+    assert (y[inside] <= high / enc.first[0] * (1 + 1e-6)).all()
+    t, y = (np.asarray(x, float) for x in lines["for ever"].get_data())
+    assert y[0] == pytest.approx(enc.steps[-1].gap[1] / enc.first[0])
+    assert np.log(y[0] / y[-1]) / (t[-1] - t[0]) == pytest.approx(enc.certificate.rate, rel=0.05)
+
+
+def test_a_proof_of_nothing_is_refused():
+    f, net, enc = small()
+    none = lf.Enclosure(f, net, enc.problem, (), enc.first, "proof ended", "no step", enc.narrowed)
+    with pytest.raises(ValueError, match="nothing is enclosed, so there is nothing to draw: no step"):
+        lf.plots.proof(none)
