@@ -39,10 +39,12 @@ class DeclaredConstants:
         W, noise = network.product(), f.rounding(network)
         G = f.gradient(W)
         self._steepest = max(self._steepest, norm(G))
+        curvature = f.smoothness if math.isfinite(f.smoothness) else f.pl_constant / 2
+        off = 64 * EPS * (self._steepest + curvature * network.magnitude())
         if point.gap < -noise:
             self._note("minimum", t, f.minimum, f"f = {point.gap + f.minimum:.6g} lies below it")
         elif point.gap > max(noise, SMALLEST):
-            root = norm(G) / math.sqrt(point.gap)  # a square of the gradient may leave float64
+            root = (norm(G) + off) / math.sqrt(point.gap)  # a square of the gradient may leave float64
             if root * root < f.pl_constant * (1 - 1e-6):
                 self._note("pl_constant", t, f.pl_constant, f"‖∇f‖²/(f − f*) = {root * root:.6g}")
         if self._last is not None:
