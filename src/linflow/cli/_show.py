@@ -141,24 +141,26 @@ def print_json(value: Any) -> None:
 def columns() -> tuple[Any, ...]:
     """Return the columns of a progress bar: what, how far, how fast, and the time that went by and is left."""
     from rich.progress import BarColumn, ProgressColumn, TextColumn
+    from rich.table import Column
     from rich.text import Text
 
     class Pace(ProgressColumn):
         """Part that is done, speed, time that went by, time that is left."""
 
         def render(self, task: Any) -> Text:
-            rate = task.finished_speed or task.speed
-            known = [f"{task.percentage:3.0f}%"] if task.total else []
-            known.append("" if rate is None or not task.total else _speed(rate / task.total))
-            known.append(f"{_clock(task.elapsed)} elapsed")
-            if task.total:
-                known.append(f"{_clock(task.time_remaining)} left")
-            return Text(", ".join(filter(None, known)))
+            elapsed = f"{_clock(task.elapsed)} elapsed"
+            if not task.total:
+                return Text(elapsed)
+            done = task.completed / task.total
+            # That of late; of all the time where nothing came of late.
+            rate = (task.speed or 0) / task.total or (done / task.elapsed if task.elapsed else 0.0)
+            left = f"{_clock((1 - done) / rate if rate else None)} left"
+            return Text(", ".join(filter(None, (f"{100 * done:3.0f}%", _speed(rate), elapsed, left))))
 
     return (
         TextColumn("[bold]{task.description}"),
         BarColumn(20),
-        Pace(),
+        Pace(Column(no_wrap=True)),
     )
 
 

@@ -89,12 +89,15 @@ def _watch(experiments: "list[Experiment]") -> "Iterator[Watcher]":
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import Progress, TextColumn
+    from rich.table import Column
 
     console = Console(stderr=True, highlight=False)
     names = [experiment.id for experiment in experiments]
     width = max(map(len, names), default=0)
-    shown = (*columns(), TextColumn("[dim]{task.fields[note]}"))
-    with Progress(*shown, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
+    note = TextColumn("[dim]{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True))  # what room is left
+    with Progress(
+        *columns(), note, expand=True, console=console, transient=True, disable=not sys.stderr.isatty()
+    ) as bar:
         task = bar.add_task("", total=len(names), note="")
 
         def watcher(name: str, fraction: float, note: str) -> None:
