@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from linflow import _checks
 from linflow._fractions import FRACTIONS
 from linflow.certificates._base import Guarantee, beyond_float64, finite
-from linflow.certificates.checking import Check, check_run
+from linflow.certificates.checking import Check, Proof, check_run
 from linflow.certificates.curves import Curve, ExponentialCurve, StepCurve
 from linflow.certificates.descent import descent_guarantees
 from linflow.certificates.exponential import exponential
@@ -125,13 +125,13 @@ class Certificate:
         """What each published result says of this start, one row each; a reason where it does not apply."""
         return tuple(prior_results(self.objective, self.network, self.guarantees))
 
-    def check(self, run: Trajectory) -> Check:
-        """Set every guarantee against a run from this start; see `Check`.
+    def check(self, run: Trajectory | Proof) -> Check:
+        """Set every guarantee against a run from this start, or against a proof of one (`enclose`); see `Check`.
 
         Raises:
             ValueError: the run began at another loss gap, or is one of the other algorithm.
         """
-        return check_run(self, run)
+        return run.against(self) if isinstance(run, Proof) else check_run(self, run)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the certificate as plain data, ready for JSON: no infinities, None in their place."""

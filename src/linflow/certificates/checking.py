@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -83,6 +83,15 @@ class Check:
             "violation": None if self.violation is None else vars(self.violation),
             "time_ratios": {f"{x:g}": finite(ratio) for x, ratio in self.time_ratios.items()},
         }
+
+
+@runtime_checkable
+class Proof(Protocol):
+    """What bounds the exact flow from both sides, and can be set against a certificate."""
+
+    def against(self, certificate: Certificate) -> Check:
+        """Return the check of a certificate."""
+        ...
 
 
 def check_run(certificate: Certificate, run: Trajectory) -> Check:

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from linflow import _checks
-from linflow.certificates import Guarantee
+from linflow.certificates import Certificate, Check, Guarantee
 from linflow.network import Network
 from linflow.objectives import Objective
+from linflow.verified.checking import check_proof
 from linflow.verified.forever import ever_after
 from linflow.verified.march import Step, product_error
 from linflow.verified.problem import AffineGradient
@@ -151,6 +152,10 @@ class Enclosure:
         """Return the network of the path at a time; the exact one is within `radius` of it in the least width."""
         weights, _ = self._step(_checks.positive(t, "t", allow_zero=True)).at(float(t))
         return self.start.with_weights(self.narrowed.expand(weights))
+
+    def against(self, certificate: Certificate) -> Check:
+        """Return what `certificate.check(enclosure)` does: every guarantee against the proof, without allowance."""
+        return check_proof(certificate, self)
 
     def around(self, t: float) -> tuple[list[np.ndarray], float, float, float]:
         """Return the narrow weights of the path at a time, bounds of the gap, a radius that holds the exact ones."""
