@@ -1,6 +1,7 @@
 """Chains found in a forward pass: what multiplies and nothing else, however a model is written."""
 
 import math
+import random
 from itertools import pairwise
 
 import pytest
@@ -175,6 +176,22 @@ def test_what_stands_between_ends_a_chain_and_is_named(name):
     assert found.reason in str(found) and found.to_dict()["reason"] == found.reason
 
 
+def test_rows_of_a_weight_are_not_those_of_the_samples():
+    """W_2 S W_1 x with S a choice of rows is no product of W_2 and W_1; x S' W_1 W_2 is."""
+    Ws = weights((5, 4), (3, 5))
+
+    def chosen(net, x):
+        return net.Ws[1] @ (net.Ws[0] @ x.T)[:1].expand(5, 7)
+
+    assert not find_chains(Net(chosen, Ws=Ws), inputs=X).chains
+    assert (
+        len(find_chains(Net(lambda net, x: net.fc2(net.fc1(x)[:1].expand(7, 5)), fc1=a, fc2=b), inputs=X).chains) == 1
+    )
+    square = weights((4, 4), (4, 4))
+    tall = Net(lambda net, x: net.Ws[1] @ (net.Ws[0] @ x[:4]).view(1, 4, 4).transpose(0, 1).reshape(4, 4), Ws=square)
+    assert not find_chains(tall, inputs=X).chains  # the rows were moved
+
+
 def test_products_kept_by_the_model_have_another_use():
     def forward(net, x):
         net.hidden = net.fc1(x)
@@ -259,6 +276,118 @@ def test_models_of_transformers_are_traced():
     found = find_chains(model, inputs={"input_ids": torch.arange(5)[None]}, kinds=("linear",))
     assert not found.chains  # a bias, or more, stands after each
     assert any("c_fc" in names for names, _ in found.skipped)
+
+
+class Program(nn.Module):
+    """Random steps on matrices: products with weights, new, old and on either side, sums, functions, moves."""
+
+    def __init__(self, seed):
+        super().__init__()
+        rng = random.Random(seed)
+        torch.manual_seed(seed)
+        self.ps, self.steps = nn.ParameterList(), []
+        shapes = [(6, 4)]
+        for _ in range(rng.randint(3, 9)):
+            i = rng.randrange(max(0, len(shapes) - 2), len(shapes))
+            n, m = shapes[i]
+            kind = rng.choice(
+                ["right"] * 6 + ["bias", "left", "left", "old", "function", "move", "move", "turn", "sum", "pair"]
+            )
+            old = [j for j, p in enumerate(self.ps) if p.ndim == 2 and p.shape[0] == m]
+            like = [j for j, shape in enumerate(shapes) if shape == (n, m)]
+            fits = [j for j, shape in enumerate(shapes) if shape[0] == m]
+            if kind in ("right", "bias", "left"):
+                size = rng.choice([1, 3, 4, 5])
+                self.ps.append(
+                    nn.Parameter(torch.randn((size, n) if kind == "left" else (m, size), dtype=torch.float64))
+                )
+                j = len(self.ps) - 1
+                step, shape = (
+                    (i, "left" if kind == "left" else "right", j),
+                    (size, m) if kind == "left" else (n, size),
+                )
+                if kind == "bias":
+                    self.ps.append(nn.Parameter(torch.randn(size, dtype=torch.float64)))
+                    step = (i, "bias", j)
+            elif kind == "turn":
+                step, shape = (i, "turn", 0), (m, n)
+            elif kind == "old" and old:
+                j = rng.choice(old)
+                step, shape = (i, "right", j), (n, self.ps[j].shape[1])
+            elif kind == "pair" and fits:
+                j = rng.choice(fits)
+                step, shape = (i, "pair", j), (n, shapes[j][1])
+            elif kind == "sum":
+                step, shape = (i, "sum", rng.choice(like)), (n, m)
+            else:
+                kind = "function" if kind == "function" else "move"
+                step, shape = (i, kind, rng.randrange(10)), (n, m)
+            self.steps.append(step)
+            shapes.append(shape)
+        self.outputs = [-1, rng.choice([-1, -2])]
+
+    def forward(self, x):
+        values = [x]
+        for i, kind, j in self.steps:
+            h = values[i]
+            values.append(
+                h @ self.ps[j] if kind == "right"
+                else h @ self.ps[j] + self.ps[j + 1] if kind == "bias"
+                else self.ps[j] @ h if kind == "left"
+                else h.T if kind == "turn"
+                else h + values[j] if kind == "sum"
+                else h @ values[j] if kind == "pair"
+                else (torch.relu, torch.tanh, F.gelu)[j % 3](h) if kind == "function"
+                else MOVES[j](h)
+            )  # fmt: skip
+        return [values[k] for k in self.outputs]
+
+
+MOVES = [
+    lambda h: 2 * h, lambda h: -h / 3, lambda h: h.clone(), lambda h: h.flip(0), lambda h: h[None].reshape(h.shape),
+    lambda h: h[:, :], lambda h: h.unsqueeze(1).squeeze(1), lambda h: h.clone().mul_(2),
+    lambda h: h.unsqueeze(-1)[..., 0],
+    lambda h: h[:1].expand(h.shape),
+]  # fmt: skip
+
+
+def test_random_programs_depend_on_their_chains_through_the_products_alone():
+    """`W_l ← W_l A`, `W_{l+1} ← A⁻¹ W_{l+1}` changes no output: so the loss is a function of the product."""
+    count = 0
+    for seed in range(300):
+        model = Program(seed)
+        x = torch.randn(6, 4, dtype=torch.float64)
+        before = [y.detach() for y in model(x)]
+        size = max(float(y.abs().max()) for y in before)
+        kept = [p.detach().clone() for p in model.ps]
+        for chain in find_chains(model, inputs=x).chains:
+            count += 1
+            numbers = [int(source.partition(".")[2]) for source in chain.sources]
+            biased = chain.weights[0].shape[0] not in model.ps[numbers[0]].shape or "is the last row" in str(
+                chain.notes
+            )
+            for l in range(len(numbers) - 1):
+                A = torch.linalg.qr(torch.randn(chain.widths[l + 1], chain.widths[l + 1], dtype=torch.float64))[0]
+                A = A * (1 + torch.rand(len(A), dtype=torch.float64))
+                left, right = (
+                    chain.weights[l][: -1 if biased and l == 0 else None] @ A,
+                    torch.linalg.solve(A, chain.weights[l + 1]),
+                )
+                with torch.no_grad():
+                    for number, old, new in (
+                        (numbers[l], chain.weights[l][: -1 if biased and l == 0 else None], left),
+                        (numbers[l + 1], chain.weights[l + 1], right),
+                    ):
+                        same = old.shape == kept[number].shape and torch.equal(old, kept[number])
+                        model.ps[number].copy_(new if same else new.T)
+                    if biased and l == 0:
+                        model.ps[numbers[0] + 1].copy_(kept[numbers[0] + 1] @ A)
+                    off = max(float((y - z).abs().max()) for y, z in zip(model(x), before, strict=True))
+                    # Rounding of a dozen products with matrices of condition 2, and of what cancels in them.
+                    assert off <= 1e-10 * max(size, 1.0), (seed, chain)
+                    for p, old in zip(model.ps, kept, strict=True):
+                        p.copy_(old)
+    assert count > 100
 
 
 # --- without a pass -------------------------------------------------------------------------------------------
