@@ -14,7 +14,17 @@ Example:
 
 import lazy_loader as _lazy
 
+from linflow._names import missing as _missing
+
 # The public names are listed once, in __init__.pyi, where type checkers read them; each is imported on first use.
-__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)
+_attribute, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> object:
+    """Return a public name; of one that there is not, say what is near."""
+    if name in __all__:
+        return _attribute(name)
+    return _missing(__name__, __all__, {"torch": "It is imported by itself: import linflow.torch as lt."})(name)
+
 
 __version__ = "0.1.0"

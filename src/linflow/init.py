@@ -9,17 +9,33 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from linflow import _checks
 from linflow._arrays import Array, from_numpy, is_array, to_numpy
 from linflow._chain import chain_offsets, chain_root
+from linflow._names import missing
 from linflow._prescribed import ACCEPTED, Prescription
 from linflow.network import Network
 
 Seed = int | np.random.Generator | None
+
+if not TYPE_CHECKING:  # a checker knows the names
+    __getattr__ = missing(
+        __name__,
+        (
+            "balanced", "fan_in", "fan_out", "gaussian", "imbalanced", "ntk", "orthogonal", "small", "spectral",
+            "with_imbalance",
+        ),
+        {
+            "xavier": "Its variance 2/(rows + columns) lies between those of fan_in and fan_out.",
+            "glorot": "Its variance 2/(rows + columns) lies between those of fan_in and fan_out.",
+            "kaiming": "Without a nonlinearity it is fan_in.",
+            "lecun": "It is fan_in.",
+        },
+    )  # fmt: skip
 
 
 def gaussian(widths: Sequence[int], std: float = 1.0, *, rng: Seed = None, like: Array | None = None) -> Network:

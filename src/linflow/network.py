@@ -44,6 +44,12 @@ class Network:
     """`‖W_l‖_F`; of a restricted network those of the layers it was computed from, which fix its rounding."""
 
     def __init__(self, weights: Sequence[Any], scale: float = 1.0):
+        if hasattr(weights, "named_modules") or (
+            isinstance(weights, (list, tuple)) and any(hasattr(W, "named_modules") for W in weights)
+        ):
+            raise TypeError(
+                "weights is a PyTorch model, or a list of layers of one; linflow.torch.network(model) is its network."
+            )
         if isinstance(weights, Network) or not isinstance(weights, Sequence) or isinstance(weights, str):
             raise TypeError(f"weights is a {type(weights).__name__}; a list of matrices [W_1, …, W_L] is needed.")
         if len(weights) == 0:

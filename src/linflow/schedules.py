@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from linflow import _checks
 from linflow._arrays import Array, detach, sigma, to_numpy
+from linflow._names import missing
 from linflow.certificates.descent import safe_step_size
 from linflow.certificates.published_descent import local_constant
 from linflow.dynamics.descent import Iterate, Schedule
@@ -24,6 +25,9 @@ from linflow.objectives import Objective
 from linflow.operator import TangentOperator
 
 __all__ = ["Iterate", "Schedule", "backtracking", "constant", "local_smoothness", "xu2025"]
+
+if not TYPE_CHECKING:  # a checker knows the names
+    __getattr__ = missing(__name__, __all__)
 
 FORMS = ("step", "curvature", "two layers", "printed")
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from linflow import _checks
 from linflow._arrays import Array
+from linflow._names import missing
 from linflow.bounds import any_imbalance, product_aware, scalar_chain, special_imbalance, three_layers, two_layers
 from linflow.bounds._base import Bound, BoundTable, Invariants, Theorem, within_normal
 from linflow.bounds.any_imbalance import deep
@@ -46,6 +47,9 @@ __all__ = [
     "two_layer_square",
     "unimodal",
 ]
+
+if not TYPE_CHECKING:  # a checker knows the names
+    __getattr__ = missing(__name__, __all__)
 
 THEOREMS: tuple[Theorem, ...] = (
     scalar_chain.EXACT,

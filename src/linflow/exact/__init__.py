@@ -4,6 +4,9 @@ The scalar and matrix formulas are for the squared loss `½‖Y − W‖_F²`. T
 product, a sequence gives an array with time as its first axis.
 """
 
+from typing import TYPE_CHECKING
+
+from linflow._names import missing
 from linflow.exact.modes import learning_times, spectral
 from linflow.exact.reduced import balanced_end_to_end, non_overparametrized
 from linflow.exact.scalar import scalar_balanced, scalar_balanced_time, two_layer_scalar
@@ -19,3 +22,6 @@ __all__ = [
     "spectral",
     "two_layer_scalar",
 ]
+
+if not TYPE_CHECKING:  # a checker knows the names
+    __getattr__ = missing(__name__, __all__)

@@ -3,6 +3,9 @@
 Nothing is ever unpickled. What is read is checked before it is decoded, and a file is written whole or not at all.
 """
 
+from typing import TYPE_CHECKING
+
+from linflow._names import missing
 from linflow.files._paths import LIMIT, FileError, atomic
 from linflow.files.loading import load
 from linflow.files.matrices import read_matrix
@@ -26,3 +29,6 @@ __all__ = [
     "to_dataset",
     "write_table",
 ]
+
+if not TYPE_CHECKING:  # a checker knows the names
+    __getattr__ = missing(__name__, __all__)

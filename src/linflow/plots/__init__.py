@@ -4,6 +4,9 @@ Every function takes Axes, or makes its own, and returns them. Nothing here impo
 trace in ``matplotlib.rcParams``. What is observed is drawn solid, what is guaranteed dashed.
 """
 
+from typing import TYPE_CHECKING
+
+from linflow._names import missing
 from linflow.plots.planes import init_map, phase_plane
 from linflow.plots.proofs import proof
 from linflow.plots.runs import convergence, rate
@@ -30,3 +33,6 @@ __all__ = [
     "singular_values",
     "style",
 ]
+
+if not TYPE_CHECKING:  # a checker knows the names
+    __getattr__ = missing(__name__, __all__)

@@ -12,8 +12,10 @@ step 1/K_t of `local_smoothness`; `init_`, with `balanced_`, `imbalanced_` and `
 
 import lazy_loader as _lazy
 
+from linflow._names import missing as _missing
+
 # Each name is imported on first use.
-__getattr__, __dir__, __all__ = _lazy.attach(
+_attribute, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
         "auditing": ["Audit", "ChainAudit", "audit", "audit_file"],
@@ -28,3 +30,10 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "smoothness": ["LocalSmoothness", "LocalSmoothnessLR", "local_smoothness", "regression"],
     },
 )
+
+
+def __getattr__(name: str) -> object:
+    """Return a public name; of one that there is not, say what is near."""
+    if name in __all__:
+        return _attribute(name)
+    return _missing(__name__, __all__)(name)
