@@ -17,8 +17,8 @@ POINTS = 200
 class Bounded(Protocol):
     """A flow that is bounded from both sides, such as an `Enclosure`."""
 
-    first: tuple[float, float]
-
+    @property
+    def first(self) -> tuple[float, float]: ...  # noqa: D102
     @property
     def t(self) -> np.ndarray: ...  # noqa: D102
     def gap_bounds(self, t: Any) -> tuple[Any, Any]: ...  # noqa: D102
