@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import linflow as lf
+from linflow.dynamics.declared import misfit
 from tests.reference import algebra
 
 seeds = st.integers(0, 2**32 - 1)
@@ -182,3 +183,108 @@ def test_rounding_of_the_product_is_that_of_its_factors():
     f = lf.MatrixFactorization([[1.0]])
     assert net.magnitude() == pytest.approx(2 * s * s)
     assert lf.margin(f, net) < 1 - 16 * np.finfo(float).eps * net.magnitude()
+
+
+def user(value, gradient, minimum=0.0):
+    return lf.Objective(value, gradient, shape=(3, 2), minimum=minimum)
+
+
+@pytest.mark.parametrize("size", [1e-6, 1e-2, 1.0, 1e3])
+@pytest.mark.parametrize(
+    ("factor", "seen"),
+    [(-1.0, "-1 times"), (0.5, "0.5 times"), (2.0, "2 times"), (0.8, "0.8 times"), (0.0, "0 times")],
+)
+def test_a_wrong_gradient_is_told_at_the_start(factor, seen, size):
+    rng = np.random.default_rng(5)
+    Y = rng.standard_normal((3, 2))
+    f = user(lambda W: 0.5 * float(((W - Y) ** 2).sum()), lambda W: factor * (W - Y))
+    W = size * rng.standard_normal((3, 2))
+    assert seen in misfit(f, W, f.gradient(W))
+
+
+def test_a_run_says_that_its_gradient_is_wrong():
+    Y = np.diag([2.0, 1.0])
+    net = lf.Network([np.eye(2, 3), 0.5 * np.eye(3, 2)])
+    for factor in (0.5, 1.0):
+        f = lf.Objective(
+            lambda W: 0.5 * float(((W - Y) ** 2).sum()),
+            lambda W, factor=factor: factor * (W - Y),
+            shape=(2, 2),
+            strong_convexity=0.5,
+            minimum=0.0,
+        )
+        flow, descent = lf.gradient_flow(f, net, t_max=1.0), lf.gradient_descent(f, net, step_size=0.1, steps=3)
+        for run in (flow, descent):
+            assert ("the gradient does not fit the value" in " ".join(run.notes)) == (factor < 1)
+
+
+def test_a_gradient_with_a_part_missing_is_told():
+    rng = np.random.default_rng(6)
+    Y, W = rng.standard_normal((3, 2)), rng.standard_normal((3, 2))
+
+    def value(W):
+        return 0.5 * float(((W - Y) ** 2).sum()) + float((W**4).sum())
+
+    wrong = {
+        "a term": lambda W: W - Y,
+        "a row": lambda W: (W - Y + 4 * W**3) * np.array([[1.0], [1.0], [0.0]]),
+        "signs": lambda W: np.abs(W - Y + 4 * W**3),
+    }
+    for name, gradient in wrong.items():
+        f = user(value, gradient)
+        assert "does not fit" in misfit(f, W, gradient(W)), name
+    f = user(value, lambda W: W - Y + 4 * W**3)
+    assert misfit(f, W, f.gradient(W)) == ""
+
+
+def right_ones():
+    """Values with their gradients, or subgradients, smooth and not, exact and rounded."""
+    rng = np.random.default_rng(7)
+    Y, A = rng.standard_normal((3, 2)), rng.standard_normal((30, 3))
+    low, wide = Y.astype(np.float32), np.diag([1.0, 1e3, 1e6])
+    yield "squares", lambda W: 0.5 * float(((W - Y) ** 2).sum()), lambda W: W - Y
+    yield "ill-conditioned", lambda W: 0.5 * float(((wide @ (W - Y)) ** 2).sum()), lambda W: wide @ wide @ (W - Y)
+    yield "quartic", lambda W: float(((W - Y) ** 4).sum()), lambda W: 4 * (W - Y) ** 3
+    yield "sixth", lambda W: float(((W - Y) ** 6).sum()), lambda W: 6 * (W - Y) ** 5
+    yield "l1", lambda W: float(np.abs(W).sum()), np.sign
+    yield "l1 of the residual", lambda W: float(np.abs(W - Y).sum()), lambda W: np.sign(W - Y)
+    yield "absolute errors", lambda W: float(np.abs(A @ W).sum()), lambda W: A.T @ np.sign(A @ W)
+    yield (
+        "largest",
+        lambda W: float(np.abs(W - Y).max()),
+        lambda W: np.where(np.abs(W - Y) == np.abs(W - Y).max(), np.sign(W - Y), 0.0),
+    )
+    yield "hinge", lambda W: float(np.maximum(0, 1 - A @ W).sum()), lambda W: -A.T @ (A @ W < 1).astype(float)
+    yield (
+        "Huber",
+        lambda W: float(np.where(np.abs(W) < 1e-3, W**2 / 2e-3, np.abs(W) - 5e-4).sum()),
+        lambda W: np.clip(W / 1e-3, -1, 1),
+    )
+    yield (
+        "float32",
+        lambda W: float((((W.astype(np.float32) - low) ** 2).sum() / 2).item()),
+        lambda W: (W.astype(np.float32) - low).astype(float),
+    )
+    yield "far offset", lambda W: 1e12 + 0.5 * float(((W - Y) ** 2).sum()), lambda W: W - Y
+    yield "offset", lambda W: 1e4 + 0.5 * float(((W - Y) ** 2).sum()), lambda W: W - Y
+    yield "steep", lambda W: float(np.exp(30 * (W - Y)).sum()), lambda W: 30 * np.exp(30 * (W - Y))
+    yield "wave", lambda W: float(np.sin(50 * W).sum()) + 6, lambda W: 50 * np.cos(50 * W)
+    yield "root", lambda W: float(np.sqrt(1e-12 + W**2).sum()), lambda W: W / np.sqrt(1e-12 + W**2)
+    yield "constant", lambda W: 3.0, lambda W: 0 * W
+    yield (
+        "barrier",
+        lambda W: float(-np.log(np.maximum(4 - (W**2).sum(), 0.0))) + 2,
+        lambda W: 2 * W / (4 - (W**2).sum()),
+    )
+
+
+@pytest.mark.parametrize(("value", "gradient"), [pytest.param(*pair, id=name) for name, *pair in right_ones()])
+def test_a_right_gradient_raises_no_alarm(value, gradient):
+    rng = np.random.default_rng(8)
+    f = user(value, gradient)
+    starts = [np.zeros((3, 2)), np.eye(3, 2), np.random.default_rng(7).standard_normal((3, 2))]  # kinks, a minimum
+    starts += [starts[2] + 10.0 ** -rng.uniform(1, 15) * rng.standard_normal((3, 2)) for _ in range(30)]
+    starts += [10.0 ** rng.uniform(-12, 0.2) * rng.standard_normal((3, 2)) for _ in range(60)]
+    with np.errstate(all="ignore"):
+        for W in starts:
+            assert misfit(f, W, gradient(W)) == ""

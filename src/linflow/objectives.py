@@ -23,7 +23,8 @@ class Objective:
     - gradient dominance (Polyak–Łojasiewicz) `γ`: `‖∇f(W)‖² ≥ γ (f(W) − f*)`, without a ½; `γ = 2μ` is always
       admissible and is the default.
 
-    A run that contradicts a declared constant says so in `run.notes`.
+    A run that contradicts a declared constant says so in `run.notes`, and so does one whose gradient does not fit the
+    value at its start (a sign, a factor, a part left out), by differences of the value.
 
     Args:
         value: `W ↦ f(W)`, a number.

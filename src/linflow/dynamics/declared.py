@@ -1,19 +1,27 @@
-"""Watch a run for contradictions of the constants a user declared."""
+"""Watch a run for contradictions of the gradient and the constants a user declared."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
-from linflow._arrays import EPS, Array, namespace, norm
+import numpy as np
+
+from linflow._arrays import EPS, Array, detach, from_numpy, namespace, norm
 from linflow.dynamics.field import GradientField, Point
 from linflow.objectives import Objective
 
 SMALLEST = 1e-290
 """Numbers below it come near the end of float64, where they lose their digits."""
+LENGTHS = [10.0**-k for k in range(1, 10)]
+"""Steps of the directional differences, in units of `(f − f*)/‖∇f‖`, or of what is known of the size."""
+BENT, OFF, SEEN = 0.05, 0.05, 1e-5
+"""A difference decides where forward and backward agree to the first part, and W and the value change by the last,
+far above rounding in float32; a slope that is off by more than the second, and by more than they, is wrong."""
 
 
 class DeclaredConstants:
-    """Compares `μ`, `K` and `γ` of a user-defined objective with what each step of a run shows.
+    """Compares what is declared of a user-defined objective, its gradient included, with what a run shows.
 
     Built-in objectives derive their constants and are not watched.
     """
@@ -38,6 +46,8 @@ class DeclaredConstants:
         network = field.network_at(point.y)
         W, noise = network.product(), f.rounding(network)
         G = f.gradient(W)
+        if self._last is None and (text := misfit(f, W, detach(G))):
+            self.found["gradient"] = text
         self._steepest = max(self._steepest, norm(G))
         curvature = f.smoothness if math.isfinite(f.smoothness) else f.pl_constant / 2
         off = 64 * EPS * (self._steepest + curvature * network.magnitude())
@@ -68,3 +78,46 @@ class DeclaredConstants:
     def _note(self, name: str, t: float, declared: float, seen: str) -> None:
         text = f"declared {name} {declared:.6g} is contradicted at t = {t:.6g}: {seen}"
         self.found.setdefault(name, text + "; guarantees that use it do not hold")
+
+
+def misfit(objective: Objective, W: Array, G: Array) -> str:
+    """Say how the gradient G at W contradicts the value, by differences along G and two fixed random directions.
+
+    Only a gross error is told, a sign, a factor or a part left out: where every length that decides anything, of two
+    at least, contradicts the slope `⟨G, D⟩`. A kink, rounding, or a value that is not finite leaves it undecided.
+    """
+    size = norm(G)
+    if not math.isfinite(size):
+        return ""
+    others = [from_numpy(D, W) for D in np.random.default_rng(0).standard_normal((2, *W.shape))]
+    for D in [D / norm(D) for D in (G, *others) if norm(D) > 0]:
+        said = float(detach(namespace(G).sum(G * D)))
+        found = list(_slopes(objective, W, D, size, said))
+        if len(found) >= 2 and not any(agrees for _, agrees in found):
+            seen = found[-1][0]
+            times = f", {said / seen:.3g} times that" if seen else ""
+            return (
+                f"the gradient does not fit the value: at the start the value changes by {seen:.4g} per unit of "
+                f"length in a direction where the gradient says {said:.4g}{times}; a run follows the gradient, so "
+                "correct one of the two"
+            )
+    return ""
+
+
+def _slopes(objective: Objective, W: Array, D: Array, size: float, said: float) -> Iterator[tuple[float, bool]]:
+    """Yield the slopes of the value along D by differences that decide, and whether each agrees, until one does."""
+    value = objective.value(W)
+    gap = value - objective.minimum
+    unit = gap / size if size > 0 and gap > 0 else max(norm(W), 1.0)
+    for h in (unit * length for length in LENGTHS if unit * length > SEEN * norm(W)):
+        up, down = objective.value(W + h * D) - value, value - objective.value(W - h * D)
+        least, most = min(up, down) / h, max(up, down) / h
+        steep = max(abs(least), abs(most))
+        clear = min(abs(up), abs(down)) > SEEN * abs(value)
+        if not (math.isfinite(steep) and clear and most - least <= BENT * steep):
+            continue
+        slack = (most - least) + OFF * steep + 1e-3 * size
+        agrees = least - slack <= said <= most + slack
+        yield (least + most) / 2, agrees
+        if agrees:
+            return
