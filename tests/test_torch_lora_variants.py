@@ -178,6 +178,9 @@ def test_a_method_is_lora_or_is_listed_with_the_reason(kind, tmp_path, monkeypat
                 listed = {name.split(".")[-1] for name, _ in report.skipped}
                 assert listed >= ({"n"} if kind == "LN_TUNING" else {"q", "v"}), (form, report.skipped)
     assert "model" in tried
+    if kind != "LORA" and "PROMPT" not in kind and kind not in LANGUAGE:  # a prompt is no adapter of a layer
+        alone = adapters(model.state_dict())
+        assert not len(alone) and alone.skipped
 
 
 # --- variants of LoRA ---------------------------------------------------------------------------------------
@@ -295,6 +298,24 @@ def test_a_variant_that_is_no_pair_is_listed_with_the_reason(name, tmp_path):
         assert not len(report), form
         assert {short(label) for label, _ in report.skipped} == set(layers(model)), form
         assert all(why in reason for _, reason in report.skipped), (form, report.skipped)
+
+
+@pytest.mark.parametrize("name", [name for name in PLAIN if name != "loftq"])
+def test_a_state_dict_alone_lacks_the_scaling_and_nothing_else(name):
+    model = lora(*PLAIN[name])
+    scales = {layer: module.scaling["default"] for layer, module in layers(model).items()}
+    expected = {key: W / (scales[key.partition(" expert")[0]] or 1) for key, W in judged(model).items()}
+    report = adapters(model.state_dict())
+    assert all("taken as 1" in item.chain.notes[0] for item in report)
+    if 0 not in scales.values():
+        agree(report, expected)
+
+
+@pytest.mark.parametrize("name", ["dora", "velora", "monteclora", "kasa", "bdlora", "convolution"])
+def test_a_variant_with_tensors_of_its_own_is_known_from_the_state_dict_alone(name):
+    model = lora(*NO_PAIR[name][0])
+    alone = adapters(model.state_dict())
+    assert not len(alone) and {short(label) for label, _ in alone.skipped} == set(layers(model))
 
 
 def test_every_variant_that_peft_knows_is_tried():

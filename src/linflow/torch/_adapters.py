@@ -33,6 +33,10 @@ def lora_pairs(state: State, scaling: float | None, skipped: list[tuple[str, str
     skipped += [*other_adapters(state), *_lonely(state)]
     pairs = [found for name in state.tensors if (found := _FIRST.match(name))]
     beside = _words_beside(state, pairs)
+    stacks: dict[str, list[tuple[int, ...]]] = {}
+    for name, x in state.tensors.items():
+        if x.ndim == 3:
+            stacks.setdefault(_bare(name.rpartition(".")[0]), []).append(tuple(x.shape))
     for found in pairs:
         name, layer, adapter = found[0], found["layer"] or "", found["adapter"] or ""
         partner = _partner(found)
@@ -45,7 +49,10 @@ def lora_pairs(state: State, scaling: float | None, skipped: list[tuple[str, str
             skipped.append((label, why or _unfit(state, name, partner)))
             continue
         rank = _rank(state, layer, module, adapter)
-        blocks = _blocks(state, layer, module, A.shape[0], rank)
+        if rank is None:
+            blocks = _stacked(stacks.get(_bare(layer), ()), A, B)
+        else:
+            blocks = _blocks(state, layer, module, A.shape[0], rank)
         if not blocks or (why := _misfit(state, layer, A, B, blocks)):
             other = f"A has {A.shape[0]} rows where the configuration says rank {rank}: it may be no plain LoRA"
             skipped.append((label, why or other))
@@ -121,17 +128,27 @@ def _rank(state: State, layer: str, module: Any, adapter: str) -> int | None:
     return None if rank is None else _checks.count(rank, "r (or rank_pattern) of the adapter's configuration")
 
 
-def _blocks(state: State, layer: str, module: Any, rows: int, rank: int | None) -> int | None:
+def _blocks(state: State, layer: str, module: Any, rows: int, rank: int) -> int | None:
     """Return how many pairs are stacked in one, as PEFT does for the experts in a parameter; None where none fits."""
-    if rank is None or rows == rank:
+    if rows == rank:
         return 1
     if rows % rank:
         return None
     if module is not None:
         return rows // rank if getattr(module, "num_experts", 1) == rows // rank else None
-    name = re.sub(r"(\.base_layer)+$", "", layer)
     targets = [str(target).rpartition(".")[0] for target in state.config.get("target_parameters") or ()]
-    return rows // rank if any(re.search(rf"(^|\.){re.escape(target)}$", name) for target in targets) else None
+    found = any(re.search(rf"(^|\.){re.escape(target)}$", _bare(layer)) for target in targets)
+    return rows // rank if found else None
+
+
+def _stacked(shapes: Iterable[tuple[int, ...]], A: Array, B: Array) -> int:
+    """Return how many matrices a parameter of the layer, of one of those shapes, has that the pair fits; else 1."""
+    update = sorted((B.shape[0], A.shape[1]))
+    return next((e for e, *sides in shapes if sorted(sides) == update and A.shape[0] % e == 0), 1)
+
+
+def _bare(layer: str) -> str:
+    return re.sub(r"(\.base_layer)+$", "", layer)
 
 
 def _split(label: str, A: Array, B: Array, blocks: int) -> Iterable[tuple[str, Array, Array]]:
