@@ -5,6 +5,7 @@ import itertools
 import math
 import re
 import types
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import pytest
 import linflow as lf
 from linflow import analysis, analysis_page
 from linflow._typeset import typeset
-from linflow.findings import LARGEST, _times, _width, findings
+from linflow.findings import LARGEST, _hold, _published, _times, _width, findings
 from linflow.settings import experiment
 
 EYE = lf.MatrixFactorization(2 * np.eye(2))
@@ -355,3 +356,17 @@ def test_ratios_have_no_powers_of_ten(ratio, text):
 )
 def test_typesetting(text, html):
     assert " ".join(str(typeset(text)).split()) == html
+
+
+def test_almost_all_of_a_rate_is_not_all_of_it():
+    # Two scalars of imbalance 99.99, whose T is 100.01: 99.98 % of that is certain, with no margin.
+    f, net = lf.MatrixFactorization([[5.0]]), [[[10.0]], [[0.1]]]
+    (hold,) = (found for found in _hold(lf.certify(f, net)) if found.kind == "hold")
+    assert "; over 99% of it is certain to last." in hold.text
+
+
+@pytest.mark.parametrize(("applying", "said"), [(0, "0 apply"), (1, "1 applies"), (2, "2 apply")])
+def test_results_that_apply_are_counted_in_words(applying, said):
+    prior = [SimpleNamespace(name=f"row {i}", applies=i < applying) for i in range(16)]
+    (found,) = _published(SimpleNamespace(prior=prior))
+    assert found.text.startswith(f"Of 16 published results {said} to this start")

@@ -527,7 +527,7 @@ def test_groups_differ_in_marker_and_colour():
             ValueError,
             "took the step 0.01, but its certificate is on the constant step 0.02",
         ),
-        (lambda: plots.convergence(flow(), labels=["a", "b"]), ValueError, "2 labels for 1 runs"),
+        (lambda: plots.convergence(flow(), labels=["a", "b"]), ValueError, "2 labels for 1 run;"),
         (
             lambda: plots.convergence(lf.gradient_flow_many(F, [start(), [np.eye(2)] * 2], until=0.5)),
             TypeError,

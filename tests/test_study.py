@@ -345,7 +345,8 @@ def bar(total, seconds, count):
 
 
 def test_a_bar_says_what_went_by_and_what_is_left():
-    assert bar(1000, 1.0, 6) == "flow 1%, 6%/min, 0:00:06 elapsed, 0:16:34 left"  # 994 of 1000, one a second
+    assert bar(2500, 1.0, 2499).startswith("flow 99%, ")  # 99.96 % is not all
+    assert bar(1000, 1.0, 6) == "flow 0%, 6%/min, 0:00:06 elapsed, 0:16:34 left"  # 994 of 1000, one a second
     assert bar(10, 1.0, 5) == "flow 50%, 10%/s, 0:00:05 elapsed, 0:00:05 left"
     assert bar(10, 60.0, 3) == "flow 30%, 10%/min, 0:03:00 elapsed, 0:07:00 left"  # of rare steps, too
     assert bar(10, 1.0, 0) == "flow 0%, 0:00:00 elapsed, -:--:-- left"

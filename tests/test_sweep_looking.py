@@ -6,11 +6,12 @@ import shutil
 import numpy as np
 import pyarrow as pa
 import pytest
+from matplotlib.colors import to_hex
 from typer.testing import CliRunner
 
 import linflow as lf
 from linflow.cli import app
-from linflow.sweeps import plot_sweep, read_grid, read_results, run_sweep, write_report
+from linflow.sweeps import page, plot_sweep, read_grid, read_results, run_sweep, write_report
 from linflow.sweeps.page import _verdict
 from linflow.sweeps.store import Store
 from tests.test_sweep import Y, failing, grid_of
@@ -160,7 +161,9 @@ def test_a_plot_of_nothing_yet_says_so(tmp_path):
     [
         (5, 4, 0, 0, "✓ no bound lies above"),
         (5, 4, 2, 0, "✗ 2 bounds lie above"),
-        (5, 4, 0, 1, "✗ 1 runs broke"),
+        (5, 4, 1, 0, "✗ 1 bound lies above"),
+        (5, 4, 0, 1, "✗ 1 run broke its certificate"),
+        (5, 4, 0, 2, "✗ 2 runs broke their certificate"),
         (5, 0, 0, 0, "✗ no rate is certified"),
         (0, 0, 0, 0, "✗ every cell failed"),
     ],
@@ -180,7 +183,48 @@ def test_a_bound_above_a_gap_that_grew_is_counted(folder, tmp_path):
         (copy / "parts" / name).unlink()
     store.add(rows)
     store.flush()
-    assert "✗ 1 bounds lie above" in write_report(copy).read_text()
+    assert "✗ 1 bound lies above" in write_report(copy).read_text()
+
+
+def test_a_start_has_one_colour_in_plot_and_report(tmp_path, monkeypatch):
+    """Whatever comes first in the table, and where one start has nothing to draw."""
+    drawn = {}
+    monkeypatch.setattr(page, "svg", lambda ax, _: drawn.update(report=ax) or "")
+    inits = ["orthogonal", "ntk", "fan_in"]
+    grid = grid_of(grid={"init": inits, "seeds": 2})
+    run_sweep(read_grid(grid), tmp_path, workers=1)
+    store = Store(tmp_path)
+    rows = [row for table in store.news() for row in table.to_pylist()]
+
+    def colours(hue_of):
+        write_report(tmp_path)
+        report = {
+            points.get_label(): to_hex(points.get_facecolor()[0])
+            for points in drawn["report"].collections
+            if points.get_label() in inits
+        }
+        plot = {
+            line.get_label(): to_hex(line.get_color()) for line in plot_sweep(hue_of, hue="init", y="bound").lines
+        }
+        return report, plot
+
+    report, plot = colours(tmp_path)
+    assert report == plot
+    assert len(set(plot.values())) == 3
+    for name in store.names():
+        (tmp_path / "parts" / name).unlink()
+    store.add(
+        [row | ({"least_rate": -1.0, "certified_rate": 0.0} if row["init"] == "fan_in" else {}) for row in rows]
+    )
+    store.flush()
+    fewer, same = colours(tmp_path)
+    assert fewer == {name: colour for name, colour in plot.items() if name != "fan_in"}
+    assert same == plot
+    # And in the plot, where the first has nothing to draw.
+    some = [row for row in rows if row["init"] != "fan_in"] + [
+        row | {"certified_rate": np.nan} for row in rows if row["init"] == "fan_in"
+    ]
+    assert colours(pa.Table.from_pylist(some, store.read(store.names()[0]).schema))[1] == fewer
 
 
 def test_almost_all_is_not_all():

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from linflow._arrays import to_numpy
+from linflow._words import many
 
 if TYPE_CHECKING:
     from linflow.bounds import BoundTable
@@ -96,7 +97,7 @@ def design_html(design: Design) -> str:
     """Return what the start was made for, its layers and its certificate."""
     head = f"imbalance λ = {design.imbalance:.4g}, rate {design.rate:.4g}"
     if design.steps is not None:
-        head += f", {design.steps} steps of {design.step_size:.4g} to {design.fraction:g} of the gap"
+        head += f", {many(design.steps, 'step')} of {design.step_size:.4g} to {design.fraction:g} of the gap"
     parts = (network_html(design.network), certificate_html(design.certificate))
     return _block("Design", head, f"<div>{escape(design.reason)}</div>", *parts, _notes(design.notes))
 

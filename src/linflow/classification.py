@@ -15,6 +15,7 @@ import numpy as np
 from linflow import _checks
 from linflow._arrays import EPS, Array, detach, from_numpy, is_array, namespace, norm, to_numpy, whole
 from linflow._threads import one_thread
+from linflow._words import many
 from linflow.network import Network
 from linflow.objectives import Objective
 
@@ -48,7 +49,7 @@ class ExponentialTail(Objective):
         X, note = _checks.matrix(X, "X")
         Y = _labels(y, X)
         if Y.shape[0] != X.shape[0]:
-            raise ValueError(f"X has {X.shape[0]} rows and y has {Y.shape[0]}; both need one row per sample.")
+            raise ValueError(f"X has {many(X.shape[0], 'row')} and y has {Y.shape[0]}; both need one row per sample.")
         xp, size = namespace(X, Y), norm(X)
         if math.isinf(size * size):
             raise ValueError(f"X has norm {size:.3g}, whose square leaves float64; rescale the data.")
@@ -225,7 +226,9 @@ class ExponentialTail(Objective):
 
     def __repr__(self) -> str:
         n, m = self.shape
-        return f"{type(self).__name__}({n}×{m}, {self._X.shape[0]} samples, hard margin={self.hard_margin:.4g})"
+        return (
+            f"{type(self).__name__}({n}×{m}, {many(self._X.shape[0], 'sample')}, hard margin={self.hard_margin:.4g})"
+        )
 
 
 class ExponentialLoss(ExponentialTail):

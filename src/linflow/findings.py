@@ -11,6 +11,7 @@ import numpy as np
 
 from linflow import bounds
 from linflow._arrays import EPS, to_numpy
+from linflow._words import does, many, part
 from linflow.certificates import Certificate, certify, margin, safe_step_size
 from linflow.dynamics import Trajectory
 from linflow.imbalance import imbalance_spectrum
@@ -127,7 +128,7 @@ def _hold(cert: Certificate) -> Iterator[Finding]:
     safe = margin(cert.objective, cert.network)
     both = gamma * float(bounds.best(net, sigma_min=safe).value)
     text = (
-        f"At the start the loss falls at a rate of at least {now:.3g} (γ λ_min(T)); {cert.rate / now:.0%} of it "
+        f"At the start the loss falls at a rate of at least {now:.3g} (γ λ_min(T)); {part(cert.rate / now)} of it "
         "is certain to last."
     )
     if safe > 0:
@@ -288,7 +289,7 @@ def _plateau(run: Trajectory | None) -> Iterator[Finding]:
     if share < SLOW:
         return
     text = (
-        f"The run has a plateau: for {share:.0%} of its time the loss falls at less than a tenth of its mean rate "
+        f"The run has a plateau: for {part(share)} of its time the loss falls at less than a tenth of its mean rate "
         f"({mean:.3g}), and then falls again."
     )
     first, last = run.start.magnitude(), run.network.magnitude()
@@ -318,7 +319,7 @@ def _step(cert: Certificate, until: float) -> Iterator[Finding]:
     steps, numbers = made.steps_to(until), {"step_size": eta}
     text = f"Gradient descent with the step {eta:.3g} is certain never to raise the loss"
     if math.isfinite(steps):
-        text += f", and to reach {until:g} of the gap in {int(steps):,} steps"
+        text += f", and to reach {until:g} of the gap in {int(steps):,} step{'s' * (int(steps) != 1)}"
         numbers["steps"] = float(steps)
     seen, net = cert.objective.effective(cert.network)
     curvature = seen.smoothness * float(TangentOperator(net).eigenvalue("greatest").value)
@@ -353,6 +354,6 @@ def _published(cert: Certificate) -> Iterator[Finding]:
     if not cert.prior:
         return
     apply = [g.name for g in cert.prior if g.applies]
-    text = f"Of {len(cert.prior)} published results {len(apply)} apply to this start"
+    text = f"Of {many(len(cert.prior), 'published result')} {len(apply)} {does(len(apply), 'apply')} to this start"
     text += f": {', '.join(apply)}." if apply else "; the certificate says why not."
     yield Finding("published", text, {"apply": float(len(apply)), "known": float(len(cert.prior))})

@@ -11,6 +11,7 @@ import numpy as np
 
 from linflow import _checks
 from linflow._arrays import Array, device, eigenvalues, from_numpy, namespace, norm
+from linflow._words import many
 from linflow.network import Network
 
 
@@ -38,7 +39,8 @@ def imbalance_eigenvalues(network: Network | Sequence[Any], layer: int = 1) -> A
     layer = _checks.count(layer, "layer")
     if layer >= len(weights):
         raise ValueError(
-            f"layer is {layer}, but {len(weights)} layers have imbalances D_1 to D_{len(weights) - 1} only."
+            f"layer is {layer}, but {many(len(weights), 'layer', 'have')} imbalances D_1 to "
+            f"D_{len(weights) - 1} only."
         )
     A, B = weights[layer - 1].T, weights[layer]
     return signed_gram_eigenvalues([(1.0, A), (-1.0, B)])
@@ -84,7 +86,7 @@ class ImbalanceSpectrum:
     def __repr__(self) -> str:
         return (
             f"ImbalanceSpectrum(gap={self.gap:.4g}, positive_spread={self.positive_spread:.4g}, "
-            f"negative_spread={self.negative_spread:.4g}, {self.eigenvalues.shape[0]} eigenvalues)"
+            f"negative_spread={self.negative_spread:.4g}, {many(self.eigenvalues.shape[0], 'eigenvalue')})"
         )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from linflow import _checks
 from linflow._arrays import EPS, Array, detach, from_numpy, namespace, norm, to_numpy, whole
+from linflow._words import many
 from linflow.network import Network
 from linflow.objectives import Objective
 
@@ -158,7 +159,7 @@ class LinearRegression(_Quadratic):
         Y, note_y = _checks.matrix(Y, "Y")
         xp = namespace(X, Y)
         if X.shape[0] != Y.shape[0]:
-            raise ValueError(f"X has {X.shape[0]} rows and Y has {Y.shape[0]}; both need one row per sample.")
+            raise ValueError(f"X has {many(X.shape[0], 'row')} and Y has {Y.shape[0]}; both need one row per sample.")
         self.X, self.Y = X, Y
         left, s, Vt = xp.linalg.svd(X, full_matrices=False)
         rank = _rank(s, max(X.shape), "X")

@@ -22,6 +22,7 @@ from matplotlib import rc_context
 
 from linflow import plots
 from linflow._page import environment, recoloured
+from linflow._words import does, many
 from linflow.experiments import Claim, Experiment, Outcome, select
 from linflow.files import atomic
 from linflow.files._own import keep_others
@@ -269,7 +270,7 @@ def _write(path: Path, content: bytes) -> None:
 
 def _tally(claims: Iterable[Claim]) -> str:
     verdicts = [claim.passed for claim in claims]
-    return f"{sum(verdicts)} of {len(verdicts)} claims hold"
+    return f"{sum(verdicts)} of {many(len(verdicts), 'claim')} {does(sum(verdicts), 'hold')}"
 
 
 def _plain(x: Any) -> Any:

@@ -19,6 +19,7 @@ from linflow._memory import check_weights
 from linflow._provenance import provenance
 from linflow._toml import line_of, read_toml, toml_value
 from linflow._unused import SIZES, unused
+from linflow._words import many
 
 if TYPE_CHECKING:
     from linflow.network import Network
@@ -132,8 +133,8 @@ class Experiment(_Section):
             X, Y = (read_matrix(path, notes=notes) for path in (given.x, given.y))
             if len(X) != len(Y):
                 raise ValueError(
-                    f"{given.x} has {len(X)} rows and {given.y} has {len(Y)}; one row for each sample is needed in "
-                    "both."
+                    f"{given.x} has {many(len(X), 'row')} and {given.y} has {len(Y)}; one row for each sample is "
+                    "needed in both."
                 )
             made = makers[kind](X, Y)
         made.notes = (*made.notes, *notes)

@@ -25,6 +25,7 @@ from linflow._arrays import (
     to_float64,
     to_numpy,
 )
+from linflow._words import many
 from linflow.imbalance import imbalance_eigenvalues, positive_part
 from linflow.network import Network
 
@@ -48,7 +49,7 @@ class Spectrum:
     upper: Array
 
     def __repr__(self) -> str:
-        return f"Spectrum({self.size} eigenvalues, {float(self.lower[-1]):.4g} to {float(self.upper[0]):.4g})"
+        return f"Spectrum({many(self.size, 'eigenvalue')}, {float(self.lower[-1]):.4g} to {float(self.upper[0]):.4g})"
 
     def negated(self) -> Spectrum:
         """Return the spectrum of `−D`."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from linflow import _checks
 from linflow._arrays import Array, namespace
+from linflow._words import many
 from linflow.bounds._base import Invariants, Spectrum, Theorem, spectrum
 
 
@@ -66,7 +67,7 @@ def _deficit(own: Spectrum, other: Spectrum, r: int) -> tuple[Array, Array]:
 
 
 def _hypothesis(inv: Invariants) -> str | None:
-    return None if inv.depth == 3 else f"the network has {inv.depth} layers, not 3"
+    return None if inv.depth == 3 else f"the network has {many(inv.depth, 'layer')}, not 3"
 
 
 THEOREM = Theorem(

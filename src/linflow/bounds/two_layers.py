@@ -7,6 +7,7 @@ from typing import Any
 
 from linflow import _checks
 from linflow._arrays import Array, namespace
+from linflow._words import many
 from linflow.bounds._base import Invariants, Spectrum, Theorem, hypot, maximum, spectrum
 
 
@@ -139,7 +140,7 @@ def _square(D: Spectrum, n: int, sigma_n: Array, sigma_next: Array) -> Array:
 
 
 def _hypothesis(inv: Invariants) -> str | None:
-    return None if inv.depth == 2 else f"the network has {inv.depth} layers, not 2"
+    return None if inv.depth == 2 else f"the network has {many(inv.depth, 'layer')}, not 2"
 
 
 def _square_hypothesis(inv: Invariants) -> str | None:

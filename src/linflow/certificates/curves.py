@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from linflow._arrays import EPS
+from linflow._words import many
 
 
 class Curve(Protocol):
@@ -105,7 +106,9 @@ class LevelCurve:
     rates: np.ndarray
 
     def __repr__(self) -> str:
-        return f"LevelCurve({len(self.levels)} levels, rates {self.rates.min():.4g} to {self.rates.max():.4g})"
+        return (
+            f"LevelCurve({many(len(self.levels), 'level')}, rates {self.rates.min():.4g} to {self.rates.max():.4g})"
+        )
 
     @property
     def rate(self) -> float:

@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from linflow._arrays import EPS, norm, sigma
+from linflow._words import many
 from linflow.bounds import two_layers
 from linflow.certificates._base import Guarantee, beyond_float64
 from linflow.certificates.curves import StepCurve
@@ -110,7 +111,7 @@ def two_layer_descent(objective: Objective, network: Network, step_size: float) 
 def _why_not(objective: Objective, network: Network) -> str:
     seen, net = objective.effective(network)
     if net.depth != 2:
-        return f"the network has {net.depth} layer{'s' * (net.depth != 1)}, not 2"
+        return f"the network has {many(net.depth, 'layer')}, not 2"
     if seen.strong_convexity == 0:
         return "no strong convexity μ is known for the objective; declare strong_convexity="
     if seen.minimizer is None:

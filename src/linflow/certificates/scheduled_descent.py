@@ -11,6 +11,7 @@ import numpy as np
 
 from linflow import _checks
 from linflow._arrays import EPS, norm, sigma
+from linflow._words import many
 from linflow.certificates._base import Guarantee, beyond_float64
 from linflow.certificates.curves import LevelCurve, log_ratio
 from linflow.certificates.step_bounds import (
@@ -317,7 +318,7 @@ def _rule(schedule: Schedule) -> tuple[Rule | None, str]:
 
 def _why_not(objective: Objective, network: Network) -> str:
     if network.depth != 2:
-        return f"the network has {network.depth} layer{'s' * (network.depth != 1)}, not 2"
+        return f"the network has {many(network.depth, 'layer')}, not 2"
     if math.isinf(objective.smoothness):
         return NO_SMOOTHNESS
     if objective.effective(network)[0].pl_constant == 0:

@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from linflow._arrays import EPS, to_numpy
+from linflow._words import many
 from linflow.bounds import Invariants, Theorem, any_imbalance, product_aware, three_layers, two_layers
 from linflow.bounds._base import Spectrum
 from linflow.bounds.layer_norms import layer_caps
@@ -50,7 +51,7 @@ class LevelStepCurve(StepCurve):
 
     def __repr__(self) -> str:
         least, most = self.decreases.min(), self.decreases.max()
-        levels = f"{len(self.counts)} levels, decreases {least:.4g} to {most:.4g} a step"
+        levels = f"{many(len(self.counts), 'level')}, decreases {least:.4g} to {most:.4g} a step"
         return f"LevelStepCurve(step {self.step_size:.4g}, {levels})"
 
     @classmethod

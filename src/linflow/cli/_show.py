@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from linflow._fractions import FRACTIONS
+from linflow._words import many
 from linflow.cli._ctrl_c import heed
 
 if TYPE_CHECKING:
@@ -127,8 +128,10 @@ def print_analysis(found: "Analysis", index: Path) -> None:
             times.add_row(f"{fraction:g}", number(cert.time_to(fraction)), number(run.time_to(fraction)))
         console.print(times)
     others = len(cert.guarantees) - len(applying)
-    console.print(Text(f"{others} other guarantees do not apply; linflow certify and the report say why."))
-    console.print(Text(f"Run: {run.result.value}; {run.stats.steps} steps. The report is {index}"), soft_wrap=True)
+    console.print(Text(f"{many(others, 'other guarantee', 'do')} not apply; linflow certify and the report say why."))
+    console.print(
+        Text(f"Run: {run.result.value}; {many(run.stats.steps, 'step')}. The report is {index}"), soft_wrap=True
+    )
 
 
 def print_json(value: Any) -> None:
@@ -155,7 +158,9 @@ def columns() -> tuple[Any, ...]:
             # That of late; of all the time where nothing came of late.
             rate = (task.speed or 0) / task.total or (done / task.elapsed if task.elapsed else 0.0)
             left = f"{_clock((1 - done) / rate if rate else None)} left"
-            return Text(", ".join(filter(None, (f"{100 * done:3.0f}%", _speed(rate), elapsed, left))))
+            return Text(
+                ", ".join(filter(None, (f"{math.floor(100 * done + 1e-9):3d}%", _speed(rate), elapsed, left)))
+            )
 
     return (
         TextColumn("[bold]{task.description}"),

@@ -11,6 +11,7 @@ from typing import Any
 
 from linflow import _checks
 from linflow._threads import one_thread
+from linflow._words import many
 from linflow.dynamics.flow import gradient_flow, integrate
 from linflow.dynamics.trajectory import Interrupted, Trajectory
 from linflow.network import Network
@@ -71,8 +72,8 @@ def gradient_flow_many(
     objectives = [objective] * len(networks) if isinstance(objective, Objective) else list(objective)
     if len(objectives) != len(networks):
         raise ValueError(
-            f"there are {len(objectives)} objectives and {len(networks)} networks; give one objective for all, or "
-            "one for each network."
+            f"{many(len(objectives), 'objective', 'are')} given for {many(len(networks), 'network')}; give one "
+            "objective for all, or one for each network."
         )
     count = os.cpu_count() or 1 if workers is None else _checks.count(workers, "workers")
     unknown = set(options) - set(gradient_flow.__kwdefaults__ or {})

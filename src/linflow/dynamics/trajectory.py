@@ -14,6 +14,7 @@ import numpy as np
 
 from linflow import _checks
 from linflow._arrays import Array, from_numpy, singular_values, to_numpy, whole
+from linflow._words import many
 from linflow.dynamics._hermite import LEVEL, first_times, interpolate
 from linflow.dynamics._stepping import advance
 from linflow.dynamics.field import GradientField, Point
@@ -250,7 +251,7 @@ class Trajectory:
         t, gap = to_numpy(self.t), to_numpy(self.gap)
         return (
             f"Trajectory({self.result.value}; t = {t[-1]:.6g}, loss gap {gap[0]:.4g} → {gap[-1]:.4g}, "
-            f"{self.stats.steps} steps)"
+            f"{many(self.stats.steps, 'step')})"
         )
 
 

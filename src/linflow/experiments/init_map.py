@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.patheffects import withStroke
 
 from linflow import bounds, init
+from linflow._words import part
 from linflow.certificates import certify
 from linflow.certificates.checking import OBSERVED_ALLOWANCE
 from linflow.dynamics import Trajectory, gradient_flow
@@ -112,7 +113,8 @@ def _claims(
     gains = [float(union.mean()) - shares[name] for name in each]
     yield Claim(
         "The union of the two regions is strictly larger than each",
-        f"{union.mean():.1%} of the plane; imbalance {shares['imbalance']:.1%}, margin {shares['margin']:.1%}",
+        f"{part(union.mean(), 1)} of the plane; imbalance {part(shares['imbalance'], 1)}, "
+        f"margin {part(shares['margin'], 1)}",
         min(gains) > 0,
         (float(union.mean()), *(shares[name] for name in each)),
     )
@@ -133,7 +135,7 @@ def _claims(
     near, far = (float((~regions["combined"] & side).mean()) for side in (a * b < 1, a * b > 1))
     yield Claim(
         "Starts are left out on both sides of the optimum: smaller than Y, and balanced and larger",
-        f"{near:.1%} of the plane with ‖U‖‖V‖ < 1, {far:.1%} with ‖U‖‖V‖ > 1",
+        f"{part(near, 1)} of the plane with ‖U‖‖V‖ < 1, {part(far, 1)} with ‖U‖‖V‖ > 1",
         near > 0 and far > 0,
         (near, far),
     )

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.ticker import ScalarFormatter
 
 from linflow._arrays import to_numpy
+from linflow._words import many
 from linflow.certificates import Certificate
 from linflow.certificates.curves import StepCurve
 from linflow.dynamics import Failure, Trajectory
@@ -160,7 +161,7 @@ def checked(run: Any, cert: Any) -> tuple[list[Trajectory], list[Certificate | N
         raise TypeError(f"cert is a {type(cert).__name__}; a Certificate of linflow.certify is needed.")
     if len(certs) != len(runs):
         raise ValueError(
-            f"there are {len(certs)} certificates for {len(runs)} runs; one for each is needed, or None."
+            f"there are {len(certs)} certificates for {many(len(runs), 'run')}; one for each is needed, or None."
         )
     for i, (one, its) in enumerate(zip(runs, certs, strict=True)):
         if its is not None:
@@ -239,7 +240,7 @@ def rates(run: Trajectory) -> Curve:
 def _check_drawable(runs: list[Trajectory], labels: Sequence[str] | None) -> None:
     """Raise where a run has no gap to fall, or labels are not one for each."""
     if labels is not None and len(labels) != len(runs):
-        raise ValueError(f"there are {len(labels)} labels for {len(runs)} runs; one for each is needed.")
+        raise ValueError(f"there are {len(labels)} labels for {many(len(runs), 'run')}; one for each is needed.")
     for i, run in enumerate(runs):
         if not float(run.gap[0]) > 0:
             raise ValueError(f"run {i} began at the minimum; there is no loss gap to draw.")

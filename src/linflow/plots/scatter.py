@@ -20,6 +20,7 @@ def bound_against_truth(
     labels: Sequence[str] | None = None,
     ax: Any = None,
     *,
+    order: Sequence[str] | None = None,
     allowance: float = ALLOWANCE,
     theme: str | None = None,
 ) -> Any:
@@ -33,6 +34,7 @@ def bound_against_truth(
         truths: What they bound, shape `(N,)`, positive.
         labels: The name of the group that each point belongs to, `N` of them; not with bounds by name.
         ax: Axes to draw on; new ones if not given.
+        order: The names in the order of the colours, those without points too; that in which they come if not given.
         allowance: Relative excess that counts as rounding.
         theme: "light" or "dark"; that of the axes if not given.
 
@@ -40,7 +42,8 @@ def bound_against_truth(
         The Axes.
 
     Raises:
-        ValueError: lengths that differ, no points, truths that are not positive, or bounds that are no numbers.
+        ValueError: lengths that differ, no points, truths that are not positive, bounds that are no numbers, or a
+            name that is missing in the order.
 
     Example:
         >>> import linflow as lf
@@ -61,7 +64,11 @@ def bound_against_truth(
     crossed = 0
     colours = c.theme.cycle
     small = float(np.interp(np.log10(truth.size), [1, 4], [20, 5])) * (c.size / 7) ** 2
-    for i, (name, (b, t)) in enumerate(groups.items()):
+    names = list(groups) if order is None else list(order)
+    if missing := [name for name in groups if name not in names]:
+        raise ValueError(f"order is {names!r}, in which {missing[0]!r} is missing; name every group.")
+    for name, (b, t) in sorted(groups.items(), key=lambda group: names.index(group[0])):
+        i = names.index(name)
         colour, wrong = colours[i % len(colours)], b > t * (1 + allowance)
         crossed += int(wrong.sum())
         off = b < low

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from linflow import _checks
+from linflow._words import does, many
 from linflow.files import atomic
 from linflow.sweeps.engine import AHEAD, DaskEngine, Engine, LocalEngine, cores
 from linflow.sweeps.grid import Grid
@@ -53,7 +54,7 @@ class Summary:
     ids: np.ndarray = field(repr=False)
 
     def __str__(self) -> str:
-        lines = [f"{self.total} cells, {self.computed} of them computed now, in {self.seconds:.1f} s"]
+        lines = [f"{many(self.total, 'cell')}, {self.computed} of them computed now, in {self.seconds:.1f} s"]
         if self.failed:
             kinds = ", ".join(f"{count} {kind}" for kind, count in self.reasons.items())
             lines[0] += f"; {self.failed} failed ({kinds}), with their reasons in the column reason"
@@ -68,8 +69,8 @@ class Stopped(KeyboardInterrupt):
     """
 
     def __init__(self, done: int | None, total: int, folder: Path):
-        many = "what was done before is" if done is None else f"{done} of {total} cells are"
-        self.kept = f"interrupted; {many} kept in {folder}, and the same command goes on."
+        what = "what was done before is" if done is None else f"{done} of {many(total, 'cell')} {does(done, 'are')}"
+        self.kept = f"interrupted; {what} kept in {folder}, and the same command goes on."
         super().__init__(self.kept)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from linflow import _checks
 from linflow._toml import read_toml, toml_value
 from linflow._unused import unused
+from linflow._words import does, many
 from linflow.settings import Experiment, validated
 from linflow.sweeps.axes import (
     SHAPE,
@@ -208,7 +209,7 @@ def _doubts(axis: Axis, where: str) -> Iterator[str]:
                 problem({name: column[bad[0]]}, where)
             except ValueError as error:
                 more = len(bad) - 1
-                others = f" So {'is 1 other value' if more == 1 else f'are {more} other values'}." if more else ""
+                others = f" So {does(more, 'are')} {many(more, 'other value')}." if more else ""
                 yield f"{error}{others} What has such a value will fail."
 
 

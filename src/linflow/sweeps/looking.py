@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -87,21 +87,23 @@ def plot_sweep(
         raise ValueError(f"y is {y!r}, whose values are no numbers; such are rate, bound, truth, tightness and time.")
     at, words = _numbers(columns["x"]), []
     if at is None:
-        words = sorted(set(columns["x"]), key=_order)
+        words = in_order(columns["x"])
         place = {word: i for i, word in enumerate(words)}
         at = np.array([place[word] for word in columns["x"]], dtype=np.float64)
     keep = np.isfinite(values) & np.isfinite(at)
     if not keep.any():
         raise ValueError(f"no cell has numbers for {x} and {y}; there is nothing to draw.")
     groups = columns["hue"] if hue else [""] * len(values)
-    known = sorted({group for group, kept in zip(groups, keep, strict=True) if kept}, key=_order)
+    every = in_order(groups)  # a colour belongs to a value, whether there is something to draw for it or not
+    drawn = {group for group, kept in zip(groups, keep, strict=True) if kept}
+    known = [group for group in every if group in drawn]
     if len(known) > MOST_GROUPS:
         raise ValueError(f"{hue} has {len(known)} values; a hue with {MOST_GROUPS} at most is needed.")
     c = canvas(ax, theme)
-    for i, group in enumerate(known):
+    for group in known:
         mine = keep & np.array([one == group for one in groups])
         places, spread = _bands(at[mine], values[mine])
-        colour = c.theme.cycle[i % len(c.theme.cycle)]
+        colour = c.theme.cycle[every.index(group) % len(c.theme.cycle)]
         dot = {"marker": "o", "markersize": 3} if len(places) <= MOST_DOTS else {}
         c.ax.plot(places, spread[:, 1], color=colour, linewidth=c.line, label=_text(group) or "_", **dot)
         c.ax.fill_between(places, spread[:, 0], spread[:, 2], color=colour, alpha=0.2, linewidth=0, label="_band")
@@ -117,6 +119,11 @@ def plot_sweep(
     if hue:
         c.legend(title=_label(hue))
     return c.ax
+
+
+def in_order(values: Iterable[Any]) -> list[Any]:
+    """Return the values that there are, each once, in the order in which they have their colours."""
+    return sorted(set(values), key=_order)
 
 
 def _columns(source: Any, names: dict[str, str]) -> dict[str, list[Any]]:

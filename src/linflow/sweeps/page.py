@@ -11,15 +11,18 @@ from typing import Any
 import numpy as np
 
 from linflow._page import environment, number, svg
+from linflow._words import does, many
 from linflow.files import atomic
 from linflow.files._own import keep_others
-from linflow.sweeps.looking import ALIASES
+from linflow.sweeps.looking import ALIASES, in_order
 from linflow.sweeps.rows import SCHEMA
 
 EXTREMES = 5
 """Tightest and loosest cells that are named."""
 MOST_REASONS = 20
 MOST_LABELS = 7
+READ = "weights"
+"""What a start is called that was not drawn."""
 NUMBERS = ("status", "failure", "reason", "certified_rate", "least_rate", "certified_time", "time", "tightness",
            "certificate", "holds", "versions", "init", "id")  # fmt: skip
 
@@ -63,7 +66,7 @@ def write_report(folder: str | os.PathLike[str], path: str | os.PathLike[str] | 
         holds=holds,
         lines=_lines(rows, ended, sure, len(np.unique(grid.ids))),
         varied=varied,
-        drawing=_drawing(good) if good else None,
+        drawing=_drawing(good, ended) if good else None,
         tightest=sure[:EXTREMES],
         loosest=sure[::-1][:EXTREMES],
         failures=reasons[:MOST_REASONS],
@@ -72,6 +75,7 @@ def write_report(folder: str | os.PathLike[str], path: str | os.PathLike[str] | 
         versions="; ".join(sorted({r["versions"] for r in rows})),
         number=number,
         text=_text,
+        many=many,
     )  # fmt: skip
     with atomic(target) as temporary:
         Path(temporary).write_text(page, encoding="utf-8")
@@ -81,9 +85,9 @@ def write_report(folder: str | os.PathLike[str], path: str | os.PathLike[str] | 
 def _verdict(total: int, ended: int, sure: int, above: int, broken: int) -> tuple[str, bool]:
     """Return what the sweep says of the bounds, and whether that is good."""
     if broken:
-        return f"{broken} runs broke their certificate", False
+        return f"{many(broken, 'run')} broke {'its' if broken == 1 else 'their'} certificate", False
     if above:
-        return f"{above} bounds lie above what was seen", False
+        return f"{many(above, 'bound', 'lie')} above what was seen", False
     if not ended:
         return "every cell failed" if total else "no cell is done", False
     if not sure:
@@ -95,9 +99,10 @@ def _lines(rows: list[dict[str, Any]], ended: list[Any], sure: list[dict[str, An
     failed = sum(r["status"] != "ok" for r in rows)
     lines = []
     if len(rows) < total:
-        lines.append(f"It is not done: {len(rows)} of {total} cells have a row.")
+        lines.append(f"It is not done: {len(rows)} of {many(total, 'cell')} {does(len(rows), 'have')} a row.")
     promised = sum(r["certified_rate"] > 0 for r in ended)
-    text = f"A rate is certified before the run for {promised} of the {len(ended)} cells that ran to their end."
+    text = f"A rate is certified before the run for {promised} of the {many(len(ended), 'cell')} that ran "
+    text += f"to {'its' if len(ended) == 1 else 'their'} end."
     if sure:
         low, middle, high = np.percentile([r["tightness"] for r in sure], (0, 50, 100))
         text += (
@@ -106,17 +111,20 @@ def _lines(rows: list[dict[str, Any]], ended: list[Any], sure: list[dict[str, An
     lines.append(text)
     checked = sum(r["holds"] is not None for r in rows)
     if checked:
-        lines.append(f"{checked} runs were set against every guarantee at every recorded time.")
-    lines.append(f"{failed} cells failed." if failed else "No cell failed.")
+        lines.append(f"{many(checked, 'run', 'were')} set against every guarantee at every recorded time.")
+    lines.append(f"{many(failed, 'cell')} failed." if failed else "No cell failed.")
     return lines
 
 
-def _drawing(good: list[dict[str, Any]]) -> Any:
+def _drawing(good: list[dict[str, Any]], ended: list[dict[str, Any]]) -> Any:
+    """Draw the bounds of cells against the truth, each start in the colour that `plot_sweep` gives it as hue."""
     from linflow import plots  # noqa: PLC0415 - matplotlib is slow to import
 
-    each = [r["init"] or "weights" for r in good]
+    each = [r["init"] or READ for r in good]
     labels = each if 1 < len(set(each)) <= MOST_LABELS else None
-    ax = plots.bound_against_truth([r["certified_rate"] for r in good], [r["least_rate"] for r in good], labels)
+    starts = [one or READ for one in in_order(r["init"] for r in ended)]
+    promised, seen = ([r[name] for r in good] for name in ("certified_rate", "least_rate"))
+    ax = plots.bound_against_truth(promised, seen, labels, order=starts if labels else None)
     ax.set(xlabel="Least observed rate", ylabel="Certified rate")
     plots.rasterize_large(ax.figure)
     return svg(ax, "b")

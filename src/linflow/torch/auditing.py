@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from linflow._arrays import Array, norm, to_numpy
+from linflow._words import many
 from linflow.files._paths import LIMIT, PathLike, readable, suffix
 from linflow.imbalance import ImbalanceSpectrum, imbalance_spectrum, positive_part
 from linflow.network import Network
@@ -189,7 +190,7 @@ class Audit:
         return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False)
 
     def __repr__(self) -> str:
-        return f"Audit({len(self.chains)} chains, {len(self.skipped)} skipped)"
+        return f"Audit({many(len(self.chains), 'chain')}, {len(self.skipped)} skipped)"
 
     def __str__(self) -> str:
         head = ("chain", "kind", "shape", "λ(D)", "balanced", "σ(W)", "λ(T) tangent", "λ(T)", "guarantee")

@@ -14,6 +14,7 @@ from typing import Any
 from linflow import _checks
 from linflow._arrays import Array, namespace, norm, to_numpy
 from linflow._formats import COMPUTED, FLOAT64, FORMATS, dtype_name
+from linflow._words import many
 from linflow.network import Network
 from linflow.torch._tangent import tangent_spectrum
 from linflow.torch.auditing import balancedness
@@ -131,7 +132,7 @@ class LoraReport:
         return {"adapters": [a.to_dict() for a in self.adapters], "skipped": skipped}
 
     def __repr__(self) -> str:
-        return f"LoraReport({len(self.adapters)} adapters, {len(self.skipped)} skipped)"
+        return f"LoraReport({many(len(self.adapters), 'adapter')}, {len(self.skipped)} skipped)"
 
     def __str__(self) -> str:
         lines = table([COLUMNS, *(a.row() for a in self.adapters)]) if self.adapters else "no adapter was found"
@@ -231,7 +232,7 @@ class Alignment:
 
     def __repr__(self) -> str:
         first = f", first after t = {float(self.times[0]):.4g}" if self.times.shape[0] else ""
-        return f"Alignment({self.times.shape[0]} modes{first})"
+        return f"Alignment({many(self.times.shape[0], 'mode')}{first})"
 
 
 def alignment(A: Array, B: Array, gradient: Array, scaling: float = 1.0, smoothness: float = 1.0) -> Alignment:

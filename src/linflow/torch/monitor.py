@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import math
-import os
 import time
-from csv import writer as writer_of
-from os import PathLike, fspath
+from os import PathLike
 from typing import Any, TextIO
 
 import numpy as np
 import torch
 
 from linflow import _checks
-from linflow.files._own import keep_others
+from linflow._words import many
 from linflow.imbalance import imbalance_drift
 from linflow.network import Network
 from linflow.objectives import Objective
 from linflow.torch._extremes import Extremes
 from linflow.torch._law import PROBES, ImbalanceLaw, rate_of, why_no_law
 from linflow.torch._module import Layers
+from linflow.torch._outlets import rows_into, scalars_into
 from linflow.torch.smoothness import gradient_mismatch, local_smoothness
 
 COLUMNS = {
@@ -156,15 +155,9 @@ class Monitor:
         self._file: TextIO | None = None
         self._rows_out: Any = None
         self._look_hook: Any = None
-        self._writer, self._own_writer = _writer(writer)
+        self._writer, self._own_writer = scalars_into(writer)
         if csv is not None:
-            keep_others([csv], "name another file", head=",".join(COLUMNS))
-            goes_on = self._done > 0 and os.path.exists(csv) and os.path.getsize(csv) > 0
-            mode = "a" if goes_on else "w"
-            self._file = open(fspath(csv), mode, newline="", encoding="utf-8")  # noqa: SIM115 - open until `close`
-            self._rows_out = writer_of(self._file)
-            if not goes_on:
-                self._rows_out.writerow(COLUMNS)
+            self._file, self._rows_out = rows_into(csv, list(COLUMNS), go_on=self._done > 0)
         self._ended: float | None = None
         self._hook: Any = None
         if optimizer is not None:
@@ -355,7 +348,8 @@ class Monitor:
 
     def __repr__(self) -> str:
         widths = "×".join(map(str, self._layers.widths))
-        return f"Monitor({widths}, {self.steps} steps, {len(self.rows)} rows, overhead {self.overhead:.1%})"
+        done = f"{many(self.steps, 'step')}, {many(len(self.rows), 'row')}"
+        return f"Monitor({widths}, {done}, overhead {self.overhead:.1%})"
 
     def _note(self, text: str) -> None:
         if text not in self.notes:
@@ -387,20 +381,3 @@ def _cell(value: float, name: str, form: str = "") -> str:
     if name == "step":
         return str(int(value))
     return format(value, form) if form else repr(float(value))
-
-
-def _writer(writer: Any) -> tuple[Any, bool]:
-    """Return something with `add_scalar`, and whether it was made here."""
-    if writer is None or callable(getattr(writer, "add_scalar", None)):
-        return writer, False
-    if not isinstance(writer, (str, PathLike)):
-        raise TypeError(
-            f"writer is a {type(writer).__name__}; a SummaryWriter, or a folder to make one in, is needed."
-        )
-    try:
-        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - an optional dependency
-    except ImportError as error:
-        raise ImportError(
-            "a folder as writer needs tensorboard, which is not installed: pip install tensorboard"
-        ) from error
-    return SummaryWriter(fspath(writer)), True

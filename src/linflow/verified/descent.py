@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from linflow import _checks
+from linflow._words import many
 from linflow.network import Network
 from linflow.objectives import Objective
 from linflow.verified.hessian import hessian
@@ -265,7 +266,7 @@ def enclose_descent(
             if progress is not None:
                 progress(min(1.0, done / steps))
     if reason:
-        reason = f"verified for {len(radii) - 1} steps: {reason}"
+        reason = f"verified for {many(len(radii) - 1, 'step')}: {reason}"
     elif result == "all steps done" and until is not None:
-        reason = f"{steps} steps do not prove {until:g} of the first gap; raise steps"
+        reason = f"{many(steps, 'step', 'do')} not prove {until:g} of the first gap; raise steps"
     return result, reason, np.array(gaps).T, np.array(radii)

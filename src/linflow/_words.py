@@ -1,0 +1,48 @@
+"""Numbers in sentences: "1 cell", "2 cells", and parts of a whole that are never rounded up to it."""
+
+from __future__ import annotations
+
+import math
+
+
+def many(count: float, noun: str, verb: str = "") -> str:
+    """Return how many there are: "1 cell", "1,000 cells"; and what they do, where a verb is given.
+
+    Args:
+        count: how many.
+        noun: what they are, one of them.
+        verb: as of several, such as "are" or "lie".
+
+    Example:
+        >>> many(1, "cell"), many(0, "cell"), many(1, "run", "are"), many(2, "bound", "lie"), many(1, "bound", "lie")
+        ('1 cell', '0 cells', '1 run is', '2 bounds lie', '1 bound lies')
+    """
+    text = f"{count} {noun}{'' if count == 1 else 's'}"
+    return f"{text} {does(count, verb)}" if verb else text
+
+
+def does(count: float, verb: str) -> str:
+    """Return a verb as it stands after one, or after several: "is" or "are", "does" or "do".
+
+    Example:
+        >>> does(1, "do"), does(3, "do"), does(1, "have")
+        ('does', 'do', 'has')
+    """
+    if count != 1:
+        return verb
+    return {"are": "is", "were": "was", "have": "has", "do": "does", "apply": "applies"}.get(verb, verb + "s")
+
+
+def part(x: float, digits: int = 0) -> str:
+    """Return a part of a whole as percent; what is not all is not called 100%, nor what is something 0%.
+
+    Example:
+        >>> part(0.25), part(0.9996), part(0.9996, 1), part(1.0), part(1e-9), part(0.0)
+        ('25%', 'over 99%', 'over 99.9%', '100%', 'under 1%', '0%')
+    """
+    least = 10.0**-digits
+    if not math.isfinite(x) or x in (0.0, 1.0):
+        return f"{x:.0%}"
+    if 0 < x < 1 and round(100 * x, digits) in (0.0, 100.0):
+        return f"under {least:g}%" if x < 0.5 else f"over {100 - least:g}%"
+    return f"{x:.{digits}%}"
