@@ -24,6 +24,7 @@ _attribute, __dir__, __all__ = _lazy.attach(
         "lora_starts": ["LoraComparison", "compare_initialisations"],
         "_module": ["network"],
         "certified": ["certified_rate"],
+        "enclosing": ["enclose"],
         "initialize": ["balanced_", "designed_", "imbalanced_", "init_"],
         "lightning": ["MonitorCallback"],
         "monitor": ["Monitor"],

@@ -1,0 +1,70 @@
+"""Verified runs of a model's weights: what gradient flow, or full-batch SGD, is proved to do from here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from linflow.torch._module import network
+from linflow.torch.smoothness import regression
+from linflow.verified import DescentEnclosure, Enclosure
+from linflow.verified import enclose as enclose_start
+
+
+def enclose(
+    model: Any,
+    X: Any,
+    Y: Any,
+    *,
+    scale: float = 1.0,
+    reduction: str = "mean",
+    until: float | None = None,
+    t_max: float | None = None,
+    step_size: float | None = None,
+    steps: int | None = None,
+    max_steps: int = 5000,
+    progress: Callable[[float], None] | None = None,
+) -> Enclosure | DescentEnclosure:
+    """Prove where training of a deep linear model on `nn.MSELoss` goes from its present weights.
+
+    The weights and data are read in float64; the proof is of exact arithmetic, so training in float32 differs by its
+    own rounding. Without `step_size` it is of gradient flow, and with it of `torch.optim.SGD(lr=step_size)` on the
+    whole batch.
+
+    Args:
+        model: what `linflow.torch.network` takes: an `nn.Sequential` of bias-free `nn.Linear`, or a list of layers.
+        X: inputs, shape `(N, n)`.
+        Y: targets, shape `(N, m)`.
+        scale: output scale c of the model.
+        reduction: that of `nn.MSELoss`: "mean", "sum", or "half" for `½‖Y − XW‖_F²`.
+        until: fraction of the first loss gap to prove; 1e-6 when neither it nor t_max or steps is given.
+        t_max: time of the flow to stop at.
+        step_size: learning rate; the flow if left out.
+        steps: steps of SGD at most.
+        max_steps: limit on the steps of the flow's path.
+        progress: called with the fraction done after each step.
+
+    Returns:
+        An `Enclosure`, of SGD a `DescentEnclosure`.
+
+    Raises:
+        TypeError, ValueError: a model that is no chain of linear layers, or data that do not fit.
+
+    Source: this library, docs/verified.md.
+
+    Example:
+        >>> import torch, linflow.torch as lt
+        >>> _ = torch.manual_seed(0)
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 8, bias=False), torch.nn.Linear(8, 1, bias=False))
+        >>> X = torch.randn(20, 3)
+        >>> proof = lt.enclose(model, X, X.sum(1, keepdim=True), step_size=0.1, until=1e-4)
+        >>> low, high = proof.steps_bounds(1e-3)
+        >>> proof.result, low == high
+        ('target proved', True)
+    """
+    objective, net = regression(X, Y, reduction), network(model, scale=scale)
+    if step_size is None:
+        return enclose_start(objective, net, until=until, t_max=t_max, max_steps=max_steps, progress=progress)
+    return enclose_start(
+        objective, net, algorithm="descent", step_size=step_size, until=until, steps=steps, progress=progress
+    )
