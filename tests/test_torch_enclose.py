@@ -1,5 +1,7 @@
 """Verified runs of PyTorch models, against PyTorch's own training."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ import linflow.torch as lt  # noqa: E402
 
 def model_and_data(dtype, widths=(4, 9, 6, 2), seed=0):
     torch.manual_seed(seed)
-    layers = [torch.nn.Linear(a, b, bias=False, dtype=dtype) for a, b in zip(widths, widths[1:], strict=False)]
+    layers = [torch.nn.Linear(a, b, bias=False, dtype=dtype) for a, b in pairwise(widths)]
     X = torch.randn(30, widths[0], dtype=dtype)
     return torch.nn.Sequential(*layers), X, X @ torch.randn(widths[0], widths[-1], dtype=dtype)
 
