@@ -7,7 +7,8 @@ for state dicts of NumPy arrays does not import PyTorch.
 Training (docs/torch_training.md): `network` reads the layers of a model; `regression` is `nn.MSELoss` as an
 objective; `Monitor` and Lightning's `MonitorCallback` log what the theory speaks of; `LocalSmoothnessLR` takes the
 step 1/K_t of `local_smoothness`; `init_`, with `balanced_`, `imbalanced_` and `designed_`, starts in place;
-`certified_rate` is differentiable, and `enclose` proves where training goes. Needs `linflow[torch]`; TensorBoard and Lightning come with `linflow[monitor]`.
+`certified_rate` is differentiable; `enclose` proves where training goes. Needs `linflow[torch]`; TensorBoard and
+Lightning come with `linflow[monitor]`.
 """
 
 import lazy_loader as _lazy
