@@ -49,8 +49,8 @@ def test_all_claims_hold(registry, linflow, tmp_path):
     assert "✓ holds" in result.stdout
     assert "It [holds]" in result.stdout
     assert "seed 5" in result.stdout
-    assert "1 of 1 claims hold. The report is report/index.html" in result.stdout
-    assert result.stderr.startswith("good  1 of 1 claims hold")
+    assert "1 of 1 claim holds. The report is report/index.html" in result.stdout
+    assert result.stderr.startswith("good  1 of 1 claim holds")
     assert result.stderr.count("\n") == 1
     assert (tmp_path / "report" / "index.html").is_file()
 
@@ -60,7 +60,7 @@ def test_a_claim_fails(registry, linflow):
     assert result.exit_code == 1
     assert result.stdout.count("✗ fails") == 2
     assert "no data" in result.stdout
-    assert "1 of 3 claims hold. The report is elsewhere/index.html" in result.stdout
+    assert "1 of 3 claims holds. The report is elsewhere/index.html" in result.stdout
 
 
 def test_json_is_all_of_stdout(registry, linflow, tmp_path):

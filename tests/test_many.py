@@ -59,7 +59,7 @@ def test_an_interruption_is_passed_on_and_ends_what_has_not_begun():
 
 
 def test_bad_arguments():
-    with pytest.raises(ValueError, match="2 objectives and 3 networks"):
+    with pytest.raises(ValueError, match="2 objectives are given for 3 networks"):
         lf.gradient_flow_many([F, F], nets(3))
     with pytest.raises(TypeError, match="untill: gradient_flow has no such option"):
         lf.gradient_flow_many(F, nets(1), untill=1e-3)

@@ -258,7 +258,7 @@ def test_page_says_everything(registry, tmp_path):
     page = Page(report.reproduce(out=tmp_path, seed=3).html())
     text = " ".join(page.text.split())
     for part in (
-        "1 of 3 claims hold",
+        "1 of 3 claims holds",
         "✓ holds",
         "✗ fails",
         "Rates lie below <2>",

@@ -385,7 +385,7 @@ def test_what_fails_in_a_row_does_not_end_the_training(monkeypatch):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with lt.Monitor(model, optimizer, lt.regression(X, Y), every=1, budget=None) as monitor:
         take_step(model, optimizer, X, Y)
-    assert "after 1 steps: linalg.eigh: it did not converge" in monitor.notes
+    assert "after 1 step: linalg.eigh: it did not converge" in monitor.notes
     assert np.isnan(monitor.table()["lambda_min"]).all() and np.isfinite(monitor.table()["drift"]).all()
 
 

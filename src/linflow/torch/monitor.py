@@ -244,14 +244,14 @@ class Monitor:
         try:
             net = self._layers.network()
         except ValueError as error:  # a training that diverges goes on to its end
-            self._note(f"after {self.steps} steps: {error}")
+            self._note(f"after {many(self.steps, 'step')}: {error}")
         else:
             self._imbalances(row, net)
             try:
                 self._operator(row, net, spectrum=spectrum)
             # The former is public, if not for its type stubs.
             except (torch.linalg.LinAlgError, np.linalg.LinAlgError, ValueError) as error:  # pyright: ignore[reportPrivateImportUsage]
-                self._note(f"after {self.steps} steps: {str(error).splitlines()[0]}")
+                self._note(f"after {many(self.steps, 'step')}: {str(error).splitlines()[0]}")
         if self.objective is None:
             row["loss"] = float(self._loss)
         self.rows.append(row)
