@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from linflow import _checks
 from linflow._arrays import EPS, Array, from_numpy, namespace, norm, to_numpy, whole
 from linflow.network import Network
+
+
+class LeftBehindError(RuntimeError):
+    """A function of a user that was not carried along when its objective was pickled."""
+
+
+def _left_behind(W: Array) -> Any:
+    raise LeftBehindError(
+        "the value and gradient of this objective could not be pickled, and stayed where it was made; define them "
+        "with def at the top level of a module, not as a lambda or within a function, or make the objective anew."
+    )
 
 
 class Objective:
@@ -190,6 +203,27 @@ class Objective:
                 "Give minimizer= (or minimum=), and check that value and gradient agree."
             )
         return from_numpy(x.reshape(self.shape), like)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled: without functions that cannot be, so that what holds the objective still can."""
+        state = self.__dict__.copy()
+        for name in {"_value", "_gradient"} & state.keys():
+            try:
+                pickle.dumps(state[name])
+            except Exception:  # of many kinds: a lambda, a lock, an open file
+                state[name] = _left_behind
+        return state
+
+    def __copy__(self) -> Self:
+        new = object.__new__(type(self))
+        new.__dict__.update(self.__dict__)
+        return new
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        new = object.__new__(type(self))
+        memo[id(self)] = new
+        new.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return new
 
     def __repr__(self) -> str:
         return (

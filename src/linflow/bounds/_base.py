@@ -208,6 +208,8 @@ class Theorem:
         tightness: "exact" (equals `λ_min(T)`), "tight" (attained by some weights) or "lower".
         hypothesis: returns why it does not apply, None when it does.
         formula: the bound, for the unscaled network of a size whose powers are within float64.
+
+    Both functions have names in their modules, so that bounds can be pickled.
     """
 
     name: str

@@ -95,11 +95,15 @@ def prefix_floors(Ds: Sequence[Spectrum], n: int, known: Known | None = None) ->
     return floors
 
 
+def _evaluate(inv: Invariants) -> Array:
+    return _deep(inv.spectra, inv.n, inv.m)
+
+
 THEOREM = Theorem(
     "any depth, imbalance only",
     "linflow, docs/theory.md",
     "linflow",
     "lower",
     has_imbalance,
-    lambda inv: _deep(inv.spectra, inv.n, inv.m),
+    _evaluate,
 )

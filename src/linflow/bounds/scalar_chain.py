@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -83,12 +84,9 @@ def _scalar_layers(inv: Invariants) -> str | None:
     return None if set(inv.widths) == {1} else f"the widths {inv.widths} are not all 1"
 
 
-def _evaluate(function: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Callable[[Invariants], Array]:
-    def evaluate(inv: Invariants) -> Array:
-        c = chain_offsets([(float(D.lower[0]) + float(D.upper[0])) / 2 for D in inv.spectra])
-        return from_numpy(function(c, to_numpy(inv.sigma_min)) - inv.chain_allowance(), inv.sigma_min)
-
-    return evaluate
+def _evaluate(function: Callable[[np.ndarray, np.ndarray], np.ndarray], inv: Invariants) -> Array:
+    c = chain_offsets([(float(D.lower[0]) + float(D.upper[0])) / 2 for D in inv.spectra])
+    return from_numpy(function(c, to_numpy(inv.sigma_min)) - inv.chain_allowance(), inv.sigma_min)
 
 
 EXACT = Theorem(
@@ -97,7 +95,7 @@ EXACT = Theorem(
     "min2023",
     "exact",
     _scalar_layers,
-    _evaluate(_exact),
+    partial(_evaluate, _exact),
 )
 THEOREM = Theorem(
     "scalar chain, closed form",
@@ -105,5 +103,5 @@ THEOREM = Theorem(
     "min2023",
     "lower",
     _scalar_layers,
-    _evaluate(_closed),
+    partial(_evaluate, _closed),
 )

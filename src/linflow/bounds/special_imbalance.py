@@ -164,13 +164,21 @@ def _homogeneous(inv: Invariants) -> Array:
     return from_numpy(value, inv.sigma_min)
 
 
+def _unimodal_evaluate(inv: Invariants) -> Array:
+    return _unimodal(inv.spectra, inv.n, inv.m, _peaks(inv.spectra)) - inv.chain_allowance()
+
+
+def _balanced_evaluate(inv: Invariants) -> Array:
+    return balanced(inv.depth, inv.n, inv.m, inv.sigma_min) - inv.chain_allowance()
+
+
 UNIMODAL = Theorem(
     "unimodal imbalance",
     "Min, Vidal & Mallada 2023, Theorem 3, eq. (18)",
     "min2023",
     "lower",
     _unimodal_hypothesis,
-    lambda inv: _unimodal(inv.spectra, inv.n, inv.m, _peaks(inv.spectra)) - inv.chain_allowance(),
+    _unimodal_evaluate,
 )
 HOMOGENEOUS = Theorem(
     "homogeneous imbalance",
@@ -186,5 +194,5 @@ BALANCED = Theorem(
     "arora2018",
     "lower",
     _balanced_hypothesis,
-    lambda inv: balanced(inv.depth, inv.n, inv.m, inv.sigma_min) - inv.chain_allowance(),
+    _balanced_evaluate,
 )

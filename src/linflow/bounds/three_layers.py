@@ -70,11 +70,15 @@ def _hypothesis(inv: Invariants) -> str | None:
     return None if inv.depth == 3 else f"the network has {many(inv.depth, 'layer')}, not 3"
 
 
+def _evaluate(inv: Invariants) -> Array:
+    return _three_layer(inv.spectra[0], inv.spectra[1], inv.n, inv.m)
+
+
 THEOREM = Theorem(
     "three layers, Δ*",
     "Min, Vidal & Mallada 2023, Theorem 2",
     "min2023",
     "lower",
     _hypothesis,
-    lambda inv: _three_layer(inv.spectra[0], inv.spectra[1], inv.n, inv.m),
+    _evaluate,
 )

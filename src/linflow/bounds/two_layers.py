@@ -164,11 +164,17 @@ THEOREM = Theorem(
     _hypothesis,
     _evaluate,
 )
+
+
+def _square_evaluate(inv: Invariants) -> Array:
+    return _square(inv.spectra[0], inv.n, inv.sigma_min, inv.sigma_next)
+
+
 SQUARE = Theorem(
     "two layers, n = m",
     "linflow, docs/theory.md",
     "linflow",
     "lower",
     _square_hypothesis,
-    lambda inv: _square(inv.spectra[0], inv.n, inv.sigma_min, inv.sigma_next),
+    _square_evaluate,
 )

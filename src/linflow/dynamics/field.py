@@ -49,6 +49,13 @@ class GradientField:
         self.shapes = [tuple(W.shape) for W in network.weights]
         self.evaluations = 0
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "xp"}  # a module cannot be pickled
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.xp = self.network.xp
+
     def flatten(self, weights: Sequence[Array]) -> Array:
         """Return all weights in one vector."""
         return self.xp.concat([self.xp.reshape(W, (-1,)) for W in weights])

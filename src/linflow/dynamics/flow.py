@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,19 @@ from linflow.dynamics._compiled import BLOCK, CompiledMarch, large, trouble, unf
 from linflow.dynamics._stepping import Event, March, PlainMarch, Step, shorten
 from linflow.dynamics.declared import DeclaredConstants
 from linflow.dynamics.field import GradientField, prepared
-from linflow.dynamics.trajectory import Checkpoints, Interrupted, Recorder, Result, Stats, Trajectory, ended_outside
+from linflow.dynamics.trajectory import (
+    Checkpoints,
+    Interrupted,
+    Recorder,
+    Result,
+    Stats,
+    Trajectory,
+    difference,
+    ended_outside,
+)
 from linflow.imbalance import imbalance_drift
 from linflow.network import Network
-from linflow.objectives import Objective
+from linflow.objectives import LeftBehindError, Objective
 from linflow.reduction import Reduction, worthwhile_reduction
 
 COARSER = 10.0
@@ -130,25 +140,33 @@ def integrate(
         with one_thread_when_small(field.network) if loop.uses_blas else nullcontext():
             result = loop.run(progress, stopped)
 
-    def error() -> float:
-        coarser = min(COARSER * rtol, 0.5 * (1 + rtol))
-        last = float(run.t[-1])  # of an interrupted run, whose target is far
-        again = integrate(
-            objective,
-            net,
-            until=until if result is not Result.INTERRUPTED else None,
-            t_max=t_max if result is not Result.INTERRUPTED else last or 1.0,
-            rtol=coarser,
-            max_steps=max_steps,
-            engine=engine,
-            reduce=reduce,
-        )
-        return run.difference(again)
-
+    again = {"until": until, "t_max": t_max, "max_steps": max_steps, "engine": engine, "reduce": reduce}
+    error = partial(_error, objective, net, rtol, result is Result.INTERRUPTED, again)
     run = loop.trajectory(result, net, reduction, time.perf_counter() - began, error)
     if result is Result.INTERRUPTED:
         raise Interrupted(run)
     return run
+
+
+def _error(
+    objective: Objective,
+    network: Network,
+    rtol: float,
+    interrupted: bool,
+    options: dict[str, Any],
+    nodes: tuple[np.ndarray, ...],
+) -> float:
+    """Return how far a run of ten times the tolerance is from these nodes; NaN where the objective was left behind.
+
+    A function with a name, not one made in a run: a run can be pickled.
+    """
+    if interrupted:  # its target is far
+        options = {**options, "until": None, "t_max": float(nodes[0][-1]) or 1.0}
+    try:
+        again = integrate(objective, network, rtol=min(COARSER * rtol, 0.5 * (1 + rtol)), **options)
+    except LeftBehindError:
+        return math.nan
+    return difference(nodes, again._nodes)
 
 
 def _march(field: GradientField, rtol: float, engine: str, block: int) -> tuple[March, tuple[str, ...]]:
@@ -276,17 +294,17 @@ class _Loop:
         start: Network,
         reduction: Reduction | None,
         seconds: float,
-        error: Callable[[], float],
+        error: Callable[[tuple[np.ndarray, ...]], float],
     ) -> Trajectory:
         march, network = self.march, self.field.network_at(self.last.point.y)
         drift = imbalance_drift(network, self.field.network)
         if reduction is not None:
             network, self.checkpoints.expand = reduction.expand(network), reduction.expand
-        stats = Stats(march.accepted, march.rejected, self.field.evaluations, drift, seconds, error)
         self.recorder.cut(self.last.t)
         t, gaps, rates = (np.asarray(values) for values in (self.recorder.t, self.recorder.gap, self.recorder.rate))
         nodes = (t, np.log(np.maximum(gaps, 5e-324)), -rates, np.asarray(self.curvatures[: len(t)]))
-        objective = self.field.objective
+        counts = march.accepted, march.rejected, self.field.evaluations
+        objective, stats = self.field.objective, Stats(*counts, drift, seconds, partial(error, nodes))
         notes = (*objective.notes, *start.notes, *self.notes, *self.declared.notes)
         return Trajectory(
             **self.recorder.arrays(),

@@ -140,10 +140,7 @@ class Trajectory:
 
         Looked for at the steps of the other, and halfway between the own ones.
         """
-        nodes, others = self._nodes, other._nodes
-        t = np.concatenate([others[0], 0.5 * (nodes[0][1:] + nodes[0][:-1])])
-        t = t[t <= min(nodes[0][-1], others[0][-1])]
-        return float(np.max(np.abs(interpolate(t, *nodes) - interpolate(t, *others))))
+        return difference(self._nodes, other._nodes)
 
     @property
     def loss(self) -> Array:
@@ -255,6 +252,13 @@ class Trajectory:
         )
 
 
+def difference(nodes: tuple[np.ndarray, ...], others: tuple[np.ndarray, ...]) -> float:
+    """Return the largest difference of two curves; see `Trajectory.difference`."""
+    t = np.concatenate([others[0], 0.5 * (nodes[0][1:] + nodes[0][:-1])])
+    t = t[t <= min(nodes[0][-1], others[0][-1])]
+    return float(np.max(np.abs(interpolate(t, *nodes) - interpolate(t, *others))))
+
+
 def ended_outside(gradient: GradientField, point: Point) -> Result:
     """Say how a run ends whose loss is not a number, or not above the minimum."""
     if not point.finite:
@@ -287,7 +291,9 @@ class Checkpoints:
     def network_at(self, t: float) -> Network:
         """Integrate from the nearest stored step before t."""
         i = int(np.searchsorted(self.times, t, side="right")) - 1
-        y = advance(self.gradient, self.vectors[i], t - self.times[i], self.tolerance)
+        y, rest = self.vectors[i], t - self.times[i]
+        if rest > 0:
+            y = advance(self.gradient, y, rest, self.tolerance)
         network = self.gradient.network_at(y)
         return network if self.expand is None else self.expand(network)
 
