@@ -144,6 +144,23 @@ def norm(x):
     return F.layer_norm(x, x.shape[-1:])
 
 
+def without(layer, x):
+    with torch.no_grad():
+        return layer(x)
+
+
+class Straight(torch.autograd.Function):
+    """The identity, with a gradient that is not its own."""
+
+    @staticmethod
+    def forward(ctx, h):
+        return h.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        return g.sign()
+
+
 BROKEN = {
     "relu": (lambda net, x: through(net, x, torch.relu), "goes into relu"),
     "in place": (lambda net, x: through(net, x, lambda h: h.relu_()), "goes into relu"),
@@ -162,6 +179,10 @@ BROKEN = {
     "in a result": (lambda net, x: {"codes": [h := net.fc1(x)], "out": net.fc2(h)}, "used 2 times"),
     "twice": (lambda net, x: through(net, x) + through(net, 2 * x), "used 2 times in one pass"),
     "a penalty": (lambda net, x: through(net, x) * net.fc1.weight.norm(), "used 2 times in one pass"),
+    "detached": (lambda net, x: through(net, x, torch.Tensor.detach), "goes into detach"),
+    "its data": (lambda net, x: net.fc2(net.fc1(x).data), "goes into detach"),
+    "without gradient": (lambda net, x: net.fc2(without(net.fc1, x)), "goes into"),
+    "a function of its own": (lambda net, x: through(net, x, Straight.apply), "goes into"),
     "power": (lambda net, x: through(net, x, lambda h: h.div(2, rounding_mode="floor")), "goes into div"),
 }
 
@@ -190,6 +211,14 @@ def test_rows_of_a_weight_are_not_those_of_the_samples():
     square = weights((4, 4), (4, 4))
     tall = Net(lambda net, x: net.Ws[1] @ (net.Ws[0] @ x[:4]).view(1, 4, 4).transpose(0, 1).reshape(4, 4), Ws=square)
     assert not find_chains(tall, inputs=X).chains  # the rows were moved
+
+
+@pytest.mark.parametrize("how", [torch.Tensor.detach, lambda W: W.data, lambda W: W.detach().T.T])
+def test_a_weight_without_its_gradient_is_no_layer(how):
+    one = Net(lambda net, x: net.fc2(x @ how(net.fc1.weight).T), fc1=a, fc2=b)
+    assert not find_chains(one, inputs=X).chains
+    both = Net(lambda net, x: through(net, x) + how(net.fc1.weight).sum(), fc1=a, fc2=b)
+    assert not find_chains(both, inputs=X).chains
 
 
 def test_products_kept_by_the_model_have_another_use():
@@ -337,12 +366,13 @@ class Program(nn.Module):
                 else h.T if kind == "turn"
                 else h + values[j] if kind == "sum"
                 else h @ values[j] if kind == "pair"
-                else (torch.relu, torch.tanh, F.gelu)[j % 3](h) if kind == "function"
+                else FUNCTIONS[j % 5](h) if kind == "function"
                 else MOVES[j](h)
             )  # fmt: skip
         return [values[k] for k in self.outputs]
 
 
+FUNCTIONS = [torch.relu, torch.tanh, F.gelu, torch.Tensor.detach, Straight.apply]
 MOVES = [
     lambda h: 2 * h, lambda h: -h / 3, lambda h: h.clone(), lambda h: h.flip(0), lambda h: h[None].reshape(h.shape),
     lambda h: h[:, :], lambda h: h.unsqueeze(1).squeeze(1), lambda h: h.clone().mul_(2),
@@ -351,42 +381,31 @@ MOVES = [
 ]  # fmt: skip
 
 
-def test_random_programs_depend_on_their_chains_through_the_products_alone():
-    """`W_l ← W_l A`, `W_{l+1} ← A⁻¹ W_{l+1}` changes no output: so the loss is a function of the product."""
+def test_gradients_of_random_programs_are_those_of_the_products():
+    """`W_lᵀ G_l = G_{l+1} W_{l+1}ᵀ`, which makes D conserved, holds where the loss sees the product alone."""
     count = 0
-    for seed in range(300):
+    for seed in range(400):
         model = Program(seed)
         x = torch.randn(6, 4, dtype=torch.float64)
-        before = [y.detach() for y in model(x)]
-        size = max(float(y.abs().max()) for y in before)
-        kept = [p.detach().clone() for p in model.ps]
+        loss = sum((y * torch.randn_like(y)).sum() for y in model(x))
+        if not loss.requires_grad:
+            continue
+        slopes = torch.autograd.grad(loss, list(model.ps), allow_unused=True, materialize_grads=True)
         for chain in find_chains(model, inputs=x).chains:
             count += 1
-            numbers = [int(source.partition(".")[2]) for source in chain.sources]
-            biased = chain.weights[0].shape[0] not in model.ps[numbers[0]].shape or "is the last row" in str(
-                chain.notes
-            )
-            for l in range(len(numbers) - 1):
-                A = torch.linalg.qr(torch.randn(chain.widths[l + 1], chain.widths[l + 1], dtype=torch.float64))[0]
-                A = A * (1 + torch.rand(len(A), dtype=torch.float64))
-                left, right = (
-                    chain.weights[l][: -1 if biased and l == 0 else None] @ A,
-                    torch.linalg.solve(A, chain.weights[l + 1]),
-                )
-                with torch.no_grad():
-                    for number, old, new in (
-                        (numbers[l], chain.weights[l][: -1 if biased and l == 0 else None], left),
-                        (numbers[l + 1], chain.weights[l + 1], right),
-                    ):
-                        same = old.shape == kept[number].shape and torch.equal(old, kept[number])
-                        model.ps[number].copy_(new if same else new.T)
-                    if biased and l == 0:
-                        model.ps[numbers[0] + 1].copy_(kept[numbers[0] + 1] @ A)
-                    off = max(float((y - z).abs().max()) for y, z in zip(model(x), before, strict=True))
-                    # Rounding of a dozen products with matrices of condition 2, and of what cancels in them.
-                    assert off <= 1e-10 * max(size, 1.0), (seed, chain)
-                    for p, old in zip(model.ps, kept, strict=True):
-                        p.copy_(old)
+            G = []
+            for l, source in enumerate(chain.sources):
+                number = int(source.partition(".")[2])
+                W, slope = chain.weights[l], slopes[number]
+                stored = model.ps[number].detach()
+                rows = stored if torch.equal(W[: len(stored)], stored) and W.shape[1] == stored.shape[1] else stored.T
+                slope = slope if rows is stored else slope.T
+                G.append(slope if len(rows) == len(W) else torch.cat([slope, slopes[number + 1][None]]))
+            for l in range(len(G) - 1):
+                left, right = chain.weights[l].T @ G[l], G[l + 1] @ chain.weights[l + 1].T
+                size = float(torch.linalg.norm(chain.weights[l]) * torch.linalg.norm(G[l]))
+                # Rounding of a dozen products, in units of the factors.
+                assert float(torch.max(torch.abs(left - right))) <= 1e-11 * size, (seed, chain)
     assert count > 100
 
 

@@ -17,16 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from linflow.torch._runs import Factor
 
-COPIES = ("clone", "detach", "alias", "_to_copy", "contiguous", "lift_fresh")
+COPIES = ("clone", "alias", "_to_copy", "contiguous", "lift_fresh")
 VIEWS = ("view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squeeze", "expand")
 TURNS = ("t", "transpose", "permute", "numpy_T", "mT", "adjoint")
 LIKE = ("empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like")
 """Operations that read the shape of a tensor alone."""
-MASK = "a random mask"
+WEIGHT, DATA, MASK = "weight", "the data of a weight", "a random mask"
 
 Word = tuple[Factor | None, ...]
 """Factors of a product, left to right; None for what is no weight."""
@@ -57,7 +57,9 @@ def traced(model: Any, inputs: Any, held: Mapping[str, Tensor]) -> tuple[list[li
         product.
     """
     recorder = _Recorder(held)
-    with _untouched(model), torch.no_grad(), recorder:
+    # With gradients, to see where the model takes none.
+    with torch.inference_mode(False), torch.enable_grad(), _untouched(model), recorder:
+        inputs = tree_map(lambda x: x.clone() if isinstance(x, Tensor) and x.is_inference() else x, inputs)
         if isinstance(inputs, Mapping):
             result = model(**inputs)
         else:
@@ -105,7 +107,9 @@ class _Recorder(TorchDispatchMode):
         self.nodes: list[_Node] = []
         self.at: dict[int, int] = {}
         self.uses: Counter[str] = Counter()  # of each weight, whatever views of it are taken
+        self.into: dict[str, str] = {}  # what took each weight last
         self._kept: dict[int, list[Tensor]] = {}  # by storage; ids are not given anew while tensors live
+        self._held = held
         self._weights: dict[tuple[Any, int], list[tuple[str, Tensor]]] = {}
         for name, W in held.items():
             if W.layout == torch.strided and not W.is_meta and W.numel():
@@ -117,6 +121,7 @@ class _Recorder(TorchDispatchMode):
         node.takers.append(what)
         if node.weight is not None:
             self.uses[node.weight.name] += 1
+            self.into[node.weight.name] = f"{what}, without its gradient" if node.kind == DATA else what
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation and note what it makes of what."""
@@ -133,14 +138,17 @@ class _Recorder(TorchDispatchMode):
         outputs = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
         if len(outputs) == len(known) == 1 and not written and self.nodes[known[0]].weight is not None:
             whole = self._weight(outputs[0])
-            if whole is not None:  # a view of a whole weight is that weight
-                self._set(outputs[0], _Node("weight", weight=whole))
+            if whole is not None:  # a view of a whole weight is that weight, with its gradient or without
+                bare = self.nodes[known[0]].kind == DATA or not self._follows(name)
+                self._set(outputs[0], _Node(DATA if bare else WEIGHT, weight=whole))
                 return result
         masked = any(self.nodes[i].kind == MASK for i in known)
         for x in given if name not in LIKE else ():
             self.take(x, "dropout" if masked and name == "mul" else name)
         node = _Node(MASK) if name.startswith("bernoulli") or (masked and name == "div_") else None
-        node = node or self._made(name.removesuffix("_") if written else name, args, kwargs, outputs) or _Node(name)
+        if node is None and self._follows(name):
+            node = self._made(name.removesuffix("_") if written else name, args, kwargs, outputs)
+        node = node or _Node(name)
         for x in written:
             for other in self._kept.get(x.untyped_storage().data_ptr(), []):
                 self._set(other, _Node(name))
@@ -149,10 +157,20 @@ class _Recorder(TorchDispatchMode):
             self._set(x, node if x is outputs[0] else _Node(name))
         return result
 
+    def is_matrix(self, name: str) -> bool:
+        """Tell whether a weight is one that may multiply."""
+        return self._held[name].ndim == 2
+
+    @staticmethod
+    def _follows(name: str) -> bool:
+        """Tell whether a gradient goes through an operation."""
+        return torch.is_grad_enabled() and not torch.is_inference_mode_enabled() and name != "detach"
+
     def _node(self, tensor: Tensor) -> int:
         if id(tensor) not in self.at:
             weight = self._weight(tensor)
-            self._set(tensor, _Node("given" if weight is None else "weight", weight=weight))
+            bare = weight is not None and self._held[weight.name].requires_grad and not tensor.requires_grad
+            self._set(tensor, _Node("given" if weight is None else DATA if bare else WEIGHT, weight=weight))
         return self.at[id(tensor)]
 
     def _set(self, tensor: Tensor, node: _Node) -> None:
@@ -266,14 +284,13 @@ def _words(recorder: _Recorder) -> list[Word]:
     def taken(i: int) -> Word:
         weight = nodes[i].weight
         if weight is not None:
-            return (weight,) if weight.turned is not None and uses[weight.name] == 1 else (None,)
+            single = uses[weight.name] == 1 and nodes[i].kind == WEIGHT
+            return (weight,) if single and weight.turned is not None else (None,)
         return words[i] if len(nodes[i].takers) == 1 else (None,)  # what has other uses is no part of a product
 
     for node in nodes:
         word: Word = (None,)
-        if node.kind == "weight" and node.weight is not None:
-            word = (node.weight,)
-        elif node.kind == "product":
+        if node.kind == "product":
             left, right = (taken(i) for i in node.inputs)
             word = (*left, *(right[1:] if left[-1] is None and right[0] is None else right))
         elif node.kind in ("same", "rows", "turn", "scaled", "biased"):
@@ -299,8 +316,6 @@ def _runs(recorder: _Recorder) -> tuple[list[list[Factor]], dict[str, str]]:
     found: list[list[Factor]] = []
     ends: dict[str, int] = {}
     for i, word in enumerate(words):
-        if recorder.nodes[i].kind == "weight":
-            continue
         ends |= {factor.name: i for factor in word if factor is not None}
         for none, run in groupby(word, key=lambda factor: factor is None):
             factors = [factor for factor in run if factor is not None]
@@ -320,7 +335,13 @@ def _runs(recorder: _Recorder) -> tuple[list[list[Factor]], dict[str, str]]:
             runs.append(run)
             done |= names
     reasons = {name: _taken_by(recorder.nodes[i].takers) for name, i in ends.items() if name not in done}
-    often = {name: n for name, n in recorder.uses.items() if n > 1}
+    others = {name: what for name, what in recorder.into.items() if name not in done | ends.keys()}
+    reasons |= {
+        name: f"it goes into {what}"
+        for name, what in others.items()
+        if recorder.is_matrix(name) and what != "embedding"  # a choice of rows, that looks like no layer
+    }
+    often = {name: n for name, n in recorder.uses.items() if n > 1 and recorder.is_matrix(name)}
     reasons |= {name: f"it is used {n} times in one pass: its gradient is a sum" for name, n in often.items()}
     return runs, reasons
 

@@ -107,7 +107,7 @@ def find_chains(
     Args:
         model: an `nn.Module`, or a mapping of names to tensors or arrays.
         inputs: what the model takes, a small batch: its only argument, a tuple of arguments (`()` for none) or a
-            mapping of named ones. One pass is run, without gradients, in the mode the model is in; buffers and random
+            mapping of named ones. One pass is run, in the mode the model is in; buffers and random
             numbers are restored.
         named: chains by the names of their layers (`"encoder"` or `"encoder.weight"`), first applied first; a mapping
             gives them names of their own. That nothing stands between them is taken from you.
