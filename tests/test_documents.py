@@ -198,7 +198,7 @@ def published_weights(reader: Reader) -> None:
     os.chdir(weights.parent)  # the configuration beside it has the number of heads
     model = torch.nn.Sequential(*(torch.nn.Linear(4, 4, bias=False) for _ in range(3)))
     adapted = torch.nn.Sequential(torch.nn.Linear(6, 6))
-    reader.scope |= {"model": model}
+    reader.scope |= {"model": model, "x": torch.randn(2, 4)}
     reader.scope["peft_model"] = peft.get_peft_model(adapted, peft.LoraConfig(r=2, target_modules=["0"]))
     reader.capsys.readouterr()
 
