@@ -36,7 +36,7 @@ def spectrum(net):
 def gap(weights, others):
     """Largest violation of the constraints, relative to the sizes that `residual` states."""
     sizes = [np.linalg.norm(W) for W in others]
-    sizes = [max(s, max(sizes) / 100) for s in sizes]
+    sizes = [max(s, 1e-100 * max(sizes)) if s > 0 else max(sizes) / 100 for s in sizes]
     D, E = ([A.T @ A - B @ B.T for A, B in itertools.pairwise(Ws)] for Ws in (weights, others))
     W, V = (np.linalg.multi_dot([*Ws, np.eye(Ws[-1].shape[1])]) for Ws in (weights, others))
     parts = [
@@ -148,6 +148,39 @@ def test_balanced_weights(widths):
     assert found.value == pytest.approx(value, rel=1e-6)
 
 
+def test_scalars_of_very_different_size_are_isolated_too():
+    """Of a small weight beside a large one the imbalance has no digits; the product and the next imbalance do."""
+    rng = np.random.default_rng(3)
+    draws = [(5.0, 1e-3, 2e-6, 1e-6, 5e-3), *(10 ** rng.uniform(-7, 1, rng.integers(2, 7)) for _ in range(12))]
+    for w in draws:
+        T = sum(np.prod(np.delete(w, l)) ** 2 for l in range(len(w)))
+        found = optimum([np.array([[x]]) for x in w], starts=6)
+        # They are the only feasible ones: `16 ε L` is added for the rounding, and no more.
+        assert T * (1 - 1e-14) <= found.value <= T * (1 + 1e-12)
+        assert found.residual < 1e-11 and found.rounding <= 1e-12 * T
+        assert "rounding" not in repr(found)
+
+
+def test_the_optimum_lies_above_what_is_known_at_any_size():
+    """Two layers with n ≠ m attain the bound, whatever the sizes: with ‖T‖ = 10¹⁰ it may not be missed by 10⁻⁵."""
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        W1, W2 = 1e5 * rng.standard_normal((2, 3)), rng.standard_normal((3, 1))
+        W1[1] *= 1e-5
+        net = lf.Network([W1, W2])
+        found = optimum(net, starts=4)
+        assert found.value >= float(lf.bounds.best(net).value)
+        assert found.value <= max(spectrum(net)[0], 0) + 2 * found.rounding
+        assert 0 < found.rounding <= 1e-11 * spectrum(net)[-1]
+
+
+def test_a_value_that_rounding_decides_says_so():
+    # λ_min(T) = 2 beside λ_max(T) = 2·10¹⁸
+    found = optimum([np.diag([1e9, 1.0]), np.diag([1e9, 1.0])], starts=2)
+    assert found.value >= 2 and found.rounding > 2
+    assert "decided by rounding" in repr(found)
+
+
 # ---------------------------------------------------------------- properties
 
 
@@ -172,15 +205,15 @@ def check_between(net):
     values = spectrum(net)
     # Rounding of the eigensolver above; below, the weights found violate the constraints by 1e-11 at most, which
     # near singular weights may count as a square root.
-    assert found.value <= max(values[0], 0) + 1e-13 * values[-1]
+    assert found.value - found.rounding <= max(values[0], 0) + 1e-13 * values[-1]
     assert found.value >= float(lf.bounds.best(net).value) - 1e-6 * values[-1]
     again = spectrum(found.network)
-    assert found.value == pytest.approx(max(again[0], 0), abs=1e-13 * again[-1] + 1e-300)
+    assert found.value - found.rounding == pytest.approx(max(again[0], 0), abs=1e-13 * again[-1] + 1e-300)
     assert found.network.widths == net.widths and found.network.scale == net.scale
     imbalance, product = gap(found.network.weights, net.weights) if values[-1] > 0 else (0, 0)
     # Both residuals round at the size of the weights found, which may be larger than those given.
     norms = [[np.linalg.norm(W) for W in x.weights] for x in (found.network, net)]
-    grown = [a / max(b, max(norms[1]) / 100) if b > 0 or a > 0 else 1.0 for a, b in zip(*norms, strict=True)]
+    grown = [a / (b or max(norms[1]) / 100) if b > 0 or a > 0 else 1.0 for a, b in zip(*norms, strict=True)]
     rounding = max(1e-13, 1e-15 * max(max(grown) ** 2, math.prod(grown)))
     assert found.residual == pytest.approx(max(imbalance, product), abs=rounding)
     assert found.residual < 1e-10

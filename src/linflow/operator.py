@@ -185,6 +185,18 @@ def _trained(trained: Sequence[bool] | None, depth: int) -> list[bool]:
     return kept
 
 
+def tangent_rounding(network: Network) -> float:
+    """Return how far an eigenvalue of T is off that is computed from these weights.
+
+    `16 ε L sqrt(max(nm, h)) c² Σ_l Π_{i≠l} ‖W_i‖_F²`; 0 for one layer, whose T is a multiple of the identity.
+    """
+    if network.depth == 1:
+        return 0.0
+    sizes, (n, m) = network.sizes, network.shape
+    terms = sum(math.prod(sizes[:l] + sizes[l + 1 :]) ** 2 for l in range(len(sizes)))
+    return 16 * EPS * network.depth * math.sqrt(max(n * m, *network.widths)) * network.scale**2 * terms
+
+
 def _rounding(size: float, order: int) -> float:
     """Return how far eigenvalues of a symmetric matrix are off, computed by a backward stable method."""
     return 4 * EPS * math.sqrt(order) * size

@@ -19,6 +19,7 @@ FEASIBLE = 1e-11
 
 _TIGHT = 1e-13
 _RANK = 1e-7  # relative singular value of the constraints below which they are taken as dependent
+_DEPENDENT = 1e-12  # below which a dependence of the constraints is rounding
 _PROJECTION_STEPS = 150
 
 
@@ -41,8 +42,8 @@ class WeightSearch:
         self.given, self.product = weights, product
         self.shapes = [W.shape for W in weights]
         sizes = [_norm(W) for W in weights]
-        # A layer may grow where its neighbour does: none is taken as much smaller than the largest.
-        self.units = [max(s, 1e-2 * max(sizes)) for s in sizes]
+        # Each constraint in its own size: in that of the largest layers a small one would be free.
+        self.units = [max(s, 1e-100 * max(sizes)) if s > 0 else 1e-2 * max(sizes) for s in sizes]
         self.splits = np.cumsum([W.size for W in weights])[:-1]
         self.imbalance_units = [max(a, b) ** 2 for a, b in itertools.pairwise(self.units)]
         self.product_unit = math.prod(self.units)
@@ -120,15 +121,36 @@ class WeightSearch:
             x, violation = trial, change
         return x if _norm(violation) < FEASIBLE else None
 
+    def polished(self, weights: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Bring weights as near to the constraints as rounding allows."""
+        return self.layers(self._damped(self.vector(weights), EPS))
+
+    def violation(self, weights: Sequence[np.ndarray]) -> float:
+        """Return the largest violation of a constraint, in its unit."""
+        return float(np.max(np.abs(self.constraints(self.vector(weights)))))
+
+    def sensitivity(self, weights: Sequence[np.ndarray]) -> float:
+        """Return how much `λ_min(T)` may owe to the violation of the constraints and its rounding, to first order."""
+        x = self.vector(weights)
+        value, E = self.least(x)
+        J = self.jacobian(x)
+        free = self.gradient(x, E, np.zeros(len(J)), value)[: x.size]
+        multipliers = np.linalg.lstsq(J.T, free, rcond=_DEPENDENT)[0]
+        return float(np.abs(multipliers) @ (np.abs(self.constraints(x)) + 4 * EPS)) * self.size
+
     def _newton(self, x: np.ndarray, violation: np.ndarray) -> np.ndarray:
         return np.linalg.lstsq(self.jacobian(x), violation, rcond=_RANK)[0]
 
     def project(self, x: np.ndarray) -> np.ndarray | None:
-        """Bring a far x to the constraints by the Levenberg–Marquardt method; None if it comes to rest elsewhere."""
+        """Bring a far x to the constraints; None if it comes to rest elsewhere."""
+        return self.correct(self._damped(x, FEASIBLE))
+
+    def _damped(self, x: np.ndarray, goal: float) -> np.ndarray:
+        """Bring x to a violation below the goal, or near it, by the Levenberg–Marquardt method."""
         violation, damping = self.constraints(x), 1e-2
         for _ in range(_PROJECTION_STEPS):
             size = _norm(violation)
-            if size < FEASIBLE or damping > 1e8:
+            if size < goal or damping > 1e8:
                 break
             U, s, Vt = np.linalg.svd(self.jacobian(x), full_matrices=False)
             step = Vt.T @ (s / (s**2 + damping * size) * (U.T @ violation))
@@ -137,7 +159,7 @@ class WeightSearch:
                 x, violation, damping = x - step, change, damping / 5
             else:
                 damping *= 5
-        return self.correct(x)
+        return x
 
     # ------------------------------------------------------------ objective
 

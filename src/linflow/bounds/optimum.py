@@ -12,13 +12,19 @@ import numpy as np
 from linflow import _checks
 from linflow._arrays import EPS, from_numpy, norm, to_numpy
 from linflow._threads import one_thread
-from linflow.bounds._weight_search import WeightSearch, positive_least
+from linflow.bounds._weight_search import Run, WeightSearch, positive_least
 from linflow.network import Network, multiply
-from linflow.operator import TangentOperator
+from linflow.operator import TangentOperator, tangent_rounding
 from linflow.reduction import cut, expanded, projected
 
 MOST_UNKNOWNS = 300
 """Largest number of unknowns, weights and E, that `optimum` takes: a step costs the cube of it."""
+
+EXACT = 1e-14
+"""Largest violation of a constraint, in its own size, that counts as rounding.
+
+Where the constraints are dependent, or nearly, weights with more of it may be far from any that meet them, and lower.
+"""
 
 _NEAR = 1e-7  # relative distance within which two runs found the same value
 _FIRST, _MORE, _FEW = 60, 300, 4  # steps of every run, and further ones of the best few
@@ -29,14 +35,17 @@ class Optimum:
     """The least `λ_min(T)` found by `optimum`: an upper estimate of the minimum, never a certificate.
 
     Attributes:
-        value: `λ_min(T)` of `network`, output scale included.
+        value: `λ_min(T)` of `network`, output scale included, and its rounding: never below the minimum, to first
+            order in the residual.
         residual: by how much `network` violates the constraints: the largest of `‖D_l − D_l⁰‖_F` relative to
             `max(‖W_l‖_F², ‖W_{l+1}‖_F²)` and, unless it is free, `‖W − W⁰‖_F` relative to `c Π ‖W_l‖_F`, all norms
-            of the weights given, none taken as less than a hundredth of the largest.
+            of the weights given.
         network: the weights found, of the widths and the array kind of the network given.
         starts: number of starts, the network given included.
         hits: number of starts that ended at the value, up to 1e-7 of it. Few hits call for more starts.
         converged: whether the run that found the value ended at a stationary point.
+        rounding: how much of the value stands for the rounding of T, and for what the residual may have gained.
+            Where that is a hundredth or more, rounding decides the value, and `repr` says so.
     """
 
     value: float
@@ -45,9 +54,12 @@ class Optimum:
     starts: int
     hits: int
     converged: bool
+    rounding: float = 0.0
 
     def __repr__(self) -> str:
         state = "" if self.converged else ", not converged"
+        if self.rounding >= 0.01 * self.value > 0:
+            state += f", decided by rounding (of {self.rounding:.2g})"
         return f"Optimum({self.value:.6g}, residual={self.residual:.1g}, hits={self.hits}/{self.starts}{state})"
 
 
@@ -62,7 +74,8 @@ def optimum(
 
     `λ_min(T)` is the least of `⟨E, T(E)⟩` over `‖E‖_F = 1`, so to minimise over the weights and E together is a
     smooth problem. From every start a trust-region Newton method moves along the constraints, with the exact Hessian
-    of the Lagrangian; Gauss–Newton steps bring it back to them. The starts are the network itself and, in turn, the
+    of the Lagrangian; Gauss–Newton steps bring it back to them. What cannot be brought onto them to rounding, each in
+    its own size, does not count. The starts are the network itself and, in turn, the
     network with its outer layers rotated, which keeps the imbalances, and random weights.
 
     Args:
@@ -105,7 +118,8 @@ def optimum(
         )
     given = float(TangentOperator(full).least_eigenvalue())
     if positive_least(np.linalg.eigvalsh(TangentOperator(weights).dense())) == 0:  # none can be lower
-        return Optimum(net.scale**2 * max(given, 0.0), 0.0, net, 1, 1, converged=True)
+        off = tangent_rounding(net) if net.overparametrized else 0.0  # T of a narrow layer is singular
+        return Optimum(net.scale**2 * max(given, 0.0) + off, 0.0, net, 1, 1, converged=True, rounding=off)
     with one_thread():  # the matrices are small and many
         search = WeightSearch(weights, product=product)
         runs = [search.descend(start, _FIRST) for start in itertools.islice(search.starts(rng), starts)]
@@ -113,15 +127,40 @@ def optimum(
         for k, run in enumerate(found[:_FEW]):
             if not run.converged:
                 found[k] = search.descend(search.vector(run.weights), _MORE) or run
-    best = min(found, key=lambda run: run.value)
-    layers = expanded(best.weights, bases, [None] * net.depth)
-    value = float(TangentOperator(layers).least_eigenvalue())
-    if value >= given:  # to rounding, the weights given themselves
-        layers, value = full, given
-    hits = sum(run.value <= best.value * (1 + _NEAR) + 16 * EPS for run in found)
-    result = net.with_weights([from_numpy(W, like) for W, like in zip(layers, net.weights, strict=True)])
-    residual = _residual(layers, full, search)
-    return Optimum(net.scale**2 * max(value, 0.0), residual, result, starts, hits, best.converged)
+    kept = _Candidate(full, max(given, 0.0), tangent_rounding(Network(full)), None)
+    for run in sorted(found, key=lambda run: run.value):
+        if run.value * search.size >= kept.value:  # to rounding, the weights given themselves
+            break
+        inner = search.polished(run.weights)
+        if search.violation(inner) > EXACT:
+            continue
+        layers = expanded(inner, bases, [None] * net.depth)
+        value, off = float(TangentOperator(layers).least_eigenvalue()), tangent_rounding(Network(layers))
+        candidate = _Candidate(layers, max(value, 0.0), off + search.sensitivity(inner), run)
+        kept = min(kept, candidate, key=lambda one: one.value + one.rounding)
+    level = kept.value / search.size if kept.run is None else kept.run.value
+    near = [run for run in found if abs(run.value - level) <= level * _NEAR + 16 * EPS]
+    result = net.with_weights([from_numpy(W, like) for W, like in zip(kept.layers, net.weights, strict=True)])
+    rounding = net.scale**2 * kept.rounding
+    return Optimum(
+        net.scale**2 * kept.value + rounding,
+        _residual(kept.layers, full, search),
+        result,
+        starts,
+        max(1, len(near)),
+        any(run.converged for run in near),
+        rounding,
+    )
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """Weights on the constraints, `λ_min(T)` of them and its rounding, and the run that found them."""
+
+    layers: list[np.ndarray]
+    value: float
+    rounding: float
+    run: Run | None
 
 
 def _residual(weights: list[np.ndarray], given: list[np.ndarray], search: WeightSearch) -> float:

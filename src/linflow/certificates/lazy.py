@@ -10,7 +10,7 @@ import numpy as np
 
 from linflow._arrays import EPS, singular_values, to_numpy
 from linflow.network import Network
-from linflow.operator import DENSE_LIMIT, TangentOperator
+from linflow.operator import DENSE_LIMIT, TangentOperator, tangent_rounding
 
 GRID = 400
 
@@ -78,10 +78,7 @@ def least_floor(network: Network) -> float:
             _least(P, n, left=True) * _least(S, m, left=False)
             for P, S in zip(network.prefixes(), network.suffixes(), strict=True)
         )
-    sizes = network.sizes
-    terms = sum(math.prod(sizes[:l] + sizes[l + 1 :]) ** 2 for l in range(len(sizes)))
-    rounding = 16 * EPS * network.depth * math.sqrt(max(n * m, *network.widths)) * network.scale**2 * terms
-    return max(0.0, value - (rounding if network.depth > 1 else 0.0))
+    return max(0.0, value - tangent_rounding(network))
 
 
 def _least(factor, side: int, *, left: bool) -> float:

@@ -88,7 +88,7 @@ def _measure(kind: str, family: str, widths: tuple[int, ...], rng: np.random.Gen
         max(published, default=0.0),
         float(best.value),
         best.name,
-        found.value,
+        found.value - found.rounding,
         float(TangentOperator(found.network).least_eigenvalue()),
         float(T.least_eigenvalue()),
         float(np.linalg.eigvalsh(T.dense())[0]),
