@@ -120,6 +120,7 @@ class Coarse(np.ndarray):
 
     sign = -1.0
     operations = 0
+    guess = 1e-9  # error of eigenvalues that are not proved
 
     @staticmethod
     def gamma(count: int) -> float:
@@ -191,7 +192,7 @@ class _Numpy:
 
     def __init__(self):
         self.linalg = SimpleNamespace(
-            eigvalsh=lambda A: np.linalg.eigvalsh(np.asarray(A)) + 1e-9,
+            eigvalsh=lambda A: np.linalg.eigvalsh(np.asarray(A)) + Coarse.guess,
             cholesky=lambda A: _cholesky(np.asarray(A)),
             **{name: getattr(np.linalg, name) for name in ("LinAlgError", "eigh", "svd", "qr", "norm")},
         )
@@ -225,3 +226,165 @@ def coarse(monkeypatch, sign: float):
 
 def coarsened(A) -> Coarse:
     return np.array(A, dtype=float).view(Coarse)
+
+
+# --- the exact flow and descent, to 60 digits ----------------------------------------------------------------------
+
+BITS = 230
+ORDER = 40
+
+
+@contextlib.contextmanager
+def precision():
+    before, flint.ctx.prec = flint.ctx.prec, BITS
+    try:
+        yield
+    finally:
+        flint.ctx.prec = before
+
+
+def _balls(A) -> flint.arb_mat:
+    return flint.arb_mat(exact(A))
+
+
+def _norm(A) -> flint.arb:
+    return sum((x * x for x in A.entries()), flint.arb(0)).sqrt()
+
+
+class TrueFlow:
+    """The flow by Taylor's method of order 40 with 230 bits: each step is short enough for 10⁻³⁶.
+
+    `∇f(W) = A W B − C` in exact rationals, and `V` a minimiser.
+    """
+
+    def __init__(self, weights, scale, C, A=None, B=None, V=None):
+        with precision():
+            self.scale = flint.arb(float(scale))
+            self.A, self.B = (None if M is None else flint.arb_mat(M) for M in (A, B))
+            self.C = flint.arb_mat(C)
+            self.V = flint.arb_mat(C if V is None else V)
+            self.start = [_balls(W) for W in weights]
+            self.pieces = []
+            self.t, self.now = flint.arb(0), self.start
+        self.first = self.gap(self.start)
+
+    def force(self, W):
+        """Return the negative gradients of one set of weights."""
+        return [x[0] for x in self._expansion(W, 1)]
+
+    def _expansion(self, W, order):
+        L, c = len(W), self.scale
+        W = [[w] for w in W]
+        P, Q, S = ([[] for _ in range(L + 2)] for _ in range(3))
+        gradients = [[] for _ in range(L)]
+
+        def cauchy(x, y, k):
+            total = x[0] * y[k]
+            for i in range(1, k + 1):
+                total += x[i] * y[k - i]
+            return total.mid()
+
+        turned = [[w[0].transpose()] for w in W]
+        for k in range(order):
+            for l in range(L):
+                P[l].append(W[0][k] if l == 0 else cauchy(P[l - 1], W[l], k))
+            for l in range(L - 1, 0, -1):  # transposed products of the layers from l on
+                S[l].append(turned[l][k] if l == L - 1 else cauchy(S[l + 1], turned[l], k))
+            G = c * P[L - 1][k]
+            G = G if self.A is None else self.A * G
+            G = G if self.B is None else G * self.B
+            G = (G if k else G - self.C) * -c
+            for l in range(L):
+                Q[l].append(G.mid() if l == 0 else cauchy(turned[l - 1], Q[l - 1], k))
+                gradients[l].append(Q[l][k] if l == L - 1 else cauchy(Q[l], S[l + 1], k))
+                if order > 1:
+                    W[l].append((gradients[l][k] / (k + 1)).mid())
+                    turned[l].append(W[l][k + 1].transpose())
+        return W if order > 1 else gradients
+
+    def _advance(self):
+        series = self._expansion(self.now, ORDER)
+        size = float(sum(float(_norm(w[0])) for w in series)) + 1e-300
+        last = [sum(float(_norm(w[k])) for w in series) / size for k in (ORDER - 1, ORDER)]
+        radii = [(1e-36 / a) ** (1 / k) for a, k in zip(last, (ORDER - 1, ORDER), strict=True) if a > 0]
+        h = flint.arb(min([*radii, 1e6]) * 0.9)
+        self.pieces.append((self.t, h, series))
+        self.now = self._value(series, h)
+        self.t = (self.t + h).mid()
+
+    def _value(self, series, s):
+        found = []
+        for w in series:
+            total = w[-1]
+            for c in reversed(w[:-1]):
+                total = (total * s + c).mid()
+            found.append(total)
+        return found
+
+    def at(self, t):
+        """Return the weights at a time, a float or a ball."""
+        with precision():
+            t = flint.arb(t)
+            while self.t < t:
+                self._advance()
+            for begin, _, series in reversed(self.pieces):
+                if begin <= t:
+                    return self._value(series, t - begin)
+            return self.start
+
+    def product(self, W):
+        with precision():
+            P = W[0]
+            for w in W[1:]:
+                P = P * w
+            return (self.scale * P).mid()
+
+    def gap(self, W) -> flint.arb:
+        """Return `f − f* = ½⟨D, A D B⟩`."""
+        with precision():
+            D = self.product(W) - self.V
+            G = D if self.A is None else self.A * D
+            G = G if self.B is None else G * self.B
+            return sum((a * b for a, b in zip(D.entries(), G.entries(), strict=True)), flint.arb(0)).mid() / 2
+
+    def rate(self, W) -> flint.arb:
+        with precision():
+            return sum((_norm(g) ** 2 for g in self.force(W)), flint.arb(0)) / self.gap(W)
+
+    def time_to(self, fraction) -> flint.arb:
+        """Return the time at which the gap is `fraction` of the first, to some 35 digits."""
+        with precision():
+            target = self.first * flint.arb(fraction)
+            while self.gap(self.now) > target:
+                self._advance()
+            begin, h, series = next(p for p in self.pieces if self.gap(self._value(p[2], p[1])) <= target)
+            low, high = flint.arb(0), h
+            for _ in range(140):
+                middle = ((low + high) / 2).mid()
+                low, high = (middle, high) if self.gap(self._value(series, middle)) > target else (low, middle)
+            return begin + low
+
+    def descent(self, eta, steps):
+        """Return the iterates of exact gradient descent."""
+        with precision():
+            found, eta = [self.start], flint.arb(float(eta))
+            for _ in range(steps):
+                found.append([(w + eta * g).mid() for w, g in zip(found[-1], self.force(found[-1]), strict=True)])
+            return found
+
+
+def numbers(A) -> np.ndarray:
+    """Return a matrix of balls in double precision."""
+    return np.array([[float(x) for x in row] for row in A.tolist()])
+
+
+def distance(weights, coefficients, s) -> float:
+    """Return the distance of weights to the exact value of a path's polynomials at the ball s."""
+    with precision():
+        total = flint.arb(0)
+        for W, series in zip(weights, coefficients, strict=True):
+            value = _balls(series[-1])
+            for c in series[-2::-1]:
+                value = value * s + _balls(c)
+            total += _norm(W - value) ** 2
+        return float(total.sqrt().upper())
