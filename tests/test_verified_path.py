@@ -8,10 +8,11 @@ import flint
 import numpy as np
 import pytest
 
+from linflow.verified.arithmetic import FLOAT64
 from linflow.verified.march import Step, product_error, rounding_of_value
 from linflow.verified.problem import AffineGradient
 from linflow.verified.rounding import TINY, UP, U, gamma
-from linflow.verified.taylor import ORDER, TRUNCATION, Expansion, _added, _extended, _integral
+from linflow.verified.taylor import Expansion, _added, _extended, _integral
 from tests.test_verified_rounding import hostile
 from tests.verified_judge import (
     COARSE,
@@ -25,6 +26,8 @@ from tests.verified_judge import (
     spectral_norm,
     square,
 )
+
+ORDER, TRUNCATION = FLOAT64.order, FLOAT64.truncation
 
 
 def root(x: flint.fmpq) -> float:

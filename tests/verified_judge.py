@@ -12,9 +12,21 @@ from types import SimpleNamespace
 import flint
 import numpy as np
 
-from linflow.verified import descent, enclosure, flow, hessian, log_norm, march, problem, reduction, rounding, taylor
+from linflow.verified import (
+    arithmetic,
+    descent,
+    enclosure,
+    flow,
+    hessian,
+    log_norm,
+    march,
+    problem,
+    reduction,
+    rounding,
+    taylor,
+)
 
-MODULES = (descent, enclosure, flow, hessian, log_norm, march, problem, reduction, rounding, taylor)
+MODULES = (arithmetic, descent, enclosure, flow, hessian, log_norm, march, problem, reduction, rounding, taylor)
 COARSE = 2.0**-20
 SIGNS = (-1.0, 1.0, -2.0, 2.0, 0.0)
 
@@ -216,6 +228,7 @@ def coarse(monkeypatch, sign: float):
     with monkeypatch.context() as patch:
         patch.setattr(Coarse, "sign", sign)
         patch.setattr(Coarse, "operations", 0)
+        patch.setattr(arithmetic.Float64, "unit", COARSE)
         for module in MODULES:
             if hasattr(module, "U"):
                 patch.setattr(module, "U", COARSE)
