@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 import linflow as lf
-from linflow import analysis, analysis_page
+from linflow import _checks, analysis, analysis_page
+from linflow._finding import times
+from linflow._finding_steps import on_steps
 from linflow._typeset import typeset
-from linflow.findings import LARGEST, _hold, _published, _times, _width, findings
+from linflow.findings import LARGEST, _hold, _published, _width, findings
 from linflow.settings import experiment
 
 EYE = lf.MatrixFactorization(2 * np.eye(2))
@@ -107,7 +109,7 @@ def test_width_is_tried_and_not_guessed():
     rate = {k: lf.certify(f, net).rate for k, net in draw.items()}
     found = of(f, draw[1], redraw=draw.get)["width"]
     first = next(k for k in (2, 4, 8) if rate[k] >= 2 * rate[1])
-    assert found.numbers == {"factor": first, "rate": rate[first]}
+    assert (found.numbers["factor"], found.numbers["rate"]) == (first, rate[first])
     assert str(8 * first) in found.text
     assert "width" not in of(f, draw[1])  # weights that were given cannot be drawn wider
     same = of(EYE, homogeneous(), redraw=lambda k: homogeneous())["width"]
@@ -116,7 +118,8 @@ def test_width_is_tried_and_not_guessed():
     one, side = lf.MatrixFactorization(np.ones((1, 1))), math.isqrt(int(LARGEST)) // 2 + 1
     deep = lf.Network([np.ones((1, side)), np.ones((side, side)), np.ones((side, 1))])
     asked = []
-    list(_width(types.SimpleNamespace(algorithm="flow", network=deep, objective=one), 1e-6, asked.append))
+    cert = types.SimpleNamespace(algorithm="flow", schedule=None, network=deep, objective=one)
+    list(_width(cert, cert, 1e-6, asked.append))
     assert asked == []
     # Of a loss that falls more slowly than exponentially, times are compared.
     x, y = np.array([[1.0, 0.2], [-1.0, 0.3]]), np.array([[1.0], [-1.0]])
@@ -133,6 +136,103 @@ def test_rescaling():
     bigger = lf.Network([4.0 * W for W in small.weights])
     assert found.numbers["rate"] == lf.certify(EYE, bigger).rate
     assert "rescale" not in of(lf.MatrixFactorization(np.eye(1)), [np.eye(1)])  # one layer: T is the identity
+
+
+def test_a_change_of_the_start_says_what_it_does_to_steps():
+    rng = np.random.default_rng(0)
+    f = lf.LinearRegression(rng.standard_normal((100, 8)) / 10, rng.standard_normal((100, 3)) / 10)
+    draw = {k: lf.init.ntk((8, 64 * k, 64 * k, 3), rng=0) for k in (1, 2, 4, 8)}
+    found = of(f, draw[1], redraw=draw.get)
+
+    def steps(net):
+        return lf.certify(f, net, algorithm="descent").steps_to(1e-6)
+
+    now = steps(draw[1])
+    # Every layer times 4: 260 times the rate of the flow, and nothing for descent.
+    four = lf.Network([4 * W for W in draw[1].weights], draw[1].scale)
+    numbers = found["rescale"].numbers
+    assert (numbers["factor"], numbers["steps"], numbers["steps_now"]) == (4.0, steps(four), now)
+    assert f"gains almost nothing: {steps(four):,} steps are certified then, {now:,} now" in found["rescale"].text
+    assert found["width"].numbers["steps"] == steps(draw[8])
+    assert f"gains a factor of {times(now / steps(draw[8]))}: {steps(draw[8]):,} steps" in found["width"].text
+    assert "gains a factor of" in found["design"].text
+    # More steps are told too, none at all, and steps where there were none.
+    few, many, none = (types.SimpleNamespace(steps_to=lambda until, k=k: k) for k in (20, 50, math.inf))
+    assert (
+        on_steps(many, few, 1e-6)[0]
+        == " Gradient descent loses a factor of 2.5: 50 steps are certified then, 20 now."
+    )
+    assert on_steps(few, few, 1e-6)[0] == " Gradient descent gains nothing: 20 steps are certified, then and now."
+    assert on_steps(none, few, 1e-6)[0].endswith("no number of steps is certified then, where it is 20 now.")
+    assert on_steps(few, none, 1e-6)[0].endswith("certain in 20 steps, where no number is certified now.")
+    assert on_steps(none, none, 1e-6) == ("", {})
+
+
+def test_findings_of_a_descent_are_about_steps():
+    rng = np.random.default_rng(0)
+    f = lf.LinearRegression(rng.standard_normal((100, 8)) / 10, rng.standard_normal((100, 3)) / 10)
+    draw = {k: lf.init.ntk((8, 64 * k, 3), rng=0) for k in (1, 2, 4, 8)}
+    eta = 1e-2
+    cert = lf.certify(f, draw[1], algorithm="descent", step_size=eta)
+    run = lf.gradient_descent(f, draw[1], step_size=eta, steps=5000, until=1e-6)
+    found = of(f, draw[1], run=run, redraw=draw.get, algorithm="descent", step_size=eta)
+    rate, sure = found["rate"], cert.steps_to(1e-6)
+    assert f"in {sure:,} steps of 0.01 (descent, any depth); the run did in {run.stats.steps:,} steps" in rate.text
+    assert (rate.numbers["certified_steps"], rate.numbers["observed_steps"]) == (sure, run.stats.steps)
+    assert rate.numbers["step_size"] == eta
+    short = lf.gradient_descent(f, draw[1], step_size=eta, steps=5)
+    assert (
+        "the run ended before, after 5 steps, with"
+        in of(f, draw[1], run=short, algorithm="descent", step_size=eta)["rate"].text
+    )
+    # Starts are compared at their best steps, and that is said besides.
+    best = {k: lf.certify(f, net, algorithm="descent") for k, net in draw.items()}
+    wide = next(k for k in (2, 4, 8) if best[k].steps_to(1e-6) * 2 <= best[1].steps_to(1e-6))
+    assert found["width"].numbers["factor"] == wide
+    assert f"{best[wide].steps_to(1e-6):,} steps of {best[wide].step_size:.3g}, not" in found["width"].text
+    assert f"which is certain to be there in {best[1].steps_to(1e-6):,} steps" in found["step"].text
+    made = lf.design(f, draw[1].widths, algorithm="descent", fraction=1e-6, scale=draw[1].scale, rng=0)
+    assert found["design"].numbers["least_steps"] == made.least_steps  # which the design comes near
+    assert found["design"].numbers["steps_now"] == best[1].steps_to(1e-6)
+    # A step that is the best to 1 % is no news, however many digits tell them apart.
+    assert "step" not in of(f, draw[1], algorithm="descent", step_size=1.001 * best[1].step_size)
+    two = lf.init.ntk((8, 64, 3), rng=0)
+    rule = lf.schedules.xu2025(f, two)
+    by = of(f, two, algorithm="descent", schedule=rule)["rate"]
+    assert f"steps by {rule!r}" in by.text
+
+
+def test_numbers_that_are_told_apart_are_apart():
+    for a, b in ((2.0801, 2.0849), (1.246e-7, 1.2457e-7), (1.0, 1.0 + 1e-15), (3.0, 3.0)):
+        texts = _checks.told_apart(a, b)
+        assert (texts[0] == texts[1]) == (a == b)
+    # A gap that a change leaves as it is to three digits stays.
+    small = lf.init.imbalanced((2, 4, 2), 0.01, np.zeros((2, 2)), rng=0)
+    text = of(EYE, small)["rescale"].text
+    assert not re.search(r"is then ([\d.e+-]+), not \1\b", text) and "the first loss gap stays 4" in text
+    # The same in the row of a published result that asks for a smaller step.
+    tiny = lf.init.balanced((2, 2, 2), 2 * np.eye(2) * 0.9, rng=0)
+    row = next(g for g in lf.certify(EYE, tiny, algorithm="descent").guarantees if g.name == "approximately balanced")
+    largest = row.facts["largest step"]
+    above = lf.certify(EYE, tiny, algorithm="descent", step_size=largest * (1 + 1e-5))
+    reason = next(g for g in above.guarantees if g.name == row.name).reason
+    taken, most = re.findall(r"the step (\S+) exceeds (\S+),", reason)[0]
+    assert float(taken) > float(most)
+
+
+def test_no_advice_takes_for_ever():
+    far = lf.init.imbalanced((2, 4, 2), 1e-16, np.zeros((2, 2)), rng=0)  # times 4: a rate of 10⁻¹⁵, and t = 10¹⁶
+    assert "rescale" not in of(EYE, far)
+
+
+def test_an_imbalance_without_a_gap_has_no_sign():
+    net = lf.Network([np.diag([1.0, 0.1]), np.diag([0.1, 1.0])])  # λ_2(D) < 0 < λ_1(D): neither side has a gap
+    spectrum = lf.imbalance_spectrum(net)
+    assert "-0" not in repr(spectrum)
+    assert math.copysign(1.0, spectrum.gap) == 1.0
+    assert "-0" not in repr(lf.bounds.table(net))
+    for finding in of(EYE, net).values():
+        assert not re.search(r"-0\b(?!\.)", finding.text), finding.text
 
 
 def test_data():
@@ -339,7 +439,7 @@ def test_an_error_that_is_not_estimated_excuses_nothing():
 
 @pytest.mark.parametrize(("ratio", "text"), [(230.4, "230"), (1.94, "1.9"), (21.6, "22"), (123_456, "120,000")])
 def test_ratios_have_no_powers_of_ten(ratio, text):
-    assert _times(ratio) == text
+    assert times(ratio) == text
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,29 @@ def objective():
     return lf.LinearRegression(lf.files.read_matrix("X.csv"), np.load("T.npy"))
 
 
+def test_analyze_of_a_descent_states_its_step_and_its_steps(linflow, tmp_path):
+    descent = ("--algorithm", "descent", "--until", "1e-4")
+    done = linflow("analyze", *TARGET, *descent, "--out", "there")
+    net = lf.init.ntk((6, 12, 4), rng=0)
+    f = lf.MatrixFactorization(lf.files.read_matrix("Y.csv"))
+    cert = lf.certify(f, net, algorithm="descent")
+    run = lf.gradient_descent(f, net, step_size=cert.step_size, steps=10_000, until=1e-4)
+    said = " ".join(done.stdout.split())
+    sure, taken = cert.steps_to(1e-4), run.stats.steps
+    assert f"in {sure:,} steps of {cert.step_size:.4g} (descent, any depth); the run did in {taken:,} steps" in said
+    assert "steps to 1e-6" in said and "steps guaranteed taken" in said and "η" not in said
+    assert f"0.0001 {sure} {taken}" in said
+    content = json.loads((tmp_path / "there/analysis.json").read_text())
+    assert content["certificate"]["step_size"] == content["run"]["step_size"] == cert.step_size
+    assert content["certificate"]["steps_to"]["0.0001"] == sure
+    assert content["run"]["steps_to"]["0.0001"] == taken
+    page = re.sub(r"<[^>]+>", " ", (tmp_path / "there/index.html").read_text())
+    assert "Steps to 10" in " ".join(page.split()) and "η × steps" not in page
+    flow = linflow("analyze", *TARGET, "--until", "1e-4", "--out", "flow")
+    assert "steps guaranteed" not in flow.stdout
+    assert json.loads((tmp_path / "flow/analysis.json").read_text())["run"]["steps_to"] is None
+
+
 def test_certify_is_the_library(linflow):
     result = linflow("certify", *REGRESSION, "--seed", 4)
     assert result.exit_code == 0, result.stderr

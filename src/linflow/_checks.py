@@ -123,6 +123,17 @@ def widths(x: Any) -> tuple[int, ...]:
     return checked
 
 
+def told_apart(a: float, b: float, digits: int = 3) -> tuple[str, str]:
+    """Return two numbers as texts that differ if they do: with more digits where few would make them the same.
+
+    >>> told_apart(2.08, 3.41), told_apart(1.246e-07, 1.2457e-07), told_apart(2.0, 2.0)
+    (('2.08', '3.41'), ('1.246e-07', '1.2457e-07'), ('2', '2'))
+    """
+    while digits < 17 and a != b and float(f"{a:.{digits}g}") == float(f"{b:.{digits}g}"):
+        digits += 1
+    return f"{a:.{digits}g}", f"{b:.{digits}g}"
+
+
 def choice(x: Any, name: str, known: Sequence[str]) -> str:
     """Check a name out of a short list."""
     if x not in known:

@@ -20,7 +20,6 @@ from linflow._words import many
 if TYPE_CHECKING:
     from linflow.bounds import BoundTable
     from linflow.certificates import Certificate
-    from linflow.certificates._base import Guarantee
     from linflow.dynamics.trajectory import Trajectory
     from linflow.network import Network
     from linflow.starts import Design
@@ -62,9 +61,10 @@ def certificate_html(certificate: Certificate) -> str:
     body = "<div>no guarantee applies</div>"
     if applying:
         titles = ("guarantee", "rate", *(f"{'time' if flow else 'steps'} to {x}" for x in FRACTIONS), "source")
-        rows = [
-            (g.name, f"{g.rate:.4g}", *(_soonest(g, float(x), flow) for x in FRACTIONS), g.source) for g in applying
-        ]
+        rows = []
+        for g in applying:
+            soonest = (_number(certificate.soonest(g, float(x))) for x in FRACTIONS)
+            rows.append((g.name, f"{g.rate:.4g}", *soonest, g.source))
         body = _table(titles, rows)
     body += _others([(g.name, g.reason) for g in others])
     return _block("Certificate", head, body, _notes(certificate.notes))
@@ -127,16 +127,6 @@ def _imbalance(network: Network, l: int) -> tuple[str, str]:
     except Exception:  # LAPACK did not converge, or the device cannot
         return "not computed", "–"
     return f"{found.gap:.4g}", f"{found.positive_spread:.4g}, {found.negative_spread:.4g}"
-
-
-def _soonest(guarantee: Guarantee, fraction: float, flow: bool) -> str:
-    """Return the guaranteed time, or number of steps, to a fraction."""
-    if flow:
-        return _number(guarantee.time_to(fraction))
-    try:
-        return _number(guarantee.steps_to(fraction))
-    except TypeError:  # a guarantee on the flow beside those on a descent
-        return "–"
 
 
 def _number(x: float) -> str:

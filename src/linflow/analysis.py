@@ -9,6 +9,7 @@ from typing import Any
 
 from linflow._fractions import FRACTIONS
 from linflow.certificates import Certificate, Check, certify
+from linflow.certificates.checking import steps_taken
 from linflow.dynamics import Interrupted, Result, Trajectory, gradient_descent, gradient_flow
 from linflow.findings import Finding, findings
 from linflow.network import Network
@@ -105,6 +106,7 @@ def run_summary(run: Trajectory) -> dict[str, Any]:
         "initial_gap": float(run.gap[0]),
         "final_gap": float(run.gap[-1]),
         "times": {f"{x:g}": float(t) for x, t in zip(FRACTIONS, run.time_to(FRACTIONS), strict=True)},
+        "steps_to": None if run.algorithm == "flow" else {f"{x:g}": steps_taken(run, x) for x in FRACTIONS},
         "notes": list(run.notes),
     }
 

@@ -94,6 +94,8 @@ def _start(found: Analysis) -> dict[str, str]:
         "First loss gap": number(float(found.certificate.gap)),
     }
     eta = found.run.step_size
+    if found.certificate.schedule is not None:
+        return {**facts, "Steps": repr(found.certificate.schedule)}
     return facts if eta is None else {**facts, "Step size": number(eta)}
 
 

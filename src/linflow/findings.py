@@ -5,14 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from linflow import bounds
 from linflow._arrays import EPS, to_numpy
+from linflow._finding import Finding, times
+from linflow._finding_steps import counted, descent_of, fewest, on_steps, rate_in_steps, step
 from linflow._words import does, many, part
-from linflow.certificates import Certificate, certify, margin, safe_step_size
+from linflow.certificates import Certificate, certify, margin
 from linflow.dynamics import Trajectory
 from linflow.imbalance import imbalance_spectrum
 from linflow.network import Network
@@ -31,24 +32,11 @@ ILL = 10.0
 LARGEST = 4e6
 """Entries of the largest layer up to which wider networks are tried: beyond, a certificate takes minutes."""
 
+FAR = 1e6
+"""Times that one layer would take, from which a certified time is no advice."""
+
 Redraw = Callable[[int], Network]
 """Draws the start anew, with the same seed and hidden layers so many times as wide."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing to know, in a sentence or two.
-
-    Attributes:
-        kind: "rate", "hold", "spread", "narrow", "width", "rescale", "data", "rank", "plateau", "step", "design" or
-            "published".
-        text: with every number computed from this experiment.
-        numbers: the same numbers for machines.
-    """
-
-    kind: str
-    text: str
-    numbers: dict[str, float] = field(default_factory=dict)
 
 
 def findings(
@@ -70,18 +58,19 @@ def findings(
         >>> [finding.text for finding in findings(cert, None, 1e-6) if finding.kind == "narrow"]
         ['A hidden layer of 1 unit is narrower than min(n, m) = 2: T is singular at all weights. Widen it to 2.']
     """
+    descent = descent_of(cert)
     parts = (
         _rate(cert, run, until),
         _hold(cert),
         _spread(cert),
         _narrow(cert),
-        _width(cert, until, redraw),
-        _rescale(cert, until),
+        _width(cert, descent, until, redraw),
+        _rescale(cert, descent, until),
         _data(cert),
         _rank(cert),
         _plateau(run),
-        _step(cert, until),
-        _design(cert),
+        step(cert, descent, until),
+        _design(cert, descent, until),
         _published(cert),
     )
     return tuple(finding for part in parts for finding in part)
@@ -92,16 +81,18 @@ def _rate(cert: Certificate, run: Trajectory | None, until: float) -> Iterator[F
     if best is None:
         yield Finding("rate", "Nothing is certified for this start; the certificate says why, bound by bound.")
         return
+    if cert.algorithm == "descent":
+        yield rate_in_steps(cert, best.name, run, until)
+        return
     sure = cert.time_to(until)
     numbers = {"rate": cert.rate, "certified_time": sure}
-    unit = "t" if cert.algorithm == "flow" else "η times steps"
     if not math.isfinite(sure):
         yield Finding("rate", f"A bound is certified ({best.name}), but no time to {until:g}.", numbers)
         return
-    text = f"It is certain to reach {until:g} of the first loss gap by {unit} = {sure:.4g} ({best.name})"
+    text = f"It is certain to reach {until:g} of the first loss gap by t = {sure:.4g} ({best.name})"
     needed = math.nan if run is None else run.time_to(until)
     if math.isfinite(needed) and needed > 0:
-        text += f"; the run did at {needed:.4g}, {_times(sure / needed)} times as soon."
+        text += f"; the run did at {needed:.4g}, {times(sure / needed)} times as soon."
         numbers |= {"observed_time": needed, "time_ratio": sure / needed}
     elif run is not None:
         left = float(run.gap[-1]) / float(run.gap[0])
@@ -188,69 +179,87 @@ def _narrow(cert: Certificate) -> Iterator[Finding]:
 
 
 def _soon(cert: Certificate, until: float) -> float:
-    """Return one over the certified time, 0 where there is none: it compares rates and slower decays alike."""
-    t = cert.time_to(until)
+    """Return one over the certified time, of a descent the steps; 0 where there is none, or none that one can wait.
+
+    It compares rates and slower decays alike.
+    """
+    t = cert.time_to(until) if cert.algorithm == "flow" else cert.steps_to(until)
+    gamma = cert.objective.pl_constant
+    if cert.algorithm == "flow" and gamma > 0 and t * gamma > FAR * math.log(1 / until):
+        return 0.0
     return 1 / t if t > 0 else math.inf
 
 
 def _gain(new: Certificate, old: Certificate, until: float) -> str:
-    if _soon(old, until) == 0:
+    if new.algorithm == "descent":
+        then, now = new.steps_to(until), old.steps_to(until)
+        compared = f"not {now:,.0f}" if math.isfinite(now) else "where no number of them is certified now"
+        return f"would certify {until:g} of the gap in {counted(then)} of {new.step_size:.3g}, {compared}"
+    if math.isinf(old.time_to(until)):
         return f"would certify {until:g} of the gap by t = {new.time_to(until):.4g}, where nothing is certified now"
     if old.rate > 0:
-        return f"would certify the rate {new.rate:.3g}, {_times(new.rate / old.rate)} times the present one"
+        return f"would certify the rate {new.rate:.3g}, {times(new.rate / old.rate)} times the present one"
     return f"would certify {until:g} of the gap by t = {new.time_to(until):.4g} not {old.time_to(until):.4g}"
 
 
-def _times(ratio: float) -> str:
-    """Return two digits of a ratio, those of 230 without a power of ten."""
-    return f"{float(f'{ratio:.2g}'):,g}"
-
-
 def _better(new: Certificate, old: Certificate, until: float) -> bool:
-    if old.rate > 0:
-        return new.rate >= WORTH * old.rate
+    if old.algorithm == "flow" and old.rate > 0:
+        return _soon(new, until) > 0 and new.rate >= WORTH * old.rate
     return _soon(new, until) > 0 and _soon(new, until) >= WORTH * _soon(old, until)
 
 
-def _width(cert: Certificate, until: float, redraw: Redraw | None) -> Iterator[Finding]:
+def _width(cert: Certificate, descent: Certificate, until: float, redraw: Redraw | None) -> Iterator[Finding]:
     """The least of some widths with which the same draw is certain to be twice as fast."""
-    if redraw is None or cert.algorithm != "flow" or cert.network.depth < 2:
+    if redraw is None or cert.schedule is not None or cert.network.depth < 2:
         return
+    now = cert if cert.algorithm == "flow" else descent
     tried = 1
     for factor in WIDER:
         widths = (cert.network.widths[0], *(factor * h for h in cert.network.widths[1:-1]), cert.network.widths[-1])
         if max(a * b for a, b in itertools.pairwise(widths)) > LARGEST:
             break
         tried = factor
-        wide = certify(cert.objective, redraw(factor))
-        if _better(wide, cert, until):
+        start = redraw(factor)
+        wide = certify(cert.objective, start, algorithm=cert.algorithm)
+        if _better(wide, now, until):
             hidden = ", ".join(map(str, widths[1:-1]))
-            text = f"A width of {hidden} {_gain(wide, cert, until)} (same initialisation and seed)."
-            yield Finding("width", text, {"factor": float(factor), "rate": wide.rate})
+            head = "A hidden width of" if len(widths) == 3 else "Hidden widths of"
+            text = f"{head} {hidden} {_gain(wide, now, until)} (same initialisation and seed)."
+            more, steps = _also(wide, descent, start, until)
+            yield Finding("width", text + more, {"factor": float(factor), "rate": wide.rate, **steps})
             return
     if tried > 1:
         text = f"More width is no way out: up to {tried} times as wide, the same draw is not {WORTH:g} times as fast."
         yield Finding("width", text, {"tried": float(tried)})
 
 
-def _rescale(cert: Certificate, until: float) -> Iterator[Finding]:
+def _also(new: Certificate, descent: Certificate, start: Network, until: float) -> tuple[str, dict[str, float]]:
+    """Say what a start with another certificate on the flow does to steps; one on a descent has said it."""
+    if new.algorithm == "descent":
+        return "", {"steps": float(new.steps_to(until))}
+    return on_steps(descent_of(new, start), descent, until)
+
+
+def _rescale(cert: Certificate, descent: Certificate, until: float) -> Iterator[Finding]:
     """The best of some factors on every layer, if it is worth naming."""
-    if cert.algorithm != "flow" or cert.network.depth < 2:
+    if cert.schedule is not None or cert.network.depth < 2 or not cert.gap > 0:
         return
     net, best = cert.network, None
+    now = cert if cert.algorithm == "flow" else descent
     if max(a * b for a, b in itertools.pairwise(net.widths)) > LARGEST:
         return
     for factor in RESCALED:
-        new = certify(cert.objective, Network([factor * W for W in net.weights], net.scale))
-        if _better(new, cert, until) and (best is None or _soon(new, until) > _soon(best[1], until)):
+        start = Network([factor * W for W in net.weights], net.scale)
+        new = certify(cert.objective, start, algorithm=cert.algorithm)
+        if _better(new, now, until) and (best is None or _soon(new, until) > _soon(best[1], until)):
             best = factor, new
     if best is not None:
         factor, new = best
-        text = (
-            f"Every layer times {factor:g} {_gain(new, cert, until)}; the first loss gap is then {new.gap:.3g}, "
-            f"not {cert.gap:.3g}."
-        )
-        yield Finding("rescale", text, {"factor": factor, "rate": new.rate, "gap": new.gap})
+        then, before = f"{new.gap:.3g}", f"{cert.gap:.3g}"
+        first = f"stays {before}" if then == before else f"is then {then}, not {before}"
+        more, steps = _also(new, descent, new.network, until)
+        text = f"Every layer times {factor:g} {_gain(new, now, until)}; the first loss gap {first}.{more}"
+        yield Finding("rescale", text, {"factor": factor, "rate": new.rate, "gap": new.gap, **steps})
 
 
 def _data(cert: Certificate) -> Iterator[Finding]:
@@ -300,44 +309,16 @@ def _plateau(run: Trajectory | None) -> Iterator[Finding]:
     yield Finding("plateau", text, {"share": share, "mean_rate": mean})
 
 
-def _step(cert: Certificate, until: float) -> Iterator[Finding]:
-    """The certified step of gradient descent, and what limits it."""
-    try:
-        eta = safe_step_size(cert.objective, cert.network)
-    except ValueError as error:
-        text = str(error)
-        yield Finding("step", f"Of gradient descent, {text[0].lower()}{text[1:]}")
-        return
-    if cert.algorithm == "descent":
-        if cert.step_size is None or cert.step_size == eta:
-            return
-        word = "longer" if cert.step_size > eta else "shorter"
-        text = f"The step {cert.step_size:.3g} is {word} than the certified best, {eta:.3g} (safe_step_size)."
-        yield Finding("step", text, {"step_size": eta, "taken": cert.step_size})
-        return
-    made = certify(cert.objective, cert.network, algorithm="descent", step_size=eta)
-    steps, numbers = made.steps_to(until), {"step_size": eta}
-    text = f"Gradient descent with the step {eta:.3g} is certain never to raise the loss"
-    if math.isfinite(steps):
-        text += f", and to reach {until:g} of the gap in {int(steps):,} step{'s' * (int(steps) != 1)}"
-        numbers["steps"] = float(steps)
-    seen, net = cert.objective.effective(cert.network)
-    curvature = seen.smoothness * float(TangentOperator(net).eigenvalue("greatest").value)
-    facts = next((g.facts for g in made.guarantees if "β" in g.facts), {})
-    if facts and curvature > 0:
-        text += (
-            f". It is limited by the curvature that the whole run may meet, at most {facts['β']:.3g}; at the start "
-            f"it is {curvature:.3g} (K λ_max(T))"
-        )
-        numbers |= {"curvature_cap": facts["β"], "curvature_at_start": curvature}
-    yield Finding("step", text + ".", numbers)
-
-
-def _design(cert: Certificate) -> Iterator[Finding]:
-    """How large a start made for the same rate is."""
+def _design(cert: Certificate, descent: Certificate, until: float) -> Iterator[Finding]:
+    """How large a start made for the same rate is; of a descent, in how few steps one made for it is there."""
     from linflow.starts import design  # noqa: PLC0415 - seldom needed
 
-    if cert.algorithm != "flow" or cert.network.depth < 2 or not cert.rate > 0:
+    if cert.network.depth < 2 or cert.schedule is not None:
+        return
+    if cert.algorithm == "descent":
+        yield from fewest(descent, until, WORTH)
+        return
+    if not cert.rate > 0:
         return
     try:
         made = design(cert.objective, cert.network.widths, rate=cert.rate, scale=cert.network.scale, rng=0)
@@ -347,7 +328,8 @@ def _design(cert: Certificate) -> Iterator[Finding]:
     if size < WORTH * least:
         return
     text = f"A start made for this rate (linflow design) has squared weights of {least:.3g} in sum, not {size:.3g}."
-    yield Finding("design", text, {"squares": size, "least_squares": least})
+    more, steps = _also(made.certificate, descent, made.network, until)
+    yield Finding("design", text + more, {"squares": size, "least_squares": least, **steps})
 
 
 def _published(cert: Certificate) -> Iterator[Finding]:

@@ -111,7 +111,9 @@ def imbalance_spectrum(network: Network | Sequence[Any], layer: int = 1) -> Imba
     negated = -namespace(values).flip(values)
     top_p, n_th = positive_part(values, 1), positive_part(values, n)
     top_m, m_th = positive_part(negated, 1), positive_part(negated, m)
-    return ImbalanceSpectrum(values, float(top_p - n_th), float(top_m - m_th), float(n_th) + float(m_th))
+    # A part that is 0 may have a sign, which nothing that is shown should.
+    spreads = float(top_p - n_th) + 0.0, float(top_m - m_th) + 0.0
+    return ImbalanceSpectrum(values, *spreads, float(n_th) + float(m_th) + 0.0)
 
 
 def positive_part(values: Array, k: int) -> Array:

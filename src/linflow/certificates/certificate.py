@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -77,6 +78,14 @@ class Certificate:
             raise TypeError('the certificate is on the flow, which takes no steps; certify with algorithm="descent".')
         return min(g.steps_to(fraction) for g in self.guarantees)
 
+    def soonest(self, guarantee: Guarantee, fraction: float) -> float:
+        """Return the time to a fraction by one guarantee, of a descent the steps; nan where it counts no steps."""
+        if self.algorithm == "flow":
+            return guarantee.time_to(fraction)
+        if guarantee.curve is not None and not isinstance(guarantee.curve, StepCurve):
+            return math.nan
+        return guarantee.steps_to(fraction)
+
     def gap_at(self, t: float) -> float:
         """Return an upper bound on the loss gap at time t, the least of all guarantees."""
         return min(g.gap_at(t) for g in self.guarantees)
@@ -145,6 +154,9 @@ class Certificate:
             "pl_constant": self.pl_constant,
             "rate": self.rate,
             "time_to": {f"{x:g}": finite(self.time_to(x)) for x in FRACTIONS},
+            "steps_to": (
+                None if self.algorithm == "flow" else {f"{x:g}": finite(self.steps_to(x)) for x in FRACTIONS}
+            ),
             "guarantees": [g.to_dict() for g in self.guarantees],
             "baseline": self.baseline.to_dict(),
             "prior": [g.to_dict() for g in self.prior],
@@ -167,17 +179,13 @@ class Certificate:
         ]
         for g in guarantees:
             if g.applies:
-                rows.append((g.name, f"{g.rate:.4g}", self._soonest(g), g.source))
+                soonest = self.soonest(g, 1e-6)
+                text = f"{soonest:.4g}" if math.isfinite(soonest) else "–"
+                rows.append((g.name, f"{g.rate:.4g}", text, g.source))
             else:
                 rows.append((g.name, "–", "–", g.reason))
         w = [max(len(row[i]) for row in rows) for i in range(3)]
         return "\n".join(f"{a:<{w[0]}}  {b:>{w[1]}}  {c:>{w[2]}}  {d}" for a, b, c, d in rows)
-
-    def _soonest(self, guarantee: Guarantee) -> str:
-        """Return the time to 10⁻⁶, for a descent in steps; those of a flow are not known under a schedule."""
-        if self.schedule is not None:
-            return f"{guarantee.steps_to(1e-6):.4g}" if isinstance(guarantee.curve, StepCurve) else "–"
-        return f"{guarantee.time_to(1e-6) / (self.step_size or 1.0):.4g}"
 
     def _repr_html_(self) -> str:
         from linflow._html import certificate_html, never_raising  # noqa: PLC0415 - only notebooks need it

@@ -157,7 +157,7 @@ def check_run(certificate: Certificate, run: Trajectory) -> Check:
     if done is None:
         ratios = {x: _ratio(certificate.time_to(x), run.time_to(x)) for x in FRACTIONS}
     else:
-        ratios = {x: _ratio(certificate.steps_to(x), _steps_to(run, x)) for x in FRACTIONS}
+        ratios = {x: _ratio(certificate.steps_to(x), steps_taken(run, x)) for x in FRACTIONS}
     return Check(violation is None, float(np.min(slack, initial=math.inf)), worst, violation, ratios)
 
 
@@ -201,7 +201,7 @@ def _steps_done(certificate: Certificate, run: Trajectory) -> np.ndarray:
     return np.searchsorted(times, to_numpy(run.t))
 
 
-def _steps_to(run: Trajectory, fraction: float) -> float:
+def steps_taken(run: Trajectory, fraction: float) -> float:
     """Return the steps a run took to a fraction of its gap, by interpolation where not every one was recorded."""
     t = run.time_to(fraction)
     return float(np.searchsorted(_step_times(run), t)) if math.isfinite(t) else math.inf

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 
+from linflow import _checks
 from linflow._arrays import EPS, norm, sigma
 from linflow._words import many
 from linflow.bounds import two_layers
@@ -183,5 +184,6 @@ def _balanced_reason(f: Objective, net: Network, step_size: float, facts: dict[s
     largest /= f.smoothness * net.scale ** (2 / L)
     facts["largest step"] = largest
     if step_size > largest:
-        return f"the step {step_size:.4g} exceeds {largest:.3g}, the largest it allows"
+        taken, most = _checks.told_apart(step_size, largest)
+        return f"the step {taken} exceeds {most}, the largest it allows"
     return ""

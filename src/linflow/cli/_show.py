@@ -99,6 +99,8 @@ def print_analysis(found: "Analysis", index: Path) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from linflow.certificates.checking import steps_taken
+
     def table(*columns: str) -> Table:
         made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for i, column in enumerate(columns):
@@ -118,14 +120,18 @@ def print_analysis(found: "Analysis", index: Path) -> None:
 
     applying = [g for g in cert.guarantees if g.applies]
     if applying:
-        by = "time to 1e-6" if cert.algorithm == "flow" else "η × steps to 1e-6"
+        flow = cert.algorithm == "flow"
+        by = "time to 1e-6" if flow else "steps to 1e-6"
         rows = table("Guarantee", "rate", by)
         for g in applying:
-            rows.add_row(Text(g.name), number(g.rate), number(g.time_to(1e-6)))
+            rows.add_row(Text(g.name), number(g.rate), number(cert.soonest(g, 1e-6)))
         console.print(rows)
-        times = table("Gap reached", "guaranteed", "actual")
+        times = table("Gap reached", *(("guaranteed", "actual") if flow else ("steps guaranteed", "taken")))
         for fraction in FRACTIONS:
-            times.add_row(f"{fraction:g}", number(cert.time_to(fraction)), number(run.time_to(fraction)))
+            pair = (cert.time_to(fraction), run.time_to(fraction))
+            if not flow:
+                pair = (cert.steps_to(fraction), steps_taken(run, fraction))
+            times.add_row(f"{fraction:g}", *map(number, pair))
         console.print(times)
     others = len(cert.guarantees) - len(applying)
     console.print(Text(f"{many(others, 'other guarantee', 'do')} not apply; linflow certify and the report say why."))
