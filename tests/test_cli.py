@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -53,6 +54,20 @@ def test_all_claims_hold(registry, linflow, tmp_path):
     assert result.stderr.startswith("good  1 of 1 claim holds")
     assert result.stderr.count("\n") == 1
     assert (tmp_path / "report" / "index.html").is_file()
+
+
+def test_an_audit_says_what_it_saw_and_takes_named_chains(linflow, tmp_path):
+    save = pytest.importorskip("safetensors.numpy").save_file
+    save({"encoder.weight": np.eye(2, 3), "decoder.weight": np.eye(3, 2)}, tmp_path / "m.safetensors")
+    result = linflow("audit", "m.safetensors")
+    assert result.exit_code == 1
+    assert "decoder.weight 3×2, encoder.weight 2×3" in result.stdout and "--chain decoder,encoder" in result.stdout
+    result = linflow("audit", "m.safetensors", "--chain", "encoder,decoder", "--json")
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)
+    assert [chain["widths"] for chain in found["chains"]] == [[3, 2, 3]] and found["reason"] == ""
+    result = linflow("audit", "m.safetensors", "--chain", "encoder,middle")
+    assert result.exit_code == 2 and "'middle' is no matrix" in result.stderr
 
 
 def test_a_claim_fails(registry, linflow):

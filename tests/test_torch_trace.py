@@ -296,6 +296,16 @@ def test_frozen_layers_and_reports_of_traced_chains():
         audit(model.state_dict(), inputs=X)
 
 
+def test_a_pair_of_lora_is_found_once():
+    peft = pytest.importorskip("peft", reason="PEFT is not installed (CI has it)")
+    config = peft.LoraConfig(target_modules=["0"], r=2, lora_alpha=6)
+    model = peft.get_peft_model(nn.Sequential(nn.Linear(4, 6), nn.ReLU()), config)
+    found = find_chains(model, inputs=torch.randn(5, 4)).chains
+    assert [chain.kind for chain in found] == ["lora"]
+    traced = find_chains(model, inputs=torch.randn(5, 4), kinds=("linear",)).chains
+    assert [(chain.scale, chain.sources) for chain in traced] == [(3.0, found[0].sources)]
+
+
 def test_models_of_transformers_are_traced():
     transformers = pytest.importorskip("transformers", reason="transformers is not installed (CI has it)")
     config = transformers.GPT2Config(

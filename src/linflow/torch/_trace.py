@@ -334,7 +334,11 @@ def _runs(recorder: _Recorder) -> tuple[list[list[Factor]], dict[str, str]]:
         if not names & done:
             runs.append(run)
             done |= names
-    reasons = {name: _taken_by(recorder.nodes[i].takers) for name, i in ends.items() if name not in done}
+    reasons = {
+        name: _taken_by(recorder.nodes[i].takers)
+        for name, i in ends.items()
+        if name not in done and recorder.is_matrix(name)
+    }
     others = {name: what for name, what in recorder.into.items() if name not in done | ends.keys()}
     reasons |= {
         name: f"it goes into {what}"

@@ -153,6 +153,8 @@ def find_chains(
         chains += (c for c in attention_products(state, heads, kv_heads, skipped) if c.kind in kinds)
     if "lora" in kinds:
         chains += lora_pairs(state, scaling, skipped)
+    known = [set(chain.sources) for chain in chains]
+    once = [chain for chain in once if set(chain.sources) not in known]  # a pair of LoRA is one product, too
     if set(kinds) != {"lora"}:
         skipped += state.others.items()
     chains, once = ([replace(chain, stored=state.stored(chain.sources)) for chain in some] for some in (chains, once))
