@@ -45,6 +45,14 @@ def test_the_coarsest_of_several_formats():
     assert dtype_name(torch.float8_e5m2) == "float8_e5m2" and dtype_name(np.dtype("float16")) == "float16"
 
 
+def test_the_bound_on_what_rounding_moves_is_its_formula():
+    W = np.array([[3.0, 4.0, 0.0], [0.0, 0.0, 1.0]])  # a row of length 5, a column of length 4
+    expected = (2.0**-10 * (5 + 4) + 2.0**-24 * (np.sqrt(2) + np.sqrt(3))) / 2
+    assert FORMATS["float16"].moved(W) == pytest.approx(expected, rel=1e-15)
+    assert FORMATS["float16"].moved(torch.from_numpy(W)) == pytest.approx(expected, rel=1e-15)
+    assert FLOAT64.moved(W) == 0
+
+
 # --- what rounding leaves of a zero -------------------------------------------------------------------------
 
 
@@ -98,6 +106,24 @@ def test_deep_chains_of_short_dtypes_have_the_ranks_they_were_meant_to_have(rng)
         # Eigenvalues of order 10 to 1e4 that move by a few parts `relative`; the least one by more of its own.
         assert found.spectrum.least_on_tangent == pytest.approx(right.least_on_tangent, rel=30 * 2.0**-8)
     assert audit({f"{i}.weight": W.T for i, W in enumerate(exact)})[0].chain.stored == FLOAT64
+
+
+@pytest.mark.parametrize("name", ["float32", "float16", "bfloat16"])
+def test_zeros_of_t_of_a_deep_chain_are_zeros_in_short_dtypes(rng, name):
+    """Ends of rank 2 and 3 inside widths of 6: T has zeros on the core, which rounding makes small numbers."""
+    low = [rng.standard_normal((8, 2)) @ rng.standard_normal((2, 6)), np.eye(6),
+           rng.standard_normal((6, 3)) @ rng.standard_normal((3, 9))]  # fmt: skip
+    right = tangent_spectrum(lf.Network(low))
+    state = {f"{i}.weight": torch.from_numpy(W.T.copy()).to(getattr(torch, name)) for i, W in enumerate(low)}
+    found = audit(state)[0].spectrum
+    assert found.ranks == right.ranks == (2, 3)
+    assert found.least_on_tangent == pytest.approx(right.least_on_tangent, rel=0.1)  # of a number that rounding moves
+
+
+def test_what_is_left_of_a_zero_computed_in_float32_is_one():
+    for small, rank in ((0.5 * COMPUTED, 1), (2 * COMPUTED, 2)):  # above the rounding of the entries, 1.2e-7
+        W = np.diag([1.0, small]).astype(np.float32)
+        assert audit({"0.weight": W, "1.weight": np.eye(2)})[0].spectrum.ranks == (rank, 2)
 
 
 def test_a_float64_matrix_keeps_its_small_singular_values():

@@ -496,3 +496,9 @@ def test_alignment_with_a_negative_scaling_is_that_of_minus_a():
     assert np.array_equal(negative.times, positive.times) and np.array_equal(negative.start, positive.start)
     with pytest.raises(ValueError, match="scaling is 0"):
         alignment(A, B, G, 0)
+
+
+def test_the_kind_that_the_configuration_states_is_believed():
+    found = adapters(STATE, config={"peft_type": "NEWLORA", "lora_alpha": 2})
+    assert not len(found) and all("NEWLORA" in reason for _, reason in found.skipped)
+    assert len(adapters(STATE, config={"peft_type": "LORA", "lora_alpha": 2})) == 1
