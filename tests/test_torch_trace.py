@@ -68,7 +68,14 @@ nested = nn.Sequential(
 )
 X = torch.randn(7, 4, dtype=torch.float64)
 
+graph = torch.eye(7, dtype=torch.float64).roll(1, 0).to_sparse()
+
 MODELS = {
+    "a sparse graph": (
+        Net(lambda net, x: torch.mm(graph, net.fc1(x)) @ net.fc2.weight.T, fc1=a, fc2=b),
+        X,
+        ("fc1", "fc2"),
+    ),
     "fc1, fc2": (Net(fully(["fc1", "fc2", "fc3"]), fc1=a, fc2=b, fc3=c), X, ("fc1", "fc2", "fc3")),
     "nested": (nested, X, ("0.0", "2.0.0", "2.0.1")),
     "encoder, decoder": (
@@ -134,6 +141,7 @@ def test_a_chain_is_found_however_the_model_is_written(name, grad):
     else:
         x = inputs["ids"] if isinstance(inputs, dict) else inputs
         expected = model(**inputs) if isinstance(inputs, dict) else model(inputs)
+        x = graph @ x if name == "a sparse graph" else x
         product = x @ product
         product = product.transpose(0, 1) if name == "batch before" else product
     # The same products in another order: rounding of a few factors of order one.
@@ -445,6 +453,14 @@ def test_modules_with_a_forward_of_their_own_are_not_trusted():
     assert not find_chains(nn.Sequential(Squared(4, 4, bias=False), *linear(4, 4))).chains
     model[0].forward = lambda x: x.relu()
     assert not find_chains(model).chains
+
+
+def test_hooks_are_noted_and_seen_in_a_pass():
+    model = nn.Sequential(*linear(4, 5, 3))
+    assert find_chains(model).chains[0].notes == ()
+    model[0].register_forward_hook(lambda module, inputs, output: output.relu())
+    assert "hooks" in find_chains(model).chains[0].notes[0]
+    assert not find_chains(model, inputs=X).chains
 
 
 @pytest.mark.parametrize("between", [nn.ReLU(), nn.LayerNorm(5), nn.Dropout(0.5), nn.Tanh()])

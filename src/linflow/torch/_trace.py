@@ -112,7 +112,7 @@ class _Recorder(TorchDispatchMode):
         self._held = held
         self._weights: dict[tuple[Any, int], list[tuple[str, Tensor]]] = {}
         for name, W in held.items():
-            if W.layout == torch.strided and not W.is_meta and W.numel():
+            if _is_plain(W) and W.numel():
                 self._weights.setdefault((W.device, W.data_ptr()), []).append((name, W))
 
     def take(self, tensor: Tensor, what: str) -> None:
@@ -150,9 +150,10 @@ class _Recorder(TorchDispatchMode):
             node = self._made(name.removesuffix("_") if written else name, args, kwargs, outputs)
         node = node or _Node(name)
         for x in written:
-            for other in self._kept.get(x.untyped_storage().data_ptr(), []):
+            for other in self._kept.get(_storage(x), []):
                 self._set(other, _Node(name))
-            self._weights.pop((x.device, x.data_ptr()), None)
+            if _is_plain(x):
+                self._weights.pop((x.device, x.data_ptr()), None)
         for x in outputs:
             self._set(x, node if x is outputs[0] else _Node(name))
         return result
@@ -175,7 +176,7 @@ class _Recorder(TorchDispatchMode):
 
     def _set(self, tensor: Tensor, node: _Node) -> None:
         if id(tensor) not in self.at:
-            self._kept.setdefault(tensor.untyped_storage().data_ptr(), []).append(tensor)
+            self._kept.setdefault(_storage(tensor), []).append(tensor)
         self.at[id(tensor)] = self._add(node)
 
     def _add(self, node: _Node) -> int:
@@ -184,7 +185,7 @@ class _Recorder(TorchDispatchMode):
 
     def _weight(self, tensor: Tensor) -> Factor | None:
         """Return the weight that a tensor is a view of the whole of, and whether it is turned."""
-        if tensor.layout != torch.strided or tensor.is_meta:
+        if not _is_plain(tensor):
             return None
         for name, W in self._weights.get((tensor.device, tensor.data_ptr()), []):
             if W.ndim == 1 and tensor.shape == W.shape:
@@ -241,6 +242,16 @@ class _Recorder(TorchDispatchMode):
     def _biased(self, node: int, bias: Tensor) -> _Node:
         weight = self.nodes[self._node(bias)].weight
         return _Node("biased", (node,), bias=weight.name if weight else "")
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Tell whether a tensor has its entries in memory, one after another."""
+    return type(tensor) in (Tensor, torch.nn.Parameter) and tensor.layout == torch.strided and not tensor.is_meta
+
+
+def _storage(tensor: Tensor) -> int:
+    """Return the address of the memory that a tensor is a view of; an own one where it is of another kind."""
+    return tensor.untyped_storage().data_ptr() if _is_plain(tensor) else -id(tensor)
 
 
 def _number(name: str, args: Sequence[Any]) -> float | None:
