@@ -1,8 +1,10 @@
 """What is said of a start and its run: each finding on inputs made for it, and on inputs that must not have it."""
 
+import copy
 import dataclasses
 import itertools
 import math
+import pickle
 import re
 import types
 from types import SimpleNamespace
@@ -394,7 +396,10 @@ def test_the_page_sets_its_quantities(analysed):
 
 
 def test_the_page_names_its_drawings(analysed):
-    page = analysis_page.page(analysed(**TARGET, start__hidden=(12,)))
+    whole = analysed(**TARGET, start__hidden=(12,))
+    assert repr(pickle.loads(pickle.dumps(whole))) == repr(copy.deepcopy(whole)) == repr(whole)
+    assert repr(whole).startswith("Analysis(the run kept the certificate; ") and len(repr(whole)) < 300
+    page = analysis_page.page(whole)
     assert page.count("<svg") == page.count('role="img" aria-label="') == 3
     assert page.count('<th scope="') == page.count("<th ")
     ids = re.findall(r'\bid="([^"]+)"', page)

@@ -68,6 +68,11 @@ MADE = {
     "operator": lambda: lf.TangentOperator(NET),
     "spectrum": lambda: lf.imbalance_spectrum(NET),
     "schedules": lambda: [lf.schedules.constant(0.1), lf.schedules.backtracking(), lf.schedules.local_smoothness()],
+    "enclosure": lambda: lf.enclose(F, NET, t_max=0.1),
+    "distance of descent and flow": lambda: lf.flow_descent_gap(F, NET, step_size=0.01, steps=3),
+    "failure": lambda: lf.Failure(0, "ValueError", "no"),
+    "stats": lambda: lf.gradient_flow(F, NET, until=0.5).stats,
+    "check of a design": lambda: lf.design(F, (2, 4, 2), rate=5.0, rng=0).confirm(),
     "error of an interrupted run": lambda: lf.Interrupted(None),
 }
 
@@ -82,6 +87,17 @@ def test_everything_public_can_be_pickled_and_copied(name):
     for carry in (pickled, copy.deepcopy, copy.copy):
         back = carry(x)
         assert type(back) is type(x) and repr(back) == repr(x)
+
+
+def test_results_of_torch_models_travel():
+    torch, lt = pytest.importorskip("torch"), pytest.importorskip("linflow.torch")
+    generator = torch.Generator().manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 5, bias=False), torch.nn.Linear(5, 2, bias=False))
+    X, Z = (torch.randn(6, k, generator=generator, dtype=torch.float64) for k in (3, 2))
+    f, net = lt.regression(X, Z), lt.network(model)
+    for x in (lt.audit(model), f, net, lf.certify(f, net), lf.gradient_flow(f, net, until=0.5)):
+        for carry in (pickled, copy.deepcopy):
+            assert repr(carry(x)) == repr(x)
 
 
 @pytest.mark.parametrize("carry", [pickled, copy.deepcopy])

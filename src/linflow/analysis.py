@@ -17,7 +17,7 @@ from linflow.objectives import Objective
 from linflow.settings import Experiment
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Analysis:
     """What `linflow analyze` knows.
 
@@ -64,6 +64,10 @@ class Analysis:
             "check": None if self.check is None else self.check.to_dict(),
             "findings": [{"kind": f.kind, "text": f.text, "numbers": f.numbers} for f in self.findings],
         }
+
+    def __repr__(self) -> str:
+        count = len(self.findings)
+        return f"Analysis({self.verdict}; {count} finding{'s' * (count != 1)}; {self.certificate!r}, {self.run!r})"
 
 
 def certificate(experiment: Experiment) -> tuple[Objective, Network, Certificate]:
