@@ -506,6 +506,24 @@ def test_sweeps_in_one_folder_begin_where_the_others_are_not(count):
         assert [order[0] for order in orders] == [0, 99, 50, 25, 75, 12, 37, 62, 87]
 
 
+def test_two_sweeps_in_one_folder_compute_nothing_twice(tmp_path, monkeypatch):
+    """They take turns here, and each sees what the other has written before it goes on."""
+    monkeypatch.setattr("linflow.sweeps.work.LOOK", 0.0)
+    grid = read_grid(grid_of(grid={"seeds": 20})).placed(tmp_path)
+    pair = [Work(grid, Store(tmp_path), None, retry=False, place=place) for place in range(2)]
+    given = []
+    while any(work.missing for work in pair):
+        for work in pair:
+            work.look()
+            if (task := work.next(1)) is not None:
+                given += [cell.id for cell in task.cells]
+                work.take([failed(cell, "error", "as an example") for cell in task.cells])
+                work.store.flush()
+            work.look()
+    assert len(given) == len(set(given)) == 20
+    assert [work.computed for work in pair] == [10, 10]
+
+
 def test_places_in_a_folder_are_free_again_when_a_sweep_ends(tmp_path):
     stores = [Store(tmp_path) for _ in range(4)]
     assert [store.claim() for store in stores[:3]] == [0, 1, 2]
