@@ -4,8 +4,8 @@ import json
 import random
 import subprocess
 import sys
-import time
-from contextlib import contextmanager
+import uuid
+from contextlib import contextmanager, suppress
 from types import SimpleNamespace
 
 import pytest
@@ -13,33 +13,43 @@ import pytest
 from linflow.sweeps import read_grid, read_results, run_sweep
 from linflow.sweeps.engine import DaskEngine
 from tests.test_sweep import Y, grid_of, same
-from tests.test_sweep_kill import CELLS, ENV, compare, place, rerun, rows_in, started
+from tests.test_sweep_kill import CELLS, ENV, compare, gate, place, rerun, rows_in, started, told
+from tests.waiting import PATIENCE, waited
 
-__all__ = ["place"]
+__all__ = ["gate", "place"]
 pytest.importorskip("distributed", reason="a sweep on a cluster needs distributed: pip install linflow[sweep]")
-QUIET = {**ENV, "DASK_DISTRIBUTED__LOGGING__DISTRIBUTED": "critical"}
+QUIET = {"DASK_DISTRIBUTED__LOGGING__DISTRIBUTED": "critical"}
 
 
 class Cluster:
     """A scheduler and workers, each a process."""
 
-    def __init__(self, folder, workers):
-        self.file = folder / f"scheduler-{time.monotonic_ns()}.json"
-        self.quiet = {"env": QUIET, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
+    def __init__(self, folder, workers, env):
+        self.file = folder / f"scheduler-{uuid.uuid4()}.json"
+        self.quiet = {
+            "env": {**env, **QUIET},
+            "stdout": subprocess.DEVNULL,
+            "stderr": subprocess.DEVNULL,
+            "cwd": folder,
+        }
         self.scheduler = self.dask("scheduler", "--port", "0", "--no-dashboard")
         self.workers = [self.worker() for _ in range(workers)]
-        deadline = time.monotonic() + 60
-        while not self.file.exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        time.sleep(0.1)
-        self.address = json.loads(self.file.read_text())["address"]
+        self.address = waited(self.found)
+
+    def found(self):
+        """Return the address of the scheduler, once it has written it down."""
+        with suppress(FileNotFoundError, json.JSONDecodeError):
+            return json.loads(self.file.read_text())["address"]
+        return None
 
     def dask(self, *options):
         command = [sys.executable, "-m", "dask", *options, "--scheduler-file", str(self.file)]
         return subprocess.Popen(command, **self.quiet)
 
     def worker(self):
-        return self.dask("worker", "--no-nanny", "--nthreads", "1", "--no-dashboard", "--death-timeout", "20")
+        return self.dask(
+            "worker", "--no-nanny", "--nthreads", "1", "--no-dashboard", "--death-timeout", f"{PATIENCE:g}"
+        )
 
     def replace(self, i):
         """Kill a worker, and start another."""
@@ -54,8 +64,8 @@ class Cluster:
 
 
 @contextmanager
-def cluster(folder, workers=2):
-    made = Cluster(folder, workers)
+def cluster(folder, workers=2, env=ENV):
+    made = Cluster(folder, workers, env)
     try:
         yield made
     finally:
@@ -65,7 +75,7 @@ def cluster(folder, workers=2):
 @pytest.mark.slow
 def test_a_cluster_gives_the_numbers_of_this_machine(place):
     with cluster(place) as dask:
-        assert started(place, "cluster", "--scheduler", dask.address).wait(120) == 0
+        assert started(place, "cluster", "--scheduler", dask.address).wait(PATIENCE) == 0
         compare(place, "cluster")
         # A folder that was begun here goes on there.
         (place / "grid-half.toml").write_text((place / "grid.toml").read_text().replace("seeds = 300", "seeds = 50"))
@@ -75,18 +85,18 @@ def test_a_cluster_gives_the_numbers_of_this_machine(place):
 
 
 @pytest.mark.slow
-def test_workers_of_a_cluster_are_killed(place):
+def test_workers_of_a_cluster_are_killed(place, gate):
     rng = random.Random(4)
-    with cluster(place) as dask:
+    gate.open_to(5)  # it cannot end meanwhile
+    with cluster(place, env=gate.env) as dask:
         sweep = started(place, "killed", "--scheduler", dask.address)
-        kills = 0
-        while sweep.poll() is None:
-            time.sleep(rng.uniform(0.5, 2.0))
-            if kills < 8:
-                dask.replace(rng.randrange(2))
-                kills += 1
-        assert kills > 2
-        assert sweep.returncode in (0, 1)
+        for _ in range(8):
+            i = rng.randrange(2)
+            waited(lambda i=i: gate.begun(dask.workers[i].pid) or sweep.poll() is not None)
+            assert sweep.poll() is None
+            dask.replace(i)
+        gate.open()
+        assert sweep.wait(PATIENCE) in (0, 1)
         assert read_results(place / "killed").num_rows == CELLS
         rerun(place, "killed", "--scheduler", dask.address)
 
@@ -99,40 +109,43 @@ def test_a_cluster_without_workers_is_waited_for(place):
         assert f"0 of {CELLS} cells" in line
         assert "waiting for workers" in line
         dask.workers = [dask.worker()]
-        assert sweep.wait(120) == 0
+        assert sweep.wait(PATIENCE) == 0
         sweep.stderr.close()
         compare(place, "nobody")
 
 
 @pytest.mark.slow
-def test_the_scheduler_is_killed(place):
-    rng = random.Random(5)
-    for _ in range(3):
-        with cluster(place) as dask:
+def test_the_scheduler_is_killed(place, gate):
+    kept = 0
+    for kill in range(1, 4):
+        gate.open_to(10 * kill)  # at most 40 cells more, and one at least
+        with cluster(place, env=gate.env) as dask:
             sweep = started(place, "headless", "--scheduler", dask.address, stderr=subprocess.PIPE, text=True)
-            time.sleep(rng.uniform(4.0, 7.0))
+            waited(lambda kept=kept, sweep=sweep: rows_in(place, "headless") > kept or sweep.poll() is not None)
             dask.scheduler.kill()
-            _, err = sweep.communicate(timeout=60)
-            if sweep.returncode == 0:
-                break  # it was done before
-            assert sweep.returncode == 2, err
-            said = [line for line in err.splitlines() if line.startswith("linflow: ")]
-            assert len(said) == 1, err
-            assert "is gone" in said[0] or "no Dask scheduler" in said[0]
-            assert "Traceback" not in err
-    assert rows_in(place, "headless") > 0
+            _, err = sweep.communicate(timeout=PATIENCE)
+        assert sweep.returncode == 2, err
+        assert len(told(err)) == 1, err
+        assert "is gone" in told(err)[0] or "no Dask scheduler" in told(err)[0]
+        assert "Traceback" not in err
+        assert kept < rows_in(place, "headless") < CELLS
+        kept = rows_in(place, "headless")
     rerun(place, "headless")
 
 
 @pytest.mark.slow
-def test_the_sweep_on_a_cluster_is_killed(place):
-    with cluster(place) as dask:
-        for after in (3.0, 4.0):
+def test_the_sweep_on_a_cluster_is_killed(place, gate):
+    kept = 0
+    with cluster(place, env=gate.env) as dask:
+        for kill in range(1, 3):
+            gate.open_to(10 * kill)
             sweep = started(place, "gone", "--scheduler", dask.address)
-            time.sleep(after)
+            waited(lambda kept=kept, sweep=sweep: rows_in(place, "gone") > kept or sweep.poll() is not None)
             sweep.kill()
-            sweep.wait(10)
+            sweep.wait(PATIENCE)
+            kept = rows_in(place, "gone")
         assert [worker.poll() for worker in dask.workers] == [None, None]  # the cluster goes on
+        gate.open()
         rerun(place, "gone", "--scheduler", dask.address)
 
 
@@ -167,9 +180,8 @@ def test_no_scheduler_there_is_said(tmp_path):
     np.save(tmp_path / "Y.npy", Y)
     (tmp_path / "grid.toml").write_text('[data]\ntarget = "Y.npy"\n[grid]\nwidth = [3]\n')
     sweep = started(tmp_path, "out", "--scheduler", "tcp://127.0.0.1:9", stderr=subprocess.PIPE, text=True)
-    _, err = sweep.communicate(timeout=60)
+    _, err = sweep.communicate(timeout=PATIENCE)
     assert sweep.returncode == 2
-    said = [line for line in err.splitlines() if line.startswith("linflow: ")]
-    assert len(said) == 1
-    assert "there is no Dask scheduler at tcp://127.0.0.1:9" in said[0]
+    assert len(told(err)) == 1
+    assert "there is no Dask scheduler at tcp://127.0.0.1:9" in told(err)[0]
     assert "Traceback" not in err
