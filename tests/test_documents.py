@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 import linflow as lf
 from linflow.cli import app
 from linflow.sweeps import read_grid, read_results
+from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
@@ -113,7 +114,7 @@ class Reader:
                     [sys.executable, *words],
                     capture_output=True,
                     text=True,
-                    timeout=240,
+                    timeout=PATIENCE,
                     env=environment,
                     check=False,
                 )

@@ -12,6 +12,7 @@ import pytest
 
 import linflow as lf
 from linflow.plots import themes
+from tests.waiting import PATIENCE
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -126,7 +127,7 @@ print(len(shown), "pictures")
 @pytest.mark.parametrize(("name", "count"), [("talk_in_ten_minutes", 3), ("slow_factorization", 1)])
 def test_an_example_as_a_notebook_shows_each_figure_once(name, count, tmp_path):
     command = [sys.executable, "-W", "error", "-c", AS_A_NOTEBOOK, str(EXAMPLES / f"{name}.py"), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=EXAMPLES.parent, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, cwd=EXAMPLES.parent, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"{count} pictures"
 
