@@ -477,13 +477,54 @@ def test_a_summary_fits_80_columns(linflow):
     assert "guaranteed" in result.stdout
 
 
-def test_analyze_says_when_nothing_is_certified(linflow, tmp_path):
-    result = linflow("analyze", "--target", "Y.csv", "--init", "balanced", "--hidden", "12")
+def test_analyze_says_when_nothing_is_certified_and_nothing_proved(linflow, tmp_path):
+    command = ("analyze", "--target", "Y.csv", "--init", "balanced", "--hidden", "12")
+    result = linflow(*command, "--proof-steps", "0")
     assert result.exit_code == 1
     assert "nothing is certified for this start" in result.stdout
+    assert "Proved" not in result.stdout
     assert "kept the certificate" not in (tmp_path / "analysis" / "index.html").read_text("utf-8")
     # Balanced weights have no spread to blame, only rounding.
     assert "spread of the imbalance" not in result.stdout
+
+
+def test_analyze_proves_where_nothing_is_certified(linflow, tmp_path):
+    result = linflow("analyze", "--target", "Y.csv", "--init", "balanced", "--hidden", "12", "--json")
+    assert result.exit_code == 0
+    told = json.loads(result.stdout)
+    low, high = told["proof"]["time_to"]["1e-06"]
+    assert low < told["run"]["times"]["1e-06"] * (1 + 1e-6)  # the run's own error
+    assert told["run"]["times"]["1e-06"] * (1 - 1e-6) < high < low * (1 + 1e-6)
+    first = told["findings"][0]
+    assert first["kind"] == "proof"
+    assert first["text"].startswith("Proved: 1e-06 of the first loss gap at t = ")
+    assert first["text"].endswith("for ever. Before any run nothing is guaranteed.")
+    page = (tmp_path / "analysis" / "index.html").read_text("utf-8")
+    assert "proved by a verified run" in page
+    assert "proved by the verified run, observed (circles)" in page
+
+
+def test_a_descent_is_proved_to_the_step(linflow):
+    options = ("--target", "Y.csv", "--hidden", "12", "--algorithm", "descent", "--step-size", "0.02")
+    told = json.loads(linflow("analyze", *options, "--json").stdout)
+    fewest, most = told["proof"]["steps_to"]["1e-06"]
+    assert fewest == most == told["run"]["steps"]
+    assert told["findings"][0]["text"].startswith(f"Proved: 1e-06 of the first loss gap after exactly {most} steps")
+    text = linflow("certify", *options, "--verified").stdout
+    assert f"after exactly {most} steps" in text
+
+
+def test_certify_proves_where_it_is_asked_to(linflow):
+    start = ("certify", "--target", "Y.csv", "--init", "balanced", "--hidden", "12")
+    assert linflow(*start).exit_code == 1
+    result = linflow(*start, "--verified")
+    assert result.exit_code == 0
+    assert "\n\nProved: 1e-06 of the first loss gap at t = " in result.stdout
+    assert "proof" not in json.loads(linflow(*start, "--json").stdout)
+    assert json.loads(linflow(*start, "--verified", "--json").stdout)["proof"]["result"] == "target proved"
+    none = linflow(*start, "--verified", "--proof-steps", "0")
+    assert none.exit_code == 1
+    assert "Nothing is proved by computing: no steps were allowed for it." in none.stdout
 
 
 def test_memory_that_is_not_there_is_not_asked_for(linflow, monkeypatch):

@@ -15,6 +15,7 @@ from linflow.findings import Finding, findings
 from linflow.network import Network
 from linflow.objectives import Objective
 from linflow.settings import Experiment
+from linflow.verified import DescentEnclosure, Enclosure, attempt
 
 
 @dataclass(frozen=True, repr=False)
@@ -26,6 +27,7 @@ class Analysis:
         certificate, run, check: what was promised, what happened, and the two set against each other; `check` is
             None where Ctrl-C came first.
         findings: what to know, most important first.
+        proof: the verified run, None where there is none; `proof_reason` says why.
     """
 
     experiment: Experiment
@@ -35,12 +37,19 @@ class Analysis:
     run: Trajectory
     check: Check | None = None
     findings: tuple[Finding, ...] = ()
+    proof: Enclosure | DescentEnclosure | None = None
+    proof_reason: str = ""
+
+    @property
+    def proved(self) -> bool:
+        """Whether a verified run reached the target, or the time limit."""
+        return self.proof is not None and self.proof.result in ("target proved", "time limit reached")
 
     @property
     def passed(self) -> bool:
-        """Whether something is certified, the run did what it was asked to, and it kept the certificate."""
+        """Whether something is certified or proved, the run did what it was asked to, and it kept the certificate."""
         kept = self.check is not None and self.check.holds
-        return kept and self.certificate.best is not None and self.run.result.ok
+        return kept and (self.certificate.best is not None or self.proved) and self.run.result.ok
 
     @property
     def verdict(self) -> str:
@@ -48,11 +57,11 @@ class Analysis:
         if self.check is None:
             interrupted = self.run.result is Result.INTERRUPTED
             return "stopped during the run" if interrupted else "stopped before the run was checked"
+        ended = "" if self.run.result.ok else f", but ended early: {self.run.result.value}"
         if self.certificate.best is None:
-            return "nothing is certified for this start"
+            return f"proved by a verified run{ended}" if self.proved else "nothing is certified for this start"
         if not self.check.holds:
             return "the run broke the certificate"
-        ended = "" if self.run.result.ok else f", but ended early: {self.run.result.value}"
         return f"the run kept the certificate{ended}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -62,6 +71,7 @@ class Analysis:
             "certificate": self.certificate.to_dict(),
             "run": run_summary(self.run),
             "check": None if self.check is None else self.check.to_dict(),
+            "proof": {"reason": self.proof_reason} if self.proof is None else self.proof.to_dict(),
             "findings": [{"kind": f.kind, "text": f.text, "numbers": f.numbers} for f in self.findings],
         }
 
@@ -130,17 +140,33 @@ def started(experiment: Experiment, progress: Callable[[float], None] | None = N
     return Analysis(experiment, objective, network, cert, run)
 
 
-def finished(begun: Analysis) -> Analysis:
-    """Set the run against the certificate, and say what there is to know."""
+def proof_of(
+    experiment: Experiment, certificate: Certificate, progress: Callable[[float], None] | None = None
+) -> tuple[Enclosure | DescentEnclosure | None, str]:
+    """Return the verified run of an experiment, or None and the reason."""
+    objective, network, eta = certificate.objective, certificate.network, certificate.step_size
+    most, until = experiment.proof.steps, experiment.flow.until
+    if experiment.algorithm == "flow":
+        t_max = experiment.flow.t_max
+        return attempt(objective, network, until=until, t_max=t_max, max_steps=most, progress=progress)
+    if eta is None:
+        return None, "a verified descent takes a constant step"
+    steps = experiment.descent.steps
+    return attempt(objective, network, until=until, step_size=eta, steps=steps, max_steps=most, progress=progress)
+
+
+def finished(begun: Analysis, progress: Callable[[float], None] | None = None) -> Analysis:
+    """Set the run against the certificate, prove what can be proved, and say what there is to know."""
     experiment = begun.experiment
 
     def redraw(factor: int) -> Network:
         return experiment.network(begun.objective, wider=factor)
 
     check = begun.certificate.check(begun.run)
+    proof, reason = proof_of(experiment, begun.certificate, progress)
     again = redraw if experiment.start.weights is None else None
-    found = findings(begun.certificate, begun.run, experiment.flow.until, again)
-    return replace(begun, check=check, findings=found)
+    found = findings(begun.certificate, begun.run, experiment.flow.until, again, proof)
+    return replace(begun, check=check, findings=found, proof=proof, proof_reason=reason)
 
 
 def analyse(experiment: Experiment, progress: Callable[[float], None] | None = None) -> Analysis:

@@ -16,6 +16,7 @@ from linflow._unused import SIZES
 from linflow.analysis import Analysis
 from linflow.files import atomic
 from linflow.files._own import MADE
+from linflow.verified import Enclosure
 
 WIDEST = 2000
 """Width of a hidden layer up to which its imbalance is drawn."""
@@ -105,10 +106,20 @@ def _drawings(found: Analysis) -> list[tuple[str, Markup]]:
         return []
     promise = ", and what was certain before it" if cert.best is not None else ""
     return [
-        (f"The loss gap of the run{promise}.", svg(plots.convergence(run, cert), "c")),
+        _gap(found, promise),
         (f"The rate at which it falls, at every instant{promise and ', and the least it could be'}.",
          svg(plots.rate(run, cert), "r")),
     ]  # fmt: skip
+
+
+def _gap(found: Analysis, promise: str) -> tuple[str, Markup]:
+    """Draw the gap: with a proof, what was guaranteed, proved and observed."""
+    run, cert, proof = found.run, found.certificate, found.proof
+    if isinstance(proof, Enclosure) and proof.steps:
+        text = "The loss gap: proved by the verified run, observed (circles)"
+        text += f"{promise and ', and guaranteed before the run (dashed)'}; dotted, what holds for ever after."
+        return text, svg(plots.proof(proof, cert, run), "c")
+    return f"The loss gap of the run{promise}.", svg(plots.convergence(run, cert), "c")
 
 
 def _imbalance(found: Analysis) -> Markup | None:

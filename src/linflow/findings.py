@@ -11,6 +11,7 @@ import numpy as np
 from linflow import bounds
 from linflow._arrays import EPS, to_numpy
 from linflow._finding import Finding, times
+from linflow._finding_proof import proved
 from linflow._finding_steps import counted, descent_of, fewest, on_steps, rate_in_steps, step
 from linflow._words import does, many, part
 from linflow.certificates import Certificate, certify, margin
@@ -18,6 +19,7 @@ from linflow.dynamics import Trajectory
 from linflow.imbalance import imbalance_spectrum
 from linflow.network import Network
 from linflow.operator import TangentOperator
+from linflow.verified import DescentEnclosure, Enclosure
 
 WORTH = 2.0
 """Times the certified rate from which a change is worth naming."""
@@ -40,7 +42,11 @@ Redraw = Callable[[int], Network]
 
 
 def findings(
-    cert: Certificate, run: Trajectory | None, until: float, redraw: Redraw | None = None
+    cert: Certificate,
+    run: Trajectory | None,
+    until: float,
+    redraw: Redraw | None = None,
+    proof: Enclosure | DescentEnclosure | None = None,
 ) -> tuple[Finding, ...]:
     """Return what there is to know of a start and its run, most important first.
 
@@ -49,6 +55,7 @@ def findings(
         run: from the start; None where there is none, and nothing is said of it.
         until: fraction of the first loss gap at which times are compared.
         redraw: draws the start with wider hidden layers; None for weights that were given.
+        proof: the verified run from the start, None where there is none.
 
     Example:
         >>> import numpy as np, linflow as lf
@@ -60,6 +67,7 @@ def findings(
     """
     descent = descent_of(cert)
     parts = (
+        proved(proof, cert, until),
         _rate(cert, run, until),
         _hold(cert),
         _spread(cert),

@@ -74,6 +74,12 @@ class Flow(_Section):
         return {"until": self.until, "t_max": self.t_max, "rtol": self.rtol, "max_steps": self.max_steps}
 
 
+class Proof(_Section):
+    """The verified run: a proof of where the exact flow, or descent, goes."""
+
+    steps: Annotated[int, Field(ge=0, strict=True)] = 2000
+
+
 class Descent(_Section):
     """Gradient descent, where asked for: its step, "safe" for that of `safe_step_size`, and how that changes."""
 
@@ -108,6 +114,7 @@ class Experiment(_Section):
     start: Start = Start()
     flow: Flow = Flow()
     descent: Descent = Descent()
+    proof: Proof = Proof()
     design: Design = Design()
     output: Output = Output()
 
@@ -235,6 +242,7 @@ SECTIONS: dict[str, type[_Section]] = {
     "start": Start,
     "flow": Flow,
     "descent": Descent,
+    "proof": Proof,
     "design": Design,
     "output": Output,
 }

@@ -65,6 +65,7 @@ OPTIONS: dict[str, tuple[str, type, str, str]] = {
         "constant, backtracking, local_smoothness or xu2025: how the step of a descent changes.",
     ),
     "steps": ("descent.steps", int, "Run", "Steps of a descent at most."),
+    "proof_steps": ("proof.steps", int, "Proof", "Steps of the verified run of a flow at most; 0 for none."),
     "rate": ("design.rate", float, "Design", "Rate of the flow to certify."),
     "within": (
         "design.steps",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from linflow.settings import Experiment
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, not text.")]
+Verified = Annotated[bool, typer.Option("--verified", help="Prove by computing when the target is reached, too.")]
 RUN = tuple(name for name, (_, _, panel, _) in OPTIONS.items() if panel in ("Data", "Start", "Run"))
 START = (
     "x",
@@ -33,22 +34,33 @@ START = (
 
 
 @app.command(cls=ExperimentCommand)
-@takes_experiment(*START)
-def certify(experiment: "Experiment", as_json: Json = False) -> None:
+@takes_experiment(*START, "until", "steps", "proof_steps")
+def certify(experiment: "Experiment", verified: Verified = False, as_json: Json = False) -> None:
     """Say how fast training from a start is sure to be, before it is run.
 
     Example: linflow certify --target Y.csv --init ntk --hidden 64 --seed 0
 
-    Exit code 0: a rate is certified; 1: none is; 2: bad input.
+    Exit code 0: a rate is certified, or with --verified the target is proved; 1: neither; 2: bad input.
     """
-    from linflow.analysis import certificate
+    from linflow._finding_proof import proved
+    from linflow.analysis import certificate, proof_of
 
     cert = certificate(experiment)[2]
+    proof = reason = None
+    if verified:
+        with progress("prove") as tick:
+            proof, reason = proof_of(experiment, cert, tick)
     if as_json:
-        print_json({**cert.to_dict(), **experiment.echo()})
+        told = {"proof": {"reason": reason} if proof is None else proof.to_dict()} if verified else {}
+        print_json({**cert.to_dict(), **told, **experiment.echo()})
     else:
         typer.echo(str(cert))
-    raise typer.Exit(0 if cert.best is not None else 1)
+        if proof is not None:
+            typer.echo(f"\n{next(proved(proof, cert, experiment.flow.until)).text}")
+        elif verified:
+            typer.echo(f"\nNothing is proved by computing: {reason}.")
+    done = proof is not None and proof.result == "target proved"
+    raise typer.Exit(0 if cert.best is not None or done else 1)
 
 
 @app.command(cls=ExperimentCommand)
@@ -152,7 +164,7 @@ def design(experiment: "Experiment", as_json: Json = False) -> None:
 
 
 @app.command(cls=ExperimentCommand)
-@takes_experiment(*RUN, "folder")
+@takes_experiment(*RUN, "proof_steps", "folder")
 def analyze(experiment: "Experiment", as_json: Json = False) -> None:
     """Certify a start, run it, set one against the other, and say what holds it back.
 
@@ -176,7 +188,8 @@ def analyze(experiment: "Experiment", as_json: Json = False) -> None:
     try:
         with progress("analyze") as tick:
             begun = started(experiment, tick)
-        found = finished(begun)
+        with progress("prove") as tick:
+            found = finished(begun, tick)
         index = write(found, out)
     except KeyboardInterrupt as stop:
         begun = begun or getattr(stop, "analysis", None)

@@ -1,5 +1,6 @@
 """Verified runs: rigorous enclosures of gradient flow and descent, made by computing, with all rounding bounded."""
 
+from linflow.verified.attempt import attempt
 from linflow.verified.comparison import FlowDescentGap, flow_descent_gap
 from linflow.verified.descent import DescentEnclosure
 from linflow.verified.enclosure import Enclosure
@@ -11,6 +12,7 @@ __all__ = [
     "Enclosure",
     "FlowDescentGap",
     "VerifiedStep",
+    "attempt",
     "enclose",
     "flow_descent_gap",
     "safe_step_size",

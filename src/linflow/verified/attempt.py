@@ -1,0 +1,64 @@
+"""A verified run within a budget: a proof, or the reason why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from linflow.network import Network
+from linflow.objectives import Objective
+from linflow.verified.descent import DescentEnclosure
+from linflow.verified.enclosure import Enclosure
+from linflow.verified.run import STEPS, enclose
+
+STORED = 6_000_000
+"""Weights times steps of a flow that are kept: a step keeps 21 numbers for each weight, so 1 GB in all."""
+
+
+def attempt(
+    objective: Objective,
+    network: Network,
+    *,
+    until: float | None,
+    t_max: float | None = None,
+    step_size: float | None = None,
+    steps: int | None = None,
+    max_steps: int = 2000,
+    progress: Callable[[float], None] | None = None,
+) -> tuple[Enclosure | DescentEnclosure | None, str]:
+    """Return a proof of the flow, or with a step size of the descent; or None and why there is none.
+
+    Arguments are those of `enclose`, but for a limit that is lowered where the weights are many.
+
+    Args:
+        objective: what is minimised.
+        network: the start.
+        until: fraction of the first loss gap to prove.
+        t_max: time of the flow to stop at.
+        step_size: η of a descent; the flow if left out.
+        steps: steps of a descent at most.
+        progress: called with the fraction done.
+        max_steps: limit on the steps of a flow, and half of that on those of a descent; lowered where the weights
+            are many, 0 for no proof.
+    """
+    if max_steps == 0:
+        return None, "no steps were allowed for it"
+    size = sum(W.shape[0] * W.shape[1] for W in network.weights)
+    try:
+        if step_size is not None:
+            steps = min(steps or STEPS, 2 * max_steps, STORED * 200 // size)
+            proof = enclose(
+                objective,
+                network,
+                algorithm="descent",
+                step_size=step_size,
+                until=until,
+                steps=steps,
+                progress=progress,
+            )
+            return proof, ""
+        allowed = min(max_steps, STORED // size)
+        if allowed == 0:
+            return None, f"{size} weights are too many for a proof"
+        return enclose(objective, network, until=until, t_max=t_max, max_steps=allowed, progress=progress), ""
+    except ValueError as error:
+        return None, str(error).rstrip(".")
