@@ -9,13 +9,14 @@ SEED ?= 0
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help reproduce test test-slow soundness bench examples check format setup-test clean
+.PHONY: help reproduce test test-slow soundness mutants bench examples check format setup-test clean
 
 help:
 	@echo "make reproduce   compute every figure and its claims into report/index.html"
 	@echo "make test        run the test suite"
 	@echo "make test-slow   run the tests marked slow as well"
 	@echo "make soundness   every bound against lambda_min(T) on a million random networks (INSTANCES=, SEED=)"
+	@echo "make mutants     errors of one place in the formulas, and whether a test sees them (MODULES=, EVERY=)"
 	@echo "make bench       time the flow against other solvers at equal error (QUICK=1: two minutes; TASKS=, SOLVERS=, ERROR=)"
 	@echo "make examples    run the examples, with their figures in figures/"
 	@echo "make check       lint, formatting and types"
@@ -48,6 +49,9 @@ test-slow: $(VENV)/.installed-dev
 
 soundness: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.soundness --instances $(INSTANCES) --seed $(SEED) --workers $(WORKERS)
+
+mutants: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.mutants $(MODULES) --workers $(WORKERS) --every $(or $(EVERY),1)
 
 # Its environment is apart: the other solvers are large, and nothing else needs them.
 $(VENV)-bench/.installed: pyproject.toml benchmarks/requirements.txt

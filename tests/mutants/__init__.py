@@ -1,0 +1,1 @@
+"""One-place errors in the formulas, and whether the tests see them: `make mutants`."""

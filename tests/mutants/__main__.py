@@ -1,0 +1,83 @@
+"""One-place errors in the formulas, and whether the tests see them.
+
+    python -m tests.mutants                     every module: `make mutants`
+    python -m tests.mutants bounds --every 5    the modules whose names begin so; every fifth error
+
+Ends with 1 if an error went unseen that `survivors.toml` does not argue.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+
+from tests.mutants.session import BROKEN, UNREACHED, UNSEEN
+from tests.mutants.targets import TARGETS
+
+ROOT = Path(__file__).parents[2]
+ARGUED = Path(__file__).with_name("survivors.toml")
+
+
+def argued() -> dict[tuple[str, str], str]:
+    """Return the reasons why some errors are none, by function and text."""
+    with ARGUED.open("rb") as file:
+        groups = tomllib.load(file).get("survivor", [])
+    return {(group["where"], mutant): group["reason"] for group in groups for mutant in group["mutants"]}
+
+
+def examine(name: str, workers: int, every: int) -> list[dict]:
+    """Return what became of the errors of a module."""
+    module = ROOT.joinpath("src", "linflow", *name.split(".")).with_suffix(".py")
+    tests = [path for test in TARGETS[name] if (path := ROOT / "tests" / f"{test}.py").exists()]
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "found.json"
+        command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "tests.mutants.session"]
+        command += ["-p", "no:cacheprovider", "--mutate", f"linflow.{name}", "--mutants-out", str(out)]
+        command += ["--mutants-workers", str(workers), "--mutants-every", str(every)]
+        done = subprocess.run(
+            [*command, *map(str, [*tests, module])],
+            cwd=ROOT,
+            env=os.environ,
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        if not out.exists():
+            sys.exit(f"{name}: the tests do not pass, or are not found:\n{done.stdout[-4000:]}{done.stderr[-2000:]}")
+        return json.loads(out.read_text(encoding="utf-8"))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
+    parser.add_argument("modules", nargs="*", help="beginnings of module names; all when none is given")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--every", type=int, default=1, help="make every k-th error only")
+    options = parser.parse_args()
+    names = [n for n in TARGETS if not options.modules or n.startswith(tuple(options.modules))]
+    reasons, new, all_seen, all_made = argued(), 0, 0, 0
+    for name in names:
+        found = examine(name, options.workers, options.every)
+        if broken := [m for m in found if m["code"] == BROKEN]:
+            sys.exit(f"{name}: errors that cannot be made: {broken}")
+        unseen = [m for m in found if m["code"] in (UNSEEN, UNREACHED)]
+        seen, all_made = len(found) - len(unseen), all_made + len(found)
+        all_seen += seen
+        print(f"{name}: {seen} of {len(found)} seen ({100 * seen / max(len(found), 1):.1f} %)", flush=True)
+        for m in unseen:
+            where = f"{name}:{m['function']}"
+            reason = reasons.get((where, m["mutant"]))
+            new += reason is None
+            how = reason or ("no test comes here" if m["code"] == UNREACHED else "SURVIVES")
+            print(f"  {name.replace('.', '/')}.py:{m['line']} {m['function']}: {m['mutant']}  [{how}]", flush=True)
+    print(f"{all_seen} of {all_made} seen ({100 * all_seen / max(all_made, 1):.1f} %), {new} not argued")
+    return 1 if new else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

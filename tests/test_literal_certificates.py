@@ -1,0 +1,908 @@
+"""Every certificate as docs/theory.md and docs/descent.md have it, written out anew.
+
+An ε of 2⁻¹⁰ and a large `STRICT` show every allowance for rounding and its direction; the two sides then do the
+same few operations, and agree to a few roundings (1e-12).
+"""
+
+import math
+from importlib import import_module
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+import linflow as lf
+from linflow.bounds import Invariants, _base, any_imbalance, product_aware, three_layers, two_layers
+from linflow.certificates import (
+    _base as guarantees,
+)
+from linflow.certificates import (
+    curves,
+    envelope,
+    exponential,
+    lazy,
+    published_descent,
+    step_bounds,
+    tail,
+)
+
+margin = import_module("linflow.certificates.margin")  # the package has a function of that name
+SAME = 1e-12
+COARSE = 2.0**-10
+
+
+def near(x, rel=SAME, abs=0.0):
+    return pytest.approx(x, rel=rel, abs=abs)
+
+
+# --- curves --------------------------------------------------------------------------------------------------------
+
+
+def test_logarithms_of_ratios_are_raised_by_their_rounding(monkeypatch):
+    monkeypatch.setattr(curves, "EPS", COARSE)
+    assert curves.log_ratio(8.0, 2.0) == near(math.log(4) * (1 + 4 * COARSE) + 4 * COARSE)
+    assert curves.log_ratio(1e300, 1e-300) == near(600 * math.log(10) * (1 + 4 * COARSE) + 4 * COARSE)
+    assert curves.log_ratio(1.0, 0.0) == math.inf
+
+
+def test_a_gap_falls_by_its_factor_raised_by_rounding(monkeypatch):
+    monkeypatch.setattr(curves, "EPS", COARSE)
+    for d, k in ((0.1, 7), (1e-3, 1000), (0.9, 1)):
+        x = -k * math.log1p(-d)
+        assert curves.fallen(3.0, d, k) == near(min(3.0, 3.0 * math.exp(-x) * (1 + 8 * COARSE * (4 + x))))
+    assert curves.fallen(3.0, 1e-9, 1) == 3.0  # never above the gap
+    assert [curves.fallen(3.0, d, k) for d, k in ((0.5, 0), (1.0, 0), (1.0, 1), (1.5, 2))] == [3.0, 3.0, 0.0, 0.0]
+
+
+def test_steps_down_are_enough_and_no_more_than_rounding_asks(monkeypatch):
+    assert [curves.steps_down(1.0, *x) for x in ((1.0, 0.5), (2.0, 0.5), (0.5, 1.0), (0.5, 1.5))] == [0, 0, 1, 1]
+    for d in (0.0, -0.1):
+        with pytest.raises(OverflowError):
+            curves.steps_down(1.0, 0.5, d)
+    for d in (0.3, 1e-3, 1e-10):
+        for y in (0.5, 1e-9):
+            exact = math.log(1 / y) / -math.log1p(-d)
+            assert 0 < curves.steps_down(1.0, y, d) - exact <= 1 + 100 * np.finfo(float).eps * exact + 1e-6
+    monkeypatch.setattr(curves, "EPS", COARSE)
+    ratio = math.log(1e9) * (1 + 4 * COARSE) + 4 * COARSE
+    literal = (ratio * (1 + 32 * COARSE) + 64 * COARSE) / -math.log1p(-1e-3) * (1 + 4 * COARSE)
+    assert curves.steps_down(1.0, 1e-9, 1e-3) == math.ceil(literal)
+
+
+def test_an_exponential_falls_at_its_rate():
+    curve = curves.ExponentialCurve(3.0, 2.0)
+    assert curve.gap(0.5) == near(3 / math.e) and curve.rate_at(1.0) == 2.0 and curve.rate == 2.0
+    assert curve.time(1.0) == near(math.log(3) / 2) and curve.time(3.0) == 0.0 and curve.time(4.0) == 0.0
+
+
+def test_a_curve_of_levels_has_the_rate_of_each(monkeypatch):
+    curve = curves.LevelCurve(np.array([4.0, 1.0, 0.25]), np.array([1.0, 2.0, 0.5]))
+    first, second = math.log(4), math.log(4) / 2
+    np.testing.assert_allclose(curve.times, [0, first, first + second], rtol=SAME)
+    assert (curve.rate, curve.final_rate) == (0.5, 0.5)
+    assert curves.LevelCurve(np.array([4.0, 1.0]), np.array([1.0, 2.0])).rate == 1.0
+    assert curve.gap(0.0) == 4.0 and curve.gap(1.0) == near(4 / math.e) and curve.gap(first) == near(1.0)
+    assert curve.gap(first + 0.25) == near(math.exp(-0.5))
+    assert curve.gap(first + second + 2) == near(0.25 / math.e)
+    assert [curve.time(y) for y in (4.0, 5.0)] == [0.0, 0.0]
+    assert curve.time(2.0) == near(math.log(2)) and curve.time(1.0) == near(first)
+    assert curve.time(0.5) == near(first + math.log(2) / 2) and curve.time(0.05) == near(
+        first + second + math.log(5) / 0.5
+    )
+    # On a border the slower of the two rates, next to it that of the level.
+    assert [curve.rate_at(y) for y in (4.0, 2.0, 1.0, 0.5, 0.25, 0.1)] == [1.0, 1.0, 1.0, 2.0, 0.5, 0.5]
+    border = (1.0 * (1 + 2e-9), 1.0 * (1 + 0.5e-9), 1.0 * (1 - 0.5e-9), 1.0 * (1 - 2e-9))
+    assert [curve.rate_at(y) for y in border] == [1.0, 1.0, 1.0, 2.0]
+    assert [curve.rate_at(y) for y in (4.1, 4.0)] == [1.0, 1.0]
+    stuck = curves.LevelCurve(np.array([4.0, 1.0]), np.array([1.0, 0.0]))
+    assert stuck.time(0.5) == math.inf and stuck.time(1.0) == near(first) and stuck.gap(100.0) == 1.0
+    never = curves.LevelCurve(np.array([4.0, 1.0]), np.array([0.0, 1.0]))
+    assert never.times[1] == math.inf and never.time(2.0) == math.inf
+    monkeypatch.setattr(curves, "EPS", COARSE)
+    span = math.log(2) * (1 + 4 * COARSE) + 4 * COARSE
+    assert curve.time(0.5) == near((first + span / 2) * (1 + 4 * COARSE))
+
+
+def test_a_curve_of_steps_counts_whole_ones(monkeypatch):
+    curve = curves.StepCurve(8.0, 0.1, 0.5)
+    assert curve.factor == 0.5 and curve.rate == near(math.log(2) / 0.1) and curve.rate_at(1.0) == curve.rate
+    assert curves.StepCurve(8.0, 0.1, 1.0).rate == math.inf
+    assert curve.gap_after(3) == near(1.0) and curve.steps(8.0) == 0 and curve.steps(1.01) == 3
+    assert curve.time(1.01) == near(0.3) and curves.StepCurve(8.0, 0.1, 0.0).steps(1.0) == math.inf
+    assert [curve.gap(t) for t in (0.0, 0.0999, 0.1, 0.3, 0.3 - 1e-17, 0.39)] == [
+        near(8.0), near(8.0), near(4.0), near(1.0), near(1.0), near(1.0),
+    ]  # fmt: skip
+    # A time counts as a whole number of steps up to 1e-9 + 1e-12 k, at most 1e-3, and its rounding.
+    unit = curves.StepCurve(1.0, 1.0, 1e-4)
+    for k, room in ((10, 1e-9 + 1e-11), (10**6, 1e-9 + 1e-6)):
+        assert unit.gap(k - 0.9 * room) == unit.gap_after(k) and unit.gap(k - 1.2 * room) == unit.gap_after(k - 1)
+    slow = curves.StepCurve(1.0, 1.0, 1e-12)
+    k = 2.0**32
+    assert slow.gap(k - 0.9e-3) == slow.gap_after(k) and slow.gap(k - 1.3e-3) == slow.gap_after(k - 1)
+    monkeypatch.setattr(curves, "EPS", 2.0**-20)
+    assert unit.gap(2.0**14 - 0.9 * 2.0**-4) == unit.gap_after(2**14)
+    assert unit.gap(2.0**14 - 1.1 * 2.0**-4) == unit.gap_after(2**14 - 1)
+
+
+# --- envelope ------------------------------------------------------------------------------------------------------
+
+
+def test_levels_are_even_in_the_root_and_then_geometric():
+    levels = envelope.gap_levels(3.0)
+    roots = np.sqrt(levels / 3.0)
+    np.testing.assert_allclose(roots[:60], np.linspace(1, 0.05, 60), rtol=SAME)
+    count = math.ceil(math.log(1e-7 / 0.05) / math.log(0.84))
+    np.testing.assert_allclose(roots[59:], 0.05 * 0.84 ** np.arange(count + 1), rtol=SAME)
+    assert roots[-1] <= 1e-7 < roots[-2]
+
+
+class Balls:
+    """Floors `1/(1 + R)²` on balls: nearby weights, of which the envelope asks by a path and a fall."""
+
+    def __init__(self):
+        self.asked = []
+
+    def floor_and_reach(self, travelled, fall):
+        self.asked.append((travelled, fall))
+        for radius in np.linspace(0, 4, 401):
+            if travelled + 2 * fall * (1 + radius) <= radius:
+                return 1 / (1 + radius) ** 2, travelled + 2 * fall * (1 + radius)
+        return 0.0, math.inf
+
+
+def test_the_envelope_follows_path_and_rate_level_by_level():
+    levels, gamma = np.array([0.04, 0.01, 0.0025]), 2.5
+    for floors in ([0.0, 0.0, 0.0], [0.3, 0.3, 0.9], [0.99, 0.0, 0.0], [2.0, 3.0, 4.0]):
+        balls = Balls()
+        curve = envelope.envelope(levels, gamma, np.array(floors), balls)
+        rates, travelled = [], 0.0
+        roots = [math.sqrt(y / gamma) for y in levels] + [0.0]
+        for k in range(3):
+            fall = roots[k] - roots[k + 1]
+            assert balls.asked[k] == (near(travelled), near(fall))
+            held, reach = Balls().floor_and_reach(travelled, fall)
+            if floors[k] >= held:
+                held, reach = floors[k], travelled + 2 * fall / math.sqrt(floors[k])
+            rates.append(gamma * held)
+            travelled = reach
+        np.testing.assert_allclose(curve.rates, rates, rtol=SAME)
+        np.testing.assert_array_equal(curve.levels, levels)
+    alone = envelope.envelope(levels, gamma, np.array([0.5, 0.0, 2.0]), None)
+    np.testing.assert_allclose(alone.rates, [1.25, 0.0, 5.0], rtol=SAME)
+    assert envelope.envelope(levels, gamma, np.array([0.0, 1.0, 1.0]), None) is None
+    # Once the path is endless no ball is asked for.
+    lost = Balls()
+    curve = envelope.envelope(np.array([4.0, 3.99, 1e-4]), 1.0, np.array([1.0, 0.0, 0.0]), lost)
+    assert curve.rates.tolist() == [1.0, 0.0, 0.0] and len(lost.asked) == 2
+
+
+# --- the lazy regime -----------------------------------------------------------------------------------------------
+
+
+def interaction_of(x):
+    L = len(x)
+    C = np.array(
+        [
+            [0.0 if i == j else math.prod(x[k] for k in range(L) if k not in (i, j)) for j in range(L)]
+            for i in range(L)
+        ]
+    )
+    return float(np.linalg.eigvalsh(C)[-1])
+
+
+def test_the_interaction_is_the_greatest_eigenvalue_of_products_of_norms(rng):
+    for L in (1, 2, 3, 4, 5):
+        norms = rng.uniform(0.1, 3.0, (L, 4))
+        np.testing.assert_allclose(
+            lazy.interaction(norms), [interaction_of(x) for x in norms.T], rtol=SAME, atol=1e-15
+        )
+    endless = lazy.interaction(np.array([[1.0, math.inf], [1.0, 1.0], [1.0, 1.0]]))
+    assert endless[1] == math.inf and endless[0] == near(2.0)
+    np.testing.assert_allclose(lazy.others(np.array([[2.0], [3.0], [5.0]]), 0), [15.0])
+    np.testing.assert_allclose(lazy.others(np.array([[2.0], [3.0], [5.0]]), 0, 2), [3.0])
+
+
+def test_norms_and_the_least_eigenvalue_allow_for_rounding(monkeypatch, rng):
+    monkeypatch.setattr(lazy, "EPS", COARSE)
+    shapes = ((2, 7), (7, 3), (3, 2))
+    net = lf.Network([rng.standard_normal(s) for s in shapes], 0.7)
+    norms = lazy.spectral_norms(net)
+    literal = [np.linalg.norm(W, 2) * (1 + 16 * COARSE * max(W.shape)) for W in net.weights]
+    np.testing.assert_allclose(norms, literal, rtol=SAME)
+    monkeypatch.setattr(lazy, "EPS", 2.0**-22)
+    sizes = [np.linalg.norm(W) for W in net.weights]
+    terms = sum(math.prod(sizes[k] for k in range(3) if k != l) ** 2 for l in range(3))
+    rounding = 16 * 2.0**-22 * 3 * math.sqrt(7) * 0.49 * terms
+    T = np.linalg.eigvalsh(lf.TangentOperator(net).dense())[0]
+    assert lazy.least_floor(net) == near(T - rounding, rel=1e-10)
+    # Where T is too large to form: Σ λ_n(PPᵀ) λ_m(SᵀS).
+    monkeypatch.setattr(lazy, "DENSE_LIMIT", 3)
+    W1, W2, W3 = net.weights
+
+    def least(A):
+        return np.linalg.eigvalsh(A)[0]
+
+    floor = least(W2 @ W3 @ W3.T @ W2.T) * 0  # S_2ᵀS_2 below
+    floor = least((W2 @ W3).T @ (W2 @ W3)) + least(W1 @ W1.T) * least(W3.T @ W3) + least(W1 @ W2 @ W2.T @ W1.T)
+    assert lazy.least_floor(net) == near(0.49 * floor - rounding, rel=1e-10)
+    monkeypatch.setattr(lazy, "DENSE_LIMIT", 4)
+    assert lazy.least_floor(net) == near(T - rounding, rel=1e-10)
+    assert lazy.least_floor(lf.Network([np.eye(2)], 0.7)) == near(0.49)
+    # The order counts where it is above the widths; two layers are exact whatever the limit.
+    monkeypatch.setattr(lazy, "DENSE_LIMIT", 0)
+    two = lf.Network([rng.standard_normal((3, 4)), rng.standard_normal((4, 3))])
+    terms = sum(np.linalg.norm(W) ** 2 for W in two.weights)
+    T = least(two.weights[0] @ two.weights[0].T) + least(two.weights[1].T @ two.weights[1])
+    assert lazy.least_floor(two) == near(T - 16 * 2.0**-22 * 2 * 3 * terms, rel=1e-10)
+    assert lazy._least(None, 2, left=True) == 1.0
+    assert lazy._least(np.ones((3, 2)), 3, left=True) == 0.0 and lazy._least(np.ones((2, 3)), 3, left=False) == 0.0
+    assert lazy._least(2 * np.eye(2), 2, left=True) == near(4.0) and lazy._least(
+        2 * np.eye(2), 2, left=False
+    ) == near(4.0)
+    assert lazy._least(np.diag([3.0, 2.0])[:, :2], 2, left=True) == near(4.0)
+    assert lazy._least(np.array([[3.0, 0.0, 0.0], [0.0, 2.0, 0.0]]), 2, left=True) == near(4.0)
+    assert lazy._least(np.array([[3.0, 0.0], [0.0, 2.0], [0.0, 0.0]]), 2, left=False) == near(4.0)
+
+
+@pytest.mark.parametrize("shapes", [((2, 3), (3, 2)), ((2, 3), (3, 3), (3, 2)), ((1, 2), (2, 2), (2, 2), (2, 1))])
+def test_floors_on_balls_are_upper_sums_of_what_the_root_may_fall(rng, shapes):
+    net = lf.Network([np.eye(*s) + 0.1 * rng.standard_normal(s) for s in shapes], 0.7)
+    around = lazy.Neighbourhood.of(net)
+    root, norms = math.sqrt(lazy.least_floor(net)), lazy.spectral_norms(net)
+    end = root / (0.7 * interaction_of(norms))
+    radii = [(j / 400) ** 2 * end for j in range(401)]
+    np.testing.assert_allclose(around.radii, radii, rtol=SAME)
+    fallen, literal = 0.0, [root**2]
+    for a, b in pairwise(radii):
+        fallen += (b - a) * 0.7 * interaction_of(norms + b)  # the slope increases: its value at the outer end
+        literal.append(max(root - fallen, 0.0) ** 2)
+    np.testing.assert_allclose(around.floors, literal, rtol=1e-11, atol=1e-14)
+    exact = np.array(
+        [
+            root
+            - 0.7 * np.trapezoid([interaction_of(norms + s) for s in np.linspace(0, r, 50)], np.linspace(0, r, 50))
+            for r in radii[::40]
+        ]
+    )
+    assert np.all(around.floors[::40] <= np.maximum(exact, 0) ** 2 + 1e-6)
+
+
+def test_where_one_layer_or_nothing_is_there_is_one_ball():
+    one = lazy.Neighbourhood.of(lf.Network([np.eye(2)], 0.5))
+    assert one.radii.tolist() == [0.0, math.inf] and one.floors.tolist() == [0.25, 0.25]
+    none = lazy.Neighbourhood.of(lf.Network([np.zeros((2, 2)), np.zeros((2, 2))]))
+    assert none.radii.tolist() == [0.0, 0.0] and none.floors.tolist() == [0.0, 0.0]
+
+
+def test_a_floor_must_hold_on_the_ball_where_the_path_ends():
+    around = lazy.Neighbourhood(np.array([0.0, 1.0, 2.0, 3.0]), np.array([4.0, 1.0, 0.25, 0.0]))
+    assert around.floor_and_reach(0.0, 0.5) == (1.0, 1.0)  # 2·0.5/1 = 1 just fits
+    assert around.floor_and_reach(0.0, 0.0) == (4.0, 0.0)
+    assert around.floor_and_reach(0.5, 0.3) == (0.25, near(0.5 + 0.6 / 0.5))
+    assert around.floor_and_reach(0.0, 0.6) == (0.0, math.inf)
+    nothing = lazy.Neighbourhood(np.array([0.0, 0.0]), np.array([0.0, 0.0]))
+    assert nothing.floor_and_reach(0.0, 0.0) == (0.0, math.inf)
+
+
+# --- margin --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def regression(rng):
+    X, Y = rng.standard_normal((6, 2)), rng.standard_normal((6, 3))
+    f = lf.LinearRegression(X, Y)
+    W = f.minimizer + 0.02 * rng.standard_normal((2, 3))
+    u, s, v = np.linalg.svd(W, full_matrices=False)
+    return f, lf.Network([2.0 * u * np.sqrt(s), (np.sqrt(s)[:, None] * v)], 0.5)
+
+
+def test_the_margin_is_its_definition_less_its_rounding(monkeypatch, regression):
+    f, net = regression
+    eps = 2.0**-20
+    monkeypatch.setattr(margin, "EPS", eps)
+    mu, K = f.strong_convexity, f.smoothness
+    assert mu < 0.9 * K
+    W = net.product()
+    away = np.linalg.norm(W - f.minimizer)
+    sigmas = np.linalg.svd(f.minimizer, compute_uv=False)
+    rounding = 16 * eps * (f.minimizer_size + net.magnitude())
+    literal = sigmas[-1] - math.sqrt(K / mu) * (away + rounding)
+    assert literal > 0 and lf.margin(f, net, "distance") == near(literal)
+    gap = f.gap(W)
+    off = rounding + 4 * math.sqrt(2 * f.rounding(net) / mu)
+    assert lf.margin(f, net) == near(sigmas[-1] - math.sqrt(2 * gap / mu) - off)
+    gaps = np.array([gap, gap / 9, 0.0, -1e-20, 100 * gap])
+    low, following, high = margin.product_range(f, net, gaps)
+    reach = np.sqrt(2 * np.maximum(gaps, 0) / mu) + off
+    np.testing.assert_allclose(low, np.maximum(sigmas[1] - reach, 0), rtol=SAME)
+    np.testing.assert_allclose(following, np.maximum(sigmas[0] - reach, 0), rtol=SAME)
+    np.testing.assert_allclose(high, sigmas[0] + reach, rtol=SAME)
+
+
+def test_without_curvature_or_minimiser_there_is_no_margin():
+    net = lf.Network([np.eye(2), np.eye(2)])
+    value, gradient = (lambda W: float(np.sum(W * W)) / 2), (lambda W: W)
+    plain = lf.Objective(value, gradient, shape=(2, 2), pl_constant=2.0, minimum=0.0)
+    known = lf.Objective(value, gradient, shape=(2, 2), strong_convexity=1.0, minimum=0.0)
+    for f in (plain, known):
+        assert lf.margin(f, net) == lf.margin(f, net, "distance") == 0.0
+        low, following, high = margin.product_range(f, net, np.ones(2))
+        assert low.tolist() == [0, 0] and following.tolist() == [0, 0] and high.tolist() == [math.inf, math.inf]
+    endless = lf.Objective(value, gradient, shape=(2, 2), strong_convexity=1.0, minimizer=np.eye(2))
+    assert lf.margin(endless, net, "distance") == 0.0
+    vector = lf.MatrixFactorization(np.ones((1, 2)))
+    row = lf.Network([np.ones((1, 1)), np.ones((1, 2))])
+    assert margin.product_range(vector, row, np.zeros(1))[1].tolist() == [math.inf]
+    f = lf.Objective(lambda W: 0.0, lambda W: W * 0, shape=(1, 2), pl_constant=2.0, minimum=0.0)
+    assert margin.product_range(f, row, np.zeros(1))[1].tolist() == [math.inf]
+
+
+# --- past float64 --------------------------------------------------------------------------------------------------
+
+
+def quadratic(gap=1.0, gamma=2.0, K=1.0, minimizer=None, shape=(1, 1)):
+    return lf.Objective(
+        lambda W: gap, lambda W: W * 0, shape=shape, pl_constant=gamma, smoothness=K, minimum=0.0, minimizer=minimizer
+    )  # fmt: skip
+
+
+def test_numbers_past_float64_are_refused_and_those_within_are_not():
+    say = guarantees.beyond_float64
+    small = lf.Network([np.ones((1, 1)), np.ones((1, 1))])
+    assert say(quadratic(), small) == ""
+    assert say(quadratic(gap=0.9e280, gamma=1e-3, K=0.5), small) == "" and "at the start is 1.01e+280" in say(
+        quadratic(1.01e280, 1e-3, 1e-3), small
+    )
+    assert "not a number" in say(quadratic(math.nan), small)
+    assert "‖W*‖²" in say(quadratic(minimizer=np.full((1, 1), 1.01e140)), small)
+    assert say(quadratic(minimizer=np.full((1, 1), 0.99e140)), small) == ""
+    # c² Σ_l Π_{k≠l} ‖W_k‖² times the curvature; 2K(L − f*).
+    large = lf.Network([np.full((1, 1), 1e100), np.full((1, 1), 1e30)], 2.0)
+    assert say(quadratic(K=2.4e79), large) == "" and "curvature" in say(quadratic(K=2.6e79), large)
+    three = lf.Network([np.full((1, 1), 1e40), np.full((1, 1), 1e60), np.full((1, 1), 1e20)], 2.0)
+    assert say(quadratic(K=2.4e79), three) == "" and "curvature" in say(quadratic(K=2.6e79), three)
+    assert say(quadratic(gap=1e200, K=0.45e80, gamma=1.0), small) == ""
+    assert "2K(L − f*)" in say(quadratic(gap=1e200, K=0.55e80, gamma=1.0), small)
+    endless = lf.Objective(lambda W: 1.0, lambda W: W, shape=(1, 1), pl_constant=2e0, minimum=0.0)
+    assert say(endless, small) == ""
+    assert "too small" in say(quadratic(gap=0.99e-280), small) and say(quadratic(gap=1.01e-280), small) == ""
+    assert say(quadratic(gap=0.0), small) == ""
+    assert "too small" in say(quadratic(gap=1e-270, K=0.9e-10, gamma=0.5e-10), small)
+    assert say(quadratic(gap=1e-270, K=1.1e-10, gamma=0.5e-10), small) == ""
+    # A gap of 0 away from W* has underflowed.
+    tiny = lf.Network([np.full((1, 1), 2.0**-250), np.full((1, 1), 2.0**-250)])
+    assert "too small" in say(quadratic(gap=0.0, minimizer=np.zeros((1, 1))), tiny)
+    assert say(quadratic(gap=0.0, minimizer=np.full((1, 1), 2.0**-500)), tiny) == ""
+    assert say(quadratic(gap=0.0, minimizer=np.zeros((1, 1))), lf.Network([np.full((1, 1), 1e-69)] * 2)) == ""
+
+
+def test_a_guarantee_reads_its_curve():
+    g = guarantees.Guarantee("a", "b", (), "", curves.ExponentialCurve(2.0, 3.0), 2.0, 5.0)
+    assert g.applies and g.rate == 3.0 and g.time_to(0.1) == near(math.log(10) / 3)
+    assert g.gap_at(1.0) == near(2 * math.exp(-3)) and g.loss_at(1.0) == near(5 + 2 * math.exp(-3))
+    with pytest.raises(TypeError, match="takes no steps"):
+        g.steps_to(0.5)
+    none = guarantees.Guarantee("a", "b", (), "why", None, 2.0, 5.0)
+    assert not none.applies and none.rate == 0.0 and none.time_to(0.1) == none.steps_to(0.1) == math.inf
+    assert none.gap_at(1.0) == 2.0 and none.loss_at(0.0) == 7.0
+    above = guarantees.Guarantee("a", "b", (), "", curves.ExponentialCurve(4.0, 1.0), 2.0, 0.0)
+    assert above.gap_at(0.1) == 2.0
+    steps = guarantees.Guarantee("a", "b", (), "", curves.StepCurve(2.0, 0.1, 0.5), 2.0, 0.0)
+    assert steps.steps_to(0.26) == 2
+    assert guarantees.finite(math.inf) is None and guarantees.finite(2.0) == 2.0
+
+
+# --- gradient dominance --------------------------------------------------------------------------------------------
+
+
+def lazy_start(rng, depth=2):
+    shapes = [(2, 3), *[(3, 3)] * (depth - 2), (3, 2)]
+    weights = [1.2 * np.eye(*s) + 0.1 * rng.standard_normal(s) for s in shapes]
+    product = np.linalg.multi_dot(weights)
+    return lf.MatrixFactorization(0.8 * product + 0.03 * rng.standard_normal((2, 2))), lf.Network(weights, 0.8)
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_certificates_on_the_flow_are_gamma_times_the_bounds_at_the_margin(rng, depth):
+    f, net = lazy_start(rng, depth)
+    gap = f.gap(net.product())
+    levels = envelope.gap_levels(gap)
+    low, following, high = margin.product_range(f, net, levels)
+    rows = lf.bounds.evaluate(Invariants.of(net).at(low / 0.8, high / 0.8, following / 0.8), 0.8)
+    found = exponential.exponential(f, net)
+    by_name = {g.name: g for g in found}
+    assert [g.name for g in found[:2]] == ["envelope", "lazy regime"]
+    for row in rows:
+        g = by_name[row.name]
+        rate = 2 * float(np.broadcast_to(row.value, levels.shape)[0])
+        assert g.rate == near(rate) and g.applies == (rate > 0) and g.gap == gap
+        assert g.reason == (row.reason or "" if rate > 0 else g.reason) and (rate > 0 or g.reason)
+    best = np.max([np.broadcast_to(row.value, levels.shape) for row in rows], axis=0)
+    around = lazy.Neighbourhood.of(net)
+    curve = envelope.envelope(levels, 2.0, best, around)
+    np.testing.assert_allclose(by_name["envelope"].curve.rates, curve.rates, rtol=SAME)
+    assert by_name["envelope"].facts["final rate"] == near(curve.rates[-1])
+    alone = envelope.envelope(levels, 2.0, 0 * best, around)
+    near_start = by_name["lazy regime"]
+    np.testing.assert_allclose(near_start.curve.rates, alone.rates, rtol=SAME)
+    roots = np.append(np.sqrt(levels), 0.0)
+    assert near_start.facts["radius"] == near(
+        sum(2 * (a - b) / math.sqrt(r) for a, b, r in zip(roots, roots[1:], alone.rates, strict=False))
+    )
+    order = [row.applies for row in sorted(rows, key=lambda row: not row.applies)]
+    assert order == [next(r.applies for r in rows if r.name == g.name) for g in found[2:]]
+
+
+def test_one_layer_has_the_rate_of_the_objective_times_the_square_of_the_scale():
+    f = lf.MatrixFactorization(np.eye(2))
+    (one,) = exponential.exponential(f, lf.Network([np.zeros((2, 2))], 0.5))
+    assert one.rate == near(2 * 0.25) and one.gap == 1.0
+    at_minimum = exponential.exponential(f, lf.Network([np.eye(2), np.eye(2)]))
+    assert "envelope" not in [g.name for g in at_minimum]
+
+
+def test_weights_that_may_move_too_far_are_told_by_how_much(rng):
+    f, net = lf.MatrixFactorization(100 * np.eye(2)), lf.Network([np.eye(2), np.eye(2)], 0.8)
+    lazy_row = next(g for g in exponential.exponential(f, net) if g.name == "lazy regime")
+    around = lazy.Neighbourhood.of(net)
+    held = sum(
+        (b - a) * math.sqrt(2 * k) for a, b, k in zip(around.radii, around.radii[1:], around.floors[1:], strict=False)
+    )
+    assert not lazy_row.applies
+    assert f"2 sqrt(ℓ(0)) = {2 * math.sqrt(f.gap(net.product())):.3g} exceeds" in lazy_row.reason
+    assert f"dr = {held:.3g};" in lazy_row.reason
+
+
+def test_an_envelope_that_ends_says_where(monkeypatch):
+    levels = np.array([4.0, 1.0, 0.25])
+    guarantee = lambda name, source, citation, reason, curve=None, **facts: (reason, curve)  # noqa: E731
+    curve = curves.LevelCurve(levels, np.array([1.0, 2.0, 0.0]))
+    assert (
+        exponential._envelope(guarantee, curve, [], "so")[0]
+        == "what is known of the start ends when the gap is 0.0625 of its first; then so"
+    )
+    assert exponential._envelope(guarantee, None, [], "so")[0] == "no bound applies at the start: so"
+    assert exponential._envelope(guarantee, curves.LevelCurve(levels, np.ones(3)), [], "so")[0] == ""
+
+
+# --- exponential tails ---------------------------------------------------------------------------------------------
+
+
+def separable():
+    return lf.ExponentialLoss(np.array([[3.0, 0.0], [0.0, 4.0]]), np.array([1.0, -1.0]))
+
+
+def test_the_tail_of_one_layer_has_the_square_of_the_scale():
+    f, gamma = separable(), 2.4
+    (g,) = tail.exponential_tail(f, lf.Network([np.zeros((2, 1))], 0.5))
+    assert g.facts["α"] == near(0.25) and g.facts["hard margin"] == near(gamma, rel=1e-9)
+    for t in (0.1, 3.0):
+        assert g.curve.gap(t) == near(2 / (1 + gamma**2 * 0.25 * 2 * t), rel=1e-9)
+    assert g.curve.time(0.1) == near((1 / 0.1 - 1 / 2) / (gamma**2 * 0.25), rel=1e-9)
+    assert g.curve.time(2.0) == g.curve.time(3.0) == 0.0 and g.curve.rate == 0.0
+    assert g.curve.rate_at(0.5) == near(0.25 * gamma**2 * 0.5, rel=1e-9) and g.curve.rate_at(0.0) == 0.0
+    logistic = lf.LogisticLoss(np.array([[3.0, 0.0], [0.0, 4.0]]), np.array([1.0, -1.0]))
+    (h,) = tail.exponential_tail(logistic, lf.Network([np.zeros((2, 1))], 0.5))
+    # ‖∇f‖ ≥ c(gap) gap, so −ℓ̇/ℓ ≥ α c² gap.
+    assert h.curve.rate_at(0.5) == near(0.25 * logistic.tail_constant(0.5) ** 2 * 0.5)
+
+
+def test_the_tail_of_layers_takes_the_best_bound_of_the_imbalance_alone(rng):
+    f = separable()
+    net = lf.Network([2 * np.eye(2), np.array([[1.0], [0.5]])], 0.5)
+    (g,) = tail.exponential_tail(f, net)
+    D = Invariants.of(net).spectra[0]
+    assert g.facts["α"] == near(0.25 * (float(D.lower[1]) + max(-float(D.upper[1]), 0.0))) and g.applies
+    (none,) = tail.exponential_tail(f, lf.Network([np.zeros((2, 2)), np.zeros((2, 1))]))
+    assert not none.applies and "imbalance alone" in none.reason
+    (endless,) = tail.exponential_tail(f, lf.Network([np.array([[-1e4], [1e4]])]))
+    assert not endless.applies and "not finite" in endless.reason
+    assert tail.exponential_tail(lf.MatrixFactorization(np.eye(2)), lf.Network([np.eye(2)])) == []
+
+
+# --- descent: from decreases to steps ------------------------------------------------------------------------------
+
+
+def worst(levels, d, u, k):
+    """`u_{k+1} = max_{y ≤ u_k} (1 − d(y)) y` after k steps, d constant on `(levels[i+1], levels[i]]`."""
+    for _ in range(k):
+        best = 0.0
+        for i, top in enumerate(levels):
+            bottom = levels[i + 1] if i + 1 < len(levels) else 0.0
+            if bottom < u or i == len(levels) - 1:
+                best = max(best, (1 - d[i]) * min(top, u))
+        u = best
+    return u
+
+
+@pytest.mark.parametrize("d", [[0.1, 0.2, 0.4], [0.4, 0.2, 0.1], [0.5, 0.05, 0.5], [0.3, 0.3, 0.3], [0.97, 0.2, 0.9]])
+def test_the_curve_of_levels_is_the_worst_sequence_of_gaps(d):
+    levels = np.array([4.0, 1.0, 0.3])
+    curve = step_bounds.LevelStepCurve.of(levels, np.array(d), 0.1)
+    gaps = [worst(levels, d, 4.0, k) for k in range(60)]
+    for k, u in enumerate(gaps):
+        # A level that is left within a step is left to its border: at most one step more for each.
+        assert curve.gap_after(k) >= u * (1 - 1e-12)
+        assert curve.gap_after(k + 2) <= u * (1 + 1e-9)
+    assert curve.decrease == min(d) and curve.final_factor == near(1 - d[-1]) and curve.first == 4.0
+    assert curve.step_size == 0.1
+    for y in (3.9, 1.0, 0.99, 0.3, 0.01):
+        k = curve.steps(y)
+        assert curve.gap_after(k) <= y * (1 + 1e-12) and (curve.gap_after(k - 1) > y * (1 - 1e-9))
+    assert curve.steps(4.0) == curve.steps(5.0) == 0
+
+
+def test_a_gap_that_reaches_a_border_follows_from_the_step_before():
+    rows = []
+    levels, d = np.array([4.0, 1.0]), np.array([0.5, 0.25])
+    u = step_bounds.follow(levels, d, 4.0, 0, None, rows)
+    # 4, 2, a hair above 1, and from there at most what the smaller gaps fall to: ¾ of 1.
+    assert [r[2] for r in rows] == [0.5, 0.25] and u == near(0.75, rel=1e-13)
+    assert rows[0][:2] == (0, 4.0) and rows[1][0] == 3 and rows[1][1] == u
+    for end in (0, 1, 2):
+        assert step_bounds.follow(levels, d, 4.0, 0, end, []) == near(4.0 * 0.5**end, rel=1e-13)
+    assert step_bounds.follow(levels, d, 4.0, 3, 5, []) == near(1.0, rel=1e-13)
+    assert step_bounds.follow(levels, np.array([0.5, 0.0]), 4.0, 0, 50, []) == near(1.0, rel=1e-13)
+    assert step_bounds.follow(levels, np.array([0.0, 0.5]), 4.0, 0, 50, []) == 4.0
+    assert step_bounds.follow(levels, np.array([0.0, 0.5]), 4.0, 0, None, []) == 4.0
+    assert step_bounds.follow(levels, d, 0.0, 0, None, []) == 0.0
+    # One step past the top of a level may land above what a smaller gap lands on.
+    jump = step_bounds.follow(levels, np.array([0.99, 0.01]), 4.0, 0, 1, [])
+    assert jump == near(0.99, rel=1e-12)
+
+
+def test_numbers_of_steps_past_2_to_the_53_are_raised_by_their_rounding(monkeypatch):
+    curve = step_bounds.LevelStepCurve.of(np.array([1.0, 0.5]), np.array([1e-17, 1e-17]), 1.0)
+    k = curve.steps(0.25)
+    assert k == near(math.log(4) / 1e-17, rel=1e-13) and k > 2**53
+    plain = step_bounds.LevelStepCurve.of(np.array([1.0, 0.5]), np.array([1e-15, 1e-15]), 1.0)
+    count = plain.steps(0.25)
+    monkeypatch.setattr(step_bounds, "EPS", COARSE)
+    monkeypatch.setattr(step_bounds, "COUNTED", 2)
+    assert plain.steps(0.25) == math.ceil(count * (1 + 8 * COARSE))
+    late = float(plain.counts[-1]) * 2
+    assert plain.gap_after(late) == curves.fallen(
+        float(plain.gaps[-1]), 1e-15, late * (1 - 4 * COARSE) - float(plain.counts[-1])
+    )
+    monkeypatch.setattr(step_bounds, "COUNTED", late * 1.01)
+    assert plain.gap_after(late) == curves.fallen(float(plain.gaps[-1]), 1e-15, late - float(plain.counts[-1]))
+
+
+# --- descent: what holds along it ----------------------------------------------------------------------------------
+
+
+class Literal:
+    """Caps and floors of docs/descent.md for a network of NumPy weights, with plain loops."""
+
+    def __init__(self, f, net, strict):
+        self.f, self.net, self.strict, self.c, self.L = f, net, strict, net.scale, net.depth
+        self.gap = f.gap(net.product())
+        self.levels = envelope.gap_levels(self.gap)
+        self.low, self.following, high = margin.product_range(f, net, self.levels)
+        self.high = high / self.c
+        self.inv = Invariants.of(net)
+        self.norms = lazy.spectral_norms(net)
+        around = lazy.Neighbourhood.of(net)
+        self.ball_radii, self.ball_floors = around.radii[around.floors > 0], around.floors[around.floors > 0]
+        self.chosen = sorted({int(x) for x in np.linspace(0, len(self.ball_radii) - 1, 64)})
+        T = np.linalg.eigvalsh(lf.TangentOperator(net).dense())
+        crude = self.c**2 * sum(math.prod(self.norms[k] for k in range(self.L) if k != l) ** 2 for l in range(self.L))
+        self.greatest = T[-1] + 1e-12 * crude
+
+    def shifted(self, fall, rise):
+        return [_base.Spectrum(D.lower - fall, D.upper + rise) for D in self.inv.spectra]
+
+    def caps(self, drift, k):
+        from linflow.bounds.layer_norms import layer_caps
+
+        return np.sqrt(layer_caps(self.shifted(drift, drift), self.high[k])) * self.strict
+
+    def beta(self, omega, ceiling, k):
+        terms = self.c**2 * sum(math.prod(omega[i] for i in range(self.L) if i != l) ** 2 for l in range(self.L))
+        slope = math.sqrt(2 * self.f.smoothness * (self.levels[k] + self.f.rounding(self.net)))
+        return (self.f.smoothness * min(terms, ceiling) + slope * self.c * interaction_of(omega)) * self.strict
+
+    def alphas(self, drift, count=None):
+        theorems = (
+            [two_layers.THEOREM, two_layers.SQUARE]
+            if self.L == 2
+            else [three_layers.THEOREM, any_imbalance.THEOREM, product_aware.THEOREM]
+        )
+        parts = 8 if self.L == 2 and drift > 0 else 1
+        found = []
+        for k in range(count or len(self.levels)):
+            cells = []
+            for i in range(parts):
+                # a_2 in [i, i + 1]/8 of the drift leaves a_1 ≤ 1 − i/8 of it.
+                inv = Invariants(
+                    self.inv.widths,
+                    tuple(self.shifted(drift * (i + 1) / parts, drift * (1 - i / parts))),
+                    np.float64(self.low[k] / self.c),
+                    np.float64(self.following[k] / self.c),
+                    np.float64(self.high[k]),
+                    self.inv.size, self.inv.allowance + drift,
+                )  # fmt: skip
+                cells.append(
+                    max([0.0] + [self.c**2 * float(t.evaluate(inv)) for t in theorems if t.hypothesis(inv) is None])
+                )
+            found.append(min(cells))
+        return np.maximum.accumulate(found)
+
+    def reach(self, alpha):
+        total, found = 0.0, [0.0]
+        for j in range(1, len(self.ball_radii)):
+            step = self.ball_radii[j] - self.ball_radii[j - 1]
+            total += step * math.sqrt(self.f.pl_constant * max(self.ball_floors[j], alpha))
+            found.append(total / self.strict)
+        return found
+
+    def balls(self):
+        """Radius, ceiling of λ_max(T) and place of each ball; the last is the whole space."""
+        root = math.sqrt(self.ball_floors[self.chosen[0]])
+        rows = [
+            (self.ball_radii[j], (math.sqrt(self.greatest) + root - math.sqrt(self.ball_floors[j])) ** 2, j)
+            for j in self.chosen
+        ]
+        return [*rows, (math.inf, math.inf, None)]
+
+    def at(self, eta):
+        drift = 0.0
+        while True:
+            floor = self.alphas(drift, 1)[0]
+            reach = self.reach(floor)
+            for radius, ceiling, j in self.balls():
+                omega = np.minimum(self.caps(drift, 0), self.norms + radius)
+                slack = 1 - eta * self.beta(omega, ceiling, 0) / 2
+                needed = 0.0 if j is None else math.inf if reach[j] == 0 else 2 * math.sqrt(self.gap) / reach[j]
+                if slack > needed and slack > 0:
+                    break
+            else:
+                return None
+            wanted = eta * self.gap / slack * self.strict
+            if wanted <= drift:
+                return drift, radius, ceiling, j
+            drift = wanted * (1 + 1e-3)
+
+    def held(self, eta):
+        drift, radius, ceiling, last = self.at(eta)
+        omegas = [np.minimum(self.caps(drift, k), self.norms + radius) for k in range(len(self.levels))]
+        betas = np.minimum.accumulate([self.beta(omegas[k], ceiling, k) for k in range(len(self.levels))])
+        alphas = self.alphas(drift)
+        if last is not None:
+            reach = self.reach(alphas[0])
+            for k in range(len(alphas)):
+                after = self.levels[k + 1] if k + 1 < len(alphas) else 0.0
+                passed = 2 * (math.sqrt(self.gap) - math.sqrt(after)) / (1 - eta * betas[0] / 2)
+                end = next((j for j, r in enumerate(reach) if r >= passed), len(reach))
+                alphas[k] = max(alphas[k], self.ball_floors[min(end, last)])
+        return drift, radius, omegas[0], betas, alphas
+
+
+def descent_start(rng, depth, away=0.05):
+    shapes = [(2, 3), *[(3, 3)] * (depth - 2), (3, 2)]
+    weights = [1.5 * np.eye(*s) + 0.1 * rng.standard_normal(s) for s in shapes]
+    product = 0.8 * np.linalg.multi_dot(weights)
+    F = np.diag([1.0, 1.3, 1.1])[:, :2]
+    return lf.LinearRegression(F, F @ (product + away * rng.standard_normal((2, 2)))), lf.Network(weights, 0.8)
+
+
+@pytest.mark.parametrize(
+    ("depth", "away", "part"),
+    [(2, 0.005, 0.3), (2, 0.3, 0.6), (2, 1.0, 0.3), (2, 2.0, 0.3), (3, 0.005, 0.02), (3, 0.3, 0.25)],
+)
+def test_descent_holds_caps_curvature_and_floors_as_written(monkeypatch, rng, depth, away, part):
+    strict = 1.02
+    monkeypatch.setattr(step_bounds, "STRICT", strict)
+    f, net = descent_start(rng, depth, away)
+    literal = Literal(f, net, strict)
+    K = f.smoothness
+    eta = part / (K * literal.greatest)
+    found = step_bounds.DescentBounds(f, net).at(eta)
+    if literal.at(eta) is None:
+        assert found is None
+        return
+    drift, radius, caps, betas, alphas = literal.held(eta)
+    assert found.step_size == eta and found.drift == near(drift, rel=1e-9) and found.radius == near(radius)
+    # The drift is found to 1e-9 of itself by both, and moves what depends on it by as much.
+    np.testing.assert_allclose(found.caps, caps, rtol=1e-9)
+    np.testing.assert_allclose(found.betas, betas, rtol=1e-9)
+    np.testing.assert_allclose(found.alphas, alphas, rtol=1e-8)
+    decreases = [
+        min(eta * a * (1 - eta * b / 2) * f.pl_constant / strict, 1.0) for a, b in zip(alphas, betas, strict=True)
+    ]
+    np.testing.assert_allclose(found.decreases(f.pl_constant), decreases, rtol=1e-8)
+
+
+def test_some_steps_hold_in_a_ball_and_some_in_the_whole_space(rng):
+    radii = set()
+    for away, part in ((0.005, 0.02), (1.0, 0.02)):
+        f, net = descent_start(rng, 2, away)
+        found = step_bounds.DescentBounds(f, net).at(part / (f.smoothness * Literal(f, net, 1.0).greatest))
+        radii.add(math.isfinite(found.radius))
+    assert radii == {True, False}
+
+
+@pytest.mark.parametrize("drift", [1e-3, 0.1, 0.5])
+def test_floors_under_a_drift_cover_every_pair_of_rise_and_fall(rng, drift):
+    f, net = descent_start(rng, 2)
+    found = step_bounds.DescentBounds(f, net)
+    np.testing.assert_allclose(found.alphas(drift), Literal(f, net, 1.0).alphas(drift), rtol=SAME)
+    np.testing.assert_allclose(found.alphas(drift, 3), Literal(f, net, 1.0).alphas(drift)[:3], rtol=SAME)
+    low, high = found.invariants.sigma_min[0], found.invariants.sigma_max[0]
+    for a in np.linspace(0, drift, 41):
+        spectra = tuple(_base.Spectrum(D.lower - a, D.upper + (drift - a)) for D in found.invariants.spectra)
+        inv = Invariants(net.widths, spectra, low, found.invariants.sigma_next[0], high, 0.0, 0.0)
+        best = max(float(t.evaluate(inv)) for t in (two_layers.THEOREM, two_layers.SQUARE))
+        assert found.alphas(drift)[0] <= 0.64 * best * (1 + 1e-12)
+
+
+def test_one_layer_descends_with_the_curvature_of_the_objective():
+    f = lf.MatrixFactorization(np.eye(2))
+    net = lf.Network([np.zeros((2, 2))], 0.5)
+    found = step_bounds.DescentBounds(f, net)
+    held = found.at(1.0)
+    assert (
+        held.drift == 0.0
+        and held.betas[0] == near(0.25, rel=1e-8)
+        and held.alphas.tolist() == [0.25] * len(held.alphas)
+    )
+    assert found.caps(0.0, found.high)[0][0] == near(float(found.high[0]))
+    assert found.largest == near(8.0, rel=1e-8) and found.best == near(4.0, rel=1e-8)
+    assert found.advise() == near(4.0 * (1 - 1e-3), rel=1e-8) and found.at(8.1) is None and found.at(7.99) is not None
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_the_best_steps_within_a_drift_are_those_that_keep_it(monkeypatch, rng, depth):
+    strict = 1.02
+    monkeypatch.setattr(step_bounds, "STRICT", strict)
+    for away in (0.005, 0.3):
+        f, net = descent_start(rng, depth, away)
+        found, literal = step_bounds.DescentBounds(f, net), Literal(f, net, strict)
+        for drift in (1e-3, 0.05):
+            floor, rows = literal.alphas(drift, 1)[0], []
+            reach = literal.reach(floor)
+            for radius, ceiling, j in literal.balls():
+                beta = literal.beta(np.minimum(literal.caps(drift, 0), literal.norms + radius), ceiling, 0)
+                alpha = max(floor, 0.0 if j is None else literal.ball_floors[j])
+                needed = 0.0 if j is None else math.inf if reach[j] == 0 else 2 * math.sqrt(literal.gap) / reach[j]
+                most = min(2 / beta * max(1 - needed, 0), drift / (literal.gap * strict + drift * beta / 2)) / strict
+                eta = min(1 / beta, most)
+                fall = eta * (1 - eta * beta / 2)
+                rows.append((fall * alpha, fall, eta, most))
+            (rate, first), (fall, second), largest = found.best_at(drift)
+            assert rate == near(max(r[0] for r in rows), rel=1e-10) and fall == near(
+                max(r[1] for r in rows), rel=1e-10
+            )
+            assert first == near(max(rows)[2], rel=1e-10) and second == near(
+                max(rows, key=lambda r: r[1])[2], rel=1e-10
+            )
+            assert largest == near(max(r[3] for r in rows), rel=1e-10)
+        unit = literal.gap / min(
+            literal.beta(np.minimum(literal.caps(0.0, 0), literal.norms + radius), ceiling, 0)
+            for radius, ceiling, _ in literal.balls()
+        )
+        assert found._unit == near(unit, rel=1e-10)
+        drifts = found._unit * 10.0 ** np.linspace(-4, 3, 400)
+        best = max((found.best_at(float(d))[0] for d in drifts[::8]), default=None)
+        assert found.best_at is not None and best[0] <= found.best_at(0)[0][0] + np.inf
+        # To 1 %: what a fine grid finds is no more than that above.
+        assert found.largest >= 0.99 * max(found.best_at(float(d))[2] for d in drifts[::8])
+        chosen = found.advise()
+        assert found.at(chosen) is not None and found.at(found.largest * 1.05) is None
+
+
+def test_the_scan_finds_a_maximum_and_keeps_the_pair():
+    seen = []
+
+    def score(x):
+        seen.append(x)
+        return -((x - 0.77) ** 2), 10 * x
+
+    best = step_bounds._scan(score)
+    ratio = (math.sqrt(5) - 1) / 2
+    assert best[0] == near(0, abs=(1.4 * ratio**9) ** 2) and best[1] == near(7.7, abs=14 * ratio**9)
+    np.testing.assert_allclose(seen[:11], np.linspace(-4, 3, 11)) and len(seen) == 21
+    assert len(seen) == 21
+    for peak in (-4.0, 3.0):
+        found = step_bounds._scan(lambda x, peak=peak: (-abs(x - peak), x))
+        assert found[1] == peak
+    np.testing.assert_allclose(
+        sorted(seen[11:13]), [-0.5 + (1 - ratio) * 1.4 + 0.7 * 0, -0.5 + ratio * 1.4], atol=0.71
+    )
+
+
+# --- descent: published --------------------------------------------------------------------------------------------
+
+
+def test_the_local_constant_has_its_four_terms():
+    K, T, gap, size, eta, c = 1.5, 2.5, 0.7, 1.3, 0.11, 0.6
+    for a, b, printed in ((1, 1, False), (6, 3, True)):
+        slope = c * math.sqrt(2 * K * gap)
+        literal = K * T + slope + a * c**3 * K**2 * size * gap * eta**2 + b * K * T * slope * eta
+        assert published_descent.local_constant(K, T, gap, size, eta, c, printed=printed) == near(literal)
+
+
+def test_two_layers_as_published_replace_each_quantity_by_its_cap(rng):
+    f, net = descent_start(rng, 2)
+    c, K = 0.8, f.smoothness
+    bounds = published_descent._TwoLayerBounds(f, net)
+    assert bounds.theorems == [two_layers.THEOREM] and bounds.radii.tolist() == [math.inf]
+    eta, omega = 0.03, bounds.caps(0.01, bounds.high)
+    found = bounds.curvature(omega, np.full(len(bounds.levels), math.inf), None, eta)
+    noise = f.rounding(net)
+    for k in (0, 5, 70):
+        T = c**2 * (omega[0, k] ** 2 + omega[1, k] ** 2)
+        literal = published_descent.local_constant(
+            K, T, bounds.levels[k] + noise, c * bounds.high[k], eta, c, printed=True
+        )
+        assert found[k] == near(literal, rel=1e-8)
+    held = bounds.at(eta)
+    first, second = published_descent.two_layer_descent(f, net, eta)
+    decreases = [
+        eta * a * (1 - eta * b / 2) * 2 * f.strong_convexity for a, b in zip(held.alphas, held.betas, strict=True)
+    ]
+    assert first.curve.decrease == near(decreases[0], rel=1e-8) and first.applies
+    assert first.facts == {"K_t": held.betas[0], "α": held.alphas[0], "drift cap": held.drift}
+    fine = lf.Quadratic(np.eye(2), C=f.minimizer)
+    only = published_descent.two_layer_descent(fine, net, 0.03)
+    assert not only[0].applies and not only[1].applies  # the general quadratic has f* ≠ 0
+    if abs(f.minimum) < 1e-20:
+        np.testing.assert_allclose(second.curve.decreases.max(), max(decreases), rtol=1e-8)
+
+
+def test_balanced_descent_is_theorem_1_of_arora_et_al(rng):
+    for L in (2, 3):
+        for s in (1.0, 0.5):
+            U, V = np.linalg.qr(rng.standard_normal((2, 2)))[0], np.linalg.qr(rng.standard_normal((2, 2)))[0]
+            Y = U @ np.diag([1.2, 0.9]) @ V.T
+            start = U @ np.diag([1.15, 0.93]) @ V.T
+            values = (np.diag([1.15, 0.93]) / s) ** (1 / L)
+            layers = [np.diag(np.diag(values))] * L
+            layers[0], layers[-1] = U @ layers[0], layers[-1] @ V.T
+            layers[0] = layers[0] * (1 + 1e-8)
+            net = lf.Network(layers, s)
+            f = lf.MatrixFactorization(Y)
+            away = np.linalg.norm(net.product() - Y)
+            eps = np.finfo(float).eps
+            c = 0.9 - away - 16 * eps * (net.magnitude() + np.linalg.norm(Y))
+            size = np.linalg.norm(Y)
+            unbalanced = s ** (2 / L) * max(np.linalg.norm(A.T @ A - B @ B.T) for A, B in pairwise(layers))
+            allowed = c**2 / (256 * L**3 * size ** (2 * (L - 1) / L))
+            largest = c ** ((4 * L - 2) / L) / (6144 * L**3 * size ** ((6 * L - 4) / L)) / s ** (2 / L)
+            eta = 0.9 * largest
+            g = published_descent.balanced_descent(f, net, eta)
+            assert g.applies and g.facts["deficiency margin"] == near(c)
+            assert g.facts["largest imbalance"] == near(unbalanced, rel=1e-6)
+            assert g.facts["allowed imbalance"] == near(allowed) and g.facts["largest step"] == near(largest)
+            decrease = -math.expm1(-eta * s ** (2 / L) * c ** (2 * (L - 1) / L))
+            assert g.curve.decrease == near(decrease, rel=2e-9) and g.curve.decrease < decrease
+            assert g.curve.decrease == near(
+                -math.expm1(-eta * s ** (2 / L) * c ** (2 * (L - 1) / L) * (1 - 1e-9)), rel=1e-12
+            )
+            assert not published_descent.balanced_descent(f, net, largest * 1.0001).applies
+            np.testing.assert_allclose(start, net.product(), rtol=1e-7)
+            # f = ½κ‖W − Φ‖² is the same at the step κη.
+            h = published_descent.balanced_descent(lf.Quadratic(3 * np.eye(2), C=3 * Y), net, eta / 3)
+            assert h.applies and h.curve.decrease == near(g.curve.decrease, rel=1e-9)
+            assert h.facts["largest step"] == near(largest / 3, rel=1e-9)
+
+
+def test_the_margin_of_balanced_descent_allows_for_rounding(monkeypatch):
+    monkeypatch.setattr(published_descent, "EPS", 2.0**-12)
+    net, Y = lf.Network([np.eye(2), np.eye(2)], 0.9), np.diag([1.0, 0.9])
+    facts = {}
+    published_descent._balanced_reason(lf.MatrixFactorization(Y), net, 1e-9, facts)
+    assert facts["deficiency margin"] == near(0.9 - 0.1 - 16 * 2.0**-12 * (0.9 * 2 + np.linalg.norm(Y)))
+
+
+def test_the_step_taken_without_advice_lowers_the_loss_by_half_of_its_slope():
+    from linflow.certificates import descent
+
+    f, net = lf.MatrixFactorization(3 * np.eye(1)), lf.Network([np.ones((1, 1)), np.ones((1, 1))], 0.5)
+    G = 0.5 * (0.5 - 3.0)
+    squared, gap = 2 * G * G, 0.5 * 2.5**2
+    eta = 4 * gap / squared
+    while 0.5 * (0.5 * (1 - eta * G) ** 2 - 3) ** 2 > gap - eta * squared / 2:
+        eta /= 2
+    assert descent._first_accepted(f, net) == near(eta)
+    assert descent._first_accepted(f, lf.Network([np.zeros((1, 1)), np.zeros((1, 1))])) == 1.0
