@@ -393,7 +393,7 @@ def test_two_layers_of_exact_imbalance_are_prop_1_of_the_paper(rng):
 
 
 def product_of_least(w2, s, r):
-    """P of docs/theory.md: the smaller root of `P² − (s + r + w²)P + sr`, for `P > w²` at most `max(w², sr/(s + r))`."""
+    """P: the smaller root of `P² − (s + r + w²)P + sr`, and for `P > w²` at most `max(w², sr/(s + r))`."""
     with mpmath.workdps(50):
         s, w2 = mpmath.mpf(s), mpmath.mpf(w2)
         if r == math.inf:
@@ -626,7 +626,7 @@ def test_floors_known_from_elsewhere_are_carried_on(rng):
 
 
 def caps_of(ends, product):
-    """Bounds on ‖W_l‖² of docs/theory.md: the last from the polynomial, the first from its mirror, then the others."""
+    """Bounds on ‖W_l‖²: the last from the polynomial, the first from its mirror, then the others."""
     if product == math.inf:
         return [math.inf] * (len(ends) + 1)
 
