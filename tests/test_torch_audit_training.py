@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import linflow as lf
-from linflow.torch import audit, audit_file, find_chains
+from linflow.torch import audit, audit_file, find_chains, network
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (CI installs it)")
 nn = torch.nn
@@ -114,6 +114,12 @@ def test_tied_layers_are_no_chain(how):
     assert audit(model.state_dict()).skipped == found.skipped
     if how == "parameter":
         assert falls(model, torch.tensor([[0.0, 1.0], [1.0, 0.0]], dtype=torch.float64)) == 0.0
+
+
+@pytest.mark.parametrize("how", ["parameter", "transpose", "part", "module"])
+def test_tied_layers_are_no_network(how):
+    with pytest.raises(ValueError, match="a layer occurs twice"):
+        network(tied(how))
 
 
 def test_a_layer_that_stands_elsewhere_too_is_tied():

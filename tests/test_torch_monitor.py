@@ -419,6 +419,7 @@ def test_frozen_layers_and_weight_decay_are_noted():
     with lt.Monitor(model, optimizer, lt.regression(X, Y), every=1, budget=None) as monitor:
         take_step(model, optimizer, X, Y)
     assert any("layer 1 is frozen (requires_grad is False)" in note for note in monitor.notes)
+    assert any("lambda_max, pl and rate are those of training all layers" in note for note in monitor.notes)
     model = make_model((3, 4, 2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.01)
     with lt.Monitor(model, optimizer, lt.regression(X, Y), every=1, budget=None) as monitor:

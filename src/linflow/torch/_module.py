@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from linflow import _checks
 from linflow._arrays import from_numpy, to_numpy
 from linflow.network import Network
 from linflow.objectives import Objective
+from linflow.torch._training import overlap
 
 CONVENTIONS = ("product", "torch")
 PASSED = (nn.Identity, nn.Flatten)
@@ -204,7 +206,7 @@ def _check(parameters: Sequence[Tensor]) -> None:
         if p.is_meta:
             raise ValueError(f"layer {l} is on the meta device and has no values; materialise the model first.")
     # A view of another's memory, such as `decoder.weight = Parameter(encoder.weight.T)`, is tied as well.
-    if len({p.data_ptr() or id(p) for p in parameters}) < len(parameters):
+    if any(p is q or overlap(p, q) for p, q in combinations(parameters, 2)):
         raise ValueError(
             "a layer occurs twice (tied weights); its gradient is then the sum of two, and no imbalance is "
             "conserved. Give every layer a weight of its own."

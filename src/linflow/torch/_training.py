@@ -68,16 +68,21 @@ def _is_trained(chain: Any, layer: int, name: str, state: State) -> bool:
 
 def _shared(state: State) -> dict[str, str]:
     """Return, for each matrix that shares memory with another tensor, the name of one that it shares it with."""
-    places = sorted((*place, name) for name, x in state.tensors.items() if (place := _memory(x)) is not None)
+    held = {name: place for name, x in state.tensors.items() if (place := _memory(x)) is not None}
+    places = sorted((_device(state.tensors[name]), *place, name) for name, place in held.items())
     found: dict[str, str] = {}
-    last = (0, 0, "")
-    for start, end, name in places:
-        if start < last[1] and _overlap(state.tensors[last[2]], state.tensors[name]):
-            found.setdefault(name, last[2])
-            found.setdefault(last[2], name)
-        if end > last[1]:
-            last = (start, end, name)
+    last, until = "", ("", 0)
+    for where, _, end, name in places:
+        if last and overlap(state.tensors[last], state.tensors[name]):
+            found.setdefault(name, last)
+            found.setdefault(last, name)
+        if (where, end) > until:
+            last, until = name, (where, end)
     return found
+
+
+def _device(x: Array) -> str:
+    return "cpu" if is_numpy(x) else str(x.device)
 
 
 def _memory(x: Array) -> tuple[int, int] | None:
@@ -94,9 +99,11 @@ def _memory(x: Array) -> tuple[int, int] | None:
     return start + item * sum(r for r in reach if r < 0), start + item * (sum(r for r in reach if r > 0) + 1)
 
 
-def _overlap(a: Array, b: Array) -> bool:
-    """Tell whether arrays whose ranges of addresses overlap share an entry; interleaved ones may not."""
+def overlap(a: Array, b: Array) -> bool:
+    """Tell whether arrays share an entry; those that are interleaved do not, unless they begin at the same one."""
     ranges = [_memory(x) or (0, 0) for x in (a, b)]
+    if _device(a) != _device(b) or max(start for start, _ in ranges) >= min(end for _, end in ranges):
+        return False
     items = [x.itemsize if is_numpy(x) else x.element_size() for x in (a, b)]
     sizes = [math.prod(x.shape) * item for x, item in zip((a, b), items, strict=True)]
     dense = all(end - start == size for (start, end), size in zip(ranges, sizes, strict=True))
