@@ -59,7 +59,8 @@ def learning_times(network: Network | Sequence[Any], Y: Any, fraction: float = 0
     """Return when each singular mode of the target is learned: when `ω_i(t)` first reaches `fraction · σ_i(Y)`.
 
     The modes of a small start are learned one after the other. With all weights equal to α at first, as α → 0,
-    `t_i ≈ log(1/α)/σ_i` for `L = 2` and `t_i ≈ α^{2−L}/((L − 2) σ_i)` for `L ≥ 3`.
+    `t_i ≈ log(1/α)/σ_i` for `L = 2` and `t_i ≈ α^{2−L}/((L − 2) σ_i)` for `L ≥ 3`; the latter is later for layers
+    that are not aligned.
 
     Args:
         network: a `Network` or its weights, aligned with Y (see `spectral`).

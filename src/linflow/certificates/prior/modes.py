@@ -92,7 +92,7 @@ def mode_results(start: Start) -> list[Guarantee]:
     """Return the rows of Saxe et al., Gidel et al. and Tarmoun et al.: they share one look at the modes."""
     modes: _Aligned | str = start.not_white()
     if not modes:
-        modes = _align(start)
+        modes = aligned_modes(start)
     return [_saxe(start, modes), _gidel(start, modes), _tarmoun(start, modes)]
 
 
@@ -207,7 +207,7 @@ def _curve(start: Start, aligned: _Aligned, *, balanced: bool = False) -> ModeCu
     return ModeCurve(start.gap, L, c, f.strong_convexity, d, s, w0, slack, rate)
 
 
-def _align(start: Start) -> _Aligned | str:
+def aligned_modes(start: Start) -> _Aligned | str:
     """Return the modes that the layers share with W*, or why there are none."""
     Y, W = to_numpy(start.objective.minimizer), to_numpy(start.network.product())
     tolerance = 1e-9 * norm(Y) * start.network.magnitude()

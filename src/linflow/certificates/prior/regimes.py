@@ -13,6 +13,7 @@ import numpy as np
 from linflow._arrays import norm, sigma, singular_values, to_numpy
 from linflow.certificates._base import Guarantee
 from linflow.certificates.prior._start import Start
+from linflow.certificates.prior.modes import aligned_modes
 from linflow.operator import TangentOperator
 
 SMALL = 0.1
@@ -76,7 +77,7 @@ def stoger2021(start: Start) -> Guarantee:
 
 
 def li2021greedy(start: Start) -> Guarantee:
-    """Vanishing start: greedy low-rank learning, a first mode at `log(1/α)/σ_1`, or `α^{2−L}/((L−2)σ_1)` if deep."""
+    """Vanishing start: greedy low-rank learning, one mode after the other; see `_vanishing` for when."""
     facts, reason = _vanishing(start, "a vanishing start")
     source = "Li, Luo & Lyu 2021, greedy low-rank learning"
     return start.row("Li, Luo & Lyu 2021", source, ["li2021glrl"], reason, **facts)
@@ -114,8 +115,12 @@ def xu(start: Start, year: int) -> Guarantee:
 def _vanishing(start: Start, what: str) -> tuple[dict[str, float], str]:
     """Return the times that a limit of small starts predicts, and the reason that it is no bound.
 
-    With layers of size α (the output scale shared out among them), mode i of `−∇f(0)`, of size σ_i, grows like
-    `α e^{σ_i t}` for L = 2 and escapes at `α^{2−L}/((L−2)σ_i)` for L ≥ 3.
+    With layers of size α (the output scale c shared out among them), mode i of `−∇f(0)`, of size σ_i, grows like
+    `α e^{σ_i t}` for L = 2, whatever the start, and is learned at `log(1/α)/σ_i`. For L ≥ 3 every part of the start
+    counts. Layers aligned with W* (and K = μ) are chains: `w_l² = y + w_l(0)²` with `ẏ = 2cσ_i Π|w_l|`, which leave
+    0 at `∫_0^∞ dy/Π_l sqrt(y + w_l(0)²)/(2cσ_i)`; balanced, that is `α_i^{2−L}/((L−2)cσ_i)` with the weights α_i
+    of the mode. Of other starts is known that `d‖W_l‖/dt ≤ cσ_1 Π_{k≠l} ‖W_k‖` while they are small: none leaves
+    before `α^{2−L}/((L−2)σ_1)`.
     """
     L, f = start.depth, start.objective
     share = start.scale ** (1 / L)
@@ -133,15 +138,40 @@ def _vanishing(start: Start, what: str) -> tuple[dict[str, float], str]:
         return facts, f"it is on {what}, and {size}; scale the start down (below {SMALL:g})"
     slopes = slopes[slopes > 1e-12 * slopes[0]]
 
-    def when(slope: float) -> float:
-        if L == 2:
-            return math.log(1 / ratio) / (share**2 * slope)
-        return math.exp(min((2 - L) * math.log(alpha), 600.0)) / ((L - 2) * share**2 * slope)
-
-    facts |= {"first mode": when(float(slopes[0])), "last mode": when(float(slopes[-1]))}
-    law = {2: "log(1/α)/σ", 3: "1/(ασ)"}.get(L, f"1/({L - 2} α^{L - 2} σ)")
-    reason = (
-        f"it is on {what} in the limit, no bound for this one; it predicts t ≈ {law} = {facts['first mode']:.3g} for "
-        f"the first mode, {facts['last mode']:.3g} for the last"
+    head = f"it is on {what} in the limit, no bound for this one; "
+    if L == 2:
+        times, law = math.log(1 / ratio) / (share**2 * slopes), "t ≈ log(1/α)/σ"
+    else:
+        times, law = _escapes(start), "t ≈ ∫ dy/Π sqrt(y + w_l²)/(2cσ)"
+    if times is None:
+        soonest = math.exp(min((2 - L) * math.log(alpha), 600.0)) / ((L - 2) * share**2 * float(slopes[0]))
+        law = "1/(ασ)" if L == 3 else f"1/({L - 2} α^{L - 2} σ)"
+        return facts | {"no mode before": soonest}, head + (
+            f"layers of this size learn no mode before t ≈ {law} = {soonest:.3g}, and when depends on how they are "
+            "aligned, with each other and with W* (init.spectral makes layers that are)"
+        )
+    facts |= {"first mode": float(np.min(times)), "last mode": float(np.max(times))}
+    return facts, head + (
+        f"it predicts {law} = {facts['first mode']:.3g} for the first mode, {facts['last mode']:.3g} for the last"
     )
-    return facts, reason
+
+
+def _escapes(start: Start) -> np.ndarray | None:
+    """Return when each mode of small layers aligned with W* leaves 0; None for other starts.
+
+    `∫_0^∞ dy/Π_l sqrt(y + w_l²)/(2cσ)` in `z = log y`, by the trapezoidal rule: the integrand falls exponentially.
+    """
+    found = "white" if start.not_white() else aligned_modes(start)
+    if isinstance(found, str):
+        return None
+    keep = found.modes.target > 1e-12 * np.max(found.modes.target)
+    squares, slopes = found.modes.weights[:, keep] ** 2, start.objective.smoothness * found.modes.target[keep]
+    if np.any(np.prod(np.sign(found.modes.weights[:, keep]), axis=0) <= 0):  # these pass the saddle, or stay
+        return None
+    logs = np.log(squares)
+    step, times = 0.02, []
+    for each in logs.T:
+        z = np.arange(each.min() - 40.0, each.max() + 80.0, step)
+        heights = z - 0.5 * np.sum(np.logaddexp(z[:, None], each), axis=1)
+        times.append(0.5 * step * np.sum(np.exp(heights)))
+    return np.array(times) / (start.scale * slopes)
