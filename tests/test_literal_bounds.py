@@ -811,6 +811,53 @@ def test_exact_spectra_are_widened_before_the_product_is_used(monkeypatch):
         assert value == pytest.approx(literal_product(ends, 1, 1, low, high), rel=2e-11)
 
 
+class Follow:
+    """In place of derivatives: notes the function whose root is followed, and moves the root by a hair."""
+
+    def __init__(self):
+        self.functions, self.roots = [], []
+
+    def __call__(self, function, root):
+        self.functions.append(function)
+        self.roots.append(float(root))
+        return root * (1 + 1e-6)
+
+
+def test_roots_are_followed_by_the_equations_that_they_solve(rng):
+    ends = [Ends([0.5, -1.0], [0.6, -0.9]), Ends([2.0, -0.5], [2.1, -0.4])]
+    Ds = [E.spectrum() for E in ends]
+    product, follow = 0.02, Follow()
+    caps = layer_norms.layer_caps(Ds, np.float64(product), follow)
+    assert len(follow.roots) == 2
+    for function, root, steps in zip(follow.functions, follow.roots, ([0.6, 2.1], [0.5, 1.0]), strict=True):
+        sums = np.cumsum([0.0, *steps])
+        offsets = sums.max() - sums
+        for x in (root, 2 * root):
+            literal = sum(math.log(x + o) for o in offsets) - 2 * math.log(product)
+            assert function(x) == pytest.approx(literal, rel=1e-12, abs=1e-11)
+        assert abs(function(root)) < 1e-11
+    plain = np.array(caps_of(ends, product))
+    assert np.all(caps > plain) and caps == pytest.approx(plain * (1 + 1e-6), rel=2e-6)
+    # No root, no derivative.
+    for nothing in (0.0, math.inf):
+        follow = Follow()
+        layer_norms.layer_caps(Ds, np.float64(nothing), follow)
+        assert follow.roots == []
+    follow, sigma, caps = Follow(), np.float64(0.3), np.array([3.0, 3.0, 3.0])
+    start = float(ends[-1].negated().least(1))
+    found = float(product_aware.outer_floor(Ds, 1, sigma, caps, follow))
+    literal = outer(ends, 1, 0.3, caps.tolist())
+    assert len(follow.roots) == 1
+    (function,), (root,) = follow.functions, follow.roots
+    assert math.exp(root) == pytest.approx(literal, rel=1e-12)
+    base = max(0.09 / 9, start)
+    for c in (literal, 2 * literal):
+        value = math.log(reach_of(ends, 1, c, base, caps.tolist())) - 2 * math.log(0.3)
+        assert float(function(math.log(c))) == pytest.approx(value, rel=1e-10, abs=1e-11)
+    assert found == pytest.approx(math.exp(root * (1 + 1e-6)), rel=1e-11)
+    assert product_aware.outer_floor(Ds, 1, np.float64(0.0), caps, Follow()) == start
+
+
 # --- the table -----------------------------------------------------------------------------------------------------
 
 

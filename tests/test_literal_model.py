@@ -1,0 +1,251 @@
+"""Networks, imbalances and the operator T against sums over indices, written out anew.
+
+Both sides are a few products of small matrices: they agree to a few roundings (1e-12).
+"""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+import linflow as lf
+from linflow import _iterative, imbalance, network, operator
+
+SAME = 1e-12
+SHAPES = [((2, 3),), ((2, 3), (3, 4)), ((4, 3), (3, 2)), ((2, 3), (3, 4), (4, 2)), ((3, 2), (2, 4), (4, 3), (3, 2))]
+
+
+def draw(rng, shapes, scale=0.7):
+    return lf.Network([rng.standard_normal(s) for s in shapes], scale)
+
+
+def times(factors, side):
+    """The product of matrices, the identity for none."""
+    found = np.eye(side)
+    for W in factors:
+        found = np.einsum("ij,jk->ik", found, W)
+    return found
+
+
+def literal(net):
+    """`c² Σ_l (P_{l−1}P_{l−1}ᵀ) ⊗ (S_{l+1}ᵀS_{l+1})`, entry by entry."""
+    n, m = net.shape
+    terms = []
+    for l in range(net.depth):
+        P, S = times(net.weights[:l], n), times(net.weights[l + 1 :], net.weights[l].shape[1])
+        terms.append(net.scale**2 * np.einsum("ia,ja,bk,bl->ikjl", P, P, S, S).reshape(n * m, n * m))
+    return terms
+
+
+@pytest.mark.parametrize("shapes", SHAPES)
+def test_a_network_is_the_product_of_its_layers(rng, shapes):
+    net = draw(rng, shapes)
+    n, m = shapes[0][0], shapes[-1][1]
+    np.testing.assert_allclose(net.product(), 0.7 * times(net.weights, n), rtol=SAME, atol=1e-13)
+    assert net.widths == (*(s[0] for s in shapes), m) and net.shape == (n, m) and net.depth == len(shapes)
+    assert net.sizes == pytest.approx([math.sqrt(np.sum(W**2)) for W in net.weights], rel=SAME)
+    assert net.magnitude() == pytest.approx(0.7 * math.prod(net.sizes), rel=SAME)
+    for l, (P, S) in enumerate(zip(net.prefixes(), net.suffixes(), strict=True)):
+        assert (P is None) == (l == 0) and (S is None) == (l == net.depth - 1)
+        if l:
+            np.testing.assert_allclose(P, times(net.weights[:l], n), rtol=SAME, atol=1e-13)
+        if l < net.depth - 1:
+            np.testing.assert_allclose(S, times(net.weights[l + 1 :], net.widths[l + 1]), rtol=SAME, atol=1e-13)
+    G = rng.standard_normal((n, m))
+    for l, found in enumerate(net.gradient(G)):
+        P, S = times(net.weights[:l], n), times(net.weights[l + 1 :], net.widths[l + 1])
+        np.testing.assert_allclose(found, 0.7 * P.T @ G @ S.T, rtol=SAME, atol=1e-12)
+    assert net.overparametrized == (min(net.widths) >= min(n, m))
+    other = net.with_weights([2 * W for W in net.weights])
+    assert other.scale == 0.7 and other.sizes[0] == pytest.approx(2 * net.sizes[0], rel=SAME)
+    assert net.restricted(other.weights).sizes == net.sizes
+
+
+def test_a_narrow_layer_is_not_overparametrized(rng):
+    assert not draw(rng, ((3, 2), (2, 3))).overparametrized and draw(rng, ((2, 2), (2, 3))).overparametrized
+    assert draw(rng, ((3, 2), (2, 2))).overparametrized
+
+
+def test_products_start_at_the_narrower_end(monkeypatch):
+    order = []
+
+    class Noted(np.ndarray):
+        def __matmul__(self, other):
+            order.append((self.shape, other.shape))
+            return np.asarray(self).dot(np.asarray(other)).view(Noted)
+
+    def of(*shapes):
+        order.clear()
+        network.multiply([np.ones(s).view(Noted) for s in shapes])
+        return order[0]
+
+    assert of((1, 3), (3, 3), (3, 2)) == ((1, 3), (3, 3))
+    assert of((2, 3), (3, 3), (3, 2)) == ((2, 3), (3, 3))
+    assert of((3, 3), (3, 3), (3, 2)) == ((3, 3), (3, 2))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "scale", "fits"),
+    [
+        ((1e75, 1e74), 1.0, True),
+        ((1e76, 1e75), 1.0, False),
+        ((1e151, 1e-140), 1.0, False),  # a term of T leaves out the small one
+        ((1e149, 1e-140), 1.0, True),
+        ((1e75, 1e70), 1e6, False),
+        ((1e75, 1e70), 1e4, True),
+        ((1e-200, 1e-200), 0.9e150, True),
+        ((1e-200, 1e-200), 1.1e150, False),
+        ((0.0, 1e149), 1.0, True),
+    ],
+)
+def test_weights_whose_squares_leave_float64_are_refused(sizes, scale, fits):
+    weights = [np.full((1, 1), size) for size in sizes]
+    if fits:
+        lf.Network(weights, scale)
+    else:
+        with pytest.raises(ValueError, match="too large"):
+            lf.Network(weights, scale)
+
+
+# --- imbalance -----------------------------------------------------------------------------------------------------
+
+
+def test_imbalances_are_the_differences_of_grams(rng):
+    for shapes in SHAPES[1:]:
+        net = draw(rng, shapes)
+        found = lf.imbalance_matrices(net)
+        for l, (A, B) in enumerate(pairwise(net.weights), 1):
+            D = np.einsum("ki,kj->ij", A, A) - np.einsum("ik,jk->ij", B, B)
+            np.testing.assert_allclose(found[l - 1], D, rtol=SAME, atol=1e-12)
+            np.testing.assert_allclose(
+                imbalance.imbalance_eigenvalues(net, l), np.linalg.eigvalsh(D)[::-1], rtol=SAME, atol=1e-12
+            )
+            other = draw(rng, shapes)
+            spectrum = lf.imbalance_spectrum(net, l)
+            v, (n, m) = np.linalg.eigvalsh(D)[::-1], net.shape
+
+            def part(values, k):
+                return max(values[k - 1], 0.0) if k <= len(values) else 0.0
+
+            w = -v[::-1]
+            near = pytest.approx
+            assert spectrum.positive_spread == near(part(v, 1) - part(v, n), rel=SAME, abs=1e-12)
+            assert spectrum.negative_spread == near(part(w, 1) - part(w, m), rel=SAME, abs=1e-12)
+            assert spectrum.gap == near(part(v, n) + part(w, m), rel=SAME, abs=1e-12)
+        change = max(np.linalg.norm(a - b) for a, b in zip(found, lf.imbalance_matrices(other), strict=True))
+        assert lf.imbalance_drift(net, other) == pytest.approx(change, rel=SAME)
+        for layer in (0, net.depth):
+            with pytest.raises((ValueError, TypeError)):
+                imbalance.imbalance_eigenvalues(net, layer)
+
+
+def test_wide_imbalances_come_from_a_small_matrix(rng):
+    for h in (4, 5, 6, 9):
+        A, B = rng.standard_normal((2, h)), rng.standard_normal((h, 3))
+        found = imbalance.imbalance_eigenvalues([A, B])
+        np.testing.assert_allclose(found, np.linalg.eigvalsh(A.T @ A - B @ B.T)[::-1], atol=1e-12)
+        other = [rng.standard_normal((2, h)), rng.standard_normal((h, 3))]
+        change = np.linalg.norm(A.T @ A - B @ B.T - other[0].T @ other[0] + other[1] @ other[1].T)
+        assert lf.imbalance_drift([A, B], other) == pytest.approx(change, rel=SAME)
+        assert np.count_nonzero(found == 0.0) == max(h - 5, 0)
+
+
+# --- the operator --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shapes", SHAPES)
+def test_the_operator_is_its_sum_of_terms(rng, shapes):
+    net = draw(rng, shapes)
+    T, whole = lf.TangentOperator(net), sum(literal(net))
+    n, m = net.shape
+    np.testing.assert_allclose(T.dense(), whole, rtol=SAME, atol=1e-12)
+    E = rng.standard_normal((2, n, m))
+    np.testing.assert_allclose(T.apply(E).reshape(2, -1), E.reshape(2, -1) @ whole, rtol=SAME, atol=1e-11)
+    values = np.linalg.eigvalsh(whole)
+    assert float(T.least_eigenvalue()) == pytest.approx(values[0], rel=1e-10, abs=1e-12 * values[-1])
+    assert float(T.greatest_eigenvalue()) == pytest.approx(values[-1], rel=SAME)
+
+
+@pytest.mark.parametrize("shapes", SHAPES[1:])
+def test_terms_of_layers_that_are_not_trained_are_left_out(rng, shapes):
+    net = draw(rng, shapes)
+    terms = literal(net)
+    for kept in np.ndindex(*[2] * net.depth):
+        trained = [bool(k) for k in kept]
+        if not any(trained):
+            with pytest.raises(ValueError, match="no layer is trained"):
+                lf.TangentOperator(net, trained)
+            continue
+        T = lf.TangentOperator(net, trained)
+        whole = sum(term for term, keep in zip(terms, trained, strict=True) if keep)
+        np.testing.assert_allclose(T.dense(), whole, rtol=SAME, atol=1e-12)
+        values = np.linalg.eigvalsh(whole)
+        assert float(T.eigenvalue("least").value) == pytest.approx(values[0], abs=1e-11 * values[-1])
+        assert float(T.eigenvalue("greatest").value) == pytest.approx(values[-1], rel=1e-11)
+    for bad in ([True], [1] * net.depth, [True] * (net.depth + 1)):
+        with pytest.raises(ValueError, match="True or False"):
+            lf.TangentOperator(net, bad)
+
+
+def test_errors_of_eigenvalues_are_their_rounding(monkeypatch, rng):
+    monkeypatch.setattr(operator, "EPS", 2.0**-10)
+    one = lf.TangentOperator(draw(rng, SHAPES[0])).eigenvalue("least")
+    assert (float(one.value), one.error, one.iterations) == (pytest.approx(0.49), 0.0, 0)
+    for shapes, order in ((SHAPES[1], 2 + 4), (SHAPES[2], 4 + 2), (SHAPES[3], 4)):
+        net = draw(rng, shapes)
+        top = np.linalg.eigvalsh(sum(literal(net)))[-1]
+        for which in ("least", "greatest"):
+            found = lf.TangentOperator(net).eigenvalue(which)
+            assert found.iterations == 0
+            assert found.error == pytest.approx(4 * 2.0**-10 * math.sqrt(order) * top, rel=SAME)
+    with pytest.raises(ValueError, match="which"):
+        lf.TangentOperator(net).eigenvalue("other")
+
+
+def test_large_operators_are_iterated_in_the_eigenbases_of_the_outer_terms(monkeypatch, rng):
+    net = draw(rng, ((6, 7), (7, 8), (8, 7)), 0.3)
+    whole = sum(literal(net))
+    values = np.linalg.eigvalsh(whole)
+    monkeypatch.setattr(operator, "DENSE_LIMIT", 41)
+    for which, value in (("least", values[0]), ("greatest", values[-1])):
+        found = lf.TangentOperator(net).eigenvalue(which)
+        assert found.iterations > 0 and float(found.value) == pytest.approx(value, rel=1e-6)
+        assert abs(float(found.value) - value) <= found.error + 1e-12 * values[-1]
+        assert found.error <= 0.09 * _iterative.TOLERANCE / 0.09 * values[-1] * 1.01
+    monkeypatch.setattr(operator, "DENSE_LIMIT", 42)
+    assert lf.TangentOperator(net).eigenvalue("least").iterations == 0
+    # A value that was not found is refused, by its error against the outer terms.
+    monkeypatch.setattr(operator, "DENSE_LIMIT", 1)
+    P, S = net.weights[0] @ net.weights[1], net.weights[1] @ net.weights[2]
+    size = np.linalg.norm(P @ P.T) / math.sqrt(6) + np.linalg.norm(S.T @ S) / math.sqrt(7)
+    for part, fine in ((0.99, True), (1.01, False)):
+        monkeypatch.setattr(operator, "extreme", lambda *a, part=part, **k: (1.0, part * 1e-7 * size, 5))
+        if fine:
+            assert float(lf.TangentOperator(net).least_eigenvalue()) == pytest.approx(0.09)
+        else:
+            with pytest.raises(RuntimeError, match="was not found"):
+                lf.TangentOperator(net).least_eigenvalue()
+    middle = lf.TangentOperator(net, [False, True, False])
+    A, B = net.weights[0] @ net.weights[0].T, net.weights[2].T @ net.weights[2]
+    size = np.linalg.norm(A) * np.linalg.norm(B) / math.sqrt(42)
+    for part, fine in ((0.99, True), (1.01, False)):
+        monkeypatch.setattr(operator, "extreme", lambda *a, part=part, **k: (1.0, part * 1e-7 * size, 5))
+        if fine:
+            middle.least_eigenvalue()
+        else:
+            with pytest.raises(RuntimeError, match="was not found"):
+                middle.least_eigenvalue()
+
+
+def test_the_iteration_gives_value_and_residual_of_sums_of_one_and_two_sided_terms(rng):
+    left, right = (G @ G.T for G in (rng.standard_normal((6, 9)), rng.standard_normal((8, 11))))
+    between = [
+        tuple(G @ G.T for G in (0.5 * rng.standard_normal((6, 3)), 0.5 * rng.standard_normal((8, 4))))
+        for _ in range(2)
+    ]
+    whole = np.kron(left, np.eye(8)) + np.kron(np.eye(6), right) + sum(np.kron(A, B) for A, B in between)
+    values = np.linalg.eigvalsh(whole)
+    for largest, value in ((False, values[0]), (True, values[-1])):
+        found, residual, iterations = _iterative.extreme(left, right, between, largest=largest)
+        assert found == pytest.approx(value, rel=1e-8) and residual <= 1e-9 * values[-1] and iterations >= 1
