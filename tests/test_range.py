@@ -235,3 +235,16 @@ def test_steps_of_large_layers_are_numbers():
     for rule in (schedules.local_smoothness("two layers"), schedules.xu2025(f, net, 0.1)):
         run = lf.gradient_descent(f, net, schedule=rule, steps=3)
         assert np.all(run.step_sizes > 0) and np.all(np.isfinite(run.step_sizes))
+
+
+# ---------------------------------------------------------------- saddles
+
+
+@pytest.mark.parametrize(("depth", "least"), [(2, -3.0), (3, 0.0)])
+def test_a_stationary_start_at_the_origin_is_a_saddle(depth, least):
+    f = lf.MatrixFactorization(np.diag([3.0, 1.0]))
+    run = lf.gradient_flow(f, depth * [np.zeros((2, 2))], t_max=1.0)
+    assert run.result is lf.Result.STATIONARY
+    assert any("at a saddle" in note and f"least eigenvalue of its Hessian {least:.3g}" in note for note in run.notes)
+    narrow = lf.gradient_flow(f, [np.zeros((2, 1)), np.zeros((1, 2))], t_max=1.0)
+    assert not any("saddle" in note for note in narrow.notes)  # the best of rank one has a gap too

@@ -18,6 +18,7 @@ from linflow.dynamics._compiled import BLOCK, CompiledMarch, large, trouble, unf
 from linflow.dynamics._stepping import Event, March, PlainMarch, Step, shorten
 from linflow.dynamics.declared import DeclaredConstants
 from linflow.dynamics.field import GradientField, prepared
+from linflow.dynamics.saddles import saddle_note
 from linflow.dynamics.trajectory import (
     Checkpoints,
     Interrupted,
@@ -306,6 +307,8 @@ class _Loop:
         counts = march.accepted, march.rejected, self.field.evaluations
         objective, stats = self.field.objective, Stats(*counts, drift, seconds, partial(error, nodes))
         notes = (*objective.notes, *start.notes, *self.notes, *self.declared.notes)
+        if result is Result.STATIONARY and (note := saddle_note(self.field, self.last.point)):
+            notes = (*notes, note)
         return Trajectory(
             **self.recorder.arrays(),
             minimum=objective.minimum,
