@@ -1,9 +1,14 @@
-"""The one-place errors: which node of a module may be wrong, and how."""
+"""The one-place errors: which node of a module may be wrong, and how.
+
+Left out is what cannot matter: of which of two arrays the namespace or the shape is taken; the idioms `0.0 * x` for a
+zero, and `a + 0.0 * x` for an a, of the kind of x; and `>` for `≥` in `where(a > b, a, b)`, which is a maximum.
+"""
 
 from __future__ import annotations
 
 import ast
 import copy
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -79,16 +84,38 @@ def _inside(node: ast.AST, names: list[str], outer: ast.AST | None) -> Iterator[
 
 
 def _expressions(node, parent, statement, names, outer) -> Iterator[Mutant]:
-    if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.keyword) and node.arg == "strict"):
+    if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.keyword) and node.arg == "strict") or _idle(node):
         return
     if isinstance(node, ast.Lambda):
         outer = outer or node
     for attribute, value, shown in _wrong(node):
+        if _same(node, parent, attribute):
+            continue
         yield _mutant(node, attribute, value, parent if shown else node, statement, names, outer)
     for _, value in ast.iter_fields(node):
         for child in value if isinstance(value, list) else [value]:
             if isinstance(child, ast.AST) and not isinstance(child, (ast.expr_context, ast.operator, ast.cmpop)):
                 yield from _expressions(child, node, statement, names, outer)
+
+
+def _idle(node: ast.AST) -> bool:
+    """Tell whether a node only says of what kind an array is."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+        return any(isinstance(side, ast.Constant) and side.value == 0.0 for side in (node.left, node.right))
+    if isinstance(node, ast.Attribute):
+        return node.attr in {"shape", "dtype", "ndim"}
+    return isinstance(node, ast.Call) and _called(node) in {"namespace", "zeros_like", "ones_like", "device"}
+
+
+def _same(node: ast.AST, parent: ast.AST, attribute: str | None) -> bool:
+    """Tell whether a change makes no difference where it stands."""
+    if isinstance(node, ast.BinOp) and attribute == "op" and isinstance(node.op, ast.Add):
+        return _idle(node.left) or _idle(node.right)
+    if not (isinstance(node, ast.Compare) and isinstance(parent, ast.Call) and _called(parent) == "where"):
+        return False
+    sides = {ast.unparse(node.left), ast.unparse(node.comparators[0])}
+    chosen = {re.sub(r" [+] 0\.0 [*] \w+$", "", ast.unparse(x)) for x in parent.args[1:]}
+    return len(node.ops) == 1 and isinstance(node.ops[0], (ast.Lt, ast.LtE, ast.Gt, ast.GtE)) and sides == chosen
 
 
 def _wrong(node: ast.AST) -> Iterator[tuple]:  # noqa: PLR0912

@@ -1,0 +1,465 @@
+"""Step rules, interpolation and gradients of the dynamics against their formulas, written out anew.
+
+Tolerances are a few roundings (1e-12) where both sides do the same operations, and said where they are not.
+"""
+
+import math
+from types import SimpleNamespace
+
+import mpmath
+import numpy as np
+import pytest
+
+import linflow as lf
+from linflow import schedules
+from linflow.dynamics import _dop853, _hermite, _stabilized, _stepping
+from linflow.dynamics import descent as descent_module
+from linflow.dynamics.descent import Iterate
+from linflow.dynamics.field import GradientField, Point
+
+SAME = 1e-12
+
+
+def near(x, rel=SAME, abs=0.0):
+    return pytest.approx(x, rel=rel, abs=abs)
+
+
+# --- interpolation -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("count", "degree"), [(2, 5), (3, 8), (4, 11), (6, 11)])
+def test_interpolation_is_exact_for_polynomials_of_its_degree(rng, count, degree):
+    p = np.polynomial.Polynomial(rng.standard_normal(degree + 1))
+    nodes = np.sort(rng.uniform(-1, 1, count))
+    nodes = np.linspace(-1, 1, count) + 0.02 * rng.uniform(-1, 1, count)
+    t = np.linspace(nodes[0], nodes[-1], 37)
+    found = _hermite.interpolate(t, nodes, p(nodes), p.deriv()(nodes), p.deriv(2)(nodes))
+    np.testing.assert_allclose(found, p(t), atol=1e-9)  # differences of order 11 magnify rounding
+    if degree < 11:
+        q = p + np.polynomial.Polynomial.basis(degree + 1)
+        found = _hermite.interpolate(t, nodes, q(nodes), q.deriv()(nodes), q.deriv(2)(nodes))
+        assert np.abs(found - q(t)).max() > 1e-8
+    assert _hermite.interpolate(np.array([0.3]), nodes[:1], np.array([2.0]), np.zeros(1), np.zeros(1)).tolist() == [
+        2.0
+    ]
+    np.testing.assert_allclose(_hermite.interpolate(t, nodes, p(nodes)), np.interp(t, nodes, p(nodes)))
+
+
+def test_a_neighbour_much_shorter_than_the_interval_is_left_out():
+    def windows(lengths):
+        first, count = _hermite._windows(np.array(lengths, dtype=float), np.arange(len(lengths)))
+        return list(zip(first.tolist(), count.tolist(), strict=True))
+
+    assert windows([1.0]) == [(0, 2)] and windows([1.0, 1.0]) == [(0, 3), (0, 3)]
+    assert windows([1.0, 0.1]) == [(0, 3), (0, 3)] and windows([1.0, 0.099]) == [(0, 2), (0, 3)]
+    assert windows([1.0, 1.0, 1.0]) == [(0, 4)] * 3
+    assert windows([1.0, 1.0, 1.0, 1.0]) == [(0, 4), (0, 4), (1, 4), (1, 4)]
+    # A short third interval: those that it is comparable with use it, the others do without.
+    assert windows([1.0, 1.0, 0.05]) == [(0, 3), (0, 3), (0, 4)]
+    assert windows([0.05, 1.0, 1.0]) == [(0, 4), (1, 3), (1, 3)]
+    assert windows([1.0, 0.05, 1.0]) == [(0, 2), (0, 4), (2, 2)]
+
+
+def test_the_newton_form_has_value_and_slope(rng):
+    p = np.polynomial.Polynomial(rng.standard_normal(6))
+    nodes = np.array([[0.5, 2.0]])
+    data = np.stack([p(nodes), p.deriv()(nodes), p.deriv(2)(nodes) / 2])
+    form = _hermite.NewtonForm.of(nodes, data, np.zeros(3, dtype=int))
+    x = np.array([0.5, 1.1, 2.0])
+    value, slope = form.slope(x)
+    np.testing.assert_allclose(value, p(x), rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(slope, p.deriv()(x), rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(form.at(x), value, rtol=1e-14)
+
+
+def test_first_times_solve_the_interpolant():
+    nodes = np.array([0.0, 1.0, 2.0, 3.0])
+    falls = lambda t: 3.0 - t**2  # noqa: E731
+    data = falls(nodes), -2 * nodes, np.full(4, -2.0)
+    levels = np.array([3.0, 2.0, 1.0, -5.0, -6.0, -7.0, 4.0])
+    found = _hermite.first_times(levels, nodes, *data)
+    literal = [0.0, 1.0, math.sqrt(2), math.sqrt(8), 3.0, math.inf, 0.0]
+    assert found == near(literal, rel=1e-14)
+    linear = _hermite.first_times(levels, nodes, data[0])
+    assert linear == near([0.0, 1.0, 1 + 1 / 3, 2 + 4 / 5, 3.0, math.inf, 0.0], rel=1e-14)
+    # A node counts as on a level to 1e-12 above it, and the first of several counts.
+    values = np.array([2.0, 1.0, 1.5, 0.5])
+    at = _hermite.first_times(np.array([1.0 - 0.9e-12, 1.0 - 1.2e-12, 0.75]), nodes, values)
+    assert at[0] == 1.0 and 2 < at[1] < 3 and at[2] == near(2.75)
+
+
+def test_solving_ends_at_the_level_where_newton_leaves_the_bracket():
+    # A flat start throws Newton out: x³ at its inflection.
+    nodes = np.array([-1.0, 1.0])
+    values, slopes, bends = -(nodes**3), -3 * nodes**2, -6 * nodes
+    for level in (-0.5, 1e-3, 0.9):
+        (found,) = _hermite.first_times(np.array([level]), nodes, values, slopes, bends)
+        assert found == near(-math.copysign(abs(level) ** (1 / 3), level), rel=1e-12)
+
+
+# --- gradients -----------------------------------------------------------------------------------------------------
+
+
+def start(rng, depth=3, scale=0.7):
+    shapes = [(2, 3), *[(3, 3)] * (depth - 2), (3, 2)] if depth > 1 else [(2, 2)]
+    net = lf.Network([0.5 * rng.standard_normal(s) for s in shapes], scale)
+    return lf.LinearRegression(rng.standard_normal((5, 2)), rng.standard_normal((5, 2))), net
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_slope_and_curvature_are_derivatives_of_the_gap(rng, depth):
+    f, net = start(rng, depth)
+    field = GradientField(f, net)
+    y = field.flatten(net.weights)
+    point = field.at(y)
+    assert point.gap == near(f.gap(net.product())) and field.evaluations == 1
+    literal = np.concatenate([-G.ravel() for G in net.gradient(f.gradient(net.product()))])
+    np.testing.assert_allclose(point.slope, literal, rtol=SAME, atol=1e-13)
+    np.testing.assert_allclose(field(y), literal, rtol=SAME, atol=1e-13)
+    assert point.speed == near(np.linalg.norm(literal)) and point.rate == near(np.sum(literal**2) / point.gap)
+
+    def gap(x):
+        return f.gap(field.network_at(x).product())
+
+    h = 1e-5
+    for i in (0, len(y) // 2, len(y) - 1):
+        e = np.eye(len(y))[i] * h
+        assert -(gap(y + e) - gap(y - e)) / (2 * h) == near(point.slope[i], rel=1e-6, abs=1e-8)
+    # log ℓ along the flow: its second derivative is −(rate)˙, and the rate at y ± h ẏ shows it to O(h²).
+    after, before = field.at(y + h * point.slope), field.at(y - h * point.slope)
+    assert field.curvature(point) == near(-(after.rate - before.rate) / (2 * h), rel=1e-5)
+    np.testing.assert_allclose(np.concatenate([W.ravel() for W in field.unflatten(y)]), y)
+    parts = zip(field.unflatten(y), field.unflatten(point.slope), strict=True)
+    assert field.grain(point) == near(sum(np.linalg.norm(W) * np.linalg.norm(G) for W, G in parts) / point.speed)
+
+
+def test_a_point_is_stationary_where_every_gradient_is_rounding(rng):
+    f, net = start(rng, 3)
+    field = GradientField(f, net)
+    y = field.flatten(net.weights)
+    point = field.at(y)
+    G = f.gradient(net.product())
+    eps = np.finfo(float).eps
+    noise = net.scale * (8 * eps * np.linalg.norm(G) + f.gradient_rounding(net))
+    parts = [
+        np.linalg.norm(A if A is not None else 1.0) * np.linalg.norm(B if B is not None else 1.0)
+        for A, B in zip(net.prefixes(), net.suffixes(), strict=True)
+    ]
+    for k in range(3):
+        for factor, still in ((0.99, True), (1.01, False)):
+            slopes = [np.zeros_like(W) for W in net.weights]
+            slopes[k].flat[0] = factor * noise * parts[k]
+            slope = field.flatten(slopes)
+            assert field.is_stationary(Point(y, slope, 1.0, float(np.linalg.norm(slope)))) == still
+    assert field.is_stationary(Point(y, 0 * point.slope, 1.0, 0.0))
+    assert (
+        Point(y, y, 0.0, 1.0).rate == 0.0
+        and not Point(y, y, math.nan, 1.0).finite
+        and not Point(y, y, 1.0, math.inf).finite
+    )
+    assert field.grain(Point(y, 0 * y, 1.0, 0.0)) == 0.0
+
+
+# --- descent -------------------------------------------------------------------------------------------------------
+
+
+def test_descent_takes_its_steps_and_records_what_it_says():
+    f, net = lf.MatrixFactorization(np.array([[2.0]])), [np.array([[1.0]]), np.array([[0.5]])]
+    run = lf.gradient_descent(f, net, step_size=0.1, steps=7, every=3, reduce=False)
+    u, v, gaps = 1.0, 0.5, []
+    for _ in range(8):
+        gaps.append(0.5 * (u * v - 2) ** 2)
+        u, v = u - 0.1 * (u * v - 2) * v, v - 0.1 * (u * v - 2) * u
+    assert run.t == near([0.0, 0.3, 0.6, 0.7]) and run.gap == near([gaps[k] for k in (0, 3, 6, 7)])
+    assert run.step_sizes == near([0.1] * 7) and run.step_size == 0.1 and run.result.value == "all steps done"
+    assert float(run.t[-1]) == 7 * 0.1
+    until = lf.gradient_descent(f, net, step_size=0.1, steps=99, until=gaps[5] / gaps[0] * 1.0000001)
+    assert until.stats.steps == 5 and until.result.value == "target reached"
+    rule = SimpleNamespace(
+        step=lambda iterate: 0.1 / (1 + iterate.k) if iterate.last is None or iterate.last > 0.02 else 0.01
+    )
+    run = lf.gradient_descent(f, net, schedule=rule, steps=3)
+    assert run.step_sizes == near([0.1, 0.05, 0.1 / 3]) and float(run.t[-1]) == near(0.15 + 0.1 / 3)
+    assert run.step_size is None
+    for bad in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match="schedule returned"):
+            lf.gradient_descent(f, net, schedule=SimpleNamespace(step=lambda iterate, bad=bad: bad), steps=1)
+    for given in ({}, {"step_size": 0.1, "schedule": rule}):
+        with pytest.raises(ValueError, match="give one"):
+            lf.gradient_descent(f, net, steps=1, **given)
+    fast = lf.gradient_descent(f, net, step_size=10.0, steps=99)
+    assert fast.result.value == "diverged" or "diverge" in fast.result.value
+    assert fast.gap[-1] > 1e12 * fast.gap[0] >= fast.gap[-2] and fast.network.weights[0][0, 0] == 1.0
+
+
+def test_an_end_of_a_descent_is_told_by_its_gap():
+    f, net = lf.MatrixFactorization(np.eye(1)), lf.Network([np.eye(1), np.eye(1) * 0.5])
+    field = GradientField(f, net)
+    y = field.flatten(net.weights)
+    noise = f.rounding(net)
+
+    def ended(gap, first=1.0, fraction=None):
+        found = descent_module._ended(field, Point(y, y, gap, 1.0), first, fraction)
+        return found and found.name
+
+    assert ended(1e12) is None and ended(1.01e12) == "DIVERGED" and ended(2.1e12, 2.0) == "DIVERGED"
+    assert (
+        ended(0.1, fraction=0.1) == "TARGET"
+        and ended(0.11, fraction=0.1) is None
+        and ended(0.2, 2.0, 0.1) == "TARGET"
+    )
+    assert ended(noise, fraction=0.1) == "ROUNDING" and ended(1.01 * noise, fraction=0.1) == "TARGET"
+    assert ended(noise / 2) is None and ended(math.inf) == "DIVERGED"
+
+
+# --- schedules -----------------------------------------------------------------------------------------------------
+
+
+def iterate(f, net, k=0, last=None):
+    field = GradientField(f, net)
+    return Iterate(field, field.at(field.flatten(net.weights)), k, last)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("form", ["step", "curvature"])
+def test_the_local_step_solves_its_equation(rng, depth, form):
+    f, net = start(rng, depth)
+    at = iterate(f, net)
+    eta = schedules.local_smoothness(form).step(at)
+    W, G = net.product(), f.gradient(net.product())
+    gradients = net.gradient(G)
+    squared = sum(np.sum(g * g) for g in gradients)
+    # W(η) as a polynomial, from its values at 2L + 2 points.
+    xs = eta * np.linspace(0, 1.5, depth + 1)
+    values = [
+        net.with_weights([A - x * g for A, g in zip(net.weights, gradients, strict=True)]).product().ravel()
+        for x in xs
+    ]
+    M = np.linalg.solve(np.vander(xs / eta, increasing=True), np.array(values)).reshape(-1, *W.shape)
+    M = [m / eta**k for k, m in enumerate(M)]
+    V = sum(eta ** (k - 1) * M[k] for k in range(1, depth + 1))
+    bent = np.sum(V * f.hessian_product(W, V)) if form == "curvature" else f.smoothness * np.sum(V * V)
+    K = (2 * sum(eta ** (k - 2) * np.sum(G * M[k]) for k in range(2, depth + 1)) + bent) / squared
+    assert eta * K == near(1.0, rel=1e-8)  # lowered by 1e-9, and the polynomial is found to 1e-10
+    assert eta < 1 / K * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(("form", "a", "b"), [("two layers", 1, 1), ("printed", 6, 3)])
+def test_the_local_step_of_two_layers_is_that_of_the_worst_direction(rng, form, a, b):
+    f, net = start(rng, 2)
+    eta = schedules.local_smoothness(form).step(iterate(f, net))
+    c, K, gap = net.scale, f.smoothness, f.gap(net.product())
+    T = np.linalg.eigvalsh(lf.TangentOperator(net).dense())[-1]
+    size, slope = np.linalg.norm(net.product(), 2), c * math.sqrt(2 * K * gap)
+    Kt = K * T + slope + a * c**3 * K**2 * size * gap * eta**2 + b * K * T * slope * eta
+    assert eta * Kt == near(1.0, rel=3e-9) and eta * Kt < 1
+    grown = schedules.Xu2025(1e-3)
+    assert grown.step(iterate(f, net, k=10)) == near(1e-3 * (1 + 1e-6) ** 5)
+    far = grown.step(iterate(f, net, k=10**9))
+    assert far == near(schedules.local_smoothness("printed").step(iterate(f, net)))
+
+
+def test_steps_without_a_gradient_or_within_overflow():
+    f, net = lf.MatrixFactorization(np.eye(1)), lf.Network([np.eye(1), np.eye(1)])
+    assert schedules.local_smoothness().step(iterate(f, net)) == 1.0
+    for coefficients, root in (
+        ([2.0], 0.5),
+        ([1.0, 1.0], (math.sqrt(5) - 1) / 2),
+        ([0.0, 4.0], 0.5),
+        ([-1.0], 1.0),
+        ([1.0, -1.0], 1.0),
+    ):
+        assert schedules._first_root(coefficients) == near(
+            root * (1 - 1e-9) if coefficients not in ([-1.0], [1.0, -1.0]) else 1.0
+        )
+    assert schedules._first_root([3.0, -2.0]) == near(0.5 * (1 - 1e-9))  # −1 + 3τ − 2τ² has ½ and 1
+    assert schedules._first_root([2.0, 1e-301]) == near(0.5 * (1 - 1e-9))
+    moving = schedules._product_polynomial(
+        lf.Network([2 * np.eye(1), 3 * np.eye(1)], 0.5), [np.eye(1) * 5, np.eye(1) * 7]
+    )
+    assert [float(m[0, 0]) for m in moving] == near([3.0, 0.5 * (15 + 14), 17.5])
+
+
+def test_backtracking_takes_the_first_step_that_armijo_accepts():
+    f, net = lf.MatrixFactorization(np.array([[3.0]])), lf.Network([np.ones((1, 1)), np.ones((1, 1))], 0.5)
+    G = 0.5 * (0.5 - 3.0)
+    gap, squared = 0.5 * 2.5**2, 2 * G * G
+    for slope, shrink, grow, last in ((0.5, 0.5, 2.0, None), (0.9, 0.7, 3.0, None), (0.3, 0.5, 2.0, 0.8)):
+        eta = 4.0 if last is None else grow * last
+        while 0.5 * (0.5 * (1 - eta * G) ** 2 - 3) ** 2 > gap - slope * eta * squared:
+            eta *= shrink
+        rule = schedules.backtracking(4.0, shrink=shrink, grow=grow, slope=slope)
+        assert rule.step(iterate(f, net, last=last)) == near(eta)
+    for bad in ({"shrink": 1.0}, {"slope": 1.0}, {"grow": 0.99}, {"shrink": 0.0}):
+        with pytest.raises(ValueError, match="is needed"):
+            schedules.backtracking(**bad)
+    assert schedules.backtracking(grow=1.0).grow == 1.0
+
+
+# --- the stabilised method -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("s", [2, 3, 5, 12, 250])
+def test_the_stabilised_method_has_the_coefficients_of_its_paper(s):
+    with mpmath.workdps(40):
+        e = mpmath.mpf(2) / 13
+        w0 = 1 + e / s**2
+
+        def T(j, order=0):
+            return (
+                mpmath.diff(lambda x: mpmath.cos(j * mpmath.acos(x)), w0, order).real
+                if order
+                else mpmath.cosh(j * mpmath.acosh(w0))
+            )
+
+        t = [mpmath.mpf(1), w0]
+        d, dd = [mpmath.mpf(0), mpmath.mpf(1)], [mpmath.mpf(0), mpmath.mpf(0)]
+        for j in range(2, s + 1):  # T_j' = jU_{j−1} and its derivative, by the recurrences
+            t.append(2 * w0 * t[-1] - t[-2])
+            d.append(2 * t[j - 1] + 2 * w0 * d[-1] - d[-2])
+            dd.append(4 * d[j - 1] + 2 * w0 * dd[-1] - dd[-2])
+        assert abs(t[s] - T(s)) < mpmath.mpf(10) ** -25
+        w1 = d[s] / dd[s]
+        b = [None, None, *(dd[j] / d[j] ** 2 for j in range(2, s + 1))]
+        b[0] = b[1] = b[2]
+        mu, nu, mu_t, gamma_t = _stabilized.coefficients(s)
+        assert mu_t[1] == near(float(b[1] * w1))
+        for j in range(2, s + 1):
+            assert mu[j] == near(float(2 * b[j] * w0 / b[j - 1])) and nu[j] == near(float(-b[j] / b[j - 2]))
+            assert mu_t[j] == near(float(2 * b[j] * w1 / b[j - 1]))
+            assert gamma_t[j] == near(float(-(1 - b[j - 1] * t[j - 1]) * mu_t[j]), abs=1e-15)
+
+
+def test_a_stabilised_step_is_of_second_order_and_stable_over_its_length():
+    for s in (2, 5, 20):
+        radius = 1.0
+        h = _stabilized.longest_step(s, radius)
+        assert h == near(((s - 1) ** 2 - 1) / 1.54) and _stabilized.stages_for(h * 0.999, radius) <= max(s, 2)
+        for z in np.linspace(0, h, 50):
+            y, _, _ = _stabilized.step(lambda y, z=z: -z * y, np.ones(1), -z * np.ones(1), 1.0, s)
+            assert abs(float(y[0])) <= 1.0
+        errors = [
+            abs(float(_stabilized.step(lambda y: -y, np.ones(1), -np.ones(1), x, s)[0][0]) - math.exp(-x))
+            for x in (0.02, 0.01)
+        ]
+        assert 7 < errors[0] / errors[1] < 9  # order 3 of a step
+    y, slope, error = _stabilized.step(lambda y: -y * y, np.array([1.0, 2.0]), -np.array([1.0, 4.0]), 0.1, 3)
+    np.testing.assert_allclose(slope, -y * y)
+    assert error == near(np.linalg.norm(0.8 * (np.array([1.0, 2.0]) - y) + 0.04 * (np.array([-1.0, -4.0]) + slope)))
+    assert [_stabilized.stages_for(h, 2.0) for h in (1e-9, 1.0, 10.0)] == [3, 4, 7]
+    assert _stabilized.longest_step(5, 0.0) == math.inf
+
+
+def test_the_spectral_radius_bounds_the_hessian_by_norms(rng):
+    for depth in (2, 3, 4):
+        _, net = start(rng, depth)
+        x = [np.linalg.norm(W, 2) for W in net.weights]
+        T = 0.49 * sum(math.prod(x[k] for k in range(depth) if k != l) ** 2 for l in range(depth))
+        rows = [
+            sum(math.prod(x[k] for k in range(depth) if k not in (i, j)) for j in range(depth) if j != i)
+            for i in range(depth)
+        ]
+        assert _stabilized.spectral_radius(net, 1.3, 2.1) == near(1.3 * T + 2.1 * 0.7 * max(rows))
+
+
+# --- steps of the flow ---------------------------------------------------------------------------------------------
+
+
+def test_a_step_of_order_8_is_that_of_scipy(rng):
+    from scipy.integrate import DOP853
+
+    A = rng.standard_normal((4, 4))
+    y = rng.standard_normal(4)
+    field = lambda y: A @ np.sin(y)  # noqa: E731
+    h = 1.0
+    solver = DOP853(lambda t, y: field(y), 0.0, y, 10.0, first_step=h, rtol=1e3, atol=1e3)
+    solver.step()
+    new, error = _dop853.step(field, y, field(y), h)
+    np.testing.assert_allclose(new, solver.y, rtol=1e-14, atol=1e-14)
+    fifth, third = solver.K.T @ DOP853.E5, solver.K.T @ DOP853.E3
+    literal = h * np.sum(fifth**2) / math.sqrt(np.sum(fifth**2) + 0.01 * np.sum(third**2))
+    assert error == near(literal, rel=1e-9)  # the weights of the errors cancel to 1e-3 of their size
+    assert _dop853.step(lambda y: 0 * y, y, 0 * y, h)[1] == 0.0
+
+
+def test_allowed_errors_and_factors_of_steps_are_as_written(rng):
+    f, net = start(rng, 2)
+    field = GradientField(f, net)
+    point = field.at(field.flatten(net.weights))
+    size, speed, eps = np.linalg.norm(point.y), point.speed, np.finfo(float).eps
+    for rtol in (1e-3, 1e-9):
+        for h in (1e-9, 1e-3, 1.0, 1e4):
+            for radius in (0.0, 50.0):
+                motion = (1e-2 if radius else 10 * rtol) * h * speed
+                allowed, most = min(rtol * size, rtol * point.gap / speed, motion), 4 * eps
+                if radius:
+                    allowed, most = 0.1 * allowed, max(1.0, h * radius) * most
+                if allowed < most * size:
+                    allowed = max(allowed, most * field.grain(point))
+                assert _stepping.allowed_error(field, point, h, rtol, radius) == near(max(allowed, 5e-324))
+    assert [_stepping.shrink(x) for x in (1.5, 1e20)] == [near(0.9 * 1.5 ** (-1 / 8)), 0.2]
+    assert _stepping.shrink(2.0, 3) == near(0.9 * 2 ** (-1 / 3))
+    assert [_stepping.grow(x) for x in (0.5, 0.0)] == [near(0.9 * 0.5 ** (-1 / 8)), 10.0]
+    assert _stepping.grow(0.5, 3) == near(0.9 * 0.5 ** (-1 / 3)) and _stepping.grow(1e-16, 100) == near(
+        0.9 * 10**0.16
+    )
+    first = _stepping.initial_step(point)
+    assert first == near(0.01 * min(size / speed, point.gap / speed**2))
+    still = Point(point.y, point.slope, point.gap, 0.0)
+    assert _stepping.initial_step(still) == 1.0
+    assert _stepping.initial_step(Point(point.y, point.slope, 0.0, 2.0)) == near(0.01 * size / 2)
+    slow = Point(1e-3 * point.y, point.slope, 4.0, 2.0)
+    assert _stepping.initial_step(slow) == near(0.01 * min(1e-3 * size / 2, 1.0))
+
+
+def test_a_trial_is_judged_by_error_and_rise(monkeypatch, rng):
+    f, net = start(rng, 2)
+    field = GradientField(f, net)
+    point = field.at(field.flatten(net.weights))
+    tolerated = _stepping.allowed_error(field, point, 0.1, 1e-6)
+    outcome = {}
+    monkeypatch.setattr(_stepping, "_step", lambda *a: outcome["step"])
+
+    def judged(y, error):
+        outcome["step"] = y, error
+        with np.errstate(all="ignore"):
+            new, ratio = _stepping.attempt(field, point, 0.1, 1e-6)
+        return new is not None, ratio
+
+    assert judged(point.y, 0.5 * tolerated) == (True, near(0.5)) and judged(point.y, 1.5 * tolerated) == (
+        False,
+        near(1.5),
+    )
+    assert judged(point.y, math.nan) == (False, 1e16) and judged(point.y * math.inf, 0.0) == (False, 1e3)
+    assert judged(point.y, tolerated)[0]
+    up = -point.slope / point.speed**2 * point.gap
+    assert judged(point.y + 0.9e-10 * up, 0.0)[0] and judged(point.y + 1.2e-10 * up, 0.0) == (False, 1e3)
+    low = Point(point.y, point.slope, point.gap, point.speed)
+    monkeypatch.setattr(f, "rounding", lambda net: low.gap)
+    assert judged(point.y + 1.2e-10 * up, 0.0)[0]
+
+
+def test_a_last_step_is_shortened_to_the_target():
+    decay = lambda h: SimpleNamespace(gap=math.exp(-2 * h) * (1 + h * h), rate=2 - 2 * h / (1 + h * h))  # noqa: E731
+
+    class March:
+        def __init__(self):
+            self.point, self.taken, self.reached, self.tried = decay(0.0), 1.0, decay(1.0), 0
+
+        def reach(self, h):
+            self.taken, self.reached, self.tried = h, decay(h), self.tried + 1
+            return self.reached
+
+    for target in (0.9, 0.5, 0.28):
+        march = March()
+        assert _stepping.shorten(march, target, 1e-9)
+        assert march.reached.gap == near(target, rel=2e-12) and march.tried <= 8
+    assert not _stepping.shorten(March(), 1.0, 1e-9)
+    tries = [(0.0, 1.0, 2.0), (1.0, -1.5, 3.0)]
+    # The inverse Hermite cubic x(v): x(1) = 0, x' = −½; x(−1.5) = 1, x' = −⅓.
+    from scipy.interpolate import CubicHermiteSpline
+
+    cubic = CubicHermiteSpline([-1.5, 1.0], [1.0, 0.0], [-1 / 3, -1 / 2])
+    assert _stepping._inverse(tries) == near(float(cubic(0.0)))
+    assert math.isnan(_stepping._inverse([(0.0, 1.0, 0.0), (1.0, -1.0, 1.0)]))
+    assert math.isnan(_stepping._inverse([(0.0, 1.0, 1.0), (1.0, 1.0, 1.0)]))
