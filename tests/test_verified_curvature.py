@@ -103,7 +103,7 @@ def test_the_hessian_of_integers_is_exact(widths):
 
 
 @pytest.mark.parametrize("sign", SIGNS)
-@pytest.mark.parametrize("kind", ["plain", "quadratic", "small B"])
+@pytest.mark.parametrize("kind", ["plain", "quadratic", "small B", "rough B"])
 def test_the_error_of_a_hessian_holds_where_every_operation_errs_as_far_as_it_may(monkeypatch, sign, kind):
     rng = np.random.default_rng(1)
     worst = 0.0
@@ -114,7 +114,8 @@ def test_the_error_of_a_hessian_holds_where_every_operation_errs_as_far_as_it_ma
         with coarse(monkeypatch, sign):
             problem = AffineGradient(rng.random((n, m)))
             if kind != "plain":
-                problem, A, B, R = hostile(rng, (n, m), (3e-3, 1e-6) if kind == "small B" else (1e-6, 1e-6), 1e-6)
+                errors = {"small B": (3e-3, 1e-6), "rough B": (1e-9, 3e-3)}.get(kind, (1e-6, 1e-6))
+                problem, A, B, R = hostile(rng, (n, m), errors, 1e-6)
                 shrink = 1e-3 if kind == "small B" else 1.0
                 B = B * shrink
                 problem = AffineGradient(

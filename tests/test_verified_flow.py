@@ -12,9 +12,11 @@ import pytest
 
 import linflow as lf
 from linflow import network
-from linflow.verified import enclosure
+from linflow.verified import enclosure, march
 from linflow.verified.log_norm import Tube
+from linflow.verified.march import product_error
 from linflow.verified.problem import affine_gradient
+from linflow.verified.rounding import U
 from linflow.verified.taylor import Expansion
 from tests.verified_judge import (
     SIGNS,
@@ -268,13 +270,15 @@ FRESH = {
     ),
     "quadratic": lambda: quadratic(11, (2, 2, 2), 1.3),
     "one layer": lambda: factorization(0, (3, 3)),
+    "large scale": lambda: factorization(3, (2, 2, 2), 0.03, 1e3),
 }
 
 
 @pytest.mark.parametrize("sign", SIGNS)
 @pytest.mark.parametrize("name", FRESH)
 def test_bounds_hold_where_every_operation_errs_as_far_as_it_may(monkeypatch, sign, name):
-    enc, t = fresh(name), 0.02
+    enc = fresh(name)
+    t = 0.6 * enc.end
     for method in ("gap_bounds", "rate_bounds", "least_eigenvalue_bounds", "singular_value_bounds"):
         below, above = getattr(enc, method)(t)
         with coarse_networks(monkeypatch, sign):
@@ -288,7 +292,7 @@ def test_bounds_hold_where_every_operation_errs_as_far_as_it_may(monkeypatch, si
 @functools.cache
 def fresh(name):
     objective, net, _ = FRESH[name]()
-    return lf.enclose(objective, net, t_max=0.03)
+    return lf.enclose(objective, net, t_max=1e-5 if name == "large scale" else 0.03)
 
 
 def test_the_distance_of_the_path_moves_each_bound_by_its_constant():
@@ -359,3 +363,130 @@ def test_times_are_bounded_by_the_gap_on_both_sides_of_the_first():
     # gap = gap_0 e^{−2t}
     assert low <= 0.5 * math.log(50) <= 0.5 * math.log(200) <= high
     assert low == pytest.approx(0.5 * math.log(50), rel=1e-9) and high == pytest.approx(0.5 * math.log(200), rel=1e-9)
+
+
+def test_a_gap_within_a_step_is_granted_every_rounding_of_the_product(monkeypatch):
+    """Allowances of some units, which others hide: what is handed to the gap, part by part."""
+    f = lf.MatrixFactorization(np.full((2, 2), 1e3))
+    enc = lf.enclose(f, lf.Network([np.full((2, 2), 0.3), np.eye(2)], 0.7), t_max=1e-4)
+    seen = []
+    gap = type(enc.problem).gap
+    monkeypatch.setattr(
+        type(enc.problem), "gap", lambda self, E, error: seen.append((E, error)) or gap(self, E, error)
+    )
+    t = 0.3e-4
+    enc.gap_bounds(t)
+    ((E, error),) = seen
+    step = enc._step(t)
+    W, own = product_error(*step.at(t))
+    parts = 0.7 * (own + U * np.linalg.norm(W)) + step.constants.motion * step.radius + U * np.linalg.norm(E)
+    assert parts <= error <= 1.5 * parts
+
+
+def test_bounds_at_the_end_of_steps_grant_the_distance_and_its_rounding():
+    enc, _ = case("two layers")
+    for step, after in zip(enc.steps[:-1], enc.steps[1:], strict=True):
+        reached = [c[0] for c in after.coefficients]
+        E = exact(reached[0]) * exact(reached[1]) - exact(enc.problem.V)
+        value = float(flint.arb(sum((x * x for x in E.entries()), flint.fmpq(0)) / 2))
+        spread = step.constants.motion * step.radius * math.sqrt(2 * value)
+        assert step.gap[0] <= value - 0.9 * spread and value + 0.9 * spread <= step.gap[1]
+
+
+def bare(widths, scale, V):
+    """An enclosure at its start, with no radius: positive layers, all rounding aligned."""
+    W = [np.full((a, b), 1.0 / b) for a, b in itertools.pairwise(widths)]
+    n, m = widths[0], widths[-1]
+    enc = lf.enclose(lf.MatrixFactorization(np.full((n, m), V)), lf.Network(W, scale), t_max=1e-6)
+    step = enc.steps[0]
+    coefficients = tuple(
+        np.concatenate([w[None], 0 * np.asarray(c[1:])]) for w, c in zip(W, step.coefficients, strict=True)
+    )
+    lengths = np.array([[np.linalg.norm(c) for c in series] for series in coefficients])
+    step = dataclasses.replace(step, coefficients=coefficients, radius=0.0, lengths=lengths)
+    return dataclasses.replace(enc, steps=(step,)), W
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+@pytest.mark.parametrize("scale", [1.0, 0.7, 300.7])
+def test_rounding_alone_is_granted_where_the_path_is_exact(monkeypatch, sign, scale):
+    """Without radius and without rounding of the path, what the bounds grant is their own rounding."""
+    for widths, V in (((2, 3, 3, 2), -1.0), ((5, 5), -3.0), ((6, 9, 6), 0.0), ((2, 2), 1e4)):
+        enc, W = bare(widths, scale, V)
+        n, m = widths[0], widths[-1]
+        P = np.linalg.multi_dot([np.eye(n), *W])
+        T = np.zeros((n * m, n * m))
+        for l in range(len(W)):
+            left, right = np.eye(n), np.eye(m)
+            for w in W[:l]:
+                left = left @ w
+            for w in reversed(W[l + 1 :]):
+                right = w @ right
+            T += scale**2 * np.kron(left @ left.T, right.T @ right)
+        D = scale * P - V
+        gap = 0.5 * float(np.sum(D * D))
+        speed = math.sqrt(float(D.ravel() @ T @ D.ravel()))
+        monkeypatch.setattr(march, "rounding_of_value", lambda lengths, s: np.zeros(len(lengths)))
+        with coarse_networks(monkeypatch, sign):
+            rough = coarsely(enc)
+            gaps, singular = rough.gap_bounds(0.0), rough.singular_value_bounds(0.0)
+            found, error = rough._speed(rough.steps[0], 0.0)
+            product, off = rough._product(rough.steps[0], 0.0)
+            matrix, wrong, _ = enclosure._operator([coarsened(w) for w in W], scale)
+            least = rough.least_eigenvalue_bounds(0.0)
+        close = 1 + 1e-9
+        assert np.linalg.norm(np.asarray(product) - scale * P) <= off * close
+        assert gaps[0] <= gap * close and gap <= gaps[1] * close
+        assert abs(found - speed) <= error * close
+        assert np.linalg.norm(np.asarray(matrix) - T, 2) <= wrong * close
+        true = np.linalg.eigvalsh(T)[0]
+        assert least[0] <= true + 1e-9 * scale**2 and true <= least[1] + 1e-9 * scale**2
+        values = np.linalg.svd(scale * P, compute_uv=False)
+        assert np.all(singular[0] <= values + 1e-9 * scale) and np.all(values <= singular[1] + 1e-9 * scale)
+
+
+def test_the_speed_grants_the_residue_and_the_errors_of_the_objective():
+    enc, _ = bare((1, 1, 1), 2.0, 5.0)
+    problem = enc.problem
+    for changed, least in (
+        (dataclasses.replace(problem, residue=0.25), 2 * 0.25 * math.sqrt(2)),
+        (dataclasses.replace(problem, errors=(0.125, 0.0)), 2 * 0.125 * 3 * math.sqrt(2)),
+    ):
+        _, error = dataclasses.replace(enc, problem=changed)._speed(enc.steps[0], 0.0)
+        assert error >= least * (1 - 1e-12)
+        assert error <= 3 * least
+
+
+def test_singular_values_grant_what_their_vectors_miss(monkeypatch):
+    """A decomposition that is off: vectors too long, a product that is not the matrix."""
+    enc, _ = bare((3, 3), 1.0, 0.0)
+    W = np.diag([3.0, 2.0, 1.0])
+    coefficients = (np.concatenate([W[None], 0 * enc.steps[0].coefficients[0][1:]]),)
+    enc = dataclasses.replace(enc, steps=(dataclasses.replace(enc.steps[0], coefficients=coefficients),))
+    svd = np.linalg.svd
+    for left, middle, right in (
+        (1.01, 1 / 1.01, 1.0),
+        (1.0, 1 / 1.01, 1.01),
+        (1.0, 1.02, 1.0),
+        (1.01, 1.01**-2, 1.01),
+    ):
+
+        def wrong(A, left=left, middle=middle, right=right, **kwargs):
+            u, s, vt = svd(A, **kwargs)
+            return left * u, middle * s, right * vt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(np.linalg, "svd", wrong)
+            low, high = enc.singular_value_bounds(0.0)
+        assert np.all(low <= [3, 2, 1]) and np.all(high >= [3, 2, 1])
+
+
+def test_the_least_eigenvalue_of_the_operator_grants_its_error(monkeypatch):
+    enc, _ = bare((2, 2), 1.0, 0.0)  # T = I
+    for shift in (-0.1, 0.1):
+        with monkeypatch.context() as patch:
+            T = np.eye(4) * (1 + shift)
+            patch.setattr(enclosure, "_operator", lambda *a, T=T: (T, 0.1 * (1 + 1e-12), np.array([1.0, 0, 0, 0])))
+            low, high = enc.least_eigenvalue_bounds(0.0)
+        assert low <= 1 <= high
+        assert high - low < 0.25

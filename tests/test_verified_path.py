@@ -12,7 +12,7 @@ from linflow.verified.arithmetic import FLOAT64
 from linflow.verified.march import Step, product_error, rounding_of_value
 from linflow.verified.problem import AffineGradient
 from linflow.verified.rounding import TINY, UP, U, gamma
-from linflow.verified.taylor import Expansion, _added, _extended, _integral
+from linflow.verified.taylor import Expansion, Factor, _added, _extended, _integral, _product
 from tests.test_verified_rounding import hostile
 from tests.verified_judge import (
     COARSE,
@@ -185,6 +185,27 @@ def test_the_residue_moves_the_gradient_of_the_first_coefficient_alone():
         assert still.rounding[0] < 1e-12
         assert moved.slope.errors[0] == pytest.approx(scale * 1e-3, rel=1e-6)
         assert np.all(moved.slope.errors[1:] == still.slope.errors[1:])
+
+
+def test_errors_of_a_product_include_the_product_of_errors():
+    # A and B computed as 0, and 1 in truth.
+    factor = Factor(np.zeros((1, 1, 1)), np.ones(1))
+    found = _product(np.zeros((1, 1, 1)), factor, factor, np.array([gamma(2)]), 0.0)
+    assert found.errors[0] >= 1
+    one = Factor(np.ones((1, 1, 1)), np.array([0.5]))
+    found = _product(np.ones((1, 1, 1)), one, one, np.array([gamma(2)]), 0.0)
+    assert 1.25 <= found.errors[0] <= 1.25 * (1 + 1e-9)
+
+
+def test_the_defect_grants_two_roundings_to_each_coefficient():
+    rng = np.random.default_rng(8)
+    path = Expansion(AffineGradient(np.eye(2)), [rng.random((2, 2)), rng.random((2, 2))], 1.0, 0.3, 6)
+    for k in range(6):
+        parts = [
+            0.3 * g.errors[k] + 2 * U * (k + 1) * np.linalg.norm(c[k + 1])
+            for g, c in zip(path.gradients, path.coefficients, strict=True)
+        ]
+        assert path.rounding[k] >= np.linalg.norm(parts)
 
 
 # --- integrals and lengths of steps --------------------------------------------------------------------------------

@@ -152,7 +152,7 @@ def symmetric(seed=3):
     D = np.diag([1e8, 1.0, 1e-8])
     yield "graded Gram", D @ np.array([[2.0, 1, 1], [1, 2, 1], [1, 1, 2]]) @ D
     yield "Hilbert", 1.0 / (np.arange(9)[:, None] + np.arange(9) + 1)
-    yield "exchange", np.array([[0.0, 1.0], [1.0, 0.0]])  # the shift makes its trace
+    yield "exchange", np.eye(12)[::-1].copy()  # the shift makes its trace
     yield "negative", -np.ones((5, 5)) - np.eye(5)
     yield "zero", np.zeros((3, 3))
     yield "one", np.array([[-0.1]])
@@ -401,11 +401,12 @@ def test_a_regression_s_bounds_hold_where_every_operation_errs_as_far_as_it_may(
 def test_the_residue_of_a_regression_covers_the_rounding_of_each_of_its_products(monkeypatch):
     # Positive data: all errors add up, and each product's share of the bound is seen.
     X, V = np.ones((40, 3)), np.ones((3, 1))
-    for Y in (X @ V, X @ V - 1e-6 * np.ones((40, 1)), 0.5 * X @ V):
-        for sign in (-1.0, 1.0):
+    tiny = 1e-9 * V  # then the difference to Y is rounded, and little else
+    for Y, W in ((X @ V, V), (X @ V - 1e-6 * np.ones((40, 1)), V), (0.5 * X @ V, V), (np.ones((40, 1)), tiny)):
+        for sign in (-1.0, 1.0, -2.0, 2.0):
             with coarse(monkeypatch, sign):
-                problem = problems._regression(SimpleNamespace(X=X, Y=Y, minimizer=V, rank=1))
-            assert np.linalg.norm(X.T @ (X @ V - Y)) <= problem.residue * (1 + 1e-9)
+                problem = problems._regression(SimpleNamespace(X=X, Y=Y, minimizer=W, rank=1))
+            assert np.linalg.norm(X.T @ (X @ W - Y)) <= problem.residue * (1 + 1e-9)
 
 
 def test_a_regression_of_unproved_rank_says_so():

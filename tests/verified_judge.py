@@ -90,7 +90,7 @@ def series_product(A, B, times=operator.mul) -> list:
 
 def defect(coefficients, scale, tau, target, A=None, B=None, residue=None) -> list[list]:
     """Return the series of `θ' + τ∇L(θ)`, layer by layer, of polynomials with these coefficients, exactly."""
-    W = [[exact(w) for w in series] for series in coefficients]
+    W = [[w if isinstance(w, flint.fmpq_mat) else exact(w) for w in series] for series in coefficients]
     L, c = len(W), rational(scale)
     P = W[0]
     for series in W[1:]:
