@@ -32,23 +32,15 @@ TARGETS = {
         f"exact.{name}": ["test_literal_exact", "test_exact"]
         for name in ("reduced", "scalar", "modes", "two_layers", "_chain_flow", "_riccati", "_alignment")
     },
-    "operator": ["test_literal_model", "test_operator"],
-    "imbalance": ["test_literal_model", "test_operator", "test_bounds"],
-    "network": ["test_literal_model", "test_network"],
-    "_chain": ["test_literal_bounds"],
+    **{name: ["test_literal_model"] for name in ("operator", "imbalance", "network", "_iterative")},
+    "_chain": BOUNDS,
     **{
-        f"dynamics.{name}": ["test_literal_dynamics", "test_flow", "test_accuracy"]
-        for name in ("_hermite", "_stepping", "_march", "_stabilized", "field", "trajectory")
+        f"dynamics.{name}": ["test_literal_dynamics"]
+        for name in ("_hermite", "_stepping", "_stabilized", "_dop853", "field", "descent")
     },
-    "dynamics.descent": ["test_literal_dynamics", "test_flow", "test_descent"],
-    **{
-        f"torch.{name}": ["test_literal_torch", test]
-        for name, test in (
-            ("_law", "test_torch_audit_training"), ("_extremes", "test_torch_audit"),
-            ("_tangent", "test_torch_audit"),
-            ("certified", "test_torch_autograd"), ("_numbers", "test_torch_audit"),
-        )
-    },
+    "schedules": ["test_literal_dynamics"],
+    **{f"torch.{name}": ["test_literal_torch"] for name in ("_law", "_extremes", "_tangent")},
+    "torch.certified": ["test_torch_autograd"],
     **{
         f"verified.{name}": tests
         for names, tests in (
