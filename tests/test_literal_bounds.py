@@ -445,6 +445,9 @@ def test_two_square_layers_without_a_product_keep_their_halves():
         lf.bounds.two_layer_square(np.zeros(2), 2, 1.0, 0.9)
     assert float(lf.bounds.two_layer_square(np.zeros(2), 2, 1.0, 1.0)) == pytest.approx(2.0, rel=SAME)
     assert float(lf.bounds.two_layer_square(np.zeros(1), 1, 1.0, 0.0)) == pytest.approx(2.0, rel=SAME)
+    wide = np.array([3.0, -3.0])
+    alone = two_layers.SQUARE.formula(invariants([Ends(wide[:1].tolist() + [-3.0], [3.0, -3.0])], 1, 1, 0.1))
+    assert float(lf.bounds.two_layer_square(wide, 1, 0.1, 0.1)) == pytest.approx(float(alone), rel=SAME)
     assert float(lf.bounds.two_layer_square(np.zeros(2), 2, 0.0, 0.0)) == 0.0
 
 
@@ -514,13 +517,15 @@ def test_the_sign_of_exact_eigenvalues_is_known_to_256_roundings(monkeypatch):
     monkeypatch.setattr(special_imbalance, "EPS", 2.0**-20)
     edge = 256 * 2.0**-20 * 4
     for big in (4.0, -4.0):
-        for small, fine in ((edge, True), (edge * 1.01, False)):
-            Ds = [np.array([-small if big > 0 else small, big]), np.array([big])]
-            if fine:
-                lf.bounds.unimodal(Ds, 1, 1)
-            else:
-                with pytest.raises(ValueError, match="not unimodal"):
-                    lf.bounds.unimodal(Ds, 1, 1)
+        for small, fine in ((edge, True), (edge * 1.002, False)):
+            # The largest eigenvalue of all, at either end, sets the size.
+            Ds = [np.array([-small if big > 0 else small, big]), np.array([big / 3])]
+            for given in (Ds, Ds[::-1]):
+                if fine:
+                    lf.bounds.unimodal(given, 1, 1)
+                else:
+                    with pytest.raises(ValueError, match="not unimodal"):
+                        lf.bounds.unimodal(given, 1, 1)
 
 
 def test_balanced_layers_have_the_power_and_the_factor_of_their_shape():

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import linflow as lf
+from linflow import operator
 from linflow.bounds import Invariants, _base, any_imbalance, product_aware, three_layers, two_layers
 from linflow.certificates import (
     _base as guarantees,
@@ -209,7 +210,7 @@ def test_norms_and_the_least_eigenvalue_allow_for_rounding(monkeypatch, rng):
     norms = lazy.spectral_norms(net)
     literal = [np.linalg.norm(W, 2) * (1 + 16 * COARSE * max(W.shape)) for W in net.weights]
     np.testing.assert_allclose(norms, literal, rtol=SAME)
-    monkeypatch.setattr(lazy, "EPS", 2.0**-22)
+    monkeypatch.setattr(operator, "EPS", 2.0**-22)
     sizes = [np.linalg.norm(W) for W in net.weights]
     terms = sum(math.prod(sizes[k] for k in range(3) if k != l) ** 2 for l in range(3))
     rounding = 16 * 2.0**-22 * 3 * math.sqrt(7) * 0.49 * terms
