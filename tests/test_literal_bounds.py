@@ -446,7 +446,7 @@ def test_two_square_layers_without_a_product_keep_their_halves():
     assert float(lf.bounds.two_layer_square(np.zeros(2), 2, 1.0, 1.0)) == pytest.approx(2.0, rel=SAME)
     assert float(lf.bounds.two_layer_square(np.zeros(1), 1, 1.0, 0.0)) == pytest.approx(2.0, rel=SAME)
     wide = np.array([3.0, -3.0])
-    alone = two_layers.SQUARE.formula(invariants([Ends(wide[:1].tolist() + [-3.0], [3.0, -3.0])], 1, 1, 0.1))
+    alone = two_layers.SQUARE.formula(invariants([Ends([3.0, -3.0], [3.0, -3.0])], 1, 1, 0.1))
     assert float(lf.bounds.two_layer_square(wide, 1, 0.1, 0.1)) == pytest.approx(float(alone), rel=SAME)
     assert float(lf.bounds.two_layer_square(np.zeros(2), 2, 0.0, 0.0)) == 0.0
 
