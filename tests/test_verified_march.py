@@ -187,7 +187,8 @@ def total(p):
 def test_pairs_err_no_further_than_the_unit_that_is_claimed():
     rng = np.random.default_rng(1)
     A, B = drawn(rng, 400), drawn(rng, 400)
-    B[::2] = A[::2] * (-1 + 1e-9 * rng.standard_normal((200, 1)))  # sums that cancel
+    B[::2, 0] = A[::2, 0] * (-1 + 1e-9 * rng.standard_normal(200))  # sums that cancel, but for what is left over
+    B[::2, 1] = B[::2, 0] * U * rng.uniform(-0.5, 0.5, 200)
     unit, worst = rational(PAIRS.unit), 0.0
     sums = PAIRS.plus(A[:, None], B[:, None])[:, 0]
     for a, b, s in zip(A, B, sums, strict=True):
