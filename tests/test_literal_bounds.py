@@ -552,6 +552,7 @@ def test_hypotheses_on_special_imbalance_hold_up_to_the_ends():
         ([-0.2], [-0.1], False),
     ):
         assert (balanced(invariants([Ends([0.0], [0.0]), Ends(low, high)], 1, 1)) is None) == fine
+        assert (balanced(invariants([Ends(low, high)], 1, 1)) is None) == fine
     for low, high, fine in (([1.0, 0.5], [1.5, 1.0], True), ([1.0, 0.5], [1.5, 0.9], False)):
         assert (same(invariants([Ends([0.0] * 2, [0.0] * 2), Ends(low, high)], 2, 2)) is None) == fine
     assert "not square" in same(invariants([Ends([0.0], [0.0])], 2, 2))

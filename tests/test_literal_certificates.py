@@ -367,7 +367,7 @@ def test_numbers_past_float64_are_refused_and_those_within_are_not():
     endless = lf.Objective(lambda W: 1.0, lambda W: W, shape=(1, 1), pl_constant=2e0, minimum=0.0)
     assert say(endless, small) == ""
     assert "too small" in say(quadratic(gap=0.99e-280), small) and say(quadratic(gap=1.01e-280), small) == ""
-    assert say(quadratic(gap=0.0), small) == ""
+    assert say(quadratic(gap=0.0), small) == "" and "too small" in say(quadratic(gap=-0.99e-280), small)
     assert "too small" in say(quadratic(gap=1e-270, K=0.9e-10, gamma=0.5e-10), small)
     assert say(quadratic(gap=1e-270, K=1.1e-10, gamma=0.5e-10), small) == ""
     # A gap of 0 away from W* has underflowed.
