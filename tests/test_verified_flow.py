@@ -411,7 +411,14 @@ def bare(widths, scale, V):
 @pytest.mark.parametrize("scale", [1.0, 0.7, 300.7])
 def test_rounding_alone_is_granted_where_the_path_is_exact(monkeypatch, sign, scale):
     """Without radius and without rounding of the path, what the bounds grant is their own rounding."""
-    for widths, V in (((2, 3, 3, 2), -1.0), ((5, 5), -3.0), ((6, 9, 6), 0.0), ((2, 2), 1e4)):
+    # The last is at its target, where the gradient is rounding alone.
+    for widths, V in (
+        ((2, 3, 3, 2), -1.0),
+        ((5, 5), -3.0),
+        ((6, 9, 6), 0.0),
+        ((2, 2), 1e4),
+        ((2, 3, 3, 2), scale / 2),
+    ):
         enc, W = bare(widths, scale, V)
         n, m = widths[0], widths[-1]
         P = np.linalg.multi_dot([np.eye(n), *W])
