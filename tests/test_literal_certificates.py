@@ -26,6 +26,7 @@ from linflow.certificates import (
     step_bounds,
     tail,
 )
+from linflow.certificates import scheduled_descent as scheduled
 
 margin = import_module("linflow.certificates.margin")  # the package has a function of that name
 SAME = 1e-12
@@ -907,3 +908,140 @@ def test_the_step_taken_without_advice_lowers_the_loss_by_half_of_its_slope():
         eta /= 2
     assert descent._first_accepted(f, net) == near(eta)
     assert descent._first_accepted(f, lf.Network([np.zeros((1, 1)), np.zeros((1, 1))])) == 1.0
+
+
+# --- descent: schedules --------------------------------------------------------------------------------------------
+
+
+def test_the_growing_step_and_the_pieces_it_is_cut_into():
+    rule = scheduled.Rule(0.1, printed=True)
+    assert rule.growth == near(0.5 * math.log(1.01)) and rule.at(7) == near(0.1 * 1.01**3.5)
+    assert rule.at(1e9) == near(0.1 * math.exp(600)) and scheduled.Rule(math.inf, printed=True).growth == 0.0
+    starts = rule.pieces(5.0)
+    ratio = max(1.02, 50 ** (1 / 100))
+    assert starts[0] == 0 and rule.at(starts[-1]) >= 5.0 > rule.at(starts[-2])
+    assert {b - a for a, b in pairwise(starts)} == {math.ceil(math.log(ratio) / rule.growth)}
+    fine = rule.pieces(0.2)
+    assert {b - a for a, b in pairwise(fine)} == {math.ceil(math.log(1.02) / rule.growth)}
+    assert rule.pieces(0.05) == [0] and scheduled.Rule(1e-9, printed=True).pieces(1.0) == [0]
+    assert len(scheduled.Rule(3.0, printed=True).pieces(3.1)) == 2
+
+
+def test_the_least_sum_of_two_squares_of_norms():
+    for a, b, s in (
+        (0.0, 0.0, 3.0),
+        (6.0, 0.0, 3.0),
+        (4.0, 5.0, 3.0),
+        (0.0, 7.0, 3.0),
+        (0.5, 1.0, 3.0),
+        (1.0, 9.0, 3.0),
+    ):
+        grid = np.geomspace(max(a, 1e-3), 1e3, 200_001)
+        literal = np.min(grid + np.maximum(b, s * s / grid))
+        assert scheduled.least_sum(a, b, s) == near(literal, rel=1e-4)  # of the grid
+
+
+def test_steps_and_caps_of_a_schedule_are_as_written(monkeypatch, rng):
+    strict = 1.02
+    for module in (step_bounds, scheduled):
+        monkeypatch.setattr(module, "STRICT", strict)
+    f, net = descent_start(rng, 2)
+    c, K, levels = 0.8, f.smoothness, envelope.gap_levels(f.gap(net.product()))
+    for printed, along in ((True, False), (False, False), (False, True)):
+        bounds = scheduled.ScheduleBounds(f, net, scheduled.Rule(1e-3, printed, along))
+        literal = Literal(f, net, strict)
+        assert bounds.least_size == near(max(0.0, 2 * np.linalg.norm(f.minimizer, 2) / c - literal.high[0]) / strict)
+        omega = np.minimum(bounds.caps(0.01, bounds.high), literal.norms[:, None] + 0.3)
+        ceiling = 7.0
+        found = bounds.roots(omega, np.full(len(levels), ceiling))
+        a, b = (6, 3) if printed else (1, 1)
+        roots = []
+        for k in range(len(levels)):
+            slope = c * math.sqrt(2 * K * (levels[k] + f.rounding(net)))
+            flat = literal.beta(omega[:, k], ceiling, k)
+            size = min(c * omega[0, k] * omega[1, k], c * literal.high[k])
+            low, high = 0.0, 1 / flat
+            for _ in range(80):
+                eta = (low + high) / 2
+                Kt = flat + b * (flat - slope) * slope * eta + a * c * K * size * slope**2 / 2 * eta**2
+                low, high = (eta, high) if eta * Kt <= 1 else (low, eta)
+            roots.append(low)
+        np.testing.assert_allclose(found, np.maximum.accumulate(roots) / strict**2, rtol=1e-10)
+        # No step exceeds 1/(K λ_max(T)), nor 2/(γα).
+        D, drift, radius = literal.inv.spectra[0], 0.05, 0.2
+        near_start = [max(x / strict - radius, 0.0) ** 2 for x in literal.norms]
+        first = max(float(D.lower[0]) - drift, near_start[0], 0.0)
+        second = max(-float(D.upper[-1]) - drift, near_start[1], 0.0)
+        for alpha in (1e-3, 50.0):
+            below = f.pl_constant * alpha / 2
+            if not along:
+                below = max(below, K * c**2 * scheduled.least_sum(first, second, bounds.least_size))
+            assert bounds.largest_root(drift, radius, alpha) == near(strict**2 / below)
+    assert bounds.largest_root(drift, radius, 0.0) == math.inf
+
+
+def test_a_schedule_is_held_with_drift_path_and_worst_gaps(monkeypatch, rng):
+    strict = 1.02
+    for module in (step_bounds, scheduled):
+        monkeypatch.setattr(module, "STRICT", strict)
+    for away in (0.005, 1.0):
+        f, net = descent_start(rng, 2, away)
+        for first in (1e-2, 1e-4):
+            bounds = scheduled.ScheduleBounds(f, net, scheduled.Rule(first, printed=True))
+            held = bounds.held()
+            assert held is not None
+            literal = Literal(f, net, strict)
+            floors = literal.alphas(held.drift)
+            reach, last = literal.reach(floors[0]), None
+            for _radius, _ceiling, j in literal.balls():
+                if j is None or 4 * math.sqrt(literal.gap) * strict < reach[j]:
+                    last = j
+                    break
+            radius = math.inf if last is None else literal.ball_radii[last]
+            assert held.radius == near(radius)
+            omega = [np.minimum(literal.caps(held.drift, k), literal.norms + radius) for k in (0, 20)]
+            np.testing.assert_allclose(held.caps, omega[0], rtol=1e-12)
+            alphas = floors.copy()
+            if last is not None:
+                for k in range(len(alphas)):
+                    after = literal.levels[k + 1] if k + 1 < len(alphas) else 0.0
+                    passed = 4 * (math.sqrt(literal.gap) - math.sqrt(after))
+                    end = next((j for j, r in enumerate(reach) if r >= passed), len(reach))
+                    alphas[k] = max(alphas[k], literal.ball_floors[min(end, last)])
+            np.testing.assert_allclose(held.alphas, alphas, rtol=1e-12)
+            # The worst gaps, and the drift Σ m_t (ℓ_t − ℓ_{t+1}), step by step.
+            largest = bounds.largest_root(held.drift, radius, float(alphas.min()))
+            gains, rule, d0, curve = f.pl_constant * alphas / strict, bounds.rule, held.roots, held.curve
+            for k in (0, 1, 5, 40):
+                u = literal.gap
+                for t in range(k):
+                    eta = np.minimum(rule.at(t) / strict, d0)
+                    d = np.minimum(eta * (1 - eta / d0 / 2) * gains, 1.0)
+                    u = worst(literal.levels, d, u, 1)
+                assert curve.gap_after(k) >= u * (1 - 1e-9)
+            assert curve.step_size == min(first, float(held.roots[0])) and curve.largest == near(
+                min(largest, rule.at(2**53))
+            )
+            assert held.largest == near(curve.largest)
+            slow = np.minimum.accumulate((gains / 2)[::-1])[::-1]
+            np.testing.assert_allclose(curve.decay.rates, slow, rtol=1e-12)
+            assert curve.rate == near(slow.min()) and curve.rate_at(literal.gap / 7) == near(
+                curve.decay.rate_at(literal.gap / 7)
+            )
+            steps = math.floor(3.0 / curve.largest * (1 - 1e-12))
+            slowly = literal.gap * math.exp(-curve.rate * max(3.0 - curve.largest, 0.0))
+            assert curve.gap(3.0) == near(min(curve.gap_after(steps), slowly))
+            y = literal.gap / 100
+            log = curves.log_ratio(literal.gap, y)
+            assert curve.time(y) == near(min(curve.largest * curve.steps(y), log / curve.rate + curve.largest))
+            assert curve.time(literal.gap) == 0.0
+            # The drift that the sequence makes is within the cap: m_0 ℓ_0 + Σ (m_t − m_{t−1}) ℓ_t.
+            total, before, u = 0.0, 0.0, literal.gap
+            for t in range(200):
+                top = min(rule.at(t), largest)
+                m = min(top / (1 - min(top / held.roots[0], 1.0) / 2), 2 * largest)
+                total, before = total + (m - before) * u, m
+                eta = np.minimum(rule.at(t) / strict, d0)
+                u = worst(literal.levels, np.minimum(eta * (1 - eta / d0 / 2) * gains, 1.0), u, 1)
+            assert total <= held.drift * (1 + 1e-9)
+            assert held.drift <= strict**2 * 1.001 * 1.05 * (total + 2 * largest * u) + 1e-12
