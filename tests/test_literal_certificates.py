@@ -95,6 +95,8 @@ def test_a_curve_of_levels_has_the_rate_of_each(monkeypatch):
     assert [curve.rate_at(y) for y in (4.0, 2.0, 1.0, 0.5, 0.25, 0.1)] == [1.0, 1.0, 1.0, 2.0, 0.5, 0.5]
     border = (1.0 * (1 + 2e-9), 1.0 * (1 + 0.5e-9), 1.0 * (1 - 0.5e-9), 1.0 * (1 - 2e-9))
     assert [curve.rate_at(y) for y in border] == [1.0, 1.0, 1.0, 2.0]
+    assert [curve.rate_at(y) for y in (1 - 1.5e-9, 1 - 0.9e-9)] == [2.0, 1.0]
+    assert [curve.rate_at(0.25 * (1 + x)) for x in (1.5e-9, 0.9e-9)] == [2.0, 0.5]
     assert [curve.rate_at(y) for y in (4.1, 4.0)] == [1.0, 1.0]
     stuck = curves.LevelCurve(np.array([4.0, 1.0]), np.array([1.0, 0.0]))
     assert stuck.time(0.5) == math.inf and stuck.time(1.0) == near(first) and stuck.gap(100.0) == 1.0
@@ -367,6 +369,9 @@ def test_numbers_past_float64_are_refused_and_those_within_are_not():
     assert "2K(L − f*)" in say(quadratic(gap=1e200, K=0.55e80, gamma=1.0), small)
     endless = lf.Objective(lambda W: 1.0, lambda W: W, shape=(1, 1), pl_constant=2e0, minimum=0.0)
     assert say(endless, small) == ""
+    slow = lf.Objective(lambda W: 1.5e-271, lambda W: W, shape=(1, 1), pl_constant=1e-10, minimum=0.0)
+    assert "too small" in say(slow, small)
+    assert say(quadratic(gap=1e-280), small) == "" and say(quadratic(gap=2e-280, gamma=0.25, K=0.5), small) == ""
     assert "too small" in say(quadratic(gap=0.99e-280), small) and say(quadratic(gap=1.01e-280), small) == ""
     assert say(quadratic(gap=0.0), small) == "" and "too small" in say(quadratic(gap=-0.99e-280), small)
     assert "too small" in say(quadratic(gap=1e-270, K=0.9e-10, gamma=0.5e-10), small)
