@@ -24,7 +24,12 @@ def made(source: str) -> list[str]:
         ("def f(a): return -a if a < 0 else a", ["-a -> a", "a < 0 -> a <= 0", "a < 0 -> a < 1"]),
         (
             "def f(a): return max(a) or not any(a)",
-            ["max(a) or not any(a) -> max(a) and (not any(a))", "max(a) -> min(a)", "not any(a) -> any(a)", "any(a) -> all(a)"],
+            [
+                "max(a) or not any(a) -> max(a) and (not any(a))",
+                "max(a) -> min(a)",
+                "not any(a) -> any(a)",
+                "any(a) -> all(a)",
+            ],
         ),
         ("def f(W): return math.sqrt(W.T)", ["math.sqrt(W.T) -> W.T", "math.sqrt(W.T) -> math.sqrt(W)"]),
         ("X = 3", ["X = 3 -> X = 4"]),
