@@ -44,10 +44,12 @@ TARGETS = {
     **{
         f"verified.{name}": tests
         for names, tests in (
-            (("rounding", "problem", "reduction", "arithmetic"), ["test_verified_rounding"]),
+            (("rounding", "problem", "reduction"), ["test_verified_rounding"]),
             (("taylor",), ["test_verified_path"]),
-            (("hessian", "log_norm", "_pairs"), ["test_verified_curvature"]),
-            (("march", "enclosure", "descent", "steps", "forever"), ["test_verified_rounding", "test_verified_path"]),
+            (("hessian", "log_norm"), ["test_verified_curvature"]),
+            (("march",), ["test_verified_march", "test_verified_path"]),
+            (("enclosure", "forever"), ["test_verified_flow"]),
+            (("_pairs", "arithmetic", "descent", "steps"), ["test_verified_descent"]),
         )
         for name in names
     },
