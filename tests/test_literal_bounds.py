@@ -773,7 +773,7 @@ def literal_product(ends, n, m, low, high):
 @pytest.mark.parametrize("scale", [1.0, 1e-30, 1e25])
 def test_the_bound_that_knows_the_product_uses_every_floor(rng, n, m, scale):
     for L in (2, 3, 4):
-        for _ in range(4):
+        for _ in range(12 if scale == 1.0 else 2):
             ends = [draw(rng, 3, 1.0, rng.choice([-2.0, 0.0, 2.0])) for _ in range(L - 1)]
             low = float(10 ** rng.uniform(-1, 0.3))
             for high in (2 * low, math.inf):
@@ -862,6 +862,98 @@ def test_roots_are_followed_by_the_equations_that_they_solve(rng):
         assert float(function(math.log(c))) == pytest.approx(value, rel=1e-10, abs=1e-11)
     assert found == pytest.approx(math.exp(root * (1 + 1e-6)), rel=1e-11)
     assert product_aware.outer_floor(Ds, 1, np.float64(0.0), caps, Follow()) == start
+
+
+def test_a_crossing_is_found_from_below_in_few_evaluations():
+    roots = np.array([0.3, 1.7, 2.2, -0.9])
+    kinds = [
+        (lambda x, r: np.expm1(x - r), 10),
+        (lambda x, r: (x - r) + 0.3 * (x - r) ** 3, 10),
+        (lambda x, r: np.arctan(3 * (x - r)), 12),
+        (lambda x, r: (x - r) ** 3, 60),
+        (lambda x, r: np.where(x < r, -1.0, 1e-3), 60),
+    ]
+    low, high = np.full(4, -1.0), np.full(4, 2.5)
+    for function, most in kinds:
+        count = []
+
+        def excess(x, function=function, count=count):
+            count.append(x)
+            return function(x, roots)
+
+        found = product_aware._crossing(excess, low, high, function(low, roots), function(high, roots))
+        assert np.all(function(found, roots) <= 0) and np.all(found >= low) and len(count) <= most
+        # The bracket ends at 2e-13; a root of multiplicity three is known to the step limit of 60.
+        assert np.all(roots - found <= (2.5e-13 if most < 60 or function(low, roots)[0] == -1.0 else 1e-5))
+    # Where the function is not negative at first, or negative at last, the beginning is returned.
+    start = product_aware._crossing(lambda x: x - roots, low, high, low + 2.0, high - roots)
+    assert start.tolist() == low.tolist()
+    assert product_aware._crossing(lambda x: x - 9.0, low, high, low - 9.0, high - 9.0).tolist() == low.tolist()
+    both = product_aware._crossing(lambda x: x - roots, low, high, np.array([-1.3, 0.0, 0.5, -0.1]), high - roots)
+    assert both[1:3].tolist() == [-1.0, -1.0] and both[0] == pytest.approx(0.3, abs=1e-12)
+
+
+def test_floors_from_sigma_over_norms_are_lowered_by_their_rounding():
+    found = product_aware._over(np.array([0.0, 1.0, 1.0, 3.0]), np.array([1.0, 0.0, math.inf, 2.0]))
+    assert found.tolist()[:3] == [0.0, 0.0, 0.0]
+    assert found[3] == pytest.approx(4.5 * (1 - 1e-13), rel=4e-16) and found[3] < 4.5
+
+
+@pytest.mark.parametrize(
+    ("ends", "high", "size"),
+    [
+        # Nothing is known of λ_min(T) without σ; the largest number sets the size: an end, or ‖W‖^(2/L).
+        ([([1e10, -1.0], [1e10, -1.0]), ([1.0, -1.0], [1.0, -1.0])], 1e3, 1e10),
+        ([([1.0, -1e10], [1.0, -1e10]), ([1.0, -1.0], [1.0, -1.0])], 1e3, 1e10),
+        ([([1.0, -1.0], [1e10, -1.0]), ([1.0, -1.0], [1.0, -1.0])], 1e3, 1e10),
+        ([([1.0, -1e10], [1.0, -1.0]), ([1.0, -1.0], [1.0, -1.0])], 1e3, 1e10),
+        ([([1.0, -1.0], [1.0, -1.0]), ([1.0, -1.0], [1e10, -1.0])], 1e3, 1e10),
+        ([([1.0, -1.0], [1.0, -1.0]), ([1.0, -1.0], [1.0, -1.0])], 1e30, 1e20),
+        ([([1e-9, -1e-9], [1e-9, -1e-9]), ([0.0, 0.0], [0.0, 0.0])], 1e-6, 1e-4),
+        ([([0.5, -0.5], [0.5, -0.5]), ([0.0, 0.0], [0.0, 0.0])], math.inf, 0.5),
+    ],
+)
+def test_sigma_counts_where_it_is_above_1e_100_for_layers_of_size_1(ends, high, size):
+    for part, counts in ((1.5e-100, True), (0.7e-100, False)):
+        inv = invariants([Ends(*e) for e in ends], 2, 2, part * size**1.5, high)
+        value = float(product_aware.THEOREM.formula(inv))
+        assert (value > 0) == counts
+
+
+def test_bounds_past_float64_are_0():
+    for exponent in (349.9, -349.9, 350.1, -350.1):
+        D = math.exp(exponent)
+        inv = invariants([Ends([D], [D])] * 2, 1, 1, D**1.5, D**1.5)
+        assert (float(product_aware.THEOREM.formula(inv)) > 0) == (abs(exponent) < 350)
+    several = invariants([Ends([0.0], [0.0])] * 2, 1, 1, np.array([1.0, 8.0]), np.array([1.0, 8.0]))
+    assert product_aware.THEOREM.formula(several) == pytest.approx([3.0, 3 * 8 ** (4 / 3)], rel=1e-10)
+    for bad in ((-1.0, 1.0), ([1.0, -1.0], [1.0, 1.0]), ([1.0, 2.0], [1.0, 1.0])):
+        with pytest.raises(ValueError, match="σ_min ≤ σ_max"):
+            lf.bounds.deep_product([np.zeros(1)], 1, 1, *map(np.array, bad))
+    assert float(lf.bounds.deep_product([np.zeros(1)], 1, 1, 0.0, 0.5)) == 0.0
+    assert lf.bounds.deep_product([np.zeros(1)], 1, 1, 0.25, 0.25) == pytest.approx(0.5, rel=1e-10)
+
+
+@pytest.mark.parametrize("L", [2, 3])
+def test_the_search_begins_between_what_is_known_and_the_cap(rng, L):
+    ends = [draw(rng, 2, 1.0, -1.0) for _ in range(L - 1)]
+    Ds = [E.spectrum() for E in ends]
+    start = ends[-1].negated().least(1)
+    for caps in ([50.0] * L, [math.inf] * L):
+        for target in (-40.0, 0.0, 3.0, 40.0):
+            base = np.float64(max(start, 1e-9))
+            root, inside = product_aware._root(Ds, np.float64(start), base, np.array(caps), np.array(target))
+
+            def excess(log_c, base=base, caps=caps, target=target):
+                return math.log(max(reach_of(ends, 1, math.exp(log_c), float(base), caps), 1e-300)) - target
+
+            if inside:
+                assert excess(root) <= 1e-9 < excess(root + 1e-6) + 1e-9 and root >= math.log(base) - 1e-12
+            else:
+                assert root == pytest.approx(math.log(base), rel=1e-15)
+                assert excess(math.log(base)) >= 0 or (
+                    math.isfinite(caps[0]) and excess(max(math.log(caps[-1]), math.log(base) + 1)) < 0
+                )
 
 
 # --- the table -----------------------------------------------------------------------------------------------------

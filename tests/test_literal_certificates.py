@@ -323,6 +323,15 @@ def test_the_margin_is_its_definition_less_its_rounding(monkeypatch, regression)
     np.testing.assert_allclose(high, sigmas[0] + reach, rtol=SAME)
 
 
+def test_the_reach_of_a_gap_grows_by_its_rounding(monkeypatch, regression):
+    f, net = regression
+    plain = margin._reach(f, net, np.array([0.5]))
+    exact, noise = math.sqrt(2 * f.rounding(net) / f.strong_convexity), 1e-6
+    monkeypatch.setattr(f, "rounding", lambda net: noise)
+    grown = margin._reach(f, net, np.array([0.5]))
+    assert grown - plain == near(4 * (math.sqrt(2 * noise / f.strong_convexity) - exact), rel=1e-9)
+
+
 def test_without_curvature_or_minimiser_there_is_no_margin():
     net = lf.Network([np.eye(2), np.eye(2)])
     value, gradient = (lambda W: float(np.sum(W * W)) / 2), (lambda W: W)
@@ -332,6 +341,9 @@ def test_without_curvature_or_minimiser_there_is_no_margin():
         assert lf.margin(f, net) == lf.margin(f, net, "distance") == 0.0
         low, following, high = margin.product_range(f, net, np.ones(2))
         assert low.tolist() == [0, 0] and following.tolist() == [0, 0] and high.tolist() == [math.inf, math.inf]
+    smooth = lf.Objective(value, gradient, shape=(2, 2), strong_convexity=1.0, smoothness=2.0, minimum=0.0)
+    flat = lf.Objective(value, gradient, shape=(2, 2), pl_constant=2.0, smoothness=2.0, minimizer=np.zeros((2, 2)))
+    assert lf.margin(smooth, net, "distance") == lf.margin(flat, net, "distance") == 0.0
     endless = lf.Objective(value, gradient, shape=(2, 2), strong_convexity=1.0, minimizer=np.eye(2))
     assert lf.margin(endless, net, "distance") == 0.0
     vector = lf.MatrixFactorization(np.ones((1, 2)))
@@ -440,6 +452,41 @@ def test_certificates_on_the_flow_are_gamma_times_the_bounds_at_the_margin(rng, 
     assert order == [next(r.applies for r in rows if r.name == g.name) for g in found[2:]]
 
 
+def test_bounds_are_those_of_every_level_of_the_gap(rng):
+    margins = set()
+    for k in range(12):
+        shapes = [(2, 2), (2, 2)] if k % 2 else [(2, 3), (3, 2), (2, 2)]
+        net = lf.Network([rng.standard_normal(s) for s in shapes], 0.6)
+        product = net.product()
+        f = lf.MatrixFactorization(product + rng.choice([0.01, 0.1, 1.0]) * rng.standard_normal((2, 2)))
+        levels = envelope.gap_levels(f.gap(product))
+        low, following, high = margin.product_range(f, net, levels)
+        rows, values, held = exponential.bounds_on(levels, f, net)
+        margins.add((bool(low[0] > 0), bool(low[-1] > 0)))
+        assert held == low[0]
+        literal = lf.bounds.evaluate(Invariants.of(net).at(low / 0.6, high / 0.6, following / 0.6), 0.6)
+        for row in literal:
+            every = np.broadcast_to(row.value, levels.shape)
+            # Without a margin every level has the bound of the first, which is the least.
+            assert values[row.name] == pytest.approx(np.where(low > 0, every, every[0]), rel=1e-10, abs=1e-13)
+        assert [row.name for row in rows] == [row.name for row in literal]
+    assert {(False, True), (True, True)} <= margins
+
+
+def test_the_lazy_regime_applies_where_its_envelope_lasts():
+    net = lf.Network([np.eye(2), np.eye(2)], 0.8)
+    seen = set()
+    for k in (1.2, 1.6, 2.0, 3.0, 1000.0):
+        f = lf.MatrixFactorization(0.8 * k * np.eye(2) + 0.01)
+        levels = envelope.gap_levels(f.gap(net.product()))
+        curve = envelope.envelope(levels, 2.0, 0 * levels, lazy.Neighbourhood.of(net))
+        row = next(g for g in exponential.exponential(f, net) if g.name == "lazy regime")
+        lasts = curve is not None and bool(curve.rates[-1] > 0)
+        seen.add((curve is not None, lasts))
+        assert row.applies == lasts
+    assert seen == {(True, True), (True, False), (False, False)}
+
+
 def test_one_layer_has_the_rate_of_the_objective_times_the_square_of_the_scale():
     f = lf.MatrixFactorization(np.eye(2))
     (one,) = exponential.exponential(f, lf.Network([np.zeros((2, 2))], 0.5))
@@ -500,6 +547,11 @@ def test_the_tail_of_layers_takes_the_best_bound_of_the_imbalance_alone(rng):
     (g,) = tail.exponential_tail(f, net)
     D = Invariants.of(net).spectra[0]
     assert g.facts["α"] == near(0.25 * (float(D.lower[1]) + max(-float(D.upper[1]), 0.0))) and g.applies
+    deep = lf.Network([3 * np.eye(2), np.diag([2.0, 1.8]), np.array([[1.0], [0.2]])], 0.5)
+    (g,) = tail.exponential_tail(f, deep)
+    rows = lf.bounds.evaluate(Invariants.of(deep).at(0.0, math.inf), 0.5)
+    values = {float(row.value) for row in rows if row.applies}
+    assert g.facts["α"] == near(max(values)) and max(values) > 1.01 * min(values)
     (none,) = tail.exponential_tail(f, lf.Network([np.zeros((2, 2)), np.zeros((2, 1))]))
     assert not none.applies and "imbalance alone" in none.reason
     (endless,) = tail.exponential_tail(f, lf.Network([np.array([[-1e4], [1e4]])]))

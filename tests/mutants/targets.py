@@ -18,12 +18,13 @@ TARGETS = {
     **{
         f"certificates.{name}": CERTIFICATES
         for name in (
-            "_base", "curves", "envelope", "lazy", "tail", "margin", "exponential", "descent", "step_bounds",
-            "published_descent",
+            "_base", "curves", "envelope", "lazy", "tail", "margin", "step_bounds", "published_descent",
         )
     },
+    "certificates.exponential": [*CERTIFICATES, "test_certificates"],
+    "certificates.descent": [*CERTIFICATES, "test_descent"],
     "certificates.scheduled_descent": [*CERTIFICATES, "test_descent_schedule"],
-    "certificates.checking": CERTIFICATES,
+    "certificates.checking": ["test_certificates", "test_descent"],
     **{
         f"certificates.prior.{name}": ["test_literal_prior", "test_prior"]
         for name in ("_start", "modes", "regimes", "imbalance")
