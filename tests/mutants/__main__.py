@@ -31,15 +31,17 @@ def argued() -> dict[tuple[str, str], str]:
     return {(group["where"], mutant): group["reason"] for group in groups for mutant in group["mutants"]}
 
 
-def examine(name: str, workers: int, every: int) -> list[dict]:
-    """Return what became of the errors of a module."""
+def examine(name: str, workers: int, every: int, leave: list[tuple[str, str]]) -> list[dict]:
+    """Return what became of the errors of a module, those left out apart."""
     module = ROOT.joinpath("src", "linflow", *name.split(".")).with_suffix(".py")
     tests = [path for test in TARGETS[name] if (path := ROOT / "tests" / f"{test}.py").exists()]
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "found.json"
+        out, left = Path(folder) / "found.json", Path(folder) / "left.json"
+        left.write_text(json.dumps(leave), encoding="utf-8")
         command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "tests.mutants.session"]
         command += ["-p", "no:cacheprovider", "--mutate", f"linflow.{name}", "--mutants-out", str(out)]
         command += ["--mutants-workers", str(workers), "--mutants-every", str(every)]
+        command += ["--mutants-leave", str(left)]
         done = subprocess.run(
             [*command, *map(str, [*tests, module])],
             cwd=ROOT,
@@ -58,20 +60,27 @@ def main() -> int:
     parser.add_argument("modules", nargs="*", help="beginnings of module names; all when none is given")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--every", type=int, default=1, help="make every k-th error only")
+    parser.add_argument("--argued", action="store_true", help="make the errors of survivors.toml, too")
     options = parser.parse_args()
     names = [n for n in TARGETS if not options.modules or n.startswith(tuple(options.modules))]
     reasons, new, all_seen, all_made = argued(), 0, 0, 0
     for name in names:
-        found = examine(name, options.workers, options.every)
+        known = {
+            f"{where.partition(':')[2]}\n{text}": why
+            for (where, text), why in reasons.items()
+            if where.startswith(f"{name}:")
+        }
+        leave = [] if options.argued else [tuple(key.split("\n", 1)) for key in known]
+        found = examine(name, options.workers, options.every, leave)
         if broken := [m for m in found if m["code"] == BROKEN]:
             sys.exit(f"{name}: errors that cannot be made: {broken}")
         unseen = [m for m in found if m["code"] in (UNSEEN, UNREACHED)]
-        seen, all_made = len(found) - len(unseen), all_made + len(found)
-        all_seen += seen
-        print(f"{name}: {seen} of {len(found)} seen ({100 * seen / max(len(found), 1):.1f} %)", flush=True)
+        seen = len(found) - len(unseen)
+        all_seen, all_made = all_seen + seen, all_made + len(found)
+        beside = f", {len(leave)} argued" if leave else ""
+        print(f"{name}: {seen} of {len(found)} seen ({100 * seen / max(len(found), 1):.1f} %){beside}", flush=True)
         for m in unseen:
-            where = f"{name}:{m['function']}"
-            reason = reasons.get((where, m["mutant"]))
+            reason = known.get(f"{m['function']}\n{m['mutant']}")
             new += reason is None
             how = reason or ("no test comes here" if m["code"] == UNREACHED else "SURVIVES")
             print(f"  {name.replace('.', '/')}.py:{m['line']} {m['function']}: {m['mutant']}  [{how}]", flush=True)

@@ -32,6 +32,7 @@ def pytest_addoption(parser):
     parser.addoption("--mutate", help="the module, dotted")
     parser.addoption("--mutants-out", help="the file for what is found")
     parser.addoption("--mutants-workers", type=int, default=2)
+    parser.addoption("--mutants-leave", help="a file with the errors to leave out: [function, text] each")
     parser.addoption("--mutants-every", type=int, default=1)
 
 
@@ -54,7 +55,8 @@ def pytest_runtestloop(session):
     source = Path(module.__file__)
     tree = ast.parse(source.read_text(encoding="utf-8"))
     every = config.getoption("--mutants-every")
-    chosen = list(mutants(tree))[::every]
+    left = {tuple(pair) for pair in json.loads(Path(config.getoption("--mutants-leave")).read_text(encoding="utf-8"))}
+    chosen = [m for m in list(mutants(tree))[::every] if (m.function, m.text) not in left]
     reached = _baseline(session.items, str(source))
     results, waiting = [], list(enumerate(chosen))[::-1]
     running: dict[int, int] = {}
