@@ -672,6 +672,10 @@ def test_caps_on_norms_allow_for_rounding(monkeypatch):
     with pytest.raises(ValueError, match="product_norm"):
         lf.bounds.norms([np.array([3.0])], -1.0)
     assert lf.bounds.norms([np.array([0.0])], 0.0)[0] == 0.0
+    import array_api_strict as strict
+
+    same = lf.bounds.norms([np.array([3.0])], 4.0)
+    assert lf.bounds.norms([strict.asarray([3.0])], 4.0) == same
 
 
 def reach_of(ends, m, c, base, caps):

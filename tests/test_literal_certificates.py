@@ -7,6 +7,7 @@ same few operations, and agree to a few roundings (1e-12).
 import math
 from importlib import import_module
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -595,7 +596,7 @@ def test_the_curve_of_levels_is_the_worst_sequence_of_gaps(d):
     assert curve.steps(4.0) == curve.steps(5.0) == 0
 
 
-def test_a_gap_that_reaches_a_border_follows_from_the_step_before():
+def test_a_gap_that_reaches_a_border_follows_from_the_step_before(monkeypatch):
     rows = []
     levels, d = np.array([4.0, 1.0]), np.array([0.5, 0.25])
     u = step_bounds.follow(levels, d, 4.0, 0, None, rows)
@@ -609,9 +610,11 @@ def test_a_gap_that_reaches_a_border_follows_from_the_step_before():
     assert step_bounds.follow(levels, np.array([0.0, 0.5]), 4.0, 0, 50, []) == 4.0
     assert step_bounds.follow(levels, np.array([0.0, 0.5]), 4.0, 0, None, []) == 4.0
     assert step_bounds.follow(levels, d, 0.0, 0, None, []) == 0.0
+    monkeypatch.setattr(step_bounds, "EPS", COARSE)
+    assert step_bounds.follow(levels, d, 4.0, 0, None, []) == near(0.75 * (1 + 4 * COARSE))
     # One step past the top of a level may land above what a smaller gap lands on.
     jump = step_bounds.follow(levels, np.array([0.99, 0.01]), 4.0, 0, 1, [])
-    assert jump == near(0.99, rel=1e-12)
+    assert jump == near(0.99 * (1 + 4 * COARSE), rel=1e-12)
 
 
 def test_numbers_of_steps_past_2_to_the_53_are_raised_by_their_rounding(monkeypatch):
@@ -741,22 +744,32 @@ class Literal:
         return drift, radius, omegas[0], betas, alphas
 
 
-def descent_start(rng, depth, away=0.05):
+def descent_start(rng, depth, away=0.05, lean=1.0):
     shapes = [(2, 3), *[(3, 3)] * (depth - 2), (3, 2)]
     weights = [1.5 * np.eye(*s) + 0.1 * rng.standard_normal(s) for s in shapes]
+    weights[0], weights[-1] = weights[0] * lean, weights[-1] / lean
     product = 0.8 * np.linalg.multi_dot(weights)
     F = np.diag([1.0, 1.3, 1.1])[:, :2]
     return lf.LinearRegression(F, F @ (product + away * rng.standard_normal((2, 2)))), lf.Network(weights, 0.8)
 
 
 @pytest.mark.parametrize(
-    ("depth", "away", "part"),
-    [(2, 0.005, 0.3), (2, 0.3, 0.6), (2, 1.0, 0.3), (2, 2.0, 0.3), (3, 0.005, 0.02), (3, 0.3, 0.25)],
+    ("depth", "away", "part", "lean"),
+    [
+        (2, 0.005, 0.3, 1.0),
+        (2, 0.3, 0.6, 1.0),
+        (2, 0.3, 0.3, 1.4),
+        (2, 0.6, 0.1, 1.2),
+        (2, 1.0, 0.3, 1.0),
+        (2, 2.0, 0.3, 1.0),
+        (3, 0.005, 0.02, 1.0),
+        (3, 0.3, 0.25, 1.0),
+    ],
 )
-def test_descent_holds_caps_curvature_and_floors_as_written(monkeypatch, rng, depth, away, part):
+def test_descent_holds_caps_curvature_and_floors_as_written(monkeypatch, rng, depth, away, part, lean):
     strict = 1.02
     monkeypatch.setattr(step_bounds, "STRICT", strict)
-    f, net = descent_start(rng, depth, away)
+    f, net = descent_start(rng, depth, away, lean)
     literal = Literal(f, net, strict)
     K = f.smoothness
     eta = part / (K * literal.greatest)
@@ -786,7 +799,8 @@ def test_some_steps_hold_in_a_ball_and_some_in_the_whole_space(rng):
 
 
 @pytest.mark.parametrize("drift", [1e-3, 0.1, 0.5])
-def test_floors_under_a_drift_cover_every_pair_of_rise_and_fall(rng, drift):
+def test_floors_under_a_drift_cover_every_pair_of_rise_and_fall(monkeypatch, rng, drift):
+    monkeypatch.setattr(_base, "EPS", 2.0**-24)  # the ends of the spectra are then 1e-5 apart
     f, net = descent_start(rng, 2)
     found = step_bounds.DescentBounds(f, net)
     np.testing.assert_allclose(found.alphas(drift), Literal(f, net, 1.0).alphas(drift), rtol=SAME)
@@ -854,6 +868,63 @@ def test_the_best_steps_within_a_drift_are_those_that_keep_it(monkeypatch, rng, 
         assert found.at(chosen) is not None and found.at(found.largest * 1.05) is None
 
 
+def test_at_a_minimum_any_step_below_2_over_the_curvature_holds():
+    f = lf.MatrixFactorization(2 * np.eye(2))
+    net = lf.Network([2 * np.eye(2), 1 * np.eye(2)])
+    found = step_bounds.DescentBounds(f, net)
+    beta = float(found._start(0.0)[0].min())
+    assert beta == near(5.0, rel=1e-6)  # K λ_max(T), the slope being rounding
+    assert found.largest == near(2 / beta / step_bounds.STRICT) and found.best == near(found.largest / 2)
+
+
+def test_the_search_is_over_drifts_in_powers_of_ten(monkeypatch, rng):
+    asked, scores = [], []
+
+    def scan(score):
+        scores.append(score)
+        return (0.0, 0.25) if len(scores) > 1 else (1.0, 0.5)
+
+    monkeypatch.setattr(step_bounds, "_scan", scan)
+    f, net = descent_start(rng, 2)
+    found = step_bounds.DescentBounds(f, net)
+    monkeypatch.setattr(found, "best_at", lambda drift: asked.append(drift) or ((1.0, 2.0), (3.0, 4.0), 5.0))
+    unit = found._unit
+    assert found.largest == 1.0 and found.best == 0.25  # no rate: the step of the largest decrease
+    assert (
+        [score(-2.0)[0] for score in scores] == [5.0, 1.0, 3.0]
+        and scores[1](1.5) == (1.0, 2.0)
+        and scores[2](0.0) == (3.0, 4.0)
+    )
+    assert asked == near([unit / 100] * 3 + [unit * 10**1.5, unit])
+
+
+def test_the_advised_step_is_shortened_until_it_holds():
+    holds = SimpleNamespace(best=1 / (1 - 1e-3), at=lambda eta: None if eta > 0.9 else eta)
+    literal = (1 / (1 - 1e-3)) * (1 - 1e-3)
+    while literal > 0.9:
+        literal *= 0.98
+    assert step_bounds.DescentBounds.advise(holds) == near(literal)
+    assert step_bounds.DescentBounds.advise(SimpleNamespace(best=0.0, at=lambda eta: None)) == 0.0
+    assert step_bounds.DescentBounds.advise(SimpleNamespace(best=1.0, at=lambda eta: None)) == 0.0
+    facts = step_bounds.cap_facts(0.1, 0.2, np.array([3.0, 4.0]))
+    assert facts == {"drift cap": 0.1, "cap on ‖W_1‖": 3.0, "cap on ‖W_2‖": 4.0, "path length": 0.2}
+    assert "path length" not in step_bounds.cap_facts(0.1, math.inf, np.array([3.0]))
+    assert step_bounds.COUNTED == 2**53 and 1 + 0.9e-9 < step_bounds.STRICT < 1 + 1.1e-9
+
+
+def test_the_ceiling_of_t_is_its_eigenvalue_or_the_sum_of_norms(monkeypatch, rng):
+    for depth in (2, 3):
+        _, net = descent_start(rng, depth)
+        norms = lazy.spectral_norms(net)
+        crude = 0.64 * sum(math.prod(norms[k] for k in range(depth) if k != l) ** 2 for l in range(depth))
+        T = float(lf.TangentOperator(net).greatest_eigenvalue())
+        assert (step_bounds._ceiling(net, norms) - T) / crude == near(1e-12, rel=1e-2)
+        monkeypatch.setattr(step_bounds, "DENSE_LIMIT", 3.5)
+        assert step_bounds._ceiling(net, norms) == near(crude if depth > 2 else T, rel=1e-11)
+        monkeypatch.setattr(step_bounds, "DENSE_LIMIT", 4)
+        assert step_bounds._ceiling(net, norms) == near(T, rel=1e-11)
+
+
 def test_the_scan_finds_a_maximum_and_keeps_the_pair():
     seen = []
 
@@ -906,11 +977,26 @@ def test_two_layers_as_published_replace_each_quantity_by_its_cap(rng):
     ]
     assert first.curve.decrease == near(decreases[0], rel=1e-8) and first.applies
     assert first.facts == {"K_t": held.betas[0], "α": held.alphas[0], "drift cap": held.drift}
+    assert type(first.curve) is curves.StepCurve
     fine = lf.Quadratic(np.eye(2), C=f.minimizer)
     only = published_descent.two_layer_descent(fine, net, 0.03)
     assert not only[0].applies and not only[1].applies  # the general quadratic has f* ≠ 0
     if abs(f.minimum) < 1e-20:
         np.testing.assert_allclose(second.curve.decreases.max(), max(decreases), rtol=1e-8)
+
+
+def test_a_minimum_counts_as_0_to_64_roundings(monkeypatch, rng):
+    monkeypatch.setattr(published_descent, "EPS", 2.0**-12)
+    f, net = descent_start(rng, 2)
+    gap = f.gap(net.product())
+    for minimum, zero in ((0.99 / 63, True), (1.01 / 63, False), (-0.995 / 64, True), (-1.01 / 64, False)):
+        least = minimum * gap
+        g = lf.Objective(
+            lambda W, least=least: f.gap(W) + least, f.gradient, shape=(2, 2), strong_convexity=f.strong_convexity,
+            smoothness=f.smoothness, minimizer=f.minimizer, minimum=least,
+        )  # fmt: skip
+        second = published_descent.two_layer_descent(g, net, 0.03)[1]
+        assert second.reason.startswith("the minimum f*") != zero and second.applies == zero
 
 
 def test_balanced_descent_is_theorem_1_of_arora_et_al(rng):
@@ -955,6 +1041,14 @@ def test_the_margin_of_balanced_descent_allows_for_rounding(monkeypatch):
     net, Y = lf.Network([np.eye(2), np.eye(2)], 0.9), np.diag([1.0, 0.9])
     facts = {}
     published_descent._balanced_reason(lf.MatrixFactorization(Y), net, 1e-9, facts)
+    wide, Z = lf.Network([np.eye(2), np.eye(2, 3)], 0.9), np.eye(2, 3)
+    noted = {}
+    published_descent._balanced_reason(lf.MatrixFactorization(Z), wide, 1e-9, noted)
+    away = 0.1 * math.sqrt(2)
+    assert noted["deficiency margin"] == near(1 - away - 16 * 2.0**-12 * (0.9 * 2 + math.sqrt(2)))
+    for spread, white in ((0.9e-9, True), (1.5e-9, False)):
+        uneven = lf.Quadratic(np.diag([1.0, 1 + spread]), C=np.eye(2))
+        assert ("whiten" in published_descent._balanced_reason(uneven, net, 1e-9, {})) != white
     assert facts["deficiency margin"] == near(0.9 - 0.1 - 16 * 2.0**-12 * (0.9 * 2 + np.linalg.norm(Y)))
 
 
