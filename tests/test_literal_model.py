@@ -203,6 +203,20 @@ def test_errors_of_eigenvalues_are_their_rounding(monkeypatch, rng):
         lf.TangentOperator(net).eigenvalue("other")
 
 
+def test_what_is_computed_from_weights_is_rounded_at_their_size(monkeypatch, rng):
+    monkeypatch.setattr(operator, "EPS", 2.0**-10)
+    for shapes in (((2, 7), (7, 3), (3, 2)), ((3, 4), (4, 5)), ((4, 2), (2, 2), (2, 3), (3, 4))):
+        net = draw(rng, shapes)
+        L, (n, m) = net.depth, net.shape
+        sizes = [np.linalg.norm(W) for W in net.weights]
+        terms = sum(math.prod(sizes[k] for k in range(L) if k != l) ** 2 for l in range(L))
+        side = max(n * m, *(W.shape[1] for W in net.weights))
+        literal = 16 * 2.0**-10 * L * math.sqrt(side) * 0.49 * terms
+        assert operator.tangent_rounding(net) == pytest.approx(literal, rel=SAME)
+    assert operator.tangent_rounding(draw(rng, SHAPES[0])) == 0.0
+    assert (operator.DENSE_LIMIT, operator.UNCONVERGED) == (900, 1e-7)
+
+
 def test_large_operators_are_iterated_in_the_eigenbases_of_the_outer_terms(monkeypatch, rng):
     net = draw(rng, ((6, 7), (7, 8), (8, 7)), 0.3)
     whole = sum(literal(net))
