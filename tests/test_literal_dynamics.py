@@ -58,6 +58,8 @@ def test_a_neighbour_much_shorter_than_the_interval_is_left_out():
     assert windows([1.0, 1.0, 0.05]) == [(0, 3), (0, 3), (0, 4)]
     assert windows([0.05, 1.0, 1.0]) == [(0, 4), (1, 3), (1, 3)]
     assert windows([1.0, 0.05, 1.0]) == [(0, 2), (0, 4), (2, 2)]
+    assert windows([1.0, 1.0, 1.0, 0.05]) == [(0, 4), (0, 4), (1, 3), (1, 4)]
+    assert windows([1.0, 0.1, 1.0]) == [(0, 4)] * 3 and windows([0.1, 1.0]) == [(0, 3), (0, 3)]
 
 
 def test_the_newton_form_has_value_and_slope(rng):
@@ -95,6 +97,38 @@ def test_solving_ends_at_the_level_where_newton_leaves_the_bracket():
     for level in (-0.5, 1e-3, 0.9):
         (found,) = _hermite.first_times(np.array([level]), nodes, values, slopes, bends)
         assert found == near(-math.copysign(abs(level) ** (1 / 3), level), rel=1e-12)
+
+
+def test_solving_stays_in_the_bracket_and_is_quick(monkeypatch):
+    asked, plain = [], _hermite.NewtonForm.slope
+
+    def slope(self, x):
+        asked.append(x.copy())
+        return plain(self, x)
+
+    monkeypatch.setattr(_hermite.NewtonForm, "slope", slope)
+    kinds = [
+        (lambda x: math.exp(-x), lambda x: -math.exp(-x), lambda x: math.exp(-x), 6),
+        (lambda x: -((x - 1.4) ** 3), lambda x: -3 * (x - 1.4) ** 2, lambda x: -6 * (x - 1.4), 60),
+        (lambda x: -(x**9) / 40, lambda x: -9 * x**8 / 40, lambda x: -72 * x**7 / 40, 25),
+        (
+            lambda x: 2.0 - math.tanh(4 * (x - 1.5)),
+            lambda x: -4 / math.cosh(4 * (x - 1.5)) ** 2,
+            lambda x: 32 * math.tanh(4 * (x - 1.5)) / math.cosh(4 * (x - 1.5)) ** 2,
+            12,
+        ),
+    ]
+    for value, rise, bend, most in kinds:
+        nodes = np.array([1.0, 2.0])
+        data = [np.array([g(x) for x in nodes]) for g in (value, rise, bend)]
+        share = np.array([0.05, 0.3, 0.5, 0.95])
+        levels = data[0][0] + share * (data[0][1] - data[0][0])
+        asked.clear()
+        found = _hermite.first_times(levels, nodes, *data)
+        np.testing.assert_allclose(_hermite.interpolate(found, nodes, *data), levels, rtol=1e-13, atol=1e-14)
+        assert len(asked) <= most and all(np.all((x >= 1.0) & (x <= 2.0)) for x in asked)
+        # The first guess is where a straight line meets the level.
+        np.testing.assert_allclose(asked[0], 1 + share, rtol=1e-14)
 
 
 # --- gradients -----------------------------------------------------------------------------------------------------
@@ -336,10 +370,13 @@ def test_a_stabilised_step_is_of_second_order_and_stable_over_its_length():
         h = _stabilized.longest_step(s, radius)
         assert h == near(((s - 1) ** 2 - 1) / 1.54) and _stabilized.stages_for(h * 0.999, radius) <= max(s, 2)
         for z in np.linspace(0, h, 50):
-            y, _, _ = _stabilized.step(lambda y, z=z: -z * y, np.ones(1), -z * np.ones(1), 1.0, s)
-            assert abs(float(y[0])) <= 1.0
+            y, _, _ = _stabilized.step(lambda y, z=z: -z * y, np.full(1, 2.0), -z * np.full(1, 2.0), 1.0, s)
+            assert abs(float(y[0])) <= 2.0
         errors = [
-            abs(float(_stabilized.step(lambda y: -y, np.ones(1), -np.ones(1), x, s)[0][0]) - math.exp(-x))
+            abs(
+                float(_stabilized.step(lambda y: -y, np.full(1, 2.0), -np.full(1, 2.0), x, s)[0][0])
+                - 2 * math.exp(-x)
+            )
             for x in (0.02, 0.01)
         ]
         assert 7 < errors[0] / errors[1] < 9  # order 3 of a step
@@ -347,7 +384,60 @@ def test_a_stabilised_step_is_of_second_order_and_stable_over_its_length():
     np.testing.assert_allclose(slope, -y * y)
     assert error == near(np.linalg.norm(0.8 * (np.array([1.0, 2.0]) - y) + 0.04 * (np.array([-1.0, -4.0]) + slope)))
     assert [_stabilized.stages_for(h, 2.0) for h in (1e-9, 1.0, 10.0)] == [3, 4, 7]
-    assert _stabilized.longest_step(5, 0.0) == math.inf
+    assert _stabilized.longest_step(5, 0.0) == math.inf and _stabilized.longest_step(5, 2.0) == near(15 / 3.08)
+    assert (_stabilized.ORDER, _stabilized.STRICTER, _stabilized.NEGLIGIBLE, _stabilized.LIMIT) == (3, 0.1, 1e-3, 5.0)
+    assert (_stabilized.DAMPING, _stabilized.MOST_STAGES, _dop853.ORDER) == (2 / 13, 250, 8)
+
+
+def test_the_method_is_chosen_by_what_a_unit_of_time_costs(monkeypatch, rng):
+    f, net = start(rng, 2)
+    field = GradientField(f, net)
+    point = field.at(field.flatten(net.weights))
+    stiff = _stabilized.Stiffness(field)
+    steepness = np.linalg.norm(f.gradient(net.product()))
+    radius = 1.05 * _stabilized.spectral_radius(net, f.smoothness, steepness)
+    outcome, trials = {}, []
+
+    def step(field, y, slope, h, stages):
+        trials.append((h, stages))
+        return y, slope, outcome["error"]
+
+    monkeypatch.setattr(_stabilized, "step", step)
+
+    def allowed(h):
+        return 1e-3 * h
+
+    # In use: it stays while a unit of time costs fewer stages than steps of order 8 at their limit.
+    for h in np.geomspace(0.1, 100, 60) / radius:
+        stiff.radius = 1.0
+        found, stages = stiff.review(point, h, allowed), max(2, 1 + math.ceil(math.sqrt(1 + 1.54 * h * radius)))
+        if stages / h <= 12 * radius / 5:
+            assert found == h and stiff.radius == near(radius)
+        else:
+            assert found == near(5 / radius) and stiff.radius == 0.0
+    # Not in use: tried where the step is near the limit of stability, by the length that its error allows.
+    longest = (249**2 - 1) / (1.54 * radius)
+    for h in (2.9 / radius, 3.1 / radius, 50 / radius, 5000 / radius):
+        for error in (1e-12, 1e-4, 1e2, math.inf):
+            stiff.radius, outcome["error"] = 0.0, error
+            trials.clear()
+            found = stiff.review(point, h, allowed)
+            if h * radius <= 3.0:
+                assert found == h and not trials
+                continue
+            trial = min(8 * h, longest)
+            assert trials == [(near(trial), max(2, 1 + math.ceil(math.sqrt(1 + 1.54 * trial * radius))))]
+            factor = min(0.8 * (0.1 * allowed(trial) / error) ** (1 / 3), 100.0)
+            length = min(trial * factor, longest) if math.isfinite(error) else trial / 8
+            stages = max(2, 1 + math.ceil(math.sqrt(1 + 1.54 * length * radius)))
+            if stages / length < 0.6 * 12 / h:
+                assert found == near(length) and stiff.radius == near(radius)
+            else:
+                assert found == h and stiff.radius == 0.0
+    still = Point(point.y, point.slope, 1.0, 0.0)
+    assert stiff.review(still, 50 / radius, allowed) == 50 / radius
+    endless = lf.Objective(f.value, f.gradient, shape=f.shape, pl_constant=1.0, minimum=0.0)
+    assert not _stabilized.Stiffness(GradientField(endless, net)).possible
 
 
 def test_the_spectral_radius_bounds_the_hessian_by_norms(rng):
@@ -380,6 +470,15 @@ def test_a_step_of_order_8_is_that_of_scipy(rng):
     literal = h * np.sum(fifth**2) / math.sqrt(np.sum(fifth**2) + 0.01 * np.sum(third**2))
     assert error == near(literal, rel=1e-9)  # the weights of the errors cancel to 1e-3 of their size
     assert _dop853.step(lambda y: 0 * y, y, 0 * y, h)[1] == 0.0
+    back, same = _dop853.step(field, y, field(y), -h)
+    assert same > 0 and not np.allclose(back, new)
+    import array_api_strict as strict
+
+    other, estimate = _dop853.step(
+        lambda y: strict.asarray(field(np.asarray(y))), strict.asarray(y), strict.asarray(field(y)), h
+    )
+    np.testing.assert_allclose(np.asarray(other), new, rtol=1e-13)
+    assert estimate == near(error, rel=1e-6)
 
 
 def test_allowed_errors_and_factors_of_steps_are_as_written(rng):
@@ -463,3 +562,98 @@ def test_a_last_step_is_shortened_to_the_target():
     assert _stepping._inverse(tries) == near(float(cubic(0.0)))
     assert math.isnan(_stepping._inverse([(0.0, 1.0, 0.0), (1.0, -1.0, 1.0)]))
     assert math.isnan(_stepping._inverse([(0.0, 1.0, 1.0), (1.0, 1.0, 1.0)]))
+
+
+def march(monkeypatch, outcomes):
+    """A march on ½(2 − uv)² whose attempts have the given outcomes: an error over the tolerance each."""
+    f, net = lf.MatrixFactorization(np.array([[2.0]])), lf.Network([np.array([[1.0]]), np.array([[0.5]])])
+    field, tried = GradientField(f, net), []
+
+    def attempt(field, point, h, rtol, radius=0.0):
+        ratio = outcomes.pop(0)
+        tried.append((h, radius))
+        return (None if ratio > 1 else field.at(point.y + h * point.slope)), ratio
+
+    monkeypatch.setattr(_stepping, "attempt", attempt)
+    return _stepping.PlainMarch(field, 1e-6), tried
+
+
+def test_a_march_grows_shrinks_and_holds_its_step(monkeypatch):
+    walk, tried = march(monkeypatch, [0.5, 2.0, 0.01, 0.01, 0.3, 0.3])
+    assert (walk.t, walk.taken, walk.accepted, walk.rejected) == (0.0, 0.0, 0, 0) and walk.start.t == 0.0
+    first = walk.start.point
+    h = 0.01 * min(np.linalg.norm(first.y) / first.speed, first.gap / first.speed**2)
+    assert (
+        walk.h == near(h) and walk.start.curvature == near(walk.field.curvature(first)) and walk.before == first.gap
+    )
+    event, (step,) = walk.advance(9.0, 0.0, 5)
+    assert event.name == "LOOK" and tried == [(near(h), 0.0)] and step.t == walk.t == near(h) and walk.accepted == 1
+    assert walk.before == first.gap > step.point.gap and step.curvature == near(walk.field.curvature(step.point))
+    grown = h * 0.9 * 0.5 ** (-1 / 8)
+    assert walk.h == near(grown)
+    event, none = walk.advance(9.0, 0.0, 5)  # rejected
+    assert event.name == "PAUSE" and none == [] and walk.h == near(grown * 0.9 * 2 ** (-1 / 8)) and walk.rejected == 1
+    held = walk.h
+    walk.advance(9.0, 0.0, 5)  # the next does not grow at once
+    assert walk.h == near(held) and walk.t == near(h + held)
+    walk.advance(9.0, 0.0, 5)
+    longer = held * 0.9 * 0.01 ** (-1 / 8)
+    assert walk.h == near(longer)
+    stop = walk.t + 0.1 * longer  # a step cut short does not shrink h, and ends at the stop itself
+    walk.advance(stop, 0.0, 5)
+    assert tried[-1][0] == near(0.1 * longer, rel=1e-9) and walk.t == stop and walk.h == near(longer)
+    event, none = walk.advance(9.0, walk.point.gap * 0.9999, 5)
+    assert event.name == "CROSSED" and none == [] and walk.accepted == 4 and walk.taken == near(longer)
+    assert walk.reach(0.5 * walk.taken).gap > walk.reached.gap * 0 and walk.taken == near(0.5 * longer)
+
+
+def test_a_march_ends_where_no_step_moves_anything(monkeypatch):
+    walk, _ = march(monkeypatch, [1e30] * 100)
+    events = []
+    while not events or events[-1].name == "PAUSE":
+        before = walk.h
+        events.append(walk.advance(9.0, 0.0, 1)[0])
+        assert walk.h == near(0.2 * before)
+    grain = walk.field.grain(walk.point)
+    moved = walk.h * walk.point.speed
+    assert events[-1].name == "UNDERFLOW" and moved <= np.finfo(float).eps * grain < 5.01 * moved
+
+
+def test_a_march_reviews_its_method_and_gives_up_a_stabilised_one(monkeypatch):
+    walk, tried = march(monkeypatch, [0.9] * 70 + [3.0] * 10)
+    reviews = []
+
+    def review(point, h, allowed):
+        reviews.append((walk.accepted, allowed(2.0)))
+        walk.stiffness.radius = 0.5
+        return h
+
+    monkeypatch.setattr(walk.stiffness, "review", review)
+    walk.h = 1e-3
+    for _ in range(65):
+        walk.advance(9.0, 0.0, 1)
+    assert [k for k, _ in reviews] == [64] and reviews[0][1] == near(
+        _stepping.allowed_error(walk.field, walk.reached, 2.0, 1e-6), rel=0.1
+    )
+    assert tried[-1][1] == 0.5 and walk._review == 128
+    before = walk.h
+    while walk.h * 0.5 >= _stabilized.NEGLIGIBLE and walk.stiffness.radius:
+        walk.advance(9.0, 0.0, 1)
+    h = walk.h
+    walk.h = 1e-3  # its product with the radius is below what the method is worth
+    walk.stiffness.radius = 0.5
+    for _ in range(6):
+        walk.advance(9.0, 0.0, 1)
+    assert walk.stiffness.radius == 0.0 and before > 0 and h > 0
+
+
+def test_advancing_without_records_follows_the_flow():
+    f, net = lf.MatrixFactorization(np.array([[2.0]])), lf.Network([np.array([[1.0]]), np.array([[0.5]])])
+    field = GradientField(f, net)
+    y = field.flatten(net.weights)
+    for t in (0.1, 0.7, 2.0):
+        u, v = _stepping.advance(field, y, t, 1e-10)
+        assert u * v == near(lf.exact.two_layer_scalar(0.75, 2.0, 0.5, t), rel=1e-8)
+    still = field.flatten([np.zeros((1, 1)), np.zeros((1, 1))])
+    assert _stepping.advance(field, still, 1.0, 1e-10).tolist() == [0.0, 0.0]
+    assert (_stepping.REVIEW, _stepping.MOTION, _stepping.LANDED) == (64, 10.0, 1e-3)

@@ -33,7 +33,8 @@ TARGETS = {
         f"exact.{name}": ["test_literal_exact"]
         for name in ("reduced", "scalar", "modes", "two_layers", "_chain_flow", "_riccati", "_alignment")
     },
-    **{name: ["test_literal_model"] for name in ("operator", "imbalance", "network", "_iterative")},
+    **{name: ["test_literal_model"] for name in ("operator", "imbalance", "_iterative")},
+    "network": ["test_literal_model", "test_network"],
     "_chain": BOUNDS,
     **{
         f"dynamics.{name}": ["test_literal_dynamics"]
