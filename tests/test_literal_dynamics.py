@@ -293,9 +293,29 @@ def test_the_local_step_of_two_layers_is_that_of_the_worst_direction(rng, form, 
     assert far == near(schedules.local_smoothness("printed").step(iterate(f, net)))
 
 
-def test_steps_without_a_gradient_or_within_overflow():
-    f, net = lf.MatrixFactorization(np.eye(1)), lf.Network([np.eye(1), np.eye(1)])
-    assert schedules.local_smoothness().step(iterate(f, net)) == 1.0
+def test_steps_without_a_gradient_or_within_overflow(monkeypatch, rng):
+    f, net = lf.Quadratic(4 * np.eye(1), C=4 * np.eye(1)), lf.Network([np.eye(1), np.eye(1)])
+    for form in ("step", "curvature", "two layers", "printed"):
+        assert schedules.local_smoothness(form).step(iterate(f, net)) == 0.25  # 1/K
+        at = iterate(f, lf.Network([2 * np.eye(1), np.eye(1)]))
+        broken = Iterate(at.field, Point(at.point.y, at.point.slope, math.inf, at.point.speed), 0, None)
+        assert schedules.local_smoothness(form).step(broken) == 0.25
+    monkeypatch.setattr(schedules, "along_the_step", lambda *a: (math.nan, math.nan))
+    assert schedules.local_smoothness().step(at) == 0.25
+    monkeypatch.undo()
+    # The step with η K_t(η) = 2 comes beside that with 1: the loss is then as it was.
+    g, deep = start(rng, 3)
+    field = GradientField(g, deep)
+    point = field.at(field.flatten(deep.weights))
+    half, whole = schedules.along_the_step(field, deep, point, "curvature")
+    assert half < whole
+    assert g.gap(field.network_at(point.y + whole * point.slope).product()) == near(point.gap, rel=1e-6)
+    fallen = point.gap - 0.5 * half * point.speed**2
+    assert g.gap(field.network_at(point.y + half * point.slope).product()) == near(fallen, rel=1e-6)
+    # Decreases below rounding are not asked for.
+    noisy = iterate(*start(rng, 2))
+    monkeypatch.setattr(noisy.field.objective, "rounding", lambda net: 1e6)
+    assert schedules.backtracking(1e-6, slope=0.999999).step(noisy) == 1e-6
     for coefficients, root in (
         ([2.0], 0.5),
         ([1.0, 1.0], (math.sqrt(5) - 1) / 2),
@@ -308,6 +328,12 @@ def test_steps_without_a_gradient_or_within_overflow():
         )
     assert schedules._first_root([3.0, -2.0]) == near(0.5 * (1 - 1e-9))  # −1 + 3τ − 2τ² has ½ and 1
     assert schedules._first_root([2.0, 1e-301]) == near(0.5 * (1 - 1e-9))
+    assert schedules._first_root([2.0, 0.0, 0.0]) == near(0.5 * (1 - 1e-9))
+    assert schedules._first_root([0.0, 0.0, 8.0]) == near(0.5 * (1 - 1e-9))
+    # −1 + τ − ½τ² + τ³ (…): the pair of complex roots is passed over.
+    assert schedules._first_root([1.0, -0.9, 1.0]) == near(
+        float(np.min([r.real for r in np.roots([1, -0.9, 1, -1]) if abs(r.imag) < 1e-9])) * (1 - 1e-9)
+    )
     moving = schedules._product_polynomial(
         lf.Network([2 * np.eye(1), 3 * np.eye(1)], 0.5), [np.eye(1) * 5, np.eye(1) * 7]
     )
