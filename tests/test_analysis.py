@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 
 import linflow as lf
-from linflow import _checks, analysis, analysis_page
-from linflow._finding import times
-from linflow._finding_steps import on_steps
-from linflow._typeset import typeset
-from linflow.findings import LARGEST, _hold, _published, _width, findings
-from linflow.settings import experiment
+from linflow._support import checks
+from linflow.advice.diagnosis import LARGEST, _hold, _published, _width, findings
+from linflow.advice.finding import times
+from linflow.advice.step_findings import on_steps
+from linflow.experiments import analysis
+from linflow.experiments.schema import experiment
+from linflow.pages import analysis as analysis_page
+from linflow.pages.typesetting import typeset
 
 EYE = lf.MatrixFactorization(2 * np.eye(2))
 
@@ -206,7 +208,7 @@ def test_findings_of_a_descent_are_about_steps():
 
 def test_numbers_that_are_told_apart_are_apart():
     for a, b in ((2.0801, 2.0849), (1.246e-7, 1.2457e-7), (1.0, 1.0 + 1e-15), (3.0, 3.0)):
-        texts = _checks.told_apart(a, b)
+        texts = checks.told_apart(a, b)
         assert (texts[0] == texts[1]) == (a == b)
     # A gap that a change leaves as it is to three digits stays.
     small = lf.init.imbalanced((2, 4, 2), 0.01, np.zeros((2, 2)), rng=0)

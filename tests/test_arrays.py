@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import linflow as lf
-from linflow._arrays import to_numpy
+from linflow._support.arrays import to_numpy
 
 
 def _as(xp, array):

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import linflow as lf
-from linflow._arrays import from_numpy, norm, to_numpy
-from linflow.classification import ExponentialLoss, LogisticLoss, _hard_margin
+from linflow._support.arrays import from_numpy, norm, to_numpy
+from linflow.model.classification import ExponentialLoss, LogisticLoss, _hard_margin
 
 EPS = float(np.finfo(float).eps)
 LOSSES = (ExponentialLoss, LogisticLoss)

@@ -10,10 +10,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from linflow import experiments, settings
-from linflow._unused import SIZES
 from linflow.cli import app
-from linflow.experiments import Claim, Experiment, Outcome
+from linflow.experiments import figures as experiments
+from linflow.experiments import schema as settings
+from linflow.experiments.figures import Claim, Experiment, Outcome
+from linflow.experiments.unused import SIZES
 from linflow.plots import figure
 from tests.waiting import PATIENCE, ended
 
@@ -248,7 +249,10 @@ def test_help_needs_no_numbers():
 def test_ctrl_c_from_outside(tmp_path):
     program = textwrap.dedent("""
         import signal
-        from linflow import cli, experiments
+        from linflow import cli
+
+        # As on a terminal: a suite started in the background hands its children an ignored Ctrl-C.
+        from linflow.experiments import figures as experiments
 
         # As on a terminal: a suite started in the background hands its children an ignored Ctrl-C.
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import linflow as lf
-from linflow.classification import ExponentialLoss, LogisticLoss
 from linflow.dynamics import _compiled, flow
 from linflow.dynamics._compiled import CompiledMarch
 from linflow.dynamics._stepping import Event, PlainMarch
 from linflow.dynamics.field import GradientField
+from linflow.model.classification import ExponentialLoss, LogisticLoss
 from tests import test_flow
 
 RTOL = 1e-8

@@ -7,8 +7,8 @@ import pytest
 
 import linflow as lf
 from linflow import bounds, plots
-from linflow.experiments import convergence, depth, init_map, phase_plane, spectrum
-from linflow.experiments._runs import axis_claims
+from linflow.experiments.figures import convergence, depth, init_map, phase_plane, spectrum
+from linflow.experiments.figures._runs import axis_claims
 
 MODULES = (phase_plane, depth, init_map)
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import linflow as lf
-from linflow import experiments
-from linflow.experiments import _sweep, box_plot, select, step_sizes, three_layers
+from linflow.experiments import figures as experiments
+from linflow.experiments.figures import _sweep, box_plot, select, step_sizes, three_layers
 from linflow.plots import style
 
 

@@ -8,8 +8,8 @@ import pytest
 
 import linflow as lf
 from linflow import bounds, plots
-from linflow.experiments import tightness
-from linflow.experiments.tightness import (
+from linflow.experiments.figures import tightness
+from linflow.experiments.figures.tightness import (
     FAMILIES,
     FLOOR,
     FOUR,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import linflow as lf
-from linflow.experiments import verified_runs
+from linflow.experiments.figures import verified_runs
 
 
 @pytest.mark.slow

@@ -10,9 +10,9 @@ import pytest
 
 import linflow as lf
 from linflow import files
-from linflow._arrays import to_numpy
+from linflow._support.arrays import to_numpy
 from linflow.dynamics import Stats
-from linflow.files import _schema
+from linflow.dynamics.storage import schema as _schema
 
 RECORD = ("loss", "rate", "least_eigenvalue", "imbalance_drift", "singular_values")
 

@@ -11,8 +11,8 @@ import pytest
 
 import linflow as lf
 from linflow import files
+from linflow.dynamics.storage.schema import SEAL, SEALED
 from linflow.files import FileError
-from linflow.files._schema import SEAL, SEALED
 
 
 def refused(read, path, match="."):

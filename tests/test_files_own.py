@@ -9,11 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 import linflow as lf
-from linflow import report
+from linflow._support.own_files import keep_others
 from linflow.cli import app
-from linflow.experiments import EXPERIMENTS, Claim, Experiment, Outcome
+from linflow.experiments.figures import EXPERIMENTS, Claim, Experiment, Outcome
 from linflow.files import save_weights, write_table
-from linflow.files._own import keep_others
+from linflow.pages import reproduction as report
 from linflow.plots import figure
 from linflow.sweeps import read_grid, run_sweep, write_report
 

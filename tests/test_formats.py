@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import linflow as lf
-from linflow._formats import COMPUTED, FLOAT64, FORMATS, coarsest, decoded, dtype_name
+from linflow._support.number_formats import COMPUTED, FLOAT64, FORMATS, coarsest, decoded, dtype_name
 from linflow.torch import adapters, alignment, audit, audit_file, find_chains
 from linflow.torch._tangent import tangent_spectrum
 

@@ -5,7 +5,7 @@ import pytest
 from scipy.sparse import csr_array
 
 import linflow as lf
-from linflow._arrays import to_numpy
+from linflow._support.arrays import to_numpy
 from linflow.sweeps.grid import stored
 
 eye = np.eye(2)
@@ -225,7 +225,7 @@ def test_memory_that_is_not_there_is_not_asked_for(monkeypatch):
             make(far, rng=0)
     with pytest.raises(MemoryError):
         lf.design(lf.MatrixFactorization(np.ones((3, 2))), far, rate=1.0)
-    monkeypatch.setattr("linflow._memory.memory", lambda: 8 * (3 * 4 + 4 * 2))
+    monkeypatch.setattr("linflow._support.memory.memory", lambda: 8 * (3 * 4 + 4 * 2))
     lf.init.gaussian((3, 4, 2), rng=0)
     with pytest.raises(MemoryError):
         lf.init.gaussian((3, 5, 2), rng=0)

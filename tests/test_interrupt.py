@@ -173,7 +173,7 @@ def _interrupting(patch, target, at, late):
 
 
 def test_an_error_that_was_not_estimated_is_no_number_in_a_file_too(tmp_path):
-    from linflow.analysis import unchecked
+    from linflow.experiments.analysis import unchecked
 
     f, net = lf.MatrixFactorization(np.eye(2)), lf.init.gaussian((2, 9, 2), rng=0)
     run = unchecked(lf.gradient_flow(f, net))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import linflow as lf
-from linflow import _chain, bounds
+from linflow import bounds
 from linflow.bounds import (
     _base,
     any_imbalance,
@@ -24,6 +24,7 @@ from linflow.bounds import (
     two_layers,
 )
 from linflow.bounds._base import Invariants, Spectrum
+from linflow.model import scalar_chain as _chain
 
 SAME = 1e-12
 COARSE = 2.0**-10

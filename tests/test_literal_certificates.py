@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 import linflow as lf
-from linflow import operator
 from linflow.bounds import Invariants, _base, any_imbalance, product_aware, three_layers, two_layers
 from linflow.certificates import (
     _base as guarantees,
@@ -28,6 +27,7 @@ from linflow.certificates import (
     tail,
 )
 from linflow.certificates import scheduled_descent as scheduled
+from linflow.geometry import operator
 
 margin = import_module("linflow.certificates.margin")  # the package has a function of that name
 SAME = 1e-12

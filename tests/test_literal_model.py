@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import linflow as lf
-from linflow import _iterative, imbalance, network, operator
+from linflow.geometry import extreme_eigenvalues, imbalance, operator
+from linflow.model import network
 
 SAME = 1e-12
 SHAPES = [((2, 3),), ((2, 3), (3, 4)), ((4, 3), (3, 2)), ((2, 3), (3, 4), (4, 2)), ((3, 2), (2, 4), (4, 3), (3, 2))]
@@ -226,7 +227,7 @@ def test_large_operators_are_iterated_in_the_eigenbases_of_the_outer_terms(monke
         found = lf.TangentOperator(net).eigenvalue(which)
         assert found.iterations > 0 and float(found.value) == pytest.approx(value, rel=1e-6)
         assert abs(float(found.value) - value) <= found.error + 1e-12 * values[-1]
-        assert found.error <= 0.09 * _iterative.TOLERANCE / 0.09 * values[-1] * 1.01
+        assert found.error <= 0.09 * extreme_eigenvalues.TOLERANCE / 0.09 * values[-1] * 1.01
     monkeypatch.setattr(operator, "DENSE_LIMIT", 42)
     assert lf.TangentOperator(net).eigenvalue("least").iterations == 0
     # A value that was not found is refused, by its error against the outer terms.
@@ -256,7 +257,7 @@ def test_the_iteration_is_quick_where_the_outer_terms_say_most(rng):
     left, right = np.diag(np.geomspace(1e-3, 1e3, 20)), np.diag(np.geomspace(2e-3, 1e3, 22))
     G, H = 0.1 * rng.standard_normal((20, 3)), 0.1 * rng.standard_normal((22, 4))
     whole = np.kron(left, np.eye(22)) + np.kron(np.eye(20), right) + np.kron(G @ G.T, H @ H.T)
-    found, residual, iterations = _iterative.extreme(left, right, [(G @ G.T, H @ H.T)], largest=False)
+    found, residual, iterations = extreme_eigenvalues.extreme(left, right, [(G @ G.T, H @ H.T)], largest=False)
     # Unpreconditioned, or preconditioned the wrong way, it takes three times as many and does not end.
     assert iterations <= 40 and residual <= 1e-10 * 2001
     assert found == pytest.approx(np.linalg.eigvalsh(whole)[0], rel=1e-5)
@@ -271,5 +272,5 @@ def test_the_iteration_gives_value_and_residual_of_sums_of_one_and_two_sided_ter
     whole = np.kron(left, np.eye(8)) + np.kron(np.eye(6), right) + sum(np.kron(A, B) for A, B in between)
     values = np.linalg.eigvalsh(whole)
     for largest, value in ((False, values[0]), (True, values[-1])):
-        found, residual, iterations = _iterative.extreme(left, right, between, largest=largest)
+        found, residual, iterations = extreme_eigenvalues.extreme(left, right, between, largest=largest)
         assert found == pytest.approx(value, rel=1e-8) and residual <= 1e-9 * values[-1] and iterations >= 1

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import linflow as lf
-from linflow._chain import chain_offsets, chain_root
+from linflow.model.scalar_chain import chain_offsets, chain_root
 from tests.random_networks import networks
 from tests.reference import algebra
 

@@ -74,7 +74,7 @@ def test_iterative_eigenvalues_agree_with_dense(widths, rng):
 @pytest.mark.parametrize("depth", [3, 4])
 def test_an_ill_conditioned_operator_is_as_accurate(depth, monkeypatch):
     # h = n: the least eigenvalue is some 1e-7 of the greatest. T = JJᵀ: the singular values of J give it to 1e-12.
-    monkeypatch.setattr("linflow.operator.DENSE_LIMIT", 100)
+    monkeypatch.setattr("linflow.geometry.operator.DENSE_LIMIT", 100)
     net = lf.init.ntk((12,) * (depth + 1), rng=8)
     P, S = net.prefixes(), net.suffixes()
     eye = np.eye(12)
@@ -120,7 +120,7 @@ def test_the_loss_falls_as_the_trained_layers_let_it():
 
 @pytest.mark.parametrize("trained", [[False, True, True], [False, True, False], [True, True, False]])
 def test_iterative_eigenvalues_without_some_terms(trained, monkeypatch):
-    monkeypatch.setattr("linflow.operator.DENSE_LIMIT", 100)
+    monkeypatch.setattr("linflow.geometry.operator.DENSE_LIMIT", 100)
     net = lf.init.gaussian((12, 16, 16, 12), 0.3, rng=0)
     values = np.linalg.eigvalsh(algebra.tangent_dense(list(net.weights), net.scale, trained))
     T = lf.TangentOperator(net, trained)
@@ -156,9 +156,9 @@ def test_error_bounds_hold_without_iteration(rng):
 
 
 def test_an_eigenvalue_that_is_not_found_is_an_error(monkeypatch):
-    monkeypatch.setattr("linflow.operator.DENSE_LIMIT", 100)
-    monkeypatch.setattr("linflow._iterative.ITERATIONS", 3)
-    monkeypatch.setattr("linflow._iterative.ROUND", 3)
+    monkeypatch.setattr("linflow.geometry.operator.DENSE_LIMIT", 100)
+    monkeypatch.setattr("linflow.geometry.extreme_eigenvalues.ITERATIONS", 3)
+    monkeypatch.setattr("linflow.geometry.extreme_eigenvalues.ROUND", 3)
     T = lf.TangentOperator(lf.init.ntk((12, 12, 12, 12), rng=0))
     found = T.eigenvalue("least")
     with pytest.raises(RuntimeError, match=r"least eigenvalue of T \(12×12\) was not found: after \d+ iterations"):

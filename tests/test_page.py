@@ -7,7 +7,7 @@ import pytest
 
 import linflow as lf
 from linflow import plots
-from linflow._page import environment, in_the_dark, recoloured, svg
+from linflow.pages.templating import environment, in_the_dark, recoloured, svg
 from linflow.plots.themes import THEMES
 
 LIGHT, DARK = THEMES["light"], THEMES["dark"]

@@ -552,7 +552,7 @@ def test_a_loss_that_is_not_squared():
 
 
 def test_separable_data():
-    from linflow.classification import LogisticLoss
+    from linflow.model.classification import LogisticLoss
 
     f = LogisticLoss(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([1.0, -1.0]))
     net = lf.init.small((2, 3, 1), 1e-3, rng=0)

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import linflow as lf
-from linflow import reduction
-from linflow._arrays import EPS, from_numpy, is_numpy, to_numpy
+from linflow._support.arrays import EPS, from_numpy, is_numpy, to_numpy
 from linflow.dynamics.field import GradientField
-from linflow.reduction import reduce_width
+from linflow.geometry import reduction
+from linflow.geometry.reduction import reduce_width
 from tests.random_networks import networks
 from tests.reference import algebra, dynamics
 

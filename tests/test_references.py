@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 import linflow as lf
+from linflow._support.references import REFERENCES, cite, select
 from linflow.cli import app
-from linflow.references import REFERENCES, cite, select
 from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[1]
@@ -142,7 +142,7 @@ def test_a_certificate_cites_what_applies_and_the_software(certificate):
 
 
 def test_a_certificate_on_separable_data_cites_its_theory():
-    from linflow.classification import LogisticLoss
+    from linflow.model.classification import LogisticLoss
 
     f = LogisticLoss(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([1.0, -1.0]))
     cert = lf.certify(f, lf.init.gaussian((2, 3, 1), rng=0))
@@ -223,7 +223,9 @@ def test_command_refuses_an_unknown_key(linflow):
 
 
 def test_keys_need_no_numbers():
-    program = "import sys; from linflow.references import cite; cite(['min2021']); print('numpy' in sys.modules)"
+    program = (
+        "import sys; from linflow._support.references import cite; cite(['min2021']); print('numpy' in sys.modules)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=PATIENCE
     )

@@ -7,8 +7,10 @@ import matplotlib
 import numpy as np
 import pytest
 
-from linflow import experiments, plots, report
-from linflow.experiments import Claim, Experiment, Outcome, Table, number, select
+from linflow import plots
+from linflow.experiments import figures as experiments
+from linflow.experiments.figures import Claim, Experiment, Outcome, Table, number, select
+from linflow.pages import reproduction as report
 
 VOID = {"meta", "br", "link", "img"}
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import linflow as lf
-from linflow import _html
+from linflow._support import html
 
 
 def parsed(shown):
@@ -52,7 +52,7 @@ def test_notes_are_shown_and_escaped():
 
 
 def test_wide_layers_are_not_decomposed(monkeypatch):
-    h = _html.WIDEST + 100
+    h = html.WIDEST + 100
     net = lf.Network([np.full((h, h), 1e-3)] * 2)
     for name in ("svd", "svdvals", "eigh", "eigvalsh", "qr"):  # what takes minutes there
         monkeypatch.setattr(np.linalg, name, lambda *_, name=name, **__: pytest.fail(f"{name} was called"))
@@ -110,7 +110,7 @@ def test_run_shows_times_and_a_falling_curve():
     points = [p.split(",") for p in root.findall(".//path")[1].get("d")[1:].split(" L")]
     y = np.array([float(p[1]) for p in points])
     assert np.all(np.diff(y) >= 0)  # the loss gap of a flow never rises, and y points down
-    assert y[0] == 2 and y[-1] == _html._SIZE[1] - 2
+    assert y[0] == 2 and y[-1] == html._SIZE[1] - 2
 
 
 def test_diverged_run_is_shown():
@@ -139,4 +139,4 @@ def test_failure_falls_back_to_the_escaped_repr():
     def fail(shown):
         raise RuntimeError
 
-    assert _html.never_raising(fail, "<b>") == "<pre>&#x27;&lt;b&gt;&#x27;</pre>"
+    assert html.never_raising(fail, "<b>") == "<pre>&#x27;&lt;b&gt;&#x27;</pre>"

@@ -8,7 +8,7 @@ import pytest
 
 import linflow as lf
 from linflow.cli._options import OPTIONS
-from linflow.settings import SECTIONS, Experiment, experiment
+from linflow.experiments.schema import SECTIONS, Experiment, experiment
 
 
 def test_every_option_is_a_key_and_every_key_an_option():
@@ -208,7 +208,7 @@ def test_scale_multiplies_every_drawn_layer(tmp_path):
 
 def test_schedules_of_a_descent(tmp_path):
     import linflow as lf
-    from linflow.analysis import analyse
+    from linflow.experiments.analysis import analyse
 
     np.save(tmp_path / "Y.npy", np.diag([1.0, 0.5]))
     made = {"data.target": tmp_path / "Y.npy", "start.hidden": [8], "algorithm": "descent", "flow.until": 1e-4}

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import linflow as lf
-from linflow import _prescribed
-from linflow._prescribed import Prescription
+from linflow.model import prescribed as _prescribed
+from linflow.model.prescribed import Prescription
 
 from .random_networks import networks
 from .reference import algebra

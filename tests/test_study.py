@@ -19,9 +19,9 @@ from rich.progress import Progress
 from typer.testing import CliRunner
 
 import linflow as lf
-from linflow._typeset import typeset
 from linflow.cli import app
 from linflow.cli._show import _speed, columns
+from linflow.pages.typesetting import typeset
 from tests.waiting import PATIENCE, ended, waited
 
 
@@ -441,7 +441,7 @@ def test_audit_finds_the_chains_of_a_model(linflow, tmp_path):
 
 
 def test_ctrl_c_after_the_run_keeps_it(linflow, tmp_path, monkeypatch):
-    from linflow import analysis_page
+    from linflow.pages import analysis as analysis_page
 
     def stop(found):
         raise KeyboardInterrupt
@@ -458,7 +458,7 @@ def test_what_cannot_be_written_is_said_before_the_work(linflow, monkeypatch):
         raise AssertionError("it ran")
 
     monkeypatch.setattr(lf, "gradient_flow", work)
-    monkeypatch.setattr("linflow.analysis.gradient_flow", work)
+    monkeypatch.setattr("linflow.experiments.analysis.gradient_flow", work)
     for arguments in [
         ("simulate", *TARGET, "--save", "no/run.nc"),
         ("simulate", *TARGET, "--plot", "p.jpg"),
@@ -528,7 +528,7 @@ def test_certify_proves_where_it_is_asked_to(linflow):
 
 
 def test_memory_that_is_not_there_is_not_asked_for(linflow, monkeypatch):
-    monkeypatch.setattr("linflow._memory.memory", lambda: 20 * 2**30)
+    monkeypatch.setattr("linflow._support.memory.memory", lambda: 20 * 2**30)
     # 8 GB of weights fit into 20 GiB, and what is done with them does not.
     for command in ("certify", "simulate", "analyze"):
         monkeypatch.setattr(lf.init, "ntk", None)  # which nothing gets to

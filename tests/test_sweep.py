@@ -329,7 +329,7 @@ def test_a_file_that_changes_between_two_cells_never_gives_numbers_under_the_id_
 
 
 def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path, monkeypatch):
-    from linflow.settings import Experiment
+    from linflow.experiments.schema import Experiment
 
     np.save(tmp_path / "Y.npy", Y)
     grid = read_grid({"data": {"target": str(tmp_path / "Y.npy")}, "start": {"hidden": [3]}})

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from linflow.settings import Experiment
+from linflow.experiments.schema import Experiment
 from linflow.sweeps import Grid, read_grid
 from linflow.sweeps.axes import defaults, nested, setting_names
 from linflow.sweeps.grid import PATHS

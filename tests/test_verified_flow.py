@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import linflow as lf
-from linflow import network
+from linflow.model import network
 from linflow.verified import enclosure, march
 from linflow.verified.log_norm import Tube
 from linflow.verified.march import product_error

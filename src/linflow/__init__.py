@@ -14,7 +14,7 @@ Example:
 
 import lazy_loader as _lazy
 
-from linflow._names import missing as _missing
+from linflow._support.names import missing as _missing
 
 # The public names are listed once, in __init__.pyi, where type checkers read them; each is imported on first use.
 _attribute, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

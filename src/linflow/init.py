@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from linflow import _checks
-from linflow._arrays import Array, from_numpy, is_array, to_numpy
-from linflow._chain import chain_offsets, chain_root
-from linflow._names import missing
-from linflow._prescribed import ACCEPTED, Prescription
-from linflow.network import Network
+from linflow._support import checks
+from linflow._support.arrays import Array, from_numpy, is_array, to_numpy
+from linflow._support.names import missing
+from linflow.model.network import Network
+from linflow.model.prescribed import ACCEPTED, Prescription
+from linflow.model.scalar_chain import chain_offsets, chain_root
 
 Seed = int | np.random.Generator | None
 
@@ -46,7 +46,7 @@ def gaussian(widths: Sequence[int], std: float = 1.0, *, rng: Seed = None, like:
         >>> lf.init.gaussian((20, 30, 5), rng=0)
         Network(20×30×5, numpy)
     """
-    widths, std = _checks.widths(widths), _checks.positive(std, "std")
+    widths, std = checks.widths(widths), checks.positive(std, "std")
     return _draw(widths, [std] * (len(widths) - 1), rng, like)
 
 
@@ -58,7 +58,7 @@ def ntk(widths: Sequence[int], *, rng: Seed = None, like: Array | None = None) -
         >>> lf.init.ntk((20, 100, 5), rng=0).scale
         0.1
     """
-    widths = _checks.widths(widths)
+    widths = checks.widths(widths)
     return _draw(widths, [1.0] * (len(widths) - 1), rng, like, scale=1 / math.sqrt(math.prod(widths[1:-1])))
 
 
@@ -70,7 +70,7 @@ def fan_in(widths: Sequence[int], *, rng: Seed = None, like: Array | None = None
         >>> lf.init.fan_in((5, 200, 200, 1), rng=0)
         Network(5×200×200×1, numpy)
     """
-    widths = _checks.widths(widths)
+    widths = checks.widths(widths)
     return _draw(widths, [1 / math.sqrt(h) for h in widths[:-1]], rng, like)
 
 
@@ -82,7 +82,7 @@ def fan_out(widths: Sequence[int], *, rng: Seed = None, like: Array | None = Non
         >>> lf.init.fan_out((5, 200, 200, 1), rng=0)
         Network(5×200×200×1, numpy)
     """
-    widths = _checks.widths(widths)
+    widths = checks.widths(widths)
     return _draw(widths, [1 / math.sqrt(h) for h in widths[1:]], rng, like)
 
 
@@ -94,7 +94,7 @@ def small(widths: Sequence[int], size: float = 1e-3, *, rng: Seed = None, like: 
         >>> lf.init.small((4, 8, 4), 1e-4, rng=0)
         Network(4×8×4, numpy)
     """
-    return gaussian(widths, _checks.positive(size, "size"), rng=rng, like=like)
+    return gaussian(widths, checks.positive(size, "size"), rng=rng, like=like)
 
 
 def orthogonal(widths: Sequence[int], gain: float = 1.0, *, rng: Seed = None, like: Array | None = None) -> Network:
@@ -106,7 +106,7 @@ def orthogonal(widths: Sequence[int], gain: float = 1.0, *, rng: Seed = None, li
         >>> bool(np.allclose(net.weights[0] @ net.weights[0].T, 4 * np.eye(3)))
         True
     """
-    widths, gain, rng = _checks.widths(widths), _checks.positive(gain, "gain"), np.random.default_rng(rng)
+    widths, gain, rng = checks.widths(widths), checks.positive(gain, "gain"), np.random.default_rng(rng)
     layers = []
     for rows, columns in itertools.pairwise(widths):
         Q = _orthonormal(max(rows, columns), min(rows, columns), rng)
@@ -169,11 +169,11 @@ def imbalanced(
         >>> lf.imbalance_spectrum(net).eigenvalues.round(12) + 0.0
         array([3., 3., 0., 0.])
     """
-    widths, rng = _checks.widths(widths), np.random.default_rng(rng)
+    widths, rng = checks.widths(widths), np.random.default_rng(rng)
     n, m, L = widths[0], widths[-1], len(widths) - 1
     ds = _per_layer(imbalance, L - 1)
-    W = rng.normal(0.0, _checks.positive(std, "std"), (n, m)) if product is None else product
-    W = to_numpy(_checks.matrix(W, "product", (n, m))[0])
+    W = rng.normal(0.0, checks.positive(std, "std"), (n, m)) if product is None else product
+    W = to_numpy(checks.matrix(W, "product", (n, m))[0])
     offsets = chain_offsets(ds)
     U, sigma, Vt = np.linalg.svd(W, full_matrices=True)
     modes = np.sqrt(np.array([chain_root(offsets, s) + offsets for s in sigma])).T
@@ -209,11 +209,11 @@ def spectral(
         >>> np.linalg.svd(net.product())[1].round(12)
         array([0.01, 0.01])
     """
-    widths, rng = _checks.widths(widths), np.random.default_rng(rng)
+    widths, rng = checks.widths(widths), np.random.default_rng(rng)
     n, m, L = widths[0], widths[-1], len(widths) - 1
-    target = to_numpy(_checks.matrix(target, "target", (n, m))[0])
+    target = to_numpy(checks.matrix(target, "target", (n, m))[0])
     k = min(n, m)
-    w = _checks.numbers(values, "values")
+    w = checks.numbers(values, "values")
     if w.ndim == 1 and w.shape == (L,):
         w = w[:, None]
     if w.ndim not in (0, 2) or (w.ndim == 2 and (w.shape[0] != L or w.shape[1] not in (1, k))):
@@ -260,8 +260,8 @@ def with_imbalance(D: Any, W: Any, *, scale: float = 1.0, rng: Seed = None) -> N
         Traceback (most recent call last):
         ValueError: no such weights exist: D_1 has 3 positive eigenvalues, but D_1 ⪯ W_1ᵀW_1 has rank at most n = 2...
     """
-    scale = _checks.positive(scale, "scale")
-    W = _checks.matrix(W, "W")[0]
+    scale = checks.positive(scale, "scale")
+    W = checks.matrix(W, "W")[0]
     wanted = Prescription([_symmetric(X, l) for l, X in enumerate(_matrices(D), 1)], to_numpy(W) / scale)
     obstacle = wanted.obstacle()
     if obstacle:
@@ -305,7 +305,7 @@ def _matrices(D: Any) -> Sequence[Any]:
 
 
 def _symmetric(D: Any, l: int) -> np.ndarray:
-    D = to_numpy(_checks.matrix(D, f"D_{l}")[0])
+    D = to_numpy(checks.matrix(D, f"D_{l}")[0])
     if D.shape[0] != D.shape[1] or np.linalg.norm(D - D.T) > 1e-10 * np.linalg.norm(D):
         raise ValueError(
             f"D_{l} ({D.shape[0]}×{D.shape[1]}) is not symmetric; W_lᵀW_l − W_{{l+1}}W_{{l+1}}ᵀ always is. "
@@ -315,7 +315,7 @@ def _symmetric(D: Any, l: int) -> np.ndarray:
 
 
 def _per_layer(imbalance: float | Sequence[float], count: int) -> np.ndarray:
-    ds = _checks.numbers(imbalance, "imbalance")
+    ds = checks.numbers(imbalance, "imbalance")
     if ds.ndim == 0:
         ds = np.full(count, float(ds))
     if ds.shape != (count,):

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from linflow import _checks
-from linflow._arrays import Array, detach, sigma, to_numpy
-from linflow._names import missing
+from linflow._support import checks
+from linflow._support.arrays import Array, detach, sigma, to_numpy
+from linflow._support.names import missing
 from linflow.certificates.descent import safe_step_size
 from linflow.certificates.published_descent import local_constant
 from linflow.dynamics.descent import Iterate, Schedule
 from linflow.dynamics.field import GradientField, Point
-from linflow.network import Network, multiply
-from linflow.objectives import Objective
-from linflow.operator import TangentOperator
+from linflow.geometry.operator import TangentOperator
+from linflow.model.network import Network, multiply
+from linflow.model.objectives import Objective
 
 __all__ = ["Iterate", "Schedule", "backtracking", "constant", "local_smoothness", "xu2025"]
 
@@ -55,7 +55,7 @@ def constant(step_size: float) -> Constant:
         >>> schedules.constant(0.1)
         Constant(step_size=0.1)
     """
-    return Constant(_checks.positive(step_size, "step_size"))
+    return Constant(checks.positive(step_size, "step_size"))
 
 
 @dataclass(frozen=True)
@@ -112,12 +112,12 @@ def backtracking(initial: float = 1.0, *, shrink: float = 0.5, grow: float = 2.0
         >>> run.result.value, run.stats.steps < 30
         ('target reached', True)
     """
-    if not _checks.positive(grow, "grow") >= 1:
+    if not checks.positive(grow, "grow") >= 1:
         raise ValueError(f"grow is {grow!r}; a number of at least 1 is needed.")
     for value, name in ((shrink, "shrink"), (slope, "slope")):
-        if not 0 < _checks.positive(value, name) < 1:
+        if not 0 < checks.positive(value, name) < 1:
             raise ValueError(f"{name} is {value!r}; a number in (0, 1) is needed.")
-    return Backtracking(_checks.positive(initial, "initial"), float(shrink), float(grow), float(slope))
+    return Backtracking(checks.positive(initial, "initial"), float(shrink), float(grow), float(slope))
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def local_smoothness(form: str = "step") -> LocalSmoothness:
         >>> run.result.value, run.stats.steps < 30
         ('target reached', True)
     """
-    return LocalSmoothness(_checks.choice(form, "form", FORMS))
+    return LocalSmoothness(checks.choice(form, "form", FORMS))
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ def xu2025(objective: Objective, network: Network | Sequence[Any], first: float 
     net = Network.of(network).detach()
     objective.check_network(net)
     check_form(objective, net.depth, "printed")
-    eta = safe_step_size(objective, net) if first is None else _checks.positive(first, "first")
+    eta = safe_step_size(objective, net) if first is None else checks.positive(first, "first")
     return Xu2025(eta)
 
 

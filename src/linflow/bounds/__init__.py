@@ -10,9 +10,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from linflow import _checks
-from linflow._arrays import Array
-from linflow._names import missing
+from linflow._support import checks
+from linflow._support.arrays import Array
+from linflow._support.names import missing
 from linflow.bounds import any_imbalance, product_aware, scalar_chain, special_imbalance, three_layers, two_layers
 from linflow.bounds._base import Bound, BoundTable, Invariants, Theorem, within_normal
 from linflow.bounds.any_imbalance import deep
@@ -23,7 +23,7 @@ from linflow.bounds.scalar_chain import scalar, scalar_exact
 from linflow.bounds.special_imbalance import balanced, homogeneous, unimodal
 from linflow.bounds.three_layers import three_layer
 from linflow.bounds.two_layers import two_layer, two_layer_square
-from linflow.network import Network
+from linflow.model.network import Network
 
 __all__ = [
     "THEOREMS",
@@ -85,7 +85,7 @@ def table(network: Network | Sequence[Any], sigma_min: Any = None) -> BoundTable
     net = Network.of(network)
     invariants = Invariants.of(net)
     if sigma_min is not None:
-        _checks.positive(sigma_min, "sigma_min", allow_zero=True)
+        checks.positive(sigma_min, "sigma_min", allow_zero=True)
         invariants = invariants.at(sigma_min / net.scale, math.inf)
     return evaluate(invariants, net.scale)
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from linflow import _checks
-from linflow._arrays import (
+from linflow._support import checks
+from linflow._support.arrays import (
     EPS,
     Array,
     detach,
@@ -25,9 +25,9 @@ from linflow._arrays import (
     to_float64,
     to_numpy,
 )
-from linflow._words import many
-from linflow.imbalance import imbalance_eigenvalues, positive_part
-from linflow.network import Network
+from linflow._support.words import many
+from linflow.geometry.imbalance import imbalance_eigenvalues, positive_part
+from linflow.model.network import Network
 
 Follow = Callable[[Callable[[Array], Array], np.ndarray], Array]
 """From a function and its root, found without derivatives, the root with those of whatever the function reads."""
@@ -272,7 +272,7 @@ class BoundTable(list[Bound]):
         return [(b.name, b.text, b.source if b.applies else b.reason) for b in first]
 
     def _repr_html_(self) -> str:
-        from linflow._html import bounds_html, never_raising  # noqa: PLC0415 - only notebooks need it
+        from linflow._support.html import bounds_html, never_raising  # noqa: PLC0415 - only notebooks need it
 
         return never_raising(bounds_html, self)
 
@@ -329,7 +329,7 @@ def spectrum(D: Any, name: str = "D") -> Spectrum:
             raise ValueError(f"{name} holds no or non-finite eigenvalues; a finite 1-D array is needed.")
         values = xp.flip(xp.sort(values))
         return _within(Spectrum(values, values), name)
-    D, _ = _checks.matrix(D, name)
+    D, _ = checks.matrix(D, name)
     if D.shape[0] != D.shape[1] or norm(D - D.T) > 1e-10 * norm(D):
         raise ValueError(
             f"{name} ({D.shape[0]}×{D.shape[1]}) is not symmetric; a symmetric matrix, or a 1-D array of its "
@@ -361,7 +361,7 @@ def plain(Ds: Sequence[Spectrum]) -> list[Spectrum]:
 
 def scalar_spectra(d: Sequence[float]) -> list[Spectrum]:
     """Return the spectra, taken as exact, of imbalances that are numbers."""
-    values = np.atleast_1d(_checks.numbers(d, "d"))
+    values = np.atleast_1d(checks.numbers(d, "d"))
     if values.ndim != 1 or not np.all(np.isfinite(values)):
         raise ValueError(f"d is {d!r}; a sequence of L − 1 finite imbalances is needed.")
     return [spectrum(value.reshape(1), f"d_{l}") for l, value in enumerate(values, 1)]

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from linflow._arrays import EPS
-from linflow.network import running_products, running_suffixes
-from linflow.operator import TangentOperator
+from linflow._support.arrays import EPS
+from linflow.geometry.operator import TangentOperator
+from linflow.model.network import running_products, running_suffixes
 
 FEASIBLE = 1e-11
 """Largest violation of the constraints, in their units, with which weights are kept; most come to 1e-13."""

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from linflow import _checks
-from linflow._arrays import Array
+from linflow._support import checks
+from linflow._support.arrays import Array
 from linflow.bounds._base import Invariants, Spectrum, Theorem, has_imbalance, maximum, spectra
 
 
@@ -42,7 +42,7 @@ def deep(Ds: Sequence[Any], n: int, m: int) -> Array:
         >>> float(lf.bounds.deep(Ds, 1, 1))  # offsets (3, 1, 0, 4): exact at w = 0
         12.0
     """
-    return THEOREM.evaluate(Invariants.given(spectra(Ds), _checks.count(n, "n"), _checks.count(m, "m")))
+    return THEOREM.evaluate(Invariants.given(spectra(Ds), checks.count(n, "n"), checks.count(m, "m")))
 
 
 def _deep(Ds: Sequence[Spectrum], n: int, m: int) -> Array:

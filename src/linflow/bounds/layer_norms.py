@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from linflow import _checks
-from linflow._arrays import Array, namespace, to_numpy
-from linflow._chain import chain_root
+from linflow._support import checks
+from linflow._support.arrays import Array, namespace, to_numpy
 from linflow.bounds._base import Follow, Spectrum, plain, rounded, spectra
+from linflow.model.scalar_chain import chain_root
 
 
 def norms(Ds: Sequence[Any], product_norm: float) -> list[float]:
@@ -39,7 +39,7 @@ def norms(Ds: Sequence[Any], product_norm: float) -> list[float]:
         >>> [round(x, 12) for x in lf.bounds.norms([np.array([[3.0]])], 2.0)]  # w = (2, 1): attained
         [4.0, 1.0]
     """
-    product_norm = _checks.positive(product_norm, "product_norm", allow_zero=True)
+    product_norm = checks.positive(product_norm, "product_norm", allow_zero=True)
     return [float(x) for x in layer_caps(rounded(spectra(Ds), product_norm), product_norm)]
 
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from linflow import _checks
-from linflow._arrays import EPS, from_numpy, norm, to_numpy
-from linflow._threads import one_thread
+from linflow._support import checks
+from linflow._support.arrays import EPS, from_numpy, norm, to_numpy
+from linflow._support.threads import one_thread
 from linflow.bounds._weight_search import Run, WeightSearch, positive_least
-from linflow.network import Network, multiply
-from linflow.operator import TangentOperator, tangent_rounding
-from linflow.reduction import cut, expanded, projected
+from linflow.geometry.operator import TangentOperator, tangent_rounding
+from linflow.geometry.reduction import cut, expanded, projected
+from linflow.model.network import Network, multiply
 
 MOST_UNKNOWNS = 300
 """Largest number of unknowns, weights and E, that `optimum` takes: a step costs the cube of it."""
@@ -101,7 +101,7 @@ def optimum(
         True
     """
     net = Network.of(network).detach()
-    starts = _checks.count(starts, "starts")
+    starts = checks.count(starts, "starts")
     rng = np.random.default_rng(rng)
     if net.depth == 1:
         return Optimum(net.scale**2, 0.0, net, 1, 1, converged=True)

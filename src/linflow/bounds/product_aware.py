@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from linflow import _checks
-from linflow._arrays import Array, from_numpy, namespace, to_numpy
+from linflow._support import checks
+from linflow._support.arrays import Array, from_numpy, namespace, to_numpy
 from linflow.bounds._base import (
     Follow,
     Invariants,
@@ -65,11 +65,11 @@ def deep_product(Ds: Sequence[Any], n: int, m: int, sigma_min: Any, sigma_max: A
         >>> round(float(lf.bounds.deep_product(Ds, 1, 1, sigma_min=8**0.5, sigma_max=8**0.5)), 9)
         14.0
     """
-    least, largest = _checks.numbers(sigma_min, "sigma_min"), _checks.numbers(sigma_max, "sigma_max")
+    least, largest = checks.numbers(sigma_min, "sigma_min"), checks.numbers(sigma_max, "sigma_max")
     if not (np.all(least >= 0) and np.all(largest >= least)):
         raise ValueError(f"sigma_min is {sigma_min!r} and sigma_max {sigma_max!r}; 0 ≤ σ_min ≤ σ_max is needed.")
     widened = rounded(spectra(Ds), least if np.isinf(largest).any() else largest)
-    value = bound(plain(widened), _checks.count(n, "n"), _checks.count(m, "m"), least, largest)
+    value = bound(plain(widened), checks.count(n, "n"), checks.count(m, "m"), least, largest)
     return from_numpy(value, widened[0].zero)
 
 

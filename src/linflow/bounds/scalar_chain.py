@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from linflow import _checks
-from linflow._arrays import Array, from_numpy, to_numpy
-from linflow._chain import chain_offsets, chain_root, chain_slope
+from linflow._support import checks
+from linflow._support.arrays import Array, from_numpy, to_numpy
 from linflow.bounds._base import Invariants, Theorem, scalar_spectra
+from linflow.model.scalar_chain import chain_offsets, chain_root, chain_slope
 
 
 def scalar_exact(d: Sequence[float], w: float) -> float:
@@ -75,7 +75,7 @@ def _closed(c: np.ndarray, w: Any) -> np.ndarray:
 
 def _arguments(d: Sequence[float], w: float) -> Invariants:
     """Check the arguments; return them as exact invariants."""
-    return Invariants.given(scalar_spectra(d), 1, 1, _checks.positive(abs(float(w)), "|w|", allow_zero=True))
+    return Invariants.given(scalar_spectra(d), 1, 1, checks.positive(abs(float(w)), "|w|", allow_zero=True))
 
 
 def _scalar_layers(inv: Invariants) -> str | None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from linflow import _checks
-from linflow._arrays import EPS, Array, from_numpy, is_array, to_numpy
-from linflow._chain import chain_offsets, chain_root, chain_slope
+from linflow._support import checks
+from linflow._support.arrays import EPS, Array, from_numpy, is_array, to_numpy
 from linflow.bounds._base import (
     LARGEST,
     Invariants,
@@ -19,6 +18,7 @@ from linflow.bounds._base import (
     scalar_spectra,
     spectra,
 )
+from linflow.model.scalar_chain import chain_offsets, chain_root, chain_slope
 
 
 def unimodal(Ds: Sequence[Any], n: int, m: int) -> Array:
@@ -54,7 +54,7 @@ def unimodal(Ds: Sequence[Any], n: int, m: int) -> Array:
             "the imbalance is not unimodal: there is no l* with D_l ⪰ 0 before it and D_l ⪯ 0 from it on. "
             "Use linflow.bounds.deep, which takes any imbalance."
         )
-    n, m = _checks.count(n, "n"), _checks.count(m, "m")
+    n, m = checks.count(n, "n"), checks.count(m, "m")
     return at_unit_size(lambda inv: _unimodal(inv.spectra, n, m, peaks), Invariants.given(values, n, m))
 
 
@@ -101,7 +101,7 @@ def homogeneous(d: Sequence[float], sigma_min: float) -> float:
         >>> round(lf.bounds.homogeneous([3.0], 2.0), 12)
         5.0
     """
-    sigma_min = _checks.positive(sigma_min, "sigma_min", allow_zero=True)
+    sigma_min = checks.positive(sigma_min, "sigma_min", allow_zero=True)
     return float(at_unit_size(_homogeneous, Invariants.given(scalar_spectra(d), 1, 1, sigma_min)))
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from linflow import _checks
-from linflow._arrays import Array, namespace
-from linflow._words import many
+from linflow._support import checks
+from linflow._support.arrays import Array, namespace
+from linflow._support.words import many
 from linflow.bounds._base import Invariants, Spectrum, Theorem, spectrum
 
 
@@ -40,7 +40,7 @@ def three_layer(D1: Any, D2: Any, n: int, m: int) -> Array:
         3.0
     """
     Ds = [spectrum(D1, "D1"), spectrum(D2, "D2")]
-    return THEOREM.evaluate(Invariants.given(Ds, _checks.count(n, "n"), _checks.count(m, "m")))
+    return THEOREM.evaluate(Invariants.given(Ds, checks.count(n, "n"), checks.count(m, "m")))
 
 
 def _three_layer(D1: Spectrum, D2: Spectrum, n: int, m: int) -> Array:

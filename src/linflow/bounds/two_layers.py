@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from linflow import _checks
-from linflow._arrays import Array, namespace
-from linflow._words import many
+from linflow._support import checks
+from linflow._support.arrays import Array, namespace
+from linflow._support.words import many
 from linflow.bounds._base import Invariants, Spectrum, Theorem, hypot, maximum, spectrum
 
 
@@ -43,9 +43,9 @@ def two_layer(D: Any, n: int, m: int, sigma_n: Any, sigma_m: Any) -> Array:
         1.0
     """
     values = spectrum(D)
-    n, m = _checks.count(n, "n"), _checks.count(m, "m")
+    n, m = checks.count(n, "n"), checks.count(m, "m")
     for value, name, k in ((sigma_n, "sigma_n", n), (sigma_m, "sigma_m", m)):
-        size = _checks.positive(value, name, allow_zero=True)
+        size = checks.positive(value, name, allow_zero=True)
         if size > 0 and k > min(n, m):
             raise ValueError(
                 f"{name} is {size:g}, but σ_{k} of a {n}×{m} matrix is 0. σ_n and σ_m differ when n ≠ m; "
@@ -85,9 +85,9 @@ def two_layer_square(D: Any, n: int, sigma_n: Any, sigma_next: Any) -> Array:
         >>> round(float(lf.bounds.two_layer_square(D, 2, 0.1, 2.0)), 4)
         0.1109
     """
-    values, n = spectrum(D), _checks.count(n, "n")
-    least = _checks.positive(sigma_n, "sigma_n", allow_zero=True)
-    if n > 1 and least > _checks.positive(sigma_next, "sigma_next", allow_zero=True):
+    values, n = spectrum(D), checks.count(n, "n")
+    least = checks.positive(sigma_n, "sigma_n", allow_zero=True)
+    if n > 1 and least > checks.positive(sigma_next, "sigma_next", allow_zero=True):
         raise ValueError(f"sigma_n is {least:g}, above sigma_next = {sigma_next:g}; were the two exchanged?")
     return SQUARE.evaluate(Invariants.given([values], n, n, sigma_n, following=sigma_next if n > 1 else math.inf))
 

@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from linflow import _checks
-from linflow._arrays import norm
-from linflow._fractions import FRACTIONS
+from linflow._support import checks
+from linflow._support.arrays import norm
+from linflow._support.fractions import FRACTIONS
 from linflow.certificates.curves import Curve, StepCurve
-from linflow.network import Network
-from linflow.objectives import Objective
+from linflow.model.network import Network
+from linflow.model.objectives import Objective
 
 LEAST, LARGEST = 1e-280, 1e280
 """A gap above 0 and the squares of W* lie between them, or their products with small numbers leave float64."""
@@ -81,7 +81,7 @@ class Guarantee:
 
     def time_to(self, fraction: float) -> float:
         """Return a time by which the loss gap is at most `fraction` of the initial one; inf if none is known."""
-        fraction = _checks.fraction(fraction, "fraction")
+        fraction = checks.fraction(fraction, "fraction")
         return float(self.curve.time(fraction * self.gap)) if self.curve else math.inf
 
     def steps_to(self, fraction: float) -> float:
@@ -90,7 +90,7 @@ class Guarantee:
         Raises:
             TypeError: a guarantee on the flow, which takes no steps.
         """
-        fraction = _checks.fraction(fraction, "fraction")
+        fraction = checks.fraction(fraction, "fraction")
         if self.curve is None:
             return math.inf
         if not isinstance(self.curve, StepCurve):
@@ -99,7 +99,7 @@ class Guarantee:
 
     def gap_at(self, t: float) -> float:
         """Return an upper bound on the loss gap at time t (for descent, η times the number of steps)."""
-        t = _checks.positive(t, "t", allow_zero=True)
+        t = checks.positive(t, "t", allow_zero=True)
         return min(self.gap, self.curve.gap(t)) if self.curve else self.gap
 
     def loss_at(self, t: float) -> float:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from linflow import _checks
-from linflow._fractions import FRACTIONS
+from linflow._support import checks
+from linflow._support.fractions import FRACTIONS
 from linflow.certificates._base import Guarantee, beyond_float64, finite
 from linflow.certificates.checking import Check, Proof, check_run
 from linflow.certificates.curves import Curve, ExponentialCurve, StepCurve
@@ -18,8 +18,8 @@ from linflow.certificates.exponential import exponential
 from linflow.certificates.prior import prior_results
 from linflow.certificates.scheduled_descent import schedule_guarantees
 from linflow.certificates.tail import exponential_tail
-from linflow.network import Network
-from linflow.objectives import Objective
+from linflow.model.network import Network
+from linflow.model.objectives import Objective
 
 if TYPE_CHECKING:
     from linflow.dynamics.descent import Schedule
@@ -188,7 +188,7 @@ class Certificate:
         return "\n".join(f"{a:<{w[0]}}  {b:>{w[1]}}  {c:>{w[2]}}  {d}" for a, b, c, d in rows)
 
     def _repr_html_(self) -> str:
-        from linflow._html import certificate_html, never_raising  # noqa: PLC0415 - only notebooks need it
+        from linflow._support.html import certificate_html, never_raising  # noqa: PLC0415 - only notebooks need it
 
         return never_raising(certificate_html, self)
 
@@ -225,7 +225,7 @@ def certify(
         >>> cert.best.name, round(cert.rate, 2)
         ('envelope', 20.56)
     """
-    algorithm = _checks.choice(algorithm, "algorithm", ALGORITHMS)
+    algorithm = checks.choice(algorithm, "algorithm", ALGORITHMS)
     net = Network.of(network).detach()
     objective.check_network(net)
     gap = objective.gap(net.product())

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from linflow._arrays import EPS, to_numpy
-from linflow._fractions import FRACTIONS
+from linflow._support.arrays import EPS, to_numpy
+from linflow._support.fractions import FRACTIONS
 from linflow.certificates._base import Guarantee, finite
 from linflow.certificates.curves import StepCurve
 

@@ -9,8 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
-from linflow._arrays import EPS
-from linflow._words import many
+from linflow._support.arrays import EPS
+from linflow._support.words import many
 
 
 class Curve(Protocol):

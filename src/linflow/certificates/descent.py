@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from linflow import _checks
-from linflow._arrays import norm, sigma
+from linflow._support import checks
+from linflow._support.arrays import norm, sigma
 from linflow.certificates._base import Guarantee, beyond_float64
 from linflow.certificates.published_descent import balanced_descent, two_layer_descent
 from linflow.certificates.step_bounds import NO_CAPS, NO_SMOOTHNESS, DescentBounds, Held, LevelStepCurve, cap_facts
-from linflow.network import Network, multiply
-from linflow.objectives import Objective
+from linflow.model.network import Network, multiply
+from linflow.model.objectives import Objective
 
 
 def safe_step_size(objective: Objective, network: Network | Sequence[Any]) -> float:
@@ -79,7 +79,7 @@ def descent_guarantees(
     why = _unbounded(objective, network)
     bounds = None if why else DescentBounds(objective, network)
     if step_size is not None:
-        eta = _checks.positive(step_size, "step_size")
+        eta = checks.positive(step_size, "step_size")
     else:
         eta = (bounds.advise() if bounds else 0.0) or _first_accepted(objective, network)
     held = bounds.at(eta) if bounds else None

@@ -8,15 +8,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from linflow import bounds
-from linflow._arrays import norm, sigma, to_numpy
+from linflow._support.arrays import norm, sigma, to_numpy
 from linflow.bounds import Bound, Invariants
 from linflow.certificates._base import Guarantee, beyond_float64
 from linflow.certificates.curves import ExponentialCurve, LevelCurve
 from linflow.certificates.envelope import envelope, gap_levels
 from linflow.certificates.lazy import Neighbourhood
 from linflow.certificates.margin import product_range
-from linflow.network import Network
-from linflow.objectives import Objective
+from linflow.model.network import Network
+from linflow.model.objectives import Objective
 
 _Row = Callable[..., Guarantee]
 """Makes a guarantee on the run at hand from name, source, citation, reason, curve and facts."""

@@ -8,9 +8,9 @@ from functools import cached_property
 
 import numpy as np
 
-from linflow._arrays import EPS, singular_values, to_numpy
-from linflow.network import Network
-from linflow.operator import DENSE_LIMIT, TangentOperator, tangent_rounding
+from linflow._support.arrays import EPS, singular_values, to_numpy
+from linflow.geometry.operator import DENSE_LIMIT, TangentOperator, tangent_rounding
+from linflow.model.network import Network
 
 GRID = 400
 

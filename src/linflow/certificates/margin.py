@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from linflow import _checks
-from linflow._arrays import EPS, norm, sigma, singular_values, to_numpy
-from linflow.network import Network
-from linflow.objectives import Objective
+from linflow._support import checks
+from linflow._support.arrays import EPS, norm, sigma, singular_values, to_numpy
+from linflow.model.network import Network
+from linflow.model.objectives import Objective
 
 
 def margin(objective: Objective, network: Network | Sequence[Any], form: str = "gap") -> float:
@@ -37,7 +37,7 @@ def margin(objective: Objective, network: Network | Sequence[Any], form: str = "
         >>> lf.margin(lf.MatrixFactorization(np.eye(2)), [0.9 * np.eye(2), np.eye(2)], form="distance").__round__(6)
         0.858579
     """
-    form = _checks.choice(form, "form", ("gap", "distance"))
+    form = checks.choice(form, "form", ("gap", "distance"))
     net = Network.of(network)
     objective.check_network(net)
     objective, net = objective.effective(net)

@@ -7,17 +7,17 @@ import math
 
 import numpy as np
 
-from linflow import _checks
-from linflow._arrays import EPS, norm, sigma
-from linflow._words import many
+from linflow._support import checks
+from linflow._support.arrays import EPS, norm, sigma
+from linflow._support.words import many
 from linflow.bounds import two_layers
 from linflow.certificates._base import Guarantee, beyond_float64
 from linflow.certificates.curves import StepCurve
 from linflow.certificates.step_bounds import NO_SMOOTHNESS, DescentBounds, LevelStepCurve
-from linflow.imbalance import signed_gram_eigenvalues
-from linflow.network import Network
-from linflow.objectives import Objective
-from linflow.quadratics import LinearRegression, MatrixFactorization
+from linflow.geometry.imbalance import signed_gram_eigenvalues
+from linflow.model.network import Network
+from linflow.model.objectives import Objective
+from linflow.model.quadratics import LinearRegression, MatrixFactorization
 
 
 def local_constant(
@@ -184,6 +184,6 @@ def _balanced_reason(f: Objective, net: Network, step_size: float, facts: dict[s
     largest /= f.smoothness * net.scale ** (2 / L)
     facts["largest step"] = largest
     if step_size > largest:
-        taken, most = _checks.told_apart(step_size, largest)
+        taken, most = checks.told_apart(step_size, largest)
         return f"the step {taken} exceeds {most}, the largest it allows"
     return ""

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from linflow import _checks
-from linflow._arrays import EPS, norm, sigma
-from linflow._words import many
+from linflow._support import checks
+from linflow._support.arrays import EPS, norm, sigma
+from linflow._support.words import many
 from linflow.certificates._base import Guarantee, beyond_float64
 from linflow.certificates.curves import LevelCurve, log_ratio
 from linflow.certificates.step_bounds import (
@@ -23,8 +23,8 @@ from linflow.certificates.step_bounds import (
     cap_facts,
     follow,
 )
-from linflow.network import Network
-from linflow.objectives import Objective
+from linflow.model.network import Network
+from linflow.model.objectives import Objective
 
 if TYPE_CHECKING:
     from linflow.dynamics.descent import Schedule
@@ -305,7 +305,7 @@ def _rule(schedule: Schedule) -> tuple[Rule | None, str]:
     from linflow import schedules  # noqa: PLC0415 - schedules stand on the certificates
 
     if isinstance(schedule, schedules.Xu2025):
-        return Rule(_checks.positive(schedule.first, "first"), printed=True), ""
+        return Rule(checks.positive(schedule.first, "first"), printed=True), ""
     if isinstance(schedule, schedules.LocalSmoothness) and schedule.form != "curvature":
         return Rule(math.inf, schedule.form == "printed", along=schedule.form == "step"), ""
     known = "certify schedules.xu2025(objective, network), local_smoothness() or a constant step"

@@ -9,8 +9,8 @@ from functools import cached_property
 
 import numpy as np
 
-from linflow._arrays import EPS, to_numpy
-from linflow._words import many
+from linflow._support.arrays import EPS, to_numpy
+from linflow._support.words import many
 from linflow.bounds import Invariants, Theorem, any_imbalance, product_aware, three_layers, two_layers
 from linflow.bounds._base import Spectrum
 from linflow.bounds.layer_norms import layer_caps
@@ -18,9 +18,9 @@ from linflow.certificates.curves import StepCurve, fallen, steps_down
 from linflow.certificates.envelope import gap_levels
 from linflow.certificates.lazy import Neighbourhood, interaction, others, spectral_norms
 from linflow.certificates.margin import product_range
-from linflow.network import Network
-from linflow.objectives import Objective
-from linflow.operator import DENSE_LIMIT, TangentOperator
+from linflow.geometry.operator import DENSE_LIMIT, TangentOperator
+from linflow.model.network import Network
+from linflow.model.objectives import Objective
 
 NO_SMOOTHNESS = "no smoothness K is known for the objective; declare smoothness="
 NO_CAPS = "no bound on the weights along the run is known: that takes μ and W*, or a short way to go"

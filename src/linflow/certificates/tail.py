@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from linflow import bounds
 from linflow.bounds import Invariants
 from linflow.certificates._base import Guarantee
-from linflow.classification import ExponentialTail
-from linflow.network import Network
-from linflow.objectives import Objective
+from linflow.model.classification import ExponentialTail
+from linflow.model.network import Network
+from linflow.model.objectives import Objective
 
 
 @dataclass(frozen=True)

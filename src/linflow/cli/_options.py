@@ -108,7 +108,7 @@ class ExperimentCommand(Command):
 
 
 def _default(key: str) -> str:
-    from linflow.settings import SECTIONS, Experiment
+    from linflow.experiments.schema import SECTIONS, Experiment
 
     section, _, name = key.rpartition(".")
     value = (SECTIONS[section] if section else Experiment).model_fields[name].default
@@ -121,7 +121,7 @@ def _words(key: str) -> Callable[[str], list[str]]:
     """Return what completes a value in a shell: the words that the key may be."""
 
     def complete(incomplete: str) -> list[str]:
-        from linflow.settings import allowed
+        from linflow.experiments.schema import allowed
 
         return [word for word in allowed(key) if word.startswith(incomplete)]
 
@@ -155,7 +155,7 @@ def takes_experiment(*names: str) -> Callable[[Callable[..., None]], Callable[..
         first = inspect.Parameter("file", keyword, default=None, annotation=File)
 
         def wrapped(**given: Any) -> None:
-            from linflow.settings import experiment
+            from linflow.experiments.schema import experiment
 
             path = given.pop("file")
             options = {

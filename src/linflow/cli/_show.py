@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from linflow._fractions import FRACTIONS
-from linflow._words import many
+from linflow._support.fractions import FRACTIONS
+from linflow._support.words import many
 from linflow.cli._ctrl_c import heed
 
 if TYPE_CHECKING:
-    from linflow.analysis import Analysis
-    from linflow.settings import Experiment
+    from linflow.experiments.analysis import Analysis
+    from linflow.experiments.schema import Experiment
 
 
 def load_writers() -> None:
@@ -56,7 +56,7 @@ def ready(path: Path, kinds: Sequence[str] = (), *, made: bool = False) -> None:
         raise PermissionError(
             f"{str(path)!r} cannot be written; name another file, or a folder that may be written to."
         )
-    from linflow.files._own import keep_others
+    from linflow._support.own_files import keep_others
 
     written = [beside_table(path), path] if path.suffix.lower() == ".csv" else [path]
     keep_others(written, f"name another {'folder' if made else 'file'}")
@@ -75,8 +75,8 @@ def write_run(run: Any, experiment: "Experiment", table: Path) -> list[Path]:
     """
     import pyarrow
 
+    from linflow._support.own_files import MADE
     from linflow.files import atomic, write_table
-    from linflow.files._own import MADE
 
     told = experiment.echo()
     columns = pyarrow.table({"t": run.t, "loss": run.loss, "gap": run.gap, "rate": run.rate})
@@ -142,7 +142,7 @@ def print_analysis(found: "Analysis", index: Path) -> None:
 
 def print_json(value: Any) -> None:
     """Print JSON; numbers that it lacks become null."""
-    from linflow.analysis_page import plain
+    from linflow.pages.analysis import plain
 
     typer.echo(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False))
 

@@ -12,8 +12,8 @@ from linflow.cli._app import app
 from linflow.cli._show import columns
 
 if TYPE_CHECKING:
-    from linflow.experiments import Experiment
-    from linflow.report import Report, Watcher
+    from linflow.experiments.figures import Experiment
+    from linflow.pages.reproduction import Report, Watcher
 
 
 @app.command()
@@ -31,14 +31,14 @@ def reproduce(
 
     Exit code 0: every claim holds; 1: one fails; 2: bad input.
     """
-    from linflow.experiments import select
+    from linflow.experiments.figures import select
 
     chosen = select(figures, full=full or show_list)
     if show_list:
         _print_list(chosen, as_json)
         return
 
-    from linflow import report
+    from linflow.pages import reproduction as report
 
     with _watch(chosen) as watcher:
         found = report.reproduce(figures, out=out, seed=seed, full=full, progress=watcher)

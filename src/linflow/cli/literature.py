@@ -19,7 +19,7 @@ def cite(
 
     Exit code 0, or 2: a key is unknown.
     """
-    from linflow.references import REFERENCES, select
+    from linflow._support.references import REFERENCES, select
 
     chosen = select(keys or REFERENCES)
     if as_json:

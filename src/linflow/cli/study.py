@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from linflow._words import many
+from linflow._support.words import many
 from linflow.cli._app import app
 from linflow.cli._options import OPTIONS, ExperimentCommand, takes_experiment
 from linflow.cli._show import load_writers, print_analysis, print_json, progress, ready, write_run
 
 if TYPE_CHECKING:
-    from linflow.settings import Experiment
+    from linflow.experiments.schema import Experiment
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, not text.")]
 Verified = Annotated[bool, typer.Option("--verified", help="Prove by computing when the target is reached, too.")]
@@ -42,8 +42,8 @@ def certify(experiment: "Experiment", verified: Verified = False, as_json: Json 
 
     Exit code 0: a rate is certified, or with --verified the target is proved; 1: neither; 2: bad input.
     """
-    from linflow._finding_proof import proved
-    from linflow.analysis import certificate, proof_of
+    from linflow.advice.proof_findings import proved
+    from linflow.experiments.analysis import certificate, proof_of
 
     cert = certificate(experiment)[2]
     proof = reason = None
@@ -73,7 +73,7 @@ def simulate(experiment: "Experiment", as_json: Json = False) -> None:
     Exit code 0: it did what was asked; 1: it ended otherwise; 2: bad input; 130: Ctrl-C, with what was done kept.
     """
     import linflow as lf
-    from linflow.analysis import run_of, run_summary, unchecked
+    from linflow.experiments.analysis import run_of, run_summary, unchecked
 
     save, table, plot = experiment.output.save, experiment.output.table, experiment.output.plot
     for path, kinds in ((save, (".nc",)), (table, (".csv", ".parquet")), (plot, (".pdf", ".svg", ".png"))):
@@ -176,8 +176,8 @@ def analyze(experiment: "Experiment", as_json: Json = False) -> None:
     130: Ctrl-C, with what was done kept.
     """
     import linflow as lf
-    from linflow.analysis import finished, started, stopped
-    from linflow.analysis_page import FILES, template, write
+    from linflow.experiments.analysis import finished, started, stopped
+    from linflow.pages.analysis import FILES, template, write
 
     out, begun = experiment.output.folder, None
     for name in FILES:

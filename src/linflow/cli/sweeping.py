@@ -111,7 +111,7 @@ def plot(
     Example: linflow sweep plot results --x width --y rate --hue init
     """
     from linflow import plots
-    from linflow.sweeps.looking import plot_sweep
+    from linflow.sweeps.reading import plot_sweep
 
     path = out or folder / f"{y}-over-{x}{f'-by-{hue}' if hue else ''}.pdf"
     ready(path, (".pdf", ".svg", ".png"))

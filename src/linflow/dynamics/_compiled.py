@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from linflow._arrays import Array, is_numpy, norm
-from linflow.classification import ExponentialLoss, LogisticLoss
+from linflow._support.arrays import Array, is_numpy, norm
 from linflow.dynamics import _tableau
 from linflow.dynamics._stabilized import Stiffness
 from linflow.dynamics._stepping import REVIEW, Event, Step, allowed_error, initial_step
 from linflow.dynamics.field import GradientField, Point
-from linflow.network import Network
-from linflow.quadratics import LinearRegression, MatrixFactorization, Quadratic, _Quadratic
+from linflow.model.classification import ExponentialLoss, LogisticLoss
+from linflow.model.network import Network
+from linflow.model.quadratics import LinearRegression, MatrixFactorization, Quadratic, _Quadratic
 
 BLAS_FROM = 2_000_000
 """Multiplications in one product of matrices from which BLAS is faster, and with it the plain loop."""

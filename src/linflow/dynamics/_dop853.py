@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from linflow._arrays import Array, from_numpy, is_numpy, namespace, norm
+from linflow._support.arrays import Array, from_numpy, is_numpy, namespace, norm
 from linflow.dynamics._tableau import E3, E5, A, B
 
 ORDER = 8

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from linflow._arrays import EPS
+from linflow._support.arrays import EPS
 
 COMPARABLE = 0.1
 """Length over that of the interval asked from which a neighbouring interval has something to say: shorter ones, as at

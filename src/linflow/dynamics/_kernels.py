@@ -14,8 +14,8 @@ import math
 
 import numpy as np
 
-from linflow._arrays import EPS
-from linflow.dynamics._tiles import add, apart, copy, dot, inner, product, transpose, turned_product
+from linflow._support.arrays import EPS
+from linflow.dynamics._tiled_products import add, apart, copy, dot, inner, product, transpose, turned_product
 
 KIND, DEPTH, ROWS, COLUMNS, SIZE, BY_COLUMNS, LEFT, RIGHT, F_AT, H_AT, STAR_AT, LENGTHS_AT, HT_AT = range(13)
 """Places in `spec`: objective, L, n, m, number of weights, whether `m ≤ n`, sides and places of the data."""

@@ -17,14 +17,14 @@ from typing import Any
 from numba import njit, types
 from numba.core.compiler import Compiler
 
-from linflow._arrays import EPS
+from linflow._support.arrays import EPS
 from linflow.dynamics import _kernels as kernels
 from linflow.dynamics import _stabilized, _stepping
 from linflow.dynamics import _tiles as tiles
 from linflow.dynamics._kernels import RTOL, SIZE, curvature, evaluate, grain, may_rest, norm, rounding
 from linflow.dynamics._stabilized import DAMPING, NEGLIGIBLE, STRICTER
 from linflow.dynamics._stepping import MOTION
-from linflow.dynamics._tiles import U, add, apart, copy, inner
+from linflow.dynamics._tiled_products import U, add, apart, copy, inner
 
 T, H, STOP, TARGET, GAP, SPEED, BEFORE, HELD, RADIUS = range(9)
 """Places in `numbers`, the state of the integration. `HELD` is 1 after a rejected step, and the next may not grow.

@@ -15,9 +15,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from linflow._arrays import Array, norm
+from linflow._support.arrays import Array, norm
 from linflow.dynamics.field import GradientField, Point
-from linflow.network import Network
+from linflow.model.network import Network
 
 ORDER = 3
 """Power of the step in the local error."""

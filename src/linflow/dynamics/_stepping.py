@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from linflow._arrays import EPS, Array, norm
+from linflow._support.arrays import EPS, Array, norm
 from linflow.dynamics import _dop853, _stabilized
 from linflow.dynamics._stabilized import Stiffness
 from linflow.dynamics.field import GradientField, Point

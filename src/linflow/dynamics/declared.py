@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from linflow._arrays import EPS, Array, detach, from_numpy, namespace, norm
+from linflow._support.arrays import EPS, Array, detach, from_numpy, namespace, norm
 from linflow.dynamics.field import GradientField, Point
-from linflow.objectives import Objective
+from linflow.model.objectives import Objective
 
 SMALLEST = 1e-290
 """Numbers below it come near the end of float64, where they lose their digits."""

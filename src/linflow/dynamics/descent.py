@@ -10,16 +10,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from linflow import _checks
-from linflow._arrays import from_numpy
-from linflow._threads import one_thread_when_small
+from linflow._support import checks
+from linflow._support.arrays import from_numpy
+from linflow._support.threads import one_thread_when_small
 from linflow.dynamics.declared import DeclaredConstants
 from linflow.dynamics.field import GradientField, Point, prepared
 from linflow.dynamics.trajectory import Interrupted, Recorder, Result, Stats, Trajectory, ended_outside
-from linflow.imbalance import imbalance_drift
-from linflow.network import Network
-from linflow.objectives import Objective
-from linflow.reduction import worthwhile_reduction
+from linflow.geometry.imbalance import imbalance_drift
+from linflow.geometry.reduction import worthwhile_reduction
+from linflow.model.network import Network
+from linflow.model.objectives import Objective
 
 DIVERGENCE = 1e12
 """Growth of the loss gap over its start at which a descent counts as diverged."""
@@ -104,8 +104,8 @@ def gradient_descent(
     began = time.perf_counter()
     net = prepared(objective, network)
     constant = _constant(step_size, schedule)
-    steps, every = _checks.count(steps, "steps"), _checks.count(every, "every")
-    fraction = None if until is None else _checks.fraction(until, "until")
+    steps, every = checks.count(steps, "steps"), checks.count(every, "every")
+    fraction = None if until is None else checks.fraction(until, "until")
     # The local smoothness of deeper layers is that of the full width; a schedule may read it.
     reduction = worthwhile_reduction(net) if reduce and (constant or net.depth == 2) else None
     field = GradientField(objective, reduction.network if reduction else net)
@@ -169,7 +169,7 @@ def _constant(step_size: float | None, schedule: Schedule | None) -> float | Non
             "schedule=linflow.schedules.backtracking(). linflow.safe_step_size proposes a constant step."
         )
     if schedule is None:
-        return _checks.positive(step_size, "step_size")
+        return checks.positive(step_size, "step_size")
     if not callable(getattr(schedule, "step", None)):
         raise TypeError(
             f"schedule is {schedule!r}; an object with a method step(iterate) is needed, such as those of "

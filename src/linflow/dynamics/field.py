@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from linflow._arrays import EPS, Array, detach, namespace, norm
-from linflow.network import Network, layer_gradients, multiply, running_products, running_suffixes
-from linflow.objectives import Objective
+from linflow._support.arrays import EPS, Array, detach, namespace, norm
+from linflow.model.network import Network, layer_gradients, multiply, running_products, running_suffixes
+from linflow.model.objectives import Objective
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from linflow import _checks
-from linflow._arrays import EPS, norm, whole
-from linflow._threads import one_thread_when_small
+from linflow._support import checks
+from linflow._support.arrays import EPS, norm, whole
+from linflow._support.threads import one_thread_when_small
 from linflow.dynamics._compiled import BLOCK, CompiledMarch, large, trouble, unfit
 from linflow.dynamics._stepping import Event, March, PlainMarch, Step, shorten
 from linflow.dynamics.declared import DeclaredConstants
@@ -29,10 +29,10 @@ from linflow.dynamics.trajectory import (
     difference,
     ended_outside,
 )
-from linflow.imbalance import imbalance_drift
-from linflow.network import Network
-from linflow.objectives import LeftBehindError, Objective
-from linflow.reduction import Reduction, worthwhile_reduction
+from linflow.geometry.imbalance import imbalance_drift
+from linflow.geometry.reduction import Reduction, worthwhile_reduction
+from linflow.model.network import Network
+from linflow.model.objectives import LeftBehindError, Objective
 
 COARSER = 10.0
 """Times the tolerance with which a run is made again, to see how far it can be trusted."""
@@ -125,14 +125,14 @@ def integrate(
     """Do what `gradient_flow` says; `stopped`, asked now and then, ends the run as the keyboard does."""
     began = time.perf_counter()
     net = prepared(objective, network)
-    until = _checks.fraction(until, "until") if until is not None else None if t_max is not None else 1e-10
-    end = math.inf if t_max is None else _checks.positive(t_max, "t_max")
-    rtol = _checks.fraction(rtol, "rtol", "the relative tolerance of one step", "1e-8")
-    max_steps = _checks.count(max_steps, "max_steps")
-    stops = sorted({_checks.positive(s, "times", allow_zero=True) for s in whole(times, "times")} - {0.0})
+    until = checks.fraction(until, "until") if until is not None else None if t_max is not None else 1e-10
+    end = math.inf if t_max is None else checks.positive(t_max, "t_max")
+    rtol = checks.fraction(rtol, "rtol", "the relative tolerance of one step", "1e-8")
+    max_steps = checks.count(max_steps, "max_steps")
+    stops = sorted({checks.positive(s, "times", allow_zero=True) for s in whole(times, "times")} - {0.0})
     if stops and stops[-1] > end:
         raise ValueError(f"times holds {stops[-1]:g}, beyond t_max = {end:g}; leave it out or raise t_max.")
-    engine = _checks.choice(engine, "engine", ("auto", "compiled", "plain"))
+    engine = checks.choice(engine, "engine", ("auto", "compiled", "plain"))
     reduction = worthwhile_reduction(net) if reduce else None
     field = GradientField(objective, reduction.network if reduction else net)
     with np.errstate(over="ignore", invalid="ignore"):

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from threading import Event
 from typing import Any
 
-from linflow import _checks
-from linflow._threads import one_thread
-from linflow._words import many
+from linflow._support import checks
+from linflow._support.threads import one_thread
+from linflow._support.words import many
 from linflow.dynamics.flow import gradient_flow, integrate
 from linflow.dynamics.trajectory import Interrupted, Trajectory
-from linflow.network import Network
-from linflow.objectives import Objective
+from linflow.model.network import Network
+from linflow.model.objectives import Objective
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def gradient_flow_many(
             f"{many(len(objectives), 'objective', 'are')} given for {many(len(networks), 'network')}; give one "
             "objective for all, or one for each network."
         )
-    count = os.cpu_count() or 1 if workers is None else _checks.count(workers, "workers")
+    count = os.cpu_count() or 1 if workers is None else checks.count(workers, "workers")
     unknown = set(options) - set(gradient_flow.__kwdefaults__ or {})
     if unknown:
         raise TypeError(f"{', '.join(sorted(unknown))}: gradient_flow has no such option.")

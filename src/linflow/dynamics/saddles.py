@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from linflow._arrays import from_numpy, to_numpy
+from linflow._support.arrays import from_numpy, to_numpy
 from linflow.dynamics.field import GradientField, Point
 
 MOST_WEIGHTS = 200

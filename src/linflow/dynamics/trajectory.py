@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from linflow import _checks
-from linflow._arrays import Array, from_numpy, singular_values, to_numpy, whole
-from linflow._words import many
+from linflow._support import checks
+from linflow._support.arrays import Array, from_numpy, singular_values, to_numpy, whole
+from linflow._support.words import many
 from linflow.dynamics._hermite import LEVEL, first_times, interpolate
 from linflow.dynamics._stepping import advance
 from linflow.dynamics.field import GradientField, Point
-from linflow.imbalance import imbalance_drift
-from linflow.network import Network
-from linflow.operator import TangentOperator
+from linflow.geometry.imbalance import imbalance_drift
+from linflow.geometry.operator import TangentOperator
+from linflow.model.network import Network
 
 OBSERVABLES = ("loss", "rate", "least_eigenvalue", "imbalance_drift", "singular_values")
 
@@ -161,7 +161,7 @@ class Trajectory:
         Raises:
             ValueError: times outside the run.
         """
-        times = _checks.numbers(t, "t")
+        times = checks.numbers(t, "t")
         end = float(self._nodes[0][-1])
         if times.size and not (times.min() >= 0 and times.max() <= end):
             raise ValueError(f"the run covers t = 0 to {end!r} ({self.result.value}); {t!r} lies outside.")
@@ -183,7 +183,7 @@ class Trajectory:
         """
         single = np.ndim(fraction) == 0
         given = [fraction] if single else whole(fraction, "fraction")
-        each = np.array([_checks.fraction(x, "fraction") for x in given])
+        each = np.array([checks.fraction(x, "fraction") for x in given])
         if float(self.gap[0]) == 0.0:  # no fraction is less
             found = np.zeros(len(each))
         else:
@@ -208,7 +208,7 @@ class Trajectory:
                 "between, run it again with fewer steps."
             )
         end = float(self._nodes[0][-1])
-        t = _checks.positive(t, "t", allow_zero=True)
+        t = checks.positive(t, "t", allow_zero=True)
         if t > end:
             raise ValueError(f"the run covers t = 0 to {end!r}; {t!r} lies outside.")
         return self._checkpoints.network_at(t)
@@ -240,7 +240,7 @@ class Trajectory:
         save_run(self, path, weights=weights, settings=settings)
 
     def _repr_html_(self) -> str:
-        from linflow._html import never_raising, trajectory_html  # noqa: PLC0415 - only notebooks need it
+        from linflow._support.html import never_raising, trajectory_html  # noqa: PLC0415 - only notebooks need it
 
         return never_raising(trajectory_html, self)
 
@@ -305,7 +305,7 @@ class Recorder:
         if isinstance(record, str):
             record = (record,)
         for name in record:
-            _checks.choice(name, "record", OBSERVABLES)
+            checks.choice(name, "record", OBSERVABLES)
         self.gradient, self.start = gradient, gradient.network
         self.names = [name for name in OBSERVABLES[2:] if name in record]
         self.t: list[float] = []

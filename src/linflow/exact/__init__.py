@@ -6,7 +6,7 @@ product, a sequence gives an array with time as its first axis.
 
 from typing import TYPE_CHECKING
 
-from linflow._names import missing
+from linflow._support.names import missing
 from linflow.exact.modes import learning_times, spectral
 from linflow.exact.reduced import balanced_end_to_end, non_overparametrized
 from linflow.exact.scalar import scalar_balanced, scalar_balanced_time, two_layer_scalar

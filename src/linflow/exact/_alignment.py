@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from linflow._arrays import EPS, norm, to_numpy
-from linflow.network import Network, multiply
+from linflow._support.arrays import EPS, norm, to_numpy
+from linflow.model.network import Network, multiply
 
 _TOLERANCE = 1e-10
 _NOISE = 32 * EPS

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from linflow._chain import chain_log_root
 from linflow.exact._riccati import riccati
+from linflow.model.scalar_chain import chain_log_root
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(20)
 _NODES, _WEIGHTS = (_NODES + 1) / 2, _WEIGHTS / 2

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from linflow._arrays import Array, from_numpy, is_array, to_numpy, whole
+from linflow._support.arrays import Array, from_numpy, is_array, to_numpy, whole
 
 
 def instants(t: Any) -> np.ndarray:

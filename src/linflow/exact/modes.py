@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from linflow import _checks
-from linflow._arrays import Array, from_numpy, to_numpy
+from linflow._support import checks
+from linflow._support.arrays import Array, from_numpy, to_numpy
 from linflow.exact._alignment import Modes, shared_modes
 from linflow.exact._chain_flow import ScalarChain
 from linflow.exact._inputs import instants, matrices
-from linflow.network import Network
+from linflow.model.network import Network
 
 
 def spectral(network: Network | Sequence[Any], Y: Any, t: Any) -> Array:
@@ -49,7 +49,7 @@ def spectral(network: Network | Sequence[Any], Y: Any, t: Any) -> Array:
                [0.    , 0.0358]])
     """
     net, times = Network.of(network).detach(), instants(t)
-    modes = shared_modes(net, to_numpy(_checks.matrix(Y, "Y", net.shape)[0]))
+    modes = shared_modes(net, to_numpy(checks.matrix(Y, "Y", net.shape)[0]))
     values = [chain.product(np.atleast_1d(times)) for chain in _chains(modes, net.scale)]
     products = modes.U @ (np.reshape(values, (len(values), times.size)).T[:, :, None] * modes.V.T)
     return matrices(products, times, net.weights[0])
@@ -84,8 +84,8 @@ def learning_times(network: Network | Sequence[Any], Y: Any, fraction: float = 0
         array([2.486, 6.908])
     """
     net = Network.of(network).detach()
-    fraction = _checks.fraction(fraction, "fraction", "the part of each singular value to reach", "0.5")
-    modes = shared_modes(net, to_numpy(_checks.matrix(Y, "Y", net.shape)[0]))
+    fraction = checks.fraction(fraction, "fraction", "the part of each singular value to reach", "0.5")
+    modes = shared_modes(net, to_numpy(checks.matrix(Y, "Y", net.shape)[0]))
     times = np.zeros(min(net.shape))  # a mode left out has nothing to learn
     for i, (chain, s) in enumerate(zip(_chains(modes, net.scale), modes.target, strict=True)):
         if s > 0 and chain.start < fraction * s:  # in a mode of target 0 the sign of the start says nothing

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from linflow import _checks
-from linflow._arrays import Array, from_numpy, to_numpy
+from linflow._support import checks
+from linflow._support.arrays import Array, from_numpy, to_numpy
 from linflow.exact._inputs import instants, matrices
-from linflow.objectives import Objective
-from linflow.quadratics import _Quadratic
+from linflow.model.objectives import Objective
+from linflow.model.quadratics import _Quadratic
 
 
 def balanced_end_to_end(objective: Objective, W0: Any, depth: int, t: Any, *, scale: float = 1.0) -> Array:
@@ -45,8 +45,8 @@ def balanced_end_to_end(objective: Objective, W0: Any, depth: int, t: Any, *, sc
         array([[2., 0.],
                [0., 1.]])
     """
-    W0, L, times = _start(objective, W0), _checks.count(depth, "depth"), instants(t)
-    speed = _checks.positive(scale, "scale") ** (2 / L)
+    W0, L, times = _start(objective, W0), checks.count(depth, "depth"), instants(t)
+    speed = checks.positive(scale, "scale") ** (2 / L)
     powers = 2 * np.arange(L) / L
 
     def velocity(W: np.ndarray, G: np.ndarray) -> np.ndarray:
@@ -96,7 +96,7 @@ def non_overparametrized(objective: Objective, W0: Any, t: Any) -> Array:
 
 
 def _start(objective: Objective, W0: Any) -> Array:
-    W0, _ = _checks.matrix(W0, "W0", objective.shape)
+    W0, _ = checks.matrix(W0, "W0", objective.shape)
     return W0
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from linflow import _checks
+from linflow._support import checks
 from linflow.exact._chain_flow import ScalarChain
 from linflow.exact._inputs import instants, number, scalars
 from linflow.exact._riccati import riccati
@@ -44,7 +44,7 @@ def two_layer_scalar(d: float, target: float, w0: float, t: Any, *, scale: float
         >>> two_layer_scalar(3.0, 1.0, 2.0, [0.0, 0.1, 1.0]).round(6)  # from u = 2, v = 1
         array([2.      , 1.626241, 1.020296])
     """
-    c = _checks.positive(scale, "scale")
+    c = checks.positive(scale, "scale")
     d, s, w0, times = number(d, "d"), number(target, "target"), number(w0, "w0"), instants(t)
     return scalars(riccati(c * abs(d) / 2, s, w0, c * times), t)
 
@@ -116,6 +116,6 @@ def scalar_balanced_time(depth: int, target: float, w0: float, w: float, *, scal
 
 
 def _balanced(depth: int, target: float, w0: float, scale: float) -> ScalarChain:
-    L, c = _checks.count(depth, "depth"), _checks.positive(scale, "scale")
+    L, c = checks.count(depth, "depth"), checks.positive(scale, "scale")
     s, w0 = number(target, "target"), number(w0, "w0")
     return ScalarChain(np.zeros(L), s, math.copysign(abs(w0) ** (1 / L), w0), speed=c ** (2 / L), w0=w0)

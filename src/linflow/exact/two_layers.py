@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from linflow import _checks
-from linflow._arrays import EPS, Array, to_numpy
+from linflow._support import checks
+from linflow._support.arrays import EPS, Array, to_numpy
 from linflow.exact._inputs import instants, matrices
-from linflow.network import Network
+from linflow.model.network import Network
 
 _TOLERANCE = 1e-10
 
@@ -53,7 +53,7 @@ def lambda_balanced(Y: Any, W1: Any, W2: Any, t: Any, *, scale: float = 1.0) -> 
     """
     net, times = Network([W1, W2], scale), instants(t)
     (n, m), c = net.shape, net.scale
-    target = to_numpy(_checks.matrix(Y, "Y", (n, m))[0])
+    target = to_numpy(checks.matrix(Y, "Y", (n, m))[0])
     A, B = (to_numpy(W) for W in net.weights)
     lam = _multiple_of_identity(A, B)
     F = np.block([[0.5 * c * lam * np.eye(n), target], [target.T, -0.5 * c * lam * np.eye(m)]])

@@ -5,12 +5,12 @@ Nothing is ever unpickled. What is read is checked before it is decoded, and a f
 
 from typing import TYPE_CHECKING
 
-from linflow._names import missing
-from linflow.files._paths import LIMIT, FileError, atomic
+from linflow._support.names import missing
+from linflow._support.paths import LIMIT, FileError, atomic
+from linflow.dynamics.storage.restoring import load_run, load_settings
+from linflow.dynamics.storage.writing import save_run, to_dataset
 from linflow.files.loading import load
 from linflow.files.matrices import read_matrix
-from linflow.files.restoring import load_run, load_settings
-from linflow.files.runs import save_run, to_dataset
 from linflow.files.tables import read_table, write_table
 from linflow.files.weights import load_weights, save_weights
 

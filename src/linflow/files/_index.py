@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from linflow.files._paths import FileError, named
+from linflow._support.paths import FileError, named
 
 _UNNAMED = re.compile(r"\s*|Unnamed: \d+|__index_level_\d+__")
 _NUMBERING = {"id", "index", "level_0", "row", "row.names", "row_nr", "row_number", "rowid", "rowname", "rownames"}

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from linflow import _checks
+from linflow._support import checks
+from linflow._support.paths import FileError, named
 from linflow.files._numpy import listed
-from linflow.files._paths import FileError, named
-from linflow.network import Network
+from linflow.model.network import Network
 
 CONVENTIONS = ("product", "torch")
 
@@ -42,7 +42,7 @@ def network_from(
         notes: what else to say of the file.
     """
     if convention is not None:
-        _checks.choice(convention, "convention", CONVENTIONS)
+        checks.choice(convention, "convention", CONVENTIONS)
     arrays = dict(arrays)
     if "scale" in arrays and arrays["scale"].ndim == 0:
         scale = float(arrays.pop("scale"))

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from linflow.files._paths import FileError, check_size, decoding, named
+from linflow._support.paths import FileError, check_size, decoding, named
 
 MEMBERS = 10_000
 """Most members of an archive."""

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from linflow._support.paths import FileError, check_size, decoding, named
 from linflow.files._index import check_counting, check_unnamed
-from linflow.files._paths import FileError, check_size, decoding, named
 
 _DELIMITERS = ("\t", ";", ",")
 _LOOKED_AT = 20

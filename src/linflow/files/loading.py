@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from linflow._support.paths import LIMIT, FileError, PathLike, named, readable, suffix
+from linflow.dynamics.storage.restoring import load_run
 from linflow.files import weights
-from linflow.files._paths import LIMIT, FileError, PathLike, named, readable, suffix
-from linflow.files.restoring import load_run
-from linflow.network import Network
+from linflow.model.network import Network
 
 if TYPE_CHECKING:
     from linflow.dynamics import Trajectory

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from linflow.files._paths import (
+from linflow._support.paths import (
     LIMIT,
     FileError,
     PathLike,

@@ -12,11 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from linflow._arrays import to_numpy
-from linflow._formats import FORMATS, decoded, dtype_name
-from linflow.files._layers import decoded_size, network_from
-from linflow.files._numpy import check_archive, listed, read_npz
-from linflow.files._paths import (
+from linflow._support.arrays import to_numpy
+from linflow._support.number_formats import FORMATS, decoded, dtype_name
+from linflow._support.paths import (
     LIMIT,
     FileError,
     PathLike,
@@ -29,7 +27,9 @@ from linflow.files._paths import (
     suffix,
     write_bytes,
 )
-from linflow.network import Network
+from linflow.files._layers import decoded_size, network_from
+from linflow.files._numpy import check_archive, listed, read_npz
+from linflow.model.network import Network
 
 WRITTEN = (".npz", ".safetensors")
 TORCH = (".pt", ".pth", ".ckpt", ".bin")

@@ -6,7 +6,7 @@ trace in ``matplotlib.rcParams``. What is observed is drawn solid, what is guara
 
 from typing import TYPE_CHECKING
 
-from linflow._names import missing
+from linflow._support.names import missing
 from linflow.plots.planes import init_map, phase_plane
 from linflow.plots.proofs import proof
 from linflow.plots.runs import convergence, rate

@@ -10,12 +10,13 @@ import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.ticker import MaxNLocator
 
-from linflow import _checks, bounds
-from linflow._arrays import from_numpy, singular_values, to_numpy
+from linflow import bounds
+from linflow._support import checks
+from linflow._support.arrays import from_numpy, singular_values, to_numpy
 from linflow.certificates.margin import product_range
 from linflow.dynamics import Trajectory
-from linflow.network import Network
-from linflow.objectives import Objective
+from linflow.model.network import Network
+from linflow.model.objectives import Objective
 from linflow.plots._canvas import DASHES, MARKERS, Canvas, canvas
 from linflow.plots.runs import FEW, checked, sound
 from linflow.plots.themes import COLOURS
@@ -76,7 +77,7 @@ def phase_plane(
     if reach is None:
         far = max([1.0, *(np.abs(path).max() for path in paths)])
         reach = 1.12 * max(far, 1.5 * math.sqrt(abs(target or 0.0)))
-    reach = _checks.positive(reach, "reach")
+    reach = checks.positive(reach, "reach")
     c = canvas(ax, theme, aspect=0.97)
     _stream(c, objective, scale, reach)
     starts = [path[0] for path in paths]
@@ -207,9 +208,9 @@ def init_map(
         ['imbalance', 'margin', 'neither']
     """
     objective = _objective(objective)
-    show = _checks.choice(show, "show", ("regions", "rate"))
-    points = _checks.count(points, "points", 5)
-    threshold = _checks.positive(threshold, "threshold")
+    show = checks.choice(show, "show", ("regions", "rate"))
+    points = checks.count(points, "points", 5)
+    threshold = checks.positive(threshold, "threshold")
     if objective.strong_convexity == 0 or objective.minimizer is None:
         raise ValueError(
             f"the {objective.name} has no strong convexity or no known minimiser, so no start has a margin; the map "
@@ -224,7 +225,7 @@ def init_map(
     paths = [_path(run, lambda net: [float(singular_values(W)[0]) for W in net.weights]) for run in runs]
     if reach is None:
         reach = max([2.2 * math.sqrt(float(s[0])), *(1.08 * float(path.max()) for path in paths)])
-    axis = np.linspace(0, _checks.positive(reach, "reach"), points)
+    axis = np.linspace(0, checks.positive(reach, "reach"), points)
     c = canvas(ax, theme, aspect=0.95)
     alphas = _alphas(objective, axis)
     if show == "rate":

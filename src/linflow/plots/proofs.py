@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from linflow._arrays import to_numpy
+from linflow._support.arrays import to_numpy
 from linflow.certificates import Certificate
 from linflow.dynamics import Trajectory
 from linflow.plots._canvas import DASHES, canvas, label_ends, log_ticks

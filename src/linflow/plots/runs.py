@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import ScalarFormatter
 
-from linflow._arrays import to_numpy
-from linflow._words import many
+from linflow._support.arrays import to_numpy
+from linflow._support.words import many
 from linflow.certificates import Certificate
 from linflow.certificates.curves import StepCurve
 from linflow.dynamics import Failure, Trajectory

@@ -13,7 +13,7 @@ from matplotlib import rc_context
 from matplotlib.collections import Collection, QuadMesh
 from matplotlib.figure import Figure
 
-from linflow import _checks
+from linflow._support import checks
 
 FORMATS = ("pdf", "svg", "png")
 
@@ -77,7 +77,7 @@ def save(
     }
     content = io.BytesIO()
     with rc_context(settings):  # read while the file is written, and only there
-        fig.savefig(content, format=kind, dpi=_checks.positive(dpi, "dpi"), metadata=_metadata(kind, title))
+        fig.savefig(content, format=kind, dpi=checks.positive(dpi, "dpi"), metadata=_metadata(kind, title))
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:  # under another name first, so that no reader ever meets half a file
         part.write_bytes(content.getvalue())

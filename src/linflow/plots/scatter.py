@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from linflow._arrays import is_array, to_numpy
-from linflow._words import many
+from linflow._support.arrays import is_array, to_numpy
+from linflow._support.words import many
 from linflow.plots._canvas import MARKERS, canvas, log_ticks
 
 ALLOWANCE = 1e-9

@@ -9,19 +9,20 @@ import matplotlib
 import numpy as np
 from matplotlib.colors import to_hex
 
-from linflow import _checks, bounds
-from linflow._arrays import singular_values as sigmas
-from linflow._arrays import to_numpy
+from linflow import bounds
+from linflow._support import checks
+from linflow._support.arrays import singular_values as sigmas
+from linflow._support.arrays import to_numpy
 from linflow.dynamics import Trajectory
-from linflow.imbalance import ImbalanceSpectrum
-from linflow.imbalance import imbalance_spectrum as spectrum_of
-from linflow.network import Network
-from linflow.operator import TangentOperator
+from linflow.geometry.imbalance import ImbalanceSpectrum
+from linflow.geometry.imbalance import imbalance_spectrum as spectrum_of
+from linflow.geometry.operator import TangentOperator
+from linflow.model.network import Network
 from linflow.plots._canvas import DASHES, Canvas, apart, canvas, from_zero, label_ends, log_ticks
 from linflow.plots.runs import checked, sound
 
 if TYPE_CHECKING:
-    from linflow.objectives import Objective
+    from linflow.model.objectives import Objective
 
 ALL_EIGENVALUES = 64
 """Sides `nm` of T up to which all its eigenvalues are drawn."""
@@ -70,7 +71,7 @@ def imbalance_spectrum(
         if layer is not None:
             raise ValueError(f"layer is {layer!r}, but the ImbalanceSpectrum is of one layer already; leave it out.")
         found, first = [network], None
-        n, m = _checks.count(n, "n"), _checks.count(m, "m")
+        n, m = checks.count(n, "n"), checks.count(m, "m")
     else:
         if n is not None or m is not None:
             raise ValueError("n and m follow from the network; leave them out. A layer is chosen by layer=.")

@@ -16,7 +16,7 @@ import numpy as np
 from cycler import cycler
 from matplotlib.colors import to_hex, to_rgb, to_rgba
 
-from linflow import _checks
+from linflow._support import checks
 
 # Okabe and Ito (2008): distinct under every common form of colour blindness.
 COLOURS = MappingProxyType(
@@ -108,7 +108,7 @@ def theme_named(name: str) -> Theme:
     Raises:
         ValueError: no such theme.
     """
-    return THEMES[_checks.choice(name, "theme", tuple(THEMES))]
+    return THEMES[checks.choice(name, "theme", tuple(THEMES))]
 
 
 def theme_of(ax: Any) -> Theme:
@@ -181,7 +181,7 @@ def style(theme: str = "light", size: float = 10) -> Iterator[None]:
     Raises:
         ValueError: no such theme.
     """
-    settings = _settings(theme_named(theme), _checks.positive(size, "size"))
+    settings = _settings(theme_named(theme), checks.positive(size, "size"))
     with matplotlib.style.context(["default", settings]):  # "default": a reader's matplotlibrc changes nothing
         yield
 
@@ -246,11 +246,11 @@ def figure(
         ((6.9, 2.76), (2,))
     """
     named = isinstance(width, str)
-    inches = WIDTHS[_checks.choice(width, "width", tuple(WIDTHS))] if named else _checks.positive(width, "width")
-    tall = max(_checks.positive(aspect, "aspect") * inches / ncols, 2.0) * nrows
+    inches = WIDTHS[checks.choice(width, "width", tuple(WIDTHS))] if named else checks.positive(width, "width")
+    tall = max(checks.positive(aspect, "aspect") * inches / ncols, 2.0) * nrows
     size, chosen = 8.0 if named else 10.0, theme_named(theme)
     with style(theme, size):
-        new = Figure(figsize=(inches, tall if height is None else _checks.positive(height, "height")))
+        new = Figure(figsize=(inches, tall if height is None else checks.positive(height, "height")))
         kind = dict(subplots.pop("subplot_kw", None) or {})
         if not {"projection", "polar", "axes_class"} & kind.keys():
             kind["axes_class"] = Axes

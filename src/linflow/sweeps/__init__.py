@@ -9,7 +9,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "driver": ["Stopped", "Summary", "run_sweep", "sweep"],
         "grid": ["Grid"],
         "grid_file": ["read_grid"],
-        "looking": ["plot_sweep", "read_results"],
+        "reading": ["plot_sweep", "read_results"],
         "page": ["write_report"],
         "status": ["Status", "sweep_status"],
     },

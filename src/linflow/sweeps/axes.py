@@ -13,8 +13,8 @@ from typing import Any, cast
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from linflow import _checks
-from linflow.settings import Experiment
+from linflow._support import checks
+from linflow.experiments.schema import Experiment
 
 SHAPE = ("width", "depth")
 """Keys of a grid that stand for `start.hidden`: so many layers of weights, so wide."""
@@ -157,7 +157,7 @@ def values_of(key: str, spec: Any, where: str) -> Sequence[Any]:
 def whole(x: Any, name: str, least: int = 1) -> int:
     """Check a whole number of a file, where a wrong type is a wrong value."""
     try:
-        return _checks.count(x, name, least)
+        return checks.count(x, name, least)
     except TypeError as error:
         raise ValueError(str(error)) from None
 

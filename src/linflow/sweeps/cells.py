@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from linflow._arrays import to_numpy
-from linflow._fractions import FRACTIONS
-from linflow._provenance import versions
-from linflow._threads import one_thread
-from linflow._unused import unused
+from linflow._support.arrays import to_numpy
+from linflow._support.fractions import FRACTIONS
+from linflow._support.provenance import versions
+from linflow._support.threads import one_thread
+from linflow.experiments.unused import unused
 from linflow.sweeps.axes import defaults
 from linflow.sweeps.grid import PATHS, UNREADABLE, Grid, file_digest
 from linflow.sweeps.grid_file import problem
@@ -29,9 +29,9 @@ from linflow.sweeps.rows import named, setting_columns
 if TYPE_CHECKING:
     from linflow.certificates import Certificate
     from linflow.dynamics import Trajectory
-    from linflow.network import Network
-    from linflow.objectives import Objective
-    from linflow.settings import Data, Experiment
+    from linflow.experiments.schema import Data, Experiment
+    from linflow.model.network import Network
+    from linflow.model.objectives import Objective
 
 LONGEST = 400
 """Letters of a reason at most."""
@@ -343,7 +343,7 @@ def _stamped_digest(path: str, *_stamp: int) -> str:
 @lru_cache(maxsize=8)
 def _objective(data: Data, digests: tuple[tuple[str, str], ...]) -> Objective:
     """Read the data once for all cells that share them; what changes while it is read is not kept."""
-    from linflow.settings import Experiment  # noqa: PLC0415 - an argument of this function is made of it
+    from linflow.experiments.schema import Experiment  # noqa: PLC0415 - an argument of this function is made of it
 
     with _unchanged(dict(digests)):
         return Experiment(data=data).objective()

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from linflow import _checks
-from linflow._words import does, many
+from linflow._support import checks
+from linflow._support.words import does, many
 from linflow.files import atomic
 from linflow.sweeps.engine import AHEAD, DaskEngine, Engine, LocalEngine, cores
 from linflow.sweeps.grid import Grid
@@ -144,10 +144,10 @@ def run_sweep(
 ) -> Summary:
     """Do what `sweep` says, and return how it went; the table stays on the disk."""
     if workers is not None:
-        workers = _checks.count(workers, "workers")
+        workers = checks.count(workers, "workers")
         if scheduler is not None:
             raise ValueError(f"workers is {workers} and the scheduler {scheduler}, which has its own; leave one out.")
-    limit = grid.time_limit if time_limit is None else _checks.positive(time_limit, "time_limit")
+    limit = grid.time_limit if time_limit is None else checks.positive(time_limit, "time_limit")
     _own(Path(out) / GRID)
     refuse_hopeless(grid)
     began, store, work = time.monotonic(), Store(out), None

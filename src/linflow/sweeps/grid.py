@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from linflow._arrays import whole
-from linflow._unused import SIZES, unused
+from linflow._support.arrays import whole
+from linflow.experiments.unused import SIZES, unused
 from linflow.files import atomic
 from linflow.files.matrices import member
 from linflow.sweeps.axes import SHAPE, Axis, defaults

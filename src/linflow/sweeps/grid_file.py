@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from linflow import _checks
-from linflow._toml import read_toml, toml_value
-from linflow._unused import unused
-from linflow._words import does, many
-from linflow.settings import Experiment, validated
+from linflow._support import checks
+from linflow._support.toml import read_toml, toml_value
+from linflow._support.words import does, many
+from linflow.experiments.schema import Experiment, validated
+from linflow.experiments.unused import unused
 from linflow.sweeps.axes import (
     SHAPE,
     Axis,
@@ -268,7 +268,7 @@ def _options(given: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _seconds(x: Any, name: str) -> float:
     try:
-        return _checks.positive(x, name)
+        return checks.positive(x, name)
     except TypeError as error:
         raise ValueError(str(error)) from None
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from linflow._page import environment, number, svg
-from linflow._words import does, many
+from linflow._support.own_files import keep_others
+from linflow._support.words import does, many
 from linflow.files import atomic
-from linflow.files._own import keep_others
-from linflow.sweeps.looking import ALIASES, in_order
+from linflow.pages.templating import environment, number, svg
+from linflow.sweeps.reading import ALIASES, in_order
 from linflow.sweeps.rows import SCHEMA
 
 EXTREMES = 5

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from linflow._fractions import FRACTIONS
+from linflow._support.fractions import FRACTIONS
 
 TIMING = ("seconds", "finished")
 """Columns that differ from one run to the next: seconds that a cell took, and when it was done (UTC, since 1970)."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from linflow._words import many
+from linflow._support.words import many
 
 RECENT = 120.0
 """Seconds over which a rate is taken, where that many are done in them:"""

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from linflow._words import many
+from linflow._support.words import many
 from linflow.files import FileError, atomic, read_table, write_table
 from linflow.sweeps.grid import ID_LENGTH
 from linflow.sweeps.rows import SCHEMA, to_table

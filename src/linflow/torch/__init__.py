@@ -13,7 +13,7 @@ Lightning come with `linflow[monitor]`.
 
 import lazy_loader as _lazy
 
-from linflow._names import missing as _missing
+from linflow._support.names import missing as _missing
 
 # Each name is imported on first use.
 _attribute, __dir__, __all__ = _lazy.attach(

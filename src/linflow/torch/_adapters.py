@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import Any
 
-from linflow import _checks
-from linflow._arrays import Array
+from linflow._support import checks
+from linflow._support.arrays import Array
 from linflow.torch._peft import ALORA, activated, other_adapters, variant
-from linflow.torch._state import State
+from linflow.torch._state_dict import State
 from linflow.torch.chains import Chain
 
 _FIRST = re.compile(
@@ -29,7 +29,7 @@ def lora_pairs(state: State, scaling: float | None, skipped: list[tuple[str, str
     tensors beside it, a rank or a shape that does not fit. What is not is put into `skipped`.
     """
     if scaling is not None:
-        scaling = _checks.number(scaling, "scaling")
+        scaling = checks.number(scaling, "scaling")
     skipped += [*other_adapters(state), *_lonely(state)]
     pairs = [found for name in state.tensors if (found := _FIRST.match(name))]
     beside = _words_beside(state, pairs)
@@ -125,7 +125,7 @@ def _rank(state: State, layer: str, module: Any, adapter: str) -> int | None:
     if isinstance(ranks, Mapping):
         return ranks.get(adapter or "default")
     rank = _by_pattern(state.config, "rank_pattern", layer, state.config.get("r"))
-    return None if rank is None else _checks.count(rank, "r (or rank_pattern) of the adapter's configuration")
+    return None if rank is None else checks.count(rank, "r (or rank_pattern) of the adapter's configuration")
 
 
 def _blocks(state: State, layer: str, module: Any, rows: int, rank: int) -> int | None:
@@ -167,11 +167,11 @@ def _scaling(
     value = getattr(module, "scaling", None)
     value = value.get(adapter or "default") if isinstance(value, Mapping) else value
     if isinstance(value, Real) and not isinstance(value, bool):
-        return _checks.number(value, f"the scaling of {layer}"), []
+        return checks.number(value, f"the scaling of {layer}"), []
     alpha = _by_pattern(state.config, "alpha_pattern", layer, state.config.get("lora_alpha"))
     if alpha is None:
         return 1.0, ["its scaling is not known and taken as 1"]
-    alpha = _checks.number(alpha, "lora_alpha (or alpha_pattern) of the adapter's configuration")
+    alpha = checks.number(alpha, "lora_alpha (or alpha_pattern) of the adapter's configuration")
     root = state.config.get("use_rslora", False)
     if not isinstance(root, bool | None):
         raise TypeError(f"use_rslora of the adapter's configuration is {root!r}; true or false is needed.")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from linflow._arrays import Array, namespace
-from linflow.torch._state import State
+from linflow._support.arrays import Array, namespace
+from linflow.torch._state_dict import State
 from linflow.torch.chains import Chain, transposed
 
 SEPARATE = (

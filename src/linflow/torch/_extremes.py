@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from linflow.network import Network
-from linflow.operator import TangentOperator
+from linflow.geometry.operator import TangentOperator
+from linflow.model.network import Network
 
 DENSE = 100
 """Largest `nm` for which all eigenvalues of T are computed."""

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from linflow import _checks
-from linflow._arrays import from_numpy, to_numpy
-from linflow.network import Network
-from linflow.objectives import Objective
+from linflow._support import checks
+from linflow._support.arrays import from_numpy, to_numpy
+from linflow.model.network import Network
+from linflow.model.objectives import Objective
 from linflow.torch._training import overlap
 
 CONVENTIONS = ("product", "torch")
@@ -49,8 +49,8 @@ class Layers:
         Raises:
             TypeError, ValueError: something that is no chain of bias-free linear layers, and what to pass instead.
         """
-        _checks.choice(convention, "convention", CONVENTIONS)
-        scale = _checks.positive(scale, "scale")
+        checks.choice(convention, "convention", CONVENTIONS)
+        scale = checks.positive(scale, "scale")
         if not isinstance(model, nn.Module) and not isinstance(model, (list, tuple)):
             raise TypeError(
                 f"model is a {type(model).__name__}; an nn.Sequential of bias-free nn.Linear, or a list of layers or "

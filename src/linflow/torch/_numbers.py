@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from linflow._arrays import Array, device, namespace
-from linflow._formats import FORMATS, Format, dtype_name
+from linflow._support.arrays import Array, device, namespace
+from linflow._support.number_formats import FORMATS, Format, dtype_name
 
 SCALES = ("weight_scale_inv", "weight_scale", "scale_weight")
 """What quantisers call the numbers by which an eight-bit `weight` is multiplied; also those that say "inv"."""

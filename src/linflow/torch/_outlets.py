@@ -8,7 +8,7 @@ from csv import writer as writer_of
 from os import PathLike, fspath
 from typing import Any, TextIO
 
-from linflow.files._own import keep_others
+from linflow._support.own_files import keep_others
 
 
 def rows_into(path: str | PathLike[str], columns: Sequence[str], *, go_on: bool) -> tuple[TextIO, Any]:

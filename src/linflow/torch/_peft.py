@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from linflow.torch._state import State
+from linflow.torch._state_dict import State
 
 _OTHERS = {
     "AdaMSS": r"adamss_\w+",

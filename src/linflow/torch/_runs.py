@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from linflow.torch._state import State
+from linflow.torch._state_dict import State
 from linflow.torch.chains import Chain, transposed
 
 

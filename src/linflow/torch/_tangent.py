@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from linflow._arrays import EPS, Array, namespace, singular_values, to_numpy
-from linflow._formats import COMPUTED, FLOAT64, Format
-from linflow.network import Network, multiply
-from linflow.operator import DENSE_LIMIT, UNCONVERGED, TangentOperator
+from linflow._support.arrays import EPS, Array, namespace, singular_values, to_numpy
+from linflow._support.number_formats import COMPUTED, FLOAT64, Format
+from linflow.geometry.operator import DENSE_LIMIT, UNCONVERGED, TangentOperator
+from linflow.model.network import Network, multiply
 
 ITERATIVE_LIMIT = 200 * 200
 """Largest size of the core of T for which eigenvalues are iterated; there it takes seconds."""

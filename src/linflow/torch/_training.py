@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from linflow._arrays import Array, is_numpy, namespace, to_numpy
-from linflow.torch._state import State
+from linflow._support.arrays import Array, is_numpy, namespace, to_numpy
+from linflow.torch._state_dict import State
 
 WITH_BIAS = {"linear": (0,), "query-key": (0, 1), "value-output": (0,)}
 """Layers of a chain that the bias of their projection is a part of, by the kind of the chain."""

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from linflow._arrays import Array, norm, to_numpy
-from linflow._words import many
-from linflow.files._paths import LIMIT, PathLike, readable, suffix
-from linflow.imbalance import ImbalanceSpectrum, imbalance_spectrum, positive_part
-from linflow.network import Network
-from linflow.objectives import Objective
-from linflow.torch._state import State, configuration
+from linflow._support.arrays import Array, norm, to_numpy
+from linflow._support.paths import LIMIT, PathLike, readable, suffix
+from linflow._support.words import many
+from linflow.geometry.imbalance import ImbalanceSpectrum, imbalance_spectrum, positive_part
+from linflow.model.network import Network
+from linflow.model.objectives import Objective
+from linflow.torch._state_dict import State, configuration
 from linflow.torch._tangent import TangentSpectrum, tangent_spectrum
 from linflow.torch.chains import Chain, find_chains
 

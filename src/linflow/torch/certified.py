@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from linflow._arrays import detach, eigenvalues, singular_values, to_numpy
-from linflow._chain import chain_root
+from linflow._support.arrays import detach, eigenvalues, singular_values, to_numpy
 from linflow.bounds import THEOREMS, Invariants, Theorem, product_aware, scalar_chain, special_imbalance
 from linflow.bounds._base import Spectrum, times_power
 from linflow.certificates.margin import product_range
-from linflow.network import Network
-from linflow.objectives import Objective
+from linflow.model.network import Network
+from linflow.model.objectives import Objective
+from linflow.model.scalar_chain import chain_root
 
 NULL_SETS = (special_imbalance.HOMOGENEOUS, special_imbalance.BALANCED)
 """Theorems whose hypotheses hold on a null set."""

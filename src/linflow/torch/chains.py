@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from linflow import _checks
-from linflow._arrays import Array, namespace
-from linflow._formats import FLOAT64, Format
-from linflow.network import Network
-from linflow.torch._state import State, natural
+from linflow._support import checks
+from linflow._support.arrays import Array, namespace
+from linflow._support.number_formats import FLOAT64, Format
+from linflow.model.network import Network
+from linflow.torch._state_dict import State, natural
 
 KINDS = ("linear", "query-key", "value-output", "lora")
 
@@ -138,7 +138,7 @@ def find_chains(
 
     state = model if isinstance(model, State) else State(model, config)
     for kind in kinds:
-        _checks.choice(kind, "kind", KINDS)
+        checks.choice(kind, "kind", KINDS)
     if inputs is not None and not state.modules:
         raise TypeError(
             "inputs is for a model, whose forward pass is run; a state dict has none. Name chains: named=."

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from linflow import _checks, init
-from linflow._arrays import to_numpy
+from linflow import init
+from linflow._support import checks
+from linflow._support.arrays import to_numpy
+from linflow.advice.design import Design, design
 from linflow.certificates import Certificate, certify
-from linflow.objectives import Objective
-from linflow.starts import Design, design
+from linflow.model.objectives import Objective
 from linflow.torch._module import Layers
 
 _RETRIES = 10
@@ -94,7 +95,7 @@ def imbalanced_(
     """
     layers = Layers.of(model, scale=scale, convention=convention)
     if product is not None:
-        product = to_numpy(_checks.matrix(product, "product")[0]) / layers.scale
+        product = to_numpy(checks.matrix(product, "product")[0]) / layers.scale
     # A drawn product has the standard deviation `std` with the output scale.
     net = init.imbalanced(layers.widths, imbalance, product, std=std / layers.scale, rng=_seed(generator))
     layers.write(net.weights)
@@ -224,7 +225,7 @@ def init_(model: Any, scheme: str = "balanced", *args: Any, **options: Any) -> A
         >>> lt.init_(model, "imbalanced", 2.0, generator=torch.Generator().manual_seed(0)) is model
         True
     """
-    return SCHEMES[_checks.choice(scheme, "scheme", tuple(SCHEMES))](model, *args, **options)
+    return SCHEMES[checks.choice(scheme, "scheme", tuple(SCHEMES))](model, *args, **options)
 
 
 def _seed(generator: torch.Generator | None) -> int:

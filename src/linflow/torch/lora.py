@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from linflow import _checks
-from linflow._arrays import Array, namespace, norm, to_numpy
-from linflow._formats import COMPUTED, FLOAT64, FORMATS, dtype_name
-from linflow._words import many
-from linflow.network import Network
+from linflow._support import checks
+from linflow._support.arrays import Array, namespace, norm, to_numpy
+from linflow._support.number_formats import COMPUTED, FLOAT64, FORMATS, dtype_name
+from linflow._support.words import many
+from linflow.model.network import Network
 from linflow.torch._tangent import tangent_spectrum
 from linflow.torch.auditing import balancedness
 from linflow.torch.chains import Chain, find_chains
@@ -69,7 +69,7 @@ class Adapter:
         `(r − d) / (r + d)`, `r = sqrt(d² + 4σ²/s²)`. At a start with B = 0 it is 0: A does not matter. Where s = 0 no
         `sigma` is reached: a ValueError.
         """
-        sigma = _checks.positive(sigma, "sigma")
+        sigma = checks.positive(sigma, "sigma")
         if self.chain.scale == 0:
             raise ValueError(f"the scaling of {self.name} is 0, so its update stays 0 and does not reach {sigma:g}.")
         d = float(namespace(self.imbalance).mean(self.imbalance))
@@ -267,14 +267,14 @@ def alignment(A: Array, B: Array, gradient: Array, scaling: float = 1.0, smoothn
         Alignment(1 modes, first after t = 3.974)
     """
     form = FORMATS.get(dtype_name(getattr(gradient, "dtype", "float64")), FLOAT64)
-    A, B, G = (_checks.matrix(x, name)[0] for x, name in ((A, "A"), (B, "B"), (gradient, "gradient")))
+    A, B, G = (checks.matrix(x, name)[0] for x, name in ((A, "A"), (B, "B"), (gradient, "gradient")))
     r = A.shape[0]
     if B.shape[1] != r or tuple(G.shape) != (B.shape[0], A.shape[1]):
         raise ValueError(
             f"A is {A.shape[0]}×{A.shape[1]}, B is {B.shape[0]}×{B.shape[1]} and the gradient is "
             f"{G.shape[0]}×{G.shape[1]}; r×inputs, outputs×r and outputs×inputs are needed."
         )
-    s, K = _checks.number(scaling, "scaling"), _checks.positive(smoothness, "smoothness")
+    s, K = checks.number(scaling, "scaling"), checks.positive(smoothness, "smoothness")
     if s == 0:
         raise ValueError("scaling is 0, so A and B have no gradient and no mode grows; another number is needed.")
     A, s = (A, s) if s > 0 else (-A, -s)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from linflow._arrays import to_numpy
-from linflow._checks import choice, count, matrix, positive
+from linflow._support.arrays import to_numpy
+from linflow._support.checks import choice, count, matrix, positive
 from linflow.torch.lora import COLUMNS, Adapter, Alignment, adapters, alignment, table
 
 METHODS = ("default", "gaussian", "orthogonal", "olora", "pissa", "eva")

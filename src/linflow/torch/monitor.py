@@ -10,13 +10,13 @@ from typing import Any, TextIO
 import numpy as np
 import torch
 
-from linflow import _checks
-from linflow._words import many
-from linflow.imbalance import imbalance_drift
-from linflow.network import Network
-from linflow.objectives import Objective
+from linflow._support import checks
+from linflow._support.words import many
+from linflow.geometry.imbalance import imbalance_drift
+from linflow.model.network import Network
+from linflow.model.objectives import Objective
 from linflow.torch._extremes import Extremes
-from linflow.torch._law import PROBES, ImbalanceLaw, rate_of, why_no_law
+from linflow.torch._imbalance_law import PROBES, ImbalanceLaw, rate_of, why_no_law
 from linflow.torch._module import Layers
 from linflow.torch._outlets import rows_into, scalars_into
 from linflow.torch.smoothness import gradient_mismatch, local_smoothness
@@ -124,8 +124,8 @@ class Monitor:
     ):
         self._began = time.perf_counter()
         self._spent = 0.0
-        self.every, self.exact = _checks.count(every, "every"), exact
-        self.budget = None if budget is None else _checks.fraction(budget, "budget", "the rows' part of time", "0.05")
+        self.every, self.exact = checks.count(every, "every"), exact
+        self.budget = None if budget is None else checks.fraction(budget, "budget", "the rows' part of time", "0.05")
         self.prefix, self.objective, self._optimizer = prefix, objective, optimizer
         self._layers = layers = Layers.of(model, scale=scale, convention=convention)
         self.notes: list[str] = []
@@ -140,7 +140,7 @@ class Monitor:
                     f"the objective leaves out the weight decay {decay:g}: pl, rate, smoothness and safe_step are of "
                     "the objective alone"
                 )
-        self._law = ImbalanceLaw(layers, _checks.count(probes, "probes"))
+        self._law = ImbalanceLaw(layers, checks.count(probes, "probes"))
         self._no_law = None if optimizer is None else why_no_law(optimizer, layers)
         if self._no_law:
             self._note(self._other_steps())
@@ -150,7 +150,7 @@ class Monitor:
                 "rate is certified by it"
             )
         self._extremes, self._loss, self._last_lr = Extremes(), math.nan, math.nan
-        self.steps = self._done = _checks.count(done, "done", least=0)
+        self.steps = self._done = checks.count(done, "done", least=0)
         self._armed, self._before = False, None
         self._file: TextIO | None = None
         self._rows_out: Any = None
@@ -226,7 +226,7 @@ class Monitor:
             self._last_lr, decay = rate_of(self._optimizer, self._layers)
             self._no_law = self._no_law or why_no_law(self._optimizer, self._layers)
         else:
-            self._last_lr = math.nan if lr is None else _checks.positive(lr, "lr")
+            self._last_lr = math.nan if lr is None else checks.positive(lr, "lr")
             if lr is None:
                 self._no_law = "no learning rate was given (step(lr=…))"
         gradients = self._layers.gradients(self._law.dtype)

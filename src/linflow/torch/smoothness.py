@@ -11,15 +11,16 @@ import numpy as np
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
-from linflow import _checks, schedules
-from linflow._arrays import detach, norm, to_numpy
+from linflow import schedules
+from linflow._support import checks
+from linflow._support.arrays import detach, norm, to_numpy
 from linflow.certificates.descent import safe_step_size
 from linflow.dynamics.descent import Iterate
 from linflow.dynamics.field import GradientField
-from linflow.network import Network
-from linflow.objectives import Objective
-from linflow.quadratics import LinearRegression
-from linflow.torch._law import why_no_law
+from linflow.model.network import Network
+from linflow.model.objectives import Objective
+from linflow.model.quadratics import LinearRegression
+from linflow.torch._imbalance_law import why_no_law
 from linflow.torch._module import Layers
 
 RULES = (*schedules.FORMS, "xu2025")
@@ -71,7 +72,7 @@ def local_smoothness(objective: Objective, network: Network, rule: str | None = 
         >>> bool(0 < at.step < at.largest), at.step >= local_smoothness(f, net, "step").step
         (True, True)
     """
-    rule = _checks.choice(rule or _best(objective), "rule", ("curvature", "step"))
+    rule = checks.choice(rule or _best(objective), "rule", ("curvature", "step"))
     field = GradientField(objective, network)
     point = field.at(field.flatten(network.weights))
     if math.isinf(objective.smoothness) or not point.finite:
@@ -160,10 +161,10 @@ class LocalSmoothnessLR(LRScheduler):
         if first is not None and rule != "xu2025":
             raise ValueError(f'first is {first!r}, but only the rule "xu2025" has a first step; leave it out.')
         if not callable(getattr(rule, "step", None)):
-            form = "printed" if rule == "xu2025" else _checks.choice(rule, "rule", RULES)
+            form = "printed" if rule == "xu2025" else checks.choice(rule, "rule", RULES)
             schedules.check_form(objective, net.depth, form)
             if rule == "xu2025":
-                first = safe_step_size(objective, net) if first is None else _checks.positive(first, "first")
+                first = safe_step_size(objective, net) if first is None else checks.positive(first, "first")
         self.rule = rule if isinstance(rule, str) else None
         self.first = first
         self._rule = rule
@@ -280,7 +281,7 @@ def regression(X: torch.Tensor, Y: torch.Tensor, reduction: str = "mean") -> Lin
         >>> f.value(torch.zeros(2, 1, dtype=torch.float64)), torch.nn.functional.mse_loss(0 * Y, Y).item()
         (5.0, 5.0)
     """
-    _checks.choice(reduction, "reduction", ("mean", "sum", "half"))
+    checks.choice(reduction, "reduction", ("mean", "sum", "half"))
     X, Y = (X.detach().to(torch.float64), Y.detach().to(torch.float64))
     a = {"mean": math.sqrt(2 / max(Y.numel(), 1)), "sum": math.sqrt(2), "half": 1.0}[reduction]
     return LinearRegression(a * X, a * Y)

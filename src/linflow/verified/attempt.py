@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from linflow.network import Network
-from linflow.objectives import Objective
+from linflow.model.network import Network
+from linflow.model.objectives import Objective
 from linflow.verified.descent import DescentEnclosure
 from linflow.verified.enclosure import Enclosure
 from linflow.verified.run import STEPS, enclose

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from linflow._fractions import FRACTIONS
+from linflow._support.fractions import FRACTIONS
 from linflow.certificates import Certificate, Check, Violation
 
 POINTS = 200

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from linflow import _checks
-from linflow.network import Network
-from linflow.objectives import Objective
+from linflow._support import checks
+from linflow.model.network import Network
+from linflow.model.objectives import Objective
 from linflow.verified.rounding import UP, U
 from linflow.verified.run import descent_and_flow
 
@@ -107,8 +107,8 @@ def flow_descent_gap(
         >>> round(coarse.largest[1] / fine.largest[0], 1)  # of first order in the step
         2.0
     """
-    eta = _checks.positive(step_size, "step_size")
-    until, steps = _checks.fraction(until, "until"), _checks.count(steps, "steps")
+    eta = checks.positive(step_size, "step_size")
+    until, steps = checks.fraction(until, "until"), checks.count(steps, "steps")
     descent, iterates, flow = descent_and_flow(objective, network, eta, until, steps, progress)
     last = min(descent.steps, math.floor(flow.end / eta * (1 - 1e-12)))
     if last < 1:

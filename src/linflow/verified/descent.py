@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from linflow import _checks
-from linflow._words import many
-from linflow.network import Network
-from linflow.objectives import Objective
+from linflow._support import checks
+from linflow._support.words import many
+from linflow.model.network import Network
+from linflow.model.objectives import Objective
 from linflow.verified.hessian import hessian
 from linflow.verified.log_norm import Node, Tube, greatest
 from linflow.verified.march import LARGE, LARGEST_HESSIAN, LOOSE, LOOSE_LARGE
@@ -81,7 +81,7 @@ class DescentEnclosure:
             ValueError: more steps than are enclosed.
         """
         several = np.ndim(k) > 0
-        index = np.array([_checks.count(j, "k", 0) for j in (k if several else [k])])
+        index = np.array([checks.count(j, "k", 0) for j in (k if several else [k])])
         if index.max(initial=0) > self.steps:
             raise ValueError(f"k is {index.max()}; {self.steps} steps are enclosed.")
         low, high = self.gaps[:, index]
@@ -92,7 +92,7 @@ class DescentEnclosure:
 
         `(lo, inf)` where it is not proved that it ever is.
         """
-        fraction = _checks.fraction(fraction, "fraction")
+        fraction = checks.fraction(fraction, "fraction")
         above = self.gaps[0] <= fraction * self.gaps[1, 0] * UP
         below = self.gaps[1] <= fraction * self.gaps[0, 0] * (1 - 1e-12)
         low = int(np.argmax(above)) if above.any() else self.steps + 1

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from linflow import _checks
+from linflow._support import checks
 from linflow.certificates import Certificate, Check, Guarantee
-from linflow.network import Network
-from linflow.objectives import Objective
+from linflow.model.network import Network
+from linflow.model.objectives import Objective
 from linflow.verified.checking import check_proof
 from linflow.verified.forever import ever_after
 from linflow.verified.march import Step, product_error
@@ -136,7 +136,7 @@ class Enclosure:
             >>> bool(lo < np.log(10) < hi), bool(hi / lo - 1 < 1e-11)
             (True, True)
         """
-        fraction = _checks.fraction(fraction, "fraction")
+        fraction = checks.fraction(fraction, "fraction")
         above = fraction * self.first[1] * UP  # while the gap is above this it is above the target
         below = fraction * self.first[0] * (1 - 1e-12)
         low = high = None
@@ -150,7 +150,7 @@ class Enclosure:
 
     def network_at(self, t: float) -> Network:
         """Return the network of the path at a time; the exact one is within `radius` of it in the least width."""
-        weights, _ = self._step(_checks.positive(t, "t", allow_zero=True)).at(float(t))
+        weights, _ = self._step(checks.positive(t, "t", allow_zero=True)).at(float(t))
         return self.start.with_weights(self.narrowed.expand(weights))
 
     def against(self, certificate: Certificate) -> Check:
@@ -176,9 +176,9 @@ class Enclosure:
 
     def _each(self, t: Any, bounds: Callable[[float], tuple[Any, Any]]) -> Bounds:
         if isinstance(t, (Sequence, np.ndarray)) and np.ndim(t):
-            pairs = [bounds(_checks.positive(x, "t", allow_zero=True)) for x in t]
+            pairs = [bounds(checks.positive(x, "t", allow_zero=True)) for x in t]
             return np.array([low for low, _ in pairs]), np.array([high for _, high in pairs])
-        return bounds(_checks.positive(t, "t", allow_zero=True))
+        return bounds(checks.positive(t, "t", allow_zero=True))
 
     def _product(self, step: Step, t: float) -> tuple[np.ndarray, float]:
         """Return `c W_1 ⋯ W_L` on the path at a time, and a bound of its distance to that of the exact flow."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from linflow._words import many
+from linflow._support.words import many
 from linflow.verified.march import March, Step
 
 MARGIN = 0.99

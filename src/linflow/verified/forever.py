@@ -12,8 +12,8 @@ from linflow.certificates import Guarantee
 from linflow.certificates.envelope import envelope, gap_levels
 from linflow.certificates.exponential import bounds_on
 from linflow.certificates.lazy import Neighbourhood
-from linflow.network import Network
-from linflow.objectives import Objective
+from linflow.model.network import Network
+from linflow.model.objectives import Objective
 
 SOURCE = "linflow, docs/verified.md"
 

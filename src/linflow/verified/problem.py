@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from linflow._arrays import is_numpy, to_numpy
-from linflow.objectives import Objective
-from linflow.quadratics import LinearRegression, MatrixFactorization, Quadratic
+from linflow._support.arrays import is_numpy, to_numpy
+from linflow.model.objectives import Objective
+from linflow.model.quadratics import LinearRegression, MatrixFactorization, Quadratic
 from linflow.verified.rounding import TINY, UP, U, frobenius, gamma, least_eigenvalue, spectral
 
 

@@ -9,11 +9,11 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
-from linflow import _checks
-from linflow._arrays import is_numpy, to_numpy
-from linflow._threads import one_thread_when_small
-from linflow.network import Network
-from linflow.objectives import Objective
+from linflow._support import checks
+from linflow._support.arrays import is_numpy, to_numpy
+from linflow._support.threads import one_thread_when_small
+from linflow.model.network import Network
+from linflow.model.objectives import Objective
 from linflow.verified.arithmetic import FLOAT64, PAIRS, Arithmetic
 from linflow.verified.descent import DescentEnclosure, DescentMarch, enclose_descent
 from linflow.verified.enclosure import Enclosure
@@ -106,15 +106,15 @@ def enclose(
         >>> lf.enclose(f, net, algorithm="descent", step_size=0.1, until=1e-6).steps_bounds(1e-4)
         (14, 14)
     """
-    algorithm = _checks.choice(algorithm, "algorithm", ("flow", "descent"))
+    algorithm = checks.choice(algorithm, "algorithm", ("flow", "descent"))
     _refuse(algorithm, {"t_max": t_max}, {"step_size": step_size, "steps": steps})
-    until = _checks.fraction(until, "until") if until is not None else None if t_max or steps else 1e-6
+    until = checks.fraction(until, "until") if until is not None else None if t_max or steps else 1e-6
     begin = _Beginning.of(objective, network)
     if algorithm == "flow":
-        end = math.inf if t_max is None else _checks.positive(t_max, "t_max")
-        return begin.flow(until, end, _checks.count(max_steps, "max_steps"), progress)
-    eta = _checks.positive(step_size, "step_size")
-    return begin.descent(eta, until, STEPS if steps is None else _checks.count(steps, "steps"), progress)
+        end = math.inf if t_max is None else checks.positive(t_max, "t_max")
+        return begin.flow(until, end, checks.count(max_steps, "max_steps"), progress)
+    eta = checks.positive(step_size, "step_size")
+    return begin.descent(eta, until, STEPS if steps is None else checks.count(steps, "steps"), progress)
 
 
 def descent_and_flow(

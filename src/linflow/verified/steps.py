@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from linflow import _checks, certificates
+from linflow import certificates
+from linflow._support import checks
 from linflow.dynamics import Result, gradient_descent
 from linflow.dynamics.field import GradientField
-from linflow.network import Network
-from linflow.objectives import Objective
+from linflow.model.network import Network
+from linflow.model.objectives import Objective
 from linflow.verified.descent import DescentEnclosure
 from linflow.verified.run import enclose
 
@@ -88,7 +89,7 @@ def safe_step_size(
     """
     if not verified:
         return certificates.safe_step_size(objective, network)
-    until, steps = _checks.fraction(until, "until"), _checks.count(steps, "steps")
+    until, steps = checks.fraction(until, "until"), checks.count(steps, "steps")
     found: dict[float, DescentEnclosure] = {}
 
     def proved(eta: float) -> bool:

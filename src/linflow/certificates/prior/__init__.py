@@ -8,8 +8,8 @@ from linflow.certificates._base import Guarantee, beyond_float64
 from linflow.certificates.prior import imbalance, regimes
 from linflow.certificates.prior._start import Start
 from linflow.certificates.prior.modes import mode_results
-from linflow.network import Network
-from linflow.objectives import Objective
+from linflow.model.network import Network
+from linflow.model.objectives import Objective
 
 
 def prior_results(objective: Objective, network: Network, guarantees: Sequence[Guarantee]) -> list[Guarantee]:

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from linflow._arrays import norm, sigma
+from linflow._support.arrays import norm, sigma
 from linflow.bounds import THEOREMS, Invariants, Theorem
 from linflow.certificates._base import Guarantee
 from linflow.certificates.curves import Curve, ExponentialCurve, StepCurve
 from linflow.certificates.margin import margin
-from linflow.network import Network
-from linflow.objectives import Objective
-from linflow.quadratics import _Quadratic
+from linflow.model.network import Network
+from linflow.model.objectives import Objective
+from linflow.model.quadratics import _Quadratic
 
 WHITE = 1e-12
 """Relative spread of the curvatures of a squared loss that still counts as none: a few hundred rounding errors."""

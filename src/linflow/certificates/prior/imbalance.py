@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from linflow._arrays import norm, to_numpy
+from linflow._support.arrays import norm, to_numpy
 from linflow.certificates._base import Guarantee
 from linflow.certificates.curves import Curve
 from linflow.certificates.prior._start import Start

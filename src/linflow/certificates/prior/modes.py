@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from linflow._arrays import EPS, norm, to_numpy
+from linflow._support.arrays import EPS, norm, to_numpy
 from linflow.certificates._base import Guarantee
 from linflow.certificates.prior._start import Start
 from linflow.exact import scalar_balanced, two_layer_scalar

@@ -10,11 +10,11 @@ import math
 
 import numpy as np
 
-from linflow._arrays import norm, sigma, singular_values, to_numpy
+from linflow._support.arrays import norm, sigma, singular_values, to_numpy
 from linflow.certificates._base import Guarantee
 from linflow.certificates.prior._start import Start
 from linflow.certificates.prior.modes import aligned_modes
-from linflow.operator import TangentOperator
+from linflow.geometry.operator import TangentOperator
 
 SMALL = 0.1
 """A start counts as small if its layers are below this part of the solution's."""

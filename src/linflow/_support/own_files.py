@@ -1,0 +1,101 @@
+"""Files that linflow wrote, which it may replace; those of others it leaves alone."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import re
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from linflow._support.paths import PathLike, named
+
+GENERATOR = '<meta name="generator" content="linflow">'
+"""What stands in every page."""
+MADE = "was made by: linflow"
+"""What a comment says in an experiment file that was written beside results."""
+MARKS = {
+    ".html": GENERATOR.encode(),
+    ".json": b'"linflow": "',  # among the versions
+    ".nc": b"linflow-run-",
+    ".parquet": b"linflow",  # a key of its schema
+    ".toml": MADE.encode(),
+    ".pdf": b"/Creator (linflow",
+    ".svg": b"<dc:title>linflow",
+    ".png": b"Software\0linflow",
+}
+"""What is somewhere in a file of a kind that linflow wrote; drawings say what made them."""
+
+
+def keep_others(paths: Iterable[PathLike], way: str = "name another file", *, head: str | None = None) -> None:
+    """Refuse to write where there is a file that linflow has not written.
+
+    Args:
+        paths: where is to be written; of a CSV table, which has no place for a mark, the file beside it tells.
+        way: what to do instead.
+        head: the first line of such a file, where that is what tells.
+
+    Raises:
+        FileExistsError: there is such a file, and it is not empty.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     page = pathlib.Path(folder, "index.html")
+        ...     keep_others([page])
+        ...     _ = page.write_text("<title>mine</title>")
+        ...     try:
+        ...         keep_others([page])
+        ...     except FileExistsError as error:
+        ...         print(str(error).rpartition(" is ")[2])
+        there already and was not written by linflow; name another file, or move it away.
+    """
+    for path in map(Path, paths):
+        if path.is_file() and path.stat().st_size > 0 and not _own(path, head):
+            raise FileExistsError(
+                f"{named(path)} is there already and was not written by linflow; {way}, or move it away."
+            )
+
+
+def _own(path: Path, head: str | None = None) -> bool:
+    if head is not None:
+        with open(path, "rb") as file:
+            return file.readline(2 * len(head)).strip() == head.encode()
+    kind = path.suffix.lower()
+    if kind == ".csv":
+        beside = path.with_name(path.name + ".toml")
+        return beside.is_file() and _own(beside)
+    if kind == ".npz":
+        return _layers(_archived(path))
+    if kind == ".safetensors":
+        return _layers(_listed(path))
+    if kind not in MARKS:
+        return False
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(MARKS[kind]) >= 0
+
+
+def _layers(names: Iterable[str]) -> bool:
+    """Whether these are the names of layers and the scale, as `save_weights` writes them."""
+    found = set(names)
+    return "scale" in found and found - {"scale"} == {f"W{l}" for l in range(1, len(found))}
+
+
+def _archived(path: Path) -> list[str]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [name.removesuffix(".npy") for name in archive.namelist()]
+    except zipfile.BadZipFile:
+        return []
+
+
+def _listed(path: Path) -> list[str]:
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        try:
+            header = json.loads(file.read(min(size, 2**24)))
+        except ValueError:
+            return []
+    told = header.pop("__metadata__", None) if isinstance(header, dict) else None
+    return [*header, "scale"] if isinstance(told, dict) and re.fullmatch(r"[-+.\de]+", str(told.get("scale"))) else []

@@ -1,0 +1,240 @@
+"""Paths: what may be read, and writing that is whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+LIMIT = 2 * 2**30
+"""Bytes that a file may decode to, unless a caller allows more."""
+
+PathLike = str | os.PathLike[str]
+
+_WAYS = {
+    "Save it as CSV": (".xls", ".xlsx", ".xlsm", ".ods", ".numbers"),
+    "Unpack it first": (".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz"),
+    "It may hold code: load it where you trust it, and save the arrays as .npy or .npz": (
+        ".pkl",
+        ".pickle",
+        ".joblib",
+    ),
+    "Load it in Python (scipy.io.loadmat, h5py) and save the arrays as .npy or .npz": (".mat", ".h5", ".hdf5"),
+    "Write it as Parquet": (".feather", ".arrow", ".orc"),
+    "Rename it to .txt if it holds lines of numbers": (".dat", ".asc", ".data"),
+}
+"""What to do with files of other kinds."""
+_EXTRAS = {"torch": "linflow[torch]"}
+
+
+class FileError(ValueError):
+    """A file that cannot be used: its text is one line with what was found, what is needed and the way out.
+
+    Example:
+        >>> from linflow.files import read_matrix
+        >>> read_matrix("data.xls")
+        Traceback (most recent call last):
+        linflow._support.paths.FileError: 'data.xls' ends in '.xls'; a matrix is read from .csv, ... Save it as CSV.
+    """
+
+
+def named(path: PathLike) -> str:
+    """Return a path as errors show it: quoted, on one line."""
+    return repr(os.fspath(path))
+
+
+def one_line(error: BaseException) -> str:
+    """Return the text of an error of another library on one line of bounded length."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:197] + "…"
+
+
+def suffix(path: PathLike, known: Sequence[str], what: str) -> str:
+    """Return the lower-case suffix of a path, one of `known`.
+
+    Raises:
+        FileError: any other; `what` is the beginning of the sentence on what is needed.
+        TypeError: no path.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path is a {type(path).__name__}; the name of a file is needed, a str or a pathlib.Path.")
+    end = Path(path).suffix.lower()
+    if end not in known:
+        found = f"ends in {end!r}" if end else "has no suffix"
+        way = next((way for way, ends in _WAYS.items() if end in ends), "Convert it") if end else "Add it to its name"
+        if not what.endswith(" from"):  # it is to be written
+            way = "Give it another name"
+        raise FileError(f"{named(path)} {found}; {what} {', '.join(known)}. {way}.")
+    return end
+
+
+def readable(path: PathLike) -> Path:
+    """Return the path of a regular, non-empty file that may be read.
+
+    Raises:
+        OSError: no such file, a directory, no permission, or not a regular file (a pipe would wait for ever).
+        FileError: an empty file.
+    """
+    try:
+        found = os.stat(path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{named(path)} does not exist; check the name and the folder.") from error
+    except PermissionError as error:
+        raise PermissionError(
+            f"{named(path)} lies in a folder that may not be read; check its permissions."
+        ) from error
+    except OSError as error:
+        raise type(error)(f"{named(path)} cannot be reached ({error.strerror}); check the name.") from error
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(f"{named(path)} is a directory; name a file in it.")
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(f"{named(path)} is not a regular file; copy its content to one first.")
+    if not os.access(path, os.R_OK):
+        raise PermissionError(f"{named(path)} may not be read; check its permissions.")
+    if found.st_size == 0:
+        raise FileError(f"{named(path)} is empty (0 bytes); write it again.")
+    return Path(path)
+
+
+def check_size(size: int, limit: int, path: PathLike, what: str = "it") -> None:
+    """Raise a `FileError` where `size` bytes, decoded, are more than `limit`."""
+    if size > limit:
+        raise FileError(
+            f"{named(path)} is too large: {what} would take {_bytes(size)}, and {_bytes(limit)} are allowed. "
+            f"If you trust it and have the memory, pass limit={size}."
+        )
+
+
+def _bytes(size: int) -> str:
+    for unit, power in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if size >= 2**power:
+            return f"{size / 2**power:.4g} {unit}"
+    return f"{size} bytes"
+
+
+@contextmanager
+def decoding(path: PathLike, what: str) -> Iterator[None]:
+    """Turn whatever a decoder raises into a `FileError` that names the file and `what` it was read as."""
+    try:
+        yield
+    except FileError:
+        raise
+    except Exception as error:
+        raise FileError(
+            f"{named(path)} cannot be read as {what}: it is truncated, corrupt or something else "
+            f"({one_line(error)}). Write or fetch it again."
+        ) from error
+
+
+def need(module: str, path: PathLike) -> Any:
+    """Import a package that a file needs.
+
+    Raises:
+        ImportError: it is not installed; says which to install.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise ImportError(
+            f"{named(path)} needs the package {package}, which cannot be imported ({one_line(error)}): "
+            f"pip install {_EXTRAS.get(package, package)}"
+        ) from error
+
+
+@contextmanager
+def atomic(path: PathLike) -> Iterator[Path]:
+    """Write a file whole or not at all: yields a temporary path in the same folder, renamed to `path` at the end.
+
+    The content is on the disk before the name is. If anything is raised inside, an interrupt from the keyboard
+    included, the temporary file is removed and what was at `path` stays. An existing file is replaced and its
+    permissions are kept; of a symbolic link the target is replaced, and the link stays.
+
+    Args:
+        path: where the file is to be; its folder must exist.
+
+    Raises:
+        OSError: no such folder, a directory or something else that is not a regular file in its place, no
+            permission, or no room.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> from linflow.files import atomic
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     target = pathlib.Path(folder, "note.txt")
+        ...     with atomic(target) as temporary:
+        ...         _ = temporary.write_text("whole")
+        ...     target.read_text(), len(list(pathlib.Path(folder).iterdir()))
+        ('whole', 1)
+    """
+    target, mode = _target(path)
+    temporary = target.with_name(f".linflow-{secrets.token_hex(8)}.tmp")
+    try:
+        # 0o666 less the umask is what any new file gets. O_EXCL never follows a link put there by another.
+        handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    except PermissionError as error:
+        raise PermissionError(
+            f"{named(path)} cannot be written: no files may be made in {named(target.parent)}."
+        ) from error
+    try:
+        os.close(handle)
+        yield temporary
+        if mode is not None:
+            os.chmod(temporary, mode)
+        _sync(temporary, os.O_RDWR)
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if os.name == "posix":  # elsewhere a folder cannot be opened
+        _sync(target.parent, os.O_RDONLY)
+
+
+def write_bytes(path: PathLike, write: Callable[[Any], Any]) -> None:
+    """Write a file atomically with `write(file)`, `file` open for bytes."""
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        write(file)
+
+
+def _sync(path: Path, flags: int) -> None:
+    handle = os.open(path, flags)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _target(path: PathLike) -> tuple[Path, int | None]:
+    """Return the path behind all links, and the permissions of the file there, None if there is none."""
+    target = Path(os.path.realpath(path))
+    try:
+        found = os.lstat(target)
+    except FileNotFoundError:
+        _check_parent(path, target.parent)
+        return target, None
+    except NotADirectoryError as error:
+        raise NotADirectoryError(f"{named(path)} cannot be written: a part of its path is a file.") from error
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(f"{named(path)} is a directory; name a file in it.")
+    if stat.S_ISLNK(found.st_mode):
+        raise OSError(errno.ELOOP, f"{named(path)} is a symbolic link that leads to itself; remove it.")
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(f"{named(path)} is not a regular file and is not replaced; name another.")
+    if not os.access(target, os.W_OK):
+        raise PermissionError(f"{named(path)} may not be written; change its permissions or name another.")
+    return target, stat.S_IMODE(found.st_mode)
+
+
+def _check_parent(path: PathLike, parent: Path) -> None:
+    if not parent.exists():
+        raise FileNotFoundError(
+            f"{named(path)} cannot be written: the folder {named(parent)} does not exist; make it first."
+        )
+    if not parent.is_dir():
+        raise NotADirectoryError(f"{named(path)} cannot be written: {named(parent)} is not a folder.")

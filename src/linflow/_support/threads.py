@@ -1,0 +1,32 @@
+"""BLAS threads: one for small problems, where a pool costs more than it gives."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
+
+from threadpoolctl import ThreadpoolController
+
+from linflow._support.arrays import is_numpy
+from linflow.model.network import Network
+
+LARGE = 100 * 100
+"""Entries of the largest layer from which a second thread pays."""
+
+
+@lru_cache(maxsize=1)
+def _controller() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def one_thread_when_small(network: Network) -> AbstractContextManager:
+    """Return a context that limits BLAS to one thread if every layer is small (NumPy only)."""
+    largest = max(W.shape[0] * W.shape[1] for W in network.weights)
+    if largest >= LARGE or not is_numpy(network.weights[0]):
+        return nullcontext()
+    return one_thread()
+
+
+def one_thread() -> AbstractContextManager:
+    """Return a context that limits BLAS to one thread, whatever is computed in it."""
+    return _controller().limit(limits=1, user_api="blas")

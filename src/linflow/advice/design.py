@@ -1,0 +1,392 @@
+"""Starts made for a certificate: a rate of the flow, or few steps of gradient descent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from linflow import init
+from linflow._support import checks
+from linflow._support.arrays import Array, from_numpy, to_numpy
+from linflow.certificates import Certificate, Check, certify
+from linflow.certificates.certificate import ALGORITHMS
+from linflow.certificates.step_bounds import NO_SMOOTHNESS, DescentBounds, LevelStepCurve
+from linflow.dynamics import gradient_descent, gradient_flow
+from linflow.model.network import Network
+from linflow.model.objectives import Objective
+
+SLACK = 0.01
+"""By how much of the fewest steps a design may exceed them: the last percent takes weights of any size."""
+
+_GROW, _CLOSE, _FAR = 4.0, 1.05, 20  # ratios of imbalances on the grid of the search and at its end; its size
+_RETRIES = 10
+_TUNED = 1.5  # a better step size saves a tenth of the steps, in what was seen, or a few where they are few
+_NEARBY = (1.05, 1.1, 1.15, 0.95, 1.2, 1.3, 0.9, 1.4)  # times the safe step: larger ones are mostly better
+
+
+@dataclass(frozen=True, repr=False)
+class Design:
+    """A start made for a certificate. `print` shows what it is and what is certified.
+
+    Attributes:
+        network: the start.
+        certificate: `certify` on these very weights.
+        imbalance: λ, the one positive eigenvalue of `D_{L−1}` (of `−D_1`, where the product has the smaller side
+            right), on `min(n, m)` directions; all other imbalances are 0.
+        fraction: of the initial gap, to which steps are counted and `confirm` runs.
+        least_steps: for a descent, the number of steps below which no constant step is certified; None for the flow.
+        reason: why the start does it, in words.
+        notes: what else to know.
+    """
+
+    network: Network
+    certificate: Certificate
+    imbalance: float
+    fraction: float
+    least_steps: int | None
+    reason: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def rate(self) -> float:
+        """The exponential rate certified at every time (for a descent, per unit of `step_size · steps`)."""
+        return self.certificate.rate
+
+    @property
+    def step_size(self) -> float | None:
+        """η of the descent; None for the flow."""
+        return self.certificate.step_size
+
+    @property
+    def steps(self) -> int | None:
+        """Steps after which the gap is certified to be at most `fraction` of the first; None for the flow."""
+        return None if self.least_steps is None else int(self.certificate.steps_to(self.fraction))
+
+    def confirm(self, until: float | None = None) -> Check:
+        """Run from the start to a fraction of its gap, `fraction` when left out, and check the certificate.
+
+        A descent takes no more steps than are certified for `fraction`.
+        """
+        until = self.fraction if until is None else checks.fraction(until, "until")
+        objective = self.certificate.objective
+        if self.steps is None:
+            run = gradient_flow(objective, self.network, until=until)
+        else:
+            steps = max(1, self.steps)
+            run = gradient_descent(objective, self.network, step_size=self.step_size, steps=steps, until=until)
+        return self.certificate.check(run)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the design as plain data, ready for JSON."""
+        return {
+            "widths": list(self.network.widths),
+            "scale": self.network.scale,
+            "imbalance": self.imbalance,
+            "algorithm": self.certificate.algorithm,
+            "rate": self.rate,
+            "fraction": self.fraction,
+            "step_size": self.step_size,
+            "steps": self.steps,
+            "least_steps": self.least_steps,
+            "reason": self.reason,
+            "notes": list(self.notes),
+            "certificate": self.certificate.to_dict(),
+        }
+
+    def __str__(self) -> str:
+        return "\n".join([repr(self), self.reason, *self.notes, str(self.certificate)])
+
+    def _repr_html_(self) -> str:
+        from linflow._support.html import design_html, never_raising  # noqa: PLC0415 - only notebooks need it
+
+        return never_raising(design_html, self)
+
+    def __repr__(self) -> str:
+        what = (
+            f"rate={self.rate:.4g}" if self.steps is None else f"steps={self.steps}, step_size={self.step_size:.4g}"
+        )
+        return f"Design({self.network!r}, λ={self.imbalance:.4g}, {what})"
+
+
+def design(
+    objective: Objective,
+    widths: Sequence[int],
+    *,
+    rate: float | None = None,
+    algorithm: str = "flow",
+    steps: int | None = None,
+    fraction: float = 1e-6,
+    product: Any = None,
+    scale: float = 1.0,
+    rng: init.Seed = None,
+    like: Array | None = None,
+) -> Design:
+    """Return a start with a certified rate of the flow of at least `rate`, or with few certified steps of descent.
+
+    All layers but one are `√λ` times orthonormal, on `k = min(n, m)` directions, and the last (the first, if
+    `m < n`) is zero: the product is 0, `D_{L−1} = λ` on k directions, every other imbalance 0, and T is `c² λ^{L−1}`
+    times the identity. So `λ_min(T) ≥ c² λ^{L−1}` along the whole flow, whatever the minimiser. With another product
+    the modes are scalar chains of the same imbalances.
+
+    *Flow.* λ is the least of the family with which the certificate says `rate`; for product 0, `λ^{L−1} = rate/(γc²)`
+    to rounding. For two layers no start whatever of a certified rate `rate` has a smaller `Σ‖W_l‖_F²`.
+
+    *Descent.* The larger λ, the nearer every step to one of `W ← W − (1/K) ∇f`, and no certificate with a constant
+    step promises more than the factor `1 − γ/(2K)` a step. `steps=` asks for the least λ with at most so many
+    certified steps to `fraction`; left out, for the fewest there can be, to 1 %. η is chosen with λ.
+
+    The widths are those of the objective and the minimiser is used through the certificate alone: through the initial
+    loss, the constants and the margin, never in the weights.
+
+    Args:
+        objective: what is minimised; γ > 0, for a descent finite K too.
+        widths: `(n, h_1, …, m)`, two layers or more, hidden widths at least `min(n, m)` (of what a rank-deficient
+            objective sees, its rank in place of n).
+        rate: exponential rate of the flow to certify.
+        algorithm: "flow" or "descent" (gradient descent with a constant step).
+        steps: the number of steps of a descent to certify.
+        fraction: of the initial loss gap, up to which steps are counted.
+        product: the first product, output scale included; 0 when left out. What the objective does not see of it is
+            left out.
+        scale: output scale c.
+        rng: seed or generator for the hidden bases.
+        like: array whose kind and device to take; the objective's minimiser when left out.
+
+    Raises:
+        ValueError: what was asked for cannot be had, with the reason and what can; arguments of the other algorithm.
+
+    Source: this library, docs/design.md.
+
+    Example:
+        >>> import numpy as np, linflow as lf
+        >>> found = lf.design(lf.MatrixFactorization(np.ones((3, 2))), (3, 4, 2), rate=5.0, rng=0)
+        >>> found, found.confirm().holds
+        (Design(Network(3×4×2, numpy), λ=2.5, rate=5), True)
+        >>> lf.design(lf.MatrixFactorization(np.ones((3, 2))), (3, 4, 2), algorithm="descent", steps=10, rng=0).steps
+        10
+    """
+    algorithm = checks.choice(algorithm, "algorithm", ALGORITHMS)
+    fraction = checks.fraction(fraction, "fraction")
+    family = _Family(objective, widths, product, scale, rng, like)
+    if algorithm == "flow":
+        if steps is not None:
+            raise ValueError(f'steps is {steps!r}, but the flow takes no steps; say algorithm="descent".')
+        if rate is None:
+            raise ValueError(
+                "rate is needed: weights of larger imbalance have any rate of the flow. For a time t to the fraction "
+                "ε give rate = log(1/ε)/t."
+            )
+        return _for_rate(family, checks.positive(rate, "rate"), fraction)
+    if rate is not None:
+        raise ValueError(
+            f"rate is {rate!r}, but a descent is designed for its number of steps; give steps= instead, or nothing "
+            "for the fewest."
+        )
+    return _for_steps(family, None if steps is None else checks.count(steps, "steps"), fraction)
+
+
+class _Family:
+    """The starts of one product with `D_{L−1} = λ` (or `D_1 = −λ`) on `min(n, m)` directions, as a function of λ."""
+
+    def __init__(
+        self, objective: Objective, widths: Sequence[int], product: Any, scale: float, rng: Any, like: Array | None
+    ):
+        self.objective, self.widths = objective, checks.widths(widths)
+        self.scale = checks.positive(scale, "scale")
+        self.seed = int(np.random.default_rng(rng).integers(2**63))
+        self.like = objective.minimizer if like is None else like
+        self.depth = len(self.widths) - 1
+        if self.depth == 1:
+            raise ValueError("one layer has no imbalance: its rate is γc² from every start. Give a hidden width.")
+        n, m = self.widths[0], self.widths[-1]
+        # What the objective sees of the outer layers, read off identities.
+        whole = Network([self._own(X) for X in (np.eye(n), np.zeros((n, m)), np.eye(m))])
+        objective.check_network(whole)
+        self.seen, restricted = objective.effective(whole)
+        self.left, self.right = to_numpy(restricted.weights[0]).T, to_numpy(restricted.weights[-1])
+        W = np.zeros((n, m)) if product is None else to_numpy(checks.matrix(product, "product", (n, m))[0])
+        self.product = self.left.T @ W @ self.right
+        self.notes: tuple[str, ...] = ()
+        if np.linalg.norm(self.left @ self.product @ self.right.T - W) > 1e-12 * np.linalg.norm(W):
+            self.notes = ("the part of the product that the objective does not see was left out",)
+        self.modes = min(self.product.shape)
+        narrow = min(self.widths[1:-1])
+        if narrow < self.modes:
+            raise ValueError(
+                f"the hidden width h_{self.widths.index(narrow, 1)} = {narrow} is below min(n, m) = {self.modes}: "
+                "T is then singular at all weights, and no rate is certified by any start. Widen it to at least "
+                f"{self.modes}; that allows every rate."
+            )
+        self.gap = objective.gap(self._own(self.left @ self.product @ self.right.T))
+        if self.seen.pl_constant == 0:
+            why = (
+                "the loss falls more slowly than any exponential"
+                if objective.derived
+                else "declare strong_convexity= or pl_constant="
+            )
+            raise ValueError(f"the objective has no gradient dominance (γ = 0), so no rate is certified: {why}.")
+
+    def _own(self, X: np.ndarray) -> Array:
+        return X if self.like is None else from_numpy(X, self.like)
+
+    @property
+    def single(self) -> bool:
+        """Whether the product is 0, and one layer with it."""
+        return not self.product.any()
+
+    def at(self, imbalance: float, *, narrow: bool = False) -> Network:
+        """Return the start; `narrow`, of less width, with the same spectra up to the number of zeros in them."""
+        rows, columns = self.product.shape
+        ends = [0.0] * (self.depth - 1)
+        if rows <= columns:
+            ends[-1] = imbalance
+        else:
+            ends[0] = -imbalance
+        hidden = [min(h, self.modes + 1) if narrow else h for h in self.widths[1:-1]]
+        net = init.imbalanced((rows, *hidden, columns), ends, self.product / self.scale, rng=self.seed)
+        weights = list(net.weights)
+        weights[0], weights[-1] = self.left @ weights[0], weights[-1] @ self.right.T
+        return Network([self._own(W) for W in weights], self.scale)
+
+    def describe(self) -> str:
+        """Return what the imbalances are, in words."""
+        rows, columns = self.product.shape
+        where = f"D_{self.depth - 1} has the eigenvalue λ" if rows <= columns else "D_1 has the eigenvalue −λ"
+        return f"{where} on min(n, m) = {self.modes} directions and all else is balanced, so λ_min(T) ≥ c²λ^{{L−1}}"
+
+
+def _for_rate(family: _Family, rate: float, fraction: float) -> Design:
+    objective = family.objective
+
+    def enough(imbalance: float) -> bool:
+        return certify(objective, family.at(imbalance, narrow=True)).rate >= rate
+
+    needed = (rate / (family.seen.pl_constant * family.scale**2)) ** (1 / (family.depth - 1))
+    imbalance = needed
+    if not family.single:  # the margin may carry some of it, or all
+        imbalance = 0.0 if enough(0.0) else _least(enough, needed * 2.0**-20, needed, 1 + 1e-6)
+    network = family.at(imbalance)
+    certificate, growth = certify(objective, network), 1e-14
+    while certificate.rate < rate:  # what rounding takes off
+        if growth > 1e-2:
+            raise ValueError(
+                f"the rate {rate:.6g} could not be certified: rounding takes it down to {certificate.rate:.6g}. "
+                "Ask for less."
+            )
+        imbalance, growth = max(imbalance, needed * 1e-6) * (1 + growth), 2 * growth
+        network = family.at(imbalance)
+        certificate = certify(objective, network)
+    reason = f"{family.describe()}, and the rate is γ times that"
+    if imbalance < needed * (1 - 1e-6):
+        reason = f"{family.describe()}; the margin of the product carries the rest of the rate"
+    return Design(network, certificate, imbalance, fraction, None, reason, (*family.notes, *objective.notes))
+
+
+def _for_steps(family: _Family, steps: int | None, fraction: float) -> Design:
+    objective, seen = family.objective, family.seen
+    if math.isinf(seen.smoothness):
+        raise ValueError(f"no step size is certified: {NO_SMOOTHNESS}.")
+    factor = 1 - seen.pl_constant / (2 * seen.smoothness)
+    least = math.ceil(math.log(fraction) / math.log(factor)) if factor > 0 else 1
+    if steps is not None and steps < least:
+        raise ValueError(
+            f"steps is {steps}, but a certified step takes at most γ/(2K) = {1 - factor:.3g} of the gap: that is "
+            f"{least} steps to {fraction:g} at least. Ask for {least} or more, or precondition the objective."
+        )
+    target = math.floor(least * (1 + SLACK)) if steps is None else steps
+
+    def count(imbalance: float, *, narrow: bool = True) -> tuple[float, float]:
+        return _fewest(DescentBounds(objective, family.at(imbalance, narrow=narrow)), fraction, target)
+
+    def certified(imbalance: float) -> tuple[Network, Certificate, float]:
+        """Return what is had at full width, where the allowances for rounding differ."""
+        network = family.at(imbalance)
+        eta = count(imbalance, narrow=False)[1]
+        certificate = certify(objective, network, algorithm="descent", step_size=eta or None)
+        return network, certificate, certificate.steps_to(fraction)
+
+    imbalance, best = _smallest(count, target, _unit(family), balanced=not family.single)
+    network, certificate, reached = certified(imbalance)
+    for _ in range(_RETRIES):
+        if reached <= best:
+            break
+        imbalance = max(imbalance * _CLOSE, _unit(family) * 1e-3)
+        network, certificate, reached = certified(imbalance)
+    if not math.isfinite(reached) or (steps is not None and reached > steps):
+        why = f"the fewest certified are {best:g}" if math.isfinite(best) else "no number of steps is certified"
+        what = "no descent" if steps is None else f"a descent of {steps} steps"
+        raise ValueError(
+            f"{what} to {fraction:g} could not be certified: {why}. Take a larger fraction, or start at a product "
+            "nearer to the minimiser."
+        )
+    reason = (
+        f"{family.describe()}; as λ grows a step comes near to one of size 1/K on the objective itself, "
+        f"of which {least} are needed at least"
+    )
+    return Design(network, certificate, imbalance, fraction, least, reason, (*family.notes, *objective.notes))
+
+
+def _unit(family: _Family) -> float:
+    """Return the size of imbalance at which the layers are as large as the way they have to go."""
+    way = math.sqrt(4 * max(family.gap, 0.0) / family.seen.pl_constant) / family.scale
+    return way ** (2 / family.depth) or 1.0
+
+
+def _smallest(
+    count: Callable[[float], tuple[float, float]], target: float, unit: float, *, balanced: bool
+) -> tuple[float, float]:
+    """Return the least λ with the fewest steps, or with at most `target`, and that number of steps."""
+    if balanced and (first := count(0.0)[0]) <= target:
+        return 0.0, first
+    found = {k: count(unit * _GROW**k)[0] for k in (-1, 0)}
+    while min(found) > -_FAR and found[min(found)] <= target:
+        found[min(found) - 1] = count(unit * _GROW ** (min(found) - 1))[0]
+    while max(found) < _FAR and found[max(found)] > target:
+        found[max(found) + 1] = count(unit * _GROW ** (max(found) + 1))[0]
+    target = max(target, min(found.values()))
+    high = unit * _GROW ** min(k for k, steps in found.items() if steps <= target)
+    if math.isfinite(target):
+        high = _least(lambda x: count(x)[0] <= target, high / _GROW, high, _CLOSE)
+    return high, target
+
+
+def _least(holds: Callable[[float], bool], low: float, high: float, close: float) -> float:
+    """Return, up to the factor `close`, the least x for which something holds that holds at `high`, by bisection."""
+    while high > low * close:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
+
+
+def _fewest(bounds: DescentBounds, fraction: float, target: float) -> tuple[float, float]:
+    """Return the fewest certified steps found to a fraction of the gap, and the step size; (inf, 0) if none.
+
+    The step size is tuned only where, and until, that decides whether they are at most `target`.
+    """
+    safe = bounds.advise()
+    if safe == 0 or bounds.gap <= 0:
+        return (0 if safe else math.inf), safe
+
+    def score(eta: float) -> tuple[float, float, float]:
+        """Steps to the fraction, the gap by then, and η."""
+        held = bounds.at(eta)
+        decreases = None if held is None else held.decreases(bounds.gamma)
+        if decreases is None or decreases.min() <= 0:
+            return math.inf, math.inf, eta
+        curve = LevelStepCurve.of(bounds.levels, decreases, eta)
+        steps = curve.steps(fraction * bounds.gap)
+        return steps, curve.gap_after(steps), eta
+
+    held = bounds.at(safe)
+    assert held is not None  # `advise` returns what `at` certifies
+    best = score(safe)
+    # 1/β makes the factor least; β falls with the gap, and the drift it costs grows with η.
+    for eta in (1 / float(held.betas[0]), 1 / float(held.betas[-1]), *(safe * x for x in _NEARBY)):
+        if best[0] <= target or best[0] > _TUNED * target + 2:
+            break
+        best = min(best, score(eta))
+    return (best[0], best[2]) if math.isfinite(best[0]) else (math.inf, safe)

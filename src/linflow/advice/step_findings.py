@@ -1,0 +1,142 @@
+"""What a start means for the steps of gradient descent, in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from linflow._support import checks
+from linflow.advice.finding import Finding, times
+from linflow.certificates import Certificate, certify, safe_step_size
+from linflow.certificates.checking import steps_taken
+from linflow.dynamics import Trajectory
+from linflow.geometry.operator import TangentOperator
+from linflow.model.network import Network
+
+SAME = 0.01
+"""Relative difference of two steps below which they are the same advice."""
+
+
+def descent_of(cert: Certificate, network: Network | None = None) -> Certificate:
+    """Return the certificate of gradient descent with the best constant step, from the same start or another."""
+    return certify(cert.objective, cert.network if network is None else network, algorithm="descent")
+
+
+def counted(steps: float) -> str:
+    """Return a number of steps in words.
+
+    >>> counted(1), counted(75147), counted(3.2e14)
+    ('1 step', '75,147 steps', '3.2e+14 steps')
+    """
+    return "1 step" if steps == 1 else f"{steps:,.0f} steps" if steps < 1e9 else f"{steps:.3g} steps"
+
+
+def way(cert: Certificate) -> str:
+    """Return the steps that a descent takes, in words: their size, or the rule for them."""
+    return f"of {cert.step_size:.4g}" if cert.step_size is not None else f"by {cert.schedule!r}"
+
+
+def rate_in_steps(cert: Certificate, name: str, run: Trajectory | None, until: float) -> Finding:
+    """Say in how many steps a descent is certain to be there, and in how many it was."""
+    sure, numbers = cert.steps_to(until), {"rate": cert.rate}
+    if cert.step_size is not None:
+        numbers["step_size"] = cert.step_size
+    if not math.isfinite(sure):
+        text = f"A bound is certified for steps {way(cert)} ({name}), but no number of them to {until:g}."
+        return Finding("rate", text, numbers)
+    numbers["certified_steps"] = float(sure)
+    text = f"It is certain to reach {until:g} of the first loss gap in {counted(sure)} {way(cert)} ({name})"
+    if run is None:
+        return Finding("rate", f"{text}.", numbers)
+    needed = steps_taken(run, until)
+    if math.isfinite(needed):
+        text += f"; the run did in {counted(needed)}"
+        numbers["observed_steps"] = needed
+        if needed > 0:
+            text += f", {times(sure / needed)} times as soon"
+            numbers["step_ratio"] = sure / needed
+    else:
+        numbers["left"] = float(run.gap[-1]) / float(run.gap[0])
+        text += f"; the run ended before, after {counted(run.stats.steps)}"
+        text += f", with {numbers['left']:.3g} of the gap left"
+    return Finding("rate", f"{text}.", numbers)
+
+
+def on_steps(new: Certificate, old: Certificate, until: float) -> tuple[str, dict[str, float]]:
+    """Say what another start does to the certified steps of gradient descent; nothing where none is certified.
+
+    Args:
+        new: of descent, from the other start.
+        old: of descent, from this one.
+        until: fraction of the first loss gap.
+    """
+    then, now = new.steps_to(until), old.steps_to(until)
+    numbers = {name: float(x) for name, x in (("steps", then), ("steps_now", now)) if math.isfinite(x)}
+    if not numbers:
+        return "", {}
+    if math.isinf(then):
+        return f" Of gradient descent no number of steps is certified then, where it is {now:,.0f} now.", numbers
+    if math.isinf(now):
+        return f" Gradient descent is then certain in {counted(then)}, where no number is certified now.", numbers
+    if then == now:
+        return f" Gradient descent gains nothing: {counted(now)} are certified, then and now.", numbers
+    if min(then, now) == 0:  # of a start that is there
+        return f" Of gradient descent {counted(then)} are certified then, {now:,.0f} now.", numbers
+    verb = "gains" if then < now else "loses"
+    ratio = times(now / then if then < now else then / now)
+    much = f"{verb} a factor of {ratio}" if ratio != "1" else f"{verb} almost nothing"
+    return f" Gradient descent {much}: {counted(then)} are certified then, {now:,.0f} now.", numbers
+
+
+def fewest(descent: Certificate, until: float, worth: float) -> Iterator[Finding]:
+    """Where a start made for descent would be certain to be there in far fewer steps.
+
+    No certificate on constant steps promises more than the factor `1 − γ/(2K)` a step (`linflow.design`).
+    """
+    gamma, K = descent.objective.pl_constant, descent.objective.smoothness
+    now = descent.steps_to(until)
+    if not 0 < gamma < 2 * K or math.isinf(K):  # of γ = 2K one step may do
+        return
+    least = math.ceil(math.log(until) / math.log1p(-gamma / (2 * K)))
+    if now < worth * least:
+        return
+    here = f"{now:,.0f} here" if math.isfinite(now) else "no number of them here"
+    text = f"No constant steps are certified to be there in fewer than {least:,}, and {here}"
+    numbers = {"least_steps": float(least)} | ({"steps_now": float(now)} if math.isfinite(now) else {})
+    yield Finding("design", f"{text}; linflow design --algorithm descent makes a start that comes near.", numbers)
+
+
+def step(cert: Certificate, descent: Certificate, until: float) -> Iterator[Finding]:
+    """The certified step of gradient descent, and what limits it."""
+    try:
+        eta = safe_step_size(cert.objective, cert.network)
+    except ValueError as error:
+        text = str(error)
+        yield Finding("step", f"Of gradient descent, {text[0].lower()}{text[1:]}")
+        return
+    steps, numbers = descent.steps_to(until), {"step_size": eta}
+    if math.isfinite(steps):
+        numbers["steps"] = float(steps)
+    if cert.algorithm == "descent":
+        if cert.step_size is None or math.isclose(cert.step_size, eta, rel_tol=SAME):
+            return
+        word = "longer" if cert.step_size > eta else "shorter"
+        taken, best = checks.told_apart(cert.step_size, eta)
+        text = f"The step {taken} is {word} than the certified best, {best} (safe_step_size)"
+        if math.isfinite(steps):
+            text += f", which is certain to be there in {counted(steps)}"
+        yield Finding("step", text + ".", numbers | {"taken": cert.step_size})
+        return
+    text = f"Gradient descent with the step {eta:.3g} is certain never to raise the loss"
+    if math.isfinite(steps):
+        text += f", and to reach {until:g} of the gap in {counted(steps)}"
+    seen, net = cert.objective.effective(cert.network)
+    curvature = seen.smoothness * float(TangentOperator(net).eigenvalue("greatest").value)
+    facts = next((g.facts for g in descent.guarantees if "β" in g.facts), {})
+    if facts and curvature > 0:
+        text += (
+            f". It is limited by the curvature that the whole run may meet, at most {facts['β']:.3g}; at the start "
+            f"it is {curvature:.3g} (K λ_max(T))"
+        )
+        numbers |= {"curvature_cap": facts["β"], "curvature_at_start": curvature}
+    yield Finding("step", text + ".", numbers)

@@ -1,0 +1,1 @@
+"""Runs on disk: written as NetCDF and restored to the last bit."""

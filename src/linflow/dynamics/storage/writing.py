@@ -1,0 +1,227 @@
+"""Runs written as NetCDF."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from linflow._support import checks
+from linflow._support.arrays import to_numpy
+from linflow._support.paths import LIMIT, PathLike, check_size, need, suffix, write_bytes
+from linflow.dynamics.storage import schema as _schema
+from linflow.dynamics.storage.stored_weights import StoredWeights
+from linflow.model.network import Network
+
+if TYPE_CHECKING:
+    from linflow.dynamics import Trajectory
+
+_Variables = dict[str, tuple[tuple[str, ...], np.ndarray, str, str]]
+"""Dimensions, values, long name and units by name."""
+
+
+def save_run(
+    run: Trajectory, path: PathLike, *, weights: str = "ends", settings: Mapping[str, Any] | None = None
+) -> None:
+    """Write a run as NetCDF-4, with everything that `load_run` needs to give it back to the last bit.
+
+    Any NetCDF or HDF5 reader opens it, `xarray.open_dataset(path)` among them; each variable has its long name and
+    units. Arrays of other kinds (PyTorch, JAX) are written as NumPy's would be. `stats.gap_error` is among what is
+    written; where it has not been read before, it is computed now.
+
+    Args:
+        run: of `gradient_flow` or `gradient_descent`.
+        path: where, ending in `.nc`; an existing file is replaced, whole or not at all (`atomic`).
+        weights: "ends" stores the first and the last, "all" those at every stored step of a flow as well.
+        settings: of the experiment, kept with the run as JSON and read back by `load_settings`.
+
+    Raises:
+        FileError: another suffix, or a file too large to be read back under the usual limit.
+        ValueError: "all" for a descent, which keeps no weights in between, or settings with an infinity or NaN.
+        TypeError: settings that JSON cannot hold.
+        OSError: where it cannot be written.
+        ImportError: xarray or h5netcdf is not installed.
+
+    Example:
+        >>> import os, tempfile, numpy as np, linflow as lf
+        >>> from linflow.files import load_run, save_run
+        >>> run = lf.gradient_descent(lf.MatrixFactorization(np.eye(2)), [np.eye(2) / 2] * 2, step_size=0.1, steps=9)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = os.path.join(folder, "run.nc")
+        ...     save_run(run, path, settings={"step_size": 0.1})
+        ...     back = load_run(path)
+        >>> back.gap_at(0.25) == run.gap_at(0.25)
+        True
+    """
+    suffix(path, (".nc",), "a run is written as")
+    need("h5netcdf", path)
+    need("xarray", path)
+    data = to_dataset(run, weights=weights, settings=settings)
+    check_size(data.nbytes, LIMIT, path)
+    # NaN would otherwise be marked as missing, which it is not.
+    encoding = {name: {"_FillValue": None} for name in data.variables}
+    # Made in memory: where the disk fills up, the HDF5 library may bring the interpreter down.
+    content = data.to_netcdf(None, engine="h5netcdf", encoding=encoding)
+    # HDF5 does not look past the end that it has noted, so readers do not see the seal.
+    end = _schema.seal(hashlib.sha256(content).hexdigest())
+    write_bytes(path, lambda file: file.writelines([content, end]))
+
+
+def to_dataset(run: Trajectory, *, weights: str = "ends", settings: Mapping[str, Any] | None = None) -> Any:
+    """Return a run as an `xarray.Dataset`: what `save_run` writes.
+
+    Args:
+        run: of `gradient_flow` or `gradient_descent`.
+        weights: "ends" or "all"; see `save_run`.
+        settings: kept as an attribute, in JSON.
+
+    Raises:
+        ValueError, TypeError, ImportError: as for `save_run`.
+
+    Example:
+        >>> import numpy as np, linflow as lf
+        >>> from linflow.files import to_dataset
+        >>> run = lf.gradient_descent(lf.MatrixFactorization(np.eye(2)), [np.eye(2) / 2] * 2, step_size=0.1, steps=9)
+        >>> data = to_dataset(run)
+        >>> data.gap.dims, data.gap.attrs["units"], data.W1_start.shape
+        (('t',), 'loss', (2, 2))
+    """
+    import xarray  # noqa: PLC0415 - xarray is slow to import
+
+    checks.choice(weights, "weights", ("ends", "all"))
+    variables = {**_records(run), **_scalars(run), **_weights(run, weights == "all")}
+    attributes = _attributes(run, settings)
+    attributes["checksum"] = _schema.checksum({name: x[1] for name, x in variables.items()}, attributes)
+    return xarray.Dataset(
+        {
+            name: (dimensions, values, {"long_name": meaning, "units": units})
+            for name, (dimensions, values, meaning, units) in variables.items()
+        },
+        attrs=attributes,
+    )
+
+
+def _records(run: Trajectory) -> _Variables:
+    variables: _Variables = {"t": (("t",), to_numpy(run.t), "time", "time of the flow")}
+    for name, (meaning, units) in _schema.RECORDS.items():
+        values = getattr(run, name)
+        if values is not None:
+            variables[name] = (("t",), to_numpy(values), meaning, units)
+    if run.singular_values is not None:
+        meaning = "singular values of the product, descending"
+        variables["singular_values"] = (("t", "mode"), to_numpy(run.singular_values), meaning, "1")
+    if run.step_sizes is not None:
+        meaning = "step sizes of the descent, one for each step"
+        variables["step_sizes"] = (("step",), to_numpy(run.step_sizes), meaning, "time of the flow")
+    for (name, (meaning, units)), values in zip(_schema.NODES.items(), run._nodes, strict=False):
+        variables[name] = (("node",), to_numpy(values), meaning, units)
+    return variables
+
+
+def _scalars(run: Trajectory) -> _Variables:
+    values: dict[str, Any] = {"minimum": run.minimum, "scale": run.start.scale}
+    values |= {f"stats_{name}": getattr(run.stats, name) for name in _schema.STATS}
+    if np.isnan(values["stats_gap_error"]):  # not estimated
+        del values["stats_gap_error"]
+    variables: _Variables = {}
+    for name, value in values.items():
+        kind = np.int64 if name.removeprefix("stats_") in _schema.COUNTS else np.float64
+        variables[name] = ((), np.asarray(value, dtype=kind), *_schema.SCALARS[name])
+    if run.step_size is not None:
+        variables["step_size"] = ((), np.asarray(run.step_size, dtype=np.float64), *_schema.STEP_SIZE)
+    return variables
+
+
+def _weights(run: Trajectory, everything: bool) -> _Variables:
+    variables: _Variables = {}
+    for l, (first, last) in enumerate(zip(run.start.weights, run.network.weights, strict=True), 1):
+        sides = (f"h{l - 1}", f"h{l}")
+        variables[f"W{l}_start"] = (sides, to_numpy(first), f"first weights of layer {l}", "1")
+        variables[f"W{l}_end"] = (sides, to_numpy(last), f"last weights of layer {l}", "1")
+    if everything:
+        times, networks = _path(run)
+        variables["path_t"] = (("path",), np.asarray(times), "times at which weights are stored", "time of the flow")
+        for l in range(1, run.start.depth + 1):
+            layers = np.stack([to_numpy(network.weights[l - 1]) for network in networks])
+            sides = ("path", f"h{l - 1}", f"h{l}")
+            variables[f"W{l}_path"] = (sides, layers, f"weights of layer {l} along the run", "1")
+    return variables
+
+
+def _path(run: Trajectory) -> tuple[list[float], list[Network]]:
+    """Return the weights at every stored step, the last included."""
+    kept: Any = run._checkpoints
+    if kept is None:
+        raise ValueError(
+            'weights is "all", and a descent keeps the first and the last weights only; leave it at "ends".'
+        )
+    if isinstance(kept, StoredWeights):
+        return kept.times, kept.networks
+    times = list(kept.times)
+    if 8 * sum(math.prod(W.shape) for W in run.start.weights) * len(times) > LIMIT:
+        raise ValueError(
+            f'the weights at {len(times)} steps would take more than {LIMIT // 2**30} GiB; save with weights="ends".'
+        )
+    networks = [kept.gradient.network_at(y) for y in kept.vectors]
+    if kept.expand is not None:
+        networks = [kept.expand(network) for network in networks]
+    end = float(run._nodes[0][-1])
+    return (times, networks) if times[-1] == end else ([*times, end], [*networks, run.network])
+
+
+def _attributes(run: Trajectory, settings: Mapping[str, Any] | None) -> dict[str, Any]:
+    from linflow import __version__  # noqa: PLC0415 - set after the lazy names of the package
+
+    attributes: dict[str, Any] = {
+        "Conventions": f"linflow-run-{_schema.FORMAT_VERSION}",
+        "title": f"Gradient {run.algorithm} on a multi-layer linear model",
+        "source": f"linflow {__version__}",
+        "format_version": _schema.FORMAT_VERSION,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "platform": platform.platform(),
+        "python_version": platform.python_version(),
+        "numpy_version": np.__version__,
+        "dtype": "float64",
+        "algorithm": run.algorithm,
+        "result": run.result.name,
+        "result_text": run.result.value,
+        "notes": _json(list(run.notes)),
+    }
+    if run.until is not None:
+        attributes["until"] = run.until
+    if settings is not None:
+        attributes["settings"] = _settings(settings)
+    return attributes
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    if not isinstance(settings, Mapping):
+        raise TypeError(f"settings is a {type(settings).__name__}; a dict is needed.")
+    try:
+        return _json(dict(settings))
+    except ValueError as error:
+        raise ValueError(
+            f"settings cannot be written as JSON ({error}); write infinities and NaN as None or as text."
+        ) from error
+    except TypeError as error:
+        raise TypeError(
+            f"settings cannot be written as JSON ({error}); numbers, text, lists and dicts with text keys are needed."
+        ) from error
+
+
+def _json(x: Any) -> str:
+    text = json.dumps(x, ensure_ascii=False, allow_nan=False, default=_plain)
+    # A lone surrogate, as undecodable file names hold, is written as JSON's own escape.
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\u0000")
+
+
+def _plain(x: Any) -> Any:
+    if isinstance(x, (np.ndarray, np.generic)):
+        return x.tolist()
+    raise TypeError(f"{type(x).__name__} is not serializable")

@@ -1,0 +1,189 @@
+"""An experiment from data and start to an answer: certificate, run, one against the other, and what holds it back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from linflow._support.fractions import FRACTIONS
+from linflow.advice.diagnosis import Finding, findings
+from linflow.certificates import Certificate, Check, certify
+from linflow.certificates.checking import steps_taken
+from linflow.dynamics import Interrupted, Result, Trajectory, gradient_descent, gradient_flow
+from linflow.experiments.schema import Experiment
+from linflow.model.network import Network
+from linflow.model.objectives import Objective
+from linflow.verified import DescentEnclosure, Enclosure, attempt
+
+
+@dataclass(frozen=True, repr=False)
+class Analysis:
+    """What `linflow analyze` knows.
+
+    Attributes:
+        experiment, objective, network: what was asked.
+        certificate, run, check: what was promised, what happened, and the two set against each other; `check` is
+            None where Ctrl-C came first.
+        findings: what to know, most important first.
+        proof: the verified run, None where there is none; `proof_reason` says why.
+    """
+
+    experiment: Experiment
+    objective: Objective
+    network: Network
+    certificate: Certificate
+    run: Trajectory
+    check: Check | None = None
+    findings: tuple[Finding, ...] = ()
+    proof: Enclosure | DescentEnclosure | None = None
+    proof_reason: str = ""
+
+    @property
+    def proved(self) -> bool:
+        """Whether a verified run reached the target, or the time limit."""
+        return self.proof is not None and self.proof.result in ("target proved", "time limit reached")
+
+    @property
+    def passed(self) -> bool:
+        """Whether something is certified or proved, the run did what it was asked to, and it kept the certificate."""
+        kept = self.check is not None and self.check.holds
+        return kept and (self.certificate.best is not None or self.proved) and self.run.result.ok
+
+    @property
+    def verdict(self) -> str:
+        """What `passed` says, in words."""
+        if self.check is None:
+            interrupted = self.run.result is Result.INTERRUPTED
+            return "stopped during the run" if interrupted else "stopped before the run was checked"
+        ended = "" if self.run.result.ok else f", but ended early: {self.run.result.value}"
+        if self.certificate.best is None:
+            return f"proved by a verified run{ended}" if self.proved else "nothing is certified for this start"
+        if not self.check.holds:
+            return "the run broke the certificate"
+        return f"the run kept the certificate{ended}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it as plain data; the same, to the last bit, whenever the experiment is repeated."""
+        return {
+            **self.experiment.echo(),
+            "certificate": self.certificate.to_dict(),
+            "run": run_summary(self.run),
+            "check": None if self.check is None else self.check.to_dict(),
+            "proof": {"reason": self.proof_reason} if self.proof is None else self.proof.to_dict(),
+            "findings": [{"kind": f.kind, "text": f.text, "numbers": f.numbers} for f in self.findings],
+        }
+
+    def __repr__(self) -> str:
+        count = len(self.findings)
+        return f"Analysis({self.verdict}; {count} finding{'s' * (count != 1)}; {self.certificate!r}, {self.run!r})"
+
+
+def certificate(experiment: Experiment) -> tuple[Objective, Network, Certificate]:
+    """Read data and start, and certify."""
+    return _certified(experiment)[:3]
+
+
+def _certified(experiment: Experiment) -> tuple[Objective, Network, Certificate, dict[str, Any]]:
+    """Do what `certificate` says, and return the step of a descent besides, which takes a search to find."""
+    objective = experiment.objective()
+    network = experiment.network(objective)
+    steps = experiment.steps(objective, network)
+    return objective, network, certify(objective, network, algorithm=experiment.algorithm, **steps), steps
+
+
+def run_of(
+    experiment: Experiment,
+    objective: Objective,
+    network: Network,
+    steps: Mapping[str, Any],
+    progress: Callable[[float], None] | None = None,
+) -> Trajectory:
+    """Run what the experiment asks for, with the steps that it says (`Experiment.steps`)."""
+    record = ("loss", "rate", *experiment.flow.record)
+    if experiment.algorithm == "flow":
+        return gradient_flow(objective, network, **experiment.flow.limits(), record=record, progress=progress)
+    most, until = experiment.descent.steps, experiment.flow.until
+    return gradient_descent(objective, network, **steps, steps=most, until=until, record=record, progress=progress)
+
+
+def run_summary(run: Trajectory) -> dict[str, Any]:
+    """Return how a run went, as plain data without wall times."""
+    return {
+        "algorithm": run.algorithm,
+        "result": run.result.value,
+        "t": float(run.t[-1]),
+        "steps": run.stats.steps,
+        "evaluations": run.stats.evaluations,
+        "step_size": run.step_size,
+        "initial_gap": float(run.gap[0]),
+        "final_gap": float(run.gap[-1]),
+        "times": {f"{x:g}": float(t) for x, t in zip(FRACTIONS, run.time_to(FRACTIONS), strict=True)},
+        "steps_to": None if run.algorithm == "flow" else {f"{x:g}": steps_taken(run, x) for x in FRACTIONS},
+        "notes": list(run.notes),
+    }
+
+
+def started(experiment: Experiment, progress: Callable[[float], None] | None = None) -> Analysis:
+    """Certify and run; nothing is compared yet.
+
+    Raises:
+        Interrupted: Ctrl-C during the run; its `analysis` holds what was done.
+    """
+    objective, network, cert, steps = _certified(experiment)
+    try:
+        run = run_of(experiment, objective, network, steps, progress)
+    except Interrupted as stop:
+        stop.analysis = Analysis(experiment, objective, network, cert, stop.run)  # type: ignore[attr-defined]
+        raise
+    return Analysis(experiment, objective, network, cert, run)
+
+
+def proof_of(
+    experiment: Experiment, certificate: Certificate, progress: Callable[[float], None] | None = None
+) -> tuple[Enclosure | DescentEnclosure | None, str]:
+    """Return the verified run of an experiment, or None and the reason."""
+    objective, network, eta = certificate.objective, certificate.network, certificate.step_size
+    most, until = experiment.proof.steps, experiment.flow.until
+    if experiment.algorithm == "flow":
+        t_max = experiment.flow.t_max
+        return attempt(objective, network, until=until, t_max=t_max, max_steps=most, progress=progress)
+    if eta is None:
+        return None, "a verified descent takes a constant step"
+    steps = experiment.descent.steps
+    return attempt(objective, network, until=until, step_size=eta, steps=steps, max_steps=most, progress=progress)
+
+
+def finished(begun: Analysis, progress: Callable[[float], None] | None = None) -> Analysis:
+    """Set the run against the certificate, prove what can be proved, and say what there is to know."""
+    experiment = begun.experiment
+
+    def redraw(factor: int) -> Network:
+        return experiment.network(begun.objective, wider=factor)
+
+    check = begun.certificate.check(begun.run)
+    proof, reason = proof_of(experiment, begun.certificate, progress)
+    again = redraw if experiment.start.weights is None else None
+    found = findings(begun.certificate, begun.run, experiment.flow.until, again, proof)
+    return replace(begun, check=check, findings=found, proof=proof, proof_reason=reason)
+
+
+def analyse(experiment: Experiment, progress: Callable[[float], None] | None = None) -> Analysis:
+    """Certify, run, compare, and say what there is to know."""
+    return finished(started(experiment, progress))
+
+
+def stopped(begun: Analysis) -> Analysis:
+    """Return what Ctrl-C left of an analysis, such that it can be saved at once."""
+    return replace(begun, run=unchecked(begun.run))
+
+
+def unchecked(run: Trajectory) -> Trajectory:
+    """Return a run that can be saved at once: the error of a flow is NaN, not estimated, unless it is known.
+
+    It is estimated by a second run when it is first asked for, about as long as the first.
+    """
+    if run.algorithm != "flow" or run.stats.estimated:
+        return run
+    return replace(run, stats=replace(run.stats, _estimate=math.nan))

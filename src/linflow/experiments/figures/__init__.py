@@ -1,0 +1,53 @@
+"""The figures that ``linflow reproduce`` computes, in the order of the report."""
+
+import sys
+from collections.abc import Iterable
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+
+from linflow.experiments.figures._outcome import Claim, Experiment, Outcome, Progress, Table, number
+
+__all__ = ["EXPERIMENTS", "Claim", "Experiment", "Outcome", "Progress", "Table", "number", "select"]
+
+# Each module holds one `experiment: Experiment`.
+MODULES = (
+    "phase_plane",
+    "depth",
+    "spectrum",
+    "convergence",
+    "init_map",
+    "tightness",
+    "real_data",
+    "box_plot",
+    "three_layers",
+    "step_sizes",
+    "verified_runs",
+)
+
+EXPERIMENTS: dict[str, Experiment]  # filled on first use
+
+
+def __getattr__(name: str) -> Any:
+    if name != "EXPERIMENTS":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    modules = (import_module(f"{__name__}.{module}") for module in MODULES)
+    globals()[name] = {module.experiment.id: module.experiment for module in modules}
+    return globals()[name]
+
+
+def select(names: Iterable[str] | None = None, *, full: bool = False) -> list[Experiment]:
+    """The experiments of these names, or all of them; those that take minutes only if asked for in full, or by name.
+
+    Raises:
+        ValueError: If a name is unknown; the text lists the known ones and the nearest.
+    """
+    known: dict[str, Experiment] = sys.modules[__name__].EXPERIMENTS
+    chosen = list(dict.fromkeys(names or (name for name, one in known.items() if full or not one.full)))
+    for name in chosen:
+        if name not in known:
+            nearest = get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f". Did you mean {nearest[0]!r}?" if nearest else "."
+            listed = ", ".join(known) or "none"
+            raise ValueError(f"there is no figure {name!r}{hint} Known figures: {listed}.")
+    return [known[name] for name in chosen]

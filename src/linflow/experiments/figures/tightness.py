@@ -1,0 +1,290 @@
+"""How tight the bounds are: bound, optimum and actual `λ_min(T)` of random starts of many shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from linflow import bounds, init
+from linflow.experiments.figures._outcome import Claim, Experiment, Outcome, Progress, Table, number
+from linflow.geometry.operator import TangentOperator
+from linflow.model.network import Network
+from linflow.plots import COLOURS, figure
+
+SCALARS = "scalars, L = 3, 4"
+TWO_UNEQUAL, TWO_SQUARE = "two layers, n ≠ m", "two layers, n = m"
+THREE_UNEQUAL, THREE_SQUARE = "three layers, n ≠ m", "three layers, n = m"
+FOUR = "four layers, 2 × 2"
+SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
+    SCALARS: ((1, 1, 1, 1), (1, 1, 1, 1, 1)),
+    TWO_UNEQUAL: ((3, 4, 2), (2, 3, 4), (4, 4, 2), (1, 3, 3)),
+    TWO_SQUARE: ((2, 3, 2), (2, 2, 2), (3, 4, 3), (3, 3, 3)),
+    THREE_UNEQUAL: ((2, 3, 2, 3), (3, 3, 3, 2), (2, 3, 3, 1), (1, 2, 2, 3)),
+    THREE_SQUARE: ((2, 3, 3, 2), (2, 2, 2, 2), (2, 4, 3, 2), (3, 3, 3, 3)),
+    FOUR: ((2, 2, 2, 2, 2),),
+}
+FAMILIES = ("Gaussian", "scaled layers", "near balanced", "unimodal")
+DRAWS = {kind: 2 if kind in (SCALARS, TWO_UNEQUAL) else 3 for kind in SHAPES}  # starts of each family
+SEARCHES = 6  # starts of the search for an optimum
+EXCESS, FEASIBLE, EQUAL = 1e-6, 1e-8, 1e-6
+LEAST = {TWO_SQUARE: 0.8, THREE_UNEQUAL: 0.7, THREE_SQUARE: 0.05, FOUR: 0.05}  # medians of bound over optimum
+CENTRED = {"ha": "center", "va": "center"}
+FLOOR = 1e-3  # ratios below it share one place in the figure
+
+
+@dataclass(frozen=True)
+class Start:
+    """A start and what was measured on it; the bounds, the optimum and the actual value are of `λ_min(T)`."""
+
+    kind: str
+    family: str
+    widths: tuple[int, ...]
+    published: float
+    bound: float
+    theorem: str
+    optimum: float
+    attained: float  # by the weights the search returned
+    actual: float
+    dense: float  # the actual value, by the dense T
+    best: float  # the bound, by `bounds.best`
+    size: float  # λ_max(T)
+    residual: float
+    hits: int
+
+
+def _draw(family: str, widths: tuple[int, ...], rng: np.random.Generator) -> Network:
+    if family == "unimodal":
+        return _unimodal(widths, rng)
+    if family == "near balanced":
+        noise = 10.0 ** rng.uniform(-3, -1)
+        layers = init.balanced(widths, rng=rng).weights
+        return Network([W + noise * rng.standard_normal(W.shape) for W in layers])
+    net = init.gaussian(widths, rng=rng)
+    return Network([10.0 ** rng.uniform(-0.5, 0.5) * W for W in net.weights]) if family == "scaled layers" else net
+
+
+def _unimodal(widths: tuple[int, ...], rng: np.random.Generator) -> Network:
+    """Aligned modes whose squares fall up to one layer, the same for all, and rise from there."""
+    count, target = min(widths[0], widths[-1]), rng.standard_normal((widths[0], widths[-1]))
+    heights = np.cumsum(rng.exponential(1.0, (len(widths) - 1, count)), axis=0)
+    squares = rng.exponential(0.3, count) + np.abs(heights - heights[rng.integers(len(heights))])
+    return init.spectral(widths, target, np.sqrt(squares), rng=rng)
+
+
+def _measure(kind: str, family: str, widths: tuple[int, ...], rng: np.random.Generator) -> Start:
+    net = _draw(family, widths, rng)
+    found = bounds.optimum(net, SEARCHES, rng=rng)
+    every = [bound for bound in bounds.table(net) if bound.applies]
+    published = [float(bound.value) for bound in every if bound.theorem.citation != "linflow"]
+    best = max(every, key=lambda bound: float(bound.value))
+    T = TangentOperator(net)
+    return Start(
+        kind,
+        family,
+        widths,
+        max(published, default=0.0),
+        float(best.value),
+        best.name,
+        found.value - found.rounding,
+        float(TangentOperator(found.network).least_eigenvalue()),
+        float(T.least_eigenvalue()),
+        float(np.linalg.eigvalsh(T.dense())[0]),
+        float(bounds.best(net).value),
+        float(T.greatest_eigenvalue()),
+        found.residual,
+        found.hits,
+    )
+
+
+def _column(starts: Sequence[Start], name: str) -> np.ndarray:
+    return np.array([getattr(start, name) for start in starts], dtype=float)
+
+
+def _ratio(starts: Sequence[Start], name: str, to: str = "optimum") -> np.ndarray:
+    return _column(starts, name) / _column(starts, to)
+
+
+def _of(starts: Sequence[Start], *kinds: str) -> list[Start]:
+    return [start for start in starts if start.kind in kinds]
+
+
+def _claims(starts: Sequence[Start]) -> Iterable[Claim]:
+    bound, optimum, size = (_column(starts, name) for name in ("bound", "optimum", "size"))
+    yield Claim.within(
+        f"No bound exceeds the optimum by more than {number(EXCESS)} of λ_max(T)",
+        float(np.max((bound - optimum) / size)),
+        high=EXCESS,
+    )
+    actual, dense = _column(starts, "actual"), _column(starts, "dense")
+    yield Claim.within(
+        "Drawn as actual value is the least eigenvalue of the dense T: error over λ_max(T)",
+        float(np.max(np.abs(actual - dense) / size)),
+        0,
+        1e-12,  # rounding of two eigensolvers
+    )
+    yield Claim.same("Drawn as best bound is `bounds.best`", bound, _column(starts, "best"), 1e-12)
+    share = _ratio(starts, "optimum", to="actual")
+    yield Claim.within("The optimum never exceeds the actual λ_min(T): their ratio", share, 0, 1)
+    yield Claim.within(
+        "The weights that the search found attain the optimum: error over λ_max(T)",
+        float(np.max(np.abs(_column(starts, "attained") - optimum) / size)),
+        0,
+        1e-12,
+    )
+    yield Claim.within(
+        f"They have the imbalances and the product of their start, to a relative {number(FEASIBLE)}",
+        float(_column(starts, "residual").max()),
+        0,
+        FEASIBLE,
+    )
+    for kind, name, text in (
+        (SCALARS, "bound", "Scalars: the bound is the optimum"),
+        (TWO_UNEQUAL, "published", "Two layers, n ≠ m: the published bound is the optimum"),
+    ):
+        error = float(np.abs(_ratio(_of(starts, kind), name) - 1).max())
+        yield Claim.within(f"{text}, to a relative {number(EQUAL)}", error, 0, EQUAL)
+    for kind, least in LEAST.items():
+        chosen = _of(starts, kind)
+        before, after = (float(np.median(_ratio(chosen, name))) for name in ("published", "bound"))
+        yield Claim(
+            f"{kind[0].upper()}{kind[1:]}: the median of bound over optimum rises, to {least} or more",
+            f"from {number(before)} to {number(after)}, in {len(chosen)} starts",
+            before < after and after >= least,
+            (before, after),
+        )
+    before, after = (int((_column(starts, name) > 0).sum()) for name in ("published", "bound"))
+    yield Claim(
+        "The best bound is positive at every start",
+        f"at {after} of {len(starts)}; the published ones at {before}",
+        after == len(starts),
+        (before, after),
+    )
+
+
+def _run(seed: int, progress: Progress) -> Outcome:
+    rng = np.random.default_rng(seed)
+    plan = [
+        (kind, family, shapes[(i + k * len(shapes) // 2) % len(shapes)])
+        for kind, shapes in SHAPES.items()
+        for i, family in enumerate(FAMILIES)
+        for k in range(DRAWS[kind])
+    ]
+    starts = []
+    for i, (kind, family, widths) in enumerate(plan):
+        progress(i / len(plan), kind)
+        starts.append(_measure(kind, family, widths, rng))
+
+    def draw() -> Any:
+        fig, axes = figure(7.2, 3.6, ncols=2, width_ratios=(1.1, 1))
+        _draw_ratios(axes[0], starts)
+        _draw_values(axes[1], starts)
+        return fig
+
+    def row(chosen: Sequence[Start]) -> tuple[float, ...]:
+        ratios = [_ratio(chosen, "published"), _ratio(chosen, "bound")]
+        return (
+            *(float(np.median(r)) for r in ratios),
+            float(ratios[1].min()),
+            float(np.median(_ratio(chosen, "bound", "actual"))),
+            float(np.median(_ratio(chosen, "optimum", "actual"))),
+        )
+
+    agreed = int((_column(starts, "hits") > 1).sum())
+    columns = ["starts", "published", "with this library", "least", "bound over actual", "optimum over actual"]
+    loose = _of(starts, *LEAST)
+    by_family = [(family, [start for start in loose if start.family == family]) for family in FAMILIES]
+    return Outcome(
+        list(_claims(starts)),
+        draw,
+        {field.name: [getattr(start, field.name) for start in starts] for field in fields(Start)},
+        {
+            "Shapes": "; ".join(f"{kind}: {', '.join(map(_text, shapes))}" for kind, shapes in SHAPES.items()),
+            "Gaussian": "independent N(0, 1) entries",
+            "Scaled layers": "the same, each layer times 10^{u}, u uniform on [−½, ½]",
+            "Near balanced": "balanced, its product N(0, 1); plus N(0, 10^{2u}) entries, u uniform on [−3, −1]",
+            "Unimodal": "aligned singular vectors; the squares of each mode fall up to one layer and rise from there",
+            "Starts": f"{len(starts)}: {DRAWS[FOUR]} a kind and family, {DRAWS[SCALARS]} where the bound is exact",
+            "Published": "the best of: " + "; ".join(t.name for t in bounds.THEOREMS if t.citation != "linflow"),
+            "Optimum": f"the least of {SEARCHES} searches; two or more ended there at {agreed} of {len(starts)}",
+        },
+        [
+            Table(
+                "Bound over optimum: medians, and the least with this library; medians over the actual value",
+                ["kind", *columns],
+                [(kind, len(_of(starts, kind)), *row(_of(starts, kind))) for kind in SHAPES],
+            ),
+            Table(
+                "The same by family, without the two kinds in which the bound is the optimum",
+                ["family", *columns],
+                [(family, len(chosen), *row(chosen)) for family, chosen in by_family],
+            ),
+        ],
+    )
+
+
+def _text(widths: Sequence[int]) -> str:
+    return "×".join(map(str, widths))
+
+
+def _draw_ratios(ax: Any, starts: Sequence[Start]) -> None:
+    below = FLOOR / 10**0.5
+    ax.axvspan(FLOOR / 10, FLOOR, color="#EEEEEE", linewidth=0)
+    ax.axvline(1, color=COLOURS["black"], linewidth=0.8)
+    for i, kind in enumerate(SHAPES):
+        for name, shift, marker, colour, text in (
+            ("published", -0.19, "s", COLOURS["vermillion"], "published"),
+            ("bound", 0.19, "o", COLOURS["blue"], "with this library"),
+        ):
+            ratio, y = _ratio(_of(starts, kind), name), i + shift
+            shown, label = ratio[ratio >= FLOOR], text if i == 0 else None
+            ax.plot(shown, [y] * len(shown), marker, color=colour, alpha=0.5, markeredgewidth=0, label=label)
+            if len(shown) < len(ratio):
+                ax.text(below, y, f"{len(ratio) - len(shown)} of {len(ratio)}", color=colour, size=8, **CENTRED)
+            if (median := float(np.median(ratio))) >= FLOOR:
+                ax.plot([median] * 2, [y - 0.17, y + 0.17], color=colour, linewidth=1.8)
+    ax.plot([], [], "|", color=COLOURS["black"], markersize=9, markeredgewidth=1.8, label="median")
+    ax.set(xscale="log", xlim=(FLOOR / 10, 1.25), ylim=(len(SHAPES) - 0.5, -0.5), xlabel="bound over optimum")
+    ax.set_xticks([below, 1e-2, 1e-1, 1], ["$<10^{-3}$", "$10^{-2}$", "$10^{-1}$", "$1$"])
+    minor = [k * FLOOR * 10**j for j in range(3) for k in range(1, 10)]
+    ax.set_xticks(minor, [""] * len(minor), minor=True)
+    ax.set_yticks(range(len(SHAPES)), list(map(_label, SHAPES)), linespacing=1.0)
+    ax.tick_params(axis="y", length=0)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.52, 1.0))
+    ax.set_title("How much of the optimum is certified")
+
+
+def _label(kind: str) -> str:
+    what, _, sizes = kind.partition(", ")
+    sizes = sizes.replace("≠", r"\neq").replace("×", r"\times")
+    return f"{what}\n${sizes}$"
+
+
+def _draw_values(ax: Any, starts: Sequence[Start]) -> None:
+    actual, optimum, bound = (_column(starts, name) for name in ("actual", "optimum", "bound"))
+    ends = 0.5 * actual.min(), 2 * actual.max()
+    ax.plot(ends, ends, color=COLOURS["black"], linewidth=0.8, label="actual value")
+    ax.vlines(actual, bound, optimum, color=COLOURS["grey"], linewidth=0.6)
+    for values, marker, size, colour, text in (
+        (optimum, "D", 4.5, COLOURS["orange"], "optimum"),
+        (bound, "o", 3.2, COLOURS["blue"], "best bound"),
+    ):
+        ax.plot(actual, values, marker, color=colour, markersize=size, markeredgewidth=0, label=text)
+    ax.set(xscale="log", yscale="log", xlabel=r"actual $\lambda_{\min}(T)$", ylabel="bound and optimum")
+    ax.legend(loc="upper left")
+    ax.set_title("Bound, optimum and actual value")
+
+
+experiment = Experiment(
+    "tightness",
+    "How tight the bounds are",
+    "A bound on λ_min(T) that knows only the imbalances and the product cannot exceed the optimum, the least "
+    "λ_min(T) of all weights that share them with the start. Left: the best bound over the optimum, by published "
+    "theorems alone and with those of this library. Right: bound and optimum against the actual value; what lies "
+    "between the optimum and the line, no such bound can reach. The optimum is found by search: an upper estimate, "
+    "never a certificate. Where the search misses a lower value, the bounds are tighter than they look.",
+    "This library, docs/theory.md; published bounds of Min et al. 2021 and Min, Vidal & Mallada 2023",
+    _run,
+)

@@ -1,0 +1,380 @@
+"""Experiment files: data, start and run in one TOML file, checked before anything is computed.
+
+Each key is an option of the command line and each option a key, so that what a command did can be written down, and a
+file can be run again.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from linflow._support.memory import check_weights
+from linflow._support.provenance import provenance
+from linflow._support.toml import line_of, read_toml, toml_value
+from linflow._support.words import many
+from linflow.experiments.unused import SIZES, unused
+
+if TYPE_CHECKING:
+    from linflow.model.network import Network
+    from linflow.model.objectives import Objective
+
+Kind = Literal["factorization", "regression", "logistic", "exponential"]
+Init = Literal["gaussian", "ntk", "fan_in", "fan_out", "orthogonal", "balanced", "imbalanced", "spectral", "small"]
+WORK = 8
+"""Times the weights that work on two wide layers takes: 5.8 for a flow and 7.9 for a descent of a million units."""
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+Fraction = Annotated[float, Field(gt=0, lt=1, strict=True)]
+Count = Annotated[int, Field(ge=1, strict=True)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(_Section):
+    """What is fitted: `x` and `y` of a regression or classification, or the `target` of a factorization."""
+
+    x: Path | None = None
+    y: Path | None = None
+    target: Path | None = None
+    objective: Kind | None = None
+
+
+class Start(_Section):
+    """The first weights: drawn, with hidden widths and a seed, each layer times the scale; or read from a file."""
+
+    init: Init = "ntk"
+    hidden: tuple[Count, ...] = ()
+    size: Positive | None = None
+    scale: Positive = 1.0
+    seed: Annotated[int, Field(ge=0, strict=True)] = 0
+    weights: Path | None = None
+    layers: tuple[str, ...] = ()
+
+
+class Flow(_Section):
+    """The gradient flow: to a fraction of the first loss gap, or to a time."""
+
+    until: Fraction = 1e-6
+    t_max: Positive | None = None
+    rtol: Fraction = 1e-8
+    max_steps: Count = 100_000
+    record: tuple[Literal["least_eigenvalue", "imbalance_drift", "singular_values"], ...] = ()
+
+    def limits(self) -> dict[str, Any]:
+        """Return how exact it is and where it ends, as `gradient_flow` takes it."""
+        return {"until": self.until, "t_max": self.t_max, "rtol": self.rtol, "max_steps": self.max_steps}
+
+
+class Proof(_Section):
+    """The verified run: a proof of where the exact flow, or descent, goes."""
+
+    steps: Annotated[int, Field(ge=0, strict=True)] = 2000
+
+
+class Descent(_Section):
+    """Gradient descent, where asked for: its step, "safe" for that of `safe_step_size`, and how that changes."""
+
+    step_size: Positive | Literal["safe"] = "safe"
+    schedule: Literal["constant", "backtracking", "local_smoothness", "xu2025"] = "constant"
+    steps: Count = 10_000
+
+
+class Design(_Section):
+    """A start to be made: for a certified rate of the flow, or for few certified steps of a descent."""
+
+    rate: Positive | None = None
+    steps: Count | None = None
+    confirm: bool = False
+
+
+class Output(_Section):
+    """Files to be written; paths are relative to where the command is given."""
+
+    save: Path | None = None
+    table: Path | None = None
+    plot: Path | None = None
+    start: Path | None = None
+    folder: Path = Path("analysis")
+
+
+class Experiment(_Section):
+    """All that a command needs to know. Paths of data and weights are relative to the file that names them."""
+
+    algorithm: Literal["flow", "descent"] = "flow"
+    data: Data = Data()
+    start: Start = Start()
+    flow: Flow = Flow()
+    descent: Descent = Descent()
+    proof: Proof = Proof()
+    design: Design = Design()
+    output: Output = Output()
+
+    def objective(self) -> Objective:
+        """Read the data and return the objective.
+
+        Raises:
+            ValueError: data are missing, contradict each other, or do not fit the kind of objective.
+        """
+        import linflow as lf  # noqa: PLC0415 - settings are read before anything is computed
+        from linflow.files import read_matrix  # noqa: PLC0415
+
+        given, notes = self.data, []
+        kind = given.objective or ("regression" if given.x else "factorization")
+        makers = {"regression": lf.LinearRegression, "logistic": lf.LogisticLoss, "exponential": lf.ExponentialLoss}
+        if kind == "factorization":
+            if given.target is None or given.x is not None or given.y is not None:
+                raise ValueError("a factorization needs a target, and no x or y: give --target Y.csv.")
+            made = lf.MatrixFactorization(read_matrix(given.target, notes=notes))
+        elif given.x is None or given.y is None or given.target is not None:
+            raise ValueError(f"{kind} needs x and y, and no target: give --x X.csv --y Y.csv.")
+        else:
+            X, Y = (read_matrix(path, notes=notes) for path in (given.x, given.y))
+            if len(X) != len(Y):
+                raise ValueError(
+                    f"{given.x} has {many(len(X), 'row')} and {given.y} has {len(Y)}; one row for each sample is "
+                    "needed in both."
+                )
+            made = makers[kind](X, Y)
+        made.notes = (*made.notes, *notes)
+        return made
+
+    def network(self, objective: Objective, *, wider: int = 1) -> Network:
+        """Draw or read the first weights; hidden layers `wider` times as wide, for "what if".
+
+        Raises:
+            ValueError: hidden widths are missing, or weights and data do not fit.
+            MemoryError: they would not fit in memory, with what a certificate and a run need.
+        """
+        import linflow as lf  # noqa: PLC0415
+        from linflow.files import load_weights  # noqa: PLC0415
+
+        start = self.start
+        if start.weights is not None:
+            if start.hidden or start.size is not None:
+                raise ValueError(
+                    "weights are read from a file, which has their widths and size; leave out hidden and size."
+                )
+            return load_weights(start.weights, layers=start.layers or None)
+        widths = self.widths(objective, wider)
+        check_weights(widths, WORK)
+        name, default = SIZES.get(start.init, ("", 0.0))
+        if start.size is not None and not name:
+            raise ValueError(f"the start {start.init} has no size to set; leave it out, or use gaussian.")
+        size: dict[str, Any] = {name: start.size or default} if name else {}
+        if start.init == "spectral":  # in the modes of the solution
+            if objective.minimizer is None:
+                raise ValueError(
+                    "the start spectral lies along the solution, and this objective has none; use another."
+                )
+            size["target"] = objective.minimizer
+        drawn = getattr(lf.init, start.init)(widths, rng=start.seed, **size)
+        if start.scale == 1.0:
+            return drawn
+        return lf.Network([start.scale * W for W in drawn.weights], scale=drawn.scale)
+
+    def steps(self, objective: Objective, network: Network) -> dict[str, Any]:
+        """Return the step of a descent as `certify` and `gradient_descent` take it, nothing for a flow.
+
+        A number given is the constant step, the first trial of backtracking, or the first step of `xu2025`.
+
+        Raises:
+            ValueError: no safe step is known, or the schedule takes none or does not fit.
+        """
+        import linflow as lf  # noqa: PLC0415
+
+        if self.algorithm == "flow":
+            return {}
+        given, name = self.descent.step_size, self.descent.schedule
+        if name == "constant":
+            return {"step_size": lf.safe_step_size(objective, network) if given == "safe" else float(given)}
+        if name == "local_smoothness":
+            if given != "safe":
+                raise ValueError("local_smoothness finds its steps itself; leave out --step-size.")
+            return {"schedule": lf.schedules.local_smoothness()}
+        first = () if given == "safe" else (float(given),)
+        if name == "backtracking":
+            return {"schedule": lf.schedules.backtracking(*first)}
+        return {"schedule": lf.schedules.xu2025(objective, network, *first)}
+
+    def widths(self, objective: Objective, wider: int = 1) -> tuple[int, ...]:
+        """Return the widths of the layers, hidden ones `wider` times as wide.
+
+        Raises:
+            ValueError: there are none.
+        """
+        if not self.start.hidden:
+            raise ValueError("the start has no hidden widths; give --hidden 64 or --hidden 64,64, or --weights FILE.")
+        n, m = objective.shape
+        return (n, *(wider * h for h in self.start.hidden), m)
+
+    def to_toml(self, folder: Path | None = None) -> str:
+        """Return the file that gives this experiment, every key named; paths as seen from a folder it will lie in."""
+        lines = [f"algorithm = {toml_value(self.algorithm)}"]
+        for name in SECTIONS:
+            lines += ["", f"[{name}]"]
+            for key, value in getattr(self, name):
+                if isinstance(value, Path) and folder is not None and name != "output":
+                    value = Path(os.path.relpath(value, folder))  # noqa: PLW2901
+                if value is not None:
+                    lines.append(f"{key} = {toml_value(value)}")
+        return "\n".join(lines) + "\n"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON takes them."""
+        return self.model_dump(mode="json")
+
+    def echo(self) -> dict[str, Any]:
+        """Return what every output says of itself: the settings, versions, seed, precision and machine."""
+        return {"settings": self.to_dict(), **provenance(self.start.seed)}
+
+
+SECTIONS: dict[str, type[_Section]] = {
+    "data": Data,
+    "start": Start,
+    "flow": Flow,
+    "descent": Descent,
+    "proof": Proof,
+    "design": Design,
+    "output": Output,
+}
+"""The tables of an experiment file."""
+
+
+def experiment(
+    path: Path | None = None, options: Mapping[str, Any] | None = None, flags: Mapping[str, str] | None = None
+) -> Experiment:
+    """Return the experiment of a file, with options such as `{"flow.until": 1e-4}` in the place of its keys.
+
+    Args:
+        path: of the file; None for the options alone.
+        options: key → value.
+        flags: key → name of its option, where that is not `--` and the key.
+
+    Raises:
+        ValueError: a key or value that there is not, or that the algorithm or the start does not use; the message
+            names file, line, key and what is close to it.
+    """
+    flags = flags or {}
+    tree, text = ({}, "") if path is None else read_toml(path)
+    for section, key in (("data", "x"), ("data", "y"), ("data", "target"), ("start", "weights")):
+        if path is not None and isinstance(tree.get(section), dict) and isinstance(tree[section].get(key), str):
+            tree[section][key] = os.path.normpath(os.path.join(Path(path).parent, tree[section][key]))
+    for dotted, value in (options or {}).items():
+        *sections, key = dotted.split(".")
+        place = tree
+        for section in sections:
+            place = place.setdefault(section, {})
+        if isinstance(place, dict):  # what is no table is refused below
+            place[key] = value
+    made = _validated(tree, path, text, options or {}, flags)
+    start = made.start
+    for dotted, why in unused(made.algorithm, weights=start.weights is not None, init=start.init).items():
+        section, key = dotted.split(".")
+        value, default = (getattr(getattr(x, section), key) for x in (made, Experiment()))
+        # A complete file names the defaults of what it does not use, too.
+        if dotted in (options or {}) or value != default:
+            shown = list(value) if isinstance(value, tuple) else value
+            where = _where(dotted, [section, key], path, text, options or {}, flags)
+            raise ValueError(f"{where} is {shown!r}, which is not used: {why}.")
+    return made
+
+
+def validated(tree: Mapping[str, Any]) -> Experiment:
+    """Return the experiment of sections and their keys; ValueError says in one line what is wrong with the first."""
+    return _validated(tree, None, "", {}, {})
+
+
+def _validated(
+    tree: Mapping[str, Any], path: Path | None, text: str, options: Mapping[str, Any], flags: Mapping[str, str]
+) -> Experiment:
+    try:
+        return Experiment.model_validate(tree)
+    except ValidationError as error:
+        raise ValueError(_explained(error, path, text, options, flags)) from None
+
+
+def _where(
+    dotted: str,
+    names: list[str],
+    path: Path | None,
+    text: str,
+    options: Mapping[str, Any],
+    flags: Mapping[str, str],
+) -> str:
+    """Name a key as the user wrote it: an option, or a line of the file."""
+    if dotted in options:
+        return f"option {flags.get(dotted, '--' + dotted.rpartition('.')[2].replace('_', '-'))}"
+    if path is not None:
+        line = line_of(text, names)
+        return f"{path}, line {line}: {dotted}" if line else f"{path}: {dotted}"
+    return dotted
+
+
+def _explained(
+    error: ValidationError, path: Path | None, text: str, options: Mapping[str, Any], flags: Mapping[str, str]
+) -> str:
+    """Say in one line what is wrong with the first key, where it is and what there is instead."""
+    first = error.errors()[0]
+    names = [str(part) for part in first["loc"] if isinstance(part, str)]
+    known = [part for part in names if part in _names()]
+    dotted = ".".join(known[:2]) if first["type"] != "extra_forbidden" else ".".join(names)
+    where = _where(dotted, names, path, text, options, flags)
+    if first["type"] == "extra_forbidden":
+        section = Experiment.model_fields.get(names[0])
+        model = section.annotation if len(names) > 1 and section is not None else Experiment
+        keys = list(getattr(model, "model_fields", {}))
+        there = [f"{name}.{names[-1]}" for name, model in SECTIONS.items() if names[-1] in model.model_fields]
+        close = (
+            there
+            or difflib.get_close_matches(names[-1], keys, 1)
+            or difflib.get_close_matches(names[-1], _names(), 1)
+        )
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(keys)}."
+        return f"{where} is no known key; {hint}"
+    needed = _needed(first, dotted)
+    return f"{where} is {first.get('input')!r}: {needed}" + ("" if needed.endswith("?") else ".")
+
+
+def _needed(error: Any, dotted: str) -> str:
+    """Say what a value must be, with the nearest of the allowed ones where it is a word."""
+    if dotted in SECTIONS:
+        return f"a table is needed, such as [{dotted}]"
+    if error["type"] == "tuple_type":
+        return "a list is needed, such as [64, 64]" if dotted == "start.hidden" else "a list is needed"
+    message = error["msg"][0].lower() + error["msg"][1:]
+    if dotted == "descent.step_size":
+        return "a positive number, or safe, is needed"
+    if error["type"] == "literal_error":
+        words = re.findall(r"'([^']+)'", message)
+        close = difflib.get_close_matches(str(error.get("input")), words, 1)
+        return message + (f". Did you mean {close[0]}?" if close else "")
+    return message
+
+
+def _names() -> list[str]:
+    names = list(Experiment.model_fields)
+    for model in SECTIONS.values():
+        names += model.model_fields
+    return names
+
+
+def allowed(dotted: str) -> tuple[str, ...]:
+    """Return the words that a key such as `start.init` may be, none where it is free."""
+    section, _, key = dotted.rpartition(".")
+    model = SECTIONS[section] if section else Experiment
+    return _words(model.model_fields[key].annotation)
+
+
+def _words(annotation: Any) -> tuple[str, ...]:
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    return tuple(word for part in get_args(annotation) for word in _words(part))

@@ -1,0 +1,395 @@
+"""Exponential and logistic loss on separable data: objectives whose minimum 0 lies at infinity.
+
+No product attains it, and no gradient dominance `‖∇f‖² ≥ γ (f − f*)` holds. What holds is a bound on `‖∇f‖` itself by
+the hard margin of the data, under which the loss of the flow falls like `1/t`.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import numpy as np
+
+from linflow._support import checks
+from linflow._support.arrays import EPS, Array, detach, from_numpy, is_array, namespace, norm, to_numpy, whole
+from linflow._support.threads import one_thread
+from linflow._support.words import many
+from linflow.model.network import Network
+from linflow.model.objectives import Objective
+
+_MAX = float(np.finfo(np.float64).max)
+_LARGEST_LOG = math.log(_MAX)
+_FAR = 1e300
+"""Where a margin is cut: every exponential is 0 or infinite long before."""
+_UP = 1 + 8 * EPS
+"""What a guarantee in closed form, a handful of operations, is raised by so that rounding does not lower it."""
+
+
+class ExponentialTail(Objective):
+    """`f(W) = Σ_ij φ(z_ij)`, `z_ij = y_ij ⟨w_j, x_i⟩`, with φ convex, positive and falling like `e^{−z}`.
+
+    The base of `ExponentialLoss` and `LogisticLoss`: `w_j` is column j of W, `x_i` row i of X, and the loss is the
+    sum (not the mean) over the N samples and m outputs. The data must be linearly separable, so that `f* = 0`,
+    approached only as W grows; then `μ = 0`, there is no minimiser, and no `pl_constant`.
+
+    Attributes:
+        hard_margin: certified lower bound on `γ = (Σ_j γ_j^{−2})^{−1/2}`, `γ_j = max_{‖u‖=1} min_i y_ij ⟨u, x_i⟩`
+            the hard margin of output j; γ itself for one output.
+        margin_gap: upper bound on what `hard_margin` falls short of γ, from the dual problem.
+        margins: the certified lower bounds on `γ_1, …, γ_m`.
+        direction: the unit vectors that attain `margins`, in columns, shape `(n, m)`.
+    """
+
+    derived = True
+    _largest_curvature = math.inf
+
+    def __init__(self, X: Any, y: Any):
+        X, note = checks.matrix(X, "X")
+        Y = _labels(y, X)
+        if Y.shape[0] != X.shape[0]:
+            raise ValueError(f"X has {many(X.shape[0], 'row')} and y has {Y.shape[0]}; both need one row per sample.")
+        xp, size = namespace(X, Y), norm(X)
+        if math.isinf(size * size):
+            raise ValueError(f"X has norm {size:.3g}, whose square leaves float64; rescale the data.")
+        self.shape = (int(X.shape[1]), int(Y.shape[1]))
+        self.minimizer, self.minimum, self.notes = None, 0.0, (note,) if note else ()
+        self.strong_convexity = self.pl_constant = 0.0
+        self._X, self._Y = X, Y
+        self._lengths = size * xp.sqrt(xp.sum((X / (size or 1.0)) ** 2, axis=1))[:, None]  # ‖x_i‖
+        with one_thread():  # on many small operations a second thread costs time
+            _, s, Vt = xp.linalg.svd(X, full_matrices=False)
+            found = [_hard_margin(labels[:, None] * to_numpy(X)) for labels in to_numpy(Y).T]
+        top = float(s[0])
+        self.smoothness = self._largest_curvature * top * top
+        self._cut = max(X.shape) * EPS * top  # singular values up to here count as 0
+        rank = int(np.sum(to_numpy(s) > self._cut))
+        self.row_space = Vt[:rank, :].T if rank < self.shape[0] else None
+        self._measure(found)
+
+    def _measure(self, found: list[tuple[float, float, np.ndarray]]) -> None:
+        """Set what belongs to the hard margins found for the outputs, and refuse data without one."""
+        for j, (lower, upper, _) in enumerate(found):
+            if lower <= 0:
+                longest = float(to_numpy(self._lengths).max())
+                raise ValueError(
+                    f"the data are not linearly separable (column {j} of y): a convex combination of the vectors "
+                    f"y_i x_i vanishes to within {upper:.2g}, against {longest:.2g} for the longest, so to rounding "
+                    f"no u has all y_i ⟨u, x_i⟩ > 0, and the minimum of the {self.name} is not 0. Add features (a "
+                    "column of ones for an intercept) or leave out samples; or compute the minimum elsewhere and "
+                    "pass it, with value and gradient, to Objective(..., minimum=)."
+                )
+        # Cauchy–Schwarz over the outputs, scaled lest γ_j² leave float64.
+        lower, upper = np.array([a for a, _, _ in found]), np.array([b for _, b, _ in found])
+        self.hard_margin = float(lower.min() / np.linalg.norm(lower.min() / lower)) / _UP
+        self.margin_gap = float(upper.min() / np.linalg.norm(upper.min() / upper)) * _UP - self.hard_margin
+        if self.hard_margin**2 == 0:
+            raise ValueError(f"the hard margin {self.hard_margin:.3g} leaves float64 when squared; rescale the data.")
+        self.margins = from_numpy(lower, self._X)
+        self.direction = from_numpy(np.stack([u for _, _, u in found], axis=1), self._X)
+
+    def _derivative(self, Z: Array, order: int) -> tuple[Array, float]:
+        """Return A and s with `|φ^{(order)}(Z)| = e^s A` entry by entry, A within float64."""
+        raise NotImplementedError
+
+    def _sum(self, A: Array, s: float) -> float:
+        """Return `e^s Σ A`, infinite only if past float64."""
+        total = float(detach(namespace(A).sum(A)))
+        return math.inf if s > _LARGEST_LOG else math.exp(s) * total
+
+    def _scaled(self, G: Array, s: float) -> Array:
+        """Return `e^s G`, cut to what float64 holds."""
+        if s == 0:
+            return G
+        factor = math.exp(min(s, _LARGEST_LOG))
+        limit = _MAX / factor / _UP
+        return factor * namespace(G).clip(G, -limit, limit)
+
+    def _z(self, W: Array) -> Array:
+        with np.errstate(over="ignore", invalid="ignore"):
+            return namespace(W).clip(self._Y * (self._X @ whole(W, "W")), -_FAR, _FAR)
+
+    def value(self, W: Array) -> float:
+        """Return `f(W)`, inf where it is past float64."""
+        return self._sum(*self._derivative(self._z(W), 0))
+
+    def gradient(self, W: Array) -> Array:
+        """Return `∇f(W)`, shape `(n, m)`; finite, and of no meaning, where f is past float64."""
+        A, s = self._derivative(self._z(W), 1)
+        return self._scaled(-(self._X.T @ (self._Y * A)), s)
+
+    def hessian_product(self, W: Array, V: Array) -> Array:
+        """Return `∇²f(W)[V]`."""
+        A, s = self._derivative(self._z(W), 2)
+        return self._scaled(self._X.T @ (A * (self._X @ V)), s)
+
+    def rounding(self, network: Network) -> float:
+        """Return the size below which the gap is rounding: `8εf + 4ε c Π‖W_l‖_F Σ_ij |φ'(z_ij)| ‖x_i‖`.
+
+        Each `z_ij` is rounded at the size of `‖x_i‖ c Π‖W_l‖_F`. Both terms shrink with f: a loss that tends to 0
+        is known to a relative accuracy at every size.
+        """
+        Z = self._z(network.product())
+        A, s = self._derivative(Z, 1)
+        return 8 * EPS * self._sum(*self._derivative(Z, 0)) + 4 * EPS * network.magnitude() * self._sum(
+            A * self._lengths, s
+        )
+
+    def gradient_rounding(self, network: Network) -> float:
+        """Return the size of the rounding in `∇f(W)`: `4ε Σ_ij (|φ'| ‖x_i‖ + |φ''| ‖x_i‖² c Π‖W_l‖_F)`."""
+        Z = self._z(network.product())
+        A, s = self._derivative(Z, 1)
+        B, r = self._derivative(Z, 2)
+        moved = network.magnitude() * self._sum(B * self._lengths**2, r)
+        return 4 * EPS * (self._sum(A * self._lengths, s) + moved)
+
+    def effective(self, network: Network) -> tuple[ExponentialTail, Network]:
+        """Return objective and network in the coordinates of the row space of X, `W_1 ↦ Vᵀ W_1`, if it is not all.
+
+        A direction of largest margin lies in the row space, so the hard margin is the same. What rounding may have
+        hidden from the numerical rank (singular values up to `max(N, n)·ε·σ_max`) is taken off it.
+        """
+        if self.row_space is None or self._cut >= self.hard_margin:
+            return self, network
+        restricted = copy.copy(self)
+        restricted.hard_margin -= self._cut
+        restricted.margin_gap += self._cut
+        restricted.margins = self.margins - self._cut
+        restricted._X, restricted.row_space = self._X @ self.row_space, None
+        restricted.direction = self.row_space.T @ self.direction
+        restricted.shape = tuple(restricted.direction.shape)
+        return restricted, network.restricted([self.row_space.T @ network.weights[0], *network.weights[1:]])
+
+    def check_network(self, network: Network) -> None:
+        """Raise ValueError or TypeError unless `network` has the shape and array kind this objective takes."""
+        super().check_network(network)
+        namespace(self._X, *network.weights)
+
+    def tail_constant(self, gap0: float) -> float:
+        """Return γ with `‖∇f(W)‖_F ≥ γ (f(W) − f*)` for every W with `f(W) − f* ≤ gap0`.
+
+        Args:
+            gap0: level of the loss gap, not negative.
+
+        Source: docs/tails.md.
+        """
+        raise NotImplementedError
+
+    def tail_time(self, gap0: float, gap: float, alpha: float) -> float:
+        """Return a time by which the flow has brought the loss gap from `gap0` to `gap`, if `λ_min(T) ≥ alpha`.
+
+        Args:
+            gap0: loss gap at time 0, not negative.
+            gap: loss gap to reach, positive.
+            alpha: lower bound on `λ_min(T)` along the flow, not negative.
+
+        Returns:
+            The time, rounded up; 0 when `gap ≥ gap0`, inf when `alpha` is 0 or the time is past float64.
+
+        Source: docs/tails.md.
+        """
+        gap0 = checks.positive(gap0, "gap0", allow_zero=True)
+        gap = checks.positive(gap, "gap")
+        speed = self._speed(alpha)
+        if gap >= gap0:
+            return 0.0
+        return self._scaled_time(gap0, gap) / speed * _UP if speed > 0 else math.inf
+
+    def tail_gap(self, gap0: float, t: float, alpha: float) -> float:
+        """Return an upper bound on the loss gap of the flow at time `t`, if `λ_min(T) ≥ alpha` up to then.
+
+        The inverse of `tail_time`, rounded up; at most `gap0`.
+
+        Args:
+            gap0: loss gap at time 0, not negative.
+            t: time, not negative.
+            alpha: lower bound on `λ_min(T)` along the flow, not negative.
+
+        Source: docs/tails.md.
+        """
+        gap0 = checks.positive(gap0, "gap0", allow_zero=True)
+        # Past float64 an eighth of the largest number stands for the time: the bound stays above the true one.
+        s = min(self._speed(alpha) * checks.positive(t, "t", allow_zero=True), _MAX / 8)
+        return gap0 if s == 0 or gap0 == 0 else min(gap0, self._gap_after(gap0, s) * _UP)
+
+    def _speed(self, alpha: float) -> float:
+        return checks.positive(alpha, "alpha", allow_zero=True) * self.hard_margin * self.hard_margin
+
+    def _scaled_time(self, gap0: float, gap: float) -> float:
+        """Return `αγ²` times the time from gap0 down to gap."""
+        raise NotImplementedError
+
+    def _gap_after(self, gap0: float, s: float) -> float:
+        """Return the gap after `αγ²` times the time is s."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        n, m = self.shape
+        return (
+            f"{type(self).__name__}({n}×{m}, {many(self._X.shape[0], 'sample')}, hard margin={self.hard_margin:.4g})"
+        )
+
+
+class ExponentialLoss(ExponentialTail):
+    """Exponential loss `f(W) = Σ_ij exp(−y_ij ⟨w_j, x_i⟩)`, a sum over samples and outputs, on separable data.
+
+    `f* = 0`, `μ = 0`, `K = ∞`, and `‖∇f(W)‖_F ≥ γ f(W)` for all W with γ the hard margin, the largest such number.
+    If `λ_min(T) ≥ α` along the flow, `ℓ(t) ≤ ℓ(0)/(1 + αγ²ℓ(0)t)`.
+
+    Args:
+        X: inputs, shape `(N, n)`, any array kind.
+        y: labels ±1, shape `(N,)` or `(N, m)`.
+
+    Raises:
+        ValueError: labels other than ±1, rows that differ in number, entries that are not finite, or data that
+            are not linearly separable (to rounding).
+
+    Source: docs/tails.md.
+
+    Example:
+        >>> import numpy as np, linflow as lf
+        >>> f = lf.ExponentialLoss([[3.0, 0.0], [0.0, -4.0]], [1, -1])
+        >>> f, f.value(np.zeros((2, 1))), round(f.tail_gap(2.0, t=10.0, alpha=1.0), 12)
+        (ExponentialLoss(2×1, 2 samples, hard margin=2.4), 2.0, 0.017211703959)
+    """
+
+    name = "exponential loss"
+
+    def _derivative(self, Z: Array, order: int) -> tuple[Array, float]:
+        xp = namespace(Z)
+        top = -float(detach(xp.min(Z)))
+        s = top if top > 600 else 0.0  # below, e^{−z} and sums of it are within float64 as they stand
+        return xp.exp(-Z - s), s
+
+    def tail_constant(self, gap0: float) -> float:
+        """Return the hard margin: `‖∇f(W)‖_F ≥ γ f(W)` holds for every W."""
+        checks.positive(gap0, "gap0", allow_zero=True)
+        return self.hard_margin
+
+    def _scaled_time(self, gap0: float, gap: float) -> float:
+        return (gap0 - gap) / gap0 / gap
+
+    def _gap_after(self, gap0: float, s: float) -> float:
+        return gap0 / (1 + s * gap0) if gap0 < 1 else 1 / (1 / gap0 + s)
+
+
+class LogisticLoss(ExponentialTail):
+    """Logistic loss `f(W) = Σ_ij log(1 + exp(−y_ij ⟨w_j, x_i⟩))`, a sum over samples and outputs, on separable data.
+
+    `f* = 0`, `μ = 0`, `K = σ_max²(X)/4`, and `‖∇f(W)‖_F ≥ γ (1 − e^{−f(W)})` for all W with γ the hard margin. If
+    `λ_min(T) ≥ α` along the flow, `F(ℓ(t)) ≤ F(ℓ(0)) − αγ²t` with `F(f) = log(e^f − 1) − 1/(e^f − 1)`.
+
+    Args:
+        X: inputs, shape `(N, n)`, any array kind.
+        y: labels ±1, shape `(N,)` or `(N, m)`.
+
+    Raises:
+        ValueError: labels other than ±1, rows that differ in number, entries that are not finite, or data that
+            are not linearly separable (to rounding).
+
+    Source: docs/tails.md.
+
+    Example:
+        >>> import numpy as np, linflow as lf
+        >>> f = lf.LogisticLoss([[3.0, 0.0], [0.0, -4.0]], [1, -1])
+        >>> f, f.smoothness, round(f.tail_gap(2.0, t=10.0, alpha=1.0), 12)
+        (LogisticLoss(2×1, 2 samples, hard margin=2.4), 4.0, 0.019065766233)
+    """
+
+    name = "logistic loss"
+    _largest_curvature = 0.25
+
+    def _derivative(self, Z: Array, order: int) -> tuple[Array, float]:
+        xp = namespace(Z)
+        e = xp.exp(-xp.abs(Z))
+        if order == 0:
+            return xp.log1p(e) + xp.where(Z < 0, -Z, 0.0 * Z), 0.0
+        if order == 1:
+            return xp.where(Z < 0, xp.ones_like(e), e) / (1 + e), 0.0
+        return e / (1 + e) ** 2, 0.0
+
+    def tail_constant(self, gap0: float) -> float:
+        """Return `γ (1 − e^{−gap0})/gap0`, which tends to the hard margin γ as the level falls."""
+        gap0 = checks.positive(gap0, "gap0", allow_zero=True)
+        return self.hard_margin * (-math.expm1(-gap0) / gap0 / _UP if gap0 > 0 else 1.0)
+
+    def _scaled_time(self, gap0: float, gap: float) -> float:
+        # F(gap0) − F(gap) as a sum of positive terms, none of which is the difference of nearby numbers.
+        fall = gap0 - gap
+        q = math.expm1(-fall) / math.expm1(-gap) * math.exp(-gap)
+        return fall + math.log1p(q) - q / math.expm1(-gap0)
+
+    def _gap_after(self, gap0: float, s: float) -> float:
+        from scipy.special import wrightomega  # noqa: PLC0415 - scipy.special is slow to import
+
+        # v = 1/(e^f − 1) solves v + log v = s + v_0 + log v_0, and f = log(1 + 1/v).
+        missing = -math.expm1(-gap0)
+        v0, log_v0 = min(math.exp(-gap0) / missing, _MAX / 8), -gap0 - math.log(missing)
+        z = s + v0 + log_v0 - 4 * EPS * (s + v0 + abs(log_v0))
+        v = float(wrightomega(z))
+        return math.log1p(1 / v) if v > 1 else v - z + math.log1p(v)
+
+
+def _labels(y: Any, X: Array) -> Array:
+    """Check labels ±1 and return them as a matrix with one column for each output."""
+    y = whole(y, "y")
+    if not is_array(y):
+        try:
+            y = np.asarray(y, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError("y is not an array of numbers; labels +1 and −1 are needed.") from error
+        y = from_numpy(y, X)
+    if y.ndim == 1:
+        y = y[:, None]
+    Y, _ = checks.matrix(y, "y")  # ±1 is exact in every type: its promotion is not worth a note
+    values = to_numpy(Y)
+    if not (np.abs(values) == 1).all():
+        found = np.unique(values)
+        shown = ", ".join(f"{v:g}" for v in found[:4]) + (", …" if len(found) > 4 else "")
+        hint = " For labels 0 and 1 pass 2*y − 1." if set(found) == {0.0, 1.0} else ""
+        raise ValueError(f"y holds the values {shown}; only +1 and −1 are labels.{hint}")
+    return Y
+
+
+def _hard_margin(Z: np.ndarray) -> tuple[float, float, np.ndarray]:
+    """Return bounds on `max_{‖u‖=1} min_i ⟨u, z_i⟩` and a unit u that attains the lower one; `lower ≤ 0` if none.
+
+    Least-distance programming: `min ‖u‖ s.t. Zu ≥ 1` is the non-negative least-squares problem
+    `min_{v≥0} ‖Zᵀv‖² + (1ᵀv − 1)²` with `u ∝ Zᵀv`, solved by a finite active-set method. Any u gives a lower bound
+    and any `v ≥ 0` the upper bound `‖Zᵀv‖/1ᵀv`, so nothing rests on the solver.
+
+    Source: Lawson & Hanson 1974, chapter 23.
+    """
+    from scipy.optimize import nnls  # noqa: PLC0415 - scipy.optimize is slow to import
+
+    n = Z.shape[1]
+    lengths = np.linalg.norm(Z / (np.abs(Z).max() or 1.0), axis=1) * np.abs(Z).max()
+    largest = float(lengths.max())
+    if largest == 0:
+        return 0.0, 0.0, np.zeros(n)
+    A = np.vstack([(Z / largest).T, np.ones(len(Z))])
+    try:
+        v, _ = nnls(A, np.eye(n + 1)[n])
+    except RuntimeError as error:
+        raise ValueError(
+            f"the hard margin could not be computed ({error}); leave out repeated or nearly repeated samples."
+        ) from error
+    support = np.flatnonzero(v > 0)
+    weights, directions = [v[support]], [A[:n, support] @ v[support]]
+    if len(support):  # the same point from the support alone, by orthogonal factors: right to more digits
+        u = np.linalg.lstsq(A[:n, support].T, np.ones(len(support)), rcond=None)[0]
+        directions.append(u)
+        weights.append(np.maximum(np.linalg.lstsq(A[:n, support], u, rcond=None)[0], 0.0))
+    lower, best = -math.inf, np.zeros(n)
+    for u in directions:
+        length = np.linalg.norm(u)
+        if length > 0:
+            least = float(np.min(Z @ (u / length) - (n + 8) * EPS * lengths))
+            lower, best = (least, u / length) if least > lower else (lower, best)
+    upper = largest
+    for lam in weights:
+        if lam.sum() > 0:
+            allowance = (n + len(support) + 8) * EPS * largest
+            upper = min(upper, float(np.linalg.norm(Z[support].T @ (lam / lam.sum()))) + allowance)
+    return lower * (1 - 4 * EPS), upper, best

@@ -1,0 +1,1 @@
+"""Pages to read: templates, typeset formulas, and the reports of figures, analyses and sweeps."""

@@ -1,0 +1,286 @@
+"""Compute the figures, check their claims, and write both as one page, one JSON file and figure files."""
+
+import io
+import json
+import math
+import os
+import platform
+import re
+import shlex
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import escape
+from matplotlib import rc_context
+
+from linflow import plots
+from linflow._support.own_files import keep_others
+from linflow._support.words import does, many
+from linflow.experiments.figures import Claim, Experiment, Outcome, select
+from linflow.files import atomic
+from linflow.pages.templating import environment, recoloured
+
+Watcher = Callable[[str, float, str], None]
+"""Told the figure under way, the fraction of it done (1 once its files are written) and a note."""
+
+_FORMATS = {
+    "svg": {"Date": None, "Creator": "linflow", "Format": None, "Type": None},
+    "pdf": {"Creator": "linflow", "CreationDate": None},
+    "png": {"Software": "linflow"},
+}
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was stopped from the keyboard; `report` holds what was done before."""
+
+    def __init__(self, report: "Report") -> None:
+        super().__init__()
+        self.report = report
+
+
+@dataclass(frozen=True)
+class Finding:
+    """An experiment that has run, its outcome, and its drawing as inline SVG ("" if there is none)."""
+
+    experiment: Experiment
+    outcome: Outcome
+    seconds: float
+    svg: str = ""
+    width: float = 0.0  # inches
+
+    @property
+    def verdict(self) -> str:
+        """How many claims hold, in words."""
+        return _tally(self.outcome.claims)
+
+    def document(self) -> dict[str, Any]:
+        """The finding as it stands in ``report.json``."""
+        name = self.experiment.id
+        return {
+            "id": name,
+            "title": self.experiment.title,
+            "source": self.experiment.source,
+            "setup": self.outcome.setup,
+            "claims": [
+                {
+                    "figure": name,
+                    "claim": c.text,
+                    "observed": c.observed,
+                    "value": c.value,
+                    "passed": c.passed,
+                }
+                for c in self.outcome.claims
+            ],
+            "data": self.outcome.data,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that was found, and the folder it is written to."""
+
+    out: Path
+    names: list[str]
+    seed: int
+    findings: list[Finding]
+    date: datetime
+    seconds: float
+
+    @property
+    def index(self) -> Path:
+        """The page to read."""
+        return self.out / "index.html"
+
+    @property
+    def claims(self) -> list[Claim]:
+        """All claims, in the order of the page."""
+        return [claim for finding in self.findings for claim in finding.outcome.claims]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every figure asked for is in the report."""
+        return len(self.findings) == len(self.names)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the report is complete and every claim holds."""
+        return self.complete and all(claim.passed for claim in self.claims)
+
+    @property
+    def verdict(self) -> str:
+        """How many claims hold, in words."""
+        return _tally(self.claims)
+
+    def document(self) -> dict[str, Any]:
+        """The report as plain numbers, texts, lists and dictionaries; a number that is not finite is None."""
+        document = {
+            "passed": self.passed,
+            "complete": self.complete,
+            "date": self.date.isoformat(timespec="seconds"),
+            "seconds": round(self.seconds, 3),
+            "seed": self.seed,
+            "versions": {
+                **{name: version(name) for name in ("linflow", "numpy", "scipy", "matplotlib")},
+                "python": platform.python_version(),
+            },
+            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+            "figures": [finding.document() for finding in self.findings],
+        }
+        return _plain(document)
+
+    def json(self) -> str:
+        """The report as JSON, lists of numbers on one line each."""
+        text = json.dumps(self.document(), indent=2, ensure_ascii=False, allow_nan=False)
+        # A raw line break never stands inside a JSON string, so this touches lists of numbers only.
+        return re.sub(r"\[\n[^\[\]{}\"]*\]", lambda m: re.sub(r"\n\s*", " ", m[0]), text) + "\n"
+
+    def html(self) -> str:
+        """The report as one page that needs no other file."""
+        pages = environment()
+        command = ["linflow", "reproduce", *self.names, "--seed", str(self.seed), "--out", str(self.out)]
+        page = pages.get_template("report.html.j2")
+        return page.render(report=self, command=shlex.join(command), **self.document())
+
+
+def reproduce(
+    names: Iterable[str] | None = None,
+    *,
+    out: str | Path = "report",
+    seed: int = 0,
+    full: bool = False,
+    progress: Watcher | None = None,
+) -> Report:
+    """Run experiments one after another and write what they found.
+
+    Writes ``index.html``, ``report.json`` and ``figures/ID.{svg,pdf,png}``. An experiment that stops with an
+    error becomes a failed claim, and the others go on.
+
+    Args:
+        names: Ids of the experiments; if not given all of them, but for those that take minutes.
+        full: Compute those too.
+        out: Folder to write to, made if missing.
+        seed: Given to every experiment.
+        progress: Called as the work goes on.
+
+    Raises:
+        ValueError: If a name is unknown.
+        OSError: If the folder cannot be written to, or holds such files that linflow has not written.
+        Interrupted: On Ctrl-C, once the report of the figures done so far is written.
+    """
+    experiments = select(names, full=full)
+    if not experiments:
+        raise ValueError("there is no figure to reproduce.")
+    out, watcher, start = Path(out), progress or (lambda *_: None), time.perf_counter()
+    # Say now, not after minutes, if nothing can be written, or what is there is another's.
+    drawn = [out / "figures" / f"{experiment.id}.{kind}" for experiment in experiments for kind in _FORMATS]
+    keep_others([out / "index.html", out / "report.json", *drawn], "name another folder")
+    (out / "figures").mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=out):
+        pass
+
+    findings, stopped = [], False
+    try:
+        for experiment in experiments:
+            findings.append(finding := _run(experiment, seed, out / "figures", watcher))
+            watcher(experiment.id, 1.0, f"{finding.verdict} ({finding.seconds:.1f} s)")
+    except KeyboardInterrupt:
+        stopped = True
+    names = [experiment.id for experiment in experiments]
+    report = Report(out, names, seed, findings, datetime.now(UTC), time.perf_counter() - start)
+    if findings:  # otherwise an earlier report stays
+        _write(out / "report.json", report.json().encode())
+        _write(report.index, report.html().encode())
+    if stopped:
+        raise Interrupted(report)
+    return report
+
+
+def _run(experiment: Experiment, seed: int, folder: Path, watcher: Watcher) -> Finding:
+    start, files, width = time.perf_counter(), {}, 0.0
+
+    def watch(fraction: float, note: str = "") -> None:
+        watcher(experiment.id, 0.95 * min(max(fraction, 0.0), 1.0), note)  # the rest is drawing and writing
+
+    watch(0.0)
+    try:
+        outcome = experiment.run(seed, watch)
+    except Exception as error:
+        outcome = Outcome([_stopped("computation", error)], draw=_nothing, data={}, setup={})
+    else:
+        watch(1.0, "drawing")
+        try:
+            files, width = _draw(outcome, experiment.id)
+        except Exception as error:
+            outcome = replace(outcome, claims=[*outcome.claims, _stopped("drawing", error)])
+    for kind in _FORMATS:
+        path = folder / f"{experiment.id}.{kind}"
+        if kind in files:
+            _write(path, files[kind])
+        else:
+            path.unlink(missing_ok=True)  # a figure of an earlier run would belie the failed claim
+    svg = _inline(files["svg"].decode(), experiment) if files else ""
+    return Finding(experiment, outcome, time.perf_counter() - start, svg, width)
+
+
+def _nothing() -> Any:
+    raise RuntimeError("there is nothing to draw")
+
+
+def _stopped(what: str, error: Exception) -> Claim:
+    reason = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+    return Claim(f"The {what} runs to its end", f"the {what} stopped: {reason}", False)
+
+
+def _draw(outcome: Outcome, salt: str) -> tuple[dict[str, bytes], float]:
+    files = {}
+    with plots.style(), rc_context({"svg.hashsalt": salt}):
+        fig = outcome.draw()
+        plots.rasterize_large(fig)
+        for kind, metadata in _FORMATS.items():
+            buffer = io.BytesIO()
+            fig.savefig(buffer, format=kind, metadata=metadata)
+            files[kind] = buffer.getvalue()
+    return files, float(fig.get_figwidth())
+
+
+def _inline(svg: str, experiment: Experiment) -> str:
+    """An SVG file as an element of a page: named for screen readers, its ids and style its own."""
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], count=1, flags=re.DOTALL)
+    svg = recoloured(svg)
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\1{experiment.id}-", svg)
+    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, count=1, flags=re.DOTALL)
+    label = escape(f"{experiment.title}. {experiment.summary}")
+    style = "stroke-linejoin: round; stroke-linecap: butt"  # what the removed rule said of every element
+    return svg.replace("<svg", f'<svg role="img" aria-label="{label}" style="{style}"', 1)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file so that no reader ever meets half of it."""
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def _tally(claims: Iterable[Claim]) -> str:
+    verdicts = [claim.passed for claim in claims]
+    return f"{sum(verdicts)} of {many(len(verdicts), 'claim')} {does(sum(verdicts), 'hold')}"
+
+
+def _plain(x: Any) -> Any:
+    """Arrays and mappings as lists and dictionaries; what is not a finite number becomes None."""
+    if isinstance(x, Mapping):
+        return {str(key): _plain(value) for key, value in x.items()}
+    if isinstance(x, np.ndarray | np.generic):
+        return _plain(x.tolist())
+    if isinstance(x, list | tuple):
+        return [_plain(value) for value in x]
+    if isinstance(x, float):
+        return x if math.isfinite(x) else None
+    return x if x is None or isinstance(x, str | int) else str(x)

@@ -1,0 +1,79 @@
+"""Pages in HTML: the templates, and drawings to put inside."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.colors import to_hex, to_rgb
+
+from linflow.pages.typesetting import typeset
+from linflow.plots.themes import THEMES
+
+
+@lru_cache(maxsize=1)
+def environment() -> Environment:
+    """Return where the templates of this package are found; what is put into them is escaped."""
+    found = Environment(
+        loader=PackageLoader("linflow.pages"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.filters["typeset"] = typeset
+    found.globals.update(figure_paper=THEMES["dark"].paper, figure_ink=THEMES["dark"].ink)
+    return found
+
+
+@lru_cache(maxsize=1)
+def in_the_dark() -> dict[str, str]:
+    """Return what the colours of the light theme, and the greys from its ink to its paper, are in the dark one."""
+    light, dark = THEMES["light"], THEMES["dark"]
+    ink, paper = (np.array(to_rgb(end)) for end in (dark.ink, dark.paper))
+    first, last = (to_rgb(end)[0] for end in (light.ink, light.paper))
+    found = {}
+    for grey in range(256):
+        part = max(grey / 255 - first, 0.0) / (last - first)
+        found[f"#{grey:02x}{grey:02x}{grey:02x}"] = to_hex(tuple((1 - part) * ink + part * paper))
+    found[light.muted.lower()] = dark.muted
+    for name, colour in light.colours.items():
+        found[light.text(colour)] = dark.text(dark.colours[name])
+        found[colour.lower()] = dark.colours[name]
+    return {colour: other.lower() for colour, other in found.items()}
+
+
+def recoloured(drawing: str) -> str:
+    """Return a drawing that takes the colours of the dark theme where a page is dark, and the browser can."""
+    known = in_the_dark()
+
+    def both(found: re.Match[str]) -> str:
+        name, colour = found[1], found[2].lower()
+        return f"{found[0]}; {name}: light-dark({colour}, {known[colour]})" if colour in known else found[0]
+
+    return re.sub(r"\b(fill|stroke|stop-color): ?(#[0-9a-fA-F]{6})\b", both, drawing)
+
+
+def svg(ax: Any, name: str) -> Markup:
+    """Return the figure of some Axes as an element of a page; `name` keeps its ids apart from those of others."""
+    from matplotlib import rc_context  # noqa: PLC0415 - slow to import
+
+    buffer = io.StringIO()
+    with rc_context({"svg.hashsalt": name}):
+        ax.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    for mark in ('id="', "url(#", 'href="#'):
+        text = text.replace(mark, mark + name + "-")
+    return Markup(recoloured(text))  # made here, of numbers and escaped labels
+
+
+def number(x: float | None) -> str:
+    """Return four digits; a dash for what there is none of."""
+    return "–" if x is None or not math.isfinite(x) or x == 0 else f"{x:.4g}"

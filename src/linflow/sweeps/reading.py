@@ -1,0 +1,183 @@
+"""Looking at a sweep: its table, and one number over another with bands over seeds."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from linflow._support import checks
+from linflow.sweeps.rows import SCHEMA, SETTINGS
+
+ALIASES = {**SETTINGS, "descent.step_size": "step_size", "bound": "certified_rate", "truth": "least_rate"}
+"""Other names of columns: those that settings have in a grid, and two short ones."""
+BAND = (10.0, 90.0)
+"""Percentiles between which the band over seeds lies."""
+MOST_GROUPS = 8
+MOST_DOTS = 40
+"""Places up to which each has a dot."""
+ROOM = 50
+"""Letters that stand side by side below a drawing."""
+
+
+def read_results(folder: str | os.PathLike[str], columns: Sequence[str] | None = None) -> Any:
+    """Return the table of a sweep, or some columns of it, while it runs those cells that are written.
+
+    Raises:
+        OSError: no such folder, or no sweep in it.
+        ValueError: a column that there is not.
+    """
+    from linflow.sweeps.grid_file import recorded_grid  # noqa: PLC0415 - this module is of use without them
+    from linflow.sweeps.store import Store  # noqa: PLC0415
+
+    columns = [columns] if isinstance(columns, str) else columns
+    for name in columns or ():
+        checks.choice(name, "column", SCHEMA.names)
+    store = Store(folder, make=False)
+    return store.results(recorded_grid(folder).ids, columns)
+
+
+def plot_sweep(
+    source: Any,
+    x: str = "width",
+    y: str = "rate",
+    hue: str | None = None,
+    ax: Any = None,
+    *,
+    theme: str | None = None,
+) -> Any:
+    """Draw the median of one column over another, with a band from the 10th to the 90th percentile.
+
+    What varies besides x and hue, seeds above all, is in the band. Failed cells and numbers that are not finite are
+    left out. Axes are logarithmic where all values are positive and span more than a factor of 20.
+
+    Args:
+        source: the folder of a sweep, or its table (of pyarrow or pandas).
+        x: a column of numbers, or of words, which are then set side by side.
+        y: a column of numbers; "rate" is the observed one, "bound" and "truth" stand for the certified and the least
+            observed rate.
+        hue: a column whose values have a curve each.
+        ax: Axes to draw on; new ones if not given.
+        theme: "light" or "dark".
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ValueError: a column that there is not, no cells, or more than eight values of hue.
+
+    Example:
+        >>> import pyarrow as pa
+        >>> from linflow.sweeps import plot_sweep
+        >>> rows = [(w, w * s, s) for w in (10, 100) for s in (1.0, 2.0)]
+        >>> table = pa.table({"width": [r[0] for r in rows], "rate": [r[1] for r in rows], "status": ["ok"] * 4})
+        >>> ax = plot_sweep(table, x="width", y="rate")
+        >>> ax.lines[0].get_ydata().tolist()
+        [15.0, 150.0]
+    """
+    from linflow.plots._canvas import canvas  # noqa: PLC0415 - matplotlib is slow to import
+
+    names = {role: ALIASES.get(name, name) for role, name in (("x", x), ("y", y), ("hue", hue)) if name}
+    columns = _columns(source, names)
+    values = _numbers(columns["y"])
+    if values is None:
+        raise ValueError(f"y is {y!r}, whose values are no numbers; such are rate, bound, truth, tightness and time.")
+    at, words = _numbers(columns["x"]), []
+    if at is None:
+        words = in_order(columns["x"])
+        place = {word: i for i, word in enumerate(words)}
+        at = np.array([place[word] for word in columns["x"]], dtype=np.float64)
+    keep = np.isfinite(values) & np.isfinite(at)
+    if not keep.any():
+        raise ValueError(f"no cell has numbers for {x} and {y}; there is nothing to draw.")
+    groups = columns["hue"] if hue else [""] * len(values)
+    every = in_order(groups)  # a colour belongs to a value, whether there is something to draw for it or not
+    drawn = {group for group, kept in zip(groups, keep, strict=True) if kept}
+    known = [group for group in every if group in drawn]
+    if len(known) > MOST_GROUPS:
+        raise ValueError(f"{hue} has {len(known)} values; a hue with {MOST_GROUPS} at most is needed.")
+    c = canvas(ax, theme)
+    for group in known:
+        mine = keep & np.array([one == group for one in groups])
+        places, spread = _bands(at[mine], values[mine])
+        colour = c.theme.cycle[every.index(group) % len(c.theme.cycle)]
+        dot = {"marker": "o", "markersize": 3} if len(places) <= MOST_DOTS else {}
+        c.ax.plot(places, spread[:, 1], color=colour, linewidth=c.line, label=_text(group) or "_", **dot)
+        c.ax.fill_between(places, spread[:, 0], spread[:, 2], color=colour, alpha=0.2, linewidth=0, label="_band")
+    if words:
+        c.ax.set_xticks(range(len(words)), texts := [_text(word) for word in words])
+        if len("  ".join(texts)) > ROOM:
+            c.ax.tick_params(axis="x", labelrotation=90)
+    elif _wide(at[keep]):
+        c.ax.set_xscale("log")
+    if _wide(values[keep]):
+        c.ax.set_yscale("log")
+    c.ax.set(xlabel=_label(names["x"]), ylabel=_label(names["y"]))
+    if hue:
+        c.legend(title=_label(hue))
+    return c.ax
+
+
+def in_order(values: Iterable[Any]) -> list[Any]:
+    """Return the values that there are, each once, in the order in which they have their colours."""
+    return sorted(set(values), key=_order)
+
+
+def _columns(source: Any, names: dict[str, str]) -> dict[str, list[Any]]:
+    """Return columns of the cells that did not fail; lists as tuples, what is missing as None."""
+    import pyarrow as pa  # noqa: PLC0415 - slow to import
+
+    if isinstance(source, (str, os.PathLike)):
+        table = read_results(source, list(dict.fromkeys([*names.values(), "status"])))
+    else:
+        table = source if isinstance(source, pa.Table) else pa.table(source)  # a DataFrame
+        for name in names.values():
+            checks.choice(name, "column", table.column_names)
+    if "status" in table.column_names:
+        table = table.filter(pa.array([status == "ok" for status in table["status"].to_pylist()], pa.bool_()))
+    return {
+        role: [
+            tuple(v) if isinstance(v, list) else None if isinstance(v, float) and math.isnan(v) else v
+            for v in table[name].to_pylist()
+        ]
+        for role, name in names.items()
+    }
+
+
+def _numbers(column: list[Any]) -> np.ndarray | None:
+    """Return a column as numbers, NaN where they are missing; None where some are none."""
+    if all(v is None or isinstance(v, (int, float)) for v in column):
+        return np.array([math.nan if v is None else v for v in column], dtype=np.float64)
+    return None
+
+
+def _bands(at: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the places there are, and the lower end, middle and upper end of the values at each."""
+    order = np.argsort(at, kind="stable")
+    places, first = np.unique(at[order], return_index=True)
+    pieces = np.split(values[order], first[1:])
+    return places, np.array([np.percentile(piece, (BAND[0], 50.0, BAND[1])) for piece in pieces])
+
+
+def _order(value: Any) -> tuple[int, Any]:
+    """Return a key that sorts numbers before lists of them and words, and what is missing last."""
+    if value is None:
+        return 3, 0
+    return (0 if isinstance(value, (int, float)) else 1 if isinstance(value, tuple) else 2), value
+
+
+def _label(name: str) -> str:
+    return name[0].upper() + name[1:].replace("_", " ")
+
+
+def _wide(values: np.ndarray) -> bool:
+    return bool(values.min() > 0 and values.max() > 20 * values.min())
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(_text, value))
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value).replace("$", r"\$")
