@@ -14,8 +14,9 @@ import linflow as lf
 from linflow import schedules
 from linflow.certificates.curves import StepCurve, fallen, steps_down
 from linflow.certificates.descent import descent_guarantees, safe_step_size
-from linflow.certificates.published_descent import balanced_descent, local_constant, two_layer_descent
+from linflow.certificates.published_descent import balanced_descent, two_layer_descent
 from linflow.certificates.step_bounds import DescentBounds, LevelStepCurve, interaction
+from linflow.dynamics.local_smoothness import local_constant
 from linflow.model.classification import ExponentialLoss, LogisticLoss
 
 from .random_networks import FAMILIES, draw_weights

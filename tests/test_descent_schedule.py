@@ -12,7 +12,6 @@ import pytest
 
 import linflow as lf
 from linflow import schedules
-from linflow.certificates.published_descent import local_constant
 from linflow.certificates.scheduled_descent import (
     GROWING,
     LOCAL,
@@ -21,6 +20,7 @@ from linflow.certificates.scheduled_descent import (
     least_sum,
     schedule_guarantees,
 )
+from linflow.dynamics.local_smoothness import local_constant
 
 from .reference import algebra
 from .reference.algebra import spectral_norm

@@ -97,6 +97,9 @@ class Reader:
         for line in block.text.splitlines():  # of a longer table
             assert any(alike(line, one) for one in lines), line
 
+    def bibtex(self, block: Block) -> None:
+        assert block.text.strip() == lf.cite("linflow")
+
     def toml(self, block: Block) -> None:
         if self.name == "docs/command_line.md":
             self.sh(Block("sh", "linflow analyze experiment.toml", behind=False))
@@ -261,7 +264,7 @@ def test_every_block_runs_as_printed(name, tmp_path, monkeypatch, capsys):
     if name in BEFORE:
         BEFORE[name](reader)
     for block in found:
-        assert block.kind in ("python", "sh", "toml", "text"), f"{name}: of which language is\n{block.text}"
+        assert block.kind in ("python", "sh", "toml", "text", "bibtex"), f"{name}: of which language is\n{block.text}"
         getattr(reader, block.kind)(block)
     if name in AFTER:
         AFTER[name](reader)

@@ -556,7 +556,8 @@ def test_the_import_is_light():
     import subprocess
     import sys
 
-    heavy = "xarray h5py h5netcdf pyarrow pandas safetensors torch scipy numba matplotlib linflow.dynamics"
+    heavy = "xarray h5py h5netcdf pyarrow pandas safetensors torch scipy numba matplotlib"
+    heavy += " linflow.dynamics.trajectory linflow.dynamics.flow"
     code = f"import sys, linflow.files; print([m for m in {heavy.split()!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -27,6 +27,7 @@ from linflow.certificates import (
     tail,
 )
 from linflow.certificates import scheduled_descent as scheduled
+from linflow.dynamics.local_smoothness import local_constant
 from linflow.geometry import operator
 
 margin = import_module("linflow.certificates.margin")  # the package has a function of that name
@@ -953,7 +954,7 @@ def test_the_local_constant_has_its_four_terms():
     for a, b, printed in ((1, 1, False), (6, 3, True)):
         slope = c * math.sqrt(2 * K * gap)
         literal = K * T + slope + a * c**3 * K**2 * size * gap * eta**2 + b * K * T * slope * eta
-        assert published_descent.local_constant(K, T, gap, size, eta, c, printed=printed) == near(literal)
+        assert local_constant(K, T, gap, size, eta, c, printed=printed) == near(literal)
 
 
 def test_two_layers_as_published_replace_each_quantity_by_its_cap(rng):
@@ -966,9 +967,7 @@ def test_two_layers_as_published_replace_each_quantity_by_its_cap(rng):
     noise = f.rounding(net)
     for k in (0, 5, 70):
         T = c**2 * (omega[0, k] ** 2 + omega[1, k] ** 2)
-        literal = published_descent.local_constant(
-            K, T, bounds.levels[k] + noise, c * bounds.high[k], eta, c, printed=True
-        )
+        literal = local_constant(K, T, bounds.levels[k] + noise, c * bounds.high[k], eta, c, printed=True)
         assert found[k] == near(literal, rel=1e-8)
     held = bounds.at(eta)
     first, second = published_descent.two_layer_descent(f, net, eta)

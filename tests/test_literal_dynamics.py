@@ -12,7 +12,7 @@ import pytest
 
 import linflow as lf
 from linflow import schedules
-from linflow.dynamics import _dop853, _hermite, _stabilized, _stepping
+from linflow.dynamics import _dop853, _hermite, _stabilized, _stepping, local_smoothness
 from linflow.dynamics import descent as descent_module
 from linflow.dynamics.descent import Iterate
 from linflow.dynamics.field import GradientField, Point
@@ -323,18 +323,18 @@ def test_steps_without_a_gradient_or_within_overflow(monkeypatch, rng):
         ([-1.0], 1.0),
         ([1.0, -1.0], 1.0),
     ):
-        assert schedules._first_root(coefficients) == near(
+        assert local_smoothness.first_root(coefficients) == near(
             root * (1 - 1e-9) if coefficients not in ([-1.0], [1.0, -1.0]) else 1.0
         )
-    assert schedules._first_root([3.0, -2.0]) == near(0.5 * (1 - 1e-9))  # −1 + 3τ − 2τ² has ½ and 1
-    assert schedules._first_root([2.0, 1e-301]) == near(0.5 * (1 - 1e-9))
-    assert schedules._first_root([2.0, 0.0, 0.0]) == near(0.5 * (1 - 1e-9))
-    assert schedules._first_root([0.0, 0.0, 8.0]) == near(0.5 * (1 - 1e-9))
+    assert local_smoothness.first_root([3.0, -2.0]) == near(0.5 * (1 - 1e-9))  # −1 + 3τ − 2τ² has ½ and 1
+    assert local_smoothness.first_root([2.0, 1e-301]) == near(0.5 * (1 - 1e-9))
+    assert local_smoothness.first_root([2.0, 0.0, 0.0]) == near(0.5 * (1 - 1e-9))
+    assert local_smoothness.first_root([0.0, 0.0, 8.0]) == near(0.5 * (1 - 1e-9))
     # −1 + τ − ½τ² + τ³ (…): the pair of complex roots is passed over.
-    assert schedules._first_root([1.0, -0.9, 1.0]) == near(
+    assert local_smoothness.first_root([1.0, -0.9, 1.0]) == near(
         float(np.min([r.real for r in np.roots([1, -0.9, 1, -1]) if abs(r.imag) < 1e-9])) * (1 - 1e-9)
     )
-    moving = schedules._product_polynomial(
+    moving = local_smoothness._product_polynomial(
         lf.Network([2 * np.eye(1), 3 * np.eye(1)], 0.5), [np.eye(1) * 5, np.eye(1) * 7]
     )
     assert [float(m[0, 0]) for m in moving] == near([3.0, 0.5 * (15 + 14), 17.5])

@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 import linflow as lf  # noqa: E402
-from linflow.torch import _extremes, _law, _tangent  # noqa: E402
+from linflow.torch import _extremes, _imbalance_law, _tangent  # noqa: E402
 
 SAME = 1e-12
 
@@ -33,7 +33,7 @@ def imbalances(weights):
 def test_the_law_of_a_step_is_a_square_of_what_is_kept_and_of_the_step(rng, h):
     weights = [rng.standard_normal((2, h)), rng.standard_normal((h, 4)), rng.standard_normal((4, 3))]
     chain = Plain(weights)
-    law = _law.ImbalanceLaw(chain)
+    law = _imbalance_law.ImbalanceLaw(chain)
     assert law.exact == (h <= 8) and law.steps == 0 and law.dtype == torch.float64
     generator = torch.Generator().manual_seed(20230724)
     probes = [
@@ -68,36 +68,36 @@ def test_the_law_is_that_of_sgd_with_weight_decay(rng):
     weights = [rng.standard_normal((2, 3)), rng.standard_normal((3, 2))]
     chain = Plain(weights)
     optimizer = torch.optim.SGD(chain.parameters, lr=0.1, weight_decay=0.3)
-    law = _law.ImbalanceLaw(chain)
+    law = _imbalance_law.ImbalanceLaw(chain)
     for _ in range(3):
         optimizer.zero_grad()
         loss = torch.sum((chain.parameters[0] @ chain.parameters[1] - 1) ** 2) / 2
         loss.backward()
-        law.add(*_law.rate_of(optimizer, chain), [p.grad for p in chain.parameters])
+        law.add(*_imbalance_law.rate_of(optimizer, chain), [p.grad for p in chain.parameters])
         optimizer.step()
     by_law, seen, error = law.compare(chain.weights())
     assert seen == pytest.approx(by_law, rel=1e-10) and error < 1e-12 < seen  # three steps of rounding
-    assert _law.rate_of(optimizer, chain) == (0.1, 0.3)
+    assert _imbalance_law.rate_of(optimizer, chain) == (0.1, 0.3)
 
 
 def test_where_the_law_does_not_hold_it_says_why(rng):
     chain = Plain([np.eye(2), np.eye(2)])
     first, second = chain.parameters
-    assert _law.why_no_law(torch.optim.SGD(chain.parameters, lr=0.1), chain) is None
-    assert "Adam" in _law.why_no_law(torch.optim.Adam(chain.parameters), chain)
-    assert "momentum 0.5" in _law.why_no_law(torch.optim.SGD(chain.parameters, lr=0.1, momentum=0.5), chain)
+    assert _imbalance_law.why_no_law(torch.optim.SGD(chain.parameters, lr=0.1), chain) is None
+    assert "Adam" in _imbalance_law.why_no_law(torch.optim.Adam(chain.parameters), chain)
+    assert "momentum 0.5" in _imbalance_law.why_no_law(torch.optim.SGD(chain.parameters, lr=0.1, momentum=0.5), chain)
     split = [{"params": [first], "lr": 0.1}, {"params": [second], "lr": 0.2}]
-    assert "different" in _law.why_no_law(torch.optim.SGD(split, lr=0.1), chain)
+    assert "different" in _imbalance_law.why_no_law(torch.optim.SGD(split, lr=0.1), chain)
     split = [{"params": [first], "weight_decay": 0.1}, {"params": [second]}]
-    assert "different" in _law.why_no_law(torch.optim.SGD(split, lr=0.1), chain)
-    assert "layer 2 is not trained" in _law.why_no_law(torch.optim.SGD([first], lr=0.1), chain)
+    assert "different" in _imbalance_law.why_no_law(torch.optim.SGD(split, lr=0.1), chain)
+    assert "layer 2 is not trained" in _imbalance_law.why_no_law(torch.optim.SGD([first], lr=0.1), chain)
     split = [{"params": [second], "lr": 0.2}, {"params": [first], "lr": 0.1, "weight_decay": 0.4}]
-    assert _law.rate_of(torch.optim.SGD(split, lr=1.0), chain) == (0.1, 0.4)
+    assert _imbalance_law.rate_of(torch.optim.SGD(split, lr=1.0), chain) == (0.1, 0.4)
     first.requires_grad_(False)
-    assert "layer 1 is frozen" in _law.why_no_law(torch.optim.SGD(chain.parameters, lr=0.1), chain)
+    assert "layer 1 is frozen" in _imbalance_law.why_no_law(torch.optim.SGD(chain.parameters, lr=0.1), chain)
     half = Plain([np.eye(2), np.eye(2)])
     half.parameters = [torch.nn.Parameter(p.detach().float()) for p in half.parameters]
-    assert _law.ImbalanceLaw(half).dtype == torch.float32
+    assert _imbalance_law.ImbalanceLaw(half).dtype == torch.float32
 
 
 # --- the spectrum of T ---------------------------------------------------------------------------------------------

@@ -8,26 +8,32 @@ import linflow as lf
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+REFERENCE = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
 
 
 def test_names_exist():
-    names = set(re.findall(r"\blf\.([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)", README))
+    names = set(re.findall(r"\blf\.([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)", README + REFERENCE))
     assert len(names) > 25
     for name in names:
         reduce(getattr, name.split("."), lf)
 
 
-def test_every_public_name_is_mentioned():
+def test_every_public_name_is_in_the_reference():
     for name in lf.__all__:
-        assert re.search(rf"\blf\.{name}\b", README), name
+        assert re.search(rf"\blf\.{name}\b", REFERENCE), name
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 120
 
 
 def test_links_lead_somewhere():
     """Targets outside the repository are not followed; the ones inside exist."""
-    targets = re.findall(r"\]\(([^)#\s]+)\)", README)
-    assert targets
-    for target in targets:
-        assert target.startswith("https://") or (ROOT / target).exists(), target
+    for text, folder in ((README, ROOT), (REFERENCE, ROOT / "docs")):
+        targets = re.findall(r"\]\(([^)#\s]+)\)", text)
+        assert targets
+        for target in targets:
+            assert target.startswith("https://") or (folder / target).exists(), target
 
 
 def test_commands_exist():

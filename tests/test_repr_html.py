@@ -8,6 +8,7 @@ import pytest
 
 import linflow as lf
 from linflow._support import html
+from linflow.model import network
 
 
 def parsed(shown):
@@ -52,7 +53,7 @@ def test_notes_are_shown_and_escaped():
 
 
 def test_wide_layers_are_not_decomposed(monkeypatch):
-    h = html.WIDEST + 100
+    h = network.WIDEST + 100
     net = lf.Network([np.full((h, h), 1e-3)] * 2)
     for name in ("svd", "svdvals", "eigh", "eigvalsh", "qr"):  # what takes minutes there
         monkeypatch.setattr(np.linalg, name, lambda *_, name=name, **__: pytest.fail(f"{name} was called"))

@@ -245,9 +245,9 @@ def test_the_radius_of_the_certificate_covers_the_rounding_of_the_weights_reache
 @contextlib.contextmanager
 def coarse_networks(monkeypatch, sign):
     """Coarse arithmetic in which the products of a `Network` err too."""
-    matrix = network._checks.matrix
+    matrix = network.checks.matrix
     with coarse(monkeypatch, sign), monkeypatch.context() as patch:
-        patch.setattr(network._checks, "matrix", lambda A, name, *rest: (coarsened(matrix(A, name, *rest)[0]), None))
+        patch.setattr(network.checks, "matrix", lambda A, name, *rest: (coarsened(matrix(A, name, *rest)[0]), None))
         yield
 
 

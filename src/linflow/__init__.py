@@ -15,6 +15,7 @@ Example:
 import lazy_loader as _lazy
 
 from linflow._support.names import missing as _missing
+from linflow._support.version import __version__ as __version__
 
 # The public names are listed once, in __init__.pyi, where type checkers read them; each is imported on first use.
 _attribute, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)
@@ -25,6 +26,3 @@ def __getattr__(name: str) -> object:
     if name in __all__:
         return _attribute(name)
     return _missing(__name__, __all__, {"torch": "It is imported by itself: import linflow.torch as lt."})(name)
-
-
-__version__ = "0.1.0"

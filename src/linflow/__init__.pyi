@@ -22,7 +22,6 @@ from .dynamics import gradient_descent as gradient_descent
 from .dynamics import gradient_flow as gradient_flow
 from .dynamics import gradient_flow_many as gradient_flow_many
 from .files import load as load
-from .geometry.imbalance import ImbalanceSpectrum as ImbalanceSpectrum
 from .geometry.imbalance import imbalance_drift as imbalance_drift
 from .geometry.imbalance import imbalance_matrices as imbalance_matrices
 from .geometry.imbalance import imbalance_spectrum as imbalance_spectrum
@@ -37,6 +36,7 @@ from .model.objectives import Objective as Objective
 from .model.quadratics import LinearRegression as LinearRegression
 from .model.quadratics import MatrixFactorization as MatrixFactorization
 from .model.quadratics import Quadratic as Quadratic
+from .model.spectrum import ImbalanceSpectrum as ImbalanceSpectrum
 from .sweeps import sweep as sweep
 from .verified import DescentEnclosure as DescentEnclosure
 from .verified import Enclosure as Enclosure

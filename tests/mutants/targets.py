@@ -33,15 +33,18 @@ TARGETS = {
         f"exact.{name}": ["test_literal_exact"]
         for name in ("reduced", "scalar", "modes", "two_layers", "_chain_flow", "_riccati", "_alignment")
     },
-    **{name: ["test_literal_model"] for name in ("operator", "imbalance", "_iterative")},
-    "network": ["test_literal_model", "test_network"],
-    "_chain": BOUNDS,
+    **{
+        name: ["test_literal_model"]
+        for name in ("geometry.operator", "geometry.imbalance", "geometry.extreme_eigenvalues", "model.spectrum")
+    },
+    "model.network": ["test_literal_model", "test_network"],
+    "model.scalar_chain": BOUNDS,
     **{
         f"dynamics.{name}": ["test_literal_dynamics"]
         for name in ("_hermite", "_stepping", "_stabilized", "_dop853", "field", "descent")
     },
-    "schedules": ["test_literal_dynamics"],
-    **{f"torch.{name}": ["test_literal_torch"] for name in ("_law", "_extremes", "_tangent")},
+    **{f"dynamics.{name}": ["test_literal_dynamics"] for name in ("step_rules", "local_smoothness")},
+    **{f"torch.{name}": ["test_literal_torch"] for name in ("_imbalance_law", "_extremes", "_tangent")},
     "torch.certified": ["test_torch_autograd"],
     **{
         f"verified.{name}": tests

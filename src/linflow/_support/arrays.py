@@ -154,3 +154,8 @@ def norm(x: Array) -> float:
     if largest == 0.0 or not np.isfinite(largest):
         return largest
     return largest * float(xp.sqrt(xp.sum((x / largest) ** 2)))
+
+
+def first_bad(x: np.ndarray) -> list[int]:
+    """Return the index of the first entry that is NaN or infinite."""
+    return [int(i) for i in np.unravel_index(int(np.argmin(np.isfinite(x))), x.shape)]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 _LATEX = {"ï": r"{\"\i}", "é": r"{\'e}", "ö": r"{\"o}", "ø": r"{\o}", "ç": r"{\c c}", "Ł": r"{\L}", "–": "--"}
 
@@ -335,6 +335,16 @@ def select(keys: Iterable[str]) -> list[Reference]:
     return [REFERENCES[key] for key in wanted]
 
 
+@runtime_checkable
+class Cited(Protocol):
+    """What rests on references: certificates, runs, guarantees, theorems and bounds."""
+
+    @property
+    def citations(self) -> frozenset[str]:
+        """Keys of the references."""
+        ...
+
+
 def cite(x: Any) -> str:
     """Return the BibTeX of what a result rests on.
 
@@ -371,21 +381,8 @@ def _keys(x: Any) -> set[str]:
         return {x}
     if isinstance(x, (list, tuple, set, frozenset)):
         return set().union(*(_keys(part) for part in x))
-    # Imported here, as keys need no numbers.
-    from linflow.bounds import Bound, Theorem  # noqa: PLC0415 - NumPy is slow to import
-    from linflow.certificates import Certificate, Guarantee  # noqa: PLC0415 - NumPy is slow to import
-    from linflow.dynamics import Trajectory  # noqa: PLC0415 - NumPy is slow to import
-    from linflow.model.classification import ExponentialTail  # noqa: PLC0415 - NumPy is slow to import
-
-    if isinstance(x, (Guarantee, Theorem)):
-        return {x.citation} if isinstance(x.citation, str) else set(x.citation)
-    if isinstance(x, Bound):
-        return _keys(x.theorem)
-    if isinstance(x, Certificate):
-        tail = {"soudry2018"} if isinstance(x.objective, ExponentialTail) else set()
-        return {"linflow"}.union(tail, *(_keys(g) for g in x.guarantees if g.applies))
-    if isinstance(x, Trajectory):
-        return {"linflow", "hairer1993"} if getattr(x, "algorithm", "flow") == "flow" else {"linflow"}
+    if isinstance(x, Cited):
+        return set(x.citations)
     raise TypeError(
         f"x is a {type(x).__name__}, which rests on no reference; a Certificate, a Trajectory, a Guarantee, a bound, "
         "a key such as 'min2023', or a list of these, is needed."

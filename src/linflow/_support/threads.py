@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 
 from threadpoolctl import ThreadpoolController
 
-from linflow._support.arrays import is_numpy
-from linflow.model.network import Network
+from linflow._support.arrays import Array, is_numpy
 
 LARGE = 100 * 100
 """Entries of the largest layer from which a second thread pays."""
@@ -19,10 +19,10 @@ def _controller() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def one_thread_when_small(network: Network) -> AbstractContextManager:
+def one_thread_when_small(weights: Sequence[Array]) -> AbstractContextManager:
     """Return a context that limits BLAS to one thread if every layer is small (NumPy only)."""
-    largest = max(W.shape[0] * W.shape[1] for W in network.weights)
-    if largest >= LARGE or not is_numpy(network.weights[0]):
+    largest = max(W.shape[0] * W.shape[1] for W in weights)
+    if largest >= LARGE or not is_numpy(weights[0]):
         return nullcontext()
     return one_thread()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 
 def many(count: float, noun: str, verb: str = "") -> str:
@@ -46,3 +47,16 @@ def part(x: float, digits: int = 0) -> str:
     if 0 < x < 1 and round(100 * x, digits) in (0.0, 100.0):
         return f"under {least:g}%" if x < 0.5 else f"over {100 - least:g}%"
     return f"{x:.{digits}%}"
+
+
+def listed(names: Iterable[str], most: int = 8) -> str:
+    """Return names in quotes, the first few of many."""
+    names = list(names)
+    more = f", … ({len(names)} in all)" if len(names) > most else ""
+    return ", ".join(map(repr, names[:most])) + more
+
+
+def where(index: list[int]) -> str:
+    """Return a place in words, counted from 1: "row 2, column 3"."""
+    words = ("row", "column") if len(index) <= 2 else ("index",) * len(index)
+    return ", ".join(f"{word} {i + 1}" for word, i in zip(words, index, strict=False))

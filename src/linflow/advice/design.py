@@ -12,6 +12,8 @@ import numpy as np
 from linflow import init
 from linflow._support import checks
 from linflow._support.arrays import Array, from_numpy, to_numpy
+from linflow._support.html import never_raising
+from linflow.advice._view import view
 from linflow.certificates import Certificate, Check, certify
 from linflow.certificates.certificate import ALGORITHMS
 from linflow.certificates.step_bounds import NO_SMOOTHNESS, DescentBounds, LevelStepCurve
@@ -101,9 +103,7 @@ class Design:
         return "\n".join([repr(self), self.reason, *self.notes, str(self.certificate)])
 
     def _repr_html_(self) -> str:
-        from linflow._support.html import design_html, never_raising  # noqa: PLC0415 - only notebooks need it
-
-        return never_raising(design_html, self)
+        return never_raising(view, self)
 
     def __repr__(self) -> str:
         what = (

@@ -57,11 +57,11 @@ def interval(low: float, high: float) -> str:
     >>> interval(73.344206, 73.344209), interval(2.0, 2.0)
     ('73.34421 (± 5e-06)', '2')
     """
-    for digits in range(3, 17):
+    digits, middle, half = 2, math.nan, math.inf
+    while half > 2 * (high - low) and digits < 16:
+        digits += 1
         middle = float(f"{0.5 * (low + high):.{digits}g}")
         half = max(high - middle, middle - low)
-        if half <= 2 * (high - low) or digits == 16:
-            break
     if half <= 0:
         return f"{middle:g}"
     exponent = math.floor(math.log10(half))

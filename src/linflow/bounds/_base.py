@@ -26,8 +26,9 @@ from linflow._support.arrays import (
     to_numpy,
 )
 from linflow._support.words import many
-from linflow.geometry.imbalance import imbalance_eigenvalues, positive_part
+from linflow.geometry.imbalance import imbalance_eigenvalues
 from linflow.model.network import Network
+from linflow.model.spectrum import positive_part
 
 Follow = Callable[[Callable[[Array], Array], np.ndarray], Array]
 """From a function and its root, found without derivatives, the root with those of whatever the function reads."""
@@ -226,6 +227,11 @@ class Theorem:
     def __repr__(self) -> str:
         return f"Theorem({self.name!r}, {self.tightness}; {self.source})"
 
+    @property
+    def citations(self) -> frozenset[str]:
+        """Keys of the references that it rests on."""
+        return frozenset({self.citation})
+
 
 @dataclass(frozen=True, repr=False)
 class Bound:
@@ -247,6 +253,11 @@ class Bound:
         return self.theorem.source
 
     @property
+    def citations(self) -> frozenset[str]:
+        """Keys of the references that it rests on."""
+        return frozenset({self.theorem.citation})
+
+    @property
     def text(self) -> str:
         """The value as a person reads it, – where the theorem does not apply."""
         values = to_numpy(self.value)
@@ -256,25 +267,6 @@ class Bound:
 
     def __repr__(self) -> str:
         return f"Bound({self.name!r}, {self.text if self.applies else f'does not apply: {self.reason}'})"
-
-
-class BoundTable(list[Bound]):
-    """One `Bound` for each theorem: a list that shows itself as a table."""
-
-    def __repr__(self) -> str:
-        rows = [("bound", "λ_min(T) ≥", "source, or why not"), *self.rows()]
-        w = [max(len(row[i]) for row in rows) for i in range(2)]
-        return "\n".join(f"{a:<{w[0]}}  {b:>{w[1]}}  {c}" for a, b, c in rows)
-
-    def rows(self) -> list[tuple[str, str, str]]:
-        """Return name, value, and source or why it does not apply, those that apply first, the largest at the top."""
-        first = sorted(self, key=lambda b: (not b.applies, -float(to_numpy(b.value).max())))
-        return [(b.name, b.text, b.source if b.applies else b.reason) for b in first]
-
-    def _repr_html_(self) -> str:
-        from linflow._support.html import bounds_html, never_raising  # noqa: PLC0415 - only notebooks need it
-
-        return never_raising(bounds_html, self)
 
 
 def at_unit_size(formula: Callable[[Invariants], Array], invariants: Invariants) -> Array:

@@ -70,6 +70,11 @@ class Guarantee:
     facts: dict[str, float] = field(default_factory=dict)
 
     @property
+    def citations(self) -> frozenset[str]:
+        """Keys of the references that it rests on."""
+        return frozenset(self.citation)
+
+    @property
     def applies(self) -> bool:
         """Whether its hypotheses hold for this objective and start, and it says anything."""
         return self.curve is not None

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from linflow._support import checks
 from linflow._support.fractions import FRACTIONS
+from linflow._support.html import FRACTIONS as SHOWN
+from linflow._support.html import block, never_raising, notes, number, others, table
 from linflow.certificates._base import Guarantee, beyond_float64, finite
 from linflow.certificates.checking import Check, Proof, check_run
 from linflow.certificates.curves import Curve, ExponentialCurve, StepCurve
@@ -62,6 +64,12 @@ class Certificate:
         """The guarantee that is soonest at 10⁻⁶ of the initial gap, None when none applies."""
         first = self.guarantees[0]
         return first if first.applies else None
+
+    @property
+    def citations(self) -> frozenset[str]:
+        """Keys of the references that it rests on: of the guarantees that apply, the objective, and the software."""
+        applying = (g.citations for g in self.guarantees if g.applies)
+        return frozenset({"linflow"}).union(self.objective.citations, *applying)
 
     @property
     def rate(self) -> float:
@@ -188,9 +196,7 @@ class Certificate:
         return "\n".join(f"{a:<{w[0]}}  {b:>{w[1]}}  {c:>{w[2]}}  {d}" for a, b, c, d in rows)
 
     def _repr_html_(self) -> str:
-        from linflow._support.html import certificate_html, never_raising  # noqa: PLC0415 - only notebooks need it
-
-        return never_raising(certificate_html, self)
+        return never_raising(_view, self)
 
     def __repr__(self) -> str:
         name = self.best.name if self.best else "none applies"
@@ -252,3 +258,25 @@ def certify(
 def _sorted(guarantees: Sequence[Guarantee]) -> tuple[Guarantee, ...]:
     """Order by the time to 10⁻⁶, then to 10⁻² for those that end before."""
     return tuple(sorted(guarantees, key=lambda g: (not g.applies, g.time_to(1e-6), g.time_to(1e-2))))
+
+
+def _view(certificate: Certificate) -> str:
+    """Return the guarantees that apply, best first, and the others with their reasons behind a fold."""
+    applying = [g for g in certificate.guarantees if g.applies]
+    rest = [g for g in certificate.guarantees if not g.applies]
+    flow = certificate.algorithm == "flow"
+    head = f"gradient {certificate.algorithm}, initial gap {certificate.gap:.4g}, γ = {certificate.pl_constant:.4g}"
+    if certificate.step_size is not None:
+        head += f", step {certificate.step_size:.4g}"
+    if certificate.schedule is not None:
+        head += f", {certificate.schedule!r}"
+    body = "<div>no guarantee applies</div>"
+    if applying:
+        titles = ("guarantee", "rate", *(f"{'time' if flow else 'steps'} to {x}" for x in SHOWN), "source")
+        rows = []
+        for g in applying:
+            soonest = (number(certificate.soonest(g, float(x))) for x in SHOWN)
+            rows.append((g.name, f"{g.rate:.4g}", *soonest, g.source))
+        body = table(titles, rows)
+    body += others([(g.name, g.reason) for g in rest])
+    return block("Certificate", head, body, notes(certificate.notes))

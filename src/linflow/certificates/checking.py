@@ -12,9 +12,10 @@ from linflow._support.arrays import EPS, to_numpy
 from linflow._support.fractions import FRACTIONS
 from linflow.certificates._base import Guarantee, finite
 from linflow.certificates.curves import StepCurve
+from linflow.model.network import Network
+from linflow.model.objectives import Objective
 
 if TYPE_CHECKING:
-    from linflow.certificates.certificate import Certificate
     from linflow.dynamics.trajectory import Trajectory
 
 OBSERVED_ALLOWANCE = 1e-9
@@ -85,16 +86,38 @@ class Check:
         }
 
 
+class Promise(Protocol):
+    """What is checked: a `Certificate`."""
+
+    @property
+    def guarantees(self) -> tuple[Guarantee, ...]: ...  # noqa: D102
+    @property
+    def objective(self) -> Objective: ...  # noqa: D102
+    @property
+    def network(self) -> Network: ...  # noqa: D102
+    @property
+    def gap(self) -> float: ...  # noqa: D102
+    @property
+    def algorithm(self) -> str: ...  # noqa: D102
+    @property
+    def step_size(self) -> float | None: ...  # noqa: D102
+    @property
+    def schedule(self) -> Any: ...  # noqa: D102
+    def rate_at(self, gap: float) -> float: ...  # noqa: D102
+    def time_to(self, fraction: float) -> float: ...  # noqa: D102
+    def steps_to(self, fraction: float) -> float: ...  # noqa: D102
+
+
 @runtime_checkable
 class Proof(Protocol):
     """What bounds the exact flow from both sides, and can be set against a certificate."""
 
-    def against(self, certificate: Certificate) -> Check:
+    def against(self, certificate: Any) -> Check:
         """Return the check of a certificate."""
         ...
 
 
-def check_run(certificate: Certificate, run: Trajectory) -> Check:
+def check_run(certificate: Promise, run: Trajectory) -> Check:
     """Set every guarantee of a certificate against a run from the same start.
 
     The gap is compared with each curve, for a schedule by the number of steps done, and the rate with the best
@@ -183,7 +206,7 @@ def _step_times(run: Trajectory) -> np.ndarray:
     return np.cumsum(np.concatenate([[0.0], to_numpy(run.step_sizes)]))
 
 
-def _steps_done(certificate: Certificate, run: Trajectory) -> np.ndarray:
+def _steps_done(certificate: Promise, run: Trajectory) -> np.ndarray:
     """Return the steps done at each record; ValueError where the first is not of the certified schedule."""
     from linflow.dynamics.descent import gradient_descent  # noqa: PLC0415 - runs stand on nothing of certificates
 
@@ -207,7 +230,7 @@ def steps_taken(run: Trajectory, fraction: float) -> float:
     return float(np.searchsorted(_step_times(run), t)) if math.isfinite(t) else math.inf
 
 
-def _noise(certificate: Certificate, run: Trajectory) -> float:
+def _noise(certificate: Promise, run: Trajectory) -> float:
     """Return the rounding level of the gap along a run: the larger one of its ends.
 
     What a user-defined value rounds in itself is unknown; it is taken to be of the size of what it returns.

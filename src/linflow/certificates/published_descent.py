@@ -14,39 +14,10 @@ from linflow.bounds import two_layers
 from linflow.certificates._base import Guarantee, beyond_float64
 from linflow.certificates.curves import StepCurve
 from linflow.certificates.step_bounds import NO_SMOOTHNESS, DescentBounds, LevelStepCurve
-from linflow.geometry.imbalance import signed_gram_eigenvalues
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
 from linflow.model.quadratics import LinearRegression, MatrixFactorization
-
-
-def local_constant(
-    K: float, greatest: float, gap: float, size: float, eta: float, scale: float = 1.0, *, printed: bool = False
-) -> float:
-    """Return `K_t` with `ℓ⁺ ≤ ℓ − η(1 − ηK_t/2)‖∇L‖²` for one step η of a two-layer model.
-
-    `K_t = K λ_max(T) + c sqrt(2Kℓ) + a c³K² σ_max(W) ℓ η² + b c K λ_max(T) sqrt(2Kℓ) η` with `a = b = 1`; printed are
-    `a = 6` and `b = 3`. Proof: docs/descent.md.
-
-    Args:
-        K: smoothness of f.
-        greatest: `λ_max(T)`, output scale included.
-        gap: ℓ.
-        size: `σ_max(W)`.
-        eta: η.
-        scale: the output scale c.
-        printed: the constants as printed, larger than needed.
-
-    Source: Xu, Min, Tarmoun, Mallada & Vidal 2025, with a, b, the scale c and the proof of this library.
-
-    Example:
-        >>> from linflow.certificates.published_descent import local_constant
-        >>> local_constant(1.0, 2.0, 0.5, 1.0, 0.1), local_constant(1.0, 2.0, 0.5, 1.0, 0.1, printed=True)
-        (3.205, 3.63)
-    """
-    a, b = (6.0, 3.0) if printed else (1.0, 1.0)
-    slope = scale * math.sqrt(2 * K * gap)
-    return K * greatest + slope + a * scale**3 * K * K * size * gap * eta * eta + b * K * greatest * slope * eta
+from linflow.model.spectrum import signed_gram_eigenvalues
 
 
 class _TwoLayerBounds(DescentBounds):

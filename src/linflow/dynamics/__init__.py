@@ -1,17 +1,6 @@
 """Runs: gradient flow and gradient descent, and what they record."""
 
-from linflow.dynamics.descent import gradient_descent
-from linflow.dynamics.flow import gradient_flow
-from linflow.dynamics.many import Failure, gradient_flow_many
-from linflow.dynamics.trajectory import Interrupted, Result, Stats, Trajectory
+import lazy_loader as _lazy
 
-__all__ = [
-    "Failure",
-    "Interrupted",
-    "Result",
-    "Stats",
-    "Trajectory",
-    "gradient_descent",
-    "gradient_flow",
-    "gradient_flow_many",
-]
+# Loaded when they are asked for: what reads the file of a run needs no compiled loops. The names are in __init__.pyi.
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

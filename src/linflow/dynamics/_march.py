@@ -20,7 +20,7 @@ from numba.core.compiler import Compiler
 from linflow._support.arrays import EPS
 from linflow.dynamics import _kernels as kernels
 from linflow.dynamics import _stabilized, _stepping
-from linflow.dynamics import _tiles as tiles
+from linflow.dynamics import _tiled_products as tiles
 from linflow.dynamics._kernels import RTOL, SIZE, curvature, evaluate, grain, may_rest, norm, rounding
 from linflow.dynamics._stabilized import DAMPING, NEGLIGIBLE, STRICTER
 from linflow.dynamics._stepping import MOTION

@@ -112,7 +112,7 @@ def gradient_descent(
     declared = DeclaredConstants(objective)
     recorder = Recorder(field, record)
     taken: list[float] = []
-    with one_thread_when_small(field.network), np.errstate(over="ignore", invalid="ignore"):
+    with one_thread_when_small(field.network.weights), np.errstate(over="ignore", invalid="ignore"):
         point = field.at(field.flatten(field.network.weights))
         first = point.gap
         result, k, t, recorded = Result.STEPS_DONE, 0, 0.0, -1

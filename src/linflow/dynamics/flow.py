@@ -138,7 +138,7 @@ def integrate(
     with np.errstate(over="ignore", invalid="ignore"):
         march, notes = _march(field, rtol, engine, 1 if progress is not None else BLOCK)
         loop = _Loop(march, field, until, end, record, stops, rtol, max_steps, notes)
-        with one_thread_when_small(field.network) if loop.uses_blas else nullcontext():
+        with one_thread_when_small(field.network.weights) if loop.uses_blas else nullcontext():
             result = loop.run(progress, stopped)
 
     again = {"until": until, "t_max": t_max, "max_steps": max_steps, "engine": engine, "reduce": reduce}

@@ -14,6 +14,8 @@ import numpy as np
 
 from linflow._support import checks
 from linflow._support.arrays import Array, from_numpy, singular_values, to_numpy, whole
+from linflow._support.html import FRACTIONS as SHOWN
+from linflow._support.html import block, never_raising, notes, number, sparkline, table
 from linflow._support.words import many
 from linflow.dynamics._hermite import LEVEL, first_times, interpolate
 from linflow.dynamics._stepping import advance
@@ -213,6 +215,11 @@ class Trajectory:
             raise ValueError(f"the run covers t = 0 to {end!r}; {t!r} lies outside.")
         return self._checkpoints.network_at(t)
 
+    @property
+    def citations(self) -> frozenset[str]:
+        """Keys of the references that it rests on: the integrator of a flow, and the software."""
+        return frozenset({"linflow", "hairer1993"} if self.algorithm == "flow" else {"linflow"})
+
     def save(
         self, path: str | PathLike[str], *, weights: str = "ends", settings: Mapping[str, Any] | None = None
     ) -> None:
@@ -235,14 +242,12 @@ class Trajectory:
             >>> bool((again.gap == run.gap).all())
             True
         """
-        from linflow.files import save_run  # noqa: PLC0415 - files stand on runs
+        from linflow.dynamics.storage.writing import save_run  # noqa: PLC0415 - xarray is slow to import
 
         save_run(self, path, weights=weights, settings=settings)
 
     def _repr_html_(self) -> str:
-        from linflow._support.html import never_raising, trajectory_html  # noqa: PLC0415 - only notebooks need it
-
-        return never_raising(trajectory_html, self)
+        return never_raising(_view, self)
 
     def __repr__(self) -> str:
         t, gap = to_numpy(self.t), to_numpy(self.gap)
@@ -347,3 +352,18 @@ class Recorder:
         like = self.start.weights[0]
         columns = {"t": self.t, "gap": self.gap, "rate": self.rate, **self.extra}
         return {name: from_numpy(np.asarray(values), like) for name, values in columns.items()}
+
+
+def _view(run: Trajectory) -> str:
+    """Return how the run ended, its numbers, and the logarithm of the loss gap against time."""
+    t, gap = to_numpy(run.t), to_numpy(run.gap)
+    step = "" if run.step_size is None else f", step {run.step_size:.4g}"
+    rows = [
+        ("time", f"{t[-1]:.4g}"),
+        ("loss gap", f"{gap[0]:.4g} → {gap[-1]:.4g}"),
+        ("steps", f"{run.stats.steps} ({run.stats.rejected} rejected)"),
+        ("imbalance drift", f"{run.stats.imbalance_drift:.2g}"),
+        *((f"time to {x}", number(run.time_to(float(x)))) for x in SHOWN),
+    ]
+    body = table((), rows) + sparkline(t, gap)
+    return block("Trajectory", f"gradient {run.algorithm}{step}: {run.result.value}", body, notes(run.notes))

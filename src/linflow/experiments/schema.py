@@ -124,16 +124,18 @@ class Experiment(_Section):
         Raises:
             ValueError: data are missing, contradict each other, or do not fit the kind of objective.
         """
-        import linflow as lf  # noqa: PLC0415 - settings are read before anything is computed
+        # Settings are read before anything is computed.
         from linflow.files import read_matrix  # noqa: PLC0415
+        from linflow.model.classification import ExponentialLoss, LogisticLoss  # noqa: PLC0415
+        from linflow.model.quadratics import LinearRegression, MatrixFactorization  # noqa: PLC0415
 
         given, notes = self.data, []
         kind = given.objective or ("regression" if given.x else "factorization")
-        makers = {"regression": lf.LinearRegression, "logistic": lf.LogisticLoss, "exponential": lf.ExponentialLoss}
+        makers = {"regression": LinearRegression, "logistic": LogisticLoss, "exponential": ExponentialLoss}
         if kind == "factorization":
             if given.target is None or given.x is not None or given.y is not None:
                 raise ValueError("a factorization needs a target, and no x or y: give --target Y.csv.")
-            made = lf.MatrixFactorization(read_matrix(given.target, notes=notes))
+            made = MatrixFactorization(read_matrix(given.target, notes=notes))
         elif given.x is None or given.y is None or given.target is not None:
             raise ValueError(f"{kind} needs x and y, and no target: give --x X.csv --y Y.csv.")
         else:
@@ -154,8 +156,9 @@ class Experiment(_Section):
             ValueError: hidden widths are missing, or weights and data do not fit.
             MemoryError: they would not fit in memory, with what a certificate and a run need.
         """
-        import linflow as lf  # noqa: PLC0415
+        from linflow import init  # noqa: PLC0415
         from linflow.files import load_weights  # noqa: PLC0415
+        from linflow.model.network import Network  # noqa: PLC0415
 
         start = self.start
         if start.weights is not None:
@@ -176,10 +179,10 @@ class Experiment(_Section):
                     "the start spectral lies along the solution, and this objective has none; use another."
                 )
             size["target"] = objective.minimizer
-        drawn = getattr(lf.init, start.init)(widths, rng=start.seed, **size)
+        drawn = getattr(init, start.init)(widths, rng=start.seed, **size)
         if start.scale == 1.0:
             return drawn
-        return lf.Network([start.scale * W for W in drawn.weights], scale=drawn.scale)
+        return Network([start.scale * W for W in drawn.weights], scale=drawn.scale)
 
     def steps(self, objective: Objective, network: Network) -> dict[str, Any]:
         """Return the step of a descent as `certify` and `gradient_descent` take it, nothing for a flow.
@@ -189,21 +192,22 @@ class Experiment(_Section):
         Raises:
             ValueError: no safe step is known, or the schedule takes none or does not fit.
         """
-        import linflow as lf  # noqa: PLC0415
+        from linflow import schedules  # noqa: PLC0415
+        from linflow.certificates import safe_step_size  # noqa: PLC0415
 
         if self.algorithm == "flow":
             return {}
         given, name = self.descent.step_size, self.descent.schedule
         if name == "constant":
-            return {"step_size": lf.safe_step_size(objective, network) if given == "safe" else float(given)}
+            return {"step_size": safe_step_size(objective, network) if given == "safe" else float(given)}
         if name == "local_smoothness":
             if given != "safe":
                 raise ValueError("local_smoothness finds its steps itself; leave out --step-size.")
-            return {"schedule": lf.schedules.local_smoothness()}
+            return {"schedule": schedules.local_smoothness()}
         first = () if given == "safe" else (float(given),)
         if name == "backtracking":
-            return {"schedule": lf.schedules.backtracking(*first)}
-        return {"schedule": lf.schedules.xu2025(objective, network, *first)}
+            return {"schedule": schedules.backtracking(*first)}
+        return {"schedule": schedules.xu2025(objective, network, *first)}
 
     def widths(self, objective: Objective, wider: int = 1) -> tuple[int, ...]:
         """Return the widths of the layers, hidden ones `wider` times as wide.

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from linflow._support import checks
+from linflow._support.arrays import first_bad
 from linflow._support.paths import FileError, named
-from linflow.files._numpy import listed
+from linflow._support.words import listed, where
 from linflow.model.network import Network
 
 CONVENTIONS = ("product", "torch")
@@ -147,17 +148,6 @@ def _is_torch(names: list[str], layers: list[np.ndarray], convention: str | None
         order = " → ".join(names[:8]) + " → …" * (len(names) > 8)
         raise FileError(f"{named(path)} holds {shapes}, which do not chain: {need}, in the order {order}.")
     return convention == "torch"
-
-
-def first_bad(x: np.ndarray) -> list[int]:
-    """Return the index of the first entry that is NaN or infinite."""
-    return [int(i) for i in np.unravel_index(int(np.argmin(np.isfinite(x))), x.shape)]
-
-
-def where(index: list[int]) -> str:
-    """Return a place in words, counted from 1: "row 2, column 3"."""
-    words = ("row", "column") if len(index) <= 2 else ("index",) * len(index)
-    return ", ".join(f"{word} {i + 1}" for word, i in zip(words, index, strict=False))
 
 
 def decoded_size(shapes: list[tuple[int, ...]]) -> int:

@@ -10,6 +10,7 @@ from typing import IO, Any
 import numpy as np
 
 from linflow._support.paths import FileError, check_size, decoding, named
+from linflow._support.words import listed
 
 MEMBERS = 10_000
 """Most members of an archive."""
@@ -122,10 +123,3 @@ def _array(file: IO[bytes], size: int, path: Path, what: str, limit: int) -> np.
             "header: truncated or corrupt. Write or fetch it again."
         )
     return np.frombuffer(file.read(need), dtype).reshape(shape, order="F" if fortran else "C")
-
-
-def listed(names: Any, most: int = 8) -> str:
-    """Return names in quotes, the first few of many."""
-    names = list(names)
-    more = f", … ({len(names)} in all)" if len(names) > most else ""
-    return ", ".join(map(repr, names[:most])) + more

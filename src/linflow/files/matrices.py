@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from linflow._support.arrays import first_bad
 from linflow._support.paths import LIMIT, FileError, PathLike, check_size, decoding, named, need, readable, suffix
+from linflow._support.words import listed, where
 from linflow.files._index import check_counting, check_unnamed
-from linflow.files._layers import first_bad, where
-from linflow.files._numpy import listed, read_npy, read_npz
+from linflow.files._numpy import read_npy, read_npz
 from linflow.files._text import read_text
 
 READ = (".csv", ".tsv", ".txt", ".npy", ".npz", ".parquet")

@@ -27,8 +27,9 @@ from linflow._support.paths import (
     suffix,
     write_bytes,
 )
+from linflow._support.words import listed
 from linflow.files._layers import decoded_size, network_from
-from linflow.files._numpy import check_archive, listed, read_npz
+from linflow.files._numpy import check_archive, read_npz
 from linflow.model.network import Network
 
 WRITTEN = (".npz", ".safetensors")

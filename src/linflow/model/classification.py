@@ -43,6 +43,7 @@ class ExponentialTail(Objective):
     """
 
     derived = True
+    citations = frozenset({"soudry2018"})
     _largest_curvature = math.inf
 
     def __init__(self, X: Any, y: Any):

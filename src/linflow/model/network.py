@@ -9,6 +9,11 @@ from typing import Any
 
 from linflow._support import checks
 from linflow._support.arrays import Array, Namespace, detach, namespace, norm
+from linflow._support.html import block, never_raising, notes, table
+from linflow.model.spectrum import ImbalanceSpectrum, signed_gram_eigenvalues
+
+WIDEST = 500
+"""The largest hidden width whose imbalance spectrum a notebook shows; its neighbours may be four times as wide."""
 
 
 class Network:
@@ -141,9 +146,7 @@ class Network:
         return other
 
     def _repr_html_(self) -> str:
-        from linflow._support.html import network_html, never_raising  # noqa: PLC0415 - only notebooks need it
-
-        return never_raising(network_html, self)
+        return never_raising(_view, self)
 
     def __repr__(self) -> str:
         scale = "" if self.scale == 1 else f", scale={self.scale:.4g}"
@@ -203,3 +206,32 @@ def layer_gradients(weights: Sequence[Array], G: Array, suffixes: Sequence[Array
         if l + 1 < len(weights):
             pulled = weights[l].T @ pulled
     return gradients
+
+
+def _view(network: Network) -> str:
+    """Return the widths, and of each layer the shape, the norm and the gap and spreads of the imbalance after it."""
+    rows = []
+    for l, (W, size) in enumerate(zip(network.weights, network.sizes, strict=True), 1):
+        rows.append((f"W_{l}", f"{W.shape[0]}×{W.shape[1]}", f"{size:.4g}", *_spectrum_view(network, l)))
+    scale = "" if network.scale == 1 else f", scale c = {network.scale:.4g}"
+    head = f"{network.depth} layer{'s' * (network.depth > 1)}, {'×'.join(map(str, network.widths))}{scale}"
+    if not network.overparametrized:
+        head += "; narrower than min(n, m): not every product can be reached"
+    titles = ("layer", "shape", "‖W‖_F", "gap Δ of D", "spreads Δ₊, Δ₋")
+    return block("Network", head, table(titles, rows), notes(network.notes))
+
+
+def _spectrum_view(network: Network, l: int) -> tuple[str, str]:
+    """Return gap and spreads of `D_l` in words, dashes where there is none or its matrix is large."""
+    if l == network.depth:
+        return "–", "–"
+    left, h, right = network.widths[l - 1 : l + 2]
+    if h > WIDEST or max(left, right) > 4 * WIDEST:
+        return "not computed: wide", "–"
+    try:
+        A, B = (detach(W) for W in network.weights[l - 1 : l + 1])
+        values = signed_gram_eigenvalues([(1.0, A.T), (-1.0, B)])
+        found = ImbalanceSpectrum.of(values, *network.shape)
+    except Exception:  # LAPACK did not converge, or the device cannot
+        return "not computed", "–"
+    return f"{found.gap:.4g}", f"{found.positive_spread:.4g}, {found.negative_spread:.4g}"

@@ -73,6 +73,8 @@ class Objective:
     """
 
     name = "user-defined objective"
+    citations: frozenset[str] = frozenset()
+    """Keys of the references that its theory rests on."""
     derived = False
     """Whether the constants follow from the data, rather than from a declaration that a run may contradict."""
     quadratic = False

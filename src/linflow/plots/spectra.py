@@ -14,10 +14,10 @@ from linflow._support import checks
 from linflow._support.arrays import singular_values as sigmas
 from linflow._support.arrays import to_numpy
 from linflow.dynamics import Trajectory
-from linflow.geometry.imbalance import ImbalanceSpectrum
 from linflow.geometry.imbalance import imbalance_spectrum as spectrum_of
 from linflow.geometry.operator import TangentOperator
 from linflow.model.network import Network
+from linflow.model.spectrum import ImbalanceSpectrum
 from linflow.plots._canvas import DASHES, Canvas, apart, canvas, from_zero, label_ends, log_ticks
 from linflow.plots.runs import checked, sound
 

@@ -20,6 +20,7 @@ from linflow._support.arrays import to_numpy
 from linflow._support.fractions import FRACTIONS
 from linflow._support.provenance import versions
 from linflow._support.threads import one_thread
+from linflow._support.version import __version__
 from linflow.experiments.unused import unused
 from linflow.sweeps.axes import defaults
 from linflow.sweeps.grid import PATHS, UNREADABLE, Grid, file_digest
@@ -104,13 +105,17 @@ def run_task(task: Task) -> Answer:
 @lru_cache(maxsize=1)
 def ready() -> str:
     """Load all that a cell needs, so that no cell is measured with it."""
-    import linflow as lf  # noqa: PLC0415 - where cells are run, and nowhere else
+    # Where cells are run, and nowhere else.
+    from linflow import init  # noqa: PLC0415
+    from linflow.certificates import certify  # noqa: PLC0415
+    from linflow.dynamics import gradient_flow  # noqa: PLC0415
+    from linflow.model.quadratics import MatrixFactorization  # noqa: PLC0415
 
-    objective, start = lf.MatrixFactorization(np.eye(2)), lf.init.gaussian((2, 3, 2), rng=0)
-    certificate, run = lf.certify(objective, start), lf.gradient_flow(objective, start, until=1e-3)
+    objective, start = MatrixFactorization(np.eye(2)), init.gaussian((2, 3, 2), rng=0)
+    certificate, run = certify(objective, start), gradient_flow(objective, start, until=1e-3)
     certificate.time_to(1e-3)
     run.time_to(FRACTIONS)
-    return lf.__version__
+    return __version__
 
 
 def run_cell(cell: Cell, *, check: bool = False, curves: int = 0, time_limit: float | None = None) -> dict[str, Any]:

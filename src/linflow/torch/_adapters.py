@@ -10,9 +10,9 @@ from typing import Any
 
 from linflow._support import checks
 from linflow._support.arrays import Array
+from linflow.torch._chain import Chain
 from linflow.torch._peft import ALORA, activated, other_adapters, variant
 from linflow.torch._state_dict import State
-from linflow.torch.chains import Chain
 
 _FIRST = re.compile(
     r"^(?:(?P<layer>.+)\.)?(?P<word>lora_(?:embedding_)?A)(?:\.(?P<adapter>[^.]+?))??(?P<end>\.weight)?$"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from linflow._support.arrays import Array, namespace
+from linflow.torch._chain import Chain, transposed
 from linflow.torch._state_dict import State
-from linflow.torch.chains import Chain, transposed
 
 SEPARATE = (
     ("q_proj", "k_proj", "v_proj", ("o_proj", "out_proj", "dense")),

@@ -5,28 +5,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+from linflow.torch._chain import Chain, Factor, transposed
 from linflow.torch._state_dict import State
-from linflow.torch.chains import Chain, transposed
-
-
-@dataclass(frozen=True)
-class Factor:
-    """A weight in a product.
-
-    Attributes:
-        name: of the tensor.
-        turned: whether its transpose multiplies rows from the right, as with `nn.Linear`; None where not known.
-        bias: name of the vector that is added to the product so far; "" where none is.
-        scale: a number that the product so far is multiplied by.
-    """
-
-    name: str
-    turned: bool | None = False
-    bias: str = ""
-    scale: float = 1.0
 
 
 def linear_chains(

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from linflow.torch._runs import Factor
+from linflow.torch._chain import Factor
 
 COPIES = ("clone", "alias", "_to_copy", "contiguous", "lift_fresh")
 VIEWS = ("view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squeeze", "expand")

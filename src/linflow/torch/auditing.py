@@ -11,9 +11,10 @@ from typing import Any
 from linflow._support.arrays import Array, norm, to_numpy
 from linflow._support.paths import LIMIT, PathLike, readable, suffix
 from linflow._support.words import many
-from linflow.geometry.imbalance import ImbalanceSpectrum, imbalance_spectrum, positive_part
+from linflow.geometry.imbalance import imbalance_spectrum
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
+from linflow.model.spectrum import ImbalanceSpectrum, positive_part
 from linflow.torch._state_dict import State, configuration
 from linflow.torch._tangent import TangentSpectrum, tangent_spectrum
 from linflow.torch.chains import Chain, find_chains

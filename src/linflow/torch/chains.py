@@ -11,56 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from linflow._support import checks
-from linflow._support.arrays import Array, namespace
-from linflow._support.number_formats import FLOAT64, Format
-from linflow.model.network import Network
+from linflow.torch._chain import KINDS, Chain
 from linflow.torch._state_dict import State, natural
-
-KINDS = ("linear", "query-key", "value-output", "lora")
-
-
-@dataclass(frozen=True, repr=False)
-class Chain:
-    """Consecutive linear maps `c · W_1 W_2 ⋯ W_L`.
-
-    Attributes:
-        name: of the chain, from the names of the layers.
-        kind: one of `KINDS`.
-        weights: `W_1, …, W_L` as views of what was given, `W_l` of shape `(h_{l-1}, h_l)`; not yet promoted.
-        sources: the names of the tensors, first to last.
-        scale: the factor c: that of a LoRA pair, which may be 0 or negative, 1 elsewhere.
-        notes: what was assumed.
-        trained: for each layer whether it is: one that is frozen has no term in T; empty where nothing is known.
-        stored: the coarsest format in which the weights were stored.
-    """
-
-    name: str
-    kind: str
-    weights: tuple[Array, ...]
-    sources: tuple[str, ...]
-    scale: float = 1.0
-    notes: tuple[str, ...] = ()
-    trained: tuple[bool, ...] = ()
-    stored: Format = FLOAT64
-
-    def network(self) -> Network:
-        """Return the chain as a `Network` in float64, on the device of the weights; of |c|, c's sign given to `W_1`.
-
-        Raises:
-            ValueError: c = 0, or weights that are not finite or too large.
-        """
-        if self.scale == 0:
-            raise ValueError("the scale is 0, so the product is: no network has it. Use Network(chain.weights).")
-        first, *rest = self.weights
-        return Network([first if self.scale > 0 else -first, *rest], abs(self.scale))
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """`(h_0, …, h_L)`."""
-        return (self.weights[0].shape[0], *(W.shape[1] for W in self.weights))
-
-    def __repr__(self) -> str:
-        return f"Chain({self.name!r}, {self.kind}, {'×'.join(map(str, self.widths))})"
 
 
 @dataclass(frozen=True)
@@ -131,9 +83,9 @@ def find_chains(
         >>> find_chains(state).chains
         (Chain('0 → 1', linear, 3×5×2),)
     """
-    from linflow.torch._adapters import lora_pairs  # noqa: PLC0415 - it builds on this module
-    from linflow.torch._attention import attention_products  # noqa: PLC0415 - it builds on this module
-    from linflow.torch._runs import linear_chains, reason  # noqa: PLC0415 - it builds on this module
+    from linflow.torch._adapters import lora_pairs  # noqa: PLC0415 - found where it is asked for
+    from linflow.torch._attention import attention_products  # noqa: PLC0415 - found where it is asked for
+    from linflow.torch._runs import linear_chains, reason  # noqa: PLC0415 - found where it is asked for
     from linflow.torch._training import examined  # noqa: PLC0415 - only this function needs it
 
     state = model if isinstance(model, State) else State(model, config)
@@ -161,9 +113,3 @@ def find_chains(
     chains = [*examined(chains, state, skipped), *examined(once, state, skipped, counted=True)]
     found = tuple(sorted(chains, key=lambda c: natural(c.name)))
     return Found(found, tuple(skipped), "" if found else reason(state, inputs))
-
-
-def transposed(matrix: Array, bias: Array | None = None) -> Array:
-    """Return the matrix of `nn.Linear` as (inputs, outputs), the bias as the last row where there is one."""
-    W = matrix.T
-    return W if bias is None else namespace(W).concat([W, bias[None, :]], axis=0)

@@ -264,7 +264,7 @@ def alignment(A: Array, B: Array, gradient: Array, scaling: float = 1.0, smoothn
         >>> import numpy as np
         >>> from linflow.torch import alignment
         >>> alignment(np.array([[1e-3, 0.0]]), np.zeros((2, 1)), -np.diag([2.0, 1.0]))
-        Alignment(1 modes, first after t = 3.974)
+        Alignment(1 mode, first after t = 3.974)
     """
     form = FORMATS.get(dtype_name(getattr(gradient, "dtype", "float64")), FLOAT64)
     A, B, G = (checks.matrix(x, name)[0] for x, name in ((A, "A"), (B, "B"), (gradient, "gradient")))

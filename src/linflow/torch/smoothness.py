@@ -17,13 +17,15 @@ from linflow._support.arrays import detach, norm, to_numpy
 from linflow.certificates.descent import safe_step_size
 from linflow.dynamics.descent import Iterate
 from linflow.dynamics.field import GradientField
+from linflow.dynamics.local_smoothness import along_the_step
+from linflow.dynamics.step_rules import FORMS, check_form
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
 from linflow.model.quadratics import LinearRegression
 from linflow.torch._imbalance_law import why_no_law
 from linflow.torch._module import Layers
 
-RULES = (*schedules.FORMS, "xu2025")
+RULES = (*FORMS, "xu2025")
 
 
 @dataclass(frozen=True)
@@ -77,10 +79,10 @@ def local_smoothness(objective: Objective, network: Network, rule: str | None = 
     point = field.at(field.flatten(network.weights))
     if math.isinf(objective.smoothness) or not point.finite:
         return LocalSmoothness(point.gap, point.speed, math.nan, math.nan, math.nan)
-    schedules.check_form(objective, network.depth, rule)
+    check_form(objective, network.depth, rule)
     if point.speed == 0:
         return LocalSmoothness(point.gap, 0.0, 0.0, math.inf, math.inf)
-    step, largest = schedules.along_the_step(field, network, point, rule)
+    step, largest = along_the_step(field, network, point, rule)
     return LocalSmoothness(point.gap, point.speed, 1 / step, step, largest)
 
 
@@ -162,7 +164,7 @@ class LocalSmoothnessLR(LRScheduler):
             raise ValueError(f'first is {first!r}, but only the rule "xu2025" has a first step; leave it out.')
         if not callable(getattr(rule, "step", None)):
             form = "printed" if rule == "xu2025" else checks.choice(rule, "rule", RULES)
-            schedules.check_form(objective, net.depth, form)
+            check_form(objective, net.depth, form)
             if rule == "xu2025":
                 first = safe_step_size(objective, net) if first is None else checks.positive(first, "first")
         self.rule = rule if isinstance(rule, str) else None

@@ -20,7 +20,7 @@ class Bounded(Protocol):
     @property
     def first(self) -> tuple[float, float]: ...  # noqa: D102
     @property
-    def t(self) -> np.ndarray: ...  # noqa: D102
+    def t(self) -> Any: ...  # noqa: D102
     def gap_bounds(self, t: Any) -> tuple[Any, Any]: ...  # noqa: D102
     def rate_bounds(self, t: Any) -> tuple[Any, Any]: ...  # noqa: D102
     def time_bounds(self, fraction: float) -> tuple[float, float]: ...  # noqa: D102

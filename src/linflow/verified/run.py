@@ -156,7 +156,7 @@ class _Beginning:
     def flow(
         self, until: float | None, end: float, max_steps: int, progress: Callable[[float], None] | None
     ) -> Enclosure:
-        with one_thread_when_small(self.network), np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        with one_thread_when_small(self.narrow.weights), np.errstate(over="ignore", under="ignore", invalid="ignore"):
             march = self._march(FLOAT64)
             result, reason, path = enclose_flow(march, until, _rounded_up(end), max_steps, progress)
             magnified = result == "proof ended" and march.exponent > DIGITS
@@ -184,7 +184,7 @@ class _Beginning:
         progress: Callable[[float], None] | None,
         iterates: list[list[np.ndarray]] | None = None,
     ) -> DescentEnclosure:
-        with one_thread_when_small(self.network), np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        with one_thread_when_small(self.narrow.weights), np.errstate(over="ignore", under="ignore", invalid="ignore"):
             march = DescentMarch(self.problem, self.narrow.weights, self.network.scale, self.narrow.radius, eta)
             result, reason, gaps, radii = enclose_descent(march, until, steps, progress, iterates)
         return DescentEnclosure(

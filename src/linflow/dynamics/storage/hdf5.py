@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from linflow._support.arrays import first_bad
 from linflow._support.paths import FileError, PathLike, check_size, decoding, named, need, readable, suffix
+from linflow._support.words import where
 from linflow.dynamics.storage import schema as _schema
-from linflow.files._layers import first_bad, where
 
 if TYPE_CHECKING:
     import h5py

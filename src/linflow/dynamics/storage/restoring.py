@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from linflow._support.paths import LIMIT, PathLike
+from linflow._support.words import listed
 from linflow.dynamics.storage import schema as _schema
 from linflow.dynamics.storage.hdf5 import RunFile, read_run
 from linflow.dynamics.storage.stored_weights import StoredWeights
-from linflow.files._numpy import listed
 from linflow.model.network import Network
 
 if TYPE_CHECKING:

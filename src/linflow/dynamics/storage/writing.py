@@ -8,27 +8,23 @@ import math
 import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from linflow._support import checks
 from linflow._support.arrays import to_numpy
 from linflow._support.paths import LIMIT, PathLike, check_size, need, suffix, write_bytes
+from linflow._support.version import __version__
 from linflow.dynamics.storage import schema as _schema
 from linflow.dynamics.storage.stored_weights import StoredWeights
 from linflow.model.network import Network
-
-if TYPE_CHECKING:
-    from linflow.dynamics import Trajectory
 
 _Variables = dict[str, tuple[tuple[str, ...], np.ndarray, str, str]]
 """Dimensions, values, long name and units by name."""
 
 
-def save_run(
-    run: Trajectory, path: PathLike, *, weights: str = "ends", settings: Mapping[str, Any] | None = None
-) -> None:
+def save_run(run: Any, path: PathLike, *, weights: str = "ends", settings: Mapping[str, Any] | None = None) -> None:
     """Write a run as NetCDF-4, with everything that `load_run` needs to give it back to the last bit.
 
     Any NetCDF or HDF5 reader opens it, `xarray.open_dataset(path)` among them; each variable has its long name and
@@ -73,7 +69,7 @@ def save_run(
     write_bytes(path, lambda file: file.writelines([content, end]))
 
 
-def to_dataset(run: Trajectory, *, weights: str = "ends", settings: Mapping[str, Any] | None = None) -> Any:
+def to_dataset(run: Any, *, weights: str = "ends", settings: Mapping[str, Any] | None = None) -> Any:
     """Return a run as an `xarray.Dataset`: what `save_run` writes.
 
     Args:
@@ -107,7 +103,7 @@ def to_dataset(run: Trajectory, *, weights: str = "ends", settings: Mapping[str,
     )
 
 
-def _records(run: Trajectory) -> _Variables:
+def _records(run: Any) -> _Variables:
     variables: _Variables = {"t": (("t",), to_numpy(run.t), "time", "time of the flow")}
     for name, (meaning, units) in _schema.RECORDS.items():
         values = getattr(run, name)
@@ -124,7 +120,7 @@ def _records(run: Trajectory) -> _Variables:
     return variables
 
 
-def _scalars(run: Trajectory) -> _Variables:
+def _scalars(run: Any) -> _Variables:
     values: dict[str, Any] = {"minimum": run.minimum, "scale": run.start.scale}
     values |= {f"stats_{name}": getattr(run.stats, name) for name in _schema.STATS}
     if np.isnan(values["stats_gap_error"]):  # not estimated
@@ -138,7 +134,7 @@ def _scalars(run: Trajectory) -> _Variables:
     return variables
 
 
-def _weights(run: Trajectory, everything: bool) -> _Variables:
+def _weights(run: Any, everything: bool) -> _Variables:
     variables: _Variables = {}
     for l, (first, last) in enumerate(zip(run.start.weights, run.network.weights, strict=True), 1):
         sides = (f"h{l - 1}", f"h{l}")
@@ -154,7 +150,7 @@ def _weights(run: Trajectory, everything: bool) -> _Variables:
     return variables
 
 
-def _path(run: Trajectory) -> tuple[list[float], list[Network]]:
+def _path(run: Any) -> tuple[list[float], list[Network]]:
     """Return the weights at every stored step, the last included."""
     kept: Any = run._checkpoints
     if kept is None:
@@ -175,9 +171,7 @@ def _path(run: Trajectory) -> tuple[list[float], list[Network]]:
     return (times, networks) if times[-1] == end else ([*times, end], [*networks, run.network])
 
 
-def _attributes(run: Trajectory, settings: Mapping[str, Any] | None) -> dict[str, Any]:
-    from linflow import __version__  # noqa: PLC0415 - set after the lazy names of the package
-
+def _attributes(run: Any, settings: Mapping[str, Any] | None) -> dict[str, Any]:
     attributes: dict[str, Any] = {
         "Conventions": f"linflow-run-{_schema.FORMAT_VERSION}",
         "title": f"Gradient {run.algorithm} on a multi-layer linear model",

@@ -8,8 +8,9 @@ import numpy as np
 
 from linflow import init
 from linflow.experiments.figures._outcome import Claim, Experiment, Outcome, Progress, Table
-from linflow.geometry.imbalance import ImbalanceSpectrum, imbalance_matrices, imbalance_spectrum
+from linflow.geometry.imbalance import imbalance_matrices, imbalance_spectrum
 from linflow.model.network import Network
+from linflow.model.spectrum import ImbalanceSpectrum
 from linflow.plots import figure
 from linflow.plots import imbalance_spectrum as draw_spectrum
 

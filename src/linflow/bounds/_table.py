@@ -1,0 +1,32 @@
+"""The bounds of a network as a table that shows itself."""
+
+from __future__ import annotations
+
+from linflow._support.arrays import to_numpy
+from linflow._support.html import block, never_raising, others, table
+from linflow.bounds._base import Bound
+
+
+class BoundTable(list[Bound]):
+    """One `Bound` for each theorem: a list that shows itself as a table."""
+
+    def __repr__(self) -> str:
+        rows = [("bound", "λ_min(T) ≥", "source, or why not"), *self.rows()]
+        w = [max(len(row[i]) for row in rows) for i in range(2)]
+        return "\n".join(f"{a:<{w[0]}}  {b:>{w[1]}}  {c}" for a, b, c in rows)
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Return name, value, and source or why it does not apply, those that apply first, the largest at the top."""
+        first = sorted(self, key=lambda b: (not b.applies, -float(to_numpy(b.value).max())))
+        return [(b.name, b.text, b.source if b.applies else b.reason) for b in first]
+
+    def _repr_html_(self) -> str:
+        return never_raising(_view, self)
+
+
+def _view(bounds: BoundTable) -> str:
+    """Return the bounds that apply, the largest first, and the others with their reasons behind a fold."""
+    rows = bounds.rows()
+    count = sum(bound.applies for bound in bounds)
+    body = table(("bound", "λ_min(T) ≥", "source"), rows[:count]) if count else "<div>no bound applies</div>"
+    return block("Bounds", "on the least eigenvalue of T", body, others([(a, c) for a, _, c in rows[count:]]))

@@ -1,0 +1,73 @@
+"""Eigenvalues of signed sums of Gram matrices, and what an imbalance's spectrum says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from linflow._support.arrays import Array, device, eigenvalues, from_numpy, namespace
+from linflow._support.words import many
+
+
+def signed_gram_eigenvalues(terms: Sequence[tuple[float, Array]]) -> Array:
+    """Return the eigenvalues, descending, of `Σ s_i A_i A_iᵀ` (h×h) by a QR of `[A_1 A_2 …]` when that is thin."""
+    xp, h = namespace(*(A for _, A in terms)), terms[0][1].shape[0]
+    nonzero = eigenvalues(signed_gram(terms))
+    zeros = xp.zeros(h - nonzero.shape[0], dtype=nonzero.dtype, device=device(nonzero))
+    return xp.flip(xp.sort(xp.concat([nonzero, zeros]))) if zeros.shape[0] else nonzero
+
+
+def signed_gram(terms: Sequence[tuple[float, Array]]) -> Array:
+    """Return `Σ s_i A_i A_iᵀ` (h×h), or where that is smaller an r×r matrix of the same nonzero eigenvalues."""
+    xp = namespace(*(A for _, A in terms))
+    h, r = terms[0][1].shape[0], sum(A.shape[1] for _, A in terms)
+    if h <= r:
+        return sum(s * (A @ A.T) for s, A in terms)
+    R = xp.linalg.qr(xp.concat([A for _, A in terms], axis=1)).R
+    signs = from_numpy(np.concatenate([np.full(A.shape[1], s) for s, A in terms]), R)
+    return (R * signs) @ R.T
+
+
+@dataclass(frozen=True, repr=False)
+class ImbalanceSpectrum:
+    """Spectrum of one imbalance matrix with the three numbers that fix the two-layer rate.
+
+    Attributes:
+        eigenvalues: of `D`, descending, length h.
+        positive_spread: `Δ₊ = [λ_1(D)]_+ − [λ_n(D)]_+`.
+        negative_spread: `Δ₋ = [λ_1(−D)]_+ − [λ_m(−D)]_+`.
+        gap: `Δ = [λ_n(D)]_+ + [λ_m(−D)]_+`.
+
+    Source: Min, Tarmoun, Vidal & Mallada (arXiv 2105.06351), section 3.
+    """
+
+    eigenvalues: Array
+    positive_spread: float
+    negative_spread: float
+    gap: float
+
+    @classmethod
+    def of(cls, values: Array, n: int, m: int) -> ImbalanceSpectrum:
+        """Return the spectrum of eigenvalues in descending order, with n and m the sides of the product."""
+        negated = -namespace(values).flip(values)
+        top_p, n_th = positive_part(values, 1), positive_part(values, n)
+        top_m, m_th = positive_part(negated, 1), positive_part(negated, m)
+        # A part that is 0 may have a sign, which nothing that is shown should.
+        spreads = float(top_p - n_th) + 0.0, float(top_m - m_th) + 0.0
+        return cls(values, *spreads, float(n_th) + float(m_th) + 0.0)
+
+    def __repr__(self) -> str:
+        return (
+            f"ImbalanceSpectrum(gap={self.gap:.4g}, positive_spread={self.positive_spread:.4g}, "
+            f"negative_spread={self.negative_spread:.4g}, {many(self.eigenvalues.shape[0], 'eigenvalue')})"
+        )
+
+
+def positive_part(values: Array, k: int) -> Array:
+    """Return `[λ_k]_+` from eigenvalues in descending order, 0 past the size, as a 0-d array."""
+    xp = namespace(values)
+    if k > values.shape[0]:
+        return values[0] * 0.0
+    return xp.where(values[k - 1] > 0, values[k - 1], values[k - 1] * 0.0)

@@ -1,0 +1,78 @@
+"""What a chain of linear maps is, and one factor of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from linflow._support.arrays import Array, namespace
+from linflow._support.number_formats import FLOAT64, Format
+from linflow.model.network import Network
+
+KINDS = ("linear", "query-key", "value-output", "lora")
+
+
+@dataclass(frozen=True, repr=False)
+class Chain:
+    """Consecutive linear maps `c · W_1 W_2 ⋯ W_L`.
+
+    Attributes:
+        name: of the chain, from the names of the layers.
+        kind: one of `KINDS`.
+        weights: `W_1, …, W_L` as views of what was given, `W_l` of shape `(h_{l-1}, h_l)`; not yet promoted.
+        sources: the names of the tensors, first to last.
+        scale: the factor c: that of a LoRA pair, which may be 0 or negative, 1 elsewhere.
+        notes: what was assumed.
+        trained: for each layer whether it is: one that is frozen has no term in T; empty where nothing is known.
+        stored: the coarsest format in which the weights were stored.
+    """
+
+    name: str
+    kind: str
+    weights: tuple[Array, ...]
+    sources: tuple[str, ...]
+    scale: float = 1.0
+    notes: tuple[str, ...] = ()
+    trained: tuple[bool, ...] = ()
+    stored: Format = FLOAT64
+
+    def network(self) -> Network:
+        """Return the chain as a `Network` in float64, on the device of the weights; of |c|, c's sign given to `W_1`.
+
+        Raises:
+            ValueError: c = 0, or weights that are not finite or too large.
+        """
+        if self.scale == 0:
+            raise ValueError("the scale is 0, so the product is: no network has it. Use Network(chain.weights).")
+        first, *rest = self.weights
+        return Network([first if self.scale > 0 else -first, *rest], abs(self.scale))
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """`(h_0, …, h_L)`."""
+        return (self.weights[0].shape[0], *(W.shape[1] for W in self.weights))
+
+    def __repr__(self) -> str:
+        return f"Chain({self.name!r}, {self.kind}, {'×'.join(map(str, self.widths))})"
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A weight in a product.
+
+    Attributes:
+        name: of the tensor.
+        turned: whether its transpose multiplies rows from the right, as with `nn.Linear`; None where not known.
+        bias: name of the vector that is added to the product so far; "" where none is.
+        scale: a number that the product so far is multiplied by.
+    """
+
+    name: str
+    turned: bool | None = False
+    bias: str = ""
+    scale: float = 1.0
+
+
+def transposed(matrix: Array, bias: Array | None = None) -> Array:
+    """Return the matrix of `nn.Linear` as (inputs, outputs), the bias as the last row where there is one."""
+    W = matrix.T
+    return W if bias is None else namespace(W).concat([W, bias[None, :]], axis=0)
