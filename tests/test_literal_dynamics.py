@@ -12,7 +12,7 @@ import pytest
 
 import linflow as lf
 from linflow import schedules
-from linflow.dynamics import _dop853, _hermite, _stabilized, _stepping, local_smoothness
+from linflow.dynamics import _dop853, _hermite, _stabilized, _stepping, local_smoothness, step_rules
 from linflow.dynamics import descent as descent_module
 from linflow.dynamics.descent import Iterate
 from linflow.dynamics.field import GradientField, Point
@@ -300,14 +300,14 @@ def test_steps_without_a_gradient_or_within_overflow(monkeypatch, rng):
         at = iterate(f, lf.Network([2 * np.eye(1), np.eye(1)]))
         broken = Iterate(at.field, Point(at.point.y, at.point.slope, math.inf, at.point.speed), 0, None)
         assert schedules.local_smoothness(form).step(broken) == 0.25
-    monkeypatch.setattr(schedules, "along_the_step", lambda *a: (math.nan, math.nan))
+    monkeypatch.setattr(step_rules, "along_the_step", lambda *a: (math.nan, math.nan))
     assert schedules.local_smoothness().step(at) == 0.25
     monkeypatch.undo()
     # The step with η K_t(η) = 2 comes beside that with 1: the loss is then as it was.
     g, deep = start(rng, 3)
     field = GradientField(g, deep)
     point = field.at(field.flatten(deep.weights))
-    half, whole = schedules.along_the_step(field, deep, point, "curvature")
+    half, whole = local_smoothness.along_the_step(field, deep, point, "curvature")
     assert half < whole
     assert g.gap(field.network_at(point.y + whole * point.slope).product()) == near(point.gap, rel=1e-6)
     fallen = point.gap - 0.5 * half * point.speed**2
