@@ -380,7 +380,10 @@ def test_numbers_past_float64_are_refused_and_those_within_are_not():
     three = lf.Network([np.full((1, 1), 1e40), np.full((1, 1), 1e60), np.full((1, 1), 1e20)], 2.0)
     assert say(quadratic(K=2.4e79), three) == "" and "curvature" in say(quadratic(K=2.6e79), three)
     assert say(quadratic(gap=1e200, K=0.45e80, gamma=1.0), small) == ""
-    assert "2K(L − f*)" in say(quadratic(gap=1e200, K=0.55e80, gamma=1.0), small)
+    for sign in (1, -1):
+        assert "2K(L − f*)" in say(quadratic(gap=sign * 1e200, K=0.55e80, gamma=1.0), small)
+        assert "at the start" in say(quadratic(gap=sign * 1.01e280, gamma=1e-3, K=1e-3), small)
+        assert "too small" in say(quadratic(gap=sign * 1e-270, K=0.9e-10, gamma=0.5e-10), small)
     endless = lf.Objective(lambda W: 1.0, lambda W: W, shape=(1, 1), pl_constant=2e0, minimum=0.0)
     assert say(endless, small) == ""
     slow = lf.Objective(lambda W: 1.5e-271, lambda W: W, shape=(1, 1), pl_constant=1e-10, minimum=0.0)

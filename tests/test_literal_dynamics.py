@@ -226,6 +226,25 @@ def test_descent_takes_its_steps_and_records_what_it_says():
     assert fast.gap[-1] > 1e12 * fast.gap[0] >= fast.gap[-2] and fast.network.weights[0][0, 0] == 1.0
 
 
+def test_a_wide_descent_is_reduced_where_its_steps_are_the_same_there(rng):
+    f = lf.MatrixFactorization(np.eye(2))
+    two = lf.Network([0.1 * rng.standard_normal((2, 300)), 0.1 * rng.standard_normal((300, 2))])
+    three = lf.Network([0.1 * rng.standard_normal(s) for s in ((2, 300), (300, 300), (300, 2))])
+    seen = []
+    rule = SimpleNamespace(step=lambda iterate: seen.append(iterate.network.widths) or 0.1)
+    for net, reduced in ((two, True), (three, False)):
+        for reduce in (True, False):
+            seen.clear()
+            run = lf.gradient_descent(f, net, schedule=rule, steps=2, reduce=reduce)
+            assert (seen[0][1] < 300) == (reduced and reduce) and run.network.widths == net.widths
+            plain = lf.gradient_descent(f, net, step_size=0.1, steps=2, reduce=not reduce)
+            np.testing.assert_allclose(run.gap, plain.gap, rtol=1e-12)
+            assert run.stats.rejected == 0 and run.stats.steps == 2
+    told = []
+    lf.gradient_descent(f, two, step_size=0.01, steps=250, progress=told.append)
+    assert told == [0.0, 0.4, 0.8]
+
+
 def test_an_end_of_a_descent_is_told_by_its_gap():
     f, net = lf.MatrixFactorization(np.eye(1)), lf.Network([np.eye(1), np.eye(1) * 0.5])
     field = GradientField(f, net)

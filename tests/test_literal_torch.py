@@ -8,6 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 import linflow as lf  # noqa: E402
+from linflow._support import number_formats  # noqa: E402
 from linflow.torch import _extremes, _tangent  # noqa: E402
 from linflow.torch import _imbalance_law as _law  # noqa: E402
 
@@ -184,3 +185,50 @@ def test_what_a_product_moves_by_is_first_order():
     assert _tangent._outer_extremes(np.array([4.0, 2.0]), np.array([3.0]), 3, 2) == (0.0, 2.0, 7.0)
     assert _tangent._outer_extremes(np.array([4.0, 2.0]), np.array([3.0]), 2, 1) == (5.0, 5.0, 7.0)
     assert _tangent._outer_extremes(np.zeros(1), np.zeros(1), 1, 1) == (0.0, 0.0, 0.0)
+
+
+def test_what_storing_may_have_left_of_a_zero_counts_as_one():
+    eps, computed = np.finfo(float).eps, number_formats.COMPUTED
+    half, single, plain = (number_formats.FORMATS[name] for name in ("float16", "float32", "float64"))
+    W = np.arange(12.0).reshape(3, 4)
+    rows, columns = (math.sqrt(max(np.sum(W * W, axis=a))) for a in (1, 0))
+    assert half.moved(W) == near((2.0**-10 * (rows + columns) + 2.0**-24 * (math.sqrt(3) + 2)) / 2, rel=SAME)
+    assert half.times(3.0).moved(W) == near(
+        (2.0**-10 * (rows + columns) + 3 * 2.0**-24 * (math.sqrt(3) + 2)) / 2, rel=SAME
+    )
+    assert (plain.relative, plain.moved(W), computed) == (0.0, 0.0, 2.0**-20)
+
+    def kept(small, moved, stored, size=2.0):
+        return float(_tangent._squares(np.diag([size, small * size]), 3, moved, stored)[1]) > 0
+
+    for part, fine in ((1.1, True), (0.9, False)):
+        assert kept(part * 2 * eps, 0.0, plain) == fine
+        assert kept(part * computed, 0.0, single) == fine
+        assert kept(part * 0.1, 0.2, single) == fine  # what the layers moved by, in units of the matrix
+        assert kept(part * 0.5, 9.0, single) == fine  # at most half of the greatest
+    assert _tangent._squares(np.diag([2.0, 1.0]), 4, 0.0, plain).tolist() == [4.0, 1.0, 0.0, 0.0]
+
+
+def test_followed_eigenvalues_are_rayleigh_quotients_with_their_residuals(rng):
+    weights = [rng.standard_normal(s) / 3 for s in ((11, 12), (12, 13), (13, 11))]
+    plain = lf.Network(weights, 0.7)
+    T = lf.TangentOperator(plain)
+    follow = _extremes.Extremes(iterations=3)
+    net = lf.Network([torch.tensor(W) for W in weights], 0.7)
+    before = math.inf
+    for _ in range(12):
+        least, greatest, error = follow(net)
+        for largest, value in ((False, least), (True, greatest)):
+            E = follow._vectors[largest].numpy()
+            moved = T.apply(E)
+            assert np.linalg.norm(E) == near(1.0, rel=1e-9) and value == near(np.sum(E * moved), rel=1e-9)
+            if not largest:
+                assert error == near(np.linalg.norm(moved - value * E), rel=1e-5)
+        assert least <= before * (1 + 1e-9)
+        before = least
+    values = np.linalg.eigvalsh(T.dense())
+    assert least == near(values[0], rel=1e-2) and greatest == near(values[-1], rel=1e-4)
+    size = float(_extremes._Terms(net).size)
+    assert error <= 0.49 * max(1e-6 * size, 1e-3 * least / 0.49) * (1 + 1e-9)
+    assert (_extremes.DENSE, _extremes.TOLERANCE, _extremes.RELATIVE) == (100, 1e-6, {False: 1e-3, True: 1e-2})
+    assert _law.PROBES == 8
