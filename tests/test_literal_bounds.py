@@ -872,6 +872,23 @@ def test_roots_are_followed_by_the_equations_that_they_solve(rng):
     assert product_aware.outer_floor(Ds, 1, np.float64(0.0), caps, Follow()) == start
 
 
+def test_many_singular_values_at_once_are_one_at_a_time(rng):
+    for L in (2, 3):
+        ends = [draw(rng, 3, 1.0, rng.choice([-1.0, 0.0, 1.0])) for _ in range(L - 1)]
+        Ds, sigmas = [E.spectrum() for E in ends], np.array([1e-6, 0.1, 3.0, 1e4])
+        for most in (math.inf, 2.0):
+            caps = np.stack([layer_norms.layer_caps(Ds, most * s) for s in sigmas], axis=1)
+            found = product_aware.outer_floor(Ds, 2, sigmas, caps)
+            each = [float(product_aware.outer_floor(Ds, 2, s, caps[:, k])) for k, s in enumerate(sigmas)]
+            assert found == near(each, rel=2e-12)
+            literal = [outer(ends, 2, float(s), caps[:, k].tolist()) for k, s in enumerate(sigmas)]
+            assert found == near(literal, rel=3e-12)
+    D = [np.array([0.5, -0.2]), np.array([0.1, -0.3])]
+    both = lf.bounds.deep_product(D, 1, 2, np.array([0.5, 0.5]), np.array([0.9, math.inf]))
+    assert both[0] == near(float(lf.bounds.deep_product(D, 1, 2, 0.5, 0.9)), rel=1e-11)
+    assert both[1] == near(float(lf.bounds.deep_product(D, 1, 2, 0.5, math.inf)), rel=1e-11)
+
+
 def test_a_crossing_is_found_from_below_in_few_evaluations():
     roots = np.array([0.3, 1.7, 2.2, -0.9])
     kinds = [
