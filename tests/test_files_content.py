@@ -307,7 +307,7 @@ def test_torch_missing(tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=r"needs the package torch, .*pip install linflow\[torch\]"):
         files.load(path)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ImportError, match=r"needs the package pyarrow, .*pip install pyarrow"):
+    with pytest.raises(ImportError, match=r"needs the package pyarrow, .*pip install 'linflow\[files\]'"):
         files.write_table({"a": [1]}, tmp_path / "t.csv")
 
 

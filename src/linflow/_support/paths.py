@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from linflow._support.extras import install
+
 LIMIT = 2 * 2**30
 """Bytes that a file may decode to, unless a caller allows more."""
 
@@ -30,7 +32,6 @@ _WAYS = {
     "Rename it to .txt if it holds lines of numbers": (".dat", ".asc", ".data"),
 }
 """What to do with files of other kinds."""
-_EXTRAS = {"torch": "linflow[torch]"}
 
 
 class FileError(ValueError):
@@ -144,7 +145,7 @@ def need(module: str, path: PathLike) -> Any:
         package = module.partition(".")[0]
         raise ImportError(
             f"{named(path)} needs the package {package}, which cannot be imported ({one_line(error)}): "
-            f"pip install {_EXTRAS.get(package, package)}"
+            f"{install(package)}"
         ) from error
 
 

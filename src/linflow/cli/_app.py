@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from linflow._support.extras import explained
 from linflow.cli._ctrl_c import listen
 
 _Usage: Any = typer.BadParameter.__bases__[0]
@@ -83,7 +84,9 @@ class _Group(Group):
             raise
         except OSError as error:
             fail(f"cannot use {error.filename!r}: {error.strerror}." if error.filename else str(error), 2)
-        except (ValueError, ImportError) as error:
+        except ImportError as error:
+            fail(explained(error), 2)
+        except ValueError as error:
             fail(str(error), 2)
         except MemoryError as error:
             fail(f"there is not enough memory ({error}); ask for narrower layers or fewer data.", 2)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from linflow._support.arrays import Array, is_numpy, norm
+from linflow._support.extras import explained
 from linflow.dynamics import _tableau
 from linflow.dynamics._stabilized import Stiffness
 from linflow.dynamics._stepping import REVIEW, Event, Step, allowed_error, initial_step
@@ -55,6 +56,8 @@ def trouble() -> str | None:
     try:
         march = CompiledMarch(field, 1e-8, 1)
         march.advance(1.0, 0.0, 1)
+    except ModuleNotFoundError as error:
+        return explained(error)
     except Exception as error:
         return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
     return None

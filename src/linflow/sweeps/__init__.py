@@ -1,8 +1,12 @@
 """Sweeps: hundreds of thousands of experiments over a grid, one row each, none lost and none computed twice."""
 
+from typing import Any
+
 import lazy_loader as _lazy
 
-__getattr__, __dir__, __all__ = _lazy.attach(
+from linflow._support.extras import explained as _explained
+
+_loaded, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
         "cells": ["run_cell"],
@@ -14,3 +18,11 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "status": ["Status", "sweep_status"],
     },
 )
+
+
+def __getattr__(name: str) -> Any:
+    """Return a public name; say what to install where the tables of sweeps have no package."""
+    try:
+        return _loaded(name)
+    except ModuleNotFoundError as error:
+        raise ImportError(f"sweeps cannot be had: {_explained(error)}") from error
