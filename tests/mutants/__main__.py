@@ -40,7 +40,8 @@ def examine(name: str, workers: int, every: int, leave: list[tuple[str, str]]) -
         left.write_text(json.dumps(leave), encoding="utf-8")
         command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "tests.mutants.session"]
         # pytest would rewrite the asserts of a module that is named, and its code would not be that of the source.
-        command += ["--assert", "plain", "-p", "no:cacheprovider", "--mutate", f"linflow.{name}", "--mutants-out", str(out)]
+        command += ["--assert", "plain", "-p", "no:cacheprovider"]
+        command += ["--mutate", f"linflow.{name}", "--mutants-out", str(out)]
         command += ["--mutants-workers", str(workers), "--mutants-every", str(every)]
         command += ["--mutants-leave", str(left)]
         done = subprocess.run(

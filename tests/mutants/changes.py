@@ -51,7 +51,8 @@ class Mutant:
 def mutants(tree: ast.Module) -> Iterator[Mutant]:
     """Return every error of a module; `make` changes the tree for good."""
     for statement in tree.body:
-        yield from _inside(statement, [], None)
+        if isinstance(statement, (ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)):
+            yield from _inside(statement, [], None)
 
 
 def _inside(node: ast.AST, names: list[str], outer: ast.AST | None) -> Iterator[Mutant]:  # noqa: PLR0912

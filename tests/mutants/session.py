@@ -140,7 +140,7 @@ def _child(mutant: Mutant, items, tree, module, seconds: float) -> None:
     os.dup2(null, 2)
     try:
         if not _install(mutant, tree, module):
-            os._exit(UNREACHED)
+            os._exit(BROKEN)
     except BaseException:
         os._exit(BROKEN)
     code = UNSEEN
