@@ -45,6 +45,14 @@ def test_interpolation_is_exact_for_polynomials_of_its_degree(rng, count, degree
     np.testing.assert_allclose(_hermite.interpolate(t, nodes, p(nodes)), np.interp(t, nodes, p(nodes)))
 
 
+def test_interpolation_is_local():
+    nodes = np.linspace(0.0, 10.0, 11)
+    t = np.linspace(0.0, 10.0, 87)
+    found = _hermite.interpolate(t, nodes, np.exp(-nodes), -np.exp(-nodes), np.exp(-nodes))
+    # 12 conditions on four nodes: |f⁽¹²⁾| max Π (t − x_i)³/12! is below 2e-7 of the largest value in the window.
+    assert np.all(np.abs(found - np.exp(-t)) <= 2e-7 * np.exp(-np.maximum(np.floor(t) - 2, 0.0)))
+
+
 def test_a_neighbour_much_shorter_than_the_interval_is_left_out():
     def windows(lengths):
         first, count = _hermite._windows(np.array(lengths, dtype=float), np.arange(len(lengths)))
