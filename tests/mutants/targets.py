@@ -30,7 +30,7 @@ TARGETS = {
         for name in ("_start", "modes", "regimes", "imbalance")
     },
     **{
-        f"exact.{name}": ["test_literal_exact"]
+        f"exact.{name}": ["test_literal_exact", "test_exact"]
         for name in ("reduced", "scalar", "modes", "two_layers", "_chain_flow", "_riccati", "_alignment")
     },
     **{
