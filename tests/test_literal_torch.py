@@ -87,6 +87,15 @@ def test_the_law_is_that_of_sgd_with_weight_decay(rng):
     assert _law.rate_of(optimizer, chain) == (0.1, 0.3)
 
 
+def test_the_rounding_of_the_law_is_at_the_size_of_the_weights():
+    assert _law.PROBES == 8
+    weights = [1e-3 * np.eye(2), 2e-3 * np.eye(2)]
+    chain = Plain(weights)
+    law = _law.ImbalanceLaw(chain)
+    law.add(0.1, 0.0, [torch.zeros((2, 2), dtype=torch.float64)] * 2)
+    assert law.rounding(chain) == near(np.finfo(float).eps * (2e-6 + 8e-6), rel=SAME)
+
+
 def test_where_the_law_does_not_hold_it_says_why(rng):
     chain = Plain([np.eye(2), np.eye(2)])
     first, second = chain.parameters
