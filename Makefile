@@ -56,7 +56,7 @@ mutants: $(VENV)/.installed-dev
 # Its environment is apart: the other solvers are large, and nothing else needs them.
 $(VENV)-bench/.installed: pyproject.toml benchmarks/requirements.txt
 	$(PYTHON) -m venv $(VENV)-bench
-	$(VENV)-bench/bin/pip install --quiet --disable-pip-version-check -e . -r benchmarks/requirements.txt
+	$(VENV)-bench/bin/pip install --quiet --disable-pip-version-check -e '.[fast,files]' -r benchmarks/requirements.txt
 	@touch $@
 
 bench: $(VENV)-bench/.installed

@@ -194,7 +194,7 @@ def test_findings_of_a_descent_are_about_steps():
     wide = next(k for k in (2, 4, 8) if best[k].steps_to(1e-6) * 2 <= best[1].steps_to(1e-6))
     assert found["width"].numbers["factor"] == wide
     assert f"{best[wide].steps_to(1e-6):,} steps of {best[wide].step_size:.3g}, not" in found["width"].text
-    assert f"which is certain to be there in {best[1].steps_to(1e-6):,} steps" in found["step"].text
+    assert f"which is guaranteed to reach it in {best[1].steps_to(1e-6):,} steps" in found["step"].text
     made = lf.design(f, draw[1].widths, algorithm="descent", fraction=1e-6, scale=draw[1].scale, rng=0)
     assert found["design"].numbers["least_steps"] == made.least_steps  # which the design comes near
     assert found["design"].numbers["steps_now"] == best[1].steps_to(1e-6)
@@ -469,7 +469,7 @@ def test_almost_all_of_a_rate_is_not_all_of_it():
     # Two scalars of imbalance 99.99, whose T is 100.01: 99.98 % of that is certain, with no margin.
     f, net = lf.MatrixFactorization([[5.0]]), [[[10.0]], [[0.1]]]
     (hold,) = (found for found in _hold(lf.certify(f, net)) if found.kind == "hold")
-    assert "; over 99% of it is certain to last." in hold.text
+    assert "; over 99% of it is guaranteed for the whole run." in hold.text
 
 
 @pytest.mark.parametrize(("applying", "said"), [(0, "0 apply"), (1, "1 applies"), (2, "2 apply")])

@@ -136,10 +136,12 @@ def test_all_below(lower, upper, allowance, passed):
 
 
 def test_all_below_names_the_worst_pair():
-    assert Claim.same("c", [1, 2, 0], [1, 2.0000001, 0], 1e-6).observed == "to a relative 5·10⁻⁸, in 3 comparisons"
+    assert (
+        Claim.same("c", [1, 2, 0], [1, 2.0000001, 0], 1e-6).observed == "equal to a relative 5·10⁻⁸ (3 comparisons)"
+    )
     twice = Claim.same("c", [1, 4], [1, 2], 1e-6)
     assert (twice.passed, twice.value) == (False, 1.0)
-    assert twice.observed == "at worst 4 where 2 is right, in 2 comparisons"
+    assert twice.observed == "largest difference: 4, where 2 is right (2 comparisons)"
     claim = Claim.all_below("c", [1, 3, 1], [2, 4, 100])
     assert claim.value == 0.75
     assert "3 against 4" in claim.observed

@@ -106,11 +106,11 @@ def test_what_an_algorithm_does_not_use_makes_no_cell():
 @pytest.mark.parametrize(
     ("tree", "words"),
     [
-        ({"grid": {"widht": [3]}}, ["widht is no known key", "did you mean width?"]),
+        ({"grid": {"widht": [3]}}, ["widht is an unknown key", "did you mean width?"]),
         ({"start": {"hiden": [3]}, "grid": {"seeds": 2}}, ["start.hiden", "did you mean start.hidden?"]),
         ({"grid": {"flow.untli": [3]}}, ["flow.untli", "did you mean flow.until?"]),
-        ({"output": {"folder": "here"}, "grid": {"seeds": 2}}, ["output.folder", "no use in a sweep"]),
-        ({"flow": {"record": ["singular_values"]}}, ["flow.record", "no use in a sweep"]),
+        ({"output": {"folder": "here"}, "grid": {"seeds": 2}}, ["output.folder", "does not apply to a sweep"]),
+        ({"flow": {"record": ["singular_values"]}}, ["flow.record", "does not apply to a sweep"]),
         ({"grid": {"width": []}}, ["width has no values", "at least one"]),
         ({"grid": {"width": 3}}, ["width is 3", "a list of values", "[start]"]),
         ({"grid": {"width": "wide"}}, ["width is 'wide'", "a list of values"]),
@@ -137,7 +137,7 @@ def test_what_an_algorithm_does_not_use_makes_no_cell():
         ({"grid": {"hidden": [[4], [4, None]]}}, ["start.hidden", "None", "leave it out"]),
         ({"grid": {"init": ["ntk", {"a b": 1}]}}, ["start.init", "table", "leave it out"]),
         ({"start": {"inti": None}}, ["start.inti", "did you mean start.init?"]),
-        ({"foo": None}, ["foo is no known key"]),
+        ({"foo": None}, ["foo is an unknown key"]),
         ({"grid": {"depth": [2, 3]}}, ["depth changes", "no width"]),
         ({"grid": {"width": [3], "depth": [2, 10**9]}}, ["depth is 1000000000", "at most"]),
         ({"grid": {"data.target": np.zeros((2, 2, 2))}}, ["data.target is array", "a list of values"]),

@@ -22,7 +22,7 @@ _attribute, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)
 
 
 def __getattr__(name: str) -> object:
-    """Return a public name; of one that there is not, say what is near."""
+    """Return a public name; for an unknown one, name the nearest."""
     if name in __all__:
         return _attribute(name)
     return _missing(__name__, __all__, {"torch": "It is imported by itself: import linflow.torch as lt."})(name)

@@ -77,7 +77,7 @@ def others(rows: Sequence[tuple[str, str]]) -> str:
     if not rows:
         return ""
     many = "1 that does not apply" if len(rows) == 1 else f"{len(rows)} that do not apply"
-    return f"<details><summary>{many}</summary>{table(('name', 'why not'), rows)}</details>"
+    return f"<details><summary>{many}</summary>{table(('name', 'why it does not apply'), rows)}</details>"
 
 
 def notes(lines: Sequence[str]) -> str:

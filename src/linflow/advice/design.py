@@ -157,7 +157,7 @@ def design(
         like: array whose kind and device to take; the objective's minimiser when left out.
 
     Raises:
-        ValueError: what was asked for cannot be had, with the reason and what can; arguments of the other algorithm.
+        ValueError: what was asked for is impossible, with what is possible; arguments of the other algorithm.
 
     Source: this library, docs/design.md.
 

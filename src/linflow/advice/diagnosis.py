@@ -97,10 +97,10 @@ def _rate(cert: Certificate, run: Trajectory | None, until: float) -> Iterator[F
     if not math.isfinite(sure):
         yield Finding("rate", f"A bound is certified ({best.name}), but no time to {until:g}.", numbers)
         return
-    text = f"It is certain to reach {until:g} of the first loss gap by t = {sure:.4g} ({best.name})"
+    text = f"It is guaranteed to reach {until:g} of the first loss gap by t = {sure:.4g} ({best.name})"
     needed = math.nan if run is None else run.time_to(until)
     if math.isfinite(needed) and needed > 0:
-        text += f"; the run did at {needed:.4g}, {times(sure / needed)} times as soon."
+        text += f"; the run did at {needed:.4g}, {times(sure / needed)} times earlier."
         numbers |= {"observed_time": needed, "time_ratio": sure / needed}
     elif run is not None:
         left = float(run.gap[-1]) / float(run.gap[0])
@@ -128,7 +128,7 @@ def _hold(cert: Certificate) -> Iterator[Finding]:
     both = gamma * float(bounds.best(net, sigma_min=safe).value)
     text = (
         f"At the start the loss falls at a rate of at least {now:.3g} (γ λ_min(T)); {part(cert.rate / now)} of it "
-        "is certain to last."
+        "is guaranteed for the whole run."
     )
     if safe > 0:
         text += f" The imbalance alone gives {alone:.3g}, with the margin {safe:.3g} of the product {both:.3g}."
@@ -217,7 +217,7 @@ def _better(new: Certificate, old: Certificate, until: float) -> bool:
 
 
 def _width(cert: Certificate, descent: Certificate, until: float, redraw: Redraw | None) -> Iterator[Finding]:
-    """The least of some widths with which the same draw is certain to be twice as fast."""
+    """The least of some widths with which the same draw is guaranteed to be twice as fast."""
     if redraw is None or cert.schedule is not None or cert.network.depth < 2:
         return
     now = cert if cert.algorithm == "flow" else descent
@@ -237,7 +237,7 @@ def _width(cert: Certificate, descent: Certificate, until: float, redraw: Redraw
             yield Finding("width", text + more, {"factor": float(factor), "rate": wide.rate, **steps})
             return
     if tried > 1:
-        text = f"More width is no way out: up to {tried} times as wide, the same draw is not {WORTH:g} times as fast."
+        text = f"Widening does not help: up to {tried} times as wide, the same draw is not {WORTH:g} times as fast."
         yield Finding("width", text, {"tried": float(tried)})
 
 
@@ -345,5 +345,5 @@ def _published(cert: Certificate) -> Iterator[Finding]:
         return
     apply = [g.name for g in cert.prior if g.applies]
     text = f"Of {many(len(cert.prior), 'published result')} {len(apply)} {does(len(apply), 'apply')} to this start"
-    text += f": {', '.join(apply)}." if apply else "; the certificate says why not."
+    text += f": {', '.join(apply)}." if apply else "; the certificate says why."
     yield Finding("published", text, {"apply": float(len(apply)), "known": float(len(cert.prior))})

@@ -37,7 +37,7 @@ def way(cert: Certificate) -> str:
 
 
 def rate_in_steps(cert: Certificate, name: str, run: Trajectory | None, until: float) -> Finding:
-    """Say in how many steps a descent is certain to be there, and in how many it was."""
+    """Say in how many steps a descent is guaranteed to be there, and in how many it was."""
     sure, numbers = cert.steps_to(until), {"rate": cert.rate}
     if cert.step_size is not None:
         numbers["step_size"] = cert.step_size
@@ -45,7 +45,7 @@ def rate_in_steps(cert: Certificate, name: str, run: Trajectory | None, until: f
         text = f"A bound is certified for steps {way(cert)} ({name}), but no number of them to {until:g}."
         return Finding("rate", text, numbers)
     numbers["certified_steps"] = float(sure)
-    text = f"It is certain to reach {until:g} of the first loss gap in {counted(sure)} {way(cert)} ({name})"
+    text = f"It is guaranteed to reach {until:g} of the first loss gap in {counted(sure)} {way(cert)} ({name})"
     if run is None:
         return Finding("rate", f"{text}.", numbers)
     needed = steps_taken(run, until)
@@ -53,7 +53,7 @@ def rate_in_steps(cert: Certificate, name: str, run: Trajectory | None, until: f
         text += f"; the run did in {counted(needed)}"
         numbers["observed_steps"] = needed
         if needed > 0:
-            text += f", {times(sure / needed)} times as soon"
+            text += f", {times(sure / needed)} times earlier"
             numbers["step_ratio"] = sure / needed
     else:
         numbers["left"] = float(run.gap[-1]) / float(run.gap[0])
@@ -89,7 +89,7 @@ def on_steps(new: Certificate, old: Certificate, until: float) -> tuple[str, dic
 
 
 def fewest(descent: Certificate, until: float, worth: float) -> Iterator[Finding]:
-    """Where a start made for descent would be certain to be there in far fewer steps.
+    """Where a start made for descent would be guaranteed to be there in far fewer steps.
 
     No certificate on constant steps promises more than the factor `1 − γ/(2K)` a step (`linflow.design`).
     """
@@ -101,7 +101,7 @@ def fewest(descent: Certificate, until: float, worth: float) -> Iterator[Finding
     if now < worth * least:
         return
     here = f"{now:,.0f} here" if math.isfinite(now) else "no number of them here"
-    text = f"No constant steps are certified to be there in fewer than {least:,}, and {here}"
+    text = f"No constant steps are certified to reach it in fewer than {least:,}, and {here}"
     numbers = {"least_steps": float(least)} | ({"steps_now": float(now)} if math.isfinite(now) else {})
     yield Finding("design", f"{text}; linflow design --algorithm descent makes a start that comes near.", numbers)
 
@@ -124,10 +124,10 @@ def step(cert: Certificate, descent: Certificate, until: float) -> Iterator[Find
         taken, best = checks.told_apart(cert.step_size, eta)
         text = f"The step {taken} is {word} than the certified best, {best} (safe_step_size)"
         if math.isfinite(steps):
-            text += f", which is certain to be there in {counted(steps)}"
+            text += f", which is guaranteed to reach it in {counted(steps)}"
         yield Finding("step", text + ".", numbers | {"taken": cert.step_size})
         return
-    text = f"Gradient descent with the step {eta:.3g} is certain never to raise the loss"
+    text = f"Gradient descent with the step {eta:.3g} is guaranteed never to raise the loss"
     if math.isfinite(steps):
         text += f", and to reach {until:g} of the gap in {counted(steps)}"
     seen, net = cert.objective.effective(cert.network)

@@ -11,7 +11,7 @@ class BoundTable(list[Bound]):
     """One `Bound` for each theorem: a list that shows itself as a table."""
 
     def __repr__(self) -> str:
-        rows = [("bound", "λ_min(T) ≥", "source, or why not"), *self.rows()]
+        rows = [("bound", "λ_min(T) ≥", "source, or why it does not apply"), *self.rows()]
         w = [max(len(row[i]) for row in rows) for i in range(2)]
         return "\n".join(f"{a:<{w[0]}}  {b:>{w[1]}}  {c}" for a, b, c in rows)
 

@@ -115,8 +115,8 @@ class Guarantee:
         if not self.applies:
             return f"Guarantee({self.name!r}, does not apply: {self.reason})"
         steps = isinstance(self.curve, StepCurve)
-        soonest = f"{self.steps_to(1e-6):.4g} steps" if steps else f"time {self.time_to(1e-6):.4g}"
-        return f"Guarantee({self.name!r}, rate={self.rate:.4g}, {soonest} to 1e-6; {self.source})"
+        arrival = f"{self.steps_to(1e-6):.4g} steps" if steps else f"time {self.time_to(1e-6):.4g}"
+        return f"Guarantee({self.name!r}, rate={self.rate:.4g}, {arrival} to 1e-6; {self.source})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the guarantee as plain data."""

@@ -35,7 +35,7 @@ class Certificate:
     """Every guarantee of a start, best first. `print` shows a table.
 
     Attributes:
-        guarantees: soonest at 10⁻⁶ of the initial gap first; those that do not apply say why in `reason`.
+        guarantees: fastest to 10⁻⁶ of the initial gap first; those that do not apply say why in `reason`.
         objective: what is minimised.
         network: the start.
         gap: initial loss gap.
@@ -61,7 +61,7 @@ class Certificate:
 
     @property
     def best(self) -> Guarantee | None:
-        """The guarantee that is soonest at 10⁻⁶ of the initial gap, None when none applies."""
+        """The guarantee that is fastest to 10⁻⁶ of the initial gap, None when none applies."""
         first = self.guarantees[0]
         return first if first.applies else None
 
@@ -86,7 +86,7 @@ class Certificate:
             raise TypeError('the certificate is on the flow, which takes no steps; certify with algorithm="descent".')
         return min(g.steps_to(fraction) for g in self.guarantees)
 
-    def soonest(self, guarantee: Guarantee, fraction: float) -> float:
+    def arrival(self, guarantee: Guarantee, fraction: float) -> float:
         """Return the time to a fraction by one guarantee, of a descent the steps; nan where it counts no steps."""
         if self.algorithm == "flow":
             return guarantee.time_to(fraction)
@@ -183,12 +183,17 @@ class Certificate:
     def _table(self, title: str, guarantees: Sequence[Guarantee]) -> str:
         """Return aligned rows, those that apply first."""
         rows = [
-            (title, "rate", "time to 1e-6" if self.algorithm == "flow" else "steps to 1e-6", "source, or why not")
+            (
+                title,
+                "rate",
+                "time to 1e-6" if self.algorithm == "flow" else "steps to 1e-6",
+                "source, or why it does not apply",
+            )
         ]
         for g in guarantees:
             if g.applies:
-                soonest = self.soonest(g, 1e-6)
-                text = f"{soonest:.4g}" if math.isfinite(soonest) else "–"
+                arrival = self.arrival(g, 1e-6)
+                text = f"{arrival:.4g}" if math.isfinite(arrival) else "–"
                 rows.append((g.name, f"{g.rate:.4g}", text, g.source))
             else:
                 rows.append((g.name, "–", "–", g.reason))
@@ -275,8 +280,8 @@ def _view(certificate: Certificate) -> str:
         titles = ("guarantee", "rate", *(f"{'time' if flow else 'steps'} to {x}" for x in SHOWN), "source")
         rows = []
         for g in applying:
-            soonest = (number(certificate.soonest(g, float(x))) for x in SHOWN)
-            rows.append((g.name, f"{g.rate:.4g}", *soonest, g.source))
+            arrivals = (number(certificate.arrival(g, float(x))) for x in SHOWN)
+            rows.append((g.name, f"{g.rate:.4g}", *arrivals, g.source))
         body = table(titles, rows)
     body += others([(g.name, g.reason) for g in rest])
     return block("Certificate", head, body, notes(certificate.notes))

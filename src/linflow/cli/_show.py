@@ -124,7 +124,7 @@ def print_analysis(found: "Analysis", index: Path) -> None:
         by = "time to 1e-6" if flow else "steps to 1e-6"
         rows = table("Guarantee", "rate", by)
         for g in applying:
-            rows.add_row(Text(g.name), number(g.rate), number(cert.soonest(g, 1e-6)))
+            rows.add_row(Text(g.name), number(g.rate), number(cert.arrival(g, 1e-6)))
         console.print(rows)
         times = table("Gap reached", *(("guaranteed", "actual") if flow else ("steps guaranteed", "taken")))
         for fraction in FRACTIONS:

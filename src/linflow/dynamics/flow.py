@@ -73,7 +73,7 @@ def gradient_flow(
         progress: called with the fraction done after each step.
         engine: "compiled" for the compiled loop, which takes NumPy weights and the built-in objectives (its first
             run on a machine compiles, for half a minute), "plain" for the other, which takes all. Both follow the
-            same rules. "auto" is the compiled loop where it can be had, unless layers are so large that BLAS is
+            same rules. "auto" is the compiled loop where it is available, unless layers are so large that BLAS is
             faster; if it should be had but cannot be compiled, a note says so.
         reduce: integrate in the least width that holds the flow (`reduce_width`), where that pays; the weights of the
             trajectory are those of the full width. Exact to rounding.

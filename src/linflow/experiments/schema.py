@@ -264,7 +264,7 @@ def experiment(
         flags: key → name of its option, where that is not `--` and the key.
 
     Raises:
-        ValueError: a key or value that there is not, or that the algorithm or the start does not use; the message
+        ValueError: an unknown key or value, or one that the algorithm or the start does not use; the message
             names file, line, key and what is close to it.
     """
     flags = flags or {}
@@ -343,7 +343,7 @@ def _explained(
             or difflib.get_close_matches(names[-1], _names(), 1)
         )
         hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(keys)}."
-        return f"{where} is no known key; {hint}"
+        return f"{where} is an unknown key; {hint}"
     needed = _needed(first, dotted)
     return f"{where} is {first.get('input')!r}: {needed}" + ("" if needed.endswith("?") else ".")
 

@@ -38,7 +38,7 @@ UNUSED: dict[str, dict[str, str]] = {
 
 
 def unused(algorithm: Any, *, weights: bool | None = None, init: str | None = None) -> dict[str, str]:
-    """Return the keys that are not used, and why; nothing of an algorithm that there is not, which is refused itself.
+    """Return the keys that are not used, and why; nothing for an unknown algorithm, which is refused itself.
 
     Args:
         algorithm: "flow" or "descent"; None where it is not one.

@@ -44,7 +44,7 @@ def template() -> Any:
 
 
 def page(found: Analysis, *, drawings: bool = True) -> str:
-    """Return the page, with its drawings inside unless it is to be had at once."""
+    """Return the page, with its drawings inside unless it is needed at once."""
     return template().render(
         found=found,
         heading=heading(found),

@@ -25,4 +25,4 @@ def __getattr__(name: str) -> Any:
     try:
         return _loaded(name)
     except ModuleNotFoundError as error:
-        raise ImportError(f"sweeps cannot be had: {_explained(error)}") from error
+        raise ImportError(f"sweeps need more: {_explained(error)}") from error

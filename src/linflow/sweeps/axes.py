@@ -19,7 +19,7 @@ from linflow.experiments.schema import Experiment
 SHAPE = ("width", "depth")
 """Keys of a grid that stand for `start.hidden`: so many layers of weights, so wide."""
 SECTIONS = ("algorithm", "data", "start", "flow", "descent")
-"""What of an experiment file makes the numbers; what is drawn or written where is no matter of a sweep."""
+"""What of an experiment file makes the numbers; a sweep sets elsewhere what it draws and writes."""
 OTHER = ("flow.record",)
 """What of these says only what is kept."""
 WHOLE = (*SHAPE, "start.seed", "flow.max_steps", "descent.steps")
@@ -111,13 +111,13 @@ def setting_name(key: str, where: str) -> str:
     if key in Experiment.model_fields and key in SECTIONS:
         raise ValueError(f"{where}: {key} is a section; a table of its settings is needed, such as [{key}].")
     if key in _all_names(Experiment.model_fields):
-        raise ValueError(f"{where}: {key} is of no use in a sweep, which keeps what [sweep] says; leave it out.")
+        raise ValueError(f"{where}: {key} does not apply to a sweep, which keeps what [sweep] says; leave it out.")
     every = [*known, *SHAPE, "seeds"]
     close = difflib.get_close_matches(key, every, 1) or difflib.get_close_matches(
         key.rpartition(".")[2], [*short, *every], 1
     )
     hint = f"did you mean {short.get(close[0], close[0])}?" if close else f"there are {', '.join(every)}."
-    raise ValueError(f"{where}: {key} is no known key; {hint}")
+    raise ValueError(f"{where}: {key} is an unknown key; {hint}")
 
 
 def values_of(key: str, spec: Any, where: str) -> Sequence[Any]:

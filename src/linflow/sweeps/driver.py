@@ -100,7 +100,7 @@ def sweep(
         progress: called with a `Status`, about once a second.
 
     Returns:
-        A `pyarrow.Table` in the order of the grid; `.to_pandas()` leads on.
+        A `pyarrow.Table` in the order of the grid; `.to_pandas()` converts it.
 
     Raises:
         ValueError: a grid that makes no sense, or none of whose cells can begin. What is wrong with a single cell is

@@ -53,7 +53,7 @@ def read_grid(source: Grid | Mapping[str, Any] | str | os.PathLike[str]) -> Grid
             Paths in it are relative to the file, in a dict to the working folder; a dict may hold arrays as well.
 
     Raises:
-        ValueError: no TOML, a key that there is not (the nearest is named), or an axis without values.
+        ValueError: no TOML, an unknown key (the nearest is named), or an axis without values.
         OSError: no such file.
 
     Example:
@@ -251,7 +251,7 @@ def _shaped(base: Mapping[str, Any], moved: set[str], where: str) -> None:
 def _options(given: Mapping[str, Any], where: str) -> dict[str, Any]:
     for key in given:
         if key not in OPTIONS:
-            raise ValueError(f"{where}: sweep.{key} is no known key; there are {', '.join(OPTIONS)}.")
+            raise ValueError(f"{where}: sweep.{key} is an unknown key; there are {', '.join(OPTIONS)}.")
     check = given.get("check", False)
     if check not in (True, False):
         raise ValueError(f"{where}: sweep.check is {check!r}; true or false is needed.")

@@ -28,7 +28,7 @@ def read_results(folder: str | os.PathLike[str], columns: Sequence[str] | None =
 
     Raises:
         OSError: no such folder, or no sweep in it.
-        ValueError: a column that there is not.
+        ValueError: an unknown column.
     """
     from linflow.sweeps.grid_file import recorded_grid  # noqa: PLC0415 - this module is of use without them
     from linflow.sweeps.store import Store  # noqa: PLC0415
@@ -67,7 +67,7 @@ def plot_sweep(
         The Axes.
 
     Raises:
-        ValueError: a column that there is not, no cells, or more than eight values of hue.
+        ValueError: an unknown column, no cells, or more than eight values of hue.
 
     Example:
         >>> import pyarrow as pa

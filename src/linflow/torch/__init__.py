@@ -35,7 +35,7 @@ _attribute, __dir__, __all__ = _lazy.attach(
 
 
 def __getattr__(name: str) -> object:
-    """Return a public name; of one that there is not, say what is near."""
+    """Return a public name; for an unknown one, name the nearest."""
     if name in __all__:
         return _attribute(name)
     return _missing(__name__, __all__)(name)

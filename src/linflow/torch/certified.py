@@ -36,7 +36,7 @@ def certified_rate(objective: Objective, network: Network | Sequence[Any]) -> Te
 
     Derivatives exist, and are those of difference quotients, where the eigenvalues of the imbalances that count are
     simple and one bound is the best. They are exact, whatever the sizes of the layers, with what is taken off for
-    rounding as a constant. Second derivatives are not to be had.
+    rounding as a constant. There are no second derivatives.
 
     *Where there are none.* At a repeated eigenvalue the rate has a kink: what comes back is finite, belongs to one of
     the eigenvectors' many bases, and is claimed for nothing; perturb the weights, or see to it that each step raises

@@ -136,7 +136,7 @@ def designed_(
         The model; `certify(objective, linflow.torch.network(model))` is its certificate.
 
     Raises:
-        ValueError: what was asked for cannot be had, at all or in this dtype, with the reason.
+        ValueError: what was asked for is impossible, at all or in this dtype; the reason.
 
     Source: this library, docs/design.md.
 

@@ -132,7 +132,7 @@ class Start:
         return Guarantee(name, source, tuple(citation), reason, curve, self.gap, self.minimum, numbers)
 
     def on_descent(self, *keys: str) -> Guarantee | None:
-        """Return the guarantee of the certificate on descent that cites one of these, the soonest."""
+        """Return the guarantee of the certificate on descent that cites one of these, the fastest."""
         found = [g for g in self.guarantees if self.descent and set(keys) & set(g.citation)]
         return min(found, key=lambda g: g.time_to(1e-6), default=None)
 

@@ -61,7 +61,7 @@ class Claim:
         """Claim that every ``lower`` is at most its ``upper``, give or take a relative allowance.
 
         >>> Claim.all_below("The bound is below the rate", [1.0, 2.0], [4.0, 2.5]).observed
-        'at worst 2 against 2.5, a ratio of 0.8, in 2 comparisons'
+        'closest: 2 against 2.5, ratio 0.8 (2 comparisons)'
         """
         low, high = np.broadcast_arrays(np.asarray(lower, float), np.asarray(upper, float))
         if not low.size:
@@ -73,8 +73,8 @@ class Claim:
         worst = int(np.argmax(excess))  # the first NaN, if there is one
         return cls(
             text,
-            f"at worst {number(low[worst])} against {number(high[worst])}, "
-            f"a ratio of {number(ratio[worst])}, in {number(low.size)} comparison{'s'[: low.size > 1]}",
+            f"closest: {number(low[worst])} against {number(high[worst])}, "
+            f"ratio {number(ratio[worst])} ({number(low.size)} comparison{'s'[: low.size > 1]})",
             bool((excess <= allowance).all()),
             float(ratio[worst]),
         )
@@ -104,7 +104,7 @@ class Claim:
             allowance: Relative difference that is rounding, or an error of the integration.
 
         >>> Claim.same("The axis shows the rate", [2.0, 4.0], [2.0, 2.0], 1e-9).observed
-        'at worst 4 where 2 is right, in 2 comparisons'
+        'largest difference: 4, where 2 is right (2 comparisons)'
         """
         seen, right = np.broadcast_arrays(np.asarray(shown, float), np.asarray(named, float))
         if not seen.size:
@@ -113,10 +113,10 @@ class Claim:
         with np.errstate(divide="ignore", invalid="ignore"):
             off = np.where(seen == right, 0.0, np.abs(seen - right) / np.abs(right))
         worst = int(np.argmax(off))  # the first NaN, if there is one
-        many = f"in {number(off.size)} comparison{'s'[: off.size > 1]}"
+        many = f"({number(off.size)} comparison{'s'[: off.size > 1]})"
         if off[worst] <= allowance:
-            return cls(text, f"to a relative {number(off[worst], 1)}, {many}", True, float(off[worst]))
-        found = f"at worst {number(seen[worst])} where {number(right[worst])} is right, {many}"
+            return cls(text, f"equal to a relative {number(off[worst], 1)} {many}", True, float(off[worst]))
+        found = f"largest difference: {number(seen[worst])}, where {number(right[worst])} is right {many}"
         return cls(text, found, False, float(off[worst]))
 
 
