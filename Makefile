@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
+# A file of versions, such as constraints.txt, that the environments are built with.
+CONSTRAINTS ?=
+PIP = $(BIN)/pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 INSTANCES ?= 1000000
 SEED ?= 0
 # Parallelism is over tests and runs; threads inside BLAS only get in the way of small matrices.
@@ -29,11 +32,11 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed-reproduce: pyproject.toml | $(BIN)/python
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[reproduce]'
+	$(PIP) -e '.[reproduce]'
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(PIP) -e '.[dev]'
 	@touch $@ $(VENV)/.installed-reproduce
 
 setup-test: $(VENV)/.installed-dev
