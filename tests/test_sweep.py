@@ -705,3 +705,18 @@ def _dying(engine):
     pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
     with engine._apart():
         return engine._Slot(pool, pool.submit(os._exit, 1))
+
+
+def test_a_proof_of_every_cell_has_its_columns(tmp_path):
+    given = grid_of(sweep={"verified": True})
+    table = lf.sweep(given, tmp_path / "proved", workers=1).to_pylist()
+    plain = lf.sweep(grid_of(), tmp_path / "plain", workers=1).to_pylist()
+    assert len(table) == len(plain) > 0
+    assert not {row["id"] for row in table} & {row["id"] for row in plain}
+    for row, without in zip(table, plain, strict=True):
+        assert without["proof"] is None and without["proved_latest"] is None
+        assert row["time"] == without["time"]
+        if row["proof"] == "target proved":
+            # The run's own error.
+            assert row["proved_earliest"] * (1 - 1e-6) <= row["time"] <= row["proved_latest"] * (1 + 1e-6)
+    assert any(row["proof"] == "target proved" and row["proved_rate"] > 0 for row in table)

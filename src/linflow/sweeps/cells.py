@@ -69,6 +69,7 @@ class Task:
 
     cells: tuple[Cell, ...]
     check: bool = False
+    verified: bool = False
     curves: int = 0
     time_limit: float | None = None
 
@@ -95,7 +96,11 @@ def run_task(task: Task) -> Answer:
     rows, began, seconds = [], time.perf_counter(), 0.0
     with _one_thread_for_all():
         for cell in task.cells:
-            rows.append(run_cell(cell, check=task.check, curves=task.curves, time_limit=task.time_limit))
+            rows.append(
+                run_cell(
+                    cell, check=task.check, verified=task.verified, curves=task.curves, time_limit=task.time_limit
+                )
+            )
             seconds = time.perf_counter() - began
             if seconds > ENOUGH:
                 break
@@ -118,12 +123,15 @@ def ready() -> str:
     return __version__
 
 
-def run_cell(cell: Cell, *, check: bool = False, curves: int = 0, time_limit: float | None = None) -> dict[str, Any]:
+def run_cell(
+    cell: Cell, *, check: bool = False, verified: bool = False, curves: int = 0, time_limit: float | None = None
+) -> dict[str, Any]:
     """Certify a start, run it and return the row of it; whatever goes wrong is the reason in a row that failed.
 
     Args:
         cell: what to run.
         check: set the run against every guarantee at every recorded time.
+        verified: prove by computing when the target is reached.
         curves: points of the run to keep at most.
         time_limit: seconds after which the cell fails; looked at between certificate and run, and during the run.
 
@@ -133,7 +141,7 @@ def run_cell(cell: Cell, *, check: bool = False, curves: int = 0, time_limit: fl
     began = time.perf_counter()
     row = failed(cell, "error", "")
     try:
-        row |= _measured(cell, check, curves, None if time_limit is None else began + time_limit)
+        row |= _measured(cell, check, verified, curves, None if time_limit is None else began + time_limit)
     except _OutOfTime:
         row |= {"failure": "time limit", "reason": f"it took longer than the limit of {time_limit:g} s"}
     except _OtherFile as error:
@@ -167,8 +175,9 @@ def failed(cell: Cell, failure: str, reason: str) -> dict[str, Any]:
     }
 
 
-def _measured(cell: Cell, check: bool, curves: int, deadline: float | None) -> dict[str, Any]:
+def _measured(cell: Cell, check: bool, verified: bool, curves: int, deadline: float | None) -> dict[str, Any]:
     from linflow.certificates import certify  # noqa: PLC0415 - see `ready`
+    from linflow.sweeps.proofs import proof_columns  # noqa: PLC0415
 
     experiment, objective, network, steps = prepared(cell.settings, cell.digests)
     certificate = certify(objective, network, algorithm=experiment.algorithm, **steps)
@@ -186,6 +195,9 @@ def _measured(cell: Cell, check: bool, curves: int, deadline: float | None) -> d
     if check:
         found = certificate.check(run)
         row |= {"holds": found.holds, "worst_slack": found.worst_slack, "worst_gap": found.worst_gap}
+    if verified:
+        _in_time(deadline)
+        row |= proof_columns(experiment, certificate)
     if curves:
         some = _spread(len(run.t), curves)
         row |= {f"curve_{name}": to_numpy(getattr(run, name))[some].tolist() for name in ("t", "gap", "rate")}

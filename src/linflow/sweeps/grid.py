@@ -39,6 +39,7 @@ class Grid:
         base: settings by dotted name that are the same everywhere.
         axes: what changes; the last changes fastest.
         check: whether each run is set against its certificate at every recorded time.
+        verified: whether each cell gets a verified run as well.
         curves: points of each run to keep at most, 0 for none.
         time_limit: seconds that a cell may take, None for no limit; no part of the id of a cell.
         arrays: data that were given as arrays, by the names of the files that will hold them.
@@ -49,6 +50,7 @@ class Grid:
     base: dict[str, Any]
     axes: tuple[Axis, ...]
     check: bool = False
+    verified: bool = False
     curves: int = 0
     time_limit: float | None = None
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
@@ -94,6 +96,8 @@ class Grid:
         for name in PATHS:
             if told.get(name) is not None:  # by content, and by the suffix, which says how it is read
                 told[name] = self.digest(told[name]) + Path(told[name]).suffix.lower()
+        if self.verified:  # left out otherwise, as it was before there were proofs
+            told["sweep.verified"] = True
         return _json({**told, "sweep.check": self.check, "sweep.curves": self.curves})
 
     @cached_property

@@ -42,7 +42,7 @@ KINDS: dict[str, tuple[Any, Any]] = {
 GRID = "grid.toml"
 """Name of the file in the folder of a sweep."""
 HEADER = "# The grid of a sweep, written by linflow."
-OPTIONS = ("check", "curves", "time_limit")
+OPTIONS = ("check", "verified", "curves", "time_limit")
 
 
 def read_grid(source: Grid | Mapping[str, Any] | str | os.PathLike[str]) -> Grid:
@@ -252,15 +252,16 @@ def _options(given: Mapping[str, Any], where: str) -> dict[str, Any]:
     for key in given:
         if key not in OPTIONS:
             raise ValueError(f"{where}: sweep.{key} is an unknown key; there are {', '.join(OPTIONS)}.")
-    check = given.get("check", False)
-    if check not in (True, False):
-        raise ValueError(f"{where}: sweep.check is {check!r}; true or false is needed.")
+    asked = {key: given.get(key, False) for key in ("check", "verified")}
+    for key, value in asked.items():
+        if value not in (True, False):
+            raise ValueError(f"{where}: sweep.{key} is {value!r}; true or false is needed.")
     curves = whole(given.get("curves", 0), f"{where}: sweep.curves", 0)
     if curves == 1:
         raise ValueError(f"{where}: sweep.curves is 1; 0 for none, or 2 and more for the ends and some between.")
     limit = given.get("time_limit")
     return {
-        "check": bool(check),
+        **{key: bool(value) for key, value in asked.items()},
         "curves": curves,
         "time_limit": None if limit is None else _seconds(limit, f"{where}: sweep.time_limit"),
     }

@@ -41,6 +41,8 @@ SCHEMA = pa.schema(
         ("imbalance_drift", _F), ("tightness", _F),
         # The check, where it is asked for.
         ("holds", pa.bool_()), ("worst_slack", _F), ("worst_gap", _F),
+        # The verified run, where it is asked for.
+        ("proof", _S), ("proved_earliest", _F), ("proved_latest", _F), ("proved_rate", _F),
         # Curves, where they are asked for.
         ("curve_t", _FS), ("curve_gap", _FS), ("curve_rate", _FS), ("curve_step_size", _FS),
         ("notes", _S), ("versions", _S), ("seconds", _F), ("finished", _F),

@@ -105,7 +105,7 @@ class Work:
             yield i
 
     def _task(self, cells: tuple[Cell, ...]) -> Task:
-        return Task(cells, self.grid.check, self.grid.curves, self.limit)
+        return Task(cells, self.grid.check, self.grid.verified, self.grid.curves, self.limit)
 
     def answer(self, task: Task, found: Answer | Exception) -> None:
         """Take what came of a task."""
