@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NEEDS = re.compile(r"^(import|from) (torch|linflow\.torch\.monitor)\b", re.MULTILINE)
+NEEDS = re.compile(r"^(import|from) (torch|linflow\.torch\.(monitor|smoothness|_module))\b", re.MULTILINE)
 
 collect_ignore = (
     []

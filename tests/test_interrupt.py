@@ -128,6 +128,42 @@ def test_many_runs_of_which_some_are_not_handed_out_yet(monkeypatch):
     assert stop.value.run[1:] == [None, None]
 
 
+def test_runs_in_threads_that_the_pool_does_not_know_are_waited_for(monkeypatch):
+    """Ctrl-C between the start of a thread and its being noted: the pool does not join it."""
+    import threading
+    from concurrent.futures import ThreadPoolExecutor
+
+    submit, shutdown, calls = ThreadPoolExecutor.submit, ThreadPoolExecutor.shutdown, []
+    under_way, released = threading.Semaphore(0), threading.Event()
+
+    class Slow(lf.MatrixFactorization):
+        def gradient(self, W):
+            under_way.release()
+            released.wait(PATIENCE)  # until the pool has been shut down without waiting
+            return super().gradient(W)
+
+    def pressed(*words):
+        calls.append(words)
+        if len(calls) == 3:
+            for _ in range(2):
+                assert under_way.acquire(timeout=PATIENCE)
+            raise KeyboardInterrupt
+        return submit(*words)
+
+    def unjoined(self, wait=True, *, cancel_futures=False):
+        shutdown(self, wait=False, cancel_futures=cancel_futures)
+        released.set()
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", pressed)
+    monkeypatch.setattr(ThreadPoolExecutor, "shutdown", unjoined)
+    net = lf.init.gaussian((2, 4, 2), 0.3, rng=0)
+    with pytest.raises(lf.Interrupted) as stop:
+        lf.gradient_flow_many(
+            Slow(np.eye(2)), [net] * 3, workers=2, t_max=1e9, rtol=1e-13, max_steps=10**9, engine="plain"
+        )
+    assert [None if run is None else run.result for run in stop.value.run] == [*[lf.Result.INTERRUPTED] * 2, None]
+
+
 @pytest.mark.parametrize("at", [1, 7, 8])
 def test_an_interruption_anywhere_leaves_a_whole_run(at, monkeypatch):
     """KeyboardInterrupt between any two statements that keep a step."""

@@ -6,10 +6,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-import linflow as lf
-from linflow.torch import audit, audit_file, find_chains, network
-
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (CI installs it)")
+import linflow as lf  # noqa: E402
+from linflow.torch import audit, audit_file, find_chains, network  # noqa: E402
+
 nn = torch.nn
 
 

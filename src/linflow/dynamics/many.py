@@ -80,15 +80,22 @@ def gradient_flow_many(
     if unknown:
         raise TypeError(f"{', '.join(sorted(unknown))}: gradient_flow has no such option.")
     results: list[Trajectory | Failure | None] = [None] * len(networks)
-    stop = Event()
+    stop, begun = Event(), [False] * len(networks)
+    ended = [Event() for _ in networks]
 
     def run(index: int) -> None:
+        begun[index] = True
+        if stop.is_set():  # asked after it is marked, so that it is waited for or does nothing
+            ended[index].set()
+            return
         try:
             results[index] = integrate(objectives[index], networks[index], stopped=stop.is_set, **options)
         except Interrupted as interrupted:
             results[index] = interrupted.run
         except Exception as error:
             results[index] = Failure(index, type(error).__name__, str(error))
+        finally:
+            ended[index].set()
 
     with one_thread(), ThreadPoolExecutor(min(count, max(len(networks), 1))) as pool:
         try:
@@ -100,6 +107,10 @@ def gradient_flow_many(
         except BaseException as error:
             stop.set()
             pool.shutdown(cancel_futures=True)
+            # A thread that had just been started when Ctrl-C came is unknown to the pool, and not waited for by it.
+            for started, end in zip(begun, ended, strict=True):
+                if started:
+                    end.wait()
             if isinstance(error, KeyboardInterrupt):
                 raise Interrupted(results) from None
             raise
