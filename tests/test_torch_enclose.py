@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+import linflow as lf  # noqa: E402
 import linflow.torch as lt  # noqa: E402
 
 
@@ -57,3 +58,11 @@ def test_a_model_that_is_no_chain_of_linear_layers_is_refused():
     model.append(torch.nn.ReLU())
     with pytest.raises((TypeError, ValueError), match="ReLU"):
         lt.enclose(model, X, Y)
+
+
+def test_the_largest_proved_step_is_found_for_tensors_too():
+    model, X, Y = model_and_data(torch.float64, widths=(3, 5, 1))
+    step = lf.safe_step_size(lt.regression(X, Y), lt.network(model), verified=True, until=1e-3)
+    assert step.enclosure.result == "target proved"
+    # The edge at the end of the descent is what a step may not pass for long.
+    assert 0 < step < 1.5 * max(step.edge)
