@@ -523,3 +523,15 @@ def _numpy_of(name):
     import importlib
 
     return importlib.import_module(f"linflow.verified.{name}").np
+
+
+def test_what_is_not_finite_or_does_not_converge_proves_nothing(monkeypatch):
+    for bad in (np.nan, np.inf):
+        assert least_eigenvalue(np.array([[1.0, bad], [bad, 1.0]])) == -np.inf
+        assert least_eigenvalue(np.array([[1.0, bad], [bad, 1.0]]), floor=-3.0) == -3.0
+
+    def fails(A):
+        raise np.linalg.LinAlgError("Eigenvalues did not converge")
+
+    monkeypatch.setattr(np.linalg, "eigvalsh", fails)
+    assert least_eigenvalue(np.eye(2)) == -np.inf

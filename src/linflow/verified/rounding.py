@@ -70,8 +70,13 @@ def least_eigenvalue(A: np.ndarray, error: float = 0.0, floor: float = -math.inf
         error: spectral norm of what A was computed with.
         floor: a lower bound known otherwise.
     """
+    if not np.isfinite(A).all():  # of these a factorisation may run to completion, and prove nothing
+        return floor
     size = A.shape[0]
-    guess = float(np.linalg.eigvalsh(A)[0])
+    try:
+        guess = float(np.linalg.eigvalsh(A)[0])
+    except np.linalg.LinAlgError:
+        return floor
     lengths = float(np.abs(np.diagonal(A)).sum()) * (1 + gamma(size + 4))
     slack = gamma(size + 1) / (1 - gamma(size + 1))
     margin, s = 0.0, guess
