@@ -167,8 +167,8 @@ def test_a_change_of_the_start_says_what_it_does_to_steps():
         == " Gradient descent loses a factor of 2.5: 50 steps are certified then, 20 now."
     )
     assert on_steps(few, few, 1e-6)[0] == " Gradient descent gains nothing: 20 steps are certified, then and now."
-    assert on_steps(none, few, 1e-6)[0].endswith("no number of steps is certified then, where it is 20 now.")
-    assert on_steps(few, none, 1e-6)[0].endswith("certain in 20 steps, where no number is certified now.")
+    assert on_steps(none, few, 1e-6)[0].endswith("no number of steps is certified then; now 20 are.")
+    assert on_steps(few, none, 1e-6)[0].endswith("20 steps are certified then; now no number is.")
     assert on_steps(none, none, 1e-6) == ("", {})
 
 
@@ -181,12 +181,12 @@ def test_findings_of_a_descent_are_about_steps():
     run = lf.gradient_descent(f, draw[1], step_size=eta, steps=5000, until=1e-6)
     found = of(f, draw[1], run=run, redraw=draw.get, algorithm="descent", step_size=eta)
     rate, sure = found["rate"], cert.steps_to(1e-6)
-    assert f"in {sure:,} steps of 0.01 (descent, any depth); the run did in {run.stats.steps:,} steps" in rate.text
+    assert f"in {sure:,} steps of 0.01 (descent, any depth); the run took {run.stats.steps:,} steps" in rate.text
     assert (rate.numbers["certified_steps"], rate.numbers["observed_steps"]) == (sure, run.stats.steps)
     assert rate.numbers["step_size"] == eta
     short = lf.gradient_descent(f, draw[1], step_size=eta, steps=5)
     assert (
-        "the run ended before, after 5 steps, with"
+        "the run ended before that, after 5 steps, with"
         in of(f, draw[1], run=short, algorithm="descent", step_size=eta)["rate"].text
     )
     # Starts are compared at their best steps, and that is said besides.
@@ -282,7 +282,7 @@ def test_the_step_of_descent():
     assert "step" not in of(EYE, net, algorithm="descent", step_size=eta)
     x, y = np.array([[1.0, 0.2], [-1.0, 0.3]]), np.array([[1.0], [-1.0]])
     none = of(lf.ExponentialLoss(x, y), lf.init.gaussian((2, 4, 1), rng=0))["step"]
-    assert none.text.startswith("Of gradient descent, no step size is certified")
+    assert none.text.startswith("For gradient descent, no step size is certified")
 
 
 def test_designs_and_published_results():

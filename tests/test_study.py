@@ -53,7 +53,7 @@ def test_analyze_of_a_descent_states_its_step_and_its_steps(linflow, tmp_path):
     run = lf.gradient_descent(f, net, step_size=cert.step_size, steps=10_000, until=1e-4)
     said = " ".join(done.stdout.split())
     sure, taken = cert.steps_to(1e-4), run.stats.steps
-    assert f"in {sure:,} steps of {cert.step_size:.4g} (descent, any depth); the run did in {taken:,} steps" in said
+    assert f"in {sure:,} steps of {cert.step_size:.4g} (descent, any depth); the run took {taken:,} steps" in said
     assert "steps to 1e-6" in said and "steps guaranteed taken" in said and "η" not in said
     assert f"0.0001 {sure} {taken}" in said
     content = json.loads((tmp_path / "there/analysis.json").read_text())

@@ -1,1 +1,1 @@
-"""Starts made for a rate, and what holds a start back."""
+"""Starts designed for a rate, and what holds a start back."""

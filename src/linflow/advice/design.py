@@ -1,4 +1,4 @@
-"""Starts made for a certificate: a rate of the flow, or few steps of gradient descent."""
+"""Starts designed for a certificate: a rate of the flow, or few steps of gradient descent."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from linflow.model.network import Network
 from linflow.model.objectives import Objective
 
 SLACK = 0.01
-"""By how much of the fewest steps a design may exceed them: the last percent takes weights of any size."""
+"""A design may take this part more than the fewest steps: the last percent would need arbitrarily large weights."""
 
 _GROW, _CLOSE, _FAR = 4.0, 1.05, 20  # ratios of imbalances on the grid of the search and at its end; its size
 _RETRIES = 10
@@ -32,17 +32,17 @@ _NEARBY = (1.05, 1.1, 1.15, 0.95, 1.2, 1.3, 0.9, 1.4)  # times the safe step: la
 
 @dataclass(frozen=True, repr=False)
 class Design:
-    """A start made for a certificate. `print` shows what it is and what is certified.
+    """A start designed for a certificate. `print` shows the start and what is certified.
 
     Attributes:
         network: the start.
         certificate: `certify` on these very weights.
-        imbalance: λ, the one positive eigenvalue of `D_{L−1}` (of `−D_1`, where the product has the smaller side
-            right), on `min(n, m)` directions; all other imbalances are 0.
-        fraction: of the initial gap, to which steps are counted and `confirm` runs.
-        least_steps: for a descent, the number of steps below which no constant step is certified; None for the flow.
-        reason: why the start does it, in words.
-        notes: what else to know.
+        imbalance: λ, the one positive eigenvalue of `D_{L−1}` (of `−D_1`, if the product has fewer columns than
+            rows), on `min(n, m)` directions; all other imbalances are 0.
+        fraction: the fraction of the initial gap to which steps are counted and `confirm` runs.
+        least_steps: for a descent, no constant step size is certified to need fewer steps; None for the flow.
+        reason: why the start has this certificate, in words.
+        notes: further remarks.
     """
 
     network: Network
@@ -125,39 +125,40 @@ def design(
     rng: init.Seed = None,
     like: Array | None = None,
 ) -> Design:
-    """Return a start with a certified rate of the flow of at least `rate`, or with few certified steps of descent.
+    """Return a start with a certified rate of at least `rate` for the flow, or with few certified steps of descent.
 
     All layers but one are `√λ` times orthonormal, on `k = min(n, m)` directions, and the last (the first, if
     `m < n`) is zero: the product is 0, `D_{L−1} = λ` on k directions, every other imbalance 0, and T is `c² λ^{L−1}`
     times the identity. So `λ_min(T) ≥ c² λ^{L−1}` along the whole flow, whatever the minimiser. With another product
     the modes are scalar chains of the same imbalances.
 
-    *Flow.* λ is the least of the family with which the certificate says `rate`; for product 0, `λ^{L−1} = rate/(γc²)`
-    to rounding. For two layers no start whatever of a certified rate `rate` has a smaller `Σ‖W_l‖_F²`.
+    *Flow.* λ is the least one for which the certified rate is at least `rate`; for product 0, `λ^{L−1} = rate/(γc²)`
+    to rounding. For two layers, no other start with the certified rate `rate` has a smaller `Σ‖W_l‖_F²`.
 
-    *Descent.* The larger λ, the nearer every step to one of `W ← W − (1/K) ∇f`, and no certificate with a constant
-    step promises more than the factor `1 − γ/(2K)` a step. `steps=` asks for the least λ with at most so many
-    certified steps to `fraction`; left out, for the fewest there can be, to 1 %. η is chosen with λ.
+    *Descent.* As λ grows, every step comes closer to `W ← W − (1/K) ∇f`. No certificate with a constant step promises
+    a better factor than `1 − γ/(2K)` per step. With `steps=`, λ is the least one that certifies at most that many
+    steps to `fraction`. Without it, the design takes the fewest steps possible, to 1 %. η is chosen together with λ.
 
-    The widths are those of the objective and the minimiser is used through the certificate alone: through the initial
-    loss, the constants and the margin, never in the weights.
+    The minimiser is used only in the certificate (in the initial loss, the constants and the margin), never in the
+    weights.
 
     Args:
-        objective: what is minimised; γ > 0, for a descent finite K too.
-        widths: `(n, h_1, …, m)`, two layers or more, hidden widths at least `min(n, m)` (of what a rank-deficient
-            objective sees, its rank in place of n).
+        objective: what is minimised, with γ > 0, and for a descent with finite K too.
+        widths: `(n, h_1, …, m)`, two layers or more, hidden widths at least `min(n, m)` (for a rank-deficient
+            objective, its rank replaces n).
         rate: exponential rate of the flow to certify.
         algorithm: "flow" or "descent" (gradient descent with a constant step).
         steps: the number of steps of a descent to certify.
-        fraction: of the initial loss gap, up to which steps are counted.
-        product: the first product, output scale included; 0 when left out. What the objective does not see of it is
-            left out.
+        fraction: the fraction of the initial loss gap to which steps are counted.
+        product: the first product, output scale included; 0 if not given. The part of it that the objective does
+            not see is dropped.
         scale: output scale c.
         rng: seed or generator for the hidden bases.
-        like: array whose kind and device to take; the objective's minimiser when left out.
+        like: array whose kind and device to take; the objective's minimiser if not given.
 
     Raises:
-        ValueError: what was asked for is impossible, with what is possible; arguments of the other algorithm.
+        ValueError: the request is impossible (the error says what is possible), or an argument is of the other
+            algorithm.
 
     Source: this library, docs/design.md.
 
@@ -177,20 +178,20 @@ def design(
             raise ValueError(f'steps is {steps!r}, but the flow takes no steps; say algorithm="descent".')
         if rate is None:
             raise ValueError(
-                "rate is needed: weights of larger imbalance have any rate of the flow. For a time t to the fraction "
-                "ε give rate = log(1/ε)/t."
+                "rate is needed. Any rate of the flow is possible with enough imbalance; to reach the fraction ε by "
+                "time t, give rate = log(1/ε)/t."
             )
         return _for_rate(family, checks.positive(rate, "rate"), fraction)
     if rate is not None:
         raise ValueError(
-            f"rate is {rate!r}, but a descent is designed for its number of steps; give steps= instead, or nothing "
-            "for the fewest."
+            f"rate is {rate!r}, but a descent is designed for its number of steps; give steps= instead, or "
+            "neither for the fewest."
         )
     return _for_steps(family, None if steps is None else checks.count(steps, "steps"), fraction)
 
 
 class _Family:
-    """The starts of one product with `D_{L−1} = λ` (or `D_1 = −λ`) on `min(n, m)` directions, as a function of λ."""
+    """All starts with one product and `D_{L−1} = λ` (or `D_1 = −λ`) on `min(n, m)` directions, one for each λ."""
 
     def __init__(
         self, objective: Objective, widths: Sequence[int], product: Any, scale: float, rng: Any, like: Array | None
@@ -218,8 +219,8 @@ class _Family:
         if narrow < self.modes:
             raise ValueError(
                 f"the hidden width h_{self.widths.index(narrow, 1)} = {narrow} is below min(n, m) = {self.modes}: "
-                "T is then singular at all weights, and no rate is certified by any start. Widen it to at least "
-                f"{self.modes}; that allows every rate."
+                "T is then singular at all weights, and no start has a certified rate. Widen that layer to at least "
+                f"{self.modes}; then every rate is possible."
             )
         self.gap = objective.gap(self._own(self.left @ self.product @ self.right.T))
         if self.seen.pl_constant == 0:
@@ -239,7 +240,7 @@ class _Family:
         return not self.product.any()
 
     def at(self, imbalance: float, *, narrow: bool = False) -> Network:
-        """Return the start; `narrow`, of less width, with the same spectra up to the number of zeros in them."""
+        """Return the start for one λ; with `narrow`, a narrower one whose spectra differ only in the zeros."""
         rows, columns = self.product.shape
         ends = [0.0] * (self.depth - 1)
         if rows <= columns:
@@ -274,8 +275,8 @@ def _for_rate(family: _Family, rate: float, fraction: float) -> Design:
     while certificate.rate < rate:  # what rounding takes off
         if growth > 1e-2:
             raise ValueError(
-                f"the rate {rate:.6g} could not be certified: rounding takes it down to {certificate.rate:.6g}. "
-                "Ask for less."
+                f"the rate {rate:.6g} could not be certified: rounding lowers it to {certificate.rate:.6g}. Ask "
+                "for a lower rate."
             )
         imbalance, growth = max(imbalance, needed * 1e-6) * (1 + growth), 2 * growth
         network = family.at(imbalance)
@@ -294,8 +295,8 @@ def _for_steps(family: _Family, steps: int | None, fraction: float) -> Design:
     least = math.ceil(math.log(fraction) / math.log(factor)) if factor > 0 else 1
     if steps is not None and steps < least:
         raise ValueError(
-            f"steps is {steps}, but a certified step takes at most γ/(2K) = {1 - factor:.3g} of the gap: that is "
-            f"{least} steps to {fraction:g} at least. Ask for {least} or more, or precondition the objective."
+            f"steps is {steps}, but a certified step takes at most γ/(2K) = {1 - factor:.3g} of the gap, so "
+            f"{fraction:g} needs at least {least} steps. Ask for {least} or more, or precondition the objective."
         )
     target = math.floor(least * (1 + SLACK)) if steps is None else steps
 
@@ -303,7 +304,7 @@ def _for_steps(family: _Family, steps: int | None, fraction: float) -> Design:
         return _fewest(DescentBounds(objective, family.at(imbalance, narrow=narrow)), fraction, target)
 
     def certified(imbalance: float) -> tuple[Network, Certificate, float]:
-        """Return what is had at full width, where the allowances for rounding differ."""
+        """Return the result at full width, where the allowances for rounding differ."""
         network = family.at(imbalance)
         eta = count(imbalance, narrow=False)[1]
         certificate = certify(objective, network, algorithm="descent", step_size=eta or None)
@@ -318,20 +319,20 @@ def _for_steps(family: _Family, steps: int | None, fraction: float) -> Design:
         network, certificate, reached = certified(imbalance)
     if not math.isfinite(reached) or (steps is not None and reached > steps):
         why = f"the fewest certified are {best:g}" if math.isfinite(best) else "no number of steps is certified"
-        what = "no descent" if steps is None else f"a descent of {steps} steps"
+        what = "a descent" if steps is None else f"a descent of {steps} steps"
         raise ValueError(
             f"{what} to {fraction:g} could not be certified: {why}. Take a larger fraction, or start at a product "
             "nearer to the minimiser."
         )
     reason = (
-        f"{family.describe()}; as λ grows a step comes near to one of size 1/K on the objective itself, "
-        f"of which {least} are needed at least"
+        f"{family.describe()}; as λ grows, each step comes closer to a step of 1/K on the objective itself, "
+        f"which needs at least {least} steps"
     )
     return Design(network, certificate, imbalance, fraction, least, reason, (*family.notes, *objective.notes))
 
 
 def _unit(family: _Family) -> float:
-    """Return the size of imbalance at which the layers are as large as the way they have to go."""
+    """Return the size of imbalance at which the layers are as large as the distance they have to move."""
     way = math.sqrt(4 * max(family.gap, 0.0) / family.seen.pl_constant) / family.scale
     return way ** (2 / family.depth) or 1.0
 
@@ -339,7 +340,7 @@ def _unit(family: _Family) -> float:
 def _smallest(
     count: Callable[[float], tuple[float, float]], target: float, unit: float, *, balanced: bool
 ) -> tuple[float, float]:
-    """Return the least λ with the fewest steps, or with at most `target`, and that number of steps."""
+    """Return the least λ with at most `target` steps (or else with the fewest), and that number of steps."""
     if balanced and (first := count(0.0)[0]) <= target:
         return 0.0, first
     found = {k: count(unit * _GROW**k)[0] for k in (-1, 0)}
@@ -355,7 +356,7 @@ def _smallest(
 
 
 def _least(holds: Callable[[float], bool], low: float, high: float, close: float) -> float:
-    """Return, up to the factor `close`, the least x for which something holds that holds at `high`, by bisection."""
+    """Return, by bisection and up to the factor `close`, the least x for which `holds` is true; it is at `high`."""
     while high > low * close:
         middle = math.sqrt(low * high)
         low, high = (low, middle) if holds(middle) else (middle, high)
@@ -365,7 +366,7 @@ def _least(holds: Callable[[float], bool], low: float, high: float, close: float
 def _fewest(bounds: DescentBounds, fraction: float, target: float) -> tuple[float, float]:
     """Return the fewest certified steps found to a fraction of the gap, and the step size; (inf, 0) if none.
 
-    The step size is tuned only where, and until, that decides whether they are at most `target`.
+    The step size is tuned only while that decides whether the steps are at most `target`.
     """
     safe = bounds.advise()
     if safe == 0 or bounds.gap <= 0:

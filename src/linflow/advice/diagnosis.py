@@ -1,4 +1,4 @@
-"""What holds a start back and what would help, in words whose every number is computed from the input."""
+"""What holds a start back and what would help, in words. Every number is computed from the input."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from linflow.model.network import Network
 from linflow.verified import DescentEnclosure, Enclosure
 
 WORTH = 2.0
-"""Times the certified rate from which a change is worth naming."""
+"""A change is worth naming if it multiplies the certified rate by at least this."""
 WIDER = (2, 4, 8)
-"""Factors on the hidden widths that are tried."""
+"""Factors that are tried on the hidden widths."""
 RESCALED = (0.25, 0.5, 2.0, 4.0)
-"""Factors on every layer that are tried."""
+"""Factors that are tried on every layer."""
 SLOW = 0.1
-"""Part of the mean rate below which a run stands still."""
+"""A run stands still while its rate is below this part of its mean rate."""
 ILL = 10.0
-"""K/μ from which data are called ill-conditioned."""
+"""Data are called ill-conditioned from this K/μ on."""
 LARGEST = 4e6
-"""Entries of the largest layer up to which wider networks are tried: beyond, a certificate takes minutes."""
+"""Wider networks are tried while their largest layer has at most so many entries: else it takes minutes."""
 
 FAR = 1e6
-"""Times that one layer would take, from which a certified time is no advice."""
+"""A certified time is no advice if it is more than this many times what one layer would take."""
 
 Redraw = Callable[[int], Network]
 """Draws the start anew, with the same seed and hidden layers so many times as wide."""
@@ -48,14 +48,14 @@ def findings(
     redraw: Redraw | None = None,
     proof: Enclosure | DescentEnclosure | None = None,
 ) -> tuple[Finding, ...]:
-    """Return what there is to know of a start and its run, most important first.
+    """Return all findings on a start and its run, the most important first.
 
     Args:
-        cert: of the start.
-        run: from the start; None where there is none, and nothing is said of it.
+        cert: the certificate of the start.
+        run: the run from the start, or None.
         until: fraction of the first loss gap at which times are compared.
-        redraw: draws the start with wider hidden layers; None for weights that were given.
-        proof: the verified run from the start, None where there is none.
+        redraw: draws the start with wider hidden layers; None if the weights were given.
+        proof: the verified run from the start, or None.
 
     Example:
         >>> import numpy as np, linflow as lf
@@ -104,7 +104,7 @@ def _rate(cert: Certificate, run: Trajectory | None, until: float) -> Iterator[F
         numbers |= {"observed_time": needed, "time_ratio": sure / needed}
     elif run is not None:
         left = float(run.gap[-1]) / float(run.gap[0])
-        text += f"; the run ended before, at {float(run.t[-1]):.4g}, with {left:.3g} of the gap left."
+        text += f"; the run ended before that, at {float(run.t[-1]):.4g}, with {left:.3g} of the gap left."
         numbers["left"] = left
     else:
         text += "."
@@ -131,7 +131,9 @@ def _hold(cert: Certificate) -> Iterator[Finding]:
         "is guaranteed for the whole run."
     )
     if safe > 0:
-        text += f" The imbalance alone gives {alone:.3g}, with the margin {safe:.3g} of the product {both:.3g}."
+        text += (
+            f" The imbalance alone gives {alone:.3g}, with the margin {safe:.3g} of the product it gives {both:.3g}."
+        )
     elif seen.strong_convexity > 0:
         text += f" The start is too far from the optimum for a margin; the imbalance alone gives {alone:.3g}."
     numbers = {"at_start": now, "certified": cert.rate, "imbalance_alone": alone, "with_margin": both, "margin": safe}
@@ -146,7 +148,7 @@ def _hold(cert: Certificate) -> Iterator[Finding]:
 
 
 def _spread(cert: Certificate) -> Iterator[Finding]:
-    """Whether the spread takes away what the margin would give: two layers, where both enter one formula."""
+    """Say if the spread cancels what the margin gives; for two layers, where one formula has both."""
     seen, net = cert.objective.effective(cert.network)
     if net.depth != 2 or seen.pl_constant == 0 or cert.algorithm != "flow":
         return
@@ -162,7 +164,7 @@ def _spread(cert: Certificate) -> Iterator[Finding]:
     yield Finding(
         "spread",
         f"The rate is held back by the spread of the imbalance: gap {s.gap:.3g}, spread {spread:.3g}. With the same "
-        f"gap and margin and no spread, {without:.3g} would be certified where it is {with_spread:.3g}.",
+        f"gap and margin but no spread, {without:.3g} would be certified instead of {with_spread:.3g}.",
         {"gap": s.gap, "spread": spread, "without_spread": without, "with_spread": with_spread},
     )
 
@@ -187,7 +189,7 @@ def _narrow(cert: Certificate) -> Iterator[Finding]:
 
 
 def _soon(cert: Certificate, until: float) -> float:
-    """Return one over the certified time, of a descent the steps; 0 where there is none, or none that one can wait.
+    """Return one over the certified time (for a descent, steps); 0 if there is none, or it is too long to wait.
 
     It compares rates and slower decays alike.
     """
@@ -201,13 +203,13 @@ def _soon(cert: Certificate, until: float) -> float:
 def _gain(new: Certificate, old: Certificate, until: float) -> str:
     if new.algorithm == "descent":
         then, now = new.steps_to(until), old.steps_to(until)
-        compared = f"not {now:,.0f}" if math.isfinite(now) else "where no number of them is certified now"
+        compared = f"not {now:,.0f}" if math.isfinite(now) else "where no number of steps is certified now"
         return f"would certify {until:g} of the gap in {counted(then)} of {new.step_size:.3g}, {compared}"
     if math.isinf(old.time_to(until)):
         return f"would certify {until:g} of the gap by t = {new.time_to(until):.4g}, where nothing is certified now"
     if old.rate > 0:
         return f"would certify the rate {new.rate:.3g}, {times(new.rate / old.rate)} times the present one"
-    return f"would certify {until:g} of the gap by t = {new.time_to(until):.4g} not {old.time_to(until):.4g}"
+    return f"would certify {until:g} of the gap by t = {new.time_to(until):.4g}, not {old.time_to(until):.4g}"
 
 
 def _better(new: Certificate, old: Certificate, until: float) -> bool:
@@ -217,7 +219,7 @@ def _better(new: Certificate, old: Certificate, until: float) -> bool:
 
 
 def _width(cert: Certificate, descent: Certificate, until: float, redraw: Redraw | None) -> Iterator[Finding]:
-    """The least of some widths with which the same draw is guaranteed to be twice as fast."""
+    """The smallest of some widths for which the same draw is guaranteed to be twice as fast."""
     if redraw is None or cert.schedule is not None or cert.network.depth < 2:
         return
     now = cert if cert.algorithm == "flow" else descent
@@ -242,7 +244,7 @@ def _width(cert: Certificate, descent: Certificate, until: float, redraw: Redraw
 
 
 def _also(new: Certificate, descent: Certificate, start: Network, until: float) -> tuple[str, dict[str, float]]:
-    """Say what a start with another certificate on the flow does to steps; one on a descent has said it."""
+    """Say how another start changes the steps of descent; a certificate on descent has said it already."""
     if new.algorithm == "descent":
         return "", {"steps": float(new.steps_to(until))}
     return on_steps(descent_of(new, start), descent, until)
@@ -275,7 +277,7 @@ def _data(cert: Certificate) -> Iterator[Finding]:
     gamma, K, mu = seen.pl_constant, seen.smoothness, seen.strong_convexity
     if not (gamma > 0 and mu > 0 and math.isfinite(K)) or K / mu < ILL:
         return
-    text = f"The data are ill-conditioned, K/μ = {K / mu:.3g}: one layer would have the rate γ = {gamma:.3g} only."
+    text = f"The data are ill-conditioned, K/μ = {K / mu:.3g}: even one layer has only the rate γ = {gamma:.3g}."
     yield Finding("data", f"{text} Whitened inputs have K/μ = 1.", {"condition": K / mu, "gamma": gamma})
 
 
@@ -286,7 +288,7 @@ def _rank(cert: Certificate) -> Iterator[Finding]:
         yield Finding(
             "rank",
             f"The loss sees {r}×{s} of the {n}×{m} entries of the product, as the data are rank-deficient: the other "
-            "directions never move, and the certificate is on what is seen.",
+            "directions never move, and the certificate covers only what the loss sees.",
             {"seen": float(r * s), "entries": float(n * m)},
         )
 
@@ -318,7 +320,7 @@ def _plateau(run: Trajectory | None) -> Iterator[Finding]:
 
 
 def _design(cert: Certificate, descent: Certificate, until: float) -> Iterator[Finding]:
-    """How large a start made for the same rate is; of a descent, in how few steps one made for it is there."""
+    """Compare with a start designed for the same rate; for a descent, with one designed for few steps."""
     from linflow.advice.design import design  # noqa: PLC0415 - seldom needed
 
     if cert.network.depth < 2 or cert.schedule is not None:
@@ -335,7 +337,7 @@ def _design(cert: Certificate, descent: Certificate, until: float) -> Iterator[F
     size, least = (sum(s * s for s in net.sizes) for net in (cert.network, made.network))
     if size < WORTH * least:
         return
-    text = f"A start made for this rate (linflow design) has squared weights of {least:.3g} in sum, not {size:.3g}."
+    text = f"A start designed for this rate (linflow design) has squared weights of sum {least:.3g}, not {size:.3g}."
     more, steps = _also(made.certificate, descent, made.network, until)
     yield Finding("design", text + more, {"squares": size, "least_squares": least, **steps})
 

@@ -1,4 +1,4 @@
-"""A thing to know of a start, and how its numbers are written."""
+"""A finding on a start, and how its numbers are written."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to know, in a sentence or two.
+    """One finding on a start, in a sentence or two.
 
     Attributes:
         kind: "rate", "hold", "spread", "narrow", "width", "rescale", "data", "rank", "plateau", "step", "design" or
             "published".
-        text: with every number computed from this experiment.
+        text: the sentence; every number in it is computed from this experiment.
         numbers: the same numbers for machines.
     """
 
@@ -22,5 +22,5 @@ class Finding:
 
 
 def times(ratio: float) -> str:
-    """Return two digits of a ratio, those of 230 without a power of ten."""
+    """Return a ratio with two digits, and 230 as such, not as 2.3e+02."""
     return f"{float(f'{ratio:.2g}'):,g}"

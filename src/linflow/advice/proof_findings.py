@@ -12,7 +12,7 @@ from linflow.verified import DescentEnclosure, Enclosure
 
 
 def proved(proof: Enclosure | DescentEnclosure | None, cert: Certificate, until: float) -> Iterator[Finding]:
-    """Say when the target is reached, to how many digits that is proved, and what holds for ever after."""
+    """Say when the target is proved to be reached, and which rate is proved for all later times."""
     if isinstance(proof, Enclosure):
         yield _of_flow(proof, cert, until)
     elif isinstance(proof, DescentEnclosure):
@@ -28,7 +28,7 @@ def _of_flow(proof: Enclosure, cert: Certificate, until: float) -> Finding:
     text = f"Proved: {until:g} of the first loss gap at t = {interval(low, high)}"
     numbers = {"earliest": low, "latest": high}
     if after is not None:
-        text += f", then at least at rate {after.rate:.3g} for ever"
+        text += f", then a rate of at least {after.rate:.3g} for ever"
         numbers["rate_for_ever"] = after.rate
     return _with_before(text, numbers, before, f"by t = {before:.4g}")
 
@@ -47,12 +47,12 @@ def _of_descent(proof: DescentEnclosure, cert: Certificate, until: float) -> Fin
 def _with_before(text: str, numbers: dict[str, float], before: float, promised: str) -> Finding:
     """Add what was guaranteed before any run."""
     if math.isfinite(before):
-        return Finding("proof", f"{text}. Before any run: {promised}.", {**numbers, "before": before})
+        return Finding("proof", f"{text}. Guaranteed before any run: {promised}.", {**numbers, "before": before})
     return Finding("proof", f"{text}. Before any run nothing is guaranteed.", numbers)
 
 
 def interval(low: float, high: float) -> str:
-    """Write an interval as its middle and half its width, such that what is written holds it.
+    """Write an interval as its middle and half its width, rounded so that the text contains the interval.
 
     >>> interval(73.344206, 73.344209), interval(2.0, 2.0)
     ('73.34421 (± 5e-06)', '2')

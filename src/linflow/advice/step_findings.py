@@ -1,4 +1,4 @@
-"""What a start means for the steps of gradient descent, in words."""
+"""What a start means for the number and size of steps of gradient descent, in words."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from linflow.geometry.operator import TangentOperator
 from linflow.model.network import Network
 
 SAME = 0.01
-"""Relative difference of two steps below which they are the same advice."""
+"""Two step sizes with a smaller relative difference are the same advice."""
 
 
 def descent_of(cert: Certificate, network: Network | None = None) -> Certificate:
@@ -32,17 +32,17 @@ def counted(steps: float) -> str:
 
 
 def way(cert: Certificate) -> str:
-    """Return the steps that a descent takes, in words: their size, or the rule for them."""
+    """Return the step sizes of a descent, in words: their size, or the rule for them."""
     return f"of {cert.step_size:.4g}" if cert.step_size is not None else f"by {cert.schedule!r}"
 
 
 def rate_in_steps(cert: Certificate, name: str, run: Trajectory | None, until: float) -> Finding:
-    """Say in how many steps a descent is guaranteed to be there, and in how many it was."""
+    """Say in how many steps a descent is guaranteed to reach the target, and how many it took."""
     sure, numbers = cert.steps_to(until), {"rate": cert.rate}
     if cert.step_size is not None:
         numbers["step_size"] = cert.step_size
     if not math.isfinite(sure):
-        text = f"A bound is certified for steps {way(cert)} ({name}), but no number of them to {until:g}."
+        text = f"A bound is certified for steps {way(cert)} ({name}), but no number of steps to {until:g}."
         return Finding("rate", text, numbers)
     numbers["certified_steps"] = float(sure)
     text = f"It is guaranteed to reach {until:g} of the first loss gap in {counted(sure)} {way(cert)} ({name})"
@@ -50,20 +50,20 @@ def rate_in_steps(cert: Certificate, name: str, run: Trajectory | None, until: f
         return Finding("rate", f"{text}.", numbers)
     needed = steps_taken(run, until)
     if math.isfinite(needed):
-        text += f"; the run did in {counted(needed)}"
+        text += f"; the run took {counted(needed)}"
         numbers["observed_steps"] = needed
         if needed > 0:
-            text += f", {times(sure / needed)} times earlier"
+            text += f", {times(sure / needed)} times fewer"
             numbers["step_ratio"] = sure / needed
     else:
         numbers["left"] = float(run.gap[-1]) / float(run.gap[0])
-        text += f"; the run ended before, after {counted(run.stats.steps)}"
+        text += f"; the run ended before that, after {counted(run.stats.steps)}"
         text += f", with {numbers['left']:.3g} of the gap left"
     return Finding("rate", f"{text}.", numbers)
 
 
 def on_steps(new: Certificate, old: Certificate, until: float) -> tuple[str, dict[str, float]]:
-    """Say what another start does to the certified steps of gradient descent; nothing where none is certified.
+    """Say how another start changes the certified steps of gradient descent; nothing if none is certified.
 
     Args:
         new: of descent, from the other start.
@@ -75,13 +75,13 @@ def on_steps(new: Certificate, old: Certificate, until: float) -> tuple[str, dic
     if not numbers:
         return "", {}
     if math.isinf(then):
-        return f" Of gradient descent no number of steps is certified then, where it is {now:,.0f} now.", numbers
+        return f" For gradient descent no number of steps is certified then; now {now:,.0f} are.", numbers
     if math.isinf(now):
-        return f" Gradient descent is then certain in {counted(then)}, where no number is certified now.", numbers
+        return f" For gradient descent {counted(then)} are certified then; now no number is.", numbers
     if then == now:
         return f" Gradient descent gains nothing: {counted(now)} are certified, then and now.", numbers
     if min(then, now) == 0:  # of a start that is there
-        return f" Of gradient descent {counted(then)} are certified then, {now:,.0f} now.", numbers
+        return f" For gradient descent {counted(then)} are certified then, {now:,.0f} now.", numbers
     verb = "gains" if then < now else "loses"
     ratio = times(now / then if then < now else then / now)
     much = f"{verb} a factor of {ratio}" if ratio != "1" else f"{verb} almost nothing"
@@ -89,7 +89,7 @@ def on_steps(new: Certificate, old: Certificate, until: float) -> tuple[str, dic
 
 
 def fewest(descent: Certificate, until: float, worth: float) -> Iterator[Finding]:
-    """Where a start made for descent would be guaranteed to be there in far fewer steps.
+    """Say if a start designed for descent would be certified to need far fewer steps.
 
     No certificate on constant steps promises more than the factor `1 − γ/(2K)` a step (`linflow.design`).
     """
@@ -100,10 +100,11 @@ def fewest(descent: Certificate, until: float, worth: float) -> Iterator[Finding
     least = math.ceil(math.log(until) / math.log1p(-gamma / (2 * K)))
     if now < worth * least:
         return
-    here = f"{now:,.0f} here" if math.isfinite(now) else "no number of them here"
-    text = f"No constant steps are certified to reach it in fewer than {least:,}, and {here}"
+    here = f"{now:,.0f} are" if math.isfinite(now) else "no number is"
+    text = f"No constant step can be certified to reach it in fewer than {least:,} steps"
     numbers = {"least_steps": float(least)} | ({"steps_now": float(now)} if math.isfinite(now) else {})
-    yield Finding("design", f"{text}; linflow design --algorithm descent makes a start that comes near.", numbers)
+    text += f"; from this start {here} certified. linflow design --algorithm descent makes a start that comes close."
+    yield Finding("design", text, numbers)
 
 
 def step(cert: Certificate, descent: Certificate, until: float) -> Iterator[Finding]:
@@ -112,7 +113,7 @@ def step(cert: Certificate, descent: Certificate, until: float) -> Iterator[Find
         eta = safe_step_size(cert.objective, cert.network)
     except ValueError as error:
         text = str(error)
-        yield Finding("step", f"Of gradient descent, {text[0].lower()}{text[1:]}")
+        yield Finding("step", f"For gradient descent, {text[0].lower()}{text[1:]}")
         return
     steps, numbers = descent.steps_to(until), {"step_size": eta}
     if math.isfinite(steps):

@@ -105,7 +105,7 @@ class Pairs:
         return np.zeros((*shape, 2))
 
     def start(self, W: np.ndarray) -> np.ndarray:
-        """Return a float64 matrix in this arithmetic; one that is already is returned as it is."""
+        """Return a float64 matrix in this arithmetic; a matrix of pairs is returned unchanged."""
         return W if W.ndim == 3 else np.stack([W, np.zeros_like(W)], axis=-1)
 
     def turned(self, series: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from linflow.verified.enclosure import Enclosure
 from linflow.verified.run import STEPS, enclose
 
 STORED = 6_000_000
-"""Weights times steps of a flow that are kept: a step keeps 21 numbers for each weight, so 1 GB in all."""
+"""Limit on weights times kept steps of a flow. A step keeps 21 numbers for each weight, so this is 1 GB."""
 
 
 def attempt(
@@ -25,20 +25,20 @@ def attempt(
     max_steps: int = 2000,
     progress: Callable[[float], None] | None = None,
 ) -> tuple[Enclosure | DescentEnclosure | None, str]:
-    """Return a proof of the flow, or with a step size of the descent; or None and why there is none.
+    """Return a proof, or None and the reason why there is none.
 
-    Arguments are those of `enclose`, but for a limit that is lowered where the weights are many.
+    The proof is of the descent if a step size is given, else of the flow. The arguments are those of `enclose`.
 
     Args:
         objective: what is minimised.
         network: the start.
-        until: fraction of the first loss gap to prove.
-        t_max: time of the flow to stop at.
+        until: fraction of the first loss gap that is to be proved.
+        t_max: time at which the flow stops.
         step_size: η of a descent; the flow if left out.
-        steps: steps of a descent at most.
+        steps: largest number of steps of a descent.
         progress: called with the fraction done.
-        max_steps: limit on the steps of a flow, and half of that on those of a descent; lowered where the weights
-            are many, 0 for no proof.
+        max_steps: limit on the steps of a flow; a descent may take twice as many. It is lowered if there are many
+            weights. 0 makes no proof.
     """
     if max_steps == 0:
         return None, "no steps were allowed for it"

@@ -1,4 +1,4 @@
-"""A certificate set against a proof: no allowance is needed, as the bounds hold for the exact flow."""
+"""A certificate checked against a proof. No tolerance is needed, because the bounds hold for the exact flow."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ class Bounded(Protocol):
 
 
 def check_proof(certificate: Certificate, enclosure: Bounded) -> Check:
-    """Set every guarantee of a certificate on the flow against a proof from the same start.
+    """Check every guarantee of a certificate on the flow against a proof from the same start.
 
-    A guarantee is broken where its curve is below the lower bound of the gap, or the best promised rate above the
-    upper bound of the rate. Both are facts: nothing is granted for rounding or integration.
+    A guarantee is broken if its curve is below the proved lower bound of the gap, or if the best promised rate is
+    above the proved upper bound of the rate. There is no tolerance for rounding or integration.
     """
     if certificate.algorithm != "flow":
         raise ValueError(
-            "the certificate is on descent and the enclosure is of the flow; certify without algorithm=, or enclose "
-            'the descent with algorithm="descent".'
+            "the certificate is on descent, but the enclosure is of the flow; call certify without algorithm=, or "
+            'call enclose with algorithm="descent".'
         )
     low, high = enclosure.first
     if not low * (1 - 1e-9) <= certificate.gap <= high * (1 + 1e-9):
         raise ValueError(
-            f"the proof starts at a loss gap of {high:.6g} and the certificate at {certificate.gap:.6g}; certify the "
-            "objective and network that were enclosed."
+            f"the proof starts at a loss gap of {high:.6g}, but the certificate at {certificate.gap:.6g}; certify "
+            "the objective and network that were enclosed."
         )
     t = enclosure.t
     if len(t) > POINTS:

@@ -1,4 +1,4 @@
-"""How far gradient descent is from gradient flow: both enclosed, and set against each other."""
+"""How far gradient descent is from gradient flow: both are enclosed and then compared."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class FlowDescentGap:
         distance: lower and upper bounds of `‖θ_k − θ(kη)‖`, shape `(2, K)`.
         flow: bounds of the loss gap of the flow at `kη`, shape `(2, K)`.
         descent: bounds of the loss gap of the descent after k steps, shape `(2, K)`.
-        reason: why it ends before what was asked; empty where it does not.
+        reason: why the comparison ends early; empty if it does not.
     """
 
     step_size: float
@@ -81,22 +81,22 @@ def flow_descent_gap(
 ) -> FlowDescentGap:
     """Bound the distance of gradient descent to gradient flow, which is of order η, along a whole run.
 
-    Both are enclosed (`enclose`) in the same coordinates, so the distance of the two paths, less and plus the two
-    radii, encloses `‖θ_k − θ(kη)‖`; the loss gaps come with bounds of their own.
+    Both are enclosed (`enclose`) in the same coordinates, so the distance of the two paths, minus and plus the
+    two radii, bounds `‖θ_k − θ(kη)‖`. The loss gaps have bounds of their own.
 
     Args:
         objective: one that `enclose` takes.
         network: a `Network` or its weights.
         step_size: η of the descent.
         until: fraction of the first loss gap at which the descent ends.
-        steps: most steps of the descent.
+        steps: largest number of steps of the descent.
         progress: called with the fraction done.
 
     Returns:
         A `FlowDescentGap` at up to 200 steps, evenly spread.
 
     Raises:
-        ValueError: arguments that do not fit, or a descent or flow of which nothing can be enclosed.
+        ValueError: arguments that do not fit, or not one step could be enclosed.
 
     Source: this library, docs/verified.md.
 

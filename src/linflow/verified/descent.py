@@ -27,10 +27,10 @@ from linflow.verified.rounding import TINY, UP, U, frobenius, least_eigenvalue
 from linflow.verified.taylor import Expansion
 
 MOVED, LEAST = 0.1, 1e-4
-"""Part of the exponent of a step, and least amount, that the distance to the last Hessian may add."""
+"""What the distance to the last Hessian may add to the exponent of a step: this part of it, plus this amount."""
 
 DIVERGED = 1e6
-"""Growth of the gap from which a descent has diverged."""
+"""A descent has diverged when its gap has grown by this factor."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -42,13 +42,13 @@ class DescentEnclosure:
         start: the start.
         step_size: η.
         gaps: lower and upper bounds of the loss gap after 0, 1, … steps, shape `(2, K + 1)`.
-        radius: upper bounds of `‖θ_k − θ̃_k‖`, shape `(K + 1,)`, in the least width that holds the descent.
-        exponent: logarithm of the most that a disturbance of the start can have grown by.
+        radius: upper bounds of `‖θ_k − θ̃_k‖`, shape `(K + 1,)`, at the reduced width.
+        exponent: logarithm of the largest factor by which a disturbance of the start can have grown.
         result: "target proved", "all steps done", "diverged" or "proof ended".
-        reason: why it did not reach what was asked; empty when it did.
-        weights: the last iterate as computed, in the least width.
+        reason: why it ended early; empty if it did not.
+        weights: the last iterate as computed, at the reduced width.
         hessians: how many Hessians were needed.
-        notes: promotions of the input, and what the gap is measured from.
+        notes: how the input was converted, and what the gap is measured from.
     """
 
     objective: Objective
@@ -83,14 +83,14 @@ class DescentEnclosure:
         several = np.ndim(k) > 0
         index = np.array([checks.count(j, "k", 0) for j in (k if several else [k])])
         if index.max(initial=0) > self.steps:
-            raise ValueError(f"k is {index.max()}; {self.steps} steps are enclosed.")
+            raise ValueError(f"k is {index.max()}, but only {self.steps} steps are enclosed.")
         low, high = self.gaps[:, index]
         return (low, high) if several else (float(low[0]), float(high[0]))
 
     def steps_bounds(self, fraction: float) -> tuple[float, float]:
         """Return bounds of the number of steps after which the gap is first at most `fraction` of the first one.
 
-        `(lo, inf)` where it is not proved that it ever is.
+        `(lo, inf)` if it is not proved that the gap ever gets there.
         """
         fraction = checks.fraction(fraction, "fraction")
         above = self.gaps[0] <= fraction * self.gaps[1, 0] * UP
@@ -165,7 +165,7 @@ class DescentMarch:
         self.gap = self.problem.gap(self.path.distance, error)
 
     def advance(self) -> bool:
-        """Take a step; False where the radius cannot be carried on (`trouble` says why)."""
+        """Take a step; False if the radius becomes too large (`trouble` says why)."""
         path = self.path
         growth = self._growth()
         new = [series[0] + series[1] for series in path.coefficients]
@@ -174,8 +174,8 @@ class DescentMarch:
         radius = (self.radius * growth + rounding) * UP + TINY
         if not radius < 1e-3 * (TINY + moved) or not math.isfinite(growth):
             self.trouble = (
-                f"the radius of the enclosure, {radius:.2g}, is too large for weights of norm {moved:.3g}; a smaller "
-                "step keeps it smaller"
+                f"the radius of the enclosure, {radius:.2g}, is too large for weights of norm {moved:.3g}; try a "
+                "smaller step"
             )
             return False
         self.exponent += max(0.0, math.log(growth))
@@ -250,13 +250,13 @@ def enclose_descent(
             result = "target proved"
         elif until is not None and march.first[0] <= 0:
             result = "proof ended"
-            reason = "the first gap cannot be told from 0, as the start is at the optimum to rounding"
+            reason = "the start is at the optimum to rounding, so its gap cannot be told from 0"
         elif done >= steps:
             result = "all steps done"
         elif march.gap[0] > DIVERGED * march.first[1]:
             result, reason = (
                 "diverged",
-                f"the gap has grown by {march.gap[0] / march.first[1]:.3g}; take a smaller step",
+                f"the gap has grown by a factor of {march.gap[0] / march.first[1]:.3g}; take a smaller step",
             )
         elif not march.advance():
             result, reason = "proof ended", march.trouble
@@ -268,5 +268,5 @@ def enclose_descent(
     if reason:
         reason = f"verified for {many(len(radii) - 1, 'step')}: {reason}"
     elif result == "all steps done" and until is not None:
-        reason = f"{many(steps, 'step', 'do')} not prove {until:g} of the first gap; raise steps"
+        reason = f"{many(steps, 'step', 'do')} not prove that the gap falls to {until:g} of the first; raise steps"
     return result, reason, np.array(gaps).T, np.array(radii)

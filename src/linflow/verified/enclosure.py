@@ -22,13 +22,13 @@ from linflow.verified.reduction import Narrowed
 from linflow.verified.rounding import TINY, UP, U, frobenius, gamma, least_eigenvalue
 
 BISECTIONS = 60
-"""Halvings of a step in which a time is looked for: down to its last digit."""
+"""How often a step is halved to find a time: down to its last digit."""
 
 LARGEST_OPERATOR = 900
-"""Entries nm of the product up to which the least eigenvalue of T is enclosed."""
+"""Largest number nm of entries of the product for which the least eigenvalue of T is enclosed."""
 
 Bounds = tuple[Any, Any]
-"""Lower and upper bounds, of one time as two numbers, of several as two arrays."""
+"""Lower and upper bounds: two numbers for one time, two arrays for several."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -44,8 +44,8 @@ class Enclosure:
         steps: the path, step by step.
         first: bounds of the first loss gap.
         result: how it ended: "target proved", "time limit reached", "step limit reached" or "proof ended".
-        reason: why it did not reach what was asked; empty when it did.
-        notes: promotions of the input, and what the gap is measured from.
+        reason: why it ended early; empty if it did not.
+        notes: how the input was converted, and what the gap is measured from.
         hessians: how many steps needed the Hessian.
     """
 
@@ -62,12 +62,12 @@ class Enclosure:
 
     @cached_property
     def t(self) -> np.ndarray:
-        """Ends of the steps, from 0: exact times."""
+        """The time 0 and the end of every step; these times are exact."""
         return np.array([0.0, *(step.t + step.length for step in self.steps)])
 
     @cached_property
     def radius(self) -> np.ndarray:
-        """Upper bounds of `‖θ − θ̃‖` up to the times `t`, in the least width that holds the flow."""
+        """Upper bounds of `‖θ − θ̃‖` up to the times `t`, at the reduced width."""
         return np.array([self.narrowed.radius, *(step.radius for step in self.steps)])
 
     @property
@@ -91,12 +91,12 @@ class Enclosure:
 
     @property
     def certificate(self) -> Guarantee | None:
-        """What holds for ever after `end`, with time counted from there; None where nothing is known."""
+        """A guarantee for all times after `end`, with time counted from `end`; None if nothing is proved."""
         return self._after[0]
 
     @property
     def certificate_reason(self) -> str:
-        """Why there is no `certificate`; empty where there is."""
+        """Why there is no `certificate`; empty if there is one."""
         return self._after[1]
 
     def gap_bounds(self, t: Any) -> Bounds:
@@ -115,15 +115,15 @@ class Enclosure:
         """Return bounds of `λ_min(T)` at a time or times, T on all `n×m` matrices.
 
         Raises:
-            ValueError: a product of more than 900 entries, besides times that do not fit.
+            ValueError: a product of more than 900 entries, or a time that is negative or beyond `end`.
         """
         n, m = self.start.shape
         if n * m > LARGEST_OPERATOR:
-            raise ValueError(f"the product has {n * m} entries; λ_min(T) is enclosed up to {LARGEST_OPERATOR}.")
+            raise ValueError(f"the product has {n * m} entries; λ_min(T) is enclosed for at most {LARGEST_OPERATOR}.")
         return self._each(t, self._least)
 
     def singular_value_bounds(self, t: Any) -> Bounds:
-        """Return bounds of the singular values of the product, descending; their axis is the last."""
+        """Return bounds of the singular values of the product, in descending order along the last axis."""
         return self._each(t, self._singular)
 
     def time_bounds(self, fraction: float) -> tuple[float, float]:
@@ -149,16 +149,16 @@ class Enclosure:
         return (self.end if low is None else low), (math.inf if high is None else high)
 
     def network_at(self, t: float) -> Network:
-        """Return the network of the path at a time; the exact one is within `radius` of it in the least width."""
+        """Return the network of the path at a time; the exact one is within `radius` of it at the reduced width."""
         weights, _ = self._step(checks.positive(t, "t", allow_zero=True)).at(float(t))
         return self.start.with_weights(self.narrowed.expand(weights))
 
     def against(self, certificate: Certificate) -> Check:
-        """Return what `certificate.check(enclosure)` does: every guarantee against the proof, without allowance."""
+        """Check every guarantee against the proof, without tolerance: the same as `certificate.check(enclosure)`."""
         return check_proof(certificate, self)
 
     def around(self, t: float) -> tuple[list[np.ndarray], float, float, float]:
-        """Return the narrow weights of the path at a time, bounds of the gap, a radius that holds the exact ones."""
+        """Return the narrow weights of the path at a time, bounds of the gap, and a radius around them."""
         step = self._step(t)
         weights, errors = step.at(t)
         return weights, *self._gap(t), (step.radius + math.sqrt(float(np.sum(errors**2)))) * UP
@@ -169,9 +169,9 @@ class Enclosure:
 
     def _step(self, t: float) -> Step:
         if not t <= self.end:
-            raise ValueError(f"t is {t:g}; the flow is enclosed up to t = {self.end:.6g}.")
+            raise ValueError(f"t is {t:g}, but the flow is enclosed up to t = {self.end:.6g} only.")
         if not self.steps:
-            raise ValueError("nothing is enclosed: the proof did not take a step.")
+            raise ValueError("nothing is enclosed: the proof ended before its first step, and `reason` says why.")
         return self.steps[min(max(int(np.searchsorted(self.t, t)) - 1, 0), len(self.steps) - 1)]
 
     def _each(self, t: Any, bounds: Callable[[float], tuple[Any, Any]]) -> Bounds:
@@ -194,7 +194,7 @@ class Enclosure:
         return self.problem.gap(E, (error + U * float(frobenius(E))) * UP)
 
     def _last(self, step: Step, holds: Callable[[float], bool]) -> float:
-        """Return the end of the first piece, found by halving, on which `holds` at its end; the start at least."""
+        """Return, by bisection, the last time of the step at which `holds` is true; at least its start."""
         low, high = step.t, step.t + step.length
         for _ in range(BISECTIONS):
             middle = 0.5 * (low + high)

@@ -9,10 +9,10 @@ from linflow._support.words import many
 from linflow.verified.march import March, Step
 
 MARGIN = 0.99
-"""Part of the target to which the path goes on, so that its time can be told from both sides."""
+"""The path goes on to this part of the target, so that the time of the target is bounded from both sides."""
 
 USELESS = 0.5
-"""Width of the bounds of the gap, relative to the upper one, from which the proof says nothing more."""
+"""The proof ends when the bounds of the gap are further apart than this part of the upper bound."""
 
 
 def enclose_flow(
@@ -22,7 +22,7 @@ def enclose_flow(
     max_steps: int,
     progress: Callable[[float], None] | None,
 ) -> tuple[str, str, tuple[Step, ...]]:
-    """Run a verified flow; return its result, the reason where it did not reach what was asked, and the steps."""
+    """Run a verified flow; return its result, the reason if it ended early, and the steps."""
     steps: list[Step] = []
     target = -math.inf if until is None else MARGIN * until * march.first[0]
     result = reason = ""
@@ -31,7 +31,7 @@ def enclose_flow(
             result = "target proved"
         elif until is not None and march.first[0] <= 0:
             result = "proof ended"
-            reason = "the first gap cannot be told from 0, as the start is at the optimum to rounding"
+            reason = "the start is at the optimum to rounding, so its gap cannot be told from 0"
         elif march.t >= end:
             result = "time limit reached"
         elif len(steps) >= max_steps:
@@ -39,7 +39,7 @@ def enclose_flow(
         elif steps and until is not None and march.gap[1] - march.gap[0] > USELESS * march.gap[1]:
             result = "proof ended"
             reason = (
-                f"the radius, {march.radius:.2g}, is too large for tighter bounds of the gap; a disturbance may have "
+                f"the radius, {march.radius:.2g}, is too large to bound the gap more tightly; a disturbance may have "
                 f"grown by e^{march.exponent:.3g}"
             )
         else:

@@ -1,4 +1,4 @@
-"""What holds for ever after the end of a verified flow: the envelope of the certificates, restarted there.
+"""A guarantee for all times after the end of a verified flow: the envelope of the certificates, restarted there.
 
 At the end the exact weights lie within the radius of the path, their gap is at most its upper bound, and their
 imbalances are exactly those of the start. docs/verified.md, section 7.
@@ -26,7 +26,7 @@ def ever_after(
     gap: float,
     pl_constant: float,
 ) -> tuple[Guarantee | None, str]:
-    """Return the guarantee on the flow from the end of an enclosure on, or None and the reason.
+    """Return a guarantee for the flow after the end of an enclosure, or None and the reason why there is none.
 
     Args:
         objective: what is minimised.
@@ -43,7 +43,7 @@ def ever_after(
     if not net.overparametrized:
         return (
             None,
-            f"λ_min(T) is 0, as a hidden width is below min(n, m) = {min(net.shape)}; the statement ends here",
+            f"λ_min(T) is 0, as a hidden width is below min(n, m) = {min(net.shape)}; nothing is proved after this",
         )
     levels = gap_levels(gap)
     floors = np.full(len(levels), net.scale**2)
@@ -56,7 +56,7 @@ def ever_after(
     if curve is None or curve.rate <= 0:
         return None, (
             f"neither the imbalance nor the weights reached prove λ_min(T) > 0 for ever (gap {gap:.3g}, radius "
-            f"{radius:.2g}); a smaller until may"
+            f"{radius:.2g}); try a smaller until"
         )
     facts = {"final rate": curve.final_rate, "radius": radius}
     return Guarantee("ever after", SOURCE, ("linflow",), "", curve, gap, objective.minimum, facts), ""

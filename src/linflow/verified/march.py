@@ -18,20 +18,20 @@ from linflow.verified.rounding import TINY, UP, frobenius, gamma, spectral
 from linflow.verified.taylor import LONGEST, Expansion
 
 LARGEST_HESSIAN = 1500
-"""Weights up to which the log-norm may be bounded by the Hessian itself."""
+"""Largest number of weights for which the Hessian itself may bound the logarithmic norm."""
 
 LOOSE, LOOSE_LARGE, LARGE = 0.5, 3.0, 300
-"""Exponent that the products alone may spend in all, where there are few weights, and where more than so many."""
+"""What the bound by products may add to the exponent in all: up to LARGE weights, and with more."""
 
 CHEAP = 1e-4
-"""Growth of the exponent in one step up to which the products alone serve in any case."""
+"""The bound by products is always used in a step where it adds at most this to the exponent."""
 
 OVERHEAD, FLOOR = 0.1, 3e-4
-"""Part of the exponent, and least amount, that the bound between two Hessians may add in one step."""
+"""What the bound between two Hessians may add in one step: this part of the exponent, plus this amount."""
 
 
 REACHES = 8
-"""Tubes tried for one step, each twice as wide as what the last one led to."""
+"""Largest number of tubes tried for one step; each is twice as wide as the radius that the last one gave."""
 
 BITS = 20
 """Binary digits of the length of a step, so that times and lengths are sums without rounding."""
@@ -149,13 +149,13 @@ class March:
         return path
 
     def advance(self, end: float = math.inf) -> Step | None:
-        """Take one step, not past `end`; None where the radius cannot be closed (`trouble` says why)."""
+        """Take one step, not past `end`; None if no radius is confirmed (`trouble` says why)."""
         path = self.node.path
         s = path.longest()
         for _ in range(40):
             after = self._next_time(s * path.tau, end)
             if after is None:
-                self.trouble = "the step is too short against the time reached"
+                self.trouble = "the step is too short to change the time reached"
                 return None
             s = (after - self.t) / path.tau  # exact: τ is a power of two
             tube = Tube(path, s)
@@ -167,7 +167,7 @@ class March:
             if step is not None:
                 return step
             s *= 0.5
-        self.trouble = self.trouble or "the radius could not be closed on any step"
+        self.trouble = self.trouble or "no radius was confirmed, however short the step"
         return None
 
     def _next_time(self, length: float, end: float) -> float | None:
@@ -247,7 +247,7 @@ class March:
         """Return a radius that the step does not leave if the constants hold on it, or None."""
         added = self.radius + tube.path.added(tube.s)
         if exponent > 300:
-            self.trouble = f"the logarithmic norm grows the radius by e^{exponent:.0f} in one step"
+            self.trouble = f"the logarithmic norm would multiply the radius by e^{exponent:.0f} in one step"
             return None
         guess = added * math.exp(exponent) * (1 + 1e-6)
         for _ in range(30):

@@ -27,7 +27,7 @@ class AffineGradient:
         offset: upper bound of `f(V) − f*`.
         least: lower bound of the least nonzero eigenvalue of `B ⊗ A`; 0 when none was proved.
         full: whether `least` bounds all eigenvalues, so that f is strongly convex.
-        notes: what a reader must know of the problem that was solved.
+        notes: what a reader must know about the problem.
     """
 
     V: np.ndarray
@@ -69,7 +69,7 @@ class AffineGradient:
     def gap(self, E: np.ndarray, error: float) -> tuple[float, float]:
         """Return lower and upper bounds of `f(W) − f*` where `‖(W − V) − E‖_F ≤ error`.
 
-        Where no `least` was proved, f* stands for `f(V)`, below which the loss may go.
+        If no `least` was proved, f* stands for `f(V)`, and the loss may go below it.
         """
         G = self.apply(E)
         length, slope = float(frobenius(E)), float(frobenius(G))

@@ -23,10 +23,10 @@ from linflow.verified.problem import AffineGradient, affine_gradient
 from linflow.verified.reduction import Narrowed, narrowed
 
 DIGITS = 8
-"""Exponent from which a proof that ended is tried again with a path of twice the digits."""
+"""A proof that ends with a larger exponent is tried again with a path of twice the digits."""
 
 STEPS = 100_000
-"""Steps of a verified descent where no number is given."""
+"""Default limit on the steps of a verified descent."""
 
 
 @overload
@@ -69,25 +69,25 @@ def enclose(
 ) -> Enclosure | DescentEnclosure:
     """Prove by computing where exact gradient flow, or exact gradient descent, goes from this start.
 
-    The flow is followed by Taylor polynomials θ̃, and around them a radius ρ is carried with
-    `ρ' ≥ m ρ + ‖θ̃' + ∇L(θ̃)‖`, where m bounds `−λ_min(∇²L)` on all weights within ρ. Then the exact flow exists and
-    stays within ρ of θ̃. For a descent with step η, `ρ_{k+1} ≥ max(1 + ηm, ηM − 1) ρ_k + r_k` with
-    `M ≥ λ_max(∇²L)` and the rounding `r_k` of the step. All rounding is bounded. No condition on the start is needed.
+    Taylor polynomials θ̃ follow the flow. Around them a radius ρ satisfies `ρ' ≥ m ρ + ‖θ̃' + ∇L(θ̃)‖`, where m bounds
+    `−λ_min(∇²L)` at all weights within ρ. Then the exact flow exists and stays within ρ of θ̃. For a descent with
+    step η, the radius satisfies `ρ_{k+1} ≥ max(1 + ηm, ηM − 1) ρ_k + r_k`, where `M ≥ λ_max(∇²L)` and `r_k` bounds
+    the rounding of the step. All rounding is bounded. The start need not satisfy any condition.
 
     Args:
         objective: `MatrixFactorization`, `LinearRegression` or `Quadratic`.
         network: a `Network` or its weights.
-        until: fraction of the first loss gap to prove; 1e-6 when neither it nor t_max or steps is given.
-        t_max: time of the flow to stop at.
+        until: fraction of the first loss gap that is to be proved; 1e-6 if until, t_max and steps are all left out.
+        t_max: time at which the flow stops.
         max_steps: limit on the steps of the flow's path.
         algorithm: "flow", or "descent" for gradient descent with a constant step.
         step_size: η of the descent.
-        steps: steps of the descent at most; 100 000 where only `until` ends it.
-        progress: called with the fraction done after each step.
+        steps: largest number of steps of the descent; 100 000 if left out.
+        progress: called after each step with the fraction done.
 
     Returns:
-        An `Enclosure`, of a descent a `DescentEnclosure`. Where the proof ends early it says how far it reaches and
-        why.
+        An `Enclosure` for the flow, a `DescentEnclosure` for a descent. If the proof ends early, its `reason` says
+        how far it reaches and why it ended.
 
     Raises:
         ValueError, TypeError: arguments that do not fit, or an objective that is not one of these.
@@ -134,7 +134,7 @@ def descent_and_flow(
 
 @dataclass(frozen=True)
 class _Beginning:
-    """A start made ready: the affine gradient, narrow weights, and what to note."""
+    """A prepared start: its affine gradient, its narrow weights and its notes."""
 
     objective: Objective
     network: Network
@@ -209,7 +209,7 @@ def _refuse(algorithm: str, of_flow: dict[str, Any], of_descent: dict[str, Any])
     for name, value in wrong.items():
         if value is not None:
             other = "descent" if algorithm == "flow" else "flow"
-            raise ValueError(f'{name} is {value!r}, but the algorithm is the {algorithm}; say algorithm="{other}".')
+            raise ValueError(f'{name} is {value!r}, an argument of the {other}; omit it or say algorithm="{other}".')
     if algorithm == "descent" and of_descent["step_size"] is None:
         raise ValueError("step_size is missing; a verified descent needs a constant step, such as step_size=0.01.")
 

@@ -19,10 +19,10 @@ from linflow.verified.problem import affine_gradient
 from linflow.verified.run import enclose
 
 PRECISION = 1.03
-"""Ratio of a step that fails to one that is proved at which the search ends."""
+"""The search ends when a step that fails is at most this many times a step that is proved."""
 
 TRIALS = 60
-"""Most steps that are tried."""
+"""Largest number of step sizes that are tried."""
 
 
 class VerifiedStep(float):
@@ -37,7 +37,7 @@ class VerifiedStep(float):
     edge: tuple[float, float]
 
     def converging(self, steps: int = 10_000) -> float:
-        """Return the largest step, to 3 %, with which a plain descent reaches the same gap within so many steps."""
+        """Return the largest step size, to 3 %, with which a plain descent reaches the same gap within `steps`."""
         enc = self.enclosure
         until = min(max(float(enc.gaps[1, -1] / enc.gaps[0, 0]), 1e-300), 0.99)
 
@@ -57,20 +57,20 @@ def safe_step_size(
     steps: int = 20_000,
     progress: Callable[[float], None] | None = None,
 ) -> float:
-    """Return a step of gradient descent that is certified, or with `verified` the largest that computing proves.
+    """Return a certified step of gradient descent, or with `verified` the largest step that is proved by computing.
 
-    Before any run, caps on the drift of the imbalances and on the curvature of the loss give a step with the least
-    certified factor (docs/descent.md); it is cautious, often by a factor of 100. A verified step looks at the run:
-    the whole descent is enclosed (`enclose`), and the step is the largest, to 3 %, for which that proves that the gap
-    comes down to `until` of the first.
+    Without `verified`, the step is certified before any run: caps on the drift of the imbalances and on the curvature
+    of the loss give the step with the least certified factor (docs/descent.md). It is cautious, often by a factor of
+    100. With `verified`, the whole descent is enclosed (`enclose`) for every step that is tried. The result is the
+    largest step, to 3 %, that is proved to bring the gap down to `until` of the first.
 
     Args:
-        objective: what is minimised, with finite smoothness K; of the verified kind one that `enclose` takes.
+        objective: what is minimised, with finite smoothness K; with `verified`, one that `enclose` takes.
         network: a `Network` or its weights.
         verified: whether to search for the largest step that is proved.
         until: fraction of the first gap that the verified descent must reach.
-        steps: most steps of a descent that is tried.
-        progress: called with the fraction done of the search.
+        steps: limit on the steps of each descent that is tried.
+        progress: called with the fraction of the search that is done.
 
     Returns:
         The step η; a `VerifiedStep` with its proof when `verified`.
@@ -105,8 +105,8 @@ def safe_step_size(
     eta = _largest(proved, first, PRECISION)
     if not eta:
         raise ValueError(
-            f"no step from {first:.3g} down proves {until:g} of the first gap within {steps} steps. Raise steps or "
-            "until, or take the step without verified=True."
+            f"no step size up to {first:.3g} is proved to reach {until:g} of the first gap within {steps} steps. "
+            "Raise steps or until, or leave out verified=True."
         )
     step = VerifiedStep(eta)
     step.enclosure = found[eta]

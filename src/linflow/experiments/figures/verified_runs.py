@@ -1,4 +1,4 @@
-"""The talk's widths and real data: guaranteed before the run, proved by a verified run, and observed."""
+"""Networks of the talk and real data: guaranteed before the run, proved by a verified run, and observed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WIDTHS = (30, 100, 500, 1000)
 
 @dataclass(frozen=True)
 class Case:
-    """One start: before, by proof and observed."""
+    """One start with its guarantee, its proof and its run."""
 
     name: str
     certificate: Certificate
@@ -86,7 +86,7 @@ def _claims(cases: list[Case]) -> list[Claim]:
         Claim.all_below("No observed time is before its proved interval", bounds[:, 0], seen, slack),
         Claim.all_below("No observed time is after its proved interval", seen, bounds[:, 1], slack),
         Claim.all_below("No time proved is later than the guarantee before the run", bounds[:, 1], before, slack),
-        Claim.within("Convergence for ever is proved for so many of the starts", len(rates) / len(cases), 0.9, 1),
+        Claim.within("Share of the starts for which a rate is proved for ever", len(rates) / len(cases), 0.9, 1),
         Claim.all_below(
             "No rate proved for ever is above the observed final one",
             [proved for proved, _ in rates],
@@ -119,7 +119,7 @@ def _table(cases: list[Case]) -> Table:
                 number(case.enclosure.certificate.rate) if case.enclosure.certificate else "–",
             )
         )
-    columns = ["start", "guaranteed before", "proved", "± width", "observed", "∫m", "rate for ever"]
+    columns = ["start", "guaranteed before", "proved from", "width", "observed", "∫m", "rate for ever"]
     return Table(f"Time to {number(UNTIL)} of the first loss gap", columns, rows)
 
 
@@ -160,8 +160,8 @@ experiment = Experiment(
     "verified_runs",
     "Guaranteed before the run, proved by computing, observed",
     "A guarantee that looks at the start alone must hold for the worst flow that its imbalance and margin allow. A "
-    "verified run follows this one flow and bounds, with all rounding, how far the exact flow can be from what "
-    "was computed. Its interval of times is a millionth wide, and what holds for ever follows from where it ends.",
+    "verified run follows this one flow and bounds, rounding included, how far the exact flow can be from what was "
+    "computed. It proves the times to one part in a million, and from where it ends a rate that holds for ever.",
     "linflow, docs/verified.md",
     _run,
 )
