@@ -56,7 +56,7 @@ def test_the_rate_and_the_run():
     ]
     assert any(run.gap[-1] > 1e-6 * run.gap[0] for _, run in runs)
     for start, run in runs:
-        assert "the run did at" in of(EYE, start, run=run)["rate"].text
+        assert "the run did so at t =" in of(EYE, start, run=run)["rate"].text
     nothing = of(EYE, homogeneous(0.0, -9 * np.eye(2)))["rate"]
     assert nothing.text.startswith("Nothing is certified")
 

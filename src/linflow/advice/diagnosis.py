@@ -100,7 +100,7 @@ def _rate(cert: Certificate, run: Trajectory | None, until: float) -> Iterator[F
     text = f"It is guaranteed to reach {until:g} of the first loss gap by t = {sure:.4g} ({best.name})"
     needed = math.nan if run is None else run.time_to(until)
     if math.isfinite(needed) and needed > 0:
-        text += f"; the run did at {needed:.4g}, {times(sure / needed)} times earlier."
+        text += f"; the run did so at t = {needed:.4g}, {times(sure / needed)} times earlier."
         numbers |= {"observed_time": needed, "time_ratio": sure / needed}
     elif run is not None:
         left = float(run.gap[-1]) / float(run.gap[0])
@@ -337,7 +337,8 @@ def _design(cert: Certificate, descent: Certificate, until: float) -> Iterator[F
     size, least = (sum(s * s for s in net.sizes) for net in (cert.network, made.network))
     if size < WORTH * least:
         return
-    text = f"A start designed for this rate (linflow design) has squared weights of sum {least:.3g}, not {size:.3g}."
+    text = "A start designed for this rate (linflow design) is smaller: its squared weights sum to "
+    text += f"{least:.3g}, not {size:.3g}."
     more, steps = _also(made.certificate, descent, made.network, until)
     yield Finding("design", text + more, {"squares": size, "least_squares": least, **steps})
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from linflow._support.words import many
 from linflow.advice.finding import Finding
+from linflow.advice.step_findings import counted
 from linflow.certificates import Certificate
 from linflow.verified import DescentEnclosure, Enclosure
 
@@ -41,7 +42,7 @@ def _of_descent(proof: DescentEnclosure, cert: Certificate, until: float) -> Fin
     number = f"exactly {many(int(high), 'step')}" if low == high else f"{int(low)} to {many(int(high), 'step')}"
     text = f"Proved: {until:g} of the first loss gap after {number}"
     before = cert.steps_to(until)
-    return _with_before(text, {"fewest": float(low), "most": float(high)}, before, f"after {before:.4g} steps")
+    return _with_before(text, {"fewest": float(low), "most": float(high)}, before, f"within {counted(before)}")
 
 
 def _with_before(text: str, numbers: dict[str, float], before: float, promised: str) -> Finding:
