@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from linflow import init
+from linflow.advice.proof_findings import interval
 from linflow.certificates import Certificate, certify
 from linflow.dynamics import Trajectory, gradient_flow
 from linflow.experiments.figures._outcome import Claim, Experiment, Outcome, Progress, Table, number
@@ -112,14 +113,13 @@ def _table(cases: list[Case]) -> Table:
             (
                 case.name,
                 number(before) if np.isfinite(before) else "–",
-                number(low, 7),
-                number(high - low, 2),
-                number(case.run.time_to(UNTIL), 7),
+                interval(low, high),
+                number(case.run.time_to(UNTIL), 10),
                 number(case.enclosure.exponent, 2),
                 number(case.enclosure.certificate.rate) if case.enclosure.certificate else "–",
             )
         )
-    columns = ["start", "guaranteed before", "proved from", "width", "observed", "∫m", "rate for ever"]
+    columns = ["start", "guaranteed before", "proved", "observed", "∫m", "rate for ever"]
     return Table(f"Time to {number(UNTIL)} of the first loss gap", columns, rows)
 
 
