@@ -141,7 +141,7 @@ class Reader:
         assert {path.name for path in Path("results").iterdir()} >= {"rate-over-width-by-init.pdf", "report.html"}
         shutil.rmtree("results")
         with LocalCluster(
-            n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None, scheduler_port=0
+            n_workers=1, threads_per_worker=2, processes=False, dashboard_address=":0", scheduler_port=0
         ) as dask:
             words[words.index("--scheduler") + 1] = dask.scheduler_address
             result = CliRunner().invoke(app, words)

@@ -154,7 +154,7 @@ def test_a_cluster_of_threads_in_this_process(tmp_path):
 
     grid = read_grid(grid_of(grid={"seeds": 6}))
     with LocalCluster(
-        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None, scheduler_port=0
+        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=":0", scheduler_port=0
     ) as dask:
         summary = run_sweep(grid, tmp_path / "dask", scheduler=dask.scheduler_address)
     assert (summary.computed, summary.failed) == (6, 0)
