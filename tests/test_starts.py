@@ -411,7 +411,7 @@ def test_what_cannot_be_had_says_why(rng):
     f = lf.MatrixFactorization(np.ones((4, 3)))
     X, y = rng.standard_normal((12, 4)), rng.standard_normal((12, 3))
     cases = [
-        ({"widths": (4, 2, 3), "rate": 1.0}, "h_1 = 2 is below min.n, m. = 3.*Widen it to at least 3"),
+        ({"widths": (4, 2, 3), "rate": 1.0}, "h_1 = 2 is below min.n, m. = 3.*Widen that layer to at least 3"),
         ({"widths": (4, 3), "rate": 1.0}, "one layer has no imbalance"),
         ({"widths": (4, 5, 3)}, "rate is needed"),
         ({"widths": (4, 5, 3), "rate": -1.0}, "rate is -1.0; a positive number"),
