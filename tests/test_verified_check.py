@@ -58,3 +58,13 @@ def test_a_proof_of_another_start_or_algorithm_is_refused():
     descent = lf.certify(f, net, algorithm="descent", step_size=1e-3)
     with pytest.raises(ValueError, match="enclosure is of the flow"):
         descent.check(enc)
+
+
+def test_a_gap_that_is_no_number_is_no_proof(monkeypatch):
+    _, _, _, enc = proved()
+    low, high = enc.time_bounds(1e-3)
+    step = next(step for step in enc.steps if step.t < high <= step.t + step.length)
+    monkeypatch.setattr(lf.Enclosure, "_gap", lambda self, t: (np.nan, np.nan))
+    earliest, latest = enc.time_bounds(1e-3)
+    assert earliest == step.t <= low
+    assert latest == step.t + step.length >= high

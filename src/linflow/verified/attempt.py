@@ -13,6 +13,9 @@ from linflow.verified.run import STEPS, enclose
 STORED = 6_000_000
 """Limit on weights times kept steps of a flow. A step keeps 21 numbers for each weight, so this is 1 GB."""
 
+COMPUTED = 1_200_000_000
+"""Limit on weights times steps of a descent, which keeps none of them."""
+
 
 def attempt(
     objective: Objective,
@@ -45,7 +48,7 @@ def attempt(
     size = sum(W.shape[0] * W.shape[1] for W in network.weights)
     try:
         if step_size is not None:
-            steps = min(steps or STEPS, 2 * max_steps, STORED * 200 // size)
+            steps = min(steps or STEPS, 2 * max_steps, COMPUTED // size)
             proof = enclose(
                 objective,
                 network,

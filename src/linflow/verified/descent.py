@@ -20,7 +20,7 @@ from linflow.model.network import Network
 from linflow.model.objectives import Objective
 from linflow.verified.hessian import hessian
 from linflow.verified.log_norm import Node, Tube, greatest
-from linflow.verified.march import LARGE, LARGEST_HESSIAN, LOOSE, LOOSE_LARGE
+from linflow.verified.march import LARGEST_HESSIAN, budget, reached
 from linflow.verified.problem import AffineGradient
 from linflow.verified.reduction import Narrowed
 from linflow.verified.rounding import TINY, UP, U, frobenius, least_eigenvalue
@@ -100,12 +100,6 @@ class DescentEnclosure:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what was proved as plain data."""
-        known = {}
-        for exponent in range(1, 13):
-            low, high = self.steps_bounds(10.0**-exponent)
-            if math.isinf(high):
-                break
-            known[f"1e-{exponent:02d}"] = [low, high]
         return {
             "result": self.result,
             "reason": self.reason,
@@ -116,7 +110,7 @@ class DescentEnclosure:
             "exponent": self.exponent,
             "first_gap": [float(x) for x in self.gaps[:, 0]],
             "last_gap": [float(x) for x in self.gaps[:, -1]],
-            "steps_to": known,
+            "steps_to": reached(self.steps_bounds),
             "widths": list(self.start.widths),
             "scale": self.start.scale,
             "notes": list(self.notes),
@@ -190,14 +184,9 @@ class DescentMarch:
         twist = 0.5 * constants.third * self.radius
         second = (greatest(x * between) + twist) * UP
         most = (K * constants.motion**2 + second) * UP
-        large = self.size > LARGE
         if eta * most <= 2 + eta * second:
             spent = eta * second
-            if (
-                self.size > LARGEST_HESSIAN
-                or self.path.depth == 1
-                or self.loose + spent <= (LOOSE_LARGE if large else LOOSE)
-            ):
+            if self.size > LARGEST_HESSIAN or self.path.depth == 1 or self.loose + spent <= budget(self.size):
                 self.loose += spent
                 return (1 + spent) * UP
         elif self.size > LARGEST_HESSIAN:

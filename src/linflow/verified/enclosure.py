@@ -16,7 +16,7 @@ from linflow.model.network import Network
 from linflow.model.objectives import Objective
 from linflow.verified.checking import check_proof
 from linflow.verified.forever import ever_after
-from linflow.verified.march import Step, product_error
+from linflow.verified.march import Step, product_error, reached
 from linflow.verified.problem import AffineGradient
 from linflow.verified.reduction import Narrowed
 from linflow.verified.rounding import TINY, UP, U, frobenius, gamma, least_eigenvalue
@@ -142,9 +142,10 @@ class Enclosure:
         low = high = None
         for step in self.steps:
             if low is None and step.gap[0] <= above:
-                low = self._last(step, lambda t: self._gap(t)[0] > above)
+                low, _ = self._switch(step, lambda t: self._gap(t)[0] > above)
             if step.gap[1] <= below:
-                high = self._first(step, lambda t: self._gap(t)[1] <= below)
+                # Not `>`: what is no number proves nothing.
+                _, high = self._switch(step, lambda t: not self._gap(t)[1] <= below)
                 break
         return (self.end if low is None else low), (math.inf if high is None else high)
 
@@ -193,24 +194,18 @@ class Enclosure:
         E = W - self.problem.V
         return self.problem.gap(E, (error + U * float(frobenius(E))) * UP)
 
-    def _last(self, step: Step, holds: Callable[[float], bool]) -> float:
-        """Return, by bisection, the last time of the step at which `holds` is true; at least its start."""
-        low, high = step.t, step.t + step.length
-        for _ in range(BISECTIONS):
-            middle = 0.5 * (low + high)
-            if not low < middle < high:
-                break
-            low, high = (middle, high) if holds(middle) else (low, middle)
-        return low
+    def _switch(self, step: Step, early: Callable[[float], bool]) -> tuple[float, float]:
+        """Return, by bisection, a time at which `early` holds and the next one at which it does not.
 
-    def _first(self, step: Step, holds: Callable[[float], bool]) -> float:
+        They are the start and the end of the step where no such time was found.
+        """
         low, high = step.t, step.t + step.length
         for _ in range(BISECTIONS):
             middle = 0.5 * (low + high)
             if not low < middle < high:
                 break
-            low, high = (low, middle) if holds(middle) else (middle, high)
-        return high
+            low, high = (middle, high) if early(middle) else (low, middle)
+        return low, high
 
     def _rate(self, t: float) -> tuple[float, float]:
         step = self._step(t)
@@ -266,12 +261,6 @@ class Enclosure:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what was proved as plain data."""
-        times = {}
-        for exponent in range(1, 13):
-            low, high = self.time_bounds(10.0**-exponent)
-            if math.isinf(high):
-                break
-            times[f"1e-{exponent:02d}"] = [low, high]
         return {
             "result": self.result,
             "reason": self.reason,
@@ -282,7 +271,7 @@ class Enclosure:
             "exponent": self.exponent,
             "first_gap": list(self.first),
             "last_gap": list(self.steps[-1].gap if self.steps else self.first),
-            "time_to": times,
+            "time_to": reached(self.time_bounds),
             "widths": list(self.start.widths),
             "scale": self.start.scale,
             "notes": list(self.notes),

@@ -92,7 +92,6 @@ class Tube:
         one = (1.0, 0.0, 0.0)
         self.before = [one if l == 0 else jet(path.prefix_norms[l], s) for l in range(L)]
         self.after = [one if l == L - 1 else jet(path.suffix_norms[l + 2], s) for l in range(L)]
-        self.product = jet(path.prefix_norms[L], s)
         self.slope = jet(path.slope_norms, s)
 
     @cached_property

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +35,22 @@ REACHES = 8
 
 BITS = 20
 """Binary digits of the length of a step, so that times and lengths are sums without rounding."""
+
+
+def budget(size: int) -> float:
+    """Return what the bound by products may add to the exponent in all, for so many weights."""
+    return LOOSE if size <= LARGE else LOOSE_LARGE
+
+
+def reached(bounds: Callable[[float], tuple[float, float]]) -> dict[str, list[float]]:
+    """Return the bounds for each power of ten that is proved to be reached, down to 10⁻¹²."""
+    found = {}
+    for exponent in range(1, 13):
+        low, high = bounds(10.0**-exponent)
+        if math.isinf(high):
+            break
+        found[f"1e-{exponent:02d}"] = [low, high]
+    return found
 
 
 @dataclass(frozen=True)
@@ -185,8 +201,7 @@ class March:
             return 2
         x, m = self.node.products
         spent = greatest(x * m) * tube.s * tube.path.tau
-        budget = LOOSE if self.size <= LARGE else LOOSE_LARGE
-        return 2 if spent <= CHEAP or self.loose + spent <= budget else 3
+        return 2 if spent <= CHEAP or self.loose + spent <= budget(self.size) else 3
 
     def _too_coarse(self, tube: Tube) -> bool:
         """Tell whether the second derivative of the Hessian would add too much over this step."""
