@@ -304,7 +304,7 @@ def test_torchscript(tmp_path):
 def test_torch_missing(tmp_path, monkeypatch):
     path = written("w.pt", tmp_path)
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ImportError, match=r"needs the package torch, .*pip install linflow\[torch\]"):
+    with pytest.raises(ImportError, match=r"needs the package torch, .*pip install 'linflow\[torch\]'"):
         files.load(path)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ImportError, match=r"needs the package pyarrow, .*pip install 'linflow\[files\]'"):

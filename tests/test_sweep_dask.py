@@ -17,7 +17,7 @@ from tests.test_sweep_kill import CELLS, ENV, compare, gate, place, rerun, rows_
 from tests.waiting import PATIENCE, waited
 
 __all__ = ["gate", "place"]
-pytest.importorskip("distributed", reason="a sweep on a cluster needs distributed: pip install linflow[sweep]")
+pytest.importorskip("distributed", reason="a sweep on a cluster needs distributed: pip install 'linflow[sweep]'")
 QUIET = {"DASK_DISTRIBUTED__LOGGING__DISTRIBUTED": "critical"}
 
 

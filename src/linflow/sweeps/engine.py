@@ -255,7 +255,7 @@ class DaskEngine:
         except ImportError as error:
             raise ImportError(
                 f"a sweep on {address} needs distributed, which cannot be imported ({error}): "
-                "pip install linflow[sweep]"
+                "pip install 'linflow[sweep]'"
             ) from error
         if not isinstance(address, str) or not re.fullmatch(r"(tcp|tls|ucx|ws|wss|inproc)://.+", address):
             raise ValueError(f"the scheduler is {address!r}; an address such as tcp://10.0.0.1:8786 is needed.")
