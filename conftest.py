@@ -12,7 +12,7 @@ collect_ignore = (
     if find_spec("torch")
     else [
         str(path)
-        for path in (*HERE.glob("src/linflow/torch/*.py"), *HERE.glob("tests/*.py"))
+        for path in (*HERE.glob("src/linflow/torch/*.py"), *HERE.glob("tests/**/*.py"))
         if NEEDS.search(path.read_text(encoding="utf-8"))
     ]
 )

@@ -18,11 +18,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import torch
 from sklearn.datasets import load_digits
 
 import linflow as lf
 import linflow.torch as lt
+import torch
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else tempfile.mkdtemp())
 folder.mkdir(parents=True, exist_ok=True)

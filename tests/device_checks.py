@@ -1,6 +1,6 @@
 """The training tools on a device that is not the CPU: devices do not mix, and the numbers are the same.
 
-Run by `test_torch_device.py` in a process of its own: PyTorch counts devices at the first derivative.
+Run by `torch/test_device.py` in a process of its own: PyTorch counts devices at the first derivative.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ import linflow as lf
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (CI installs it)")
 
 import linflow.torch as lt  # noqa: E402 - after the check for PyTorch
-
-from .pretended_device import Pretended, pretended_device  # noqa: E402 - after the check for PyTorch
-from .test_torch_autograd import CASES, target_near  # noqa: E402 - after the check for PyTorch
+from tests.pretended_device import Pretended, pretended_device  # noqa: E402 - after the check for PyTorch
+from tests.torch.test_autograd import CASES, target_near  # noqa: E402 - after the check for PyTorch
 
 WIDTHS = [(3, 4, 2), (4, 20, 17, 3), (12, 20, 15, 11), (5, 2, 4)]  # dense, thin probes, iteration, bottleneck
 

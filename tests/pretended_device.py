@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 
-import torch
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
+
+import torch
 
 NAME = "pretended"
 CROSSING = ("_to_copy", "copy_", "index", "index_put", "index_put_")  # a GPU takes CPU indices

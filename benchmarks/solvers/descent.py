@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import torch
 
+import torch
 from benchmarks.problems import Problem
 from benchmarks.solvers import Curve
 from benchmarks.solvers.torch_field import TorchField, TorchSolver

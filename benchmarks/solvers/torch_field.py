@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
+import torch
 from benchmarks.problems import Problem, from_right
 
 torch.set_num_threads(1)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torchdiffeq import odeint
 
+import torch
 from benchmarks.problems import Problem
 from benchmarks.solvers import Curve
 from benchmarks.solvers.torch_field import TorchField, TorchSolver

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-BOUNDS = ["test_literal_bounds"]
-CERTIFICATES = ["test_literal_certificates"]
+BOUNDS = ["bounds/test_literal"]
+CERTIFICATES = ["certificates/test_literal"]
 
 TARGETS = {
     **{
@@ -13,50 +13,50 @@ TARGETS = {
             "special_imbalance", "product_aware",
         )
     },
-    "bounds.optimum": ["test_optimum"],
-    "bounds._weight_search": ["test_optimum"],
+    "bounds.optimum": ["bounds/test_optimum"],
+    "bounds._weight_search": ["bounds/test_optimum"],
     **{
         f"certificates.{name}": CERTIFICATES
         for name in (
             "_base", "curves", "envelope", "lazy", "tail", "margin", "step_bounds", "published_descent",
         )
     },
-    "certificates.exponential": [*CERTIFICATES, "test_certificates"],
-    "certificates.descent": [*CERTIFICATES, "test_descent"],
-    "certificates.scheduled_descent": [*CERTIFICATES, "test_descent_schedule"],
-    "certificates.checking": ["test_certificates", "test_descent"],
+    "certificates.exponential": [*CERTIFICATES, "certificates/test_certificates"],
+    "certificates.descent": [*CERTIFICATES, "certificates/test_descent"],
+    "certificates.scheduled_descent": [*CERTIFICATES, "certificates/test_descent_schedule"],
+    "certificates.checking": ["certificates/test_certificates", "certificates/test_descent"],
     **{
-        f"certificates.prior.{name}": ["test_literal_prior", "test_prior"]
+        f"certificates.prior.{name}": ["certificates/test_literal_prior", "certificates/test_prior"]
         for name in ("_start", "modes", "regimes", "imbalance")
     },
     **{
-        f"exact.{name}": ["test_literal_exact", "test_exact"]
+        f"exact.{name}": ["exact/test_literal", "exact/test_exact"]
         for name in ("reduced", "scalar", "modes", "two_layers", "_chain_flow", "_riccati", "_alignment")
     },
     **{
-        name: ["test_literal_model"]
+        name: ["model/test_literal"]
         for name in ("geometry.operator", "geometry.imbalance", "geometry.extreme_eigenvalues", "model.spectrum")
     },
-    "model.network": ["test_literal_model", "test_network"],
+    "model.network": ["model/test_literal", "model/test_network"],
     "model.scalar_chain": BOUNDS,
     **{
-        f"dynamics.{name}": ["test_literal_dynamics"]
+        f"dynamics.{name}": ["dynamics/test_literal"]
         for name in ("_hermite", "_stepping", "_stabilized", "_dop853", "field", "descent")
     },
-    **{f"dynamics.{name}": ["test_literal_dynamics"] for name in ("step_rules", "local_smoothness")},
-    "torch._imbalance_law": ["test_literal_torch"],
-    "torch._extremes": ["test_literal_torch", "test_torch_monitor"],
-    "torch._tangent": ["test_literal_torch", "test_formats", "test_torch_audit"],
-    "torch.certified": ["test_torch_autograd"],
+    **{f"dynamics.{name}": ["dynamics/test_literal"] for name in ("step_rules", "local_smoothness")},
+    "torch._imbalance_law": ["torch/test_literal"],
+    "torch._extremes": ["torch/test_literal", "torch/test_monitor"],
+    "torch._tangent": ["torch/test_literal", "torch/test_formats", "torch/test_audit"],
+    "torch.certified": ["torch/test_autograd"],
     **{
         f"verified.{name}": tests
         for names, tests in (
-            (("rounding", "problem", "reduction"), ["test_verified_rounding"]),
-            (("taylor",), ["test_verified_path"]),
-            (("hessian", "log_norm"), ["test_verified_curvature"]),
-            (("march",), ["test_verified_march", "test_verified_path"]),
-            (("enclosure", "forever"), ["test_verified_flow"]),
-            (("_pairs", "arithmetic", "descent", "steps"), ["test_verified_descent"]),
+            (("rounding", "problem", "reduction"), ["verified/test_rounding"]),
+            (("taylor",), ["verified/test_path"]),
+            (("hessian", "log_norm"), ["verified/test_curvature"]),
+            (("march",), ["verified/test_march", "verified/test_path"]),
+            (("enclosure", "forever"), ["verified/test_flow"]),
+            (("_pairs", "arithmetic", "descent", "steps"), ["verified/test_descent"]),
         )
         for name in names
     },

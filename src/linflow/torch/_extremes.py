@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
-
 from linflow.geometry.operator import TangentOperator
 from linflow.model.network import Network
+from torch import Tensor
 
 DENSE = 100
 """Largest `nm` for which all eigenvalues of T are computed."""

@@ -8,9 +8,8 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
-
 from linflow.torch._module import Layers
+from torch import Tensor
 
 PROBES = 8
 """Width up to which whole matrices are followed, and the number of vectors beyond it."""

@@ -8,13 +8,12 @@ from itertools import combinations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-
 from linflow._support import checks
 from linflow._support.arrays import from_numpy, to_numpy
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
 from linflow.torch._training import overlap
+from torch import Tensor, nn
 
 CONVENTIONS = ("product", "torch")
 PASSED = (nn.Identity, nn.Flatten)

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
-import torch
-from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+import torch
 from linflow.torch._chain import Factor
+from torch import Tensor
 
 COPIES = ("clone", "alias", "_to_copy", "contiguous", "lift_fresh")
 VIEWS = ("view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squeeze", "expand")

@@ -11,9 +11,8 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
+import torch
 from linflow._support.arrays import detach, eigenvalues, singular_values, to_numpy
 from linflow.bounds import THEOREMS, Invariants, Theorem, product_aware, scalar_chain, special_imbalance
 from linflow.bounds._base import Spectrum, times_power
@@ -21,6 +20,7 @@ from linflow.certificates.margin import product_range
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
 from linflow.model.scalar_chain import chain_root
+from torch import Tensor
 
 NULL_SETS = (special_imbalance.HOMOGENEOUS, special_imbalance.BALANCED)
 """Theorems whose hypotheses hold on a null set."""

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-
 from linflow import init
 from linflow._support import checks
 from linflow._support.arrays import to_numpy

@@ -8,8 +8,8 @@ from os import PathLike
 from typing import Any, TextIO
 
 import numpy as np
-import torch
 
+import torch
 from linflow._support import checks
 from linflow._support.words import many
 from linflow.geometry.imbalance import imbalance_drift

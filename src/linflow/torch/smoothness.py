@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch.optim.lr_scheduler import LRScheduler
 
+import torch
 from linflow import schedules
 from linflow._support import checks
 from linflow._support.arrays import detach, norm, to_numpy
