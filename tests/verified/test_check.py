@@ -1,12 +1,15 @@
 """Certificates set against proofs."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import linflow as lf
+from linflow.certificates import Violation
 from linflow.certificates.curves import ExponentialCurve
+from linflow.verified.checking import check_proof
 
 
 def proved(seed=0, widths=(3, 6, 2)):
@@ -68,3 +71,94 @@ def test_a_gap_that_is_no_number_is_no_proof(monkeypatch):
     earliest, latest = enc.time_bounds(1e-3)
     assert earliest == step.t <= low
     assert latest == step.t + step.length >= high
+
+
+def given(t=(0.0, 1.0, 2.0), low=(4.0, 2.0, 1.0), high=(4.0, 3.0, 1.5), rates=(8.0, 6.0, 4.0), times=(1.0, 2.0)):
+    """A proof of which every bound is given."""
+    t = np.array(t)
+    of = {float(x): k for k, x in enumerate(t)}
+
+    def at(values):
+        return lambda s: np.array([values[of[float(x)]] for x in s])
+
+    return SimpleNamespace(
+        first=(low[0], high[0]),
+        t=t,
+        gap_bounds=lambda s: (at(low)(s), at(high)(s)),
+        rate_bounds=lambda s: (np.full(len(s), -1.0), at(rates)(s)),
+        time_bounds=lambda fraction: times,
+    )
+
+
+def promised(*curves, gap=4.0, rate=lambda gap: 0.0, time=10.0):
+    rows = [SimpleNamespace(name=f"row {k}", applies=True, gap_at=curve) for k, curve in enumerate(curves)]
+    return SimpleNamespace(
+        algorithm="flow",
+        gap=gap,
+        guarantees=rows,
+        rate_at=rate,
+        time_to=lambda fraction: time * fraction,
+    )
+
+
+def test_the_gap_kept_least_well_is_told_over_all_rows_and_times():
+    # Observed at least 4, 2, 1: over the promises 1, ½, ½ and 0.8, 0.8, 1.
+    rows = (lambda t: [4.0, 4.0, 2.0][int(t)], lambda t: [5.0, 2.5, 1.0][int(t)])
+    check = check_proof(promised(*rows), given())
+    assert check.holds and check.worst_gap == 1.0 and check.worst_slack == np.inf  # no rate is promised
+    assert check_proof(promised(rows[0], lambda t: 10.0), given()).worst_gap == 1.0
+    assert check_proof(promised(lambda t: 10.0, lambda t: 8.0), given()).worst_gap == 0.5
+    assert check_proof(promised(), given()).worst_gap == 0.0
+    # A gap that may be 0 keeps every promise, that of 0 as well; a row that does not apply promises nothing.
+    check = check_proof(promised(lambda t: [8.0, 8.0, 0.0][int(t)]), given(low=(4.0, 2.0, 0.0)))
+    assert check.holds and check.worst_gap == 0.5
+    check = check_proof(promised(lambda t: 1.0 - 0.5 * t), given(low=(0.5, 0.25, 0.0), high=(4.0, 3.0, 1.0)))
+    assert check.holds and check.worst_gap == 0.5
+    certificate = promised(lambda t: 1.0)
+    certificate.guarantees[0].applies = False
+    assert check_proof(certificate, given()).holds
+
+
+def test_the_first_promise_that_is_broken_is_told():
+    rows = (lambda t: [4.0, 1.5, 0.75][int(t)], lambda t: [3.0, 1.0, 0.5][int(t)])
+    check = check_proof(promised(*rows, rate=lambda y: 100.0), given())
+    assert check.violation == Violation("row 0", 1.0, "loss gap", 2.0, 1.5) and check.worst_gap == 2.0
+    # Rates: 8, 6, 4 at most where the gap is at most 4, 3, 1.5. Promised are 2y: kept at equality.
+    check = check_proof(promised(rate=lambda y: 2 * y), given())
+    assert check.holds and check.worst_slack == 1.0
+    check = check_proof(promised(rate=lambda y: 2.5 * y), given())
+    assert check.violation == Violation("rate", 0.0, "rate", 8.0, 10.0) and check.worst_slack == 0.8
+    # What is not bounded breaks nothing, and no promise is kept by any rate; one below 1 is a promise as well.
+    check = check_proof(promised(rate=lambda y: 0.5), given(rates=(np.inf, 1.0, 2.0)))
+    assert check.holds and check.worst_slack == 2.0
+    check = check_proof(promised(rate=lambda y: 8.0), given(rates=(np.inf, 10.0, 16.0)))
+    assert check.holds and check.worst_slack == 1.25
+    check = check_proof(promised(rate=lambda y: 0.0), given(rates=(0.0, 0.0, 0.0)))
+    assert check.holds and check.worst_slack == np.inf
+
+
+def test_a_start_is_that_of_the_proof_to_nine_digits():
+    for gap in (4 * (1 - 0.9e-9), 4 * (1 + 0.9e-9)):
+        assert check_proof(promised(gap=gap), given()).holds
+    for gap in (4 * (1 - 1.1e-9), 4 * (1 + 1.1e-9)):
+        with pytest.raises(ValueError, match="certify the objective and network that were enclosed"):
+            check_proof(promised(gap=gap), given())
+    for low, high in ((4 / (1 - 1e-9), 9.0), (1.0, 4 / (1 + 1e-9))):
+        edge = low * (1 - 1e-9) if high == 9.0 else high * (1 + 1e-9)
+        assert check_proof(promised(gap=edge), given(low=(low, 1.0, 1.0), high=(high, 3.0, 3.0))).holds
+
+
+@pytest.mark.parametrize(("count", "compared"), [(199, 199), (200, 200), (201, 200), (598, 200)])
+def test_two_hundred_times_are_compared_from_the_first_to_the_last(count, compared):
+    t, seen = np.arange(float(count)), []
+    proof = given(t, np.full(count, 4.0), np.full(count, 4.0), np.full(count, 1.0))
+    check_proof(promised(lambda t: seen.append(t) or 5.0), proof)
+    assert len(seen) == compared and (seen[0], seen[-1]) == (0.0, count - 1.0)
+    if count == 598:
+        assert seen == list(range(0, 598, 3))
+
+
+def test_times_are_compared_where_both_are_known():
+    assert check_proof(promised(), given(times=(0.5, 2.0))).time_ratios[1e-2] == pytest.approx(0.2, rel=1e-15)
+    for times in ((0.5, np.inf), (0.0, 2.0)):
+        assert all(np.isnan(x) for x in check_proof(promised(), given(times=times)).time_ratios.values())
