@@ -1,0 +1,253 @@
+"""How a verified run ends, and within which limits it is made."""
+
+import importlib
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import linflow as lf
+from linflow.verified import run
+from linflow.verified.arithmetic import FLOAT64, PAIRS
+from linflow.verified.flow import _done, enclose_flow
+from linflow.verified.run import _rounded_up, descent_and_flow
+
+attempts = importlib.import_module("linflow.verified.attempt")  # the name is the function's, too
+F = lf.MatrixFactorization(np.array([[2.0]]))
+NET = lf.Network([np.array([[1.0]]), np.array([[0.5]])])
+
+
+class Scripted:
+    """A march of which every gap is given: one time unit a step."""
+
+    def __init__(self, *gaps, first=None, stuck=None):
+        self.gaps, self.stuck, self.t = list(gaps), stuck, 0.0
+        self.gap = self.gaps[0]
+        self.first = first or self.gap
+        self.radius, self.exponent, self.trouble = 0.25, 3.0, "it was stuck"
+        self.ends = []
+
+    def advance(self, end):
+        self.ends.append(end)
+        k = int(self.t) + 1
+        if self.stuck == k:
+            return None
+        self.t, self.gap = float(k), self.gaps[min(k, len(self.gaps) - 1)]
+        return f"step {k}"
+
+
+def ended(march, until=None, end=math.inf, max_steps=9):
+    seen = []
+    result, reason, steps = enclose_flow(march, until, end, max_steps, seen.append)
+    assert len(steps) == len(seen) and steps == tuple(f"step {k + 1}" for k in range(len(steps)))
+    return result, reason, len(steps)
+
+
+def test_a_flow_ends_past_its_target_so_that_its_time_is_bounded_from_both_sides():
+    # 0.1 of the least that the first gap may be, less a hundredth of it.
+    assert ended(Scripted((8.0, 9.0), (0.8, 0.8), (0.79, 0.792)), until=0.1) == ("target proved", "", 2)
+    assert ended(Scripted((8.0, 9.0), (0.79, 0.7921), (0.5, 0.5)), until=0.1) == ("target proved", "", 2)
+    assert ended(Scripted((8.0, 9.0), (0.5, 0.5)), until=0.1) == ("target proved", "", 1)
+
+
+def test_a_flow_ends_at_its_limits():
+    falling = [(8.0 / 2**k, 8.0 / 2**k) for k in range(12)]
+    march = Scripted(*falling)
+    assert ended(march, end=3.0) == ("time limit reached", "", 3) and march.ends == [3.0] * 3
+    result, reason, steps = ended(Scripted(*falling), max_steps=4)
+    assert (result, steps) == ("step limit reached", 4)
+    assert reason == "verified to t = 4, gap 0.062 of the first: 4 steps were taken; raise max_steps"
+    result, reason, steps = ended(Scripted(*falling, stuck=3))
+    assert (result, steps) == ("proof ended", 2)
+    assert reason == "verified to t = 2, gap 0.25 of the first: it was stuck"
+    # A first gap that may be 0 has no fractions. Without a target that is no reason to stop.
+    for first in ((0.0, 2.0), (-1.0, 2.0)):
+        result, reason, steps = ended(Scripted((0.5, 2.0), first=first), until=0.5)
+        assert (result, steps) == ("proof ended", 0) and "at the optimum to rounding" in reason
+        assert reason.startswith("verified to t = 0, gap 1 of the first")
+        assert ended(Scripted((0.5, 2.0), first=first), end=2.0) == ("time limit reached", "", 2)
+    assert ended(Scripted((0.5, 2.0), (0.1, 0.1), first=(0.5, 2.0)), until=0.5)[0] == "target proved"
+
+
+def test_a_flow_ends_where_its_bounds_are_too_far_apart():
+    # Of the upper bound, the half is still of use; of the first gap more is, and without a target everything.
+    assert ended(Scripted((1.0, 8.0), (2.0, 4.0), (0.09, 0.09)), until=0.1) == ("target proved", "", 2)
+    result, reason, steps = ended(Scripted((1.0, 8.0), (1.99, 4.0), (0.09, 0.09)), until=0.1)
+    assert (result, steps) == ("proof ended", 1)
+    assert "the radius, 0.25, is too large" in reason and "grown by e^3" in reason
+    assert ended(Scripted((1.0, 8.0), (0.0, 4.0)), end=2.0) == ("time limit reached", "", 2)
+
+
+@pytest.mark.parametrize(
+    ("t", "gap", "until", "end", "fraction"),
+    [
+        (3.0, 4.0, None, 12.0, 0.25),
+        (3.0, 4.0, None, math.inf, 0.0),
+        (13.0, 4.0, None, 12.0, 1.0),
+        (0.0, 0.08, 1e-4, math.inf, 0.5),  # of the upper bounds, in their logarithms
+        (3.0, 0.08, 1e-4, 12.0, 0.5),
+        (9.0, 0.08, 1e-4, 12.0, 0.75),
+        (0.0, 8e-8, 1e-4, math.inf, 1.0),
+        (3.0, 8.0, 1e-4, 12.0, 0.25),
+        (3.0, 9.0, 1e-4, 12.0, 0.25),
+        (3.0, 0.0, 1e-4, 12.0, 0.25),
+    ],
+)
+def test_what_is_done_is_told_by_time_or_by_the_gap(t, gap, until, end, fraction):
+    march = SimpleNamespace(t=t, gap=(gap / 2, gap), first=(4.0, 8.0))
+    assert _done(march, until, end) == pytest.approx(fraction, rel=1e-14)
+
+
+# --- lf.enclose ----------------------------------------------------------------------------------------------------
+
+
+def test_times_are_rounded_up_to_24_digits():
+    for t in (1.0, 0.7, 1e-30, 3e7 + 0.5, 2.0**24 - 1, 2.0**24 + 1):
+        found = _rounded_up(t)
+        digits = math.frexp(found)[0] * 2**24
+        assert t <= found <= t * (1 + 2.0**-23) and digits == int(digits)
+    assert _rounded_up(1.0) == 1.0 and _rounded_up(2.0**24 - 1) == 2.0**24 - 1
+    assert _rounded_up(1 + 2.0**-30) == 1 + 2.0**-23 and _rounded_up(math.inf) == math.inf
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What the loops are asked for: of a flow (until, end, max_steps), of a descent (until, steps)."""
+    seen = []
+
+    def of_flow(march, until, end, max_steps, progress):
+        seen.append((until, end, max_steps))
+        return "step limit reached", "", ()
+
+    def of_descent(march, until, steps, progress, iterates=None):
+        seen.append((until, steps))
+        if iterates is not None:
+            iterates.append(march.weights)
+        return "all steps done", "", np.zeros((2, 6)), np.zeros(6)
+
+    monkeypatch.setattr(run, "enclose_flow", of_flow)
+    monkeypatch.setattr(run, "enclose_descent", of_descent)
+    return seen
+
+
+def test_what_is_not_given_is_a_millionth_or_no_target_where_time_or_steps_are(asked):
+    for given, expected in (
+        ({}, (1e-6, math.inf, 5000)),
+        ({"until": 0.1}, (0.1, math.inf, 5000)),
+        ({"t_max": 3.0}, (None, 3.0, 5000)),
+        ({"t_max": 3.0, "until": 0.1, "max_steps": 7}, (0.1, 3.0, 7)),
+        ({"t_max": 0.7}, (None, _rounded_up(0.7), 5000)),
+        ({"algorithm": "descent", "step_size": 0.1}, (1e-6, 100_000)),
+        ({"algorithm": "descent", "step_size": 0.1, "steps": 7}, (None, 7)),
+        ({"algorithm": "descent", "step_size": 0.1, "steps": 7, "until": 0.1}, (0.1, 7)),
+    ):
+        lf.enclose(F, NET, **given)
+        assert asked.pop() == expected and not asked
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"algorithm": "flow", "step_size": 0.1}, "step_size is 0.1, an argument of the descent"),
+        (
+            {"algorithm": "flow", "steps": 3},
+            'steps is 3, an argument of the descent; omit it or say algorithm="descent"',
+        ),
+        ({"algorithm": "descent", "step_size": 0.1, "t_max": 2.0}, "t_max is 2.0, an argument of the flow"),
+        ({"algorithm": "descent"}, "step_size is missing"),
+    ],
+)
+def test_arguments_of_the_other_algorithm_are_refused(given, words):
+    with pytest.raises(ValueError, match=words):
+        lf.enclose(F, NET, **given)
+
+
+@pytest.mark.parametrize(
+    ("result", "exponent", "tried"),
+    [("proof ended", 8.5, 2), ("proof ended", 8.0, 1), ("proof ended", 7.5, 1), ("target proved", 8.5, 1)],
+)
+def test_a_proof_that_magnifies_by_more_than_eight_is_tried_again_with_twice_the_digits(
+    monkeypatch, result, exponent, tried
+):
+    """By e⁸ and more; and only where the gradient has no error of its own and the start is exact."""
+    seen = []
+
+    def ends(march, *given):
+        seen.append((march.arithmetic, march.radius, given[:3]))
+        march.exponent = exponent
+        return result, "", ()
+
+    monkeypatch.setattr(run, "enclose_flow", ends)
+    lf.enclose(F, NET, until=0.1, t_max=0.7, max_steps=3)
+    assert [x[0] for x in seen] == [FLOAT64, PAIRS][:tried]
+    assert all(x[1:] == (0.0, (0.1, _rounded_up(0.7), 3)) for x in seen)
+    seen.clear()
+    lf.enclose(lf.Quadratic(np.eye(1), C=np.eye(1)), NET)
+    lf.enclose(F, [np.ones((1, 3)) / 4, np.ones((3, 1))])  # narrowed: its radius is above 0
+    assert [x[0] for x in seen] == [FLOAT64] * 2 and seen[1][1] > 0
+
+
+def test_a_descent_and_a_flow_are_enclosed_over_one_time(asked):
+    descent, iterates, enc = descent_and_flow(F, NET, 0.25, 0.1, 9, None)
+    assert asked == [(0.1, 9), (None, _rounded_up(5 * 0.25 * (1 + 1e-9)), 5000)]
+    assert descent.steps == 5 and len(iterates) == 1 and enc.result == "step limit reached"
+
+
+def test_a_descent_without_a_step_is_compared_over_the_time_of_one(monkeypatch, asked):
+    monkeypatch.setattr(run, "enclose_descent", lambda *given: ("proof ended", "", np.zeros((2, 1)), np.zeros(1)))
+    descent_and_flow(F, NET, 0.25, 0.1, 9, None)
+    assert asked == [(None, _rounded_up(0.25 * (1 + 1e-9)), 5000)]
+
+
+# --- a proof within a budget ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def enclosed(monkeypatch):
+    seen = []
+    monkeypatch.setattr(attempts, "enclose", lambda f, net, **given: seen.append(given) or "proof")
+    return seen
+
+
+def wide(rows, inner):
+    """A network of that many weights in each of two layers, of which the shapes alone are looked at."""
+    return SimpleNamespace(weights=[SimpleNamespace(shape=(rows, inner)), SimpleNamespace(shape=(inner, rows))])
+
+
+def test_an_attempt_at_a_flow_keeps_within_its_memory(enclosed):
+    thousands = wide(1, 1500)  # 3000 weights: 2000 steps of 6 000 000
+    for net, given, steps in (
+        (NET, {}, 2000),
+        (NET, {"max_steps": 7}, 7),
+        (thousands, {"max_steps": 5000}, 2000),
+        (thousands, {"max_steps": 1}, 1),
+        (wide(1000, 3000), {}, 1),
+    ):
+        assert attempts.attempt(F, net, until=0.1, t_max=3.0, **given) == ("proof", "")
+        assert enclosed.pop() == {"until": 0.1, "t_max": 3.0, "max_steps": steps, "progress": None}
+    assert attempts.attempt(F, wide(1000, 3001), until=0.1) == (None, "6002000 weights are too many for a proof")
+    assert attempts.attempt(F, NET, until=0.1, max_steps=0) == (None, "no steps were allowed for it")
+    assert not enclosed
+
+
+def test_an_attempt_at_a_descent_keeps_within_its_work(enclosed):
+    many = wide(1, 60_000)  # 120 000 weights: 10 000 steps of 1.2·10⁹
+    for net, given, steps in (
+        (NET, {}, 4000),
+        (NET, {"max_steps": 7}, 14),
+        (NET, {"steps": 7}, 7),
+        (NET, {"max_steps": 100_000}, 100_000),
+        (many, {"max_steps": 100_000}, 10_000),
+    ):
+        assert attempts.attempt(F, net, until=0.1, step_size=0.5, **given) == ("proof", "")
+        expected = {"algorithm": "descent", "step_size": 0.5, "until": 0.1, "steps": steps, "progress": None}
+        assert enclosed.pop() == expected
+
+
+def test_an_attempt_that_cannot_be_made_says_why(monkeypatch):
+    def refuses(*args, **given):
+        raise ValueError("it is not one of these.")
+
+    monkeypatch.setattr(attempts, "enclose", refuses)
+    assert attempts.attempt(F, NET, until=0.1) == (None, "it is not one of these")
