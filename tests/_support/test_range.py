@@ -240,11 +240,48 @@ def test_steps_of_large_layers_are_numbers():
 # ---------------------------------------------------------------- saddles
 
 
+def resting_runs(f, weights):
+    """A flow and two descents that stay where they are."""
+    yield lf.gradient_flow(f, weights, t_max=1.0)
+    yield lf.gradient_descent(f, weights, step_size=0.1, steps=3)
+    yield lf.gradient_descent(f, weights, schedule=schedules.backtracking(), steps=3)
+
+
 @pytest.mark.parametrize(("depth", "least"), [(2, -3.0), (3, 0.0)])
 def test_a_stationary_start_at_the_origin_is_a_saddle(depth, least):
     f = lf.MatrixFactorization(np.diag([3.0, 1.0]))
-    run = lf.gradient_flow(f, depth * [np.zeros((2, 2))], t_max=1.0)
-    assert run.result is lf.Result.STATIONARY
-    assert any("at a saddle" in note and f"least eigenvalue of its Hessian {least:.3g}" in note for note in run.notes)
-    narrow = lf.gradient_flow(f, [np.zeros((2, 1)), np.zeros((1, 2))], t_max=1.0)
-    assert not any("saddle" in note for note in narrow.notes)  # the best of rank one has a gap too
+    runs = list(resting_runs(f, depth * [np.zeros((2, 2))]))
+    assert [run.result for run in runs] == [lf.Result.STATIONARY, lf.Result.STEPS_DONE, lf.Result.STEPS_DONE]
+    for run in runs:
+        (note,) = run.notes
+        assert note.startswith("at a saddle: the loss is 5 above f*")
+        assert note.endswith(f"(least eigenvalue of its Hessian {least:.3g})")
+    for narrow in resting_runs(f, [np.zeros((2, 1)), np.zeros((1, 2))]):
+        assert narrow.notes == ()  # the best of rank one has a gap too
+    moves = lf.gradient_descent(f, [np.eye(2), 0.5 * np.eye(2)], step_size=1e-3, steps=3)
+    assert moves.notes == ()
+
+
+@pytest.mark.parametrize("second", [0.0, 0.7])
+def test_a_saddle_is_judged_in_the_full_width(second):
+    # Target diag(1, 3), product diag(1, 0): every unit whose weights are 0 has the way out −σ_1(∇f) = −3. A reduction
+    # sets those units aside: with the 0.7, two units are left, and the steepest way out of theirs is −2.91.
+    first, last = np.zeros((2, 400)), np.zeros((400, 2))
+    first[0, 0] = last[0, 0] = 1.0
+    last[1, 0] = second
+    f = lf.MatrixFactorization(np.diag([1.0, 3.0]))
+    for run in resting_runs(f, [first, last]):
+        (note,) = run.notes
+        assert note.startswith("at a saddle: the loss is 4.5 above f*") and "eigenvalue" not in note  # 1600 weights
+    for run in resting_runs(f, [first[:, :40], last[:40]]):
+        assert run.notes[0].endswith("(least eigenvalue of its Hessian -3)")
+
+
+def test_a_gradient_of_f_that_is_rounding_shows_no_saddle():
+    # γ = 1e-18: ∇f(W) = (0, −1e-18) is rounding beside ε, and W may be a minimum; the gap 5e-19 alone says nothing.
+    X = np.diag([1.0, 1e-9])
+    f = lf.LinearRegression(X, X @ np.ones((2, 1)))
+    net = lf.Network([np.array([[1.0], [0.0]]), np.array([[1.0]])])
+    assert f.gap(net.product()) > f.rounding(net) and f.gradient_rounding(net) > 1e-16
+    for run in resting_runs(f, net):
+        assert run.notes == ()

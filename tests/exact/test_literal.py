@@ -103,9 +103,11 @@ def test_two_layer_scalars_and_balanced_ones_are_chains():
         (2.0, 1e-3, 1e-6),
         (1e-6, -1.0, 0.5),
         (0.0, -1.0, 0.5),
+        (1e-8, 1.0, 1e-8),
+        (1e-306, -1e3, 1e-306),
     ],
 )
-@pytest.mark.parametrize("t", [0.0, 1e-9, 0.3, 4.0])
+@pytest.mark.parametrize("t", [0.0, 1e-9, 0.3, 4.0, 30.0])
 def test_the_riccati_equation_of_two_layers(b, s, w0, t):
     with mpmath.workdps(60):
         B, S, W, T = (mpmath.mpf(x) for x in (b, s, w0, t))
@@ -222,3 +224,76 @@ def test_modes_that_layers_share_are_found(rng):
     times = exact.learning_times(lf.Network(layers), Y, 0.25)
     for i, s in enumerate((2.0, 1.0, 0.5)):  # the last passes through 0, as its layers are imbalanced
         assert chain_flow(values[:, i], s, times[i]) == near(0.25 * s, rel=1e-9)
+
+
+# --- allowances and limits -----------------------------------------------------------------------------------------
+
+
+def test_flows_of_the_product_are_integrated_at_the_tolerance_that_is_said(monkeypatch):
+    import scipy.integrate
+
+    asked, plain = [], scipy.integrate.solve_ivp
+    monkeypatch.setattr(scipy.integrate, "solve_ivp", lambda *a, **k: asked.append(k) or plain(*a, **k))
+    exact.balanced_end_to_end(lf.MatrixFactorization(np.eye(2)), 0.5 * np.eye(2), 2, 1.0)
+    assert [(k["method"], k["rtol"], k["atol"]) for k in asked] == [("DOP853", 1e-13, 1e-16)]
+
+
+def test_a_trial_step_that_overflows_in_one_entry_is_rejected():
+    # ẇ = −w⁹ beside ẇ = −w: from 10³ the first trial step overflows in the steep entry alone.
+    seen = []
+
+    def gradient(W):
+        seen.append(bool(np.all(np.isfinite(W))))
+        return np.array([[W[0, 0] ** 9, W[0, 1]]])
+
+    f = lf.Objective(lambda W: float(W[0, 0] ** 10 / 10 + W[0, 1] ** 2 / 2), gradient, shape=(1, 2), minimum=0.0)
+    with np.errstate(over="ignore"):
+        found = exact.non_overparametrized(f, np.array([[1e3, 1.0]]), 0.1)
+    assert all(seen)
+    assert found.tolist() == [[near((1e-24 + 0.8) ** (-1 / 8), rel=1e-11), near(math.exp(-0.1), rel=1e-11)]]
+
+
+def test_an_imbalance_counts_as_a_multiple_of_the_identity_to_1e_10_of_the_layers():
+    size = 2.0 + 2.0
+    for part, fine in ((0.9e-10, True), (1.1e-10, False)):
+        # D = diag(e, 0): off e/√2 from a multiple of the identity.
+        A, B = np.diag([math.sqrt(1 + part * size * math.sqrt(2)), 1.0]), np.eye(2)
+        if fine:
+            exact.lambda_balanced(np.eye(2), A, B, 1.0)
+        else:
+            with pytest.raises(ValueError, match="multiple of the identity"):
+                exact.lambda_balanced(np.eye(2), A, B, 1.0)
+
+
+def test_columns_in_echelon_form_begin_at_their_pivots(rng):
+    from linflow.exact import two_layers
+
+    eps = np.finfo(float).eps
+    for part, pivot in ((3.9, 1), (4.1, 0)):  # of ‖Z_0‖: what counts as 0
+        assert two_layers._echelon(np.array([[part * eps], [1.0]]))[1] == [pivot]
+    for shape in ((4, 3), (3, 4), (5, 2)):
+        A = rng.standard_normal(shape)
+        E, pivots = two_layers._echelon(A)
+        assert pivots == list(range(min(shape)))
+        assert np.all(np.triu(E, 1) == 0.0)  # exactly: what stood above a pivot would grow faster than the column
+        np.testing.assert_allclose(E @ E.T, A @ A.T, atol=1e-13)
+
+
+def test_learning_times_are_those_of_the_modes_and_no_more():
+    net = lf.init.spectral((2, 3, 4), np.eye(2, 4), 0.1, rng=0)
+    assert exact.learning_times(net, np.diag([2.0, 1.0]) @ np.eye(2, 4)).shape == (2,)
+    # α^{2−L}/((L − 2)σ), α³ below the smallest number; the next term is 1/α smaller by α.
+    small = lf.Network([np.array([[1e-120]])] * 3)
+    assert float(exact.learning_times(small, np.array([[1.0]]))[0]) == pytest.approx(1e120, rel=1e-12)
+
+
+def test_weights_equal_to_rounding_are_equal():
+    from linflow.exact import modes
+
+    for size in (1.0, 10.0):
+        for part, equal in ((0.9e-14, True), (1.1e-14, False)):
+            weights = np.array([[size], [size * math.sqrt(1 + part)], [size * math.sqrt(1 + part)]])
+            grown = (weights[1, 0] - size) * (weights[1, 0] + size)
+            found = _alignment.Modes(np.eye(1), np.eye(1), np.ones(1), weights)
+            (chain,) = modes._chains(found, 1.0)
+            assert (chain._c[1] == 0.0) == (grown <= 1e-14 * weights[1, 0] ** 2) == equal

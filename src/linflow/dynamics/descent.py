@@ -15,6 +15,7 @@ from linflow._support.arrays import from_numpy
 from linflow._support.threads import one_thread_when_small
 from linflow.dynamics.declared import DeclaredConstants
 from linflow.dynamics.field import GradientField, Point, prepared
+from linflow.dynamics.saddles import saddle_note
 from linflow.dynamics.trajectory import Interrupted, Recorder, Result, Stats, Trajectory, ended_outside
 from linflow.geometry.imbalance import imbalance_drift
 from linflow.geometry.reduction import worthwhile_reduction
@@ -89,6 +90,7 @@ def gradient_descent(
     Returns:
         A `Trajectory` with `t` the sum of the steps and `step_sizes` the steps themselves. A descent that diverges
         ends with that result, its records kept; its `network` is then the start, as the last weights mean nothing.
+        A note says so where all steps are done and the weights rest at a saddle.
 
     Raises:
         ValueError, TypeError: arguments that do not fit, or a schedule that returns no positive number.
@@ -140,15 +142,19 @@ def gradient_descent(
                 recorder.add(t, point)
     last = field.network_at(point.y) if result is not Result.DIVERGED else field.network
     drift = imbalance_drift(last, field.network)
+    network = reduction.expand(last) if reduction else last
+    with np.errstate(over="ignore", invalid="ignore"):
+        resting = result is Result.STEPS_DONE and field.is_stationary(point)
+        saddle = saddle_note(objective, network) if resting else None
     gaps = np.asarray(recorder.gap)
     run = Trajectory(
         **recorder.arrays(),
         minimum=objective.minimum,
         start=net,
-        network=reduction.expand(last) if reduction else last,
+        network=network,
         result=result,
         stats=Stats(k, 0, field.evaluations, drift, time.perf_counter() - began),
-        notes=(*objective.notes, *net.notes, *declared.notes),
+        notes=(*objective.notes, *net.notes, *declared.notes, *([saddle] if saddle else [])),
         algorithm="descent",
         step_size=constant,
         step_sizes=from_numpy(np.asarray(taken), net.weights[0]),

@@ -307,7 +307,7 @@ class _Loop:
         counts = march.accepted, march.rejected, self.field.evaluations
         objective, stats = self.field.objective, Stats(*counts, drift, seconds, partial(error, nodes))
         notes = (*objective.notes, *start.notes, *self.notes, *self.declared.notes)
-        if result is Result.STATIONARY and (note := saddle_note(self.field, self.last.point)):
+        if result is Result.STATIONARY and (note := saddle_note(objective, network)):
             notes = (*notes, note)
         return Trajectory(
             **self.recorder.arrays(),

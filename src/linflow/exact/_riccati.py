@@ -35,6 +35,6 @@ def riccati(b: float, s: float, w0: float, t: np.ndarray) -> np.ndarray:
         kept, moved = lift * (cos * cos / (1 + sin) + (1 + sin) * e), s * g * (y0 + b)
         w = 0.5 * (kept + moved) * (1 / bottom + b / top)
         if s < 0:
-            over = y0 * (1 / (r * r * (1 - cos)) + (minus * (e / b) / b if b > 0 else np.inf)) + g  # top/b²
+            over = y0 / (r * r * (1 - cos)) + (minus * (e / b) * (y0 / b) if b > 0 else np.inf) + g  # top/b²
             w = np.where(top + b * bottom < kept - moved, 0.5 * (top / bottom - bottom / over), w)
     return np.where(t == 0, w0, w) * size
