@@ -3,6 +3,7 @@
 Nothing here says that an allowance is enough: other tests do. Here each is exactly what docs/verified.md says.
 """
 
+import dataclasses
 import itertools
 import math
 import sys
@@ -184,6 +185,43 @@ def test_what_an_affine_gradient_is_bounded_by(coarse, A, B):
         low, high = f.gap(E, error)
         assert low == pytest.approx(max(0.0, value - slack), rel=1e-11, abs=0)  # a difference
         assert high == near((value + slack + 0.0625) * up)
+
+
+def test_a_value_that_rounding_left_below_0_and_one_that_may_be(coarse):
+    f = AffineGradient(np.zeros((1, 1)), -4.0 * np.eye(1), None, (4.0, 1.0), (4.0, 1.0))
+    E, product = np.eye(1), f.error_of(fro(np.eye(1)), 0.0)
+    slack = 0.5 * (g(5) * fro(E) * (fro(4 * E) + product) * up + product * fro(E)) * up + 4 * u * 2
+    assert f.gap(E, 0.0) == (0.0, near((-2 + slack) * up))
+    # f* may stand for f(V), and the loss go below it.
+    assert dataclasses.replace(f, least=0.0).gap(E, 0.0) == (near(-2 - slack), near((-2 + slack) * up))
+
+
+def test_gram_matrices_and_halves_are_symmetric_to_the_last_bit(monkeypatch):
+    """Whatever the product of matrices leaves: only one half is read."""
+
+    class Skewed(np.ndarray):
+        def __matmul__(self, other):
+            product = np.asarray(self) @ np.asarray(other)
+            return product + 1e-16 * np.arange(product.size).reshape(product.shape)
+
+        __array_priority__ = 1
+
+    real, read = problems._numpy, []
+    monkeypatch.setattr(problems, "_numpy", lambda array: real(array).view(Skewed))
+    monkeypatch.setattr(problems, "least_eigenvalue", lambda M, error: read.append(M) or 0.5)
+    for samples in (4, 2):
+        f = affine_gradient(lf.LinearRegression(drawn(samples, 3), np.ones((samples, 1))))
+        assert np.array_equal(f.A, f.A.T) and np.array_equal(read[-1], read[-1].T)
+    f = affine_gradient(lf.Quadratic(np.array([[1.0, 1e-11], [0.0, 1.0]]), C=np.eye(2)))
+    assert np.array_equal(f.A, f.A.T) and np.array_equal(read[-1], read[-1].T)
+
+
+def test_a_least_eigenvalue_of_0_proves_nothing(monkeypatch):
+    monkeypatch.setattr(problems, "least_eigenvalue", lambda M, error: 0.0)
+    f = affine_gradient(lf.LinearRegression(np.eye(2), np.ones((2, 1))))
+    assert (f.least, f.offset, f.full) == (0.0, 0.0, False) and "numerical" in f.notes[0]
+    with pytest.raises(ValueError, match="A cannot be proved positive definite"):
+        affine_gradient(lf.Quadratic(np.eye(2), C=np.eye(2)))
 
 
 @pytest.mark.parametrize("shape", [(4, 3), (3, 3), (2, 3)])

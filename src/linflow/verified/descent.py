@@ -81,7 +81,7 @@ class DescentEnclosure:
             ValueError: more steps than are enclosed.
         """
         several = np.ndim(k) > 0
-        index = np.array([checks.count(j, "k", 0) for j in (k if several else [k])])
+        index = np.array([checks.count(j, "k", 0) for j in (k if several else [k])], dtype=int)
         if index.max(initial=0) > self.steps:
             raise ValueError(f"k is {index.max()}, but only {self.steps} steps are enclosed.")
         low, high = self.gaps[:, index]

@@ -115,7 +115,7 @@ def _regression(objective: LinearRegression) -> AffineGradient:
     residue = float(frobenius(X.T @ r)) + gamma(samples) * size * float(frobenius(r)) + spectral(X) * missing
     residue = residue * UP + TINY
     used = np.any(X != 0, axis=0)
-    least, notes = 0.0, ()
+    notes = ()
     full = bool(used.all()) and samples >= inputs
     if samples >= int(used.sum()):
         least = least_eigenvalue(A[np.ix_(used, used)], error)
