@@ -12,12 +12,14 @@ SEED ?= 0
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help reproduce test test-slow soundness mutants bench examples check format setup-test clean
+.PHONY: help reproduce test test-slow newest floors soundness mutants bench examples check format setup-test clean
 
 help:
 	@echo "make reproduce   compute every figure and its claims into report/index.html"
 	@echo "make test        run the test suite"
 	@echo "make test-slow   run the tests marked slow as well"
+	@echo "make newest      the core's tests on the newest Python found, with the newest packages"
+	@echo "make floors      the core's tests with the oldest packages that pyproject.toml allows"
 	@echo "make soundness   every bound against lambda_min(T) on a million random networks (INSTANCES=, SEED=)"
 	@echo "make mutants     errors of one place in the formulas, and whether a test sees them (MODULES=, EVERY=)"
 	@echo "make bench       time the flow against other solvers at equal error (QUICK=1: two minutes; TASKS=, SOLVERS=, ERROR=)"
@@ -49,6 +51,31 @@ test: $(VENV)/.installed-dev
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(WORKERS) -m slow
+
+# The core is what every user has: it is tested on the newest Python and with the oldest packages that are declared.
+CORE = tests/_support tests/model tests/geometry tests/bounds tests/certificates tests/exact tests/cli src
+# On the path, or installed by pyenv.
+NEWEST ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3.14 python3.15 \
+  $(HOME)/.pyenv/versions/3.1[1-9].*/bin/python3; do \
+  $$python -c 'import sys; print(*sys.version_info[:2], sys.executable)' 2>/dev/null; done | sort -n -k1,1 -k2,2 | tail -1 | cut -d" " -f3)
+
+$(VENV)-newest/.installed: pyproject.toml
+	$(NEWEST) -m venv $(VENV)-newest
+	$(VENV)-newest/bin/pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $@
+
+newest: $(VENV)-newest/.installed
+	$(VENV)-newest/bin/python -m pytest -n $(WORKERS) -m "not slow" $(CORE)
+
+# pip has no resolution to the lowest versions; uv has.
+$(VENV)-floors/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-floors
+	$(VENV)-floors/bin/pip install --quiet --disable-pip-version-check uv
+	$(VENV)-floors/bin/uv pip install --quiet --python $(VENV)-floors/bin/python --resolution lowest-direct -e '.[test]'
+	@touch $@
+
+floors: $(VENV)-floors/.installed
+	$(VENV)-floors/bin/python -m pytest -n $(WORKERS) -m "not slow" $(CORE)
 
 soundness: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.soundness --instances $(INSTANCES) --seed $(SEED) --workers $(WORKERS)

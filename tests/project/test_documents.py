@@ -290,3 +290,23 @@ def test_a_block_that_fails_is_seen(capsys):
         with pytest.raises(AssertionError):
             reader.sh(Block("sh", line, behind=False))
     assert alike("a 1.00 2e-6", "a 1.01 -3e-7") and not alike("a 1.00", "a 1.10") and not alike("a", "a 1")
+
+
+MATHEMATICS = "ℓλσηγμκαβΔΣΠ∇‖⟨⟩ᵀ²³⁴½√≤≥⪰⪯∫∂"
+"""Letters and signs of formulas, which LaTeX writes as commands."""
+COMPUTED = {"verified.md"}
+
+
+@pytest.mark.parametrize("name", [name for name in DOCUMENTS if name.startswith("docs/")])
+def test_formulas_are_latex(name):
+    text = FENCE.sub("", (ROOT / name).read_text(encoding="utf-8"))
+    spans = re.findall(r"`([^`]+)`", text)
+    if Path(name).name not in COMPUTED:
+        assert not [span for span in spans if set(span) & set(MATHEMATICS)]
+    prose = re.sub(r"`[^`]*`", "", text)
+    formulas = [a or b for a, b in re.findall(r"\$\$(.*?)\$\$|\$([^$]*)\$", prose, re.DOTALL)]
+    assert "$" not in re.sub(r"\$\$.*?\$\$|\$[^$]*\$", "", prose, flags=re.DOTALL), "a formula that does not end"
+    for formula in formulas:
+        bare = re.sub(r"\\[{}]", "", formula)
+        assert bare.count("{") == bare.count("}") and formula.strip(), formula
+        assert not [c for c in formula if ord(c) > 127], formula
