@@ -13,7 +13,7 @@ from linflow._support import checks
 from linflow._support.names import missing
 from linflow.certificates.descent import safe_step_size
 from linflow.dynamics.descent import Iterate, Schedule
-from linflow.dynamics.step_rules import FORMS, Backtracking, Constant, LocalSmoothness, Xu2025, check_form
+from linflow.dynamics.step_rules import FORMS, Backtracking, Constant, LocalSmoothnessSchedule, Xu2025, check_form
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
 
@@ -74,7 +74,7 @@ def backtracking(initial: float = 1.0, *, shrink: float = 0.5, grow: float = 2.0
     return Backtracking(checks.positive(initial, "initial"), float(shrink), float(grow), float(slope))
 
 
-def local_smoothness(form: str = "step") -> LocalSmoothness:
+def local_smoothness(form: str = "step") -> LocalSmoothnessSchedule:
     """Return the rule `η = 1/K_t`, where `ℓ⁺ ≤ ℓ − η(1 − ηK_t/2)‖∇L‖²` holds for the step itself.
 
     So `ℓ⁺ ≤ ℓ − (η/2)‖∇L‖²`, at any weights: the loss never rises. `K_t` depends on η, and `η K_t(η) = 1` is solved.
@@ -107,7 +107,7 @@ def local_smoothness(form: str = "step") -> LocalSmoothness:
         >>> run.result.value, run.stats.steps < 30
         ('target reached', True)
     """
-    return LocalSmoothness(checks.choice(form, "form", FORMS))
+    return LocalSmoothnessSchedule(checks.choice(form, "form", FORMS))
 
 
 def xu2025(objective: Objective, network: Network | Sequence[Any], first: float | None = None) -> Xu2025:

@@ -1,6 +1,9 @@
 """Names that a module does not have: the error says what is near, or where it is."""
 
+import ast
 import importlib
+from collections import defaultdict
+from pathlib import Path
 
 import pytest
 
@@ -60,3 +63,13 @@ def test_a_model_in_the_place_of_weights_is_pointed_to_its_network():
         for verb in (lf.certify, lf.gradient_flow, lf.safe_step_size, lf.margin):
             with pytest.raises(TypeError, match=r"linflow\.torch\.network\(model\) is its network"):
                 verb(f, model)
+
+
+def test_a_class_name_means_one_thing():
+    root, places = Path(lf.__file__).parent, defaultdict(list)
+    for path in sorted(root.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                places[node.name].append(f"{path.relative_to(root)}:{node.lineno}")
+    assert len(places) > 100  # the package was read
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from linflow.cli import app
 from linflow.experiments import figures as experiments
 from linflow.experiments import schema as settings
-from linflow.experiments.figures import Claim, Experiment, Outcome
+from linflow.experiments.figures import Claim, Outcome, PaperFigure
 from linflow.experiments.unused import SIZES
 from linflow.plots import figure
 from tests.waiting import PATIENCE, ended
@@ -26,7 +26,7 @@ def fake(name, passed=True, error=None):
             raise error
         return Outcome([Claim("It [holds]", f"seed {seed}", passed)], lambda: figure(3, 2)[0], {}, {})
 
-    return Experiment(name, f"Figure {name}", "Summary.", "Source", run)
+    return PaperFigure(name, f"Figure {name}", "Summary.", "Source", run)
 
 
 @pytest.fixture
@@ -265,7 +265,7 @@ def test_ctrl_c_from_outside(tmp_path):
             print("under way", flush=True)
             signal.pause()  # for ever, but for the signal
 
-        experiments.EXPERIMENTS = {"slow": experiments.Experiment("slow", "Slow", "Sleeps.", "None", run)}
+        experiments.EXPERIMENTS = {"slow": experiments.PaperFigure("slow", "Slow", "Sleeps.", "None", run)}
         cli.main()
     """)
     command = [sys.executable, "-c", program, "reproduce", "--out", str(tmp_path / "out")]

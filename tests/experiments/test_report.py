@@ -9,7 +9,7 @@ import pytest
 
 from linflow import plots
 from linflow.experiments import figures as experiments
-from linflow.experiments.figures import Claim, Experiment, Outcome, Table, number, select
+from linflow.experiments.figures import Claim, Outcome, PaperFigure, Table, number, select
 from linflow.pages import reproduction as report
 
 VOID = {"meta", "br", "link", "img"}
@@ -47,7 +47,7 @@ def interrupts(seed, progress):
 
 
 def experiment(name, run):
-    return Experiment(name, f"The {name} figure", "What it “shows”: x < y.", "A paper, Figure 1", run)
+    return PaperFigure(name, f"The {name} figure", "What it “shows”: x < y.", "A paper, Figure 1", run)
 
 
 @pytest.fixture
@@ -322,10 +322,10 @@ def test_progress_rises_to_one_for_every_figure(registry, tmp_path):
 
 def test_an_interrupted_run_reports_what_is_done(registry, tmp_path):
     registry(good=holds, stop=interrupts, bad=fails)
-    with pytest.raises(report.Interrupted) as stop:
+    with pytest.raises(report.ReportInterrupted) as stop:
         report.reproduce(out=tmp_path)
     found = stop.value.report
-    assert [finding.experiment.id for finding in found.findings] == ["good"]
+    assert [figure.experiment.id for figure in found.figures] == ["good"]
     assert not found.complete
     assert not found.passed
     assert "Interrupted: 1 of 3 figures" in found.index.read_text(encoding="utf-8")
@@ -334,7 +334,7 @@ def test_an_interrupted_run_reports_what_is_done(registry, tmp_path):
 def test_an_early_interruption_leaves_the_earlier_report(registry, tmp_path):
     before = report.reproduce(["good"], out=tmp_path).index.read_bytes()
     registry(stop=interrupts)
-    with pytest.raises(report.Interrupted):
+    with pytest.raises(report.ReportInterrupted):
         report.reproduce(out=tmp_path)
     assert (tmp_path / "index.html").read_bytes() == before
 

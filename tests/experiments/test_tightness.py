@@ -18,7 +18,7 @@ from linflow.experiments.figures.tightness import (
     SHAPES,
     THREE_SQUARE,
     TWO_UNEQUAL,
-    Start,
+    MeasuredStart,
 )
 from tests.reference import algebra
 
@@ -35,8 +35,8 @@ def run(patch, seed=0, searches=1):
 
 
 def starts_of(outcome):
-    names = [field.name for field in fields(Start)]
-    return [Start(**dict(zip(names, row, strict=True))) for row in zip(*outcome.data.values(), strict=True)]
+    names = [field.name for field in fields(MeasuredStart)]
+    return [MeasuredStart(**dict(zip(names, row, strict=True))) for row in zip(*outcome.data.values(), strict=True)]
 
 
 def failed(claims):

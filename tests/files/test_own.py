@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 import linflow as lf
 from linflow._support.own_files import keep_others
 from linflow.cli import app
-from linflow.experiments.figures import EXPERIMENTS, Claim, Experiment, Outcome
+from linflow.experiments.figures import EXPERIMENTS, Claim, Outcome, PaperFigure
 from linflow.files import save_weights, write_table
 from linflow.pages import reproduction as report
 from linflow.plots import figure
@@ -149,7 +149,7 @@ def test_reproduce(linflow, name, monkeypatch):
     def run(seed, progress):
         return Outcome([Claim("It is so", "it is", True)], draw=draw, data={}, setup={})
 
-    monkeypatch.setitem(EXPERIMENTS, "toy", Experiment("toy", "Toy", "Draws.", "None", run))
+    monkeypatch.setitem(EXPERIMENTS, "toy", PaperFigure("toy", "Toy", "Draws.", "None", run))
     for folder in ("report", "."):
         refuses(linflow, ("reproduce", "toy", "--out", folder), f"{folder}/{name}")
     # Figures that another run made stay its own where it ended before its page was written.

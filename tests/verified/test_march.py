@@ -12,7 +12,7 @@ import linflow as lf
 from linflow.verified import _pairs, march
 from linflow.verified.arithmetic import FLOAT64, PAIRS
 from linflow.verified.log_norm import Constants, Tube
-from linflow.verified.march import BITS, March
+from linflow.verified.march import BITS, EnclosureMarch
 from linflow.verified.problem import AffineGradient, affine_gradient
 from linflow.verified.rounding import U, gamma
 from linflow.verified.taylor import Expansion
@@ -28,7 +28,7 @@ from tests.verified_judge import (
 
 def scalars(x=1.0, y=0.5, V=2.0, radius=0.0, arithmetic=FLOAT64):
     f = AffineGradient(np.full((1, 1), V))
-    return March(f, [np.full((1, 1), x), np.full((1, 1), y)], 1.0, radius, arithmetic=arithmetic)
+    return EnclosureMarch(f, [np.full((1, 1), x), np.full((1, 1), y)], 1.0, radius, arithmetic=arithmetic)
 
 
 def tube(added, norm=1.0):
@@ -56,7 +56,7 @@ def test_the_radius_solves_its_equation():
 @pytest.mark.parametrize("level", ["two", "three"])
 def test_a_step_s_radius_is_made_of_all_its_parts(monkeypatch, level):
     """The step's own numbers, recomputed: the radius before, the defect, the exponent, the jump."""
-    monkeypatch.setattr(March, "_level", lambda self, tube: 2 if level == "two" else 3)
+    monkeypatch.setattr(EnclosureMarch, "_level", lambda self, tube: 2 if level == "two" else 3)
     state = scalars(1.5, 0.25, 2.0, radius=1e-6)
     for _ in range(4):
         before, path = state.radius, state.node.path
@@ -76,7 +76,7 @@ def test_a_step_s_radius_is_made_of_all_its_parts(monkeypatch, level):
 
 def test_the_exponent_of_a_step_is_in_time(monkeypatch):
     # x = y: λ_min = 3w − V while w = x² < V/2, and w' = 2w(V − w): ∫(V − 3w)dt over w, up to w = V/3.
-    monkeypatch.setattr(March, "_level", lambda self, tube: 3)
+    monkeypatch.setattr(EnclosureMarch, "_level", lambda self, tube: 3)
     state = scalars(0.5, 0.5, 2.0)
     while state.t < 1.0:
         assert state.advance(1.0)
@@ -88,7 +88,7 @@ def test_a_disturbance_of_the_start_stays_within_the_radius():
     """A start with a radius: the exact flow from its edge, in the direction that grows most."""
     radius = 1e-5
     f = affine_gradient(lf.MatrixFactorization(np.full((1, 1), 2.0)))
-    state = March(f, [np.full((1, 1), 0.5), np.full((1, 1), 0.5)], 1.0, radius)
+    state = EnclosureMarch(f, [np.full((1, 1), 0.5), np.full((1, 1), 0.5)], 1.0, radius)
     first = state.first
     edge = radius / math.sqrt(2)
     true = [
@@ -126,7 +126,7 @@ def test_the_constants_of_a_step_hold_on_a_tube_that_holds_the_radius(monkeypatc
 
     monkeypatch.setattr(Tube, "constants", spied)
     monkeypatch.setattr(march, "level_two", lambda *a: 12.0 / a[2].path.tau)  # e¹² times as large
-    monkeypatch.setattr(March, "_level", lambda self, tube: 2)
+    monkeypatch.setattr(EnclosureMarch, "_level", lambda self, tube: 2)
     step = state._try(Tube(state.node.path, 0.25), 2)
     assert step is None or max(seen) >= step.radius
     state = scalars(1.0, 0.5, 2.0, radius=1e-9)
@@ -285,12 +285,12 @@ def test_a_path_in_pairs_has_a_defect_within_its_bounds():
 def test_the_rest_of_a_pair_is_part_of_all_norms_and_errors():
     values = np.full((1, 1, 1), 3.0)
     from linflow.verified.hessian import coefficient
-    from linflow.verified.taylor import Factor
+    from linflow.verified.taylor import MatrixSeries
 
-    factor = Factor(values, np.array([0.25]), 0.125)
+    factor = MatrixSeries(values, np.array([0.25]), 0.125)
     assert factor.lengths[0] >= 3 * 1.125 and factor.norms[0] >= 3 * 1.125
     assert coefficient(factor).error >= 0.25 + 0.125 * 3
-    assert Factor(values).lengths[0] <= 3 * (1 + 1e-14)
+    assert MatrixSeries(values).lengths[0] <= 3 * (1 + 1e-14)
 
 
 def test_a_start_that_magnifies_is_proved_in_pairs_and_holds_the_exact_flow():

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from linflow.verified.arithmetic import FLOAT64
-from linflow.verified.march import Step, product_error, rounding_of_value
+from linflow.verified.march import EnclosureStep, product_error, rounding_of_value
 from linflow.verified.problem import AffineGradient
 from linflow.verified.rounding import TINY, UP, U, gamma
-from linflow.verified.taylor import Expansion, Factor, _added, _extended, _integral, _product
+from linflow.verified.taylor import Expansion, MatrixSeries, _added, _extended, _integral, _product
 from tests.verified.test_rounding import hostile
 from tests.verified_judge import (
     COARSE,
@@ -189,10 +189,10 @@ def test_the_residue_moves_the_gradient_of_the_first_coefficient_alone():
 
 def test_errors_of_a_product_include_the_product_of_errors():
     # A and B computed as 0, and 1 in truth.
-    factor = Factor(np.zeros((1, 1, 1)), np.ones(1))
+    factor = MatrixSeries(np.zeros((1, 1, 1)), np.ones(1))
     found = _product(np.zeros((1, 1, 1)), factor, factor, np.array([gamma(2)]), 0.0)
     assert found.errors[0] >= 1
-    one = Factor(np.ones((1, 1, 1)), np.array([0.5]))
+    one = MatrixSeries(np.ones((1, 1, 1)), np.array([0.5]))
     found = _product(np.ones((1, 1, 1)), one, one, np.array([gamma(2)]), 0.0)
     assert 1.25 <= found.errors[0] <= 1.25 * (1 + 1e-9)
 
@@ -300,7 +300,7 @@ def test_values_within_a_step_cover_rounding_and_that_of_the_time(monkeypatch, s
     for series in (rng.random((order + 1, 2, 2)), np.eye(order + 1)[:, :, None][:, -1:] * np.ones((1, 1, 1))):
         with coarse(monkeypatch, sign):
             lengths = np.array([[np.linalg.norm(c) for c in series]])
-            step = Step(0.0, 2.0, 1.0, (coarsened(series),), lengths, 0.0, None, 0.0, (0.0, 0.0))
+            step = EnclosureStep(0.0, 2.0, 1.0, (coarsened(series),), lengths, 0.0, None, 0.0, (0.0, 0.0))
             for s in (0.7, 1.9):
                 (found,), (error,) = step.at(s)
                 for moved in (s * (1 - 2 * COARSE), s * (1 + 2 * COARSE)):
@@ -312,7 +312,7 @@ def test_values_at_inexact_times_are_within_their_error_of_the_exact_polynomial(
     rng = np.random.default_rng(6)
     series = rng.standard_normal((ORDER + 1, 2, 2))
     lengths = np.array([[np.linalg.norm(c) * (1 + 1e-14) for c in series]])
-    step = Step(0.1, 0.5, 0.5, (series,), lengths, 0.0, None, 0.0, (0.0, 0.0))
+    step = EnclosureStep(0.1, 0.5, 0.5, (series,), lengths, 0.0, None, 0.0, (0.0, 0.0))
     for t in (0.1, 0.2, 0.3, 1 / 3, 0.6):
         (found,), (error,) = step.at(t)
         s = (rational(t) - rational(0.1)) / rational(0.5)

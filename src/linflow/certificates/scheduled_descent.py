@@ -23,7 +23,7 @@ from linflow.certificates.step_bounds import (
     cap_facts,
     follow,
 )
-from linflow.dynamics.step_rules import Backtracking, LocalSmoothness, Xu2025
+from linflow.dynamics.step_rules import Backtracking, LocalSmoothnessSchedule, Xu2025
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
 
@@ -305,10 +305,10 @@ def _rule(schedule: Schedule) -> tuple[Rule | None, str]:
     """Return what a schedule is to the guarantee, or why there is none."""
     if isinstance(schedule, Xu2025):
         return Rule(checks.positive(schedule.first, "first"), printed=True), ""
-    if isinstance(schedule, LocalSmoothness) and schedule.form != "curvature":
+    if isinstance(schedule, LocalSmoothnessSchedule) and schedule.form != "curvature":
         return Rule(math.inf, schedule.form == "printed", along=schedule.form == "step"), ""
     known = "certify schedules.xu2025(objective, network), local_smoothness() or a constant step"
-    if isinstance(schedule, LocalSmoothness):
+    if isinstance(schedule, LocalSmoothnessSchedule):
         return None, f"nothing is proved in advance of steps by the curvature; {known}"
     if isinstance(schedule, Backtracking):
         return None, f"nothing is proved in advance of a backtracking search; {known}"

@@ -166,7 +166,7 @@ def interrupted(stop: KeyboardInterrupt) -> str:
     report = getattr(stop, "report", None)
     if report is None:
         return getattr(stop, "kept", "interrupted; nothing was written.")
-    done = [finding.experiment.id for finding in report.findings]
+    done = [figure.experiment.id for figure in report.figures]
     if not done:
         return "interrupted before the first figure was done; nothing was written."
     return f"interrupted; done: {', '.join(done)} ({len(done)} of {len(report.names)}), in {report.index}."

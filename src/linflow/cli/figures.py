@@ -12,7 +12,7 @@ from linflow.cli._app import app
 from linflow.cli._show import columns
 
 if TYPE_CHECKING:
-    from linflow.experiments.figures import Experiment
+    from linflow.experiments.figures import PaperFigure
     from linflow.pages.reproduction import Report, Watcher
 
 
@@ -49,7 +49,7 @@ def reproduce(
     raise typer.Exit(0 if found.passed else 1)
 
 
-def _print_list(experiments: "list[Experiment]", as_json: bool) -> None:
+def _print_list(experiments: "list[PaperFigure]", as_json: bool) -> None:
     if as_json:
         import json
 
@@ -73,9 +73,9 @@ def _print_report(found: "Report") -> None:
     table.add_column("Claim", ratio=3)
     table.add_column("Observed", ratio=2)
     table.add_column("Verdict", no_wrap=True)
-    for finding in found.findings:
-        name = finding.experiment.id
-        for claim in finding.outcome.claims:
+    for figure in found.figures:
+        name = figure.experiment.id
+        for claim in figure.outcome.claims:
             verdict = Text("✓ holds", "green") if claim.passed else Text("✗ fails", "bold red")
             table.add_row(Text(name), Text(claim.text), Text(claim.observed), verdict)
             name = ""
@@ -84,7 +84,7 @@ def _print_report(found: "Report") -> None:
 
 
 @contextmanager
-def _watch(experiments: "list[Experiment]") -> "Iterator[Watcher]":
+def _watch(experiments: "list[PaperFigure]") -> "Iterator[Watcher]":
     """One line on stderr for every figure done and, on a terminal, a bar above which they gather."""
     from rich.console import Console
     from rich.markup import escape

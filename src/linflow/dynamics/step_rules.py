@@ -54,7 +54,7 @@ class Backtracking:
 
 
 @dataclass(frozen=True)
-class LocalSmoothness:
+class LocalSmoothnessSchedule:
     """The step `1/K_t` of the curvature at the current weights; see `local_smoothness`."""
 
     form: str

@@ -39,7 +39,7 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Data(_Section):
+class DataSection(_Section):
     """What is fitted: `x` and `y` of a regression or classification, or the `target` of a factorization."""
 
     x: Path | None = None
@@ -48,7 +48,7 @@ class Data(_Section):
     objective: Kind | None = None
 
 
-class Start(_Section):
+class StartSection(_Section):
     """The first weights: drawn, with hidden widths and a seed, each layer times the scale; or read from a file."""
 
     init: Init = "ntk"
@@ -60,7 +60,7 @@ class Start(_Section):
     layers: tuple[str, ...] = ()
 
 
-class Flow(_Section):
+class FlowSection(_Section):
     """The gradient flow: to a fraction of the first loss gap, or to a time."""
 
     until: Fraction = 1e-6
@@ -74,13 +74,13 @@ class Flow(_Section):
         return {"until": self.until, "t_max": self.t_max, "rtol": self.rtol, "max_steps": self.max_steps}
 
 
-class Proof(_Section):
+class ProofSection(_Section):
     """The verified run: a proof of where the exact flow, or descent, goes."""
 
     steps: Annotated[int, Field(ge=0, strict=True)] = 2000
 
 
-class Descent(_Section):
+class DescentSection(_Section):
     """Gradient descent, where asked for: its step, "safe" for that of `safe_step_size`, and how that changes."""
 
     step_size: Positive | Literal["safe"] = "safe"
@@ -88,7 +88,7 @@ class Descent(_Section):
     steps: Count = 10_000
 
 
-class Design(_Section):
+class DesignSection(_Section):
     """A start to be made: for a certified rate of the flow, or for few certified steps of a descent."""
 
     rate: Positive | None = None
@@ -96,7 +96,7 @@ class Design(_Section):
     confirm: bool = False
 
 
-class Output(_Section):
+class OutputSection(_Section):
     """Files to be written; paths are relative to where the command is given."""
 
     save: Path | None = None
@@ -110,13 +110,13 @@ class Experiment(_Section):
     """All that a command needs to know. Paths of data and weights are relative to the file that names them."""
 
     algorithm: Literal["flow", "descent"] = "flow"
-    data: Data = Data()
-    start: Start = Start()
-    flow: Flow = Flow()
-    descent: Descent = Descent()
-    proof: Proof = Proof()
-    design: Design = Design()
-    output: Output = Output()
+    data: DataSection = DataSection()
+    start: StartSection = StartSection()
+    flow: FlowSection = FlowSection()
+    descent: DescentSection = DescentSection()
+    proof: ProofSection = ProofSection()
+    design: DesignSection = DesignSection()
+    output: OutputSection = OutputSection()
 
     def objective(self) -> Objective:
         """Read the data and return the objective.
@@ -242,13 +242,13 @@ class Experiment(_Section):
 
 
 SECTIONS: dict[str, type[_Section]] = {
-    "data": Data,
-    "start": Start,
-    "flow": Flow,
-    "descent": Descent,
-    "proof": Proof,
-    "design": Design,
-    "output": Output,
+    "data": DataSection,
+    "start": StartSection,
+    "flow": FlowSection,
+    "descent": DescentSection,
+    "proof": ProofSection,
+    "design": DesignSection,
+    "output": OutputSection,
 }
 """The tables of an experiment file."""
 

@@ -23,7 +23,7 @@ from matplotlib import rc_context
 from linflow import plots
 from linflow._support.own_files import keep_others
 from linflow._support.words import does, many
-from linflow.experiments.figures import Claim, Experiment, Outcome, select
+from linflow.experiments.figures import Claim, Outcome, PaperFigure, select
 from linflow.files import atomic
 from linflow.pages.templating import environment, recoloured
 
@@ -37,7 +37,7 @@ _FORMATS = {
 }
 
 
-class Interrupted(KeyboardInterrupt):
+class ReportInterrupted(KeyboardInterrupt):
     """The run was stopped from the keyboard; `report` holds what was done before."""
 
     def __init__(self, report: "Report") -> None:
@@ -46,10 +46,10 @@ class Interrupted(KeyboardInterrupt):
 
 
 @dataclass(frozen=True)
-class Finding:
+class FinishedFigure:
     """An experiment that has run, its outcome, and its drawing as inline SVG ("" if there is none)."""
 
-    experiment: Experiment
+    experiment: PaperFigure
     outcome: Outcome
     seconds: float
     svg: str = ""
@@ -61,7 +61,7 @@ class Finding:
         return _tally(self.outcome.claims)
 
     def document(self) -> dict[str, Any]:
-        """The finding as it stands in ``report.json``."""
+        """The figure as it stands in ``report.json``."""
         name = self.experiment.id
         return {
             "id": name,
@@ -90,7 +90,7 @@ class Report:
     out: Path
     names: list[str]
     seed: int
-    findings: list[Finding]
+    figures: list[FinishedFigure]
     date: datetime
     seconds: float
 
@@ -102,12 +102,12 @@ class Report:
     @property
     def claims(self) -> list[Claim]:
         """All claims, in the order of the page."""
-        return [claim for finding in self.findings for claim in finding.outcome.claims]
+        return [claim for figure in self.figures for claim in figure.outcome.claims]
 
     @property
     def complete(self) -> bool:
         """Whether every figure asked for is in the report."""
-        return len(self.findings) == len(self.names)
+        return len(self.figures) == len(self.names)
 
     @property
     def passed(self) -> bool:
@@ -132,7 +132,7 @@ class Report:
                 "python": platform.python_version(),
             },
             "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-            "figures": [finding.document() for finding in self.findings],
+            "figures": [figure.document() for figure in self.figures],
         }
         return _plain(document)
 
@@ -173,7 +173,7 @@ def reproduce(
     Raises:
         ValueError: If a name is unknown.
         OSError: If the folder cannot be written to, or holds such files that linflow has not written.
-        Interrupted: On Ctrl-C, once the report of the figures done so far is written.
+        ReportInterrupted: On Ctrl-C, once the report of the figures done so far is written.
     """
     experiments = select(names, full=full)
     if not experiments:
@@ -186,24 +186,24 @@ def reproduce(
     with tempfile.TemporaryFile(dir=out):
         pass
 
-    findings, stopped = [], False
+    figures, stopped = [], False
     try:
         for experiment in experiments:
-            findings.append(finding := _run(experiment, seed, out / "figures", watcher))
-            watcher(experiment.id, 1.0, f"{finding.verdict} ({finding.seconds:.1f} s)")
+            figures.append(figure := _run(experiment, seed, out / "figures", watcher))
+            watcher(experiment.id, 1.0, f"{figure.verdict} ({figure.seconds:.1f} s)")
     except KeyboardInterrupt:
         stopped = True
     names = [experiment.id for experiment in experiments]
-    report = Report(out, names, seed, findings, datetime.now(UTC), time.perf_counter() - start)
-    if findings:  # otherwise an earlier report stays
+    report = Report(out, names, seed, figures, datetime.now(UTC), time.perf_counter() - start)
+    if figures:  # otherwise an earlier report stays
         _write(out / "report.json", report.json().encode())
         _write(report.index, report.html().encode())
     if stopped:
-        raise Interrupted(report)
+        raise ReportInterrupted(report)
     return report
 
 
-def _run(experiment: Experiment, seed: int, folder: Path, watcher: Watcher) -> Finding:
+def _run(experiment: PaperFigure, seed: int, folder: Path, watcher: Watcher) -> FinishedFigure:
     start, files, width = time.perf_counter(), {}, 0.0
 
     def watch(fraction: float, note: str = "") -> None:
@@ -227,7 +227,7 @@ def _run(experiment: Experiment, seed: int, folder: Path, watcher: Watcher) -> F
         else:
             path.unlink(missing_ok=True)  # a figure of an earlier run would belie the failed claim
     svg = _inline(files["svg"].decode(), experiment) if files else ""
-    return Finding(experiment, outcome, time.perf_counter() - start, svg, width)
+    return FinishedFigure(experiment, outcome, time.perf_counter() - start, svg, width)
 
 
 def _nothing() -> Any:
@@ -251,7 +251,7 @@ def _draw(outcome: Outcome, salt: str) -> tuple[dict[str, bytes], float]:
     return files, float(fig.get_figwidth())
 
 
-def _inline(svg: str, experiment: Experiment) -> str:
+def _inline(svg: str, experiment: PaperFigure) -> str:
     """An SVG file as an element of a page: named for screen readers, its ids and style its own."""
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], count=1, flags=re.DOTALL)
     svg = recoloured(svg)

@@ -30,7 +30,7 @@ from linflow.sweeps.rows import named, setting_columns
 if TYPE_CHECKING:
     from linflow.certificates import Certificate
     from linflow.dynamics import Trajectory
-    from linflow.experiments.schema import Data, Experiment
+    from linflow.experiments.schema import DataSection, Experiment
     from linflow.model.network import Network
     from linflow.model.objectives import Objective
 
@@ -358,7 +358,7 @@ def _stamped_digest(path: str, *_stamp: int) -> str:
 
 
 @lru_cache(maxsize=8)
-def _objective(data: Data, digests: tuple[tuple[str, str], ...]) -> Objective:
+def _objective(data: DataSection, digests: tuple[tuple[str, str], ...]) -> Objective:
     """Read the data once for all cells that share them; what changes while it is read is not kept."""
     from linflow.experiments.schema import Experiment  # noqa: PLC0415 - an argument of this function is made of it
 

@@ -16,7 +16,7 @@ from linflow.model.network import Network
 from linflow.model.objectives import Objective
 from linflow.verified.checking import check_proof
 from linflow.verified.forever import ever_after
-from linflow.verified.march import Step, product_error, reached
+from linflow.verified.march import EnclosureStep, product_error, reached
 from linflow.verified.problem import AffineGradient
 from linflow.verified.reduction import Narrowed
 from linflow.verified.rounding import TINY, UP, U, frobenius, gamma, least_eigenvalue
@@ -52,7 +52,7 @@ class Enclosure:
     objective: Objective
     start: Network
     problem: AffineGradient
-    steps: tuple[Step, ...]
+    steps: tuple[EnclosureStep, ...]
     first: tuple[float, float]
     result: str
     reason: str
@@ -168,7 +168,7 @@ class Enclosure:
         """Return an upper bound of `‖∇L‖` at a time."""
         return sum(self._speed(self._step(t), t)) * UP
 
-    def _step(self, t: float) -> Step:
+    def _step(self, t: float) -> EnclosureStep:
         if not t <= self.end:
             raise ValueError(f"t is {t:g}, but the flow is enclosed up to t = {self.end:.6g} only.")
         if not self.steps:
@@ -181,7 +181,7 @@ class Enclosure:
             return np.array([low for low, _ in pairs]), np.array([high for _, high in pairs])
         return bounds(checks.positive(t, "t", allow_zero=True))
 
-    def _product(self, step: Step, t: float) -> tuple[np.ndarray, float]:
+    def _product(self, step: EnclosureStep, t: float) -> tuple[np.ndarray, float]:
         """Return `c W_1 ⋯ W_L` on the path at a time, and a bound of its distance to that of the exact flow."""
         weights, errors = step.at(t)
         W, error = product_error(weights, errors)
@@ -194,7 +194,7 @@ class Enclosure:
         E = W - self.problem.V
         return self.problem.gap(E, (error + U * float(frobenius(E))) * UP)
 
-    def _switch(self, step: Step, early: Callable[[float], bool]) -> tuple[float, float]:
+    def _switch(self, step: EnclosureStep, early: Callable[[float], bool]) -> tuple[float, float]:
         """Return, by bisection, a time at which `early` holds and the next one at which it does not.
 
         They are the start and the end of the step where no such time was found.
@@ -218,7 +218,7 @@ class Enclosure:
         most = top / low * top * UP if low > 0 else math.inf
         return (bottom / high * bottom * (1 - 1e-12) if high > 0 else 0.0), most
 
-    def _speed(self, step: Step, t: float) -> tuple[float, float]:
+    def _speed(self, step: EnclosureStep, t: float) -> tuple[float, float]:
         """Return `‖∇L‖` on the path at a time as computed, and a bound of its distance to that of the exact flow."""
         weights, errors = step.at(t)
         c, problem, constants = self.start.scale, self.problem, step.constants

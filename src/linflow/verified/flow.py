@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from linflow._support.words import many
-from linflow.verified.march import March, Step
+from linflow.verified.march import EnclosureMarch, EnclosureStep
 
 MARGIN = 0.99
 """The path goes on to this part of the target, so that the time of the target is bounded from both sides."""
@@ -16,14 +16,14 @@ USELESS = 0.5
 
 
 def enclose_flow(
-    march: March,
+    march: EnclosureMarch,
     until: float | None,
     end: float,
     max_steps: int,
     progress: Callable[[float], None] | None,
-) -> tuple[str, str, tuple[Step, ...]]:
+) -> tuple[str, str, tuple[EnclosureStep, ...]]:
     """Run a verified flow; return its result, the reason if it ended early, and the steps."""
-    steps: list[Step] = []
+    steps: list[EnclosureStep] = []
     target = -math.inf if until is None else MARGIN * until * march.first[0]
     result = reason = ""
     while not result:
@@ -56,7 +56,7 @@ def enclose_flow(
     return result, reason, tuple(steps)
 
 
-def _done(march: March, until: float | None, end: float) -> float:
+def _done(march: EnclosureMarch, until: float | None, end: float) -> float:
     """Return the fraction done, by time or by the logarithm of the gap, whichever is further."""
     by_time = march.t / end if math.isfinite(end) else 0.0
     if until is None or not 0 < march.gap[1] < march.first[1]:

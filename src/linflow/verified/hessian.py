@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from linflow.verified.rounding import TINY, UP, U, frobenius, gamma, least_eigenvalue
-from linflow.verified.taylor import Expansion, Factor
+from linflow.verified.taylor import Expansion, MatrixSeries
 
 
 class Matrix:
@@ -36,13 +36,13 @@ class Matrix:
         return turned
 
 
-def coefficient(factor: Factor) -> Matrix:
+def coefficient(factor: MatrixSeries) -> Matrix:
     """Return the coefficient at the start of a step."""
     error = float(factor.errors[0]) + 2 * factor.rest * float(factor.lengths[0])
     return Matrix(factor.values[0], error, float(factor.norms[0]))
 
 
-def first(factor: Factor | None) -> Matrix | None:
+def first(factor: MatrixSeries | None) -> Matrix | None:
     """Return the coefficient at the start of a step, None for the identity."""
     return None if factor is None else coefficient(factor)
 

@@ -54,7 +54,7 @@ def reached(bounds: Callable[[float], tuple[float, float]]) -> dict[str, list[fl
 
 
 @dataclass(frozen=True)
-class Step:
+class EnclosureStep:
     """One step: the path on `[t, t + length]`, and what holds on the tube around it.
 
     Attributes:
@@ -114,7 +114,7 @@ def product_error(weights: Sequence[np.ndarray], errors: Sequence[float] | np.nd
 
 
 @dataclass
-class March:
+class EnclosureMarch:
     """State of a verified flow.
 
     Attributes:
@@ -164,7 +164,7 @@ class March:
             exponent += round(math.log2(longest))
         return path
 
-    def advance(self, end: float = math.inf) -> Step | None:
+    def advance(self, end: float = math.inf) -> EnclosureStep | None:
         """Take one step, not past `end`; None if no radius is confirmed (`trouble` says why)."""
         path = self.node.path
         s = path.longest()
@@ -209,7 +209,7 @@ class March:
         between = tau * tube.second_derivative * s**3 / 12
         return between > OVERHEAD * tau * s * max(0.0, -self.node.least) + FLOOR
 
-    def _try(self, tube: Tube, level: int) -> Step | None:
+    def _try(self, tube: Tube, level: int) -> EnclosureStep | None:
         path, s = tube.path, tube.s
         tau = path.tau
         length = s * tau
@@ -238,7 +238,7 @@ class March:
         self.loose += exponent if level == 2 else 0.0
         error = (node.path.distance_error + constants.motion * after) * UP
         gap = self.problem.gap(node.path.distance, error)
-        step = Step(
+        step = EnclosureStep(
             self.t,
             length,
             tau,

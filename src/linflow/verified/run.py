@@ -18,7 +18,7 @@ from linflow.verified.arithmetic import FLOAT64, PAIRS, Arithmetic
 from linflow.verified.descent import DescentEnclosure, DescentMarch, enclose_descent
 from linflow.verified.enclosure import Enclosure
 from linflow.verified.flow import enclose_flow
-from linflow.verified.march import March
+from linflow.verified.march import EnclosureMarch
 from linflow.verified.problem import AffineGradient, affine_gradient
 from linflow.verified.reduction import Narrowed, narrowed
 
@@ -150,8 +150,10 @@ class _Beginning:
         weights = [np.ascontiguousarray(W if is_numpy(W) else to_numpy(W), dtype=np.float64) for W in net.weights]
         return cls(objective, net, problem, narrowed(weights), (*objective.notes, *net.notes, *problem.notes))
 
-    def _march(self, arithmetic: Arithmetic) -> March:
-        return March(self.problem, self.narrow.weights, self.network.scale, self.narrow.radius, arithmetic=arithmetic)
+    def _march(self, arithmetic: Arithmetic) -> EnclosureMarch:
+        return EnclosureMarch(
+            self.problem, self.narrow.weights, self.network.scale, self.narrow.radius, arithmetic=arithmetic
+        )
 
     def flow(
         self, until: float | None, end: float, max_steps: int, progress: Callable[[float], None] | None

@@ -22,7 +22,7 @@ LONGEST = 1e3
 """Scaled time that no step exceeds."""
 
 
-class Factor:
+class MatrixSeries:
     """One matrix series `A_0 + A_1 s + …`: coefficients below degree `order`, their norms and errors.
 
     Attributes:
@@ -108,11 +108,11 @@ class Expansion:
         L, p, c, problem = self.depth, self.order, self.scale, self.problem
         high, unit, rest = self.arithmetic.high, self.arithmetic.unit, self.arithmetic.rest
 
-        def product(values: np.ndarray, A: Factor, B: Factor, inner: int) -> Factor:
+        def product(values: np.ndarray, A: MatrixSeries, B: MatrixSeries, inner: int) -> MatrixSeries:
             counts = [self.arithmetic.terms(inner, k) for k in range(p)]
             return _product(high(values), A, B, np.array([gamma(n, unit) for n in counts]), rest)
 
-        W = self.weights = [Factor(high(w), None, rest) for w in self.coefficients]
+        W = self.weights = [MatrixSeries(high(w), None, rest) for w in self.coefficients]
         head = [_head(w, p) for w in W]
         self.prefixes: list[Any] = [None, head[0]]
         for l in range(2, L + 1):
@@ -130,7 +130,7 @@ class Expansion:
         self.distance_error = float(errors[0] * UP + rest * offset + TINY)
         errors = c * (problem.error_of(lengths, errors) + 2 * unit * problem.smoothness * lengths)
         errors[0] += c * problem.residue
-        self.slope = Factor(high(Q[0]), errors * UP + TINY, rest)
+        self.slope = MatrixSeries(high(Q[0]), errors * UP + TINY, rest)
         self.pulled = [self.slope]
         for l in range(1, L):
             self.pulled.append(product(Q[l], head[l - 1], self.pulled[-1], W[l - 1].values.shape[1]))
@@ -212,15 +212,15 @@ class Expansion:
         return weights, math.sqrt(jumps) * UP + TINY
 
 
-def _head(factor: Factor, count: int) -> Factor:
+def _head(factor: MatrixSeries, count: int) -> MatrixSeries:
     """Return the first coefficients of a series."""
-    head = object.__new__(Factor)
+    head = object.__new__(MatrixSeries)
     head.values, head.lengths = factor.values[:count], factor.lengths[:count]
     head.norms, head.errors, head.rest = factor.norms[:count], factor.errors[:count], factor.rest
     return head
 
 
-def _product(values: np.ndarray, A: Factor, B: Factor, units: np.ndarray, rest: float) -> Factor:
+def _product(values: np.ndarray, A: MatrixSeries, B: MatrixSeries, units: np.ndarray, rest: float) -> MatrixSeries:
     """Return the series of a computed Cauchy product, with the errors of its factors and its own rounding.
 
     `units` are the `γ` of its coefficients. The error is `fl(AB) − A*B* = (fl(AB) − AB) + (A − A*)B + A(B − B*) −
@@ -229,7 +229,7 @@ def _product(values: np.ndarray, A: Factor, B: Factor, units: np.ndarray, rest: 
     p = len(values)
     own = np.convolve(A.lengths, B.lengths)[:p] * units
     carried = np.convolve(A.errors, B.norms + B.errors)[:p] + np.convolve(A.norms, B.errors)[:p]
-    return Factor(values, (own + carried) * UP + TINY, rest)
+    return MatrixSeries(values, (own + carried) * UP + TINY, rest)
 
 
 def _convolved(a: np.ndarray, b: np.ndarray) -> np.ndarray:

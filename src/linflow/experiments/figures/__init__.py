@@ -6,11 +6,11 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
-from linflow.experiments.figures._outcome import Claim, Experiment, Outcome, Progress, Table, number
+from linflow.experiments.figures._outcome import Claim, Outcome, PaperFigure, Progress, Table, number
 
-__all__ = ["EXPERIMENTS", "Claim", "Experiment", "Outcome", "Progress", "Table", "number", "select"]
+__all__ = ["EXPERIMENTS", "Claim", "Outcome", "PaperFigure", "Progress", "Table", "number", "select"]
 
-# Each module holds one `experiment: Experiment`.
+# Each module holds one `experiment: PaperFigure`.
 MODULES = (
     "phase_plane",
     "depth",
@@ -25,7 +25,7 @@ MODULES = (
     "verified_runs",
 )
 
-EXPERIMENTS: dict[str, Experiment]  # filled on first use
+EXPERIMENTS: dict[str, PaperFigure]  # filled on first use
 
 
 def __getattr__(name: str) -> Any:
@@ -36,13 +36,13 @@ def __getattr__(name: str) -> Any:
     return globals()[name]
 
 
-def select(names: Iterable[str] | None = None, *, full: bool = False) -> list[Experiment]:
+def select(names: Iterable[str] | None = None, *, full: bool = False) -> list[PaperFigure]:
     """The experiments of these names, or all of them; those that take minutes only if asked for in full, or by name.
 
     Raises:
         ValueError: If a name is unknown; the text lists the known ones and the nearest.
     """
-    known: dict[str, Experiment] = sys.modules[__name__].EXPERIMENTS
+    known: dict[str, PaperFigure] = sys.modules[__name__].EXPERIMENTS
     chosen = list(dict.fromkeys(names or (name for name, one in known.items() if full or not one.full)))
     for name in chosen:
         if name not in known:

@@ -180,7 +180,7 @@ class Progress(Protocol):
 
 
 @dataclass(frozen=True)
-class Experiment:
+class PaperFigure:
     """One figure: what it shows, where it comes from and how it is computed.
 
     Attributes:

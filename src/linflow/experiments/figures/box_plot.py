@@ -9,7 +9,7 @@ import numpy as np
 from linflow import init as starts
 from linflow.certificates import certify
 from linflow.dynamics import gradient_flow
-from linflow.experiments.figures._outcome import Claim, Experiment, Outcome, Progress, Table, number
+from linflow.experiments.figures._outcome import Claim, Outcome, PaperFigure, Progress, Table, number
 from linflow.experiments.figures._sweep import complete_claim, delta_claim, delta_star, rows_claim, rows_of
 from linflow.model.quadratics import MatrixFactorization
 from linflow.plots import COLOURS, bound_against_truth, figure
@@ -118,7 +118,7 @@ def _run(seed: int, progress: Progress) -> Outcome:
     )
 
 
-experiment = Experiment(
+experiment = PaperFigure(
     "box_plot",
     "Three wide layers at random",
     "The bound Δ* on λ_min(T) of three layers, which reads nothing but the imbalances, is positive in every draw of "

@@ -9,7 +9,7 @@ import numpy as np
 from linflow import init
 from linflow.certificates import certify
 from linflow.dynamics import gradient_descent, gradient_flow
-from linflow.experiments.figures._outcome import Claim, Experiment, Outcome, Progress, Table
+from linflow.experiments.figures._outcome import Claim, Outcome, PaperFigure, Progress, Table
 from linflow.experiments.figures._runs import axis_claims, bound_claims, bounds_along, kept_claim
 from linflow.model.quadratics import MatrixFactorization
 from linflow.plots import COLOURS, convergence, figure, rate
@@ -140,7 +140,7 @@ def _run(seed: int, progress: Progress) -> Outcome:
     )
 
 
-experiment = Experiment(
+experiment = PaperFigure(
     "convergence",
     "Convergence over width",
     "Four widths of the same two-layer model from random starts. Solid: the gradient flow. Dashed: what the start "

@@ -13,7 +13,7 @@ from linflow import bounds, init
 from linflow.certificates import certify, margin
 from linflow.certificates.checking import OBSERVED_ALLOWANCE
 from linflow.dynamics import Trajectory, gradient_flow
-from linflow.experiments.figures._outcome import Claim, Experiment, Outcome, Progress, Table, number
+from linflow.experiments.figures._outcome import Claim, Outcome, PaperFigure, Progress, Table, number
 from linflow.experiments.figures._runs import kept_claim
 from linflow.geometry.operator import TangentOperator
 from linflow.model.quadratics import MatrixFactorization
@@ -225,7 +225,7 @@ def _draw_curves(ax: Any, curves: dict[str, np.ndarray]) -> None:
     ax.set_title(rf"$\lambda=\varepsilon={STEP}$, $|w|={PRODUCT:g}$")
 
 
-experiment = Experiment(
+experiment = PaperFigure(
     "depth",
     "Depth multiplies the imbalance",
     "Scalar weights w₁⋯w_L, where the least eigenvalue of T is known exactly. Left: the squared weights; their "

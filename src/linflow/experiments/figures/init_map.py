@@ -13,7 +13,7 @@ from linflow._support.words import part
 from linflow.certificates import certify
 from linflow.certificates.checking import OBSERVED_ALLOWANCE
 from linflow.dynamics import Trajectory, gradient_flow
-from linflow.experiments.figures._outcome import Claim, Experiment, Outcome, Progress, Table, number
+from linflow.experiments.figures._outcome import Claim, Outcome, PaperFigure, Progress, Table, number
 from linflow.experiments.figures._runs import kept_claim
 from linflow.geometry.imbalance import imbalance_spectrum
 from linflow.model.network import Network
@@ -279,7 +279,7 @@ def _draw_rates(fig: Any, ax: Any, axis: np.ndarray, alpha: np.ndarray, sampled:
     ax.set_title("Rate by both together")
 
 
-experiment = Experiment(
+experiment = PaperFigure(
     "init_map",
     "A map of initialisations",
     "Where in the plane of ‖U‖ and ‖V‖ does a start come with a guarantee? Unequal norms are imbalance, a product "

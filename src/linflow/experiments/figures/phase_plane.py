@@ -12,7 +12,7 @@ from linflow import bounds
 from linflow.certificates import certify, margin
 from linflow.certificates.checking import OBSERVED_ALLOWANCE
 from linflow.dynamics import Result, Trajectory, gradient_flow
-from linflow.experiments.figures._outcome import Claim, Experiment, Outcome, Progress, Table, number
+from linflow.experiments.figures._outcome import Claim, Outcome, PaperFigure, Progress, Table, number
 from linflow.experiments.figures._runs import axis_claims, kept_claim
 from linflow.geometry.imbalance import imbalance_matrices
 from linflow.model.quadratics import MatrixFactorization
@@ -244,7 +244,7 @@ def _draw_loss(ax: Any, curves: dict[float, tuple[np.ndarray, np.ndarray]], rate
     ax.set_title(f"Same start product, $uv={PRODUCT}$")
 
 
-experiment = Experiment(
+experiment = PaperFigure(
     "phase_plane",
     "The phase plane of two scalar weights",
     "The smallest overparametrized model, f(uv) with two numbers u and v. The flow keeps d = u² − v², so that each "

@@ -10,7 +10,7 @@ import numpy as np
 from linflow import init
 from linflow.certificates import Certificate, certify
 from linflow.dynamics import Result, Trajectory, gradient_flow
-from linflow.experiments.figures._outcome import Claim, Experiment, Outcome, Progress, Table, number
+from linflow.experiments.figures._outcome import Claim, Outcome, PaperFigure, Progress, Table, number
 from linflow.experiments.figures._runs import axis_claims, bound_claims, bounds_along, kept_claim
 from linflow.model.network import Network
 from linflow.model.quadratics import LinearRegression
@@ -208,7 +208,7 @@ def _run(seed: int, progress: Progress) -> Outcome:
     )
 
 
-experiment = Experiment(
+experiment = PaperFigure(
     "real_data",
     "Real data: the start decides",
     "Multi-output linear regression on two data sets that scikit-learn ships: measurements of 20 men (Linnerud) and "

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from linflow import init
-from linflow.experiments.figures._outcome import Claim, Experiment, Outcome, Progress, Table
+from linflow.experiments.figures._outcome import Claim, Outcome, PaperFigure, Progress, Table
 from linflow.geometry.imbalance import imbalance_matrices, imbalance_spectrum
 from linflow.model.network import Network
 from linflow.model.spectrum import ImbalanceSpectrum
@@ -120,7 +120,7 @@ def _run(seed: int, progress: Progress) -> Outcome:
     )
 
 
-experiment = Experiment(
+experiment = PaperFigure(
     "spectrum",
     "The spectrum of the imbalance",
     "The imbalance D = W₁ᵀW₁ − W₂W₂ᵀ never changes along the flow, and its spectrum fixes the rate. For a random "

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from linflow import init
-from linflow.experiments.figures._outcome import Claim, Experiment, Outcome, Progress, Table, number
+from linflow.experiments.figures._outcome import Claim, Outcome, PaperFigure, Progress, Table, number
 from linflow.experiments.figures._sweep import Row, by_hand, complete_claim, rows_claim, rows_of
 from linflow.model.quadratics import LinearRegression
 from linflow.plots import COLOURS, figure
@@ -163,7 +163,7 @@ def _run(seed: int, progress: Progress) -> Outcome:
     )
 
 
-experiment = Experiment(
+experiment = PaperFigure(
     "step_sizes",
     "Four rules for the step of gradient descent",
     "Two wide layers on a well-conditioned regression, from thirty draws at each of three widths. A step that is "

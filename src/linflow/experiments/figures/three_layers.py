@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from linflow import init
-from linflow.experiments.figures._outcome import Claim, Experiment, Outcome, Progress, Table, number
+from linflow.experiments.figures._outcome import Claim, Outcome, PaperFigure, Progress, Table, number
 from linflow.experiments.figures._sweep import (
     Row,
     by_hand,
@@ -146,7 +146,7 @@ def _run(seed: int, progress: Progress) -> Outcome:
     )
 
 
-experiment = Experiment(
+experiment = PaperFigure(
     "three_layers",
     "Gradient descent on three layers",
     "The loss of gradient descent with a small step stays under exp(−γΔ*kη) L(0), where Δ* is read from the "

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from linflow import bounds, init
-from linflow.experiments.figures._outcome import Claim, Experiment, Outcome, Progress, Table, number
+from linflow.experiments.figures._outcome import Claim, Outcome, PaperFigure, Progress, Table, number
 from linflow.geometry.operator import TangentOperator
 from linflow.model.network import Network
 from linflow.plots import COLOURS, figure
@@ -36,7 +36,7 @@ FLOOR = 1e-3  # ratios below it share one place in the figure
 
 
 @dataclass(frozen=True)
-class Start:
+class MeasuredStart:
     """A start and what was measured on it; the bounds, the optimum and the actual value are of `λ_min(T)`."""
 
     kind: str
@@ -74,14 +74,14 @@ def _unimodal(widths: tuple[int, ...], rng: np.random.Generator) -> Network:
     return init.spectral(widths, target, np.sqrt(squares), rng=rng)
 
 
-def _measure(kind: str, family: str, widths: tuple[int, ...], rng: np.random.Generator) -> Start:
+def _measure(kind: str, family: str, widths: tuple[int, ...], rng: np.random.Generator) -> MeasuredStart:
     net = _draw(family, widths, rng)
     found = bounds.optimum(net, SEARCHES, rng=rng)
     every = [bound for bound in bounds.table(net) if bound.applies]
     published = [float(bound.value) for bound in every if bound.theorem.citation != "linflow"]
     best = max(every, key=lambda bound: float(bound.value))
     T = TangentOperator(net)
-    return Start(
+    return MeasuredStart(
         kind,
         family,
         widths,
@@ -99,19 +99,19 @@ def _measure(kind: str, family: str, widths: tuple[int, ...], rng: np.random.Gen
     )
 
 
-def _column(starts: Sequence[Start], name: str) -> np.ndarray:
+def _column(starts: Sequence[MeasuredStart], name: str) -> np.ndarray:
     return np.array([getattr(start, name) for start in starts], dtype=float)
 
 
-def _ratio(starts: Sequence[Start], name: str, to: str = "optimum") -> np.ndarray:
+def _ratio(starts: Sequence[MeasuredStart], name: str, to: str = "optimum") -> np.ndarray:
     return _column(starts, name) / _column(starts, to)
 
 
-def _of(starts: Sequence[Start], *kinds: str) -> list[Start]:
+def _of(starts: Sequence[MeasuredStart], *kinds: str) -> list[MeasuredStart]:
     return [start for start in starts if start.kind in kinds]
 
 
-def _claims(starts: Sequence[Start]) -> Iterable[Claim]:
+def _claims(starts: Sequence[MeasuredStart]) -> Iterable[Claim]:
     bound, optimum, size = (_column(starts, name) for name in ("bound", "optimum", "size"))
     yield Claim.within(
         f"No bound exceeds the optimum by more than {number(EXCESS)} of λ_max(T)",
@@ -183,7 +183,7 @@ def _run(seed: int, progress: Progress) -> Outcome:
         _draw_values(axes[1], starts)
         return fig
 
-    def row(chosen: Sequence[Start]) -> tuple[float, ...]:
+    def row(chosen: Sequence[MeasuredStart]) -> tuple[float, ...]:
         ratios = [_ratio(chosen, "published"), _ratio(chosen, "bound")]
         return (
             *(float(np.median(r)) for r in ratios),
@@ -199,7 +199,7 @@ def _run(seed: int, progress: Progress) -> Outcome:
     return Outcome(
         list(_claims(starts)),
         draw,
-        {field.name: [getattr(start, field.name) for start in starts] for field in fields(Start)},
+        {field.name: [getattr(start, field.name) for start in starts] for field in fields(MeasuredStart)},
         {
             "Shapes": "; ".join(f"{kind}: {', '.join(map(_text, shapes))}" for kind, shapes in SHAPES.items()),
             "Gaussian": "independent N(0, 1) entries",
@@ -229,7 +229,7 @@ def _text(widths: Sequence[int]) -> str:
     return "×".join(map(str, widths))
 
 
-def _draw_ratios(ax: Any, starts: Sequence[Start]) -> None:
+def _draw_ratios(ax: Any, starts: Sequence[MeasuredStart]) -> None:
     below = FLOOR / 10**0.5
     ax.axvspan(FLOOR / 10, FLOOR, color="#EEEEEE", linewidth=0)
     ax.axvline(1, color=COLOURS["black"], linewidth=0.8)
@@ -262,7 +262,7 @@ def _label(kind: str) -> str:
     return f"{what}\n${sizes}$"
 
 
-def _draw_values(ax: Any, starts: Sequence[Start]) -> None:
+def _draw_values(ax: Any, starts: Sequence[MeasuredStart]) -> None:
     actual, optimum, bound = (_column(starts, name) for name in ("actual", "optimum", "bound"))
     ends = 0.5 * actual.min(), 2 * actual.max()
     ax.plot(ends, ends, color=COLOURS["black"], linewidth=0.8, label="actual value")
@@ -277,7 +277,7 @@ def _draw_values(ax: Any, starts: Sequence[Start]) -> None:
     ax.set_title("Bound, optimum and actual value")
 
 
-experiment = Experiment(
+experiment = PaperFigure(
     "tightness",
     "How tight the bounds are",
     "A bound on λ_min(T) that knows only the imbalances and the product cannot exceed the optimum, the least "

@@ -12,7 +12,7 @@ from linflow import init
 from linflow.advice.proof_findings import interval
 from linflow.certificates import Certificate, certify
 from linflow.dynamics import Trajectory, gradient_flow
-from linflow.experiments.figures._outcome import Claim, Experiment, Outcome, Progress, Table, number
+from linflow.experiments.figures._outcome import Claim, Outcome, PaperFigure, Progress, Table, number
 from linflow.experiments.figures.real_data import digits
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
@@ -156,7 +156,7 @@ def _draw(cases: list[Case]) -> Figure:
     return fig
 
 
-experiment = Experiment(
+experiment = PaperFigure(
     "verified_runs",
     "Guaranteed before the run, proved by computing, observed",
     "A guarantee that looks at the start alone must hold for the worst flow that its imbalance and margin allow. A "
