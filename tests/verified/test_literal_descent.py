@@ -15,7 +15,7 @@ from linflow.verified.log_norm import Constants, Node, Tube, greatest
 from linflow.verified.march import budget
 from linflow.verified.problem import AffineGradient
 from linflow.verified.reduction import Narrowed
-from linflow.verified.rounding import least_eigenvalue
+from linflow.verified.rounding import UP, least_eigenvalue
 from linflow.verified.taylor import Expansion
 from tests.verified.test_literal_path import coarse, drawn, fro, near, tiny, u, up
 
@@ -123,7 +123,7 @@ def test_a_disturbance_grows_by_the_hessian_where_the_bound_by_products_is_spent
     assert march._growth() == near(up)
 
 
-@pytest.mark.parametrize(("least", "most"), [(-2.0, 9.0), (3.0, 9.0), (-2.0, 900.0), (-300.0, 9.0)])
+@pytest.mark.parametrize(("least", "most"), [(-2.0, 9.0), (3.0, 9.0), (1.5, 2.0), (-2.0, 900.0), (-300.0, 9.0)])
 def test_large_steps_need_the_spectrum_of_the_hessian(coarse, monkeypatch, least, most):
     curvature(monkeypatch, least, most)
     march = march_of((2, 3, 2), 2.0**-6, 0.5)
@@ -134,7 +134,7 @@ def test_large_steps_need_the_spectrum_of_the_hessian(coarse, monkeypatch, least
     assert march._growth() == near(max(1 + 0.5 * m, 0.5 * M - 1) * up) and march.loose == 0.0
     # Where that is too large to be formed, the products serve.
     march.size = 1501
-    assert march._growth() == near(max(1 + 0.5 * second, 0.5 * whole - 1) * up) and march.loose == 0.0
+    assert march._growth() == near((0.5 * whole - 1) * up) and march.loose == 0.0
     march.size = 1500
     assert march._growth() == near(max(1 + 0.5 * m, 0.5 * M - 1) * up)
 
@@ -239,6 +239,8 @@ def ended(march, until=None, steps=9):
 
 def test_a_descent_ends_where_its_gap_is_surely_a_fraction_of_the_first():
     assert ended(Scripted((8.0, 9.0), (0.7, 0.81), (0.7, 0.8 * (1 - 2e-12))), until=0.1) == ("target proved", "", 2)
+    target = 0.1 * 8.0 * (1 - 1e-12)
+    assert enclose_descent(Scripted((8.0, 9.0), (0.5, target), (0.1, 0.1)), 0.1, 9, None)[2].shape == (2, 2)
     low = 0.8 * (1 - 0.8e-12)  # to be sure, it is to be below by 10⁻¹²
     assert ended(Scripted((8.0, 9.0), (0.7, low), (0.1, 0.1)), until=0.1)[2] == 2
     low = 0.8 * (1 - 1.5e-12)
@@ -289,7 +291,10 @@ def test_steps_are_counted_to_the_first_that_may_be_and_to_the_first_that_surely
     assert enc.gap_bounds(2) == (4.9, 4.1) and enc.gap_bounds(4) == (1.0, 2.0)
     low, high = enc.gap_bounds([0, 3])
     assert (low.tolist(), high.tolist()) == ([8.0, 3.0], [10.0, 3.9])
-    assert [x.size for x in enc.gap_bounds([])] == [0, 0]
+    assert [x.size for x in proof([(8.0, 8.0)]).gap_bounds([])] == [0, 0]
+    # At the very numbers a step counts.
+    may, surely = 0.5 * 10.0 * UP, 0.5 * 8.0 * (1 - 1e-12)
+    assert proof([(8.0, 10.0), (may, may), (surely, surely), (1.0, 1.0)]).steps_bounds(0.5) == (1, 2)
     with pytest.raises(ValueError, match="k is 5, but only 4 steps are enclosed"):
         enc.gap_bounds([1, 5])
     with pytest.raises(ValueError, match="k is -1"):

@@ -16,7 +16,7 @@ from linflow.verified.log_norm import Constants
 from linflow.verified.march import Step, product_error, rounding_of_value
 from linflow.verified.problem import AffineGradient
 from linflow.verified.reduction import Narrowed
-from linflow.verified.rounding import least_eigenvalue, spectral
+from linflow.verified.rounding import UP, least_eigenvalue, spectral
 from tests.verified.test_literal_path import coarse, drawn, fro, g, near, tiny, u, up
 
 __all__ = ["coarse"]
@@ -182,6 +182,26 @@ def test_the_singular_values_at_a_time(coarse, widths):
     assert low.shape == high.shape == (2, k)
 
 
+def test_what_a_decomposition_misses_widens_its_singular_values(coarse, monkeypatch):
+    """`‖uᵀu − I‖` and `‖vᵀv − I‖` multiply the values, and what the product misses is added."""
+    enc, t, svd = enclosed((3, 2), step_of((3, 2), radius=2.0**-10)), 0.6, np.linalg.svd
+    W, error, _ = parts(enc, t)
+    U, s, V = svd(W, full_matrices=False)
+    monkeypatch.setattr(np.linalg, "svd", lambda A, full_matrices: (1.25 * U, s, 0.75 * V))
+    one, other = (fro((x * x - 1) * np.eye(2)) + g(5) * 3 for x in (1.25, 0.75))
+    rest = fro(W * (1 - 1.25 * 0.75)) + g(6) * 2 * (fro(W) + s[0]) * 3
+    off = (rest + s[0] * (one + other + one * other) + error) * up
+    low, high = enc.singular_value_bounds(t)
+    assert high == pytest.approx(s + off, rel=1e-11) and low == pytest.approx(np.maximum(s - off, 0.0), rel=1e-11)
+
+
+def test_an_operator_is_symmetric_to_the_last_bit(monkeypatch):
+    kron = np.kron
+    monkeypatch.setattr(np, "kron", lambda a, b: kron(a, b) + 1e-16 * np.arange(36.0).reshape(6, 6))
+    T, _, _ = enclosure._operator([drawn(2, 2), drawn(2, 3)], 1.0)
+    assert np.array_equal(T, T.T)
+
+
 def fixed(monkeypatch, gap, speed, widths=(2, 1)):
     enc = enclosed(widths, step_of(widths))
     monkeypatch.setattr(Enclosure, "_gap", lambda self, t: gap)
@@ -193,6 +213,7 @@ def test_the_rate_is_the_squared_speed_over_the_gap(coarse, monkeypatch):
     below = 1 - 1e-12
     for gap, speed, bounds in (
         ((2.0, 3.0), (5.0, 1.0), ((4 * below) ** 2 / 3 * below, (6 * up) ** 2 / 2 * up)),
+        ((0.25, 0.5), (5.0, 1.0), ((4 * below) ** 2 / 0.5 * below, (6 * up) ** 2 / 0.25 * up)),
         ((0.5, 0.75), (5.0, 6.0), (0.0, (11 * up) ** 2 / 0.5 * up)),
         ((0.0, 3.0), (5.0, 1.0), ((4 * below) ** 2 / 3 * below, math.inf)),
         ((0.0, 0.0), (5.0, 1.0), (0.0, math.inf)),
@@ -250,6 +271,15 @@ def test_a_time_is_known_to_the_last_digit_but_never_on_the_wrong_side(monkeypat
         assert enc.time_bounds(0.5)[1] == (2.0 if early else 1.0)
 
 
+def test_a_gap_that_is_the_target_is_there(monkeypatch):
+    may, surely = 0.5 * 8.0 * UP, 0.5 * 8.0 * (1 - 1e-12)
+    for gap, place, bound in (((may, 9.0), 0, may), ((0.0, surely), 1, surely)):
+        enc = enclosed((2, 1), step_of((2, 1), gap=gap, t=1.0, length=1.0), first=(8.0, 8.0))
+        # From the start of the step on.
+        monkeypatch.setattr(Enclosure, "_gap", lambda self, t, bound=bound: (bound, bound))
+        assert enc.time_bounds(0.5)[place] == pytest.approx(1.0, rel=1e-15)
+
+
 def test_a_bisection_ends_at_neighbours_or_at_the_ends_of_the_step():
     enc, step = enclosed((2, 1)), step_of((2, 1), t=1.0, length=2.0)
     low, high = enc._switch(step, lambda t: t < math.sqrt(2))
@@ -285,7 +315,7 @@ def test_each_time_is_looked_up_in_its_step():
         with pytest.raises(ValueError, match=r"t is -1\.0"):
             getattr(enc, method)(-1.0)
     low, high = enc.gap_bounds(np.array([0.0, 1.5]))
-    assert (low[1], high[1]) == enc.gap_bounds(1.5)
+    assert (low[1], high[1]) == enc.gap_bounds(1.5) == enc.gap_bounds(np.array(1.5))
     assert enc.network_at(0.0).widths == (2, 1)
 
 
@@ -304,10 +334,11 @@ def test_an_operator_of_900_entries_is_the_largest(monkeypatch):
 def test_what_holds_for_ever_starts_from_the_end(coarse, monkeypatch):
     seen = []
     monkeypatch.setattr(enclosure, "ever_after", lambda *given: seen.append(given) or (None, "why"))
-    enc = enclosed((2, 3, 1), step_of((2, 3, 1), gap=(1.0, 2.5)))
+    others = [step_of((2, 3, 1), t=t, gap=(5.0, 6.0), radius=0.5) for t in (0.0, 0.25)]
+    enc = enclosed((2, 3, 1), *others, step_of((2, 3, 1), gap=(1.0, 2.5)))
     assert enc.certificate is None and enc.certificate_reason == "why"
     [(_, start, reached, radius, gap, gamma)] = seen
-    W, errors = weights_at(enc.steps[0], enc.end)
+    W, errors = weights_at(enc.steps[2], enc.end)
     assert start is enc.start and gap == 2.5
     assert all(np.allclose(a, b) for a, b in zip(reached.weights, W, strict=True))
     assert radius == near((0.125 + math.hypot(*errors)) * up)

@@ -184,7 +184,37 @@ def total(p):
     return rational(float(p[0])) + rational(float(p[1]))
 
 
-def test_pairs_err_no_further_than_the_unit_that_is_claimed():
+@pytest.fixture(params=["compiled", "as written"])
+def loops(request, monkeypatch):
+    if request.param == "as written":
+        for name, function in list(vars(_pairs).items()):
+            if hasattr(function, "py_func"):
+                monkeypatch.setattr(_pairs, name, function.py_func)
+
+
+def test_sums_and_products_leave_their_exact_remainders(loops):
+    rng = np.random.default_rng(5)
+    A, B = ((rng.standard_normal(300) * 10.0 ** rng.integers(-20, 20, 300)).tolist() for _ in range(2))
+    for a, b in [
+        *zip(A, B, strict=True),
+        (1.0, -1.0),
+        (0.0, 3.0),
+        (1 + 2 * U, 1 - U),
+        (2.0**53, 1.0),
+        (1.0, 2.0**53),
+    ]:
+        exactly = {
+            _pairs._sum: rational(a) + rational(b),
+            _pairs._product: rational(a) * rational(b),
+            _pairs._quick: rational(a) + rational(b),
+        }
+        for function, true in exactly.items():
+            large, small = sorted((a, b), key=abs, reverse=True) if function is _pairs._quick else (a, b)
+            head, rest = function(large, small)
+            assert rational(head) + rational(rest) == true and abs(rest) <= U * abs(head)
+
+
+def test_pairs_err_no_further_than_the_unit_that_is_claimed(loops):
     rng = np.random.default_rng(1)
     A, B = drawn(rng, 400), drawn(rng, 400)
     B[::2, 0] = A[::2, 0] * (-1 + 1e-9 * rng.standard_normal(200))  # sums that cancel, but for what is left over
@@ -213,7 +243,7 @@ def test_pairs_err_no_further_than_the_unit_that_is_claimed():
     assert worst > 0.1
 
 
-def test_cauchy_products_of_pairs_err_no_further_than_their_number_of_operations():
+def test_cauchy_products_of_pairs_err_no_further_than_their_number_of_operations(loops):
     rng = np.random.default_rng(2)
     A, B = (drawn(rng, 4 * 6).reshape(4, 2, 3, 2), drawn(rng, 4 * 6).reshape(4, 3, 2, 2))
     for k in range(4):
@@ -227,7 +257,7 @@ def test_cauchy_products_of_pairs_err_no_further_than_their_number_of_operations
         assert PAIRS.terms(3, k) >= 3 * (k + 1)
 
 
-def test_other_operations_of_pairs_are_what_they_say():
+def test_other_operations_of_pairs_are_what_they_say(loops):
     rng = np.random.default_rng(3)
     A, V = drawn(rng, 6).reshape(2, 3, 2), rng.standard_normal((2, 3))
     difference = PAIRS.minus(A, V)

@@ -190,7 +190,7 @@ class DescentMarch:
                 self.loose += spent
                 return (1 + spent) * UP
         elif self.size > LARGEST_HESSIAN:
-            return max(1 + eta * second, eta * most - 1) * UP
+            return (eta * most - 1) * UP
         known = self._near()
         away = self._distance(known) + 0.5 * self.radius
         m = max(0.0, -known.least + known.third * away) * UP
@@ -232,7 +232,7 @@ def enclose_descent(
     target = -math.inf if until is None else until * march.first[0] * (1 - 1e-12)
     result = reason = ""
     while not result:
-        if iterates is not None and len(iterates) < len(radii):
+        if iterates is not None:
             iterates.append(march.weights)
         done = len(radii) - 1
         if march.gap[1] <= target:
@@ -253,7 +253,7 @@ def enclose_descent(
             gaps.append(march.gap)
             radii.append(march.radius)
             if progress is not None:
-                progress(min(1.0, done / steps))
+                progress(done / steps)
     if reason:
         reason = f"verified for {many(len(radii) - 1, 'step')}: {reason}"
     elif result == "all steps done" and until is not None:

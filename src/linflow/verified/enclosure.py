@@ -173,7 +173,7 @@ class Enclosure:
             raise ValueError(f"t is {t:g}, but the flow is enclosed up to t = {self.end:.6g} only.")
         if not self.steps:
             raise ValueError("nothing is enclosed: the proof ended before its first step, and `reason` says why.")
-        return self.steps[min(max(int(np.searchsorted(self.t, t)) - 1, 0), len(self.steps) - 1)]
+        return self.steps[max(int(np.searchsorted(self.t, t)) - 1, 0)]
 
     def _each(self, t: Any, bounds: Callable[[float], tuple[Any, Any]]) -> Bounds:
         if isinstance(t, (Sequence, np.ndarray)) and np.ndim(t):
