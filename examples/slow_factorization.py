@@ -65,10 +65,10 @@ print(
 
 # %%
 design = lf.design(objective, widths, rate=2 * objective.pl_constant, rng=0)
-fast = lf.gradient_flow(objective, design.network, until=UNTIL, record=("least_eigenvalue",))
+fast = lf.gradient_flow(objective, design.start, until=UNTIL, record=("least_eigenvalue",))
 check = design.certificate.check(fast)
 ratio = slow.time_to(UNTIL) / fast.time_to(UNTIL)
-print(f"designed: λ_min(T) at the start {float(lf.TangentOperator(design.network).least_eigenvalue()):.3g}")
+print(f"designed: λ_min(T) at the start {float(lf.TangentOperator(design.start).least_eigenvalue()):.3g}")
 print(f"certified rate {design.rate:.4g}; time to {UNTIL:g}: {fast.time_to(UNTIL):.4g}, {ratio:.1f} times sooner")
 print(f"certified time: {design.certificate.time_to(UNTIL):.4g}")
 

@@ -156,10 +156,10 @@ def test_a_run_that_ends_in_the_rounding_of_its_data_says_so():
     run = lf.gradient_flow(f, net, until=1e-25)
     assert run.result is lf.Result.ROUNDING
     W, rows = exact_minimiser(X * [1.0, 0.5], Y)
-    off = [Fraction(float(x)) - w for x, w in zip(run.network.product()[:, 0], W, strict=True)]
+    off = [Fraction(float(x)) - w for x, w in zip(run.final.product()[:, 0], W, strict=True)]
     true = float(sum((r[0] * off[0] + r[1] * off[1]) ** 2 for r in rows) / 2)
     # The residuals differ by at most the root of the rounding.
-    assert abs(math.sqrt(2 * true) - math.sqrt(2 * run.gap[-1])) <= math.sqrt(2 * f.rounding(run.network))
+    assert abs(math.sqrt(2 * true) - math.sqrt(2 * run.gap[-1])) <= math.sqrt(2 * f.rounding(run.final))
     good = lf.gradient_flow(f, net, until=1e-3)
     assert good.result is lf.Result.TARGET
 
@@ -173,7 +173,7 @@ def test_no_flow_reaches_a_target_below_rounding(engine):
             run = lf.gradient_flow(f, net, until=until, engine=engine)
             target = until * f.gap(net.product())
             if run.result is lf.Result.TARGET:
-                assert target > f.rounding(run.network)
+                assert target > f.rounding(run.final)
                 # the residual of a product near 1 comes in steps of ε/2, and moves by two of each layer
                 assert abs(math.sqrt(2 * run.gap[-1]) - math.sqrt(2 * target)) <= 2 * np.finfo(float).eps
             else:
@@ -187,7 +187,7 @@ def test_no_descent_reaches_a_target_below_rounding():
     assert run.result is lf.Result.TARGET and run.gap[-1] <= 1e-25 * run.gap[0]
     run = lf.gradient_descent(f, net, step_size=0.1, steps=2000, until=1e-30)
     assert run.result is lf.Result.ROUNDING
-    assert run.gap[-1] <= f.rounding(run.network)
+    assert run.gap[-1] <= f.rounding(run.final)
 
 
 # ---------------------------------------------------------------- declared constants, of any size

@@ -158,7 +158,7 @@ def test_a_run_cites_its_integrator():
 
 
 def test_bounds_theorems_guarantees_and_lists_of_them(certificate):
-    bound = lf.bounds.best(certificate.network)
+    bound = lf.bounds.best(certificate.start)
     assert keys_of(cite(bound)) == keys_of(cite(bound.theorem)) == [bound.theorem.citation]
     row = certificate.prior[0]
     assert keys_of(cite(row)) == sorted(row.citation)

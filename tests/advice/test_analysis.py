@@ -291,9 +291,9 @@ def test_designs_and_published_results():
     assert found["design"].numbers["squares"] == pytest.approx(sum((W**2).sum() for W in net.weights))
     cert = lf.certify(EYE, net)
     made = lf.design(EYE, (2, 3, 2), rate=cert.rate, rng=1)
-    least = sum((W**2).sum() for W in made.network.weights)
+    least = sum((W**2).sum() for W in made.start.weights)
     assert found["design"].numbers["least_squares"] == pytest.approx(least, rel=1e-6)  # whatever the bases
-    assert "design" not in of(EYE, made.network)
+    assert "design" not in of(EYE, made.start)
     assert found["published"].numbers["apply"] == sum(g.applies for g in cert.prior)
 
 

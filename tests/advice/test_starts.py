@@ -265,15 +265,15 @@ def test_designed_rates_are_certified_and_kept(rng):
         widths = (n, *(int(x) for x in rng.integers(min(n, m), 8, L - 1)), m)
         rate, scale = 10.0 ** rng.uniform(-2, 2), float(rng.choice([1.0, 0.3, 4.0]))
         found = lf.design(f, widths, rate=rate, scale=scale, rng=rng)
-        assert found.certificate.rate == lf.certify(f, found.network).rate
+        assert found.certificate.rate == lf.certify(f, found.start).rate
         # no more than rounding is put on top
         assert rate <= found.rate <= rate * (1 + 1e-9)
-        assert found.network.widths == widths and found.network.scale == scale
-        assert not found.network.product().any()
+        assert found.start.widths == widths and found.start.scale == scale
+        assert not found.start.product().any()
         assert found.confirm().holds
-        seen, net = f.effective(found.network)
+        seen, net = f.effective(found.start)
         modes = min(net.shape)
-        total = sum(np.linalg.norm(W) ** 2 for W in found.network.weights)
+        total = sum(np.linalg.norm(W) ** 2 for W in found.start.weights)
         alpha = rate / (seen.pl_constant * scale**2)
         # (L − 1) min(n, m) λ, λ^{L−1} = α; the rounding above once more
         assert total == pytest.approx((L - 1) * modes * alpha ** (1 / (L - 1)), rel=1e-9)
@@ -301,7 +301,7 @@ def test_the_margin_saves_imbalance(rng):
     far, near = (lf.design(f, (3, 4, 3), rate=4.0, product=a * f.minimizer, rng=0) for a in (0.0, 0.9))
     assert near.imbalance < 0.95 * far.imbalance
     assert near.rate >= 4.0 and near.confirm().holds
-    np.testing.assert_allclose(near.network.product(), 0.9 * f.minimizer, atol=1e-12)  # rounding
+    np.testing.assert_allclose(near.start.product(), 0.9 * f.minimizer, atol=1e-12)  # rounding
     balanced = lf.design(f, (3, 4, 3), rate=1.0, product=0.9 * f.minimizer, rng=0)
     assert balanced.imbalance == 0.0 and balanced.rate >= 1.0
     assert "margin" in near.reason
@@ -314,7 +314,7 @@ def test_what_is_not_seen_of_a_product_is_left_out():
     f = lf.LinearRegression(np.diag([1.0, 1.0, 0.0]), np.ones((3, 2)))
     found = lf.design(f, (3, 2, 2), rate=1.0, product=np.ones((3, 2)), rng=0)
     assert found.notes == ("the part of the product that the objective does not see was left out",)
-    np.testing.assert_allclose(found.network.product(), [[1, 1], [1, 1], [0, 0]], atol=1e-12)  # rounding
+    np.testing.assert_allclose(found.start.product(), [[1, 1], [1, 1], [0, 0]], atol=1e-12)  # rounding
 
 
 def test_extreme_rates():
@@ -338,12 +338,12 @@ def certified(f, net):
 def test_designed_descents_are_the_fewest_and_kept(kind, widths, rng):
     f = objective_of(kind, widths[0], widths[-1], rng)
     found = lf.design(f, widths, algorithm="descent", rng=0)
-    assert found.steps == lf.certify(f, found.network, algorithm="descent", step_size=found.step_size).steps_to(1e-6)
-    seen = f.effective(found.network)[0]
+    assert found.steps == lf.certify(f, found.start, algorithm="descent", step_size=found.step_size).steps_to(1e-6)
+    seen = f.effective(found.start)[0]
     factor = 1 - seen.pl_constant / (2 * seen.smoothness)
     least = math.ceil(math.log(1e-6) / math.log(factor)) if factor > 0 else 1
     assert found.least_steps == least <= found.steps <= 1.01 * least
-    run = lf.gradient_descent(f, found.network, step_size=found.step_size, steps=found.steps)
+    run = lf.gradient_descent(f, found.start, step_size=found.step_size, steps=found.steps)
     assert run.gap[-1] <= 1e-6 * run.gap[0]
     assert found.certificate.check(run).holds
     assert found.confirm().holds
@@ -387,7 +387,7 @@ def test_descents_from_a_given_product(rng):
     f = lf.MatrixFactorization(orthogonal(2, rng))
     found = lf.design(f, (2, 3, 2), algorithm="descent", steps=40, product=0.8 * f.minimizer, rng=0)
     assert found.steps <= 40 and found.confirm().holds
-    np.testing.assert_allclose(found.network.product(), 0.8 * f.minimizer, atol=1e-12)  # rounding
+    np.testing.assert_allclose(found.start.product(), 0.8 * f.minimizer, atol=1e-12)  # rounding
     done = lf.design(f, (2, 3, 2), algorithm="descent", product=f.minimizer, rng=0)
     assert done.steps in (0, 1)  # the gap is 0, or rounding
 
@@ -446,7 +446,7 @@ def test_a_narrow_layer_leaves_no_rate(rng):
 def test_the_array_kind_of_the_objective_is_kept(xp):
     f = lf.MatrixFactorization(xp.asarray([[1.0, 0.0], [0.0, 2.0]], dtype=xp.float64))
     found = lf.design(f, (2, 3, 2), rate=2.0, rng=0)
-    assert type(found.network.weights[0]) is type(f.minimizer)
+    assert type(found.start.weights[0]) is type(f.minimizer)
     assert found.confirm(1e-3).holds
 
 

@@ -120,7 +120,7 @@ def test_the_lazy_regime_is_certified_and_kept(widths):
     lazy = _named(cert, "lazy regime")
     assert lazy.applies
     run = lf.gradient_flow(f, net, until=1e-8)
-    path = math.sqrt(sum(float(np.sum((a - b) ** 2)) for a, b in zip(run.network.weights, net.weights, strict=True)))
+    path = math.sqrt(sum(float(np.sum((a - b) ** 2)) for a, b in zip(run.final.weights, net.weights, strict=True)))
     assert 0 < path <= lazy.facts["radius"]
     check = cert.check(run)
     assert check.holds and check.time_ratios[1e-4] < 3
@@ -252,7 +252,7 @@ def test_a_check_reports_slack_and_ratios():
     for fraction, ratio in check.time_ratios.items():
         assert ratio == pytest.approx(cert.time_to(fraction) / run.time_to(fraction))
         assert ratio >= 1
-    short = lf.gradient_flow(cert.objective, cert.network, until=1e-3)
+    short = lf.gradient_flow(cert.objective, cert.start, until=1e-3)
     assert math.isnan(cert.check(short).time_ratios[1e-6])
     json.dumps(check.to_dict(), allow_nan=False)
 
@@ -295,7 +295,7 @@ def test_a_run_of_another_start_or_algorithm_is_refused():
     other = lf.gradient_flow(cert.objective, [2 * np.eye(2), np.eye(2)], t_max=0.1)
     with pytest.raises(ValueError, match="starts at a loss gap"):
         cert.check(other)
-    descent = lf.gradient_descent(cert.objective, cert.network, step_size=0.01, steps=3)
+    descent = lf.gradient_descent(cert.objective, cert.start, step_size=0.01, steps=3)
     with pytest.raises(ValueError, match='algorithm="descent"'):
         cert.check(descent)
 

@@ -576,7 +576,7 @@ class TestSchedules:
         assert growing.stats.steps <= fixed.stats.steps
         assert np.all(np.diff(growing.gap) <= 0)
         local = schedules.local_smoothness("printed")
-        last = lf.gradient_descent(f, growing.network, schedule=local, steps=1).step_sizes[0]
+        last = lf.gradient_descent(f, growing.final, schedule=local, steps=1).step_sizes[0]
         assert growing.step_sizes.max() <= last * (1 + 1e-6)  # 1/K_t grows as the gap falls
 
     def test_xu2025_is_the_formula(self):

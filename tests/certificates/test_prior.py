@@ -42,7 +42,7 @@ def excess(f, row, run, every=1):
     """By how much a run exceeds the bound of a row, relatively, rounding of the gap apart."""
     t, gap = run.t[::-every], run.gap[::-every]  # the last time included
     bound = np.array([row.gap_at(float(s)) for s in t])
-    return float(np.max((gap - f.rounding(run.network)) / np.maximum(bound, 1e-300))) - 1
+    return float(np.max((gap - f.rounding(run.final)) / np.maximum(bound, 1e-300))) - 1
 
 
 def holds(f, net, row, until=5e-7, tolerance=EXACT):

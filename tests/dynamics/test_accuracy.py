@@ -93,7 +93,7 @@ def test_the_curve_is_right_at_and_between_the_steps(name):
         if rtol <= 1e-8:
             assert error < 1e-6  # what is promised of the default
         # The target is met, to 1e-12 and the rounding of the gap there.
-        rounding = 4 * np.sqrt(f.rounding(run.network) / run.gap[-1])
+        rounding = 4 * np.sqrt(f.rounding(run.final) / run.gap[-1])
         assert abs(np.log(run.gap[-1] / run.gap[0] / until)) < 2e-12 + rounding
 
 

@@ -44,7 +44,7 @@ def test_lambda_balanced_against_the_closed_form(n, m, h, lam, rng):
     np.testing.assert_allclose(W1.T @ W1 - W2 @ W2.T, lam * np.eye(h), atol=1e-12)
     run = lf.gradient_flow(lf.MatrixFactorization(Y), [W1, W2], t_max=1.0, rtol=1e-12)
     exact = twin.lambda_balanced(Y, W1, W2, 1.0)
-    np.testing.assert_allclose(run.network.product(), exact, atol=1e-9)
+    np.testing.assert_allclose(run.final.product(), exact, atol=1e-9)
 
 
 @pytest.mark.parametrize("widths", [(4, 3), (4, 6, 3), (3, 4, 5, 3), (2, 3, 3, 3, 2)])
@@ -97,7 +97,7 @@ def test_stops_exactly_at_the_target(rng):
         run = lf.gradient_flow(f, net, until=until)
         assert run.result is lf.Result.TARGET
         assert run.gap[-1] / run.gap[0] == pytest.approx(until, rel=1e-9)
-        assert f.gap(run.network.product()) == pytest.approx(run.gap[-1], rel=1e-12)
+        assert f.gap(run.final.product()) == pytest.approx(run.gap[-1], rel=1e-12)
 
 
 @pytest.mark.parametrize(("rtol", "until"), [(1e-8, 1e-10), (1e-4, 1e-3)])
@@ -129,7 +129,7 @@ def test_a_target_between_two_roundings_of_the_gap_has_a_time():
         assert run.time_to(1e-6) <= run.t[-1]
     run = lf.gradient_flow(f, [(1 + 1e-12) * np.eye(2), np.eye(2)], until=1e-6)
     # The target, 10⁻³⁰, is below the rounding of the gap: nobody can tell whether it was reached.
-    assert f.rounding(run.network) > 1e-30 and run.result is lf.Result.ROUNDING
+    assert f.rounding(run.final) > 1e-30 and run.result is lf.Result.ROUNDING
     run = lf.gradient_descent(lf.MatrixFactorization([[2e-155]]), [[[1e-155]]], step_size=0.5, steps=99, until=1e-9)
     assert run.result is not lf.Result.TARGET or run.time_to(1e-9) <= run.t[-1]  # subnormal gaps round by half
 
@@ -178,7 +178,7 @@ def test_change_of_basis_commutes_with_the_flow(rng):
     turned = net.with_weights([A @ W @ B.T for A, W, B in zip(Q, net.weights, Q[1:], strict=False)])
     g = lf.MatrixFactorization(Q[0] @ f.minimizer @ Q[-1].T)
     one, two = lf.gradient_flow(f, net, t_max=2.0), lf.gradient_flow(g, turned, t_max=2.0)
-    np.testing.assert_allclose(Q[0] @ one.network.product() @ Q[-1].T, two.network.product(), atol=1e-7)
+    np.testing.assert_allclose(Q[0] @ one.final.product() @ Q[-1].T, two.final.product(), atol=1e-7)
 
 
 class TestEndings:
@@ -243,7 +243,7 @@ class TestEndings:
         )
         run = lf.gradient_flow(f, [np.array([[1.0]])] * 2, until=1e-6)
         assert run.result is lf.Result.STEP_UNDERFLOW
-        assert run.network.product()[0, 0] == pytest.approx(0.7, abs=1e-12)
+        assert run.final.product()[0, 0] == pytest.approx(0.7, abs=1e-12)
         assert (np.diff(run.gap) < 0).all()
 
     def test_gradient_with_a_jump(self):
@@ -337,7 +337,7 @@ class TestDescent:
         errors = []
         for eta in etas:
             run = lf.gradient_descent(f, net, step_size=eta, steps=round(end / eta))
-            errors.append(np.linalg.norm(run.network.product() - flow))
+            errors.append(np.linalg.norm(run.final.product() - flow))
         slope = np.polyfit(np.log(etas), np.log(errors), 1)[0]
         assert 0.9 < slope < 1.1
 
@@ -357,7 +357,7 @@ class TestDescent:
         run = lf.gradient_descent(f, net, step_size=eta, steps=1)
         G = net.gradient(f.gradient(net.product()))
         expected = lf.imbalance_matrices(net)[0] + eta**2 * (G[0].T @ G[0] - G[1] @ G[1].T)
-        np.testing.assert_allclose(lf.imbalance_matrices(run.network)[0], expected, atol=1e-13)
+        np.testing.assert_allclose(lf.imbalance_matrices(run.final)[0], expected, atol=1e-13)
 
     def test_records_stops_and_divergence(self, rng):
         f, net = problem((3, 4, 2), rng)
@@ -366,7 +366,7 @@ class TestDescent:
         assert run.gap[-1] <= 1e-3 * run.gap[0]
         run = lf.gradient_descent(f, net, step_size=50.0, steps=1000)
         assert run.result is lf.Result.DIVERGED
-        assert np.isfinite(run.network.weights[0]).all()
+        assert np.isfinite(run.final.weights[0]).all()
 
     def test_weights_between_steps_do_not_exist(self, rng):
         f, net = problem((3, 4, 2), rng)

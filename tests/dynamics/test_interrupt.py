@@ -54,7 +54,7 @@ except lf.Interrupted as stop:
 print(json.dumps(REPORT))
 """
 ONE = """{"result": run.result, "steps": run.stats.steps, "t": run.t.tolist()[-3:], "gap": run.gap.tolist()[-3:],
-    "rate": len(run.rate), "count": len(run.t), "weights": float(f.gap(run.network.product())),
+    "rate": len(run.rate), "count": len(run.t), "weights": float(f.gap(run.final.product())),
     "middle": run.gap_at(0.5 * float(run.t[-1])), "later": sum(records.values()) - when}"""
 RUNS = {
     "compiled": ('run = lf.gradient_flow(f, net, t_max=1e9, rtol=1e-13, engine="compiled", max_steps=10**9)', ONE),
@@ -181,7 +181,7 @@ def test_an_interruption_anywhere_leaves_a_whole_run(at, monkeypatch):
                 assert calls[0] == at + 1
             run = stop.value.run
             assert len(run.t) == len(run.gap) == len(run.rate) in (at, at + 1)
-            assert float(f.gap(run.network.product())) == pytest.approx(run.gap[-1], rel=1e-12)
+            assert float(f.gap(run.final.product())) == pytest.approx(run.gap[-1], rel=1e-12)
             whole = lf.gradient_flow(f, net, until=1e-8, engine="plain")
             assert np.array_equal(run.t, whole.t[: len(run.t)])
             assert run.gap_at(float(run.t[-1])) == pytest.approx(run.gap[-1])

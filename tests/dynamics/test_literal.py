@@ -231,7 +231,7 @@ def test_descent_takes_its_steps_and_records_what_it_says():
             lf.gradient_descent(f, net, steps=1, **given)
     fast = lf.gradient_descent(f, net, step_size=10.0, steps=99)
     assert fast.result.value == "diverged" or "diverge" in fast.result.value
-    assert fast.gap[-1] > 1e12 * fast.gap[0] >= fast.gap[-2] and fast.network.weights[0][0, 0] == 1.0
+    assert fast.gap[-1] > 1e12 * fast.gap[0] >= fast.gap[-2] and fast.final.weights[0][0, 0] == 1.0
 
 
 def test_a_wide_descent_is_reduced_where_its_steps_are_the_same_there(rng):
@@ -244,7 +244,7 @@ def test_a_wide_descent_is_reduced_where_its_steps_are_the_same_there(rng):
         for reduce in (True, False):
             seen.clear()
             run = lf.gradient_descent(f, net, schedule=rule, steps=2, reduce=reduce)
-            assert (seen[0][1] < 300) == (reduced and reduce) and run.network.widths == net.widths
+            assert (seen[0][1] < 300) == (reduced and reduce) and run.final.widths == net.widths
             plain = lf.gradient_descent(f, net, step_size=0.1, steps=2, reduce=not reduce)
             np.testing.assert_allclose(run.gap, plain.gap, rtol=1e-12)
             assert run.stats.rejected == 0 and run.stats.steps == 2

@@ -91,7 +91,7 @@ def test_a_run_comes_back_to_the_last_bit(run, tmp_path, rng):
     for name in _schema.STATS:
         assert getattr(back.stats, name) == getattr(run.stats, name), name
         assert type(getattr(back.stats, name)) is type(getattr(run.stats, name)), name
-    assert same_network(back.start, run.start) and same_network(back.network, run.network)
+    assert same_network(back.start, run.start) and same_network(back.final, run.final)
     assert len(back._nodes) == len(run._nodes) and all(map(same, back._nodes, run._nodes))
     if run.result is lf.Result.DIVERGED:
         return
@@ -138,7 +138,7 @@ def test_the_ends_of_a_flow_are_always_there(tmp_path):
     run = flow()
     back = files.load_run(save(run, tmp_path))
     assert same_network(back.network_at(0), run.start)
-    assert same_network(back.network_at(float(run.t[-1])), run.network)
+    assert same_network(back.network_at(float(run.t[-1])), run.final)
     with pytest.raises(ValueError, match='Save with weights="all"'):
         back.network_at(0.1)
     with pytest.raises(ValueError, match="covers t = 0 to"):
@@ -155,7 +155,7 @@ def test_a_thinned_flow_keeps_its_last_weights(tmp_path):
     run = flow()
     run._checkpoints.times, run._checkpoints.vectors = run._checkpoints.times[:-1:2], run._checkpoints.vectors[:-1:2]
     back = files.load_run(save(run, tmp_path, weights="all"))
-    assert same_network(back.network_at(float(run.t[-1])), run.network)
+    assert same_network(back.network_at(float(run.t[-1])), run.final)
 
 
 def test_a_loaded_run_can_be_certified(tmp_path):
@@ -169,10 +169,10 @@ def test_other_kinds_of_arrays_come_back_as_numpy(tmp_path, xp):
     f = lf.MatrixFactorization(xp.asarray(np.eye(2)))
     run = lf.gradient_flow(f, lf.init.ntk((2, 3, 2), rng=0, like=xp.asarray(np.eye(2))), until=1e-2)
     back = files.load_run(save(run, tmp_path, weights="all"))
-    assert type(back.t) is np.ndarray and type(back.network.weights[0]) is np.ndarray
-    assert same(back.gap, run.gap) and same_network(back.network, run.network)
-    files.save_weights(run.network, tmp_path / "w.safetensors")
-    assert same_network(files.load_weights(tmp_path / "w.safetensors"), run.network)
+    assert type(back.t) is np.ndarray and type(back.final.weights[0]) is np.ndarray
+    assert same(back.gap, run.gap) and same_network(back.final, run.final)
+    files.save_weights(run.final, tmp_path / "w.safetensors")
+    assert same_network(files.load_weights(tmp_path / "w.safetensors"), run.final)
 
 
 def test_notes_and_settings_survive_any_text(tmp_path):

@@ -428,7 +428,7 @@ def test_the_descent_is_run_in_less_width(widths, schedule, monkeypatch):
     # A schedule may read the norms of the layers, which a reduction leaves alone for two layers only.
     assert (sum(seen[0]) < sum(widths)) == (schedule is None or len(widths) == 3)
     assert seen[1] == widths
-    assert narrow.start.widths == narrow.network.widths == widths
+    assert narrow.start.widths == narrow.final.widths == widths
     # Fifty steps of rounding.
     np.testing.assert_allclose(narrow.t, full.t, rtol=1e-12)
     np.testing.assert_allclose(narrow.gap, full.gap, rtol=1e-11)

@@ -136,7 +136,7 @@ class TestInit:
         core = U[:, :3].T @ net.product() @ Vt.T
         np.testing.assert_allclose(core, np.diag([0.006, 0.008, 0.006]), atol=1e-14)
         run = lf.gradient_flow(lf.MatrixFactorization(Y), net, t_max=5.0)
-        core = U[:, :3].T @ run.network.product() @ Vt.T
+        core = U[:, :3].T @ run.final.product() @ Vt.T
         np.testing.assert_allclose(core, np.diag(np.diag(core)), atol=1e-10)
 
 

@@ -83,7 +83,7 @@ def test_deficient_regression_is_restricted_to_the_row_space(rng):
     assert one.t[-1] == pytest.approx(two.t[-1], rel=1e-6)
     null = np.linalg.svd(X)[2][3:]
     np.testing.assert_allclose(null @ one.weights[0], null @ net.weights[0], atol=1e-10)
-    drift = lf.imbalance_drift(f.effective(one.network)[1], seen)
+    drift = lf.imbalance_drift(f.effective(one.final)[1], seen)
     assert drift < 1e-7
     cert = lf.certify(f, net)
     assert cert.check(one).holds

@@ -56,7 +56,7 @@ def test_the_step_ratio_at_a_size_is_that_which_the_flow_arrives_at():
     found = report(np.array([[a0]]), np.zeros((1, 1)), s)
     network = lf.Network([np.array([[a0]]), np.zeros((1, 1))], scale=s)
     run = lf.gradient_flow(lf.MatrixFactorization([[3.0]]), network, until=1e-12)
-    a, b = (float(W[0, 0]) for W in run.network.weights)
+    a, b = (float(W[0, 0]) for W in run.final.weights)
     # The gap 1e-12 leaves 1e-6 of the product.
     assert found.step_ratio_at(3.0) == pytest.approx((b / a) ** 2, rel=1e-5)
     with pytest.raises(ValueError, match="sigma"):

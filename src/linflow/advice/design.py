@@ -12,6 +12,7 @@ import numpy as np
 from linflow import init
 from linflow._support import checks
 from linflow._support.arrays import Array, from_numpy, to_numpy
+from linflow._support.deprecation import renamed_attributes
 from linflow._support.html import never_raising
 from linflow.advice._view import view
 from linflow.certificates import Certificate, Check, certify
@@ -30,12 +31,13 @@ _TUNED = 1.5  # a better step size saves a tenth of the steps, in what was seen,
 _NEARBY = (1.05, 1.1, 1.15, 0.95, 1.2, 1.3, 0.9, 1.4)  # times the safe step: larger ones are mostly better
 
 
+@renamed_attributes(network="start")
 @dataclass(frozen=True, repr=False)
 class Design:
     """A start designed for a certificate. `print` shows the start and what is certified.
 
     Attributes:
-        network: the start.
+        start: the network.
         certificate: `certify` on these very weights.
         imbalance: λ, the one positive eigenvalue of `D_{L−1}` (of `−D_1`, if the product has fewer columns than
             rows), on `min(n, m)` directions; all other imbalances are 0.
@@ -45,7 +47,7 @@ class Design:
         notes: further remarks.
     """
 
-    network: Network
+    start: Network
     certificate: Certificate
     imbalance: float
     fraction: float
@@ -76,17 +78,17 @@ class Design:
         until = self.fraction if until is None else checks.fraction(until, "until")
         objective = self.certificate.objective
         if self.steps is None:
-            run = gradient_flow(objective, self.network, until=until)
+            run = gradient_flow(objective, self.start, until=until)
         else:
             steps = max(1, self.steps)
-            run = gradient_descent(objective, self.network, step_size=self.step_size, steps=steps, until=until)
+            run = gradient_descent(objective, self.start, step_size=self.step_size, steps=steps, until=until)
         return self.certificate.check(run)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the design as plain data, ready for JSON."""
         return {
-            "widths": list(self.network.widths),
-            "scale": self.network.scale,
+            "widths": list(self.start.widths),
+            "scale": self.start.scale,
             "imbalance": self.imbalance,
             "algorithm": self.certificate.algorithm,
             "rate": self.rate,
@@ -109,7 +111,7 @@ class Design:
         what = (
             f"rate={self.rate:.4g}" if self.steps is None else f"steps={self.steps}, step_size={self.step_size:.4g}"
         )
-        return f"Design({self.network!r}, λ={self.imbalance:.4g}, {what})"
+        return f"Design({self.start!r}, λ={self.imbalance:.4g}, {what})"
 
 
 def design(

@@ -113,7 +113,7 @@ def _rate(cert: Certificate, run: Trajectory | None, until: float) -> Iterator[F
 
 def _hold(cert: Certificate) -> Iterator[Finding]:
     """Where the certified rate comes from, and how far it is from the rate at the start."""
-    seen, net = cert.objective.effective(cert.network)
+    seen, net = cert.objective.effective(cert.start)
     gamma = seen.pl_constant
     if net.depth < 2 or gamma == 0 or cert.algorithm != "flow" or not net.overparametrized:
         return
@@ -124,7 +124,7 @@ def _hold(cert: Certificate) -> Iterator[Finding]:
         yield Finding("hold", text, {"at_start": 0.0})
         return
     alone = gamma * float(bounds.best(net, sigma_min=0.0).value)
-    safe = margin(cert.objective, cert.network)
+    safe = margin(cert.objective, cert.start)
     both = gamma * float(bounds.best(net, sigma_min=safe).value)
     text = (
         f"At the start the loss falls at a rate of at least {now:.3g} (γ λ_min(T)); {part(cert.rate / now)} of it "
@@ -149,10 +149,10 @@ def _hold(cert: Certificate) -> Iterator[Finding]:
 
 def _spread(cert: Certificate) -> Iterator[Finding]:
     """Say if the spread cancels what the margin gives; for two layers, where one formula has both."""
-    seen, net = cert.objective.effective(cert.network)
+    seen, net = cert.objective.effective(cert.start)
     if net.depth != 2 or seen.pl_constant == 0 or cert.algorithm != "flow":
         return
-    safe = margin(cert.objective, cert.network) / net.scale
+    safe = margin(cert.objective, cert.start) / net.scale
     if safe == 0:
         return  # the bound is then the gap, whatever the spread
     s, factor = imbalance_spectrum(net), seen.pl_constant * net.scale**2
@@ -176,7 +176,7 @@ def _without_spread(gap: float, shape: tuple[int, int], sigma: float) -> float:
 
 
 def _narrow(cert: Certificate) -> Iterator[Finding]:
-    _, net = cert.objective.effective(cert.network)
+    _, net = cert.objective.effective(cert.start)
     least = min(net.shape)
     narrow = min(net.widths[1:-1], default=least)
     if narrow < least:
@@ -220,12 +220,12 @@ def _better(new: Certificate, old: Certificate, until: float) -> bool:
 
 def _width(cert: Certificate, descent: Certificate, until: float, redraw: Redraw | None) -> Iterator[Finding]:
     """The smallest of some widths for which the same draw is guaranteed to be twice as fast."""
-    if redraw is None or cert.schedule is not None or cert.network.depth < 2:
+    if redraw is None or cert.schedule is not None or cert.start.depth < 2:
         return
     now = cert if cert.algorithm == "flow" else descent
     tried = 1
     for factor in WIDER:
-        widths = (cert.network.widths[0], *(factor * h for h in cert.network.widths[1:-1]), cert.network.widths[-1])
+        widths = (cert.start.widths[0], *(factor * h for h in cert.start.widths[1:-1]), cert.start.widths[-1])
         if max(a * b for a, b in itertools.pairwise(widths)) > LARGEST:
             break
         tried = factor
@@ -252,9 +252,9 @@ def _also(new: Certificate, descent: Certificate, start: Network, until: float) 
 
 def _rescale(cert: Certificate, descent: Certificate, until: float) -> Iterator[Finding]:
     """The best of some factors on every layer, if it is worth naming."""
-    if cert.schedule is not None or cert.network.depth < 2 or not cert.gap > 0:
+    if cert.schedule is not None or cert.start.depth < 2 or not cert.gap > 0:
         return
-    net, best = cert.network, None
+    net, best = cert.start, None
     now = cert if cert.algorithm == "flow" else descent
     if max(a * b for a, b in itertools.pairwise(net.widths)) > LARGEST:
         return
@@ -267,13 +267,13 @@ def _rescale(cert: Certificate, descent: Certificate, until: float) -> Iterator[
         factor, new = best
         then, before = f"{new.gap:.3g}", f"{cert.gap:.3g}"
         first = f"stays {before}" if then == before else f"is then {then}, not {before}"
-        more, steps = _also(new, descent, new.network, until)
+        more, steps = _also(new, descent, new.start, until)
         text = f"Every layer times {factor:g} {_gain(new, now, until)}; the first loss gap {first}.{more}"
         yield Finding("rescale", text, {"factor": factor, "rate": new.rate, "gap": new.gap, **steps})
 
 
 def _data(cert: Certificate) -> Iterator[Finding]:
-    seen, _ = cert.objective.effective(cert.network)
+    seen, _ = cert.objective.effective(cert.start)
     gamma, K, mu = seen.pl_constant, seen.smoothness, seen.strong_convexity
     if not (gamma > 0 and mu > 0 and math.isfinite(K)) or K / mu < ILL:
         return
@@ -282,7 +282,7 @@ def _data(cert: Certificate) -> Iterator[Finding]:
 
 
 def _rank(cert: Certificate) -> Iterator[Finding]:
-    seen, _ = cert.objective.effective(cert.network)
+    seen, _ = cert.objective.effective(cert.start)
     if seen.shape != cert.objective.shape:
         (n, m), (r, s) = cert.objective.shape, seen.shape
         yield Finding(
@@ -311,7 +311,7 @@ def _plateau(run: Trajectory | None) -> Iterator[Finding]:
         f"The run has a plateau: for {part(share)} of its time the loss falls at less than a tenth of its mean rate "
         f"({mean:.3g}), and then falls again."
     )
-    first, last = run.start.magnitude(), run.network.magnitude()
+    first, last = run.start.magnitude(), run.final.magnitude()
     if first < SLOW * last:
         text += (
             f" It starts near the saddle at zero: the norms of the layers multiply to {first:.3g}, later {last:.3g}."
@@ -323,7 +323,7 @@ def _design(cert: Certificate, descent: Certificate, until: float) -> Iterator[F
     """Compare with a start designed for the same rate; for a descent, with one designed for few steps."""
     from linflow.advice.design import design  # noqa: PLC0415 - seldom needed
 
-    if cert.network.depth < 2 or cert.schedule is not None:
+    if cert.start.depth < 2 or cert.schedule is not None:
         return
     if cert.algorithm == "descent":
         yield from fewest(descent, until, WORTH)
@@ -331,15 +331,15 @@ def _design(cert: Certificate, descent: Certificate, until: float) -> Iterator[F
     if not cert.rate > 0:
         return
     try:
-        made = design(cert.objective, cert.network.widths, rate=cert.rate, scale=cert.network.scale, rng=0)
+        made = design(cert.objective, cert.start.widths, rate=cert.rate, scale=cert.start.scale, rng=0)
     except ValueError:
         return
-    size, least = (sum(s * s for s in net.sizes) for net in (cert.network, made.network))
+    size, least = (sum(s * s for s in net.sizes) for net in (cert.start, made.start))
     if size < WORTH * least:
         return
     text = "A start designed for this rate (linflow design) is smaller: its squared weights sum to "
     text += f"{least:.3g}, not {size:.3g}."
-    more, steps = _also(made.certificate, descent, made.network, until)
+    more, steps = _also(made.certificate, descent, made.start, until)
     yield Finding("design", text + more, {"squares": size, "least_squares": least, **steps})
 
 

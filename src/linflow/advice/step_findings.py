@@ -19,7 +19,7 @@ SAME = 0.01
 
 def descent_of(cert: Certificate, network: Network | None = None) -> Certificate:
     """Return the certificate of gradient descent with the best constant step, from the same start or another."""
-    return certify(cert.objective, cert.network if network is None else network, algorithm="descent")
+    return certify(cert.objective, cert.start if network is None else network, algorithm="descent")
 
 
 def counted(steps: float) -> str:
@@ -110,7 +110,7 @@ def fewest(descent: Certificate, until: float, worth: float) -> Iterator[Finding
 def step(cert: Certificate, descent: Certificate, until: float) -> Iterator[Finding]:
     """The certified step of gradient descent, and what limits it."""
     try:
-        eta = safe_step_size(cert.objective, cert.network)
+        eta = safe_step_size(cert.objective, cert.start)
     except ValueError as error:
         text = str(error)
         yield Finding("step", f"For gradient descent, {text[0].lower()}{text[1:]}")
@@ -131,7 +131,7 @@ def step(cert: Certificate, descent: Certificate, until: float) -> Iterator[Find
     text = f"Gradient descent with the step {eta:.3g} is guaranteed never to raise the loss"
     if math.isfinite(steps):
         text += f", and to reach {until:g} of the gap in {counted(steps)}"
-    seen, net = cert.objective.effective(cert.network)
+    seen, net = cert.objective.effective(cert.start)
     curvature = seen.smoothness * float(TangentOperator(net).eigenvalue("greatest").value)
     facts = next((g.facts for g in descent.guarantees if "β" in g.facts), {})
     if facts and curvature > 0:

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from linflow._support import checks
+from linflow._support.deprecation import renamed_attributes
 from linflow._support.fractions import FRACTIONS
 from linflow._support.html import FRACTIONS as SHOWN
 from linflow._support.html import block, never_raising, notes, number, others, table
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 ALGORITHMS = ("flow", "descent")
 
 
+@renamed_attributes(network="start")
 @dataclass(frozen=True, repr=False)
 class Certificate:
     """Every guarantee of a start, best first. `print` shows a table.
@@ -37,7 +39,7 @@ class Certificate:
     Attributes:
         guarantees: fastest to 10⁻⁶ of the initial gap first; those that do not apply say why in `reason`.
         objective: what is minimised.
-        network: the start.
+        start: the network.
         gap: initial loss gap.
         algorithm: "flow" or "descent".
         step_size: η of the descent; None for the flow and for a schedule.
@@ -47,7 +49,7 @@ class Certificate:
 
     guarantees: tuple[Guarantee, ...]
     objective: Objective
-    network: Network
+    start: Network
     gap: float
     algorithm: str = "flow"
     step_size: float | None = None
@@ -112,12 +114,12 @@ class Certificate:
 
         The flow `Ẇ = −∇f(W)` has the rate γ; descent with the same step η the factor `1 − η(1 − ηK/2)γ`.
         """
-        seen, eta = self.objective.effective(self.network)[0], self.step_size
+        seen, eta = self.objective.effective(self.start)[0], self.step_size
         gamma, K, reason = seen.pl_constant, seen.smoothness, ""
         curve: Curve | None = None
         if gamma == 0:
             reason = "no pl_constant is known for the objective"
-        elif beyond := beyond_float64(self.objective, self.network):
+        elif beyond := beyond_float64(self.objective, self.start):
             reason = beyond
         elif self.algorithm == "flow":
             curve = ExponentialCurve(self.gap, gamma)
@@ -140,7 +142,7 @@ class Certificate:
     @cached_property
     def prior(self) -> tuple[Guarantee, ...]:
         """What each published result says of this start, one row each; a reason where it does not apply."""
-        return tuple(prior_results(self.objective, self.network, self.guarantees))
+        return tuple(prior_results(self.objective, self.start, self.guarantees))
 
     def check(self, run: Trajectory | Proof) -> Check:
         """Set every guarantee against a run from this start, or against a proof of one (`enclose`); see `Check`.
@@ -156,8 +158,8 @@ class Certificate:
             "algorithm": self.algorithm,
             "step_size": None if self.step_size is None else finite(self.step_size),
             "schedule": None if self.schedule is None else repr(self.schedule),
-            "widths": list(self.network.widths),
-            "scale": self.network.scale,
+            "widths": list(self.start.widths),
+            "scale": self.start.scale,
             "initial_gap": finite(self.gap),
             "pl_constant": self.pl_constant,
             "rate": self.rate,

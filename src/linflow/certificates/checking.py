@@ -212,7 +212,7 @@ def _steps_done(certificate: Promise, run: Trajectory) -> np.ndarray:
 
     times = _step_times(run)
     if len(times) > 1:
-        one = gradient_descent(certificate.objective, certificate.network, schedule=certificate.schedule, steps=1)
+        one = gradient_descent(certificate.objective, certificate.start, schedule=certificate.schedule, steps=1)
         assert one.step_sizes is not None
         taken, due = float(times[1]), float(one.step_sizes[0])
         if run.step_size is not None or not math.isclose(taken, due, rel_tol=1e-9):
@@ -236,7 +236,7 @@ def _noise(certificate: Promise, run: Trajectory) -> float:
     What a user-defined value rounds in itself is unknown; it is taken to be of the size of what it returns.
     """
     f = certificate.objective
-    noise = max(f.rounding(certificate.network), f.rounding(run.network))
+    noise = max(f.rounding(certificate.start), f.rounding(run.final))
     return noise if f.derived else max(noise, 8 * EPS * (abs(certificate.gap) + abs(f.minimum)))
 
 

@@ -147,7 +147,7 @@ def design(experiment: "Experiment", as_json: Json = False) -> None:
         )
         check = found.confirm() if asked.confirm else None
     if out is not None:
-        save_weights(found.network, out)
+        save_weights(found.start, out)
     if as_json:
         kept: dict[str, Any] = {} if check is None else {"confirmed": check.holds}
         print_json({**found.to_dict(), **kept, **experiment.echo()})

@@ -151,7 +151,7 @@ def gradient_descent(
         **recorder.arrays(),
         minimum=objective.minimum,
         start=net,
-        network=network,
+        final=network,
         result=result,
         stats=Stats(k, 0, field.evaluations, drift, time.perf_counter() - began),
         notes=(*objective.notes, *net.notes, *declared.notes, *([saddle] if saddle else [])),

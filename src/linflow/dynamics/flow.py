@@ -313,7 +313,7 @@ class _Loop:
             **self.recorder.arrays(),
             minimum=objective.minimum,
             start=start,
-            network=network,
+            final=network,
             result=result,
             stats=stats,
             notes=notes,

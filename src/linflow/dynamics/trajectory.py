@@ -14,6 +14,7 @@ import numpy as np
 
 from linflow._support import checks
 from linflow._support.arrays import Array, from_numpy, singular_values, to_numpy, whole
+from linflow._support.deprecation import renamed_attributes
 from linflow._support.html import FRACTIONS as SHOWN
 from linflow._support.html import block, never_raising, notes, number, sparkline, table
 from linflow._support.words import many
@@ -95,6 +96,7 @@ class Stats:
         return not callable(self._estimate) or "gap_error" in self.__dict__
 
 
+@renamed_attributes(network="final")
 @dataclass(frozen=True, repr=False)
 class Trajectory:
     """A run of gradient flow or gradient descent.
@@ -106,7 +108,7 @@ class Trajectory:
         gap: loss gaps `L − f*`, shape `(N,)`.
         rate: instantaneous rates `‖∇L‖²/(L − f*)`, shape `(N,)`; for the flow `−L̇/(L − f*)`.
         minimum: `f*`.
-        start, network: first and last weights.
+        start, final: networks of the first and last weights.
         result: how it ended, a `Result`.
         stats: cost and imbalance drift.
         notes: promotions of the input and contradicted declarations, in words.
@@ -123,7 +125,7 @@ class Trajectory:
     rate: Array
     minimum: float
     start: Network
-    network: Network
+    final: Network
     result: Result
     stats: Stats
     notes: tuple[str, ...] = ()
@@ -152,7 +154,7 @@ class Trajectory:
     @property
     def weights(self) -> tuple[Array, ...]:
         """The last weights."""
-        return self.network.weights
+        return self.final.weights
 
     def gap_at(self, t: Any) -> Any:
         """Return the loss gap at any time of the run (float or sequence), by interpolation of its logarithm.
@@ -206,7 +208,7 @@ class Trajectory:
         """
         if self._checkpoints is None:
             raise ValueError(
-                "a descent keeps its first and last weights only: they are run.start and run.network; for those in "
+                "a descent keeps its first and last weights only: they are run.start and run.final; for those in "
                 "between, run it again with fewer steps."
             )
         end = float(self._nodes[0][-1])

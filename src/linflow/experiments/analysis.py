@@ -144,7 +144,7 @@ def proof_of(
     experiment: Experiment, certificate: Certificate, progress: Callable[[float], None] | None = None
 ) -> tuple[Enclosure | DescentEnclosure | None, str]:
     """Return the verified run of an experiment, or None and the reason."""
-    objective, network, eta = certificate.objective, certificate.network, certificate.step_size
+    objective, network, eta = certificate.objective, certificate.start, certificate.step_size
     most, until = experiment.proof.steps, experiment.flow.until
     if experiment.algorithm == "flow":
         t_max = experiment.flow.t_max

@@ -68,7 +68,7 @@ class Objective:
         >>> f = lf.Objective(lambda W: 0.5 * float((known * (W - Y) ** 2).sum()), lambda W: known * (W - Y),
         ...                  shape=Y.shape, smoothness=1.0, minimum=0.0)
         >>> run = lf.gradient_flow(f, lf.init.ntk((2, 10, 2), rng=0), until=1e-6)
-        >>> run.result.value, bool((np.abs(run.network.product() - Y)[known == 1] < 1e-2).all())
+        >>> run.result.value, bool((np.abs(run.final.product() - Y)[known == 1] < 1e-2).all())
         ('target reached', True)
     """
 

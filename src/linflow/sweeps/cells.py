@@ -184,7 +184,7 @@ def _measured(cell: Cell, check: bool, verified: bool, curves: int, deadline: fl
     _in_time(deadline)
     run = _run(experiment, objective, network, steps, deadline)
     with np.errstate(over="ignore", invalid="ignore"):  # of weights that diverged
-        noise = max(objective.rounding(network), objective.rounding(run.network))
+        noise = max(objective.rounding(network), objective.rounding(run.final))
     row = (
         _start(certificate, network)
         | _promised(certificate, experiment.flow.until)

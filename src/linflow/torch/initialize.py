@@ -169,7 +169,7 @@ def designed_(
             if k == 0:
                 raise
             break
-        layers.write(found.network.weights)
+        layers.write(found.start.weights)
         made = _certified(found, layers)
         if rate is not None and made.rate >= rate:
             return model

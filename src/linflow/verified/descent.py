@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from linflow._support import checks
+from linflow._support.deprecation import renamed_attributes
 from linflow._support.words import many
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
@@ -33,6 +34,7 @@ DIVERGED = 1e6
 """A descent has diverged when its gap has grown by this factor."""
 
 
+@renamed_attributes(network="final")
 @dataclass(frozen=True, repr=False)
 class DescentEnclosure:
     """A proof, made by computing, of where exact gradient descent is after every step.
@@ -70,8 +72,8 @@ class DescentEnclosure:
         return len(self.radius) - 1
 
     @cached_property
-    def network(self) -> Network:
-        """The last iterate as computed."""
+    def final(self) -> Network:
+        """The network of the last iterate as computed."""
         return self.start.with_weights(self.narrowed.expand(self.weights))
 
     def gap_bounds(self, k: Any) -> tuple[Any, Any]:

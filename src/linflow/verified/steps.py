@@ -110,7 +110,7 @@ def safe_step_size(
         )
     step = VerifiedStep(eta)
     step.enclosure = found[eta]
-    step.edge = (first, _edge(objective, step.enclosure.network))
+    step.edge = (first, _edge(objective, step.enclosure.final))
     return step
 
 

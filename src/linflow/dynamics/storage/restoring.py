@@ -98,7 +98,7 @@ def _trajectory(source: RunFile) -> Trajectory:
         singular_values=source.optional("singular_values", (len(t), min(start.shape)), last_free=True),
         minimum=float(source.array("minimum", ())),
         start=start,
-        network=end,
+        final=end,
         result=Result[ended],
         stats=stats,
         notes=tuple(notes),

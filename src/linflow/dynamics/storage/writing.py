@@ -136,7 +136,7 @@ def _scalars(run: Any) -> _Variables:
 
 def _weights(run: Any, everything: bool) -> _Variables:
     variables: _Variables = {}
-    for l, (first, last) in enumerate(zip(run.start.weights, run.network.weights, strict=True), 1):
+    for l, (first, last) in enumerate(zip(run.start.weights, run.final.weights, strict=True), 1):
         sides = (f"h{l - 1}", f"h{l}")
         variables[f"W{l}_start"] = (sides, to_numpy(first), f"first weights of layer {l}", "1")
         variables[f"W{l}_end"] = (sides, to_numpy(last), f"last weights of layer {l}", "1")
@@ -168,7 +168,7 @@ def _path(run: Any) -> tuple[list[float], list[Network]]:
     if kept.expand is not None:
         networks = [kept.expand(network) for network in networks]
     end = float(run._nodes[0][-1])
-    return (times, networks) if times[-1] == end else ([*times, end], [*networks, run.network])
+    return (times, networks) if times[-1] == end else ([*times, end], [*networks, run.final])
 
 
 def _attributes(run: Any, settings: Mapping[str, Any] | None) -> dict[str, Any]:

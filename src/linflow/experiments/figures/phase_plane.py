@@ -81,7 +81,7 @@ def _claims(runs: list[Trajectory], saddle: Trajectory, race: dict[float, Trajec
     every = [*runs, saddle, *race.values()]
     moving = [*runs, *race.values()]
     drifts = [float(run.imbalance_drift.max()) for run in every if run.imbalance_drift is not None]
-    misses = [abs(float(run.network.product()[0, 0]) / TARGET - 1) for run in moving]
+    misses = [abs(float(run.final.product()[0, 0]) / TARGET - 1) for run in moving]
     yield Claim(
         "Every trajectory stays on its level set of u² − v²: the drift is the integration error alone",
         f"at most {number(max(drifts))} along {len(drifts)} runs",

@@ -109,7 +109,7 @@ def _run(seed: int, progress: Progress) -> Outcome:
     imbalanced = [s.runs["imbalanced"] for s in studies]
     reached = sum(run.result is Result.TARGET for _, _, run, _ in every)
     distances = [
-        np.linalg.norm(run.network.product() - s.objective.minimizer) / np.linalg.norm(s.objective.minimizer)
+        np.linalg.norm(run.final.product() - s.objective.minimizer) / np.linalg.norm(s.objective.minimizer)
         for s, _, run, _ in every
     ]
     drifts = [run.stats.imbalance_drift / max(np.linalg.norm(W) ** 2 for W in run.weights) for _, _, run, _ in every]

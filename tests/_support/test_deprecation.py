@@ -1,0 +1,59 @@
+"""Old public names work, warn and say the new one."""
+
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+
+import linflow as lf
+
+F = lf.MatrixFactorization([[2.0]])
+START = lf.Network([np.array([[1.0]]), np.array([[0.5]])])
+MADE = {
+    "Certificate": lambda: lf.certify(F, START),
+    "Design": lambda: lf.design(F, (1, 1, 1), rate=3.0, rng=0),
+    "Trajectory": lambda: lf.gradient_flow(F, START, until=1e-2),
+    "DescentEnclosure": lambda: lf.enclose(F, START, algorithm="descent", step_size=0.1, steps=2),
+}
+ATTRIBUTES = [
+    ("Certificate", "network", "start"),
+    ("Design", "network", "start"),
+    ("Trajectory", "network", "final"),
+    ("DescentEnclosure", "network", "final"),
+]
+
+
+@pytest.mark.parametrize(("made", "old", "new"), ATTRIBUTES)
+def test_an_attribute_has_its_old_name(made, old, new):
+    thing = MADE[made]()
+    with pytest.warns(
+        DeprecationWarning, match=rf"^{made}\.{old} is now {made}\.{new}; .* until linflow 0\.3"
+    ) as caught:
+        assert getattr(thing, old) is getattr(thing, new)
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize(("made", "old", "new"), ATTRIBUTES)
+def test_a_pickle_with_the_old_name_loads(made, old, new):
+    thing = MADE[made]()
+    _ = getattr(thing, new)  # where it is worked out when asked for
+    if made == "Trajectory":
+        _ = thing.stats.gap_error
+    cls, value = type(thing), getattr(thing, new)
+    state = {old if key == new else key: x for key, x in vars(thing).items() if not key.startswith("_")}
+    again = cls.__new__(cls)
+    again.__setstate__(pickle.loads(pickle.dumps(state)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert all(np.array_equal(a, b) for a, b in zip(getattr(again, new).weights, value.weights, strict=True))
+    assert old not in vars(again)
+
+
+def test_a_constructor_takes_old_names():
+    cert = lf.certify(F, START)
+    values = {name: getattr(cert, name) for name in ("guarantees", "objective", "gap")}
+    with pytest.warns(DeprecationWarning, match=r"Certificate\(network=…\) is now Certificate\(start=…\)"):
+        assert lf.Certificate(network=START, **values).start is START
+    with pytest.raises(TypeError, match=r"given start and network, its old name; leave out network"):
+        lf.Certificate(network=START, start=START, **values)
