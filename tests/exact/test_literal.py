@@ -297,3 +297,135 @@ def test_weights_equal_to_rounding_are_equal():
             found = _alignment.Modes(np.eye(1), np.eye(1), np.ones(1), weights)
             (chain,) = modes._chains(found, 1.0)
             assert (chain._c[1] == 0.0) == (grown <= 1e-14 * weights[1, 0] ** 2) == equal
+
+
+# --- the time of a chain as an integral ----------------------------------------------------------------------------
+
+
+GAUSS = [
+    (mpmath.mpf((x + 1) / 2), mpmath.mpf(w / 2)) for x, w in zip(*np.polynomial.legendre.leggauss(20), strict=True)
+]
+
+
+def passage(c, s, v0, w1):
+    """`∫ dv / ((w/v)(s − w))` from the least weight v0 to the product w1, in `x = −log|v − limit|`, with 40 digits."""
+    with mpmath.workdps(40):
+        c, s, v0 = [mpmath.mpf(x) for x in sorted(c)[1:]], mpmath.mpf(s), mpmath.mpf(v0)
+        end = least_weight(c, s) if s else mpmath.mpf(0)
+        first, last = end - v0, end - least_weight(c, w1)
+        pieces = int(mpmath.ceil(mpmath.log(first / last) / 2))
+        factor, total = (last / first) ** (mpmath.mpf(1) / pieces), mpmath.mpf(0)
+        for j in range(pieces):
+            for node, weight in GAUSS:
+                off = first * factor ** (j + node)
+                over = mpmath.fprod(mpmath.sqrt((end - off) ** 2 + x) for x in c)
+                total += weight * off / (over * (s - (end - off) * over))
+        return -total * mpmath.log(factor)
+
+
+def least_weight(c, w):
+    """The v > 0 with `v Π_{l≥2} sqrt(v² + c_l) = w`, to 40 digits, c without the first: bisection in log v."""
+    with mpmath.workdps(45):
+        low, high = mpmath.mpf(-700), mpmath.log(w) / (len(c) + 1)
+        for _ in range(160):
+            middle = (low + high) / 2
+            v = mpmath.exp(middle)
+            above = v * mpmath.fprod(mpmath.sqrt(v**2 + x) for x in c) > w
+            low, high = (low, middle) if above else (middle, high)
+        return mpmath.exp(high)
+
+
+NEAR = [((0.0, 0.5, 0.8), 1.0), ((0.0, 0.0, 0.5), 1.0), ((0.0, 0.0, 0.0), 1.3), ((0.0, 0.3, 0.3, 1.1), 0.7)]
+
+
+@pytest.mark.parametrize(("c", "s"), NEAR)
+@pytest.mark.parametrize("part", [0.2, 1.6])
+def test_the_time_next_to_the_limit_has_the_digits_of_the_residual(c, s, part):
+    v0 = float(least_weight(c[1:], part * s))
+    chain = ScalarChain(np.array(c), s, v0)
+    for off in (1e-6, 1e-13):
+        w = s * (1 - math.copysign(off, 1 - part))
+        literal = float(passage(c, s, v0, w))
+        assert chain.time(w) == near(literal, rel=1e-13, abs=0)
+        assert float(chain.product(np.array(literal))) == near(w, rel=4e-16, abs=0)
+    # From beside the limit on, the residual falls as e^{−λt}, λ = Σ (w/w_l)².
+    w0, w = s * (1 - math.copysign(1e-12, 1 - part)), s * (1 - math.copysign(1e-14, 1 - part))
+    squares = float(least_weight(c[1:], s)) ** 2 + np.array(c)
+    late = ScalarChain(np.array(c), s, float(least_weight(c[1:], w0)), w0=w0)
+    literal = math.log((s - w0) / (s - w)) / float(np.sum(s**2 / squares))
+    assert late.time(w) == near(literal, rel=1e-11, abs=0)
+
+
+def test_a_start_that_rounding_puts_on_the_limit_moves_by_its_residual():
+    # asinh(10⁵) does not tell v from v (1 + 9e-16); s − w does.
+    c, end = np.array([0.0, 1.0, 1.0]), 1e5
+    s = end * (end**2 + 1)
+    v0 = end * (1 + 9e-16)
+    w0 = v0 * (v0**2 + 1)
+    assert w0 > s and math.asinh(v0) == math.asinh(end)
+    w = s + (w0 - s) / 4
+    rate = s**2 * (1 / end**2 + 2 / (end**2 + 1))
+    chain = ScalarChain(c, s, v0, w0=w0)
+    assert chain.time(w) == near(math.log((w0 - s) / (w - s)) / rate, rel=1e-3, abs=0)  # the pole is off by rounding
+
+
+@pytest.mark.parametrize("c", [(0.0, 0.5, 0.8), (0.0, 4.0, 5.0)])
+def test_a_target_of_zero_is_approached_for_ever(c):
+    chain = ScalarChain(np.array(c), 0.0, 0.7)
+    for w in (1e-3, 1e-250):
+        literal = float(passage(c, 0.0, 0.7, w))
+        assert chain.time(w) == near(literal, rel=1e-13, abs=0)
+        # Rounding of t moves w by 2·|log w| roundings.
+        assert float(chain.product(np.array(literal))) == near(w, rel=1e-12, abs=0)
+    mirrored = ScalarChain(np.array(c), 0.0, -0.7)
+    assert (
+        mirrored.product(np.array([0.0, 0.3, 9.0])).tolist() == (-chain.product(np.array([0.0, 0.3, 9.0]))).tolist()
+    )
+
+
+def test_a_limit_far_below_the_other_weights_is_approached_to_its_own_rounding():
+    for c in ((0.0, 0.5, 0.8), (0.0, 4.0, 5.0)):
+        chain = ScalarChain(np.array(c), 1e-30, 1e-3)
+        for w in (1e-20, 1e-28, 1.001e-30):
+            literal = float(passage(c, 1e-30, 1e-3, w))
+            assert float(chain.product(np.array(literal))) == near(w, rel=1e-12, abs=0)
+
+
+def test_balanced_weights_of_the_other_sign_reach_zero_in_no_time():
+    # u̇ = −u²(s + u³): 1/u = t + 2 + less than one, and w = −u³.
+    for t in (1e40, 1e60, 1e90):
+        assert exact.scalar_balanced(3, 1.0, -0.125, t) == near(-(t**-3.0), rel=1e-12, abs=0)
+
+
+def test_ends_and_beginnings_of_a_chain():
+    one = ScalarChain(np.zeros(1), 1.0, -0.5)
+    assert one.limit == 1.0 and one.time(0.25) == near(math.log(1.5 / 0.75)) and one.time(1.0) == math.inf
+    falls = ScalarChain(np.array([0.0, 0.5, 0.8]), 1.0, 1.5)
+    assert falls.time(1.0) == math.inf and falls.time(0.9) is None and falls.time(falls.start) == 0.0
+    # The start is known better than by v0, which lies past the product asked for.
+    rises = ScalarChain(np.array([0.0, 0.5, 0.8]), 1.0, 0.1)
+    late = ScalarChain(np.array([0.0, 0.5, 0.8]), 1.0, 0.1, w0=rises.start * (1 - 1e-12))
+    assert late.time(rises.start * (1 - 5e-13)) == 0.0
+    # At the target a chain stays exactly, whatever rounding has made of v0.
+    end = float(least_weight((0.5, 0.8), 1.0))
+    still = ScalarChain(np.array([0.0, 0.5, 0.8]), 1.0, end * (1 + 1e-13), w0=1.0)
+    assert still.product(np.array([0.0, 0.1, 1.0])).tolist() == [1.0, 1.0, 1.0]
+
+
+def test_times_at_the_edges_of_the_table_are_inside(monkeypatch):
+    slow = ScalarChain(np.zeros(3), 1.0, 1e-10)
+    edges, times = slow._table(1.0)
+    assert edges[-1] < -1  # the limit is far
+    for t in (times[-1], times[-2], 0.5 * (times[-1] + times[-2])):
+        w = float(slow.product(np.array(t)))
+        assert 0 < w < 0.5 and slow.time(w) == near(t, rel=1e-12, abs=0)
+    last = float(slow._table(1e300)[1][-1])
+    assert float(slow.product(np.array(last))) == 1.0
+    assert slow._panels(np.array([0.3]), np.array([0.3])).tolist() == [0.0]
+    # Newton's method in a panel of nearly constant speed: a few steps, where bisection takes 50.
+    asked, plain = [], ScalarChain._panels
+    table = slow._table(times[-1])
+    monkeypatch.setattr(ScalarChain, "_table", lambda self, t_max: table)
+    monkeypatch.setattr(ScalarChain, "_panels", lambda self, a, b: asked.append(1) or plain(self, a, b))
+    slow.product(np.array(times[:-1] + 0.3 * np.diff(times)))
+    assert len(asked) <= 8

@@ -58,7 +58,7 @@ class ScalarChain:
             return
         self._pole = self._xi(self._end)
         self._start = self._xi(v0)
-        self._direction = math.copysign(1.0, self._pole - self._start)
+        self._direction = -1.0 if math.isinf(self._pole) else math.copysign(1.0, self._s - self._w0)
         self._b = 1 / self.depth
         self._z0 = 0.0 if math.isinf(self._pole) else self._coordinate(self._start, self._w0)
         # Beyond the last z the product is its limit to rounding (of the limit, or of the smallest number if it is 0).
@@ -105,10 +105,10 @@ class ScalarChain:
         if self.depth == 1:
             return math.log1p((w - w0) / (self._s - w)) / self.speed
         v = math.copysign(self._least_weight(w), w)
-        moved = self._direction * (self._xi(v) - self._start)
-        if moved <= 0:
+        xi = self._xi(v)
+        z = (self._start - xi) / self._b if math.isinf(self._pole) else self._coordinate(xi, w)
+        if z <= self._z0:
             return 0.0
-        z = moved / self._b if math.isinf(self._pole) else self._coordinate(self._xi(v), w)
         edges = self._edges(self._z0, z)
         return float(np.sum(self._panels(edges[:-1], edges[1:]))) / self.speed
 
@@ -138,7 +138,7 @@ class ScalarChain:
         return z
 
     def _product(self, v: np.ndarray) -> np.ndarray:
-        return v * np.sqrt(np.prod(v[..., None] ** 2 + self._c[1:], axis=-1))
+        return v * np.prod(np.sqrt(v[..., None] ** 2 + self._c[1:]), axis=-1)  # roots first, or it underflows
 
     def _state(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return `dt/dz`, w and `s − w` at the coordinates z."""
@@ -163,13 +163,13 @@ class ScalarChain:
             residual = self._s - w
             # Near the pole s − w cancels; there it follows from v − v_end.
             near = np.abs(change) <= 0.25 * self._end
-            if self._s > 0 and near.any():
+            if near.any():
                 ratio = change / self._end  # whose square, and that of v_end, may underflow
                 squares = (ratio * (1 + v / self._end))[..., None] / (1 + self._c / self._end / self._end)
                 logarithm = 0.5 * np.sum(np.log1p(np.where(near[..., None], squares, 0.0)), axis=-1)
                 residual = np.where(near, -self._s * np.expm1(logarithm), residual)
                 w = np.where(near, self._s - residual, w)
-        rho = np.sqrt(np.prod(v[..., None] ** 2 + self._c[2:], axis=-1))
+        rho = np.prod(np.sqrt(v[..., None] ** 2 + self._c[2:]), axis=-1)
         return step / (rho * np.abs(residual)), w, residual
 
     def _panels(self, start: np.ndarray, end: np.ndarray) -> np.ndarray:
