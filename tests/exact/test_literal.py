@@ -302,13 +302,12 @@ def test_weights_equal_to_rounding_are_equal():
 # --- the time of a chain as an integral ----------------------------------------------------------------------------
 
 
-GAUSS = [
-    (mpmath.mpf((x + 1) / 2), mpmath.mpf(w / 2)) for x, w in zip(*np.polynomial.legendre.leggauss(20), strict=True)
-]
+NODES = zip(*np.polynomial.legendre.leggauss(20), strict=True)
+GAUSS = [(mpmath.mpf((x + 1) / 2), mpmath.mpf(w / 2)) for x, w in NODES]
 
 
 def passage(c, s, v0, w1):
-    """`∫ dv / ((w/v)(s − w))` from the least weight v0 to the product w1, in `x = −log|v − limit|`, with 40 digits."""
+    """`∫ dv / ((w/v)(s − w))` from v0 to the product w1, in `x = −log|v − limit|`, with 40 digits."""
     with mpmath.workdps(40):
         c, s, v0 = [mpmath.mpf(x) for x in sorted(c)[1:]], mpmath.mpf(s), mpmath.mpf(v0)
         end = least_weight(c, s) if s else mpmath.mpf(0)
