@@ -167,7 +167,7 @@ best = [min(steps[i] for steps in constants.values()) for i in range(len(TARGETS
 which = [min(constants, key=lambda eta: constants[eta][i]) for i in range(len(TARGETS))]
 
 runs = {rule: train(make_model(torch.float64), rule) for rule in ("step", "curvature")}
-designed = lt.designed_(make_model(torch.float64), race, algorithm="descent", steps=400, fraction=1e-4)
+designed = lt.designed_(make_model(torch.float64), race, algorithm="descent", steps=400, until=1e-4)
 eta = lf.certify(race, lt.network(designed), algorithm="descent").step_size
 runs["designed"] = train(designed, lr=eta)
 runs["constant"] = train(make_model(torch.float64), lr=which[2])

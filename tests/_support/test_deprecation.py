@@ -21,7 +21,20 @@ ATTRIBUTES = [
     ("Design", "network", "start"),
     ("Trajectory", "network", "final"),
     ("DescentEnclosure", "network", "final"),
+    ("Design", "fraction", "until"),
 ]
+CALLS = {
+    "Certificate.time_to": lambda **k: MADE["Certificate"]().time_to(**k),
+    "Certificate.steps_to": lambda **k: lf.certify(F, START, algorithm="descent").steps_to(**k),
+    "Certificate.arrival": lambda **k: (cert := MADE["Certificate"]()).arrival(cert.best, **k),
+    "Guarantee.time_to": MADE["Certificate"]().best.time_to,
+    "Guarantee.steps_to": lf.certify(F, START, algorithm="descent").best.steps_to,
+    "Trajectory.time_to": lambda **k: MADE["Trajectory"]().time_to(**k),
+    "Enclosure.time_bounds": lambda **k: lf.enclose(F, START, until=1e-2).time_bounds(**k),
+    "DescentEnclosure.steps_bounds": lambda **k: MADE["DescentEnclosure"]().steps_bounds(**k),
+    "design": lambda **k: lf.design(F, (1, 1, 1), algorithm="descent", rng=0, **k).steps,
+}
+FRACTION = 0.05
 
 
 @pytest.mark.parametrize(("made", "old", "new"), ATTRIBUTES)
@@ -32,6 +45,25 @@ def test_an_attribute_has_its_old_name(made, old, new):
     ) as caught:
         assert getattr(thing, old) is getattr(thing, new)
     assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_fraction_is_called_until(name):
+    with pytest.warns(DeprecationWarning, match=rf"^{name}\(fraction=…\) is now {name}\(until=…\); ") as caught:
+        old = CALLS[name](fraction=FRACTION)
+    assert caught[0].filename == __file__
+    assert old == CALLS[name](until=FRACTION)
+    with pytest.raises(TypeError, match="given until and fraction, its old name; leave out fraction"):
+        CALLS[name](until=FRACTION, fraction=FRACTION)
+
+
+def test_designed_takes_the_old_name_of_until():
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed (CI installs it)")
+    import linflow.torch as lt
+
+    model = [torch.zeros(1, 1, dtype=torch.float64) for _ in range(2)]
+    with pytest.warns(DeprecationWarning, match=r"^designed_\(fraction=…\) is now designed_\(until=…\); "):
+        lt.designed_(model, F, algorithm="descent", fraction=FRACTION)
 
 
 @pytest.mark.parametrize(("made", "old", "new"), ATTRIBUTES)
@@ -46,7 +78,11 @@ def test_a_pickle_with_the_old_name_loads(made, old, new):
     again.__setstate__(pickle.loads(pickle.dumps(state)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert all(np.array_equal(a, b) for a, b in zip(getattr(again, new).weights, value.weights, strict=True))
+        found = getattr(again, new)
+        if new == "until":
+            assert found == value
+        else:
+            assert all(np.array_equal(a, b) for a, b in zip(found.weights, value.weights, strict=True))
     assert old not in vars(again)
 
 

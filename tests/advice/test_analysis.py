@@ -195,7 +195,7 @@ def test_findings_of_a_descent_are_about_steps():
     assert found["width"].numbers["factor"] == wide
     assert f"{best[wide].steps_to(1e-6):,} steps of {best[wide].step_size:.3g}, not" in found["width"].text
     assert f"which is guaranteed to reach it in {best[1].steps_to(1e-6):,} steps" in found["step"].text
-    made = lf.design(f, draw[1].widths, algorithm="descent", fraction=1e-6, scale=draw[1].scale, rng=0)
+    made = lf.design(f, draw[1].widths, algorithm="descent", until=1e-6, scale=draw[1].scale, rng=0)
     assert found["design"].numbers["least_steps"] == made.least_steps  # which the design comes near
     assert found["design"].numbers["steps_now"] == best[1].steps_to(1e-6)
     # A step that is the best to 1 % is no news, however many digits tell them apart.

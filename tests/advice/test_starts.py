@@ -379,7 +379,7 @@ def test_steps_asked_for_are_had_with_the_least_imbalance(rng):
     assert few.confirm().holds and many.confirm(1e-3).holds
     less = lf.init.imbalanced((4, 6, 3), -0.85 * many.imbalance, np.zeros((4, 3)), rng=0)
     assert certified(f, less) > 1500
-    loose = lf.design(f, (4, 6, 3), algorithm="descent", steps=150, fraction=1e-3, rng=0)
+    loose = lf.design(f, (4, 6, 3), algorithm="descent", steps=150, until=1e-3, rng=0)
     assert loose.imbalance < few.imbalance and loose.steps <= 150
 
 

@@ -259,17 +259,13 @@ def test_an_end_of_a_descent_is_told_by_its_gap():
     y = field.flatten(net.weights)
     noise = f.rounding(net)
 
-    def ended(gap, first=1.0, fraction=None):
-        found = descent_module._ended(field, Point(y, y, gap, 1.0), first, fraction)
+    def ended(gap, first=1.0, until=None):
+        found = descent_module._ended(field, Point(y, y, gap, 1.0), first, until)
         return found and found.name
 
     assert ended(1e12) is None and ended(1.01e12) == "DIVERGED" and ended(2.1e12, 2.0) == "DIVERGED"
-    assert (
-        ended(0.1, fraction=0.1) == "TARGET"
-        and ended(0.11, fraction=0.1) is None
-        and ended(0.2, 2.0, 0.1) == "TARGET"
-    )
-    assert ended(noise, fraction=0.1) == "ROUNDING" and ended(1.01 * noise, fraction=0.1) == "TARGET"
+    assert ended(0.1, until=0.1) == "TARGET" and ended(0.11, until=0.1) is None and ended(0.2, 2.0, 0.1) == "TARGET"
+    assert ended(noise, until=0.1) == "ROUNDING" and ended(1.01 * noise, until=0.1) == "TARGET"
     assert ended(noise / 2) is None and ended(math.inf) == "DIVERGED"
 
 

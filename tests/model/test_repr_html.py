@@ -80,7 +80,7 @@ def test_bounds_separate_what_applies_from_what_does_not():
     assert {tr[0].text for tr in root.findall("./details//tbody/tr")} == {b.name for b in table if not b.applies}
 
 
-@pytest.mark.parametrize("asked", [{"rate": 2.0}, {"algorithm": "descent", "steps": 80, "fraction": 1e-4}])
+@pytest.mark.parametrize("asked", [{"rate": 2.0}, {"algorithm": "descent", "steps": 80, "until": 1e-4}])
 def test_design_shows_its_layers_and_its_certificate(asked):
     f, _ = objective_and_start()
     design = lf.design(f, (3, 5, 2), rng=0, **asked)

@@ -127,7 +127,7 @@ def test_a_designed_descent_takes_its_steps():
     rng = np.random.default_rng(0)
     X, Y = torch.as_tensor(rng.standard_normal((20, 3))), torch.as_tensor(rng.standard_normal((20, 2)))
     f, model = lt.regression(X, Y), make_model((3, 6, 2))
-    lt.designed_(model, f, algorithm="descent", steps=200, fraction=1e-4, generator=seeded())
+    lt.designed_(model, f, algorithm="descent", steps=200, until=1e-4, generator=seeded())
     certificate = lf.certify(f, lt.network(model), algorithm="descent")
     optimizer = torch.optim.SGD(model.parameters(), lr=certificate.step_size)
     gaps = []
@@ -138,7 +138,7 @@ def test_a_designed_descent_takes_its_steps():
         optimizer.step()
         gaps.append(f.gap(lt.network(model).product()))
     assert gaps[-1] <= 1e-4 * gaps[0]
-    lt.designed_(model, f, algorithm="descent", fraction=1e-2, generator=seeded())
+    lt.designed_(model, f, algorithm="descent", until=1e-2, generator=seeded())
     assert np.isfinite(lf.certify(f, lt.network(model), algorithm="descent").steps_to(1e-2))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any, cast
 
@@ -110,6 +110,17 @@ def numbers(x: Any, name: str) -> np.ndarray:
         TypeError: something else than numbers.
     """
     return np.asarray(whole(x, name), dtype=np.float64)
+
+
+def each(function: Callable[[Any], float], x: Any, name: str) -> Any:
+    """Return a function of a number as a float, and of a sequence of numbers as an array of its shape.
+
+    >>> each(abs, -1.0, "x"), each(abs, [-1, 2], "x")
+    (1.0, array([1., 2.]))
+    """
+    if np.ndim(x) == 0:
+        return function(x)
+    return np.array([each(function, one, name) for one in whole(x, name)], dtype=np.float64)
 
 
 def widths(x: Any) -> tuple[int, ...]:

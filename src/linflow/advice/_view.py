@@ -11,6 +11,6 @@ def view(design: Any) -> str:
     """Return what the start was made for, its layers and its certificate."""
     head = f"imbalance λ = {design.imbalance:.4g}, rate {design.rate:.4g}"
     if design.steps is not None:
-        head += f", {many(design.steps, 'step')} of {design.step_size:.4g} to {design.fraction:g} of the gap"
+        head += f", {many(design.steps, 'step')} of {design.step_size:.4g} to {design.until:g} of the gap"
     parts = (f"<div>{escape(design.reason)}</div>", design.start._repr_html_(), design.certificate._repr_html_())
     return block("Design", head, *parts, notes(design.notes))

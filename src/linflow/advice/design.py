@@ -12,7 +12,7 @@ import numpy as np
 from linflow import init
 from linflow._support import checks
 from linflow._support.arrays import Array, from_numpy, to_numpy
-from linflow._support.deprecation import renamed_attributes
+from linflow._support.deprecation import renamed_arguments, renamed_attributes
 from linflow._support.html import never_raising
 from linflow.advice._view import view
 from linflow.certificates import Certificate, Check, certify
@@ -31,7 +31,7 @@ _TUNED = 1.5  # a better step size saves a tenth of the steps, in what was seen,
 _NEARBY = (1.05, 1.1, 1.15, 0.95, 1.2, 1.3, 0.9, 1.4)  # times the safe step: larger ones are mostly better
 
 
-@renamed_attributes(network="start")
+@renamed_attributes(network="start", fraction="until")
 @dataclass(frozen=True, repr=False)
 class Design:
     """A start designed for a certificate. `print` shows the start and what is certified.
@@ -41,7 +41,7 @@ class Design:
         certificate: `certify` on these very weights.
         imbalance: λ, the one positive eigenvalue of `D_{L−1}` (of `−D_1`, if the product has fewer columns than
             rows), on `min(n, m)` directions; all other imbalances are 0.
-        fraction: the fraction of the initial gap to which steps are counted and `confirm` runs.
+        until: the fraction of the initial gap to which steps are counted and `confirm` runs.
         least_steps: for a descent, no constant step size is certified to need fewer steps; None for the flow.
         reason: why the start has this certificate, in words.
         notes: further remarks.
@@ -50,7 +50,7 @@ class Design:
     start: Network
     certificate: Certificate
     imbalance: float
-    fraction: float
+    until: float
     least_steps: int | None
     reason: str
     notes: tuple[str, ...] = ()
@@ -67,15 +67,15 @@ class Design:
 
     @property
     def steps(self) -> int | None:
-        """Steps after which the gap is certified to be at most `fraction` of the first; None for the flow."""
-        return None if self.least_steps is None else int(self.certificate.steps_to(self.fraction))
+        """Steps after which the gap is certified to be at most `until` of the first; None for the flow."""
+        return None if self.least_steps is None else int(self.certificate.steps_to(self.until))
 
     def confirm(self, until: float | None = None) -> Check:
-        """Run from the start to a fraction of its gap, `fraction` when left out, and check the certificate.
+        """Run from the start to a fraction of its gap, `until` when left out, and check the certificate.
 
-        A descent takes no more steps than are certified for `fraction`.
+        A descent takes no more steps than are certified for `until`.
         """
-        until = self.fraction if until is None else checks.fraction(until, "until")
+        until = self.until if until is None else checks.fraction(until, "until")
         objective = self.certificate.objective
         if self.steps is None:
             run = gradient_flow(objective, self.start, until=until)
@@ -92,7 +92,8 @@ class Design:
             "imbalance": self.imbalance,
             "algorithm": self.certificate.algorithm,
             "rate": self.rate,
-            "fraction": self.fraction,
+            "until": self.until,
+            "fraction": self.until,
             "step_size": self.step_size,
             "steps": self.steps,
             "least_steps": self.least_steps,
@@ -114,6 +115,7 @@ class Design:
         return f"Design({self.start!r}, λ={self.imbalance:.4g}, {what})"
 
 
+@renamed_arguments(fraction="until")
 def design(
     objective: Objective,
     widths: Sequence[int],
@@ -121,7 +123,7 @@ def design(
     rate: float | None = None,
     algorithm: str = "flow",
     steps: int | None = None,
-    fraction: float = 1e-6,
+    until: float = 1e-6,
     product: Any = None,
     scale: float = 1.0,
     rng: init.Seed = None,
@@ -139,7 +141,7 @@ def design(
 
     *Descent.* As λ grows, every step comes closer to `W ← W − (1/K) ∇f`. No certificate with a constant step promises
     a better factor than `1 − γ/(2K)` per step. With `steps=`, λ is the least one that certifies at most that many
-    steps to `fraction`. Without it, the design takes the fewest steps possible, to 1 %. η is chosen together with λ.
+    steps to `until`. Without it, the design takes the fewest steps possible, to 1 %. η is chosen together with λ.
 
     The minimiser is used only in the certificate (in the initial loss, the constants and the margin), never in the
     weights.
@@ -151,7 +153,7 @@ def design(
         rate: exponential rate of the flow to certify.
         algorithm: "flow" or "descent" (gradient descent with a constant step).
         steps: the number of steps of a descent to certify.
-        fraction: the fraction of the initial loss gap to which steps are counted.
+        until: the fraction of the initial loss gap to which steps are counted.
         product: the first product, output scale included; 0 if not given. The part of it that the objective does
             not see is dropped.
         scale: output scale c.
@@ -173,7 +175,7 @@ def design(
         10
     """
     algorithm = checks.choice(algorithm, "algorithm", ALGORITHMS)
-    fraction = checks.fraction(fraction, "fraction")
+    until = checks.fraction(until, "until")
     family = _Family(objective, widths, product, scale, rng, like)
     if algorithm == "flow":
         if steps is not None:
@@ -183,13 +185,13 @@ def design(
                 "rate is needed. Any rate of the flow is possible with enough imbalance; to reach the fraction ε by "
                 "time t, give rate = log(1/ε)/t."
             )
-        return _for_rate(family, checks.positive(rate, "rate"), fraction)
+        return _for_rate(family, checks.positive(rate, "rate"), until)
     if rate is not None:
         raise ValueError(
             f"rate is {rate!r}, but a descent is designed for its number of steps; give steps= instead, or "
             "neither for the fewest."
         )
-    return _for_steps(family, None if steps is None else checks.count(steps, "steps"), fraction)
+    return _for_steps(family, None if steps is None else checks.count(steps, "steps"), until)
 
 
 class _Family:
@@ -262,7 +264,7 @@ class _Family:
         return f"{where} on min(n, m) = {self.modes} directions and all else is balanced, so λ_min(T) ≥ c²λ^{{L−1}}"
 
 
-def _for_rate(family: _Family, rate: float, fraction: float) -> Design:
+def _for_rate(family: _Family, rate: float, until: float) -> Design:
     objective = family.objective
 
     def enough(imbalance: float) -> bool:
@@ -286,31 +288,31 @@ def _for_rate(family: _Family, rate: float, fraction: float) -> Design:
     reason = f"{family.describe()}, and the rate is γ times that"
     if imbalance < needed * (1 - 1e-6):
         reason = f"{family.describe()}; the margin of the product carries the rest of the rate"
-    return Design(network, certificate, imbalance, fraction, None, reason, (*family.notes, *objective.notes))
+    return Design(network, certificate, imbalance, until, None, reason, (*family.notes, *objective.notes))
 
 
-def _for_steps(family: _Family, steps: int | None, fraction: float) -> Design:
+def _for_steps(family: _Family, steps: int | None, until: float) -> Design:
     objective, seen = family.objective, family.seen
     if math.isinf(seen.smoothness):
         raise ValueError(f"no step size is certified: {NO_SMOOTHNESS}.")
     factor = 1 - seen.pl_constant / (2 * seen.smoothness)
-    least = math.ceil(math.log(fraction) / math.log(factor)) if factor > 0 else 1
+    least = math.ceil(math.log(until) / math.log(factor)) if factor > 0 else 1
     if steps is not None and steps < least:
         raise ValueError(
             f"steps is {steps}, but a certified step takes at most γ/(2K) = {1 - factor:.3g} of the gap, so "
-            f"{fraction:g} needs at least {least} steps. Ask for {least} or more, or precondition the objective."
+            f"{until:g} needs at least {least} steps. Ask for {least} or more, or precondition the objective."
         )
     target = math.floor(least * (1 + SLACK)) if steps is None else steps
 
     def count(imbalance: float, *, narrow: bool = True) -> tuple[float, float]:
-        return _fewest(DescentBounds(objective, family.at(imbalance, narrow=narrow)), fraction, target)
+        return _fewest(DescentBounds(objective, family.at(imbalance, narrow=narrow)), until, target)
 
     def certified(imbalance: float) -> tuple[Network, Certificate, float]:
         """Return the result at full width, where the allowances for rounding differ."""
         network = family.at(imbalance)
         eta = count(imbalance, narrow=False)[1]
         certificate = certify(objective, network, algorithm="descent", step_size=eta or None)
-        return network, certificate, certificate.steps_to(fraction)
+        return network, certificate, certificate.steps_to(until)
 
     imbalance, best = _smallest(count, target, _unit(family), balanced=not family.single)
     network, certificate, reached = certified(imbalance)
@@ -323,14 +325,14 @@ def _for_steps(family: _Family, steps: int | None, fraction: float) -> Design:
         why = f"the fewest certified are {best:g}" if math.isfinite(best) else "no number of steps is certified"
         what = "a descent" if steps is None else f"a descent of {steps} steps"
         raise ValueError(
-            f"{what} to {fraction:g} could not be certified: {why}. Take a larger fraction, or start at a product "
+            f"{what} to {until:g} could not be certified: {why}. Take a larger fraction, or start at a product "
             "nearer to the minimiser."
         )
     reason = (
         f"{family.describe()}; as λ grows, each step comes closer to a step of 1/K on the objective itself, "
         f"which needs at least {least} steps"
     )
-    return Design(network, certificate, imbalance, fraction, least, reason, (*family.notes, *objective.notes))
+    return Design(network, certificate, imbalance, until, least, reason, (*family.notes, *objective.notes))
 
 
 def _unit(family: _Family) -> float:
@@ -365,7 +367,7 @@ def _least(holds: Callable[[float], bool], low: float, high: float, close: float
     return high
 
 
-def _fewest(bounds: DescentBounds, fraction: float, target: float) -> tuple[float, float]:
+def _fewest(bounds: DescentBounds, until: float, target: float) -> tuple[float, float]:
     """Return the fewest certified steps found to a fraction of the gap, and the step size; (inf, 0) if none.
 
     The step size is tuned only while that decides whether the steps are at most `target`.
@@ -381,7 +383,7 @@ def _fewest(bounds: DescentBounds, fraction: float, target: float) -> tuple[floa
         if decreases is None or decreases.min() <= 0:
             return math.inf, math.inf, eta
         curve = LevelStepCurve.of(bounds.levels, decreases, eta)
-        steps = curve.steps(fraction * bounds.gap)
+        steps = curve.steps(until * bounds.gap)
         return steps, curve.gap_after(steps), eta
 
     held = bounds.at(safe)

@@ -8,6 +8,7 @@ from typing import Any
 
 from linflow._support import checks
 from linflow._support.arrays import norm
+from linflow._support.deprecation import renamed_arguments
 from linflow._support.fractions import FRACTIONS
 from linflow.certificates.curves import Curve, StepCurve
 from linflow.model.network import Network
@@ -84,32 +85,50 @@ class Guarantee:
         """The exponential rate kept at every time; 0 when it does not apply, or is slower than exponential."""
         return self.curve.rate if self.curve else 0.0
 
-    def time_to(self, fraction: float) -> float:
-        """Return a time by which the loss gap is at most `fraction` of the initial one; inf if none is known."""
-        fraction = checks.fraction(fraction, "fraction")
-        return float(self.curve.time(fraction * self.gap)) if self.curve else math.inf
+    @renamed_arguments(fraction="until")
+    def time_to(self, until: Any) -> Any:
+        """Return a time by which the loss gap is at most `until` of the initial one; inf if none is known.
 
-    def steps_to(self, fraction: float) -> float:
-        """Return a number of steps of descent after which the gap is at most `fraction` of the first; inf if unknown.
+        Args:
+            until: fraction in (0, 1), or a sequence of them.
+        """
+        return checks.each(self._time_to, until, "until")
+
+    @renamed_arguments(fraction="until")
+    def steps_to(self, until: Any) -> Any:
+        """Return a number of steps of descent after which the gap is at most `until` of the first; inf if unknown.
+
+        Args:
+            until: fraction in (0, 1), or a sequence of them.
 
         Raises:
             TypeError: a guarantee on the flow, which takes no steps.
         """
-        fraction = checks.fraction(fraction, "fraction")
+        return checks.each(self._steps_to, until, "until")
+
+    def gap_at(self, t: Any) -> Any:
+        """Return an upper bound on the loss gap at time t (for descent, η times the number of steps), or at times."""
+        return checks.each(self._gap_at, t, "t")
+
+    def loss_at(self, t: Any) -> Any:
+        """Return an upper bound on the loss at time t, or at times."""
+        return self.minimum + self.gap_at(t)
+
+    def _time_to(self, until: Any) -> float:
+        until = checks.fraction(until, "until")
+        return float(self.curve.time(until * self.gap)) if self.curve else math.inf
+
+    def _steps_to(self, until: Any) -> float:
+        until = checks.fraction(until, "until")
         if self.curve is None:
             return math.inf
         if not isinstance(self.curve, StepCurve):
             raise TypeError(f"the guarantee {self.name!r} is on the flow, which takes no steps; use time_to.")
-        return self.curve.steps(fraction * self.gap)
+        return self.curve.steps(until * self.gap)
 
-    def gap_at(self, t: float) -> float:
-        """Return an upper bound on the loss gap at time t (for descent, η times the number of steps)."""
+    def _gap_at(self, t: Any) -> float:
         t = checks.positive(t, "t", allow_zero=True)
         return min(self.gap, self.curve.gap(t)) if self.curve else self.gap
-
-    def loss_at(self, t: float) -> float:
-        """Return an upper bound on the loss at time t."""
-        return self.minimum + self.gap_at(t)
 
     def __repr__(self) -> str:
         if not self.applies:
@@ -127,6 +146,6 @@ class Guarantee:
             "applies": self.applies,
             "reason": self.reason,
             "rate": finite(self.rate),
-            "time_to": {f"{fraction:g}": finite(self.time_to(fraction)) for fraction in FRACTIONS},
+            "time_to": {f"{x:g}": finite(self.time_to(x)) for x in FRACTIONS},
             "facts": {name: finite(value) for name, value in self.facts.items()},
         }

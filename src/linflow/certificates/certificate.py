@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from linflow._support import checks
-from linflow._support.deprecation import renamed_attributes
+from linflow._support.deprecation import renamed_arguments, renamed_attributes
 from linflow._support.fractions import FRACTIONS
 from linflow._support.html import FRACTIONS as SHOWN
 from linflow._support.html import block, never_raising, notes, number, others, table
@@ -78,34 +78,51 @@ class Certificate:
         """The best exponential rate guaranteed at every time, 0 when there is none."""
         return max(g.rate for g in self.guarantees)
 
-    def time_to(self, fraction: float) -> float:
-        """Return a time by which the loss gap is at most `fraction` of the initial one; inf if none is known."""
-        return min(g.time_to(fraction) for g in self.guarantees)
+    @renamed_arguments(fraction="until")
+    def time_to(self, until: Any) -> Any:
+        """Return a time by which the loss gap is at most `until` of the initial one; inf if none is known.
 
-    def steps_to(self, fraction: float) -> float:
-        """Return a number of steps of the descent after which the gap is at most `fraction` of the first."""
+        Args:
+            until: fraction in (0, 1), or a sequence of them.
+
+        Example:
+            >>> import numpy as np, linflow as lf
+            >>> cert = lf.certify(lf.MatrixFactorization([[2.0]]), [np.array([[1.0]]), np.array([[1.0]])])
+            >>> bool((cert.time_to([1e-2, 1e-4]) == [cert.time_to(1e-2), cert.time_to(1e-4)]).all())
+            True
+        """
+        return checks.each(lambda x: min(g.time_to(x) for g in self.guarantees), until, "until")
+
+    @renamed_arguments(fraction="until")
+    def steps_to(self, until: Any) -> Any:
+        """Return a number of steps of the descent after which the gap is at most `until` of the first.
+
+        Args:
+            until: fraction in (0, 1), or a sequence of them.
+        """
         if self.algorithm == "flow":
             raise TypeError('the certificate is on the flow, which takes no steps; certify with algorithm="descent".')
-        return min(g.steps_to(fraction) for g in self.guarantees)
+        return checks.each(lambda x: min(g.steps_to(x) for g in self.guarantees), until, "until")
 
-    def arrival(self, guarantee: Guarantee, fraction: float) -> float:
+    @renamed_arguments(fraction="until")
+    def arrival(self, guarantee: Guarantee, until: float) -> float:
         """Return the time to a fraction by one guarantee, of a descent the steps; nan where it counts no steps."""
         if self.algorithm == "flow":
-            return guarantee.time_to(fraction)
+            return guarantee.time_to(until)
         if guarantee.curve is not None and not isinstance(guarantee.curve, StepCurve):
             return math.nan
-        return guarantee.steps_to(fraction)
+        return guarantee.steps_to(until)
 
-    def gap_at(self, t: float) -> float:
-        """Return an upper bound on the loss gap at time t, the least of all guarantees."""
-        return min(g.gap_at(t) for g in self.guarantees)
+    def gap_at(self, t: Any) -> Any:
+        """Return an upper bound on the loss gap at time t, or at times: the least of all guarantees."""
+        return checks.each(lambda x: min(g.gap_at(x) for g in self.guarantees), t, "t")
 
     def rate_at(self, gap: float) -> float:
         """Return the rate `−ℓ̇/ℓ` guaranteed at the instant when the run from this start has this gap."""
         return max((g.curve.rate_at(gap) for g in self.guarantees if g.curve), default=0.0)
 
-    def loss_at(self, t: float) -> float:
-        """Return an upper bound on the loss at time t."""
+    def loss_at(self, t: Any) -> Any:
+        """Return an upper bound on the loss at time t, or at times."""
         return self.objective.minimum + self.gap_at(t)
 
     @cached_property

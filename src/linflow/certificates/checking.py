@@ -104,8 +104,8 @@ class Promise(Protocol):
     @property
     def schedule(self) -> Any: ...  # noqa: D102
     def rate_at(self, gap: float) -> float: ...  # noqa: D102
-    def time_to(self, fraction: float) -> float: ...  # noqa: D102
-    def steps_to(self, fraction: float) -> float: ...  # noqa: D102
+    def time_to(self, until: Any) -> Any: ...  # noqa: D102
+    def steps_to(self, until: Any) -> Any: ...  # noqa: D102
 
 
 @runtime_checkable
@@ -224,9 +224,9 @@ def _steps_done(certificate: Promise, run: Trajectory) -> np.ndarray:
     return np.searchsorted(times, to_numpy(run.t))
 
 
-def steps_taken(run: Trajectory, fraction: float) -> float:
+def steps_taken(run: Trajectory, until: float) -> float:
     """Return the steps a run took to a fraction of its gap, by interpolation where not every one was recorded."""
-    t = run.time_to(fraction)
+    t = run.time_to(until)
     return float(np.searchsorted(_step_times(run), t)) if math.isfinite(t) else math.inf
 
 

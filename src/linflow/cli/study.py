@@ -142,7 +142,7 @@ def design(experiment: "Experiment", as_json: Json = False) -> None:
             rate=asked.rate,
             algorithm=experiment.algorithm,
             steps=asked.steps,
-            fraction=experiment.flow.until,
+            until=experiment.flow.until,
             rng=experiment.start.seed,
         )
         check = found.confirm() if asked.confirm else None

@@ -107,7 +107,7 @@ def gradient_descent(
     net = prepared(objective, network)
     constant = _constant(step_size, schedule)
     steps, every = checks.count(steps, "steps"), checks.count(every, "every")
-    fraction = None if until is None else checks.fraction(until, "until")
+    until = None if until is None else checks.fraction(until, "until")
     # The local smoothness of deeper layers is that of the full width; a schedule may read it.
     reduction = worthwhile_reduction(net) if reduce and (constant or net.depth == 2) else None
     field = GradientField(objective, reduction.network if reduction else net)
@@ -120,7 +120,7 @@ def gradient_descent(
         result, k, t, recorded = Result.STEPS_DONE, 0, 0.0, -1
         try:
             while True:
-                ended = _ended(field, point, first, fraction)
+                ended = _ended(field, point, first, until)
                 if k % every == 0 or k == steps or ended is not None:
                     recorder.add(t, point)
                     declared.observe(t, field, point)
@@ -158,7 +158,7 @@ def gradient_descent(
         algorithm="descent",
         step_size=constant,
         step_sizes=from_numpy(np.asarray(taken), net.weights[0]),
-        until=fraction,
+        until=until,
         _nodes=(np.asarray(recorder.t), np.log(np.maximum(gaps, 5e-324))),
     )
     if result is Result.INTERRUPTED:
@@ -192,12 +192,12 @@ def _scheduled(schedule: Schedule | None, iterate: Iterate) -> float:
     return eta
 
 
-def _ended(field: GradientField, point: Point, first: float, fraction: float | None) -> Result | None:
+def _ended(field: GradientField, point: Point, first: float, until: float | None) -> Result | None:
     if not point.finite or point.gap <= 0:
         return ended_outside(field, point)
     if point.gap > DIVERGENCE * max(first, 5e-324):
         return Result.DIVERGED
-    if fraction is None or point.gap > fraction * first:
+    if until is None or point.gap > until * first:
         return None
     # What is rounding may lie on either side of the target, whatever the exact descent has reached.
     noise = field.objective.rounding(field.network_at(point.y))

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from linflow._support import checks
-from linflow._support.arrays import Array, from_numpy, singular_values, to_numpy, whole
-from linflow._support.deprecation import renamed_attributes
+from linflow._support.arrays import Array, from_numpy, singular_values, to_numpy
+from linflow._support.deprecation import renamed_arguments, renamed_attributes
 from linflow._support.html import FRACTIONS as SHOWN
 from linflow._support.html import block, never_raising, notes, number, sparkline, table
 from linflow._support.words import many
@@ -176,8 +176,9 @@ class Trajectory:
         """Return the loss at any time of the run; see `gap_at`."""
         return self.gap_at(t) + self.minimum
 
-    def time_to(self, fraction: Any) -> Any:
-        """Return when the gap first reached `fraction` of the initial one (float or sequence), inf if it did not.
+    @renamed_arguments(fraction="until")
+    def time_to(self, until: Any) -> Any:
+        """Return when the gap first reached `until` of the initial one (float or sequence), inf if it did not.
 
         Example:
             >>> import numpy as np, linflow as lf
@@ -185,9 +186,8 @@ class Trajectory:
             >>> bool(np.all(run.time_to([1e-1, 1e-2]) == [run.time_to(1e-1), run.time_to(1e-2)]))
             True
         """
-        single = np.ndim(fraction) == 0
-        given = [fraction] if single else whole(fraction, "fraction")
-        each = np.array([checks.fraction(x, "fraction") for x in given])
+        given = checks.each(lambda x: checks.fraction(x, "until"), until, "until")
+        each = np.ravel(given)
         if float(self.gap[0]) == 0.0:  # no fraction is less
             found = np.zeros(len(each))
         else:
@@ -196,7 +196,7 @@ class Trajectory:
                 # A flow lands on its target within a tolerance, or rounding of the gap, and so maybe above it.
                 reached = each >= self.until * (1 - LEVEL)
                 found[reached] = np.minimum(found[reached], float(self._nodes[0][-1]))
-        return float(found[0]) if single else found
+        return float(found[0]) if np.ndim(given) == 0 else found.reshape(given.shape)
 
     def network_at(self, t: float) -> Network:
         """Return the weights at any time of a flow, integrated from the nearest earlier stored step.

@@ -10,6 +10,7 @@ import torch
 from linflow import init
 from linflow._support import checks
 from linflow._support.arrays import to_numpy
+from linflow._support.deprecation import renamed_arguments
 from linflow.advice.design import Design, design
 from linflow.certificates import Certificate, certify
 from linflow.model.objectives import Objective
@@ -101,6 +102,7 @@ def imbalanced_(
     return model
 
 
+@renamed_arguments(fraction="until")
 def designed_(
     model: Any,
     objective: Objective,
@@ -108,7 +110,7 @@ def designed_(
     rate: float | None = None,
     algorithm: str = "flow",
     steps: int | None = None,
-    fraction: float = 1e-6,
+    until: float = 1e-6,
     product: Any = None,
     scale: float = 1.0,
     convention: str = "product",
@@ -125,7 +127,7 @@ def designed_(
         rate: exponential rate of the flow to certify.
         algorithm: "flow" or "descent".
         steps: the number of steps of a descent to certify.
-        fraction: of the initial loss gap, up to which steps are counted.
+        until: the fraction of the initial loss gap up to which steps are counted.
         product: the first product, output scale included; 0 when left out.
         scale: output scale of the model.
         convention: of a list of matrices, "product" or "torch".
@@ -160,7 +162,7 @@ def designed_(
                 rate=None if rate is None else rate * (1 + (eps * 4**k if k else 0.0)),
                 algorithm=algorithm,
                 steps=None if steps is None else steps - k,
-                fraction=fraction,
+                until=until,
                 product=product,
                 scale=layers.scale,
                 rng=seed,
@@ -173,7 +175,7 @@ def designed_(
         made = _certified(found, layers)
         if rate is not None and made.rate >= rate:
             return model
-        if rate is None and made.steps_to(fraction) <= (math.inf if steps is None else steps):
+        if rate is None and made.steps_to(until) <= (math.inf if steps is None else steps):
             return model
         if steps is None and rate is None:
             break
@@ -181,7 +183,7 @@ def designed_(
         for p, old in zip(layers.parameters, kept, strict=True):
             p.copy_(old)
     assert made is not None  # the first design was made, or it raised
-    what = f"the rate {made.rate:.6g}" if rate is not None else f"{made.steps_to(fraction):g} steps"
+    what = f"the rate {made.rate:.6g}" if rate is not None else f"{made.steps_to(until):g} steps"
     raise ValueError(
         f"rounded to {layers.parameters[0].dtype} the start certifies {what} only; use a wider dtype, or ask for "
         "less."

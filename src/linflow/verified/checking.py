@@ -23,7 +23,7 @@ class Bounded(Protocol):
     def t(self) -> Any: ...  # noqa: D102
     def gap_bounds(self, t: Any) -> tuple[Any, Any]: ...  # noqa: D102
     def rate_bounds(self, t: Any) -> tuple[Any, Any]: ...  # noqa: D102
-    def time_bounds(self, fraction: float) -> tuple[float, float]: ...  # noqa: D102
+    def time_bounds(self, until: Any) -> tuple[Any, Any]: ...  # noqa: D102
 
 
 def check_proof(certificate: Certificate, enclosure: Bounded) -> Check:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from linflow._support import checks
-from linflow._support.deprecation import renamed_attributes
+from linflow._support.deprecation import renamed_arguments, renamed_attributes
 from linflow._support.words import many
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
@@ -89,14 +89,21 @@ class DescentEnclosure:
         low, high = self.gaps[:, index]
         return (low, high) if several else (float(low[0]), float(high[0]))
 
-    def steps_bounds(self, fraction: float) -> tuple[float, float]:
-        """Return bounds of the number of steps after which the gap is first at most `fraction` of the first one.
+    @renamed_arguments(fraction="until")
+    def steps_bounds(self, until: Any) -> tuple[Any, Any]:
+        """Return bounds of the number of steps after which the gap is first at most `until` of the first one.
 
         `(lo, inf)` if it is not proved that the gap ever gets there.
+
+        Args:
+            until: fraction in (0, 1), or a sequence of them.
         """
-        fraction = checks.fraction(fraction, "fraction")
-        above = self.gaps[0] <= fraction * self.gaps[1, 0] * UP
-        below = self.gaps[1] <= fraction * self.gaps[0, 0] * (1 - 1e-12)
+        if np.ndim(until):
+            pairs = [self.steps_bounds(x) for x in until]
+            return np.array([low for low, _ in pairs]), np.array([high for _, high in pairs])
+        until = checks.fraction(until, "until")
+        above = self.gaps[0] <= until * self.gaps[1, 0] * UP
+        below = self.gaps[1] <= until * self.gaps[0, 0] * (1 - 1e-12)
         low = int(np.argmax(above)) if above.any() else self.steps + 1
         return low, int(np.argmax(below)) if below.any() else math.inf
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from linflow._support import checks
+from linflow._support.deprecation import renamed_arguments
 from linflow.certificates import Certificate, Check, Guarantee
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
@@ -126,8 +127,12 @@ class Enclosure:
         """Return bounds of the singular values of the product, in descending order along the last axis."""
         return self._each(t, self._singular)
 
-    def time_bounds(self, fraction: float) -> tuple[float, float]:
-        """Return bounds of the time at which the gap comes down to `fraction` of the first; `(lo, inf)` when unknown.
+    @renamed_arguments(fraction="until")
+    def time_bounds(self, until: Any) -> tuple[Any, Any]:
+        """Return bounds of the time at which the gap comes down to `until` of the first; `(lo, inf)` when unknown.
+
+        Args:
+            until: fraction in (0, 1), or a sequence of them.
 
         Example:
             >>> import numpy as np, linflow as lf
@@ -136,9 +141,12 @@ class Enclosure:
             >>> bool(lo < np.log(10) < hi), bool(hi / lo - 1 < 1e-11)
             (True, True)
         """
-        fraction = checks.fraction(fraction, "fraction")
-        above = fraction * self.first[1] * UP  # while the gap is above this it is above the target
-        below = fraction * self.first[0] * (1 - 1e-12)
+        if np.ndim(until):
+            pairs = [self.time_bounds(x) for x in until]
+            return np.array([low for low, _ in pairs]), np.array([high for _, high in pairs])
+        until = checks.fraction(until, "until")
+        above = until * self.first[1] * UP  # while the gap is above this it is above the target
+        below = until * self.first[0] * (1 - 1e-12)
         low = high = None
         for step in self.steps:
             if low is None and step.gap[0] <= above:
@@ -176,7 +184,7 @@ class Enclosure:
         return self.steps[max(int(np.searchsorted(self.t, t)) - 1, 0)]
 
     def _each(self, t: Any, bounds: Callable[[float], tuple[Any, Any]]) -> Bounds:
-        if isinstance(t, (Sequence, np.ndarray)) and np.ndim(t):
+        if np.ndim(t):
             pairs = [bounds(checks.positive(x, "t", allow_zero=True)) for x in t]
             return np.array([low for low, _ in pairs]), np.array([high for _, high in pairs])
         return bounds(checks.positive(t, "t", allow_zero=True))
