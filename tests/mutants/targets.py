@@ -64,6 +64,7 @@ TARGETS = {
             (("descent",), ["verified/test_literal_descent", "verified/test_descent"]),
             (("checking",), ["verified/test_check"]),
             (("comparison",), ["verified/test_comparison"]),
+            (("steps",), ["verified/test_steps"]),
         )
         for name in names
     },

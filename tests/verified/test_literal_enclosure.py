@@ -13,7 +13,7 @@ from linflow.model.network import Network
 from linflow.verified import enclosure, march
 from linflow.verified.enclosure import Enclosure
 from linflow.verified.log_norm import Constants
-from linflow.verified.march import Step, product_error, rounding_of_value
+from linflow.verified.march import EnclosureStep, product_error, rounding_of_value
 from linflow.verified.problem import AffineGradient
 from linflow.verified.reduction import Narrowed
 from linflow.verified.rounding import UP, least_eigenvalue, spectral
@@ -29,7 +29,7 @@ def step_of(widths, radius=0.125, gap=(1.0, 2.0), t=START, length=LENGTH):
     """A step of a path of degree 2 with constants of its own."""
     series = tuple(drawn(3, a, b, seed=k) / 4**k for k, (a, b) in enumerate(itertools.pairwise(widths)))
     lengths = np.array([[fro(c) for c in layer] for layer in series])
-    return Step(t, length, TAU, series, lengths, radius, Constants(3.0, 5.0, 7.0, 11.0), 0.5, gap)
+    return EnclosureStep(t, length, TAU, series, lengths, radius, Constants(3.0, 5.0, 7.0, 11.0), 0.5, gap)
 
 
 def enclosed(widths, *steps, c=1.5, least=0.5, first=(8.0, 9.0), residue=0.125):

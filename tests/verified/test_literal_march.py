@@ -10,7 +10,7 @@ import pytest
 from linflow.verified import march
 from linflow.verified.arithmetic import FLOAT64, PAIRS
 from linflow.verified.log_norm import Constants, Node, Tube, greatest
-from linflow.verified.march import March, budget, rounding_of_value
+from linflow.verified.march import EnclosureMarch, budget, rounding_of_value
 from linflow.verified.problem import AffineGradient
 from linflow.verified.taylor import Expansion
 from tests.verified.test_literal_path import coarse, drawn, near, up
@@ -22,7 +22,7 @@ def march_of(widths=(2, 3, 2), radius=2.0**-20, c=0.75):
     n, m = widths[0], widths[-1]
     P, Q = drawn(n, n, seed=1), drawn(m, m, seed=2)
     f = AffineGradient(drawn(n, m, seed=9), P @ P.T, Q @ Q.T, (3.0, 5.0), (4.0, 7.0), (2.0**-20, 0.0), 2.0**-20)
-    return March(f, [drawn(a, b, seed=k) for k, (a, b) in enumerate(itertools.pairwise(widths))], c, radius)
+    return EnclosureMarch(f, [drawn(a, b, seed=k) for k, (a, b) in enumerate(itertools.pairwise(widths))], c, radius)
 
 
 def test_the_first_gap_is_known_with_the_radius_of_the_start(coarse):
@@ -66,7 +66,7 @@ def units(monkeypatch, norm, speed, longest, finite=None):
 
     with monkeypatch.context() as patch:
         patch.setattr(march, "Expansion", Path)
-        state = object.__new__(March)
+        state = object.__new__(EnclosureMarch)
         state.problem, state.weights, state.scale, state.arithmetic = None, [], 1.0, PAIRS
         assert state._first_path().tau == tried[-1]
     return [math.log2(tau) for tau in tried]
@@ -112,7 +112,7 @@ def test_the_length_of_a_step_has_twenty_digits(t, length):
 
 def tried(monkeypatch, levels, coarse_until=0, fails=0, length=8.0):
     """The scaled lengths that a step is tried with."""
-    state, seen = object.__new__(March), []
+    state, seen = object.__new__(EnclosureMarch), []
     state.t, state.trouble = 0.0, ""
     state.node = SimpleNamespace(path=SimpleNamespace(longest=lambda: length, tau=0.25))
 
@@ -122,9 +122,11 @@ def tried(monkeypatch, levels, coarse_until=0, fails=0, length=8.0):
 
     asked = []
     monkeypatch.setattr(march, "Tube", lambda path, s: SimpleNamespace(path=path, s=s))
-    monkeypatch.setattr(March, "_level", lambda self, tube: levels)
-    monkeypatch.setattr(March, "_too_coarse", lambda self, tube: asked.append(tube.s) or len(asked) <= coarse_until)
-    monkeypatch.setattr(March, "_try", attempt)
+    monkeypatch.setattr(EnclosureMarch, "_level", lambda self, tube: levels)
+    monkeypatch.setattr(
+        EnclosureMarch, "_too_coarse", lambda self, tube: asked.append(tube.s) or len(asked) <= coarse_until
+    )
+    monkeypatch.setattr(EnclosureMarch, "_try", attempt)
     return state.advance(), seen, asked, state
 
 
@@ -262,7 +264,9 @@ def test_a_step_is_closed_on_a_tube_that_holds_its_radius(coarse, monkeypatch, l
     monkeypatch.setattr(march, "level_two" if level == 2 else "level_three", by)
     seen = []
     monkeypatch.setattr(
-        March, "_closed", lambda self, tube, k, exponent, length: seen.append((exponent, length)) or next(closed)
+        EnclosureMarch,
+        "_closed",
+        lambda self, tube, k, exponent, length: seen.append((exponent, length)) or next(closed),
     )
     state.loose = 1.0
     step = state._try(over, level)
@@ -287,5 +291,5 @@ def test_a_step_is_closed_on_a_tube_that_holds_its_radius(coarse, monkeypatch, l
 
 def test_a_step_without_a_radius_is_none(monkeypatch):
     state = march_of()
-    monkeypatch.setattr(March, "_closed", lambda self, *given: None)
+    monkeypatch.setattr(EnclosureMarch, "_closed", lambda self, *given: None)
     assert state._try(Tube(state.node.path, 0.25), 2) is None and state.t == 0.0

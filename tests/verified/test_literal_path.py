@@ -19,7 +19,7 @@ from linflow.verified.hessian import Matrix, between, coefficient, cross, hessia
 from linflow.verified.problem import AffineGradient, affine_gradient
 from linflow.verified.reduction import narrowed
 from linflow.verified.rounding import frobenius, gamma, least_eigenvalue, spectral
-from linflow.verified.taylor import LONGEST, Expansion, Factor
+from linflow.verified.taylor import LONGEST, Expansion, MatrixSeries
 
 EXACTLY = 1e-12
 """The same sums in another order, of some hundred terms of float64."""
@@ -369,7 +369,7 @@ def path_of(widths, c, arithmetic, p=4, tau=0.125):
     f = AffineGradient(drawn(n, m, seed=9))
     if arithmetic is FLOAT64:
         P, Q = drawn(n, n, seed=1), drawn(m, m, seed=2)
-        f = AffineGradient(drawn(n, m, seed=9), P @ P.T, Q @ Q.T, (3.0, 5.0), (4.0, 7.0), (0.25, 0.5), 0.125)
+        f = AffineGradient(drawn(n, m, seed=9), P @ P.T, Q @ Q.T, (0.75, 1.25), (4.0, 7.0), (0.25, 0.5), 0.125)
     return Expansion(f, [drawn(*s, seed=k) for k, s in enumerate(itertools.pairwise(widths))], c, tau, p, arithmetic)
 
 
@@ -487,15 +487,17 @@ def test_a_product_of_matrices_carries_its_errors_and_norms(coarse):
     assert found.error == near(error * up + tiny)
     assert found.length == near(fro(A.value @ B.value))
     assert found.norm == near(min((A.norm * B.norm * up + error) * up, found.length))
-    tight = Matrix(np.eye(3), 0.0, 1.0) @ Matrix(np.eye(3), 0.0, 1.0)
-    assert tight.norm == near((up + g(3) * fro(np.eye(3)) ** 2) * up) and tight.norm < tight.length
+    tight = Matrix(2 * np.eye(3), 0.0, 2.0) @ Matrix(np.eye(3) / 2, 0.0, 0.5)
+    assert (
+        tight.norm == near((up + g(3) * fro(2 * np.eye(3)) * fro(np.eye(3) / 2)) * up) and tight.norm < tight.length
+    )
     turned = A.T
     assert np.array_equal(turned.value, A.value.T)
     assert (turned.error, turned.length, turned.norm) == (A.error, A.length, A.norm)
-    factor = Factor(drawn(2, 2, 3), np.array([0.25, 0.5]), 0.125)
+    factor = MatrixSeries(drawn(2, 2, 3), np.array([0.25, 0.5]), 2.0**-9)
     start = coefficient(factor)
-    assert start.error == near(0.25 + 2 * 0.125 * factor.lengths[0])
-    assert start.norm == min(factor.norms[0], start.length)
+    assert start.error == near(0.25 + 2 * 2.0**-9 * factor.lengths[0])
+    assert start.norm == factor.norms[0] < start.length
 
 
 @pytest.mark.parametrize(("widths", "c", "arithmetic"), PATHS)
@@ -512,6 +514,7 @@ def test_a_hessian_is_known_with_the_rounding_of_its_blocks(coarse, widths, c, a
     X, M = cross(path), between(path)
     assert set(X) == set(M) == set(itertools.combinations(range(L), 2))
     squares = 0.0
+    assert np.array_equal(H, H.T)
     for i in range(L):
         for j in range(i, L):
             a = P[i].T @ (P[j] if A is None else A @ P[j])

@@ -103,8 +103,7 @@ def hessian(path: Expansion) -> tuple[np.ndarray, float]:
             rows, columns = ends[i + 1] - ends[i], ends[j + 1] - ends[j]
             block = block.reshape(rows, columns)
             H[ends[i] : ends[i + 1], ends[j] : ends[j + 1]] = block
-            if i < j:
-                H[ends[j] : ends[j + 1], ends[i] : ends[i + 1]] = block.T
+            H[ends[j] : ends[j + 1], ends[i] : ends[i + 1]] = block.T
     H = (H + H.T) / 2
     return H, float(np.sqrt(squares) * UP + 2 * U * frobenius(H) + TINY)
 

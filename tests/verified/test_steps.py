@@ -1,0 +1,107 @@
+"""The largest step that is proved: how it is searched for, and the edge 2/λ_max(∇²L) that it is set against."""
+
+import math
+
+import numpy as np
+import pytest
+
+import linflow as lf
+from linflow.verified.steps import _edge, _largest
+
+F = lf.MatrixFactorization(np.diag([2.0, 1.0]))
+NET = lf.Network([np.diag([1.0, 0.5]), np.diag([1.5, 1.0])])
+
+
+def searched(limit, first, precision=1.03):
+    """The result of a search for what works up to a limit, and all that was tried."""
+    seen = []
+    return _largest(lambda eta: seen.append(eta) or eta <= limit, first, precision), seen
+
+
+def test_a_search_goes_up_by_halves_and_down_by_two_and_then_halves_the_ratio():
+    found, seen = searched(3.0, 1.0)
+    assert seen[:4] == [1.0, 1.5, 2.25, 3.375] and seen[4] == math.sqrt(2.25 * 3.375)
+    assert found <= 3.0 < found * 1.03 and found in seen and len(seen) == 8
+    found, seen = searched(0.3, 1.0)
+    assert seen[:3] == [1.0, 0.5, 0.25] and seen[3] == math.sqrt(0.5 * 0.25)
+    assert found <= 0.3 < found * 1.03
+    # It ends where the ratio is the precision or less.
+    assert searched(1.0, 1.0, 1.5) == (1.0, [1.0, 1.5])
+    assert searched(1.0, 1.0, 1.5 * (1 - 1e-15))[1][:3] == [1.0, 1.5, math.sqrt(1.5)]
+
+
+def test_a_search_that_finds_nothing_is_0_and_one_without_an_end_ends():
+    found, seen = searched(0.0, 8.0)
+    assert found == 0.0 and seen == [8.0 / 2**k for k in range(30)]  # to 10⁻⁹ of the first, and no further
+    found, seen = searched(math.inf, 1.0)
+    assert len(seen) == 60 and found == seen[-1] == pytest.approx(1.5**59)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.5])
+def test_the_edge_is_two_over_the_largest_eigenvalue_of_the_hessian(scale):
+    """Against the Hessian by central differences of the loss itself."""
+    C = np.array([[1.0, 0.3], [0.3, 2.0]])
+    f = lf.Quadratic(C @ C, np.diag([1.0, 0.5, 2.0]), C=np.arange(6.0).reshape(2, 3))
+    W = [np.array([[1.0, 0.2], [0.1, 0.8]]), np.array([[0.9, -0.3, 0.1], [0.2, 1.1, 0.4]])]
+    start = np.concatenate([w.ravel() for w in W])
+
+    def loss(y):
+        return f.value(scale * y[:4].reshape(2, 2) @ y[4:].reshape(2, 3))
+
+    h, unit = 1e-3, np.eye(10)
+    H = [
+        [
+            sum(s * t * loss(start + h * (s * unit[i] + t * unit[j])) for s in (1, -1) for t in (1, -1)) / (4 * h * h)
+            for j in range(10)
+        ]
+        for i in range(10)
+    ]
+    top = np.abs(np.linalg.eigvalsh(H)).max()
+    assert _edge(f, lf.Network(W, scale)) == pytest.approx(2 / top, rel=1e-4)  # h² of the fourth derivatives
+    torch = pytest.importorskip("torch")
+    assert _edge(f, lf.Network([torch.tensor(w) for w in W], scale)) == pytest.approx(2 / top, rel=1e-4)
+
+
+def test_the_edge_of_one_layer_is_exact_and_where_nothing_bends_it_is_1():
+    # ∇²L = c² of one layer; at W = 0 of forty layers differences vanish below the least float64.
+    assert _edge(F, lf.Network([np.diag([3.0, 4.0])], 2.0)) == pytest.approx(0.5, rel=1e-8)
+    assert _edge(lf.MatrixFactorization(np.zeros((1, 1))), lf.Network([np.zeros((1, 1))] * 40)) == 1.0
+    # At a start of 0 the differences are of size 10⁻⁶, and not of size 0: −Y alone is left, of two layers.
+    assert _edge(F, lf.Network([np.zeros((2, 2))] * 2)) == pytest.approx(2 / 2, rel=1e-6)
+
+
+@pytest.fixture(scope="module")
+def proved():
+    seen = []
+    return lf.safe_step_size(F, NET, verified=True, until=1e-4, steps=500, progress=seen.append), seen
+
+
+def test_the_step_is_the_largest_that_is_proved_and_carries_its_proof(proved):
+    eta, seen = proved
+    enc = eta.enclosure
+    assert enc.result == "target proved" and enc.step_size == eta
+    assert enc.gaps[1, -1] <= 1e-4 * enc.gaps[0, 0]
+    beyond = lf.enclose(F, NET, algorithm="descent", step_size=1.031 * eta, until=1e-4, steps=500)
+    assert beyond.result != "target proved"
+    # λ_max at the start and at the end, where ∇²L = T restricted to what moves.
+    assert eta.edge == (_edge(F, NET), _edge(F, enc.network))
+    assert eta < eta.edge[1] * 1.01
+    assert seen and all(0 <= x <= 0.99 for x in seen) and seen == sorted(seen)
+    assert seen[-1] == pytest.approx(min(0.99, round(20 * seen[-1]) / 20))
+
+
+def test_a_plain_descent_converges_up_to_about_the_same_step(proved):
+    eta = proved[0]
+    plain = eta.converging(500)
+    assert plain >= eta / 1.03
+    until = float(eta.enclosure.gaps[1, -1] / eta.enclosure.gaps[0, 0])
+    for step, reaches in ((plain, True), (1.031 * plain, False)):
+        run = lf.gradient_descent(F, NET, step_size=step, steps=500, until=until)
+        assert (run.result is lf.dynamics.Result.TARGET) is reaches
+
+
+def test_without_a_proof_the_reason_is_told_and_the_step_before_any_run_is_no_search():
+    with pytest.raises(ValueError, match=r"no step size up to \S+ is proved to reach 1e-06 .* within 1 steps"):
+        lf.safe_step_size(F, NET, verified=True, steps=1)
+    eta = lf.safe_step_size(F, NET)
+    assert not hasattr(eta, "enclosure") and eta == lf.safe_step_size(F, NET, steps=1)
