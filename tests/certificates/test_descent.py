@@ -221,7 +221,7 @@ def test_curve_is_the_worst_sequence():
 
         curve, u = LevelStepCurve.of(levels, 1 - np.array(factors), 0.1), 1.0
         for k in range(20):
-            assert curve.gap_after(k) == pytest.approx(u, rel=1e-12)
+            assert curve.gap_after(k) == pytest.approx(u, rel=1e-12, abs=0)
             assert curve.steps(u * (1 + 1e-9)) == k
             u = worst(u)
         assert curve.gap(0.35) == curve.gap_after(3)
@@ -586,7 +586,7 @@ class TestSchedules:
         net = self.net()
         for t, eta in enumerate(run.step_sizes):
             limit = lf.gradient_descent(self.f, net, schedule=local, steps=1).step_sizes[0]
-            assert eta == pytest.approx(min((1 + 0.02**2) ** (t / 2) * 0.02, limit), rel=1e-12)
+            assert eta == pytest.approx(min((1 + 0.02**2) ** (t / 2) * 0.02, limit), rel=1e-12, abs=0)
             net = lf.gradient_descent(self.f, net, step_size=float(eta), steps=1).network
 
     def test_constant_is_the_constant_step(self):
