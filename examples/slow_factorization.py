@@ -51,7 +51,8 @@ first = float(lf.TangentOperator(slow_start).least_eigenvalue())
 spectrum = lf.imbalance_spectrum(slow_start)
 print(f"time to {UNTIL:g} of the gap: {slow.time_to(UNTIL):.4g}")
 print(
-    f"λ_min(T) at the start: {first:.3g}; imbalance gap Δ: {spectrum.gap:.3g}; certified rate: {slow_cert.rate:.3g}"
+    f"λ_min(T) at the start: {first:.3g}; spectral gap Δ of the imbalance: {spectrum.spectral_gap:.3g}; "
+    f"certified rate: {slow_cert.rate:.3g}"
 )
 
 # %% [markdown]
@@ -85,7 +86,7 @@ fig
 # ## What was claimed, checked
 
 # %%
-assert spectrum.gap < 1e-6  # balanced: zero to rounding of squared weights, far below those of the design
+assert spectrum.spectral_gap < 1e-6  # balanced: zero to rounding of squared weights, far below those of the design
 assert abs(first / 1e-3 - 1) < 1e-6  # balanced, n ≠ m: λ_min(T) is σ_min of the product, to rounding of its square
 assert check.holds
 assert fast.time_to(UNTIL) <= design.certificate.time_to(UNTIL)

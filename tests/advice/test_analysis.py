@@ -84,11 +84,11 @@ def test_spread_is_blamed_where_it_costs_the_rate_and_nowhere_else():
     spread = lf.init.with_imbalance(np.diag([40.0, 0.0, -40.0]), 1.9 * np.eye(2))
     found = of(EYE, spread)["spread"]
     s, safe = lf.imbalance_spectrum(spread), lf.margin(EYE, spread)
-    assert found.numbers["without_spread"] == pytest.approx(2 * math.hypot(s.gap, 2 * safe))  # γ = 2, n = m
+    assert found.numbers["without_spread"] == pytest.approx(2 * math.hypot(s.spectral_gap, 2 * safe))  # γ = 2, n = m
     assert found.numbers["with_spread"] == 2 * float(lf.bounds.best(spread, sigma_min=safe).value)
     assert found.numbers["without_spread"] >= 2 * found.numbers["with_spread"]
     # The same gap and product without the spread: what the text says would be had, is.
-    plain = lf.init.with_imbalance(np.diag([s.gap, s.gap, 0.0]), 1.9 * np.eye(2))
+    plain = lf.init.with_imbalance(np.diag([s.spectral_gap, s.spectral_gap, 0.0]), 1.9 * np.eye(2))
     assert 2 * float(lf.bounds.best(plain, sigma_min=safe).value) >= found.numbers["without_spread"] * (1 - 1e-6)
     assert "spread" not in of(EYE, homogeneous())
     # Without a margin the bound is the gap, whatever the spread; a balanced start has none but rounding.
@@ -233,7 +233,7 @@ def test_an_imbalance_without_a_gap_has_no_sign():
     net = lf.Network([np.diag([1.0, 0.1]), np.diag([0.1, 1.0])])  # λ_2(D) < 0 < λ_1(D): neither side has a gap
     spectrum = lf.imbalance_spectrum(net)
     assert "-0" not in repr(spectrum)
-    assert math.copysign(1.0, spectrum.gap) == 1.0
+    assert math.copysign(1.0, spectrum.spectral_gap) == 1.0
     assert "-0" not in repr(lf.bounds.table(net))
     for finding in of(EYE, net).values():
         assert not re.search(r"-0\b(?!\.)", finding.text), finding.text

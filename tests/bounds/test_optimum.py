@@ -278,7 +278,7 @@ def test_two_layers_without_the_product_reach_the_gap(widths):
     net = lf.Network(draw_weights(widths, "gaussian", 8))
     found = optimum(net, starts=6, product=False)
     # Where the gap is 0 the minimum is flat, reached as a square.
-    assert found.value == pytest.approx(lf.imbalance_spectrum(net).gap, abs=1e-8 * spectrum(net)[-1])
+    assert found.value == pytest.approx(lf.imbalance_spectrum(net).spectral_gap, abs=1e-8 * spectrum(net)[-1])
 
 
 def test_more_starts_are_never_worse_and_seeds_repeat():

@@ -208,7 +208,7 @@ def test_findings_are_computed(linflow):
     assert by["rate"]["numbers"]["rate"] == lf.certify(f, net).rate
     assert by["width"]["numbers"]["rate"] == lf.certify(f, wide).rate > 2 * lf.certify(f, net).rate
     spectrum = lf.imbalance_spectrum(net)
-    assert by["hold"]["numbers"]["gap"] == spectrum.gap
+    assert by["hold"]["numbers"]["spectral_gap"] == by["hold"]["numbers"]["gap"] == spectrum.spectral_gap
     assert by["hold"]["numbers"]["spread"] == spectrum.positive_spread + spectrum.negative_spread
     assert by["step"]["numbers"]["step_size"] == lf.safe_step_size(f, net)
     assert "plateau" not in by  # an NTK start has none

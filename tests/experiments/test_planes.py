@@ -116,7 +116,7 @@ def test_a_drawing_of_other_numbers_is_caught(module, monkeypatch):
 
         def twice(net):
             found = real(net)
-            return replace(found, gap=2 * found.gap)
+            return replace(found, spectral_gap=2 * found.spectral_gap)
 
         monkeypatch.setattr(spectrum, "imbalance_spectrum", twice)
         assert sum("drawn are those of `imbalance_matrices`" in text for text in failed(module)) == 2

@@ -140,7 +140,7 @@ def test_imbalances_are_the_differences_of_grams(rng):
             w = -v[::-1]
             assert spectrum.positive_spread == near(part(v, 1) - part(v, n), rel=SAME, abs=1e-12)
             assert spectrum.negative_spread == near(part(w, 1) - part(w, m), rel=SAME, abs=1e-12)
-            assert spectrum.gap == near(part(v, n) + part(w, m), rel=SAME, abs=1e-12)
+            assert spectrum.spectral_gap == near(part(v, n) + part(w, m), rel=SAME, abs=1e-12)
         change = max(np.linalg.norm(a - b) for a, b in zip(found, lf.imbalance_matrices(other), strict=True))
         assert lf.imbalance_drift(net, other) == near(change, rel=SAME)
         for layer in (0, net.depth):

@@ -31,7 +31,7 @@ def test_imbalance_spectrum(net):
         minus = [max(algebra.lam(-D, k), 0) if k <= len(D) else 0.0 for k in (1, m)]
         assert spectrum.positive_spread / size == pytest.approx((plus[0] - plus[1]) / size, abs=1e-13)
         assert spectrum.negative_spread / size == pytest.approx((minus[0] - minus[1]) / size, abs=1e-13)
-        assert spectrum.gap / size == pytest.approx((plus[1] + minus[1]) / size, abs=1e-13)
+        assert spectrum.spectral_gap / size == pytest.approx((plus[1] + minus[1]) / size, abs=1e-13)
 
 
 def test_wide_layers_are_never_squared():

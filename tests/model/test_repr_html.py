@@ -43,7 +43,7 @@ def test_network_shows_norms_gap_and_spreads_of_the_library():
     cells = [td.text for td in parsed(net).findall(".//tbody/tr")[0]]
     found = lf.imbalance_spectrum(net)
     assert cells[2] == f"{np.linalg.norm(net.weights[0]):.4g}"
-    assert cells[3:] == [f"{found.gap:.4g}", f"{found.positive_spread:.4g}, {found.negative_spread:.4g}"]
+    assert cells[3:] == [f"{found.spectral_gap:.4g}", f"{found.positive_spread:.4g}, {found.negative_spread:.4g}"]
 
 
 def test_notes_are_shown_and_escaped():

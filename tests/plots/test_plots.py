@@ -326,13 +326,13 @@ def test_imbalance_measures_the_gap_and_the_spreads(widths):
     assert np.array_equal(bottom, spectrum.eigenvalues[len(top) :][-m:])
     lengths = [line.get_ydata()[0] - line.get_ydata()[1] for line in named(ax, "_measure")]
     # Rounding of differences of numbers of this size.
-    wanted = [spectrum.positive_spread, spectrum.gap, spectrum.negative_spread]
+    wanted = [spectrum.positive_spread, spectrum.spectral_gap, spectrum.negative_spread]
     assert lengths == pytest.approx(wanted, abs=1e-12)
     for text, value in zip(ax.texts, wanted, strict=True):
         assert f"={value:.2f}$" in text.get_text()
     (band,) = [c for c in ax.collections if c.get_alpha() == 0.25]
     heights = band.get_paths()[0].vertices[:, 1]
-    assert heights.max() - heights.min() == pytest.approx(spectrum.gap, abs=1e-12)
+    assert heights.max() - heights.min() == pytest.approx(spectrum.spectral_gap, abs=1e-12)
     same = plots.imbalance_spectrum(spectrum, n, m)
     assert [text.get_text() for text in same.texts] == [text.get_text() for text in ax.texts]
 

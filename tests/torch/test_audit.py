@@ -302,10 +302,10 @@ def test_tensors_in_tensors_out_in_float64_with_a_note():
         assert isinstance(x, torch.Tensor) and x.dtype == torch.float64 and not x.requires_grad
     assert any("promoted from bfloat16" in note for note in chain.notes)
     network = lf.Network([layer.weight.detach().double().T for layer in model])
-    assert chain.imbalances[0].gap == lf.imbalance_spectrum(network).gap
+    assert chain.imbalances[0].spectral_gap == lf.imbalance_spectrum(network).spectral_gap
     assert chain.overparametrized and chain.guarantee.startswith("full")
     assert chain.floors is not None and sum(chain.floors) == pytest.approx(
-        chain.imbalances[0].gap, abs=1e-14
+        chain.imbalances[0].spectral_gap, abs=1e-14
     )  # one sum
 
 

@@ -142,8 +142,8 @@ def _hold(cert: Certificate) -> Iterator[Finding]:
         spread = s.positive_spread + s.negative_spread
         if spread < 64 * EPS * max(net.sizes) ** 2:  # that of balanced weights is rounding
             spread = 0.0
-        text += f" The imbalance of the layers has the gap {s.gap:.3g} and the spread {spread:.3g}."
-        numbers |= {"gap": s.gap, "spread": spread}
+        text += f" The imbalance of the layers has the spectral gap {s.spectral_gap:.3g} and the spread {spread:.3g}."
+        numbers |= {"spectral_gap": s.spectral_gap, "gap": s.spectral_gap, "spread": spread}
     yield Finding("hold", text, numbers)
 
 
@@ -154,18 +154,25 @@ def _spread(cert: Certificate) -> Iterator[Finding]:
         return
     safe = margin(cert.objective, cert.start) / net.scale
     if safe == 0:
-        return  # the bound is then the gap, whatever the spread
+        return  # the bound is then the spectral gap, whatever the spread
     s, factor = imbalance_spectrum(net), seen.pl_constant * net.scale**2
     with_spread = seen.pl_constant * float(bounds.best(net, sigma_min=safe * net.scale).value)
-    without = factor * _without_spread(s.gap, net.shape, safe)
+    without = factor * _without_spread(s.spectral_gap, net.shape, safe)
     if without < WORTH * with_spread:
         return
     spread = s.positive_spread + s.negative_spread
     yield Finding(
         "spread",
-        f"The rate is held back by the spread of the imbalance: gap {s.gap:.3g}, spread {spread:.3g}. With the same "
-        f"gap and margin but no spread, {without:.3g} would be certified instead of {with_spread:.3g}.",
-        {"gap": s.gap, "spread": spread, "without_spread": without, "with_spread": with_spread},
+        f"The rate is held back by the spread of the imbalance: spectral gap {s.spectral_gap:.3g}, spread "
+        f"{spread:.3g}. With the same spectral gap and margin but no spread, {without:.3g} would be certified "
+        f"instead of {with_spread:.3g}.",
+        {
+            "spectral_gap": s.spectral_gap,
+            "gap": s.spectral_gap,
+            "spread": spread,
+            "without_spread": without,
+            "with_spread": with_spread,
+        },
     )
 
 

@@ -45,7 +45,7 @@ def imbalance_eigenvalues(network: Network | Sequence[Any], layer: int = 1) -> A
 
 
 def imbalance_spectrum(network: Network | Sequence[Any], layer: int = 1) -> ImbalanceSpectrum:
-    """Return eigenvalues, spreads and gap of `D_layer`, with n and m the sides of the product.
+    """Return eigenvalues, spreads and spectral gap of `D_layer`, with n and m the sides of the product.
 
     Args:
         network: a `Network` or its weights, at least two layers.
@@ -57,7 +57,7 @@ def imbalance_spectrum(network: Network | Sequence[Any], layer: int = 1) -> Imba
     Example:
         >>> import numpy as np, linflow as lf
         >>> lf.imbalance_spectrum([np.diag([2.0, 1.0]), np.zeros((2, 2))])
-        ImbalanceSpectrum(gap=1, positive_spread=3, negative_spread=0, 2 eigenvalues)
+        ImbalanceSpectrum(spectral_gap=1, positive_spread=3, negative_spread=0, 2 eigenvalues)
     """
     net = Network.of(network)
     return ImbalanceSpectrum.of(imbalance_eigenvalues(net, layer), *net.shape)

@@ -209,7 +209,7 @@ def layer_gradients(weights: Sequence[Array], G: Array, suffixes: Sequence[Array
 
 
 def _view(network: Network) -> str:
-    """Return the widths, and of each layer the shape, the norm and the gap and spreads of the imbalance after it."""
+    """Return the widths, and of each layer shape, norm, and spectral gap and spreads of the imbalance after it."""
     rows = []
     for l, (W, size) in enumerate(zip(network.weights, network.sizes, strict=True), 1):
         rows.append((f"W_{l}", f"{W.shape[0]}×{W.shape[1]}", f"{size:.4g}", *_spectrum_view(network, l)))
@@ -217,12 +217,12 @@ def _view(network: Network) -> str:
     head = f"{network.depth} layer{'s' * (network.depth > 1)}, {'×'.join(map(str, network.widths))}{scale}"
     if not network.overparametrized:
         head += "; narrower than min(n, m): not every product can be reached"
-    titles = ("layer", "shape", "‖W‖_F", "gap Δ of D", "spreads Δ₊, Δ₋")
+    titles = ("layer", "shape", "‖W‖_F", "spectral gap Δ of D", "spreads Δ₊, Δ₋")
     return block("Network", head, table(titles, rows), notes(network.notes))
 
 
 def _spectrum_view(network: Network, l: int) -> tuple[str, str]:
-    """Return gap and spreads of `D_l` in words, dashes where there is none or its matrix is large."""
+    """Return spectral gap and spreads of `D_l` in words, dashes where there is none or its matrix is large."""
     if l == network.depth:
         return "–", "–"
     left, h, right = network.widths[l - 1 : l + 2]
@@ -234,4 +234,4 @@ def _spectrum_view(network: Network, l: int) -> tuple[str, str]:
         found = ImbalanceSpectrum.of(values, *network.shape)
     except Exception:  # LAPACK did not converge, or the device cannot
         return "not computed", "–"
-    return f"{found.gap:.4g}", f"{found.positive_spread:.4g}, {found.negative_spread:.4g}"
+    return f"{found.spectral_gap:.4g}", f"{found.positive_spread:.4g}, {found.negative_spread:.4g}"

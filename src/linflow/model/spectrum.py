@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from linflow._support.arrays import Array, device, eigenvalues, from_numpy, namespace
+from linflow._support.deprecation import renamed_attributes
 from linflow._support.words import many
 
 
@@ -30,6 +31,7 @@ def signed_gram(terms: Sequence[tuple[float, Array]]) -> Array:
     return (R * signs) @ R.T
 
 
+@renamed_attributes(gap="spectral_gap")
 @dataclass(frozen=True, repr=False)
 class ImbalanceSpectrum:
     """Spectrum of one imbalance matrix with the three numbers that fix the two-layer rate.
@@ -38,7 +40,7 @@ class ImbalanceSpectrum:
         eigenvalues: of `D`, descending, length h.
         positive_spread: `Δ₊ = [λ_1(D)]_+ − [λ_n(D)]_+`.
         negative_spread: `Δ₋ = [λ_1(−D)]_+ − [λ_m(−D)]_+`.
-        gap: `Δ = [λ_n(D)]_+ + [λ_m(−D)]_+`.
+        spectral_gap: `Δ = [λ_n(D)]_+ + [λ_m(−D)]_+`.
 
     Source: Min, Tarmoun, Vidal & Mallada (arXiv 2105.06351), section 3.
     """
@@ -46,7 +48,7 @@ class ImbalanceSpectrum:
     eigenvalues: Array
     positive_spread: float
     negative_spread: float
-    gap: float
+    spectral_gap: float
 
     @classmethod
     def of(cls, values: Array, n: int, m: int) -> ImbalanceSpectrum:
@@ -60,7 +62,7 @@ class ImbalanceSpectrum:
 
     def __repr__(self) -> str:
         return (
-            f"ImbalanceSpectrum(gap={self.gap:.4g}, positive_spread={self.positive_spread:.4g}, "
+            f"ImbalanceSpectrum(spectral_gap={self.spectral_gap:.4g}, positive_spread={self.positive_spread:.4g}, "
             f"negative_spread={self.negative_spread:.4g}, {many(self.eigenvalues.shape[0], 'eigenvalue')})"
         )
 

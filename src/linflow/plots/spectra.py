@@ -39,9 +39,9 @@ def imbalance_spectrum(
     layer: int | None = None,
     theme: str | None = None,
 ) -> Any:
-    """Draw the n largest and m least eigenvalues of an imbalance with its gap and spreads.
+    """Draw the n largest and m least eigenvalues of an imbalance with its spectral gap and spreads.
 
-    The gap `Δ = [λ_n(D)]_+ + [λ_m(−D)]_+` is the band between the two groups; the spreads
+    The spectral gap `Δ = [λ_n(D)]_+ + [λ_m(−D)]_+` is the band between the two groups; the spreads
     `Δ₊ = [λ_1(D)]_+ − [λ_n(D)]_+` and `Δ₋ = [λ_1(−D)]_+ − [λ_m(−D)]_+` are measured beside them. What lies between
     the groups is left out where it is long; for two layers it is zero.
 
@@ -139,11 +139,13 @@ def _stems(
 
 
 def _measures(c: Canvas, spectrum: ImbalanceSpectrum, levels: tuple[float, float, float, float], end: float) -> None:
-    """Draw brackets of the spreads and the gap, from top to bottom, with their names and values."""
+    """Draw brackets of the spreads and the spectral gap, from top to bottom, with their names and values."""
     unit = end / 40
     x = end + 0.6 + 1.2 * unit
     size = max(levels[0], -levels[3])
-    plus, gap, minus = (_value(x, size) for x in (spectrum.positive_spread, spectrum.gap, spectrum.negative_spread))
+    plus, gap, minus = (
+        _value(x, size) for x in (spectrum.positive_spread, spectrum.spectral_gap, spectrum.negative_spread)
+    )
     texts = (
         (rf"$\Delta_{{{{+}}}}={plus}$", levels[0], levels[1], c.colour("blue")),
         (rf"$\Delta={gap}$", levels[1], levels[2], None),

@@ -29,7 +29,7 @@ class ChainAudit:
 
     Attributes:
         chain: what was found: its name, kind, weights, sources, scale and notes.
-        imbalances: eigenvalues, spreads and gap of `D_1, …, D_{L-1}`.
+        imbalances: eigenvalues, spreads and spectral gap of `D_1, …, D_{L-1}`.
         balancedness: of each, `1 − ‖D_l‖_F / (‖W_lᵀW_l‖_F + ‖W_{l+1}W_{l+1}ᵀ‖_F)`: 1 balanced, 0 one layer alone.
         spectrum: of T, and the singular values of the product.
         floors: of two layers, `[λ_k(D)]_+` and `[λ_{k'}(−D)]_+` with `k = min(n, h)`, `k' = min(m, h)`: below
@@ -103,7 +103,8 @@ class ChainAudit:
                     "eigenvalues": to_numpy(d.eigenvalues).tolist(),
                     "positive_spread": d.positive_spread,
                     "negative_spread": d.negative_spread,
-                    "gap": d.gap,
+                    "spectral_gap": d.spectral_gap,
+                    "gap": d.spectral_gap,
                     "balancedness": balanced,
                 }
                 for d, balanced in zip(self.imbalances, self.balancedness, strict=True)
@@ -132,8 +133,8 @@ class ChainAudit:
         for l, (D, balanced) in enumerate(zip(d, self.balancedness, strict=True), 1):
             lines.append(
                 f"  D_{l}: eigenvalues {_number(float(D.eigenvalues[-1]))} to {_number(float(D.eigenvalues[0]))}, "
-                f"gap {_number(D.gap)}, spreads {_number(D.positive_spread)} and {_number(D.negative_spread)}, "
-                f"balancedness {balanced:.3f}"
+                f"spectral gap {_number(D.spectral_gap)}, spreads {_number(D.positive_spread)} and "
+                f"{_number(D.negative_spread)}, balancedness {balanced:.3f}"
             )
         values = s.singular_values
         lines += [
@@ -237,10 +238,10 @@ def audit(
 ) -> Audit:
     """Find the chains of linear maps in a model and report on each what the theory says of its weights.
 
-    Per chain: the spectrum, spreads and gap of every imbalance and how balanced the layers are; the singular values
-    of the product; the extreme eigenvalues of T, on the tangent space too where the product cannot be every matrix;
-    and where an objective is given, a safe step size. Nothing of the size of the product is formed, unless an inner
-    width is as large.
+    Per chain: the spectrum, spreads and spectral gap of every imbalance and how balanced the layers are; the singular
+    values of the product; the extreme eigenvalues of T, on the tangent space too where the product cannot be every
+    matrix; and where an objective is given, a safe step size. Nothing of the size of the product is formed, unless an
+    inner width is as large.
 
     Args:
         model: an `nn.Module`, or a mapping of names to tensors or arrays; of a file, `audit_file`.

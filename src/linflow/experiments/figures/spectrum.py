@@ -34,7 +34,7 @@ def _axis_claim(drawn: ImbalanceSpectrum, net: Network) -> Claim:
     full = np.linalg.eigvalsh(imbalance_matrices(net)[0])[::-1]
     named = [*full[:N], *full[-M:], full[0] - full[N - 1], full[-M] - full[-1], full[N - 1] - full[-M]]
     values = np.asarray(drawn.eigenvalues)
-    shown = [*values[:N], *values[-M:], drawn.positive_spread, drawn.negative_spread, drawn.gap]
+    shown = [*values[:N], *values[-M:], drawn.positive_spread, drawn.negative_spread, drawn.spectral_gap]
     text = f"At h = {net.widths[1]} eigenvalues, spreads and gap drawn are those of `imbalance_matrices`, to rounding"
     size = float(np.abs(full).max())
     return Claim.within(f"{text} of the largest", float(np.abs(np.subtract(shown, named)).max()) / size, 0, 1e-13)
@@ -67,15 +67,15 @@ def _run(seed: int, progress: Progress) -> Outcome:
         (spread, off_spread), (gap, off_gap) = TALK[h]
         for text, name, about, off in (
             (f"At h = {h} the positive spread is about {spread}", "positive_spread", spread, off_spread),
-            (f"At h = {h} the gap is about {gap}", "gap", gap, off_gap),
+            (f"At h = {h} the gap is about {gap}", "spectral_gap", gap, off_gap),
         ):
             claims.append(Claim.within(f"{text}, on average", mean(h, name), about - off, about + off))
     narrow, wide = WIDTHS
     claims += [
         Claim.all_below(
             "Width opens the gap",
-            [s.gap for s in draws[narrow]],
-            min(s.gap for s in draws[wide]),
+            [s.spectral_gap for s in draws[narrow]],
+            min(s.spectral_gap for s in draws[wide]),
         ),
         Claim.all_below(
             "Width closes the positive spread",
@@ -93,7 +93,7 @@ def _run(seed: int, progress: Progress) -> Outcome:
         axes[1].set_ylabel("")
         return fig
 
-    names = ("positive_spread", "negative_spread", "gap")
+    names = ("positive_spread", "negative_spread", "spectral_gap")
     return Outcome(
         claims,
         draw,
@@ -101,6 +101,7 @@ def _run(seed: int, progress: Progress) -> Outcome:
             str(h): {
                 "eigenvalues": np.concatenate([s.eigenvalues[:N], s.eigenvalues[-M:]]),
                 **{name: [getattr(d, name) for d in draws[h]] for name in names},
+                "gap": [d.spectral_gap for d in draws[h]],  # its old name
             }
             for h, s in first.items()
         },
