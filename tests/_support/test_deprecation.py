@@ -37,6 +37,7 @@ CALLS = {
     "design": lambda **k: lf.design(F, (1, 1, 1), algorithm="descent", rng=0, **k).steps,
 }
 FRACTION = 0.05
+IDS = [b"74528b8ea96bab148663", b"10fc19d3e1e7c232c26c", b"39a9ae9a2e763310e8d3", b"73ee630a0249563b799c"]
 
 
 @pytest.mark.parametrize(("made", "old", "new"), ATTRIBUTES)
@@ -95,3 +96,50 @@ def test_a_constructor_takes_old_names():
         assert lf.Certificate(network=START, **values).start is START
     with pytest.raises(TypeError, match=r"given start and network, its old name; leave out network"):
         lf.Certificate(network=START, start=START, **values)
+
+
+def test_keys_of_experiment_files_have_their_old_names(tmp_path):
+    from linflow.experiments.schema import experiment, validated
+
+    for key, value in (("scale", 2.0), ("multiplier", 0.0)):
+        (tmp_path / f"{key}.toml").write_text(f"[start]\nseed = 3\n{key} = {value}\n")
+    with pytest.warns(DeprecationWarning, match=r"^start\.scale is now start\.multiplier; "):
+        made = experiment(tmp_path / "scale.toml")
+    assert made.start.multiplier == 2.0 and made.to_dict()["start"]["multiplier"] == 2.0
+    assert made == experiment(options={"start.scale": 2.0, "start.seed": 3})
+    with pytest.warns(DeprecationWarning, match="start.scale"):
+        assert experiment(tmp_path / "scale.toml", {"start.multiplier": 5.0}).start.multiplier == 5.0
+    with pytest.raises(ValueError, match=r"multiplier\.toml, line 3: start\.multiplier is 0"):
+        experiment(tmp_path / "multiplier.toml")
+    (tmp_path / "scale.toml").write_text("[start]\nscale = 0.0\n")
+    with (
+        pytest.warns(DeprecationWarning, match="start.scale"),
+        pytest.raises(ValueError, match=r"scale\.toml, line 2: start\.multiplier is 0"),
+    ):
+        experiment(tmp_path / "scale.toml")
+    with pytest.raises(
+        ValueError, match=r"start\.multiplier and start\.scale, its old name, are both given; leave out"
+    ):
+        validated({"start": {"scale": 2.0, "multiplier": 2.0}})
+
+
+def test_keys_of_grids_have_their_old_names_and_cells_their_ids():
+    pytest.importorskip("pyarrow", reason="sweeps need pyarrow")
+    from linflow.sweeps.grid_file import read_grid
+
+    new = read_grid({"grid": {"multiplier": [0.5, 2.0], "seeds": 2}})
+    # Of the version with the old name: a folder that it has written is still the same sweep.
+    assert new.ids.tolist() == IDS
+    for grid in ({"scale": [0.5, 2.0], "seeds": 2}, {"start.scale": [0.5, 2.0], "seeds": 2}):
+        with pytest.warns(DeprecationWarning, match=r"scale is now start\.multiplier; "):
+            old = read_grid({"grid": grid})
+        assert old.ids.tolist() == IDS and old.settings(3) == new.settings(3)
+
+
+def test_the_command_line_has_old_options():
+    from typer.main import get_command
+
+    from linflow.cli import app
+
+    options = {option for each in get_command(app).commands["certify"].params for option in each.opts}
+    assert {"--multiplier", "--scale"} <= options

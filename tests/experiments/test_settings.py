@@ -193,20 +193,18 @@ def test_a_default_that_is_typed_is_refused_and_one_in_a_complete_file_is_not(tm
         assert experiment(tmp_path / "e.toml") == made
 
 
-def test_scale_multiplies_every_drawn_layer(tmp_path):
+def test_a_multiplier_is_a_factor_on_every_drawn_layer(tmp_path):
     np.save(tmp_path / "Y.npy", np.eye(3))
     made = {"data.target": tmp_path / "Y.npy", "start.hidden": [5, 4]}
     for init in ("ntk", "gaussian", "balanced", "spectral"):
-        once, thrice = (
-            experiment(options={**made, "start.init": init, "start.scale": scale}) for scale in (1.0, 3.0)
-        )
+        once, thrice = (experiment(options={**made, "start.init": init, "start.multiplier": x}) for x in (1.0, 3.0))
         objective = once.objective()
         first, second = once.network(objective), thrice.network(objective)
         assert second.scale == first.scale
         for W, V in zip(first.weights, second.weights, strict=True):
             np.testing.assert_array_equal(V, 3.0 * W)
-    with pytest.raises(ValueError, match=r"option --scale is 0"):
-        experiment(options={"start.scale": 0.0})
+    with pytest.raises(ValueError, match=r"option --multiplier is 0"):
+        experiment(options={"start.multiplier": 0.0})
 
 
 def test_schedules_of_a_descent(tmp_path):

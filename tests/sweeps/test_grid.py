@@ -132,7 +132,7 @@ def test_what_an_algorithm_does_not_use_makes_no_cell():
         ({"start": {"seed": 5}, "seed": 7}, ["start.seed is given twice"]),
         ({"grid": {"size": [None, 0.5]}}, ["start.size", "None", "leave it out"]),
         ({"grid": {"seed": [date(1979, 5, 27), 3]}}, ["start.seed", "is a date", "numbers, words"]),
-        ({"grid": {"scale": [Decimal("1.5")]}}, ["start.scale", "is a Decimal"]),
+        ({"grid": {"multiplier": [Decimal("1.5")]}}, ["start.multiplier", "is a Decimal"]),
         ({"grid": {1: [2]}}, ["1 is no key"]),
         ({"grid": {"hidden": [[4], [4, None]]}}, ["start.hidden", "None", "leave it out"]),
         ({"grid": {"init": ["ntk", {"a b": 1}]}}, ["start.init", "table", "leave it out"]),
@@ -370,7 +370,7 @@ def test_whole_numbers_may_have_a_point(first, second):
 
 
 @pytest.mark.parametrize(
-    "axis", [{"scale": [True, 1.0, 2.0]}, {"seed": [False, 0, 1, "1"]}, {"rtol": [1e-8, "1e-8"]}]
+    "axis", [{"multiplier": [True, 1.0, 2.0]}, {"seed": [False, 0, 1, "1"]}, {"rtol": [1e-8, "1e-8"]}]
 )
 @pytest.mark.parametrize("other", [{"seeds": 5}, {"until": [0.1, 0.2]}])
 def test_what_is_no_setting_shares_no_id_with_what_is_one(axis, other):

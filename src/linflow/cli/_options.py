@@ -37,7 +37,7 @@ OPTIONS: dict[str, tuple[str, type, str, str]] = {
         "Start",
         "Standard deviation, gain, imbalance or size of the start, where it has one; 1 if left out, 0.001 for small.",
     ),
-    "scale": ("start.scale", float, "Start", "Number that every drawn layer is multiplied by."),
+    "multiplier": ("start.multiplier", float, "Start", "Number that every drawn layer is multiplied by."),
     "seed": ("start.seed", int, "Start", "Seed of the start."),
     "weights": (
         "start.weights",
@@ -81,6 +81,8 @@ OPTIONS: dict[str, tuple[str, type, str, str]] = {
     "folder": ("output.folder", Path, "Output", "Folder for the report."),
 }
 """Option → key of the file, type, panel of the help, and what it is."""
+OLD_FLAGS = {"multiplier": "--scale"}
+"""Old names of options, which still work."""
 FLAGS = {"folder": "--out", "confirm": "--confirm"}
 """Options whose name is not that of the parameter, or that take no value."""
 
@@ -142,7 +144,7 @@ def takes_experiment(*names: str) -> Callable[[Callable[..., None]], Callable[..
                 annotation=Annotated[
                     kind | None,
                     typer.Option(
-                        flag(name),
+                        *(flag(name), *([OLD_FLAGS[name]] if name in OLD_FLAGS else [])),
                         help=text,
                         rich_help_panel=panel,
                         autocompletion=_words(key) if kind is str else None,

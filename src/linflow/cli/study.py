@@ -23,7 +23,7 @@ START = (
     "init",
     "hidden",
     "size",
-    "scale",
+    "multiplier",
     "seed",
     "weights",
     "layers",

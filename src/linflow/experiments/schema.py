@@ -19,6 +19,7 @@ from linflow._support.memory import check_weights
 from linflow._support.provenance import provenance
 from linflow._support.toml import line_of, read_toml, toml_value
 from linflow._support.words import many
+from linflow.experiments.old_keys import OLD_KEYS, with_new_names
 from linflow.experiments.unused import SIZES, unused
 
 if TYPE_CHECKING:
@@ -49,12 +50,12 @@ class DataSection(_Section):
 
 
 class StartSection(_Section):
-    """The first weights: drawn, with hidden widths and a seed, each layer times the scale; or read from a file."""
+    """The first weights: drawn, with hidden widths, seed and a multiplier of each layer; or read from a file."""
 
     init: Init = "ntk"
     hidden: tuple[Count, ...] = ()
     size: Positive | None = None
-    scale: Positive = 1.0
+    multiplier: Positive = 1.0
     seed: Annotated[int, Field(ge=0, strict=True)] = 0
     weights: Path | None = None
     layers: tuple[str, ...] = ()
@@ -180,9 +181,9 @@ class Experiment(_Section):
                 )
             size["target"] = objective.minimizer
         drawn = getattr(init, start.init)(widths, rng=start.seed, **size)
-        if start.scale == 1.0:
+        if start.multiplier == 1.0:
             return drawn
-        return Network([start.scale * W for W in drawn.weights], scale=drawn.scale)
+        return Network([start.multiplier * W for W in drawn.weights], scale=drawn.scale)
 
     def steps(self, objective: Objective, network: Network) -> dict[str, Any]:
         """Return the step of a descent as `certify` and `gradient_descent` take it, nothing for a flow.
@@ -269,32 +270,33 @@ def experiment(
     """
     flags = flags or {}
     tree, text = ({}, "") if path is None else read_toml(path)
+    tree, options = with_new_names(tree), {OLD_KEYS.get(key, key): value for key, value in (options or {}).items()}
     for section, key in (("data", "x"), ("data", "y"), ("data", "target"), ("start", "weights")):
         if path is not None and isinstance(tree.get(section), dict) and isinstance(tree[section].get(key), str):
             tree[section][key] = os.path.normpath(os.path.join(Path(path).parent, tree[section][key]))
-    for dotted, value in (options or {}).items():
+    for dotted, value in options.items():
         *sections, key = dotted.split(".")
         place = tree
         for section in sections:
             place = place.setdefault(section, {})
         if isinstance(place, dict):  # what is no table is refused below
             place[key] = value
-    made = _validated(tree, path, text, options or {}, flags)
+    made = _validated(tree, path, text, options, flags)
     start = made.start
     for dotted, why in unused(made.algorithm, weights=start.weights is not None, init=start.init).items():
         section, key = dotted.split(".")
         value, default = (getattr(getattr(x, section), key) for x in (made, Experiment()))
         # A complete file names the defaults of what it does not use, too.
-        if dotted in (options or {}) or value != default:
+        if dotted in options or value != default:
             shown = list(value) if isinstance(value, tuple) else value
-            where = _where(dotted, [section, key], path, text, options or {}, flags)
+            where = _where(dotted, [section, key], path, text, options, flags)
             raise ValueError(f"{where} is {shown!r}, which is not used: {why}.")
     return made
 
 
 def validated(tree: Mapping[str, Any]) -> Experiment:
     """Return the experiment of sections and their keys; ValueError says in one line what is wrong with the first."""
-    return _validated(tree, None, "", {}, {})
+    return _validated(with_new_names(tree), None, "", {}, {})
 
 
 def _validated(
@@ -318,7 +320,8 @@ def _where(
     if dotted in options:
         return f"option {flags.get(dotted, '--' + dotted.rpartition('.')[2].replace('_', '-'))}"
     if path is not None:
-        line = line_of(text, names)
+        old = next((old.split(".") for old, new in OLD_KEYS.items() if new == dotted), names)
+        line = max(line_of(text, keys) or 0 for keys in (names, old))  # that of the section where a key is not
         return f"{path}, line {line}: {dotted}" if line else f"{path}: {dotted}"
     return dotted
 

@@ -28,7 +28,7 @@ UNUSED: dict[str, dict[str, str]] = {
         "design.rate": "a descent is designed for design.steps (--within); leave it out, or choose algorithm flow",
     },
     "weights": dict.fromkeys(
-        ("start.init", "start.hidden", "start.size", "start.scale", "start.seed"),
+        ("start.init", "start.hidden", "start.size", "start.multiplier", "start.seed"),
         "the weights are read from a file; leave it out, or start.weights (--weights)",
     ),
     "drawn": {"start.layers": "no weights are read from a file; leave it out, or give start.weights (--weights)"},

@@ -78,7 +78,7 @@ def _origin(found: Analysis) -> str:
     if start.weights is not None:
         return f"the weights in {start.weights.name}"
     name = "NTK" if start.init == "ntk" else start.init.replace("_", "-")
-    times = f", each layer times {start.scale:g}" if start.scale != 1 else ""
+    times = f", each layer times {start.multiplier:g}" if start.multiplier != 1 else ""
     of = f" of {SIZES[start.init][0]} {start.size:g}" if start.size is not None and start.init in SIZES else ""
     # Without a size in between the article stands before the initialisation itself.
     article = "an" if name[0] in "aeioNAEIO" else "a"

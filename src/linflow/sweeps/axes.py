@@ -14,6 +14,8 @@ from typing import Any, cast
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from linflow._support import checks
+from linflow._support.deprecation import warn_renamed
+from linflow.experiments.old_keys import OLD_KEYS
 from linflow.experiments.schema import Experiment
 
 SHAPE = ("width", "depth")
@@ -106,6 +108,10 @@ def setting_name(key: str, where: str) -> str:
     if key == "seeds":
         return "start.seed"
     short = {name.rpartition(".")[2]: name for name in known}
+    for old, new in OLD_KEYS.items():
+        if key in (old, old.rpartition(".")[2]):
+            warn_renamed(key, new, 3)
+            return new
     if key in short:
         return short[key]
     if key in Experiment.model_fields and key in SECTIONS:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from linflow._support.arrays import whole
+from linflow.experiments.old_keys import OLD_KEYS
 from linflow.experiments.unused import SIZES, unused
 from linflow.files import atomic
 from linflow.files.matrices import member
@@ -98,6 +99,8 @@ class Grid:
                 told[name] = self.digest(told[name]) + Path(told[name]).suffix.lower()
         if self.verified:  # left out otherwise, as it was before there were proofs
             told["sweep.verified"] = True
+        old = {new: key for key, new in OLD_KEYS.items()}  # a new name changes no id
+        told = {old.get(name, name): value for name, value in told.items()}
         return _json({**told, "sweep.check": self.check, "sweep.curves": self.curves})
 
     @cached_property

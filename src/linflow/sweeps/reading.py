@@ -12,8 +12,16 @@ import numpy as np
 from linflow._support import checks
 from linflow.sweeps.rows import SCHEMA, SETTINGS
 
-ALIASES = {**SETTINGS, "descent.step_size": "step_size", "bound": "certified_rate", "truth": "least_rate"}
-"""Other names of columns: those that settings have in a grid, and two short ones."""
+ALIASES = {
+    **SETTINGS,
+    "multiplier": "scale",
+    "start.scale": "scale",
+    "output_scale": "factor",
+    "descent.step_size": "step_size",
+    "bound": "certified_rate",
+    "truth": "least_rate",
+}
+"""Other names of columns: those that settings have in a grid, and better ones."""
 BAND = (10.0, 90.0)
 """Percentiles between which the band over seeds lies."""
 MOST_GROUPS = 8

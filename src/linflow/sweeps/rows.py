@@ -55,7 +55,8 @@ SETTINGS = {
     "descent.steps": "max_descent_steps",
     "descent.schedule": "schedule",
     **{f"data.{key}": key for key in ("x", "y", "target", "objective")},
-    **{f"start.{key}": key for key in ("init", "hidden", "size", "scale", "seed", "weights")},
+    **{f"start.{key}": key for key in ("init", "hidden", "size", "seed", "weights")},
+    "start.multiplier": "scale",
     **{f"flow.{key}": key for key in ("until", "t_max", "rtol", "max_steps")},
 }
 """The column in which each setting stands; those that are missing here stand in `settings` alone."""
