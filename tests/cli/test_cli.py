@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -13,20 +14,21 @@ from typer.testing import CliRunner
 from linflow.cli import app
 from linflow.experiments import figures as experiments
 from linflow.experiments import schema as settings
-from linflow.experiments.figures import Claim, Outcome, PaperFigure
+from linflow.experiments.figures import Claim, LeftOut, Outcome, PaperFigure, Settings, setting
 from linflow.experiments.unused import SIZES
 from linflow.plots import figure
+from tests.fake_figures import whole
 from tests.waiting import PATIENCE, ended
 
 
-def fake(name, passed=True, error=None):
+def fake(name, passed=True, error=None, **more):
     def run(seed, progress):
         progress(0.5, "[half]")
         if error:
             raise error
         return Outcome([Claim("It [holds]", f"seed {seed}", passed)], lambda: figure(3, 2)[0], {}, {})
 
-    return PaperFigure(name, f"Figure {name}", "Summary.", "Source", run)
+    return whole(name, run, title=f"Figure {name}", source="Source", **more)
 
 
 @pytest.fixture
@@ -92,9 +94,91 @@ def test_json_is_all_of_stdout(registry, linflow, tmp_path):
 def test_list(registry, linflow, tmp_path):
     result = linflow("reproduce", "--list")
     assert result.exit_code == 0
-    assert result.stdout.splitlines()[0] == "good    Figure good"
+    assert result.stdout.splitlines()[:2] == ["This library", "  good    Figure good"]
     listed = json.loads(linflow("reproduce", "bad", "--list", "--json").stdout)
-    assert listed == [{"id": "bad", "title": "Figure bad", "source": "Source"}]
+    assert listed == [
+        {"id": "bad", "title": "Figure bad", "paper": "This library", "source": "Source", "settings": {}}
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+@dataclass(frozen=True)
+class Widths(Settings):
+    h: tuple[int, ...] = setting((30, 100), "the hidden widths")
+    seeds: int = setting(5, "the draws of each width")
+
+
+def with_widths(settings, seed, progress):
+    claim = Claim(f"h is {settings.h}", f"{settings.seeds} draws", True)
+    left = [LeftOut("The rate is 4", "stated for other settings")] if settings.changes("h") else []
+    return Outcome([claim], lambda: figure(3, 2)[0], {}, {}, (), left)
+
+
+@pytest.fixture
+def two_papers(monkeypatch):
+    parts = {
+        "compute": with_widths,
+        "claims": lambda outcome: [*outcome.claims, *outcome.left_out],
+        "draw": lambda outcome: outcome.draw(),
+        "numbers": lambda outcome: {},
+        "setup": lambda outcome: {},
+        "tables": lambda outcome: [],
+    }
+    wide = PaperFigure("wide", "Over width", "S.", "A", **parts, settings=Widths, paper="Min 2023", full=True)
+    old = fake("old", paper="Saxe 2014")
+    monkeypatch.setattr(experiments, "EXPERIMENTS", {e.id: e for e in (wide, fake("own"), old)}, raising=False)
+
+
+def test_figures_are_listed_by_paper_with_the_settings_of_those_named(two_papers, linflow):
+    assert linflow("reproduce", "--list").stdout.splitlines() == [
+        "Saxe 2014",
+        "  old   Figure old",
+        "",
+        "Min 2023",
+        "  wide  Over width (takes minutes; --full)",
+        "",
+        "This library",
+        "  own   Figure own",
+    ]
+    assert linflow("reproduce", "wide", "--list").stdout.splitlines()[2:] == [
+        "    h=30,100  the hidden widths",
+        "    seeds=5   the draws of each width",
+    ]
+
+
+def test_settings_are_given_on_the_command_line(two_papers, linflow, tmp_path):
+    result = linflow("reproduce", "wide", "old", "--set", "h=40", "--seeds", "2", "--json")
+    assert result.exit_code == 0, result.stderr
+    wide, old = json.loads(result.stdout)["figures"]
+    assert wide["settings"] == {"h": "40", "seeds": "2"} and old["settings"] == {}
+    assert [(c["claim"], c["observed"]) for c in wide["claims"]] == [("h is (40,)", "2 draws")]
+    assert wide["left_out"] == [{"claim": "The rate is 4", "reason": "stated for other settings"}]
+    page = (tmp_path / "report" / "index.html").read_text("utf-8")
+    assert "linflow reproduce wide old --set seeds=2 --set h=40 --seed 0 --out report" in page
+    assert "Changed" in page and "40, not 30,100" in page and page.count("left out") == 2
+    shown = linflow("reproduce", "wide", "--set", "h=40").stdout
+    assert "left out" in shown and "1 of 1 claim holds" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("wide", "--set", "hh=3"), "no setting 'hh' in wide. Did you mean 'h'? Settings: h, seeds."),
+        (("old", "--seeds", "3"), "no setting 'seeds' in old. Settings: none."),
+        (("wide", "--set", "h"), "--set is 'h'; it must be NAME=VALUE, such as h=30,100."),
+        (("wide", "--set", "h=3", "--set", "h=4"), "--set gives h twice; give it once."),
+        (
+            ("wide", "--set", "h=3,x"),
+            "wide: h=3,x: 'x' is not a whole number. It is the hidden widths, 30,100 if not given.",
+        ),
+        (("wide", "--set", "h=0"), "wide: h=0: '0' is not at least 1. It is the hidden widths, 30,100 if not given."),
+        (("wide", "--set", "h=3,3"), "wide: h=3,3: a value stands there twice. It is the hidden widths, "),
+    ],
+)
+def test_a_wrong_setting_is_one_line(two_papers, linflow, tmp_path, arguments, message):
+    result = linflow("reproduce", *arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"linflow: {message}") and result.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
@@ -239,7 +323,8 @@ def python(*arguments, **options):
 def test_as_a_module():
     result = python("-m", "linflow", "reproduce", "--list")
     assert result.returncode == 0
-    assert len(result.stdout.splitlines()) == len(experiments.EXPERIMENTS)
+    shown = [line.split()[0] for line in result.stdout.splitlines() if line.startswith("  ")]
+    assert sorted(shown) == sorted(experiments.EXPERIMENTS)
     assert result.stderr == ""
 
 
@@ -255,17 +340,17 @@ def test_ctrl_c_from_outside(tmp_path):
         import signal
         from linflow import cli
 
-        # As on a terminal: a suite started in the background hands its children an ignored Ctrl-C.
         from linflow.experiments import figures as experiments
 
         # As on a terminal: a suite started in the background hands its children an ignored Ctrl-C.
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-        def run(seed, progress):
+        def run(settings, seed, progress):
             print("under way", flush=True)
             signal.pause()  # for ever, but for the signal
 
-        experiments.EXPERIMENTS = {"slow": experiments.PaperFigure("slow", "Slow", "Sleeps.", "None", run)}
+        parts = {"compute": run, "claims": list, "draw": list, "numbers": dict, "setup": dict, "tables": list}
+        experiments.EXPERIMENTS = {"slow": experiments.PaperFigure("slow", "Slow", "Sleeps.", "None", **parts)}
         cli.main()
     """)
     command = [sys.executable, "-c", program, "reproduce", "--out", str(tmp_path / "out")]

@@ -55,7 +55,7 @@ def test_every_claim_holds(module, seed, monkeypatch):
         (depth, "scalar", 1.5, ["never exceeds the exact"]),
         (init_map, "two_layer", 1.01, ["No guaranteed rate exceeds", "the bounds on the actual weights"]),
         (init_map, "balanced", 1.1, ["from the margin alone"]),
-        (init_map, "two_layer", 1.3, ["begins slower than γ"]),
+        (init_map, "two_layer", 1.3, ["whose first rate is below γ"]),
     ],
     ids=lambda value: getattr(value, "__name__", "").rpartition(".")[2] or None,
 )
@@ -76,9 +76,10 @@ def test_the_axes_of_the_phase_plane():
             level = 3.0 if np.max(d) > 1 else 0.0
             assert d == pytest.approx(level, abs=1e-12)  # rounding of squares of 10
     broken = [line for line in loss.lines if line.get_linestyle() == "--" and len(line.get_xdata()) == 2]
-    for line, d in zip(broken, phase_plane.IMBALANCES, strict=True):
+    settings = phase_plane.PhasePlaneSettings()
+    for line, d in zip(broken, settings.d, strict=True):
         (_, t), (_, y) = line.get_data()
-        u, v = phase_plane.weights(d, phase_plane.PRODUCT)
+        u, v = phase_plane.weights(d, settings.product)
         # The allowances for rounding that a certificate makes.
         assert -np.log(y) / t == pytest.approx(lf.certify(f, [[[u]], [[v]]]).rate, rel=1e-9)
 
@@ -90,7 +91,7 @@ def test_the_axes_of_depth():
     for text, above in ((r"$\alpha^\ast$, steps of $\varepsilon$", lambda L: np.arange(1.0, L)),
                         (r"$\alpha^\ast$, others at $\lambda$", lambda L: np.ones(L - 1))):  # fmt: skip
         for L, y in zip(*named[text].get_data(), strict=True):
-            offsets = depth.STEP * np.append(0.0, above(int(L)))
+            offsets = depth.DepthSettings().step * np.append(0.0, above(int(L)))
             net = lf.init.imbalanced((1,) * (int(L) + 1), (-np.diff(offsets)).tolist(), np.eye(1))
             # Rounding of the weights, which a product of eight of them multiplies.
             assert y == pytest.approx(float(lf.TangentOperator(net).least_eigenvalue()), rel=1e-10)
@@ -100,13 +101,16 @@ def test_the_axes_of_depth():
 def test_the_map_of_initialisations_says_which_rate_it_shows():
     """`certify` may promise more than the two-layer bound: the bar names the bound, the table has both."""
     outcome = init_map.experiment.run(0, silent)
-    assert outcome.draw().axes[-1].get_ylabel() == r"rate of the two-layer bound over $\gamma$"
+    regions, *_, bar = outcome.draw().axes
+    assert {"imbalance", "margin", "either", "neither"} <= {text.get_text() for text in regions.texts}
+    assert bar.get_ylabel() == r"rate of the two-layer bound over $\gamma$"
     (table,) = outcome.tables
     for row in table.rows:
         values = dict(zip(table.columns, row, strict=True))
-        net = init_map._start(row[0], row[1], np.random.default_rng(5))
-        assert values["best of all"] == pytest.approx(lf.certify(init_map.F, net).rate, rel=1e-6)  # another Q
-        assert values["combined"] <= values["best of all"] * (1 + 1e-9)
+        net = lf.init.spectral((2, 4, 2), np.eye(2), row[:2], rng=5)
+        rate = lf.certify(lf.MatrixFactorization(np.eye(2)), net).rate
+        assert values["certified"] == pytest.approx(rate, rel=1e-6)  # another Q
+        assert values["both"] <= values["certified"] * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("module", [spectrum, convergence])

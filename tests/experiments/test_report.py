@@ -9,8 +9,9 @@ import pytest
 
 from linflow import plots
 from linflow.experiments import figures as experiments
-from linflow.experiments.figures import Claim, Outcome, PaperFigure, Table, number, select
+from linflow.experiments.figures import Claim, Outcome, Table, number, select
 from linflow.pages import reproduction as report
+from tests.fake_figures import whole
 
 VOID = {"meta", "br", "link", "img"}
 
@@ -47,7 +48,7 @@ def interrupts(seed, progress):
 
 
 def experiment(name, run):
-    return PaperFigure(name, f"The {name} figure", "What it “shows”: x < y.", "A paper, Figure 1", run)
+    return whole(name, run)
 
 
 @pytest.fixture

@@ -36,16 +36,15 @@ def named_delta(net):
 
 
 def test_the_box_plot_draws_what_its_axes_say(monkeypatch, tmp_path):
-    monkeypatch.setattr(box_plot, "WIDTH", 80)
-    monkeypatch.setattr(box_plot, "DRAWS", 3)
+    small = box_plot.BoxPlotSettings(h=80, seeds=3)
     _remember(monkeypatch, box_plot)
-    outcome = box_plot.experiment.run(2, silent)
+    outcome = box_plot.experiment.run(2, silent, small)
     drawn(outcome, tmp_path / "figure.svg")
     f = lf.MatrixFactorization(np.random.default_rng(2).standard_normal((5, 1)))
     left, right = outcome.draw().axes
     assert left.get_ylabel() == r"bound $\Delta^*$ on $\lambda_{\min}(T)$"
     medians = [line.get_ydata()[0] for line in left.lines if line.get_linewidth() == 1.6]
-    starts = [getattr(lf.init, name) for name in box_plot.NAMES]
+    starts = [getattr(lf.init, name) for name in small.start]
     nets = [[start((5, 80, 80, 1), rng=seed) for seed in (6, 7, 8)] for start in starts]
     # What rounding of the eigenvalues may add is taken off by certificates: 10⁻⁹ here.
     assert medians == pytest.approx([np.median([named_delta(net) for net in some]) for some in nets], rel=1e-6)
@@ -53,10 +52,10 @@ def test_the_box_plot_draws_what_its_axes_say(monkeypatch, tmp_path):
     points = np.concatenate([np.asarray(m.get_offsets()) for m in right.collections if len(m.get_offsets()) == 3])
     every = [net for some in nets for net in some]
     assert points[:, 1] == pytest.approx([lf.certify(f, net).rate for net in every], rel=1e-9)
-    least = [lf.gradient_flow(f, net, until=box_plot.UNTIL).rate.min() for net in every]
+    least = [lf.gradient_flow(f, net, until=small.until).rate.min() for net in every]
     assert points[:, 0] == pytest.approx(least, rel=1e-6)  # the error of the integration
     texts = {claim.text: claim.passed for claim in outcome.claims}
-    assert texts["Nor does the best certified rate"]
+    assert texts["The certified rate never exceeds the least observed rate"]
     assert texts["Every run keeps its certificate at every recorded time"]
     assert [text for text in texts if text.startswith("Drawn as") and texts[text]] == [
         "Drawn as Δ* is `bounds.three_layer` of the imbalance matrices, of 9 draws",
@@ -65,15 +64,14 @@ def test_the_box_plot_draws_what_its_axes_say(monkeypatch, tmp_path):
     ]
     # Another factor under the same label is caught: γ, which is 2.
     monkeypatch.setattr(box_plot, "delta_star", lambda row: f.pl_constant * _sweep.delta_star(row))
-    caught = dict(failed(box_plot.experiment.run(2, silent).claims))
+    caught = dict(failed(box_plot.experiment.run(2, silent, small).claims))
     assert any(text.startswith("Drawn as Δ*") for text in caught)
 
 
 def test_three_layers_in_small(monkeypatch, tmp_path):
-    for name, value in {"WIDTHS": ((10, 20), (20, 30), (30, 40)), "DRAWS": 1, "ETA": 5e-4, "UNTIL": 1e-2}.items():
-        monkeypatch.setattr(three_layers, name, value)
+    small = three_layers.ThreeLayersSettings(h=((10, 20), (20, 30), (30, 40)), seeds=1, eta=5e-4, until=1e-2)
     _remember(monkeypatch, three_layers)
-    outcome = three_layers.experiment.run(0, silent)
+    outcome = three_layers.experiment.run(0, silent, small)
     drawn(outcome, tmp_path / "figure.svg")
     under = next(claim for claim in outcome.claims if claim.text.startswith("The loss lies under"))
     assert under.passed
@@ -82,17 +80,17 @@ def test_three_layers_in_small(monkeypatch, tmp_path):
     # Broken: exp(−γΔ*kη), as its key says, with Δ* of the function of that name.
     for ax, target in zip(outcome.draw().axes, three_layers.TARGETS.values(), strict=True):
         gamma = lf.MatrixFactorization(target).pl_constant
-        for line, widths in zip([x for x in ax.lines if len(x.get_xdata()) == 2], three_layers.WIDTHS, strict=True):
+        for line, widths in zip([x for x in ax.lines if len(x.get_xdata()) == 2], small.h, strict=True):
             (first, last), k = line.get_ydata(), line.get_xdata()[1]
             net = lf.init.fan_out((target.shape[0], *widths, 1), rng=0)
             assert first == 1
             # As above, of a logarithm.
-            assert -np.log(last) / (k * three_layers.ETA) == pytest.approx(gamma * named_delta(net), rel=1e-6)
+            assert -np.log(last) / (k * small.eta) == pytest.approx(gamma * named_delta(net), rel=1e-6)
     assert outcome.draw().axes[0].get_legend().get_texts()[-1].get_text() == r"$e^{-\gamma\Delta^* k\eta}$"
     # It fails where the bound is larger than it is: as if the least rate were twice what was seen.
     rates = dict(zip(map(str, outcome.data["hidden"]), outcome.data["least"], strict=True))
     monkeypatch.setattr(three_layers, "delta_star", lambda row: 2 * rates[str(row["hidden"])] / three_layers.GAMMA)
-    broken = dict(failed(three_layers.experiment.run(0, silent).claims))
+    broken = dict(failed(three_layers.experiment.run(0, silent, small).claims))
     assert any(text.startswith("The loss lies under") for text in broken)
     assert any(text.startswith("Drawn as Δ*") for text in broken)
 
@@ -109,14 +107,15 @@ def _remember(monkeypatch, module):
     monkeypatch.setattr(module, "rows_of", rows_of)
 
 
-def test_step_sizes_in_small(monkeypatch, tmp_path):
-    for name, value in {"WIDTHS": (60, 80, 100), "DRAWS": 2, "SHOWN": 80, "UNTIL": 1e-4}.items():
-        monkeypatch.setattr(step_sizes, name, value)
-    outcome = step_sizes.experiment.run(0, silent)
+def test_step_sizes_in_small(tmp_path):
+    small = step_sizes.StepSizesSettings(h=(60, 80, 100), seeds=2, until=1e-4)
+    outcome = step_sizes.experiment.run(0, silent, small)
     drawn(outcome, tmp_path / "figure.svg")
     assert len(outcome.data["steps"]) == 4 * 3 * 2
     texts = {claim.text.partition(":")[0]: claim.passed for claim in outcome.claims}
-    by_hand = [passed for text, passed in texts.items() if text.startswith("By hand, the steps drawn of")]
+    by_hand = [
+        passed for text, passed in texts.items() if text.startswith("Steps taken by hand give the losses drawn for")
+    ]
     assert by_hand == [True] * len(step_sizes.RULES)
     assert texts["Every descent reaches its target"]
     assert texts["The loss rises in no step of any run"]

@@ -11,11 +11,12 @@ from typer.testing import CliRunner
 import linflow as lf
 from linflow._support.own_files import keep_others
 from linflow.cli import app
-from linflow.experiments.figures import EXPERIMENTS, Claim, Outcome, PaperFigure
+from linflow.experiments.figures import EXPERIMENTS, Claim, Outcome
 from linflow.files import save_weights, write_table
 from linflow.pages import reproduction as report
 from linflow.plots import figure
 from linflow.sweeps import read_grid, run_sweep, write_report
+from tests.fake_figures import whole
 
 DATA = ("--target", "Y.npy", "--hidden", "4", "--init", "gaussian", "--until", "1e-2")
 REFUSED = "is there already and was not written by linflow; name another"
@@ -149,7 +150,7 @@ def test_reproduce(linflow, name, monkeypatch):
     def run(seed, progress):
         return Outcome([Claim("It is so", "it is", True)], draw=draw, data={}, setup={})
 
-    monkeypatch.setitem(EXPERIMENTS, "toy", PaperFigure("toy", "Toy", "Draws.", "None", run))
+    monkeypatch.setitem(EXPERIMENTS, "toy", whole("toy", run))
     for folder in ("report", "."):
         refuses(linflow, ("reproduce", "toy", "--out", folder), f"{folder}/{name}")
     # Figures that another run made stay its own where it ended before its page was written.

@@ -10,7 +10,7 @@ import pytest
 
 import linflow as lf
 from linflow import plots
-from linflow.plots.planes import _alphas
+from linflow.plots.norm_plane import norm_bounds
 
 RECORD = ("least_eigenvalue", "singular_values")
 Y = np.diag([2.0, 1.5, 1.0])
@@ -440,7 +440,7 @@ def test_the_map_never_promises_more_than_runs_keep(shape):
     U, _, Vt = np.linalg.svd(W, full_matrices=False)
     f = lf.MatrixFactorization(U @ np.diag(np.linspace(1.0, 1.3, min(shape))) @ Vt)
     axis = np.linspace(0, 2.2, 12)
-    alphas = _alphas(f, axis)
+    alphas = norm_bounds(f, axis, axis[:, None])
     for i, j in rng.integers(1, 12, (12, 2)):
         a, b = axis[j], axis[i]
         net = lf.init.spectral((shape[0], 6, shape[1]), f.minimizer, [a, b], rng=rng)

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from linflow.experiments.figures import PaperFigure
     from linflow.pages.reproduction import Report, Watcher
 
+OWN = "This library"
+"""The heading under which figures that reproduce no paper are listed, last."""
+
 
 @app.command()
 def reproduce(
@@ -23,6 +26,11 @@ def reproduce(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("report"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random draw.")] = 0,
+    seeds: Annotated[int | None, typer.Option(min=1, help="How many draws, where a figure takes several.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Change a setting, such as h=30,100; --list names them."),
+    ] = None,
     full: Annotated[bool, typer.Option("--full", help="The figures that take minutes, too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON, not a table.")] = False,
     show_list: Annotated[bool, typer.Option("--list", help="List the figures and exit.")] = False,
@@ -31,17 +39,19 @@ def reproduce(
 
     Exit code 0: every claim holds; 1: one fails; 2: bad input.
     """
-    from linflow.experiments.figures import select
+    from linflow.experiments.figures import assigned, select
 
     chosen = select(figures, full=full or show_list)
+    given = _given(settings or [], seeds)
+    assigned({one.id: one.settings for one in chosen}, given)  # a mistake is reported before anything else
     if show_list:
-        _print_list(chosen, as_json)
+        _print_list(chosen, as_json, in_full=bool(figures))
         return
 
     from linflow.pages import reproduction as report
 
     with _watch(chosen) as watcher:
-        found = report.reproduce(figures, out=out, seed=seed, full=full, progress=watcher)
+        found = report.reproduce(figures, out=out, seed=seed, full=full, given=given, progress=watcher)
     if as_json:
         typer.echo(found.json(), nl=False)
     else:
@@ -49,16 +59,50 @@ def reproduce(
     raise typer.Exit(0 if found.passed else 1)
 
 
-def _print_list(experiments: "list[PaperFigure]", as_json: bool) -> None:
+def _given(texts: list[str], seeds: int | None) -> dict[str, str]:
+    """Return the settings by name; raises where one is not NAME=VALUE or stands twice."""
+    given = {} if seeds is None else {"seeds": str(seeds)}
+    for text in texts:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not (name and equals and value):
+            raise ValueError(f"--set is {text!r}; it must be NAME=VALUE, such as h=30,100.")
+        if name in given:
+            raise ValueError(f"--set gives {name} twice; give it once.")
+        given[name] = value
+    return given
+
+
+def _print_list(experiments: "list[PaperFigure]", as_json: bool, *, in_full: bool) -> None:
+    """Print the figures by paper; where some were named, with their settings."""
     if as_json:
         import json
 
-        listed = [{"id": e.id, "title": e.title, "source": e.source} for e in experiments]
+        listed = [
+            {"id": e.id, "title": e.title, "paper": e.paper, "source": e.source, "settings": e.settings().texts()}
+            for e in experiments
+        ]
         typer.echo(json.dumps(listed, indent=2, ensure_ascii=False))
         return
     width = max((len(e.id) for e in experiments), default=0)
-    for e in experiments:
-        typer.echo(f"{e.id:{width}}  {e.title}")
+    papers = sorted({e.paper for e in experiments}, key=lambda paper: (paper == OWN, _year(paper), paper))
+    for i, paper in enumerate(papers):
+        typer.echo(("\n" if i else "") + paper)
+        for e in experiments:
+            if e.paper == paper:
+                typer.echo(f"  {e.id:{width}}  {e.title}" + (" (takes minutes; --full)" if e.full else ""))
+                if in_full:
+                    _print_settings(e)
+
+
+def _print_settings(experiment: "PaperFigure") -> None:
+    values, meanings = experiment.settings().texts(), experiment.settings.meanings()
+    width = max((len(f"{name}={value}") for name, value in values.items()), default=0)
+    for name, value in values.items():
+        typer.echo(f"    {f'{name}={value}':{width}}  {meanings[name]}")
+
+
+def _year(paper: str) -> str:
+    return paper.rpartition(" ")[2]
 
 
 def _print_report(found: "Report") -> None:
@@ -78,6 +122,9 @@ def _print_report(found: "Report") -> None:
         for claim in figure.outcome.claims:
             verdict = Text("✓ holds", "green") if claim.passed else Text("✗ fails", "bold red")
             table.add_row(Text(name), Text(claim.text), Text(claim.observed), verdict)
+            name = ""
+        for one in figure.outcome.left_out:
+            table.add_row(Text(name), Text(one.text), Text(one.reason), Text("left out", "dim"))
             name = ""
     console.print(table)
     console.print(Text(f"{found.verdict}. The report is {found.index}"), soft_wrap=True)

@@ -143,9 +143,7 @@ def gradient_descent(
     last = field.network_at(point.y) if result is not Result.DIVERGED else field.network
     drift = imbalance_drift(last, field.network)
     network = reduction.expand(last) if reduction else last
-    with np.errstate(over="ignore", invalid="ignore"):
-        resting = result is Result.STEPS_DONE and field.is_stationary(point)
-        saddle = saddle_note(objective, network) if resting else None
+    saddle = _saddle(field, point, network) if result is Result.STEPS_DONE else None
     gaps = np.asarray(recorder.gap)
     run = Trajectory(
         **recorder.arrays(),
@@ -164,6 +162,12 @@ def gradient_descent(
     if result is Result.INTERRUPTED:
         raise Interrupted(run)
     return run
+
+
+def _saddle(field: GradientField, point: Point, network: Network) -> str | None:
+    """Return the note on a saddle where the descent rests at one; the network has the full width."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return saddle_note(field.objective, network) if field.is_stationary(point) else None
 
 
 def _constant(step_size: float | None, schedule: Schedule | None) -> float | None:

@@ -23,7 +23,7 @@ from matplotlib import rc_context
 from linflow import plots
 from linflow._support.own_files import keep_others
 from linflow._support.words import does, many
-from linflow.experiments.figures import Claim, Outcome, PaperFigure, select
+from linflow.experiments.figures import Claim, Outcome, PaperFigure, Settings, assigned, select
 from linflow.files import atomic
 from linflow.pages.templating import environment, recoloured
 
@@ -47,9 +47,10 @@ class ReportInterrupted(KeyboardInterrupt):
 
 @dataclass(frozen=True)
 class FinishedFigure:
-    """An experiment that has run, its outcome, and its drawing as inline SVG ("" if there is none)."""
+    """An experiment that has run, its settings and outcome, and its drawing as inline SVG ("" if there is none)."""
 
     experiment: PaperFigure
+    settings: Settings
     outcome: Outcome
     seconds: float
     svg: str = ""
@@ -67,6 +68,7 @@ class FinishedFigure:
             "id": name,
             "title": self.experiment.title,
             "source": self.experiment.source,
+            "settings": self.settings.texts(),
             "setup": self.outcome.setup,
             "claims": [
                 {
@@ -78,6 +80,7 @@ class FinishedFigure:
                 }
                 for c in self.outcome.claims
             ],
+            "left_out": [{"claim": one.text, "reason": one.reason} for one in self.outcome.left_out],
             "data": self.outcome.data,
             "seconds": round(self.seconds, 3),
         }
@@ -90,6 +93,7 @@ class Report:
     out: Path
     names: list[str]
     seed: int
+    given: Mapping[str, str]
     figures: list[FinishedFigure]
     date: datetime
     seconds: float
@@ -145,7 +149,8 @@ class Report:
     def html(self) -> str:
         """The report as one page that needs no other file."""
         pages = environment()
-        command = ["linflow", "reproduce", *self.names, "--seed", str(self.seed), "--out", str(self.out)]
+        changed = [word for name, text in self.given.items() for word in ("--set", f"{name}={text}")]
+        command = ["linflow", "reproduce", *self.names, *changed, "--seed", str(self.seed), "--out", str(self.out)]
         page = pages.get_template("report.html.j2")
         return page.render(report=self, command=shlex.join(command), **self.document())
 
@@ -156,6 +161,7 @@ def reproduce(
     out: str | Path = "report",
     seed: int = 0,
     full: bool = False,
+    given: Mapping[str, str] | None = None,
     progress: Watcher | None = None,
 ) -> Report:
     """Run experiments one after another and write what they found.
@@ -168,16 +174,18 @@ def reproduce(
         full: Compute those too.
         out: Folder to write to, made if missing.
         seed: Given to every experiment.
+        given: Values of settings by name, as on the command line; each goes to every figure that has the setting.
         progress: Called as the work goes on.
 
     Raises:
-        ValueError: If a name is unknown.
+        ValueError: If the name of a figure or a setting is unknown, or a value cannot be read.
         OSError: If the folder cannot be written to, or holds such files that linflow has not written.
         ReportInterrupted: On Ctrl-C, once the report of the figures done so far is written.
     """
     experiments = select(names, full=full)
     if not experiments:
         raise ValueError("there is no figure to reproduce.")
+    settings = assigned({one.id: one.settings for one in experiments}, given or {})
     out, watcher, start = Path(out), progress or (lambda *_: None), time.perf_counter()
     # Say now, not after minutes, if nothing can be written, or what is there is another's.
     drawn = [out / "figures" / f"{experiment.id}.{kind}" for experiment in experiments for kind in _FORMATS]
@@ -189,12 +197,12 @@ def reproduce(
     figures, stopped = [], False
     try:
         for experiment in experiments:
-            figures.append(figure := _run(experiment, seed, out / "figures", watcher))
+            figures.append(figure := _run(experiment, settings[experiment.id], seed, out / "figures", watcher))
             watcher(experiment.id, 1.0, f"{figure.verdict} ({figure.seconds:.1f} s)")
     except KeyboardInterrupt:
         stopped = True
     names = [experiment.id for experiment in experiments]
-    report = Report(out, names, seed, figures, datetime.now(UTC), time.perf_counter() - start)
+    report = Report(out, names, seed, given or {}, figures, datetime.now(UTC), time.perf_counter() - start)
     if figures:  # otherwise an earlier report stays
         _write(out / "report.json", report.json().encode())
         _write(report.index, report.html().encode())
@@ -203,7 +211,7 @@ def reproduce(
     return report
 
 
-def _run(experiment: PaperFigure, seed: int, folder: Path, watcher: Watcher) -> FinishedFigure:
+def _run(experiment: PaperFigure, settings: Settings, seed: int, folder: Path, watcher: Watcher) -> FinishedFigure:
     start, files, width = time.perf_counter(), {}, 0.0
 
     def watch(fraction: float, note: str = "") -> None:
@@ -211,7 +219,7 @@ def _run(experiment: PaperFigure, seed: int, folder: Path, watcher: Watcher) -> 
 
     watch(0.0)
     try:
-        outcome = experiment.run(seed, watch)
+        outcome = experiment.run(seed, watch, settings)
     except Exception as error:
         outcome = Outcome([_stopped("computation", error)], draw=_nothing, data={}, setup={})
     else:
@@ -227,7 +235,7 @@ def _run(experiment: PaperFigure, seed: int, folder: Path, watcher: Watcher) -> 
         else:
             path.unlink(missing_ok=True)  # a figure of an earlier run would belie the failed claim
     svg = _inline(files["svg"].decode(), experiment) if files else ""
-    return FinishedFigure(experiment, outcome, time.perf_counter() - start, svg, width)
+    return FinishedFigure(experiment, settings, outcome, time.perf_counter() - start, svg, width)
 
 
 def _nothing() -> Any:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.ticker import MaxNLocator
 
-from linflow import bounds
 from linflow._support import checks
 from linflow._support.arrays import from_numpy, singular_values, to_numpy
-from linflow.certificates.margin import product_range
 from linflow.dynamics import Trajectory
-from linflow.model.network import Network
 from linflow.model.objectives import Objective
 from linflow.plots._canvas import DASHES, MARKERS, Canvas, canvas
+from linflow.plots.norm_plane import level_sets, norm_bounds
 from linflow.plots.runs import FEW, checked, sound
 from linflow.plots.themes import COLOURS
 
@@ -172,6 +170,7 @@ def init_map(
     threshold: float = 1.0,
     show: str = "regions",
     points: int = 81,
+    plane: Mapping[str, np.ndarray] | None = None,
     ax: Any = None,
     theme: str | None = None,
 ) -> Any:
@@ -189,6 +188,7 @@ def init_map(
         threshold: Guaranteed `λ_min(T)` from which a start counts as certified; 1 is the model without layers.
         show: "regions", or "rate" for the rate of that bound over γ in colours (`certify` may know more).
         points: Grid points along each axis.
+        plane: Bounds at these points by `norm_bounds`; computed if not given.
         ax: Axes to draw on; new ones if not given.
         theme: "light" or "dark"; that of the axes if not given.
 
@@ -227,7 +227,7 @@ def init_map(
         reach = max([2.2 * math.sqrt(float(s[0])), *(1.08 * float(path.max()) for path in paths)])
     axis = np.linspace(0, checks.positive(reach, "reach"), points)
     c = canvas(ax, theme, aspect=0.95)
-    alphas = _alphas(objective, axis)
+    alphas = plane or norm_bounds(objective, axis, axis[:, None])
     if show == "rate":
         _rate_colours(c, axis, alphas["both"])
     else:
@@ -244,33 +244,7 @@ def init_map(
     return c.ax
 
 
-def _alphas(objective: Objective, axis: np.ndarray) -> dict[str, np.ndarray]:
-    """Return lower bounds on λ_min(T) along the flow from each (a, b): from imbalance, margin, and both."""
-    n, m = objective.shape
-    W = to_numpy(objective.minimizer)
-    U, _, Vt = np.linalg.svd(W, full_matrices=False)
-    k = min(n, m)
-    E = from_numpy(U @ Vt, objective.minimizer)
-    small = Network([from_numpy(np.eye(n), objective.minimizer), E])  # its size fixes the rounding of a margin
-    products, where = np.unique(np.outer(axis, axis).round(14), return_inverse=True)
-    gaps = np.array([objective.gap(float(p) * E) for p in products])
-    held = product_range(objective, small, gaps)[0][where].reshape(len(axis), len(axis))
-    imbalance, both = np.zeros_like(held), np.zeros_like(held)
-    for i, b in enumerate(axis):
-        for j, a in enumerate(axis):
-            if n == m and j < i:  # with the roles of the layers exchanged
-                imbalance[i, j], both[i, j] = imbalance[j, i], both[j, i]
-                continue
-            D = np.array([(a - b) * (a + b)] * k + [0.0] * (n + m - k))
-            least = float(held[i, j])
-            imbalance[i, j] = bounds.two_layer(D, n, m, 0.0, 0.0)
-            both[i, j] = bounds.two_layer(D, n, m, least if n <= m else 0.0, least if m <= n else 0.0)
-    found = {"imbalance": imbalance, "both": both}
-    # Spreads are 0 only for n = m, and only then does the balanced bound hold at every imbalance of the plane.
-    return {**found, "margin": bounds.balanced(2, n, m, held)} if n == m else found
-
-
-def _regions(c: Canvas, axis: np.ndarray, alphas: dict[str, np.ndarray], threshold: float) -> None:
+def _regions(c: Canvas, axis: np.ndarray, alphas: Mapping[str, np.ndarray], threshold: float) -> None:
     """Tint what imbalance and margin certify alone, enclose what they certify together, and name the parts."""
     for name, colour, hatch in (("imbalance", "sky", ""), ("margin", "orange", "////")):
         if name in alphas and alphas[name].max() > threshold:
@@ -337,10 +311,8 @@ def _rate_colours(c: Canvas, axis: np.ndarray, alpha: np.ndarray) -> None:
 def _levels(c: Canvas, reach: float, *, on_colours: bool) -> None:
     """Draw the hyperbolas along which flows move, and the balanced line."""
     colour = "white" if on_colours else c.colour("grey")
-    for d in np.array([0.15, 0.4, 0.75]) * reach**2:
-        short = np.linspace(0, math.sqrt(max(reach**2 - d, 0.0)), 60)
-        for curve in ((np.sqrt(short**2 + d), short), (short, np.sqrt(short**2 + d))):
-            c.ax.plot(*curve, color=colour, linewidth=0.4 * c.line, alpha=0.7, zorder=1, label="_level")
+    for curve in level_sets(reach).values():
+        c.ax.plot(*curve, color=colour, linewidth=0.4 * c.line, alpha=0.7, zorder=1, label="_level")
     c.ax.plot([0, reach], [0, reach], linestyle=DASHES, color=colour, linewidth=0.7 * c.line, zorder=2,
               label="_balanced")  # fmt: skip
     if not on_colours:

@@ -25,8 +25,61 @@ def _callback_class() -> type:
     raise ImportError("MonitorCallback needs Lightning, which is not installed: pip install lightning")
 
 
+class _MonitorHooks:
+    """What `MonitorCallback` does at each hook of the trainer; its base class is that of Lightning."""
+
+    def __init__(self, objective: Any = None, layers: Any = None, *, optimizer: int = 0, **options: Any):
+        super().__init__()
+        self.objective, self.layers, self.optimizer, self.options = objective, layers, optimizer, options
+        self.monitor: Monitor | None = None
+        self._logged = 0
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Make the monitor, once the layers are where they are trained."""
+        if not getattr(trainer, "is_global_zero", True):
+            return
+        model = self.layers(pl_module) if _makes(self.layers) else self.layers
+        model = getattr(pl_module, "model", None) if model is None else model
+        if model is None:
+            raise AttributeError(
+                f"{type(pl_module).__name__} has no attribute `model`; give MonitorCallback(layers=…) the chain "
+                "of linear layers, or a function of the module that returns it."
+            )
+        options = {"done": int(getattr(trainer, "global_step", 0)), **self.options}
+        self.monitor = Monitor(model, trainer.optimizers[self.optimizer], self.objective, **options)
+        self._logged = 0
+        self._log(trainer)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Hand new rows to the loggers."""
+        if self.monitor is not None:
+            loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+            if loss is not None:
+                self.monitor.observe(loss)
+            self._log(trainer)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Close the monitor."""
+        if self.monitor is not None:
+            self.monitor.close()
+            self._log(trainer)
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Close the monitor when training breaks off."""
+        if self.monitor is not None:
+            self.monitor.close()
+
+    def _log(self, trainer: Any) -> None:
+        assert self.monitor is not None
+        for row in self.monitor.rows[self._logged :]:
+            named = {f"{self.monitor.prefix}/{name}": x for name, x in row.items() if math.isfinite(x)}
+            for logger in trainer.loggers:
+                logger.log_metrics(named, step=int(row["step"]))
+        self._logged = len(self.monitor.rows)
+
+
 def _define() -> type:
-    class MonitorCallback(_callback_class()):
+    class MonitorCallback(_MonitorHooks, _callback_class()):
         """A `Monitor` for a `LightningModule`, whose rows go to the loggers of the trainer.
 
         Steps are those of the optimiser, whatever batches it accumulates; a training that is resumed counts on. On
@@ -42,55 +95,6 @@ def _define() -> type:
         Example (`trainer.fit` runs the rest):
             `Trainer(callbacks=[MonitorCallback(regression(X, Y), every=50)])`
         """
-
-        def __init__(self, objective: Any = None, layers: Any = None, *, optimizer: int = 0, **options: Any):
-            super().__init__()
-            self.objective, self.layers, self.optimizer, self.options = objective, layers, optimizer, options
-            self.monitor: Monitor | None = None
-            self._logged = 0
-
-        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-            """Make the monitor, once the layers are where they are trained."""
-            if not getattr(trainer, "is_global_zero", True):
-                return
-            model = self.layers(pl_module) if _makes(self.layers) else self.layers
-            model = getattr(pl_module, "model", None) if model is None else model
-            if model is None:
-                raise AttributeError(
-                    f"{type(pl_module).__name__} has no attribute `model`; give MonitorCallback(layers=…) the chain "
-                    "of linear layers, or a function of the module that returns it."
-                )
-            options = {"done": int(getattr(trainer, "global_step", 0)), **self.options}
-            self.monitor = Monitor(model, trainer.optimizers[self.optimizer], self.objective, **options)
-            self._logged = 0
-            self._log(trainer)
-
-        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-            """Hand new rows to the loggers."""
-            if self.monitor is not None:
-                loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-                if loss is not None:
-                    self.monitor.observe(loss)
-                self._log(trainer)
-
-        def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-            """Close the monitor."""
-            if self.monitor is not None:
-                self.monitor.close()
-                self._log(trainer)
-
-        def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-            """Close the monitor when training breaks off."""
-            if self.monitor is not None:
-                self.monitor.close()
-
-        def _log(self, trainer: Any) -> None:
-            assert self.monitor is not None
-            for row in self.monitor.rows[self._logged :]:
-                named = {f"{self.monitor.prefix}/{name}": x for name, x in row.items() if math.isfinite(x)}
-                for logger in trainer.loggers:
-                    logger.log_metrics(named, step=int(row["step"]))
-            self._logged = len(self.monitor.rows)
 
     return MonitorCallback
 

@@ -6,9 +6,24 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
-from linflow.experiments.figures._outcome import Claim, Outcome, PaperFigure, Progress, Table, number
+from linflow.experiments.figures._outcome import Claim, LeftOut, Outcome, Progress, Table, number
+from linflow.experiments.figures._paper_figure import PaperFigure
+from linflow.experiments.figures._settings import Settings, assigned, setting
 
-__all__ = ["EXPERIMENTS", "Claim", "Outcome", "PaperFigure", "Progress", "Table", "number", "select"]
+__all__ = [
+    "EXPERIMENTS",
+    "Claim",
+    "LeftOut",
+    "Outcome",
+    "PaperFigure",
+    "Progress",
+    "Settings",
+    "Table",
+    "assigned",
+    "number",
+    "select",
+    "setting",
+]
 
 # Each module holds one `experiment: PaperFigure`.
 MODULES = (

@@ -1,6 +1,6 @@
-"""What an experiment is made of: claims that are checked, tables, an outcome, and the experiment itself."""
+"""What a figure is judged and read by: claims that are checked, claims that are left out, and tables."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Protocol
@@ -121,6 +121,30 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A statement that was not checked, because the settings are not those that it is about.
+
+    Attributes:
+        text: The claim in words.
+        reason: Why it was not checked.
+    """
+
+    text: str
+    reason: str
+
+
+def about_these(changes: str, claims: Iterable[Claim]) -> Iterator[Claim | LeftOut]:
+    """Yield claims that are about the settings of the paper, or leave them out where something was changed.
+
+    >>> [one] = about_these("h = 20, not 30", [Claim("The rate is 4", "4", True)])
+    >>> one.reason
+    'stated for other settings: h = 20, not 30'
+    """
+    for claim in claims:
+        yield LeftOut(claim.text, f"stated for other settings: {changes}") if changes else claim
+
+
+@dataclass(frozen=True)
 class Table:
     """Numbers shown below a figure. Columns that hold only numbers are aligned as numbers."""
 
@@ -163,6 +187,7 @@ class Outcome:
         data: The numbers behind the figure: nested mappings, sequences and arrays.
         setup: Sizes, distributions and seeds, as the reader sees them.
         tables: Tables shown below the figure.
+        left_out: The statements that these settings leave unchecked.
     """
 
     claims: Sequence[Claim]
@@ -170,6 +195,7 @@ class Outcome:
     data: Mapping[str, Any]
     setup: Mapping[str, str]
     tables: Sequence[Table] = ()
+    left_out: Sequence[LeftOut] = ()
 
 
 class Progress(Protocol):
@@ -177,24 +203,3 @@ class Progress(Protocol):
 
     def __call__(self, fraction: float, note: str = "") -> None:
         """Report the fraction done, between 0 and 1, and what is under way."""
-
-
-@dataclass(frozen=True)
-class PaperFigure:
-    """One figure: what it shows, where it comes from and how it is computed.
-
-    Attributes:
-        id: Short name, as in ``linflow reproduce ID``; also the name of its files.
-        title: Heading in the report.
-        summary: One paragraph of plain text.
-        source: Where the figure or its statements were published.
-        run: Computes the outcome from a seed, reporting progress.
-        full: Whether it takes minutes, and is left out where everything is asked for but not in full.
-    """
-
-    id: str
-    title: str
-    summary: str
-    source: str
-    run: Callable[[int, Progress], Outcome]
-    full: bool = False

@@ -21,6 +21,11 @@ DELTA = "three layers, Δ*"
 """The name of the guarantee whose rate is γΔ*."""
 
 
+def seeds_of(count: int, seed: int) -> list[int]:
+    """Return the seeds of so many draws; other seeds of the figure have other draws."""
+    return list(range(count * seed, count * (seed + 1)))
+
+
 def rows_of(grid: Mapping[str, Any], progress: Progress, first: float = 0.0, last: float = 1.0) -> list[Row]:
     """Run a grid on all cores and return its rows; progress goes from `first` to `last`."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -12,22 +14,54 @@ from linflow import bounds
 from linflow.certificates import certify, margin
 from linflow.certificates.checking import OBSERVED_ALLOWANCE
 from linflow.dynamics import Result, Trajectory, gradient_flow
-from linflow.experiments.figures._outcome import Claim, Outcome, PaperFigure, Progress, Table, number
+from linflow.experiments.figures._outcome import Claim, Progress, Table, number
+from linflow.experiments.figures._paper_figure import PaperFigure
 from linflow.experiments.figures._runs import axis_claims, kept_claim
+from linflow.experiments.figures._settings import Settings, setting
 from linflow.geometry.imbalance import imbalance_matrices
 from linflow.model.quadratics import MatrixFactorization
 from linflow.plots import COLOURS, figure
 
-TARGET, REACH, UNTIL, RANDOM = 2.0, 3.2, 1e-10, 20
+TARGET, REACH, UNTIL = 2.0, 3.2, 1e-10
 F = MatrixFactorization(np.array([[TARGET]]))
 # The starts drawn in the plane: d = 0 on both sides, d = 3 from three sides, d < 0, and one that grazes the saddle.
 DRAWN = ((0.3, 0.3), (-3.0, -3.0), (2.0, -1.0), (-1.8, 0.24**0.5), (3.1, 6.61**0.5))
 DRAWN += ((-0.5, 2.2), (0.4, -2.6), (1.6, -1.7))
 SADDLE = (1.8, -1.8)
-PRODUCT, IMBALANCES = 0.1, (0.0, 1.5, 3.0, 6.0)
 # Instants at which a run is stepped on, so that its curve is smooth; geometric, as the speed falls by decades.
 STOPS = np.geomspace(1e-3, 20, 80).tolist()
-PALETTE = [COLOURS[name] for name in ("blue", "green", "vermillion", "black")]
+PALETTE = [COLOURS[name] for name in ("blue", "green", "vermillion", "black", "orange", "purple")]
+
+
+@dataclass(frozen=True)
+class PhasePlaneSettings(Settings):
+    """Starts in the plane, and the imbalances that are compared at one product."""
+
+    start: tuple[tuple[float, float], ...] = setting(DRAWN, "the drawn starts (u, v)", least=-math.inf)
+    seeds: int = setting(20, "the random starts that are checked beside the drawn ones")
+    d: tuple[float, ...] = setting((0.0, 1.5, 3.0, 6.0), "the imbalances compared at one product", least=0.0)
+    product: float = setting(0.1, "that product uv")
+
+
+@dataclass(frozen=True)
+class PhasePlaneData:
+    """The runs: from the drawn starts, from random ones, from the line u = −v, and from one product."""
+
+    settings: PhasePlaneSettings
+    drawn: list[Trajectory]
+    random: list[Trajectory]
+    saddle: Trajectory
+    race: dict[float, Trajectory]
+
+    @property
+    def moving(self) -> list[Trajectory]:
+        """All runs but that to the saddle."""
+        return [*self.drawn, *self.random, *self.race.values()]
+
+    @property
+    def every(self) -> list[Trajectory]:
+        """All runs."""
+        return [*self.drawn, *self.random, self.saddle, *self.race.values()]
 
 
 def weights(d: float, product: float) -> tuple[float, float]:
@@ -77,26 +111,68 @@ def exact_gap(t: np.ndarray, d: float, product: float) -> np.ndarray:
     return ((1 + c**2 / (y * p)) * off / 2) ** 2 / 2
 
 
-def _claims(runs: list[Trajectory], saddle: Trajectory, race: dict[float, Trajectory]) -> Iterable[Claim]:
-    every = [*runs, saddle, *race.values()]
-    moving = [*runs, *race.values()]
+def compute(s: PhasePlaneSettings, seed: int, progress: Progress) -> PhasePlaneData:
+    """Run the flow from every start."""
+    drawn = [_flow(start) for start in s.start]
+    progress(0.3, "random starts")
+    starts = np.random.default_rng(seed).uniform(-REACH, REACH, (s.seeds, 2))
+    random = [_flow((float(u), float(v))) for u, v in starts]
+    progress(0.7, "the saddle and the race")
+    # The saddle leaves a gap of ½w*², so the target is never met and only standstill ends the run.
+    return PhasePlaneData(s, drawn, random, _flow(SADDLE), {d: _flow(weights(d, s.product)) for d in s.d})
+
+
+def claims(data: PhasePlaneData) -> Iterable[Claim]:
+    """State what the flow conserves, where it ends, and how fast it goes."""
+    yield from _path_claims(data)
+    yield Claim.all_below(
+        "No instantaneous rate is below γ sqrt(d² + 4·margin²)",
+        np.concatenate([np.full(len(run.t), _certified(run)) for run in data.every]),
+        np.concatenate([run.rate for run in data.every]),
+        OBSERVED_ALLOWANCE,
+    )
+    race = data.race
+    yield from axis_claims(F, race.values())
+    yield Claim.same(
+        "The dashed lines fall at the certified rate of `certify`",
+        [_certified(run) for run in race.values()],
+        [certify(F, run.start).rate for run in race.values()],
+        1e-9,  # the allowances for rounding that a certificate makes
+    )
+    yield kept_claim(
+        "Every run keeps its certificate, in rate and in loss",
+        [certify(F, run.start).check(run) for run in data.every],
+    )
+    off = max(abs(float(run.rate[-1]) / _final(_imbalance(run)) - 1) for run in data.moving)
+    yield Claim.within(
+        "The last rate is γ sqrt(d² + 4w*²), to a relative 10⁻⁴ at a gap of 10⁻¹⁰ of the first", off, 0, 1e-4
+    )
+    errors = [np.abs(run.gap / exact_gap(run.t, d, data.settings.product) - 1).max() for d, run in race.items()]
+    yield Claim.within("The loss follows the closed form to a relative 10⁻⁶ at every step", errors, 0, 1e-6)
+    if len(race) > 1:
+        yield from _race_claims(race)
+
+
+def _path_claims(data: PhasePlaneData) -> Iterable[Claim]:
+    """State that runs stay on their level sets, and where they end."""
+    every, moving, saddle = data.every, data.moving, data.saddle
     drifts = [float(run.imbalance_drift.max()) for run in every if run.imbalance_drift is not None]
-    misses = [abs(float(run.final.product()[0, 0]) / TARGET - 1) for run in moving]
     yield Claim(
         "Every trajectory stays on its level set of u² − v²: the drift is the integration error alone",
         f"at most {number(max(drifts))} along {len(drifts)} runs",
         len(drifts) == len(every) and max(drifts) <= 1e-6,
         max(drifts),
     )
+    reached = [run.result is Result.TARGET for run in moving]
+    miss = max(abs(float(run.final.product()[0, 0]) / TARGET - 1) for run in moving)
     yield Claim(
         f"Every trajectory that starts off the line u = −v reaches the hyperbola uv = {TARGET:g}",
-        f"{sum(run.result is Result.TARGET for run in moving)} of {len(moving)} runs, off by at most "
-        f"{number(max(misses))} of w*",
-        all(run.result is Result.TARGET for run in moving) and max(misses) <= 1e-4,
-        max(misses),
+        f"{sum(reached)} of {len(moving)} runs, off by at most {number(miss)} of w*",
+        all(reached) and miss <= 1e-4,
+        miss,
     )
     drawn = [(d, point) for d in (0.0, 3.0) for point in _level(d, np.linspace(-REACH, REACH, 7)).T]
-    drawn += [(_imbalance(run), point) for run in runs for point in _path(run)[::20]]
+    drawn += [(_imbalance(run), point) for run in (*data.drawn, *data.random) for point in _path(run)[::20]]
     found = [float(imbalance_matrices([u.reshape(1, 1), v.reshape(1, 1)])[0][0, 0]) for _, (u, v) in drawn]
     yield Claim.within(
         f"The axes u and v are the weights: `imbalance_matrices` gives d at {number(len(found))} drawn points, error",
@@ -106,92 +182,36 @@ def _claims(runs: list[Trajectory], saddle: Trajectory, race: dict[float, Trajec
     )
     at = max(abs(float(W[0, 0])) for W in saddle.weights)
     yield Claim(
-        "The one started on u = −v, the stable manifold of the saddle, ends as stationary at the saddle",
+        "The run from u = −v, the stable manifold of the saddle, ends at the saddle and is reported as stationary",
         f"{saddle.result.name.lower()}, at a distance of {number(at)} from the origin",
         saddle.result is Result.STATIONARY and at <= 1e-6,
         at,
     )
-    yield Claim.all_below(
-        "No instantaneous rate is below γ sqrt(d² + 4·margin²)",
-        np.concatenate([np.full(len(run.t), _certified(run)) for run in every]),
-        np.concatenate([run.rate for run in every]),
-        OBSERVED_ALLOWANCE,
-    )
-    yield from axis_claims(F, race.values())
-    yield Claim.same(
-        "The dashed lines fall at the certified rate of `certify`",
-        [_certified(run) for run in race.values()],
-        [certify(F, run.start).rate for run in race.values()],
-        1e-9,  # the allowances for rounding that a certificate makes
-    )
-    yield kept_claim(
-        "Every run respects its certificate, in rate and in loss",
-        [certify(F, run.start).check(run) for run in every],
-    )
-    off = max(abs(float(run.rate[-1]) / _final(_imbalance(run)) - 1) for run in moving)
-    yield Claim.within(
-        "The last rate is γ sqrt(d² + 4w*²), to a relative 10⁻⁴ at a gap of 10⁻¹⁰ of the first", off, 0, 1e-4
-    )
-    errors = [np.abs(run.gap / exact_gap(run.t, d, PRODUCT) - 1).max() for d, run in race.items()]
-    yield Claim.within("The loss follows the closed form to a relative 10⁻⁶ at every step", errors, 0, 1e-6)
+
+
+def _race_claims(race: dict[float, Trajectory]) -> Iterable[Claim]:
+    """State that from one product a larger imbalance is faster."""
     ordered = [race[d] for d in sorted(race)]
     shared = np.linspace(0, min(float(run.t[-1]) for run in ordered), 101)[1:]
     losses = [run.gap_at(shared) for run in ordered]
     yield Claim.all_below(
-        "From the same product, the loss of a larger |d| is the smaller one at every time", losses[1:], losses[:-1]
+        "From the same product, a run with a larger |d| has the smaller loss at every time", losses[1:], losses[:-1]
     )
-    times = [race[d].time_to(1e-6) for d in sorted(race)]
+    times = [run.time_to(1e-6) for run in ordered]
     yield Claim(
-        "From the same product, a larger |d| reaches 10⁻⁶ of the first loss sooner",
+        "From the same product, a run with a larger |d| reaches 10⁻⁶ of the first loss earlier",
         "t = " + ", ".join(f"{number(t)} (d = {d:g})" for d, t in zip(sorted(race), times, strict=True)),
         bool((np.diff(times) < 0).all()),
         tuple(times),
     )
 
 
-def _run(seed: int, progress: Progress) -> Outcome:
-    rng = np.random.default_rng(seed)
-    drawn = [_flow(start) for start in DRAWN]
-    progress(0.3, "random starts")
-    random = [_flow(tuple(start)) for start in rng.uniform(-REACH, REACH, (RANDOM, 2))]
-    progress(0.7, "the saddle and the race")
-    # The saddle leaves a gap of ½w*², so the target is never met and only standstill ends the run.
-    saddle = _flow(SADDLE)
-    race = {d: _flow(weights(d, PRODUCT)) for d in IMBALANCES}
-    paths, stuck = [_path(run) for run in drawn], _path(saddle)
-    curves = {d: (run.t, run.gap / run.gap[0]) for d, run in race.items()}
-    rates = {d: _certified(run) for d, run in race.items()}
-
-    def draw() -> Any:
-        fig, (plane, loss) = figure(7.2, 3.7, ncols=2, width_ratios=(1.15, 1))
-        _draw_plane(plane, paths, stuck)
-        _draw_loss(loss, curves, rates)
-        return fig
-
-    return Outcome(
-        list(_claims([*drawn, *random], saddle, race)),
-        draw,
-        {
-            "trajectories": [{"d": _imbalance(run), "path": path} for run, path in zip(drawn, paths, strict=True)],
-            "stable_manifold": stuck,
-            "race": {
-                f"{d:g}": {"t": t, "relative_gap": gap, "certified_rate": rates[d]} for d, (t, gap) in curves.items()
-            },
-        },
-        {
-            "Objective": f"½(w* − uv)², w* = {TARGET:g}",
-            "Starts": f"{len(DRAWN)} drawn, {RANDOM} uniform in [−{REACH}, {REACH}]², one on u = −v",
-            "Same product": f"uv = {PRODUCT} at d = " + ", ".join(f"{d:g}" for d in IMBALANCES),
-            "Flow": "to 10⁻¹⁰ of the first loss, relative tolerance 10⁻⁸",
-        },
-        [
-            Table(
-                f"Starts with the same product, uv = {PRODUCT}",
-                ["d", "certified rate", "last rate", "γ sqrt(d² + 4w*²)", "time to 10⁻⁶"],
-                [(d, rates[d], float(run.rate[-1]), _final(d), run.time_to(1e-6)) for d, run in race.items()],
-            )
-        ],
-    )
+def draw(data: PhasePlaneData) -> Any:
+    """Draw the plane on the left, and the losses from one product on the right."""
+    fig, (plane, loss) = figure(7.2, 3.7, ncols=2, width_ratios=(1.15, 1))
+    _draw_plane(plane, list(map(_path, data.drawn)), _path(data.saddle))
+    _draw_loss(loss, data)
+    return fig
 
 
 def _draw_plane(ax: Any, paths: list[np.ndarray], stuck: np.ndarray) -> None:
@@ -228,29 +248,66 @@ def _draw_plane(ax: Any, paths: list[np.ndarray], stuck: np.ndarray) -> None:
     ax.set_title("Trajectories keep $u^2-v^2$")
 
 
-def _draw_loss(ax: Any, curves: dict[float, tuple[np.ndarray, np.ndarray]], rates: dict[float, float]) -> None:
-    end = max(float(t[-1]) for t, _ in curves.values())
-    bottom = UNTIL
-    for (d, (t, gap)), colour in zip(curves.items(), PALETTE, strict=True):
-        ax.semilogy(t, gap, color=colour)
-        stop = min(end, math.log(1 / bottom) / rates[d])
-        ax.semilogy((0, stop), (1, math.exp(-rates[d] * stop)), "--", color=colour, linewidth=1)
+def _draw_loss(ax: Any, data: PhasePlaneData) -> None:
+    end = max(float(run.t[-1]) for run in data.race.values())
+    for (d, run), colour in zip(data.race.items(), cycle(PALETTE)):
+        ax.semilogy(run.t, run.gap / run.gap[0], color=colour)
+        rate = _certified(run)
+        stop = min(end, math.log(1 / UNTIL) / rate)
+        ax.semilogy((0, stop), (1, math.exp(-rate * stop)), "--", color=colour, linewidth=1)
         place = {"xytext": (-7, 4), "textcoords": "offset points", "ha": "right"}
-        ax.annotate(f"$d={d:g}$", (t[-1], bottom), color=colour, size=8, **place)
+        ax.annotate(f"$d={d:g}$", (run.t[-1], UNTIL), color=colour, size=8, **place)
     ax.plot([], [], color=COLOURS["grey"], label="flow")
     ax.plot([], [], "--", color=COLOURS["grey"], linewidth=1, label="certified")
     ax.legend(loc="lower left", bbox_to_anchor=(0, 0.07))
-    ax.set(xlabel="time $t$", ylabel="loss over its start", xlim=(0, 1.02 * end), ylim=(bottom, 2))
-    ax.set_title(f"Same start product, $uv={PRODUCT}$")
+    ax.set(xlabel="time $t$", ylabel="loss over its start", xlim=(0, 1.02 * end), ylim=(UNTIL, 2))
+    ax.set_title(f"Same start product, $uv={data.settings.product:g}$")
+
+
+def tables(data: PhasePlaneData) -> list[Table]:
+    """Rates and times from one product, a row for each imbalance."""
+    columns = ["d", "certified rate", "last rate", "γ sqrt(d² + 4w*²)", "time to 10⁻⁶"]
+    rows = [(d, _certified(run), float(run.rate[-1]), _final(d), run.time_to(1e-6)) for d, run in data.race.items()]
+    return [Table(f"Starts with the same product, uv = {data.settings.product:g}", columns, rows)]
+
+
+def numbers(data: PhasePlaneData) -> dict[str, Any]:
+    """The drawn trajectories, and the losses from one product."""
+    return {
+        "trajectories": [{"d": _imbalance(run), "path": _path(run)} for run in data.drawn],
+        "stable_manifold": _path(data.saddle),
+        "race": {
+            f"{d:g}": {"t": run.t, "relative_gap": run.gap / run.gap[0], "certified_rate": _certified(run)}
+            for d, run in data.race.items()
+        },
+    }
+
+
+def setup(data: PhasePlaneData) -> dict[str, str]:
+    """What was run, in words."""
+    s = data.settings
+    return {
+        "Objective": f"½(w* − uv)², w* = {TARGET:g}",
+        "Starts": f"{len(s.start)} drawn, {s.seeds} uniform in [−{REACH}, {REACH}]², one on u = −v",
+        "Same product": f"uv = {s.product:g} at d = " + ", ".join(f"{d:g}" for d in s.d),
+        "Flow": "to 10⁻¹⁰ of the first loss, relative tolerance 10⁻⁸",
+    }
 
 
 experiment = PaperFigure(
     "phase_plane",
     "The phase plane of two scalar weights",
-    "The smallest overparametrized model, f(uv) with two numbers u and v. The flow keeps d = u² − v², so that each "
-    "trajectory runs along one hyperbola until it meets the solutions uv = w*. The imbalance d that the start fixes "
-    "sets the speed: the rate is γ sqrt(d² + 4(uv)²), never below γ|d| even where the product is zero. Only the "
+    "The smallest overparametrized model, f(uv) with two numbers u and v. The flow keeps d = u² − v², so each "
+    "trajectory runs along one hyperbola until it meets the solutions uv = w*. The start fixes d, and d sets the "
+    "speed: the rate is γ sqrt(d² + 4(uv)²), never below γ|d| even where the product is zero. Only the "
     "balanced line u = −v leads into the saddle.",
     "Talk; Tarmoun, França, Haeffele & Vidal 2021; Min, Vidal & Mallada 2023, Proposition 3",
-    _run,
+    compute=compute,
+    claims=claims,
+    draw=draw,
+    numbers=numbers,
+    setup=setup,
+    tables=tables,
+    settings=PhasePlaneSettings,
+    paper="Tarmoun, França, Haeffele & Vidal 2021",
 )

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from linflow import bounds, init
-from linflow.experiments.figures._outcome import Claim, Outcome, PaperFigure, Progress, Table, number
+from linflow.experiments.figures._outcome import Claim, LeftOut, Progress, Table, about_these, number
+from linflow.experiments.figures._paper_figure import PaperFigure
+from linflow.experiments.figures._settings import Settings, setting
 from linflow.geometry.operator import TangentOperator
 from linflow.model.network import Network
 from linflow.plots import COLOURS, figure
@@ -27,12 +29,24 @@ SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
     FOUR: ((2, 2, 2, 2, 2),),
 }
 FAMILIES = ("Gaussian", "scaled layers", "near balanced", "unimodal")
-DRAWS = {kind: 2 if kind in (SCALARS, TWO_UNEQUAL) else 3 for kind in SHAPES}  # starts of each family
-SEARCHES = 6  # starts of the search for an optimum
 EXCESS, FEASIBLE, EQUAL = 1e-6, 1e-8, 1e-6
 LEAST = {TWO_SQUARE: 0.8, THREE_UNEQUAL: 0.7, THREE_SQUARE: 0.05, FOUR: 0.05}  # medians of bound over optimum
 CENTRED = {"ha": "center", "va": "center"}
 FLOOR = 1e-3  # ratios below it share one place in the figure
+
+
+@dataclass(frozen=True)
+class TightnessSettings(Settings):
+    """Families, how many starts of each, and how long the optimum is searched."""
+
+    start: tuple[str, ...] = setting(FAMILIES, "the families of starts", among=FAMILIES)
+    seeds: int = setting(3, "the starts of each shape and family, where the bound is not exact")
+    exact: int = setting(2, "the starts of each shape and family, where it is exact")
+    searches: int = setting(6, "the searches for each optimum")
+
+    def draws(self, kind: str) -> int:
+        """How many starts of each family a kind has."""
+        return self.exact if kind in (SCALARS, TWO_UNEQUAL) else self.seeds
 
 
 @dataclass(frozen=True)
@@ -74,9 +88,11 @@ def _unimodal(widths: tuple[int, ...], rng: np.random.Generator) -> Network:
     return init.spectral(widths, target, np.sqrt(squares), rng=rng)
 
 
-def _measure(kind: str, family: str, widths: tuple[int, ...], rng: np.random.Generator) -> MeasuredStart:
+def _measure(
+    kind: str, family: str, widths: tuple[int, ...], rng: np.random.Generator, searches: int = 1
+) -> MeasuredStart:
     net = _draw(family, widths, rng)
-    found = bounds.optimum(net, SEARCHES, rng=rng)
+    found = bounds.optimum(net, searches, rng=rng)
     every = [bound for bound in bounds.table(net) if bound.applies]
     published = [float(bound.value) for bound in every if bound.theorem.citation != "linflow"]
     best = max(every, key=lambda bound: float(bound.value))
@@ -111,7 +127,47 @@ def _of(starts: Sequence[MeasuredStart], *kinds: str) -> list[MeasuredStart]:
     return [start for start in starts if start.kind in kinds]
 
 
-def _claims(starts: Sequence[MeasuredStart]) -> Iterable[Claim]:
+@dataclass(frozen=True)
+class TightnessData:
+    """All starts, kind by kind."""
+
+    settings: TightnessSettings
+    starts: list[MeasuredStart]
+
+
+def compute(s: TightnessSettings, seed: int, progress: Progress) -> TightnessData:
+    """Bound every start and search for its optimum."""
+    rng = np.random.default_rng(seed)
+    plan = [
+        (kind, family, shapes[(i + k * len(shapes) // 2) % len(shapes)])
+        for kind, shapes in SHAPES.items()
+        for i, family in enumerate(s.start)
+        for k in range(s.draws(kind))
+    ]
+    starts = []
+    for i, (kind, family, widths) in enumerate(plan):
+        progress(i / len(plan), kind)
+        starts.append(_measure(kind, family, widths, rng, s.searches))
+    return TightnessData(s, starts)
+
+
+def claims(data: TightnessData) -> Iterable[Claim | LeftOut]:
+    """State that bound, optimum and actual value are in order, and how much of the optimum is certified."""
+    yield from _order_claims(data.starts)
+    changes = data.settings.changes("start", "seeds", "exact", "searches")
+    for kind, least in LEAST.items():
+        yield from about_these(changes, [_rise_claim(kind, _of(data.starts, kind), least)])
+    before, after = (int((_column(data.starts, name) > 0).sum()) for name in ("published", "bound"))
+    yield Claim(
+        "The best bound is positive at every start",
+        f"at {after} of {len(data.starts)}; the published ones at {before}",
+        after == len(data.starts),
+        (before, after),
+    )
+
+
+def _order_claims(starts: Sequence[MeasuredStart]) -> Iterable[Claim]:
+    """Claim bound ≤ optimum ≤ actual value, each of them what it is called."""
     bound, optimum, size = (_column(starts, name) for name in ("bound", "optimum", "size"))
     yield Claim.within(
         f"No bound exceeds the optimum by more than {number(EXCESS)} of λ_max(T)",
@@ -135,7 +191,7 @@ def _claims(starts: Sequence[MeasuredStart]) -> Iterable[Claim]:
         1e-12,
     )
     yield Claim.within(
-        f"They have the imbalances and the product of their start, to a relative {number(FEASIBLE)}",
+        f"These weights have the imbalances and the product of their start, to a relative {number(FEASIBLE)}",
         float(_column(starts, "residual").max()),
         0,
         FEASIBLE,
@@ -146,83 +202,78 @@ def _claims(starts: Sequence[MeasuredStart]) -> Iterable[Claim]:
     ):
         error = float(np.abs(_ratio(_of(starts, kind), name) - 1).max())
         yield Claim.within(f"{text}, to a relative {number(EQUAL)}", error, 0, EQUAL)
-    for kind, least in LEAST.items():
-        chosen = _of(starts, kind)
-        before, after = (float(np.median(_ratio(chosen, name))) for name in ("published", "bound"))
-        yield Claim(
-            f"{kind[0].upper()}{kind[1:]}: the median of bound over optimum rises, to {least} or more",
-            f"from {number(before)} to {number(after)}, in {len(chosen)} starts",
-            before < after and after >= least,
-            (before, after),
-        )
-    before, after = (int((_column(starts, name) > 0).sum()) for name in ("published", "bound"))
-    yield Claim(
-        "The best bound is positive at every start",
-        f"at {after} of {len(starts)}; the published ones at {before}",
-        after == len(starts),
+
+
+def _rise_claim(kind: str, chosen: Sequence[MeasuredStart], least: float) -> Claim:
+    """Claim that this library raises the median of bound over optimum, to so much or more."""
+    before, after = (float(np.median(_ratio(chosen, name))) for name in ("published", "bound"))
+    return Claim(
+        f"{kind[0].upper()}{kind[1:]}: the median of bound over optimum rises, to {least} or more",
+        f"from {number(before)} to {number(after)}, in {len(chosen)} starts",
+        before < after and after >= least,
         (before, after),
     )
 
 
-def _run(seed: int, progress: Progress) -> Outcome:
-    rng = np.random.default_rng(seed)
-    plan = [
-        (kind, family, shapes[(i + k * len(shapes) // 2) % len(shapes)])
-        for kind, shapes in SHAPES.items()
-        for i, family in enumerate(FAMILIES)
-        for k in range(DRAWS[kind])
-    ]
-    starts = []
-    for i, (kind, family, widths) in enumerate(plan):
-        progress(i / len(plan), kind)
-        starts.append(_measure(kind, family, widths, rng))
+def draw(data: TightnessData) -> Any:
+    """Draw bound over optimum by kind, and all three values of each start."""
+    fig, axes = figure(7.2, 3.6, ncols=2, width_ratios=(1.1, 1))
+    _draw_ratios(axes[0], data.starts)
+    _draw_values(axes[1], data.starts)
+    return fig
 
-    def draw() -> Any:
-        fig, axes = figure(7.2, 3.6, ncols=2, width_ratios=(1.1, 1))
-        _draw_ratios(axes[0], starts)
-        _draw_values(axes[1], starts)
-        return fig
 
-    def row(chosen: Sequence[MeasuredStart]) -> tuple[float, ...]:
-        ratios = [_ratio(chosen, "published"), _ratio(chosen, "bound")]
-        return (
-            *(float(np.median(r)) for r in ratios),
-            float(ratios[1].min()),
-            float(np.median(_ratio(chosen, "bound", "actual"))),
-            float(np.median(_ratio(chosen, "optimum", "actual"))),
-        )
-
-    agreed = int((_column(starts, "hits") > 1).sum())
+def tables(data: TightnessData) -> list[Table]:
+    """Medians of bound over optimum, by kind and by family."""
     columns = ["starts", "published", "with this library", "least", "bound over actual", "optimum over actual"]
-    loose = _of(starts, *LEAST)
-    by_family = [(family, [start for start in loose if start.family == family]) for family in FAMILIES]
-    return Outcome(
-        list(_claims(starts)),
-        draw,
-        {field.name: [getattr(start, field.name) for start in starts] for field in fields(MeasuredStart)},
-        {
-            "Shapes": "; ".join(f"{kind}: {', '.join(map(_text, shapes))}" for kind, shapes in SHAPES.items()),
-            "Gaussian": "independent N(0, 1) entries",
-            "Scaled layers": "the same, each layer times 10^{u}, u uniform on [−½, ½]",
-            "Near balanced": "balanced, its product N(0, 1); plus N(0, 10^{2u}) entries, u uniform on [−3, −1]",
-            "Unimodal": "aligned singular vectors; the squares of each mode fall up to one layer and rise from there",
-            "Starts": f"{len(starts)}: {DRAWS[FOUR]} a kind and family, {DRAWS[SCALARS]} where the bound is exact",
-            "Published": "the best of: " + "; ".join(t.name for t in bounds.THEOREMS if t.citation != "linflow"),
-            "Optimum": f"the least of {SEARCHES} searches; two or more ended there at {agreed} of {len(starts)}",
-        },
-        [
-            Table(
-                "Bound over optimum: medians, and the least with this library; medians over the actual value",
-                ["kind", *columns],
-                [(kind, len(_of(starts, kind)), *row(_of(starts, kind))) for kind in SHAPES],
-            ),
-            Table(
-                "The same by family, without the two kinds in which the bound is the optimum",
-                ["family", *columns],
-                [(family, len(chosen), *row(chosen)) for family, chosen in by_family],
-            ),
-        ],
+    kinds = {kind: _of(data.starts, kind) for kind in SHAPES}
+    loose = _of(data.starts, *LEAST)
+    families = {family: [start for start in loose if start.family == family] for family in data.settings.start}
+    return [
+        Table(
+            "Bound over optimum: medians, and the least with this library; medians over the actual value",
+            ["kind", *columns],
+            [(kind, *_medians(some)) for kind, some in kinds.items()],
+        ),
+        Table(
+            "The same by family, without the two kinds in which the bound is the optimum",
+            ["family", *columns],
+            [(family, *_medians(some)) for family, some in families.items()],
+        ),
+    ]
+
+
+def _medians(chosen: Sequence[MeasuredStart]) -> tuple[float, ...]:
+    published, bound = _ratio(chosen, "published"), _ratio(chosen, "bound")
+    return (
+        len(chosen),
+        float(np.median(published)),
+        float(np.median(bound)),
+        float(bound.min()),
+        float(np.median(_ratio(chosen, "bound", "actual"))),
+        float(np.median(_ratio(chosen, "optimum", "actual"))),
     )
+
+
+def numbers(data: TightnessData) -> dict[str, Any]:
+    """Every number measured, a column each."""
+    return {field.name: [getattr(start, field.name) for start in data.starts] for field in fields(MeasuredStart)}
+
+
+def setup(data: TightnessData) -> dict[str, str]:
+    """What was drawn and searched, in words."""
+    s, starts = data.settings, data.starts
+    agreed = int((_column(starts, "hits") > 1).sum())
+    return {
+        "Shapes": "; ".join(f"{kind}: {', '.join(map(_text, shapes))}" for kind, shapes in SHAPES.items()),
+        "Gaussian": "independent N(0, 1) entries",
+        "Scaled layers": "the same, each layer times 10^{u}, u uniform on [−½, ½]",
+        "Near balanced": "balanced, its product N(0, 1); plus N(0, 10^{2u}) entries, u uniform on [−3, −1]",
+        "Unimodal": "aligned singular vectors; the squares of each mode fall up to one layer and rise from there",
+        "Starts": f"{len(starts)}: {s.seeds} a kind and family, {s.exact} where the bound is exact",
+        "Published": "the best of: " + "; ".join(t.name for t in bounds.THEOREMS if t.citation != "linflow"),
+        "Optimum": f"the least of {s.searches} searches; two or more agree at {agreed} of {len(starts)} starts",
+    }
 
 
 def _text(widths: Sequence[int]) -> str:
@@ -280,11 +331,17 @@ def _draw_values(ax: Any, starts: Sequence[MeasuredStart]) -> None:
 experiment = PaperFigure(
     "tightness",
     "How tight the bounds are",
-    "A bound on λ_min(T) that knows only the imbalances and the product cannot exceed the optimum, the least "
-    "λ_min(T) of all weights that share them with the start. Left: the best bound over the optimum, by published "
-    "theorems alone and with those of this library. Right: bound and optimum against the actual value; what lies "
-    "between the optimum and the line, no such bound can reach. The optimum is found by search: an upper estimate, "
-    "never a certificate. Where the search misses a lower value, the bounds are tighter than they look.",
+    "A bound on λ_min(T) from the imbalances and the product alone cannot exceed the optimum: the least λ_min(T) of "
+    "all weights that share them with the start. Left: the best bound over the optimum, by published theorems alone "
+    "and with those of this library. Right: bound and optimum against the actual value. No such bound lies between "
+    "the optimum and the line. A search finds the optimum; what it finds is an upper estimate, never a certificate. "
+    "Where the search misses a lower value, the bounds are tighter than they look.",
     "This library, docs/theory.md; published bounds of Min et al. 2021 and Min, Vidal & Mallada 2023",
-    _run,
+    compute=compute,
+    claims=claims,
+    draw=draw,
+    numbers=numbers,
+    setup=setup,
+    tables=tables,
+    settings=TightnessSettings,
 )
