@@ -15,7 +15,7 @@ import math
 import numpy as np
 
 from linflow._support.arrays import EPS
-from linflow.dynamics._tiled_products import add, apart, copy, dot, inner, product, transpose, turned_product
+from linflow.dynamics._tiled_products import add, copy, dot, jit, noinline, product, transpose, turned_product
 
 KIND, DEPTH, ROWS, COLUMNS, SIZE, BY_COLUMNS, LEFT, RIGHT, F_AT, H_AT, STAR_AT, LENGTHS_AT, HT_AT = range(13)
 """Places in `spec`: objective, L, n, m, number of weights, whether `m ≤ n`, sides and places of the data."""
@@ -31,10 +31,10 @@ _LARGEST_LOG = math.log(_MAX)
 _FAR = 1e300
 
 
-@inner
+@jit
 def norm(x, start, stop):
     """Euclidean norm, safe from overflow and underflow."""
-    apart()
+    noinline()
     total = dot(x, start, x, start, stop - start)
     if 1e-200 < total < 1e200:
         return math.sqrt(total)
@@ -51,10 +51,10 @@ def norm(x, start, stop):
     return largest * math.sqrt(total)
 
 
-@inner
+@jit
 def _seen(spec, data, V, v, work):
     """Write what the objective sees of a matrix, `F V H` or `X V`, and return its place."""
-    apart()
+    noinline()
     n, m, a, b = spec[ROWS], spec[COLUMNS], spec[LEFT], spec[RIGHT]
     place, other = spec[FIRST_AT], spec[SECOND_AT]
     if a > 0:
@@ -68,10 +68,10 @@ def _seen(spec, data, V, v, work):
     return place
 
 
-@inner
+@jit
 def _margins(spec, data, work):
     """Write the margins `z` of the data under the product, and return how many, and the shift of the exponents."""
-    apart()
+    noinline()
     count, place, labels = spec[LEFT] * spec[COLUMNS], _seen(spec, data, work, spec[PRODUCT_AT], work), spec[H_AT]
     least = math.inf
     for i in range(count):
@@ -82,7 +82,7 @@ def _margins(spec, data, work):
     return count, (-least if spec[KIND] == EXPONENTIAL and -least > 600 else 0.0)
 
 
-@inner
+@jit
 def _derivative(kind, z, order, shift):
     """`|φ^{(order)}(z)|`, over `e^shift`."""
     if kind == EXPONENTIAL:
@@ -95,15 +95,15 @@ def _derivative(kind, z, order, shift):
     return e / (1 + e) ** 2
 
 
-@inner
+@jit
 def _sized(total, shift):
     return total if shift == 0.0 else math.inf if shift > _LARGEST_LOG else math.exp(shift) * total
 
 
-@inner
+@jit
 def _gap_and_gradient(spec, data, work):
     """Return the gap at the product that lies in `work`, and write the gradient beside it."""
-    apart()
+    noinline()
     n, m, a, b = spec[ROWS], spec[COLUMNS], spec[LEFT], spec[RIGHT]
     W, G, kind = spec[PRODUCT_AT], spec[GRADIENT_AT], spec[KIND]
     total = 0.0
@@ -135,10 +135,10 @@ def _gap_and_gradient(spec, data, work):
     return _sized(total, shift)
 
 
-@inner
+@jit
 def evaluate(spec, data, y, work, out, o):
     """Return the gap at y and write `−∇L` at o; chain, product and `∇f` stay in `work`."""
-    apart()
+    noinline()
     L, n, m, c = spec[DEPTH], spec[ROWS], spec[COLUMNS], data[SCALE]
     widths, layers, chain = HEADER, HEADER + L + 1, HEADER + 2 * L + 2
     W, G, q, other, turned = spec[PRODUCT_AT], spec[GRADIENT_AT], spec[PULL_AT], spec[NEXT_AT], spec[JET_AT]
@@ -175,13 +175,13 @@ def evaluate(spec, data, y, work, out, o):
     return gap
 
 
-@inner
+@jit
 def curvature(spec, data, y, slope, work, gap, rate):
     """Return `d²/dt² log ℓ` at y, where the gap was evaluated last, from the second derivative along the slope.
 
     With `W(s)` the product at `y + s·slope`, `d‖∇L‖²/dt = −2 (⟨∇f, W''⟩ + ∇²f[W', W'])`.
     """
-    apart()
+    noinline()
     L, n, m, c = spec[DEPTH], spec[ROWS], spec[COLUMNS], data[SCALE]
     widths, layers, chain = HEADER, HEADER + L + 1, HEADER + 2 * L + 2
     side, back, stride = min(n, m), spec[BY_COLUMNS] == 1, spec[JET_SIZE]
@@ -201,7 +201,7 @@ def curvature(spec, data, y, slope, work, gap, rate):
     return 2 * (bend + _hessian_form(spec, data, work, next_first, part)) / gap - rate * rate
 
 
-@inner
+@jit
 def _extend(back, y, slope, V, work, lower, higher, factor, to, part, side, k, w):
     """Carry a derivative of the chain over one layer: `higher W + factor · lower Ẇ`, or those from the left."""
     if back:
@@ -213,7 +213,7 @@ def _extend(back, y, slope, V, work, lower, higher, factor, to, part, side, k, w
     add(factor, work, part, work, to, side * w)
 
 
-@inner
+@jit
 def _hessian_form(spec, data, work, v, part):
     """Return `∇²f[V, V]` for V at v in `work`."""
     n, m, a, b = spec[ROWS], spec[COLUMNS], spec[LEFT], spec[RIGHT]
@@ -229,10 +229,10 @@ def _hessian_form(spec, data, work, v, part):
     return total if shift == 0.0 else math.exp(min(shift, _LARGEST_LOG)) * total
 
 
-@inner
+@jit
 def grain(spec, y, slope, speed):
     """Return `Σ_l ‖W_l‖ ‖∂L/∂W_l‖ / ‖∇L‖`; see `GradientField.grain`."""
-    apart()
+    noinline()
     layers, total = HEADER + spec[DEPTH] + 1, 0.0
     for l in range(spec[DEPTH] if speed > 0 else 0):
         start, stop = spec[layers + l], spec[layers + l + 1]
@@ -240,10 +240,10 @@ def grain(spec, y, slope, speed):
     return total
 
 
-@inner
+@jit
 def rounding(spec, data, y, work, gap):
     """Return the rounding of the gap and of `∇f` at y, where the gap was evaluated last, and `c Π‖W_l‖_F`."""
-    apart()
+    noinline()
     L = spec[DEPTH]
     layers = HEADER + L + 1
     magnitude = data[SCALE]
@@ -263,10 +263,10 @@ def rounding(spec, data, y, work, gap):
     return 8 * EPS * gap + 4 * EPS * magnitude * steep, 4 * EPS * (steep + magnitude * bent), magnitude
 
 
-@inner
+@jit
 def may_rest(spec, data, y, slope, work, gap):
     """Tell whether y, where the gap was evaluated last, may be at rounding, at rest or collapsed; errs to True."""
-    apart()
+    noinline()
     L, layers = spec[DEPTH], HEADER + spec[DEPTH] + 1
     level, noise, magnitude = rounding(spec, data, y, work, gap)
     if gap <= level or norm(y, 0, spec[SIZE]) < EPS * EPS * data[FIRST_SIZE]:

@@ -24,7 +24,7 @@ from linflow.dynamics import _tiled_products as tiles
 from linflow.dynamics._kernels import RTOL, SIZE, curvature, evaluate, grain, may_rest, norm, rounding
 from linflow.dynamics._stabilized import DAMPING, NEGLIGIBLE, STRICTER
 from linflow.dynamics._stepping import MOTION
-from linflow.dynamics._tiled_products import U, add, apart, copy, inner
+from linflow.dynamics._tiled_products import U, add, copy, jit, noinline
 
 T, H, STOP, TARGET, GAP, SPEED, BEFORE, HELD, RADIUS = range(9)
 """Places in `numbers`, the state of the integration. `HELD` is 1 after a rejected step, and the next may not grow.
@@ -39,10 +39,10 @@ STAGES = 12
 _CHUNK = 1024
 
 
-@inner
+@jit
 def _combine(y, K, size, weights, places, count, h, out):
     """`out = y + h Σ weights K`, over the stages at the given places, a multiple of four."""
-    apart()
+    noinline()
     for low in range(0, size, _CHUNK):  # so that the sum stays in the fastest memory
         o, many = U(low), U(min(_CHUNK, size - low))
         for p in range(0, count, 4):
@@ -57,10 +57,10 @@ def _combine(y, K, size, weights, places, count, h, out):
                     out[o + d] += a0 * K[k0 + d] + a1 * K[k1 + d] + a2 * K[k2 + d] + a3 * K[k3 + d]
 
 
-@inner
+@jit
 def _error_sizes(K, size, third, fifth, places, unit):
     """Return the norms of the two error estimates, over the given unit; each reads the same eight stages."""
-    apart()
+    noinline()
     k0, k1, k2, k3 = U(places[0] * size), U(places[1] * size), U(places[2] * size), U(places[3] * size)
     k4, k5, k6, k7 = U(places[4] * size), U(places[5] * size), U(places[6] * size), U(places[7] * size)
     a0, a1, a2, a3 = third[0] / unit, third[1] / unit, third[2] / unit, third[3] / unit
@@ -78,10 +78,10 @@ def _error_sizes(K, size, third, fifth, places, unit):
     return math.sqrt(low), math.sqrt(high)
 
 
-@inner
+@jit
 def _step(spec, data, weights, places, y, K, work, new, h, speed):
     """Take one step of length h from y, whose slope is the first stage; return the estimate of its error."""
-    apart()
+    noinline()
     size = spec[SIZE]
     for s in range(1, STAGES):
         _combine(y, K, size, weights[s], places[s, 1:], places[s, 0], h, new)
@@ -93,10 +93,10 @@ def _step(spec, data, weights, places, y, K, work, new, h, speed):
     return 0.0 if fifth == 0.0 else h * unit * fifth * (fifth / math.hypot(fifth, 0.1 * third))
 
 
-@inner
+@jit
 def _stabilized_step(spec, data, y, K, work, new, h, radius):
     """Take one step of the stabilised method (`_stabilized`) from y; return the number of evaluations."""
-    apart()
+    noinline()
     size = spec[SIZE]
     s = max(2, 1 + math.ceil(math.sqrt(1 + 1.54 * h * radius)))
     w0 = 1 + DAMPING / s**2
@@ -133,10 +133,10 @@ def _stabilized_step(spec, data, y, K, work, new, h, radius):
     return s - 1
 
 
-@inner
+@jit
 def _difference(y, K, size, new, h):
     """Return the estimate of the error of a stabilised step, from the slopes at both of its ends."""
-    apart()
+    noinline()
     total, end = 0.0, STAGES * size
     for i in range(size):
         e = 0.8 * (y[i] - new[i]) + 0.4 * h * (K[i] + K[end + i])
@@ -144,7 +144,7 @@ def _difference(y, K, size, new, h):
     return math.sqrt(total)
 
 
-@inner
+@jit
 def _curved(spec, data, y, slope, work, gap, speed):
     """Curvature of `log ℓ` where the gap was evaluated last; 0 where the gap is 0."""
     if not gap > 0:
@@ -153,7 +153,7 @@ def _curved(spec, data, y, slope, work, gap, speed):
     return curvature(spec, data, y, slope, work, gap, root * root)
 
 
-@inner
+@jit
 def _attempt(spec, data, weights, places, y, K, work, new, numbers, counts, length, h):
     """Try a step from y, of the given norm; return whether it is usable, and its error over the tolerance."""
     size, rtol, gap, speed, radius = spec[SIZE], data[RTOL], numbers[GAP], numbers[SPEED], numbers[RADIUS]
@@ -263,7 +263,7 @@ def programs() -> tuple[Callable[..., int], Callable[..., None]]:
     except _NotKept:
         # Code that was just compiled and code from the disk are put together from other pieces and may round in
         # another way. Another process compiles, so that a first run gives the numbers of all later ones.
-        _compile_apart()
+        _compile_in_another_process()
         try:
             _load(found, compiling=False)
         except _NotKept:  # no other process, or nothing that can be written
@@ -310,7 +310,7 @@ def _load(found: tuple[Any, Any], *, compiling: bool) -> None:
         _compiling.reset(before)
 
 
-def _compile_apart() -> None:
+def _compile_in_another_process() -> None:
     """Have another process of this Python compile the programs and keep them."""
     if getattr(sys, "frozen", False) or "python" not in Path(sys.executable or "").name.lower():
         return  # an application of its own, in which there is a Python

@@ -19,10 +19,10 @@ ROWS, LANES = 4, 4
 U = np.uint64
 """Places counted from the front: with a sign they may count from the back too, and loops over them are slow."""
 # Sums may be taken in any order, as BLAS does; numbers that are not finite keep their meaning.
-inner = njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+jit = njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 
 
-def _apart(typing):
+def _noinline(typing):
     """Keep the function that calls this from being copied into others, which keeps compilation short."""
 
     def generate(context, builder, signature, values):
@@ -32,7 +32,7 @@ def _apart(typing):
     return types.void(), generate
 
 
-apart: Any = intrinsic(_apart)
+noinline: Any = intrinsic(_noinline)
 
 
 def _tile(rows: int, vectors: int) -> Any:
@@ -91,7 +91,7 @@ def _tile(rows: int, vectors: int) -> Any:
 _three, _two, _one = _tile(ROWS, 3), _tile(ROWS, 2), _tile(ROWS, 1)
 
 
-@inner
+@jit
 def add(factor, A, a, C, c, count):
     """`C += factor · A` over so many entries."""
     a, c = U(a), U(c)
@@ -99,7 +99,7 @@ def add(factor, A, a, C, c, count):
         C[c + j] += factor * A[a + j]
 
 
-@inner
+@jit
 def copy(factor, A, a, C, c, count):
     """`C = factor · A` over so many entries."""
     a, c = U(a), U(c)
@@ -107,10 +107,10 @@ def copy(factor, A, a, C, c, count):
         C[c + j] = factor * A[a + j]
 
 
-@inner
+@jit
 def _multiply(A, a, across, down, B, b, C, c, n, k, m):
     """`C (n×m) = A B` with `A[i, p]` at `a + i·down + p·across`."""
-    apart()
+    noinline()
     i = 0
     while i < n and n >= ROWS and m >= LANES:
         i = min(i, n - ROWS)
@@ -141,19 +141,19 @@ def _multiply(A, a, across, down, B, b, C, c, n, k, m):
         i += 1
 
 
-@inner
+@jit
 def product(A, a, B, b, C, c, n, k, m):
     """`C (n×m) = A (n×k) B (k×m)`."""
     _multiply(A, a, np.int64(1), k, B, b, C, c, n, k, m)
 
 
-@inner
+@jit
 def turned_product(A, a, B, b, C, c, n, k, m):
     """`C (n×m) = A (k×n)ᵀ B (k×m)`."""
     _multiply(A, a, n, np.int64(1), B, b, C, c, n, k, m)
 
 
-@inner
+@jit
 def transpose(factor, A, a, C, c, n, m):
     """`C (m×n) = factor · A (n×m)ᵀ`."""
     i, stride = 0, U(n)
@@ -172,7 +172,7 @@ def transpose(factor, A, a, C, c, n, m):
         i += 1
 
 
-@inner
+@jit
 def dot(A, a, B, b, count):
     """`Σ A B` over so many entries."""
     a, b, total = U(a), U(b), 0.0
