@@ -56,7 +56,7 @@ def units(monkeypatch, norm, speed, longest, finite=None):
             self.tau, self.depth = tau, 1
             moved = speed / math.sqrt(2)
             self.coefficients = [np.stack([np.eye(1), moved * np.eye(1)])] * 2
-            self.defects = np.array([1.0 if finite is None or tau <= finite else math.inf])
+            self.defects = np.array([1.0, 1.0 if finite is None or tau <= finite else math.inf])
 
         def norm(self):
             return norm
@@ -113,7 +113,7 @@ def test_the_length_of_a_step_has_twenty_digits(t, length):
 def tried(monkeypatch, levels, coarse_until=0, fails=0, length=8.0):
     """The scaled lengths that a step is tried with."""
     state, seen = object.__new__(EnclosureMarch), []
-    state.t, state.trouble = 0.0, ""
+    state.t, state.trouble = 16.0, ""
     state.node = SimpleNamespace(path=SimpleNamespace(longest=lambda: length, tau=0.25))
 
     def attempt(self, tube, level):
@@ -213,10 +213,10 @@ def test_a_radius_that_is_too_large_is_none():
     # A growth of e³⁰⁰ is as much as is looked at, of the exponent and with the curvature.
     assert state._closed(tube(1e-140), flat, 300.0, 1.0) == pytest.approx(1e-140 * math.exp(300.0))
     assert state._closed(tube(1e-140), flat, 300.1, 1.0) is None and "by e^300 in one step" in state.trouble
-    bend = 0.5 * 1e-140 * math.exp(299.0)
-    assert state._closed(tube(1e-140), Constants(0, 0, 0, 0.1 / bend), 299.0, 1.0) is not None
+    bend = 0.5 * 1e-140 * math.exp(299.9)
+    assert state._closed(tube(1e-140), Constants(0, 0, 0, 0.08 / bend), 299.9, 1.0) is not None
     state.trouble = ""
-    assert state._closed(tube(1e-140), Constants(0, 0, 0, 1.1 / bend), 299.0, 1.0) is None and state.trouble
+    assert state._closed(tube(1e-140), Constants(0, 0, 0, 0.11 / bend), 299.9, 1.0) is None and state.trouble
 
     class Asked:
         count = 0

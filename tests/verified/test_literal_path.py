@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 
 import linflow as lf
+from linflow.verified import (
+    _pairs,  # noqa: F401 - numba is slow to import: once, at the beginning
+    rounding,
+)
 from linflow.verified import problem as problems
-from linflow.verified import rounding
 from linflow.verified.arithmetic import FLOAT64, PAIRS
 from linflow.verified.hessian import Matrix, between, coefficient, cross, hessian
 from linflow.verified.problem import AffineGradient, affine_gradient
@@ -453,9 +456,11 @@ def test_what_a_path_misses_over_a_step_and_at_its_end(coarse, widths, c, arithm
     assert path.at(s)[1] == near(math.sqrt(jumps) * up + tiny)
 
 
-def test_a_step_is_as_long_as_the_truncated_part_allows(monkeypatch):
-    path = path_of((2, 3, 2), 1.5, FLOAT64, 6)
-    allowed = 1e-16 * path.norm() + 1e-150
+@pytest.mark.parametrize("tau", [0.125, 2.0**-12])
+def test_a_step_is_as_long_as_the_truncated_part_allows(coarse, monkeypatch, tau):
+    path = path_of((2, 3, 2), 1.5, FLOAT64, 6, tau)
+    allowed = 1e-16 * path.norm() + tiny
+    assert bool(path.defects[6] < 1) is (tau < 0.125)
     s = (allowed * 7 / path.defects[6]) ** (1 / 7)
     while path.truncation(s) > allowed:
         s *= 0.93

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import linflow as lf
-from linflow.verified import _pairs, march
+from linflow.verified import _pairs, arithmetic, march
 from linflow.verified.arithmetic import FLOAT64, PAIRS
 from linflow.verified.log_norm import Constants, Tube
 from linflow.verified.march import BITS, EnclosureMarch
@@ -270,6 +270,14 @@ def test_other_operations_of_pairs_are_what_they_say(loops):
     assert PAIRS.fits(AffineGradient(V))
     assert not PAIRS.fits(AffineGradient(V, np.eye(2))) and not PAIRS.fits(AffineGradient(V, None, np.eye(3)))
     assert not PAIRS.fits(AffineGradient(V, residue=1e-20))
+
+
+def test_pairs_need_numba(monkeypatch):
+    def missing():
+        raise ImportError
+
+    monkeypatch.setattr(arithmetic, "_loops", missing)
+    assert not PAIRS.fits(AffineGradient(np.eye(2)))
 
 
 def merged(series):
