@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from linflow._support.paths import LIMIT, FileError, PathLike, named, readable, suffix
-from linflow.dynamics.storage.restoring import load_run
+from linflow.dynamics.storage.hdf5 import KINDS, read_run
+from linflow.dynamics.storage.restoring import trajectory_of
 from linflow.files import weights
 from linflow.model.network import Network
 
 if TYPE_CHECKING:
     from linflow.dynamics import Trajectory
+    from linflow.verified import DescentEnclosure, Enclosure
 
 _BEGINNINGS = {
     b"\x89HDF": (".nc", "a NetCDF-4 file"),
@@ -21,15 +23,17 @@ _BEGINNINGS = {
 }
 
 
-def load(path: PathLike, *, limit: int = LIMIT) -> Trajectory | Network:
+def load(path: PathLike, *, limit: int = LIMIT) -> Trajectory | Enclosure | DescentEnclosure | Network:
     """Read a run (`.nc`) or the weights of a network (`.npz`, `.safetensors`; `.pt`, `.pth`, `.ckpt`, `.bin`).
+
+    A verified run is given back with every bound that it proves. It is not proved again, and its `notes` say so.
 
     Args:
         path: the file; its suffix says what it is.
         limit: most bytes that it may decode to.
 
     Returns:
-        A `Trajectory` (`load_run`) or a `Network` (`load_weights`).
+        A `Trajectory` (`load_run`), an `Enclosure` or `DescentEnclosure`, or a `Network` (`load_weights`).
 
     Raises:
         FileError: another kind of file, or one that is damaged, hostile or too large.
@@ -53,4 +57,13 @@ def load(path: PathLike, *, limit: int = LIMIT) -> Trajectory | Network:
     for beginning, (usual, kind) in _BEGINNINGS.items():
         if first.startswith(beginning) and usual != end and not (usual == ".npz" and end in weights.TORCH):
             raise FileError(f"{named(path)} is named {end} and is {kind}; give it the suffix of what it is.")
-    return load_run(path, limit=limit) if end == ".nc" else weights.load_weights(path, limit=limit)
+    if end != ".nc":
+        return weights.load_weights(path, limit=limit)
+    from linflow.verified.storage import schema  # noqa: PLC0415 - verified runs are slow to import
+
+    source = read_run(path, limit, {**KINDS, schema.KIND: schema.ENCLOSURE})
+    if source.told == schema.KIND:
+        from linflow.verified.storage.restoring import enclosure_of  # noqa: PLC0415 - likewise
+
+        return enclosure_of(source)
+    return trajectory_of(source)

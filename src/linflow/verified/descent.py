@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -106,6 +107,19 @@ class DescentEnclosure:
         below = self.gaps[1] <= until * self.gaps[0, 0] * (1 - 1e-12)
         low = int(np.argmax(above)) if above.any() else self.steps + 1
         return low, int(np.argmax(below)) if below.any() else math.inf
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the proof as NetCDF (`.nc`), whole or not at all; `linflow.load(path)` gives it back.
+
+        What is read answers every question as this does. It is not proved again, and its `notes` say so.
+
+        Raises:
+            ValueError: an objective given by functions, which a file cannot hold.
+            OSError, ImportError: as for `linflow.files.save_run`.
+        """
+        from linflow.verified.storage.writing import save_enclosure  # noqa: PLC0415 - xarray is slow to import
+
+        save_enclosure(self, path)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what was proved as plain data."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -266,6 +267,28 @@ class Enclosure:
         rest = float(frobenius(W - (u * s) @ vt)) + gamma(k + 4) * 2 * (length + float(s[0])) * (k + 1)
         off = (rest + float(s[0]) * (sum(tilted) + tilted[0] * tilted[1]) + error) * UP
         return np.maximum(s - off, 0.0), s + off
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the proof as NetCDF (`.nc`), whole or not at all; `linflow.load(path)` gives it back.
+
+        What is read answers every question as this does. It is not proved again, and its `notes` say so.
+
+        Raises:
+            ValueError: an objective given by functions, which a file cannot hold.
+            OSError, ImportError: as for `linflow.files.save_run`.
+
+        Example:
+            >>> import numpy as np, linflow as lf, pathlib, tempfile
+            >>> enc = lf.enclose(lf.MatrixFactorization(np.eye(2)), [np.eye(2), 0.5 * np.eye(2)], until=1e-2)
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     enc.save(pathlib.Path(folder) / "proof.nc")
+            ...     again = lf.load(pathlib.Path(folder) / "proof.nc")
+            >>> again.time_bounds(0.1) == enc.time_bounds(0.1)
+            True
+        """
+        from linflow.verified.storage.writing import save_enclosure  # noqa: PLC0415 - xarray is slow to import
+
+        save_enclosure(self, path)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what was proved as plain data."""

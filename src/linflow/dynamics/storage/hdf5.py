@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,16 +23,12 @@ _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _FILTERS = {1, 2, 3}
 """Of HDF5: deflate, shuffle, Fletcher's checksum. Any other would be looked for among plug-ins, which are code."""
 
-_VARIABLES = {"t", "path_t", "singular_values", "step_sizes", "step_size"} | {
-    *_schema.RECORDS,
-    *_schema.NODES,
-    *_schema.SCALARS,
-}
 _BLOCK = 2**20
-_LAYERS = re.compile(r"W[1-9][0-9]*_(start|end|path)")
+KINDS = {"run": _schema.RUN}
+"""The kinds of runs that are read where nothing else is said, by the attribute that tells them."""
 
 
-def read_run(path: PathLike, limit: int | None) -> RunFile:
+def read_run(path: PathLike, limit: int | None, kinds: Mapping[str, _schema.Kind] = KINDS) -> RunFile:
     """Return the content of the file of a run; its attributes alone where `limit`, in bytes, is None."""
     suffix(path, (".nc",), "a run is read from")
     found = readable(path)
@@ -47,7 +42,7 @@ def read_run(path: PathLike, limit: int | None) -> RunFile:
     h5py = need("h5py", path)
     run = RunFile(found)
     with decoding(path, "NetCDF"), h5py.File(found, "r") as file:
-        run.read_attributes(file)
+        run.read_attributes(file, kinds)
         run.check_version()
         if limit is not None:
             run.read_arrays(file, limit)
@@ -79,12 +74,18 @@ class RunFile:
 
     def __init__(self, path: Path):
         self.path = path
+        self.kind, self.told = _schema.RUN, "run"
         self.attributes: dict[str, str | int | float] = {}
         self.arrays: dict[str, np.ndarray] = {}
 
-    def read_attributes(self, file: h5py.File) -> None:
+    def read_attributes(self, file: h5py.File, kinds: Mapping[str, _schema.Kind]) -> None:
         """Read the global attributes that say what a run is."""
-        for name in (*_schema.CHECKED, *_schema.ALSO_READ):
+        if "kind" in file.attrs:
+            told = self._plain("kind", file.attrs["kind"])
+            if told not in kinds:
+                raise FileError(f"{named(self.path)} holds a {told}; linflow.load reads it, if this version can.")
+            self.told, self.kind = str(told), kinds[str(told)]
+        for name in (*self.kind.checked, *self.kind.also_read):
             if name in file.attrs:
                 self.attributes[name] = self._plain(name, file.attrs[name])
 
@@ -126,7 +127,7 @@ class RunFile:
 
     def read_arrays(self, file: h5py.File, limit: int) -> None:
         """Read every variable of a run, once all have been looked at."""
-        names = [name for name in map(str, file) if name in _VARIABLES or _LAYERS.fullmatch(name)]
+        names = [name for name in map(str, file) if self.kind.holds(name)]
         datasets = {name: self._dataset(file, name) for name in names}
         check_size(sum(8 * math.prod(data.shape) for data in datasets.values()), limit, self.path)
         for data in datasets.values():
@@ -156,7 +157,7 @@ class RunFile:
     def check_sum(self) -> None:
         """Compare the checksum, where there is one."""
         stated = self.attributes.get("checksum")
-        if stated is not None and stated != _schema.checksum(self.arrays, self.attributes):
+        if stated is not None and stated != _schema.checksum(self.arrays, self.attributes, self.kind.checked):
             raise FileError(
                 f"{named(self.path)} is damaged, or was changed after it was saved: its content does not have the "
                 "checksum it states. Save or fetch it again; if you changed it on purpose, delete its attribute "
@@ -191,4 +192,6 @@ class RunFile:
 
     def error(self, found: str) -> FileError:
         """Return the error that says what was found."""
-        return FileError(f"{named(self.path)} is not a run as linflow saves it: {found}. Save or fetch it again.")
+        return FileError(
+            f"{named(self.path)} is not a {self.kind.noun} as linflow saves it: {found}. Save or fetch it again."
+        )

@@ -45,7 +45,7 @@ def load_run(path: PathLike, *, limit: int = LIMIT) -> Trajectory:
         >>> back.result.value, back.time_to(0.1) == run.time_to(0.1)
         ('time limit reached', True)
     """
-    return _trajectory(read_run(path, limit))
+    return trajectory_of(read_run(path, limit))
 
 
 def load_settings(path: PathLike) -> dict[str, Any]:
@@ -70,7 +70,8 @@ def load_settings(path: PathLike) -> dict[str, Any]:
     return read_run(path, None).json("settings", dict, {})
 
 
-def _trajectory(source: RunFile) -> Trajectory:
+def trajectory_of(source: RunFile) -> Trajectory:
+    """Return the run that a file holds."""
     from linflow.dynamics import Result, Trajectory  # noqa: PLC0415 - compiled loops are slow to import
 
     algorithm, ended = source.attributes.get("algorithm"), source.attributes.get("result")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -49,6 +51,36 @@ CHECKED = ("format_version", "algorithm", "result", "notes", "settings")
 ALSO_READ = ("source", "checksum", "until")
 """Those it leaves out. `until` came later than the format: who reads files without it must find the same checksum."""
 
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of run that a file may hold.
+
+    Attributes:
+        noun: what it is called.
+        variables: the names of its variables.
+        layers: those of its layers, a pattern.
+        checked: the attributes that its checksum covers.
+        also_read: those that it leaves out.
+    """
+
+    noun: str
+    variables: frozenset[str]
+    layers: re.Pattern[str]
+    checked: tuple[str, ...] = CHECKED
+    also_read: tuple[str, ...] = ALSO_READ
+
+    def holds(self, name: str) -> bool:
+        """Tell whether such a file has a variable of this name."""
+        return name in self.variables or bool(self.layers.fullmatch(name))
+
+
+RUN = Kind(
+    "run",
+    frozenset({"t", "path_t", "singular_values", "step_sizes", "step_size", *RECORDS, *NODES, *SCALARS}),
+    re.compile(r"W[1-9][0-9]*_(start|end|path)"),
+)
+
 SEAL = b"\nlinflow sha256 "
 """Begins the last bytes of a file as saved; the digest of all before it follows, in hexadecimal."""
 
@@ -61,7 +93,9 @@ def seal(digest: str) -> bytes:
 SEALED = len(seal("0" * 64))
 
 
-def checksum(variables: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> str:
+def checksum(
+    variables: Mapping[str, np.ndarray], attributes: Mapping[str, Any], checked: Iterable[str] = CHECKED
+) -> str:
     """Return the SHA-256 of names, shapes and values: it outlives a change of the layout of the file."""
     digest = hashlib.sha256()
     for name in sorted(variables):
@@ -69,7 +103,7 @@ def checksum(variables: Mapping[str, np.ndarray], attributes: Mapping[str, Any])
         x = np.ascontiguousarray(x, dtype="<i8" if x.dtype.kind in "iu" else "<f8")
         digest.update(f"{name}{x.dtype.str}{np.shape(variables[name])};".encode())
         digest.update(x.tobytes())
-    for name in CHECKED:
+    for name in checked:
         if name in attributes:
             digest.update(f"{name}={attributes[name]};".encode(errors="surrogatepass"))
     return f"sha256:{digest.hexdigest()}"

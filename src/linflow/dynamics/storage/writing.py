@@ -20,7 +20,7 @@ from linflow.dynamics.storage import schema as _schema
 from linflow.dynamics.storage.stored_weights import StoredWeights
 from linflow.model.network import Network
 
-_Variables = dict[str, tuple[tuple[str, ...], np.ndarray, str, str]]
+Variables = dict[str, tuple[tuple[str, ...], np.ndarray, str, str]]
 """Dimensions, values, long name and units by name."""
 
 
@@ -55,10 +55,19 @@ def save_run(run: Any, path: PathLike, *, weights: str = "ends", settings: Mappi
         >>> back.gap_at(0.25) == run.gap_at(0.25)
         True
     """
+    need_writers(path)
+    write_dataset(to_dataset(run, weights=weights, settings=settings), path)
+
+
+def need_writers(path: PathLike) -> None:
+    """Raise unless the path is one that a run can be written to, and what writes it is installed."""
     suffix(path, (".nc",), "a run is written as")
     need("h5netcdf", path)
     need("xarray", path)
-    data = to_dataset(run, weights=weights, settings=settings)
+
+
+def write_dataset(data: Any, path: PathLike) -> None:
+    """Write a dataset as NetCDF-4 with the digest of the file at its end."""
     check_size(data.nbytes, LIMIT, path)
     # NaN would otherwise be marked as missing, which it is not.
     encoding = {name: {"_FillValue": None} for name in data.variables}
@@ -88,12 +97,16 @@ def to_dataset(run: Any, *, weights: str = "ends", settings: Mapping[str, Any] |
         >>> data.gap.dims, data.gap.attrs["units"], data.W1_start.shape
         (('t',), 'loss', (2, 2))
     """
-    import xarray  # noqa: PLC0415 - xarray is slow to import
-
     checks.choice(weights, "weights", ("ends", "all"))
     variables = {**_records(run), **_scalars(run), **_weights(run, weights == "all")}
-    attributes = _attributes(run, settings)
-    attributes["checksum"] = _schema.checksum({name: x[1] for name, x in variables.items()}, attributes)
+    return dataset(variables, _attributes(run, settings), _schema.RUN)
+
+
+def dataset(variables: Variables, attributes: dict[str, Any], kind: _schema.Kind) -> Any:
+    """Return an `xarray.Dataset` of variables and attributes, with its checksum."""
+    import xarray  # noqa: PLC0415 - xarray is slow to import
+
+    attributes["checksum"] = _schema.checksum({name: x[1] for name, x in variables.items()}, attributes, kind.checked)
     return xarray.Dataset(
         {
             name: (dimensions, values, {"long_name": meaning, "units": units})
@@ -103,8 +116,8 @@ def to_dataset(run: Any, *, weights: str = "ends", settings: Mapping[str, Any] |
     )
 
 
-def _records(run: Any) -> _Variables:
-    variables: _Variables = {"t": (("t",), to_numpy(run.t), "time", "time of the flow")}
+def _records(run: Any) -> Variables:
+    variables: Variables = {"t": (("t",), to_numpy(run.t), "time", "time of the flow")}
     for name, (meaning, units) in _schema.RECORDS.items():
         values = getattr(run, name)
         if values is not None:
@@ -120,12 +133,12 @@ def _records(run: Any) -> _Variables:
     return variables
 
 
-def _scalars(run: Any) -> _Variables:
+def _scalars(run: Any) -> Variables:
     values: dict[str, Any] = {"minimum": run.minimum, "scale": run.start.scale}
     values |= {f"stats_{name}": getattr(run.stats, name) for name in _schema.STATS}
     if np.isnan(values["stats_gap_error"]):  # not estimated
         del values["stats_gap_error"]
-    variables: _Variables = {}
+    variables: Variables = {}
     for name, value in values.items():
         kind = np.int64 if name.removeprefix("stats_") in _schema.COUNTS else np.float64
         variables[name] = ((), np.asarray(value, dtype=kind), *_schema.SCALARS[name])
@@ -134,8 +147,8 @@ def _scalars(run: Any) -> _Variables:
     return variables
 
 
-def _weights(run: Any, everything: bool) -> _Variables:
-    variables: _Variables = {}
+def _weights(run: Any, everything: bool) -> Variables:
+    variables: Variables = {}
     for l, (first, last) in enumerate(zip(run.start.weights, run.final.weights, strict=True), 1):
         sides = (f"h{l - 1}", f"h{l}")
         variables[f"W{l}_start"] = (sides, to_numpy(first), f"first weights of layer {l}", "1")
@@ -172,20 +185,12 @@ def _path(run: Any) -> tuple[list[float], list[Network]]:
 
 
 def _attributes(run: Any, settings: Mapping[str, Any] | None) -> dict[str, Any]:
-    attributes: dict[str, Any] = {
-        "Conventions": f"linflow-run-{_schema.FORMAT_VERSION}",
-        "title": f"Gradient {run.algorithm} on a multi-layer linear model",
-        "source": f"linflow {__version__}",
-        "format_version": _schema.FORMAT_VERSION,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "platform": platform.platform(),
-        "python_version": platform.python_version(),
-        "numpy_version": np.__version__,
-        "dtype": "float64",
+    attributes = {
+        **origin(f"Gradient {run.algorithm} on a multi-layer linear model"),
         "algorithm": run.algorithm,
         "result": run.result.name,
         "result_text": run.result.value,
-        "notes": _json(list(run.notes)),
+        "notes": as_json(list(run.notes)),
     }
     if run.until is not None:
         attributes["until"] = run.until
@@ -194,11 +199,26 @@ def _attributes(run: Any, settings: Mapping[str, Any] | None) -> dict[str, Any]:
     return attributes
 
 
+def origin(title: str) -> dict[str, Any]:
+    """Return the attributes that say what a file is, and what wrote it where."""
+    return {
+        "Conventions": f"linflow-run-{_schema.FORMAT_VERSION}",
+        "title": title,
+        "source": f"linflow {__version__}",
+        "format_version": _schema.FORMAT_VERSION,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "platform": platform.platform(),
+        "python_version": platform.python_version(),
+        "numpy_version": np.__version__,
+        "dtype": "float64",
+    }
+
+
 def _settings(settings: Mapping[str, Any]) -> str:
     if not isinstance(settings, Mapping):
         raise TypeError(f"settings is a {type(settings).__name__}; a dict is needed.")
     try:
-        return _json(dict(settings))
+        return as_json(dict(settings))
     except ValueError as error:
         raise ValueError(
             f"settings cannot be written as JSON ({error}); write infinities and NaN as None or as text."
@@ -209,7 +229,8 @@ def _settings(settings: Mapping[str, Any]) -> str:
         ) from error
 
 
-def _json(x: Any) -> str:
+def as_json(x: Any) -> str:
+    """Return plain data as JSON."""
     text = json.dumps(x, ensure_ascii=False, allow_nan=False, default=_plain)
     # A lone surrogate, as undecodable file names hold, is written as JSON's own escape.
     return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\u0000")
