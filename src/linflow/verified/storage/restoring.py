@@ -15,7 +15,7 @@ from linflow.model.network import Network
 from linflow.verified.descent import DescentEnclosure
 from linflow.verified.enclosure import Enclosure
 from linflow.verified.log_norm import Constants
-from linflow.verified.march import Step
+from linflow.verified.march import EnclosureStep
 from linflow.verified.problem import AffineGradient
 from linflow.verified.reduction import Narrowed
 from linflow.verified.storage.schema import ENCLOSURE, KIND, OBJECTIVES, PROBLEM, READ, RESULTS, STEPS
@@ -147,7 +147,7 @@ def _problem(source: RunFile, shape: tuple[int, int]) -> AffineGradient:
     return AffineGradient(V, A, B, **pairs, **single, full=full, notes=_notes(source, "problem_notes"))
 
 
-def _steps(source: RunFile, narrowed: Narrowed) -> tuple[Step, ...]:
+def _steps(source: RunFile, narrowed: Narrowed) -> tuple[EnclosureStep, ...]:
     if "step_t" not in source.arrays:
         return ()
     depth, t = len(narrowed.weights), source.array("step_t", (None,))
@@ -168,7 +168,7 @@ def _steps(source: RunFile, narrowed: Narrowed) -> tuple[Step, ...]:
     _not_negative(source, "step_lengths", lengths)
     series = [source.array(f"W{l}_series", (int(ends[-1]), *W.shape)) for l, W in enumerate(narrowed.weights, 1)]
     return tuple(
-        Step(
+        EnclosureStep(
             float(t[k]),
             float(length[k]),
             float(tau[k]),

@@ -1,6 +1,7 @@
 """Verified runs on disk: what is read answers every question as what was saved, and says that it was read."""
 
 import json
+from typing import Any
 
 import h5py
 import numpy as np
@@ -38,7 +39,7 @@ def problem(request):
     return PROBLEMS[request.param]
 
 
-def again(enclosure, tmp_path):
+def again(enclosure, tmp_path) -> Any:
     enclosure.save(tmp_path / "proof.nc")
     return lf.load(tmp_path / "proof.nc")
 
@@ -78,7 +79,7 @@ def test_a_descent_that_is_read_answers_every_question_the_same(problem, tmp_pat
     np.testing.assert_array_equal(back.gap_bounds(range(61)), enc.gap_bounds(range(61)))
     np.testing.assert_array_equal(back.radius, enc.radius)
     assert back.steps_bounds(0.5) == enc.steps_bounds(0.5) and repr(back) == repr(enc)
-    for was, now in zip(enc.network.weights, back.network.weights, strict=True):
+    for was, now in zip(enc.final.weights, back.final.weights, strict=True):
         np.testing.assert_array_equal(was, now)
 
 
