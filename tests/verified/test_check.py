@@ -114,6 +114,8 @@ def test_the_gap_kept_least_well_is_told_over_all_rows_and_times():
     assert check.holds and check.worst_gap == 0.5
     check = check_proof(promised(lambda t: 1.0 - 0.5 * t), given(low=(0.5, 0.25, 0.0), high=(4.0, 3.0, 1.0)))
     assert check.holds and check.worst_gap == 0.5
+    check = check_proof(promised(lambda t: 0.0), given(low=(0.0, 0.0, 0.0)))
+    assert check.holds and check.worst_gap == 0.0
     certificate = promised(lambda t: 1.0)
     certificate.guarantees[0].applies = False
     assert check_proof(certificate, given()).holds

@@ -58,6 +58,9 @@ def test_a_flow_ends_at_its_limits():
     result, reason, steps = ended(Scripted(*falling), max_steps=4)
     assert (result, steps) == ("step limit reached", 4)
     assert reason == "verified to t = 4, gap 0.062 of the first: 4 steps were taken; raise max_steps"
+    for first in ((8.0, 9.0), (0.5, 9.0)):
+        result, reason, steps = ended(Scripted(*falling, stuck=3, first=first))
+        assert reason == f"verified to t = 2, gap {2 / first[0]:.2g} of the first: it was stuck"
     result, reason, steps = ended(Scripted(*falling, stuck=3))
     assert (result, steps) == ("proof ended", 2)
     assert reason == "verified to t = 2, gap 0.25 of the first: it was stuck"
