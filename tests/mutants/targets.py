@@ -25,7 +25,7 @@ TARGETS = {
     "certificates.exponential": [*CERTIFICATES, "certificates/test_certificates"],
     "certificates.descent": [*CERTIFICATES, "certificates/test_descent"],
     "certificates.scheduled_descent": [*CERTIFICATES, "certificates/test_descent_schedule"],
-    "certificates.checking": ["certificates/test_certificates", "certificates/test_descent"],
+    "certificates.checking": ["certificates/test_literal_checking"],
     **{
         f"certificates.prior.{name}": ["certificates/test_literal_prior", "certificates/test_prior"]
         for name in ("_start", "modes", "regimes", "imbalance")

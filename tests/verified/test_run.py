@@ -226,6 +226,7 @@ def test_an_attempt_at_a_flow_keeps_within_its_memory(enclosed):
         (thousands, {"max_steps": 5000}, 2000),
         (thousands, {"max_steps": 1}, 1),
         (wide(1000, 3000), {}, 1),
+        (SimpleNamespace(weights=[SimpleNamespace(shape=(1, 1))]), {"max_steps": 7_000_000}, 6_000_000),
     ):
         assert attempts.attempt(F, net, until=0.1, t_max=3.0, **given) == ("proof", "")
         assert enclosed.pop() == {"until": 0.1, "t_max": 3.0, "max_steps": steps, "progress": None}
@@ -242,6 +243,11 @@ def test_an_attempt_at_a_descent_keeps_within_its_work(enclosed):
         (NET, {"steps": 7}, 7),
         (NET, {"max_steps": 100_000}, 100_000),
         (many, {"max_steps": 100_000}, 10_000),
+        (
+            SimpleNamespace(weights=[SimpleNamespace(shape=(1, 1))]),
+            {"max_steps": 10**9, "steps": 2 * 10**9},
+            1_200_000_000,
+        ),
     ):
         assert attempts.attempt(F, net, until=0.1, step_size=0.5, **given) == ("proof", "")
         expected = {"algorithm": "descent", "step_size": 0.5, "until": 0.1, "steps": steps, "progress": None}

@@ -170,7 +170,8 @@ def check_run(certificate: Promise, run: Trajectory) -> Check:
         if not guarantee.applies:
             continue
         bound = _bound(guarantee, t, done)
-        share = least / np.maximum(bound, 5e-324)
+        with np.errstate(over="ignore"):  # a bound may have come down to 0
+            share = least / np.maximum(bound, 5e-324)
         worst = max(worst, float(np.max(share)))
         bad = _beyond(share - 1, run)
         if bad.size:
