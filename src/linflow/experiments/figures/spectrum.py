@@ -86,12 +86,16 @@ def claims(data: SpectrumData) -> Iterable[Claim | LeftOut]:
         if one.h in TALK:
             yield from about_these(data.settings.changes("n", "m", "start"), _of_the_talk(one))
     for narrow, wide in pairwise(sorted(data.widths, key=lambda one: one.h)):
-        at = f" from h = {narrow.h} to {wide.h}"
-        yield Claim.all_below(f"Width opens the gap{at}", narrow.all("spectral_gap"), min(wide.all("spectral_gap")))
-        spreads = wide.all("positive_spread"), min(narrow.all("positive_spread"))
-        yield Claim.all_below(f"Width closes the positive spread{at}", *spreads)
+        yield from about_these(data.settings.changes("start"), _width_claims(narrow, wide))
     for one in data.widths:
         yield _axis_claim(one, n, m)
+
+
+def _width_claims(narrow: WidthSpectra, wide: WidthSpectra) -> Iterable[Claim]:
+    at = f" from h = {narrow.h} to {wide.h}"
+    yield Claim.all_below(f"Width opens the gap{at}", narrow.all("spectral_gap"), min(wide.all("spectral_gap")))
+    spreads = wide.all("positive_spread"), min(narrow.all("positive_spread"))
+    yield Claim.all_below(f"Width closes the positive spread{at}", *spreads)
 
 
 def _of_the_talk(one: WidthSpectra) -> Iterable[Claim]:
