@@ -15,6 +15,7 @@ from linflow import schedules
 from linflow.certificates.curves import StepCurve, fallen, steps_down
 from linflow.certificates.descent import descent_guarantees, safe_step_size
 from linflow.certificates.published_descent import balanced_descent, two_layer_descent
+from linflow.certificates.setting import Setting
 from linflow.certificates.step_bounds import DescentBounds, LevelStepCurve, interaction
 from linflow.dynamics.local_smoothness import local_constant
 from linflow.model.classification import ExponentialLoss, LogisticLoss
@@ -118,7 +119,7 @@ def test_certificates_hold_along_descents():
     certified = rated = near_limit = lazy = 0
     for index in range(370):
         f, net, rng = problem(index)
-        caps = DescentBounds(f, net)
+        caps = DescentBounds(Setting(f, net))
         beta = float(caps._start(0.0)[0].min())
         if not (0 < beta < math.inf):
             continue
@@ -184,7 +185,7 @@ def test_against_the_literal_fixed_point():
         f, net, _ = problem(4 * index + 1 + index % 3)
         if f.strong_convexity == 0 or f.gap(net.product()) < 1e-6:
             continue
-        caps = DescentBounds(f, net, nearby=False)
+        caps = DescentBounds(Setting(f, net), nearby=False)
         Ds = algebra.imbalance_matrices(net.weights)
         numbers = spectral_norm(f.minimizer), caps.gap, f.strong_convexity, f.smoothness
         eta = 0.2 / literal_beta(Ds, *numbers, 0.0, net.scale)
@@ -304,7 +305,7 @@ def test_safe_step_minimises_the_factor(widths):
     net = lf.Network([np.eye(*W.shape) + 0.1 * W for W in draw_weights(widths, "gaussian", 5)])
     f = lf.MatrixFactorization(net.product() * 1.1)
     eta = safe_step_size(f, net)
-    caps = DescentBounds(f, net)
+    caps = DescentBounds(Setting(f, net))
 
     def decrease(step):
         held = caps.at(step)
@@ -320,7 +321,7 @@ def test_safe_step_minimises_the_factor(widths):
 def test_safe_step_without_a_rate_still_descends():
     net = lf.init.gaussian((3, 4, 3), 0.3, rng=1)
     f = lf.MatrixFactorization(np.diag([1.0, 1.0, 0.0]))  # no margin, no imbalance worth a rate
-    eta, rows = descent_guarantees(f, net, None)
+    eta, rows = descent_guarantees(Setting(f, net), None)
     assert rows[0].reason.startswith("the loss never rises, but no rate is certified")
     assert eta == safe_step_size(f, net)
     run = lf.gradient_descent(f, net, step_size=eta, steps=300)
@@ -337,7 +338,7 @@ def test_no_safe_step_says_what_to_do():
     with pytest.raises(ValueError, match=r"no bound on the weights along the run is known"):
         safe_step_size(logistic, net)
     for f in (exponential, logistic):
-        eta, rows = descent_guarantees(f, net, None)
+        eta, rows = descent_guarantees(Setting(f, net), None)
         assert eta > 0 and not any(row.applies for row in rows)
         run = lf.gradient_descent(f, net, step_size=eta, steps=1)
         assert run.gap[1] < run.gap[0]
@@ -349,7 +350,7 @@ def test_reasons_name_the_hypothesis():
     f, net = lf.MatrixFactorization(2 * np.eye(2)), lf.Network([np.eye(2), 1.8 * np.eye(2)])
 
     def reasons(f, net, eta):
-        return [row.reason for row in descent_guarantees(f, net, eta)[1]]
+        return [row.reason for row in descent_guarantees(Setting(f, net), eta)[1]]
 
     assert "is too large: at most" in reasons(f, net, 50.0)[0]
     assert "ηK_t < 2" in reasons(f, net, 50.0)[1]
@@ -382,12 +383,12 @@ def test_reasons_name_the_hypothesis():
     )
     assert all("smoothness" in r or "whiten" in r for r in reasons(unknown, net, 1e-3))
     with pytest.raises(ValueError, match=r"step_size is 0\.0"):
-        descent_guarantees(f, net, 0.0)
+        descent_guarantees(Setting(f, net), 0.0)
 
 
 def test_at_the_minimum_nothing_is_left_to_do():
     net = lf.Network([np.eye(2), 2 * np.eye(2)])
-    eta, rows = descent_guarantees(lf.MatrixFactorization(net.product()), net, None)
+    eta, rows = descent_guarantees(Setting(lf.MatrixFactorization(net.product()), net), None)
     assert eta > 0 and rows[0].applies
     assert rows[0].steps_to(1e-6) == 0
 
@@ -427,7 +428,7 @@ def test_two_layer_rows_hold_and_ours_is_no_slower():
         net = lf.Network(draw_weights((n, 6, m), "gaussian", index))
         f = objective_near(("factorization", "regression")[index % 2], net.product(), 10 ** rng.uniform(-1, 0.3), rng)
         eta = 0.3 * safe_step_size(f, net)
-        rows = [row for row in descent_guarantees(f, net, eta)[1][:3] if row.applies]
+        rows = [row for row in descent_guarantees(Setting(f, net), eta)[1][:3] if row.applies]
         ours = rows[0] if rows else None
         for row in rows[1:]:
             applied += 1
@@ -440,7 +441,7 @@ def test_two_layer_rows_hold_and_ours_is_no_slower():
 def test_two_layer_rows_use_the_right_singular_values():
     """Weights of the errata: the printed form with σ_min in both roots would promise three times the rate."""
     net = lf.Network([np.diag([2.0, 0.0]), np.array([[1.0], [0.0]])])
-    rows = two_layer_descent(lf.MatrixFactorization(np.array([[2.0], [1e-3]])), net, 1e-3)
+    rows = two_layer_descent(Setting(lf.MatrixFactorization(np.array([[2.0], [1e-3]])), net), 1e-3)
     assert 0 < rows[1].facts["α"] <= 1.0
 
 
@@ -449,7 +450,7 @@ def test_two_layer_rows_bound_the_printed_constant():
     net = lf.Network([W / 3 for W in draw_weights((3, 8, 2), "gaussian", 1)], 0.7)
     f = lf.MatrixFactorization(net.product() + 0.1)
     eta, gap = 0.05, f.gap(net.product())
-    facts = two_layer_descent(f, net, eta)[0].facts
+    facts = two_layer_descent(Setting(f, net), eta)[0].facts
     D = lf.imbalance_matrices(net)
     size = spectral_norm(f.minimizer) + math.sqrt(2 * gap)
     greatest = 0.7**2 * sum(literal_caps(D, size / 0.7, facts["drift cap"]))
@@ -471,13 +472,13 @@ def test_approximately_balanced_contraction_at_the_largest_step(depth):
         balanced = lf.init.balanced(widths, product=start / scale, rng=rng)
         net = lf.Network(balanced.weights, scale)
         f = lf.MatrixFactorization(target)
-        limit = balanced_descent(f, net, 1e-30).facts
+        limit = balanced_descent(Setting(f, net), 1e-30).facts
         # move to the edge of the balance that is allowed
         noise = [rng.standard_normal(W.shape) for W in net.weights]
         size = 0.1 * limit["allowed imbalance"] / max(spectral_norm(W) for W in net.weights)
         net = net.with_weights([W + size * E / np.linalg.norm(E) for W, E in zip(net.weights, noise, strict=True)])
-        eta = 0.999 * balanced_descent(f, net, 1e-30).facts["largest step"]
-        row = balanced_descent(f, net, eta)
+        eta = 0.999 * balanced_descent(Setting(f, net), 1e-30).facts["largest step"]
+        row = balanced_descent(Setting(f, net), eta)
         assert row.applies, row.reason
         applied += 1
         promised = -math.log1p(-row.curve.decrease)

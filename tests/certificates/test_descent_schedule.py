@@ -20,6 +20,7 @@ from linflow.certificates.scheduled_descent import (
     least_sum,
     schedule_guarantees,
 )
+from linflow.certificates.setting import Setting
 from linflow.dynamics.local_smoothness import local_constant
 from tests.certificates.test_descent import problem_of
 from tests.reference import algebra
@@ -110,7 +111,7 @@ def test_guarantees_hold_along_runs():
     for index in range(160):
         f, net, rng = problem(index)
         schedule, rule = rule_for(index, f, net, rng)
-        bounds = ScheduleBounds(f, net, rule)
+        bounds = ScheduleBounds(Setting(f, net), rule)
         held = bounds.held()
         if held is None:
             continue
@@ -164,7 +165,7 @@ def test_against_the_literal_sequence(times):
     for index in range(1, 40, 3):
         f, net, _ = problem(index)
         first = times / (f.smoothness * spectral_norm(net.weights[0]) ** 2 * net.scale**2)
-        bounds = ScheduleBounds(f, net, Rule(first, printed=True))
+        bounds = ScheduleBounds(Setting(f, net), Rule(first, printed=True))
         held = bounds.held()
         if held is None or held.curve is None or held.curve.steps(1e-9 * bounds.gap) > 5000:
             continue
@@ -184,7 +185,7 @@ def test_against_the_literal_sequence(times):
 def test_root_is_that_of_the_capped_constant():
     for index, (a, printed) in enumerate([(6, True), (1, False)] * 6):
         f, net, _ = problem(3 * index + 1)
-        bounds = ScheduleBounds(f, net, Rule(math.inf, printed))
+        bounds = ScheduleBounds(Setting(f, net), Rule(math.inf, printed))
         omega = np.array([[1.3 + index / 10], [0.9]]) * np.ones(len(bounds.levels))
         roots = bounds.roots(omega, np.full(len(bounds.levels), math.inf))
         greatest, whole = net.scale**2 * float((omega[:, 0] ** 2).sum()), bounds.network.shape == net.shape
@@ -199,7 +200,7 @@ def test_steps_where_part_of_the_product_is_unseen():
     """`local_smoothness("step")` counts how the part moves that the objective does not see: its steps are shorter."""
     for index in (1559, 1759, 1919):  # singular on the right; the floor for what is seen fails on these
         f, net, _ = problem(index)
-        bounds = ScheduleBounds(f, net, Rule(math.inf, printed=False, along=True))
+        bounds = ScheduleBounds(Setting(f, net), Rule(math.inf, printed=False, along=True))
         check_held(f, net, schedules.local_smoothness("step"), bounds, bounds.held())
 
 
@@ -207,7 +208,7 @@ def test_unseen_part_bounds_the_whole_product():
     """A deficient design: the schedule reads ‖W‖ of the whole product, and the cap covers what is not seen."""
     for index in range(20):
         f, net, _ = problem(5 * index + 2)
-        bounds = ScheduleBounds(f, net, Rule(math.inf, printed=True))
+        bounds = ScheduleBounds(Setting(f, net), Rule(math.inf, printed=True))
         seen = f.effective(net)[1]
         for W, V, unseen in zip(net.weights, seen.weights, bounds.unseen, strict=True):
             assert spectral_norm(W) ** 2 <= (spectral_norm(V) ** 2 + unseen) * (1 + 1e-12)  # rounding
@@ -418,6 +419,6 @@ class TestCertificate:
 
 def test_rows_of_other_results_say_why():
     f, net = wide(30)
-    ours, *others = schedule_guarantees(f, net, schedules.xu2025(f, net))
+    ours, *others = schedule_guarantees(Setting(f, net), schedules.xu2025(f, net))
     assert ours.applies and others
     assert all("on a constant step" in row.reason for row in others)

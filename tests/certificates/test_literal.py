@@ -27,6 +27,7 @@ from linflow.certificates import (
     tail,
 )
 from linflow.certificates import scheduled_descent as scheduled
+from linflow.certificates.setting import Setting
 from linflow.dynamics.local_smoothness import local_constant
 from linflow.geometry import operator
 
@@ -365,7 +366,7 @@ def quadratic(gap=1.0, gamma=2.0, K=1.0, minimizer=None, shape=(1, 1)):
 
 
 def test_numbers_past_float64_are_refused_and_those_within_are_not():
-    say = guarantees.beyond_float64
+    say = lambda f, net: Setting(f, net).beyond_float64  # noqa: E731
     small = lf.Network([np.ones((1, 1)), np.ones((1, 1))])
     assert say(quadratic(), small) == ""
     assert say(quadratic(gap=0.9e280, gamma=1e-3, K=0.5), small) == "" and "at the start is 1.01e+280" in say(
@@ -400,18 +401,22 @@ def test_numbers_past_float64_are_refused_and_those_within_are_not():
     assert say(quadratic(gap=0.0, minimizer=np.zeros((1, 1))), lf.Network([np.full((1, 1), 1e-69)] * 2)) == ""
 
 
+def promised(**words):
+    return guarantees.Guarantee(name="a", source="b", citation=(), **words)
+
+
 def test_a_guarantee_reads_its_curve():
-    g = guarantees.Guarantee("a", "b", (), "", curves.ExponentialCurve(2.0, 3.0), 2.0, 5.0)
+    g = promised(reason="", curve=curves.ExponentialCurve(2.0, 3.0), gap=2.0, minimum=5.0)
     assert g.applies and g.rate == 3.0 and g.time_to(0.1) == near(math.log(10) / 3)
     assert g.gap_at(1.0) == near(2 * math.exp(-3)) and g.loss_at(1.0) == near(5 + 2 * math.exp(-3))
     with pytest.raises(TypeError, match="takes no steps"):
         g.steps_to(0.5)
-    none = guarantees.Guarantee("a", "b", (), "why", None, 2.0, 5.0)
+    none = promised(reason="why", curve=None, gap=2.0, minimum=5.0)
     assert not none.applies and none.rate == 0.0 and none.time_to(0.1) == none.steps_to(0.1) == math.inf
     assert none.gap_at(1.0) == 2.0 and none.loss_at(0.0) == 7.0
-    above = guarantees.Guarantee("a", "b", (), "", curves.ExponentialCurve(4.0, 1.0), 2.0, 0.0)
+    above = promised(reason="", curve=curves.ExponentialCurve(4.0, 1.0), gap=2.0, minimum=0.0)
     assert above.gap_at(0.1) == 2.0
-    steps = guarantees.Guarantee("a", "b", (), "", curves.StepCurve(2.0, 0.1, 0.5), 2.0, 0.0)
+    steps = promised(reason="", curve=curves.StepCurve(2.0, 0.1, 0.5), gap=2.0, minimum=0.0)
     assert steps.steps_to(0.26) == 2
     assert guarantees.finite(math.inf) is None and guarantees.finite(2.0) == 2.0
 
@@ -433,7 +438,7 @@ def test_certificates_on_the_flow_are_gamma_times_the_bounds_at_the_margin(rng, 
     levels = envelope.gap_levels(gap)
     low, following, high = margin.product_range(f, net, levels)
     rows = lf.bounds.evaluate(Invariants.of(net).at(low / 0.8, high / 0.8, following / 0.8), 0.8)
-    found = exponential.exponential(f, net)
+    found = exponential.exponential(Setting(f, net))
     by_name = {g.name: g for g in found}
     assert [g.name for g in found[:2]] == ["envelope", "lazy regime"]
     for row in rows:
@@ -466,7 +471,7 @@ def test_bounds_are_those_of_every_level_of_the_gap(rng):
         f = lf.MatrixFactorization(product + rng.choice([0.01, 0.1, 1.0]) * rng.standard_normal((2, 2)))
         levels = envelope.gap_levels(f.gap(product))
         low, following, high = margin.product_range(f, net, levels)
-        rows, values, held = exponential.bounds_on(levels, f, net)
+        rows, values, held = exponential.bounds_on(Setting(f, net), levels)
         margins.add((bool(low[0] > 0), bool(low[-1] > 0)))
         assert held == low[0]
         literal = lf.bounds.evaluate(Invariants.of(net).at(low / 0.6, high / 0.6, following / 0.6), 0.6)
@@ -485,7 +490,7 @@ def test_the_lazy_regime_applies_where_its_envelope_lasts():
         f = lf.MatrixFactorization(0.8 * k * np.eye(2) + 0.01)
         levels = envelope.gap_levels(f.gap(net.product()))
         curve = envelope.envelope(levels, 2.0, 0 * levels, lazy.Neighbourhood.of(net))
-        row = next(g for g in exponential.exponential(f, net) if g.name == "lazy regime")
+        row = next(g for g in exponential.exponential(Setting(f, net)) if g.name == "lazy regime")
         lasts = curve is not None and bool(curve.rates[-1] > 0)
         seen.add((curve is not None, lasts))
         assert row.applies == lasts
@@ -494,15 +499,15 @@ def test_the_lazy_regime_applies_where_its_envelope_lasts():
 
 def test_one_layer_has_the_rate_of_the_objective_times_the_square_of_the_scale():
     f = lf.MatrixFactorization(np.eye(2))
-    (one,) = exponential.exponential(f, lf.Network([np.zeros((2, 2))], 0.5))
+    (one,) = exponential.exponential(Setting(f, lf.Network([np.zeros((2, 2))], 0.5)))
     assert one.rate == near(2 * 0.25) and one.gap == 1.0
-    at_minimum = exponential.exponential(f, lf.Network([np.eye(2), np.eye(2)]))
+    at_minimum = exponential.exponential(Setting(f, lf.Network([np.eye(2), np.eye(2)])))
     assert "envelope" not in [g.name for g in at_minimum]
 
 
 def test_weights_that_may_move_too_far_are_told_by_how_much(rng):
     f, net = lf.MatrixFactorization(100 * np.eye(2)), lf.Network([np.eye(2), np.eye(2)], 0.8)
-    lazy_row = next(g for g in exponential.exponential(f, net) if g.name == "lazy regime")
+    lazy_row = next(g for g in exponential.exponential(Setting(f, net)) if g.name == "lazy regime")
     around = lazy.Neighbourhood.of(net)
     held = sum(
         (b - a) * math.sqrt(2 * k) for a, b, k in zip(around.radii, around.radii[1:], around.floors[1:], strict=False)
@@ -514,14 +519,14 @@ def test_weights_that_may_move_too_far_are_told_by_how_much(rng):
 
 def test_an_envelope_that_ends_says_where(monkeypatch):
     levels = np.array([4.0, 1.0, 0.25])
-    guarantee = lambda name, source, citation, reason, curve=None, **facts: (reason, curve)  # noqa: E731
+    setting = Setting(lf.MatrixFactorization(np.eye(2)), lf.Network([np.eye(2), np.eye(2)]))
     curve = curves.LevelCurve(levels, np.array([1.0, 2.0, 0.0]))
     assert (
-        exponential._envelope(guarantee, curve, [], "so")[0]
+        exponential._envelope(setting, curve, [], "so").reason
         == "what is known of the start ends when the gap is 0.0625 of its first; then so"
     )
-    assert exponential._envelope(guarantee, None, [], "so")[0] == "no bound applies at the start: so"
-    assert exponential._envelope(guarantee, curves.LevelCurve(levels, np.ones(3)), [], "so")[0] == ""
+    assert exponential._envelope(setting, None, [], "so").reason == "no bound applies at the start: so"
+    assert exponential._envelope(setting, curves.LevelCurve(levels, np.ones(3)), [], "so").reason == ""
 
 
 # --- exponential tails ---------------------------------------------------------------------------------------------
@@ -533,7 +538,7 @@ def separable():
 
 def test_the_tail_of_one_layer_has_the_square_of_the_scale():
     f, gamma = separable(), 2.4
-    (g,) = tail.exponential_tail(f, lf.Network([np.zeros((2, 1))], 0.5))
+    (g,) = tail.exponential_tail(Setting(f, lf.Network([np.zeros((2, 1))], 0.5)))
     assert g.facts["α"] == near(0.25) and g.facts["hard margin"] == near(gamma, rel=1e-9)
     for t in (0.1, 3.0):
         assert g.curve.gap(t) == near(2 / (1 + gamma**2 * 0.25 * 2 * t), rel=1e-9)
@@ -541,7 +546,7 @@ def test_the_tail_of_one_layer_has_the_square_of_the_scale():
     assert g.curve.time(2.0) == g.curve.time(3.0) == 0.0 and g.curve.rate == 0.0
     assert g.curve.rate_at(0.5) == near(0.25 * gamma**2 * 0.5, rel=1e-9) and g.curve.rate_at(0.0) == 0.0
     logistic = lf.LogisticLoss(np.array([[3.0, 0.0], [0.0, 4.0]]), np.array([1.0, -1.0]))
-    (h,) = tail.exponential_tail(logistic, lf.Network([np.zeros((2, 1))], 0.5))
+    (h,) = tail.exponential_tail(Setting(logistic, lf.Network([np.zeros((2, 1))], 0.5)))
     # ‖∇f‖ ≥ c(gap) gap, so −ℓ̇/ℓ ≥ α c² gap.
     assert h.curve.rate_at(0.5) == near(0.25 * logistic.tail_constant(0.5) ** 2 * 0.5)
 
@@ -549,23 +554,23 @@ def test_the_tail_of_one_layer_has_the_square_of_the_scale():
 def test_the_tail_of_layers_takes_the_best_bound_of_the_imbalance_alone(rng):
     f = separable()
     net = lf.Network([2 * np.eye(2), np.array([[1.0], [0.5]])], 0.5)
-    (g,) = tail.exponential_tail(f, net)
+    (g,) = tail.exponential_tail(Setting(f, net))
     D = Invariants.of(net).spectra[0]
     assert g.facts["α"] == near(0.25 * (float(D.lower[1]) + max(-float(D.upper[1]), 0.0))) and g.applies
     apart = 0
     for _ in range(20):
         deep = lf.Network([2 * rng.standard_normal(s) for s in ((2, 3), (3, 3), (3, 1))], 0.5)
-        (g,) = tail.exponential_tail(f, deep)
+        (g,) = tail.exponential_tail(Setting(f, deep))
         rows = lf.bounds.evaluate(Invariants.of(deep).at(0.0, math.inf), 0.5)
         values = [float(row.value) for row in rows if row.applies]
         assert g.facts["α"] == near(max(values))
         apart += max(values) > 1.01 * min(values)
     assert apart > 0
-    (none,) = tail.exponential_tail(f, lf.Network([np.zeros((2, 2)), np.zeros((2, 1))]))
+    (none,) = tail.exponential_tail(Setting(f, lf.Network([np.zeros((2, 2)), np.zeros((2, 1))])))
     assert not none.applies and "imbalance alone" in none.reason
-    (endless,) = tail.exponential_tail(f, lf.Network([np.array([[-1e4], [1e4]])]))
+    (endless,) = tail.exponential_tail(Setting(f, lf.Network([np.array([[-1e4], [1e4]])])))
     assert not endless.applies and "not finite" in endless.reason
-    assert tail.exponential_tail(lf.MatrixFactorization(np.eye(2)), lf.Network([np.eye(2)])) == []
+    assert tail.exponential_tail(Setting(lf.MatrixFactorization(np.eye(2)), lf.Network([np.eye(2)]))) == []
 
 
 # --- descent: from decreases to steps ------------------------------------------------------------------------------
@@ -779,7 +784,7 @@ def test_descent_holds_caps_curvature_and_floors_as_written(monkeypatch, rng, de
     literal = Literal(f, net, strict)
     K = f.smoothness
     eta = part / (K * literal.greatest)
-    found = step_bounds.DescentBounds(f, net).at(eta)
+    found = step_bounds.DescentBounds(Setting(f, net)).at(eta)
     if literal.at(eta) is None:
         assert found is None
         return
@@ -799,7 +804,7 @@ def test_some_steps_hold_in_a_ball_and_some_in_the_whole_space(rng):
     radii = set()
     for away, part in ((0.005, 0.02), (1.0, 0.02)):
         f, net = descent_start(rng, 2, away)
-        found = step_bounds.DescentBounds(f, net).at(part / (f.smoothness * Literal(f, net, 1.0).greatest))
+        found = step_bounds.DescentBounds(Setting(f, net)).at(part / (f.smoothness * Literal(f, net, 1.0).greatest))
         radii.add(math.isfinite(found.radius))
     assert radii == {True, False}
 
@@ -808,7 +813,7 @@ def test_some_steps_hold_in_a_ball_and_some_in_the_whole_space(rng):
 def test_floors_under_a_drift_cover_every_pair_of_rise_and_fall(monkeypatch, rng, drift):
     monkeypatch.setattr(_base, "EPS", 2.0**-24)  # the ends of the spectra are then 1e-5 apart
     f, net = descent_start(rng, 2)
-    found = step_bounds.DescentBounds(f, net)
+    found = step_bounds.DescentBounds(Setting(f, net))
     np.testing.assert_allclose(found.alphas(drift), Literal(f, net, 1.0).alphas(drift), rtol=SAME)
     np.testing.assert_allclose(found.alphas(drift, 3), Literal(f, net, 1.0).alphas(drift)[:3], rtol=SAME)
     low, high = found.invariants.sigma_min[0], found.invariants.sigma_max[0]
@@ -822,7 +827,7 @@ def test_floors_under_a_drift_cover_every_pair_of_rise_and_fall(monkeypatch, rng
 def test_one_layer_descends_with_the_curvature_of_the_objective():
     f = lf.MatrixFactorization(np.eye(2))
     net = lf.Network([np.zeros((2, 2))], 0.5)
-    found = step_bounds.DescentBounds(f, net)
+    found = step_bounds.DescentBounds(Setting(f, net))
     held = found.at(1.0)
     assert (
         held.drift == 0.0
@@ -840,7 +845,7 @@ def test_the_best_steps_within_a_drift_are_those_that_keep_it(monkeypatch, rng, 
     monkeypatch.setattr(step_bounds, "STRICT", strict)
     for away in (0.005, 0.3):
         f, net = descent_start(rng, depth, away)
-        found, literal = step_bounds.DescentBounds(f, net), Literal(f, net, strict)
+        found, literal = step_bounds.DescentBounds(Setting(f, net)), Literal(f, net, strict)
         for drift in (1e-3, 0.05):
             floor, rows = literal.alphas(drift, 1)[0], []
             reach = literal.reach(floor)
@@ -877,7 +882,7 @@ def test_the_best_steps_within_a_drift_are_those_that_keep_it(monkeypatch, rng, 
 def test_at_a_minimum_any_step_below_2_over_the_curvature_holds():
     f = lf.MatrixFactorization(2 * np.eye(2))
     net = lf.Network([2 * np.eye(2), 1 * np.eye(2)])
-    found = step_bounds.DescentBounds(f, net)
+    found = step_bounds.DescentBounds(Setting(f, net))
     beta = float(found._start(0.0)[0].min())
     assert beta == near(5.0, rel=1e-6)  # K λ_max(T), the slope being rounding
     assert found.largest == near(2 / beta / step_bounds.STRICT) and found.best == near(found.largest / 2)
@@ -892,7 +897,7 @@ def test_the_search_is_over_drifts_in_powers_of_ten(monkeypatch, rng):
 
     monkeypatch.setattr(step_bounds, "_scan", scan)
     f, net = descent_start(rng, 2)
-    found = step_bounds.DescentBounds(f, net)
+    found = step_bounds.DescentBounds(Setting(f, net))
     monkeypatch.setattr(found, "best_at", lambda drift: asked.append(drift) or ((1.0, 2.0), (3.0, 4.0), 5.0))
     unit = found._unit
     assert found.largest == 1.0 and found.best == 0.25  # no rate: the step of the largest decrease
@@ -965,7 +970,7 @@ def test_the_local_constant_has_its_four_terms():
 def test_two_layers_as_published_replace_each_quantity_by_its_cap(rng):
     f, net = descent_start(rng, 2)
     c, K = 0.8, f.smoothness
-    bounds = published_descent._TwoLayerBounds(f, net)
+    bounds = published_descent._TwoLayerBounds(Setting(f, net))
     assert bounds.theorems == [two_layers.THEOREM] and bounds.radii.tolist() == [math.inf]
     eta, omega = 0.03, bounds.caps(0.01, bounds.high)
     found = bounds.curvature(omega, np.full(len(bounds.levels), math.inf), None, eta)
@@ -975,7 +980,7 @@ def test_two_layers_as_published_replace_each_quantity_by_its_cap(rng):
         literal = local_constant(K, T, bounds.levels[k] + noise, c * bounds.high[k], eta, c, printed=True)
         assert found[k] == near(literal, rel=1e-8)
     held = bounds.at(eta)
-    first, second = published_descent.two_layer_descent(f, net, eta)
+    first, second = published_descent.two_layer_descent(Setting(f, net), eta)
     decreases = [
         eta * a * (1 - eta * b / 2) * 2 * f.strong_convexity for a, b in zip(held.alphas, held.betas, strict=True)
     ]
@@ -983,7 +988,7 @@ def test_two_layers_as_published_replace_each_quantity_by_its_cap(rng):
     assert first.facts == {"K_t": held.betas[0], "α": held.alphas[0], "drift cap": held.drift}
     assert type(first.curve) is curves.StepCurve
     fine = lf.Quadratic(np.eye(2), C=f.minimizer)
-    only = published_descent.two_layer_descent(fine, net, 0.03)
+    only = published_descent.two_layer_descent(Setting(fine, net), 0.03)
     assert not only[0].applies and not only[1].applies  # the general quadratic has f* ≠ 0
     if abs(f.minimum) < 1e-20:
         np.testing.assert_allclose(second.curve.decreases.max(), max(decreases), rtol=1e-8)
@@ -999,7 +1004,7 @@ def test_a_minimum_counts_as_0_to_64_roundings(monkeypatch, rng):
             lambda W, least=least: f.gap(W) + least, f.gradient, shape=(2, 2), strong_convexity=f.strong_convexity,
             smoothness=f.smoothness, minimizer=f.minimizer, minimum=least,
         )  # fmt: skip
-        second = published_descent.two_layer_descent(g, net, 0.03)[1]
+        second = published_descent.two_layer_descent(Setting(g, net), 0.03)[1]
         assert second.reason.startswith("the minimum f*") != zero and second.applies == zero
 
 
@@ -1023,7 +1028,7 @@ def test_balanced_descent_is_theorem_1_of_arora_et_al(rng):
             allowed = c**2 / (256 * L**3 * size ** (2 * (L - 1) / L))
             largest = c ** ((4 * L - 2) / L) / (6144 * L**3 * size ** ((6 * L - 4) / L)) / s ** (2 / L)
             eta = 0.9 * largest
-            g = published_descent.balanced_descent(f, net, eta)
+            g = published_descent.balanced_descent(Setting(f, net), eta)
             assert g.applies and g.facts["deficiency margin"] == near(c)
             assert g.facts["largest imbalance"] == near(unbalanced, rel=1e-6)
             assert g.facts["allowed imbalance"] == near(allowed) and g.facts["largest step"] == near(largest)
@@ -1032,10 +1037,10 @@ def test_balanced_descent_is_theorem_1_of_arora_et_al(rng):
             assert g.curve.decrease == near(
                 -math.expm1(-eta * s ** (2 / L) * c ** (2 * (L - 1) / L) * (1 - 1e-9)), rel=1e-12
             )
-            assert not published_descent.balanced_descent(f, net, largest * 1.0001).applies
+            assert not published_descent.balanced_descent(Setting(f, net), largest * 1.0001).applies
             np.testing.assert_allclose(start, net.product(), rtol=1e-7)
             # f = ½κ‖W − Φ‖² is the same at the step κη.
-            h = published_descent.balanced_descent(lf.Quadratic(3 * np.eye(2), C=3 * Y), net, eta / 3)
+            h = published_descent.balanced_descent(Setting(lf.Quadratic(3 * np.eye(2), C=3 * Y), net), eta / 3)
             assert h.applies and h.curve.decrease == near(g.curve.decrease, rel=1e-9)
             assert h.facts["largest step"] == near(largest / 3, rel=1e-9)
 
@@ -1044,15 +1049,15 @@ def test_the_margin_of_balanced_descent_allows_for_rounding(monkeypatch):
     monkeypatch.setattr(published_descent, "EPS", 2.0**-12)
     net, Y = lf.Network([np.eye(2), np.eye(2)], 0.9), np.diag([1.0, 0.9])
     facts = {}
-    published_descent._balanced_reason(lf.MatrixFactorization(Y), net, 1e-9, facts)
+    published_descent._balanced_reason(Setting(lf.MatrixFactorization(Y), net), 1e-9, facts)
     wide, Z = lf.Network([np.eye(2), np.eye(2, 3)], 0.9), np.eye(2, 3)
     noted = {}
-    published_descent._balanced_reason(lf.MatrixFactorization(Z), wide, 1e-9, noted)
+    published_descent._balanced_reason(Setting(lf.MatrixFactorization(Z), wide), 1e-9, noted)
     away = 0.1 * math.sqrt(2)
     assert noted["deficiency margin"] == near(1 - away - 16 * 2.0**-12 * (0.9 * 2 + math.sqrt(2)))
     for spread, white in ((0.9e-9, True), (1.5e-9, False)):
         uneven = lf.Quadratic(np.diag([1.0, 1 + spread]), C=np.eye(2))
-        assert ("whiten" in published_descent._balanced_reason(uneven, net, 1e-9, {})) != white
+        assert ("whiten" in published_descent._balanced_reason(Setting(uneven, net), 1e-9, {})) != white
     assert facts["deficiency margin"] == near(0.9 - 0.1 - 16 * 2.0**-12 * (0.9 * 2 + np.linalg.norm(Y)))
 
 
@@ -1107,7 +1112,7 @@ def test_steps_and_caps_of_a_schedule_are_as_written(monkeypatch, rng):
     f, net = descent_start(rng, 2)
     c, K, levels = 0.8, f.smoothness, envelope.gap_levels(f.gap(net.product()))
     for printed, along in ((True, False), (False, False), (False, True)):
-        bounds = scheduled.ScheduleBounds(f, net, scheduled.Rule(1e-3, printed, along))
+        bounds = scheduled.ScheduleBounds(Setting(f, net), scheduled.Rule(1e-3, printed, along))
         literal = Literal(f, net, strict)
         assert bounds.least_size == near(max(0.0, 2 * np.linalg.norm(f.minimizer, 2) / c - literal.high[0]) / strict)
         omega = np.minimum(bounds.caps(0.01, bounds.high), literal.norms[:, None] + 0.3)
@@ -1146,7 +1151,7 @@ def test_a_schedule_is_held_with_drift_path_and_worst_gaps(monkeypatch, rng):
     for away in (0.005, 1.0):
         f, net = descent_start(rng, 2, away)
         for first in (1e-2, 1e-4):
-            bounds = scheduled.ScheduleBounds(f, net, scheduled.Rule(first, printed=True))
+            bounds = scheduled.ScheduleBounds(Setting(f, net), scheduled.Rule(first, printed=True))
             held = bounds.held()
             assert held is not None
             literal = Literal(f, net, strict)

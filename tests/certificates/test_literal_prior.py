@@ -11,8 +11,8 @@ import pytest
 
 import linflow as lf
 from linflow.bounds import Invariants, _base
-from linflow.certificates.prior import imbalance, modes, regimes
-from linflow.certificates.prior._start import Start
+from linflow.certificates.prior import _rows, imbalance, modes, regimes
+from linflow.certificates.setting import Setting
 
 margin = import_module("linflow.certificates.margin")
 
@@ -45,9 +45,9 @@ def chain_allowance(net):
 def test_balanced_layers_have_the_rate_of_the_end_to_end_flow(coarse, rng, widths, scale):
     Y, net = balanced(rng, widths, scale)
     f = lf.MatrixFactorization(Y)
-    start = Start(f, net, [])
+    start = Setting(f, net)
     c, L = lf.margin(f, net, "distance"), net.depth
-    assert start.margin == c > 0 and start.imbalance == 0.0
+    assert start.margin_by_distance == c > 0 and start.imbalance == 0.0
     floor = scale**2 * ((c / scale) ** (2 - 2 / L) - chain_allowance(net))
     row = imbalance.arora2018(start)
     assert row.rate == near(2 * (L if widths[0] == widths[-1] else 1) * floor) and row.facts == {"margin": c}
@@ -67,14 +67,14 @@ def test_a_little_imbalance_is_granted_half_the_rate(rng):
     Y, net = balanced(rng, (2, 2, 2), 0.7)
     net = lf.Network([net.weights[0] * (1 + 1e-7), net.weights[1]], 0.7)
     f = lf.MatrixFactorization(Y)
-    start = Start(f, net, [])
-    c = start.margin
+    start = Setting(f, net)
+    c = start.margin_by_distance
     assert start.imbalance > 0
     assert imbalance.arora2019(start).rate == near(0.5 * 2 * 0.7 * c)
     assert "not balanced" in imbalance.arora2018(start).reason
     more = lf.Network([net.weights[0] * 1.1, net.weights[1] / 1.1], 0.7)
-    assert "not balanced enough" in imbalance.arora2019(Start(f, more, [])).reason
-    far = Start(lf.MatrixFactorization(Y), lf.Network([W * 3 for W in net.weights], 0.7), [])
+    assert "not balanced enough" in imbalance.arora2019(Setting(f, more)).reason
+    far = Setting(lf.MatrixFactorization(Y), lf.Network([W * 3 for W in net.weights], 0.7))
     assert far.margin == 0 and "margin is 0" in imbalance.arora2019(far).reason
     assert not imbalance.arora2018(far).applies
 
@@ -86,13 +86,13 @@ def test_an_ordered_imbalance_has_the_power_of_its_last(coarse, scale):
         net = lf.Network([np.array([[w]]) for w in weights], scale)
         L, allowance = len(weights), Invariants.of(net).allowance
         taken = chain_allowance(net) if L > 2 else 0.0
-        row = imbalance.yun2021(Start(f, net, []))
+        row = imbalance.yun2021(Setting(f, net))
         assert row.facts["λ"] == near(value - allowance)
         assert row.rate == near(2 * scale**2 * ((value - allowance) ** (L - 1) - taken))
     for weights in ([2.0, 3.0, 2.5], [1.0, 1.0, 1.0]):
-        assert not imbalance.yun2021(Start(f, lf.Network([np.array([[w]]) for w in weights]), [])).applies
+        assert not imbalance.yun2021(Setting(f, lf.Network([np.array([[w]]) for w in weights]))).applies
     unordered = lf.Network([np.array([[1.0]]), np.array([[3.0]]), np.array([[1.0]])])
-    assert "not ordered" in imbalance.yun2021(Start(f, unordered, [])).reason
+    assert "not ordered" in imbalance.yun2021(Setting(f, unordered)).reason
 
 
 def test_two_layers_have_the_sum_of_the_two_eigenvalues(coarse, rng):
@@ -101,7 +101,7 @@ def test_two_layers_have_the_sum_of_the_two_eigenvalues(coarse, rng):
             net = lf.Network([k * rng.standard_normal((n, 4)), rng.standard_normal((4, m)) / k], 0.7)
             D = Invariants.of(net).spectra[0]
             left, right = max(float(D.lower[n - 1]), 0.0), max(-float(D.upper[4 - m]), 0.0)
-            row = imbalance.min2021(Start(lf.MatrixFactorization(np.ones((n, m))), net, []))
+            row = imbalance.min2021(Setting(lf.MatrixFactorization(np.ones((n, m))), net))
             assert row.rate == near(2 * 0.49 * (left + right)) and row.applies == (left + right > 0)
             assert row.facts == {"λ_r(D)": near(left), "λ_m(−D)": near(right)}
 
@@ -113,18 +113,18 @@ def test_directions_without_data_are_measured(rng):
     W1, W2 = net.weights
     frozen = (np.eye(3) - V @ V.T) @ W1
     literal = math.hypot(np.linalg.norm(V.T @ W1 @ frozen.T), np.linalg.norm(W2.T @ frozen.T))
-    row = imbalance.min2021(Start(f, net, []))
+    row = imbalance.min2021(Setting(f, net))
     assert row.facts["off least norm"] == near(literal, rel=1e-10)
 
 
 def test_the_best_bound_of_the_paper_at_its_margin(coarse, rng):
     Y, net = balanced(rng, (2, 3, 2), 0.7)
     f = lf.MatrixFactorization(Y)
-    start = Start(f, net, [])
-    inv = Invariants.of(net).at(start.margin / 0.7, math.inf)
+    start = Setting(f, net)
+    inv = Invariants.of(net).at(start.margin_by_distance / 0.7, math.inf)
     rows = [b for b in lf.bounds.evaluate(inv, 0.7) if b.applies and b.theorem.citation in ("min2021", "min2023")]
     assert imbalance.min2023(start).rate == near(2 * max(float(b.value) for b in rows))
-    assert [t.name for t, _ in start.bounds] == [b.name for b in rows]
+    assert [t.name for t, _ in _rows.bounds_at_margin(start)] == [b.name for b in rows]
 
 
 # --- modes ---------------------------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def test_aligned_layers_have_the_rate_of_their_slowest_mode(L):
     Y = np.diag([2.0, 0.5])
     net = lf.init.spectral((2, *[3] * (L - 1), 2), Y, 0.9, rng=0)
     net = lf.Network(net.weights, 0.7)
-    start = Start(lf.MatrixFactorization(Y), net, [])
+    start = Setting(lf.MatrixFactorization(Y), net)
     aligned = modes.aligned_modes(start)
     curve = modes._curve(start, aligned, balanced=True)
     w0 = 0.7 * 0.9**L
@@ -181,14 +181,14 @@ def test_aligned_layers_have_the_rate_of_their_slowest_mode(L):
 def test_predictions_of_limits_are_as_written(rng):
     X = np.diag([1.0, 2.0])
     f, net = lf.LinearRegression(X, np.eye(2)), lf.Network([rng.standard_normal((2, 5)), rng.standard_normal((5, 2))])
-    row = regimes.duhu2019(Start(f, net, []))
+    row = regimes.duhu2019(Setting(f, net))
     assert row.facts == {"κ": near(4.0), "width asked": near(2 * 2 * 4.0**3 * 2), "width": 5.0}
     T = np.linalg.eigvalsh(lf.TangentOperator(net).dense())[0]
-    assert regimes.jacot2018(Start(f, net, [])).facts["rate if T stayed"] == near(2 * T, rel=1e-9)
+    assert regimes.jacot2018(Setting(f, net)).facts["rate if T stayed"] == near(2 * T, rel=1e-9)
     Y, c = np.diag([2.0, 0.5]), 0.7
     for L in (2, 3, 4):
         small = lf.Network(lf.init.spectral((2, *[2] * (L - 1), 2), Y, 1e-3, rng=0).weights, c)
-        facts, _ = regimes._vanishing(Start(lf.MatrixFactorization(Y), small, []), "a start")
+        facts, _ = regimes._vanishing(Setting(lf.MatrixFactorization(Y), small), "a start")
         alpha = c ** (1 / L) * 1e-3
         assert facts["α"] == near(alpha, rel=1e-9) and facts["α relative"] == near(alpha / 2 ** (1 / L), rel=1e-9)
         for name, s in (("first mode", 2.0), ("last mode", 0.5)):

@@ -9,6 +9,7 @@ import pytest
 
 import linflow as lf
 from linflow.certificates.prior import prior_results
+from linflow.certificates.setting import Setting
 
 TARGET = np.diag([3.0, 2.0, 1.0])
 NAMES = [
@@ -34,7 +35,7 @@ EXACT = 1e-8
 
 
 def rows(f, net, guarantees=()):
-    found = prior_results(f, lf.Network.of(net), guarantees)
+    found = prior_results(Setting(f, lf.Network.of(net)), guarantees)
     return {row.name: row for row in found}
 
 
@@ -65,7 +66,7 @@ def whitened(n, kappa=2.25, rng=0):
 
 
 def test_one_row_a_result_the_earliest_first():
-    found = prior_results(lf.MatrixFactorization(TARGET), lf.init.gaussian((3, 5, 3), rng=0), ())
+    found = prior_results(Setting(lf.MatrixFactorization(TARGET), lf.init.gaussian((3, 5, 3), rng=0)))
     assert [row.name for row in found] == NAMES
     years = [int(row.name[-4:]) for row in found]
     assert years == sorted(years)
@@ -75,14 +76,14 @@ def test_one_row_a_result_the_earliest_first():
 def test_every_row_has_either_a_curve_or_a_reason_and_is_plain_data():
     for widths in ((3, 5, 3), (3, 4, 6, 3), (3, 3)):
         for net in (lf.init.gaussian(widths, rng=0), lf.init.small(widths, 1e-3, rng=0)):
-            for row in prior_results(lf.MatrixFactorization(TARGET), net, ()):
+            for row in prior_results(Setting(lf.MatrixFactorization(TARGET), net)):
                 assert row.applies == (row.reason == "")
                 assert all(type(value) is float and math.isfinite(value) for value in row.facts.values())
                 json.dumps(row.to_dict()["facts"], allow_nan=False)
 
 
 def test_one_layer_is_left_to_the_objective():
-    (row,) = prior_results(lf.MatrixFactorization(TARGET), lf.Network([np.eye(3)]), ())
+    (row,) = prior_results(Setting(lf.MatrixFactorization(TARGET), lf.Network([np.eye(3)])))
     assert not row.applies
     assert "one layer is the problem of the objective itself" in row.reason
 
@@ -115,9 +116,9 @@ def test_the_certificate_lists_them_and_is_quick():
     cert = lf.certify(f, net)
     assert [row.name for row in cert.prior] == NAMES
     assert all(row.gap == cert.gap and row.minimum == f.minimum for row in cert.prior)
-    prior_results(f, net, cert.guarantees)  # imports
+    prior_results(Setting(f, net), cert.guarantees)  # imports
     # Some 1500 calls of functions, in 1 to 3 ms; the rest is for other versions of what is called. No loop runs.
-    assert calls_of(lambda: prior_results(f, net, cert.guarantees)) < 10_000
+    assert calls_of(lambda: prior_results(Setting(f, net), cert.guarantees)) < 10_000
 
 
 # --- Exact solutions: Saxe, Gidel, Tarmoun -------------------------------------------------------------------------
@@ -299,7 +300,7 @@ def test_why_arora_does_not_apply():
         assert "is not below σ_min(W*) = 1; start nearer" in found[f"Arora et al. {year}"].reason
     assert "not balanced: an eigenvalue" in rows(f, lf.init.gaussian((3, 4, 3), rng=0))["Arora et al. 2018"].reason
     narrow = rows(f, lf.init.gaussian((3, 2, 3), rng=0))
-    assert "a hidden layer is narrower, 2, than min(n, m) = 3" in narrow["Arora et al. 2018"].reason
+    assert "the hidden width 2 is below min(n, m) = 3; widen it" in narrow["Arora et al. 2018"].reason
     assert "a hidden layer is narrower" in narrow["Arora et al. 2019"].reason
     singular = rows(lf.MatrixFactorization(np.diag([1.0, 0.0])), lf.init.balanced((2, 2, 2), np.eye(2), rng=0))
     assert singular["Arora et al. 2019"].reason == "the margin is 0, as W* has not full rank"
@@ -619,7 +620,7 @@ def kept(family, seeds, rtol, until, every=1):
     applied = dict.fromkeys(NAMES, 0)
     for seed in seeds:
         f, net = draw(family, seed)
-        found = [row for row in prior_results(f, net, ()) if row.applies]
+        found = [row for row in prior_results(Setting(f, net)) if row.applies]
         if not found:
             continue
         run = lf.gradient_flow(f, net, until=until, t_max=50.0, rtol=rtol, max_steps=100)

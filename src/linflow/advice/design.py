@@ -17,7 +17,8 @@ from linflow._support.html import never_raising
 from linflow.advice._view import view
 from linflow.certificates import Certificate, Check, certify
 from linflow.certificates.certificate import ALGORITHMS
-from linflow.certificates.step_bounds import NO_SMOOTHNESS, DescentBounds, LevelStepCurve
+from linflow.certificates.setting import NO_SMOOTHNESS, Setting
+from linflow.certificates.step_bounds import DescentBounds, LevelStepCurve
 from linflow.dynamics import gradient_descent, gradient_flow
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
@@ -305,7 +306,8 @@ def _for_steps(family: _Family, steps: int | None, until: float) -> Design:
     target = math.floor(least * (1 + SLACK)) if steps is None else steps
 
     def count(imbalance: float, *, narrow: bool = True) -> tuple[float, float]:
-        return _fewest(DescentBounds(objective, family.at(imbalance, narrow=narrow)), until, target)
+        setting = Setting(objective, family.at(imbalance, narrow=narrow), "descent")
+        return _fewest(DescentBounds(setting), until, target)
 
     def certified(imbalance: float) -> tuple[Network, Certificate, float]:
         """Return the result at full width, where the allowances for rounding differ."""

@@ -14,10 +14,9 @@ from linflow._support.words import does, many, part
 from linflow.advice.finding import Finding, times
 from linflow.advice.proof_findings import proved
 from linflow.advice.step_findings import counted, descent_of, fewest, on_steps, rate_in_steps, step
-from linflow.certificates import Certificate, certify, margin
+from linflow.certificates import Certificate, certify
 from linflow.dynamics import Trajectory
 from linflow.geometry.imbalance import imbalance_spectrum
-from linflow.geometry.operator import TangentOperator
 from linflow.model.network import Network
 from linflow.verified import DescentEnclosure, Enclosure
 
@@ -113,18 +112,18 @@ def _rate(cert: Certificate, run: Trajectory | None, until: float) -> Iterator[F
 
 def _hold(cert: Certificate) -> Iterator[Finding]:
     """Where the certified rate comes from, and how far it is from the rate at the start."""
-    seen, net = cert.objective.effective(cert.start)
-    gamma = seen.pl_constant
-    if net.depth < 2 or gamma == 0 or cert.algorithm != "flow" or not net.overparametrized:
+    setting, net = cert.setting, cert.setting.network
+    gamma = setting.gamma
+    if net.depth < 2 or gamma == 0 or cert.algorithm != "flow" or setting.too_narrow:
         return
-    least = TangentOperator(net).eigenvalue("least")
+    least = setting.tangent.eigenvalue("least")
     now = gamma * float(least.value)
     if now <= gamma * 2 * least.error:
         text = "At the start T is singular to rounding: the loss may stand still in some direction."
         yield Finding("hold", text, {"at_start": 0.0})
         return
     alone = gamma * float(bounds.best(net, sigma_min=0.0).value)
-    safe = margin(cert.objective, cert.start)
+    safe = setting.margin
     both = gamma * float(bounds.best(net, sigma_min=safe).value)
     text = (
         f"At the start the loss falls at a rate of at least {now:.3g} (γ λ_min(T)); {part(cert.rate / now)} of it "
@@ -134,7 +133,7 @@ def _hold(cert: Certificate) -> Iterator[Finding]:
         text += (
             f" The imbalance alone gives {alone:.3g}, with the margin {safe:.3g} of the product it gives {both:.3g}."
         )
-    elif seen.strong_convexity > 0:
+    elif setting.objective.strong_convexity > 0:
         text += f" The start is too far from the optimum for a margin; the imbalance alone gives {alone:.3g}."
     numbers = {"at_start": now, "certified": cert.rate, "imbalance_alone": alone, "with_margin": both, "margin": safe}
     if net.depth == 2:
@@ -149,14 +148,14 @@ def _hold(cert: Certificate) -> Iterator[Finding]:
 
 def _spread(cert: Certificate) -> Iterator[Finding]:
     """Say if the spread cancels what the margin gives; for two layers, where one formula has both."""
-    seen, net = cert.objective.effective(cert.start)
-    if net.depth != 2 or seen.pl_constant == 0 or cert.algorithm != "flow":
+    setting, net = cert.setting, cert.setting.network
+    if net.depth != 2 or setting.gamma == 0 or cert.algorithm != "flow":
         return
-    safe = margin(cert.objective, cert.start) / net.scale
+    safe = setting.margin / net.scale
     if safe == 0:
         return  # the bound is then the spectral gap, whatever the spread
-    s, factor = imbalance_spectrum(net), seen.pl_constant * net.scale**2
-    with_spread = seen.pl_constant * float(bounds.best(net, sigma_min=safe * net.scale).value)
+    s, factor = imbalance_spectrum(net), setting.gamma * net.scale**2
+    with_spread = setting.gamma * float(bounds.best(net, sigma_min=safe * net.scale).value)
     without = factor * _without_spread(s.spectral_gap, net.shape, safe)
     if without < WORTH * with_spread:
         return
@@ -183,7 +182,7 @@ def _without_spread(gap: float, shape: tuple[int, int], sigma: float) -> float:
 
 
 def _narrow(cert: Certificate) -> Iterator[Finding]:
-    _, net = cert.objective.effective(cert.start)
+    net = cert.setting.network
     least = min(net.shape)
     narrow = min(net.widths[1:-1], default=least)
     if narrow < least:
@@ -280,7 +279,7 @@ def _rescale(cert: Certificate, descent: Certificate, until: float) -> Iterator[
 
 
 def _data(cert: Certificate) -> Iterator[Finding]:
-    seen, _ = cert.objective.effective(cert.start)
+    seen = cert.setting.objective
     gamma, K, mu = seen.pl_constant, seen.smoothness, seen.strong_convexity
     if not (gamma > 0 and mu > 0 and math.isfinite(K)) or K / mu < ILL:
         return
@@ -289,7 +288,7 @@ def _data(cert: Certificate) -> Iterator[Finding]:
 
 
 def _rank(cert: Certificate) -> Iterator[Finding]:
-    seen, _ = cert.objective.effective(cert.start)
+    seen = cert.setting.objective
     if seen.shape != cert.objective.shape:
         (n, m), (r, s) = cert.objective.shape, seen.shape
         yield Finding(

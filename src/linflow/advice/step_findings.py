@@ -10,7 +10,6 @@ from linflow.advice.finding import Finding, times
 from linflow.certificates import Certificate, certify, safe_step_size
 from linflow.certificates.checking import steps_taken
 from linflow.dynamics import Trajectory
-from linflow.geometry.operator import TangentOperator
 from linflow.model.network import Network
 
 SAME = 0.01
@@ -131,8 +130,7 @@ def step(cert: Certificate, descent: Certificate, until: float) -> Iterator[Find
     text = f"Gradient descent with the step {eta:.3g} is guaranteed never to raise the loss"
     if math.isfinite(steps):
         text += f", and to reach {until:g} of the gap in {counted(steps)}"
-    seen, net = cert.objective.effective(cert.start)
-    curvature = seen.smoothness * float(TangentOperator(net).eigenvalue("greatest").value)
+    curvature = cert.setting.objective.smoothness * float(cert.setting.tangent.eigenvalue("greatest").value)
     facts = next((g.facts for g in descent.guarantees if "β" in g.facts), {})
     if facts and curvature > 0:
         text += (

@@ -7,15 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from linflow._support import checks
-from linflow._support.arrays import norm
 from linflow._support.deprecation import renamed_arguments
 from linflow._support.fractions import FRACTIONS
 from linflow.certificates.curves import Curve, StepCurve
-from linflow.model.network import Network
-from linflow.model.objectives import Objective
-
-LEAST, LARGEST = 1e-280, 1e280
-"""A gap above 0 and the squares of W* lie between them, or their products with small numbers leave float64."""
 
 
 def finite(x: float) -> float | None:
@@ -23,30 +17,7 @@ def finite(x: float) -> float | None:
     return float(x) if math.isfinite(x) else None
 
 
-def beyond_float64(objective: Objective, network: Network) -> str:
-    """Return why nothing can be worked out for numbers as large, or small, as these; "" where it can be."""
-    gap = objective.gap(network.product())
-    if math.isnan(gap):
-        return "the loss at the start is not a number; check value and minimum of the objective"
-    seen, net = objective.effective(network)
-    terms = sum(math.prod(net.sizes[:l] + net.sizes[l + 1 :]) ** 2 for l in range(net.depth))
-    curvature = max(seen.pl_constant, seen.smoothness if math.isfinite(seen.smoothness) else 0.0)
-    target = norm(seen.minimizer) if seen.minimizer is not None else 0.0
-    for name, value in (
-        ("the loss gap at the start", abs(gap)),
-        ("‖W*‖²", target * target),
-        ("the curvature K λ_max(T)", curvature * net.scale * terms * net.scale),
-        ("the bound 2K(L − f*) on ‖∇f‖²", 2 * curvature * abs(gap)),
-    ):
-        if not value <= LARGEST:
-            return f"{name} is {value:.3g}, past what float64 can square and multiply; rescale the data or the layers"
-    away = norm(net.product() - seen.minimizer) if gap == 0 and seen.minimizer is not None else 0.0
-    if 0 < abs(gap) < LEAST or 0 < curvature * abs(gap) < LEAST or (away > 0 and curvature * away * away < LEAST):
-        return f"the loss gap at the start is {gap:.3g}, too small for float64 to multiply; rescale the data"
-    return ""
-
-
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Guarantee:
     """An upper bound on the loss gap `L − f*` at every time of a run, by one theorem.
 

@@ -13,13 +13,14 @@ from linflow._support.deprecation import renamed_arguments, renamed_attributes
 from linflow._support.fractions import FRACTIONS
 from linflow._support.html import FRACTIONS as SHOWN
 from linflow._support.html import block, never_raising, notes, number, others, table
-from linflow.certificates._base import Guarantee, beyond_float64, finite
+from linflow.certificates._base import Guarantee, finite
 from linflow.certificates.checking import Check, Proof, check_run
 from linflow.certificates.curves import Curve, ExponentialCurve, StepCurve
 from linflow.certificates.descent import descent_guarantees
 from linflow.certificates.exponential import exponential
 from linflow.certificates.prior import prior_results
 from linflow.certificates.scheduled_descent import schedule_guarantees
+from linflow.certificates.setting import Setting
 from linflow.certificates.tail import exponential_tail
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
@@ -38,23 +39,37 @@ class Certificate:
 
     Attributes:
         guarantees: fastest to 10⁻⁶ of the initial gap first; those that do not apply say why in `reason`.
-        objective: what is minimised.
-        start: the network.
-        gap: initial loss gap.
-        algorithm: "flow" or "descent".
+        setting: objective, start and algorithm.
         step_size: η of the descent; None for the flow and for a schedule.
         notes: promotions of the input.
         schedule: the rule for the steps of the descent, None for the flow and for a constant step.
     """
 
     guarantees: tuple[Guarantee, ...]
-    objective: Objective
-    start: Network
-    gap: float
-    algorithm: str = "flow"
+    setting: Setting
     step_size: float | None = None
     notes: tuple[str, ...] = ()
     schedule: Schedule | None = None
+
+    @property
+    def objective(self) -> Objective:
+        """What is minimised."""
+        return self.setting.whole_objective
+
+    @property
+    def start(self) -> Network:
+        """The network it begins with."""
+        return self.setting.whole_network
+
+    @property
+    def algorithm(self) -> str:
+        """Whether the guarantees are on the "flow" or on a "descent"."""
+        return self.setting.algorithm
+
+    @property
+    def gap(self) -> float:
+        """Initial loss gap."""
+        return self.setting.gap
 
     @property
     def pl_constant(self) -> float:
@@ -131,13 +146,14 @@ class Certificate:
 
         The flow `Ẇ = −∇f(W)` has the rate γ; descent with the same step η the factor `1 − η(1 − ηK/2)γ`.
         """
-        seen, eta = self.objective.effective(self.start)[0], self.step_size
-        gamma, K, reason = seen.pl_constant, seen.smoothness, ""
+        setting, eta = self.setting, self.step_size
+        gamma, K = setting.gamma, setting.objective.smoothness
         curve: Curve | None = None
+        reason = setting.beyond_float64
         if gamma == 0:
             reason = "no pl_constant is known for the objective"
-        elif beyond := beyond_float64(self.objective, self.start):
-            reason = beyond
+        elif reason:
+            pass
         elif self.algorithm == "flow":
             curve = ExponentialCurve(self.gap, gamma)
         elif eta is None:
@@ -146,20 +162,18 @@ class Certificate:
             reason = f"the step {eta:.3g} is not below 2/K = {2 / K:.3g}"
         else:
             curve = StepCurve(self.gap, eta, min(1.0, eta * (1 - eta * K / 2) * gamma))
-        return Guarantee(
-            "one layer instead",
-            "gradient dominance (Polyak 1963)",
-            ("karimi2016",),
-            reason,
-            curve,
-            self.gap,
-            self.objective.minimum,
+        return setting.guarantee(
+            name="one layer instead",
+            source="gradient dominance (Polyak 1963)",
+            citation=("karimi2016",),
+            reason=reason,
+            curve=curve,
         )
 
     @cached_property
     def prior(self) -> tuple[Guarantee, ...]:
         """What each published result says of this start, one row each; a reason where it does not apply."""
-        return tuple(prior_results(self.objective, self.start, self.guarantees))
+        return tuple(prior_results(self.setting, self.guarantees))
 
     def check(self, run: Trajectory | Proof) -> Check:
         """Set every guarantee against a run from this start, or against a proof of one (`enclose`); see `Check`.
@@ -258,7 +272,7 @@ def certify(
     algorithm = checks.choice(algorithm, "algorithm", ALGORITHMS)
     net = Network.of(network).detach()
     objective.check_network(net)
-    gap = objective.gap(net.product())
+    setting = Setting(objective, net, algorithm)
     notes = (*objective.notes, *net.notes)
     if algorithm == "flow":
         for name, value in (("step_size", step_size), ("schedule", schedule)):
@@ -266,17 +280,17 @@ def certify(
                 raise ValueError(
                     f'{name} is {value!r}, but the flow takes no steps; say algorithm="descent", or leave it out.'
                 )
-        found = [*exponential(objective, net), *exponential_tail(objective, net)]
-        return Certificate(_sorted(found), objective, net, gap, notes=notes)
+        found = [*exponential(setting), *exponential_tail(setting)]
+        return Certificate(_sorted(found), setting, notes=notes)
     if schedule is not None:
         if step_size is not None:
             raise ValueError(f"both step_size = {step_size!r} and schedule = {schedule!r} are given; leave one out.")
         step_size = getattr(schedule, "step_size", None)  # of a constant schedule
         if step_size is None:
-            found = schedule_guarantees(objective, net, schedule)
-            return Certificate(_sorted(found), objective, net, gap, algorithm, None, notes, schedule)
-    eta, found = descent_guarantees(objective, net, step_size)
-    return Certificate(_sorted(found), objective, net, gap, algorithm, eta, notes)
+            found = schedule_guarantees(setting, schedule)
+            return Certificate(_sorted(found), setting, None, notes, schedule)
+    eta, found = descent_guarantees(setting, step_size)
+    return Certificate(_sorted(found), setting, eta, notes)
 
 
 def _sorted(guarantees: Sequence[Guarantee]) -> tuple[Guarantee, ...]:

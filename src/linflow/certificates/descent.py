@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from linflow._support import checks
-from linflow._support.arrays import norm, sigma
-from linflow.certificates._base import Guarantee, beyond_float64
+from linflow._support.arrays import norm
+from linflow.certificates._base import Guarantee
 from linflow.certificates.published_descent import balanced_descent, two_layer_descent
-from linflow.certificates.step_bounds import NO_CAPS, NO_SMOOTHNESS, DescentBounds, Held, LevelStepCurve, cap_facts
+from linflow.certificates.setting import NO_MARGIN, NO_SMOOTHNESS, Setting
+from linflow.certificates.step_bounds import NO_CAPS, DescentBounds, Held, LevelStepCurve, cap_facts
 from linflow.model.network import Network, multiply
 from linflow.model.objectives import Objective
 
@@ -51,8 +52,9 @@ def safe_step_size(objective: Objective, network: Network | Sequence[Any]) -> fl
     """
     net = Network.of(network).detach()
     objective.check_network(net)
-    why = _unbounded(objective, net)
-    eta = 0.0 if why else DescentBounds(objective, net).advise()
+    setting = Setting(objective, net, "descent")
+    why = _unbounded(setting)
+    eta = 0.0 if why else DescentBounds(setting).advise()
     if eta == 0:
         why = why or NO_CAPS
         raise ValueError(
@@ -62,35 +64,30 @@ def safe_step_size(objective: Objective, network: Network | Sequence[Any]) -> fl
     return eta
 
 
-def descent_guarantees(
-    objective: Objective, network: Network, step_size: float | None
-) -> tuple[float, list[Guarantee]]:
+def descent_guarantees(setting: Setting, step_size: float | None) -> tuple[float, list[Guarantee]]:
     """Return the step size and every guarantee on gradient descent with it.
 
     Args:
-        objective: what is minimised.
-        network: the start.
+        setting: objective and start.
         step_size: η; `safe_step_size` when None. Where that knows none, the step that a backtracking search accepts
             at the start, for which nothing is guaranteed.
 
     Raises:
         ValueError: a step size that is not positive.
     """
-    why = _unbounded(objective, network)
-    bounds = None if why else DescentBounds(objective, network)
+    why = _unbounded(setting)
+    bounds = None if why else DescentBounds(setting)
     if step_size is not None:
         eta = checks.positive(step_size, "step_size")
     else:
-        eta = (bounds.advise() if bounds else 0.0) or _first_accepted(objective, network)
-    held = bounds.at(eta) if bounds else None
-    ours = _any_depth(objective, network, bounds, eta, held, why)
-    return eta, [ours, *two_layer_descent(objective, network, eta), balanced_descent(objective, network, eta)]
+        eta = (bounds.advise() if bounds else 0.0) or _first_accepted(setting.whole_objective, setting.whole_network)
+    ours = _any_depth(setting, bounds, eta, why)
+    return eta, [ours, *two_layer_descent(setting, eta), balanced_descent(setting, eta)]
 
 
-def _any_depth(
-    objective: Objective, network: Network, bounds: DescentBounds | None, eta: float, held: Held | None, why: str
-) -> Guarantee:
+def _any_depth(setting: Setting, bounds: DescentBounds | None, eta: float, why: str) -> Guarantee:
     """Return the guarantee of this library; its curve follows the gap level by level."""
+    held = bounds.at(eta) if bounds else None
     curve, facts = None, {}
     if bounds is not None and held is not None:
         facts |= {"β": float(held.betas[0]), "α": float(held.alphas.min())}
@@ -100,7 +97,7 @@ def _any_depth(
             curve = LevelStepCurve.of(bounds.levels, decreases, eta)
             facts |= {"factor": curve.factor, "final factor": curve.final_factor}
         else:
-            why = _no_rate(*objective.effective(network), held)
+            why = _no_rate(setting, held)
     elif not why and bounds is not None:
         largest = bounds.largest
         why = (
@@ -108,31 +105,34 @@ def _any_depth(
             if largest > 0
             else NO_CAPS
         )
-    gap = objective.gap(network.product())
-    return Guarantee(
-        "descent, any depth", "linflow, docs/descent.md", ("linflow",), why, curve, gap, objective.minimum, facts
+    return setting.guarantee(
+        name="descent, any depth",
+        source="linflow, docs/descent.md",
+        citation=("linflow",),
+        reason=why,
+        curve=curve,
+        facts=facts,
     )
 
 
-def _unbounded(objective: Objective, network: Network) -> str:
+def _unbounded(setting: Setting) -> str:
     """Return why no step can be certified, whatever the start is like."""
-    return NO_SMOOTHNESS if math.isinf(objective.smoothness) else beyond_float64(objective, network)
+    return NO_SMOOTHNESS if math.isinf(setting.whole_objective.smoothness) else setting.beyond_float64
 
 
-def _no_rate(seen: Objective, net: Network, held: Held) -> str:
+def _no_rate(setting: Setting, held: Held) -> str:
     """Say why the loss is only known not to rise."""
     head = "the loss never rises, but no rate is certified: "
-    if seen.pl_constant == 0:
+    if setting.gamma == 0:
         return head + "no pl_constant is known for the objective; declare strong_convexity= or pl_constant="
-    if not net.overparametrized:
-        return head + f"a hidden width is below min(n, m) = {min(net.shape)}; widen it"
-    if seen.minimizer is None:
-        return head + "the bound on λ_min(T) is 0 from the imbalance alone, and the margin needs μ and W*"
-    distance = norm(net.product() - seen.minimizer)
-    least = float(sigma(seen.minimizer, min(net.shape)))
+    if setting.too_narrow:
+        return head + setting.too_narrow
+    if setting.objective.minimizer is None:
+        return head + NO_MARGIN
     return head + (
         f"the bound on λ_min(T) is 0 when imbalances may drift by {held.drift:.3g} and ‖W(0) − W*‖_F = "
-        f"{distance:.3g} (σ_min(W*) = {least:.3g}); take a smaller step, start nearer, or imbalance the start more"
+        f"{setting.distance:.3g} (σ_min(W*) = {setting.least_of_target:.3g}); take a smaller step, start nearer, or "
+        "imbalance the start more"
     )
 
 

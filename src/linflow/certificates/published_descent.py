@@ -8,14 +8,13 @@ import math
 import numpy as np
 
 from linflow._support import checks
-from linflow._support.arrays import EPS, norm, sigma
+from linflow._support.arrays import EPS, norm
 from linflow._support.words import many
 from linflow.bounds import two_layers
-from linflow.certificates._base import Guarantee, beyond_float64
+from linflow.certificates._base import Guarantee
 from linflow.certificates.curves import StepCurve
-from linflow.certificates.step_bounds import NO_SMOOTHNESS, DescentBounds, LevelStepCurve
-from linflow.model.network import Network
-from linflow.model.objectives import Objective
+from linflow.certificates.setting import NO_SMOOTHNESS, Setting
+from linflow.certificates.step_bounds import DescentBounds, LevelStepCurve
 from linflow.model.quadratics import LinearRegression, MatrixFactorization
 from linflow.model.spectrum import signed_gram_eigenvalues
 
@@ -23,8 +22,8 @@ from linflow.model.spectrum import signed_gram_eigenvalues
 class _TwoLayerBounds(DescentBounds):
     """The caps and floors of two layers, with the published constant `K_t` (bounded along the run) for β."""
 
-    def __init__(self, objective: Objective, network: Network):
-        super().__init__(objective, network, [two_layers.THEOREM], nearby=False)
+    def __init__(self, setting: Setting):
+        super().__init__(setting, [two_layers.THEOREM], nearby=False)
 
     def curvature(self, omega: np.ndarray, ceiling: np.ndarray, count: int | None, eta: float) -> np.ndarray:
         """Return `K_t` as printed, each quantity in it replaced by its bound on the first levels."""
@@ -38,7 +37,7 @@ class _TwoLayerBounds(DescentBounds):
         return beta + np.nan_to_num(more, nan=math.inf, posinf=math.inf)
 
 
-def two_layer_descent(objective: Objective, network: Network, step_size: float) -> list[Guarantee]:
+def two_layer_descent(setting: Setting, step_size: float) -> list[Guarantee]:
     """Return the guarantees for two layers after Xu et al. 2023 (squared loss) and Xu et al. 2025 (`f* = 0`).
 
     Per step `ℓ⁺ ≤ (1 − 2μ_tη + μ_tK_tη²) ℓ` with `μ_t = μ λ_min(T_t)` and `K_t` of `local_constant` as printed, if
@@ -46,18 +45,18 @@ def two_layer_descent(objective: Objective, network: Network, step_size: float) 
     docs/descent.md, which are proved there; the constants of the papers for these were not at hand. The first row
     keeps one factor, in the second it improves as the gap falls.
     """
-    gap = objective.gap(network.product())
+    objective, network, gap = setting.whole_objective, setting.whole_network, setting.gap
     squared = isinstance(objective, (MatrixFactorization, LinearRegression))
     zero = abs(objective.minimum) <= 64 * EPS * max(gap, abs(objective.value(network.product())))
-    why, decreases, levels, facts = _why_not(objective, network), None, np.zeros(1), {}
+    why, decreases, levels, facts = _why_not(setting), None, np.zeros(1), {}
     if why == "":
-        caps = _TwoLayerBounds(objective, network)
+        caps = _TwoLayerBounds(setting)
         held, levels = caps.at(step_size), caps.levels
         if held is None:
             why = f"the step {step_size:.4g} is too large for it: ηK_t < 2, or a cap on the drift, is not certain"
         else:
             facts = {"K_t": float(held.betas[0]), "α": float(held.alphas[0]), "drift cap": held.drift}
-            decreases = held.decreases(2 * objective.effective(network)[0].strong_convexity)
+            decreases = held.decreases(2 * setting.objective.strong_convexity)
             if decreases[0] <= 0:
                 why = "its bound on λ_min(T) is 0 at this imbalance, margin and drift; imbalance the start more"
 
@@ -69,7 +68,9 @@ def two_layer_descent(objective: Objective, network: Network, step_size: float) 
                 if levelled
                 else StepCurve(gap, step_size, float(decreases[0]))
             )
-        return Guarantee(name, source, (key,), reason, curve, gap, objective.minimum, dict(facts))
+        return setting.guarantee(
+            name=name, source=source, citation=(key,), reason=reason, curve=curve, facts=dict(facts)
+        )
 
     first = why or ("" if squared else "the loss is not the squared loss")
     second = why or ("" if zero else f"the minimum f* is {objective.minimum:.4g}, not 0; subtract it from f")
@@ -80,20 +81,19 @@ def two_layer_descent(objective: Objective, network: Network, step_size: float) 
     ]
 
 
-def _why_not(objective: Objective, network: Network) -> str:
-    seen, net = objective.effective(network)
-    if net.depth != 2:
-        return f"the network has {many(net.depth, 'layer')}, not 2"
-    if seen.strong_convexity == 0:
+def _why_not(setting: Setting) -> str:
+    if setting.depth != 2:
+        return f"the network has {many(setting.depth, 'layer')}, not 2"
+    if setting.objective.strong_convexity == 0:
         return "no strong convexity μ is known for the objective; declare strong_convexity="
-    if seen.minimizer is None:
+    if setting.objective.minimizer is None:
         return "no minimiser W* is known for the objective; give minimizer="
-    if math.isinf(seen.smoothness):
+    if math.isinf(setting.objective.smoothness):
         return NO_SMOOTHNESS
-    return beyond_float64(objective, network)
+    return setting.beyond_float64
 
 
-def balanced_descent(objective: Objective, network: Network, step_size: float) -> Guarantee:
+def balanced_descent(setting: Setting, step_size: float) -> Guarantee:
     """Return the guarantee of Arora, Cohen, Golowich & Hu 2018 for approximately balanced layers.
 
     For `½‖W − Φ‖_F²`, hidden widths of at least min(n, m), the deficiency margin `c = σ_min(Φ) − ‖W(0) − Φ‖_F > 0`,
@@ -105,41 +105,36 @@ def balanced_descent(objective: Objective, network: Network, step_size: float) -
 
     Source: Arora et al. 2018 (arXiv:1810.02281), Theorem 1, constants from memory, tested by runs (docs/descent.md).
     """
-    gap = objective.gap(network.product())
-    seen, net = objective.effective(network)
     facts: dict[str, float] = {}
-    single = "the network has one layer, not 2 or more" if net.depth == 1 else ""
-    reason = single or beyond_float64(objective, network) or _balanced_reason(seen, net, step_size, facts)
+    single = "the network has one layer, not 2 or more" if setting.depth == 1 else ""
+    reason = single or setting.beyond_float64 or _balanced_reason(setting, step_size, facts)
     curve = None
     if reason == "":
-        L, c = net.depth, facts["deficiency margin"]
-        eta = step_size * seen.smoothness * net.scale ** (2 / L)
+        L, c = setting.depth, facts["deficiency margin"]
+        eta = step_size * setting.objective.smoothness * setting.scale ** (2 / L)
         decrease = -math.expm1(-eta * c ** (2 * (L - 1) / L) * (1 - 1e-9))
-        curve = StepCurve(gap, step_size, decrease) if decrease > 0 else None
+        curve = StepCurve(setting.gap, step_size, decrease) if decrease > 0 else None
         reason = "" if curve else "the decrease it promises per step is below the least number of float64"
-    return Guarantee(
-        "approximately balanced",
-        "Arora et al. 2018a, Theorem 1",
-        ("arora2019convergence",),
-        reason,
-        curve,
-        gap,
-        objective.minimum,
-        facts,
+    return setting.guarantee(
+        name="approximately balanced",
+        source="Arora et al. 2018a, Theorem 1",
+        citation=("arora2019convergence",),
+        reason=reason,
+        curve=curve,
+        facts=facts,
     )
 
 
-def _balanced_reason(f: Objective, net: Network, step_size: float, facts: dict[str, float]) -> str:
+def _balanced_reason(setting: Setting, step_size: float, facts: dict[str, float]) -> str:
     """Return the hypothesis that fails, '' if none does, and note the numbers it needs."""
-    L = net.depth
-    if f.strong_convexity == 0 or f.minimizer is None or f.smoothness > f.strong_convexity * (1 + 1e-9):
+    f, net, L = setting.objective, setting.network, setting.depth
+    if not setting.strongly_convex or f.smoothness > f.strong_convexity * (1 + 1e-9):
         known = f"μ = {f.strong_convexity:.4g}, K = {f.smoothness:.4g}"
         return f"the loss is not ½‖W − Φ‖² up to a factor ({known}); whiten the data"
-    if not net.overparametrized:
-        return f"a hidden width is below min(n, m) = {min(net.shape)}; widen it"
+    if setting.too_narrow:
+        return setting.too_narrow
     noise = 16 * EPS * (net.magnitude() + f.minimizer_size)
-    least, size = float(sigma(f.minimizer, min(net.shape))), norm(f.minimizer)
-    distance = norm(net.product() - f.minimizer)
+    least, size, distance = setting.least_of_target, norm(f.minimizer), setting.distance
     c = least - distance - noise
     if c <= 0:
         return f"the deficiency margin is not positive: ‖W(0) − Φ‖_F = {distance:.4g} against σ_min(Φ) = {least:.4g}"

@@ -12,11 +12,11 @@ import numpy as np
 from linflow._support import checks
 from linflow._support.arrays import EPS, norm, sigma
 from linflow._support.words import many
-from linflow.certificates._base import Guarantee, beyond_float64
+from linflow.certificates._base import Guarantee
 from linflow.certificates.curves import LevelCurve, log_ratio
+from linflow.certificates.setting import NO_MARGIN, NO_SMOOTHNESS, Setting, too_narrow
 from linflow.certificates.step_bounds import (
     NO_CAPS,
-    NO_SMOOTHNESS,
     STRICT,
     DescentBounds,
     LevelStepCurve,
@@ -24,8 +24,6 @@ from linflow.certificates.step_bounds import (
     follow,
 )
 from linflow.dynamics.step_rules import Backtracking, LocalSmoothnessSchedule, Xu2025
-from linflow.model.network import Network
-from linflow.model.objectives import Objective
 
 if TYPE_CHECKING:
     from linflow.dynamics.descent import Schedule
@@ -131,17 +129,18 @@ class HeldSchedule:
 class ScheduleBounds(DescentBounds):
     """The caps and floors for two layers with `η_t K_t ≤ 1`, where no step can raise the loss."""
 
-    def __init__(self, objective: Objective, network: Network, rule: Rule):
-        super().__init__(objective, network)
+    def __init__(self, setting: Setting, rule: Rule):
+        super().__init__(setting)
         self.rule = rule
-        seen, net = objective.effective(network)
         self.least_size = 0.0
-        if seen.strong_convexity > 0 and seen.minimizer is not None:
+        if setting.strongly_convex:
             # ‖W‖ ≥ ‖W*‖ − ‖W − W*‖, and the cap on ‖W‖ is ‖W*‖ plus that distance.
-            self.least_size = max(0.0, 2 * float(sigma(seen.minimizer, 1)) / net.scale - float(self.high[0])) / STRICT
+            size = float(sigma(setting.objective.minimizer, 1))
+            self.least_size = max(0.0, 2 * size / setting.scale - float(self.high[0])) / STRICT
         # K_t is worked out with ‖W‖ of the whole product, the part that the objective does not see included.
-        self.whole = network is net
-        pairs = zip(network.weights, net.weights, strict=True)
+        network = setting.whole_network
+        self.whole = network is setting.network
+        pairs = zip(network.weights, setting.network.weights, strict=True)
         self.unseen = np.array([max(norm(A) ** 2 - norm(B) ** 2, 0.0) + 64 * EPS * norm(A) ** 2 for A, B in pairs])
 
     def roots(self, omega: np.ndarray, ceiling: np.ndarray) -> np.ndarray:
@@ -255,7 +254,7 @@ def least_sum(a: float, b: float, s: float) -> float:
     return x + s * s / x
 
 
-def schedule_guarantees(objective: Objective, network: Network, schedule: Schedule) -> list[Guarantee]:
+def schedule_guarantees(setting: Setting, schedule: Schedule) -> list[Guarantee]:
     """Return the guarantees on gradient descent with a schedule, one row, and why the others do not apply.
 
     Proved for two layers: `schedules.xu2025`, `η_t = min((1 + η_0²)^{t/2} η_0, 1/K_t)`, and `local_smoothness`. As
@@ -264,8 +263,7 @@ def schedule_guarantees(objective: Objective, network: Network, schedule: Schedu
     `1 − η(1 − ηK̄/2)γα`, `η = min((1 + η_0²)^{t/2} η_0, 1/K̄)`, level by level of the gap.
 
     Args:
-        objective: what is minimised.
-        network: the start.
+        setting: objective and start.
         schedule: a rule of `linflow.schedules`.
 
     Raises:
@@ -279,26 +277,30 @@ def schedule_guarantees(objective: Objective, network: Network, schedule: Schedu
             "linflow.schedules.xu2025(objective, network)."
         )
     rule, why = _rule(schedule)
-    why = why or _why_not(objective, network)
-    curve, facts, gap = None, {}, objective.gap(network.product())
+    why = why or _why_not(setting)
+    curve, facts = None, {}
     if rule is not None and not why:
-        bounds = ScheduleBounds(objective, network, rule)
-        held = bounds.held()
+        held = ScheduleBounds(setting, rule).held()
         if held is None:
-            why = _no_cap(objective.effective(network)[0], rule)
+            why = _no_cap(setting, rule)
         else:
             curve, facts = held.curve, _facts(rule, held)
-            why = "" if curve else _no_rate(*objective.effective(network), held)
-    name = LOCAL if rule and math.isinf(rule.first) else GROWING
-    source = "after Xu et al. 2025 (TMLR), a-priori caps of docs/descent.md"
-    ours = Guarantee(name, source, ("xu2025", "linflow"), why, curve, gap, objective.minimum, facts)
+            why = "" if curve else _no_rate(setting, held)
+    ours = setting.guarantee(
+        name=LOCAL if rule and math.isinf(rule.first) else GROWING,
+        source="after Xu et al. 2025 (TMLR), a-priori caps of docs/descent.md",
+        citation=("xu2025", "linflow"),
+        reason=why,
+        curve=curve,
+        facts=facts,
+    )
     rest = "it is on a constant step, and this certificate on a schedule; certify with step_size= has it"
     others = (
         ("descent, any depth", "linflow, docs/descent.md", "linflow"),
         ("two layers, squared loss", "after Xu et al. 2023 (AISTATS)", "xu2023"),
         ("approximately balanced", "Arora et al. 2018a, Theorem 1", "arora2019convergence"),
     )
-    return [ours, *(Guarantee(n, s, (key,), rest, None, gap, objective.minimum) for n, s, key in others)]
+    return [ours, *(setting.guarantee(name=n, source=s, citation=(key,), reason=rest) for n, s, key in others)]
 
 
 def _rule(schedule: Schedule) -> tuple[Rule | None, str]:
@@ -315,20 +317,18 @@ def _rule(schedule: Schedule) -> tuple[Rule | None, str]:
     return None, f"nothing is known of the schedule {schedule!r}; {known}"
 
 
-def _why_not(objective: Objective, network: Network) -> str:
-    if network.depth != 2:
-        return f"the network has {many(network.depth, 'layer')}, not 2"
-    if math.isinf(objective.smoothness):
+def _why_not(setting: Setting) -> str:
+    if setting.depth != 2:
+        return f"the network has {many(setting.depth, 'layer')}, not 2"
+    if math.isinf(setting.whole_objective.smoothness):
         return NO_SMOOTHNESS
-    if objective.effective(network)[0].pl_constant == 0:
+    if setting.gamma == 0:
         return "no strong convexity μ is known for the objective; declare strong_convexity= or pl_constant="
-    if not network.overparametrized:
-        return f"the hidden width {network.widths[1]} is below min(n, m) = {min(network.shape)}; widen it"
-    return beyond_float64(objective, network)
+    return too_narrow(setting.whole_network) or setting.beyond_float64
 
 
-def _no_cap(seen: Objective, rule: Rule) -> str:
-    if seen.strong_convexity == 0 or seen.minimizer is None:
+def _no_cap(setting: Setting, rule: Rule) -> str:
+    if not setting.strongly_convex:
         return NO_CAPS
     smaller = "take a smaller first step in xu2025" + (", s" if math.isfinite(rule.first) else "; s")
     return f"no cap on the drift of the imbalance is certain: {smaller}tart nearer to W*, or imbalance the start more"
@@ -343,16 +343,16 @@ def _facts(rule: Rule, held: HeldSchedule) -> dict[str, float]:
     return facts
 
 
-def _no_rate(seen: Objective, net: Network, held: HeldSchedule) -> str:
+def _no_rate(setting: Setting, held: HeldSchedule) -> str:
     """Say why the loss is only known not to rise."""
     head = "the loss never rises, but no rate is certified: "
-    if not net.overparametrized:  # in the directions that the objective sees, which are fewer
-        return head + f"the hidden width is below min(n, m) = {min(net.shape)}; widen it"
+    if setting.too_narrow:  # in the directions that the objective sees, which are fewer
+        return head + setting.too_narrow
     if held.alphas.min() > 0:
         return head + "the decrease it promises per step is below rounding"
-    if seen.minimizer is None:
-        return head + "the bound on λ_min(T) is 0 from the imbalance alone, and the margin needs μ and W*"
+    if setting.objective.minimizer is None:
+        return head + NO_MARGIN
     return head + (
         f"the bound on λ_min(T) is 0 when imbalances may drift by {held.drift:.3g} and ‖W(0) − W*‖_F = "
-        f"{norm(net.product() - seen.minimizer):.3g}; start nearer, or imbalance the start more"
+        f"{setting.distance:.3g}; start nearer, or imbalance the start more"
     )

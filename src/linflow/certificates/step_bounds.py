@@ -9,20 +9,17 @@ from functools import cached_property
 
 import numpy as np
 
-from linflow._support.arrays import EPS, to_numpy
+from linflow._support.arrays import EPS, is_numpy, to_numpy
 from linflow._support.words import many
 from linflow.bounds import Invariants, Theorem, any_imbalance, product_aware, three_layers, two_layers
 from linflow.bounds._base import Spectrum
 from linflow.bounds.layer_norms import layer_caps
 from linflow.certificates.curves import StepCurve, fallen, steps_down
-from linflow.certificates.envelope import gap_levels
 from linflow.certificates.lazy import Neighbourhood, interaction, others, spectral_norms
-from linflow.certificates.margin import product_range
+from linflow.certificates.setting import Setting
 from linflow.geometry.operator import DENSE_LIMIT, TangentOperator
 from linflow.model.network import Network
-from linflow.model.objectives import Objective
 
-NO_SMOOTHNESS = "no smoothness K is known for the objective; declare smoothness="
 NO_CAPS = "no bound on the weights along the run is known: that takes μ and W*, or a short way to go"
 
 BALLS, CELLS = 64, 8
@@ -138,33 +135,31 @@ class DescentBounds:
     """Caps and floors for a descent that never raises the loss, as functions of the drift of its imbalances.
 
     Args:
-        objective: what is minimised, with finite smoothness.
-        network: the start.
+        setting: objective, of finite smoothness, and start.
         theorems: the bounds on `λ_min(T)` to use; all that a drift leaves valid when left out.
         nearby: whether weights that stay near their start may be used.
     """
 
     def __init__(
         self,
-        objective: Objective,
-        network: Network,
+        setting: Setting,
         theorems: Sequence[Theorem] | None = None,
         *,
         nearby: bool = True,
     ):
-        self.gap = objective.gap(network.product())
-        seen, net = objective.effective(network)
-        self.K, self.gamma = seen.smoothness, seen.pl_constant
-        self.levels = gap_levels(self.gap) if self.gap > 0 else np.zeros(1)
-        low, following, high = product_range(seen, net, self.levels)
+        self.setting, seen, net = setting, setting.objective, setting.network
+        self.gap, self.K, self.gamma, self.levels = setting.gap, seen.smoothness, setting.gamma, setting.levels
+        low, following, high = setting.ranges
         noise, c = seen.rounding(net), net.scale
-        self.network = net = net.restricted([to_numpy(W) for W in net.weights])
-        self.high = high / c
+        if not is_numpy(net.weights[0]):
+            net = net.restricted([to_numpy(W) for W in net.weights])
+        known = setting.invariants if net is setting.network else Invariants.of(net)
+        self.network, self.high = net, high / c
         self.slopes = np.sqrt(2 * self.K * (self.levels + noise))  # ‖∇f‖ ≤ sqrt(2Kℓ)
-        self.invariants = Invariants.of(net).at(low / c, self.high, following / c)
+        self.invariants = known.at(low / c, self.high, following / c)
         self.theorems = _robust(net.depth) if theorems is None else list(theorems)
         self.norms = spectral_norms(net)
-        around = Neighbourhood.of(net) if nearby and net.depth > 1 and self.gamma > 0 else None
+        around = setting.nearby if nearby and net.depth > 1 and self.gamma > 0 else None
         self._radii, self._floors = _positive_part(around)
         self._chosen = np.unique(np.linspace(0, len(self._radii) - 1, BALLS).astype(int)) if len(self._radii) else []
         roots = np.sqrt(self._floors[self._chosen])

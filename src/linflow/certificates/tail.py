@@ -6,11 +6,9 @@ import math
 from dataclasses import dataclass
 
 from linflow import bounds
-from linflow.bounds import Invariants
 from linflow.certificates._base import Guarantee
+from linflow.certificates.setting import Setting
 from linflow.model.classification import ExponentialTail
-from linflow.model.network import Network
-from linflow.model.objectives import Objective
 
 
 @dataclass(frozen=True)
@@ -35,21 +33,20 @@ class TailCurve:
         return self.alpha * self.objective.tail_constant(gap) ** 2 * gap if gap > 0 else 0.0
 
 
-def exponential_tail(objective: Objective, network: Network) -> list[Guarantee]:
+def exponential_tail(setting: Setting) -> list[Guarantee]:
     """Return the guarantee for an objective with an exponential tail, nothing for any other.
 
     There is no minimiser and no margin: `λ_min(T) ≥ α(D)` from the imbalance alone, which the flow conserves.
 
     Source: docs/tails.md; `‖∇f‖ ≥ γf` with the hard margin γ as in Soudry et al. 2018.
     """
+    objective, gap, c = setting.objective, setting.gap, setting.scale
     if not isinstance(objective, ExponentialTail):
         return []
-    gap = objective.gap(network.product())
-    seen, net = objective.effective(network)
-    if net.depth == 1:
-        alpha, name = net.scale**2, "one layer"
+    if setting.depth == 1:
+        alpha, name = c**2, "one layer"
     else:
-        rows = [row for row in bounds.evaluate(Invariants.of(net).at(0.0, math.inf), net.scale) if row.applies]
+        rows = [row for row in bounds.evaluate(setting.invariants.at(0.0, math.inf), c) if row.applies]
         best = max(rows, key=lambda row: float(row.value))
         alpha, name = float(best.value), best.name
     reason = ""
@@ -57,17 +54,13 @@ def exponential_tail(objective: Objective, network: Network) -> list[Guarantee]:
         reason = "the loss at the start is not finite; shrink the weights"
     elif alpha <= 0:
         reason = "no bound on λ_min(T) from the imbalance alone; imbalance the start more (there is no margin here)"
-    curve = None if reason else TailCurve(seen, gap, alpha)
-    facts = {"hard margin": seen.hard_margin, "α": alpha}
     return [
-        Guarantee(
-            f"exponential tail, {name}",
-            "linflow, docs/tails.md",
-            ("linflow", "soudry2018"),
-            reason,
-            curve,
-            gap,
-            objective.minimum,
-            facts,
+        setting.guarantee(
+            name=f"exponential tail, {name}",
+            source="linflow, docs/tails.md",
+            citation=("linflow", "soudry2018"),
+            reason=reason,
+            curve=None if reason else TailCurve(objective, gap, alpha),
+            facts={"hard margin": objective.hard_margin, "α": alpha},
         )
     ]

@@ -258,7 +258,7 @@ def _promised(cert: Certificate, run: Trajectory, t: np.ndarray) -> np.ndarray:
 
 def _floor(cert: Certificate, run: Trajectory) -> Curve | None:
     """Return `γ λ_min(T)` along a flow that recorded it, None where there is no such record or `γ = 0`."""
-    gamma = cert.objective.effective(run.start)[0].pl_constant
+    gamma = cert.setting.gamma
     if run.algorithm != "flow" or run.least_eigenvalue is None or gamma == 0:
         return None
     return to_numpy(run.t)[: sound(run)], gamma * to_numpy(run.least_eigenvalue)[: sound(run)]

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from linflow._support import checks
 from linflow._support.words import many
+from linflow.certificates.setting import too_narrow
 from linflow.geometry.imbalance import imbalance_drift
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
@@ -144,11 +145,8 @@ class Monitor:
         self._no_law = None if optimizer is None else why_no_law(optimizer, layers)
         if self._no_law:
             self._note(self._other_steps())
-        if not self._start.overparametrized:
-            self._note(
-                f"a hidden width is below min(n, m) = {min(self._start.shape)}: λ_min(T) is 0 at all weights, and no "
-                "rate is certified by it"
-            )
+        if narrow := too_narrow(self._start):
+            self._note(f"λ_min(T) is 0 at all weights, so it certifies no rate: {narrow}")
         self._extremes, self._loss, self._last_lr = Extremes(), math.nan, math.nan
         self.steps = self._done = checks.count(done, "done", least=0)
         self._armed, self._before = False, None

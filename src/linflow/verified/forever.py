@@ -12,6 +12,7 @@ from linflow.certificates import Guarantee
 from linflow.certificates.envelope import envelope, gap_levels
 from linflow.certificates.exponential import bounds_on
 from linflow.certificates.lazy import Neighbourhood
+from linflow.certificates.setting import Setting
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
 
@@ -36,22 +37,18 @@ def ever_after(
         gap: upper bound of the loss gap there.
         pl_constant: γ, a proved lower bound.
     """
-    seen, net = objective.effective(start)
-    _, near = objective.effective(reached)
+    setting = Setting(objective, start)
     if pl_constant <= 0:
         return None, "no gradient dominance γ > 0 could be proved for the objective"
-    if not net.overparametrized:
-        return (
-            None,
-            f"λ_min(T) is 0, as a hidden width is below min(n, m) = {min(net.shape)}; nothing is proved after this",
-        )
+    if setting.too_narrow:
+        return None, f"λ_min(T) is 0: {setting.too_narrow}; nothing is proved after this"
     levels = gap_levels(gap)
-    floors = np.full(len(levels), net.scale**2)
+    floors = np.full(len(levels), setting.scale**2)
     nearby = None
-    if net.depth > 1:
-        _, values, _ = bounds_on(levels, seen, net)
+    if setting.depth > 1:
+        _, values, _ = bounds_on(setting, levels)
         floors = np.max(list(values.values()), axis=0)
-        nearby = shifted(Neighbourhood.of(near), radius)
+        nearby = shifted(Setting(objective, reached).nearby, radius)
     curve = envelope(levels, pl_constant, floors, nearby)
     if curve is None or curve.rate <= 0:
         return None, (
@@ -59,7 +56,17 @@ def ever_after(
             f"{radius:.2g}); try a smaller until"
         )
     facts = {"final rate": curve.final_rate, "radius": radius}
-    return Guarantee("ever after", SOURCE, ("linflow",), "", curve, gap, objective.minimum, facts), ""
+    guarantee = Guarantee(
+        name="ever after",
+        source=SOURCE,
+        citation=("linflow",),
+        reason="",
+        curve=curve,
+        gap=gap,
+        minimum=objective.minimum,
+        facts=facts,
+    )
+    return guarantee, ""
 
 
 def shifted(nearby: Neighbourhood, radius: float) -> Neighbourhood:

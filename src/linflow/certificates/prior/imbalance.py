@@ -3,82 +3,91 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from linflow._support.arrays import norm, to_numpy
 from linflow.certificates._base import Guarantee
 from linflow.certificates.curves import Curve
-from linflow.certificates.prior._start import Start
+from linflow.certificates.prior._rows import (
+    bounds_at_margin,
+    no_dominance,
+    no_margin,
+    no_squared_loss,
+    not_deep,
+    not_white,
+    on_descent,
+    row,
+)
+from linflow.certificates.setting import Setting
 
 
-def arora2018(start: Start) -> Guarantee:
+def arora2018(setting: Setting) -> Guarantee:
     """Balanced layers follow the end-to-end flow `Ẇ = −c^{2/L} Σ_j [WWᵀ]^{(L−j)/L} ∇f [WᵀW]^{(j−1)/L}`.
 
     Its preconditioner is at least `L σ_min^{2−2/L}` for n = m and `σ_min^{2−2/L}` for n ≠ m, which with the margin is
     a rate. The paper has the flow; the rate follows from it.
     """
-    outcome: float | str = _not_balanced(start)
-    if not outcome and start.gamma == 0:
-        outcome = "no gradient dominance is known; declare strong_convexity= or pl_constant="
+    outcome: float | str = _not_balanced(setting) or no_dominance(setting)
     if not outcome:
-        rate = start.gamma * (start.depth if start.n == start.m else 1) * _balanced_floor(start)
-        outcome = rate if rate > 0 else start.no_margin()
+        rate = setting.gamma * (setting.depth if setting.n == setting.m else 1) * _balanced_floor(setting)
+        outcome = rate if rate > 0 else no_margin(setting)
     source = "Arora, Cohen & Hazan 2018, Theorem 1 (end-to-end flow), at the margin"
-    return start.row("Arora et al. 2018", source, ["arora2018"], outcome, margin=start.margin)
+    return row(setting, "Arora et al. 2018", source, ["arora2018"], outcome, margin=setting.margin_by_distance)
 
 
-def arora2019(start: Start) -> Guarantee:
+def arora2019(setting: Setting, guarantees: Sequence[Guarantee] = ()) -> Guarantee:
     """Approximately balanced layers with a deficiency margin, `c = σ_min(Φ) − ‖W(0) − Φ‖_F > 0`.
 
     Balanced: `σ_min(W) ≥ c` along the flow and `λ_min(T) ≥ c^{2−2/L}` for every n and m: rate `2c^{2−2/L}`. With
     `‖D_l‖_F ≤ c²/(256 L³ ‖Φ‖_F^{2−2/L})` the theorem on descent, its step η → 0, gives half of that. An output
     scale s stands for layers `s^{1/L}` times as large in the time `s^{2/L} t`.
     """
-    L, c = start.depth, start.margin
-    speed = start.scale ** (2 / L)
-    outcome: float | Curve | str = start.not_white() or _too_narrow(start)
+    L, c = setting.depth, setting.margin_by_distance
+    speed = setting.scale ** (2 / L)
+    outcome: float | Curve | str = not_white(setting) or setting.too_narrow
     facts = {}
     if not outcome and c == 0:
-        outcome = start.no_margin()
+        outcome = no_margin(setting)
     elif not outcome:
-        size = norm(start.objective.minimizer)
+        size = norm(setting.objective.minimizer)
         allowed = (c / size) ** 2 * size ** (2 / L) / (256 * L**3)
-        delta = speed * max(_frobenius(D) for D in start.invariants.spectra)
+        delta = speed * max(_frobenius(D) for D in setting.invariants.spectra)
         facts = {"deficiency margin": c, "δ": delta, "δ allowed": allowed}
-        if start.imbalance == 0:
-            outcome = start.gamma * _balanced_floor(start) or start.no_margin()
+        if setting.imbalance == 0:
+            outcome = setting.gamma * _balanced_floor(setting) or no_margin(setting)
         elif delta <= allowed:
-            outcome = 0.5 * start.gamma * speed * c ** (2 - 2 / L)
+            outcome = 0.5 * setting.gamma * speed * c ** (2 - 2 / L)
         else:
             outcome = (
                 f"the layers are not balanced enough: max ‖D_l‖_F = {delta:.3g}, where the theorem allows "
                 f"{allowed:.3g}; balance them (init.balanced)"
             )
     source = "Arora, Cohen, Golowich & Hu 2019, Theorem 1"
-    if (descent := start.on_descent("arora2019convergence")) is not None:
+    if (descent := on_descent(setting, guarantees, "arora2019convergence")) is not None:
         outcome, facts = descent.curve or descent.reason, descent.facts
     else:
         source += ", for steps η → 0"
-    return start.row("Arora et al. 2019", source, ["arora2019convergence"], outcome, **facts)
+    return row(setting, "Arora et al. 2019", source, ["arora2019convergence"], outcome, **facts)
 
 
-def yun2021(start: Start) -> Guarantee:
+def yun2021(setting: Setting) -> Guarantee:
     """`D_l ⪰ 0` for l < L − 1 and `λ_n(D_{L−1}) ≥ λ > 0`: rate `γ λ^{L−1}`, or the mirror image of this.
 
     The paper is on one output and `D_{L−1} ⪰ λI`; neither is needed. It is the bound for unimodal imbalance with
     every partial sum replaced by λ.
     """
-    Ds, L = start.invariants.spectra, start.depth
-    outcome: float | str = start.no_squared_loss()
+    Ds, L = setting.invariants.spectra, setting.depth
+    outcome: float | str = no_squared_loss(setting)
     facts = {}
     if not outcome:
-        right = all(float(D.upper[-1]) >= 0 for D in Ds[:-1]), float(Ds[-1].at_least(start.n))
-        left = all(float(D.lower[0]) <= 0 for D in Ds[1:]), float(Ds[0].negated().at_least(start.m))
+        right = all(float(D.upper[-1]) >= 0 for D in Ds[:-1]), float(Ds[-1].at_least(setting.n))
+        left = all(float(D.lower[0]) <= 0 for D in Ds[1:]), float(Ds[0].negated().at_least(setting.m))
         value = max((x for holds, x in (right, left) if holds), default=0.0)
         # For L ≥ 3 the signs hold to rounding only, and what that may cost is taken off.
-        floor = value ** (L - 1) - (start.invariants.chain_allowance() if L > 2 else 0.0)
+        floor = value ** (L - 1) - (setting.invariants.chain_allowance() if L > 2 else 0.0)
         facts = {"λ": value}
         if floor > 0:
-            outcome = start.gamma * start.scale**2 * floor
+            outcome = setting.gamma * setting.scale**2 * floor
         elif not (right[0] or left[0]):
             outcome = (
                 "the imbalance is not ordered: it needs D_l ⪰ 0 for all l < L − 1, or D_l ⪯ 0 for all l > 1; make "
@@ -86,81 +95,70 @@ def yun2021(start: Start) -> Guarantee:
             )
         else:
             outcome = (
-                f"λ_{start.n}(D_{L - 1}) and λ_{start.m}(−D_1) are not positive where they would have to be; "
+                f"λ_{setting.n}(D_{L - 1}) and λ_{setting.m}(−D_1) are not positive where they would have to be; "
                 "imbalance the outermost layer (init.imbalanced)"
             )
     source = "Yun, Krishnan & Mobahi 2021, fully connected networks"
-    return start.row("Yun et al. 2021", source, ["yun2021"], outcome, **facts)
+    return row(setting, "Yun et al. 2021", source, ["yun2021"], outcome, **facts)
 
 
-def min2021(start: Start) -> Guarantee:
+def min2021(setting: Setting) -> Guarantee:
     """Two layers, squared loss: rate `2λ_r(Σ_x) ([λ_r(D)]_+ + [λ_m(−D)]_+)`, from the imbalance alone.
 
     r is the rank of X. If X has not full rank, the limit is the solution of least norm when the frozen part U_2 of
     W_1 satisfies `U_1 U_2ᵀ = 0` and `W_2ᵀ U_2ᵀ = 0`; the size of the two is given in `facts`.
     """
-    outcome: float | str = start.not_deep(2) or start.no_squared_loss()
+    outcome: float | str = not_deep(setting, 2) or no_squared_loss(setting)
     facts = {}
     if not outcome:
-        D = start.invariants.spectra[0]
-        left, right = float(D.at_least(start.n)), float(D.negated().at_least(start.m))
-        facts = {"λ_r(D)": left, "λ_m(−D)": right, **_off_least_norm(start)}
-        rate = start.gamma * start.scale**2 * (left + right)
+        D = setting.invariants.spectra[0]
+        left, right = float(D.at_least(setting.n)), float(D.negated().at_least(setting.m))
+        facts = {"λ_r(D)": left, "λ_m(−D)": right, **_off_least_norm(setting)}
+        rate = setting.gamma * setting.scale**2 * (left + right)
         outcome = rate or (
-            f"neither λ_{start.n}(D) nor λ_{start.m}(−D) is positive, and the rate is their sum; widen the hidden "
-            "layer, or imbalance the start"
+            f"neither λ_{setting.n}(D) nor λ_{setting.m}(−D) is positive, and the rate is their sum; widen the "
+            "hidden layer, or imbalance the start"
         )
     source = "Min, Tarmoun, Vidal & Mallada 2021, imbalance alone"
-    return start.row("Min et al. 2021", source, ["min2021"], outcome, **facts)
+    return row(setting, "Min et al. 2021", source, ["min2021"], outcome, **facts)
 
 
-def min2023(start: Start) -> Guarantee:
+def min2023(setting: Setting) -> Guarantee:
     """The best of the bounds of the paper, at its margin `[σ_min(W*) − sqrt(K/μ) ‖W(0) − W*‖_F]_+`.
 
     Forms that fail as printed (docs/theory.md, section 14) are replaced by those that hold.
     """
-    outcome: float | str = ""
-    source = "Min, Vidal & Mallada 2023"
-    if start.gamma == 0:
-        outcome = "no gradient dominance is known; declare strong_convexity= or pl_constant="
-    else:
-        best, value = max(start.bounds, key=lambda found: found[1], default=(None, 0.0))
+    outcome: float | str = no_dominance(setting)
+    source, margin = "Min, Vidal & Mallada 2023", setting.margin_by_distance
+    if not outcome:
+        best, value = max(bounds_at_margin(setting), key=lambda found: found[1], default=(None, 0.0))
         if best is None:
-            outcome = f"none of its theorems covers the imbalance of these {start.depth} layers"
+            outcome = f"none of its theorems covers the imbalance of these {setting.depth} layers"
         elif value > 0:
-            outcome = start.gamma * value
+            outcome = setting.gamma * value
             source += f", {best.name}, at its margin"
-        elif start.margin > 0:
-            outcome = f"its bounds are 0 at this imbalance and margin {start.margin:.3g}; imbalance the start more"
+        elif margin > 0:
+            outcome = f"its bounds are 0 at this imbalance and margin {margin:.3g}; imbalance the start more"
         else:
-            outcome = f"its bounds are 0: the imbalance alone gives none, and {start.no_margin()}"
-    return start.row("Min et al. 2023", source, ["min2023"], outcome, margin=start.margin)
+            outcome = f"its bounds are 0: the imbalance alone gives none, and {no_margin(setting)}"
+    return row(setting, "Min et al. 2023", source, ["min2023"], outcome, margin=margin)
 
 
-def _not_balanced(start: Start) -> str:
-    if reason := _too_narrow(start):
-        return reason
-    if start.imbalance > 0:
+def _not_balanced(setting: Setting) -> str:
+    if setting.too_narrow:
+        return setting.too_narrow
+    if setting.imbalance > 0:
         return (
-            f"the layers are not balanced: an eigenvalue of a D_l is {start.imbalance:.3g} in size; balance them "
+            f"the layers are not balanced: an eigenvalue of a D_l is {setting.imbalance:.3g} in size; balance them "
             "(init.balanced)"
         )
     return ""
 
 
-def _too_narrow(start: Start) -> str:
-    if start.network.overparametrized:
-        return ""
-    return (
-        f"a hidden layer is narrower, {start.narrowest}, than min(n, m) = {min(start.n, start.m)}, and the product "
-        "cannot be any matrix; widen it"
-    )
-
-
-def _balanced_floor(start: Start) -> float:
+def _balanced_floor(setting: Setting) -> float:
     """Return `c² σ^{2−2/L}` at the margin, without the output scale in σ, less what rounding leaves open."""
-    sigma = start.margin / start.scale
-    return start.scale**2 * max(0.0, sigma ** (2 - 2 / start.depth) - start.invariants.chain_allowance())
+    sigma = setting.margin_by_distance / setting.scale
+    return setting.scale**2 * max(0.0, sigma ** (2 - 2 / setting.depth) - setting.invariants.chain_allowance())
 
 
 def _frobenius(D) -> float:
@@ -168,10 +166,9 @@ def _frobenius(D) -> float:
     return math.hypot(*(max(-a, b) for a, b in zip(to_numpy(D.lower), to_numpy(D.upper), strict=True)))
 
 
-def _off_least_norm(start: Start) -> dict[str, float]:
+def _off_least_norm(setting: Setting) -> dict[str, float]:
     """Return `‖[U_1; W_2ᵀ] U_2ᵀ‖_F` when X has not full rank: 0 means that the limit is the least-norm solution."""
-    whole, network = start.whole
-    V = whole.row_space
+    V, network = setting.whole_objective.row_space, setting.whole_network
     if V is None:
         return {}
     W1, W2 = network.weights

@@ -9,7 +9,8 @@ import numpy as np
 
 from linflow._support.arrays import EPS, norm, to_numpy
 from linflow.certificates._base import Guarantee
-from linflow.certificates.prior._start import Start
+from linflow.certificates.prior._rows import bounds_at_margin, no_margin, not_deep, not_white, row
+from linflow.certificates.setting import Setting
 from linflow.exact import scalar_balanced, two_layer_scalar
 from linflow.exact._alignment import Modes, shared_modes
 
@@ -88,12 +89,12 @@ class ModeCurve:
         return np.minimum(np.minimum(0.5 * self.curvature * (1 + self.slack) * total, kept), self.first)
 
 
-def mode_results(start: Start) -> list[Guarantee]:
+def mode_results(setting: Setting) -> list[Guarantee]:
     """Return the rows of Saxe et al., Gidel et al. and Tarmoun et al.: they share one look at the modes."""
-    modes: _Aligned | str = start.not_white()
+    modes: _Aligned | str = not_white(setting)
     if not modes:
-        modes = aligned_modes(start)
-    return [_saxe(start, modes), _gidel(start, modes), _tarmoun(start, modes)]
+        modes = aligned_modes(setting)
+    return [_saxe(setting, modes), _gidel(setting, modes), _tarmoun(setting, modes)]
 
 
 @dataclass(frozen=True)
@@ -117,54 +118,54 @@ class _Aligned:
         return float(np.max(np.ptp(squares, axis=0), initial=0.0))
 
 
-def _saxe(start: Start, modes: _Aligned | str) -> Guarantee:
+def _saxe(setting: Setting, modes: _Aligned | str) -> Guarantee:
     """Aligned with W* and balanced, any depth: every mode follows `ω̇ = L c^{2/L} ω^{2−2/L} (s − ω)`."""
     source = "Saxe, McClelland & Ganguli 2014, decoupled balanced modes, exact solution"
-    return start.row("Saxe et al. 2014", source, ["saxe2014"], _balanced_curve(start, modes))
+    return row(setting, "Saxe et al. 2014", source, ["saxe2014"], _balanced_curve(setting, modes))
 
 
-def _gidel(start: Start, modes: _Aligned | str) -> Guarantee:
+def _gidel(setting: Setting, modes: _Aligned | str) -> Guarantee:
     """Two layers, aligned and balanced: the modes are learned one after the other, at the times in `facts`."""
-    outcome = start.not_deep(2) or _balanced_curve(start, modes)
+    outcome = not_deep(setting, 2) or _balanced_curve(setting, modes)
     facts = {}
     if isinstance(outcome, ModeCurve):
         for i, (s, w) in enumerate(zip(outcome.s, outcome.w0, strict=True), 1):
             if s > 0:
-                clock = 2 * start.scale * outcome.curvature * s
+                clock = 2 * setting.scale * outcome.curvature * s
                 facts[f"half of mode {i}"] = max(0.0, math.log(max(s / w - 1, 1.0)) / clock)
     source = "Gidel, Bach & Lacoste-Julien 2019, continuous dynamics, exact solution"
-    return start.row("Gidel et al. 2019", source, ["gidel2019"], outcome, **facts)
+    return row(setting, "Gidel et al. 2019", source, ["gidel2019"], outcome, **facts)
 
 
-def _tarmoun(start: Start, modes: _Aligned | str) -> Guarantee:
+def _tarmoun(setting: Setting, modes: _Aligned | str) -> Guarantee:
     """Two layers, aligned with W* whatever the imbalance: exact. Otherwise `D = λI`: a rate at the margin."""
     source = "Tarmoun, França, Haeffele & Vidal 2021"
-    outcome = start.not_deep(2) or start.not_white()
+    outcome = not_deep(setting, 2) or not_white(setting)
     facts = {}
     if not outcome:
-        outcome = modes if isinstance(modes, str) else _curve(start, modes)
+        outcome = modes if isinstance(modes, str) else _curve(setting, modes)
         if isinstance(outcome, str):
-            outcome, facts = _multiple_of_identity(start, outcome)
+            outcome, facts = _multiple_of_identity(setting, outcome)
             source += ", D = λI, at the margin"
         else:
             source += ", decoupled modes, exact solution"
-    return start.row("Tarmoun et al. 2021", source, ["tarmoun2021"], outcome, **facts)
+    return row(setting, "Tarmoun et al. 2021", source, ["tarmoun2021"], outcome, **facts)
 
 
-def _multiple_of_identity(start: Start, unaligned: str) -> tuple[float | str, dict[str, float]]:
+def _multiple_of_identity(setting: Setting, unaligned: str) -> tuple[float | str, dict[str, float]]:
     """Return the rate for `D = λI`: the two-layer bound, there `γ sqrt(λ² + 4σ²)` if n = m = h."""
-    D = start.invariants.spectra[0]
+    D = setting.invariants.spectra[0]
     spread = float(D.lower[0] - D.upper[-1])
     if spread > 0:
         return f"{unaligned}; and D is no multiple of the identity: its eigenvalues spread over {spread:.3g}", {}
-    value = max(value for theorem, value in start.bounds if theorem.citation == "min2021")
-    facts = {"λ": float(D.lower[0] + D.upper[0]) / 2, "margin": start.margin}
+    value = max(value for theorem, value in bounds_at_margin(setting) if theorem.citation == "min2021")
+    facts = {"λ": float(D.lower[0] + D.upper[0]) / 2, "margin": setting.margin_by_distance}
     if value <= 0:
-        return f"D = {facts['λ']:.3g}·I gives no rate by itself, and {start.no_margin()}", facts
-    return start.gamma * value, facts
+        return f"D = {facts['λ']:.3g}·I gives no rate by itself, and {no_margin(setting)}", facts
+    return setting.gamma * value, facts
 
 
-def _balanced_curve(start: Start, modes: _Aligned | str) -> ModeCurve | str:
+def _balanced_curve(setting: Setting, modes: _Aligned | str) -> ModeCurve | str:
     if isinstance(modes, str):
         return modes
     if not modes.balanced:
@@ -172,12 +173,12 @@ def _balanced_curve(start: Start, modes: _Aligned | str) -> ModeCurve | str:
             f"the layers are aligned with W* but not balanced: w_i² differ by up to {modes.imbalance:.3g} in a mode; "
             "give all layers the same values (init.spectral)"
         )
-    return _curve(start, modes, balanced=True)
+    return _curve(setting, modes, balanced=True)
 
 
-def _curve(start: Start, aligned: _Aligned, *, balanced: bool = False) -> ModeCurve | str:
+def _curve(setting: Setting, aligned: _Aligned, *, balanced: bool = False) -> ModeCurve | str:
     """Return the exact solution, or why it does not end at the minimum."""
-    c, L, w = start.scale, start.depth, aligned.modes.weights
+    c, L, w = setting.scale, setting.depth, aligned.modes.weights
     s, w0 = aligned.modes.target, c * np.prod(w, axis=0)
     d = np.zeros(len(s)) if balanced else w[0] ** 2 - w[1] ** 2
     sizes = np.max(np.abs(w), axis=0)
@@ -196,7 +197,7 @@ def _curve(start: Start, aligned: _Aligned, *, balanced: bool = False) -> ModeCu
     closest = np.where(w0 * s < 0, np.sqrt(np.abs(d)), sizes)
     closest = float(np.min(closest[s > 0], initial=aligned.size))
     reach = max(aligned.size, float(np.max(s)) ** (1 / L) / c ** (1 / L))
-    f = start.objective
+    f = setting.objective
     slack = rounding / closest * (reach / closest) + 4 * (f.smoothness / f.strong_convexity - 1)
     if not slack <= LARGEST_SLACK:
         return (
@@ -204,13 +205,13 @@ def _curve(start: Start, aligned: _Aligned, *, balanced: bool = False) -> ModeCu
             f"(smallest weight {closest:.2g}); enlarge the start"
         )
     rate = 2 * f.strong_convexity * float(np.min(floor)) * (1 - slack)
-    return ModeCurve(start.gap, L, c, f.strong_convexity, d, s, w0, slack, rate)
+    return ModeCurve(setting.gap, L, c, f.strong_convexity, d, s, w0, slack, rate)
 
 
-def aligned_modes(start: Start) -> _Aligned | str:
+def aligned_modes(setting: Setting) -> _Aligned | str:
     """Return the modes that the layers share with W*, or why there are none."""
-    Y, W = to_numpy(start.objective.minimizer), to_numpy(start.network.product())
-    tolerance = 1e-9 * norm(Y) * start.network.magnitude()
+    Y, W = to_numpy(setting.objective.minimizer), to_numpy(setting.product)
+    tolerance = 1e-9 * norm(Y) * setting.network.magnitude()
     left, right = Y.T @ W, Y @ W.T
     apart = max(norm(left - left.T), norm(right - right.T))
     how = "start from init.spectral(widths, W*)"
@@ -222,13 +223,13 @@ def aligned_modes(start: Start) -> _Aligned | str:
     if norm(Y) == 0:
         return "W* = 0 has no modes to learn"
     try:
-        modes = shared_modes(start.network, Y)
+        modes = shared_modes(setting.network, Y)
     except ValueError:
         return f"W(0) shares the singular vectors of W*, but the layers do not share their hidden ones; {how}"
     if np.any((modes.target > 0) & np.all(modes.weights == 0, axis=0)):
         i = int(np.flatnonzero((modes.target > 0) & np.all(modes.weights == 0, axis=0))[0])
         return f"mode {i + 1} (σ = {modes.target[i]:.3g}) starts at 0 in every layer and is never learned; {how}"
-    layers = [to_numpy(V) for V in start.network.weights]
+    layers = [to_numpy(V) for V in setting.network.weights]
     return _Aligned(modes, _misalignment(layers, modes), max(norm(V) for V in layers))
 
 

@@ -7,112 +7,115 @@ give what it predicts here.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from linflow._support.arrays import norm, sigma, singular_values, to_numpy
 from linflow.certificates._base import Guarantee
-from linflow.certificates.prior._start import Start
+from linflow.certificates.prior._rows import no_squared_loss, not_deep, not_white, on_descent, row
 from linflow.certificates.prior.modes import aligned_modes
-from linflow.geometry.operator import TangentOperator
+from linflow.certificates.setting import Setting
 
 SMALL = 0.1
 """A start counts as small if its layers are below this part of the solution's."""
 
 
-def duhu2019(start: Start) -> Guarantee:
+def duhu2019(setting: Setting) -> Guarantee:
     """Width of order `L r κ³ m` and a Gaussian draw: descent converges, with high probability over the draw."""
-    reason, facts = start.no_squared_loss(), {}
+    reason, facts = no_squared_loss(setting), {}
     if not reason:
-        kappa = start.objective.smoothness / start.objective.strong_convexity
-        asked = start.depth * start.n * kappa**3 * start.m
-        facts = {"κ": kappa, "width asked": asked, "width": start.narrowest}
+        kappa = setting.objective.smoothness / setting.objective.strong_convexity
+        asked = setting.depth * setting.n * kappa**3 * setting.m
+        facts = {"κ": kappa, "width asked": asked, "width": setting.narrowest}
         reason = (
             f"it is on a Gaussian draw, not on these weights: it asks for a width of order L r κ³ m = {asked:.3g}, "
-            f"the constant unnamed, and the least here is {start.narrowest}"
+            f"the constant unnamed, and the least here is {setting.narrowest}"
         )
-    return start.row("Du & Hu 2019", "Du & Hu 2019, width of order L r κ³ m", ["duhu2019"], reason, **facts)
+    return row(setting, "Du & Hu 2019", "Du & Hu 2019, width of order L r κ³ m", ["duhu2019"], reason, **facts)
 
 
-def jacot2018(start: Start) -> Guarantee:
+def jacot2018(setting: Setting) -> Guarantee:
     """Infinite width: T stays what it was, and the rate is `γ λ_min(T(0))`."""
-    facts, then = {"width": float(start.narrowest)}, ""
-    if start.gamma > 0 and (start.depth == 2 or start.n * start.m <= 64):
-        rate = start.gamma * max(0.0, float(TangentOperator(start.network).least_eigenvalue()))
+    facts, then = {"width": float(setting.narrowest)}, ""
+    if setting.gamma > 0 and (setting.depth == 2 or setting.n * setting.m <= 64):
+        rate = setting.gamma * max(0.0, float(setting.tangent.least_eigenvalue()))
         facts["rate if T stayed"] = rate
         then = f"; if T stayed, the rate would be {rate:.3g}"
-    reason = f"it is on infinite width, and the least here is {start.narrowest}{then}"
-    return start.row(
-        "Jacot et al. 2018", "Jacot, Gabriel & Hongler 2018, infinite width", ["jacot2018"], reason, **facts
+    reason = f"it is on infinite width, and the least here is {setting.narrowest}{then}"
+    return row(
+        setting, "Jacot et al. 2018", "Jacot, Gabriel & Hongler 2018, infinite width", ["jacot2018"], reason, **facts
     )
 
 
-def chizat2019(start: Start) -> Guarantee:
+def chizat2019(setting: Setting, guarantees: Sequence[Guarantee] = ()) -> Guarantee:
     """The lazy regime as the certificate has it: weights that need not move far keep their T."""
-    lazy = next((g for g in start.guarantees if "chizat2019" in g.citation), None)
+    lazy = next((g for g in guarantees if "chizat2019" in g.citation), None)
     source = "Chizat, Oyallon & Bach 2019, with the constants of docs/theory.md"
     facts = {}
     if lazy is None:
         outcome = (
             "it is on the flow, and this certificate is on descent"
-            if start.descent
+            if setting.algorithm == "descent"
             else "the objective has no gradient dominance"
         )
     elif lazy.curve is None:
         outcome = lazy.reason
     else:
         outcome = lazy.curve
-        size = math.hypot(*(norm(W) for W in start.network.weights))
+        size = math.hypot(*(norm(W) for W in setting.network.weights))
         facts = {**lazy.facts, "relative motion": lazy.facts["radius"] / size} if "radius" in lazy.facts else {}
-    return start.row("Chizat et al. 2019", source, ["chizat2019"], outcome, **facts)
+    return row(setting, "Chizat et al. 2019", source, ["chizat2019"], outcome, **facts)
 
 
-def stoger2021(start: Start) -> Guarantee:
+def stoger2021(setting: Setting) -> Guarantee:
     """Small random start, two layers: an alignment phase, then mode after mode, at `log(1/α)/σ_i`."""
-    facts, reason = {}, start.not_deep(2) or start.no_squared_loss()
+    facts, reason = {}, not_deep(setting, 2) or no_squared_loss(setting)
     if not reason:
-        facts, reason = _vanishing(start, "a small random symmetric start")
+        facts, reason = _vanishing(setting, "a small random symmetric start")
     source = "Stöger & Soltanolkotabi 2021, small random start"
-    return start.row("Stöger & Soltanolkotabi 2021", source, ["stoger2021"], reason, **facts)
+    return row(setting, "Stöger & Soltanolkotabi 2021", source, ["stoger2021"], reason, **facts)
 
 
-def li2021greedy(start: Start) -> Guarantee:
+def li2021greedy(setting: Setting) -> Guarantee:
     """Vanishing start: greedy low-rank learning, one mode after the other; see `_vanishing` for when."""
-    facts, reason = _vanishing(start, "a vanishing start")
+    facts, reason = _vanishing(setting, "a vanishing start")
     source = "Li, Luo & Lyu 2021, greedy low-rank learning"
-    return start.row("Li, Luo & Lyu 2021", source, ["li2021glrl"], reason, **facts)
+    return row(setting, "Li, Luo & Lyu 2021", source, ["li2021glrl"], reason, **facts)
 
 
-def li2021sparse(start: Start) -> Guarantee:
+def li2021sparse(setting: Setting) -> Guarantee:
     """Diagonal layers and a vanishing start α: of order `α^{−(L−2)}` iterations, with early stopping."""
-    facts, reason = {}, start.no_squared_loss()
+    facts, reason = {}, no_squared_loss(setting)
     if not reason:
-        layers = [to_numpy(W) for W in start.network.weights]
-        diagonal = len(set(start.network.widths)) == 1 and all(np.array_equal(W, np.diag(np.diag(W))) for W in layers)
+        layers = [to_numpy(W) for W in setting.network.weights]
+        diagonal = len(set(setting.network.widths)) == 1 and all(
+            np.array_equal(W, np.diag(np.diag(W))) for W in layers
+        )
         if not diagonal:
             reason = "it is on diagonal networks, and a layer has entries off the diagonal"
         else:
-            facts, reason = _vanishing(start, "a vanishing diagonal start")
+            facts, reason = _vanishing(setting, "a vanishing diagonal start")
     source = "Li, Nguyen, Hegde & Wong 2021, diagonal networks"
-    return start.row("Li, Nguyen, Hegde & Wong 2021", source, ["li2021sparse"], reason, **facts)
+    return row(setting, "Li, Nguyen, Hegde & Wong 2021", source, ["li2021sparse"], reason, **facts)
 
 
-def xu(start: Start, year: int) -> Guarantee:
+def xu(setting: Setting, guarantees: Sequence[Guarantee], year: int) -> Guarantee:
     """The row of the certificate for two-layer descent, when the certificate is on descent."""
     key = f"xu{year}"
     loss = "squared loss" if year == 2023 else "general loss"
     source = f"Xu, Min, Tarmoun, Mallada & Vidal {year}, two layers, {loss}"
     name, facts = f"Xu et al. {year}", {}
-    best = start.on_descent(key)
+    best = on_descent(setting, guarantees, key)
     if best is None:
-        outcome = start.not_deep(2) or (start.no_squared_loss() if year == 2023 else "")
+        outcome = not_deep(setting, 2) or (no_squared_loss(setting) if year == 2023 else "")
         outcome = outcome or 'it is on gradient descent; certify(…, algorithm="descent") has it'
     else:
         outcome, facts = best.curve or best.reason, best.facts
-    return start.row(name, source, [key], outcome, **facts)
+    return row(setting, name, source, [key], outcome, **facts)
 
 
-def _vanishing(start: Start, what: str) -> tuple[dict[str, float], str]:
+def _vanishing(setting: Setting, what: str) -> tuple[dict[str, float], str]:
     """Return the times that a limit of small starts predicts, and the reason that it is no bound.
 
     With layers of size α (the output scale c shared out among them), mode i of `−∇f(0)`, of size σ_i, grows like
@@ -122,10 +125,10 @@ def _vanishing(start: Start, what: str) -> tuple[dict[str, float], str]:
     of the mode. Of other starts is known that `d‖W_l‖/dt ≤ cσ_1 Π_{k≠l} ‖W_k‖` while they are small: none leaves
     before `α^{2−L}/((L−2)σ_1)`.
     """
-    L, f = start.depth, start.objective
-    share = start.scale ** (1 / L)
-    alpha = share * max(float(singular_values(W)[0]) for W in start.network.weights)
-    slopes = to_numpy(singular_values(f.gradient(0.0 * start.network.product())))
+    L, f = setting.depth, setting.objective
+    share = setting.scale ** (1 / L)
+    alpha = share * max(float(singular_values(W)[0]) for W in setting.network.weights)
+    slopes = to_numpy(singular_values(f.gradient(0.0 * setting.product)))
     solution = 1.0 if f.minimizer is None else float(sigma(f.minimizer, 1)) ** (1 / L)
     if solution == 0:
         return {"α": alpha}, "W* = 0 leaves nothing to learn"
@@ -142,7 +145,7 @@ def _vanishing(start: Start, what: str) -> tuple[dict[str, float], str]:
     if L == 2:
         times, law = math.log(1 / ratio) / (share**2 * slopes), "t ≈ log(1/α)/σ"
     else:
-        times, law = _escapes(start), "t ≈ ∫ dy/Π sqrt(y + w_l²)/(2cσ)"
+        times, law = _escapes(setting), "t ≈ ∫ dy/Π sqrt(y + w_l²)/(2cσ)"
     if times is None:
         earliest = math.exp(min((2 - L) * math.log(alpha), 600.0)) / ((L - 2) * share**2 * float(slopes[0]))
         law = "1/(ασ)" if L == 3 else f"1/({L - 2} α^{L - 2} σ)"
@@ -156,16 +159,16 @@ def _vanishing(start: Start, what: str) -> tuple[dict[str, float], str]:
     )
 
 
-def _escapes(start: Start) -> np.ndarray | None:
+def _escapes(setting: Setting) -> np.ndarray | None:
     """Return when each mode of small layers aligned with W* leaves 0; None for other starts.
 
     `∫_0^∞ dy/Π_l sqrt(y + w_l²)/(2cσ)` in `z = log y`, by the trapezoidal rule: the integrand falls exponentially.
     """
-    found = "white" if start.not_white() else aligned_modes(start)
+    found = "white" if not_white(setting) else aligned_modes(setting)
     if isinstance(found, str):
         return None
     keep = found.modes.target > 1e-12 * np.max(found.modes.target)
-    squares, slopes = found.modes.weights[:, keep] ** 2, start.objective.smoothness * found.modes.target[keep]
+    squares, slopes = found.modes.weights[:, keep] ** 2, setting.objective.smoothness * found.modes.target[keep]
     if np.any(np.prod(np.sign(found.modes.weights[:, keep]), axis=0) <= 0):  # these pass the saddle, or stay
         return None
     logs = np.log(squares)
@@ -174,4 +177,4 @@ def _escapes(start: Start) -> np.ndarray | None:
         z = np.arange(each.min() - 40.0, each.max() + 80.0, step)
         heights = z - 0.5 * np.sum(np.logaddexp(z[:, None], each), axis=1)
         times.append(0.5 * step * np.sum(np.exp(heights)))
-    return np.array(times) / (start.scale * slopes)
+    return np.array(times) / (setting.scale * slopes)
