@@ -19,7 +19,7 @@ TARGETS = {
     **{
         f"certificates.{name}": CERTIFICATES
         for name in (
-            "_base", "curves", "envelope", "lazy", "tail", "margin", "step_bounds", "published_descent",
+            "_base", "curves", "envelope", "lazy", "tail", "margin", "setting", "step_bounds", "published_descent",
         )
     },
     "certificates.exponential": [*CERTIFICATES, "certificates/test_certificates"],
@@ -28,7 +28,7 @@ TARGETS = {
     "certificates.checking": ["certificates/test_literal_checking"],
     **{
         f"certificates.prior.{name}": ["certificates/test_literal_prior", "certificates/test_prior"]
-        for name in ("_start", "modes", "regimes", "imbalance")
+        for name in ("_rows", "modes", "regimes", "imbalance")
     },
     **{
         f"exact.{name}": ["exact/test_literal", "exact/test_exact"]
