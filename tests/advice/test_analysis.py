@@ -122,7 +122,7 @@ def test_width_is_tried_and_not_guessed():
     one, side = lf.MatrixFactorization(np.ones((1, 1))), math.isqrt(int(LARGEST)) // 2 + 1
     deep = lf.Network([np.ones((1, side)), np.ones((side, side)), np.ones((side, 1))])
     asked = []
-    cert = types.SimpleNamespace(algorithm="flow", schedule=None, network=deep, objective=one)
+    cert = types.SimpleNamespace(algorithm="flow", schedule=None, start=deep, objective=one)
     list(_width(cert, cert, 1e-6, asked.append))
     assert asked == []
     # Of a loss that falls more slowly than exponentially, times are compared.

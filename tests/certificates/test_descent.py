@@ -360,8 +360,8 @@ def test_reasons_name_the_hypothesis():
     deep = lf.Network([np.eye(2)] * 3)
     assert reasons(f, deep, 1e-3)[1] == "the network has 3 layers, not 2"
     narrow = lf.Network([np.ones((2, 1)), np.ones((1, 2))])
-    assert "hidden width is below" in reasons(f, narrow, 1e-3)[0]
-    assert "hidden width is below" in reasons(f, narrow, 1e-3)[3]
+    assert "hidden width 1 is below" in reasons(f, narrow, 1e-3)[0]
+    assert "hidden width 1 is below" in reasons(f, narrow, 1e-3)[3]
     shifted = lf.Objective(
         lambda W: 0.5 * float(((W - np.eye(2)) ** 2).sum()) + 1,
         lambda W: W - np.eye(2),

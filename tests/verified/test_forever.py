@@ -54,7 +54,7 @@ def test_the_rate_is_that_of_the_best_bound_at_every_level_or_of_the_weights(mon
     near = Neighbourhood(np.array([0.0, 1.0, 1e3]), np.array([40.0, 30.0, 20.0 if reached else 0.0]))
     monkeypatch.setattr(Neighbourhood, "of", lambda net: near if net.weights[1][0, 0] == 0.7 else None)
     later, why = ever_after(f, start, end, 2.0, 1e-3, 0.5)
-    assert why == "" and np.array_equal(asked[0][0], levels) and asked[0][2].weights[1][0, 0] == 0.5
+    assert why == "" and np.array_equal(asked[0][1], levels) and asked[0][0].network.weights[1][0, 0] == 0.5
     floors = np.full(len(levels), 20.0) if reached else np.maximum(first, second)
     assert later.curve.rates == pytest.approx(0.5 * floors, rel=1e-14)
     assert np.array_equal(later.curve.levels, levels)
@@ -72,7 +72,7 @@ def test_where_nothing_is_proved_for_ever_the_reason_is_told(monkeypatch):
             "no gradient dominance γ > 0 could be proved for the objective",
         )
     narrow = lf.Network([np.ones((2, 1)), np.ones((1, 2))])
-    assert "a hidden width is below min(n, m) = 2" in ever_after(f, narrow, narrow, 0.0, 1e-9, 1.0)[1]
+    assert "the hidden width 1 is below min(n, m) = 2" in ever_after(f, narrow, narrow, 0.0, 1e-9, 1.0)[1]
     nothing = Neighbourhood(np.array([0.0]), np.array([0.0]))
     monkeypatch.setattr(Neighbourhood, "of", lambda net: nothing)
     # No floor at the first level, and one that ends later: a rate of 0 promises nothing.

@@ -39,37 +39,28 @@ class Certificate:
 
     Attributes:
         guarantees: fastest to 10⁻⁶ of the initial gap first; those that do not apply say why in `reason`.
-        setting: objective, start and algorithm.
+        objective: what is minimised.
+        start: the network.
+        gap: initial loss gap.
+        algorithm: "flow" or "descent".
         step_size: η of the descent; None for the flow and for a schedule.
         notes: promotions of the input.
         schedule: the rule for the steps of the descent, None for the flow and for a constant step.
     """
 
     guarantees: tuple[Guarantee, ...]
-    setting: Setting
+    objective: Objective
+    start: Network
+    gap: float
+    algorithm: str = "flow"
     step_size: float | None = None
     notes: tuple[str, ...] = ()
     schedule: Schedule | None = None
 
-    @property
-    def objective(self) -> Objective:
-        """What is minimised."""
-        return self.setting.whole_objective
-
-    @property
-    def start(self) -> Network:
-        """The network it begins with."""
-        return self.setting.whole_network
-
-    @property
-    def algorithm(self) -> str:
-        """Whether the guarantees are on the "flow" or on a "descent"."""
-        return self.setting.algorithm
-
-    @property
-    def gap(self) -> float:
-        """Initial loss gap."""
-        return self.setting.gap
+    @cached_property
+    def setting(self) -> Setting:
+        """What the guarantees are on, and what they ask of it: the restricted pair, margins, imbalance, T."""
+        return Setting(self.objective, self.start, self.algorithm)
 
     @property
     def pl_constant(self) -> float:
@@ -281,16 +272,16 @@ def certify(
                     f'{name} is {value!r}, but the flow takes no steps; say algorithm="descent", or leave it out.'
                 )
         found = [*exponential(setting), *exponential_tail(setting)]
-        return Certificate(_sorted(found), setting, notes=notes)
+        return Certificate(_sorted(found), objective, net, setting.gap, notes=notes)
     if schedule is not None:
         if step_size is not None:
             raise ValueError(f"both step_size = {step_size!r} and schedule = {schedule!r} are given; leave one out.")
         step_size = getattr(schedule, "step_size", None)  # of a constant schedule
         if step_size is None:
             found = schedule_guarantees(setting, schedule)
-            return Certificate(_sorted(found), setting, None, notes, schedule)
+            return Certificate(_sorted(found), objective, net, setting.gap, algorithm, None, notes, schedule)
     eta, found = descent_guarantees(setting, step_size)
-    return Certificate(_sorted(found), setting, eta, notes)
+    return Certificate(_sorted(found), objective, net, setting.gap, algorithm, eta, notes)
 
 
 def _sorted(guarantees: Sequence[Guarantee]) -> tuple[Guarantee, ...]:
