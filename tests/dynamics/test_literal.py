@@ -706,3 +706,194 @@ def test_advancing_without_records_follows_the_flow():
     still = field.flatten([np.zeros((1, 1)), np.zeros((1, 1))])
     assert _stepping.advance(field, still, 1.0, 1e-10).tolist() == [0.0, 0.0]
     assert (_stepping.REVIEW, _stepping.MOTION, _stepping.LANDED) == (64, 10.0, 1e-3)
+
+
+# --- limits and choices of the steps -------------------------------------------------------------------------------
+
+
+def test_steps_of_the_march_at_any_radius(monkeypatch, rng):
+    f, net = start(rng, 2)
+    net = lf.Network([8 * W for W in net.weights], net.scale)
+    field = GradientField(f, net)
+    point = field.at(field.flatten(net.weights))
+    size, eps = np.linalg.norm(point.y), np.finfo(float).eps
+    grain = field.grain(point)
+    for radius in (0.0, 0.5, 3.0):
+        rate = (0.1 * 1e-2 if radius else 10 * 1e-3) * point.speed
+        for part in (0.5, 1.5):  # of the least error that the floor lets through
+            h = part * 4 * eps * grain / rate
+            assert _stepping.allowed_error(field, point, h, 1e-3, radius) == near(4 * eps * grain * max(part, 1.0))
+        h = 4 * eps * 1.01 * size / rate
+        assert _stepping.allowed_error(field, point, h, 1e-3, radius) == near(rate * h)
+        y, error = _stepping._step(field, point, 0.01, radius)
+        if radius:
+            stages = _stabilized.stages_for(0.01, radius)
+            end, _, other = _stabilized.step(field, point.y, point.slope, 0.01, stages)
+        else:
+            end, other = _dop853.step(field, point.y, point.slope, 0.01)
+        assert np.array_equal(y, end) and error == other
+    walk, _ = march(monkeypatch, [2.0, 0.01])
+    walk.stiffness.radius, walk.h = 0.5, 1.0
+    walk.advance(9.0, 0.0, 1)
+    assert walk.h == near(0.9 * 2 ** (-1 / 3)) and walk.stiffness.radius == 0.5
+    walk, _ = march(monkeypatch, [0.01])
+    h = walk.h
+    walk.advance(9.0, 0.0, 1)
+    assert walk.h == near(h * 0.9 * 0.01 ** (-1 / 8))  # the first step may make the next longer
+    walk, _ = march(monkeypatch, [1e30])
+    walk.t, walk.h = 1e30, 1e3
+    assert walk.advance(2e30, 0.0, 1)[0].name == "UNDERFLOW"  # five times shorter, it adds nothing to the time
+    walk, _ = march(monkeypatch, [0.5, 0.5])
+    h = walk.h
+    gap = walk.field.at(walk.point.y + h * walk.point.slope).gap
+    assert walk.advance(9.0, gap, 1)[0].name == "CROSSED"
+
+
+def test_large_weights_underflow_at_their_own_grain(monkeypatch):
+    f, net = lf.MatrixFactorization(np.array([[2.0]])), lf.Network([np.array([[60.0]]), np.array([[50.0]])])
+    field = GradientField(f, net)
+    walk = _stepping.PlainMarch(field, 1e-6)
+    monkeypatch.setattr(_stepping, "attempt", lambda *a: (None, 1e30))
+    while walk.advance(9.0, 0.0, 1)[0].name == "PAUSE":
+        pass
+    moved = walk.h * walk.point.speed
+    assert moved <= np.finfo(float).eps * field.grain(walk.point) < 5.01 * moved
+
+
+def test_the_start_of_a_march_at_gaps_below_one_and_at_none():
+    f = lf.MatrixFactorization(np.array([[2.0]]))
+    for v, gap in ((1.0, 0.5), (2.0, 0.0)):
+        field = GradientField(f, lf.Network([np.array([[1.0]]), np.array([[v]])]))
+        walk = _stepping.PlainMarch(field, 1e-6)
+        assert walk.point.gap == gap
+        assert walk.start.curvature == (field.curvature(walk.point) if gap else 0.0)
+    y = np.array([30.0, 40.0])
+    assert _stepping.initial_step(Point(y, y, 0.25, 2.0)) == near(0.01 * 0.25 / 4)
+
+
+class Script:
+    """A march on which the logarithm of the gap, less that of the target 1, is what is written at each try."""
+
+    def __init__(self, begin, end, tries, length=1.0, rate=2.0):
+        self.rate, self.asked, self.tries = rate, [], tries
+        self.point, self.taken, self.reached = self.made(begin), length, self.made(end)
+
+    def made(self, excess):
+        return SimpleNamespace(gap=math.exp(excess), rate=self.rate)
+
+    def reach(self, h):
+        self.asked.append(h)
+        excess = self.tries(h) if callable(self.tries) else self.tries.pop(0)
+        self.taken, self.reached = h, self.made(excess)
+        return self.reached
+
+
+def test_a_target_is_met_to_a_thousandth_of_rtol():
+    for rtol, meets in ((1e-3, 1e-6), (1e-9, 1e-12), (1e-15, 1e-12)):
+        walk = Script(1.0, -1.0, [1.5 * meets, 0.6 * meets, 0.0, 0.0])
+        assert _stepping.shorten(walk, 1.0, rtol) and len(walk.asked) == 2 and walk.taken == walk.asked[1]
+    walk = Script(1.0, -1.0, [])
+    assert _stepping.shorten(walk, math.exp(-1.0), 1e-9) and walk.asked == [] and walk.taken == 1.0
+    assert not _stepping.shorten(Script(-1e-3, -1.0, []), 1.0, 1e-9)
+
+
+def test_tries_of_a_last_step_follow_the_interpolant_or_halve():
+    ends = [(0.0, 1.0, 2.0), (1.0, -1.0, 2.0)]
+    first = _stepping._inverse(ends)
+    # It falls by less than half: the next is in the middle of the bracket, the one after follows again.
+    walk = Script(1.0, -1.0, [-0.8, 0.1, 0.01, 0.0])
+    _stepping.shorten(walk, 1.0, 1e-9)
+    second = 0.5 * first
+    third = _stepping._inverse([ends[1], (first, -0.8, 2.0), (second, 0.1, 2.0)])
+    assert walk.asked[:2] == near([first, second])
+    assert walk.asked[2] == near(third if second < third < first else 0.5 * (first + second))
+    # It falls well, from below as from above.
+    for sign in (1, -1):
+        walk = Script(1.0, -1.0, [0.1 * sign, 0.01 * sign, 0.0])
+        _stepping.shorten(walk, 1.0, 1e-9)
+        guess = _stepping._inverse([*ends, (first, 0.1 * sign, 2.0)])
+        low, high = (first, 1.0) if sign > 0 else (0.0, first)
+        assert walk.asked[:2] == near([first, guess if low < guess < high else 0.5 * (low + high)])
+        assert low < guess < high
+
+
+def test_a_last_step_ends_at_rounding_of_the_gap():
+    # Below 1e-9 what does not fall by half is rounding; the best try is taken again if it was not the last.
+    walk = Script(1.0, -1.0, [-0.8e-9, -0.9e-9, 0.0])
+    assert _stepping.shorten(walk, 1.0, 1e-15)
+    assert len(walk.asked) == 3 and walk.asked[2] == walk.taken == walk.asked[0]
+    walk = Script(1.0, -1.0, [-0.9e-9, -0.8e-9, 0.0])
+    assert _stepping.shorten(walk, 1.0, 1e-15) and len(walk.asked) == 2 and walk.taken == walk.asked[1]
+    walk = Script(1.0, -1.0, [-1.9e-9, -1.8e-9, -0.3e-9, 0.0])
+    assert _stepping.shorten(walk, 1.0, 1e-15) and len(walk.asked) == 4
+    # A gap that jumps past its target: the bracket is halved to four roundings of the step.
+    for length in (1e-3, 1e3):
+        jump = length / 3
+        walk = Script(1.0, -1.0, lambda h, jump=jump: 1.0 if h < jump else -1.0, length)
+        assert _stepping.shorten(walk, 1.0, 1e-9) and 45 <= len(walk.asked) <= 60
+        nearest = min(abs(h - jump) for h in walk.asked)
+        assert nearest <= 4 * np.finfo(float).eps * length
+
+
+def test_inverse_interpolation_is_exact_for_inverse_polynomials():
+    # x(v) of degree 5, falling: three tries give it back.
+    x = np.polynomial.Polynomial([0.3, -1.0, 0.1, -0.2, 0.05, -0.01])
+    tries = [(x(v), v, -1 / x.deriv()(v)) for v in (0.4, -0.3, -0.9)]
+    assert all(0 < rate < 1.2 for _, _, rate in tries)
+    assert _stepping._inverse(tries) == near(0.3, rel=1e-12)
+
+
+def test_advancing_gives_up_where_steps_are_rounding(monkeypatch):
+    f, net = lf.MatrixFactorization(np.array([[2.0]])), lf.Network([np.array([[1.0]]), np.array([[0.5]])])
+    field, asked = GradientField(f, net), []
+    y = field.flatten(net.weights)
+    monkeypatch.setattr(_stepping, "attempt", lambda field, point, h, rtol: asked.append(h) or (None, 1e30))
+    for duration in (1e-3, 1e3):
+        asked.clear()
+        assert np.array_equal(_stepping.advance(field, y, duration, 1e-10), y)
+        # Fifths of the duration, down to four roundings of it.
+        assert len(asked) == math.ceil(-math.log(4 * np.finfo(float).eps) / math.log(5))
+
+
+def test_backtracking_ends_where_nothing_is_accepted_and_grants_rounding(monkeypatch, rng):
+    f, net = start(rng, 2)
+    at = iterate(f, net)
+    wanted = 0.999999 * at.point.speed**2
+    for eta in (1e-4, 1e-5):
+        for part, grants in ((1.1, True), (0.9, False)):
+            monkeypatch.setattr(at.field.objective, "rounding", lambda net, part=part, eta=eta: part * eta * wanted)
+            rule = schedules.backtracking(eta, slope=0.999999)
+            assert (rule.step(at) == eta) == grants, (eta, part)
+    monkeypatch.setattr(at.field.objective, "rounding", lambda net: 0.0)
+    monkeypatch.setattr(at.field.objective, "gap", lambda W: math.nan)
+    assert 0 < schedules.backtracking(1.0).step(at) < 1e-300
+    # A step a thousand million times shorter is found in parts of a hundredth as well.
+    steep = iterate(lf.MatrixFactorization(np.array([[1e5]])), lf.Network([1e4 * np.eye(1), 1e4 * np.eye(1)]))
+    eta = schedules.backtracking(1e3, shrink=0.99).step(steep)
+    G = 1e8 - 1e5
+    assert 0.5 * (1e8 * (1 - eta * G) ** 2 - 1e5) ** 2 <= 0.5 * G**2 - 0.5 * eta * 2e8 * G**2
+
+
+def test_forms_that_an_objective_does_not_have_are_refused():
+    X = np.array([[1.0, 0.2], [0.9, -0.3]])
+    f = lf.LogisticLoss(X, np.ones((2, 1)))
+    step_rules.check_form(f, 3, "step")
+    with pytest.raises(ValueError, match="quadratic objectives"):
+        step_rules.check_form(f, 3, "curvature")
+    g = lf.Quadratic(4 * np.eye(1), C=4 * np.eye(1))
+    assert schedules.Xu2025(1e-3).step(iterate(g, lf.Network([np.eye(1), 0.5 * np.eye(1)]), k=10**12)) < 1
+
+
+@pytest.mark.parametrize(("form", "a", "b"), [("two layers", 1, 1), ("printed", 6, 3)])
+def test_the_local_step_of_two_layers_at_a_small_gap(form, a, b):
+    f, net = lf.MatrixFactorization(np.diag([1.0, 0.4])), lf.Network([np.eye(2), np.diag([0.9, 0.5])])
+    eta, gap = schedules.local_smoothness(form).step(iterate(f, net)), 0.5 * 0.02
+    slope, T = math.sqrt(2 * gap), 1.0 + 0.9**2
+    assert eta * (T + slope + a * 0.9 * gap * eta**2 + b * T * slope * eta) == near(1.0, rel=3e-9)
+    # Numbers past float64: 1/K is what is left.
+    g = lf.Quadratic(4 * np.eye(1), C=4 * np.eye(1))
+    with np.errstate(over="ignore", invalid="ignore"):
+        assert (
+            schedules.local_smoothness(form).step(iterate(g, lf.Network([1e74 * np.eye(1), 1e74 * np.eye(1)])))
+            == 0.25
+        )

@@ -39,16 +39,27 @@ TARGETS = {
         for name in ("geometry.operator", "geometry.imbalance", "geometry.extreme_eigenvalues", "model.spectrum")
     },
     "model.network": ["model/test_literal", "model/test_network"],
+    "model.objectives": ["model/test_literal", "model/test_objectives"],
+    "model.quadratics": ["model/test_literal", "model/test_objectives"],
+    "model.classification": ["model/test_classification"],
+    "geometry.reduction": ["geometry/test_reduction"],
     "model.scalar_chain": BOUNDS,
     **{
         f"dynamics.{name}": ["dynamics/test_literal"]
         for name in ("_hermite", "_stepping", "_stabilized", "_dop853", "field", "descent")
     },
     **{f"dynamics.{name}": ["dynamics/test_literal"] for name in ("step_rules", "local_smoothness")},
+    **{
+        f"dynamics.{name}": ["dynamics/test_interpreted"]
+        for name in ("_kernels", "_march", "_tiled_products", "_compiled")
+    },
+    "dynamics.trajectory": ["dynamics/test_literal", "dynamics/test_flow"],
+    "dynamics.saddles": ["_support/test_range"],
     "torch._imbalance_law": ["torch/test_literal"],
     "torch._extremes": ["torch/test_literal", "torch/test_monitor"],
     "torch._tangent": ["torch/test_literal", "torch/test_formats", "torch/test_audit"],
-    "torch.certified": ["torch/test_autograd"],
+    "torch.certified": ["torch/test_literal", "torch/test_autograd"],
+    "torch._numbers": ["torch/test_literal", "torch/test_formats"],
     **{
         f"verified.{name}": tests
         for names, tests in (

@@ -42,7 +42,7 @@ class Backtracking:
         eta = self.initial if iterate.last is None else iterate.last * self.grow
         wanted = self.slope * point.speed * point.speed
         noise = field.objective.rounding(iterate.network)
-        for _ in range(1100):  # from the largest float to the smallest in halves, and more
+        for _ in range(math.ceil(1500 / -math.log(self.shrink))):  # from the largest float to the smallest, and more
             moved = field.unflatten(point.y + eta * point.slope)
             gap = field.objective.gap(field.network.scale * multiply(moved))
             if gap <= point.gap - eta * wanted or (eta * wanted <= noise and gap <= point.gap + noise):

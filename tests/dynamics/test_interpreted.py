@@ -1,0 +1,347 @@
+"""The compiled loops, read by Python: every function of theirs against NumPy and the plain loop, written out anew.
+
+The functions are taken from the modules and run as they stand, without the compiler; tiles, which are written for it,
+are replaced by sums. Tolerances are sums of a few dozen terms in another order, where nothing else is said.
+"""
+
+import math
+from itertools import pairwise
+from types import FunctionType
+
+import numpy as np
+import pytest
+
+pytest.importorskip("numba")
+
+import linflow as lf
+from linflow.dynamics import _compiled, _kernels, _march, _stabilized, _stepping, _tiled_products
+from linflow.dynamics.field import GradientField
+from linflow.model.classification import ExponentialLoss, LogisticLoss
+
+RTOL = 1e-8
+SAME = 1e-12
+
+
+def near(x, rel=SAME, abs=0.0):
+    return pytest.approx(x, rel=rel, abs=abs)
+
+
+def tile(rows, vectors):
+    def sums(A, a, across, down, B, b, stride, C, c, count, second, third):
+        for r in range(rows):
+            for j in (0, second, third)[:vectors]:
+                for v in range(4):
+                    terms = (A[a + r * down + p * across] * B[b + p * stride + j + v] for p in range(count))
+                    C[c + r * stride + j + v] = sum(terms)
+
+    return sums
+
+
+def plain(module, **given):
+    """The names of a module, its compiled functions replaced by what they were made of."""
+    names = {**vars(module), **given, "apart": lambda: None}
+    for name, value in vars(module).items():
+        if name not in given and (code := getattr(value, "py_func", None)) is not None:
+            names[name] = FunctionType(code.__code__, names, name, code.__defaults__)
+    return names
+
+
+TILES = plain(_tiled_products, _three=tile(4, 3), _two=tile(4, 2), _one=tile(4, 1))
+ARITHMETIC = {name: TILES[name] for name in ("add", "copy", "dot", "product", "transpose", "turned_product")}
+KERNELS = plain(_kernels, **ARITHMETIC)
+FROM_KERNELS = {name: KERNELS[name] for name in ("curvature", "evaluate", "grain", "may_rest", "norm", "rounding")}
+MARCH = plain(_march, add=TILES["add"], copy=TILES["copy"], **FROM_KERNELS)
+
+
+def made(name):
+    source = vars(_march)[name]
+    return FunctionType(source.__code__, MARCH, name)(7)
+
+
+@pytest.fixture(autouse=True)
+def interpreted(monkeypatch):
+    for names, module in ((TILES, _tiled_products), (KERNELS, _kernels), (MARCH, _march)):
+        names.update({name: value for name, value in vars(module).items() if isinstance(value, (int, float))})
+    monkeypatch.setattr(_march, "programs", lambda: (made("_advancing"), made("_reaching")))
+    with np.errstate(all="ignore"):
+        yield
+
+
+def objective(kind, n, m, rng):
+    if kind == "factorization":
+        return lf.MatrixFactorization(rng.standard_normal((n, m)))
+    if kind == "regression":
+        return lf.LinearRegression(rng.standard_normal((2 * n + 1, n)), rng.standard_normal((2 * n + 1, m)))
+    if kind == "quadratic":
+        A, B = (np.eye(k) + G @ G.T for k, G in ((n, rng.standard_normal((n, n))), (m, rng.standard_normal((m, m)))))
+        return lf.Quadratic(A, B, rng.standard_normal((n, m)))
+    if kind == "right":
+        return lf.Quadratic(np.eye(n), np.diag([2.0] * (m - 1) + [0.0]), np.zeros((n, m)))
+    X = rng.standard_normal((n + 2, n))
+    Y = np.sign(X @ rng.standard_normal((n, m)))
+    return {"exponential": ExponentialLoss, "logistic": LogisticLoss}[kind](X, Y)
+
+
+CASES = [
+    ("factorization", (2, 3, 4)), ("factorization", (5, 6, 4)), ("factorization", (3, 2)),
+    ("factorization", (1, 2, 1)), ("factorization", (2, 3, 2, 3, 2)), ("regression", (2, 4, 3)),
+    ("regression", (5, 3, 2, 4)),
+    ("regression", (4, 4, 4, 4)), ("quadratic", (2, 3, 4)), ("quadratic", (4, 5, 3)), ("right", (3, 3, 2)),
+    ("exponential", (2, 3, 1)), ("exponential", (3, 2, 2, 2)), ("logistic", (3, 4, 1)), ("logistic", (2, 2, 3)),
+]  # fmt: skip
+
+
+def problem(kind, widths, size=0.6, scale=0.7):
+    rng = np.random.default_rng(sum(widths) + len(kind))
+    f = objective(kind, widths[0], widths[-1], rng)
+    return f, lf.Network([size * rng.standard_normal(shape) for shape in pairwise(widths)], scale)
+
+
+@pytest.mark.parametrize(("kind", "widths"), CASES)
+def test_values_slopes_curvatures_and_steps_are_those_of_the_plain_loop(kind, widths):
+    f, net = problem(kind, widths)
+    field = GradientField(f, net)
+    one, two = _compiled.CompiledMarch(field, RTOL), _stepping.PlainMarch(field, RTOL)
+    assert one.h == near(two.h, rel=1e-11) and (one.t, one.taken, one.accepted, one.rejected) == (0.0, 0.0, 0, 0)
+    for h in (0.0, 0.3 / two.point.speed):
+        p, q = (one.start.point, two.start.point) if h == 0 else (one.reach(h), two.reach(h))
+        np.testing.assert_allclose(p.y, q.y, rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(p.slope, q.slope, rtol=1e-10, atol=1e-13 * (1 + q.speed))
+        assert (p.gap, p.speed) == (near(q.gap, rel=1e-11), near(q.speed, rel=1e-11))
+        bend = field.curvature(q)
+        found = one.start.curvature if h == 0 else one._numbers[_march.NEW_CURVATURE]
+        assert found == near(bend, rel=1e-9, abs=1e-11 * q.rate**2)  # a difference of two numbers of that size
+    # What is accepted is where the step led.
+    at = one.reached.y.copy()
+    step = one.accept(9.0)
+    assert step.t == 0.3 / two.point.speed == one.t and step.curvature == found and one.accepted == 1
+    assert np.array_equal(step.point.y, at) and np.array_equal(one.point.y, at) and one.point.gap == p.gap
+
+
+@pytest.mark.parametrize("radius", [0.0, 40.0])
+@pytest.mark.parametrize(("kind", "widths"), [CASES[0], CASES[6], CASES[8], CASES[12], CASES[14]])
+def test_attempts_are_those_of_the_plain_loop(kind, widths, radius):
+    f, net = problem(kind, widths)
+    field = GradientField(f, net)
+    one, two = _compiled.CompiledMarch(field, RTOL, 1), _stepping.PlainMarch(field, RTOL)
+    for march in (one, two):
+        march.stiffness.radius = radius
+    one._numbers[_march.RADIUS] = radius
+    begun, stop = field.evaluations, 2.0
+    lengths = {3: 30.0, 4: 20.0, 8: 1e-3, 11: 50.0}
+    for k in range(14):
+        if k in lengths:
+            one.h = two.h = lengths[k] * two.h if radius == 0 else lengths[k] * 0.01
+        if k == 9:
+            stop = two.t + 0.25 * two.h
+        counts = []
+        for march in (one, two):
+            before = field.evaluations
+            event, steps = march.advance(stop, 0.0, 1)
+            counts.append(field.evaluations - before)
+            assert event is not _stepping.Event.CROSSED and len(steps) in (0, 1)
+        if radius == 0:
+            assert counts[0] == counts[1]
+        assert (one.accepted, one.rejected) == (two.accepted, two.rejected)
+        assert one.t == near(two.t, rel=1e-7) and one.h == near(two.h, rel=2e-3)  # the error estimate cancels
+        assert one.stiffness.radius == two.stiffness.radius
+        # From the same place on, so that differences do not add up.
+        one._y[:], one.h = two.point.y, two.h
+        one._numbers[[_march.T, _march.GAP, _march.SPEED, _march.H]] = two.t, two.point.gap, two.point.speed, two.h
+        one._slopes[: len(one._y)] = two.point.slope
+    assert two.rejected >= 2 and two.accepted >= 5 and begun >= 2
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-70, 1e70])
+def test_errors_of_steps_are_those_of_the_plain_step(rng, unit):
+    # Slopes of size unit³: their squares leave float64.
+    f, net = problem("factorization", (2, 3, 2))
+    f, net = lf.MatrixFactorization(unit**2 * f.minimizer), lf.Network([unit * W for W in net.weights], net.scale)
+    field = GradientField(f, net)
+    one, point = _compiled.CompiledMarch(field, RTOL, 1), field.at(field.flatten(net.weights))
+    spec, data, weights, places, y, K, work, new = one._state[:8]
+    h = 1.0 / unit**2
+    found = MARCH["_step"](spec, data, weights, places, y, K, work, new, h, point.speed)
+    shrunk, twin = (
+        lf.MatrixFactorization(f.minimizer / unit**2),
+        lf.Network([W / unit for W in net.weights], net.scale),
+    )
+    small = GradientField(shrunk, twin)
+    start = small.at(small.flatten(twin.weights))
+    end, error = _stepping._step(small, start, 1.0, 0.0)
+    assert found == near(unit * error, rel=1e-3)  # the weights of the estimate cancel
+    np.testing.assert_allclose(new, unit * end, rtol=1e-12, atol=1e-14 * unit)
+    assert MARCH["_step"](spec, data, weights, places, 0 * y, 0 * K, work, new, h, 1.0) == 0.0
+
+
+def test_a_stabilised_step_is_that_of_the_plain_loop():
+    f, net = problem("regression", (3, 4, 2))
+    field = GradientField(f, net)
+    one, point = _compiled.CompiledMarch(field, RTOL, 1), field.at(field.flatten(net.weights))
+    spec, data, _, _, y, K, work, new = one._state[:8]
+    size = len(y)
+    for h, radius in ((1e-3, 30.0), (0.05, 30.0), (0.2, 60.0)):
+        stages = _stabilized.stages_for(h, radius)
+        end, _, error = _stabilized.step(field, point.y, point.slope, h, stages)
+        assert MARCH["_stabilized_step"](spec, data, y, K, work, new, h, radius) == stages - 1
+        np.testing.assert_allclose(new, end, rtol=1e-11, atol=1e-13)
+        KERNELS["evaluate"](spec, data, new, work, K, 12 * size)
+        assert MARCH["_difference"](y, K, size, new, h) == near(error, rel=1e-6)
+        one._numbers[_march.RADIUS] = radius
+        before = field.evaluations
+        led = one.reach(h)
+        np.testing.assert_allclose(led.y, end, rtol=1e-11, atol=1e-13)
+        assert field.evaluations == before + stages
+
+
+def test_ends_of_an_advance():
+    f, net = problem("factorization", (2, 3, 2))
+    field = GradientField(f, net)
+
+    def march():
+        return _compiled.CompiledMarch(field, RTOL, 4)
+
+    one = march()
+    event, steps = one.advance(9.0, 0.0, 2)
+    assert event is _stepping.Event.PAUSE and len(steps) == 2 and one.accepted == 2
+    event, steps = one.advance(9.0, 0.0, 100)  # the block is full
+    assert event is _stepping.Event.PAUSE and len(steps) == 4 and one.accepted == 6 and one.t == steps[-1].t
+    assert [s.point.gap for s in steps] == sorted((s.point.gap for s in steps), reverse=True)
+    assert one.before == steps[-2].point.gap
+    for step in steps:
+        assert step.curvature == near(field.curvature(field.at(step.point.y)), rel=1e-8)
+        assert step.point.gap == near(field.at(step.point.y).gap) and step.point.speed == near(
+            field.at(step.point.y).speed
+        )
+    stop = one.t + 0.5 * one.h
+    event, steps = one.advance(stop, 0.0, 100)
+    assert event is _stepping.Event.LOOK and one.t == stop and len(steps) == 1
+    at = one.point.y.copy()
+    event, steps = one.advance(9.0, one.point.gap * 0.999, 100)
+    assert event is _stepping.Event.CROSSED and steps == [] and np.array_equal(one.point.y, at)
+    assert one.reached.gap <= 0.999 * one.point.gap
+    gap = one.reached.gap
+    assert one.accept(9.0).point.gap == gap == one.point.gap
+    # Steps so long that they are rejected until they would move nothing.
+    one = march()
+    one.rtol = one._state[1][_kernels.RTOL] = 1e-300
+    event = _stepping.Event.PAUSE
+    while event is _stepping.Event.PAUSE and one.rejected < 400:
+        event, steps = one.advance(9.0, 0.0, 1)
+        assert one.accepted == 0 or steps
+        if one.accepted:
+            break
+    late = march()
+    late._numbers[_march.T], late.h = 1e30, 1e3  # a time to which no rejected step adds anything
+    event, _ = late.advance(2e30, 0.0, 1)
+    assert event is _stepping.Event.UNDERFLOW and late.h > 0
+
+
+@pytest.mark.parametrize(("kind", "widths"), CASES)
+def test_rounding_grain_and_rest_are_those_of_the_objective(kind, widths):
+    f, net = problem(kind, widths)
+    field = GradientField(f, net)
+    one, point = _compiled.CompiledMarch(field, RTOL, 1), field.at(field.flatten(net.weights))
+    spec, data, _, _, y, K, work, _ = one._state[:8]
+    KERNELS["evaluate"](spec, data, y, work, K, 0)
+    level, noise, magnitude = KERNELS["rounding"](spec, data, y, work, point.gap)
+    assert level == near(f.rounding(net), rel=1e-10) and noise == near(f.gradient_rounding(net), rel=1e-10)
+    assert magnitude == near(net.scale * math.prod(np.linalg.norm(W) for W in net.weights))
+    assert KERNELS["grain"](spec, y, K, point.speed) == near(field.grain(point)) and one.start.point.speed > 0
+    assert KERNELS["grain"](spec, y, K, 0.0) == 0.0
+
+    def rests(slope, gap=point.gap, y=y):
+        return bool(KERNELS["may_rest"](spec, data, y, slope, work, gap))
+
+    # Of the losses of margins a part of the level, 8ε of it, follows the gap.
+    fixed = level if f.quadratic else level - 8 * EPS * point.gap
+    assert not rests(K) and rests(K, gap=0.99 * fixed) and not rests(K, gap=1.01 * fixed)
+    G = np.linalg.norm(f.gradient(net.product()))
+    still = 2 * (f.gradient_rounding(net) + 8 * EPS * G) * magnitude
+    for l, W in enumerate(net.weights):
+        for part, rest in ((0.99, True), (1.01, False)):
+            slopes = [np.zeros_like(V) for V in net.weights]
+            slopes[l].flat[-1] = part * still / np.linalg.norm(W)
+            assert rests(field.flatten(slopes)) == rest
+
+
+EPS = np.finfo(float).eps
+
+
+def test_weights_that_have_collapsed_rest():
+    f, net = problem("factorization", (2, 3, 2))
+    field = GradientField(f, net)
+    one = _compiled.CompiledMarch(field, RTOL, 1)
+    spec, data, _, _, y, K, work, _ = one._state[:8]
+    assert data[_kernels.FIRST_SIZE] == near(np.linalg.norm(y))
+    for part, rest in ((0.9, True), (1.1, False)):
+        small = part * EPS**2 * y
+        gap = KERNELS["evaluate"](spec, data, small, work, K, 0)
+        assert bool(KERNELS["may_rest"](spec, data, small, 1e300 * K[: len(y)], work, gap)) == rest
+
+
+@pytest.mark.parametrize("loss", [ExponentialLoss, LogisticLoss])
+@pytest.mark.parametrize("size", [1.0, 8.0, -9.0, -40.0, -1e60])
+def test_margins_that_leave_float64_are_those_of_the_objective(loss, size):
+    X = np.array([[1.0, 0.2], [0.9, -0.3], [1.1, 0.1]])
+    f = loss(X, np.ones((3, 1)))
+    net = lf.Network([9.0 * np.eye(2), size * np.array([[9.0], [0.5]])])
+    field = GradientField(f, net)
+    one, point = _compiled.CompiledMarch(field, RTOL, 1), field.at(field.flatten(net.weights))
+    assert one.start.point.gap == near(point.gap, rel=1e-11)
+    np.testing.assert_allclose(one.start.point.slope, point.slope, rtol=1e-11)
+    if point.gap > 0 and math.isfinite(point.gap):
+        assert one.start.curvature == near(field.curvature(point), rel=1e-9, abs=1e-11 * point.rate**2)
+    spec, data, _, _, y, K, work, _ = one._state[:8]
+    KERNELS["evaluate"](spec, data, y, work, K, 0)
+    level, noise, _ = KERNELS["rounding"](spec, data, y, work, point.gap)
+    assert level == near(f.rounding(net), rel=1e-9) and noise == near(f.gradient_rounding(net), rel=1e-9)
+
+
+def test_derivatives_of_the_losses():
+    derivative = KERNELS["_derivative"]
+    for z in (-30.0, -0.5, 0.0, 0.7, 40.0):
+        assert [derivative(_kernels.EXPONENTIAL, z, k, 0.0) for k in range(3)] == [near(math.exp(-z))] * 3
+        assert derivative(_kernels.EXPONENTIAL, z, 1, 2.0) == near(math.exp(-z - 2))
+        s = 1 / (1 + math.exp(z))
+        literal = [math.log1p(math.exp(-z)), s, math.exp(z) / (1 + math.exp(z)) ** 2]
+        assert [derivative(_kernels.LOGISTIC, z, k, 0.0) for k in range(3)] == near(literal, rel=1e-11)
+    sized = KERNELS["_sized"]
+    assert sized(2.0, 0.0) == 2.0 and sized(2.0, 3.0) == near(2 * math.exp(3)) and sized(0.5, 709.7) < math.inf
+    assert sized(1.0, 709.79) == math.inf and sized(1e-10, 709.79) == math.inf
+
+
+def test_norms_are_safe():
+    norm = KERNELS["norm"]
+    x = np.array([9.0, 3.0, -4.0, 9.0])
+    for unit in (1.0, 1e-150, 1e150, 1e-99, 1e99, 1e101, 1e-101):
+        assert norm(unit * x, 1, 3) == near(5 * unit, rel=1e-15)
+    assert norm(0 * x, 0, 4) == 0.0 and norm(x, 2, 2) == 0.0
+    for bad in (math.inf, -math.inf, math.nan):
+        assert norm(np.array([1.0, bad]), 0, 2) == math.inf
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 5, 9])
+def test_products_of_all_sides(rng, n):
+    for k in (1, 2, 5):
+        for m in (1, 3, 4, 5, 7, 8, 9, 12, 13, 16, 17, 21):
+            A, B = rng.standard_normal((n, k)), rng.standard_normal((k, m))
+            for name, left in (("product", A), ("turned_product", A.T)):
+                data, out = np.concatenate([[7.0], left.ravel(), [7.0], B.ravel()]), np.full(n * m + 3, 9.0)
+                TILES[name](data, 1, data, 2 + n * k, out, 2, n, k, m)
+                np.testing.assert_allclose(out[2:-1].reshape(n, m), A @ B, rtol=1e-13, atol=1e-14)
+                assert out[0] == out[1] == out[-1] == 9.0
+    for m in (1, 2, 5):
+        A, out = rng.standard_normal((n, m)), np.full(n * m + 3, 9.0)
+        TILES["transpose"](0.5, np.concatenate([[7.0], A.ravel()]), 1, out, 2, n, m)
+        assert np.array_equal(out[2:-1].reshape(m, n), 0.5 * A.T) and out[0] == out[1] == out[-1] == 9.0
+
+
+def test_sums_of_vectors(rng):
+    A, B = rng.standard_normal(6), rng.standard_normal(7)
+    C = B.copy()
+    TILES["add"](0.5, A, 1, C, 3, 4)
+    assert C.tolist() == [*B[:3], *(B[3:] + 0.5 * A[1:5])]
+    TILES["copy"](0.5, A, 1, C, 2, 3)
+    assert C.tolist() == [*B[:2], *(0.5 * A[1:4]), *(B[5:] + 0.5 * A[3:5])]
+    assert TILES["dot"](A, 1, B, 2, 4) == near(float(A[1:5] @ B[2:6]))
