@@ -588,7 +588,7 @@ class TestSchedules:
         for t, eta in enumerate(run.step_sizes):
             limit = lf.gradient_descent(self.f, net, schedule=local, steps=1).step_sizes[0]
             assert eta == pytest.approx(min((1 + 0.02**2) ** (t / 2) * 0.02, limit), rel=1e-12, abs=0)
-            net = lf.gradient_descent(self.f, net, step_size=float(eta), steps=1).network
+            net = lf.gradient_descent(self.f, net, step_size=float(eta), steps=1).final
 
     def test_constant_is_the_constant_step(self):
         runs = [

@@ -362,7 +362,7 @@ def test_min_2021_with_fewer_samples_than_inputs():
     # Without the frozen part the limit is the solution of least norm.
     kept = lf.Network([Vt[:2].T @ U1, net.weights[1]])
     assert rows(f, kept)["Min et al. 2021"].facts["off least norm"] < 1e-12
-    end = lf.gradient_flow(f, kept, until=1e-12).network.product()
+    end = lf.gradient_flow(f, kept, until=1e-12).final.product()
     assert np.linalg.norm(end - np.linalg.pinv(X) @ Y) < 1e-4  # sqrt of the gap reached
 
 

@@ -39,7 +39,7 @@ def tile(rows, vectors):
 
 def plain(module, **given):
     """The names of a module, its compiled functions replaced by what they were made of."""
-    names = {**vars(module), **given, "apart": lambda: None}
+    names = {**vars(module), **given, "noinline": lambda: None}
     for name, value in vars(module).items():
         if name not in given and (code := getattr(value, "py_func", None)) is not None:
             names[name] = FunctionType(code.__code__, names, name, code.__defaults__)

@@ -428,3 +428,103 @@ def test_times_at_the_edges_of_the_table_are_inside(monkeypatch):
     monkeypatch.setattr(ScalarChain, "_panels", lambda self, a, b: asked.append(1) or plain(self, a, b))
     slow.product(np.array(times[:-1] + 0.3 * np.diff(times)))
     assert len(asked) <= 8
+
+
+# --- the modes that layers share -----------------------------------------------------------------------------------
+
+EPS = np.finfo(float).eps
+
+
+def frame(rng, rows, columns):
+    return np.linalg.qr(rng.standard_normal((rows, columns)))[0]
+
+
+def test_modes_are_told_apart_by_the_layers_alone():
+    # Target and product are the identity. A has the modes (1, ±1)/√2, with equal diagonal entries: a quarter turn.
+    A = np.array([[1.0, 0.5], [0.5, 1.0]])
+    modes = _alignment.shared_modes(lf.Network([A, np.linalg.inv(A)]), np.eye(2))
+    assert np.sort(np.abs(modes.weights[0])) == near([0.5, 1.5]) and np.prod(modes.weights, axis=0) == near(
+        [1.0, 1.0]
+    )
+
+
+@pytest.mark.parametrize(("size", "target"), [(1e-10, 1.0), (1.0, 1e-20), (1e10, 1.0)])
+def test_modes_are_told_apart_whatever_the_sizes(rng, size, target):
+    Q = frame(rng, 3, 3)
+    bent = Q @ np.diag([1.0, 0.5, 0.2]) @ Q.T
+    W, Y = (size * bent, target * np.eye(3)) if size != 1 else (size * np.eye(3), target * bent)
+    found = exact.spectral(lf.Network([W]), Y, 0.7)
+    np.testing.assert_allclose(found, Y + (W - Y) * math.exp(-0.7), rtol=0, atol=1e-12 * max(size, target))
+
+
+def test_layers_that_share_no_modes_are_refused(rng):
+    shear = np.array([[1.0, 0.5], [0.0, 1.0]])
+    half = np.diag([1.0, 0.5])
+    ones = lf.Network([0.1 * rng.standard_normal((3, 2)), 0.1 * rng.standard_normal((2, 3))])
+    for net, Y in (
+        (lf.Network([0.1 * half @ shear, np.linalg.inv(shear) @ half]), np.diag([2.0, 1.0])),  # the product does
+        (lf.Network([half]), shear),
+        (ones, np.diag([3.0, 2.0, 1.0])),
+    ):
+        with pytest.raises(ValueError, match="not aligned"):
+            _alignment.shared_modes(net, Y)
+    assert _alignment._ratio(0.1 * np.eye(1), 0.5) == near(0.2) and _alignment._ratio(np.eye(1), 0.0) == 0.0
+    assert (_alignment._TOLERANCE, _alignment._NOISE) == (1e-10, 32 * EPS)
+    assert _alignment._clean(np.array([7.9 * EPS, -8.5 * EPS])).tolist() == [0.0, -8.5 * EPS]
+
+
+def test_by_how_much_a_layer_differs_is_in_units_of_its_size():
+    for size in (0.1, 10.0):
+        W, E = size * np.diag([1.0, 0.5]), np.zeros((2, 2))
+        E[0, 1] = 1e-6 * size
+        weights, off = _alignment._chain([W + E], np.eye(2), np.eye(2))
+        assert weights.tolist() == [[size, 0.5 * size]] and off == near(1e-6 / math.hypot(1, 0.5))
+
+
+def test_vectors_are_carried_from_the_largest_on():
+    # The second image is that of the first to 24 digits: what is left of it is rounding, and it is not known at all.
+    carried, doubts = _alignment._carry(np.diag([1.0, 1e-24]), np.array([[1.0, 1e-8], [0.0, 1.0]]), np.zeros(2))
+    assert np.abs(carried).tolist() == [[1.0, 0.0], [0.0, 0.0]] and doubts.tolist() == [near(32 * EPS), math.inf]
+    carried, doubts = _alignment._carry(np.diag([-1.0, 1e-6]), np.eye(2), np.array([0.0, 1e-3]))
+    assert np.abs(carried).tolist() == [[1.0, 0.0], [0.0, 1.0]] and doubts.tolist() == near(
+        [32 * EPS, 1e-3 + 32 * EPS]
+    )
+
+
+def test_rotations_make_all_matrices_diagonal(rng):
+    for count, r in ((1, 2), (1, 5), (2, 5), (4, 3)):
+        Q = frame(rng, r, r)
+        A = np.stack([Q @ np.diag(rng.uniform(1, 2, r)) @ Q.T for _ in range(count)])
+        R = _alignment._diagonalise(A)
+        np.testing.assert_allclose(R.T @ R, np.eye(r), atol=1e-14)
+        turned = R.T @ A @ R
+        assert np.abs(turned * (1 - np.eye(r))).max() < 1e-14
+    for coupling in (0.5, -0.5):  # one turn is enough for two modes, of half the angle of the larger entries
+        R = _alignment._diagonalise(np.array([[[1.0, coupling], [coupling, 1.1]]]))
+        assert abs(math.atan2(R[0, 1], R[0, 0])) == near(0.5 * math.atan2(1.0, 0.1))
+
+
+def test_a_mode_counts_from_32_roundings_of_its_matrix_on():
+    for sign, seen in ((1, 32), (-1, 32 * (1 + 0.7390851332151607) / (1 - 0.7390851332151607))):
+        for part, count in ((0.8, 1), (1.25, 2)):
+            x = part * seen * EPS
+            # Entries of ½, with singular values 1 and x; Y and its negative almost cancel in the mix.
+            Y = 0.5 * np.array([[1 + x, 1 - x], [1 - x, 1 + x]])
+            assert _alignment.shared_modes(lf.Network([sign * 3 * Y]), Y).target.shape == (count,)
+    H = np.array([[1.0, 1.0], [1.0, -1.0]]) / math.sqrt(2)
+    P = frame(np.random.default_rng(3), 2, 2)
+    apart = lf.Network([H * [1.0, 0.0] @ P.T, P * [0.0, 1.0] @ H.T])  # the product is 0 to rounding
+    assert _alignment.shared_modes(apart, np.zeros((2, 2))).target.shape == (0,)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_what_is_known_of_a_vector_is_all_that_is_held_against_a_layer(rng, mirrored):
+    # The hidden vector of the second mode is known from the first layer to 1e-8; the second layer sees its error.
+    Q = [frame(rng, 3, 3), frame(rng, 5, 3), frame(rng, 3, 3)]
+    w = np.array([[1e-9, 1e-8, 1.0], [1.0, 1e-8, 1.0]])
+    layers = [Q[0] * w[0] @ Q[1].T, Q[1] * w[1] @ Q[2].T]
+    Y = Q[0] * [3.0, 2.0, 1.0] @ Q[2].T
+    if mirrored:
+        layers, Y, w = [layers[1].T, layers[0].T], Y.T, w[::-1]
+    modes = _alignment.shared_modes(lf.Network(layers), Y)
+    np.testing.assert_allclose(np.abs(modes.weights), w, rtol=1e-6)

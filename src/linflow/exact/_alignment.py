@@ -26,7 +26,7 @@ class Modes:
         U: left singular vectors, shape `(n, r)`.
         V: right singular vectors, shape `(m, r)`.
         target: singular values of the target, length r.
-        weights: of the layers in each mode, shape `(L, r)`: non-negative but for the last layer's.
+        weights: of the layers in each mode, shape `(L, r)`; of their signs only that of the product says anything.
     """
 
     U: np.ndarray
@@ -100,7 +100,7 @@ def _diagonalise(A: np.ndarray) -> np.ndarray:
         for p, q in coupled:
             difference, coupling = A[:, p, p] - A[:, q, q], 2 * A[:, p, q]
             on, off = difference @ difference - coupling @ coupling, 2 * (difference @ coupling)
-            angle = 0.5 * math.atan2(off, on + math.hypot(on, off))
+            angle = 0.25 * math.atan2(off, on)
             if abs(angle) < 1e-15:
                 continue
             turned = True
@@ -125,14 +125,15 @@ def _chain(layers: list[np.ndarray], U: np.ndarray, V: np.ndarray) -> tuple[np.n
         left.append(_carry(W.T, *left[-1]))
     for W in layers[:0:-1]:
         right.append(_carry(W, *right[-1]))
-    frames, doubts = [U], [np.zeros(r)]
+    hidden, doubts = [], [np.zeros(r)]
     for (Q, doubt), (P, other) in zip(left[1:], right[:0:-1], strict=True):
-        frames.append(np.where(doubt <= other, Q, P))
+        hidden.append(np.where(doubt <= other, Q, P))
         doubts.append(np.minimum(doubt, other))
-    frames.append(V)
     doubts.append(np.zeros(r))
     moving = np.isfinite(np.max(doubts, axis=0))
-    frames, doubts, weights = [Q[:, moving] for Q in frames], [doubt[moving] for doubt in doubts], np.zeros((L, r))
+    doubts, weights = [doubt[moving] for doubt in doubts], np.zeros((L, r))
+    hidden = [_orthonormal(Q[:, moving], doubt) for Q, doubt in zip(hidden, doubts[1:-1], strict=True)]
+    frames = [U[:, moving], *hidden, V[:, moving]]
     off = max(norm(Q.T @ Q - np.eye(Q.shape[1])) for Q in frames)
     for l, W in enumerate(layers):
         before, after = frames[l], frames[l + 1]
@@ -143,6 +144,15 @@ def _chain(layers: list[np.ndarray], U: np.ndarray, V: np.ndarray) -> tuple[np.n
         if norm(W) > 0:
             off = max(off, norm((W @ after - before * w) / allowed), norm((W.T @ before - after * w) / allowed))
     return weights, off
+
+
+def _orthonormal(Q: np.ndarray, doubt: np.ndarray) -> np.ndarray:
+    """Return the columns made orthonormal, if there is room for them: each freed of those known better."""
+    if Q.shape[1] > Q.shape[0]:
+        return Q
+    order, V = np.argsort(doubt, kind="stable"), np.empty_like(Q)
+    V[:, order] = np.linalg.qr(Q[:, order]).Q
+    return V
 
 
 def _carry(W: np.ndarray, Q: np.ndarray, doubt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -160,7 +170,7 @@ def _carry(W: np.ndarray, Q: np.ndarray, doubt: np.ndarray) -> tuple[np.ndarray,
         own = np.diag(R)
         sure = np.abs(own) > noise[kept]
         if sure.all():
-            carried[:, kept] = np.where(own < 0, -vectors, vectors)
+            carried[:, kept] = vectors
             doubts[kept] = doubt[kept] + noise[kept] / np.abs(own)
             break
         kept = kept[sure]  # the others are made of rounding, and must not bend those after them
