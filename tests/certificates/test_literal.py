@@ -1061,17 +1061,59 @@ def test_the_margin_of_balanced_descent_allows_for_rounding(monkeypatch):
     assert facts["deficiency margin"] == near(0.9 - 0.1 - 16 * 2.0**-12 * (0.9 * 2 + np.linalg.norm(Y)))
 
 
-def test_the_step_taken_without_advice_lowers_the_loss_by_half_of_its_slope():
+def halved(f, net, part=2.0):
+    """The first of a long step and its halves that lowers the loss by half of what its slope promises."""
+    gradients = net.gradient(f.gradient(net.product()))
+    gap, squared = f.gap(net.product()), sum(float(np.sum(G * G)) for G in gradients)
+    eta = 4 * abs(gap) / squared
+    while True:
+        new = lf.Network([W - eta * G for W, G in zip(net.weights, gradients, strict=True)], net.scale)
+        if f.gap(new.product()) <= gap - eta * squared / part:
+            return eta
+        eta /= 2
+
+
+def test_the_step_taken_without_advice_lowers_the_loss_by_half_of_its_slope(rng):
+    from linflow.certificates import descent
+
+    told_apart = 0
+    for _ in range(20):
+        f = lf.MatrixFactorization(3 * rng.standard_normal((2, 2)))
+        net = lf.Network([rng.standard_normal((2, 3)), rng.standard_normal((3, 2))], 0.5)
+        assert descent._first_accepted(f, net) == near(halved(f, net))
+        told_apart += halved(f, net) != halved(f, net, 3.0)
+    assert told_apart
+
+
+def test_a_step_without_advice_is_1_where_no_slope_or_no_gap_scales_it():
     from linflow.certificates import descent
 
     f, net = lf.MatrixFactorization(3 * np.eye(1)), lf.Network([np.ones((1, 1)), np.ones((1, 1))], 0.5)
-    G = 0.5 * (0.5 - 3.0)
-    squared, gap = 2 * G * G, 0.5 * 2.5**2
-    eta = 4 * gap / squared
-    while 0.5 * (0.5 * (1 - eta * G) ** 2 - 3) ** 2 > gap - eta * squared / 2:
-        eta /= 2
-    assert descent._first_accepted(f, net) == near(eta)
     assert descent._first_accepted(f, lf.Network([np.zeros((1, 1)), np.zeros((1, 1))])) == 1.0
+
+    def declared(minimum, slope=1.0):
+        """A slope, at a start where the loss is 1."""
+        return lf.Objective(
+            lambda W: 1 + slope * float(W[0, 0] - 0.5),
+            lambda W: np.full((1, 1), slope),
+            shape=(1, 1),
+            minimum=minimum,
+        )
+
+    # At the minimum that was declared, below it, and where the slope is past float64 or all but none.
+    assert descent._first_accepted(declared(1.0), net) == 1.0
+    assert descent._first_accepted(declared(2.0), net) == near(halved(declared(2.0), net))
+    for slope in (1e160, 1e-160):
+        assert descent._first_accepted(declared(0.0, slope), net) == 1.0
+    # A loss that is above the first wherever it is looked at: 200 steps are.
+    seen = []
+    rising = lf.Objective(lambda W: 2.0 if seen else 1.0, lambda W: np.ones((1, 1)), shape=(1, 1), minimum=0.0)
+    gap = rising.gap
+    rising.gap = lambda W: (gap(W), seen.append(W))[0]
+    assert descent._first_accepted(rising, net) == 1.0 and len(seen) == 201
+    flat = lf.Objective(lambda W: 1.0, lambda W: np.ones((1, 1)), shape=(1, 1), minimum=0.0)
+    eta = descent._first_accepted(flat, net)  # the half that is promised is all but nothing
+    assert eta == near(halved(flat, net)) and eta * 0.5 / 2 < 1e-15
 
 
 # --- descent: schedules --------------------------------------------------------------------------------------------

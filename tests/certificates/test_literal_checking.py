@@ -76,6 +76,9 @@ def test_the_least_rate_and_the_greatest_gap_over_what_is_promised():
 def test_the_first_promise_that_is_not_kept_is_told():
     slow, fast = (SimpleNamespace(rate_at=lambda y, r=r: r) for r in (1.0, 12.0))
     rows = (row(curve=slow, name="slow"), row(name="none"), row(curve=fast, name="fast"))
+    faint = SimpleNamespace(rate_at=lambda y: 0.5)
+    found = check(promise(row(name="none"), row(curve=faint, name="faint"), rate=lambda y: 3 * y), run_of())
+    assert found.violation.guarantee == "faint"
     found = check(promise(*rows, rate=lambda y: 3 * y), run_of())
     assert found.violation == Violation("fast", 0.0, "rate", 8.0, 12.0) and not found.holds
     assert found.worst_slack == pytest.approx(2 / 3, rel=1e-14)
@@ -146,7 +149,7 @@ def test_a_run_of_another_start_is_refused():
     for sign in (1, -1):
         for part, same in ((0.999, True), (1.001, False)):
             assert begins((2 + sign * part * root) ** 2, 1e-4) is same
-    assert begins(0.5e-300, first=1e-300) and not begins(3e-300, first=1e-300)
+    assert begins(0.5e-300, first=1e-300) and not begins(2.5e-300, first=1e-300)
     with pytest.raises(ValueError, match=r"certificate is on the flow and the run is a descent"):
         check(promise(), run_of(algorithm="descent"))
 
@@ -154,6 +157,8 @@ def test_a_run_of_another_start_is_refused():
 def test_ratios_of_times_are_told_where_the_run_got_there():
     found = check(promise(), run_of(times=2.0))
     assert found.time_ratios == {x: pytest.approx(10 * x / 2.0, rel=1e-14) for x in (1e-2, 1e-4, 1e-6)}
+    found = check(promise(), run_of(times=0.5))
+    assert found.time_ratios == {x: pytest.approx(10 * x / 0.5, rel=1e-14) for x in (1e-2, 1e-4, 1e-6)}
     assert all(math.isnan(x) for x in check(promise(), run_of(times=math.inf)).time_ratios.values())
     assert set(check(promise(), run_of(times=0.0)).time_ratios.values()) == {math.inf}
 
@@ -175,6 +180,9 @@ def test_the_rate_of_a_descent_is_the_mean_between_two_records():
     assert found.holds and found.worst_slack == pytest.approx(min(rates[0] / 1.0, rates[1] / 0.25), rel=1e-12)
     found = check(of_descent(row(), rate=lambda y: {4.0: 1.0, 2.0: 0.5, 1.0: 99.0}[y]), descent())
     assert found.violation == Violation("row", 2.5, "rate", pytest.approx(rates[1]), 0.5)
+    longer = descent(gap=(4.0, 2.0, 1.0, 0.25), rate=(1.0,) * 4, t=(0.0, 0.5, 2.5, 3.0))
+    found = check(of_descent(rate=lambda y: {4.0: 1.0, 2.0: 0.25, 1.0: 1.0, 0.25: 9.0}[y]), longer)
+    assert found.worst_slack == pytest.approx(min(rates[0], 4 * rates[1], math.log(4) / 0.5), rel=1e-12)
     # As large as rounding lets it be, and any at all where the later gap may be 0.
     noise = 1e-4
     root = 4 * math.sqrt(noise)
@@ -262,6 +270,8 @@ def test_a_run_of_another_schedule_is_refused():
                 check(certificate, of_schedule())
     with pytest.raises(ValueError, match=r"and the run took 0.25 always; certify"):
         check(with_schedule(), of_schedule(step_size=0.25))
+    with pytest.raises(ValueError, match=r"whose first step is 9, and the run took 0.25; certify"):
+        check(with_schedule(first=9.0), of_schedule((0, 1), step_sizes=np.array([0.25])))
     # A run without a step is of any schedule.
     run = of_schedule((0,), step_sizes=np.array([]), step_size=0.25)
     assert check(with_schedule(first=9.0), run).holds

@@ -22,8 +22,8 @@ TARGETS = {
             "_base", "curves", "envelope", "lazy", "tail", "margin", "setting", "step_bounds", "published_descent",
         )
     },
-    "certificates.exponential": [*CERTIFICATES, "certificates/test_certificates"],
-    "certificates.descent": [*CERTIFICATES, "certificates/test_descent"],
+    "certificates.exponential": [*CERTIFICATES, "certificates/test_reasons"],
+    "certificates.descent": ["certificates/test_reasons", *CERTIFICATES],
     "certificates.scheduled_descent": [*CERTIFICATES, "certificates/test_descent_schedule"],
     "certificates.checking": ["certificates/test_literal_checking"],
     **{

@@ -138,15 +138,15 @@ def _no_rate(setting: Setting, held: Held) -> str:
 
 @np.errstate(over="ignore", invalid="ignore")
 def _first_accepted(objective: Objective, network: Network) -> float:
-    """Return a step that lowers the loss by half of what its slope promises, from halving a long one."""
+    """Return a step that lowers the loss by half of what its slope promises, from halving a long one; 1 for none."""
     gradients = network.gradient(objective.gradient(network.product()))
     gap, squared = objective.gap(network.product()), sum(norm(G) * norm(G) for G in gradients)
-    if squared == 0 or not math.isfinite(squared) or not math.isfinite(gap / squared):
+    eta = 4 * abs(gap) / squared if squared > 0 else 0.0
+    if not 0 < eta < math.inf:
         return 1.0
-    eta = 4 * max(abs(gap), 1e-300) / squared
-    for _ in range(200 if math.isfinite(eta) else 0):
+    for _ in range(200):
         moved = [W - eta * G for W, G in zip(network.weights, gradients, strict=True)]
         if objective.gap(network.scale * multiply(moved)) <= gap - eta * squared / 2:
-            break
+            return eta
         eta /= 2
-    return eta
+    return 1.0
