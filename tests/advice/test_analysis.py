@@ -208,7 +208,7 @@ def test_findings_of_a_descent_are_about_steps():
 
 def test_numbers_that_are_told_apart_are_apart():
     for a, b in ((2.0801, 2.0849), (1.246e-7, 1.2457e-7), (1.0, 1.0 + 1e-15), (3.0, 3.0)):
-        texts = checks.told_apart(a, b)
+        texts = checks.differing_texts(a, b)
         assert (texts[0] == texts[1]) == (a == b)
     # A gap that a change leaves as it is to three digits stays.
     small = lf.init.imbalanced((2, 4, 2), 0.01, np.zeros((2, 2)), rng=0)

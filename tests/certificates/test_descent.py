@@ -12,7 +12,7 @@ import pytest
 
 import linflow as lf
 from linflow import schedules
-from linflow.certificates.curves import StepCurve, fallen, steps_down
+from linflow.certificates.curves import StepCurve, decayed, steps_to_decay
 from linflow.certificates.descent import descent_guarantees, safe_step_size
 from linflow.certificates.published_descent import balanced_descent, two_layer_descent
 from linflow.certificates.setting import Setting
@@ -273,20 +273,20 @@ def test_no_tiny_step_promises_more_than_it_gives(eta):
 
 
 def test_a_fall_is_counted_as_it_is():
-    """`fallen` and `steps_down` are each other's inverse, on the safe side of the exact power."""
+    """`decayed` and `steps_to_decay` are each other's inverse, on the safe side of the exact power."""
     for d in (0.5, 0.1, 1e-3, 1e-9, 1e-15, 1e-20, 1e-200):
         for fraction in (0.999999, 0.5, 1e-6, 1e-300):
-            k = steps_down(3.0, 3.0 * fraction, d)
+            k = steps_to_decay(3.0, 3.0 * fraction, d)
             with localcontext(prec=260):
                 logarithm = (1 - Decimal(d)).ln()
                 exact = 3 * (k * logarithm).exp()
                 before = 3 * ((k * (1 - Decimal("1e-12")) - 2) * logarithm).exp()
-                assert exact <= Decimal(fallen(3.0, d, k)) <= Decimal(3.0 * fraction)
-                assert Decimal(fallen(3.0, d, k)) <= exact * (1 + Decimal("1e-11"))  # 8 ε of an exponent up to 691
+                assert exact <= Decimal(decayed(3.0, d, k)) <= Decimal(3.0 * fraction)
+                assert Decimal(decayed(3.0, d, k)) <= exact * (1 + Decimal("1e-11"))  # 8 ε of an exponent up to 691
                 # no more steps than that: the allowance, and one begun
                 assert before > Decimal(3.0 * fraction) * (1 - Decimal("1e-13"))
-    assert fallen(3.0, 1e-3, 0) == 3.0 and fallen(3.0, 1.0, 1) == 0.0
-    assert steps_down(3.0, 3.0, 1e-3) == 0 and steps_down(3.0, 1e-300, 1.0) == 1
+    assert decayed(3.0, 1e-3, 0) == 3.0 and decayed(3.0, 1.0, 1) == 0.0
+    assert steps_to_decay(3.0, 3.0, 1e-3) == 0 and steps_to_decay(3.0, 1e-300, 1.0) == 1
 
 
 def test_times_of_many_tiny_steps_are_whole_numbers_of_them():

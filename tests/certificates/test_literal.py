@@ -54,24 +54,24 @@ def test_a_gap_falls_by_its_factor_raised_by_rounding(monkeypatch):
     monkeypatch.setattr(curves, "EPS", COARSE)
     for d, k in ((0.1, 7), (1e-3, 1000), (0.9, 1)):
         x = -k * math.log1p(-d)
-        assert curves.fallen(3.0, d, k) == near(min(3.0, 3.0 * math.exp(-x) * (1 + 8 * COARSE * (4 + x))))
-    assert curves.fallen(3.0, 1e-9, 1) == 3.0  # never above the gap
-    assert [curves.fallen(3.0, d, k) for d, k in ((0.5, 0), (1.0, 0), (1.0, 1), (1.5, 2))] == [3.0, 3.0, 0.0, 0.0]
+        assert curves.decayed(3.0, d, k) == near(min(3.0, 3.0 * math.exp(-x) * (1 + 8 * COARSE * (4 + x))))
+    assert curves.decayed(3.0, 1e-9, 1) == 3.0  # never above the gap
+    assert [curves.decayed(3.0, d, k) for d, k in ((0.5, 0), (1.0, 0), (1.0, 1), (1.5, 2))] == [3.0, 3.0, 0.0, 0.0]
 
 
 def test_steps_down_are_enough_and_no_more_than_rounding_asks(monkeypatch):
-    assert [curves.steps_down(1.0, *x) for x in ((1.0, 0.5), (2.0, 0.5), (0.5, 1.0), (0.5, 1.5))] == [0, 0, 1, 1]
+    assert [curves.steps_to_decay(1.0, *x) for x in ((1.0, 0.5), (2.0, 0.5), (0.5, 1.0), (0.5, 1.5))] == [0, 0, 1, 1]
     for d in (0.0, -0.1):
         with pytest.raises(OverflowError):
-            curves.steps_down(1.0, 0.5, d)
+            curves.steps_to_decay(1.0, 0.5, d)
     for d in (0.3, 1e-3, 1e-10):
         for y in (0.5, 1e-9):
             exact = math.log(1 / y) / -math.log1p(-d)
-            assert 0 < curves.steps_down(1.0, y, d) - exact <= 1 + 100 * np.finfo(float).eps * exact + 1e-6
+            assert 0 < curves.steps_to_decay(1.0, y, d) - exact <= 1 + 100 * np.finfo(float).eps * exact + 1e-6
     monkeypatch.setattr(curves, "EPS", COARSE)
     ratio = math.log(1e9) * (1 + 4 * COARSE) + 4 * COARSE
     literal = (ratio * (1 + 32 * COARSE) + 64 * COARSE) / -math.log1p(-1e-3) * (1 + 4 * COARSE)
-    assert curves.steps_down(1.0, 1e-9, 1e-3) == math.ceil(literal)
+    assert curves.steps_to_decay(1.0, 1e-9, 1e-3) == math.ceil(literal)
 
 
 def test_an_exponential_falls_at_its_rate():
@@ -205,8 +205,8 @@ def test_the_interaction_is_the_greatest_eigenvalue_of_products_of_norms(rng):
         )
     endless = lazy.interaction(np.array([[1.0, math.inf], [1.0, 1.0], [1.0, 1.0]]))
     assert endless[1] == math.inf and endless[0] == near(2.0)
-    np.testing.assert_allclose(lazy.others(np.array([[2.0], [3.0], [5.0]]), 0), [15.0])
-    np.testing.assert_allclose(lazy.others(np.array([[2.0], [3.0], [5.0]]), 0, 2), [3.0])
+    np.testing.assert_allclose(lazy.products_without(np.array([[2.0], [3.0], [5.0]]), 0), [15.0])
+    np.testing.assert_allclose(lazy.products_without(np.array([[2.0], [3.0], [5.0]]), 0, 2), [3.0])
 
 
 def test_norms_and_the_least_eigenvalue_allow_for_rounding(monkeypatch, rng):
@@ -636,11 +636,11 @@ def test_numbers_of_steps_past_2_to_the_53_are_raised_by_their_rounding(monkeypa
     monkeypatch.setattr(step_bounds, "COUNTED", 2)
     assert plain.steps(0.25) == math.ceil(count * (1 + 8 * COARSE))
     late = float(plain.counts[-1]) * 2
-    assert plain.gap_after(late) == curves.fallen(
+    assert plain.gap_after(late) == curves.decayed(
         float(plain.gaps[-1]), 1e-15, late * (1 - 4 * COARSE) - float(plain.counts[-1])
     )
     monkeypatch.setattr(step_bounds, "COUNTED", late * 1.01)
-    assert plain.gap_after(late) == curves.fallen(float(plain.gaps[-1]), 1e-15, late - float(plain.counts[-1]))
+    assert plain.gap_after(late) == curves.decayed(float(plain.gaps[-1]), 1e-15, late - float(plain.counts[-1]))
 
 
 # --- descent: what holds along it ----------------------------------------------------------------------------------

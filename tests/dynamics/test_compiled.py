@@ -281,13 +281,13 @@ def test_where_nothing_compiles_the_plain_loop_runs_and_says_so(rng, monkeypatch
     f, net = test_flow.problem((3, 4, 2), rng)
     expected = lf.gradient_flow(f, net, until=1e-4, engine="plain")
     monkeypatch.setattr(_march, "programs", fails)
-    _compiled.trouble.cache_clear()
+    _compiled.compiler_trouble.cache_clear()
     try:
         run = lf.gradient_flow(f, net, until=1e-4, engine="auto")
         with pytest.raises(ValueError, match="cannot cache function"):
             lf.gradient_flow(f, net, until=1e-4, engine="compiled")
     finally:
-        _compiled.trouble.cache_clear()
+        _compiled.compiler_trouble.cache_clear()
     assert run.notes == (
         "computed by the plain loop, as nothing could be compiled: RuntimeError: cannot cache function",
     )

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 import linflow as lf
-from linflow._support.own_files import keep_others
+from linflow._support.own_files import refuse_foreign_files
 from linflow.cli import app
 from linflow.experiments.figures import EXPERIMENTS, Claim, Outcome
 from linflow.files import save_weights, write_table
@@ -195,9 +195,9 @@ def test_a_monitor(tmp_path):
 
 def test_files_that_are_no_files_of_their_kind_are_of_others(tmp_path):
     save_weights(lf.init.ntk((2, 3, 2), rng=0), tmp_path / "own.npz")
-    keep_others([tmp_path / "own.npz", tmp_path / "none.npz"])
+    refuse_foreign_files([tmp_path / "own.npz", tmp_path / "none.npz"])
     for name in ("w.npz", "w.safetensors", "w.nc", "w.txt", "w"):
         for content in (b"mine", b"\x00" * 100, b"linflow"):
             (tmp_path / name).write_bytes(content)
             with pytest.raises(FileExistsError, match=REFUSED):
-                keep_others([tmp_path / name])
+                refuse_foreign_files([tmp_path / name])

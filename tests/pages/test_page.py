@@ -7,7 +7,7 @@ import pytest
 
 import linflow as lf
 from linflow import plots
-from linflow.pages.templating import environment, in_the_dark, recoloured, svg
+from linflow.pages.templating import dark_colours, environment, recoloured, svg
 from linflow.plots.themes import THEMES
 
 LIGHT, DARK = THEMES["light"], THEMES["dark"]
@@ -18,10 +18,10 @@ def test_every_colour_of_the_light_theme_is_that_of_the_dark_one():
     for name, colour in LIGHT.colours.items():
         pairs |= {colour: DARK.colours[name], LIGHT.text(colour): DARK.text(DARK.colours[name])}
     for light, dark in pairs.items():
-        assert in_the_dark()[light.lower()] == dark.lower()
+        assert dark_colours()[light.lower()] == dark.lower()
     known = {colour.lower() for colour in pairs}
     greys = [f"#{x:02x}{x:02x}{x:02x}" for x in range(0x22, 256)]
-    shades = [int(in_the_dark()[grey][1:3], 16) for grey in greys if grey not in known]
+    shades = [int(dark_colours()[grey][1:3], 16) for grey in greys if grey not in known]
     assert shades == sorted(shades, reverse=True)  # what is nearer to the ink stays so
 
 

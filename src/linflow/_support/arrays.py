@@ -54,7 +54,7 @@ def is_numpy(x: object) -> bool:
     return array_api_compat.is_numpy_array(x)
 
 
-def whole(x: Any, name: str) -> Any:
+def unmasked(x: Any, name: str) -> Any:
     """Return `x` as it is, an array of a NumPy subclass (a mask that hides nothing, `numpy.matrix`) as a plain one.
 
     Raises:
@@ -70,7 +70,7 @@ def whole(x: Any, name: str) -> Any:
             )
         return x if type(x) is np.ndarray else np.asarray(x)
     if isinstance(x, (list, tuple)) and any(isinstance(row, (list, tuple, np.ma.MaskedArray)) for row in x):
-        return [whole(row, name) for row in x]
+        return [unmasked(row, name) for row in x]
     if type(x).__name__ == "MaskedTensor":
         raise ValueError(f"{name} is a MaskedTensor, and every entry is needed. Fill it with x.to_tensor(number).")
     return x
@@ -83,7 +83,7 @@ def to_float64(array: Array, name: str) -> tuple[Array, str | None]:
         TypeError: for complex or non-numeric arrays, and where the library refuses float64.
         ValueError: entries are masked.
     """
-    array = whole(array, name)
+    array = unmasked(array, name)
     xp = namespace(array)
     if array.dtype == xp.float64:
         return array, None
@@ -113,7 +113,7 @@ def to_numpy(array: Array) -> np.ndarray:
         array = array.detach().cpu().numpy()
     elif array_api_compat.is_cupy_array(array):
         array = array.get()
-    return np.array(whole(array, "the array"), dtype=np.float64)
+    return np.array(unmasked(array, "the array"), dtype=np.float64)
 
 
 def from_numpy(array: np.ndarray | Sequence[float], like: Array) -> Array:

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from linflow._support.arrays import Array, is_array, namespace, to_float64, whole
+from linflow._support.arrays import Array, is_array, namespace, to_float64, unmasked
 from linflow._support.memory import check_weights
 
 
@@ -24,7 +24,7 @@ def matrix(x: Any, name: str, shape: tuple[int | None, int | None] | None = None
     Returns:
         The float64 array and the promotion in words (None when it was float64 already).
     """
-    x = whole(x, name)
+    x = unmasked(x, name)
     if hasattr(x, "todense") or "sparse" in str(getattr(x, "layout", "")):
         dense = "to_dense" if hasattr(x, "to_dense") else "toarray"
         raise TypeError(f"{name} is a sparse {type(x).__name__}; a dense array is needed: pass x.{dense}().")
@@ -109,7 +109,7 @@ def numbers(x: Any, name: str) -> np.ndarray:
         ValueError: entries are masked, or rows differ in length.
         TypeError: something else than numbers.
     """
-    return np.asarray(whole(x, name), dtype=np.float64)
+    return np.asarray(unmasked(x, name), dtype=np.float64)
 
 
 def each(function: Callable[[Any], float], x: Any, name: str) -> Any:
@@ -120,7 +120,7 @@ def each(function: Callable[[Any], float], x: Any, name: str) -> Any:
     """
     if np.ndim(x) == 0:
         return function(x)
-    return np.array([each(function, one, name) for one in whole(x, name)], dtype=np.float64)
+    return np.array([each(function, one, name) for one in unmasked(x, name)], dtype=np.float64)
 
 
 def widths(x: Any) -> tuple[int, ...]:
@@ -134,10 +134,10 @@ def widths(x: Any) -> tuple[int, ...]:
     return checked
 
 
-def told_apart(a: float, b: float, digits: int = 3) -> tuple[str, str]:
+def differing_texts(a: float, b: float, digits: int = 3) -> tuple[str, str]:
     """Return two numbers as texts that differ if they do: with more digits where few would make them the same.
 
-    >>> told_apart(2.08, 3.41), told_apart(1.246e-07, 1.2457e-07), told_apart(2.0, 2.0)
+    >>> differing_texts(2.08, 3.41), differing_texts(1.246e-07, 1.2457e-07), differing_texts(2.0, 2.0)
     (('2.08', '3.41'), ('1.246e-07', '1.2457e-07'), ('2', '2'))
     """
     while digits < 17 and a != b and float(f"{a:.{digits}g}") == float(f"{b:.{digits}g}"):

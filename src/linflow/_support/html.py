@@ -72,7 +72,7 @@ def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return f'<table style="border-collapse:collapse;border:0;margin:0.3em 0">{head}<tbody>{body}</tbody></table>'
 
 
-def others(rows: Sequence[tuple[str, str]]) -> str:
+def folded_reasons(rows: Sequence[tuple[str, str]]) -> str:
     """Return names with why they do not apply, behind a fold; nothing if there are none."""
     if not rows:
         return ""

@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from linflow._support.paths import PathLike, named
+from linflow._support.paths import PathLike, quote
 
 GENERATOR = '<meta name="generator" content="linflow">'
 """What stands in every page."""
@@ -28,7 +28,9 @@ MARKS = {
 """What is somewhere in a file of a kind that linflow wrote; drawings say what made them."""
 
 
-def keep_others(paths: Iterable[PathLike], way: str = "name another file", *, head: str | None = None) -> None:
+def refuse_foreign_files(
+    paths: Iterable[PathLike], way: str = "name another file", *, head: str | None = None
+) -> None:
     """Refuse to write where there is a file that linflow has not written.
 
     Args:
@@ -43,10 +45,10 @@ def keep_others(paths: Iterable[PathLike], way: str = "name another file", *, he
         >>> import tempfile, pathlib
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     page = pathlib.Path(folder, "index.html")
-        ...     keep_others([page])
+        ...     refuse_foreign_files([page])
         ...     _ = page.write_text("<title>mine</title>")
         ...     try:
-        ...         keep_others([page])
+        ...         refuse_foreign_files([page])
         ...     except FileExistsError as error:
         ...         print(str(error).rpartition(" is ")[2])
         there already and was not written by linflow; name another file, or move it away.
@@ -54,7 +56,7 @@ def keep_others(paths: Iterable[PathLike], way: str = "name another file", *, he
     for path in map(Path, paths):
         if path.is_file() and path.stat().st_size > 0 and not _own(path, head):
             raise FileExistsError(
-                f"{named(path)} is there already and was not written by linflow; {way}, or move it away."
+                f"{quote(path)} is there already and was not written by linflow; {way}, or move it away."
             )
 
 

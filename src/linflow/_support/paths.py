@@ -45,7 +45,7 @@ class FileError(ValueError):
     """
 
 
-def named(path: PathLike) -> str:
+def quote(path: PathLike) -> str:
     """Return a path as errors show it: quoted, on one line."""
     return repr(os.fspath(path))
 
@@ -71,7 +71,7 @@ def suffix(path: PathLike, known: Sequence[str], what: str) -> str:
         way = next((way for way, ends in _WAYS.items() if end in ends), "Convert it") if end else "Add it to its name"
         if not what.endswith(" from"):  # it is to be written
             way = "Give it another name"
-        raise FileError(f"{named(path)} {found}; {what} {', '.join(known)}. {way}.")
+        raise FileError(f"{quote(path)} {found}; {what} {', '.join(known)}. {way}.")
     return end
 
 
@@ -85,21 +85,21 @@ def readable(path: PathLike) -> Path:
     try:
         found = os.stat(path)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{named(path)} does not exist; check the name and the folder.") from error
+        raise FileNotFoundError(f"{quote(path)} does not exist; check the name and the folder.") from error
     except PermissionError as error:
         raise PermissionError(
-            f"{named(path)} lies in a folder that may not be read; check its permissions."
+            f"{quote(path)} lies in a folder that may not be read; check its permissions."
         ) from error
     except OSError as error:
-        raise type(error)(f"{named(path)} cannot be reached ({error.strerror}); check the name.") from error
+        raise type(error)(f"{quote(path)} cannot be reached ({error.strerror}); check the name.") from error
     if stat.S_ISDIR(found.st_mode):
-        raise IsADirectoryError(f"{named(path)} is a directory; name a file in it.")
+        raise IsADirectoryError(f"{quote(path)} is a directory; name a file in it.")
     if not stat.S_ISREG(found.st_mode):
-        raise OSError(f"{named(path)} is not a regular file; copy its content to one first.")
+        raise OSError(f"{quote(path)} is not a regular file; copy its content to one first.")
     if not os.access(path, os.R_OK):
-        raise PermissionError(f"{named(path)} may not be read; check its permissions.")
+        raise PermissionError(f"{quote(path)} may not be read; check its permissions.")
     if found.st_size == 0:
-        raise FileError(f"{named(path)} is empty (0 bytes); write it again.")
+        raise FileError(f"{quote(path)} is empty (0 bytes); write it again.")
     return Path(path)
 
 
@@ -107,7 +107,7 @@ def check_size(size: int, limit: int, path: PathLike, what: str = "it") -> None:
     """Raise a `FileError` where `size` bytes, decoded, are more than `limit`."""
     if size > limit:
         raise FileError(
-            f"{named(path)} is too large: {what} would take {_bytes(size)}, and {_bytes(limit)} are allowed. "
+            f"{quote(path)} is too large: {what} would take {_bytes(size)}, and {_bytes(limit)} are allowed. "
             f"If you trust it and have the memory, pass limit={size}."
         )
 
@@ -128,12 +128,12 @@ def decoding(path: PathLike, what: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise FileError(
-            f"{named(path)} cannot be read as {what}: it is truncated, corrupt or something else "
+            f"{quote(path)} cannot be read as {what}: it is truncated, corrupt or something else "
             f"({one_line(error)}). Write or fetch it again."
         ) from error
 
 
-def need(module: str, path: PathLike) -> Any:
+def import_for(module: str, path: PathLike) -> Any:
     """Import a package that a file needs.
 
     Raises:
@@ -144,7 +144,7 @@ def need(module: str, path: PathLike) -> Any:
     except ImportError as error:
         package = module.partition(".")[0]
         raise ImportError(
-            f"{named(path)} needs the package {package}, which cannot be imported ({one_line(error)}): "
+            f"{quote(path)} needs the package {package}, which cannot be imported ({one_line(error)}): "
             f"{install(package)}"
         ) from error
 
@@ -181,7 +181,7 @@ def atomic(path: PathLike) -> Iterator[Path]:
         handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     except PermissionError as error:
         raise PermissionError(
-            f"{named(path)} cannot be written: no files may be made in {named(target.parent)}."
+            f"{quote(path)} cannot be written: no files may be made in {quote(target.parent)}."
         ) from error
     try:
         os.close(handle)
@@ -220,22 +220,22 @@ def _target(path: PathLike) -> tuple[Path, int | None]:
         _check_parent(path, target.parent)
         return target, None
     except NotADirectoryError as error:
-        raise NotADirectoryError(f"{named(path)} cannot be written: a part of its path is a file.") from error
+        raise NotADirectoryError(f"{quote(path)} cannot be written: a part of its path is a file.") from error
     if stat.S_ISDIR(found.st_mode):
-        raise IsADirectoryError(f"{named(path)} is a directory; name a file in it.")
+        raise IsADirectoryError(f"{quote(path)} is a directory; name a file in it.")
     if stat.S_ISLNK(found.st_mode):
-        raise OSError(errno.ELOOP, f"{named(path)} is a symbolic link that leads to itself; remove it.")
+        raise OSError(errno.ELOOP, f"{quote(path)} is a symbolic link that leads to itself; remove it.")
     if not stat.S_ISREG(found.st_mode):
-        raise OSError(f"{named(path)} is not a regular file and is not replaced; name another.")
+        raise OSError(f"{quote(path)} is not a regular file and is not replaced; name another.")
     if not os.access(target, os.W_OK):
-        raise PermissionError(f"{named(path)} may not be written; change its permissions or name another.")
+        raise PermissionError(f"{quote(path)} may not be written; change its permissions or name another.")
     return target, stat.S_IMODE(found.st_mode)
 
 
 def _check_parent(path: PathLike, parent: Path) -> None:
     if not parent.exists():
         raise FileNotFoundError(
-            f"{named(path)} cannot be written: the folder {named(parent)} does not exist; make it first."
+            f"{quote(path)} cannot be written: the folder {quote(parent)} does not exist; make it first."
         )
     if not parent.is_dir():
-        raise NotADirectoryError(f"{named(path)} cannot be written: {named(parent)} is not a folder.")
+        raise NotADirectoryError(f"{quote(path)} cannot be written: {quote(parent)} is not a folder.")

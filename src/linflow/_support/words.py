@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 
 
-def many(count: float, noun: str, verb: str = "") -> str:
+def plural(count: float, noun: str, verb: str = "") -> str:
     """Return how many there are: "1 cell", "1,000 cells"; and what they do, where a verb is given.
 
     Args:
@@ -15,18 +15,18 @@ def many(count: float, noun: str, verb: str = "") -> str:
         verb: as of several, such as "are" or "lie".
 
     Example:
-        >>> many(1, "cell"), many(0, "cell"), many(1, "run", "are"), many(2, "bound", "lie"), many(1, "bound", "lie")
-        ('1 cell', '0 cells', '1 run is', '2 bounds lie', '1 bound lies')
+        >>> plural(1, "cell"), plural(0, "cell"), plural(1, "run", "are"), plural(2, "law", "lie")
+        ('1 cell', '0 cells', '1 run is', '2 laws lie')
     """
     text = f"{count} {noun}{'' if count == 1 else 's'}"
-    return f"{text} {does(count, verb)}" if verb else text
+    return f"{text} {verb_for(count, verb)}" if verb else text
 
 
-def does(count: float, verb: str) -> str:
+def verb_for(count: float, verb: str) -> str:
     """Return a verb as it stands after one, or after several: "is" or "are", "does" or "do".
 
     Example:
-        >>> does(1, "do"), does(3, "do"), does(1, "have")
+        >>> verb_for(1, "do"), verb_for(3, "do"), verb_for(1, "have")
         ('does', 'do', 'has')
     """
     if count != 1:
@@ -34,11 +34,11 @@ def does(count: float, verb: str) -> str:
     return {"are": "is", "were": "was", "have": "has", "do": "does", "apply": "applies"}.get(verb, verb + "s")
 
 
-def part(x: float, digits: int = 0) -> str:
+def percent(x: float, digits: int = 0) -> str:
     """Return a part of a whole as percent; what is not all is not called 100%, nor what is something 0%.
 
     Example:
-        >>> part(0.25), part(0.9996), part(0.9996, 1), part(1.0), part(1e-9), part(0.0)
+        >>> percent(0.25), percent(0.9996), percent(0.9996, 1), percent(1.0), percent(1e-9), percent(0.0)
         ('25%', 'over 99%', 'over 99.9%', '100%', 'under 1%', '0%')
     """
     least = 10.0**-digits
@@ -56,7 +56,7 @@ def listed(names: Iterable[str], most: int = 8) -> str:
     return ", ".join(map(repr, names[:most])) + more
 
 
-def where(index: list[int]) -> str:
+def position(index: list[int]) -> str:
     """Return a place in words, counted from 1: "row 2, column 3"."""
     words = ("row", "column") if len(index) <= 2 else ("index",) * len(index)
     return ", ".join(f"{word} {i + 1}" for word, i in zip(words, index, strict=False))

@@ -10,7 +10,7 @@ import numpy as np
 
 from linflow import bounds
 from linflow._support.arrays import EPS, to_numpy
-from linflow._support.words import does, many, part
+from linflow._support.words import percent, plural, verb_for
 from linflow.advice.finding import Finding, times
 from linflow.advice.proof_findings import proved
 from linflow.advice.step_findings import counted, descent_of, fewest, on_steps, rate_in_steps, step
@@ -126,7 +126,7 @@ def _hold(cert: Certificate) -> Iterator[Finding]:
     safe = setting.margin
     both = gamma * float(bounds.best(net, sigma_min=safe).value)
     text = (
-        f"At the start the loss falls at a rate of at least {now:.3g} (γ λ_min(T)); {part(cert.rate / now)} of it "
+        f"At the start the loss falls at a rate of at least {now:.3g} (γ λ_min(T)); {percent(cert.rate / now)} of it "
         "is guaranteed for the whole run."
     )
     if safe > 0:
@@ -314,8 +314,8 @@ def _plateau(run: Trajectory | None) -> Iterator[Finding]:
     if share < SLOW:
         return
     text = (
-        f"The run has a plateau: for {part(share)} of its time the loss falls at less than a tenth of its mean rate "
-        f"({mean:.3g}), and then falls again."
+        f"The run has a plateau: for {percent(share)} of its time the loss falls at less than a tenth of its mean "
+        f"rate ({mean:.3g}), and then falls again."
     )
     first, last = run.start.magnitude(), run.final.magnitude()
     if first < SLOW * last:
@@ -353,6 +353,8 @@ def _published(cert: Certificate) -> Iterator[Finding]:
     if not cert.prior:
         return
     apply = [g.name for g in cert.prior if g.applies]
-    text = f"Of {many(len(cert.prior), 'published result')} {len(apply)} {does(len(apply), 'apply')} to this start"
+    text = (
+        f"Of {plural(len(cert.prior), 'published result')} {len(apply)} {verb_for(len(apply), 'apply')} to this start"
+    )
     text += f": {', '.join(apply)}." if apply else "; the certificate says why."
     yield Finding("published", text, {"apply": float(len(apply)), "known": float(len(cert.prior))})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from linflow._support.words import many
+from linflow._support.words import plural
 from linflow.advice.finding import Finding
 from linflow.advice.step_findings import counted
 from linflow.certificates import Certificate
@@ -37,9 +37,9 @@ def _of_flow(proof: Enclosure, cert: Certificate, until: float) -> Finding:
 def _of_descent(proof: DescentEnclosure, cert: Certificate, until: float) -> Finding:
     low, high = proof.steps_bounds(until)
     if not math.isfinite(high):
-        text = f"Proved for {many(proof.steps, 'step')}: {proof.reason or proof.result}."
+        text = f"Proved for {plural(proof.steps, 'step')}: {proof.reason or proof.result}."
         return Finding("proof", text, {"steps": float(proof.steps), "exponent": proof.exponent})
-    number = f"exactly {many(int(high), 'step')}" if low == high else f"{int(low)} to {many(int(high), 'step')}"
+    number = f"exactly {plural(int(high), 'step')}" if low == high else f"{int(low)} to {plural(int(high), 'step')}"
     text = f"Proved: {until:g} of the first loss gap after {number}"
     before = cert.steps_to(until)
     return _with_before(text, {"fewest": float(low), "most": float(high)}, before, f"within {counted(before)}")

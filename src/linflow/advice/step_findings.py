@@ -121,7 +121,7 @@ def step(cert: Certificate, descent: Certificate, until: float) -> Iterator[Find
         if cert.step_size is None or math.isclose(cert.step_size, eta, rel_tol=SAME):
             return
         word = "longer" if cert.step_size > eta else "shorter"
-        taken, best = checks.told_apart(cert.step_size, eta)
+        taken, best = checks.differing_texts(cert.step_size, eta)
         text = f"The step {taken} is {word} than the certified best, {best} (safe_step_size)"
         if math.isfinite(steps):
             text += f", which is guaranteed to reach it in {counted(steps)}"

@@ -25,7 +25,7 @@ from linflow._support.arrays import (
     to_float64,
     to_numpy,
 )
-from linflow._support.words import many
+from linflow._support.words import plural
 from linflow.geometry.imbalance import imbalance_eigenvalues
 from linflow.model.network import Network
 from linflow.model.spectrum import positive_part
@@ -50,7 +50,9 @@ class Spectrum:
     upper: Array
 
     def __repr__(self) -> str:
-        return f"Spectrum({many(self.size, 'eigenvalue')}, {float(self.lower[-1]):.4g} to {float(self.upper[0]):.4g})"
+        return (
+            f"Spectrum({plural(self.size, 'eigenvalue')}, {float(self.lower[-1]):.4g} to {float(self.upper[0]):.4g})"
+        )
 
     def negated(self) -> Spectrum:
         """Return the spectrum of `−D`."""

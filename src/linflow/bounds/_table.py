@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from linflow._support.arrays import to_numpy
-from linflow._support.html import block, never_raising, others, table
+from linflow._support.html import block, folded_reasons, never_raising, table
 from linflow.bounds._base import Bound
 
 
@@ -29,4 +29,4 @@ def _view(bounds: BoundTable) -> str:
     rows = bounds.rows()
     count = sum(bound.applies for bound in bounds)
     body = table(("bound", "λ_min(T) ≥", "source"), rows[:count]) if count else "<div>no bound applies</div>"
-    return block("Bounds", "on the least eigenvalue of T", body, others([(a, c) for a, _, c in rows[count:]]))
+    return block("Bounds", "on the least eigenvalue of T", body, folded_reasons([(a, c) for a, _, c in rows[count:]]))

@@ -6,7 +6,7 @@ from typing import Any
 
 from linflow._support import checks
 from linflow._support.arrays import Array, namespace
-from linflow._support.words import many
+from linflow._support.words import plural
 from linflow.bounds._base import Invariants, Spectrum, Theorem, spectrum
 
 
@@ -67,7 +67,7 @@ def _deficit(own: Spectrum, other: Spectrum, r: int) -> tuple[Array, Array]:
 
 
 def _hypothesis(inv: Invariants) -> str | None:
-    return None if inv.depth == 3 else f"the network has {many(inv.depth, 'layer')}, not 3"
+    return None if inv.depth == 3 else f"the network has {plural(inv.depth, 'layer')}, not 3"
 
 
 def _evaluate(inv: Invariants) -> Array:

@@ -7,7 +7,7 @@ from typing import Any
 
 from linflow._support import checks
 from linflow._support.arrays import Array, namespace
-from linflow._support.words import many
+from linflow._support.words import plural
 from linflow.bounds._base import Invariants, Spectrum, Theorem, hypot, maximum, spectrum
 
 
@@ -140,7 +140,7 @@ def _square(D: Spectrum, n: int, sigma_n: Array, sigma_next: Array) -> Array:
 
 
 def _hypothesis(inv: Invariants) -> str | None:
-    return None if inv.depth == 2 else f"the network has {many(inv.depth, 'layer')}, not 2"
+    return None if inv.depth == 2 else f"the network has {plural(inv.depth, 'layer')}, not 2"
 
 
 def _square_hypothesis(inv: Invariants) -> str | None:

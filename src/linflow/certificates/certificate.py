@@ -12,7 +12,7 @@ from linflow._support import checks
 from linflow._support.deprecation import renamed_arguments, renamed_attributes
 from linflow._support.fractions import FRACTIONS
 from linflow._support.html import FRACTIONS as SHOWN
-from linflow._support.html import block, never_raising, notes, number, others, table
+from linflow._support.html import block, folded_reasons, never_raising, notes, number, table
 from linflow.certificates._base import Guarantee, finite
 from linflow.certificates.checking import Check, Proof, check_run
 from linflow.certificates.curves import Curve, ExponentialCurve, StepCurve
@@ -307,5 +307,5 @@ def _view(certificate: Certificate) -> str:
             arrivals = (number(certificate.arrival(g, float(x))) for x in SHOWN)
             rows.append((g.name, f"{g.rate:.4g}", *arrivals, g.source))
         body = table(titles, rows)
-    body += others([(g.name, g.reason) for g in rest])
+    body += folded_reasons([(g.name, g.reason) for g in rest])
     return block("Certificate", head, body, notes(certificate.notes))

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from linflow._support.arrays import EPS
-from linflow._support.words import many
+from linflow._support.words import plural
 
 
 class Curve(Protocol):
@@ -44,7 +44,7 @@ def log_ratio(first: float, gap: float) -> float:
     return (math.log(ratio) if math.isfinite(ratio) else math.log(first) - math.log(gap)) * (1 + 4 * EPS) + 4 * EPS
 
 
-def fallen(gap: float, decrease: float, steps: float) -> float:
+def decayed(gap: float, decrease: float, steps: float) -> float:
     """Return `gap · (1 − decrease)^steps`, raised by its rounding, for any decrease in [0, 1] however small.
 
     `log(1 − d)` is right to a few ε of itself, and so is its product with the number of steps; `e^x` is then to |x|
@@ -58,7 +58,7 @@ def fallen(gap: float, decrease: float, steps: float) -> float:
     return min(gap, gap * math.exp(-x) * (1 + 8 * EPS * (4 + x)))
 
 
-def steps_down(first: float, gap: float, decrease: float) -> int:
+def steps_to_decay(first: float, gap: float, decrease: float) -> int:
     """Return a number of steps after which `first` has fallen to `gap`, as `fallen` has it: the fewest, or one more.
 
     Raises:
@@ -107,7 +107,7 @@ class LevelCurve:
 
     def __repr__(self) -> str:
         return (
-            f"LevelCurve({many(len(self.levels), 'level')}, rates {self.rates.min():.4g} to {self.rates.max():.4g})"
+            f"LevelCurve({plural(len(self.levels), 'level')}, rates {self.rates.min():.4g} to {self.rates.max():.4g})"
         )
 
     @property
@@ -173,12 +173,12 @@ class StepCurve:
 
     def gap_after(self, k: float) -> float:
         """Return the bound after k steps."""
-        return fallen(self.first, self.decrease, k)
+        return decayed(self.first, self.decrease, k)
 
     def steps(self, gap: float) -> float:
         """Return a number of steps after which the gap is at most this; inf where it leaves float64."""
         try:
-            return steps_down(self.first, gap, self.decrease)
+            return steps_to_decay(self.first, gap, self.decrease)
         except OverflowError:
             return math.inf
 

@@ -105,13 +105,13 @@ def interaction(norms: np.ndarray) -> np.ndarray:
     C = np.zeros((count, L, L))
     for i in range(L):
         for j in range(i):
-            C[:, i, j] = C[:, j, i] = others(norms, i, j)
+            C[:, i, j] = C[:, j, i] = products_without(norms, i, j)
     found = np.full(count, math.inf)
     finite = np.isfinite(C).all(axis=(1, 2))
     found[finite] = np.linalg.eigvalsh(C[finite])[:, -1]
     return found
 
 
-def others(norms: np.ndarray, *skipped: int) -> np.ndarray:
+def products_without(norms: np.ndarray, *skipped: int) -> np.ndarray:
     """Return the products over all rows but some."""
     return np.prod(np.delete(norms, skipped, axis=0), axis=0)

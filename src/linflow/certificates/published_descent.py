@@ -9,7 +9,7 @@ import numpy as np
 
 from linflow._support import checks
 from linflow._support.arrays import EPS, norm
-from linflow._support.words import many
+from linflow._support.words import plural
 from linflow.bounds import two_layers
 from linflow.certificates._base import Guarantee
 from linflow.certificates.curves import StepCurve
@@ -83,7 +83,7 @@ def two_layer_descent(setting: Setting, step_size: float) -> list[Guarantee]:
 
 def _why_not(setting: Setting) -> str:
     if setting.depth != 2:
-        return f"the network has {many(setting.depth, 'layer')}, not 2"
+        return f"the network has {plural(setting.depth, 'layer')}, not 2"
     if setting.objective.strong_convexity == 0:
         return "no strong convexity μ is known for the objective; declare strong_convexity="
     if setting.objective.minimizer is None:
@@ -150,6 +150,6 @@ def _balanced_reason(setting: Setting, step_size: float, facts: dict[str, float]
     largest /= f.smoothness * net.scale ** (2 / L)
     facts["largest step"] = largest
     if step_size > largest:
-        taken, most = checks.told_apart(step_size, largest)
+        taken, most = checks.differing_texts(step_size, largest)
         return f"the step {taken} exceeds {most}, the largest it allows"
     return ""

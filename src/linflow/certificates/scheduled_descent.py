@@ -11,7 +11,7 @@ import numpy as np
 
 from linflow._support import checks
 from linflow._support.arrays import EPS, norm, sigma
-from linflow._support.words import many
+from linflow._support.words import plural
 from linflow.certificates._base import Guarantee
 from linflow.certificates.curves import LevelCurve, log_ratio
 from linflow.certificates.setting import NO_MARGIN, NO_SMOOTHNESS, Setting, too_narrow
@@ -319,7 +319,7 @@ def _rule(schedule: Schedule) -> tuple[Rule | None, str]:
 
 def _why_not(setting: Setting) -> str:
     if setting.depth != 2:
-        return f"the network has {many(setting.depth, 'layer')}, not 2"
+        return f"the network has {plural(setting.depth, 'layer')}, not 2"
     if math.isinf(setting.whole_objective.smoothness):
         return NO_SMOOTHNESS
     if setting.gamma == 0:

@@ -10,12 +10,12 @@ from functools import cached_property
 import numpy as np
 
 from linflow._support.arrays import EPS, is_numpy, to_numpy
-from linflow._support.words import many
+from linflow._support.words import plural
 from linflow.bounds import Invariants, Theorem, any_imbalance, product_aware, three_layers, two_layers
 from linflow.bounds._base import Spectrum
 from linflow.bounds.layer_norms import layer_caps
-from linflow.certificates.curves import StepCurve, fallen, steps_down
-from linflow.certificates.lazy import Neighbourhood, interaction, others, spectral_norms
+from linflow.certificates.curves import StepCurve, decayed, steps_to_decay
+from linflow.certificates.lazy import Neighbourhood, interaction, products_without, spectral_norms
 from linflow.certificates.setting import Setting
 from linflow.geometry.operator import DENSE_LIMIT, TangentOperator
 from linflow.model.network import Network
@@ -48,7 +48,7 @@ class LevelStepCurve(StepCurve):
 
     def __repr__(self) -> str:
         least, most = self.decreases.min(), self.decreases.max()
-        levels = f"{many(len(self.counts), 'level')}, decreases {least:.4g} to {most:.4g} a step"
+        levels = f"{plural(len(self.counts), 'level')}, decreases {least:.4g} to {most:.4g} a step"
         return f"LevelStepCurve(step {self.step_size:.4g}, {levels})"
 
     @classmethod
@@ -68,7 +68,7 @@ class LevelStepCurve(StepCurve):
         """Return the bound after k steps."""
         k = k if k < COUNTED else k * (1 - 4 * EPS)
         i = int(np.searchsorted(self.counts, k, side="right")) - 1
-        return fallen(float(self.gaps[i]), float(self.decreases[i]), k - float(self.counts[i]))
+        return decayed(float(self.gaps[i]), float(self.decreases[i]), k - float(self.counts[i]))
 
     def steps(self, gap: float) -> float:
         """Return a number of steps after which the gap is at most this; inf where it leaves float64."""
@@ -76,7 +76,7 @@ class LevelStepCurve(StepCurve):
             return 0
         i = int(np.searchsorted(-self.gaps, -gap, side="left")) - 1
         try:
-            k = int(self.counts[i]) + max(1, steps_down(float(self.gaps[i]), gap, float(self.decreases[i])))
+            k = int(self.counts[i]) + max(1, steps_to_decay(float(self.gaps[i]), gap, float(self.decreases[i])))
         except OverflowError:
             return math.inf
         if i + 1 < len(self.counts):
@@ -93,15 +93,15 @@ def follow(levels: np.ndarray, d: np.ndarray, u: float, t: float, end: int | Non
         decrease = float(d[k])
         rows.append((t, u, decrease))
         if u == 0.0 or k == len(levels) - 1 or decrease <= 0:
-            return u if end is None or decrease <= 0 else fallen(u, decrease, end - t)
+            return u if end is None or decrease <= 0 else decayed(u, decrease, end - t)
         level = float(levels[k + 1])
         try:
-            n = max(1, steps_down(u, level, decrease))
+            n = max(1, steps_to_decay(u, level, decrease))
         except OverflowError:
-            return u if end is None else fallen(u, decrease, end - t)
+            return u if end is None else decayed(u, decrease, end - t)
         if end is not None and t + n > end:
-            return fallen(u, decrease, end - t)
-        u, t = min(max(fallen(u, decrease, n), float(ahead[k + 1])), level), t + n
+            return decayed(u, decrease, end - t)
+        u, t = min(max(decayed(u, decrease, n), float(ahead[k + 1])), level), t + n
     return u
 
 
@@ -190,7 +190,7 @@ class DescentBounds:
         """
         c = self.network.scale
         with np.errstate(over="ignore", invalid="ignore"):
-            greatest = np.minimum(c**2 * sum(others(omega, i) ** 2 for i in range(len(omega))), ceiling)
+            greatest = np.minimum(c**2 * sum(products_without(omega, i) ** 2 for i in range(len(omega))), ceiling)
             beta = self.K * greatest + self.slopes[:count] * c * interaction(omega)
             return np.nan_to_num(beta, nan=math.inf, posinf=math.inf) * STRICT
 
@@ -375,7 +375,7 @@ def _positive_part(around: Neighbourhood | None) -> tuple[np.ndarray, np.ndarray
 def _ceiling(network: Network, norms: np.ndarray) -> float:
     """Return an upper bound on `λ_max(T)`: the eigenvalue where it is found exactly."""
     n, m = network.shape
-    crude = network.scale**2 * sum(float(others(norms[:, None], i)[0]) ** 2 for i in range(len(norms)))
+    crude = network.scale**2 * sum(float(products_without(norms[:, None], i)[0]) ** 2 for i in range(len(norms)))
     if network.depth > 2 and n * m > DENSE_LIMIT:
         return crude
     return float(TangentOperator(network).greatest_eigenvalue()) + 1e-12 * crude

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from linflow._support.extras import explained
-from linflow.cli._ctrl_c import listen
+from linflow.cli._ctrl_c import remember_ctrl_c
 
 _Usage: Any = typer.BadParameter.__bases__[0]
 """What a command line that cannot be read raises, in every release of Typer."""
@@ -194,5 +194,5 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(encoding="utf-8")  # ✓ and σ pass through pipes on every system
-    listen()
+    remember_ctrl_c()
     app(prog_name="linflow")

@@ -6,7 +6,7 @@ from typing import Any
 _asked = False
 
 
-def listen() -> None:
+def remember_ctrl_c() -> None:
     """Keep in mind that Ctrl-C was pressed, besides raising KeyboardInterrupt at once as usual."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored, as in background
         signal.signal(signal.SIGINT, _heard)
@@ -18,7 +18,7 @@ def _heard(number: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
 
-def heed(_: float = 0.0) -> None:
+def raise_if_asked(_: float = 0.0) -> None:
     """Raise KeyboardInterrupt where Ctrl-C was pressed; commands that run long call it now and then."""
     global _asked  # noqa: PLW0603
     if _asked:

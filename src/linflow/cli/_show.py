@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from linflow._support.fractions import FRACTIONS
-from linflow._support.words import many
-from linflow.cli._ctrl_c import heed
+from linflow._support.words import plural
+from linflow.cli._ctrl_c import raise_if_asked
 
 if TYPE_CHECKING:
     from linflow.experiments.analysis import Analysis
@@ -56,10 +56,10 @@ def ready(path: Path, kinds: Sequence[str] = (), *, made: bool = False) -> None:
         raise PermissionError(
             f"{str(path)!r} cannot be written; name another file, or a folder that may be written to."
         )
-    from linflow._support.own_files import keep_others
+    from linflow._support.own_files import refuse_foreign_files
 
     written = [beside_table(path), path] if path.suffix.lower() == ".csv" else [path]
-    keep_others(written, f"name another {'folder' if made else 'file'}")
+    refuse_foreign_files(written, f"name another {'folder' if made else 'file'}")
 
 
 def beside_table(table: Path) -> Path:
@@ -134,9 +134,11 @@ def print_analysis(found: "Analysis", index: Path) -> None:
             times.add_row(f"{fraction:g}", *map(number, pair))
         console.print(times)
     others = len(cert.guarantees) - len(applying)
-    console.print(Text(f"{many(others, 'other guarantee', 'do')} not apply; linflow certify and the report say why."))
     console.print(
-        Text(f"Run: {run.result.value}; {many(run.stats.steps, 'step')}. The report is {index}"), soft_wrap=True
+        Text(f"{plural(others, 'other guarantee', 'do')} not apply; linflow certify and the report say why.")
+    )
+    console.print(
+        Text(f"Run: {run.result.value}; {plural(run.stats.steps, 'step')}. The report is {index}"), soft_wrap=True
     )
 
 
@@ -199,7 +201,7 @@ def progress(what: str, *, known: bool = True) -> Iterator[Callable[[float], Non
         known: whether it is known how much there is to do; if not, the bar moves by itself.
     """
     if not sys.stderr.isatty():
-        yield heed
+        yield raise_if_asked
         return
     from rich.console import Console
     from rich.progress import Progress
@@ -208,7 +210,7 @@ def progress(what: str, *, known: bool = True) -> Iterator[Callable[[float], Non
         task = bar.add_task(what, total=1000 if known else None)
 
         def tick(fraction: float) -> None:
-            heed()
+            raise_if_asked()
             bar.update(task, completed=1000 * fraction)
 
         yield tick

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from linflow._support.words import many
+from linflow._support.words import plural
 from linflow.cli._app import app
 from linflow.cli._options import OPTIONS, ExperimentCommand, takes_experiment
 from linflow.cli._show import load_writers, print_analysis, print_json, progress, ready, write_run
@@ -102,7 +102,7 @@ def simulate(experiment: "Experiment", as_json: Json = False) -> None:
         written.append(plot)
     if stopped is not None:
         kept = f"kept in {', '.join(map(str, written))}" if written else "not kept; --save FILE keeps it"
-        at = f"t = {float(run.t[-1]):g} after {many(run.stats.steps, 'step')}"
+        at = f"t = {float(run.t[-1]):g} after {plural(run.stats.steps, 'step')}"
         stopped.kept = f"interrupted at {at}; the run is {kept}."  # type: ignore[attr-defined]
         raise stopped
     if as_json:

@@ -32,7 +32,7 @@ _KINDS = {
 """Exact types: a subclass may compute something else."""
 
 
-def unfit(field: GradientField) -> str | None:
+def why_not_compiled(field: GradientField) -> str | None:
     """Say why compiled code cannot take this problem, or None."""
     objective = field.objective
     if type(objective) not in _KINDS:
@@ -49,7 +49,7 @@ def large(field: GradientField) -> bool:
 
 
 @lru_cache(maxsize=1)
-def trouble() -> str | None:
+def compiler_trouble() -> str | None:
     """Say why nothing can be compiled here, or None; the first call compiles, or reads what another has compiled."""
     one = np.ones((1, 1))
     field = GradientField(MatrixFactorization(2 * one), Network([one]))

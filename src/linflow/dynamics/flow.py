@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from linflow._support import checks
-from linflow._support.arrays import EPS, norm, whole
+from linflow._support.arrays import EPS, norm, unmasked
 from linflow._support.threads import one_thread_when_small
-from linflow.dynamics._compiled import BLOCK, CompiledMarch, large, trouble, unfit
+from linflow.dynamics._compiled import BLOCK, CompiledMarch, compiler_trouble, large, why_not_compiled
 from linflow.dynamics._stepping import Event, March, PlainMarch, Step, shorten
 from linflow.dynamics.declared import DeclaredConstants
 from linflow.dynamics.field import GradientField, prepared
@@ -129,7 +129,7 @@ def integrate(
     end = math.inf if t_max is None else checks.positive(t_max, "t_max")
     rtol = checks.fraction(rtol, "rtol", "the relative tolerance of one step", "1e-8")
     max_steps = checks.count(max_steps, "max_steps")
-    stops = sorted({checks.positive(s, "times", allow_zero=True) for s in whole(times, "times")} - {0.0})
+    stops = sorted({checks.positive(s, "times", allow_zero=True) for s in unmasked(times, "times")} - {0.0})
     if stops and stops[-1] > end:
         raise ValueError(f"times holds {stops[-1]:g}, beyond t_max = {end:g}; leave it out or raise t_max.")
     engine = checks.choice(engine, "engine", ("auto", "compiled", "plain"))
@@ -174,9 +174,9 @@ def _march(field: GradientField, rtol: float, engine: str, block: int) -> tuple[
     """Return the march that `engine` asks for, and a note where it should have been compiled but cannot be."""
     if engine == "plain" or (engine == "auto" and large(field)):
         return PlainMarch(field, rtol), ()
-    reason, notes = unfit(field), ()
+    reason, notes = why_not_compiled(field), ()
     if reason is None:
-        reason = trouble()
+        reason = compiler_trouble()
         if reason is None:
             return CompiledMarch(field, rtol, block), ()
         notes = (f"computed by the plain loop, as nothing could be compiled: {reason}",)

@@ -11,7 +11,7 @@ from typing import Any
 
 from linflow._support import checks
 from linflow._support.threads import one_thread
-from linflow._support.words import many
+from linflow._support.words import plural
 from linflow.dynamics.flow import gradient_flow, integrate
 from linflow.dynamics.trajectory import Interrupted, Trajectory
 from linflow.model.network import Network
@@ -72,7 +72,7 @@ def gradient_flow_many(
     objectives = [objective] * len(networks) if isinstance(objective, Objective) else list(objective)
     if len(objectives) != len(networks):
         raise ValueError(
-            f"{many(len(objectives), 'objective', 'are')} given for {many(len(networks), 'network')}; give one "
+            f"{plural(len(objectives), 'objective', 'are')} given for {plural(len(networks), 'network')}; give one "
             "objective for all, or one for each network."
         )
     count = os.cpu_count() or 1 if workers is None else checks.count(workers, "workers")

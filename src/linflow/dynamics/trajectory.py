@@ -17,7 +17,7 @@ from linflow._support.arrays import Array, from_numpy, singular_values, to_numpy
 from linflow._support.deprecation import renamed_arguments, renamed_attributes
 from linflow._support.html import FRACTIONS as SHOWN
 from linflow._support.html import block, never_raising, notes, number, sparkline, table
-from linflow._support.words import many
+from linflow._support.words import plural
 from linflow.dynamics._hermite import LEVEL, first_times, interpolate
 from linflow.dynamics._stepping import advance
 from linflow.dynamics.field import GradientField, Point
@@ -255,7 +255,7 @@ class Trajectory:
         t, gap = to_numpy(self.t), to_numpy(self.gap)
         return (
             f"Trajectory({self.result.value}; t = {t[-1]:.6g}, loss gap {gap[0]:.4g} → {gap[-1]:.4g}, "
-            f"{many(self.stats.steps, 'step')})"
+            f"{plural(self.stats.steps, 'step')})"
         )
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from linflow._support.arrays import Array, from_numpy, is_array, to_numpy, whole
+from linflow._support.arrays import Array, from_numpy, is_array, to_numpy, unmasked
 
 
 def instants(t: Any) -> np.ndarray:
     """Check the times: a non-negative number (returned as a 0-d array) or a sequence of them (1-d)."""
-    t = whole(t, "t")
+    t = unmasked(t, "t")
     try:
         times = to_numpy(t)
     except (TypeError, ValueError) as error:

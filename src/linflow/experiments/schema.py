@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from linflow._support.memory import check_weights
 from linflow._support.provenance import provenance
 from linflow._support.toml import line_of, read_toml, toml_value
-from linflow._support.words import many
+from linflow._support.words import plural
 from linflow.experiments.old_keys import OLD_KEYS, with_new_names
 from linflow.experiments.unused import SIZES, unused
 
@@ -143,7 +143,7 @@ class Experiment(_Section):
             X, Y = (read_matrix(path, notes=notes) for path in (given.x, given.y))
             if len(X) != len(Y):
                 raise ValueError(
-                    f"{given.x} has {many(len(X), 'row')} and {given.y} has {len(Y)}; one row for each sample is "
+                    f"{given.x} has {plural(len(X), 'row')} and {given.y} has {len(Y)}; one row for each sample is "
                     "needed in both."
                 )
             made = makers[kind](X, Y)

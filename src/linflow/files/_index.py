@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from linflow._support.paths import FileError, named
+from linflow._support.paths import FileError, quote
 
 _UNNAMED = re.compile(r"\s*|Unnamed: \d+|__index_level_\d+__")
 _NUMBERING = {"id", "index", "level_0", "row", "row.names", "row_nr", "row_number", "rowid", "rowname", "rownames"}
@@ -19,7 +19,7 @@ def check_unnamed(name: str, path: Path) -> None:
     if _UNNAMED.fullmatch(name):
         shown = f"is named {name!r}" if name.strip() else "has no name"
         raise FileError(
-            f"{named(path)}: its first column {shown}, as an index of pandas or R has, which numbers the rows and is "
+            f"{quote(path)}: its first column {shown}, as an index of pandas or R has, which numbers the rows and is "
             f"no data. {_WAY.format('name')}"
         )
 
@@ -31,6 +31,6 @@ def check_counting(name: str, column: np.ndarray, path: Path) -> None:
         return
     if np.array_equal(column, np.arange(n) + column[0]):
         raise FileError(
-            f"{named(path)}: its first column, {name!r}, counts the rows from {column[0]:g} to {column[-1]:g}: an "
+            f"{quote(path)}: its first column, {name!r}, counts the rows from {column[0]:g} to {column[-1]:g}: an "
             f"index, which is no data. {_WAY.format('rename')}"
         )

@@ -12,8 +12,8 @@ import numpy as np
 
 from linflow._support import checks
 from linflow._support.arrays import first_bad
-from linflow._support.paths import FileError, named
-from linflow._support.words import listed, where
+from linflow._support.paths import FileError, quote
+from linflow._support.words import listed, position
 from linflow.model.network import Network
 
 CONVENTIONS = ("product", "torch")
@@ -56,8 +56,8 @@ def network_from(
     matrices = [arrays[name] for name in names]
     for name, W in zip(names, matrices, strict=True):
         if W.size == 0 or not np.isfinite(W).all():
-            found = "is empty" if W.size == 0 else f"is {W[tuple(i := first_bad(W))]} at {where(i)}"
-            raise FileError(f"{named(path)}: {name!r} {found}; finite numbers are needed.")
+            found = "is empty" if W.size == 0 else f"is {W[tuple(i := first_bad(W))]} at {position(i)}"
+            raise FileError(f"{quote(path)}: {name!r} {found}; finite numbers are needed.")
     torch = _is_torch(names, matrices, convention, path)
     if torch:
         notes = (*notes, f"the layers {listed(names)} were read as those of nn.Linear, each transposed")
@@ -70,7 +70,7 @@ def network_from(
             [np.array(W, dtype=np.float64, order="C") for W in matrices], 1.0 if scale is None else scale
         )
     except ValueError as error:
-        raise FileError(f"{named(path)} holds no network: {error}") from error
+        raise FileError(f"{quote(path)} holds no network: {error}") from error
     network.notes = notes
     return network
 
@@ -80,7 +80,7 @@ def _in_order(
 ) -> tuple[list[str], tuple[str, ...]]:
     """Return the names as the layers are applied, and what was assumed: by their numbers, or as the file has them."""
     if not names:
-        raise FileError(f"{named(path)} holds no matrix; the layers of a network, 2-D arrays W1, W2, …, are needed.")
+        raise FileError(f"{quote(path)} holds no matrix; the layers of a network, 2-D arrays W1, W2, …, are needed.")
     numbers = {name: tuple(map(int, re.findall("[0-9]+", name))) for name in names}
     if len({re.sub("[0-9]+", "0", name) for name in names}) == 1 and len({*numbers.values()}) == len(names):
         return sorted(names, key=numbers.__getitem__), ()
@@ -88,7 +88,7 @@ def _in_order(
         return names, (f"the layers were taken in the order of the file: {listed(names)}",)
     shapes = ", ".join(f"{name!r} {'×'.join(map(str, arrays[name].shape))}" for name in names[:8])
     raise FileError(
-        f"{named(path)} holds {shapes}{', …' * (len(names) > 8)}: names that do not say which layer is applied "
+        f"{quote(path)} holds {shapes}{', …' * (len(names) > 8)}: names that do not say which layer is applied "
         f"first. Name all in that order: layers={names[:2]!r} of load_weights, --layers {','.join(names[:2])} on the "
         "command line, or the other way round."
     )
@@ -102,7 +102,7 @@ def _chosen(layers: Sequence[str], arrays: Mapping[str, np.ndarray], path: Path)
     there = [name for name, W in arrays.items() if W.ndim == 2]
     wrong = [name for name in names if name not in there]
     if wrong or not names or len({*names}) < len(names):
-        found = f"{wrong[0]!r} is no matrix of {named(path)}" if wrong else f"layers is {names!r}"
+        found = f"{wrong[0]!r} is no matrix of {quote(path)}" if wrong else f"layers is {names!r}"
         raise FileError(f"{found}; some of its matrices, each once, are needed: {listed(there)}.")
     stems = {name.rpartition(".")[0] for name in names if name.endswith(".weight")}
     rest = {name: W for name, W in arrays.items() if name not in names}
@@ -116,12 +116,12 @@ def _check_rest(rest: Mapping[str, np.ndarray], path: Path) -> None:
     for name, x in rest.items():
         if x.ndim != 1:
             raise FileError(
-                f"{named(path)}: {name!r} has {x.ndim} dimensions (shape {tuple(x.shape)}); the layers of a network "
+                f"{quote(path)}: {name!r} has {x.ndim} dimensions (shape {tuple(x.shape)}); the layers of a network "
                 "are matrices. Leave it out of the file."
             )
         if np.any(x != 0):
             raise FileError(
-                f"{named(path)}: {name!r} is a vector of {x.size}, a bias that is not zero; the theory is for layers "
+                f"{quote(path)}: {name!r} is a vector of {x.size}, a bias that is not zero; the theory is for layers "
                 "without biases. Train with bias=False, or append a 1 to the inputs and the bias to the first layer."
             )
 
@@ -146,7 +146,7 @@ def _is_torch(names: list[str], layers: list[np.ndarray], convention: str | None
             else "the rows of each must be the columns of the next, as nn.Linear stores them"
         )
         order = " → ".join(names[:8]) + " → …" * (len(names) > 8)
-        raise FileError(f"{named(path)} holds {shapes}, which do not chain: {need}, in the order {order}.")
+        raise FileError(f"{quote(path)} holds {shapes}, which do not chain: {need}, in the order {order}.")
     return convention == "torch"
 
 

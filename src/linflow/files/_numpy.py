@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from linflow._support.paths import FileError, check_size, decoding, named
+from linflow._support.paths import FileError, check_size, decoding, quote
 from linflow._support.words import listed
 
 MEMBERS = 10_000
@@ -38,16 +38,16 @@ def read_npz(path: Path, limit: int, key: str | None = None) -> dict[str, np.nda
         for info in members:
             if not info.filename.endswith(".npy"):
                 raise FileError(
-                    f"{named(path)} holds {info.filename!r}, not a NumPy array; write it with numpy.savez."
+                    f"{quote(path)} holds {info.filename!r}, not a NumPy array; write it with numpy.savez."
                 )
         names = [info.filename.removesuffix(".npy") for info in members]
         if {"format.npy", "shape.npy", "data.npy"} <= {info.filename for info in members}:
             raise FileError(
-                f"{named(path)} holds a sparse matrix of SciPy; a dense one is needed: "
+                f"{quote(path)} holds a sparse matrix of SciPy; a dense one is needed: "
                 "numpy.save(path, scipy.sparse.load_npz(path).toarray())."
             )
         if key is not None and key not in names:
-            raise FileError(f"{named(path)} has no {key!r}; it holds {listed(names)}.")
+            raise FileError(f"{quote(path)} has no {key!r}; it holds {listed(names)}.")
         wanted = [(name, info) for name, info in zip(names, members, strict=True) if key in (None, name)]
         check_size(sum(info.file_size for _, info in wanted), limit, path)
         for name, info in wanted:
@@ -66,29 +66,29 @@ def check_archive(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]
     """
     members = archive.infolist()
     if not 0 < len(members) <= MEMBERS:
-        raise FileError(f"{named(path)} is an archive of {len(members)} members; 1 to {MEMBERS} are needed.")
+        raise FileError(f"{quote(path)} is an archive of {len(members)} members; 1 to {MEMBERS} are needed.")
     names = [info.filename for info in members]
     for info in members:
         name = info.filename
         parts = name.replace("\\", "/").split("/")
         if ".." in parts or name.startswith(("/", "\\")) or ":" in parts[0]:
             raise FileError(
-                f"{named(path)} holds {name!r}, a name that leads out of its folder; do not trust this file."
+                f"{quote(path)} holds {name!r}, a name that leads out of its folder; do not trust this file."
             )
         if info.flag_bits & 1:
-            raise FileError(f"{named(path)} holds {name!r}, which is encrypted; write it without a password.")
+            raise FileError(f"{quote(path)} holds {name!r}, which is encrypted; write it without a password.")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise FileError(
-                f"{named(path)} holds {name!r}, compressed by another method than NumPy's; write it again."
+                f"{quote(path)} holds {name!r}, compressed by another method than NumPy's; write it again."
             )
         if info.file_size > _DEFLATE * info.compress_size + 64:
             raise FileError(
-                f"{named(path)} holds {name!r}, which claims {info.file_size} bytes from {info.compress_size}; no "
+                f"{quote(path)} holds {name!r}, which claims {info.file_size} bytes from {info.compress_size}; no "
                 "compression does that: do not trust this file."
             )
     twice = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
     if twice:
-        raise FileError(f"{named(path)} holds {listed(sorted(twice))} more than once; write it again.")
+        raise FileError(f"{quote(path)} holds {listed(sorted(twice))} more than once; write it again.")
     return members
 
 
@@ -102,24 +102,24 @@ def _array(file: IO[bytes], size: int, path: Path, what: str, limit: int) -> np.
         shape, fortran, dtype = header(file)
     except ValueError as error:
         raise FileError(
-            f"{named(path)}: {what} is no NumPy array: its header is missing, cut off or damaged. Write it again."
+            f"{quote(path)}: {what} is no NumPy array: its header is missing, cut off or damaged. Write it again."
         ) from error
     if dtype.hasobject:
         raise FileError(
-            f"{named(path)}: {what} holds Python objects, which only a pickle can store, and unpickling runs code; "
+            f"{quote(path)}: {what} holds Python objects, which only a pickle can store, and unpickling runs code; "
             "it is not read. Save plain numbers: numpy.save(path, numpy.asarray(x, dtype=float))."
         )
     if dtype.kind not in "fiu":
         way = _WAYS.get(dtype.kind, "")
-        raise FileError(f"{named(path)}: {what} has dtype {dtype}; real numbers are needed{way}.")
+        raise FileError(f"{quote(path)}: {what} has dtype {dtype}; real numbers are needed{way}.")
     if any(side < 0 for side in shape):
-        raise FileError(f"{named(path)}: {what} has the shape {shape}; write it again.")
+        raise FileError(f"{quote(path)}: {what} has the shape {shape}; write it again.")
     need = math.prod(shape) * dtype.itemsize
     check_size(math.prod(shape) * max(dtype.itemsize, 8), limit, path, what)
     have = size - file.tell()
     if need != have:
         raise FileError(
-            f"{named(path)}: {what} of shape {shape} and dtype {dtype} takes {need} bytes, and {have} follow its "
+            f"{quote(path)}: {what} of shape {shape} and dtype {dtype} takes {need} bytes, and {have} follow its "
             "header: truncated or corrupt. Write or fetch it again."
         )
     return np.frombuffer(file.read(need), dtype).reshape(shape, order="F" if fortran else "C")

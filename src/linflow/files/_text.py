@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from linflow._support.paths import FileError, check_size, decoding, named
+from linflow._support.paths import FileError, check_size, decoding, quote
 from linflow.files._index import check_counting, check_unnamed
 
 _DELIMITERS = ("\t", ";", ",")
@@ -30,7 +30,7 @@ def read_text(path: Path, limit: int) -> np.ndarray:
     """
     head = _head(path)
     if not head:
-        raise FileError(f"{named(path)} holds no numbers; lines of numbers are needed.")
+        raise FileError(f"{quote(path)} holds no numbers; lines of numbers are needed.")
     delimiter = _delimiter([line for _, line in head], path.suffix.lower())
     first, line = head[0]
     cells = _cells(line, delimiter)
@@ -38,7 +38,7 @@ def read_text(path: Path, limit: int) -> np.ndarray:
     header = _is_header(cells)
     _check_text_size(path, len(cells), limit)
     if header and not rows:
-        raise FileError(f"{named(path)} holds a header and no numbers below it; lines of numbers are needed.")
+        raise FileError(f"{quote(path)} holds a header and no numbers below it; lines of numbers are needed.")
     if header:
         _check_header(cells, head[1][0], rows[0], delimiter, path)
     else:
@@ -65,12 +65,12 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             for number, line in enumerate(file, 1):
                 if "\0" in line:
                     raise FileError(
-                        f"{named(path)} is no text: line {number} holds a zero byte. Save it as UTF-8 text."
+                        f"{quote(path)} is no text: line {number} holds a zero byte. Save it as UTF-8 text."
                     )
                 if line.strip():
                     yield number, line.rstrip("\n")
     except UnicodeDecodeError as error:
-        raise FileError(f"{named(path)} is not UTF-8 text ({error.reason}); save it as UTF-8.") from error
+        raise FileError(f"{quote(path)} is not UTF-8 text ({error.reason}); save it as UTF-8.") from error
 
 
 def _head(path: Path) -> list[tuple[int, str]]:
@@ -137,7 +137,7 @@ def _check_header(names: Sequence[str], line: int, row: Sequence[str], delimiter
                 " If the first column numbers or names the rows, as R writes it, leave it out (row.names = FALSE)."
             )
         raise FileError(
-            f"{named(path)} has a header of {len(names)} and {len(row)} columns below it (line {line}); each column "
+            f"{quote(path)} has a header of {len(names)} and {len(row)} columns below it (line {line}); each column "
             f"needs its name, or leave the header out.{hint}"
         )
     check_unnamed(names[0], path)
@@ -151,7 +151,7 @@ def _check_first_line(cells: Sequence[str], rows: Sequence[Sequence[str]], delim
         shown = ", ".join(cells[:3]) + (", …" if len(cells) > 3 else "")
         if many or cells[0].strip() == "0":
             raise FileError(
-                f"{named(path)} begins with {shown}, which looks like the names that pandas gives to columns, not "
+                f"{quote(path)} begins with {shown}, which looks like the names that pandas gives to columns, not "
                 "like the decimals below. Leave that line out (header=False), or write data as "
                 f"{int(cells[0])}.0{', …' if many else ''}."
             )
@@ -160,7 +160,7 @@ def _check_first_line(cells: Sequence[str], rows: Sequence[Sequence[str]], delim
             half = _HALF.search(line)
             if half and not line.lstrip().startswith("#"):
                 raise FileError(
-                    f"{named(path)}: line {number} holds {half[1]!r}, half of a number with a decimal comma as it "
+                    f"{quote(path)}: line {number} holds {half[1]!r}, half of a number with a decimal comma as it "
                     "looks. Write decimals with a point; a whole number without a zero before it, and with .0 behind "
                     "it where it is long."
                 )
@@ -181,16 +181,16 @@ def _find(path: Path, delimiter: str | None, skip: int) -> None:
             continue
         if line.count('"') % 2:
             raise FileError(
-                f"{named(path)}: line {number} has a quotation mark that is not closed. Close or remove it."
+                f"{quote(path)}: line {number} has a quotation mark that is not closed. Close or remove it."
             )
         cells = _cells(line, delimiter)
         for j, cell in enumerate(cells, 1):
             if not _is_number(cell):
-                raise FileError(f"{named(path)}: line {number}, column {j} {_complaint(cell)}")
+                raise FileError(f"{quote(path)}: line {number}, column {j} {_complaint(cell)}")
         columns = columns or (number, len(cells))
         if len(cells) != columns[1]:
             raise FileError(
-                f"{named(path)} is ragged: line {number} has {len(cells)} columns and line {columns[0]} has "
+                f"{quote(path)} is ragged: line {number} has {len(cells)} columns and line {columns[0]} has "
                 f"{columns[1]}; all must have the same."
             )
 

@@ -9,8 +9,18 @@ from typing import Any
 import numpy as np
 
 from linflow._support.arrays import first_bad
-from linflow._support.paths import LIMIT, FileError, PathLike, check_size, decoding, named, need, readable, suffix
-from linflow._support.words import listed, where
+from linflow._support.paths import (
+    LIMIT,
+    FileError,
+    PathLike,
+    check_size,
+    decoding,
+    import_for,
+    quote,
+    readable,
+    suffix,
+)
+from linflow._support.words import listed, position
 from linflow.files._index import check_counting, check_unnamed
 from linflow.files._numpy import read_npy, read_npz
 from linflow.files._text import read_text
@@ -60,7 +70,7 @@ def read_matrix(
     end = suffix(path, READ, "a matrix is read from")
     file = readable(path)
     if key is not None and end != ".npz":
-        raise ValueError(f"key is {key!r}, and {named(path)} is no .npz; leave it out.")
+        raise ValueError(f"key is {key!r}, and {quote(path)} is no .npz; leave it out.")
     if end in (".csv", ".tsv", ".txt"):
         return _finite(read_text(file, limit), file)  # cells are checked on the way
     if end == ".npy":
@@ -70,7 +80,7 @@ def read_matrix(
     else:
         x = _read_parquet(file, limit, [] if notes is None else notes)
     if x.ndim not in (1, 2):
-        raise FileError(f"{named(path)} has {x.ndim} dimensions (shape {x.shape}); a matrix is needed. Reshape it.")
+        raise FileError(f"{quote(path)} has {x.ndim} dimensions (shape {x.shape}); a matrix is needed. Reshape it.")
     return _finite(x.reshape(-1, 1) if x.ndim == 1 else x, file)
 
 
@@ -88,17 +98,17 @@ def member(path: Any) -> tuple[Any, str | None]:
 
 def _finite(x: np.ndarray, path: Path) -> np.ndarray:
     if x.size == 0:
-        raise FileError(f"{named(path)} holds an empty matrix (shape {x.shape}); every side must be at least 1.")
+        raise FileError(f"{quote(path)} holds an empty matrix (shape {x.shape}); every side must be at least 1.")
     if not np.isfinite(x).all():
         place = first_bad(x)
         raise FileError(
-            f"{named(path)} holds {x[tuple(place)]} at {where(place)}; finite numbers are needed. "
+            f"{quote(path)} holds {x[tuple(place)]} at {position(place)}; finite numbers are needed. "
             "Remove or impute it."
         )
     with np.errstate(over="ignore"):  # a longdouble may not fit; looked for below
         y = np.array(x, dtype=np.float64, order="C")
     if not np.isfinite(y).all():
-        raise FileError(f"{named(path)} holds a number past float64 at {where(first_bad(y))}. Rescale it.")
+        raise FileError(f"{quote(path)} holds a number past float64 at {position(first_bad(y))}. Rescale it.")
     return y
 
 
@@ -106,19 +116,19 @@ def _only(arrays: dict[str, np.ndarray], path: Path) -> np.ndarray:
     if len(arrays) > 1:
         one = next(iter(arrays))
         raise FileError(
-            f"{named(path)} holds {listed(arrays)}; say which: key={one!r}, or {path.name}:{one} as its path."
+            f"{quote(path)} holds {listed(arrays)}; say which: key={one!r}, or {path.name}:{one} as its path."
         )
     return next(iter(arrays.values()))
 
 
 def _read_parquet(path: Path, limit: int, notes: list[str]) -> np.ndarray:
-    pa, pq = need("pyarrow", path), need("pyarrow.parquet", path)
+    pa, pq = import_for("pyarrow", path), import_for("pyarrow.parquet", path)
     with decoding(path, "Parquet"), pq.ParquetFile(path, page_checksum_verification=True) as file:
         schema = file.schema_arrow
         index = _index_of(schema)
         names = [name for name in schema.names if name not in index]
         if index and not names:
-            raise FileError(f"{named(path)} holds an index of pandas, {listed(index)}, and no other column.")
+            raise FileError(f"{quote(path)} holds an index of pandas, {listed(index)}, and no other column.")
         kinds = {name: schema.field(name).type for name in names}
         text = [
             f"{name!r} ({kind})"
@@ -127,7 +137,7 @@ def _read_parquet(path: Path, limit: int, notes: list[str]) -> np.ndarray:
         ]
         if text:
             raise FileError(
-                f"{named(path)} has columns that are not numbers: {', '.join(text[:8])}. Leave them out, or write "
+                f"{quote(path)} has columns that are not numbers: {', '.join(text[:8])}. Leave them out, or write "
                 "them as numbers, truth values as 1 and 0: astype(float)."
             )
         if names:
@@ -139,13 +149,13 @@ def _read_parquet(path: Path, limit: int, notes: list[str]) -> np.ndarray:
             if column.null_count:
                 row = column.is_null().index(True).as_py()
                 raise FileError(
-                    f"{named(path)} has no value at row {row + 1} of column {name!r}. Remove or impute it."
+                    f"{quote(path)} has no value at row {row + 1} of column {name!r}. Remove or impute it."
                 )
         columns = [table.column(j).to_numpy().astype(np.float64) for j in range(len(names))]
         if columns:
             check_counting(names[0], columns[0], path)
     if index:
-        notes.append(f"the index {listed(index)} of pandas in {named(path)} was left out")
+        notes.append(f"the index {listed(index)} of pandas in {quote(path)} was left out")
     return np.stack(columns, axis=1) if columns else np.empty((0, 0))
 
 

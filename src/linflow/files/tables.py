@@ -13,9 +13,9 @@ from linflow._support.paths import (
     PathLike,
     check_size,
     decoding,
-    named,
-    need,
+    import_for,
     one_line,
+    quote,
     readable,
     suffix,
     write_bytes,
@@ -51,12 +51,12 @@ def write_table(table: Any, path: PathLike) -> None:
         [{'bound': 'deep', 'rate': 0.5}, {'bound': 'two_layer', 'rate': 0.75}]
     """
     end = suffix(path, KINDS, "a table is written as")
-    pa = need("pyarrow", path)
+    pa = import_for("pyarrow", path)
     made = table if isinstance(table, pa.Table) else _table(table, pa)
     if made.num_columns == 0:
         raise ValueError("table has no columns; at least one is needed.")
     if end == ".parquet":
-        parquet = need("pyarrow.parquet", path)
+        parquet = import_for("pyarrow.parquet", path)
         write_bytes(path, lambda file: parquet.write_table(made, file, write_page_checksum=True))
         return
     nested = [field.name for field in made.schema if pa.types.is_nested(field.type)]
@@ -64,7 +64,7 @@ def write_table(table: Any, path: PathLike) -> None:
         raise TypeError(
             f"table has lists or dicts in the column {nested[0]!r}, which CSV cannot hold; write .parquet."
         )
-    text = need("pyarrow.csv", path)
+    text = import_for("pyarrow.csv", path)
     write_bytes(path, lambda file: text.write_csv(made, file))
 
 
@@ -132,14 +132,14 @@ def read_table(path: PathLike, *, limit: int = LIMIT) -> Any:
     file = readable(path)
     if end == ".csv":
         check_size(file.stat().st_size, limit, file, "its text")
-        text = need("pyarrow.csv", path)
+        text = import_for("pyarrow.csv", path)
         with decoding(file, "CSV"):
             return text.read_csv(file)
-    parquet = need("pyarrow.parquet", path)
+    parquet = import_for("pyarrow.parquet", path)
     with decoding(file, "Parquet"), parquet.ParquetFile(file, page_checksum_verification=True) as opened:
         metadata = opened.metadata
         groups = [metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)]
         if min(groups, default=0) < 0 or metadata.num_rows < 0:
-            raise FileError(f"{named(path)} states negative sizes: it is corrupt. Write or fetch it again.")
+            raise FileError(f"{quote(path)} states negative sizes: it is corrupt. Write or fetch it again.")
         check_size(max(sum(groups), metadata.num_rows * metadata.num_columns), limit, file)
         return opened.read()

@@ -20,9 +20,9 @@ from linflow._support.paths import (
     PathLike,
     check_size,
     decoding,
-    named,
-    need,
+    import_for,
     one_line,
+    quote,
     readable,
     suffix,
     write_bytes,
@@ -80,7 +80,9 @@ def save_weights(network: Network | Sequence[Any], path: PathLike) -> None:
     if end == ".npz":
         write_bytes(path, lambda file: np.savez(file, **layers, scale=np.float64(network.scale)))  # type: ignore[arg-type]
         return
-    content = need("safetensors.numpy", path).save(layers, metadata={"format": "np", "scale": repr(network.scale)})
+    content = import_for("safetensors.numpy", path).save(
+        layers, metadata={"format": "np", "scale": repr(network.scale)}
+    )
     write_bytes(path, lambda file: file.write(content))
 
 
@@ -142,7 +144,7 @@ def read_safetensors(
     Floats of eight and sixteen bits become float32, exactly. Tensors of no real numbers are refused, or passed over
     with the reason in `passed`.
     """
-    package = need("safetensors", path)
+    package = import_for("safetensors", path)
     with decoding(path, ".safetensors"):
         # The package checks the header, offsets included, without touching the data.
         with package.safe_open(path, framework="np") as file:
@@ -153,7 +155,7 @@ def read_safetensors(
                 if kind in _DTYPES:
                     continue
                 if passed is None:
-                    raise FileError(f"{named(path)}: {name!r} has dtype {kind}; convert it to float32.")
+                    raise FileError(f"{quote(path)}: {name!r} has dtype {kind}; convert it to float32.")
                 passed[name] = f"it is of dtype {kind}: no weights"
                 del slices[name]
             check_size(decoded_size([tuple(part.get_shape()) for part in slices.values()]), limit, path)
@@ -183,7 +185,7 @@ def _scale(metadata: Mapping[str, str], path: Path) -> float | None:
         scale = math.nan
     if not 0 < scale < math.inf:
         raise FileError(
-            f"{named(path)}: its scale is {text[:40]!r}; a positive number is needed. Correct the metadata."
+            f"{quote(path)}: its scale is {text[:40]!r}; a positive number is needed. Correct the metadata."
         )
     return scale
 
@@ -198,7 +200,7 @@ def read_torch(
     with open(path, "rb") as file:
         if file.read(2) != b"PK":
             raise FileError(
-                f"{named(path)} is no file of torch.save of PyTorch 1.6 or later, but of an older one or something "
+                f"{quote(path)} is no file of torch.save of PyTorch 1.6 or later, but of an older one or something "
                 "else; load it where you trust it and save model.state_dict() again, best as .safetensors."
             )
     with decoding(path, "a PyTorch file"), zipfile.ZipFile(path) as archive:
@@ -207,12 +209,12 @@ def read_torch(
         broken = archive.testzip()  # PyTorch does not compare the checksums
         if broken is not None:
             raise FileError(
-                f"{named(path)} is corrupt: {broken!r} does not have its checksum. Save or fetch it again."
+                f"{quote(path)} is corrupt: {broken!r} does not have its checksum. Save or fetch it again."
             )
         inner = {info.filename.partition("/")[2] for info in members}
     if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):
-        raise FileError(f"{named(path)} is a TorchScript archive, which holds code; save model.state_dict() instead.")
-    torch = need("torch", path)
+        raise FileError(f"{quote(path)} is a TorchScript archive, which holds code; save model.state_dict() instead.")
+    torch = import_for("torch", path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -220,12 +222,12 @@ def read_torch(
             refused = re.search(r"GLOBAL [\w.]+", str(error))
             found = refused.group() if refused else "refused by PyTorch's weights-only loader"
             raise FileError(
-                f"{named(path)} holds code or objects besides tensors, which are not loaded as that runs code "
+                f"{quote(path)} holds code or objects besides tensors, which are not loaded as that runs code "
                 f"({found}); where you trust it, load it with PyTorch and save model.state_dict() again, "
                 "best as .safetensors."
             ) from error
         raise FileError(
-            f"{named(path)} cannot be read by PyTorch: it is truncated or corrupt ({one_line(error)}). Save it again."
+            f"{quote(path)} cannot be read by PyTorch: it is truncated or corrupt ({one_line(error)}). Save it again."
         ) from error
     tensors, notes = _tensors(content, torch.Tensor, path)
     check_size(decoded_size([tuple(x.shape) for x in tensors.values()]), limit, path)
@@ -258,7 +260,7 @@ def _tensors(content: Any, kind: type, path: Path) -> tuple[dict[str, Any], tupl
     found = f"an object of type {type(content).__name__}"
     if isinstance(content, Mapping):
         found = f"a dict of {listed(content)}" if content else "an empty dict"
-    raise FileError(f"{named(path)} holds {found}, not tensors alone; save model.state_dict().")
+    raise FileError(f"{quote(path)} holds {found}, not tensors alone; save model.state_dict().")
 
 
 def _dense(x: Any, torch: Any) -> bool:
@@ -274,7 +276,7 @@ def _integers(x: Any) -> bool:
 def _from_torch(x: Any, name: str, torch: Any, path: Path) -> np.ndarray:
     if not _dense(x, torch):
         raise FileError(
-            f"{named(path)}: {name!r} is a {x.dtype} tensor on {x.device.type} with layout {x.layout}; a dense "
+            f"{quote(path)}: {name!r} is a {x.dtype} tensor on {x.device.type} with layout {x.layout}; a dense "
             "tensor of real numbers is needed: save x.to_dense().float()."
         )
     wide = x.dtype in (torch.float16, torch.float32, torch.float64) or not x.is_floating_point()

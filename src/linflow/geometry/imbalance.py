@@ -8,7 +8,7 @@ from typing import Any
 
 from linflow._support import checks
 from linflow._support.arrays import Array, norm
-from linflow._support.words import many
+from linflow._support.words import plural
 from linflow.model.network import Network
 from linflow.model.spectrum import ImbalanceSpectrum, signed_gram, signed_gram_eigenvalues
 
@@ -37,7 +37,7 @@ def imbalance_eigenvalues(network: Network | Sequence[Any], layer: int = 1) -> A
     layer = checks.count(layer, "layer")
     if layer >= len(weights):
         raise ValueError(
-            f"layer is {layer}, but {many(len(weights), 'layer', 'have')} imbalances D_1 to "
+            f"layer is {layer}, but {plural(len(weights), 'layer', 'have')} imbalances D_1 to "
             f"D_{len(weights) - 1} only."
         )
     A, B = weights[layer - 1].T, weights[layer]

@@ -20,7 +20,7 @@ from linflow._support.arrays import (
     namespace,
     norm,
     to_numpy,
-    whole,
+    unmasked,
 )
 from linflow.geometry.extreme_eigenvalues import extreme
 from linflow.model.network import Network
@@ -104,7 +104,7 @@ class TangentOperator:
 
     def apply(self, E: Array) -> Array:
         """Return `T(E)` for `E` of shape `(n, m)`, or a stack of shape `(…, n, m)`."""
-        E = whole(E, "E")
+        E = unmasked(E, "E")
         if tuple(E.shape[-2:]) != self.shape:
             raise ValueError(
                 f"E has shape {tuple(E.shape)}; T acts on matrices of shape {self.shape} or stacks of them."

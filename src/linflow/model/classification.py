@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from linflow._support import checks
-from linflow._support.arrays import EPS, Array, detach, from_numpy, is_array, namespace, norm, to_numpy, whole
+from linflow._support.arrays import EPS, Array, detach, from_numpy, is_array, namespace, norm, to_numpy, unmasked
 from linflow._support.threads import one_thread
-from linflow._support.words import many
+from linflow._support.words import plural
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
 
@@ -50,7 +50,9 @@ class ExponentialTail(Objective):
         X, note = checks.matrix(X, "X")
         Y = _labels(y, X)
         if Y.shape[0] != X.shape[0]:
-            raise ValueError(f"X has {many(X.shape[0], 'row')} and y has {Y.shape[0]}; both need one row per sample.")
+            raise ValueError(
+                f"X has {plural(X.shape[0], 'row')} and y has {Y.shape[0]}; both need one row per sample."
+            )
         xp, size = namespace(X, Y), norm(X)
         if math.isinf(size * size):
             raise ValueError(f"X has norm {size:.3g}, whose square leaves float64; rescale the data.")
@@ -109,7 +111,7 @@ class ExponentialTail(Objective):
 
     def _z(self, W: Array) -> Array:
         with np.errstate(over="ignore", invalid="ignore"):
-            return namespace(W).clip(self._Y * (self._X @ whole(W, "W")), -_FAR, _FAR)
+            return namespace(W).clip(self._Y * (self._X @ unmasked(W, "W")), -_FAR, _FAR)
 
     def value(self, W: Array) -> float:
         """Return `f(W)`, inf where it is past float64."""
@@ -227,9 +229,8 @@ class ExponentialTail(Objective):
 
     def __repr__(self) -> str:
         n, m = self.shape
-        return (
-            f"{type(self).__name__}({n}×{m}, {many(self._X.shape[0], 'sample')}, hard margin={self.hard_margin:.4g})"
-        )
+        samples = plural(self._X.shape[0], "sample")
+        return f"{type(self).__name__}({n}×{m}, {samples}, hard margin={self.hard_margin:.4g})"
 
 
 class ExponentialLoss(ExponentialTail):
@@ -334,7 +335,7 @@ class LogisticLoss(ExponentialTail):
 
 def _labels(y: Any, X: Array) -> Array:
     """Check labels ±1 and return them as a matrix with one column for each output."""
-    y = whole(y, "y")
+    y = unmasked(y, "y")
     if not is_array(y):
         try:
             y = np.asarray(y, dtype=np.float64)

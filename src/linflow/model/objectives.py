@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 
 from linflow._support import checks
-from linflow._support.arrays import EPS, Array, from_numpy, namespace, norm, to_numpy, whole
+from linflow._support.arrays import EPS, Array, from_numpy, namespace, norm, to_numpy, unmasked
 from linflow.model.network import Network
 
 
@@ -147,7 +147,7 @@ class Objective:
 
     def gradient(self, W: Array) -> Array:
         """Return `∇f(W)`, shape `(n, m)`."""
-        return whole(self._gradient(W), "the gradient")
+        return unmasked(self._gradient(W), "the gradient")
 
     def hessian_product(self, W: Array, V: Array) -> Array:
         """Return `∇²f(W)[V]`; by a central difference of the gradient unless the objective knows better."""

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from linflow._support import checks
-from linflow._support.arrays import EPS, Array, detach, from_numpy, namespace, norm, to_numpy, whole
-from linflow._support.words import many
+from linflow._support.arrays import EPS, Array, detach, from_numpy, namespace, norm, to_numpy, unmasked
+from linflow._support.words import plural
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
 
@@ -75,17 +75,17 @@ class _Quadratic(Objective):
 
     def gap(self, W: Array) -> float:
         """Return `f(W) − f*`."""
-        E = self._residual(whole(W, "W") - self.minimizer)
+        E = self._residual(unmasked(W, "W") - self.minimizer)
         with np.errstate(over="ignore"):  # inf is what it is then
             return 0.5 * float(detach(namespace(E).sum(E * E)))
 
     def gradient(self, W: Array) -> Array:
         """Return `∇f(W)`, shape `(n, m)`."""
-        return self._adjoint(self._residual(whole(W, "W") - self.minimizer))
+        return self._adjoint(self._residual(unmasked(W, "W") - self.minimizer))
 
     def hessian_product(self, W: Array, V: Array) -> Array:
         """Return `∇²f[V]`, which does not depend on `W`."""
-        return self._adjoint(self._residual(whole(V, "V")))
+        return self._adjoint(self._residual(unmasked(V, "V")))
 
     def effective(self, network: Network) -> tuple[Objective, Network]:
         """Return objective and network in the coordinates of the row (and column) space the objective sees.
@@ -159,7 +159,9 @@ class LinearRegression(_Quadratic):
         Y, note_y = checks.matrix(Y, "Y")
         xp = namespace(X, Y)
         if X.shape[0] != Y.shape[0]:
-            raise ValueError(f"X has {many(X.shape[0], 'row')} and Y has {Y.shape[0]}; both need one row per sample.")
+            raise ValueError(
+                f"X has {plural(X.shape[0], 'row')} and Y has {Y.shape[0]}; both need one row per sample."
+            )
         self.X, self.Y = X, Y
         left, s, Vt = xp.linalg.svd(X, full_matrices=False)
         rank = _rank(s, max(X.shape), "X")

@@ -9,7 +9,7 @@ import numpy as np
 
 from linflow._support.arrays import Array, device, eigenvalues, from_numpy, namespace
 from linflow._support.deprecation import renamed_attributes
-from linflow._support.words import many
+from linflow._support.words import plural
 
 
 def signed_gram_eigenvalues(terms: Sequence[tuple[float, Array]]) -> Array:
@@ -63,7 +63,7 @@ class ImbalanceSpectrum:
     def __repr__(self) -> str:
         return (
             f"ImbalanceSpectrum(spectral_gap={self.spectral_gap:.4g}, positive_spread={self.positive_spread:.4g}, "
-            f"negative_spread={self.negative_spread:.4g}, {many(self.eigenvalues.shape[0], 'eigenvalue')})"
+            f"negative_spread={self.negative_spread:.4g}, {plural(self.eigenvalues.shape[0], 'eigenvalue')})"
         )
 
 

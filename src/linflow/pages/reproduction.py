@@ -21,8 +21,8 @@ from markupsafe import escape
 from matplotlib import rc_context
 
 from linflow import plots
-from linflow._support.own_files import keep_others
-from linflow._support.words import does, many
+from linflow._support.own_files import refuse_foreign_files
+from linflow._support.words import plural, verb_for
 from linflow.experiments.figures import Claim, Outcome, PaperFigure, Settings, assigned, select
 from linflow.files import atomic
 from linflow.pages.templating import environment, recoloured
@@ -189,7 +189,7 @@ def reproduce(
     out, watcher, start = Path(out), progress or (lambda *_: None), time.perf_counter()
     # Say now, not after minutes, if nothing can be written, or what is there is another's.
     drawn = [out / "figures" / f"{experiment.id}.{kind}" for experiment in experiments for kind in _FORMATS]
-    keep_others([out / "index.html", out / "report.json", *drawn], "name another folder")
+    refuse_foreign_files([out / "index.html", out / "report.json", *drawn], "name another folder")
     (out / "figures").mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=out):
         pass
@@ -278,7 +278,7 @@ def _write(path: Path, content: bytes) -> None:
 
 def _tally(claims: Iterable[Claim]) -> str:
     verdicts = [claim.passed for claim in claims]
-    return f"{sum(verdicts)} of {many(len(verdicts), 'claim')} {does(sum(verdicts), 'hold')}"
+    return f"{sum(verdicts)} of {plural(len(verdicts), 'claim')} {verb_for(sum(verdicts), 'hold')}"
 
 
 def _plain(x: Any) -> Any:

@@ -33,7 +33,7 @@ def environment() -> Environment:
 
 
 @lru_cache(maxsize=1)
-def in_the_dark() -> dict[str, str]:
+def dark_colours() -> dict[str, str]:
     """Return what the colours of the light theme, and the greys from its ink to its paper, are in the dark one."""
     light, dark = THEMES["light"], THEMES["dark"]
     ink, paper = (np.array(to_rgb(end)) for end in (dark.ink, dark.paper))
@@ -51,7 +51,7 @@ def in_the_dark() -> dict[str, str]:
 
 def recoloured(drawing: str) -> str:
     """Return a drawing that takes the colours of the dark theme where a page is dark, and the browser can."""
-    known = in_the_dark()
+    known = dark_colours()
 
     def both(found: re.Match[str]) -> str:
         name, colour = found[1], found[2].lower()

@@ -102,7 +102,7 @@ def canvas(ax: Any, theme: str | None, aspect: float = 0.72, named: bool | None 
     return Canvas(ax, theme_of(ax) if theme is None else theme_named(theme), bool(named))
 
 
-def key(c: Canvas, *entries: tuple[str, Any], colour: Any = None) -> list[Line2D]:
+def legend(c: Canvas, *entries: tuple[str, Any], colour: Any = None) -> list[Line2D]:
     """Return handles for line styles, such as ("observed", "-"), in the ink if no colour is given."""
     shade = c.theme.ink if colour is None else colour
     return [Line2D([], [], color=shade, linestyle=form, linewidth=0.8 * c.line, label=text) for text, form in entries]
@@ -142,7 +142,7 @@ def label_ends(c: Canvas, ends: Sequence[tuple[float, float, str, Any]]) -> bool
     if right:
         if count * tall > 1.1:
             return False
-        heights = apart(at[order, 1], tall)
+        heights = spread_apart(at[order, 1], tall)
         for i, y in zip(order, heights, strict=True):
             *_, text, colour = ends[i]
             ax.annotate(
@@ -168,7 +168,7 @@ def label_ends(c: Canvas, ends: Sequence[tuple[float, float, str, Any]]) -> bool
     return True
 
 
-def apart(heights: np.ndarray, least: float) -> np.ndarray:
+def spread_apart(heights: np.ndarray, least: float) -> np.ndarray:
     """Move ascending heights as little as is simple until neighbours are `least` apart, within [0, 1] if they fit."""
     out = np.clip(heights, 0.0, 1.0)
     for _ in range(200):

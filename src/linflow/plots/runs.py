@@ -11,11 +11,11 @@ import numpy as np
 from matplotlib.ticker import ScalarFormatter
 
 from linflow._support.arrays import to_numpy
-from linflow._support.words import many
+from linflow._support.words import plural
 from linflow.certificates import Certificate
 from linflow.certificates.curves import StepCurve
 from linflow.dynamics import Failure, Trajectory
-from linflow.plots._canvas import DASHES, MARKERS, Canvas, canvas, from_zero, key, label_ends, log_ticks
+from linflow.plots._canvas import DASHES, MARKERS, Canvas, canvas, from_zero, label_ends, legend, log_ticks
 
 FEW = 6
 """Runs up to which each has its own colour, marker and name."""
@@ -161,7 +161,7 @@ def checked(run: Any, cert: Any) -> tuple[list[Trajectory], list[Certificate | N
         raise TypeError(f"cert is a {type(cert).__name__}; a Certificate of linflow.certify is needed.")
     if len(certs) != len(runs):
         raise ValueError(
-            f"there are {len(certs)} certificates for {many(len(runs), 'run')}; one for each is needed, or None."
+            f"there are {len(certs)} certificates for {plural(len(runs), 'run')}; one for each is needed, or None."
         )
     for i, (one, its) in enumerate(zip(runs, certs, strict=True)):
         if its is not None:
@@ -240,7 +240,7 @@ def rates(run: Trajectory) -> Curve:
 def _check_drawable(runs: list[Trajectory], labels: Sequence[str] | None) -> None:
     """Raise where a run has no gap to fall, or labels are not one for each."""
     if labels is not None and len(labels) != len(runs):
-        raise ValueError(f"there are {len(labels)} labels for {many(len(runs), 'run')}; one for each is needed.")
+        raise ValueError(f"there are {len(labels)} labels for {plural(len(runs), 'run')}; one for each is needed.")
     for i, run in enumerate(runs):
         if not float(run.gap[0]) > 0:
             raise ValueError(f"run {i} began at the minimum; there is no loss gap to draw.")
@@ -373,9 +373,9 @@ def _name(c: Canvas, ends: list[Any], inner: list[Any], *, labelled: bool, certi
         return
     kinds += [(inner[0][2], ":")] if inner else []
     if len(ends) > FEW:
-        forms = [*key(c, *kinds, colour=c.colour("blue")), *key(c, ("median", "-"))]
+        forms = [*legend(c, *kinds, colour=c.colour("blue")), *legend(c, ("median", "-"))]
     else:
-        forms = key(c, *kinds)
+        forms = legend(c, *kinds)
         if labelled and not label_ends(c, ends):
             forms = [handle for handle in c.ax.lines if not str(handle.get_label()).startswith("_")] + forms
     if forms:

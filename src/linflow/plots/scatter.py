@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from linflow._support.arrays import is_array, to_numpy
-from linflow._support.words import many
+from linflow._support.words import plural
 from linflow.plots._canvas import MARKERS, canvas, log_ticks
 
 ALLOWANCE = 1e-9
@@ -95,7 +95,7 @@ def bound_against_truth(
     log_ticks(c.ax.yaxis)
     if crossed:
         c.text(
-            0.03, 0.97, many(crossed, "violation"), colour=c.colour("vermillion"),
+            0.03, 0.97, plural(crossed, "violation"), colour=c.colour("vermillion"),
             transform=c.ax.transAxes, va="top",
         )  # fmt: skip
     if c.own and any(groups):
@@ -120,13 +120,13 @@ def _groups(bounds: Any, truths: Any, labels: Sequence[str] | None) -> dict[str,
             found = {name: (values[names == name], truth[names == name]) for name in dict.fromkeys(names.tolist())}
         elif labels is not None:
             raise ValueError(
-                f"there are {len(labels)} labels for {many(len(values), 'bound')}; one for each is needed."
+                f"there are {len(labels)} labels for {plural(len(values), 'bound')}; one for each is needed."
             )
     for name, (b, t) in found.items():
         if b.shape != t.shape:
             raise ValueError(
-                f"{many(b.size, 'bound', 'are')} given{name and f' as {name!r}'} for {many(t.size, 'truth')}; one "
-                "each is needed."
+                f"{plural(b.size, 'bound', 'are')} given{name and f' as {name!r}'} for {plural(t.size, 'truth')}; "
+                "one each is needed."
             )
     if not found or truth.size == 0:
         raise ValueError("there are no bounds to draw.")

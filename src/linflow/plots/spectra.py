@@ -18,7 +18,7 @@ from linflow.geometry.imbalance import imbalance_spectrum as spectrum_of
 from linflow.geometry.operator import TangentOperator
 from linflow.model.network import Network
 from linflow.model.spectrum import ImbalanceSpectrum
-from linflow.plots._canvas import DASHES, Canvas, apart, canvas, from_zero, label_ends, log_ticks
+from linflow.plots._canvas import DASHES, Canvas, canvas, from_zero, label_ends, log_ticks, spread_apart
 from linflow.plots.runs import checked, sound
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def _measures(c: Canvas, spectrum: ImbalanceSpectrum, levels: tuple[float, float
     low, high = c.ax.get_ylim()
     within = (middles - low) / (high - low)
     # Half a line from either end, so that none crosses an axis.
-    parts = 0.5 * tall + (1 - tall) * apart((within - 0.5 * tall) / (1 - tall), tall / (1 - tall))
+    parts = 0.5 * tall + (1 - tall) * spread_apart((within - 0.5 * tall) / (1 - tall), tall / (1 - tall))
     heights = (low + (high - low) * parts)[::-1]
     for i, ((text, top, bottom, colour), y) in enumerate(zip(texts, heights, strict=True)):
         at = x + (1.5 * unit if i % 2 else 0)  # the gap stands apart from the spreads, whose ends it shares

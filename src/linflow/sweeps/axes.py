@@ -130,7 +130,7 @@ def values_of(key: str, spec: Any, where: str) -> Sequence[Any]:
     """Return the values that a grid gives a key: a list, a range, or a number of seeds."""
     name = setting_name(key, where)
     if key == "seeds" and isinstance(spec, int) and not isinstance(spec, bool):
-        return range(few(whole(spec, f"{where}: seeds"), f"{where}: seeds is {spec}"))
+        return range(few(whole_number(spec, f"{where}: seeds"), f"{where}: seeds is {spec}"))
     if isinstance(spec, Mapping):
         kind, numbers = next(iter(spec.items()), ("", ()))
         good = isinstance(numbers, Sequence) and len(numbers) == 3 and all(_number(x) for x in numbers)
@@ -154,13 +154,13 @@ def values_of(key: str, spec: Any, where: str) -> Sequence[Any]:
     if not values:
         raise ValueError(f"{where}: {key} has no values; at least one is needed.")
     if name in SHAPE:
-        values = [whole(v, f"{where}: {key}") for v in values]
+        values = [whole_number(v, f"{where}: {key}") for v in values]
         if name == "depth" and (most := max(map(int, values))) > DEEPEST:
             raise ValueError(f"{where}: depth is {most}; {DEEPEST} layers at most make a network.")
     return values
 
 
-def whole(x: Any, name: str, least: int = 1) -> int:
+def whole_number(x: Any, name: str, least: int = 1) -> int:
     """Check a whole number of a file, where a wrong type is a wrong value."""
     try:
         return checks.count(x, name, least)
@@ -226,7 +226,7 @@ def _spread(what: str, kind: str, first: float, last: float, third: float) -> It
         few(count, f"{what} has too many values")
         yield from (int(a + i * step) if integers else float(a + i * step) for i in range(count))
         return
-    count = whole(third, f"{what}: the count")
+    count = whole_number(third, f"{what}: the count")
     few(count, f"{what} has {count} values")
     if kind == "log" and not (first > 0 and last > 0):
         raise ValueError(f"{what}: {first} to {last} has no logarithms; positive numbers are needed.")

@@ -25,7 +25,7 @@ from linflow.experiments.unused import unused
 from linflow.sweeps.axes import defaults
 from linflow.sweeps.grid import PATHS, UNREADABLE, Grid, file_digest
 from linflow.sweeps.grid_file import problem
-from linflow.sweeps.rows import named, setting_columns
+from linflow.sweeps.rows import fraction_columns, setting_columns
 
 if TYPE_CHECKING:
     from linflow.certificates import Certificate
@@ -244,7 +244,9 @@ def _start(certificate: Certificate, network: Network) -> dict[str, Any]:
 
 
 def _promised(certificate: Certificate, until: float) -> dict[str, Any]:
-    times = {name: certificate.time_to(x) for name, x in zip(named("certified_time"), FRACTIONS, strict=True)}
+    times = {
+        name: certificate.time_to(x) for name, x in zip(fraction_columns("certified_time"), FRACTIONS, strict=True)
+    }
     best = certificate.best
     return {
         "certificate": best.name if best else "",
@@ -272,7 +274,7 @@ def _observed(run: Trajectory, experiment: Experiment, noise: float) -> dict[str
         "rate": mean,
         "least_rate": float(np.min(rate[seen], initial=math.inf)) if seen.any() else math.nan,
         "final_rate": float(rate[last]),
-        **dict(zip(named("time"), times[:-1].tolist(), strict=True)),
+        **dict(zip(fraction_columns("time"), times[:-1].tolist(), strict=True)),
         "time": float(times[-1]),
         "imbalance_drift": run.stats.imbalance_drift,
         "notes": "; ".join(run.notes),

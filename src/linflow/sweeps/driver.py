@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from linflow._support import checks
-from linflow._support.words import does, many
+from linflow._support.words import plural, verb_for
 from linflow.files import atomic
 from linflow.sweeps.engine import AHEAD, DaskEngine, Engine, LocalEngine, cores
 from linflow.sweeps.grid import Grid
@@ -54,7 +54,7 @@ class Summary:
     ids: np.ndarray = field(repr=False)
 
     def __str__(self) -> str:
-        lines = [f"{many(self.total, 'cell')}, {self.computed} of them computed now, in {self.seconds:.1f} s"]
+        lines = [f"{plural(self.total, 'cell')}, {self.computed} of them computed now, in {self.seconds:.1f} s"]
         if self.failed:
             kinds = ", ".join(f"{count} {kind}" for kind, count in self.reasons.items())
             lines[0] += f"; {self.failed} failed ({kinds}), with their reasons in the column reason"
@@ -69,7 +69,11 @@ class Stopped(KeyboardInterrupt):
     """
 
     def __init__(self, done: int | None, total: int, folder: Path):
-        what = "what was done before is" if done is None else f"{done} of {many(total, 'cell')} {does(done, 'are')}"
+        what = (
+            "what was done before is"
+            if done is None
+            else f"{done} of {plural(total, 'cell')} {verb_for(done, 'are')}"
+        )
         self.kept = f"interrupted; {what} kept in {folder}, and the same command goes on."
         super().__init__(self.kept)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from linflow._support.arrays import whole
+from linflow._support.arrays import unmasked
 from linflow.experiments.old_keys import OLD_KEYS
 from linflow.experiments.unused import SIZES, unused
 from linflow.files import atomic
@@ -173,7 +173,7 @@ class Grid:
 
 def stored(value: Any, name: str) -> tuple[str, np.ndarray]:
     """Return data that were given as an array, and the name of the file of the sweep that will hold them."""
-    value = whole(value, name)
+    value = unmasked(value, name)
     try:
         given = np.asarray(value)
     except (TypeError, ValueError, RuntimeError):  # rows of different lengths, tensors with a gradient

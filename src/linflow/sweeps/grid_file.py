@@ -12,7 +12,7 @@ from typing import Any
 
 from linflow._support import checks
 from linflow._support.toml import read_toml, toml_value
-from linflow._support.words import does, many
+from linflow._support.words import plural, verb_for
 from linflow.experiments.schema import Experiment, validated
 from linflow.experiments.unused import unused
 from linflow.sweeps.axes import (
@@ -28,7 +28,7 @@ from linflow.sweeps.axes import (
     setting_names,
     untouched,
     values_of,
-    whole,
+    whole_number,
 )
 from linflow.sweeps.grid import PATHS, Grid, canonical, stored
 
@@ -209,7 +209,7 @@ def _doubts(axis: Axis, where: str) -> Iterator[str]:
                 problem({name: column[bad[0]]}, where)
             except ValueError as error:
                 more = len(bad) - 1
-                others = f" So {does(more, 'are')} {many(more, 'other value')}." if more else ""
+                others = f" So {verb_for(more, 'are')} {plural(more, 'other value')}." if more else ""
                 yield f"{error}{others} What has such a value will fail."
 
 
@@ -256,7 +256,7 @@ def _options(given: Mapping[str, Any], where: str) -> dict[str, Any]:
     for key, value in asked.items():
         if value not in (True, False):
             raise ValueError(f"{where}: sweep.{key} is {value!r}; true or false is needed.")
-    curves = whole(given.get("curves", 0), f"{where}: sweep.curves", 0)
+    curves = whole_number(given.get("curves", 0), f"{where}: sweep.curves", 0)
     if curves == 1:
         raise ValueError(f"{where}: sweep.curves is 1; 0 for none, or 2 and more for the ends and some between.")
     limit = given.get("time_limit")

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from linflow._support.own_files import keep_others
-from linflow._support.words import does, many
+from linflow._support.own_files import refuse_foreign_files
+from linflow._support.words import plural, verb_for
 from linflow.files import atomic
 from linflow.pages.templating import environment, number, svg
 from linflow.sweeps.reading import ALIASES, in_order
@@ -45,7 +45,7 @@ def write_report(folder: str | os.PathLike[str], path: str | os.PathLike[str] | 
 
     store = Store(folder, make=False)
     target = store.folder / "report.html" if path is None else Path(path)
-    keep_others([target])
+    refuse_foreign_files([target])
     grid = recorded_grid(folder)
     # Width and depth, where the grid names them, are columns of their own, and so are the steps that were taken.
     varied = [(name, ALIASES.get(name, name)) for name in grid.varied]
@@ -75,7 +75,7 @@ def write_report(folder: str | os.PathLike[str], path: str | os.PathLike[str] | 
         versions="; ".join(sorted({r["versions"] for r in rows})),
         number=number,
         text=_text,
-        many=many,
+        many=plural,
     )  # fmt: skip
     with atomic(target) as temporary:
         Path(temporary).write_text(page, encoding="utf-8")
@@ -85,9 +85,9 @@ def write_report(folder: str | os.PathLike[str], path: str | os.PathLike[str] | 
 def _verdict(total: int, ended: int, sure: int, above: int, broken: int) -> tuple[str, bool]:
     """Return what the sweep says of the bounds, and whether that is good."""
     if broken:
-        return f"{many(broken, 'run')} broke {'its' if broken == 1 else 'their'} certificate", False
+        return f"{plural(broken, 'run')} broke {'its' if broken == 1 else 'their'} certificate", False
     if above:
-        return f"{many(above, 'bound', 'lie')} above what was seen", False
+        return f"{plural(above, 'bound', 'lie')} above what was seen", False
     if not ended:
         return "every cell failed" if total else "no cell is done", False
     if not sure:
@@ -99,9 +99,9 @@ def _lines(rows: list[dict[str, Any]], ended: list[Any], sure: list[dict[str, An
     failed = sum(r["status"] != "ok" for r in rows)
     lines = []
     if len(rows) < total:
-        lines.append(f"It is not done: {len(rows)} of {many(total, 'cell')} {does(len(rows), 'have')} a row.")
+        lines.append(f"It is not done: {len(rows)} of {plural(total, 'cell')} {verb_for(len(rows), 'have')} a row.")
     promised = sum(r["certified_rate"] > 0 for r in ended)
-    text = f"A rate is certified before the run for {promised} of the {many(len(ended), 'cell')} that ran "
+    text = f"A rate is certified before the run for {promised} of the {plural(len(ended), 'cell')} that ran "
     text += f"to {'its' if len(ended) == 1 else 'their'} end."
     if sure:
         low, middle, high = np.percentile([r["tightness"] for r in sure], (0, 50, 100))
@@ -111,8 +111,8 @@ def _lines(rows: list[dict[str, Any]], ended: list[Any], sure: list[dict[str, An
     lines.append(text)
     checked = sum(r["holds"] is not None for r in rows)
     if checked:
-        lines.append(f"{many(checked, 'run', 'were')} set against every guarantee at every recorded time.")
-    lines.append(f"{many(failed, 'cell')} failed." if failed else "No cell failed.")
+        lines.append(f"{plural(checked, 'run', 'were')} set against every guarantee at every recorded time.")
+    lines.append(f"{plural(failed, 'cell')} failed." if failed else "No cell failed.")
     return lines
 
 

@@ -17,7 +17,7 @@ _F, _I, _S = pa.float64(), pa.int64(), pa.string()
 _FS, _IS, _SS = pa.list_(_F), pa.list_(_I), pa.list_(_S)
 
 
-def named(what: str) -> list[str]:
+def fraction_columns(what: str) -> list[str]:
     """Return the names of the columns that hold a number for each fraction, such as `time_1e-2`."""
     return [f"{what}_{x:.0e}".replace("-0", "-") for x in FRACTIONS]
 
@@ -33,11 +33,11 @@ SCHEMA = pa.schema(
         # The start.
         ("n", _I), ("m", _I), ("width", _I), ("depth", _I), ("factor", _F), ("initial_gap", _F), ("pl_constant", _F),
         # The certificate.
-        ("certificate", _S), ("certified_rate", _F), *((name, _F) for name in named("certified_time")),
+        ("certificate", _S), ("certified_rate", _F), *((name, _F) for name in fraction_columns("certified_time")),
         ("certified_time", _F), ("guarantees", _SS), ("guaranteed_rates", _FS),
         # The run.
         ("result", _S), ("steps", _I), ("step_size", _F), ("t_end", _F), ("final_gap", _F), ("rate", _F),
-        ("least_rate", _F), ("final_rate", _F), *((name, _F) for name in named("time")), ("time", _F),
+        ("least_rate", _F), ("final_rate", _F), *((name, _F) for name in fraction_columns("time")), ("time", _F),
         ("imbalance_drift", _F), ("tightness", _F),
         # The check, where it is asked for.
         ("holds", pa.bool_()), ("worst_slack", _F), ("worst_gap", _F),

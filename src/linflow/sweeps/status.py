@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from linflow._support.words import many
+from linflow._support.words import plural
 
 RECENT = 120.0
 """Seconds over which a rate is taken, where that many are done in them:"""
@@ -42,7 +42,7 @@ class Status:
 
     def __str__(self) -> str:
         percent = 100 * self.done // self.total if self.total else 100  # 100 when all are done, and not before
-        text = f"{self.done} of {many(self.total, 'cell')} ({percent}%), {self.failed} failed"
+        text = f"{self.done} of {plural(self.total, 'cell')} ({percent}%), {self.failed} failed"
         if self.done < self.total:
             text += f"; {self.rate:.3g} a second, {_duration(self.remaining)} left" if self.rate > 0 else ""
             text += "; not running" if self.running is False else "; waiting for workers" if self.waiting else ""

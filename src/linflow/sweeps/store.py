@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from linflow._support.words import many
+from linflow._support.words import plural
 from linflow.files import FileError, atomic, read_table, write_table
 from linflow.sweeps.grid import ID_LENGTH
 from linflow.sweeps.rows import SCHEMA, to_table
@@ -204,7 +204,7 @@ class Store:
         chosen = self.choose(ids)
         if lost := chosen.total - len(chosen.row):
             raise FileError(
-                f"the rows of {many(lost, 'cell')} are gone from {self.parts}: parts were removed or damaged while "
+                f"the rows of {plural(lost, 'cell')} are gone from {self.parts}: parts were removed or damaged while "
                 "the sweep ran. Run it again; it computes what is missing."
             )
         schema = SCHEMA.with_metadata({MADE_OF: _made_of(ids, chosen.names)})

@@ -8,7 +8,7 @@ from csv import writer as writer_of
 from os import PathLike, fspath
 from typing import Any, TextIO
 
-from linflow._support.own_files import keep_others
+from linflow._support.own_files import refuse_foreign_files
 
 
 def rows_into(path: str | PathLike[str], columns: Sequence[str], *, go_on: bool) -> tuple[TextIO, Any]:
@@ -19,7 +19,7 @@ def rows_into(path: str | PathLike[str], columns: Sequence[str], *, go_on: bool)
         columns: their names, its first line.
         go_on: whether rows that there are stay.
     """
-    keep_others([path], head=",".join(columns))
+    refuse_foreign_files([path], head=",".join(columns))
     goes_on = go_on and os.path.exists(path) and os.path.getsize(path) > 0
     file = open(fspath(path), "a" if goes_on else "w", newline="", encoding="utf-8")  # noqa: SIM115 - the caller closes
     rows = writer_of(file)

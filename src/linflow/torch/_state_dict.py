@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from linflow._support.arrays import Array, detach, is_array, whole
+from linflow._support.arrays import Array, detach, is_array, unmasked
 from linflow._support.number_formats import Format, coarsest
 from linflow.torch._numbers import eight_bits, formats_of
 
@@ -72,7 +72,7 @@ class State:
         kept = {name: plain(name) if often[plain(name)] == 1 else name for name in named}
         self._given = {name: given for given, name in kept.items()}
         self.tensors: dict[str, Array] = {
-            kept[name]: detach(whole(x, repr(name))) for name, x in named.items() if is_array(x)
+            kept[name]: detach(unmasked(x, repr(name))) for name, x in named.items() if is_array(x)
         }
         self.held = {kept[name]: x for name, x in named.items() if is_array(x)}
         stored = {kept[name]: dtype for name, dtype in (stored or {}).items() if name in kept}

@@ -10,7 +10,7 @@ from typing import Any
 
 from linflow._support.arrays import Array, norm, to_numpy
 from linflow._support.paths import LIMIT, PathLike, readable, suffix
-from linflow._support.words import many
+from linflow._support.words import plural
 from linflow.geometry.imbalance import imbalance_spectrum
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
@@ -192,7 +192,7 @@ class Audit:
         return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False)
 
     def __repr__(self) -> str:
-        return f"Audit({many(len(self.chains), 'chain')}, {len(self.skipped)} skipped)"
+        return f"Audit({plural(len(self.chains), 'chain')}, {len(self.skipped)} skipped)"
 
     def __str__(self) -> str:
         head = ("chain", "kind", "shape", "λ(D)", "balanced", "σ(W)", "λ(T) tangent", "λ(T)", "guarantee")

@@ -14,7 +14,7 @@ from typing import Any
 from linflow._support import checks
 from linflow._support.arrays import Array, namespace, norm, to_numpy
 from linflow._support.number_formats import COMPUTED, FLOAT64, FORMATS, dtype_name
-from linflow._support.words import many
+from linflow._support.words import plural
 from linflow.model.network import Network
 from linflow.torch._tangent import tangent_spectrum
 from linflow.torch.auditing import balancedness
@@ -132,7 +132,7 @@ class LoraReport:
         return {"adapters": [a.to_dict() for a in self.adapters], "skipped": skipped}
 
     def __repr__(self) -> str:
-        return f"LoraReport({many(len(self.adapters), 'adapter')}, {len(self.skipped)} skipped)"
+        return f"LoraReport({plural(len(self.adapters), 'adapter')}, {len(self.skipped)} skipped)"
 
     def __str__(self) -> str:
         lines = table([COLUMNS, *(a.row() for a in self.adapters)]) if self.adapters else "no adapter was found"
@@ -232,7 +232,7 @@ class Alignment:
 
     def __repr__(self) -> str:
         first = f", first after t = {float(self.times[0]):.4g}" if self.times.shape[0] else ""
-        return f"Alignment({many(self.times.shape[0], 'mode')}{first})"
+        return f"Alignment({plural(self.times.shape[0], 'mode')}{first})"
 
 
 def alignment(A: Array, B: Array, gradient: Array, scaling: float = 1.0, smoothness: float = 1.0) -> Alignment:

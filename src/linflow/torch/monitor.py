@@ -11,7 +11,7 @@ import numpy as np
 
 import torch
 from linflow._support import checks
-from linflow._support.words import many
+from linflow._support.words import plural
 from linflow.certificates.setting import too_narrow
 from linflow.geometry.imbalance import imbalance_drift
 from linflow.model.network import Network
@@ -242,14 +242,14 @@ class Monitor:
         try:
             net = self._layers.network()
         except ValueError as error:  # a training that diverges goes on to its end
-            self._note(f"after {many(self.steps, 'step')}: {error}")
+            self._note(f"after {plural(self.steps, 'step')}: {error}")
         else:
             self._imbalances(row, net)
             try:
                 self._operator(row, net, spectrum=spectrum)
             # The former is public, if not for its type stubs.
             except (torch.linalg.LinAlgError, np.linalg.LinAlgError, ValueError) as error:  # pyright: ignore[reportPrivateImportUsage]
-                self._note(f"after {many(self.steps, 'step')}: {str(error).splitlines()[0]}")
+                self._note(f"after {plural(self.steps, 'step')}: {str(error).splitlines()[0]}")
         if self.objective is None:
             row["loss"] = float(self._loss)
         self.rows.append(row)
@@ -346,7 +346,7 @@ class Monitor:
 
     def __repr__(self) -> str:
         widths = "×".join(map(str, self._layers.widths))
-        done = f"{many(self.steps, 'step')}, {many(len(self.rows), 'row')}"
+        done = f"{plural(self.steps, 'step')}, {plural(len(self.rows), 'row')}"
         return f"Monitor({widths}, {done}, overhead {self.overhead:.1%})"
 
     def _note(self, text: str) -> None:

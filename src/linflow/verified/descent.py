@@ -17,7 +17,7 @@ import numpy as np
 
 from linflow._support import checks
 from linflow._support.deprecation import renamed_arguments, renamed_attributes
-from linflow._support.words import many
+from linflow._support.words import plural
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
 from linflow.verified.hessian import hessian
@@ -278,7 +278,7 @@ def enclose_descent(
             if progress is not None:
                 progress(done / steps)
     if reason:
-        reason = f"verified for {many(len(radii) - 1, 'step')}: {reason}"
+        reason = f"verified for {plural(len(radii) - 1, 'step')}: {reason}"
     elif result == "all steps done" and until is not None:
-        reason = f"{many(steps, 'step', 'do')} not prove that the gap falls to {until:g} of the first; raise steps"
+        reason = f"{plural(steps, 'step', 'do')} not prove that the gap falls to {until:g} of the first; raise steps"
     return result, reason, np.array(gaps).T, np.array(radii)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from linflow._support.words import many
+from linflow._support.words import plural
 from linflow.verified.march import EnclosureMarch, EnclosureStep
 
 MARGIN = 0.99
@@ -35,7 +35,7 @@ def enclose_flow(
         elif march.t >= end:
             result = "time limit reached"
         elif len(steps) >= max_steps:
-            result, reason = "step limit reached", f"{many(max_steps, 'step', 'were')} taken; raise max_steps"
+            result, reason = "step limit reached", f"{plural(max_steps, 'step', 'were')} taken; raise max_steps"
         elif steps and until is not None and march.gap[1] - march.gap[0] > USELESS * march.gap[1]:
             result = "proof ended"
             reason = (

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from linflow._support.arrays import first_bad
-from linflow._support.paths import FileError, PathLike, check_size, decoding, named, need, readable, suffix
-from linflow._support.words import where
+from linflow._support.paths import FileError, PathLike, check_size, decoding, import_for, quote, readable, suffix
+from linflow._support.words import position
 from linflow.dynamics.storage import schema as _schema
 
 if TYPE_CHECKING:
@@ -35,11 +35,11 @@ def read_run(path: PathLike, limit: int | None, kinds: Mapping[str, _schema.Kind
     with open(found, "rb") as content:
         first = content.read(len(_SIGNATURE))
     if first.startswith(b"CDF"):
-        raise FileError(f"{named(path)} is NetCDF-3; save it as NetCDF-4: xarray's to_netcdf(…, engine='h5netcdf').")
+        raise FileError(f"{quote(path)} is NetCDF-3; save it as NetCDF-4: xarray's to_netcdf(…, engine='h5netcdf').")
     if first != _SIGNATURE:
-        raise FileError(f"{named(path)} is no NetCDF-4 file: it begins with {first!r}; a file of save_run is needed.")
+        raise FileError(f"{quote(path)} is no NetCDF-4 file: it begins with {first!r}; a file of save_run is needed.")
     _check_seal(found)
-    h5py = need("h5py", path)
+    h5py = import_for("h5py", path)
     run = RunFile(found)
     with decoding(path, "NetCDF"), h5py.File(found, "r") as file:
         run.read_attributes(file, kinds)
@@ -65,7 +65,7 @@ def _check_seal(path: Path) -> None:
             digest.update(block)
     if seal != _schema.seal(digest.hexdigest()):
         raise FileError(
-            f"{named(path)} is damaged: its bytes do not have the digest at its end. Save or fetch it again."
+            f"{quote(path)} is damaged: its bytes do not have the digest at its end. Save or fetch it again."
         )
 
 
@@ -83,7 +83,7 @@ class RunFile:
         if "kind" in file.attrs:
             told = self._plain("kind", file.attrs["kind"])
             if told not in kinds:
-                raise FileError(f"{named(self.path)} holds a {told}; linflow.load reads it, if this version can.")
+                raise FileError(f"{quote(self.path)} holds a {told}; linflow.load reads it, if this version can.")
             self.told, self.kind = str(told), kinds[str(told)]
         for name in (*self.kind.checked, *self.kind.also_read):
             if name in file.attrs:
@@ -103,12 +103,12 @@ class RunFile:
         version = self.attributes.get("format_version")
         if version is None:
             raise FileError(
-                f"{named(self.path)} is no run of linflow (it has no format_version); a file of save_run is needed, "
+                f"{quote(self.path)} is no run of linflow (it has no format_version); a file of save_run is needed, "
                 "others are read by xarray."
             )
         if version != _schema.FORMAT_VERSION:
             raise FileError(
-                f"{named(self.path)} is in format {version!r}, written by {self.attributes.get('source')!r}, and "
+                f"{quote(self.path)} is in format {version!r}, written by {self.attributes.get('source')!r}, and "
                 f"this version of linflow reads format {_schema.FORMAT_VERSION}; update it: pip install -U linflow."
             )
 
@@ -159,7 +159,7 @@ class RunFile:
         stated = self.attributes.get("checksum")
         if stated is not None and stated != _schema.checksum(self.arrays, self.attributes, self.kind.checked):
             raise FileError(
-                f"{named(self.path)} is damaged, or was changed after it was saved: its content does not have the "
+                f"{quote(self.path)} is damaged, or was changed after it was saved: its content does not have the "
                 "checksum it states. Save or fetch it again; if you changed it on purpose, delete its attribute "
                 "'checksum'."
             )
@@ -179,7 +179,7 @@ class RunFile:
             at = (
                 f" at index {', '.join(map(str, place))}"
                 if len(place) == 1
-                else f" at {where(place)}"
+                else f" at {position(place)}"
                 if place
                 else ""
             )
@@ -193,5 +193,5 @@ class RunFile:
     def error(self, found: str) -> FileError:
         """Return the error that says what was found."""
         return FileError(
-            f"{named(self.path)} is not a {self.kind.noun} as linflow saves it: {found}. Save or fetch it again."
+            f"{quote(self.path)} is not a {self.kind.noun} as linflow saves it: {found}. Save or fetch it again."
         )

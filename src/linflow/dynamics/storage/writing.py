@@ -14,7 +14,7 @@ import numpy as np
 
 from linflow._support import checks
 from linflow._support.arrays import to_numpy
-from linflow._support.paths import LIMIT, PathLike, check_size, need, suffix, write_bytes
+from linflow._support.paths import LIMIT, PathLike, check_size, import_for, suffix, write_bytes
 from linflow._support.version import __version__
 from linflow.dynamics.storage import schema as _schema
 from linflow.dynamics.storage.stored_weights import StoredWeights
@@ -62,8 +62,8 @@ def save_run(run: Any, path: PathLike, *, weights: str = "ends", settings: Mappi
 def need_writers(path: PathLike) -> None:
     """Raise unless the path is one that a run can be written to, and what writes it is installed."""
     suffix(path, (".nc",), "a run is written as")
-    need("h5netcdf", path)
-    need("xarray", path)
+    import_for("h5netcdf", path)
+    import_for("xarray", path)
 
 
 def write_dataset(data: Any, path: PathLike) -> None:

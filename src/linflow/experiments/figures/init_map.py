@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from linflow import init
-from linflow._support.words import part
+from linflow._support.words import percent
 from linflow.certificates import Certificate, certify
 from linflow.certificates.checking import OBSERVED_ALLOWANCE
 from linflow.dynamics import Trajectory, gradient_flow
@@ -204,8 +204,8 @@ def _region_claims(data: InitMapData) -> Iterable[Claim]:
     each, union = ("imbalance", "margin"), regions["imbalance"] | regions["margin"]
     yield Claim(
         "The union of the two regions is strictly larger than each",
-        f"{part(union.mean(), 1)} of the plane; imbalance {part(shares['imbalance'], 1)}, "
-        f"margin {part(shares['margin'], 1)}",
+        f"{percent(union.mean(), 1)} of the plane; imbalance {percent(shares['imbalance'], 1)}, "
+        f"margin {percent(shares['margin'], 1)}",
         all(float(union.mean()) > shares[name] for name in each),
         (float(union.mean()), *(shares[name] for name in each)),
     )
@@ -226,7 +226,7 @@ def _region_claims(data: InitMapData) -> Iterable[Claim]:
     near, far = (float((~regions["both"] & side).mean()) for side in (a * b < 1, a * b > 1))
     yield Claim(
         "Starts are left out on both sides of the optimum: smaller than Y, and balanced and larger",
-        f"{part(near, 1)} of the plane with ‖W₁‖‖W₂‖ < 1, {part(far, 1)} with ‖W₁‖‖W₂‖ > 1",
+        f"{percent(near, 1)} of the plane with ‖W₁‖‖W₂‖ < 1, {percent(far, 1)} with ‖W₁‖‖W₂‖ > 1",
         near > 0 and far > 0,
         (near, far),
     )
