@@ -94,7 +94,7 @@ class Promise(Protocol):
     @property
     def objective(self) -> Objective: ...  # noqa: D102
     @property
-    def network(self) -> Network: ...  # noqa: D102
+    def start(self) -> Network: ...  # noqa: D102
     @property
     def gap(self) -> float: ...  # noqa: D102
     @property
