@@ -192,6 +192,9 @@ def test_a_proof_that_magnifies_by_more_than_eight_is_tried_again_with_twice_the
 
 
 def test_a_descent_and_a_flow_are_enclosed_over_one_time(asked):
+    descent_and_flow(F, NET, 0.25 / (1 + 1.5e-9), 0.1, 9, None)
+    assert asked == [(0.1, 9), (None, 1.25, 5000)]  # 10⁻⁹ longer than five steps, but not more, and rounded up
+    asked.clear()
     descent, iterates, enc = descent_and_flow(F, NET, 0.25, 0.1, 9, None)
     assert asked == [(0.1, 9), (None, _rounded_up(5 * 0.25 * (1 + 1e-9)), 5000)]
     assert descent.steps == 5 and len(iterates) == 1 and enc.result == "step limit reached"
