@@ -163,3 +163,27 @@ def test_the_closed_form_solves_the_flow(d):
     product = phase_plane.TARGET - np.sqrt(2 * now)
     rate = (before - after) / (2 * step * now)
     assert rate == pytest.approx(2 * np.hypot(d, 2 * product), rel=1e-7)  # difference quotient: 1e-16/1e-6
+
+
+def test_several_draws_of_each_width_give_medians_and_other_settings_leave_claims_out():
+    kind = convergence.ConvergenceSettings
+    settings = kind.read({"h": "40,12", "seeds": "3", "t_max": "0.3", "eta": "0.01", "n": "4", "m": "3"})
+    outcome = convergence.experiment.run(0, silent, settings)
+    assert [claim.text for claim in outcome.claims if not claim.passed] == []
+    assert [one.reason for one in outcome.left_out] == [
+        "stated for other settings: n = 4, not 20, m = 3, not 5, t_max = 0.3, not 3"
+    ]
+    (table,) = outcome.tables
+    rng = np.random.default_rng(0)
+    Y = rng.standard_normal((4, 3))
+    f = lf.MatrixFactorization(0.1 * Y / np.linalg.norm(Y))
+    for h, row in zip((40, 12), table.rows, strict=True):
+        rates = [lf.certify(f, lf.init.ntk((4, h, 3), rng=rng)).rate for _ in range(3)]
+        assert row[:2] == (h, pytest.approx(np.median(rates), rel=1e-12, abs=0))  # the same sums
+    fig = outcome.draw()
+    assert [text.get_text() for text in fig.axes[0].get_legend().get_texts()] == ["$h = 40$", "$h = 12$", "certified"]
+
+
+def test_a_step_longer_than_the_run_is_refused():
+    with pytest.raises(ValueError, match="eta=5 is larger than t_max=3; one step or more is needed"):
+        convergence.ConvergenceSettings.read({"eta": "5"})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
@@ -34,13 +34,18 @@ class ConvergenceSettings(Settings):
     m: int = setting(5, "the columns of Y")
     h: tuple[int, ...] = setting((30, 100, 300, 1000), "the hidden widths")
     start: str = setting("ntk", "the start", among=STARTS)
+    seeds: int = setting(1, "the draws of each width; the first is drawn in the figure")
     t_max: float = setting(3.0, "the time at which the flow ends")
     eta: float = setting(2e-4, "the step size of the descent")
+
+    def __post_init__(self) -> None:
+        if self.eta > self.t_max:
+            raise ValueError(f"eta={self.eta:g} is larger than t_max={self.t_max:g}; one step or more is needed.")
 
 
 @dataclass(frozen=True)
 class WidthRun:
-    """One width: its flow and its descent from the same start, each with its certificate."""
+    """One draw of one width: its flow and its descent from the same start, each with its certificate."""
 
     h: int
     flow: Trajectory
@@ -68,88 +73,115 @@ class ConvergenceData:
 
     settings: ConvergenceSettings
     objective: MatrixFactorization
-    widths: list[WidthRun]
+    runs: dict[int, list[WidthRun]]  # by width
+
+    @property
+    def every(self) -> list[WidthRun]:
+        """The runs of all widths."""
+        return [one for some in self.runs.values() for one in some]
+
+    @property
+    def shown(self) -> list[WidthRun]:
+        """The first run of each width."""
+        return [some[0] for some in self.runs.values()]
+
+    def median(self, h: int, measure: Callable[[WidthRun], float]) -> float:
+        """The median of a measure over the draws of a width."""
+        return float(np.median([measure(one) for one in self.runs[h]]))
 
 
 def compute(s: ConvergenceSettings, seed: int, progress: Progress) -> ConvergenceData:
-    """Run flow and descent from one start of each width."""
+    """Run flow and descent from every draw of each width."""
     rng = np.random.default_rng(seed)
     Y = rng.standard_normal((s.n, s.m))
     Y *= 0.1 / np.linalg.norm(Y)
     f = MatrixFactorization(Y)
-    steps = round(s.t_max / s.eta)
-    widths = []
-    for i, h in enumerate(s.h):
-        progress(i / len(s.h), f"width {h}: flow")
-        net = start(s.start, (s.n, h, s.m), rng)
-        certificate = certify(f, net)
-        flow = gradient_flow(f, net, t_max=s.t_max, times=np.linspace(0, s.t_max, 61)[1:].tolist())
-        progress((i + 0.3) / len(s.h), f"width {h}: {steps} steps of descent")
-        descent = gradient_descent(f, net, step_size=s.eta, steps=steps, every=100)
-        in_steps = certify(f, net, algorithm="descent", step_size=s.eta)
-        check, along = certificate.check(flow), bounds_along(f, flow)
-        widths.append(WidthRun(h, flow, certificate, check, along, descent, in_steps))
-    return ConvergenceData(s, f, widths)
+    runs: dict[int, list[WidthRun]] = {h: [] for h in s.h}
+    for i, h in enumerate(h for h in s.h for _ in range(s.seeds)):
+        progress(i / (len(s.h) * s.seeds), f"width {h}")
+        runs[h].append(_run(s, f, h, rng))
+    return ConvergenceData(s, f, runs)
+
+
+def _run(s: ConvergenceSettings, f: MatrixFactorization, h: int, rng: np.random.Generator) -> WidthRun:
+    net = start(s.start, (s.n, h, s.m), rng)
+    certificate = certify(f, net)
+    flow = gradient_flow(f, net, t_max=s.t_max, times=np.linspace(0, s.t_max, 61)[1:].tolist())
+    descent = gradient_descent(f, net, step_size=s.eta, steps=round(s.t_max / s.eta), every=100)
+    in_steps = certify(f, net, algorithm="descent", step_size=s.eta)
+    return WidthRun(h, flow, certificate, certificate.check(flow), bounds_along(f, flow), descent, in_steps)
 
 
 def claims(data: ConvergenceData) -> Iterable[Claim | LeftOut]:
     """State what the talk shows, then what theory promises of every run."""
-    widths, eta = data.widths, number(data.settings.eta)
-    yield from about_these(data.settings.changes("n", "m", "start", "t_max"), _of_the_talk(widths))
-    rates = np.array([(one.certificate.rate, one.flow.rate[-1]) for one in sorted(widths, key=lambda one: one.h)])
-    yield Claim(
-        "The certified rate and the last rate grow with the width",
-        ", ".join(f"{certified:.2f} and {last:.2f}" for certified, last in rates),
-        bool((np.diff(rates, axis=0) > 0).all()),
-    )
-    yield kept_claim("Every run keeps its certificate, in rate and in loss", [one.check for one in widths])
-    yield from bound_claims([one.along for one in widths])
-    yield from axis_claims(data.objective, [one.flow for one in widths])
+    every, eta = data.every, number(data.settings.eta)
+    yield from about_these(data.settings.changes("n", "m", "start", "t_max"), _of_the_talk(data))
+    yield kept_claim("Every run keeps its certificate, in rate and in loss", [one.check for one in every])
+    yield from bound_claims([one.along for one in every])
+    yield from axis_claims(data.objective, [one.flow for one in every])
     times = np.linspace(0, data.settings.t_max, 13)
     yield Claim.all_below(
         "The dashed losses are at most exp(−rate·t), with the certified rates of the table",
-        [[one.certificate.gap_at(t) / one.certificate.gap for t in times] for one in widths],
-        [np.exp(-one.certificate.rate * times) for one in widths],
+        [[one.certificate.gap_at(t) / one.certificate.gap for t in times] for one in every],
+        [np.exp(-one.certificate.rate * times) for one in every],
         1e-12,  # rounding of the exponential
     )
     yield kept_claim(
         f"Every descent (η = {eta}) keeps its own certificate, drift included",
-        [one.in_steps.check(one.descent) for one in widths],
+        [one.in_steps.check(one.descent) for one in every],
     )
     yield Claim.within(
         f"The descent (η = {eta}) follows the flow: difference in log loss of order η",
-        max(one.distance for one in widths),
+        max(one.distance for one in every),
         0,
         100 * data.settings.eta,
     )
 
 
-def _of_the_talk(widths: Iterable[WidthRun]) -> Iterable[Claim]:
-    by_width = {one.h: one for one in widths}
+def _of_the_talk(data: ConvergenceData) -> Iterable[Claim]:
+    """Claim what the talk shows; of several draws, the median."""
     for h, (low, high) in TALK_LOSS.items():
-        if h in by_width:
-            yield Claim.within(
-                f"At h = {h} the loss falls by {-high} to {-low} decades", -by_width[h].fallen, -high, -low
-            )
+        if h in data.runs:
+            fallen = -data.median(h, lambda one: one.fallen)
+            yield Claim.within(f"At h = {h} the loss falls by {-high} to {-low} decades", fallen, -high, -low)
     for h, ends in TALK_RATE.items():
-        for name, at, (low, high) in zip(("first", "last"), (0, -1), ends, strict=True):
-            if h in by_width:
-                text = f"At h = {h} the {name} rate is {low} to {high}"
-                yield Claim.within(text, by_width[h].flow.rate[at], low, high)
+        for name, rate_of, (low, high) in zip(("first", "last"), (_first, _last), ends, strict=True):
+            if h in data.runs:
+                yield Claim.within(
+                    f"At h = {h} the {name} rate is {low} to {high}", data.median(h, rate_of), low, high
+                )
     for h, (low, high) in TALK_BOUND.items():
-        if h in by_width:
+        if h in data.runs:
             text = f"At h = {h} the certified rate is {low} to {high}"
-            yield Claim.within(text, by_width[h].certificate.rate, low, high)
+            yield Claim.within(text, data.median(h, _certified), low, high)
+    rates = np.array([(data.median(h, _certified), data.median(h, _last)) for h in sorted(data.runs)])
+    yield Claim(
+        "The certified rate and the last rate grow with the width",
+        ", ".join(f"{certified:.2f} and {last:.2f}" for certified, last in rates),
+        bool((np.diff(rates, axis=0) > 0).all()),
+    )
+
+
+def _first(one: WidthRun) -> float:
+    return float(one.flow.rate[0])
+
+
+def _last(one: WidthRun) -> float:
+    return float(one.flow.rate[-1])
+
+
+def _certified(one: WidthRun) -> float:
+    return one.certificate.rate
 
 
 def draw(data: ConvergenceData) -> Any:
     """Draw the losses on the left and the rates on the right."""
     fig, (left, right) = figure(7.2, 3.4, ncols=2)
-    for one, colour in zip(data.widths, cycle(PALETTE)):
+    for one, colour in zip(data.shown, cycle(PALETTE)):
         convergence(one.flow, one.certificate, left, color=colour, label=f"$h = {one.h}$")
         rate(one.flow, one.certificate, right, color=colour)
     left.plot([], [], "--", color=COLOURS["grey"], linewidth=1, label="certified")
-    left.set_ylim(10.0 ** (min(one.fallen for one in data.widths) - 0.3), 1.5)
+    left.set_ylim(10.0 ** (min(one.fallen for one in data.shown) - 0.3), 1.5)
     right.set_ylim(0, None)
     left.legend(loc="lower left")
     return fig
@@ -157,25 +189,18 @@ def draw(data: ConvergenceData) -> Any:
 
 def tables(data: ConvergenceData) -> list[Table]:
     """Guaranteed and observed, a row for each width."""
-    columns = ["h", "certified rate", "least rate", "last rate", "certified time to 10⁻²", "observed", "ratio"]
-    return [
-        Table(
-            "Guaranteed and observed",
-            columns,
-            [
-                (
-                    one.h,
-                    one.certificate.rate,
-                    float(one.flow.rate.min()),
-                    float(one.flow.rate[-1]),
-                    one.certificate.time_to(1e-2),
-                    one.flow.time_to(1e-2),
-                    one.check.time_ratios[1e-2],
-                )
-                for one in data.widths
-            ],
-        )
-    ]
+    measures = {
+        "certified rate": _certified,
+        "least rate": lambda one: one.flow.rate.min(),
+        "last rate": _last,
+        "certified time to 10⁻²": lambda one: one.certificate.time_to(1e-2),
+        "observed": lambda one: one.flow.time_to(1e-2),
+        "ratio": lambda one: one.check.time_ratios[1e-2],
+    }
+    draws = data.settings.seeds
+    title = "Guaranteed and observed" + (f", medians of {draws} draws" if draws > 1 else "")
+    rows = [(h, *(data.median(h, measure) for measure in measures.values())) for h in data.runs]
+    return [Table(title, ["h", *measures], rows)]
 
 
 def numbers(data: ConvergenceData) -> dict[str, Any]:
@@ -187,7 +212,7 @@ def numbers(data: ConvergenceData) -> dict[str, Any]:
             "rate": one.flow.rate,
             "certified_rate": one.certificate.rate,
         }
-        for one in data.widths
+        for one in data.shown
     }
 
 
@@ -199,6 +224,7 @@ def setup(data: ConvergenceData) -> dict[str, str]:
         "Product": f"n = {s.n}, m = {s.m}, ‖Y‖ = 0.1",
         "Widths": ", ".join(map(str, s.h)),
         "Start": "independent N(0, 1) entries" if s.start == "ntk" else STARTS[s.start][1],
+        "Draws": f"{s.seeds} of each width" + ("; the first is drawn" if s.seeds > 1 else ""),
         "Flow": f"to t = {s.t_max:g}, relative tolerance 10⁻⁸",
         "Descent": f"{round(s.t_max / s.eta)} steps of {s.eta:g}",
     }
