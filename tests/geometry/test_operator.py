@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import linflow as lf
+from linflow.geometry.extreme_eigenvalues import extreme
 from tests.random_networks import networks
 from tests.reference import algebra
 
@@ -186,3 +187,31 @@ def test_apply_names_the_shape_it_needs():
     T = lf.TangentOperator([np.ones((2, 3)), np.ones((3, 4))])
     with pytest.raises(ValueError, match=r"\(4, 2\).*\(2, 4\)"):
         T.apply(np.ones((4, 2)))
+
+
+def test_an_eigenvector_that_no_start_of_the_iteration_has_a_part_in_is_found():
+    """The first 20 rows are coupled, the others stand alone: T maps either part of the matrices to itself."""
+    n, m = 50, 40  # T is of size 2000
+    C = 1.3 * np.eye(n)
+    C[:20, :20] = np.linalg.cholesky(np.ones((20, 20)) + 0.01 * np.eye(20))
+    layers = [C, 1e-2 * np.linalg.solve(C, np.diag(np.linspace(1, 1.01, n))), np.eye(n, m) * np.linspace(1, 1.02, m)]
+    T = lf.TangentOperator(layers)
+    found, greatest = T.eigenvalue("greatest"), np.linalg.eigvalsh(T.dense())[-1]
+    # Those that stand alone end at 1.76; the coupled ones have 20.8. The iteration ends at a residual of 1e-10.
+    assert abs(float(found.value) - greatest) <= 1e-9 * greatest and found.error <= 1e-9 * greatest
+
+
+@pytest.mark.parametrize("trial", range(8))
+def test_the_iteration_finds_both_ends_of_parts_that_are_not_coupled(trial):
+    rng = np.random.default_rng(trial)
+    n, m, coupled = (int(rng.integers(*ends)) for ends in ((25, 40), (25, 40), (5, 20)))
+    A, G = np.diag(rng.uniform(1, 1.2, n)), rng.standard_normal((coupled, coupled))
+    B = G @ G.T if trial % 2 else np.ones((coupled, coupled))
+    A[:coupled, :coupled] += 10.0 ** rng.uniform(-2, 1) * (B - np.diag(np.diag(B)))
+    A += max(1e-3 - np.linalg.eigvalsh(A)[0], 0.0) * np.eye(n)
+    right, values = rng.uniform(0, 1e-2, m), np.linalg.eigvalsh(A)
+    for largest, value in ((True, values[-1] + right.max()), (False, values[0] + right.min())):
+        found, residual, _ = extreme(np.zeros((n, n)), np.diag(right), [(A, np.eye(m))], largest=largest)
+        # Where LOBPCG breaks down the residual may be 1e-5 of the size; the quotient is off by the square of that.
+        assert abs(found - value) <= min(residual, 1e-8 * values[-1]) + 1e-12 * values[-1]
+        assert residual <= 1e-4 * values[-1]
