@@ -8,12 +8,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from linflow._support.arrays import EPS
+
 BLOCK = 8
 """Vectors that are iterated at once: eigenvalues of products of random layers lie close together at the lower end."""
 NOISE = 1e-3
 """So much of each is random: T may map a part of the space to itself, and the eigenvector lie outside of it."""
 STARTS = 4
 """So often the iteration begins, from the second time on at random, where it breaks down before it converges."""
+DENSE = 2500
+"""Up to this size the dense matrix is taken instead of a second beginning: it takes seconds."""
 TOLERANCE, ROUND, ITERATIONS = 1e-10, 100, 1000
 """Residual, in units of the greatest eigenvalue, at which the iteration ends; how often it is looked at; the most."""
 
@@ -79,6 +83,9 @@ def extreme(
         if residual <= TOLERANCE * size or iterations >= ITERATIONS:
             return *found, iterations
         if len(history) < ROUND:  # it broke down
+            if inverse.size <= DENSE:
+                ends = np.linalg.eigvalsh(apply(np.eye(inverse.size)))
+                return float(ends[-1 if largest else 0]), 4 * EPS * math.sqrt(len(ends)) * float(ends[-1]), iterations
             if starts == STARTS:
                 return *found, iterations
             vectors, starts = rng.standard_normal(vectors.shape), starts + 1
