@@ -756,6 +756,64 @@ def test_the_floor_of_the_outer_layer_inverts_its_reach(rng, L, known):
         assert float(product_aware.outer_floor(Ds, 2, np.float64(0.0), caps)) == ends[-1].negated().least(2)
 
 
+def beyond(start):
+    """`log(c − start)` less its value at c = 1, in `log c`: as steep as the root is near the start."""
+    return lambda x: np.log(np.maximum(np.exp(np.minimum(x, 600.0)) - start, 1e-300) / (1 - start))
+
+
+REACHES = {
+    "a line": lambda x: x,
+    "a power": lambda x: 5 * x,
+    "a kink up": lambda x: np.where(x < 0, x, 3 * x),
+    "a kink down": lambda x: np.where(x < 0, 3 * x, x),
+    "kinks beside": lambda x: x + np.maximum(x - 0.1, 0.0) + np.minimum(x + 1e-3, 0.0),
+    "a sum of powers": lambda x: np.log(np.exp(np.minimum(x, 600.0)) + 3 * np.exp(0.5 * x)) - math.log(4),
+    "beyond a start": beyond(0.5),
+    "next to a start": beyond(1 - 1e-6),
+    "at a start": beyond(1 - 1e-12),
+}
+
+
+@pytest.mark.parametrize("name", REACHES)
+@pytest.mark.parametrize("place", [-90.0, -3.7, 0.1, 12.0])
+def test_a_crossing_is_found_from_below_to_its_width(name, place):
+    """To 2·10⁻¹³, or the spacing of float64, for logarithms of what grows by powers, in brackets of all lengths."""
+    low, high = np.array([-644.0, place - 30, place - 0.3]), np.array([640.0, place + 1.0, place + 1e-3])
+    function = lambda x: REACHES[name](x - place)  # noqa: E731
+    found = product_aware._crossing(function, low, high, function(low), function(high))
+    # The function itself is rounded, by some spacings of its argument.
+    off = 8 * np.spacing(abs(place)) + 4 * 2.0**-52
+    assert np.all(found <= place + off) and np.all(found >= place - 2e-13 - off)
+
+
+def test_a_crossing_at_an_end_of_its_bracket():
+    excess = lambda x: x - 1.0  # noqa: E731
+    ends = np.array([-2.0, 1.0, 2.0, -3.0]), np.array([1.0, 2.0, 3.0, -1.0])
+    found = product_aware._crossing(excess, *ends, *map(excess, ends))
+    # At the upper end; at the lower end; below the bracket, and beyond it: c is at least its lower end.
+    assert found[0] == pytest.approx(1.0, abs=3e-13) and list(found[1:]) == [1.0, 2.0, -3.0]
+
+
+def test_the_floor_of_an_outer_layer_where_its_search_begins():
+    """Without imbalance `c² = σ²`: exactly 1 for σ = 1, where the search begins without caps."""
+    D = Spectrum(np.zeros(2), np.zeros(2))
+    found = product_aware.outer_floor([D], 2, np.array([1.0, 4.0]), np.full((2, 2), math.inf))
+    assert found == pytest.approx([1.0, 4.0], rel=3e-12)
+    # Nor does it depend on where it begins: on the cap on the last layer, however far away.
+    for cap in (1.0, 3.9, 4.1, 1e3, 1e200):
+        assert product_aware.outer_floor([D], 2, np.float64(4.0), np.array([math.inf, cap])) == pytest.approx(
+            min(4.0, math.inf), rel=3e-12
+        )
+
+
+def test_a_sigma_far_below_the_others_says_nothing():
+    """At 10⁻¹⁰⁰ of the largest one σ² is all that rounds to 0, whatever the others."""
+    zero = np.zeros(2)
+    sigma = np.array([1e-120, 1e-90, 1.0])
+    found = product_aware.bound([Spectrum(zero, zero)] * 2, 2, 2, sigma, np.full(3, math.inf))
+    assert found[0] == 0.0 and found[1:] == pytest.approx([3e-120, 3.0], rel=1e-11)
+
+
 def literal_product(ends, n, m, low, high):
     """`Σ_l λ_n(P_{l−1}P_{l−1}ᵀ) λ_m(S_{l+1}ᵀS_{l+1})` with every floor of docs/theory.md."""
     L, caps = len(ends) + 1, caps_of(ends, high)

@@ -800,6 +800,35 @@ def test_descent_holds_caps_curvature_and_floors_as_written(monkeypatch, rng, de
     np.testing.assert_allclose(found.decreases(f.pl_constant), decreases, rtol=1e-8)
 
 
+@pytest.mark.parametrize("j", [-3, -2])
+def test_in_a_ball_each_level_has_the_floor_where_its_path_ends(monkeypatch, j):
+    """Until the gap is y, `∫ sqrt(γ max(κ, α)) dr ≤ 2 (sqrt(ℓ) − sqrt(y))/(1 − ηβ/2)` along the path, α of the start.
+
+    The floor of a later level holds from that level on: it must not shorten the path to it.
+    """
+    found = object.__new__(step_bounds.DescentBounds)
+    gamma, eta, betas = 1.0, 0.1, np.array([4.0, 3.0, 2.0])
+    radii, floors = np.arange(5.0), np.array([4.0, 1.5, 1.0, 0.6, 0.3])
+    found.gamma, found.levels = gamma, np.array([1.44, 0.09, 0.04])
+    found._radii, found._floors, found._chosen = radii, floors, np.array([0, 2, 4])
+    found.radii, found.norms, found.high = np.array([0.0, 2.0, 4.0, math.inf]), np.ones(2), np.full(3, 9.0)
+    found.ceilings = np.full(4, 9.0)
+    alphas = np.array([0.5, 1.2, 1.4])
+    monkeypatch.setattr(found, "caps", lambda drift, high: np.full((2, 3), 9.0), raising=False)
+    monkeypatch.setattr(found, "curvature", lambda *given: betas, raising=False)
+    monkeypatch.setattr(found, "alphas", lambda drift: alphas, raising=False)
+    held = found._held(eta, 0.25, j)
+    expected = []
+    for k, y in enumerate((0.09, 0.04, 0.0)):
+        path, reached, place = 2 * (1.2 - math.sqrt(y)) / (1 - eta * betas[0] / 2), 0.0, 0
+        while reached / step_bounds.STRICT < path and place < found._chosen[j + 1]:
+            place += 1
+            reached += math.sqrt(gamma * max(floors[place], alphas[0]))
+        expected.append(max(alphas[k], floors[place]))
+    assert list(held.alphas) == expected and expected[0] > alphas[0]
+    assert (held.drift, held.radius, list(held.betas)) == (0.25, found.radii[j], list(betas))
+
+
 def test_some_steps_hold_in_a_ball_and_some_in_the_whole_space(rng):
     radii = set()
     for away, part in ((0.005, 0.02), (1.0, 0.02)):

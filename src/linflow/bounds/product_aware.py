@@ -24,7 +24,7 @@ from linflow.bounds._base import (
 from linflow.bounds.any_imbalance import Known, prefix_floors
 from linflow.bounds.layer_norms import layer_caps
 
-STEPS, WIDTH = 60, 2e-13
+STEPS, WIDTH = 100, 2e-13
 """Limit on the steps of the search for the logarithm of a floor, and the width of the bracket it ends at."""
 SMALLEST, LARGEST = 1e-280, 640.0
 """The least c looked at, and the largest of its logarithm: within float64, with room for a few powers."""
