@@ -24,6 +24,8 @@ def gradient(W):
 masked = np.ma.array(2 * eye, mask=[[False, True], [False, False]])
 some = np.ma.array([0.1, 0.2], mask=[False, True])
 run = lf.gradient_flow(f, [2 * eye, eye], t_max=1.0)
+proof = lf.enclose(f, [2 * eye, eye], until=0.5)
+steps = lf.enclose(f, [2 * eye, eye], algorithm="descent", step_size=0.1, steps=2)
 labels = np.ma.array([1.0, -1.0], mask=[False, True])
 
 BAD = {
@@ -135,7 +137,11 @@ MASKED = {
     "times": (lambda: lf.gradient_flow(f, net, t_max=1.0, times=some), "times hides"),
     "times of a gap": (lambda: run.gap_at(some), "t hides"),
     "times of a product": (lambda: lf.exact.two_layer_scalar(1.0, 1.0, 1.0, some), "t hides"),
-    "fractions": (lambda: run.time_to(some), "fraction hides"),
+    "fractions": (lambda: run.time_to(some), "until hides"),
+    "certified fractions": (lambda: lf.certify(f, net).time_to(some), "until hides"),
+    "proved fractions": (lambda: proof.time_bounds(some), "until hides"),
+    "proved fractions of a descent": (lambda: steps.steps_bounds(some), "until hides"),
+    "proved times": (lambda: proof.gap_bounds(some), "t hides"),
     "imbalance": (lambda: lf.bounds.two_layer(masked, 2, 2, 0.0, 0.0), "D hides"),
     "eigenvalues": (lambda: lf.bounds.deep([some, some], 2, 2), "D_1 hides"),
     "scalar chain": (lambda: lf.bounds.scalar(some, 1.0), "d hides"),

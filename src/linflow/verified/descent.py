@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from linflow._support import checks
+from linflow._support.arrays import unmasked
 from linflow._support.deprecation import renamed_arguments, renamed_attributes
 from linflow._support.words import plural
 from linflow.model.network import Network
@@ -84,7 +85,7 @@ class DescentEnclosure:
             ValueError: more steps than are enclosed.
         """
         several = np.ndim(k) > 0
-        index = np.array([checks.count(j, "k", 0) for j in (k if several else [k])], dtype=int)
+        index = np.array([checks.count(j, "k", 0) for j in (unmasked(k, "k") if several else [k])], dtype=int)
         if index.max(initial=0) > self.steps:
             raise ValueError(f"k is {index.max()}, but only {self.steps} steps are enclosed.")
         low, high = self.gaps[:, index]
@@ -100,7 +101,7 @@ class DescentEnclosure:
             until: fraction in (0, 1), or a sequence of them.
         """
         if np.ndim(until):
-            pairs = [self.steps_bounds(x) for x in until]
+            pairs = [self.steps_bounds(x) for x in unmasked(until, "until")]
             return np.array([low for low, _ in pairs]), np.array([high for _, high in pairs])
         until = checks.fraction(until, "until")
         above = self.gaps[0] <= until * self.gaps[1, 0] * UP

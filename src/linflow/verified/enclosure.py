@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from linflow._support import checks
+from linflow._support.arrays import unmasked
 from linflow._support.deprecation import renamed_arguments
 from linflow.certificates import Certificate, Check, Guarantee
 from linflow.model.network import Network
@@ -143,7 +144,7 @@ class Enclosure:
             (True, True)
         """
         if np.ndim(until):
-            pairs = [self.time_bounds(x) for x in until]
+            pairs = [self.time_bounds(x) for x in unmasked(until, "until")]
             return np.array([low for low, _ in pairs]), np.array([high for _, high in pairs])
         until = checks.fraction(until, "until")
         above = until * self.first[1] * UP  # while the gap is above this it is above the target
@@ -186,7 +187,7 @@ class Enclosure:
 
     def _each(self, t: Any, bounds: Callable[[float], tuple[Any, Any]]) -> Bounds:
         if np.ndim(t):
-            pairs = [bounds(checks.positive(x, "t", allow_zero=True)) for x in t]
+            pairs = [bounds(checks.positive(x, "t", allow_zero=True)) for x in unmasked(t, "t")]
             return np.array([low for low, _ in pairs]), np.array([high for _, high in pairs])
         return bounds(checks.positive(t, "t", allow_zero=True))
 
