@@ -459,12 +459,13 @@ def test_modes_are_told_apart_whatever_the_sizes(rng, size, target):
 
 def test_layers_that_share_no_modes_are_refused(rng):
     shear = np.array([[1.0, 0.5], [0.0, 1.0]])
-    half = np.diag([1.0, 0.5])
+    half, turned = np.diag([1.0, 0.5]), np.array([[0.8, -0.6], [0.6, 0.8]]) @ np.diag([1.0, 3.0])
     ones = lf.Network([0.1 * rng.standard_normal((3, 2)), 0.1 * rng.standard_normal((2, 3))])
     for net, Y in (
         (lf.Network([0.1 * half @ shear, np.linalg.inv(shear) @ half]), np.diag([2.0, 1.0])),  # the product does
         (lf.Network([half]), shear),
         (ones, np.diag([3.0, 2.0, 1.0])),
+        (lf.Network([shear, turned, np.linalg.inv(shear @ turned)]), np.eye(2)),  # target and product do
     ):
         with pytest.raises(ValueError, match="not aligned"):
             _alignment.shared_modes(net, Y)
@@ -509,8 +510,8 @@ def test_a_mode_counts_from_32_roundings_of_its_matrix_on():
         for part, count in ((0.8, 1), (1.25, 2)):
             x = part * seen * EPS
             # Entries of ½, with singular values 1 and x; Y and its negative almost cancel in the mix.
-            Y = 0.5 * np.array([[1 + x, 1 - x], [1 - x, 1 + x]])
-            assert _alignment.shared_modes(lf.Network([sign * 3 * Y]), Y).target.shape == (count,)
+            W = 0.5 * np.array([[1 + x, 1 - x], [1 - x, 1 + x]])
+            assert _alignment.shared_modes(lf.Network([3 * W]), sign * W).target.shape == (count,)
     H = np.array([[1.0, 1.0], [1.0, -1.0]]) / math.sqrt(2)
     P = frame(np.random.default_rng(3), 2, 2)
     apart = lf.Network([H * [1.0, 0.0] @ P.T, P * [0.0, 1.0] @ H.T])  # the product is 0 to rounding
@@ -518,7 +519,7 @@ def test_a_mode_counts_from_32_roundings_of_its_matrix_on():
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_what_is_known_of_a_vector_is_all_that_is_held_against_a_layer(rng, mirrored):
+def test_hidden_vectors_are_freed_of_those_known_better(rng, mirrored):
     # The hidden vector of the second mode is known from the first layer to 1e-8; the second layer sees its error.
     Q = [frame(rng, 3, 3), frame(rng, 5, 3), frame(rng, 3, 3)]
     w = np.array([[1e-9, 1e-8, 1.0], [1.0, 1e-8, 1.0]])
@@ -528,3 +529,12 @@ def test_what_is_known_of_a_vector_is_all_that_is_held_against_a_layer(rng, mirr
         layers, Y, w = [layers[1].T, layers[0].T], Y.T, w[::-1]
     modes = _alignment.shared_modes(lf.Network(layers), Y)
     np.testing.assert_allclose(np.abs(modes.weights), w, rtol=1e-6)
+
+
+def test_what_is_known_of_a_vector_is_all_that_is_held_against_a_layer(rng):
+    # Both hidden vectors of the last two modes are known to 1e-8, from the two ends; the layer between sees the rest.
+    Q = [frame(rng, k, 3) for k in (3, 5, 6, 3)]
+    w = np.array([[1.0, 1e-8, 2e-8], [1.0, 1.0, 0.3], [1.0, 2e-8, 1e-8]])
+    layers = [Q[l] * w[l] @ Q[l + 1].T for l in range(3)]
+    modes = _alignment.shared_modes(lf.Network(layers), Q[0] * [3.0, 2.0, 1.0] @ Q[3].T)
+    np.testing.assert_allclose(np.abs(modes.weights), w, rtol=1e-5)

@@ -57,10 +57,8 @@ TARGETS = {
     "dynamics.trajectory": ["dynamics/test_literal", "dynamics/test_flow"],
     "dynamics.saddles": ["_support/test_range"],
     "torch._imbalance_law": ["torch/test_literal"],
-    "torch._extremes": ["torch/test_literal", "torch/test_monitor"],
-    "torch._tangent": ["torch/test_literal", "torch/test_formats", "torch/test_audit"],
-    "torch.certified": ["torch/test_literal", "torch/test_autograd"],
-    "torch._numbers": ["torch/test_literal", "torch/test_formats"],
+    **{f"torch.{name}": ["torch/test_literal"] for name in ("_extremes", "_tangent", "certified")},
+    "torch._numbers": ["torch/test_formats"],
     **{
         f"verified.{name}": tests
         for names, tests in (

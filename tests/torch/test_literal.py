@@ -1,15 +1,19 @@
 """The law of the imbalances and the spectrum of T in PyTorch, against sums of NumPy, written out anew."""
 
 import math
+import warnings
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 import linflow as lf  # noqa: E402
+import linflow.torch as lt  # noqa: E402
 from linflow._support import number_formats  # noqa: E402
-from linflow.torch import _extremes, _tangent  # noqa: E402
+from linflow.certificates.margin import product_range  # noqa: E402
+from linflow.torch import _extremes, _tangent, certified  # noqa: E402
 from linflow.torch import _imbalance_law as _law  # noqa: E402
 
 SAME = 1e-12
@@ -241,3 +245,274 @@ def test_followed_eigenvalues_are_rayleigh_quotients_with_their_residuals(rng):
     assert error <= 0.49 * max(1e-6 * size, 1e-3 * least / 0.49) * (1 + 1e-9)
     assert (_extremes.DENSE, _extremes.TOLERANCE, _extremes.RELATIVE) == (100, 1e-6, {False: 1e-3, True: 1e-2})
     assert _law.PROBES == 8
+
+
+# --- the spectrum of T: limits and allowances ----------------------------------------------------------------------
+
+EPS = np.finfo(float).eps
+SHAPES = [
+    ((6, 2), (2, 3), (3, 5)), ((6, 2), (2, 3), (3, 3)), ((2, 2), (2, 3), (3, 7)), ((3, 3), (3, 3), (3, 3)),
+    ((6, 3), (3, 4), (4, 3)), ((3, 5), (5, 4), (4, 2)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("shapes", SHAPES)
+@pytest.mark.parametrize("size", [0.3, 3.0])
+def test_an_iterated_spectrum_is_the_dense_one(rng, shapes, size, monkeypatch):
+    net = lf.Network([size * rng.standard_normal(s) for s in shapes], 0.7)
+    whole = _tangent.tangent_spectrum(net)
+    k, p = min(shapes[0]), min(shapes[-1])
+    monkeypatch.setattr(_tangent, "ITERATIVE_LIMIT", k * p)  # is still done
+    monkeypatch.setattr(_tangent, "DENSE_LIMIT", k * p - 1)
+    found = _tangent.tangent_spectrum(net)
+    assert found.reason == "" and found.ranks == whole.ranks
+    assert (found.least, found.greatest) == (near(whole.least, rel=1e-9), near(whole.greatest, rel=1e-12))
+    assert found.least_on_tangent == near(whole.least_on_tangent, rel=1e-9)
+    monkeypatch.setattr(_tangent, "ITERATIVE_LIMIT", k * p - 1)
+    below, beside = shapes[0][0] > k, shapes[-1][1] > p
+    found = _tangent.tangent_spectrum(net)
+    assert (found.least, found.least_on_tangent, found.greatest) == (0.0 if below and beside else None, None, None)
+    assert "past" in found.reason and found.ranks == whole.ranks
+    twice = found.scaled(3.0)
+    assert (twice.least, twice.greatest) == (found.least, None)
+    thrice = whole.scaled(-3.0)
+    assert (thrice.least, thrice.greatest) == (9 * whole.least, 9 * whole.greatest)
+    np.testing.assert_allclose(thrice.singular_values, 3 * whole.singular_values, rtol=1e-15)
+
+
+def test_limits_of_the_spectrum_are_as_they_are_said():
+    assert _tangent.ITERATIVE_LIMIT == 200 * 200
+
+
+def test_an_eigenvalue_that_was_not_found_is_not_given(rng, monkeypatch):
+    net = lf.Network([rng.standard_normal((3, 3)) for _ in range(3)], 0.7)
+    whole = _tangent.tangent_spectrum(net)
+    core = lf.TangentOperator(net.weights)
+    monkeypatch.setattr(_tangent, "DENSE_LIMIT", 1)
+    errors = {}
+    plain = lf.TangentOperator.eigenvalue
+
+    def eigenvalue(self, end):
+        found = plain(self, end)
+        return type(found)(found.value, errors.get(end, found.error), found.iterations)
+
+    monkeypatch.setattr(lf.TangentOperator, "eigenvalue", eigenvalue)
+    top = float(core.greatest_eigenvalue())
+    for end in ("least", "greatest"):
+        for part, fine in ((0.99, True), (1.01, False)):
+            errors.clear()
+            errors[end] = part * 1e-7 * top
+            found = _tangent.tangent_spectrum(net)
+            assert (found.reason == "") == fine
+            assert found.greatest == (near(whole.greatest, rel=1e-9) if fine else None)
+    # A least eigenvalue within its error, or within what storing moved it by, may be 0.
+    bottom = float(core.least_eigenvalue())
+    for part, fine in ((0.99, True), (1.01, False)):
+        errors.clear()
+        errors["least"] = part * bottom
+        monkeypatch.setattr(_tangent, "UNCONVERGED", 1.0)
+        found = _tangent.tangent_spectrum(net)
+        assert (found.least > 0) == fine and (found.least_on_tangent is None) != fine
+        assert found.greatest == near(whole.greatest, rel=1e-9)
+        assert ("singular on its core" in found.reason) != fine
+
+
+@pytest.mark.parametrize("iterated", [False, True])
+@pytest.mark.parametrize("name", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("size", [0.5, 4.0])
+def test_eigenvalues_of_t_that_storing_may_have_made_count_as_zero(name, size, iterated, monkeypatch):
+    form = number_formats.FORMATS[name]
+    if iterated:
+        monkeypatch.setattr(_tangent, "DENSE_LIMIT", 1)
+        monkeypatch.setattr(_tangent, "UNCONVERGED", 1.0)
+
+    def layers(x):
+        return [size * np.diag([1.0, x]) for _ in range(3)]
+
+    def level(x):
+        """What is left of a 0 of T: of rounding, of float32, and of the two factors that storing moved."""
+        top, moves = 3 * size**4, [form.moved(W) for W in layers(x)]
+        pairs = [size * (moves[i] + moves[j]) for i, j in ((1, 2), (0, 2), (0, 1))]
+        computed = number_formats.COMPUTED**2 * (form.relative > 0)
+        return max(max(4 * EPS, computed) * top, sum(pair**2 for pair in pairs)) / size**4
+
+    for part, counts in ((0.8, False), (40 if iterated and not form.relative else 1.25, True)):  # its own error
+        x = (part * level(0.0) / 3) ** 0.25  # the least eigenvalue is 3x⁴ size⁴
+        assert level(x) == near(level(0.0), rel=0.15)
+        found = _tangent.tangent_spectrum(lf.Network(layers(x), 0.7), stored=form)
+        assert (found.least > 0) == counts, (part, found)
+        if counts:
+            assert found.least == near(
+                0.49 * 3 * x**4 * size**4, rel=0.3
+            )  # at 1.25 of a few roundings of the greatest
+
+
+def test_at_most_half_of_the_greatest_eigenvalue_counts_as_zero():
+    # Weights at the foot of float16 may have moved by more than they are.
+    half = number_formats.FORMATS["float16"]
+    for second, counts in ((0.45, False), (0.55, True)):
+        W = 1e-8 * np.diag([1.0, second**0.25])
+        found = _tangent.tangent_spectrum(lf.Network([W] * 3), stored=half)
+        assert (found.least > 0) == counts
+    assert found.ranks == (2, 2)
+
+
+def test_ranks_of_products_allow_for_what_their_layers_moved_by():
+    form = number_formats.FORMATS["float16"]
+    for size in (0.5, 4.0):
+        for part, rank in ((0.8, 1), (1.25, 2)):
+            first, last = size * np.diag([1.0, 1.0]), np.eye(2)
+            move = size * form.moved(first) + size * form.moved(first)  # of a product of two, each of norm `size`
+            middle = np.diag([size, part * move / size])
+            move = size * form.moved(middle) + size * form.moved(first)
+            middle = np.diag([size, part * move / size])
+            found = _tangent.tangent_spectrum(lf.Network([first, middle, last]), stored=form)
+            assert found.ranks[0] == rank
+
+
+# --- the certified rate --------------------------------------------------------------------------------------------
+
+
+def leaves(*weights):
+    return [torch.tensor(W, dtype=torch.float64, requires_grad=True) for W in weights]
+
+
+def difference(rate, weights, l, at):
+    """A central difference of relative step 1e-5, extrapolated once."""
+    found = []
+    for step in (2e-5, 1e-5):
+        ends = []
+        for sign in (1, -1):
+            moved = [W.detach().clone() for W in weights]
+            moved[l][at] += sign * step
+            ends.append(float(rate(moved)))
+        found.append((ends[0] - ends[1]) / (2 * step))
+    return (4 * found[1] - found[0]) / 3
+
+
+RATES = {
+    "two layers": (([[1.5, 0.3, 0.1], [0.2, 1.2, 0.4]], [[0.3], [0.2], [0.5]]), 0.05),
+    "two layers, n = m": (([[1.0, 0.2], [0.1, 0.8]], [[0.9, 0.0], [0.3, 1.1]]), 0.05),
+    "scalars": (([[2.0]], [[0.5]], [[0.9]]), 0.2),
+    "scalars, closed": (([[0.7]], [[0.5]], [[0.9]], [[1.4]]), 0.2),
+    "three layers": (([[1.0, 0.2], [0.1, 0.8]], [[1.9, 0.0], [0.3, 2.1]], [[0.7], [0.4]]), 0.05),
+    "one layer": (([[1.0, 0.2], [0.1, 0.8]],), 0.05),
+}
+
+
+@pytest.mark.parametrize("name", RATES)
+@pytest.mark.parametrize("K", [3.0])
+def test_the_certified_rate_is_that_of_the_certificate_with_its_slopes(name, K):
+    entries, off = RATES[name]
+    weights, scale = leaves(*entries), 0.8
+    W = (
+        scale * torch.linalg.multi_dot([w.detach() for w in weights])
+        if len(weights) > 1
+        else scale * weights[0].detach()
+    )
+    n, m = W.shape
+    target = W + off * torch.tensor(np.random.default_rng(2).standard_normal((n, m)))
+    f = lf.Quadratic(K * torch.eye(n, dtype=torch.float64), C=K * target)
+    cert = lf.certify(f, lf.Network([w.detach() for w in weights], scale))
+    names = {theorem.name for theorem in certified.THEOREMS}
+    best = max((row.rate for row in cert.guarantees if row.name in names), default=0.0)
+    rate = lt.certified_rate(f, lf.Network(weights, scale))
+    expected = 2 * K * scale**2 if len(weights) == 1 else best  # γ = 2K: ‖∇f‖² ≥ 2K (f − f*)
+    assert float(rate.detach()) == near(expected, rel=1e-8) and expected > 0
+    slopes = torch.autograd.grad(rate, weights, allow_unused=True)
+    if len(weights) == 1:
+        assert torch.equal(slopes[0], torch.zeros_like(slopes[0]))
+        return
+    for l, slope in enumerate(slopes):
+        for at in ((0, 0), (-1, -1)):
+            literal = difference(lambda ws: lt.certified_rate(f, lf.Network(ws, scale)), weights, l, at)
+            # Errors of the differences: 1e-16 over the step, and its fourth power.
+            assert float(slope[at]) == near(literal, rel=1e-5, abs=1e-6 * float(rate.detach()))
+
+
+@pytest.mark.parametrize("name", [theorem.name for theorem in certified.THEOREMS])
+def test_bounds_with_derivatives_are_those_without_at_any_size(name, monkeypatch):
+    (theorem,) = (t for t in certified.THEOREMS if t.name == name)
+    monkeypatch.setattr(certified, "THEOREMS", (theorem,))
+    for entries, off in RATES.values():
+        weights, L = [np.array(W) for W in entries], len(entries)
+        if L == 1:
+            continue
+        W = lf.Network(weights).product()
+
+        def rate(unit, weights=weights, W=W, L=L, off=off):
+            f = lf.MatrixFactorization(torch.tensor(unit**L * W * (1 + off)))
+            with torch.no_grad():
+                return float(lt.certified_rate(f, [torch.tensor(unit * w) for w in weights]))
+
+        f = lf.MatrixFactorization(torch.tensor(W * (1 + off)))
+        rows = [g for g in lf.certify(f, [torch.tensor(w) for w in weights]).guarantees if g.name == name]
+        one = rate(1.0)
+        assert one == near(rows[0].rate if rows and rows[0].applies else 0.0, rel=1e-8)
+        for unit in (2.0**-90, 2.0**60):  # T is of degree 2(L − 1) in the weights
+            assert rate(unit) == near(one * unit ** (2 * L - 2), rel=1e-9)
+
+
+def test_the_range_of_products_is_that_of_the_margin(rng):
+    for K, mu in ((1.0, 1.0), (4.0, 0.5)):
+        net = lf.Network([torch.tensor(rng.standard_normal((2, 3))), torch.tensor(rng.standard_normal((3, 2)))], 0.7)
+        target = net.product() + 0.1 * torch.tensor(rng.standard_normal((2, 2)))
+        A = torch.diag(torch.tensor([mu, K], dtype=torch.float64))
+        f = lf.Quadratic(A, C=A @ target)
+        low, following, high = (float(x) for x in certified._product_range(f, net))
+        s = np.linalg.svd(target.numpy(), compute_uv=False)
+        reach = math.sqrt(2 * float(f.gap(net.product())) / mu)
+        assert (low, following, high) == (
+            near(max(s[1] - reach, 0.0)), near(max(s[0] - reach, 0.0)), near(s[0] + reach),
+        )  # fmt: skip
+        literal = product_range(f, net, np.array([float(f.gap(net.product()))]))
+        assert (low, high) == (near(float(literal[0][0]), rel=1e-13), near(float(literal[2][0]), rel=1e-13))
+    single = lf.Network([torch.ones((1, 2), dtype=torch.float64), torch.ones((2, 2), dtype=torch.float64)])
+    assert (
+        certified._product_range(lf.MatrixFactorization(2 * torch.ones((1, 2), dtype=torch.float64)), single)[1]
+        == math.inf
+    )
+    blind = lf.Objective(lambda W: float((W**2).sum()), lambda W: 2 * W, shape=(2, 2), pl_constant=1.0, minimum=0.0)
+    low, following, high = certified._product_range(blind, net)
+    assert (float(low), float(following), high) == (0.0, 0.0, math.inf)
+
+
+def test_a_bound_on_a_null_set_must_be_ahead_of_the_others(monkeypatch):
+    weights = leaves([[1.0, 0.0], [0.0, 0.5]], [[1.0, 0.0], [0.0, 0.5]])
+    f = lf.MatrixFactorization(torch.diag(torch.tensor([1.1, 0.3], dtype=torch.float64)))
+
+    def theorem(value):
+        return SimpleNamespace(
+            name="named",
+            hypothesis=lambda given: None,
+            evaluate=lambda given: torch.tensor(value, dtype=torch.float64),
+        )
+
+    for ahead, chosen in ((0.5e-9, False), (1.5e-9, True)):
+        one, other = theorem(1.0), theorem(1.0 + ahead)
+        for order in ((one, other), (other, one)):
+            monkeypatch.setattr(certified, "THEOREMS", order)
+            monkeypatch.setattr(certified, "NULL_SETS", (other,))
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                rate = lt.certified_rate(f, weights)
+            assert float(rate.detach()) == near(2 * (1.0 + chosen * ahead), rel=1e-15) and len(said) == chosen
+            assert all(torch.equal(g, torch.zeros_like(g)) for g in torch.autograd.grad(rate, weights))
+            with torch.no_grad():  # nothing is asked of a derivative
+                assert float(lt.certified_rate(f, weights)) == float(rate.detach())
+            assert float(lt.certified_rate(f, [W.detach() for W in weights])) == float(rate.detach())
+    # Of two bounds as good as each other the first is taken; where there is none the rate is 0, with derivatives.
+    monkeypatch.setattr(certified, "THEOREMS", ())
+    nothing = lt.certified_rate(f, weights)
+    assert float(nothing.detach()) == 0.0
+    assert all(torch.equal(g, torch.zeros_like(g)) for g in torch.autograd.grad(nothing, weights))
+
+
+def test_a_root_follows_what_it_is_the_root_of():
+    # x² = θ: dx/dθ = 1/(2x).
+    theta = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    x = certified._follow(lambda x: x**2 - theta, np.array(math.sqrt(2)), torch.device("cpu"))
+    (slope,) = torch.autograd.grad(x, theta)
+    assert float(x.detach()) == math.sqrt(2) and float(slope) == near(1 / (2 * math.sqrt(2)))
+    c, y = torch.tensor([0.0, 1.0, 3.0], dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)
+    assert float(certified._slope(c, y)) == near(1.5 * 3.5 + 0.5 * 3.5 + 0.5 * 1.5)
