@@ -22,6 +22,7 @@ TARGETS = {
             "_base", "curves", "envelope", "lazy", "tail", "margin", "setting", "step_bounds", "published_descent",
         )
     },
+    "certificates.certificate": ["certificates/test_literal_certificate"],
     "certificates.setting": ["certificates/test_reasons", *CERTIFICATES, "certificates/test_literal_prior"],
     "certificates.exponential": [*CERTIFICATES, "certificates/test_reasons"],
     "certificates.descent": ["certificates/test_reasons", *CERTIFICATES],
