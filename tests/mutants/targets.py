@@ -10,7 +10,7 @@ TARGETS = {
     **{
         f"bounds.{name}": BOUNDS
         for name in (
-            "_base", "scalar_chain", "layer_norms", "two_layers", "three_layers", "any_imbalance",
+            "__init__", "_base", "scalar_chain", "layer_norms", "two_layers", "three_layers", "any_imbalance",
             "special_imbalance", "product_aware",
         )
     },
@@ -19,7 +19,7 @@ TARGETS = {
     **{
         f"certificates.{name}": CERTIFICATES
         for name in (
-            "_base", "curves", "envelope", "lazy", "tail", "margin", "setting", "step_bounds", "published_descent",
+            "_base", "curves", "envelope", "lazy", "tail", "margin", "step_bounds", "published_descent",
         )
     },
     "certificates.certificate": ["certificates/test_literal_certificate"],
@@ -30,7 +30,7 @@ TARGETS = {
     "certificates.checking": ["certificates/test_literal_checking"],
     **{
         f"certificates.prior.{name}": ["certificates/test_literal_prior", "certificates/test_prior"]
-        for name in ("_rows", "modes", "regimes", "imbalance")
+        for name in ("__init__", "_rows", "modes", "regimes", "imbalance")
     },
     **{
         f"exact.{name}": ["exact/test_literal", "exact/test_exact"]
