@@ -365,6 +365,30 @@ def quadratic(gap=1.0, gamma=2.0, K=1.0, minimizer=None, shape=(1, 1)):
     )  # fmt: skip
 
 
+def test_what_guarantees_ask_of_a_start(rng):
+    weights = [rng.standard_normal(s) for s in ((2, 5), (5, 3), (3, 4), (4, 3))]
+    net, Y = lf.Network(weights, 0.5), rng.standard_normal((2, 3))
+    setting = Setting(lf.MatrixFactorization(Y), net, "descent")
+    assert (setting.n, setting.m, setting.depth, setting.scale, setting.narrowest) == (2, 3, 4, 0.5, 3)
+    assert setting.gap == near(0.5 * np.sum((net.product() - Y) ** 2)) and setting.gamma == 2.0
+    assert setting.distance == near(np.linalg.norm(net.product() - Y))
+    assert setting.least_of_target == near(np.linalg.svd(Y)[1][1])
+    assert setting.strongly_convex and setting.too_narrow == ""
+    # The largest eigenvalue in size of a D_l, less what may be rounding.
+    largest = max(np.abs(np.linalg.eigvalsh(V.T @ V - W @ W.T)).max() for V, W in pairwise(weights))
+    for turned in (weights, [W.T for W in weights[::-1]]):
+        found = Setting(lf.MatrixFactorization(Y if turned is weights else Y.T), lf.Network(turned)).imbalance
+        assert found == near(largest, rel=1e-10) and found < largest
+    for large in ([3.0, 1.0, 1.0], [1.0, 1.0, 3.0], [1.0, 3.0, 1.0]):
+        sides = lf.Network([np.array([[w]]) for w in large])
+        assert Setting(lf.MatrixFactorization(np.eye(1)), sides).imbalance == near(8.0, rel=1e-10)
+    assert Setting(lf.MatrixFactorization(Y), lf.Network([Y])).imbalance == 0.0
+    assert Setting(lf.MatrixFactorization(np.eye(2)), lf.Network([np.eye(2)] * 2)).imbalance == 0.0
+    for constants in ({"pl_constant": 2.0}, {"pl_constant": 2.0, "minimizer": np.zeros((2, 3))}):
+        dominated = lf.Objective(lambda W: 1.0, lambda W: W, shape=(2, 3), minimum=0.0, **constants)
+        assert not Setting(dominated, net).strongly_convex
+
+
 def test_numbers_past_float64_are_refused_and_those_within_are_not():
     say = lambda f, net: Setting(f, net).beyond_float64  # noqa: E731
     small = lf.Network([np.ones((1, 1)), np.ones((1, 1))])
@@ -380,6 +404,9 @@ def test_numbers_past_float64_are_refused_and_those_within_are_not():
     assert say(quadratic(K=2.4e79), large) == "" and "curvature" in say(quadratic(K=2.6e79), large)
     three = lf.Network([np.full((1, 1), 1e40), np.full((1, 1), 1e60), np.full((1, 1), 1e20)], 2.0)
     assert say(quadratic(K=2.4e79), three) == "" and "curvature" in say(quadratic(K=2.6e79), three)
+    turned = lf.Network(three.weights[::-1], 2.0)
+    assert say(quadratic(K=2.4e79), turned) == "" and "curvature" in say(quadratic(K=2.6e79), turned)
+    assert say(quadratic(gap=1e100, K=1e-281, gamma=1e-281), small) == ""
     assert say(quadratic(gap=1e200, K=0.45e80, gamma=1.0), small) == ""
     for sign in (1, -1):
         assert "2K(L − f*)" in say(quadratic(gap=sign * 1e200, K=0.55e80, gamma=1.0), small)

@@ -213,7 +213,6 @@ class DescentBounds:
                 sigma_min=base.sigma_min[:count],
                 sigma_next=base.sigma_next[:count],
                 sigma_max=base.sigma_max[:count],
-                allowance=base.allowance + drift,
             )
             best = zero
             for theorem in self.theorems:
