@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import linflow as lf
+from linflow.dynamics import Interrupted
 
 F = lf.MatrixFactorization(np.diag([2.0, 1.0]))
 
@@ -65,3 +66,22 @@ def test_bad_arguments():
         lf.gradient_flow_many(F, nets(1), untill=1e-3)
     with pytest.raises(ValueError, match="workers"):
         lf.gradient_flow_many(F, nets(1), workers=0)
+    with pytest.raises(TypeError, match="stopped is not for many runs"):
+        lf.gradient_flow_many(F, nets(1), stopped=lambda: True)
+
+
+@pytest.mark.parametrize("engine", ["compiled", "plain"])
+def test_a_run_ends_where_it_is_told_to(engine):
+    (net,) = nets(1)
+    asked = []
+    with pytest.raises(Interrupted) as caught:
+        lf.gradient_flow(
+            F,
+            net,
+            until=1e-9,
+            engine=engine,
+            progress=lambda _: None,
+            stopped=lambda: bool(asked.append(0)) or len(asked) > 3,
+        )
+    run = caught.value.run
+    assert len(asked) == 4 and len(run.t) == 4 and run.result.name == "INTERRUPTED"  # the start and three steps

@@ -240,7 +240,7 @@ def test_a_row_has_the_times_of_the_clocks(tmp_path, monkeypatch):
 
     def run(*words, **options):
         clock.now += 7.5
-        return lf.dynamics.flow.integrate(*words, **options)
+        return lf.gradient_flow(*words, **options)
 
     monkeypatch.setattr(cells, "time", SimpleNamespace(perf_counter=lambda: clock.now, time=lambda: clock.now + 1.0))
     monkeypatch.setattr(cells, "_run", lambda e, f, net, *_: run(f, net, **e.flow.limits()))

@@ -51,6 +51,7 @@ def gradient_flow(
     progress: Callable[[float], None] | None = None,
     engine: str = "auto",
     reduce: bool = True,
+    stopped: Callable[[], bool] | None = None,
 ) -> Trajectory:
     """Integrate the gradient flow `Ẇ_l = −∂L/∂W_l` and record it at every accepted step.
 
@@ -77,13 +78,14 @@ def gradient_flow(
             faster; if it should be had but cannot be compiled, a note says so.
         reduce: integrate in the least width that holds the flow (`reduce_width`), where that pays; the weights of the
             trajectory are those of the full width. Exact to rounding.
+        stopped: a function asked between blocks of steps; where it returns True the run ends as with Ctrl-C.
 
     Returns:
         A `Trajectory`. A run that cannot reach its target ends with a named `result` and all computed so far.
 
     Raises:
         ValueError, TypeError: arguments that do not fit.
-        Interrupted: Ctrl-C; its `run` holds what was done.
+        Interrupted: Ctrl-C, or `stopped`; its `run` holds what was done.
 
     Example:
         >>> import numpy as np, linflow as lf
@@ -92,37 +94,6 @@ def gradient_flow(
         >>> run.result.value, bool(abs(run.gap[-1] / run.gap[0] / 1e-6 - 1) < 1e-9)
         ('target reached', True)
     """
-    return integrate(
-        objective,
-        network,
-        until=until,
-        t_max=t_max,
-        record=record,
-        times=times,
-        rtol=rtol,
-        max_steps=max_steps,
-        progress=progress,
-        engine=engine,
-        reduce=reduce,
-    )
-
-
-def integrate(
-    objective: Objective,
-    network: Network | Sequence[Any],
-    *,
-    until: float | None = None,
-    t_max: float | None = None,
-    record: Sequence[str] = (),
-    times: Sequence[float] = (),
-    rtol: float = 1e-8,
-    max_steps: int = 100_000,
-    progress: Callable[[float], None] | None = None,
-    engine: str = "auto",
-    reduce: bool = True,
-    stopped: Callable[[], bool] = lambda: False,
-) -> Trajectory:
-    """Do what `gradient_flow` says; `stopped`, asked now and then, ends the run as the keyboard does."""
     began = time.perf_counter()
     net = prepared(objective, network)
     until = checks.fraction(until, "until") if until is not None else None if t_max is not None else 1e-10
@@ -139,7 +110,7 @@ def integrate(
         march, notes = _march(field, rtol, engine, 1 if progress is not None else BLOCK)
         loop = _Loop(march, field, until, end, record, stops, rtol, max_steps, notes)
         with one_thread_when_small(field.network.weights) if loop.uses_blas else nullcontext():
-            result = loop.run(progress, stopped)
+            result = loop.run(progress, stopped or (lambda: False))
 
     again = {"until": until, "t_max": t_max, "max_steps": max_steps, "engine": engine, "reduce": reduce}
     error = partial(_error, objective, net, rtol, result is Result.INTERRUPTED, again)
@@ -164,7 +135,7 @@ def _error(
     if interrupted:  # its target is far
         options = {**options, "until": None, "t_max": float(nodes[0][-1]) or 1.0}
     try:
-        again = integrate(objective, network, rtol=min(COARSER * rtol, 0.5 * (1 + rtol)), **options)
+        again = gradient_flow(objective, network, rtol=min(COARSER * rtol, 0.5 * (1 + rtol)), **options)
     except LeftBehindError:
         return math.nan
     return difference(nodes, again._nodes)

@@ -12,7 +12,7 @@ from typing import Any
 from linflow._support import checks
 from linflow._support.threads import one_thread
 from linflow._support.words import plural
-from linflow.dynamics.flow import gradient_flow, integrate
+from linflow.dynamics.flow import gradient_flow
 from linflow.dynamics.trajectory import Interrupted, Trajectory
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
@@ -77,6 +77,8 @@ def gradient_flow_many(
         )
     count = os.cpu_count() or 1 if workers is None else checks.count(workers, "workers")
     unknown = set(options) - set(gradient_flow.__kwdefaults__ or {})
+    if "stopped" in options:
+        raise TypeError("stopped is not for many runs at once: Ctrl-C ends them all; leave it out.")
     if unknown:
         raise TypeError(f"{', '.join(sorted(unknown))}: gradient_flow has no such option.")
     results: list[Trajectory | Failure | None] = [None] * len(networks)
@@ -89,7 +91,7 @@ def gradient_flow_many(
             ended[index].set()
             return
         try:
-            results[index] = integrate(objectives[index], networks[index], stopped=stop.is_set, **options)
+            results[index] = gradient_flow(objectives[index], networks[index], stopped=stop.is_set, **options)
         except Interrupted as interrupted:
             results[index] = interrupted.run
         except Exception as error:

@@ -288,8 +288,7 @@ def _run(
     steps: Mapping[str, Any],
     deadline: float | None,
 ) -> Trajectory:
-    from linflow.dynamics import Interrupted, gradient_descent  # noqa: PLC0415 - see `ready`
-    from linflow.dynamics.flow import integrate  # noqa: PLC0415
+    from linflow.dynamics import Interrupted, gradient_descent, gradient_flow  # noqa: PLC0415 - see `ready`
 
     if experiment.algorithm == "descent":
         # Asked by the descent every hundred steps.
@@ -298,11 +297,11 @@ def _run(
         every = max(1, most // 10_000)
         return gradient_descent(objective, network, **steps, steps=most, until=until, every=every, progress=watch)
     # Asked between blocks of steps, where a callback of progress would be called after each.
-    late = (lambda: False) if deadline is None else (lambda: time.perf_counter() > deadline)
+    late = None if deadline is None else (lambda: time.perf_counter() > deadline)
     try:
-        return integrate(objective, network, **experiment.flow.limits(), stopped=late)
+        return gradient_flow(objective, network, **experiment.flow.limits(), stopped=late)
     except Interrupted:
-        if late():
+        if late is not None and late():
             raise _OutOfTime from None
         raise
 
