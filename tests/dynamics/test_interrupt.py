@@ -229,11 +229,11 @@ def test_ctrl_c_that_python_threw_away_is_heard_at_the_next_step():
     code = """
 import ctypes, os, signal
 import linflow as lf
-from linflow.cli._ctrl_c import heed, listen
+from linflow.cli._ctrl_c import raise_if_asked, remember_ctrl_c
 import numpy as np
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
-listen()
+remember_ctrl_c()
 
 @ctypes.CFUNCTYPE(None)
 def callback():
@@ -244,10 +244,10 @@ def callback():
 callback()
 print("dropped", flush=True)
 try:
-    lf.gradient_flow(lf.MatrixFactorization(np.eye(2)), [np.eye(2), 0.1 * np.eye(2)], progress=heed)
+    lf.gradient_flow(lf.MatrixFactorization(np.eye(2)), [np.eye(2), 0.1 * np.eye(2)], progress=raise_if_asked)
 except KeyboardInterrupt:
     print("heard", flush=True)
-heed()  # once is enough
+raise_if_asked()  # once is enough
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.stdout.split() == ["dropped", "heard"], done
