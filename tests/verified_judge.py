@@ -20,13 +20,29 @@ from linflow.verified import (
     hessian,
     log_norm,
     march,
+    prior,
     problem,
     reduction,
     rounding,
+    spectra,
     taylor,
 )
 
-MODULES = (arithmetic, descent, enclosure, flow, hessian, log_norm, march, problem, reduction, rounding, taylor)
+MODULES = (
+    arithmetic,
+    descent,
+    enclosure,
+    flow,
+    hessian,
+    log_norm,
+    march,
+    prior,
+    problem,
+    reduction,
+    rounding,
+    spectra,
+    taylor,
+)
 COARSE = 2.0**-20
 SIGNS = (-1.0, 1.0, -2.0, 2.0, 0.0)
 

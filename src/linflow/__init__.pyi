@@ -11,7 +11,6 @@ from .certificates import Certificate as Certificate
 from .certificates import Check as Check
 from .certificates import Guarantee as Guarantee
 from .certificates import Violation as Violation
-from .certificates import certify as certify
 from .certificates import margin as margin
 from .dynamics import Failure as Failure
 from .dynamics import Interrupted as Interrupted
@@ -42,6 +41,7 @@ from .verified import DescentEnclosure as DescentEnclosure
 from .verified import Enclosure as Enclosure
 from .verified import FlowDescentGap as FlowDescentGap
 from .verified import VerifiedStep as VerifiedStep
+from .verified import certify as certify
 from .verified import enclose as enclose
 from .verified import flow_descent_gap as flow_descent_gap
 from .verified import safe_step_size as safe_step_size

@@ -79,6 +79,15 @@ def test_certify_is_the_library(linflow):
     assert found["seed"] == 4
 
 
+def test_certify_proves_its_rounding_when_asked(linflow):
+    cert = lf.certify(objective(), lf.init.ntk((5, 20, 2), rng=4), rigorous=True)
+    result = linflow("certify", *REGRESSION, "--seed", 4, "--rigorous")
+    assert result.exit_code == (0 if cert.best else 1) and result.stdout.startswith(str(cert))
+    found = json.loads(linflow("certify", *REGRESSION, "--seed", 4, "--rigorous", "--json").stdout)
+    assert found["rests_on"] == "float64 numbers, rounding included and proved"
+    assert found["guarantees"] == json.loads(json.dumps(cert.to_dict()))["guarantees"]
+
+
 def test_arrays_of_one_file_and_what_is_left_out_of_another(linflow, tmp_path):
     X = lf.files.read_matrix("X.csv")
     np.savez("data.npz", X=X, Y=np.load("T.npy"))

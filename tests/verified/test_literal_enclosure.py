@@ -166,17 +166,22 @@ def test_a_least_eigenvalue_far_from_0_is_known_less_its_errors(coarse, monkeypa
     assert enc.least_eigenvalue_bounds(0.6) == (0.0, near(moved**2 * up))
 
 
+def assert_within(low, high, s, off, W, error):
+    assert low == pytest.approx(np.maximum(s - off, 0.0), rel=1e-11)
+    assert high == pytest.approx(np.minimum(s + off, (fro(W) + error) * up), rel=1e-11)
+
+
 @pytest.mark.parametrize("widths", WIDTHS)
 def test_the_singular_values_at_a_time(coarse, widths):
     enc, t = enclosed(widths, step_of(widths, radius=2.0**-10)), 0.6
     W, error, _ = parts(enc, t)
     U, s, V = np.linalg.svd(W, full_matrices=False)
-    k = min(W.shape)
-    tilted = [fro(Q - np.eye(k)) + g(max(W.shape) + 2) * (k + 1) for Q in (U.T @ U, V @ V.T)]
-    rest = fro(W - U @ np.diag(s) @ V) + g(k + 4) * 2 * (fro(W) + s[0]) * (k + 1)
-    off = (rest + s[0] * (tilted[0] + tilted[1] + tilted[0] * tilted[1]) + error) * up
+    k, sized = min(W.shape), ((U.T @ U, fro(U)), (V @ V.T, fro(V)))
+    tilted = [fro(Q - np.eye(k)) + g(max(W.shape) + 1) * z * z + u * (z * z + k) for Q, z in sized]
+    rest = fro(W - U @ np.diag(s) @ V) + g(k + 2) * fro(U * s) * fro(V) + 2 * u * fro(W)
+    off = (rest + s[0] * (tilted[0] + tilted[1] + tilted[0] * tilted[1]) + error) * up + 4 * u * s[0] + tiny
     low, high = enc.singular_value_bounds(t)
-    assert high == pytest.approx(s + off, rel=1e-11) and low == pytest.approx(np.maximum(s - off, 0.0), rel=1e-11)
+    assert_within(low, high, s, off, W, error)
     # Several times at once.
     low, high = enc.singular_value_bounds([t, t])
     assert low.shape == high.shape == (2, k)
@@ -188,11 +193,15 @@ def test_what_a_decomposition_misses_widens_its_singular_values(coarse, monkeypa
     W, error, _ = parts(enc, t)
     U, s, V = svd(W, full_matrices=False)
     monkeypatch.setattr(np.linalg, "svd", lambda A, full_matrices: (1.25 * U, s, 0.75 * V))
-    one, other = (fro((x * x - 1) * np.eye(2)) + g(5) * 3 for x in (1.25, 0.75))
-    rest = fro(W * (1 - 1.25 * 0.75)) + g(6) * 2 * (fro(W) + s[0]) * 3
-    off = (rest + s[0] * (one + other + one * other) + error) * up
+    sizes = (fro(1.25 * U), fro(0.75 * V))
+    one, other = (
+        fro((x * x - 1) * np.eye(2)) + g(4) * z * z + u * (z * z + 2)
+        for x, z in zip((1.25, 0.75), sizes, strict=True)
+    )
+    rest = fro(W * (1 - 1.25 * 0.75)) + g(4) * fro(1.25 * U * s) * sizes[1] + 2 * u * fro(W)
+    off = (rest + s[0] * (one + other + one * other) + error) * up + 4 * u * s[0] + tiny
     low, high = enc.singular_value_bounds(t)
-    assert high == pytest.approx(s + off, rel=1e-11) and low == pytest.approx(np.maximum(s - off, 0.0), rel=1e-11)
+    assert_within(low, high, s, off, W, error)
 
 
 def test_an_operator_is_symmetric_to_the_last_bit(monkeypatch):

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from linflow.dynamics.trajectory import Trajectory
 
 ALGORITHMS = ("flow", "descent")
+ALLOWED_FOR = "float64 numbers; their rounding is allowed for, but not proved (rigorous=True proves it)"
+"""What the guarantees of a certificate rest on."""
 
 
 @renamed_attributes(network="start")
@@ -66,6 +68,11 @@ class Certificate:
     def pl_constant(self) -> float:
         """Gradient dominance γ of the objective."""
         return self.objective.pl_constant
+
+    @property
+    def rests_on(self) -> str:
+        """What the guarantees rest on: whether the rounding of their numbers is proved, or a reasoned allowance."""
+        return ALLOWED_FOR
 
     @property
     def best(self) -> Guarantee | None:
@@ -192,6 +199,7 @@ class Certificate:
             "guarantees": [g.to_dict() for g in self.guarantees],
             "baseline": self.baseline.to_dict(),
             "prior": [g.to_dict() for g in self.prior],
+            "rests_on": self.rests_on,
             "notes": list(self.notes),
         }
 
@@ -201,7 +209,7 @@ class Certificate:
             head += f", gradient descent with step {self.step_size:.4g}"
         if self.schedule is not None:
             head += f", gradient descent with {self.schedule!r}"
-        blocks = [head, *self.notes, self._table("guarantee", self.guarantees), ""]
+        blocks = [head, f"rests on {self.rests_on}", *self.notes, self._table("guarantee", self.guarantees), ""]
         return "\n".join([*blocks, self._table("published result", (self.baseline, *self.prior))])
 
     def _table(self, title: str, guarantees: Sequence[Guarantee]) -> str:

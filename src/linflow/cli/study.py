@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from linflow.experiments.schema import Experiment
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, not text.")]
+Rigorous = Annotated[bool, typer.Option("--rigorous", help="Prove the rounding of the certificate, too.")]
 Verified = Annotated[bool, typer.Option("--verified", help="Prove by computing when the target is reached, too.")]
 RUN = tuple(name for name, (_, _, panel, _) in OPTIONS.items() if panel in ("Data", "Start", "Run"))
 START = (
@@ -35,7 +36,9 @@ START = (
 
 @app.command(cls=ExperimentCommand)
 @takes_experiment(*START, "until", "steps", "proof_steps")
-def certify(experiment: "Experiment", verified: Verified = False, as_json: Json = False) -> None:
+def certify(
+    experiment: "Experiment", rigorous: Rigorous = False, verified: Verified = False, as_json: Json = False
+) -> None:
     """Say how fast training from a start is sure to be, before it is run.
 
     Example: linflow certify --target Y.csv --init ntk --hidden 64 --seed 0
@@ -44,8 +47,11 @@ def certify(experiment: "Experiment", verified: Verified = False, as_json: Json 
     """
     from linflow.advice.proof_findings import proved
     from linflow.experiments.analysis import certificate, proof_of
+    from linflow.verified.prior import rigorously
 
     cert = certificate(experiment)[2]
+    if rigorous:
+        cert = rigorously(cert)
     proof = reason = None
     if verified:
         with progress("prove") as tick:

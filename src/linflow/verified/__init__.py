@@ -4,6 +4,7 @@ from linflow.verified.attempt import attempt
 from linflow.verified.comparison import FlowDescentGap, flow_descent_gap
 from linflow.verified.descent import DescentEnclosure
 from linflow.verified.enclosure import Enclosure
+from linflow.verified.prior import certify
 from linflow.verified.run import enclose
 from linflow.verified.steps import VerifiedStep, safe_step_size
 
@@ -13,6 +14,7 @@ __all__ = [
     "FlowDescentGap",
     "VerifiedStep",
     "attempt",
+    "certify",
     "enclose",
     "flow_descent_gap",
     "safe_step_size",

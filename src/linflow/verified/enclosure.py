@@ -23,6 +23,7 @@ from linflow.verified.march import EnclosureStep, product_error, reached
 from linflow.verified.problem import AffineGradient
 from linflow.verified.reduction import Narrowed
 from linflow.verified.rounding import TINY, UP, U, frobenius, gamma, least_eigenvalue
+from linflow.verified.spectra import singular_value_bounds
 
 BISECTIONS = 60
 """How often a step is halved to find a time: down to its last digit."""
@@ -262,12 +263,7 @@ class Enclosure:
 
     def _singular(self, t: float) -> tuple[np.ndarray, np.ndarray]:
         W, error = self._product(self._step(t), t)
-        u, s, vt = np.linalg.svd(W, full_matrices=False)
-        k, length = len(s), float(frobenius(W))
-        tilted = [float(frobenius(Q - np.eye(k))) + gamma(max(W.shape) + 2) * (k + 1) for Q in (u.T @ u, vt @ vt.T)]
-        rest = float(frobenius(W - (u * s) @ vt)) + gamma(k + 4) * 2 * (length + float(s[0])) * (k + 1)
-        off = (rest + float(s[0]) * (sum(tilted) + tilted[0] * tilted[1]) + error) * UP
-        return np.maximum(s - off, 0.0), s + off
+        return singular_value_bounds(W, error)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the proof as NetCDF (`.nc`), whole or not at all; `linflow.load(path)` gives it back.

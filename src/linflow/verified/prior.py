@@ -1,0 +1,319 @@
+"""Guarantees before a run with all rounding proved: what `certify(…, rigorous=True)` gives.
+
+Every number that a guarantee is made from is bounded from the safe side: eigenvalues of the imbalances and singular
+values by residuals, γ, the first loss gap and λ_min(T) of the start by proved bounds. What follows from them is
+evaluated with allowances that cover its rounding. Proofs: docs/verified.md, section 10.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from linflow import bounds, certificates
+from linflow._support.arrays import is_numpy, to_numpy
+from linflow.bounds import Bound, Invariants
+from linflow.bounds._base import Spectrum
+from linflow.certificates import Certificate, Guarantee
+from linflow.certificates.curves import LevelCurve
+from linflow.certificates.envelope import envelope, gap_levels
+from linflow.certificates.lazy import GRID, Neighbourhood
+from linflow.model.network import Network
+from linflow.model.objectives import Objective
+from linflow.verified.enclosure import LARGEST_OPERATOR, _operator
+from linflow.verified.log_norm import greatest
+from linflow.verified.march import product_error
+from linflow.verified.problem import AffineGradient, affine_gradient
+from linflow.verified.rounding import TINY, UP, U, frobenius, gamma, least_eigenvalue, spectral
+from linflow.verified.spectra import imbalance_bounds, singular_value_bounds
+
+DOWN = 1 - 1e-12
+"""Factor that covers the rounding of a lower bound, a formula of non-negative terms."""
+
+SURE = 1 - 1e-11
+"""Factor of rates and radii: it covers what their comparison and summation over the levels of a gap rounds."""
+
+INCLUDED = "float64 numbers, rounding included and proved"
+NOT_PROVED = "its rounding is not proved; certify without rigorous=True has it"
+DESCENT = 'guarantees on descent are not offered with rounding proved; lf.enclose(…, algorithm="descent") proves'
+
+PROVED = ("two layers", "two layers, n = m", "three layers, Δ*", "any depth, imbalance only")
+"""Theorems whose formula is evaluated with its rounding bounded."""
+
+
+@dataclass(frozen=True, repr=False)
+class RigorousCertificate(Certificate):
+    """A certificate whose guarantees hold for the exact numbers, rounding included.
+
+    Attributes:
+        gamma: proved lower bound of the gradient dominance γ.
+    """
+
+    gamma: float = 0.0
+
+    @property
+    def pl_constant(self) -> float:
+        """Proved lower bound of the gradient dominance γ."""
+        return self.gamma
+
+    @property
+    def rests_on(self) -> str:
+        """What the guarantees rest on."""
+        return INCLUDED
+
+    @property
+    def baseline(self) -> Guarantee:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The model without overparametrization, with its rounding not proved."""
+        return _without(super().baseline, NOT_PROVED)
+
+    @property
+    def prior(self) -> tuple[Guarantee, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """What published results say; none of these rows is proved with rounding."""
+        return tuple(_without(row, NOT_PROVED) for row in super().prior)
+
+
+@dataclass(frozen=True, repr=False)
+class SureCurve(LevelCurve):
+    """A decay from an upper bound of the first gap, whose times are to parts of a lower bound of it.
+
+    Attributes:
+        known: a lower bound of the first gap over the upper one; 0 where none is known.
+    """
+
+    known: float = 0.0
+
+    def time(self, gap: float) -> float:
+        """Return a time by which the gap is at most `gap`, and at most this part of the first for any first gap."""
+        return super().time(gap * self.known) if gap < self.levels[0] else 0.0
+
+
+def certify(
+    objective: Objective,
+    network: Network | Sequence[Any],
+    *,
+    algorithm: str = "flow",
+    step_size: float | None = None,
+    schedule: Any = None,
+    rigorous: bool = False,
+) -> Certificate:
+    """Return every guarantee on the gradient flow, or on gradient descent, from this start, best first.
+
+    Without `rigorous`, a guarantee allows for the rounding of its float64 numbers by a margin that is reasoned, not
+    proved. With it, nothing is taken on trust: eigenvalues and singular values have proved error bounds, and a
+    guarantee holds for the exact flow of the exact data. A guarantee for which that is not done does not apply, and
+    says so.
+
+    Args:
+        objective: what is minimised.
+        network: a `Network` or its weights; float32 input is computed in float64.
+        algorithm: "flow", or "descent" for gradient descent with a constant step or a schedule.
+        step_size: η of the descent; `safe_step_size(objective, network)` when left out.
+        schedule: a rule of `linflow.schedules` instead; guarantees are known for `xu2025` and `local_smoothness`, on
+            two layers, and `constant` is the same as `step_size`.
+        rigorous: whether all rounding is to be proved. It takes the flow of a strongly convex quadratic objective
+            (`MatrixFactorization`, `LinearRegression`, `Quadratic`).
+
+    Returns:
+        A `Certificate`; it says in `rests_on`, and prints, whether rounding is included.
+
+    Raises:
+        ValueError, TypeError: objective and network do not fit, a step size or schedule without descent, or both.
+
+    Example:
+        >>> import numpy as np, linflow as lf
+        >>> net = lf.init.imbalanced((2, 6, 6, 2), [3.0, -3.0], np.eye(2), rng=0)
+        >>> cert = lf.certify(lf.MatrixFactorization(np.eye(2)), net)
+        >>> cert.best.name, round(cert.rate, 2)
+        ('envelope', 20.56)
+        >>> proved = lf.certify(lf.MatrixFactorization(np.eye(2)), net, rigorous=True)
+        >>> proved.rests_on, round(proved.rate / cert.rate, 6) <= 1
+        ('float64 numbers, rounding included and proved', True)
+    """
+    certificate = certificates.certify(
+        objective, network, algorithm=algorithm, step_size=step_size, schedule=schedule
+    )
+    return rigorously(certificate) if rigorous else certificate
+
+
+def rigorously(certificate: Certificate) -> RigorousCertificate:
+    """Return the certificate with the guarantees that hold with all rounding proved, and reasons for the others."""
+    gamma_, gap, reason = 0.0, certificate.gap, DESCENT if certificate.algorithm == "descent" else ""
+    found = list(certificate.guarantees)
+    try:
+        problem = affine_gradient(certificate.objective)
+    except ValueError as error:
+        reason = reason or str(error).rstrip(".")
+    else:
+        gamma_ = 2 * problem.least * (1 - 4 * U)
+        if not problem.full:
+            reason = reason or "the objective could not be proved to be strongly convex, rounding included"
+        if not reason:
+            start = _Start.of(problem, certificate.start)
+            gap, found = start.gap[1], [start.proved(g, gamma_) for g in found]
+    if reason:
+        found = [_without(g, reason) for g in found]
+    order = sorted(found, key=lambda g: (not g.applies, g.time_to(1e-6), g.time_to(1e-2)))
+    return RigorousCertificate(
+        tuple(order),
+        certificate.objective,
+        certificate.start,
+        gap,
+        certificate.algorithm,
+        certificate.step_size,
+        certificate.notes,
+        certificate.schedule,
+        gamma_,
+    )
+
+
+def _without(guarantee: Guarantee, reason: str) -> Guarantee:
+    """Return a row that does not apply; one that did not before keeps its reason."""
+    return replace(guarantee, curve=None, reason=reason if guarantee.applies else guarantee.reason, facts={})
+
+
+@dataclass(frozen=True)
+class _Start:
+    """A start, with proved bounds of what its guarantees are made from.
+
+    Attributes:
+        weights: the layers.
+        scale: output scale c.
+        gap: bounds of the first loss gap, the upper one raised once more.
+        levels: gaps, the first the upper bound.
+        floors: lower bounds of `λ_min(T)` at each level, by the name of the theorem.
+        nearby: floors of `λ_min(T)` on balls around the start.
+    """
+
+    weights: list[np.ndarray]
+    scale: float
+    gap: tuple[float, float]
+    levels: np.ndarray
+    floors: dict[str, np.ndarray]
+    nearby: Neighbourhood
+
+    @classmethod
+    def of(cls, problem: AffineGradient, network: Network) -> _Start:
+        weights = [np.ascontiguousarray(W if is_numpy(W) else to_numpy(W), dtype=np.float64) for W in network.weights]
+        c = network.scale
+        W, error = product_error(weights, [0.0] * len(weights))
+        off = (c * (error + 2 * U * float(frobenius(W))) + U * float(frobenius(c * W - problem.V))) * UP
+        low, high = problem.gap(c * W - problem.V, off)
+        high *= UP  # so that rounding of a bound at a time is below this
+        levels = gap_levels(high) if high > 0 else np.zeros(1)
+        rows = _bounds_on(levels, problem, weights, c) if len(weights) > 1 else []
+        floors = {row.name: _lowered(row, weights, c) for row in rows}
+        return cls(weights, c, (low, high), levels, floors, neighbourhood(weights, c))
+
+    def proved(self, guarantee: Guarantee, gamma_: float) -> Guarantee:
+        """Return a guarantee with all rounding proved, or the reason why there is none."""
+        name = guarantee.name
+        if name == "one layer":
+            floors, nearby = np.full(len(self.levels), self.scale * self.scale * (1 - 4 * U)), None
+        elif name in self.floors:
+            floors, nearby = np.full(len(self.levels), self.floors[name][0]), None
+        elif name == "envelope":
+            floors, nearby = np.max([np.zeros(len(self.levels)), *self.floors.values()], axis=0), self.nearby
+        elif name == "lazy regime":
+            floors, nearby = np.zeros(len(self.levels)), self.nearby
+        else:
+            return _without(guarantee, NOT_PROVED)
+        # A theorem whose hypothesis does not hold has no floors.
+        if not guarantee.applies:
+            return _without(guarantee, guarantee.reason)
+        curve = envelope(self.levels, gamma_, floors, nearby) if gamma_ > 0 and self.gap[1] > 0 else None
+        if curve is None or curve.rate <= 0:
+            return _without(guarantee, "with its rounding proved it gives no rate that is kept for ever")
+        known = max(0.0, self.gap[0] / self.gap[1] * DOWN)
+        sure = SureCurve(curve.levels, curve.rates * SURE, known)
+        facts = {"final rate": sure.final_rate} if name == "envelope" else {}
+        return replace(guarantee, curve=sure, gap=self.gap[1], facts=facts)
+
+
+def _bounds_on(levels: np.ndarray, problem: AffineGradient, weights: list[np.ndarray], c: float) -> list[Bound]:
+    """Return the bounds on `λ_min(T)` of all weights with these imbalances and a gap of at most each level."""
+    ends = [imbalance_bounds(A, B) for A, B in pairwise(weights)]
+    # The floors of the formulas are sums of a few of these; what that rounds is taken off here.
+    largest = max(float(max(abs(low[-1]), abs(high[0]), TINY)) for low, high in ends)
+    room = (16 * len(weights) ** 2 + 64) * U * largest * UP
+    spectra = tuple(Spectrum(low - room, high + room) for low, high in ends)
+    # ½μ‖W − W*‖² ≤ ℓ, and the exact W* is within ‖R‖/μ of the computed one.
+    mu = problem.least
+    s_low, s_high = singular_value_bounds(problem.V, problem.residue / mu * UP)
+    reach = np.sqrt(2 * levels / mu) * UP
+    low, high = np.maximum(s_low[-1] - reach, 0.0) * DOWN / c, (s_high[0] + reach) * UP / c
+    following = np.maximum(s_low[-2] - reach, 0.0) * DOWN / c if len(s_low) > 1 else np.full(len(levels), math.inf)
+    size = max(float(frobenius(W)) for W in weights) ** 2
+    widths = (weights[0].shape[0], *(W.shape[1] for W in weights))
+    invariants = Invariants(widths, spectra, low[-1], low[-1], high[0], size, room).at(low, high, following)
+    return [row for row in bounds.evaluate(invariants, c) if row.name in PROVED and row.applies]
+
+
+def _lowered(row: Bound, weights: list[np.ndarray], c: float) -> np.ndarray:
+    """Return the value of a bound less what its formula rounds."""
+    value = to_numpy(row.value) * DOWN
+    if row.name == "three layers, Δ*":  # the one formula that subtracts squares
+        hidden = max(W.shape[1] for W in weights[:-1])
+        size = sum(float(frobenius(W)) ** 2 for W in weights)
+        value = value - 100 * (hidden + 8) * hidden * hidden * U * (c * size) ** 2
+    return np.maximum(value, 0.0)
+
+
+def neighbourhood(weights: list[np.ndarray], c: float) -> Neighbourhood:
+    """Return floors of `λ_min(T)` on balls around these weights, all rounding included (`Neighbourhood`)."""
+    root = math.sqrt(least_of_operator(weights, c)) * DOWN
+    norms = np.array([spectral(W) for W in weights])
+    slope = c * _interaction(norms)
+    if root == 0.0 or not slope > 0.0:
+        end = math.inf if len(weights) == 1 else 0.0
+        return Neighbourhood(np.array([0.0, end]), np.array([root**2, root**2]) * DOWN)
+    radii = (np.arange(GRID + 1) / GRID) ** 2 * (root / slope)
+    slopes = np.array([c * _interaction(norms + r) for r in radii[1:]])
+    change = np.concatenate([[0.0], np.cumsum(np.diff(radii) * slopes)]) * UP
+    return Neighbourhood(radii * SURE, np.maximum(root - change, 0.0) ** 2 * DOWN)
+
+
+def least_of_operator(weights: list[np.ndarray], c: float) -> float:
+    """Return a proved lower bound of `λ_min(T)` of these weights.
+
+    The eigenvalue itself for one and two layers, and for T of at most 900 rows; else `Σ λ_n(PPᵀ) λ_m(SᵀS)`.
+    """
+    n, m = weights[0].shape[0], weights[-1].shape[1]
+    if len(weights) == 1:
+        return c * c * (1 - 4 * U)
+    if len(weights) == 2:
+        return max(0.0, (_least(weights[0]) + _least(weights[1].T)) * c * c * DOWN)
+    if n * m <= LARGEST_OPERATOR:
+        T, error, _ = _operator(weights, c)
+        return max(0.0, least_eigenvalue(T, error))
+    total = 0.0
+    for l in range(len(weights)):
+        before = _least(*weights[:l]) if l else 1.0
+        after = _least(*(W.T for W in reversed(weights[l + 1 :]))) if l + 1 < len(weights) else 1.0
+        total += before * after
+    return total * c * c * DOWN
+
+
+def _least(*factors: np.ndarray) -> float:
+    """Return a lower bound of `λ_min(PPᵀ)` of the product P of these, not below 0."""
+    P, error = product_error(list(factors), [0.0] * len(factors))
+    if P.shape[0] > P.shape[1]:
+        return 0.0
+    length = float(frobenius(P))
+    gram = P @ P.T
+    off = gamma(P.shape[1] + 2) * length * length + error * (2 * length + error)
+    return max(0.0, least_eigenvalue((gram + gram.T) / 2, off * UP + TINY))
+
+
+def _interaction(norms: np.ndarray) -> float:
+    """Return an upper bound of `λ_max(C)`, `C_ij = Π_{k≠i,j} x_k` with zero diagonal."""
+    L = len(norms)
+    C = np.zeros((L, L))
+    for i in range(L):
+        for j in range(i):
+            C[i, j] = C[j, i] = math.prod(norms[k] for k in range(L) if k not in (i, j))
+    return greatest(C) * UP
