@@ -897,3 +897,139 @@ def test_the_local_step_of_two_layers_at_a_small_gap(form, a, b):
             schedules.local_smoothness(form).step(iterate(g, lf.Network([1e74 * np.eye(1), 1e74 * np.eye(1)])))
             == 0.25
         )
+
+
+# --- what is kept of a run -----------------------------------------------------------------------------------------
+
+
+def flow(**options):
+    f = lf.MatrixFactorization(np.array([[2.0]]))
+    return f, lf.gradient_flow(f, [np.array([[1.0]]), np.array([[0.5]])], engine="plain", **options)
+
+
+def test_a_run_is_read_at_its_ends_and_between():
+    f, run = flow(t_max=0.7, record=("loss", "rate"))
+    w = lf.exact.two_layer_scalar(0.75, 2.0, 0.5, [0.0, 0.3, 0.7])
+    gaps = 0.5 * (2 - w) ** 2
+    assert run.gap_at([0.0, 0.3, 0.7]).tolist() == near(gaps, rel=1e-6) and run.gap_at([]).shape == (0,)
+    assert isinstance(run.gap_at(0.3), float) and run.gap_at(0.3) == near(gaps[1], rel=1e-6)
+    for outside in (-1e-9, 0.7000001, [0.1, 0.8], [-0.1, 0.1], math.nan):
+        with pytest.raises(ValueError, match=r"outside|finite|number"):
+            run.gap_at(outside)
+    assert run.loss == near(run.gap) and run.loss_at(0.3) == run.gap_at(0.3)
+    for t in (0.0, 0.3, float(run.t[1]), 0.7):
+        product = float(run.network_at(t).product()[0, 0])
+        assert product == near(float(lf.exact.two_layer_scalar(0.75, 2.0, 0.5, t)), rel=1e-7)
+    with pytest.raises(ValueError, match="outside"):
+        run.network_at(0.71)
+    descent = lf.gradient_descent(f, run.start, step_size=0.1, steps=2)
+    with pytest.raises(ValueError, match="first and last"):
+        descent.network_at(0.0)
+    assert "hairer1993" in run.citations and "hairer1993" not in descent.citations
+    g = lf.Objective(lambda W: f.value(W) + 3.0, f.gradient, shape=(1, 1), strong_convexity=1.0, minimum=3.0)
+    above = lf.gradient_descent(g, run.start, step_size=0.1, steps=2)
+    assert above.loss == near(above.gap + 3.0) and above.loss_at(0.1) == near(above.gap_at(0.1) + 3.0)
+
+
+def test_times_to_fractions_of_the_first_gap():
+    _, run = flow(until=1e-3)
+    end = float(run.t[-1])
+    assert run.result is lf.Result.TARGET and run.time_to(1e-3) == end
+    assert run.time_to(1e-3 * (1 - 0.5e-12)) == end and run.time_to(1e-3 * (1 - 3e-12)) == math.inf
+    for fraction in (0.5, 0.01):
+        t = run.time_to(fraction)
+        w = float(lf.exact.two_layer_scalar(0.75, 2.0, 0.5, t))
+        assert 0.5 * (2 - w) ** 2 == near(fraction * 0.5 * 1.5**2, rel=1e-6)
+    both = run.time_to([0.5, 0.01])
+    assert both.shape == (2,) and both.tolist() == [run.time_to(0.5), run.time_to(0.01)]
+    _, short = flow(t_max=0.1, until=1e-3)
+    assert short.time_to(1e-3) == math.inf
+    still = lf.gradient_descent(lf.MatrixFactorization(np.eye(1)), [np.eye(1), np.eye(1)], step_size=0.1, steps=2)
+    assert still.gap[0] == 0.0 and still.time_to(0.5) == 0.0 and still.time_to([0.5, 0.1]).tolist() == [0.0, 0.0]
+
+
+def test_the_difference_of_two_runs_is_looked_for_between_steps_as_well():
+    from linflow.dynamics.trajectory import difference
+
+    own = np.array([0.0, 1.0, 2.0, 4.0]), np.array([0.0, -1.0, -2.0, -9.0])
+    other = np.array([0.0, 0.5, 3.0]), np.array([0.0, -1.5, -3.0])
+    # At 0, 0.5, 3 of the other and 0.5, 1.5, 3 of the own: differences 0, 1, 2.5, 0.6.
+    literal = max(abs(np.interp(t, *own) - np.interp(t, *other)) for t in (0.0, 0.5, 1.5, 3.0))
+    assert difference(own, other) == near(float(literal)) and literal == 2.5
+    between = np.array([0.0, 2.0]), np.array([0.0, 0.0])
+    peak = np.array([0.0, 1.0, 2.0, 5.0]), np.array([0.0, 4.0, 0.0, 99.0])
+    assert difference(between, peak) == 4.0 and difference(peak, between) == 2.0  # at ½ and 1½; after 2 nothing
+
+
+def test_a_run_that_leaves_the_minimum_behind_says_how():
+    from linflow.dynamics.trajectory import ended_outside
+
+    f, run = flow(t_max=0.1)
+    field = GradientField(f, run.start)
+    y = field.flatten(run.start.weights)
+    noise = f.rounding(run.start)
+    for gap, name in ((0.0, "ROUNDING"), (-0.9 * noise, "ROUNDING"), (-1.1 * noise, "BELOW_MINIMUM")):
+        assert ended_outside(field, Point(y, y, gap, 1.0)).name == name
+    assert ended_outside(field, Point(y, y, math.nan, 1.0)).name == "DIVERGED"
+    ends = {"TARGET", "TIME_LIMIT", "STEPS_DONE", "ROUNDING"}
+    assert all(result.ok == (result.name in ends) for result in lf.Result)
+
+
+def test_weights_are_kept_within_a_budget():
+    from linflow.dynamics.trajectory import Checkpoints
+
+    f, run = flow(t_max=0.1)
+    field = GradientField(f, run.start)
+    y = field.flatten(run.start.weights)
+    kept = Checkpoints(field, 1e-9, budget=8 * 2 * 4)  # four vectors of two numbers
+    times = []
+    for k in range(12):
+        kept.add(0.1 * k, (1 + k) * y)
+        times.append(list(kept.times))
+    step = [0.1 * k for k in range(12)]
+    assert times[3] == step[:4] and times[4] == step[0:5:2] and times[5] == step[0:5:2] and times[6] == step[0:7:2]
+    assert times[8] == step[0:9:4] and times[11] == step[0:9:4]
+    assert [float(v[0]) for v in kept.vectors] == [1.0, 5.0, 9.0]
+    tight = Checkpoints(field, 1e-9, budget=1)
+    for k in range(3):
+        tight.add(0.1 * k, y)
+    assert tight.times == step[0:3:2]  # two always, at first
+    # At a stored time the weights are those stored, between them integrated from the one before.
+    assert np.array_equal(field.flatten(kept.network_at(0.1 * 4).weights), 5 * y)
+    between = kept.network_at(0.1 * 4 + 0.05)
+    literal = _stepping.advance(field, 5 * y, 0.1 * 4 + 0.05 - 0.1 * 4, 1e-9)
+    np.testing.assert_allclose(field.flatten(between.weights), literal, rtol=1e-14)
+
+
+def test_what_is_recorded_is_what_is_asked_for():
+    from linflow.dynamics.trajectory import Recorder
+
+    f = lf.MatrixFactorization(np.array([[2.0, 0.5, 0.1], [0.3, 1.0, 0.2]]))
+    net = lf.Network([np.array([[1.0, 0.2], [0.0, 0.8]]), np.array([[0.5, 0.1, 0.0], [0.2, 0.6, 0.3]])])
+    moved = lf.Network([1.1 * W for W in net.weights])
+    field = GradientField(f, net)
+    recorder = Recorder(field, ("least_eigenvalue", "imbalance_drift", "singular_values"))
+    for t, now in ((0.0, net), (0.5, moved)):
+        recorder.add(t, field.at(field.flatten(now.weights)))
+    found = recorder.arrays()
+    assert found["t"].tolist() == [0.0, 0.5] and found["gap"] == near([f.gap(n.product()) for n in (net, moved)])
+    least = [np.linalg.eigvalsh(lf.TangentOperator(n).dense())[0] for n in (net, moved)]
+    assert found["least_eigenvalue"] == near(least, rel=1e-9)
+    D = net.weights[0].T @ net.weights[0] - net.weights[1] @ net.weights[1].T
+    assert found["imbalance_drift"] == near([0.0, 0.21 * np.linalg.norm(D)], rel=1e-9)
+    np.testing.assert_allclose(found["singular_values"][1], np.linalg.svd(moved.product(), compute_uv=False))
+    recorder.add(0.7, Point(field.flatten(net.weights), field.flatten(net.weights), math.inf, 1.0))
+    blank = recorder.arrays()
+    assert blank["singular_values"].shape == (3, 2) and np.isnan(blank["singular_values"][2]).all()
+    assert np.isnan(blank["least_eigenvalue"][2]) and np.isnan(blank["imbalance_drift"][2])
+    recorder.cut(0.5)
+    assert recorder.t == [0.0, 0.5] and all(len(column) == 2 for column in recorder.extra.values())
+    recorder.rate.pop()
+    recorder.cut(9.0)
+    assert recorder.t == [0.0] and len(recorder.gap) == 1
+    plain = Recorder(field, ("loss", "rate"))
+    plain.add(0.0, field.at(field.flatten(net.weights)))
+    assert set(plain.arrays()) == {"t", "gap", "rate"}
+    one = Recorder(field, ("imbalance_drift",))
+    one.add(0.0, field.at(field.flatten(net.weights)))
+    assert set(one.arrays()) == {"t", "gap", "rate", "imbalance_drift"} and len(one.arrays()["imbalance_drift"]) == 1

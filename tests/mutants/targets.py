@@ -55,7 +55,7 @@ TARGETS = {
         f"dynamics.{name}": ["dynamics/test_interpreted"]
         for name in ("_kernels", "_march", "_tiled_products", "_compiled")
     },
-    "dynamics.trajectory": ["dynamics/test_literal", "dynamics/test_flow"],
+    "dynamics.trajectory": ["dynamics/test_literal"],
     "dynamics.saddles": ["_support/test_range"],
     "torch._imbalance_law": ["torch/test_literal"],
     **{f"torch.{name}": ["torch/test_literal"] for name in ("_extremes", "_tangent", "certified")},

@@ -280,8 +280,14 @@ def test_an_iterated_spectrum_is_the_dense_one(rng, shapes, size, monkeypatch):
     np.testing.assert_allclose(thrice.singular_values, 3 * whole.singular_values, rtol=1e-15)
 
 
-def test_limits_of_the_spectrum_are_as_they_are_said():
+def test_zeros_of_the_spectrum_are_left_out_of_its_least():
     assert _tangent.ITERATIVE_LIMIT == 200 * 200
+    assert _tangent._outer_extremes(np.array([4.0, 0.0]), np.array([3.0, 0.0]), 2, 2) == (0.0, 3.0, 7.0)
+    nothing = _tangent.tangent_spectrum(lf.Network([np.zeros((2, 2))] * 3))
+    assert (nothing.least, nothing.least_on_tangent, nothing.greatest) == (0.0, 0.0, 0.0)
+    for part, count in ((0.9, 1), (1.1, 2)):  # five roundings, of the longer side
+        W = np.eye(2, 5) * np.array([[1.0], [part * 5 * EPS]])
+        assert np.count_nonzero(_tangent._squares(W, 2, 0.0, number_formats.FLOAT64)) == count
 
 
 def test_an_eigenvalue_that_was_not_found_is_not_given(rng, monkeypatch):
@@ -305,6 +311,13 @@ def test_an_eigenvalue_that_was_not_found_is_not_given(rng, monkeypatch):
             found = _tangent.tangent_spectrum(net)
             assert (found.reason == "") == fine
             assert found.greatest == (near(whole.greatest, rel=1e-9) if fine else None)
+    # Nor is one that rounding of the sum may have made.
+    for part, fine in ((0.8, False), (1.25, True)):
+        x = (part * 4 * EPS) ** 0.25
+        errors.clear()
+        errors |= {"least": 0.0, "greatest": 0.0}
+        found = _tangent.tangent_spectrum(lf.Network([np.diag([1.0, x])] * 3))
+        assert (found.least > 0) == fine
     # A least eigenvalue within its error, or within what storing moved it by, may be 0.
     bottom = float(core.least_eigenvalue())
     for part, fine in ((0.99, True), (1.01, False)):
