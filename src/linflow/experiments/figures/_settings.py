@@ -71,7 +71,8 @@ def written(value: Any) -> str:
     """
     if isinstance(value, tuple):
         return ",".join("x".join(map(written, one)) if isinstance(one, tuple) else written(one) for one in value)
-    return f"{value:.12g}" if isinstance(value, float) else str(value)
+    short = f"{value:g}" if isinstance(value, float) else str(value)
+    return short if not isinstance(value, float) or float(short) == value else repr(value)
 
 
 def assigned(kinds: Mapping[str, type[Settings]], given: Mapping[str, str]) -> dict[str, Settings]:

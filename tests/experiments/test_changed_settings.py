@@ -1,0 +1,95 @@
+"""Every figure takes other settings: its claims hold or are left out with a reason, and it is drawn."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from linflow.experiments.figures import EXPERIMENTS, Settings, assigned, setting
+from linflow.plots import style
+
+SMALL = {
+    "phase_plane": {"start": "1x1,-2x0.5", "seeds": "1", "d": "0,2,4,8,16", "product": "0.5"},
+    "depth": {"depth": "2,4,9", "step": "0.3", "product": "0.01", "seeds": "2", "run": "2,4"},
+    "spectrum": {"n": "3", "m": "5", "h": "10,40,160", "start": "orthogonal", "seeds": "2"},
+    "init_map": {"n": "3", "h": "6", "grid": "20", "seeds": "4", "start": "0.5x1.5"},
+    "real_data": {"start": "NTK,imbalanced", "layers": "2", "until": "1e-3", "h_digits": "20"},
+    "verified_runs": {"n": "4", "m": "2", "h": "8", "until": "1e-3", "h_diabetes": "8", "h_digits": "12"},
+}
+"""Of the other figures the tests beside this one change the settings."""
+
+
+def silent(fraction, note=""):
+    assert -1e-9 <= fraction <= 1 + 1e-9
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in ("real_data", "verified_runs") else [])
+        for name in SMALL
+    ],
+)
+def test_a_figure_at_other_settings(name, tmp_path):
+    if name in ("real_data", "verified_runs"):
+        pytest.importorskip("sklearn")
+    experiment = EXPERIMENTS[name]
+    outcome = experiment.run(0, silent, experiment.settings.read(SMALL[name]))
+    assert [(claim.text, claim.observed) for claim in outcome.claims if not claim.passed] == []
+    assert all(one.reason for one in outcome.left_out)
+    with style():
+        outcome.draw().savefig(tmp_path / "figure.png")
+
+
+@pytest.mark.parametrize("name", list(EXPERIMENTS))
+def test_settings_are_read_as_they_are_written(name):
+    kind = EXPERIMENTS[name].settings
+    assert kind.read(kind().texts()) == kind()
+    assert kind().changes() == ""
+    assert {"start", "h", "seeds"} & set(kind.names())
+    assert all(kind.meanings().values())
+
+
+@dataclasses.dataclass(frozen=True)
+class Every(Settings):
+    """One of each type."""
+
+    count: int = setting(3, "how many")
+    size: float = setting(0.5, "how large")
+    shift: float = setting(0.0, "where", least=-np.inf)
+    word: str = setting("a", "which", among=("a", "b"))
+    pairs: tuple[tuple[int, int], ...] = setting(((1, 2),), "widths")
+
+
+def test_values_of_every_type():
+    given = {"count": "7", "size": "1e-3", "shift": "-2", "word": "b", "pairs": "3x4, 5x6"}
+    found = Every.read(given)
+    assert found == Every(7, 1e-3, -2.0, "b", ((3, 4), (5, 6)))
+    assert found.changes("word", "pairs") == "word = b, not a, pairs = 3x4,5x6, not 1x2"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("count", "2.5", "'2.5' is not a whole number"),
+        ("count", "0", "'0' is not at least 1"),
+        ("size", "0", "'0' is not positive"),
+        ("size", "nan", "'nan' is not positive"),
+        ("shift", "inf", "'inf' is not a finite number"),
+        ("word", "c", "'c' is none of a, b"),
+        ("pairs", "3", "'3' has 1 numbers, where 2 are needed, as in 1x2"),
+        ("pairs", "3x4,3x4", "a value stands there twice"),
+    ],
+)
+def test_values_that_cannot_be_read(name, text, message):
+    with pytest.raises(ValueError, match=f"^{name}={text}: {message}. It is "):
+        Every.read({name: text})
+
+
+def test_a_setting_goes_to_every_figure_that_has_it():
+    found = assigned({"one": Every, "none": Settings}, {"count": "5"})
+    assert found == {"one": Every(count=5), "none": Settings()}
+    with pytest.raises(
+        ValueError, match=r"^no setting 'cuont' in one, none. Did you mean 'count'\? Settings: count, size"
+    ):
+        assigned({"one": Every, "none": Settings}, {"cuont": "5"})
