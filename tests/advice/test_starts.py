@@ -291,7 +291,7 @@ def test_no_two_layers_of_less_norm_have_the_rate(net, seed):
 
 def test_the_minimiser_does_not_enter_the_weights(rng):
     Y = rng.standard_normal((2, 4, 3))
-    a, b = (lf.design(lf.MatrixFactorization(y), (4, 5, 3), rate=2.0, rng=3).network for y in Y)
+    a, b = (lf.design(lf.MatrixFactorization(y), (4, 5, 3), rate=2.0, rng=3).start for y in Y)
     for A, B in zip(a.weights, b.weights, strict=True):
         np.testing.assert_array_equal(A, B)
 

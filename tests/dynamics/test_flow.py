@@ -332,7 +332,7 @@ class TestDescent:
     def test_tends_to_the_flow_at_order_eta(self, rng):
         f, net = problem((4, 6, 3), rng)
         end = 1.0
-        flow = lf.gradient_flow(f, net, t_max=end, rtol=1e-12).network.product()
+        flow = lf.gradient_flow(f, net, t_max=end, rtol=1e-12).final.product()
         etas = [0.02, 0.01, 0.005]
         errors = []
         for eta in etas:
