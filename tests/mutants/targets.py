@@ -44,7 +44,7 @@ TARGETS = {
     "model.objectives": ["model/test_literal", "model/test_objectives"],
     "model.quadratics": ["model/test_literal", "model/test_objectives"],
     "model.classification": ["model/test_classification"],
-    "geometry.reduction": ["geometry/test_reduction"],
+    "geometry.reduction": ["geometry/test_literal", "geometry/test_reduction"],
     "model.scalar_chain": BOUNDS,
     **{
         f"dynamics.{name}": ["dynamics/test_literal"]
