@@ -12,6 +12,7 @@ import numpy as np
 
 from linflow._support.arrays import EPS
 from linflow.geometry.operator import TangentOperator
+from linflow.model.levenberg_marquardt import brought_to
 from linflow.model.network import running_products, running_suffixes
 
 FEASIBLE = 1e-11
@@ -147,19 +148,12 @@ class WeightSearch:
 
     def _damped(self, x: np.ndarray, goal: float) -> np.ndarray:
         """Bring x to a violation below the goal, or near it, by the Levenberg–Marquardt method."""
-        violation, damping = self.constraints(x), 1e-2
-        for _ in range(_PROJECTION_STEPS):
-            size = _norm(violation)
-            if size < goal or damping > 1e8:
-                break
+
+        def moved(x: np.ndarray, violation: np.ndarray, damping: float) -> np.ndarray:
             U, s, Vt = np.linalg.svd(self.jacobian(x), full_matrices=False)
-            step = Vt.T @ (s / (s**2 + damping * size) * (U.T @ violation))
-            change = self.constraints(x - step)
-            if _norm(change) < size:
-                x, violation, damping = x - step, change, damping / 5
-            else:
-                damping *= 5
-        return x
+            return x - Vt.T @ (s / (s**2 + damping * _norm(violation)) * (U.T @ violation))
+
+        return brought_to(x, self.constraints, _norm, moved, goal=goal, steps=_PROJECTION_STEPS)
 
     # ------------------------------------------------------------ objective
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from linflow._support.arrays import EPS
+from linflow.model.levenberg_marquardt import brought_to
 from linflow.model.network import multiply, running_products, running_suffixes
 from linflow.model.scalar_chain import chain_offsets, chain_root
 
@@ -243,20 +244,19 @@ class Prescription:
         targets = [np.diag(d) / root**2 for d in self.spectra]
         product = np.zeros((self.widths[0], self.widths[-1]))
         np.fill_diagonal(product, self.sigma / root**self.depth)
-        weights = [A / root for A in start]
-        off = _violation(weights, targets, product)
-        damping = 1e-2
-        for _ in range(_STEPS):
-            size = _size(off)
-            if size < _TIGHT or damping > 1e8:
-                break
-            step = _step(weights, off, damping * min(size, 1.0))
-            trial = [A - S for A, S in zip(weights, step, strict=True)]
-            changed = _violation(trial, targets, product)
-            if _size(changed) < size:
-                weights, off, damping = trial, changed, damping / 5
-            else:
-                damping *= 5
+
+        def moved(weights: list[np.ndarray], off: list[np.ndarray], damping: float) -> list[np.ndarray]:
+            step = _step(weights, off, damping * min(_size(off), 1.0))
+            return [A - S for A, S in zip(weights, step, strict=True)]
+
+        weights = brought_to(
+            [A / root for A in start],
+            lambda weights: _violation(weights, targets, product),
+            _size,
+            moved,
+            goal=_TIGHT,
+            steps=_STEPS,
+        )
         return [root * A for A in weights]
 
 
