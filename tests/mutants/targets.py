@@ -41,8 +41,7 @@ TARGETS = {
         for name in ("geometry.operator", "geometry.imbalance", "geometry.extreme_eigenvalues", "model.spectrum")
     },
     "model.network": ["model/test_literal", "model/test_network"],
-    "model.objectives": ["model/test_literal", "model/test_objectives"],
-    "model.quadratics": ["model/test_literal", "model/test_objectives"],
+    **{f"model.{name}": ["model/test_literal_objectives"] for name in ("objectives", "quadratics")},
     "model.classification": ["model/test_classification"],
     "geometry.reduction": ["geometry/test_literal", "geometry/test_reduction"],
     "model.scalar_chain": BOUNDS,
