@@ -81,3 +81,13 @@ def test_why_there_is_no_margin():
     f = lf.Quadratic(np.diag([1.0, 4.0]), C=np.diag([2.0, 12.0]))
     expected = f"sqrt(K/μ) ‖W(0) − W*‖_F = {2 * math.sqrt(1 + 4):.3g} is not below σ_min(W*) = 2;"
     assert expected in _rows.no_margin(on(f))
+
+
+def test_every_published_result_has_its_row():
+    names = [row.name for row in lf.certify(F, NET).prior]
+    assert len(names) == len(set(names)) == 16
+    for year in (2023, 2025):
+        source = next(row.source for row in lf.certify(F, NET).prior if row.name == f"Xu et al. {year}")
+        assert str(year) in source
+    (one,) = lf.certify(F, lf.Network([np.eye(2)])).prior
+    assert not one.applies and "two layers and more" in one.reason
