@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import suppress
-from contextvars import ContextVar
 from functools import lru_cache
-from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
-from numba import njit, types
-from numba.core.compiler import Compiler
+from numba import types
 
 from linflow._support.arrays import EPS
 from linflow.dynamics import _kernels as kernels
-from linflow.dynamics import _stabilized, _stepping
+from linflow.dynamics import _programs, _stabilized, _stepping
 from linflow.dynamics import _tiled_products as tiles
 from linflow.dynamics._kernels import RTOL, SIZE, curvature, evaluate, grain, may_rest, norm, rounding
 from linflow.dynamics._stabilized import DAMPING, NEGLIGIBLE, STRICTER
@@ -250,6 +243,17 @@ def _reaching(source: int) -> Callable[..., None]:
     return reach
 
 
+def build() -> list[_programs.Program]:
+    """Return `advance` and `reach`, and the types of their arguments."""
+    kinds: Any = types
+    ints, places = (kinds.Array(kinds.int64, d, "C") for d in (1, 2))
+    floats, rows = (kinds.Array(kinds.float64, d, "C") for d in (1, 2))
+    state = (ints, floats, rows, places, *(5 * [floats]), ints)
+    source = _programs.fingerprint(sys.modules[__name__], kernels, tiles, _stabilized, _stepping)
+    advance, reach = _programs.kept(_advancing(source)), _programs.kept(_reaching(source))
+    return [(advance, (*state, rows, rows)), (reach, (*state, kinds.float64))]
+
+
 @lru_cache(maxsize=1)
 def programs() -> tuple[Callable[..., int], Callable[..., None]]:
     """Return `advance` and `reach`, which are kept on disk once compiled.
@@ -257,72 +261,5 @@ def programs() -> tuple[Callable[..., int], Callable[..., None]]:
     `advance(…) → event` takes steps until an event, or until `steps` (rows t, gap, speed, curvature) and `kept` (rows
     of weights) are full. `reach(…, h)` writes into `new` the weights a step of length h leads to, without taking it.
     """
-    found = _programs()
-    try:
-        _load(found, compiling=False)
-    except _NotKept:
-        # Code that was just compiled and code from the disk are put together from other pieces and may round in
-        # another way. Another process compiles, so that a first run gives the numbers of all later ones.
-        _compile_in_another_process()
-        try:
-            _load(found, compiling=False)
-        except _NotKept:  # no other process, or nothing that can be written
-            _load(found, compiling=True)
-    return found
-
-
-def _programs() -> tuple[Any, Any]:
-    modules = (Path(str(module.__file__)) for module in (kernels, tiles, _stabilized, _stepping))
-    # A copy on disk counts as current by the size and the date of one file; the sources themselves say more.
-    sources = (path.read_bytes() for path in (Path(__file__), *modules))
-    source = int(sha256(b"".join(sources)).hexdigest()[:15], 16)
-    compiled: Any = njit(nogil=True, error_model="numpy", cache=True, pipeline_class=_Compiler)
-    return compiled(_advancing(source)), compiled(_reaching(source))
-
-
-class _NotKept(Exception):  # noqa: N818 - no error: it is compiled then
-    pass
-
-
-_compiling = ContextVar("compiling", default=True)
-
-
-class _Compiler(Compiler):
-    """The compiler of numba, which is asked for what is not on the disk."""
-
-    def define_pipelines(self) -> Any:
-        if not _compiling.get():
-            raise _NotKept
-        return super().define_pipelines()
-
-
-def _load(found: tuple[Any, Any], *, compiling: bool) -> None:
-    """Load programs from the disk, or else compile them where that is wanted."""
-    kinds: Any = types
-    ints, places = (kinds.Array(kinds.int64, d, "C") for d in (1, 2))
-    floats, rows = (kinds.Array(kinds.float64, d, "C") for d in (1, 2))
-    state = (ints, floats, rows, places, *(5 * [floats]), ints)
-    before = _compiling.set(compiling)
-    try:
-        for program, own in zip(found, ((rows, rows), (kinds.float64,)), strict=True):
-            program.compile((*state, *own))
-    finally:
-        _compiling.reset(before)
-
-
-def _compile_in_another_process() -> None:
-    """Have another process of this Python compile the programs and keep them."""
-    if getattr(sys, "frozen", False) or "python" not in Path(sys.executable or "").name.lower():
-        return  # an application of its own, in which there is a Python
-    command = f"from {__name__} import _load, _programs; _load(_programs(), compiling=True)"
-    path = os.pathsep.join(place or os.getcwd() for place in sys.path)
-    with suppress(OSError, subprocess.TimeoutExpired):
-        subprocess.run(
-            [sys.executable, "-P", "-c", command],
-            env={**os.environ, "PYTHONPATH": path},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            check=False,
-            timeout=600,
-        )
+    advance, reach = _programs.loaded(build)
+    return advance, reach

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from linflow.verified import compiled
 from linflow.verified.arithmetic import FLOAT64, Arithmetic
 from linflow.verified.log_norm import Constants, Node, Tube, greatest, level_three, level_two
 from linflow.verified.problem import AffineGradient
@@ -126,6 +128,7 @@ class EnclosureMarch:
         first: bounds of the first loss gap.
         gap: bounds of the loss gap now.
         trouble: why the march cannot go on, empty while it can.
+        fast: whether compiled code may be used, where there is any and the matrices are small.
     """
 
     problem: AffineGradient
@@ -138,23 +141,39 @@ class EnclosureMarch:
     hessians: int = 0
     loose: float = 0.0
     arithmetic: Arithmetic = FLOAT64
+    fast: bool = False
+    layout: compiled.Layout | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.size = sum(W.shape[0] * W.shape[1] for W in self.weights)
-        self.node = Node(self._first_path())
+        fits = self.fast and self.arithmetic is FLOAT64
+        self.layout = compiled.layout(self.problem, self.weights, self.scale) if fits else None
+        self.node = self._node(self._first_path())
         path = self.node.path
-        motion = Tube(path, 0.0).constants(self.radius).motion
-        self.first = self.gap = self.problem.gap(path.distance, (path.distance_error + motion * self.radius) * UP)
+        motion = self._tube(0.0).constants(self.radius).motion
+        self.first = self.gap = path.gap((path.distance_error + motion * self.radius) * UP)
 
-    def _first_path(self) -> Expansion:
+    def _path(self, weights: Any, tau: float, order: int | None = None) -> Any:
+        """Return the path from some weights: an `Expansion`, or the same in compiled code."""
+        if self.layout is not None:
+            return compiled.CompiledPath(self.layout, weights, tau, order)
+        return Expansion(self.problem, weights, self.scale, tau, order, self.arithmetic)
+
+    def _node(self, path: Any) -> Any:
+        return Node(path) if self.layout is None else compiled.CompiledNode(path)
+
+    def _tube(self, s: float) -> Any:
+        return Tube(self.node.path, s) if self.layout is None else compiled.CompiledTube(self.node, s)
+
+    def _first_path(self) -> Any:
         """Return the path from the start, in a unit of time in which its coefficients neither grow nor shrink."""
-        probe = Expansion(self.problem, self.weights, self.scale, 1.0, 1)
+        probe = self._path(self.weights, 1.0, 1)
         speed = math.sqrt(sum(float(np.sum(W[1] ** 2)) for W in probe.coefficients))
         ratio = probe.norm() / speed if speed > 0 else 1.0
         exponent = round(math.log2(min(max(ratio, 1e-100), 1e100)))
         path = probe
         for _ in range(100):
-            path = Expansion(self.problem, self.weights, self.scale, 2.0**exponent, None, self.arithmetic)
+            path = self._path(self.weights, 2.0**exponent)
             if not np.isfinite(path.defects).all():
                 exponent -= 8
                 continue
@@ -174,7 +193,7 @@ class EnclosureMarch:
                 self.trouble = "the step is too short to change the time reached"
                 return None
             s = (after - self.t) / path.tau  # exact: τ is a power of two
-            tube = Tube(path, s)
+            tube = self._tube(s)
             level = self._level(tube)
             if level == 3 and self._too_coarse(tube):
                 s *= 0.8
@@ -215,9 +234,10 @@ class EnclosureMarch:
         length = s * tau
         scale_of_time = 2.0 ** round(math.log2(length))
         weights, jump = path.at(s)
-        node = Node(Expansion(self.problem, weights, self.scale, scale_of_time, None, self.arithmetic))
-        bound = level_two if level == 2 else level_three
-        lengths = np.array([factor.lengths for factor in path.weights])
+        node = self._node(self._path(weights, scale_of_time))
+        products: Any = level_two if self.layout is None else compiled.level_two
+        bound = products if level == 2 else level_three
+        lengths = path.lengths
         # The tube holds the rounded values of the path too, from which bounds at times within the step set out.
         rounded = float(np.linalg.norm(rounding_of_value(lengths, s))) * UP
         reach = 4 * (self.radius + tube.path.added(s) + rounded)
@@ -237,12 +257,12 @@ class EnclosureMarch:
         self.hessians += level == 3
         self.loose += exponent if level == 2 else 0.0
         error = (node.path.distance_error + constants.motion * after) * UP
-        gap = self.problem.gap(node.path.distance, error)
+        gap = node.path.gap(error)
         step = EnclosureStep(
             self.t,
             length,
             tau,
-            tuple(factor.values for factor in path.weights),
+            path.values,
             lengths,
             radius,
             constants,

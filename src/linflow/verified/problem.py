@@ -72,10 +72,13 @@ class AffineGradient:
         If no `least` was proved, f* stands for `f(V)`, and the loss may go below it.
         """
         G = self.apply(E)
-        length, slope = float(frobenius(E)), float(frobenius(G))
         value = 0.5 * float(np.sum(E * G))
+        return self.gap_from(value, float(frobenius(E)), float(frobenius(G)), E.size, error)
+
+    def gap_from(self, value: float, length: float, slope: float, size: int, error: float) -> tuple[float, float]:
+        """Return the bounds of `gap` from `½⟨E, AEB⟩` and bounds of `‖E‖_F` and `‖AEB‖_F`, all as computed."""
         slope = (slope + float(self.error_of(length, 0.0))) * UP
-        slack = 0.5 * (gamma(E.size + 4) * length * slope + float(self.error_of(length, 0.0)) * length)
+        slack = 0.5 * (gamma(size + 4) * length * slope + float(self.error_of(length, 0.0)) * length)
         slack += slope * error + 0.5 * self.smoothness * error * error + self.residue * (length + error)
         slack = slack * UP + 4 * U * abs(value)
         low = value - slack

@@ -151,8 +151,9 @@ class _Beginning:
         return cls(objective, net, problem, narrowed(weights), (*objective.notes, *net.notes, *problem.notes))
 
     def _march(self, arithmetic: Arithmetic) -> EnclosureMarch:
+        narrow = self.narrow
         return EnclosureMarch(
-            self.problem, self.narrow.weights, self.network.scale, self.narrow.radius, arithmetic=arithmetic
+            self.problem, narrow.weights, self.network.scale, narrow.radius, arithmetic=arithmetic, fast=True
         )
 
     def flow(

@@ -173,6 +173,20 @@ class Expansion:
         self.defects[:p] = 0.0
         self.prefix_norms, self.suffix_norms, self.slope_norms, self.pulled_norms = prefix, suffix, slope, pulled
 
+    @property
+    def values(self) -> tuple[np.ndarray, ...]:
+        """The layers' coefficients in float64."""
+        return tuple(factor.values for factor in self.weights)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Upper bounds of the Frobenius norms of the layers' coefficients, one row for a layer."""
+        return np.array([factor.lengths for factor in self.weights])
+
+    def gap(self, error: float) -> tuple[float, float]:
+        """Return bounds of the loss gap where the product is within `error` of that at the start."""
+        return self.problem.gap(self.distance, error)
+
     def norm(self) -> float:
         """Return `‖θ_0‖_F`."""
         return math.sqrt(sum(float(factor.lengths[0]) ** 2 for factor in self.weights))

@@ -1,0 +1,94 @@
+"""Compiled programs that are kept on disk, so that a machine compiles them once, whichever process is the first."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from contextvars import ContextVar
+from hashlib import sha256
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from numba import njit
+from numba.core.compiler import Compiler
+
+Program = tuple[Any, tuple[Any, ...]]
+"""A compiled function and the types of its arguments."""
+
+
+class _NotKept(Exception):  # noqa: N818 - no error: it is compiled then
+    pass
+
+
+_compiling = ContextVar("compiling", default=True)
+
+
+class _Compiler(Compiler):
+    """The compiler of numba, which is asked for what is not on the disk."""
+
+    def define_pipelines(self) -> Any:
+        if not _compiling.get():
+            raise _NotKept
+        return super().define_pipelines()
+
+
+kept: Any = njit(nogil=True, error_model="numpy", cache=True, pipeline_class=_Compiler)
+"""For functions that are kept on disk. One that other modules have a part in must close over their `fingerprint`."""
+
+
+def fingerprint(*modules: ModuleType) -> int:
+    """Return a number that changes with the sources of these modules.
+
+    A copy on disk counts as current by the size and the date of one file; the sources themselves say more.
+    """
+    sources = (Path(str(module.__file__)).read_bytes() for module in modules)
+    return int(sha256(b"".join(sources)).hexdigest()[:15], 16)
+
+
+def loaded(build: Callable[[], Sequence[Program]]) -> list[Any]:
+    """Return the programs that a function of a module builds, from the disk or else compiled."""
+    found = build()
+    try:
+        load(found, compiling=False)
+    except _NotKept:
+        # Code that was just compiled and code from the disk are put together from other pieces and may round in
+        # another way. Another process compiles, so that a first run gives the numbers of all later ones.
+        _compile_in_another_process(build)
+        try:
+            load(found, compiling=False)
+        except _NotKept:  # no other process, or nothing that can be written
+            load(found, compiling=True)
+    return [program for program, _ in found]
+
+
+def load(found: Sequence[Program], *, compiling: bool) -> None:
+    """Load programs from the disk, or else compile them where that is wanted."""
+    before = _compiling.set(compiling)
+    try:
+        for program, arguments in found:
+            program.compile(arguments)
+    finally:
+        _compiling.reset(before)
+
+
+def _compile_in_another_process(build: Callable[[], Sequence[Program]]) -> None:
+    """Have another process of this Python compile the programs and keep them."""
+    if getattr(sys, "frozen", False) or "python" not in Path(sys.executable or "").name.lower():
+        return  # an application of its own, in which there is a Python
+    name = build.__name__
+    command = f"from {__name__} import load; from {build.__module__} import {name}; load({name}(), compiling=True)"
+    path = os.pathsep.join(place or os.getcwd() for place in sys.path)
+    with suppress(OSError, subprocess.TimeoutExpired):
+        subprocess.run(
+            [sys.executable, "-P", "-c", command],
+            env={**os.environ, "PYTHONPATH": path},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=False,
+            timeout=600,
+        )
