@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-X, V = TypeVar("X"), TypeVar("V")
+X = TypeVar("X")
+V = TypeVar("V")
 
 
 def brought_to(
