@@ -396,3 +396,14 @@ def test_the_best_bound_of_large_layers_is_a_number():
     assert 0 <= float(found.value) <= 1e160
     found = lf.bounds.best([1e80 * np.diag([2.0, 1.0]), np.eye(2)])
     assert float(found.value) == pytest.approx(1e160, rel=1e-12)
+
+
+def test_every_bound_is_a_number_to_float():
+    net = lf.Network([np.diag([2.0, 0.0]), np.array([[1.0], [0.0]])])
+    (D,) = lf.imbalance_matrices(net)
+    value = lf.bounds.two_layer(D, 2, 1, sigma_n=0.0, sigma_m=2.0)
+    best, found = lf.bounds.best(net), lf.bounds.optimum(net, starts=2)
+    assert float(best) == float(best.value) and float(found) == found.value
+    # The bound is attained; allowances for rounding and the search are within 1e-9.
+    assert float(value) == pytest.approx(float(best), rel=1e-9, abs=0) == pytest.approx(float(found), rel=1e-9, abs=0)
+    assert [float(bound) for bound in lf.bounds.table(net)] == [float(bound.value) for bound in lf.bounds.table(net)]

@@ -806,6 +806,15 @@ def test_the_floor_of_an_outer_layer_where_its_search_begins():
         )
 
 
+def test_nothing_need_be_known_of_the_product():
+    net = lf.Network([np.eye(2), 2 * np.eye(2)])
+    rows = bounds.table(net, 0.0)
+    assert max(float(row.value) for row in rows) == near(3.0)  # of two layers the imbalance alone: |λ(D)|
+    assert float(bounds.best(net).value) == near(5.0)
+    with pytest.raises(ValueError, match="sigma_min is -1"):
+        bounds.table(net, -1.0)
+
+
 def test_a_sigma_far_below_the_others_says_nothing():
     """At 10⁻¹⁰⁰ of the largest one σ² is all that rounds to 0, whatever the others."""
     zero = np.zeros(2)

@@ -22,8 +22,8 @@ def row(name="row", applies=True, times=(1.0, 1.0), rate=0.0, gap=1.0, curve=Non
         rate=rate,
         curve=curve,
         citations=frozenset(citations),
-        time_to=lambda until: times[0] if until == 1e-6 else times[1],
-        steps_to=lambda until: 10 * (times[0] if until == 1e-6 else times[1]),
+        time_to={1e-6: times[0], 1e-2: times[1]}.get,
+        steps_to={1e-6: 10 * times[0], 1e-2: 10 * times[1]}.get,
         gap_at=lambda t: gap * t,
     )
 

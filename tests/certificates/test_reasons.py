@@ -2,11 +2,13 @@
 
 import math
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import linflow as lf
+from linflow.certificates import descent
 from linflow.certificates.setting import Setting
 from linflow.certificates.step_bounds import DescentBounds
 
@@ -124,6 +126,18 @@ def test_a_step_without_a_rate_is_told_why():
     )
 
 
+def test_what_is_missing_for_a_rate_is_told_in_turn():
+    one = lf.Network([np.eye(2, 3)])
+    assert of_descent(user({"smoothness": 1.0}), one, 0.1).reason.endswith(NO_GAMMA)
+    # A dominance of 1 is one.
+    narrow = lf.Network([np.ones((2, 1)), np.ones((1, 3))])
+    target = 1.1 * np.eye(2, 3)
+    slow = user({"strong_convexity": 0.5, "smoothness": 1.0, "minimizer": target}, target)
+    assert slow.pl_constant == 1.0 and "the hidden width 1 is below" in of_descent(slow, narrow, 1e-3).reason
+    dominated = Setting(user({"pl_constant": 1.0, "smoothness": 1.0}), NET, "descent")
+    assert descent._no_rate(dominated, SimpleNamespace(drift=0.0)).endswith("and the margin needs μ and W*")
+
+
 def test_the_step_that_is_taken_is_the_given_or_the_advised_one():
     advised = lf.safe_step_size(NEAR, NET)
     assert advised == DescentBounds(Setting(NEAR, NET, "descent")).advise()
@@ -131,7 +145,8 @@ def test_the_step_that_is_taken_is_the_given_or_the_advised_one():
     assert lf.certify(NEAR, NET, algorithm="descent", step_size=0.25).step_size == 0.25
     # Where none is certified, the step that a search from the start accepts.
     certificate = lf.certify(user({"strong_convexity": 1.0}), NET, algorithm="descent")
-    assert certificate.step_size > 0 and not certificate.guarantees[0].applies
+    assert certificate.step_size == descent._first_accepted(certificate.objective, NET) < 1.0
+    assert not certificate.guarantees[0].applies
     names = [g.name for g in certificate.guarantees]
     assert names[0] == "descent, any depth" and len(names) > 2
 

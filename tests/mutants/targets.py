@@ -27,10 +27,12 @@ TARGETS = {
     "certificates.exponential": [*CERTIFICATES, "certificates/test_reasons"],
     "certificates.descent": ["certificates/test_reasons", *CERTIFICATES],
     "certificates.scheduled_descent": [*CERTIFICATES, "certificates/test_descent_schedule"],
+    "certificates.prior.__init__": ["certificates/test_literal_rows"],
+    "certificates.prior._rows": ["certificates/test_literal_rows", "certificates/test_literal_prior"],
     "certificates.checking": ["certificates/test_literal_checking"],
     **{
         f"certificates.prior.{name}": ["certificates/test_literal_prior", "certificates/test_prior"]
-        for name in ("__init__", "_rows", "modes", "regimes", "imbalance")
+        for name in ("modes", "regimes", "imbalance")
     },
     **{
         f"exact.{name}": ["exact/test_literal", "exact/test_exact"]
@@ -41,8 +43,7 @@ TARGETS = {
         for name in ("geometry.operator", "geometry.imbalance", "geometry.extreme_eigenvalues", "model.spectrum")
     },
     "model.network": ["model/test_literal", "model/test_network"],
-    "model.objectives": ["model/test_literal", "model/test_objectives"],
-    "model.quadratics": ["model/test_literal", "model/test_objectives"],
+    **{f"model.{name}": ["model/test_literal_objectives"] for name in ("objectives", "quadratics")},
     "model.classification": ["model/test_classification"],
     "geometry.reduction": ["geometry/test_literal", "geometry/test_reduction"],
     "model.scalar_chain": BOUNDS,

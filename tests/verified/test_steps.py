@@ -1,11 +1,14 @@
 """The largest step that is proved: how it is searched for, and the edge 2/λ_max(∇²L) that it is set against."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import linflow as lf
+from linflow.dynamics import Result
+from linflow.verified import steps
 from linflow.verified.steps import _edge, _largest
 
 F = lf.MatrixFactorization(np.diag([2.0, 1.0]))
@@ -66,6 +69,9 @@ def test_the_edge_of_one_layer_is_exact_and_where_nothing_bends_it_is_1():
     # ∇²L = c² of one layer; at W = 0 of forty layers differences vanish below the least float64.
     assert _edge(F, lf.Network([np.diag([3.0, 4.0])], 2.0)) == pytest.approx(0.5, rel=1e-8)
     assert _edge(lf.MatrixFactorization(np.zeros((1, 1))), lf.Network([np.zeros((1, 1))] * 40)) == 1.0
+    # Differences are as large as the weights: of layers of size 10⁴, T = x² + y² alone counts.
+    large = lf.Network([np.full((1, 1), 1e4), np.full((1, 1), 1e4)])
+    assert _edge(lf.MatrixFactorization(np.full((1, 1), 1e8)), large) == pytest.approx(2 / 2e8, rel=1e-6)
     # At a start of 0 the differences are of size 10⁻⁶, and not of size 0: −Y alone is left, of two layers.
     assert _edge(F, lf.Network([np.zeros((2, 2))] * 2)) == pytest.approx(2 / 2, rel=1e-6)
 
@@ -85,8 +91,31 @@ def test_the_step_is_the_largest_that_is_proved_and_carries_its_proof(proved):
     assert beyond.result != "target proved"
     # λ_max at the start and at the end, where ∇²L = T restricted to what moves.
     assert eta.edge == (_edge(F, NET), _edge(F, enc.final))
-    assert seen and all(0 <= x <= 0.99 for x in seen) and seen == sorted(seen)
-    assert seen[-1] == pytest.approx(min(0.99, round(20 * seen[-1]) / 20))
+    # A twentieth for each step that is proved.
+    assert seen == sorted(seen) and seen[-1] >= 1 / 20 and all(x in [k / 20 for k in range(20)] for x in seen)
+
+
+def test_a_search_tells_how_far_it_is_but_not_that_it_is_done(monkeypatch):
+    proof, seen = SimpleNamespace(result="target proved", final=NET), []
+    monkeypatch.setattr(steps, "enclose", lambda *args, **given: proof)
+    eta = lf.safe_step_size(F, NET, verified=True, progress=seen.append)
+    assert seen == [min(0.99, k / 20) for k in range(1, 61)] and eta.enclosure is proof
+
+
+def test_a_plain_descent_is_asked_for_the_gap_that_is_proved(monkeypatch):
+    asked = []
+
+    def ran(objective, start, **given):
+        asked.append(given)
+        return SimpleNamespace(result=Result.TARGET if given["step_size"] <= 0.75 else None)
+
+    monkeypatch.setattr(steps, "gradient_descent", ran)
+    eta = steps.VerifiedStep(0.5)
+    for last, until in ((1.0, 0.25), (0.0, 1e-300), (3.99, 0.99), (8.0, 0.99)):
+        eta.enclosure = SimpleNamespace(objective=F, start=NET, gaps=np.array([[4.0, 0.0], [5.0, last]]))
+        assert 0.75 / 1.03 <= eta.converging(7) <= 0.75
+        assert asked[0] == {"step_size": 0.5, "steps": 7, "until": until, "every": 7}
+        asked.clear()
 
 
 def test_a_plain_descent_converges_up_to_about_the_same_step(proved):

@@ -6,7 +6,7 @@ the product. `table` evaluates every theorem on a network, `best` returns the la
 A theorem by name returns the value of its bound: a float where it is given numbers, else a
 0-d array of the kind of what it is given. `best` returns a `Bound`, which knows its theorem,
 and `table` a list of them. Two names are no lower bounds: `norms` returns a list of upper bounds on the layers, and
-`optimum` an `Optimum`, what a search found.
+`optimum` an `Optimum`, what a search found. `float` of a value, a `Bound` or an `Optimum` is the number itself.
 """
 
 from __future__ import annotations

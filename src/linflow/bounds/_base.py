@@ -259,6 +259,9 @@ class Bound:
         """Keys of the references that it rests on."""
         return frozenset({self.theorem.citation})
 
+    def __float__(self) -> float:
+        return float(self.value)
+
     @property
     def text(self) -> str:
         """The value as a person reads it, – where the theorem does not apply."""

@@ -56,6 +56,9 @@ class Optimum:
     converged: bool
     rounding: float = 0.0
 
+    def __float__(self) -> float:
+        return self.value
+
     def __repr__(self) -> str:
         state = "" if self.converged else ", not converged"
         if self.rounding >= 0.01 * self.value > 0:

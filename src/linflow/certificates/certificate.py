@@ -209,10 +209,10 @@ class Certificate:
             head += f", gradient descent with step {self.step_size:.4g}"
         if self.schedule is not None:
             head += f", gradient descent with {self.schedule!r}"
-        blocks = [head, f"rests on {self.rests_on}", *self.notes, self._table("guarantee", self.guarantees), ""]
-        return "\n".join([*blocks, self._table("published result", (self.baseline, *self.prior))])
+        blocks = [head, f"rests on {self.rests_on}", *self.notes, self._text_table("guarantee", self.guarantees), ""]
+        return "\n".join([*blocks, self._text_table("published result", (self.baseline, *self.prior))])
 
-    def _table(self, title: str, guarantees: Sequence[Guarantee]) -> str:
+    def _text_table(self, title: str, guarantees: Sequence[Guarantee]) -> str:
         """Return aligned rows, those that apply first."""
         rows = [
             (

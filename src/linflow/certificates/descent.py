@@ -98,7 +98,7 @@ def _any_depth(setting: Setting, bounds: DescentBounds | None, eta: float, why: 
             facts |= {"factor": curve.factor, "final factor": curve.final_factor}
         else:
             why = _no_rate(setting, held)
-    elif not why and bounds is not None:
+    elif bounds is not None:
         largest = bounds.largest
         why = (
             f"the step {eta:.4g} is too large: at most {largest:.4g} is certified; take safe_step_size"
