@@ -58,7 +58,7 @@ def test_the_box_plot_draws_what_its_axes_say(monkeypatch, tmp_path):
     assert texts["The certified rate never exceeds the least observed rate"]
     assert texts["Every run keeps its certificate at every recorded time"]
     assert [text for text in texts if text.startswith("Drawn as") and texts[text]] == [
-        "Drawn as Δ* is `bounds.three_layer` of the imbalance matrices, of 9 draws",
+        "Drawn as Δ* is `bounds.three_layer` of the imbalance matrices (9 draws)",
         "Drawn as certified rates are those of `certify`",
         "Drawn as observed rates are the least of `gradient_flow`",
     ]

@@ -76,7 +76,7 @@ def held_claim(text: str, verdicts: Sequence[tuple[bool | None, float | None]], 
     kept = sum(holds is True for holds, _ in verdicts)
     return Claim(
         text,
-        f"{kept} of {len(verdicts)} runs, rate at least {number(slack, 4)} of the certified",
+        f"{kept} of {len(verdicts)} runs; the rate is at least {number(slack, 4)} times the certified one",
         kept == len(verdicts) and and_also,
         slack,
     )

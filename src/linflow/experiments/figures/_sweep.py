@@ -48,7 +48,7 @@ def delta_claim(shown: Sequence[float], starts: Sequence[Network]) -> Claim:
         D1, D2 = imbalance_matrices(net)
         named.append(net.scale**2 * float(bounds.three_layer(D1, D2, *net.shape)))
     # A certificate takes off what rounding of the eigenvalues of D may add: 10⁻⁷ or less at these sizes.
-    text = f"Drawn as Δ* is `bounds.three_layer` of the imbalance matrices, of {number(len(starts))} draws"
+    text = f"Drawn as Δ* is `bounds.three_layer` of the imbalance matrices ({number(len(starts))} draws)"
     return Claim.same(text, shown, named, 1e-6)
 
 

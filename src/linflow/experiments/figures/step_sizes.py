@@ -142,9 +142,9 @@ def draw(data: StepSizesData) -> Any:
         _draw_curves(axes[:2], data, rule)
         _draw_steps(axes[2], data, rule)
     shown, until = data.settings.shown, data.settings.until
-    axes[0].set(xscale="symlog", yscale="log", xlim=(0, None), ylim=(until, 1.5))
+    axes[0].set(yscale="log", xscale="symlog", xlim=(0, None), ylim=(until, 1.5))
     axes[0].set(xlabel="step", ylabel="loss over its first", title=f"Loss, $h = {shown}$")
-    axes[1].set(xscale="symlog", yscale="log", xlim=(0, None), xlabel="step")
+    axes[1].set(yscale="log", xscale="symlog", xlim=(0, None), xlabel="step")
     axes[1].set(ylabel=r"step size $\eta_t$", title=f"Step size, $h = {shown}$")
     axes[2].set(xscale="log", yscale="log", xlabel="width", ylabel="steps", title=f"Steps to {_power(until)}")
     axes[2].set_xticks(data.settings.h, list(map(str, data.settings.h)))
