@@ -75,6 +75,8 @@ def objective(kind, n, m, rng):
     if kind == "quadratic":
         A, B = (np.eye(k) + G @ G.T for k, G in ((n, rng.standard_normal((n, n))), (m, rng.standard_normal((m, m)))))
         return lf.Quadratic(A, B, rng.standard_normal((n, m)))
+    if kind == "deficient":  # one direction is seen
+        return lf.LinearRegression(np.ones((3, 1)) * rng.standard_normal((1, n)), rng.standard_normal((3, m)))
     if kind == "right":
         return lf.Quadratic(np.eye(n), np.diag([2.0] * (m - 1) + [0.0]), np.zeros((n, m)))
     X = rng.standard_normal((n + 2, n))
@@ -88,6 +90,7 @@ CASES = [
     ("regression", (5, 3, 2, 4)),
     ("regression", (4, 4, 4, 4)), ("quadratic", (2, 3, 4)), ("quadratic", (4, 5, 3)), ("right", (3, 3, 2)),
     ("exponential", (2, 3, 1)), ("exponential", (3, 2, 2, 2)), ("logistic", (3, 4, 1)), ("logistic", (2, 2, 3)),
+    ("regression", (1, 3, 2)), ("deficient", (3, 4, 2)),
 ]  # fmt: skip
 
 
@@ -270,6 +273,7 @@ EPS = np.finfo(float).eps
 
 def test_weights_that_have_collapsed_rest():
     f, net = problem("factorization", (2, 3, 2))
+    net.weights[0][0, 0] = 5.0
     field = GradientField(f, net)
     one = _compiled.CompiledMarch(field, RTOL, 1)
     spec, data, _, _, y, K, work, _ = one._state[:8]
@@ -281,7 +285,7 @@ def test_weights_that_have_collapsed_rest():
 
 
 @pytest.mark.parametrize("loss", [ExponentialLoss, LogisticLoss])
-@pytest.mark.parametrize("size", [1.0, 8.0, -9.0, -40.0, -1e60])
+@pytest.mark.parametrize("size", [1.0, 8.0, -7.6, -9.0, -40.0, -1e60])
 def test_margins_that_leave_float64_are_those_of_the_objective(loss, size):
     X = np.array([[1.0, 0.2], [0.9, -0.3], [1.1, 0.1]])
     f = loss(X, np.ones((3, 1)))
@@ -290,12 +294,23 @@ def test_margins_that_leave_float64_are_those_of_the_objective(loss, size):
     one, point = _compiled.CompiledMarch(field, RTOL, 1), field.at(field.flatten(net.weights))
     assert one.start.point.gap == near(point.gap, rel=1e-11)
     np.testing.assert_allclose(one.start.point.slope, point.slope, rtol=1e-11)
-    if point.gap > 0 and math.isfinite(point.gap):
+    if point.gap > 0 and math.isfinite(point.gap) and point.rate < 1e150:
         assert one.start.curvature == near(field.curvature(point), rel=1e-9, abs=1e-11 * point.rate**2)
     spec, data, _, _, y, K, work, _ = one._state[:8]
     KERNELS["evaluate"](spec, data, y, work, K, 0)
     level, noise, _ = KERNELS["rounding"](spec, data, y, work, point.gap)
     assert level == near(f.rounding(net), rel=1e-9) and noise == near(f.gradient_rounding(net), rel=1e-9)
+
+
+def test_margins_are_kept_within_1e300():
+    X = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    f, net = LogisticLoss(X, np.array([[1.0], [-1.0], [1.0]])), lf.Network([np.eye(2), np.ones((2, 1))])
+    one = _compiled.CompiledMarch(GradientField(f, net), RTOL, 1)
+    spec, data, _, _, _, _, work, _ = one._state[:8]
+    for W, margins in (([-1e305, 1e305], [-1e300, -1e300, 0.0]), ([2.0, 1e301], [2.0, -1e300, 1e300])):
+        work[spec[_kernels.PRODUCT_AT] : spec[_kernels.PRODUCT_AT] + 2] = W
+        assert KERNELS["_margins"](spec, data, work) == (3, 0.0)
+        assert work[spec[_kernels.FIRST_AT] : spec[_kernels.FIRST_AT] + 3].tolist() == margins
 
 
 def test_derivatives_of_the_losses():
@@ -315,7 +330,7 @@ def test_norms_are_safe():
     norm = KERNELS["norm"]
     x = np.array([9.0, 3.0, -4.0, 9.0])
     for unit in (1.0, 1e-150, 1e150, 1e-99, 1e99, 1e101, 1e-101):
-        assert norm(unit * x, 1, 3) == near(5 * unit, rel=1e-15)
+        assert norm(unit * x, 1, 3) == norm(-unit * np.abs(x), 1, 3) == near(5 * unit, rel=1e-15)
     assert norm(0 * x, 0, 4) == 0.0 and norm(x, 2, 2) == 0.0
     for bad in (math.inf, -math.inf, math.nan):
         assert norm(np.array([1.0, bad]), 0, 2) == math.inf

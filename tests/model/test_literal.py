@@ -6,13 +6,14 @@ Both sides are a few products of small matrices: they agree to a few roundings (
 import math
 from itertools import pairwise
 
+import mpmath
 import numpy as np
 import pytest
 
 import linflow as lf
 from linflow.geometry import extreme_eigenvalues as _iterative
 from linflow.geometry import imbalance, operator
-from linflow.model import network
+from linflow.model import network, scalar_chain, spectrum
 
 SAME = 1e-12
 
@@ -281,3 +282,50 @@ def test_the_iteration_gives_value_and_residual_of_sums_of_one_and_two_sided_ter
     for largest, value in ((False, values[0]), (True, values[-1])):
         found, residual, iterations = _iterative.extreme(left, right, between, largest=largest)
         assert found == near(value, rel=1e-8) and residual <= 1e-9 * values[-1] and iterations >= 1
+
+
+# --- scalar chains -------------------------------------------------------------------------------------------------
+
+
+def test_offsets_of_a_chain_are_those_of_its_squares():
+    for squares in ([3.0, 1.0, 2.5], [0.5, 2.0], [1.0], [2.0, 2.0, 2.0, 0.5]):
+        d = [a - b for a, b in pairwise(squares)]
+        assert scalar_chain.chain_offsets(d).tolist() == near([s - min(squares) for s in squares], rel=1e-15)
+
+
+@pytest.mark.parametrize("c", [(0.0,), (0.0, 1.5), (0.0, 0.0, 2.0), (0.3, 0.0, 1.0, 1e-12), (0.0, 1e200, 1e-200)])
+def test_roots_of_a_chain_are_right_to_rounding_at_any_size(c):
+    found = scalar_chain.chain_log_root(np.array(c), np.array([1e-300, 1e-20, -0.5, 3.0, 1e100]))
+    for s, w in zip(found, (1e-300, 1e-20, 0.5, 3.0, 1e100), strict=True):
+        with mpmath.workdps(700):
+            low, high = mpmath.mpf(-3000), mpmath.mpf(1000)
+            for _ in range(80):  # to 1e-20 of the logarithm
+                middle = (low + high) / 2
+                above = mpmath.fprod(mpmath.exp(middle) + mpmath.mpf(x) for x in c) > mpmath.mpf(w) ** 2
+                low, high = (low, middle) if above else (middle, high)
+        assert float(s) == pytest.approx(float(high), rel=1e-15, abs=1e-15)
+    root = scalar_chain.chain_root(np.array(c), np.array([0.0, 2.0, math.inf]))
+    assert root[0] == 0.0 and root[2] == math.inf and float(np.prod(root[1] + np.array(c))) == near(4.0, rel=1e-13)
+
+
+def test_the_slope_of_a_chain_is_its_sum_of_products():
+    c, xs = np.array([0.0, 1.5, 0.25, 3.0]), np.array([0.0, 0.7, 20.0])
+    for x, found in zip(xs, scalar_chain.chain_slope(c, xs), strict=True):
+        assert found == near(sum(math.prod(x + np.delete(c, l)) for l in range(4)), rel=1e-14)
+    assert scalar_chain.chain_slope(np.array([0.0]), 5.0) == 1.0
+
+
+def test_the_numbers_of_a_spectrum_are_those_of_its_ends():
+    for values, n, m, gap, up, down in (
+        ([5.0, 0.5, -0.25, -3.0], 2, 1, 0.5 + 3.0, 4.5, 0.0),
+        ([5.0, 0.5, -0.25, -3.0], 1, 2, 5.0 + 0.25, 0.0, 2.75),
+        ([5.0, 0.5], 3, 1, 0.0, 5.0, 0.0),
+        ([-1.0, -2.0], 1, 2, 1.0, 0.0, 1.0),
+        ([2.0], 1, 1, 2.0, 0.0, 0.0),
+    ):
+        found = spectrum.ImbalanceSpectrum.of(np.array(values), n, m)
+        assert (found.spectral_gap, found.positive_spread, found.negative_spread) == (gap, up, down)
+        assert all(
+            math.copysign(1.0, x) == 1.0 for x in (found.spectral_gap, found.positive_spread, found.negative_spread)
+        )
+    assert float(spectrum.positive_part(np.array([3.0, 0.5]), 2)) == 0.5

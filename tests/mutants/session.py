@@ -142,7 +142,7 @@ def _child(mutant: Mutant, items, tree, module, seconds: float) -> None:
         if not _install(mutant, tree, module):
             os._exit(BROKEN)
     except BaseException:
-        os._exit(BROKEN)
+        os._exit(BROKEN if mutant.outer is not None else SEEN)  # a module that cannot be imported is seen
     code = UNSEEN
     try:
         for item in items:

@@ -46,7 +46,7 @@ TARGETS = {
     **{f"model.{name}": ["model/test_literal_objectives"] for name in ("objectives", "quadratics")},
     "model.classification": ["model/test_classification"],
     "geometry.reduction": ["geometry/test_literal", "geometry/test_reduction"],
-    "model.scalar_chain": BOUNDS,
+    "model.scalar_chain": ["model/test_literal"],
     **{
         f"dynamics.{name}": ["dynamics/test_literal"]
         for name in ("_hermite", "_stepping", "_stabilized", "_dop853", "field", "descent")
