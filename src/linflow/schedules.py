@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from linflow._support import checks
 from linflow._support.names import missing
 from linflow.certificates.descent import safe_step_size
-from linflow.dynamics.descent import Iterate, Schedule
-from linflow.dynamics.step_rules import FORMS, Backtracking, Constant, LocalSmoothnessSchedule, Xu2025, check_form
+from linflow.dynamics.descent import Constant, Iterate, Schedule
+from linflow.dynamics.step_rules import FORMS, Backtracking, LocalSmoothnessSchedule, Xu2025, check_form
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
 

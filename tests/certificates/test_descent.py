@@ -679,3 +679,22 @@ class TestSchedules:
             assert type(there.step_sizes) is type(net.weights[0])
             # the same arithmetic up to the order of sums
             np.testing.assert_allclose(np.array([float(x) for x in there.step_sizes]), here.step_sizes, rtol=1e-6)
+
+
+class Decaying:
+    """A rule of a user, with an attribute of the name that a constant step has."""
+
+    step_size = 0.1
+
+    def step(self, iterate):
+        return self.step_size / (1 + iterate.k)
+
+
+def test_a_rule_with_an_attribute_step_size_is_no_constant_step():
+    f, net = lf.MatrixFactorization(np.eye(2)), lf.init.balanced((2, 3, 2), rng=0)
+    run = lf.gradient_descent(f, net, schedule=Decaying(), steps=3)
+    assert run.step_size is None and run.step_sizes.tolist() == [0.1, 0.1 / 2, 0.1 / 3]
+    certificate = lf.certify(f, net, algorithm="descent", schedule=Decaying())
+    assert certificate.step_size is None and certificate.best is None
+    same = lf.certify(f, net, algorithm="descent", schedule=lf.schedules.constant(0.01))
+    assert same.step_size == 0.01 and same.rate == lf.certify(f, net, algorithm="descent", step_size=0.01).rate

@@ -467,7 +467,7 @@ def test_what_cannot_be_written_is_said_before_the_work(linflow, monkeypatch):
         raise AssertionError("it ran")
 
     monkeypatch.setattr(lf, "gradient_flow", work)
-    monkeypatch.setattr("linflow.experiments.analysis.gradient_flow", work)
+    monkeypatch.setattr("linflow.experiments.setup.gradient_flow", work)
     for arguments in [
         ("simulate", *TARGET, "--save", "no/run.nc"),
         ("simulate", *TARGET, "--plot", "p.jpg"),

@@ -252,3 +252,20 @@ raise_if_asked()  # once is enough
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.stdout.split() == ["dropped", "heard"], done
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize("algorithm", ["flow", "descent"])
+def test_a_run_ends_where_it_is_told_to_stop(algorithm):
+    f, net = lf.MatrixFactorization(np.diag([1.0, 0.5])), lf.init.gaussian((2, 9, 2), rng=0)
+    asked = iter([False, True])
+    run, options = {
+        "flow": (lf.gradient_flow, {"engine": "plain", "t_max": 1e9, "max_steps": 10**9}),
+        "descent": (lf.gradient_descent, {"step_size": 1e-6, "steps": 10**9}),
+    }[algorithm]
+    with pytest.raises(lf.Interrupted) as stop:
+        run(f, net, stopped=lambda: next(asked), **options)
+    run = stop.value.run
+    assert run.result is lf.Result.INTERRUPTED and run.stats.steps > 0
+    assert run.gap[-1] < run.gap[0] and len(run.t) == len(run.gap)
+    with pytest.raises(TypeError, match="stopped"):
+        lf.gradient_flow_many(f, [net], stopped=lambda: True)

@@ -8,7 +8,9 @@ import pytest
 
 import linflow as lf
 from linflow.cli._options import OPTIONS
+from linflow.experiments.building import network_of, objective_of, steps_of
 from linflow.experiments.schema import SECTIONS, Experiment, experiment
+from linflow.experiments.setup import Setup
 
 
 def test_every_option_is_a_key_and_every_key_an_option():
@@ -99,7 +101,7 @@ def data(tmp_path, rng):
 def test_objectives_come_from_the_data(data):
     def of(**keys):
         given = {f"data.{key}": str(data / value) if key != "objective" else value for key, value in keys.items()}
-        return experiment(None, given).objective()
+        return objective_of(experiment(None, given).data)
 
     assert type(of(x="X.csv", y="Y.csv")) is lf.LinearRegression
     assert type(of(target="Y.csv")) is lf.MatrixFactorization
@@ -112,15 +114,15 @@ def test_objectives_come_from_the_data(data):
 
 def test_starts_are_drawn_as_asked_or_read(data):
     target = {"data.target": str(data / "Y.csv")}
-    f = experiment(None, target).objective()
+    f = objective_of(experiment(None, target).data)
     drawn = experiment(
         None, {**target, "start.init": "gaussian", "start.size": 0.5, "start.hidden": [7], "start.seed": 3}
     )
     expected = lf.init.gaussian((30, 7, 2), 0.5, rng=3)
-    assert all(np.array_equal(a, b) for a, b in zip(drawn.network(f).weights, expected.weights, strict=True))
-    assert drawn.network(f, wider=4).widths == (30, 28, 2)
+    assert all(np.array_equal(a, b) for a, b in zip(network_of(drawn, f).weights, expected.weights, strict=True))
+    assert network_of(drawn, f, wider=4).widths == (30, 28, 2)
     lf.files.save_weights(expected, data / "w.npz")
-    read = experiment(None, {**target, "start.weights": str(data / "w.npz")}).network(f)
+    read = network_of(experiment(None, {**target, "start.weights": str(data / "w.npz")}), f)
     assert all(np.array_equal(a, b) for a, b in zip(read.weights, expected.weights, strict=True))
     for wrong, message in [
         ({}, "no hidden widths"),
@@ -128,9 +130,9 @@ def test_starts_are_drawn_as_asked_or_read(data):
         ({"start.weights": str(data / "w.npz"), "start.hidden": [3]}, "option --hidden is .* leave it out"),
     ]:
         with pytest.raises(ValueError, match=message):
-            experiment(None, {**target, **wrong}).network(f)
+            network_of(experiment(None, {**target, **wrong}), f)
     for init in re.findall(r"\w+", "gaussian ntk fan_in fan_out orthogonal balanced imbalanced spectral small"):
-        net = experiment(None, {**target, "start.init": init, "start.hidden": [40]}).network(f)
+        net = network_of(experiment(None, {**target, "start.init": init, "start.hidden": [40]}), f)
         assert net.widths == (30, 40, 2)
 
 
@@ -177,9 +179,9 @@ def test_layers_of_a_file_of_weights_are_named(tmp_path):
     np.save(tmp_path / "Y.npy", np.eye(3))
     target = {"data.target": tmp_path / "Y.npy", "start.weights": tmp_path / "w.npz"}
     with pytest.raises(ValueError, match="--layers up,down"):
-        experiment(None, target).network(experiment(None, target).objective())
+        Setup.of(experiment(None, target))
     made = experiment(None, {**target, "start.layers": ["up", "down"]})
-    assert np.array_equal(made.network(made.objective()).product(), up @ down)
+    assert np.array_equal(Setup.of(made).network.product(), up @ down)
     (tmp_path / "e.toml").write_text(made.to_toml())
     assert experiment(tmp_path / "e.toml") == made
 
@@ -198,8 +200,7 @@ def test_a_multiplier_is_a_factor_on_every_drawn_layer(tmp_path):
     made = {"data.target": tmp_path / "Y.npy", "start.hidden": [5, 4]}
     for init in ("ntk", "gaussian", "balanced", "spectral"):
         once, thrice = (experiment(options={**made, "start.init": init, "start.multiplier": x}) for x in (1.0, 3.0))
-        objective = once.objective()
-        first, second = once.network(objective), thrice.network(objective)
+        first, second = Setup.of(once).network, Setup.of(thrice).network
         assert second.scale == first.scale
         for W, V in zip(first.weights, second.weights, strict=True):
             np.testing.assert_array_equal(V, 3.0 * W)
@@ -233,4 +234,4 @@ def test_schedules_of_a_descent(tmp_path):
     )
     one = experiment(options={**made, "descent.schedule": "local_smoothness", "descent.step_size": 0.01})
     with pytest.raises(ValueError, match="finds its steps itself"):
-        one.steps(found.objective, found.network)
+        steps_of(one, found.objective, found.network)

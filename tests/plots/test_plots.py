@@ -595,3 +595,22 @@ def test_rates_decades_apart_are_on_a_logarithmic_axis():
     names = {text.get_text(): text.xy[1] for text in wide.texts}
     assert names["observed"] == wide.lines[0].get_ydata()[-1]
     assert plots.rate(flow(), cert()).get_yscale() == "linear"
+
+
+def test_a_run_from_a_file_is_drawn_from_its_records(tmp_path):
+    """It keeps no weights between its ends, so that nothing can be computed of those in between."""
+    f, net = lf.MatrixFactorization(np.diag([2.0, 1.0])), lf.init.gaussian((2, 5, 2), rng=0)
+    run = lf.gradient_flow(f, net, until=1e-2, record=("least_eigenvalue", "singular_values"))
+    run.save(tmp_path / "run.nc")
+    back = lf.load(tmp_path / "run.nc")
+    assert run.objective is f and back.objective is None
+    for objective in (None, f):
+        _, least = data(*named(plots.eigenvalues(back, objective), "_least"))
+        np.testing.assert_array_equal(least, run.least_eigenvalue)
+        _, modes = data(*named(plots.singular_values(back, objective), "_mode 1"))
+        np.testing.assert_array_equal(modes, run.singular_values[:, 0])
+    lf.gradient_flow(f, net, until=1e-2).save(tmp_path / "bare.nc")
+    with pytest.raises(ValueError, match=r"no record of the least eigenvalue; .* to gradient_flow"):
+        plots.eigenvalues(lf.load(tmp_path / "bare.nc"))
+    with pytest.raises(ValueError, match="run 0 was read from a file, which keeps no weights along the way"):
+        plots.init_map(f, [back])

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 
 import pytest
 
-import linflow as lf
 from linflow.sweeps import cells, driver, read_grid, read_results, store, sweep_status
 from linflow.sweeps.cells import Answer, Cell, Task, run_task
 from linflow.sweeps.driver import Stopped, run_sweep
@@ -238,12 +237,12 @@ def test_a_sweep_of_cells_that_take_long_is_whole(tmp_path, monkeypatch):
 def test_a_row_has_the_times_of_the_clocks(tmp_path, monkeypatch):
     clock = Clock()
 
-    def run(*words, **options):
+    def run(setup, deadline):
         clock.now += 7.5
-        return lf.gradient_flow(*words, **options)
+        return setup.run()
 
     monkeypatch.setattr(cells, "time", SimpleNamespace(perf_counter=lambda: clock.now, time=lambda: clock.now + 1.0))
-    monkeypatch.setattr(cells, "_run", lambda e, f, net, *_: run(f, net, **e.flow.limits()))
+    monkeypatch.setattr(cells, "_run", run)
     row = cells.run_cell(Cell.of(read_grid(grid_of()).placed(tmp_path), 0))
     assert (row["status"], row["seconds"], row["finished"]) == ("ok", 7.5, 1e9 + 8.5)
 

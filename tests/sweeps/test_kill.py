@@ -143,9 +143,9 @@ def children(pid):
 
 
 def python(pid):
-    """Whether a process computes cells, and is not one of the helpers of multiprocessing."""
+    """Whether a process computes cells."""
     try:
-        return b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return b"linflow.sweeps.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
 

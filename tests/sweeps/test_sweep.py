@@ -5,10 +5,10 @@ import json
 import math
 import multiprocessing
 import os
+import queue
+import sys
 import threading
-from concurrent.futures import Future
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -17,8 +17,8 @@ import pytest
 
 import linflow as lf
 from linflow.sweeps import read_grid, read_results, run_sweep, sweep_status
-from linflow.sweeps.cells import Cell, Task, failed, run_cell, run_task
-from linflow.sweeps.engine import Died, Late, LocalEngine, Lost, _Slot
+from linflow.sweeps.cells import Answer, Cell, Task, failed, run_cell, run_task
+from linflow.sweeps.engine import Died, Late, LocalEngine, Lost, Worker, _Gone
 from linflow.sweeps.grid_file import to_toml
 from linflow.sweeps.rows import SCHEMA, TIMING, to_table
 from linflow.sweeps.status import _rate
@@ -203,17 +203,21 @@ def test_a_time_limit_is_a_reason(tmp_path):
     assert row["reason"] == "it took longer than the limit of 1e-09 s"
 
 
-def _endless(task):
-    """Stand for a task that is in one call which looks at nothing."""
-    threading.Event().wait()
+class Endless:
+    """Cells of which one is in a call that looks at nothing."""
+
+    def __len__(self):
+        return 1
+
+    def __iter__(self):
+        threading.Event().wait()
 
 
 def test_a_cell_that_does_not_look_at_the_time_is_ended(tmp_path, monkeypatch):
     monkeypatch.setattr("linflow.sweeps.engine.GRACE", 0.0)
-    monkeypatch.setattr("linflow.sweeps.engine.run_task", _endless)
     engine = LocalEngine(1)
     try:
-        engine.submit(Task((Cell.of(read_grid(grid_of()), 0),), time_limit=1e-9))
+        engine.submit(Task(Endless(), time_limit=1e-9))
         found = waited(lambda: engine.wait(0.1))
     finally:
         engine.close()
@@ -329,18 +333,18 @@ def test_a_file_that_changes_between_two_cells_never_gives_numbers_under_the_id_
 
 
 def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path, monkeypatch):
-    from linflow.experiments.schema import Experiment
+    from linflow.experiments import building
 
     np.save(tmp_path / "Y.npy", Y)
     grid = read_grid({"data": {"target": str(tmp_path / "Y.npy")}, "start": {"hidden": [3]}})
     cell = Cell.of(grid, 0)
-    read = Experiment.objective
+    read = building.objective_of
 
-    def late(self):
+    def late(data):
         np.save(tmp_path / "Y.npy", 3 * Y)
-        return read(self)
+        return read(data)
 
-    monkeypatch.setattr(Experiment, "objective", late)
+    monkeypatch.setattr(building, "objective_of", late)
     assert "changed since the sweep began" in run_cell(cell)["reason"]
 
 
@@ -588,20 +592,50 @@ def test_a_full_disk_is_told_with_what_is_kept(tmp_path, monkeypatch):
         run_sweep(read_grid(grid_of()), tmp_path / "out", workers=1)
 
 
-def test_the_time_of_a_task_does_not_run_before_its_process_does():
-    slot = _Slot(SimpleNamespace(_processes={}), Future(), {Future(): Task((None,), time_limit=0.0)}, since=-1e9)
-    slot.end_if_late()
-    assert not slot.late  # it has not started
-    slot.started.set_result("")
-    slot.end_if_late()
-    assert not slot.late  # it has just started
-    slot.since = -1e9
-    next(iter(slot.tasks)).set_result(None)
-    slot.end_if_late()
-    assert not slot.late  # it is done, and was not looked at yet
-    slot.tasks = {Future(): Task((None,), time_limit=0.0)}
-    slot.end_if_late()
-    assert slot.late
+@pytest.fixture
+def worker(monkeypatch):
+    """A process that says nothing: what it would say is told by the test."""
+    monkeypatch.setattr("linflow.sweeps.engine.WORKER", ("-c", "import sys; sys.stdin.buffer.read()"))
+    found = Worker(queue.SimpleQueue())
+    yield found
+    found.end()
+
+
+def test_the_time_of_a_task_does_not_run_before_its_process_does(worker):
+    first, second = Task((None,), time_limit=0.0), Task((None,), time_limit=0.0)
+    worker.give(first)
+    worker.give(second)
+    worker.since = -1e9
+    worker.end_if_late()
+    assert worker.late is None  # it has not started
+    assert worker.hear(None) == []
+    worker.end_if_late()
+    assert worker.late is None  # it has just started
+    worker.since = -1e9
+    worker.end_if_late()
+    assert worker.late is first
+    assert [(task, type(fate)) for task, fate in worker.hear(_Gone())] == [(first, Late), (second, Lost)]
+    # The answer was on its way when the process was ended: nobody knows whether the next task had begun.
+    answer = Answer([], 0.0)
+    assert worker.hear(answer) == [(first, answer)]
+    assert [type(fate) for _, fate in worker.hear(_Gone())] == [Lost]
+
+
+def test_what_a_python_prints_as_it_starts_is_passed_over(tmp_path, monkeypatch):
+    words = "print('hello', flush=True); from linflow.sweeps.worker import main; main()"
+    monkeypatch.setattr("linflow.sweeps.engine.WORKER", ("-c", words))
+    assert run_sweep(read_grid(grid_of(grid={"seeds": 1})), tmp_path, workers=1).failed == 0
+
+
+def test_what_a_dead_process_had_begun_is_known(worker):
+    tasks = [Task((None,)) for _ in range(3)]
+    for task in tasks:
+        worker.give(task)
+    assert [type(fate) for _, fate in worker.hear(_Gone())] == [Lost, Lost, Lost]  # it had not started
+    worker.hear(None)
+    assert [type(fate) for _, fate in worker.hear(_Gone())] == [Died, Lost, Lost]
+    with pytest.raises(MemoryError):
+        worker.hear(MemoryError())
 
 
 def test_a_start_at_a_minimum_has_no_rates(tmp_path):
@@ -685,26 +719,20 @@ def test_what_is_no_grid_no_scheduler_or_no_place_for_processes(tmp_path, monkey
     for address in ("foo://bar", "localhost", 3):
         with pytest.raises(ValueError, match=r"the scheduler is .*; an address such as tcp://"):
             lf.sweep(grid_of(), tmp_path / "out", scheduler=address)
-    monkeypatch.setattr(multiprocessing.current_process(), "_config", {"daemon": True})
-    with pytest.raises(RuntimeError, match="a daemonic process"):
-        lf.sweep(grid_of(), tmp_path / "out", workers=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", "/opt/blender")
+        with pytest.raises(RuntimeError, match=r"'/opt/blender' is an application.*scheduler"):
+            lf.sweep(grid_of(), tmp_path / "out", workers=1)
+    monkeypatch.setattr(multiprocessing.current_process(), "_config", {"daemon": True})  # may start processes, too
+    assert lf.sweep(grid_of(grid={"seeds": 1}), tmp_path / "out", workers=1).num_rows == 1
 
 
 def test_processes_that_die_as_they_start_end_a_sweep(tmp_path, monkeypatch):
     from linflow.sweeps import engine
 
-    monkeypatch.setattr(engine, "_slot", lambda: _dying(engine))
+    monkeypatch.setattr(engine, "WORKER", ("-c", "pass"))
     with pytest.raises(ChildProcessError, match="die as they start, 10 times in a row"):
         run_sweep(read_grid(grid_of()), tmp_path, workers=1)
-
-
-def _dying(engine):
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
-
-    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-    with engine._apart():
-        return engine._Slot(pool, pool.submit(os._exit, 1))
 
 
 def test_a_proof_of_every_cell_has_its_columns(tmp_path):

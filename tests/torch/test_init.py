@@ -174,3 +174,11 @@ def test_schemes_by_name():
         lt.init_(torch.nn.Sequential(torch.nn.Linear(2, 2)))
     with pytest.raises(ValueError, match="too small"):
         lt.balanced_(make_model((3, 2, 3)))
+
+
+def test_a_rate_that_is_no_number_is_refused_by_name():
+    f = lf.MatrixFactorization(torch.ones(3, 3, dtype=torch.float64))
+    with pytest.raises((TypeError, ValueError), match="rate is 'fast'"):
+        lt.designed_(make_model((3, 3, 3)), f, rate="fast")
+    with pytest.raises((TypeError, ValueError), match="steps is 'few'"):
+        lt.designed_(make_model((3, 3, 3)), f, algorithm="descent", steps="few")

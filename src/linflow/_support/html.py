@@ -7,14 +7,11 @@ second run, and imbalance spectra of narrow layers only.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from typing import Any
 
 import numpy as np
-
-FRACTIONS = ("1e-2", "1e-4", "1e-6")
 
 _CELL = "padding:0.15em 0.8em 0.15em 0;text-align:left;border:0;background:none;color:inherit;vertical-align:top"
 _PLAIN = f'style="{_CELL}"'
@@ -32,11 +29,6 @@ def never_raising(build: Callable[[Any], str], shown: Any) -> str:
             return f"<pre>{escape(repr(shown))}</pre>"
         except Exception:
             return f"<pre>{escape(type(shown).__name__)}</pre>"
-
-
-def number(x: float) -> str:
-    """Return four digits, a dash for what is not finite."""
-    return f"{x:.4g}" if math.isfinite(x) else "–"
 
 
 def sparkline(t: np.ndarray, gap: np.ndarray) -> str:

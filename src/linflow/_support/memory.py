@@ -8,6 +8,8 @@ from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
+from linflow._support.digits import in_bytes
+
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 """Where Linux says what a container may use."""
 
@@ -31,4 +33,4 @@ def check_weights(widths: tuple[int, ...], times: int = 1) -> None:
     need = times * 8 * sum(a * b for a, b in pairwise(widths))
     if need > memory():
         what = f"the weights {'×'.join(map(str, widths))}{' and work on them' * (times > 1)}"
-        raise MemoryError(f"{what} take {need / 2**30:.4g} GiB, and there are {memory() / 2**30:.4g} GiB")
+        raise MemoryError(f"{what} take {in_bytes(need)}, and there are {in_bytes(memory())}")

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from linflow._support.digits import in_bytes
 from linflow._support.extras import install
 
 LIMIT = 2 * 2**30
@@ -107,16 +108,9 @@ def check_size(size: int, limit: int, path: PathLike, what: str = "it") -> None:
     """Raise a `FileError` where `size` bytes, decoded, are more than `limit`."""
     if size > limit:
         raise FileError(
-            f"{quote(path)} is too large: {what} would take {_bytes(size)}, and {_bytes(limit)} are allowed. "
+            f"{quote(path)} is too large: {what} would take {in_bytes(size)}, and {in_bytes(limit)} are allowed. "
             f"If you trust it and have the memory, pass limit={size}."
         )
-
-
-def _bytes(size: int) -> str:
-    for unit, power in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
-        if size >= 2**power:
-            return f"{size / 2**power:.4g} {unit}"
-    return f"{size} bytes"
 
 
 @contextmanager
@@ -201,6 +195,11 @@ def write_bytes(path: PathLike, write: Callable[[Any], Any]) -> None:
     """Write a file atomically with `write(file)`, `file` open for bytes."""
     with atomic(path) as temporary, open(temporary, "wb") as file:
         write(file)
+
+
+def write_whole(path: PathLike, content: str | bytes) -> None:
+    """Write a file atomically; text as UTF-8."""
+    write_bytes(path, lambda file: file.write(content.encode() if isinstance(content, str) else content))
 
 
 def _sync(path: Path, flags: int) -> None:

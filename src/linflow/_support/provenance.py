@@ -8,17 +8,23 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from linflow._support.version import __version__
+
 
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
     """Return the versions of the packages on which numbers depend; not to be changed."""
-    found = {}
-    for name in ("linflow", "numpy", "scipy", "numba"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+    return {"linflow": __version__, **{name: _version(name) for name in ("numpy", "scipy", "numba")}}
+
+
+def software(*others: str) -> dict[str, str]:
+    """Return the same with the versions of other packages, and that of Python."""
+    return {**versions(), **{name: _version(name) for name in others}, "python": platform.python_version()}
+
+
+def machine() -> str:
+    """Return the system and the kind of processor."""
+    return f"{platform.system()} {platform.machine()}"
 
 
 def provenance(seed: int) -> dict[str, Any]:
@@ -28,7 +34,14 @@ def provenance(seed: int) -> dict[str, Any]:
         "python": platform.python_version(),
         "seed": seed,
         "dtype": "float64",
-        "machine": f"{platform.system()} {platform.machine()}",
+        "machine": machine(),
         "processors": os.cpu_count(),
         "threads": os.environ.get("OMP_NUM_THREADS", "not set"),
     }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

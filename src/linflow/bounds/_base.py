@@ -211,8 +211,11 @@ class Theorem:
         tightness: "exact" (equals `λ_min(T)`), "tight" (attained by some weights) or "lower".
         hypothesis: returns why it does not apply, None when it does.
         formula: the bound, for the unscaled network of a size whose powers are within float64.
+        null_set: whether the hypotheses hold on a null set, beside which the bound says nothing.
+        differentiable: the bound where the formula, which is evaluated in NumPy, has no derivatives. It takes the
+            invariants, the same as constants, and what gives roots their derivatives. None if the formula has them.
 
-    Both functions have names in their modules, so that bounds can be pickled.
+    The functions have names in their modules, so that bounds can be pickled.
     """
 
     name: str
@@ -221,6 +224,8 @@ class Theorem:
     tightness: str
     hypothesis: Callable[[Invariants], str | None]
     formula: Callable[[Invariants], Array]
+    null_set: bool = False
+    differentiable: Callable[[Invariants, Invariants, Follow], Array] | None = None
 
     def evaluate(self, invariants: Invariants) -> Array:
         """Return the bound for the unscaled network; see `at_unit_size`."""

@@ -250,6 +250,10 @@ def _evaluate(inv: Invariants) -> Array:
     return from_numpy(np.maximum(value, 0.0), inv.sigma_min)
 
 
+def _differentiable(inv: Invariants, _: Invariants, follow: Follow) -> Array:
+    return bound(inv.spectra, inv.n, inv.m, inv.sigma_min, inv.sigma_max, follow)
+
+
 def _hypothesis(inv: Invariants) -> str | None:
     if inv.depth < 2:
         return has_imbalance(inv)
@@ -263,4 +267,5 @@ THEOREM = Theorem(
     "lower",
     _hypothesis,
     _evaluate,
+    differentiable=_differentiable,
 )

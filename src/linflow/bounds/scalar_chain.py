@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from linflow._support import checks
-from linflow._support.arrays import Array, from_numpy, to_numpy
-from linflow.bounds._base import Invariants, Theorem, scalar_spectra
+from linflow._support.arrays import Array, detach, from_numpy, namespace, to_numpy
+from linflow.bounds._base import Follow, Invariants, Theorem, scalar_spectra
 from linflow.model.scalar_chain import chain_offsets, chain_root, chain_slope
 
 
@@ -89,6 +89,32 @@ def _evaluate(function: Callable[[np.ndarray, np.ndarray], np.ndarray], inv: Inv
     return from_numpy(function(c, to_numpy(inv.sigma_min)) - inv.chain_allowance(), inv.sigma_min)
 
 
+def _with_derivatives(
+    function: Callable[[Array, Array, Follow], Array], inv: Invariants, _: Invariants, follow: Follow
+) -> Array:
+    xp, offsets = namespace(inv.sigma_min), [inv.spectra[0].zero]
+    for D in inv.spectra:
+        offsets.append(offsets[-1] - (D.lower[0] + D.upper[0]) / 2)
+    c = xp.stack(offsets)
+    return function(c - xp.min(c), inv.sigma_min, follow) - inv.chain_allowance()
+
+
+def _exact_followed(c: Array, w: Array, follow: Follow) -> Array:
+    """Return the exact value; where the root is a multiple one it has no derivative, and is taken as a constant."""
+    xp, known = namespace(c), to_numpy(c)
+    root = chain_root(known, to_numpy(w))
+    x = follow(lambda x: xp.prod(x + c) - w**2, root) if chain_slope(known, root) > 0 else from_numpy(root, w)
+    return xp.sum(xp.stack([xp.prod(xp.concat([c[:l], c[l + 1 :]]) + x) for l in range(len(known))]))
+
+
+def _closed_followed(c: Array, w: Array, _: Follow) -> Array:
+    """Return the closed form; powers and roots of 0 are taken as constants."""
+    xp, L = namespace(c), c.shape[0]
+    product = w ** (2 - 2 / L) if float(detach(w)) > 0 else w * 0.0
+    squares = xp.prod(xp.sort(c)[1:]) ** 2 + (L * product) ** 2
+    return xp.sqrt(squares) if float(detach(squares)) > 0 else squares
+
+
 EXACT = Theorem(
     "scalar chain, exact",
     "from Min, Vidal & Mallada 2023, Prop. 3",
@@ -96,6 +122,7 @@ EXACT = Theorem(
     "exact",
     _scalar_layers,
     partial(_evaluate, _exact),
+    differentiable=partial(_with_derivatives, _exact_followed),
 )
 THEOREM = Theorem(
     "scalar chain, closed form",
@@ -104,4 +131,5 @@ THEOREM = Theorem(
     "lower",
     _scalar_layers,
     partial(_evaluate, _closed),
+    differentiable=partial(_with_derivatives, _closed_followed),
 )

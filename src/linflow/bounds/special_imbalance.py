@@ -9,6 +9,7 @@ from linflow._support import checks
 from linflow._support.arrays import EPS, Array, from_numpy, is_array, to_numpy
 from linflow.bounds._base import (
     LARGEST,
+    Follow,
     Invariants,
     Spectrum,
     Theorem,
@@ -168,6 +169,10 @@ def _unimodal_evaluate(inv: Invariants) -> Array:
     return _unimodal(inv.spectra, inv.n, inv.m, _peaks(inv.spectra)) - inv.chain_allowance()
 
 
+def _unimodal_differentiable(inv: Invariants, fixed: Invariants, _: Follow) -> Array:
+    return _unimodal(inv.spectra, inv.n, inv.m, _peaks(fixed.spectra)) - inv.chain_allowance()
+
+
 def _balanced_evaluate(inv: Invariants) -> Array:
     return balanced(inv.depth, inv.n, inv.m, inv.sigma_min) - inv.chain_allowance()
 
@@ -179,6 +184,7 @@ UNIMODAL = Theorem(
     "lower",
     _unimodal_hypothesis,
     _unimodal_evaluate,
+    differentiable=_unimodal_differentiable,
 )
 HOMOGENEOUS = Theorem(
     "homogeneous imbalance",
@@ -187,6 +193,7 @@ HOMOGENEOUS = Theorem(
     "exact",
     _homogeneous_hypothesis,
     _homogeneous,
+    null_set=True,
 )
 BALANCED = Theorem(
     "balanced",
@@ -195,4 +202,5 @@ BALANCED = Theorem(
     "lower",
     _balanced_hypothesis,
     _balanced_evaluate,
+    null_set=True,
 )

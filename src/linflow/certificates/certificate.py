@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from linflow._support import checks
 from linflow._support.deprecation import renamed_arguments, renamed_attributes
-from linflow._support.fractions import FRACTIONS
-from linflow._support.html import FRACTIONS as SHOWN
-from linflow._support.html import block, folded_reasons, never_raising, notes, number, table
+from linflow._support.digits import number
+from linflow._support.fractions import FRACTIONS, SHOWN
+from linflow._support.html import block, folded_reasons, never_raising, notes, table
 from linflow.certificates._base import Guarantee, finite
 from linflow.certificates.checking import Check, Proof, check_run
 from linflow.certificates.curves import Curve, ExponentialCurve, StepCurve
@@ -22,6 +22,7 @@ from linflow.certificates.prior import prior_results
 from linflow.certificates.scheduled_descent import schedule_guarantees
 from linflow.certificates.setting import Setting
 from linflow.certificates.tail import exponential_tail
+from linflow.dynamics.descent import Constant
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
 
@@ -225,8 +226,7 @@ class Certificate:
         for g in guarantees:
             if g.applies:
                 arrival = self.arrival(g, 1e-6)
-                text = f"{arrival:.4g}" if math.isfinite(arrival) else "–"
-                rows.append((g.name, f"{g.rate:.4g}", text, g.source))
+                rows.append((g.name, f"{g.rate:.4g}", number(arrival), g.source))
             else:
                 rows.append((g.name, "–", "–", g.reason))
         w = [max(len(row[i]) for row in rows) for i in range(3)]
@@ -284,8 +284,9 @@ def certify(
     if schedule is not None:
         if step_size is not None:
             raise ValueError(f"both step_size = {step_size!r} and schedule = {schedule!r} are given; leave one out.")
-        step_size = getattr(schedule, "step_size", None)  # of a constant schedule
-        if step_size is None:
+        if isinstance(schedule, Constant):
+            step_size = schedule.step_size
+        else:
             found = schedule_guarantees(setting, schedule)
             return Certificate(_sorted(found), objective, net, setting.gap, algorithm, None, notes, schedule)
     eta, found = descent_guarantees(setting, step_size)

@@ -11,6 +11,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from linflow._support.extras import explained
+from linflow._support.kept import Kept
+from linflow._support.version import __version__
 from linflow.cli._ctrl_c import remember_ctrl_c
 
 _Usage: Any = typer.BadParameter.__bases__[0]
@@ -162,21 +164,13 @@ def fail(text: str, code: int) -> None:
 
 
 def interrupted(stop: KeyboardInterrupt) -> str:
-    """Say what is left of the work that Ctrl-C ended: a command attaches it as `kept`."""
-    report = getattr(stop, "report", None)
-    if report is None:
-        return getattr(stop, "kept", "interrupted; nothing was written.")
-    done = [figure.experiment.id for figure in report.figures]
-    if not done:
-        return "interrupted before the first figure was done; nothing was written."
-    return f"interrupted; done: {', '.join(done)} ({len(done)} of {len(report.names)}), in {report.index}."
+    """Say what is left of the work that Ctrl-C ended."""
+    return stop.kept if isinstance(stop, Kept) else "interrupted; nothing was written."
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
-        typer.echo(f"linflow {version('linflow')}")
+        typer.echo(f"linflow {__version__}")
         raise typer.Exit
 
 

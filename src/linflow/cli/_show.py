@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from linflow._support.digits import number
 from linflow._support.fractions import FRACTIONS
 from linflow._support.words import plural
 from linflow.cli._ctrl_c import raise_if_asked
@@ -76,7 +77,8 @@ def write_run(run: Any, experiment: "Experiment", table: Path) -> list[Path]:
     import pyarrow
 
     from linflow._support.own_files import MADE
-    from linflow.files import atomic, write_table
+    from linflow._support.paths import write_whole
+    from linflow.files import write_table
 
     told = experiment.echo()
     columns = pyarrow.table({"t": run.t, "loss": run.loss, "gap": run.gap, "rate": run.rate})
@@ -87,8 +89,7 @@ def write_run(run: Any, experiment: "Experiment", table: Path) -> list[Path]:
     name = " ".join(table.name.split())  # a comment is one line
     head = f"# {name} {MADE} simulate {name}.toml --table {name}\n# {json.dumps(told)}\n"
     beside = beside_table(table)
-    with atomic(beside) as temporary:
-        Path(temporary).write_text(head + experiment.to_toml(table.parent), encoding="utf-8")
+    write_whole(beside, head + experiment.to_toml(table.parent))
     return [table, beside]
 
 
@@ -106,9 +107,6 @@ def print_analysis(found: "Analysis", index: Path) -> None:
         for i, column in enumerate(columns):
             made.add_column(column, justify="right" if i else "left", overflow="fold")
         return made
-
-    def number(x: float) -> str:
-        return f"{x:.4g}" if math.isfinite(x) else "–"
 
     console, cert, run = Console(highlight=False), found.certificate, found.run
     style = "green" if found.passed else "bold red"
@@ -144,7 +142,7 @@ def print_analysis(found: "Analysis", index: Path) -> None:
 
 def print_json(value: Any) -> None:
     """Print JSON; numbers that it lacks become null."""
-    from linflow.pages.analysis import plain
+    from linflow._support.plain import plain
 
     typer.echo(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False))
 

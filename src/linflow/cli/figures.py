@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from linflow._support.kept import Kept
 from linflow.cli._app import app
 from linflow.cli._show import columns
 
@@ -50,8 +51,11 @@ def reproduce(
 
     from linflow.pages import reproduction as report
 
-    with _watch(chosen) as watcher:
-        found = report.reproduce(figures, out=out, seed=seed, full=full, given=given, progress=watcher)
+    try:
+        with _watch(chosen) as watcher:
+            found = report.reproduce(figures, out=out, seed=seed, full=full, given=given, progress=watcher)
+    except report.ReportInterrupted as stop:
+        raise Kept(_kept(stop.report)) from stop
     if as_json:
         typer.echo(found.json(), nl=False)
     else:
@@ -128,6 +132,13 @@ def _print_report(found: "Report") -> None:
             name = ""
     console.print(table)
     console.print(Text(f"{found.verdict}. The report is {found.index}"), soft_wrap=True)
+
+
+def _kept(report: "Report") -> str:
+    done = [figure.experiment.id for figure in report.figures]
+    if not done:
+        return "interrupted before the first figure was done; nothing was written."
+    return f"interrupted; done: {', '.join(done)} ({len(done)} of {len(report.names)}), in {report.index}."
 
 
 @contextmanager

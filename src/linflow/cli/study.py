@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from linflow._support.kept import Kept
 from linflow._support.words import plural
 from linflow.cli._app import app
 from linflow.cli._options import OPTIONS, ExperimentCommand, takes_experiment
@@ -46,16 +47,17 @@ def certify(
     Exit code 0: a rate is certified, or with --verified the target is proved; 1: neither; 2: bad input.
     """
     from linflow.advice.proof_findings import proved
-    from linflow.experiments.analysis import certificate, proof_of
+    from linflow.experiments.setup import Setup
     from linflow.verified.prior import rigorously
 
-    cert = certificate(experiment)[2]
+    setup = Setup.of(experiment)
+    cert = setup.certify()
     if rigorous:
         cert = rigorously(cert)
     proof = reason = None
     if verified:
         with progress("prove") as tick:
-            proof, reason = proof_of(experiment, cert, tick)
+            proof, reason = setup.prove(tick)
     if as_json:
         told = {"proof": {"reason": reason} if proof is None else proof.to_dict()} if verified else {}
         print_json({**cert.to_dict(), **told, **experiment.echo()})
@@ -79,7 +81,8 @@ def simulate(experiment: "Experiment", as_json: Json = False) -> None:
     Exit code 0: it did what was asked; 1: it ended otherwise; 2: bad input; 130: Ctrl-C, with what was done kept.
     """
     import linflow as lf
-    from linflow.experiments.analysis import run_of, run_summary, unchecked
+    from linflow.experiments.analysis import run_summary, unchecked
+    from linflow.experiments.setup import Setup
 
     save, table, plot = experiment.output.save, experiment.output.table, experiment.output.plot
     for path, kinds in ((save, (".nc",)), (table, (".csv", ".parquet")), (plot, (".pdf", ".svg", ".png"))):
@@ -87,12 +90,10 @@ def simulate(experiment: "Experiment", as_json: Json = False) -> None:
             ready(path, kinds)
     if save is not None:
         load_writers()
-    objective = experiment.objective()
-    network = experiment.network(objective)
     stopped = None
     try:
         with progress(experiment.algorithm) as tick:
-            run = run_of(experiment, objective, network, experiment.steps(objective, network), tick)
+            run = Setup.of(experiment).run(progress=tick)
     except lf.Interrupted as stop:
         stopped, run = stop, unchecked(stop.run)
     written = []
@@ -109,8 +110,7 @@ def simulate(experiment: "Experiment", as_json: Json = False) -> None:
     if stopped is not None:
         kept = f"kept in {', '.join(map(str, written))}" if written else "not kept; --save FILE keeps it"
         at = f"t = {float(run.t[-1]):g} after {plural(run.stats.steps, 'step')}"
-        stopped.kept = f"interrupted at {at}; the run is {kept}."  # type: ignore[attr-defined]
-        raise stopped
+        raise Kept(f"interrupted at {at}; the run is {kept}.") from stopped
     if as_json:
         print_json({**run_summary(run), **experiment.echo(), "written": [str(p) for p in written]})
     else:
@@ -135,16 +135,17 @@ def design(experiment: "Experiment", as_json: Json = False) -> None:
     130: Ctrl-C, and nothing was written.
     """
     import linflow as lf
+    from linflow.experiments.building import objective_of, widths_of
     from linflow.files import save_weights
 
     out = experiment.output.start
     if out is not None:
         ready(out, (".npz", ".safetensors"))
-    objective, asked = experiment.objective(), experiment.design
+    objective, asked = objective_of(experiment.data), experiment.design
     with progress("design", known=False):
         found = lf.design(
             objective,
-            experiment.widths(objective),
+            widths_of(experiment, objective),
             rate=asked.rate,
             algorithm=experiment.algorithm,
             steps=asked.steps,
@@ -181,8 +182,7 @@ def analyze(experiment: "Experiment", as_json: Json = False) -> None:
     Exit code 0: the run got there and kept the certificate; 1: it did not, or nothing is certified; 2: bad input;
     130: Ctrl-C, with what was done kept.
     """
-    import linflow as lf
-    from linflow.experiments.analysis import finished, started, stopped
+    from linflow.experiments.analysis import AnalysisInterrupted, finished, started, stopped
     from linflow.pages.analysis import FILES, template, write
 
     out, begun = experiment.output.folder, None
@@ -198,12 +198,14 @@ def analyze(experiment: "Experiment", as_json: Json = False) -> None:
             found = finished(begun, tick)
         index = write(found, out)
     except KeyboardInterrupt as stop:
-        begun = begun or getattr(stop, "analysis", None)
-        if begun is not None:
-            index = write(stopped(begun), out, drawings=False)
-            where = f"t = {float(begun.run.t[-1]):g}" if isinstance(stop, lf.Interrupted) else "the end of the run"
-            stop.kept = f"interrupted at {where}; what was done is in {index}."  # type: ignore[attr-defined]
-        raise
+        where = "the end of the run"
+        if isinstance(stop, AnalysisInterrupted):
+            begun = stop.analysis
+            where = f"t = {float(begun.run.t[-1]):g}"
+        if begun is None:
+            raise
+        index = write(stopped(begun), out, drawings=False)
+        raise Kept(f"interrupted at {where}; what was done is in {index}.") from stop
     if as_json:
         print_json(found.to_dict())
     else:

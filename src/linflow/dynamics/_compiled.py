@@ -85,8 +85,8 @@ def scheme() -> tuple[np.ndarray, np.ndarray]:
 def _matrices(objective: Any) -> list[Array]:
     """Return the matrices of a built-in objective, in the order of `layout`."""
     if _KINDS[type(objective)] == QUADRATIC:
-        H = objective._H
-        return [A for A in (objective._F, H, None if H is None else H.T, objective.minimizer) if A is not None]
+        F, H = objective.factors
+        return [A for A in (F, H, None if H is None else H.T, objective.minimizer) if A is not None]
     return [objective._X, objective._Y, objective._lengths]
 
 
@@ -104,8 +104,7 @@ def layout(field: GradientField, rtol: float) -> tuple[np.ndarray, np.ndarray, i
     left = right = 0
     at = k.MATRICES
     if kind == QUADRATIC:
-        left = 0 if objective._F is None else objective._F.shape[0]
-        right = 0 if objective._H is None else objective._H.shape[1]
+        left, right = (0 if A is None else A.shape[side] for side, A in enumerate(objective.factors))
         places = [k.F_AT] * (left > 0) + [k.H_AT, k.HT_AT] * (right > 0) + [k.STAR_AT]
     else:
         left = objective._X.shape[0]

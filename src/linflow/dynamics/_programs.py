@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
@@ -15,6 +13,8 @@ from typing import Any
 
 from numba import njit
 from numba.core.compiler import Compiler
+
+from linflow._support.interpreter import environment, is_python, python
 
 Program = tuple[Any, tuple[Any, ...]]
 """A compiled function and the types of its arguments."""
@@ -77,15 +77,14 @@ def load(found: Sequence[Program], *, compiling: bool) -> None:
 
 def _compile_in_another_process(build: Callable[[], Sequence[Program]]) -> None:
     """Have another process of this Python compile the programs and keep them."""
-    if getattr(sys, "frozen", False) or "python" not in Path(sys.executable or "").name.lower():
-        return  # an application of its own, in which there is a Python
+    if not is_python():
+        return
     name = build.__name__
     command = f"from {__name__} import load; from {build.__module__} import {name}; load({name}(), compiling=True)"
-    path = os.pathsep.join(place or os.getcwd() for place in sys.path)
     with suppress(OSError, subprocess.TimeoutExpired):
         subprocess.run(
-            [sys.executable, "-P", "-c", command],
-            env={**os.environ, "PYTHONPATH": path},
+            python("-c", command),
+            env=environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

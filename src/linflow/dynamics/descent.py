@@ -56,6 +56,17 @@ class Schedule(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Constant:
+    """The same step always."""
+
+    step_size: float
+
+    def step(self, iterate: Iterate) -> float:
+        """Return η."""
+        return self.step_size
+
+
 def gradient_descent(
     objective: Objective,
     network: Network | Sequence[Any],
@@ -67,6 +78,7 @@ def gradient_descent(
     record: Sequence[str] = ("loss", "rate"),
     every: int = 1,
     progress: Callable[[float], None] | None = None,
+    stopped: Callable[[], bool] | None = None,
     reduce: bool = True,
 ) -> Trajectory:
     """Run gradient descent `W_l ← W_l − η ∂L/∂W_l`.
@@ -84,6 +96,7 @@ def gradient_descent(
         record: as for `gradient_flow`.
         every: record every so many steps (the first and the last are always recorded).
         progress: called with the fraction done, now and then.
+        stopped: asked as often; once it returns True, the run ends as Ctrl-C would end it.
         reduce: descend in the least width that holds the run (`reduce_width`), where that pays and the steps are
             the same there: at a constant step, or with two layers. Exact to rounding; weights are of the full width.
 
@@ -94,7 +107,7 @@ def gradient_descent(
 
     Raises:
         ValueError, TypeError: arguments that do not fit, or a schedule that returns no positive number.
-        Interrupted: Ctrl-C; its `run` holds what was done.
+        Interrupted: Ctrl-C, or `stopped`; its `run` holds what was done.
 
     Example:
         >>> import numpy as np, linflow as lf
@@ -128,8 +141,8 @@ def gradient_descent(
                 if ended is not None or k == steps:
                     result = ended or result
                     break
-                if progress is not None and k % 100 == 0:
-                    progress(k / steps)
+                if k % 100 == 0:
+                    _tell(k / steps, progress, stopped)
                 eta = constant or _scheduled(schedule, Iterate(field, point, k, taken[-1] if taken else None))
                 new = field.at(point.y + eta * point.slope)
                 taken.append(eta)
@@ -170,6 +183,13 @@ def _saddle(field: GradientField, point: Point, network: Network) -> str | None:
         return saddle_note(field.objective, network) if field.is_stationary(point) else None
 
 
+def _tell(done: float, progress: Callable[[float], None] | None, stopped: Callable[[], bool] | None) -> None:
+    if stopped is not None and stopped():
+        raise KeyboardInterrupt
+    if progress is not None:
+        progress(done)
+
+
 def _constant(step_size: float | None, schedule: Schedule | None) -> float | None:
     """Return the constant step, that of a constant schedule included; None for a rule."""
     if (step_size is None) == (schedule is None):
@@ -185,7 +205,7 @@ def _constant(step_size: float | None, schedule: Schedule | None) -> float | Non
             f"schedule is {schedule!r}; an object with a method step(iterate) is needed, such as those of "
             "linflow.schedules."
         )
-    return getattr(schedule, "step_size", None)
+    return schedule.step_size if isinstance(schedule, Constant) else None
 
 
 def _scheduled(schedule: Schedule | None, iterate: Iterate) -> float:

@@ -17,17 +17,6 @@ FORMS = ("step", "curvature", "two layers", "printed")
 
 
 @dataclass(frozen=True)
-class Constant:
-    """The same step always."""
-
-    step_size: float
-
-    def step(self, iterate: Iterate) -> float:
-        """Return η."""
-        return self.step_size
-
-
-@dataclass(frozen=True)
 class Backtracking:
     """Armijo's rule; see `backtracking`."""
 

@@ -15,15 +15,18 @@ import numpy as np
 from linflow._support import checks
 from linflow._support.arrays import Array, from_numpy, singular_values, to_numpy
 from linflow._support.deprecation import renamed_arguments, renamed_attributes
-from linflow._support.html import FRACTIONS as SHOWN
-from linflow._support.html import block, never_raising, notes, number, sparkline, table
+from linflow._support.digits import number
+from linflow._support.fractions import SHOWN
+from linflow._support.html import block, never_raising, notes, sparkline, table
 from linflow._support.words import plural
 from linflow.dynamics._hermite import LEVEL, first_times, interpolate
 from linflow.dynamics._stepping import advance
 from linflow.dynamics.field import GradientField, Point
+from linflow.dynamics.storage.stored_weights import StoredWeights
 from linflow.geometry.imbalance import imbalance_drift
 from linflow.geometry.operator import TangentOperator
 from linflow.model.network import Network
+from linflow.model.objectives import Objective
 
 OBSERVABLES = ("loss", "rate", "least_eigenvalue", "imbalance_drift", "singular_values")
 
@@ -137,7 +140,7 @@ class Trajectory:
     singular_values: Array | None = None
     until: float | None = None
     _nodes: tuple[np.ndarray, ...] = field(default=())
-    _checkpoints: Checkpoints | None = field(default=None)
+    _checkpoints: Checkpoints | StoredWeights | None = field(default=None)
 
     def difference(self, other: Trajectory) -> float:
         """Return the largest difference of `log(L − f*)` to another run, over the time both cover.
@@ -150,6 +153,11 @@ class Trajectory:
     def loss(self) -> Array:
         """Losses `L = gap + f*`, shape `(N,)`."""
         return self.gap + self.minimum
+
+    @property
+    def objective(self) -> Objective | None:
+        """What a flow minimised; None where `network_at` cannot integrate: for a descent, or a run from a file."""
+        return None if self._checkpoints is None else self._checkpoints.objective
 
     @property
     def weights(self) -> tuple[Array, ...]:
@@ -284,6 +292,11 @@ class Checkpoints:
         self.expand: Callable[[Network], Network] | None = None  # from the width of the integration, if it is less
         self._stride = 1
         self._count = 0
+
+    @property
+    def objective(self) -> Objective:
+        """What the flow minimises."""
+        return self.gradient.objective
 
     def add(self, t: float, y: Array) -> None:
         """Store a step, or skip it when the stride says so."""

@@ -12,7 +12,6 @@ from linflow._support import checks
 from linflow._support.arrays import Array, from_numpy, to_numpy
 from linflow.exact._inputs import instants, matrices
 from linflow.model.objectives import Objective
-from linflow.model.quadratics import _Quadratic
 
 
 def balanced_end_to_end(objective: Objective, W0: Any, depth: int, t: Any, *, scale: float = 1.0) -> Array:
@@ -83,11 +82,12 @@ def non_overparametrized(objective: Objective, W0: Any, t: Any) -> Array:
         array([0.5   , 0.9375])
     """
     W0, times = _start(objective, W0), instants(t)
-    if not isinstance(objective, _Quadratic):
+    if objective.factors is None:
         return _integrate(objective, lambda W, G: -G, W0, times)
     n, m = objective.shape
-    a, V = _squares(objective._F, n)
-    b, U = _squares(None if objective._H is None else objective._H.T, m)
+    F, H = objective.factors
+    a, V = _squares(F, n)
+    b, U = _squares(None if H is None else H.T, m)
     end = to_numpy(objective.minimizer)
     modes = V.T @ (to_numpy(W0) - end) @ U
     with np.errstate(under="ignore"):

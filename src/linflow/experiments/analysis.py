@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from linflow._support.fractions import FRACTIONS
 from linflow.advice.diagnosis import Finding, findings
-from linflow.certificates import Certificate, Check, certify
+from linflow.certificates import Certificate, Check
 from linflow.certificates.checking import steps_taken
-from linflow.dynamics import Interrupted, Result, Trajectory, gradient_descent, gradient_flow
+from linflow.dynamics import Interrupted, Result, Trajectory
+from linflow.experiments.building import network_of
 from linflow.experiments.schema import Experiment
+from linflow.experiments.setup import Setup
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
-from linflow.verified import DescentEnclosure, Enclosure, attempt
+from linflow.verified import DescentEnclosure, Enclosure
 
 
 @dataclass(frozen=True, repr=False)
@@ -23,22 +25,35 @@ class Analysis:
     """What `linflow analyze` knows.
 
     Attributes:
-        experiment, objective, network: what was asked.
+        setup: what was asked, also as `experiment`, `objective` and `network`.
         certificate, run, check: what was promised, what happened, and the two set against each other; `check` is
             None where Ctrl-C came first.
         findings: what to know, most important first.
         proof: the verified run, None where there is none; `proof_reason` says why.
     """
 
-    experiment: Experiment
-    objective: Objective
-    network: Network
+    setup: Setup
     certificate: Certificate
     run: Trajectory
     check: Check | None = None
     findings: tuple[Finding, ...] = ()
     proof: Enclosure | DescentEnclosure | None = None
     proof_reason: str = ""
+
+    @property
+    def experiment(self) -> Experiment:
+        """The settings."""
+        return self.setup.experiment
+
+    @property
+    def objective(self) -> Objective:
+        """What was minimised."""
+        return self.setup.objective
+
+    @property
+    def network(self) -> Network:
+        """The first weights."""
+        return self.setup.network
 
     @property
     def proved(self) -> bool:
@@ -80,32 +95,12 @@ class Analysis:
         return f"Analysis({self.verdict}; {count} finding{'s' * (count != 1)}; {self.certificate!r}, {self.run!r})"
 
 
-def certificate(experiment: Experiment) -> tuple[Objective, Network, Certificate]:
-    """Read data and start, and certify."""
-    return _certified(experiment)[:3]
+class AnalysisInterrupted(Interrupted):
+    """Ctrl-C during the run of an analysis; `analysis` holds what was done."""
 
-
-def _certified(experiment: Experiment) -> tuple[Objective, Network, Certificate, dict[str, Any]]:
-    """Do what `certificate` says, and return the step of a descent besides, which takes a search to find."""
-    objective = experiment.objective()
-    network = experiment.network(objective)
-    steps = experiment.steps(objective, network)
-    return objective, network, certify(objective, network, algorithm=experiment.algorithm, **steps), steps
-
-
-def run_of(
-    experiment: Experiment,
-    objective: Objective,
-    network: Network,
-    steps: Mapping[str, Any],
-    progress: Callable[[float], None] | None = None,
-) -> Trajectory:
-    """Run what the experiment asks for, with the steps that it says (`Experiment.steps`)."""
-    record = ("loss", "rate", *experiment.flow.record)
-    if experiment.algorithm == "flow":
-        return gradient_flow(objective, network, **experiment.flow.limits(), record=record, progress=progress)
-    most, until = experiment.descent.steps, experiment.flow.until
-    return gradient_descent(objective, network, **steps, steps=most, until=until, record=record, progress=progress)
+    def __init__(self, analysis: Analysis):
+        super().__init__(analysis.run)
+        self.analysis = analysis
 
 
 def run_summary(run: Trajectory) -> dict[str, Any]:
@@ -129,30 +124,14 @@ def started(experiment: Experiment, progress: Callable[[float], None] | None = N
     """Certify and run; nothing is compared yet.
 
     Raises:
-        Interrupted: Ctrl-C during the run; its `analysis` holds what was done.
+        AnalysisInterrupted: Ctrl-C during the run.
     """
-    objective, network, cert, steps = _certified(experiment)
+    setup = Setup.of(experiment)
+    certificate = setup.certify()
     try:
-        run = run_of(experiment, objective, network, steps, progress)
+        return Analysis(setup, certificate, setup.run(progress=progress))
     except Interrupted as stop:
-        stop.analysis = Analysis(experiment, objective, network, cert, stop.run)  # type: ignore[attr-defined]
-        raise
-    return Analysis(experiment, objective, network, cert, run)
-
-
-def proof_of(
-    experiment: Experiment, certificate: Certificate, progress: Callable[[float], None] | None = None
-) -> tuple[Enclosure | DescentEnclosure | None, str]:
-    """Return the verified run of an experiment, or None and the reason."""
-    objective, network, eta = certificate.objective, certificate.start, certificate.step_size
-    most, until = experiment.proof.steps, experiment.flow.until
-    if experiment.algorithm == "flow":
-        t_max = experiment.flow.t_max
-        return attempt(objective, network, until=until, t_max=t_max, max_steps=most, progress=progress)
-    if eta is None:
-        return None, "a verified descent takes a constant step"
-    steps = experiment.descent.steps
-    return attempt(objective, network, until=until, step_size=eta, steps=steps, max_steps=most, progress=progress)
+        raise AnalysisInterrupted(Analysis(setup, certificate, stop.run)) from None
 
 
 def finished(begun: Analysis, progress: Callable[[float], None] | None = None) -> Analysis:
@@ -160,10 +139,10 @@ def finished(begun: Analysis, progress: Callable[[float], None] | None = None) -
     experiment = begun.experiment
 
     def redraw(factor: int) -> Network:
-        return experiment.network(begun.objective, wider=factor)
+        return network_of(experiment, begun.objective, wider=factor)
 
     check = begun.certificate.check(begun.run)
-    proof, reason = proof_of(experiment, begun.certificate, progress)
+    proof, reason = begun.setup.prove(progress)
     again = redraw if experiment.start.weights is None else None
     found = findings(begun.certificate, begun.run, experiment.flow.until, again, proof)
     return replace(begun, check=check, findings=found, proof=proof, proof_reason=reason)

@@ -11,25 +11,17 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from linflow._support.memory import check_weights
 from linflow._support.provenance import provenance
 from linflow._support.toml import line_of, read_toml, toml_value
-from linflow._support.words import plural
 from linflow.experiments.old_keys import OLD_KEYS, with_new_names
-from linflow.experiments.unused import SIZES, unused
-
-if TYPE_CHECKING:
-    from linflow.model.network import Network
-    from linflow.model.objectives import Objective
+from linflow.experiments.unused import unused
 
 Kind = Literal["factorization", "regression", "logistic", "exponential"]
 Init = Literal["gaussian", "ntk", "fan_in", "fan_out", "orthogonal", "balanced", "imbalanced", "spectral", "small"]
-WORK = 8
-"""Times the weights that work on two wide layers takes: 5.8 for a flow and 7.9 for a descent of a million units."""
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Fraction = Annotated[float, Field(gt=0, lt=1, strict=True)]
@@ -118,108 +110,6 @@ class Experiment(_Section):
     proof: ProofSection = ProofSection()
     design: DesignSection = DesignSection()
     output: OutputSection = OutputSection()
-
-    def objective(self) -> Objective:
-        """Read the data and return the objective.
-
-        Raises:
-            ValueError: data are missing, contradict each other, or do not fit the kind of objective.
-        """
-        # Settings are read before anything is computed.
-        from linflow.files import read_matrix  # noqa: PLC0415
-        from linflow.model.classification import ExponentialLoss, LogisticLoss  # noqa: PLC0415
-        from linflow.model.quadratics import LinearRegression, MatrixFactorization  # noqa: PLC0415
-
-        given, notes = self.data, []
-        kind = given.objective or ("regression" if given.x else "factorization")
-        makers = {"regression": LinearRegression, "logistic": LogisticLoss, "exponential": ExponentialLoss}
-        if kind == "factorization":
-            if given.target is None or given.x is not None or given.y is not None:
-                raise ValueError("a factorization needs a target, and no x or y: give --target Y.csv.")
-            made = MatrixFactorization(read_matrix(given.target, notes=notes))
-        elif given.x is None or given.y is None or given.target is not None:
-            raise ValueError(f"{kind} needs x and y, and no target: give --x X.csv --y Y.csv.")
-        else:
-            X, Y = (read_matrix(path, notes=notes) for path in (given.x, given.y))
-            if len(X) != len(Y):
-                raise ValueError(
-                    f"{given.x} has {plural(len(X), 'row')} and {given.y} has {len(Y)}; one row for each sample is "
-                    "needed in both."
-                )
-            made = makers[kind](X, Y)
-        made.notes = (*made.notes, *notes)
-        return made
-
-    def network(self, objective: Objective, *, wider: int = 1) -> Network:
-        """Draw or read the first weights; hidden layers `wider` times as wide, for "what if".
-
-        Raises:
-            ValueError: hidden widths are missing, or weights and data do not fit.
-            MemoryError: they would not fit in memory, with what a certificate and a run need.
-        """
-        from linflow import init  # noqa: PLC0415
-        from linflow.files import load_weights  # noqa: PLC0415
-        from linflow.model.network import Network  # noqa: PLC0415
-
-        start = self.start
-        if start.weights is not None:
-            if start.hidden or start.size is not None:
-                raise ValueError(
-                    "weights are read from a file, which has their widths and size; leave out hidden and size."
-                )
-            return load_weights(start.weights, layers=start.layers or None)
-        widths = self.widths(objective, wider)
-        check_weights(widths, WORK)
-        name, default = SIZES.get(start.init, ("", 0.0))
-        if start.size is not None and not name:
-            raise ValueError(f"the start {start.init} has no size to set; leave it out, or use gaussian.")
-        size: dict[str, Any] = {name: start.size or default} if name else {}
-        if start.init == "spectral":  # in the modes of the solution
-            if objective.minimizer is None:
-                raise ValueError(
-                    "the start spectral lies along the solution, and this objective has none; use another."
-                )
-            size["target"] = objective.minimizer
-        drawn = getattr(init, start.init)(widths, rng=start.seed, **size)
-        if start.multiplier == 1.0:
-            return drawn
-        return Network([start.multiplier * W for W in drawn.weights], scale=drawn.scale)
-
-    def steps(self, objective: Objective, network: Network) -> dict[str, Any]:
-        """Return the step of a descent as `certify` and `gradient_descent` take it, nothing for a flow.
-
-        A number given is the constant step, the first trial of backtracking, or the first step of `xu2025`.
-
-        Raises:
-            ValueError: no safe step is known, or the schedule takes none or does not fit.
-        """
-        from linflow import schedules  # noqa: PLC0415
-        from linflow.certificates import safe_step_size  # noqa: PLC0415
-
-        if self.algorithm == "flow":
-            return {}
-        given, name = self.descent.step_size, self.descent.schedule
-        if name == "constant":
-            return {"step_size": safe_step_size(objective, network) if given == "safe" else float(given)}
-        if name == "local_smoothness":
-            if given != "safe":
-                raise ValueError("local_smoothness finds its steps itself; leave out --step-size.")
-            return {"schedule": schedules.local_smoothness()}
-        first = () if given == "safe" else (float(given),)
-        if name == "backtracking":
-            return {"schedule": schedules.backtracking(*first)}
-        return {"schedule": schedules.xu2025(objective, network, *first)}
-
-    def widths(self, objective: Objective, wider: int = 1) -> tuple[int, ...]:
-        """Return the widths of the layers, hidden ones `wider` times as wide.
-
-        Raises:
-            ValueError: there are none.
-        """
-        if not self.start.hidden:
-            raise ValueError("the start has no hidden widths; give --hidden 64 or --hidden 64,64, or --weights FILE.")
-        n, m = objective.shape
-        return (n, *(wider * h for h in self.start.hidden), m)
 
     def to_toml(self, folder: Path | None = None) -> str:
         """Return the file that gives this experiment, every key named; paths as seen from a folder it will lie in."""

@@ -26,6 +26,7 @@ from linflow._support.paths import (
     readable,
     suffix,
     write_bytes,
+    write_whole,
 )
 from linflow._support.words import listed
 from linflow.files._layers import decoded_size, network_from
@@ -80,10 +81,8 @@ def save_weights(network: Network | Sequence[Any], path: PathLike) -> None:
     if end == ".npz":
         write_bytes(path, lambda file: np.savez(file, **layers, scale=np.float64(network.scale)))  # type: ignore[arg-type]
         return
-    content = import_for("safetensors.numpy", path).save(
-        layers, metadata={"format": "np", "scale": repr(network.scale)}
-    )
-    write_bytes(path, lambda file: file.write(content))
+    told = {"format": "np", "scale": repr(network.scale)}
+    write_whole(path, import_for("safetensors.numpy", path).save(layers, metadata=told))
 
 
 def load_weights(

@@ -137,6 +137,11 @@ class Objective:
         return 8 * EPS * max(abs(self.value(W)), abs(self.minimum)) + moved
 
     @property
+    def factors(self) -> tuple[Array | None, Array | None] | None:
+        """`F` and `H` of `f = f* + ½‖F (W − W*) H‖²`, None for the identity; None if f is not known in this form."""
+        return None
+
+    @property
     def minimizer_size(self) -> float:
         """The size of the numbers that W* is rounded at: `‖W*‖_F` of one that is given, inf without one."""
         return math.inf if self.minimizer is None else norm(self.minimizer)

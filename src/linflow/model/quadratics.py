@@ -44,6 +44,11 @@ class _Quadratic(Objective):
             )
 
     @property
+    def factors(self) -> tuple[Array | None, Array | None]:
+        """`F` and `H`, None for the identity."""
+        return self._F, self._H
+
+    @property
     def minimizer_size(self) -> float:
         """The size of the numbers that W* is rounded at.
 

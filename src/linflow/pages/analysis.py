@@ -11,10 +11,11 @@ from markupsafe import Markup
 
 from linflow import plots
 from linflow._support.own_files import MADE
+from linflow._support.paths import write_whole
+from linflow._support.plain import plain
 from linflow._support.provenance import provenance
 from linflow.experiments.analysis import Analysis
 from linflow.experiments.unused import SIZES
-from linflow.files import atomic
 from linflow.pages.templating import environment, number, svg
 from linflow.verified import Enclosure
 
@@ -30,11 +31,11 @@ def write(found: Analysis, folder: Path, *, drawings: bool = True) -> Path:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     made = f"# experiment.toml {MADE} analyze, and linflow analyze experiment.toml does it again\n"
-    _text(folder / "experiment.toml", made + found.experiment.to_toml(folder))
-    _text(folder / "analysis.json", json.dumps(plain(found.to_dict()), indent=2, ensure_ascii=False) + "\n")
+    write_whole(folder / "experiment.toml", made + found.experiment.to_toml(folder))
+    write_whole(folder / "analysis.json", json.dumps(plain(found.to_dict()), indent=2, ensure_ascii=False) + "\n")
     found.run.save(folder / "run.nc", settings=found.experiment.echo())
     index = folder / "index.html"
-    _text(index, page(found, drawings=drawings))
+    write_whole(index, page(found, drawings=drawings))
     return index
 
 
@@ -127,19 +128,3 @@ def _imbalance(found: Analysis) -> Markup | None:
     if net.depth == 1 or max(net.widths[1:-1]) > WIDEST:
         return None
     return svg(plots.imbalance_spectrum(net, layer=1), "d")
-
-
-def plain(value: Any) -> Any:
-    """Return a value as JSON takes it: what is not finite becomes null."""
-    if isinstance(value, dict):
-        return {str(key): plain(x) for key, x in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(x) for x in value]
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    return float(value) if math.isfinite(value) else None
-
-
-def _text(path: Path, text: str) -> None:
-    with atomic(path) as temporary:
-        Path(temporary).write_text(text, encoding="utf-8")

@@ -1,10 +1,7 @@
 """Compute the figures, check their claims, and write both as one page, one JSON file and figure files."""
 
-import io
 import json
-import math
 import os
-import platform
 import re
 import shlex
 import tempfile
@@ -12,20 +9,18 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from markupsafe import escape
-from matplotlib import rc_context
-
 from linflow import plots
 from linflow._support.own_files import refuse_foreign_files
+from linflow._support.paths import write_whole
+from linflow._support.plain import plain
+from linflow._support.provenance import machine, software
 from linflow._support.words import plural, verb_for
 from linflow.experiments.figures import Claim, Outcome, PaperFigure, Settings, assigned, select
-from linflow.files import atomic
-from linflow.pages.templating import environment, recoloured
+from linflow.pages.templating import environment, inlined
+from linflow.plots.saving import rendered
 
 Watcher = Callable[[str, float, str], None]
 """Told the figure under way, the fraction of it done (1 once its files are written) and a note."""
@@ -131,14 +126,11 @@ class Report:
             "date": self.date.isoformat(timespec="seconds"),
             "seconds": round(self.seconds, 3),
             "seed": self.seed,
-            "versions": {
-                **{name: version(name) for name in ("linflow", "numpy", "scipy", "matplotlib")},
-                "python": platform.python_version(),
-            },
-            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+            "versions": software("matplotlib"),
+            "machine": f"{machine()}, {os.cpu_count()} cores",
             "figures": [figure.document() for figure in self.figures],
         }
-        return _plain(document)
+        return plain(document)
 
     def json(self) -> str:
         """The report as JSON, lists of numbers on one line each."""
@@ -204,8 +196,8 @@ def reproduce(
     names = [experiment.id for experiment in experiments]
     report = Report(out, names, seed, given or {}, figures, datetime.now(UTC), time.perf_counter() - start)
     if figures:  # otherwise an earlier report stays
-        _write(out / "report.json", report.json().encode())
-        _write(report.index, report.html().encode())
+        write_whole(out / "report.json", report.json())
+        write_whole(report.index, report.html())
     if stopped:
         raise ReportInterrupted(report)
     return report
@@ -231,10 +223,11 @@ def _run(experiment: PaperFigure, settings: Settings, seed: int, folder: Path, w
     for kind in _FORMATS:
         path = folder / f"{experiment.id}.{kind}"
         if kind in files:
-            _write(path, files[kind])
+            write_whole(path, files[kind])
         else:
             path.unlink(missing_ok=True)  # a figure of an earlier run would belie the failed claim
-    svg = _inline(files["svg"].decode(), experiment) if files else ""
+    label = f"{experiment.title}. {experiment.summary}"
+    svg = inlined(files["svg"].decode(), experiment.id, label) if files else ""
     return FinishedFigure(experiment, settings, outcome, time.perf_counter() - start, svg, width)
 
 
@@ -249,46 +242,14 @@ def _stopped(what: str, error: Exception) -> Claim:
 
 def _draw(outcome: Outcome, salt: str) -> tuple[dict[str, bytes], float]:
     files = {}
-    with plots.style(), rc_context({"svg.hashsalt": salt}):
+    with plots.style():
         fig = outcome.draw()
         plots.rasterize_large(fig)
         for kind, metadata in _FORMATS.items():
-            buffer = io.BytesIO()
-            fig.savefig(buffer, format=kind, metadata=metadata)
-            files[kind] = buffer.getvalue()
+            files[kind] = rendered(fig, kind, metadata, salt)
     return files, float(fig.get_figwidth())
-
-
-def _inline(svg: str, experiment: PaperFigure) -> str:
-    """An SVG file as an element of a page: named for screen readers, its ids and style its own."""
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], count=1, flags=re.DOTALL)
-    svg = recoloured(svg)
-    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\1{experiment.id}-", svg)
-    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, count=1, flags=re.DOTALL)
-    label = escape(f"{experiment.title}. {experiment.summary}")
-    style = "stroke-linejoin: round; stroke-linecap: butt"  # what the removed rule said of every element
-    return svg.replace("<svg", f'<svg role="img" aria-label="{label}" style="{style}"', 1)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file so that no reader ever meets half of it."""
-    with atomic(path) as temporary:
-        temporary.write_bytes(content)
 
 
 def _tally(claims: Iterable[Claim]) -> str:
     verdicts = [claim.passed for claim in claims]
     return f"{sum(verdicts)} of {plural(len(verdicts), 'claim')} {verb_for(sum(verdicts), 'hold')}"
-
-
-def _plain(x: Any) -> Any:
-    """Arrays and mappings as lists and dictionaries; what is not a finite number becomes None."""
-    if isinstance(x, Mapping):
-        return {str(key): _plain(value) for key, value in x.items()}
-    if isinstance(x, np.ndarray | np.generic):
-        return _plain(x.tolist())
-    if isinstance(x, list | tuple):
-        return [_plain(value) for value in x]
-    if isinstance(x, float):
-        return x if math.isfinite(x) else None
-    return x if x is None or isinstance(x, str | int) else str(x)

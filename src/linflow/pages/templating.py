@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import io
-import math
 import re
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib.colors import to_hex, to_rgb
 
+from linflow._support import digits
 from linflow.pages.typesetting import typeset
+from linflow.plots.saving import rendered
 from linflow.plots.themes import THEMES
 
 
@@ -60,20 +60,27 @@ def recoloured(drawing: str) -> str:
     return re.sub(r"\b(fill|stroke|stop-color): ?(#[0-9a-fA-F]{6})\b", both, drawing)
 
 
+def inlined(drawing: str, name: str, label: str = "") -> Markup:
+    """Return an SVG file as an element of a page, its ids and style its own.
+
+    Args:
+        drawing: the file.
+        name: keeps its ids apart from those of other drawings.
+        label: what a screen reader says of it.
+    """
+    drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing[drawing.index("<svg") :], count=1, flags=re.DOTALL)
+    drawing = re.sub(r'(\bid="|url\(#|href="#)', rf"\1{name}-", recoloured(drawing))
+    drawing = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", drawing, count=1, flags=re.DOTALL)
+    style = "stroke-linejoin: round; stroke-linecap: butt"  # what the removed rule said of every element
+    said = f'role="img" aria-label="{escape(label)}" ' if label else ""
+    return Markup(drawing.replace("<svg", f'<svg {said}style="{style}"', 1))  # of numbers and escaped labels
+
+
 def svg(ax: Any, name: str) -> Markup:
     """Return the figure of some Axes as an element of a page; `name` keeps its ids apart from those of others."""
-    from matplotlib import rc_context  # noqa: PLC0415 - slow to import
-
-    buffer = io.StringIO()
-    with rc_context({"svg.hashsalt": name}):
-        ax.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    for mark in ('id="', "url(#", 'href="#'):
-        text = text.replace(mark, mark + name + "-")
-    return Markup(recoloured(text))  # made here, of numbers and escaped labels
+    return inlined(rendered(ax.figure, "svg", {"Date": None, "Creator": None}, name).decode(), name)
 
 
 def number(x: float | None) -> str:
-    """Return four digits; a dash for what there is none of."""
-    return "–" if x is None or not math.isfinite(x) or x == 0 else f"{x:.4g}"
+    """Return four digits; a dash for what there is none of, 0 included."""
+    return digits.number(x or None)

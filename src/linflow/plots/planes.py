@@ -336,5 +336,6 @@ def _objective(objective: Any) -> Objective:
 
 
 def _flow_only(run: Trajectory, i: int) -> None:
-    if run._checkpoints is None:
-        raise ValueError(f"run {i} is a descent, which keeps no weights along the way; a flow is needed.")
+    if run.objective is None:
+        what = "is a descent" if run.algorithm == "descent" else "was read from a file"
+        raise ValueError(f"run {i} {what}, which keeps no weights along the way; a run of gradient_flow is needed.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ from matplotlib.collections import Collection, QuadMesh
 from matplotlib.figure import Figure
 
 from linflow._support import checks
+from linflow._support.paths import write_whole
+from linflow._support.version import __version__
 
 FORMATS = ("pdf", "svg", "png")
 
@@ -70,24 +71,33 @@ def save(
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {str(path.parent)!r}; create it first.")
     rasterize_large(fig)
-    settings: dict[Any, Any] = {
-        "pdf.fonttype": 42,
-        "svg.fonttype": "none" if editable else "path",
-        "svg.hashsalt": "linflow",
-    }
-    content = io.BytesIO()
-    with rc_context(settings):  # read while the file is written, and only there
-        fig.savefig(content, format=kind, dpi=checks.positive(dpi, "dpi"), metadata=_metadata(kind, title))
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:  # under another name first, so that no reader ever meets half a file
-        part.write_bytes(content.getvalue())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    dpi = checks.positive(dpi, "dpi")
+    write_whole(path, rendered(fig, kind, _metadata(kind, title), "linflow", dpi=dpi, editable=editable))
     return path
 
 
+def rendered(
+    fig: Figure,
+    kind: str,
+    metadata: dict[str, Any],
+    salt: str,
+    *,
+    dpi: float | None = None,
+    editable: bool = False,
+) -> bytes:
+    """Return a file of a figure; `salt` keeps the ids in an SVG the same from one drawing to the next."""
+    settings: dict[Any, Any] = {
+        "pdf.fonttype": 42,
+        "svg.fonttype": "none" if editable else "path",
+        "svg.hashsalt": salt,
+    }
+    content = io.BytesIO()
+    with rc_context(settings):  # read while the file is written, and only there
+        fig.savefig(content, format=kind, dpi=dpi, metadata=metadata)
+    return content.getvalue()
+
+
 def _metadata(kind: str, title: str) -> dict[str, Any]:
-    made = f"linflow {version('linflow')}"
+    made = f"linflow {__version__}"
     dates = {"pdf": {"Creator": made, "CreationDate": None}, "svg": {"Creator": made, "Date": None}}
     return {**dates.get(kind, {"Software": made}), **({"Title": title} if title else {})}

@@ -188,10 +188,10 @@ def eigenvalues(
 
     Along a flow they are computed from its weights at some seventy instants: all of them up to `nm` = 64, the
     least and the greatest beyond. The bound at an instant is the best of `bounds.table` on the weights then. Of a
-    descent, which keeps no weights, the recorded λ_min(T) is drawn alone.
+    descent, or a run from a file, which keep no weights along the way, the recorded λ_min(T) is drawn alone.
 
     Args:
-        run: A run of `gradient_flow`, or one of `gradient_descent` that recorded "least_eigenvalue".
+        run: A run of `gradient_flow`, or another that recorded "least_eigenvalue".
         objective: What was minimised, where it sees a part of the product only and the run does not know it; that
             of the flow if not given.
         ax: Axes to draw on; new ones if not given.
@@ -203,7 +203,7 @@ def eigenvalues(
 
     Raises:
         TypeError: no run.
-        ValueError: a descent without the record.
+        ValueError: a run that keeps no weights along the way, without the record.
 
     Example:
         >>> import numpy as np, linflow as lf
@@ -214,26 +214,26 @@ def eigenvalues(
         True
     """
     (run,), _ = checked([run] if isinstance(run, Trajectory) else run, None)
-    kept = run._checkpoints
-    if kept is None and run.least_eigenvalue is None:
+    known = run.objective
+    if known is None and run.least_eigenvalue is None:
         raise ValueError(
-            "run has no record of the least eigenvalue; pass record=('least_eigenvalue',) to gradient_descent."
+            f"run has no record of the least eigenvalue; pass record=('least_eigenvalue',) to {_maker(run)}."
         )
     c = canvas(ax, theme, named=named)
     ends = []
-    if kept is None:
+    if known is None:
         k = sound(run)
         t, least = to_numpy(run.t)[:k], to_numpy(run.least_eigenvalue)[:k]
         c.ax.plot(t, least, color=c.colour("blue"), linewidth=c.line, label="_least")
         ends.append((t[-1], least[-1], r"$\lambda_{\min}(T)$", c.colour("blue")))
         greatest = least.max()
     else:
-        t, values, bound = _spectra(run, kept.gradient.objective if objective is None else objective)
+        t, values, bound = _spectra(run, known if objective is None else objective)
         least, most = values[:, 0], values[:, -1]
         greatest = most.max()
         for inner in values[:, 1:-1].T:
             c.ax.plot(t, inner, color=c.colour("grey"), linewidth=0.4 * c.line, alpha=0.7, label="_inner")
-        single = kept.gradient.network.shape == (1, 1)
+        single = run.start.shape == (1, 1)
         if not single:
             c.ax.plot(t, most, color=c.colour("vermillion"), linewidth=c.line, label="_greatest")
             ends.append((t[-1], most[-1], r"$\lambda_{\max}(T)$", c.colour("vermillion")))
@@ -305,10 +305,7 @@ def singular_values(
     """
     (run,), _ = checked([run] if isinstance(run, Trajectory) else run, None)
     if run.singular_values is None:
-        raise ValueError(
-            "run has no record of singular values; pass record=('singular_values',) to "
-            f"{'gradient_flow' if run.algorithm == 'flow' else 'gradient_descent'}."
-        )
+        raise ValueError(f"run has no record of singular values; pass record=('singular_values',) to {_maker(run)}.")
     if objective is not None and objective.minimizer is None:
         raise ValueError(
             f"the {objective.name} has no known minimiser, so there are no targets; leave objective out."
@@ -336,12 +333,16 @@ def singular_values(
     return c.ax
 
 
+def _maker(run: Trajectory) -> str:
+    return "gradient_flow" if run.algorithm == "flow" else "gradient_descent"
+
+
 def _modes(run: Trajectory) -> tuple[np.ndarray, np.ndarray]:
     """Return instants and the singular values there: the records, and for a small flow what lies between."""
     k = sound(run)
     t, values = to_numpy(run.t)[:k], to_numpy(run.singular_values)[:k]
     weights = sum(int(W.shape[0] * W.shape[1]) for W in run.start.weights)
-    if run._checkpoints is not None and weights <= REFINED and k >= 2:
+    if run.objective is not None and weights <= REFINED and k >= 2:
         more = np.setdiff1d(np.linspace(0, t[-1], 200), t)
         found = np.array([to_numpy(sigmas(run.network_at(float(x)).product())) for x in more])
         order = np.argsort(np.concatenate([t, more]))

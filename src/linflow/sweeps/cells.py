@@ -11,14 +11,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from platform import python_version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from linflow._support.arrays import to_numpy
 from linflow._support.fractions import FRACTIONS
-from linflow._support.provenance import versions
+from linflow._support.provenance import software
 from linflow._support.threads import one_thread
 from linflow._support.version import __version__
 from linflow.experiments.unused import unused
@@ -30,7 +29,8 @@ from linflow.sweeps.rows import fraction_columns, setting_columns
 if TYPE_CHECKING:
     from linflow.certificates import Certificate
     from linflow.dynamics import Trajectory
-    from linflow.experiments.schema import DataSection, Experiment
+    from linflow.experiments.schema import DataSection
+    from linflow.experiments.setup import Setup
     from linflow.model.network import Network
     from linflow.model.objectives import Objective
 
@@ -112,14 +112,14 @@ def ready() -> str:
     """Load all that a cell needs, so that no cell is measured with it."""
     # Where cells are run, and nowhere else.
     from linflow import init  # noqa: PLC0415
-    from linflow.certificates import certify  # noqa: PLC0415
-    from linflow.dynamics import gradient_flow  # noqa: PLC0415
+    from linflow.experiments.schema import Experiment  # noqa: PLC0415
+    from linflow.experiments.setup import Setup  # noqa: PLC0415
     from linflow.model.quadratics import MatrixFactorization  # noqa: PLC0415
 
-    objective, start = MatrixFactorization(np.eye(2)), init.gaussian((2, 3, 2), rng=0)
-    certificate, run = certify(objective, start), gradient_flow(objective, start, until=1e-3)
-    certificate.time_to(1e-3)
-    run.time_to(FRACTIONS)
+    flow = Experiment.model_validate({"flow": {"until": 1e-3}})
+    setup = Setup(flow, MatrixFactorization(np.eye(2)), init.gaussian((2, 3, 2), rng=0), {})
+    setup.certify().time_to(1e-3)
+    setup.run().time_to(FRACTIONS)
     return __version__
 
 
@@ -176,20 +176,16 @@ def failed(cell: Cell, failure: str, reason: str) -> dict[str, Any]:
 
 
 def _measured(cell: Cell, check: bool, verified: bool, curves: int, deadline: float | None) -> dict[str, Any]:
-    from linflow.certificates import certify  # noqa: PLC0415 - see `ready`
-    from linflow.sweeps.proofs import proof_columns  # noqa: PLC0415
+    from linflow.sweeps.proofs import proof_columns  # noqa: PLC0415 - see `ready`
 
-    experiment, objective, network, steps = prepared(cell.settings, cell.digests)
-    certificate = certify(objective, network, algorithm=experiment.algorithm, **steps)
+    setup = prepared(cell.settings, cell.digests)
+    objective, network, until = setup.objective, setup.network, setup.experiment.flow.until
+    certificate = setup.certify()
     _in_time(deadline)
-    run = _run(experiment, objective, network, steps, deadline)
+    run = _run(setup, deadline)
     with np.errstate(over="ignore", invalid="ignore"):  # of weights that diverged
         noise = max(objective.rounding(network), objective.rounding(run.final))
-    row = (
-        _start(certificate, network)
-        | _promised(certificate, experiment.flow.until)
-        | _observed(run, experiment, noise)
-    )
+    row = _start(certificate, network) | _promised(certificate, until) | _observed(run, until, noise)
     if row["least_rate"] > 0:
         row["tightness"] = row["certified_rate"] / row["least_rate"]
     if check:
@@ -197,7 +193,7 @@ def _measured(cell: Cell, check: bool, verified: bool, curves: int, deadline: fl
         row |= {"holds": found.holds, "worst_slack": found.worst_slack, "worst_gap": found.worst_gap}
     if verified:
         _in_time(deadline)
-        row |= proof_columns(experiment, certificate)
+        row |= proof_columns(setup)
     if curves:
         some = _spread(len(run.t), curves)
         row |= {f"curve_{name}": to_numpy(getattr(run, name))[some].tolist() for name in ("t", "gap", "rate")}
@@ -208,10 +204,8 @@ def _measured(cell: Cell, check: bool, verified: bool, curves: int, deadline: fl
     return row | {"failure": "run", "reason": run.result.value}
 
 
-def prepared(
-    settings: Mapping[str, Any], digests: Mapping[str, str]
-) -> tuple[Experiment, Objective, Network, dict[str, Any]]:
-    """Return the experiment of a cell, with its objective, its first weights and the steps of its descent.
+def prepared(settings: Mapping[str, Any], digests: Mapping[str, str]) -> Setup:
+    """Return the experiment of a cell, ready to run.
 
     Args:
         settings: by dotted name.
@@ -221,13 +215,16 @@ def prepared(
         ValueError, TypeError: settings that make no experiment, or do not fit the data.
         OSError, _OtherFile: files that cannot be read, or that are others.
     """
+    from linflow.experiments.building import network_of, steps_of  # noqa: PLC0415 - see `ready`
+    from linflow.experiments.setup import Setup  # noqa: PLC0415
+
     experiment = problem(settings, "settings")
     read = {str(settings.get(name)) for name in PATHS if name.startswith("data.")}
     data = tuple((path, digest) for path, digest in digests.items() if path in read)
     with _unchanged(digests):
         objective = _objective(experiment.data, data)  # pyright: ignore[reportArgumentType] - frozen, so hashable
-        network = experiment.network(objective)
-    return experiment, objective, network, experiment.steps(objective, network)
+        network = network_of(experiment, objective)
+    return Setup(experiment, objective, network, steps_of(experiment, objective, network))
 
 
 def _start(certificate: Certificate, network: Network) -> dict[str, Any]:
@@ -258,13 +255,13 @@ def _promised(certificate: Certificate, until: float) -> dict[str, Any]:
     }
 
 
-def _observed(run: Trajectory, experiment: Experiment, noise: float) -> dict[str, Any]:
+def _observed(run: Trajectory, until: float, noise: float) -> dict[str, Any]:
     t, gap, rate = (to_numpy(x) for x in (run.t, run.gap, run.rate))
     seen = gap > noise  # what is rounding has no rate
     last = int(np.flatnonzero(seen)[-1]) if seen.any() else 0
     with np.errstate(divide="ignore", invalid="ignore"):  # of a gap that went from 0, or to infinity
         mean = float(np.log(gap[0]) - np.log(gap[last])) / t[last] if last else math.nan
-    times = run.time_to((*FRACTIONS, experiment.flow.until))
+    times = run.time_to((*FRACTIONS, until))
     return {
         "result": run.result.value,
         "steps": run.stats.steps,
@@ -281,28 +278,16 @@ def _observed(run: Trajectory, experiment: Experiment, noise: float) -> dict[str
     }
 
 
-def _run(
-    experiment: Experiment,
-    objective: Objective,
-    network: Network,
-    steps: Mapping[str, Any],
-    deadline: float | None,
-) -> Trajectory:
-    from linflow.dynamics import Interrupted, gradient_descent, gradient_flow  # noqa: PLC0415 - see `ready`
+def _run(setup: Setup, deadline: float | None) -> Trajectory:
+    from linflow.dynamics import Interrupted  # noqa: PLC0415 - see `ready`
 
-    if experiment.algorithm == "descent":
-        # Asked by the descent every hundred steps.
-        watch = None if deadline is None else lambda _: _in_time(deadline)
-        most, until = experiment.descent.steps, experiment.flow.until
-        every = max(1, most // 10_000)
-        return gradient_descent(objective, network, **steps, steps=most, until=until, every=every, progress=watch)
-    # Asked between blocks of steps, where a callback of progress would be called after each.
-    late = None if deadline is None else (lambda: time.perf_counter() > deadline)
+    every = max(1, setup.experiment.descent.steps // 10_000)
+    if deadline is None:
+        return setup.run(every=every)
     try:
-        return gradient_flow(objective, network, **experiment.flow.limits(), stopped=late)
+        return setup.run(every=every, stopped=lambda: time.perf_counter() > deadline)
     except Interrupted:
-        if late is not None and late():
-            raise _OutOfTime from None
+        _in_time(deadline)
         raise
 
 
@@ -361,15 +346,15 @@ def _stamped_digest(path: str, *_stamp: int) -> str:
 @lru_cache(maxsize=8)
 def _objective(data: DataSection, digests: tuple[tuple[str, str], ...]) -> Objective:
     """Read the data once for all cells that share them; what changes while it is read is not kept."""
-    from linflow.experiments.schema import Experiment  # noqa: PLC0415 - an argument of this function is made of it
+    from linflow.experiments.building import objective_of  # noqa: PLC0415 - see `ready`
 
     with _unchanged(dict(digests)):
-        return Experiment(data=data).objective()
+        return objective_of(data)
 
 
 @lru_cache(maxsize=1)
 def _versions() -> str:
-    return ", ".join(f"{name} {number}" for name, number in {**versions(), "python": python_version()}.items())
+    return ", ".join(f"{name} {number}" for name, number in software().items())
 
 
 _lock = threading.Lock()

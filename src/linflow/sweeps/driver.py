@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from linflow._support import checks
+from linflow._support.kept import Kept
+from linflow._support.paths import write_whole
 from linflow._support.words import plural, verb_for
-from linflow.files import atomic
 from linflow.sweeps.engine import AHEAD, DaskEngine, Engine, LocalEngine, cores
 from linflow.sweeps.grid import Grid
 from linflow.sweeps.grid_file import GRID, HEADER, read_grid, to_toml
@@ -61,21 +62,14 @@ class Summary:
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes), f"wrote {self.folder / RESULTS}"])
 
 
-class Stopped(KeyboardInterrupt):
-    """Ctrl-C during a sweep: what was done is in the folder.
-
-    Attributes:
-        kept: what is left, in words.
-    """
+class Stopped(Kept):
+    """Ctrl-C during a sweep: what was done is in the folder."""
 
     def __init__(self, done: int | None, total: int, folder: Path):
-        what = (
-            "what was done before is"
-            if done is None
-            else f"{done} of {plural(total, 'cell')} {verb_for(done, 'are')}"
-        )
-        self.kept = f"interrupted; {what} kept in {folder}, and the same command goes on."
-        super().__init__(self.kept)
+        what = "what was done before is"
+        if done is not None:
+            what = f"{done} of {plural(total, 'cell')} {verb_for(done, 'are')}"
+        super().__init__(f"interrupted; {what} kept in {folder}, and the same command goes on.")
 
 
 def sweep(
@@ -159,8 +153,7 @@ def run_sweep(
         place = store.claim()
         grid = grid.placed(store.folder)
         work = Work(grid, store, limit, retry, place)
-        with atomic(store.folder / GRID) as temporary:
-            temporary.write_text(to_toml(grid, store.folder), encoding="utf-8")
+        write_whole(store.folder / GRID, to_toml(grid, store.folder))
         work.look()
         if work.missing:
             _compute(work, lambda: _engine(scheduler, workers, work.missing), progress)

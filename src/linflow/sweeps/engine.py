@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
+import pickle
 import queue
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
-import types
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from multiprocessing.connection import wait as wait_for
-from typing import Any, NoReturn, Protocol, cast
+from subprocess import PIPE
+from typing import IO, Any, NoReturn, Protocol, cast
 
-from linflow.sweeps.cells import Answer, Task, ready, run_task
+from linflow._support.interpreter import environment, is_python, python
+from linflow.sweeps.cells import Answer, Task, run_task
+from linflow.sweeps.worker import BEGINS
 
 AHEAD = 2
 """Tasks that a worker has, the one it computes included."""
 GRACE = 10.0
 """Seconds that a task may take beyond the limits of its cells, which look at the time themselves where they can."""
 LOGS = ("distributed", "distributed.client")
+WORKER = ("-m", "linflow.sweeps.worker")
+"""What a process runs."""
 FALSE_STARTS = 10
 """Times in a row that a process may die before it has begun anything."""
 
@@ -69,46 +71,113 @@ class Engine(Protocol):
         ...
 
 
-@dataclass
-class _Slot:
-    """A process, and what it has been given; the first is what it computes."""
+class Worker:
+    """A process, and the tasks that it has been given; the first is what it computes.
 
-    pool: ProcessPoolExecutor
-    started: Future[Any]
-    tasks: dict[Future[Answer], Task] = field(default_factory=dict)
-    since: float = 0.0
-    begun: bool = False
-    late: bool = False
+    Attributes:
+        tasks: those that have no answer yet.
+        begun: whether it has started, and may compute.
+        since: when it began its first task, at the earliest.
+        late: the task for which it was ended.
+    """
+
+    def __init__(self, news: queue.SimpleQueue[tuple[Worker, Any]]):
+        self.tasks: deque[Task] = deque()
+        self.begun, self.since = False, 0.0
+        self.late: Task | None = None
+        self._news, self._given = news, queue.SimpleQueue[Task | None]()
+        with _deaf():
+            self.process = subprocess.Popen(python(*WORKER), stdin=PIPE, stdout=PIPE, env=environment())
+        # Neither waits for the other: a process that does not read, or says nothing, holds nothing up.
+        self._threads = [threading.Thread(target=run, daemon=True) for run in (self._give, self._listen)]
+        for thread in self._threads:
+            thread.start()
+
+    def give(self, task: Task) -> None:
+        """Have a task computed after those that it has."""
+        if not self.tasks:
+            self.since = time.monotonic()
+        self.tasks.append(task)
+        self._given.put(task)
+
+    def hear(self, answer: Any) -> list[tuple[Task, Answer | Exception]]:
+        """Take what it says, and return the tasks that have ended with it."""
+        self.since = time.monotonic()
+        if answer is None:
+            self.begun = True
+            return []
+        if isinstance(answer, _Gone):
+            return self._lost()
+        if isinstance(answer, Exception):
+            raise answer
+        return [(self.tasks.popleft(), answer)]
+
+    def _lost(self) -> list[tuple[Task, Answer | Exception]]:
+        """Return the tasks of a process that is no more."""
+        fates: list[Answer | Exception] = [Lost() for _ in self.tasks]
+        if self.begun and self.tasks:
+            if self.tasks[0] is self.late:
+                fates[0] = Late()
+            elif self.late is None:  # else it was ended for the one before, and may not have begun this one
+                fates[0] = Died()
+        return list(zip(self.tasks, fates, strict=True))
 
     def end_if_late(self) -> None:
-        """Kill the process where its task is over its time."""
-        future, task = next(iter(self.tasks.items()), (None, None))
-        if future is None or task is None or task.time_limit is None or self.late or future.done():
+        """End the process where its task is over its time, which does not run before the process does."""
+        if not self.tasks or not self.begun or self.late is not None:
             return
-        if not self.begun:  # its time does not run before the process does
-            self.begun, self.since = self.started.done(), time.monotonic()
-            return
-        if time.monotonic() - self.since > task.time_limit * len(task.cells) + GRACE:
-            self.late = True
-            for process in _processes(self.pool):
-                process.kill()
+        limit = self.tasks[0].time_limit
+        if limit is not None and time.monotonic() - self.since > limit * len(self.tasks[0].cells) + GRACE:
+            self.late = self.tasks[0]
+            self.process.kill()
+
+    def end(self) -> None:
+        """End the process, whatever it does."""
+        self.process.kill()
+        self._given.put(None)
+        self.process.wait()
+        for thread in self._threads:
+            thread.join()
+        for pipe in (self.process.stdin, self.process.stdout):
+            with suppress(OSError):  # what it has not read
+                cast("IO[bytes]", pipe).close()
+
+    def _give(self) -> None:
+        pipe = cast("IO[bytes]", self.process.stdin)
+        with suppress(OSError):  # it is gone, which the other thread finds
+            while (task := self._given.get()) is not None:
+                pipe.write(pickle.dumps(task))
+                pipe.flush()
+
+    def _listen(self) -> None:
+        pipe = cast("IO[bytes]", self.process.stdout)
+        with suppress(Exception):  # of what is cut off, where it is no more
+            while (line := pipe.readline()) and not line.endswith(BEGINS):
+                pass  # what a Python may print as it starts
+            while True:
+                self._news.put((self, pickle.load(pipe)))
+        self._news.put((self, _Gone()))
+
+
+class _Gone:
+    """What a process says that is no more."""
 
 
 class LocalEngine:
-    """Processes of this machine, one pool each, so that a death is that of one task, which is known."""
+    """Processes of this machine, each with tasks of its own, so that a death is that of one task, which is known."""
 
     def __init__(self, workers: int | None = None):
-        self._slots: list[_Slot] = []
+        self._news: queue.SimpleQueue[tuple[Worker, Any]] = queue.SimpleQueue()
+        self._workers: list[Worker] = []
         self._false_starts = 0
-        count = workers or cores()
-        if multiprocessing.current_process().daemon:
+        if not is_python():
             raise RuntimeError(
-                "a sweep starts processes, which a daemonic process, such as one of multiprocessing.Pool, may not; "
-                "start it from another, or give the scheduler of a Dask cluster."
+                f"a sweep starts processes of Python, and {sys.executable!r} is an application of its own; start the "
+                "sweep from a Python, or give the scheduler of a Dask cluster."
             )
         try:
-            for _ in range(count):
-                self._slots.append(_slot())
+            for _ in range(workers or cores()):
+                self._workers.append(Worker(self._news))
         except BaseException:
             self.close()
             raise
@@ -116,70 +185,48 @@ class LocalEngine:
     @property
     def workers(self) -> int:
         """Number of processes."""
-        return len(self._slots)
+        return len(self._workers)
 
     @property
     def waiting(self) -> bool:
         """Never: a process that dies is replaced."""
         return False
 
-    def processes(self) -> list[int]:
-        """Return the ids of the processes."""
-        return [process.pid for slot in self._slots for process in _processes(slot.pool)]
-
     def submit(self, task: Task) -> None:
         """Give a task to the process that has least to do."""
-        slot = min(self._slots, key=lambda one: len(one.tasks))
-        if not slot.tasks:
-            slot.since = time.monotonic()
-        try:
-            with _apart():
-                slot.tasks[slot.pool.submit(run_task, task)] = task
-        except BrokenProcessPool:  # found dead before `wait` did
-            slot.tasks[_failed(Lost())] = task
+        min(self._workers, key=lambda one: len(one.tasks)).give(task)
 
     def wait(self, seconds: float) -> list[tuple[Task, Answer | Exception]]:
         """Return what has ended; a process that died is replaced."""
-        wait([future for slot in self._slots for future in slot.tasks], seconds, FIRST_COMPLETED)
         found: list[tuple[Task, Answer | Exception]] = []
-        for i, slot in enumerate(self._slots):
-            broken, first = False, True
-            slot.end_if_late()
-            for future in [f for f in slot.tasks if f.done()]:
-                task, error = slot.tasks.pop(future), future.exception()
-                if error is None:
-                    self._false_starts = 0
-                    slot.since = time.monotonic()
-                    found.append((task, future.result()))
-                elif isinstance(error, (BrokenProcessPool, Lost)):
-                    begun = slot.started.done() and slot.started.exception() is None
-                    own = first and begun and not isinstance(error, Lost)
-                    found.append((task, (Late() if slot.late else Died()) if own else Lost()))
-                    first, broken = False, True
+        with suppress(queue.Empty):
+            worker, said = self._news.get(timeout=seconds)
+            while True:
+                found += worker.hear(said)
+                if isinstance(said, _Gone):
+                    self._replace(worker)
                 else:
-                    raise error
-            if broken:
-                found += [(task, Lost()) for task in slot.tasks.values()]
-                self._replace(i)
+                    self._false_starts = 0
+                worker, said = self._news.get_nowait()
+        for worker in self._workers:
+            worker.end_if_late()
         return found
 
     def close(self) -> None:
-        """Kill the processes."""
-        for slot in self._slots:
-            _end(slot.pool)
-        self._slots = []
+        """End the processes."""
+        for worker in self._workers:
+            worker.end()
+        self._workers = []
 
-    def _replace(self, i: int) -> None:
-        slot = self._slots[i]
-        if not slot.started.done() or slot.started.exception() is not None:
-            self._false_starts += 1
-            if self._false_starts >= FALSE_STARTS:
-                raise ChildProcessError(
-                    f"processes for the sweep die as they start, {FALSE_STARTS} times in a row; is there memory for "
-                    f"{self.workers} of them? Try fewer workers."
-                )
-        _end(slot.pool)
-        self._slots[i] = _slot()
+    def _replace(self, worker: Worker) -> None:
+        worker.end()
+        self._false_starts += not worker.begun
+        if self._false_starts >= FALSE_STARTS:
+            raise ChildProcessError(
+                f"processes for the sweep die as they start, {FALSE_STARTS} times in a row; is there memory for "
+                f"{self.workers} of them? Try fewer workers."
+            )
+        self._workers[self._workers.index(worker)] = Worker(self._news)
 
 
 def cores() -> int:
@@ -187,63 +234,16 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _slot() -> _Slot:
-    # Not forked: threads of this process, such as those of BLAS, would be missing in the child.
-    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _begin)
-    with _apart():
-        return _Slot(pool, pool.submit(ready))
-
-
-def _end(pool: ProcessPoolExecutor) -> None:
-    for process in _processes(pool):
-        process.kill()
-    pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _processes(pool: ProcessPoolExecutor) -> list[Any]:
-    # There is no public way to them before Python 3.14.
-    return list((pool._processes or {}).values())
-
-
-def _failed(error: Exception) -> Future[Any]:
-    future: Future[Any] = Future()
-    future.set_exception(error)
-    return future
-
-
-def _begin() -> None:
-    """Set a process up: Ctrl-C is for its parent, and when that is gone, so is it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_follow, args=(parent.sentinel,), daemon=True).start()
-
-
-def _follow(sentinel: int) -> None:
-    wait_for([sentinel])
-    os._exit(1)
-
-
-_one_at_a_time = threading.Lock()
-
-
 @contextmanager
-def _apart() -> Iterator[None]:
-    """Keep a new process from importing the script that is running, and from hearing Ctrl-C.
-
-    Nothing of the script is needed, and it may sweep; Ctrl-C is for this one. What is blocked here stays so there.
-    """
-    with _one_at_a_time:  # or the second would put back what the first put there
-        main = sys.modules["__main__"]
-        sys.modules["__main__"] = types.ModuleType("__main__")
-        mask = getattr(signal, "pthread_sigmask", None)  # not on Windows
-        before = mask(signal.SIG_BLOCK, {signal.SIGINT}) if mask else set()
-        try:
-            yield
-        finally:
-            sys.modules["__main__"] = main
-            if mask:
-                mask(signal.SIG_SETMASK, before)
+def _deaf() -> Iterator[None]:
+    """Keep a new process from hearing Ctrl-C, which is for this one; what is blocked here stays so there."""
+    mask = getattr(signal, "pthread_sigmask", None)  # not on Windows
+    before = mask(signal.SIG_BLOCK, {signal.SIGINT}) if mask else set()
+    try:
+        yield
+    finally:
+        if mask:
+            mask(signal.SIG_SETMASK, before)
 
 
 class DaskEngine:

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from linflow._support.arrays import unmasked
+from linflow._support.paths import write_whole
 from linflow.experiments.old_keys import OLD_KEYS
 from linflow.experiments.unused import SIZES, unused
-from linflow.files import atomic
 from linflow.files.matrices import member
 from linflow.sweeps.axes import SHAPE, Axis, defaults
 
@@ -148,8 +148,7 @@ class Grid:
             content = io.BytesIO()
             np.save(content, array, allow_pickle=False)
             if not _holds(folder / name, content.getvalue()):
-                with atomic(folder / name) as temporary:
-                    temporary.write_bytes(content.getvalue())
+                write_whole(folder / name, content.getvalue())
 
         def moved(name: str, column: Sequence[Any]) -> Sequence[Any]:
             return [there.get(path, path) for path in column] if name in PATHS else column

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from linflow._support.own_files import refuse_foreign_files
+from linflow._support.paths import write_whole
 from linflow._support.words import plural, verb_for
-from linflow.files import atomic
 from linflow.pages.templating import environment, number, svg
 from linflow.sweeps.reading import ALIASES, in_order
 from linflow.sweeps.rows import SCHEMA
@@ -77,8 +77,7 @@ def write_report(folder: str | os.PathLike[str], path: str | os.PathLike[str] | 
         text=_text,
         many=plural,
     )  # fmt: skip
-    with atomic(target) as temporary:
-        Path(temporary).write_text(page, encoding="utf-8")
+    write_whole(target, page)
     return target
 
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from linflow.certificates import Certificate
-from linflow.experiments.analysis import proof_of
-from linflow.experiments.schema import Experiment
+from linflow.experiments.setup import Setup
 from linflow.verified import DescentEnclosure
 
 
-def proof_columns(experiment: Experiment, certificate: Certificate) -> dict[str, Any]:
+def proof_columns(setup: Setup) -> dict[str, Any]:
     """Return when the target is proved to be reached, for a descent in η times steps, and what holds after."""
-    proof, reason = proof_of(experiment, certificate)
+    proof, reason = setup.prove()
     if proof is None:
         return {"proof": reason}
-    until, row = experiment.flow.until, {"proof": proof.reason or proof.result}
+    until, row = setup.experiment.flow.until, {"proof": proof.reason or proof.result}
     if isinstance(proof, DescentEnclosure):
         fewest, most = proof.steps_bounds(until)
         return row | {"proved_earliest": proof.step_size * fewest, "proved_latest": proof.step_size * most}

@@ -6,9 +6,11 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from linflow._support.arrays import Array, norm, to_numpy
+from linflow._support.digits import number
 from linflow._support.paths import LIMIT, PathLike, readable, suffix
 from linflow._support.words import plural
 from linflow.geometry.imbalance import imbalance_spectrum
@@ -21,6 +23,7 @@ from linflow.torch.chains import Chain, find_chains
 
 ROWS = 40
 """Chains that are shown when an audit is printed."""
+_number = partial(number, digits=3)
 
 
 @dataclass(frozen=True, repr=False)
@@ -384,10 +387,6 @@ def _guaranteed(c: ChainAudit) -> str:
     if c.frozen == len(c.chain.weights):
         return "none, frozen"
     return ("full" if c.overparametrized else "in part") + f", {c.frozen} frozen" * bool(c.frozen)
-
-
-def _number(x: float | None) -> str:
-    return "–" if x is None else f"{x:.3g}"
 
 
 def _range(low: float | None, high: float | None) -> str:

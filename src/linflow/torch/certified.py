@@ -14,16 +14,13 @@ import numpy as np
 
 import torch
 from linflow._support.arrays import detach, eigenvalues, singular_values, to_numpy
-from linflow.bounds import THEOREMS, Invariants, Theorem, product_aware, scalar_chain, special_imbalance
+from linflow.bounds import THEOREMS, Invariants, Theorem
 from linflow.bounds._base import Spectrum, times_power
 from linflow.certificates.margin import product_range
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
-from linflow.model.scalar_chain import chain_root
 from torch import Tensor
 
-NULL_SETS = (special_imbalance.HOMOGENEOUS, special_imbalance.BALANCED)
-"""Theorems whose hypotheses hold on a null set."""
 _AHEAD = 1e-9
 
 
@@ -81,13 +78,13 @@ def certified_rate(objective: Objective, network: Network | Sequence[Any]) -> Te
     # Only the best bound is given a graph: a derivative that is not finite elsewhere would spoil all. One that has no
     # derivative must be above the others by more than rounding.
     best, theorem = 0.0, None
-    for candidate in sorted(THEOREMS, key=lambda candidate: candidate in NULL_SETS):
-        ahead = 1 + _AHEAD if candidate in NULL_SETS else 1.0
+    for candidate in sorted(THEOREMS, key=lambda candidate: candidate.null_set):
+        ahead = 1 + _AHEAD if candidate.null_set else 1.0
         if candidate.hypothesis(fixed) is None and (value := float(candidate.evaluate(fixed))) > ahead * best:
             best, theorem = value, candidate
     if theorem is None:
         return zero
-    if theorem in NULL_SETS and torch.is_grad_enabled() and any(W.requires_grad for W in net.weights):
+    if theorem.null_set and torch.is_grad_enabled() and any(W.requires_grad for W in net.weights):
         warnings.warn(
             f'the best bound, "{theorem.name}", holds for these layers but not beside them, so the rate has no '
             "derivative here and 0 is given for it; perturb the weights (of the size of 1e-3 of theirs, say).",
@@ -130,47 +127,15 @@ def _gap(objective: Objective, network: Network) -> Tensor:
 
 
 def _evaluate(theorem: Theorem, invariants: Invariants, fixed: Invariants) -> Tensor:
-    """Return the bound, with derivatives for those that are evaluated in NumPy."""
+    """Return the bound, with its derivatives."""
     if e := fixed.exponent:  # powers would leave float64
         unit = _evaluate(theorem, invariants.times(-e), fixed.times(-e))
         return times_power(unit, 2 * e * (invariants.depth - 1))
-    if theorem in NULL_SETS:
+    if theorem.null_set:
         return theorem.evaluate(fixed)
-    if theorem is special_imbalance.UNIMODAL:
-        peaks = special_imbalance._peaks(fixed.spectra)
-        value = special_imbalance._unimodal(invariants.spectra, invariants.n, invariants.m, peaks)
-        return value - invariants.chain_allowance()
-    if theorem in (scalar_chain.EXACT, scalar_chain.THEOREM):
-        return _scalar(invariants, exact=theorem is scalar_chain.EXACT)
-    if theorem is product_aware.THEOREM:
-        low, high = invariants.sigma_min, invariants.sigma_max
-        follow = partial(_follow, device=low.device)
-        return product_aware.bound(invariants.spectra, invariants.n, invariants.m, low, high, follow)
-    return theorem.evaluate(invariants)
-
-
-def _scalar(invariants: Invariants, *, exact: bool) -> Tensor:
-    """Return the bounds of scalar chains: the root by one Newton step from where it is, which has its derivative."""
-    d = torch.stack([(D.lower[0] + D.upper[0]) / 2 for D in invariants.spectra])
-    c = torch.cat([d[:1] * 0.0, -torch.cumsum(d, 0)])
-    c, w, L = c - c.min(), invariants.sigma_min, len(d) + 1
-    if exact:
-        x = torch.as_tensor(chain_root(to_numpy(c), to_numpy(w)), device=c.device)
-        slope = _slope(c, x).detach()
-        if float(slope) > 0:
-            x = x - (torch.prod(x + c) - w**2) / slope
-        value = _slope(c, x)
-    else:
-        product = w ** (2 - 2 / L) if float(w.detach()) > 0 else w * 0.0
-        squares = torch.prod(torch.sort(c).values[1:]) ** 2 + (L * product) ** 2
-        value = torch.sqrt(squares) if float(squares.detach()) > 0 else squares
-    return value - invariants.chain_allowance()
-
-
-def _slope(c: Tensor, x: Tensor) -> Tensor:
-    """Return `p'(x) = Σ_l Π_{k≠l} (x + c_k)`."""
-    others = [torch.prod(torch.cat([c[:l], c[l + 1 :]]) + x) for l in range(len(c))]
-    return torch.stack(others).sum()
+    if theorem.differentiable is None:
+        return theorem.evaluate(invariants)
+    return theorem.differentiable(invariants, fixed, partial(_follow, device=invariants.sigma_min.device))
 
 
 def _follow(excess: Callable[[Tensor], Tensor], root: np.ndarray, device: torch.device) -> Tensor:

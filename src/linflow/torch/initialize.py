@@ -159,9 +159,9 @@ def designed_(
             found = design(
                 objective,
                 layers.widths,
-                rate=None if rate is None else rate * (1 + (eps * 4**k if k else 0.0)),
+                rate=rate if rate is None or k == 0 else rate * (1 + eps * 4**k),
                 algorithm=algorithm,
-                steps=None if steps is None else steps - k,
+                steps=steps if steps is None or k == 0 else steps - k,
                 until=until,
                 product=product,
                 scale=layers.scale,

@@ -12,6 +12,8 @@ from linflow.model.network import Network
 class StoredWeights:
     """Weights at the times at which they were stored; nothing in between, as the objective is not in the file."""
 
+    objective = None
+
     def __init__(self, times: Sequence[float], networks: Sequence[Network]):
         self.times, self.networks = [float(t) for t in times], list(networks)
 

@@ -15,6 +15,7 @@ import numpy as np
 from linflow._support import checks
 from linflow._support.arrays import to_numpy
 from linflow._support.paths import LIMIT, PathLike, check_size, import_for, suffix, write_bytes
+from linflow._support.provenance import software
 from linflow._support.version import __version__
 from linflow.dynamics.storage import schema as _schema
 from linflow.dynamics.storage.stored_weights import StoredWeights
@@ -208,8 +209,8 @@ def origin(title: str) -> dict[str, Any]:
         "format_version": _schema.FORMAT_VERSION,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "platform": platform.platform(),
-        "python_version": platform.python_version(),
-        "numpy_version": np.__version__,
+        "python_version": software()["python"],
+        "numpy_version": software()["numpy"],
         "dtype": "float64",
     }
 

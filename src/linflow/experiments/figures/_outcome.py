@@ -9,24 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-
-
-def number(x: Any, digits: int = 3) -> str:
-    """Write a number the way a reader expects it, with a true minus sign and a power of ten.
-
-    >>> number(0.12345), number(-1.5e-7), number(1e-5), number(20_000)
-    ('0.123', '−1.5·10⁻⁷', '10⁻⁵', '20\u202f000')
-    """
-    if isinstance(x, int | np.integer):
-        return f"{x:{',' if abs(x) >= 10_000 else ''}}".replace(",", "\u202f").replace("-", "−")
-    if not np.isfinite(x):
-        return "not a number" if np.isnan(x) else "∞" if x > 0 else "−∞"
-    mantissa, _, exponent = f"{x:.{digits}g}".replace("-", "−").partition("e")
-    if not exponent:
-        return mantissa
-    power = "10" + str(int(exponent.replace("−", "-"))).translate(_SUPERSCRIPTS)
-    return {"1": "", "−1": "−"}.get(mantissa, f"{mantissa}·") + power
+from linflow._support.digits import typeset as number
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,88 @@
+"""An experiment ready to run: what the commands and the sweeps certify, run and prove."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from linflow.certificates import Certificate, certify
+from linflow.dynamics import Trajectory, gradient_descent, gradient_flow
+from linflow.experiments.building import network_of, objective_of, steps_of
+from linflow.experiments.schema import Experiment
+from linflow.model.network import Network
+from linflow.model.objectives import Objective
+from linflow.verified import DescentEnclosure, Enclosure, attempt
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What an experiment is made of.
+
+    Attributes:
+        experiment: the settings.
+        objective, network: what is minimised, and the first weights.
+        steps: the step of a descent as `certify` and `gradient_descent` take it, empty for a flow. It takes a search.
+    """
+
+    experiment: Experiment
+    objective: Objective
+    network: Network
+    steps: dict[str, Any]
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> Setup:
+        """Read data and start, and find the step."""
+        objective = objective_of(experiment.data)
+        network = network_of(experiment, objective)
+        return cls(experiment, objective, network, steps_of(experiment, objective, network))
+
+    def certify(self) -> Certificate:
+        """Return what is certain before the run."""
+        return certify(self.objective, self.network, algorithm=self.experiment.algorithm, **self.steps)
+
+    def run(
+        self,
+        *,
+        every: int = 1,
+        progress: Callable[[float], None] | None = None,
+        stopped: Callable[[], bool] | None = None,
+    ) -> Trajectory:
+        """Run what the experiment asks for.
+
+        Args:
+            every: steps of a descent from one record to the next; a flow records all.
+            progress: called with the fraction done.
+            stopped: asked now and then; once it returns True, the run ends as Ctrl-C would end it.
+
+        Raises:
+            Interrupted: the run was stopped; its `run` holds what was done.
+        """
+        flow, descent = self.experiment.flow, self.experiment.descent
+        if self.experiment.algorithm == "flow":
+            options = {**flow.limits(), "record": flow.record, "progress": progress, "stopped": stopped}
+            return gradient_flow(self.objective, self.network, **options)
+        return gradient_descent(
+            self.objective,
+            self.network,
+            **self.steps,
+            steps=descent.steps,
+            until=flow.until,
+            record=flow.record,
+            every=every,
+            progress=progress,
+            stopped=stopped,
+        )
+
+    def prove(
+        self, progress: Callable[[float], None] | None = None
+    ) -> tuple[Enclosure | DescentEnclosure | None, str]:
+        """Return the verified run, or None and the reason."""
+        options: dict[str, Any] = {"until": self.experiment.flow.until, "max_steps": self.experiment.proof.steps}
+        if self.experiment.algorithm == "flow":
+            options["t_max"] = self.experiment.flow.t_max
+        elif "step_size" not in self.steps:
+            return None, "a verified descent takes a constant step"
+        else:
+            options |= self.steps | {"steps": self.experiment.descent.steps}
+        return attempt(self.objective, self.network, **options, progress=progress)
