@@ -222,7 +222,7 @@ def test_gram_matrices_and_halves_are_symmetric_to_the_last_bit(monkeypatch):
 def test_a_least_eigenvalue_of_0_proves_nothing(monkeypatch):
     monkeypatch.setattr(problems, "least_eigenvalue", lambda M, error: 0.0)
     f = affine_gradient(lf.LinearRegression(np.eye(2), np.ones((2, 1))))
-    assert (f.least, f.offset) == (0.0, 0.0) and "numerical" in f.notes[0]
+    assert (f.least, f.offset, f.full) == (0.0, 0.0, False) and "numerical" in f.notes[0]
     with pytest.raises(ValueError, match="A cannot be proved positive definite"):
         affine_gradient(lf.Quadratic(np.eye(2), C=np.eye(2)))
 
@@ -253,7 +253,7 @@ def test_a_regression_is_known_with_the_rounding_of_its_products(coarse, monkeyp
         assert pytest.approx(X @ X.T, rel=EXACTLY, abs=1e-13) == M
         assert of_gram == near(g(inputs + 2) * fro(X) ** 2 * up + tiny)
     assert np.array_equal(M, M.T) and np.array_equal(f.A, f.A.T)
-    assert f.errors == (near(error), 0.0) and f.B is None
+    assert f.errors == (near(error), 0.0) and f.B is None and f.full is (samples >= inputs)
     # A residue of rounding alone is as rounded as the solution.
     assert f.residue == pytest.approx(residue, rel=1e-11, abs=0)
     assert f.least == real(M, of_gram) > 0 and f.notes == ()
@@ -265,10 +265,10 @@ def test_a_regression_is_known_with_the_rounding_of_its_products(coarse, monkeyp
 def test_columns_without_data_are_left_out_of_the_rank():
     X = np.array([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 0.0]])
     f = affine_gradient(lf.LinearRegression(X, np.ones((3, 2))))
-    assert f.least == pytest.approx(1.0, rel=1e-13) and f.notes == ()
+    assert f.least == pytest.approx(1.0, rel=1e-13) and f.full is False and f.notes == ()
     X = np.array([[1.0, 2.0, 0.0], [1.0, 2.0, 0.0]])
     f = affine_gradient(lf.LinearRegression(X, np.ones((2, 1))))
-    assert (f.least, f.offset) == (0.0, 0.0) and "1 of 2" in f.notes[0]
+    assert (f.least, f.full, f.offset) == (0.0, False, 0.0) and "1 of 2" in f.notes[0]
 
 
 @pytest.mark.parametrize("B", [True, False])
@@ -287,7 +287,7 @@ def test_a_quadratic_is_known_with_the_rounding_of_its_halves_and_of_its_residue
         expected.append(((spectral(M) + error) * up, (fro(M) + error) * up, error))
     for found, values in zip((f.norms, f.lengths, f.errors), zip(*expected, strict=True), strict=True):
         assert list(found) == [near(x) if x else 0.0 for x in values]
-    assert f.least == near(least)
+    assert f.least == near(least) and f.full
     found = f.apply(V) - C
     residue = (fro(found) * (1 + 4 * u) + 2 * u * fro(C) + f.error_of(fro(V), 0.0)) * up
     assert f.residue == pytest.approx(residue, rel=1e-11, abs=0)

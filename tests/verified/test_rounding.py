@@ -360,6 +360,7 @@ def test_what_is_known_of_a_regression_is_exact(name, X, Y):
     assert covers(problem.residue, R)
     least = least_nonzero(np.asarray(X, float).T @ X)
     assert 0.99 * least - 1e-12 * problem.norms[0] <= problem.least <= least * (1 + 1e-9)
+    assert problem.full == (X.shape[0] >= X.shape[1] and np.any(X != 0, axis=0).all())
     # f(V) − f* = ½⟨R, A⁺R⟩, from the normal equations in exact arithmetic.
     used = [j for j in range(X.shape[1]) if np.any(X[:, j] != 0)]
     if X.shape[0] >= len(used):
@@ -411,7 +412,7 @@ def test_the_residue_of_a_regression_covers_the_rounding_of_each_of_its_products
 def test_a_regression_of_unproved_rank_says_so():
     X = np.array([[1.0, 2.0, 3.0], [2.0, 4.0, 6.0], [1.0, 0.0, 1.0], [0.0, 1.0, 1.0]])  # rank 2
     problem = affine_gradient(lf.LinearRegression(X, np.ones((4, 1))))
-    assert problem.least == 0 and problem.offset == 0
+    assert problem.least == 0 and problem.offset == 0 and not problem.full
     assert "numerical" in problem.notes[0]
 
 

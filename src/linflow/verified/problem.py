@@ -26,6 +26,7 @@ class AffineGradient:
         residue: upper bound of `‖R‖_F`, the true gradient at V.
         offset: upper bound of `f(V) − f*`.
         least: lower bound of the least nonzero eigenvalue of `B ⊗ A`; 0 when none was proved.
+        full: whether `least` bounds all eigenvalues, so that f is strongly convex.
         notes: what a reader must know about the problem.
     """
 
@@ -38,6 +39,7 @@ class AffineGradient:
     residue: float = 0.0
     offset: float = 0.0
     least: float = 1.0
+    full: bool = True
     notes: tuple[str, ...] = ()
 
     @property
@@ -117,13 +119,14 @@ def _regression(objective: LinearRegression) -> AffineGradient:
     residue = residue * UP + TINY
     used = np.any(X != 0, axis=0)
     notes = ()
+    full = bool(used.all()) and samples >= inputs
     if samples >= int(used.sum()):
         least = least_eigenvalue(A[np.ix_(used, used)], error)
     else:
         Gram = X @ X.T
         least = least_eigenvalue((Gram + Gram.T) / 2, gamma(inputs + 2) * size * size * UP + TINY)
     if least <= 0:
-        least = 0.0
+        least, full = 0.0, False
         notes = (
             f"the rank of X ({objective.rank} of {min(X.shape)}) is numerical: the gap is measured from the loss of "
             "the least-norm solution of this rank.",
@@ -131,7 +134,7 @@ def _regression(objective: LinearRegression) -> AffineGradient:
     offset = 0.5 * residue * residue / least * UP if least > 0 else 0.0
     top = (spectral(A) + error) * UP
     length = (float(frobenius(A)) + error) * UP
-    return AffineGradient(V, A, None, (top, 1.0), (length, 1.0), (error, 0.0), residue, offset, least, notes)
+    return AffineGradient(V, A, None, (top, 1.0), (length, 1.0), (error, 0.0), residue, offset, least, full, notes)
 
 
 def _general(objective: Quadratic) -> AffineGradient:
