@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from functools import partial
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ torch = pytest.importorskip("torch")
 import linflow as lf  # noqa: E402
 import linflow.torch as lt  # noqa: E402
 from linflow._support import number_formats  # noqa: E402
+from linflow.bounds import scalar_chain  # noqa: E402
 from linflow.certificates.margin import product_range  # noqa: E402
 from linflow.torch import _extremes, _tangent, certified  # noqa: E402
 from linflow.torch import _imbalance_law as _law  # noqa: E402
@@ -494,18 +496,19 @@ def test_a_bound_on_a_null_set_must_be_ahead_of_the_others(monkeypatch):
     weights = leaves([[1.0, 0.0], [0.0, 0.5]], [[1.0, 0.0], [0.0, 0.5]])
     f = lf.MatrixFactorization(torch.diag(torch.tensor([1.1, 0.3], dtype=torch.float64)))
 
-    def theorem(value):
+    def theorem(value, null_set):
         return SimpleNamespace(
             name="named",
             hypothesis=lambda given: None,
             evaluate=lambda given: torch.tensor(value, dtype=torch.float64),
+            null_set=null_set,
+            differentiable=None,
         )
 
     for ahead, chosen in ((0.5e-9, False), (1.5e-9, True)):
-        one, other = theorem(1.0), theorem(1.0 + ahead)
+        one, other = theorem(1.0, False), theorem(1.0 + ahead, True)
         for order in ((one, other), (other, one)):
             monkeypatch.setattr(certified, "THEOREMS", order)
-            monkeypatch.setattr(certified, "NULL_SETS", (other,))
             with warnings.catch_warnings(record=True) as said:
                 warnings.simplefilter("always")
                 rate = lt.certified_rate(f, weights)
@@ -527,5 +530,7 @@ def test_a_root_follows_what_it_is_the_root_of():
     x = certified._follow(lambda x: x**2 - theta, np.array(math.sqrt(2)), torch.device("cpu"))
     (slope,) = torch.autograd.grad(x, theta)
     assert float(x.detach()) == math.sqrt(2) and float(slope) == near(1 / (2 * math.sqrt(2)))
-    c, y = torch.tensor([0.0, 1.0, 3.0], dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)
-    assert float(certified._slope(c, y)) == near(1.5 * 3.5 + 0.5 * 3.5 + 0.5 * 1.5)
+    # The scalar chain of these offsets whose root is 0.5.
+    c, w = torch.tensor([0.0, 1.0, 3.0], dtype=torch.float64), torch.tensor(2.625, dtype=torch.float64) ** 0.5
+    value = scalar_chain._exact_followed(c, w, partial(certified._follow, device=torch.device("cpu")))
+    assert float(value) == near(1.5 * 3.5 + 0.5 * 3.5 + 0.5 * 1.5)
