@@ -52,7 +52,7 @@ def test_the_fastest_guarantee_on_a_descent_that_cites_a_result():
 
 def test_data_are_white_to_a_few_hundred_roundings():
     def of(spread):
-        return on(lf.Quadratic(np.diag([1.0, 1.0 + spread]), C=np.eye(2)))
+        return on(lf.Quadratic(2 * np.diag([1.0, 1.0 + spread]), C=np.eye(2)))
 
     assert _rows.not_white(of(0.9e-12)) == "" == _rows.not_white(on()) == _rows.no_squared_loss(on())
     assert "K/μ = 1; whiten" in _rows.not_white(of(1.1e-12))
@@ -60,6 +60,20 @@ def test_data_are_white_to_a_few_hundred_roundings():
     other = lf.Objective(lambda W: 1.0, lambda W: W, shape=(2, 2), minimum=0.0)
     assert _rows.not_white(on(other)) == "it is on the squared loss, not on a user-defined objective"
     assert "no gradient dominance is known" in _rows.no_dominance(on(other)) and _rows.no_dominance(on()) == ""
+
+
+def test_the_bounds_of_the_papers_are_taken_at_their_margin():
+    net = lf.Network([0.3 * np.eye(2), 0.3 * np.eye(2)], 0.5)
+    setting = on(lf.MatrixFactorization(0.05 * np.eye(2)), net)
+    margin = 0.05 - 0.005 * math.sqrt(2)
+    assert setting.margin_by_distance == pytest.approx(margin, rel=1e-9)
+    inv = setting.invariants.at(setting.margin_by_distance / 0.5, math.inf)
+    literal = {b.name: float(b.value) for b in lf.bounds.evaluate(inv, 0.5) if b.applies}
+    found = _rows.bounds_at_margin(setting)
+    assert found and all(value == pytest.approx(literal[t.name], rel=1e-12, abs=0) for t, value in found)
+    # Of two balanced layers: 2σ at the product without its scale, times the square of that.
+    assert max(value for _, value in found) == pytest.approx(2 * margin * 0.5, rel=1e-9)
+    assert {t.citation for t, _ in found} <= {"min2021", "min2023"}
 
 
 def test_depths_are_told():
@@ -75,11 +89,11 @@ def test_why_there_is_no_margin():
     dominated = lf.Objective(lambda W: 1.0, lambda W: W, shape=(2, 2), minimum=0.0, pl_constant=1.0)
     assert _rows.no_margin(on(dominated)).startswith("the margin needs μ > 0 and W*")
     for last, words in ((0.9e-14, "as W* has not full rank"), (1.2e-14, "is not below σ_min(W*)")):
-        flat = lf.MatrixFactorization(np.diag([1.0, last]))
+        flat = lf.MatrixFactorization(4 * np.diag([1.0, last]))
         assert words in _rows.no_margin(on(flat))
     # sqrt(K/μ) times the distance to W* = diag(2, 3).
-    f = lf.Quadratic(np.diag([1.0, 4.0]), C=np.diag([2.0, 12.0]))
-    expected = f"sqrt(K/μ) ‖W(0) − W*‖_F = {2 * math.sqrt(1 + 4):.3g} is not below σ_min(W*) = 2;"
+    f = lf.Quadratic(np.diag([2.0, 32.0]), C=np.diag([4.0, 96.0]))
+    expected = f"sqrt(K/μ) ‖W(0) − W*‖_F = {4 * math.sqrt(1 + 4):.3g} is not below σ_min(W*) = 2;"
     assert expected in _rows.no_margin(on(f))
 
 
