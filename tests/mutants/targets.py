@@ -31,9 +31,10 @@ TARGETS = {
     "certificates.prior._rows": ["certificates/test_literal_rows", "certificates/test_literal_prior"],
     "certificates.checking": ["certificates/test_literal_checking"],
     **{
-        f"certificates.prior.{name}": ["certificates/test_literal_prior", "certificates/test_prior"]
-        for name in ("modes", "regimes", "imbalance")
+        f"certificates.prior.{name}": ["certificates/test_literal_rows", "certificates/test_literal_prior"]
+        for name in ("regimes", "imbalance")
     },
+    "certificates.prior.modes": ["certificates/test_literal_prior", "certificates/test_prior"],
     **{
         f"exact.{name}": ["exact/test_literal", "exact/test_exact"]
         for name in ("reduced", "scalar", "modes", "two_layers", "_chain_flow", "_riccati", "_alignment")
