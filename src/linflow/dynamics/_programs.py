@@ -36,7 +36,7 @@ class _Compiler(Compiler):
         return super().define_pipelines()
 
 
-kept: Any = njit(nogil=True, error_model="numpy", cache=True, pipeline_class=_Compiler)
+kept: Any = njit(nogil=True, error_model="numpy", fastmath=False, cache=True, pipeline_class=_Compiler)
 """For functions that are kept on disk. One that other modules have a part in must close over their `fingerprint`."""
 
 

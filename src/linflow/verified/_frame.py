@@ -27,7 +27,8 @@ LENGTH, NORM, ERROR = range(3)
 """Rows of `bounds`, three for each series: of `‖·‖_F`, of `‖·‖₂` and of the error of the coefficients."""
 OFF, OFF_ERROR, REACH, LONGEST_STEP, VALUE, SLOPE, NUMBERS = range(7)
 """Places in `numbers`: `‖cP_L − V‖_F`, the error of this matrix, `‖θ‖`, the longest step, `⟨E, AEB⟩`, `‖AEB‖_F`."""
-proved = njit(nogil=True, error_model="numpy")
+# What is not said is taken over from the function that calls: False must be said.
+proved = njit(nogil=True, error_model="numpy", fastmath=False)
 """For bounds: no liberty is taken with them."""
 
 

@@ -14,8 +14,10 @@ from linflow.dynamics import _tiled_products as tiles
 from linflow.verified import _bound_loops as bounds
 from linflow.verified import _frame as frame
 from linflow.verified import _hessian_loops as hessian
+from linflow.verified import _least_loops as least
 from linflow.verified import _taylor_loops as taylor
 from linflow.verified import _tube_loops as tube
+from linflow.verified import least as shifts
 from linflow.verified import rounding
 
 
@@ -24,7 +26,9 @@ def build() -> list[_programs.Program]:
     kinds: Any = types
     whole, real = kinds.int64, kinds.float64
     ints, row, rows = kinds.Array(whole, 1, "C"), kinds.Array(real, 1, "C"), kinds.Array(real, 2, "C")
-    source = _programs.fingerprint(sys.modules[__name__], tiles, frame, bounds, taylor, tube, hessian, rounding)
+    source = _programs.fingerprint(
+        sys.modules[__name__], tiles, frame, bounds, taylor, tube, hessian, least, shifts, rounding
+    )
     pieces = (
         (taylor.expanding, (ints, row, row, real, whole, row, row, rows, rows, row, row, row)),
         (taylor.walking, (ints, whole, row, rows, real, row)),
@@ -33,6 +37,7 @@ def build() -> list[_programs.Program]:
         (tube.enclosing, (ints, row, whole, rows, rows, rows, real, row)),
         (tube.bounding, (ints, row, row, real, row)),
         (tube.by_products, (ints, row, real, real, real, rows, rows)),
+        (least.shifting, (row, whole, real, row, real, row)),
         (hessian.assembling, (ints, row, row, rows, row, rows, row, row)),
     )
     return [(_programs.kept(make(source)), arguments) for make, arguments in pieces]

@@ -6,7 +6,7 @@ from typing import Any
 
 from numba import njit
 
-exact: Any = njit(nogil=True, cache=True, error_model="numpy")
+exact: Any = njit(nogil=True, cache=True, error_model="numpy", fastmath=False)
 SPLIT = 134217729.0
 """`2²⁷ + 1`, which cuts a float64 in halves (Dekker, Veltkamp)."""
 

@@ -20,6 +20,9 @@ from linflow.verified.problem import AffineGradient
 BLAS_FROM = 500_000
 """Multiplications in one product of matrices from which BLAS is faster, and with it the plain classes."""
 
+LAPACK_FROM = 100
+"""Side of a matrix above which LAPACK factorises it."""
+
 ENOUGH = 1e-5
 """What a bound of an eigenvalue may add to the exponent over one unit of the path's time."""
 
@@ -224,7 +227,13 @@ class CompiledNode:
     def least(self) -> float:
         """A proved lower bound of `min(0, λ_min(∇²L))` here."""
         of = self.path.layout
-        found, of.vector = least_near(*self.hessian(), of.vector, ENOUGH / self.path.tau)
+        H, error = self.hessian()
+        enough = ENOUGH / self.path.tau
+        if of.size <= LAPACK_FROM:
+            if not 0.5 < np.linalg.norm(of.vector) < 2:
+                of.vector = np.full(of.size, of.size**-0.5)
+            return of.programs.least(H.ravel(), of.size, error, of.vector, enough, np.empty(of.size**2))
+        found, of.vector = least_near(H, error, of.vector, enough)
         return found
 
 

@@ -70,7 +70,7 @@ def least_near(H: np.ndarray, error: float, vector: np.ndarray, enough: float) -
             v, _ = _lapack.dpotrs(R, v, lower=0, overwrite_b=1)
             v = v / np.linalg.norm(v)
         quotient = float(v @ _blas.dsymv(1.0, A, v, lower=0))
-        width = max(CLOSE * abs(quotient), enough, 4 * (shift(low) - low))
+        width = max(CLOSE * abs(low), enough, 4 * (shift(low) - low))
         if min(quotient, high, 0.0) - low <= width:
             break
         s = min(0.5 * (low + high), max(quotient - 0.5 * width, 0.5 * (low + min(quotient, 0.0))), 0.0)

@@ -143,6 +143,7 @@ class EnclosureMarch:
     arithmetic: Arithmetic = FLOAT64
     fast: bool = False
     layout: compiled.Layout | None = field(default=None, init=False)
+    bounded: tuple[Any, float] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.size = sum(W.shape[0] * W.shape[1] for W in self.weights)
@@ -218,8 +219,10 @@ class EnclosureMarch:
         """Return 2 where the products bound the log-norm well enough, or the Hessian is too large; else 3."""
         if self.size > LARGEST_HESSIAN or tube.path.depth == 1:
             return 2
-        x, m = self.node.products
-        spent = greatest(x * m) * tube.s * tube.path.tau
+        if self.bounded is None or self.bounded[0] is not self.node:
+            x, m = self.node.products
+            self.bounded = self.node, greatest(x * m)
+        spent = self.bounded[1] * tube.s * tube.path.tau
         return 2 if spent <= CHEAP or self.loose + spent <= budget(self.size) else 3
 
     def _too_coarse(self, tube: Tube) -> bool:
