@@ -1033,3 +1033,20 @@ def test_what_is_recorded_is_what_is_asked_for():
     one = Recorder(field, ("imbalance_drift",))
     one.add(0.0, field.at(field.flatten(net.weights)))
     assert set(one.arrays()) == {"t", "gap", "rate", "imbalance_drift"} and len(one.arrays()["imbalance_drift"]) == 1
+
+
+def test_roots_of_steps_at_any_size_and_where_they_meet():
+    # −(τ/r − 1)²: a double root, which rounding makes a pair beside the axis.
+    for r in (1e-4, 1.0, 1e4):
+        assert local_smoothness.first_root([2 / r, -1 / r**2]) == near(r * (1 - 1e-9), rel=1e-7)
+        # (τ/r − 3)((τ/r)² − 2τ/r + 1 + 1e-10)/3, which comes near the axis at r and crosses it at 3r.
+        b = 1 + 1e-10
+        coefficients = [(b + 6) / r, -5 / r**2, 1 / r**3]
+        assert local_smoothness.first_root([x / (3 * b) for x in coefficients]) == near(3 * r * (1 - 1e-9), rel=1e-9)
+    f, net = start(np.random.default_rng(0), 2)
+    at = iterate(f, net)
+    for size in (1e-170, 1e200):
+        point = Point(at.point.y, size * at.point.slope, at.point.gap, size * at.point.speed)
+        with np.errstate(all="ignore"):
+            found = local_smoothness.along_the_step(at.field, net, point)
+        assert all(math.isnan(x) for x in found)

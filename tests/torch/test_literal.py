@@ -117,9 +117,31 @@ def test_where_the_law_does_not_hold_it_says_why(rng):
     assert _law.rate_of(torch.optim.SGD(split, lr=1.0), chain) == (0.1, 0.4)
     first.requires_grad_(False)
     assert "layer 1 is frozen" in _law.why_no_law(torch.optim.SGD(chain.parameters, lr=0.1), chain)
+    # The group of the first layer, or else the first; a rule without decay has none.
+    assert _law.rate_of(torch.optim.SGD([{"params": [second], "lr": 0.3}], lr=1.0), chain)[0] == 0.3
+    assert _law.rate_of(torch.optim.Rprop(chain.parameters, lr=0.7), chain) == (0.7, 0.0)
     half = Plain([np.eye(2), np.eye(2)])
     half.parameters = [torch.nn.Parameter(p.detach().float()) for p in half.parameters]
     assert _law.ImbalanceLaw(half).dtype == torch.float32
+
+
+def test_the_law_in_mixed_precision_and_of_one_layer(rng):
+    mixed = Plain([np.eye(2), np.eye(2)])
+    mixed.parameters[1] = torch.nn.Parameter(mixed.parameters[1].detach().float())
+    law = _law.ImbalanceLaw(Plain([np.eye(2), np.eye(2)]))
+    law.add(0.1, 0.0, [torch.zeros((2, 2), dtype=torch.float64)] * 2)
+    assert law.rounding(mixed) == near(np.finfo(np.float32).eps * 4, rel=SAME)
+    mixed.weights = lambda: [p.detach().double() for p in mixed.parameters]
+    assert _law.ImbalanceLaw(mixed).dtype == torch.float64
+    # Probes are as precise as the weights.
+    W = [torch.tensor(rng.standard_normal(s), dtype=torch.float32) for s in ((2, 20), (20, 2))]
+    short = Plain([w.numpy() for w in W])
+    law = _law.ImbalanceLaw(short)
+    law.add(0.1, 0.5, [0 * w for w in W])
+    by_law, seen, _ = law.compare(W)
+    assert not law.exact and seen == 0.0 and by_law > 0.0
+    one = _law.ImbalanceLaw(Plain([np.ones((2, 3))]))
+    assert one.compare([torch.ones((2, 3), dtype=torch.float64)]) == (0.0, 0.0, 0.0)
 
 
 # --- the spectrum of T ---------------------------------------------------------------------------------------------
@@ -246,6 +268,7 @@ def test_followed_eigenvalues_are_rayleigh_quotients_with_their_residuals(rng):
     size = float(_extremes._Terms(net).size)
     assert error <= 0.49 * max(1e-6 * size, 1e-3 * least / 0.49) * (1 + 1e-9)
     assert (_extremes.DENSE, _extremes.TOLERANCE, _extremes.RELATIVE) == (100, 1e-6, {False: 1e-3, True: 1e-2})
+    assert (_extremes.DEPENDENT, _extremes.FIRST) == (1e-7, 40)
     assert _law.PROBES == 8
 
 
