@@ -267,6 +267,7 @@ def test_an_end_of_a_descent_is_told_by_its_gap():
     assert ended(0.1, until=0.1) == "TARGET" and ended(0.11, until=0.1) is None and ended(0.2, 2.0, 0.1) == "TARGET"
     assert ended(noise, until=0.1) == "ROUNDING" and ended(1.01 * noise, until=0.1) == "TARGET"
     assert ended(noise / 2) is None and ended(math.inf) == "DIVERGED"
+    assert ended(math.nan) == "DIVERGED" and ended(0.0) == "ROUNDING" and ended(-2 * noise) == "BELOW_MINIMUM"
 
 
 # --- schedules -----------------------------------------------------------------------------------------------------
@@ -1050,3 +1051,30 @@ def test_roots_of_steps_at_any_size_and_where_they_meet():
         with np.errstate(all="ignore"):
             found = local_smoothness.along_the_step(at.field, net, point)
         assert all(math.isnan(x) for x in found)
+
+
+def test_an_interrupted_descent_keeps_what_it_has_done(monkeypatch):
+    f, net = lf.MatrixFactorization(np.array([[2.0]])), [np.array([[1.0]]), np.array([[0.5]])]
+
+    def stops(at):
+        def step(iterate):
+            if iterate.k == at:
+                raise KeyboardInterrupt
+            return 0.1
+
+        return SimpleNamespace(step=step)
+
+    whole = lf.gradient_descent(f, net, step_size=0.1, steps=3)
+    for at, kept in ((0, [0]), (2, [0, 2]), (3, [0, 2, 3])):  # every second is recorded, and the last
+        with pytest.raises(lf.Interrupted) as caught:
+            lf.gradient_descent(f, net, schedule=stops(at), steps=9, every=2)
+        run = caught.value.run
+        assert run.result is lf.Result.INTERRUPTED and run.t == near([0.1 * k for k in kept])
+        assert run.gap == near([whole.gap[k] for k in kept]) and run.stats.steps == at == len(run.step_sizes)
+    clock = iter([5.0, 7.0])
+    monkeypatch.setattr(descent_module.time, "perf_counter", lambda: next(clock))
+    assert lf.gradient_descent(f, net, step_size=0.1, steps=1).stats.seconds == 2.0
+    monkeypatch.undo()
+    for given, word in (({}, "neither"), ({"step_size": 0.1, "schedule": stops(0)}, "both")):
+        with pytest.raises(ValueError, match=word):
+            lf.gradient_descent(f, net, steps=1, **given)

@@ -61,7 +61,7 @@ TARGETS = {
     "dynamics.saddles": ["_support/test_range"],
     "torch._imbalance_law": ["torch/test_literal"],
     **{f"torch.{name}": ["torch/test_literal"] for name in ("_extremes", "_tangent", "certified")},
-    "torch._numbers": ["torch/test_formats"],
+    "torch._numbers": ["torch/test_literal"],
     **{
         f"verified.{name}": tests
         for names, tests in (

@@ -15,7 +15,7 @@ import linflow.torch as lt  # noqa: E402
 from linflow._support import number_formats  # noqa: E402
 from linflow.bounds import scalar_chain  # noqa: E402
 from linflow.certificates.margin import product_range  # noqa: E402
-from linflow.torch import _extremes, _tangent, certified  # noqa: E402
+from linflow.torch import _extremes, _numbers, _tangent, certified  # noqa: E402
 from linflow.torch import _imbalance_law as _law  # noqa: E402
 
 SAME = 1e-12
@@ -557,3 +557,87 @@ def test_a_root_follows_what_it_is_the_root_of():
     c, w = torch.tensor([0.0, 1.0, 3.0], dtype=torch.float64), torch.tensor(2.625, dtype=torch.float64) ** 0.5
     value = scalar_chain._exact_followed(c, w, partial(certified._follow, device=torch.device("cpu")))
     assert float(value) == near(1.5 * 3.5 + 0.5 * 3.5 + 0.5 * 1.5)
+
+
+# --- eight-bit weights ---------------------------------------------------------------------------------------------
+
+
+def test_a_scale_is_spread_over_rows_and_blocks(rng):
+    def literal(scale, shape, block):
+        rows, columns = (np.arange(k) // b for k, b in zip(shape, block, strict=True))
+        return scale[rows][:, columns]
+
+    shape = (6, 9)
+    given = {"quantization_config": {"weight_block_size": [4, 3]}}
+    for s, config, expected in (
+        ((2, 3), given, (4, 3)),
+        ((3, 3), {}, (2, 3)),  # even parts
+        ((2, 9), {"quantization_config": None}, (3, 1)),
+        ((1, 3), {}, (6, 3)),
+    ):
+        scale = torch.tensor(rng.standard_normal(s))
+        found = _numbers._spread(scale, shape, config)
+        np.testing.assert_array_equal(found.numpy(), literal(scale.numpy(), shape, expected))
+    large = torch.tensor(rng.standard_normal((2, 3)))
+    found = _numbers._spread(large, (200, 300), {})
+    np.testing.assert_array_equal(found.numpy(), literal(large.numpy(), (200, 300), (128, 128)))
+    assert _numbers._spread(torch.tensor([[3.0]]), shape, {}).shape == () and _numbers.BLOCK == (128, 128)
+    for s in ((6,), (6, 1)):
+        scale = torch.tensor(rng.standard_normal(s))
+        assert _numbers._spread(scale, shape, {}).shape == (6, 1)
+        assert torch.equal(_numbers._spread(scale, shape, {}).reshape(-1), scale.reshape(-1))
+    for s, config in (
+        ((9,), {}),
+        ((4, 3), {}),
+        ((3, 2), {}),
+        ((2, 4), given),
+        ((3, 3), given),
+        ((2, 3, 1), {}),
+        ((5, 9), {}),
+    ):
+        assert _numbers._spread(torch.ones(s), shape, config) is None
+    assert (
+        _numbers._spread(torch.ones(2), (4,), {}) is None
+        and _numbers._spread(torch.ones((2, 2)), (4, 4, 1), {}) is None
+    )
+
+
+def test_numbers_of_eight_bits_are_multiplied_by_their_scale():
+    codes = torch.tensor([[1.0, -2.0], [0.5, 3.0]]).to(torch.float8_e4m3fn)
+    tensors = {
+        "a.weight": codes, "a.weight_scale_inv": torch.tensor([[-4.0], [0.5]]),
+        "b.weight": codes, "c": codes, "cweight_scale": torch.tensor(2.0),
+        "d.weight": codes, "d.scale_weight": torch.ones(3),
+        "e.weight": torch.ones((2, 2)), "e.weight_scale": torch.tensor(2.0),
+    }  # fmt: skip
+    formats, others = _numbers.formats_of(tensors, {})
+    assert others == {} and formats["a.weight"].name == "float8_e4m3fn" and formats["e.weight"].name == "float32"
+    reasons = _numbers.eight_bits(tensors, formats, {})
+    assert (
+        list(reasons) == ["d.weight"] and "(3,), its own (2, 2)" in reasons["d.weight"] and "d.weight" not in formats
+    )
+    plain = np.array([[1.0, -2.0], [0.5, 3.0]])
+    assert tensors["a.weight"].tolist() == (plain * [[-4.0], [0.5]]).tolist()
+    assert tensors["b.weight"].tolist() == tensors["c"].tolist() == plain.tolist()
+    assert tensors["e.weight"].tolist() == np.ones((2, 2)).tolist()
+    base = number_formats.FORMATS["float8_e4m3fn"]
+    assert formats["a.weight"] == base.times(4.0) and formats["b.weight"] == formats["c"] == base
+
+
+def test_tensors_that_hold_no_weights_are_told():
+    sparse = torch.eye(2).to_sparse()
+    tensors = {
+        "half": torch.ones((2, 2), dtype=torch.float16), "codes": torch.ones((2, 2), dtype=torch.int8),
+        "line": torch.ones(2, dtype=torch.int8), "count": torch.ones((2, 2), dtype=torch.int64),
+        "mask": torch.ones((2, 2), dtype=torch.bool), "empty": torch.ones((2, 2), device="meta"), "sparse": sparse,
+        "read": torch.ones((2, 2)),
+    }  # fmt: skip
+    formats, others = _numbers.formats_of(tensors, {"read": "bfloat16"})
+    assert {name: form.name for name, form in formats.items()} == {"half": "float16", "read": "bfloat16"}
+    assert set(others) == {"codes", "mask", "empty", "sparse"}
+    assert (
+        "codes" in others["codes"]
+        and "bool" in others["mask"]
+        and "meta" in others["empty"]
+        and "sparse" in others["sparse"]
+    )

@@ -130,7 +130,7 @@ def gradient_descent(
     with one_thread_when_small(field.network.weights), np.errstate(over="ignore", invalid="ignore"):
         point = field.at(field.flatten(field.network.weights))
         first = point.gap
-        result, k, t, recorded = Result.STEPS_DONE, 0, 0.0, -1
+        result, k, t, recorded = Result.STEPS_DONE, 0, 0.0, 0
         try:
             while True:
                 ended = _ended(field, point, first, until)
