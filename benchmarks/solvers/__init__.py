@@ -56,6 +56,7 @@ DESCENT_ERROR = 0.01
 
 SOLVERS = {
     "linflow": Entry("linflow", "benchmarks.solvers.linflow_", "", HALF_DECADES, 8),
+    "proof": Entry("linflow, proved", "benchmarks.solvers.proof", "", (1.0,), 0),
     "dop853": Entry("SciPy DOP853", "benchmarks.solvers.scipy_", "DOP853", HALF_DECADES, 14),
     "lsoda": Entry("SciPy LSODA", "benchmarks.solvers.scipy_", "LSODA", HALF_DECADES, 16, quadratic=True),
     "tsit5": Entry("diffrax Tsit5", "benchmarks.solvers.diffrax_", "Tsit5", HALF_DECADES, 15),

@@ -20,6 +20,7 @@ from benchmarks.search import Trial, best, search
 from benchmarks.solvers import HALF_DECADES, SOLVERS, Entry
 from benchmarks.solvers.linflow_ import Linflow
 from benchmarks.solvers.numpy_field import Field
+from benchmarks.solvers.proof import Proof
 from benchmarks.solvers.toy import TIGHT
 from benchmarks.solvers.toy import evaluations as toy_evaluations
 from benchmarks.worker import LATE, StoppedError, Worker
@@ -216,6 +217,19 @@ def test_linflow_is_as_right_as_asked():
     # A step errs by at most its tolerance, and there are some tens of steps.
     assert errors[0] < 1e-2
     assert errors[1] < 1e-5
+
+
+def test_the_proved_curve_is_above_the_flow_and_near_it():
+    problem = gaussian((3, 6, 2), 1e-4, 1)
+    curve = reference(problem, 1e-13)
+    t, log_gap, steps = Proof().run(problem, curve.t, 1.0)
+    assert 3 < steps < len(t) + 3 and t[-1] == curve.end and np.all(np.diff(t) > 0)
+    assert curve.error(t, log_gap) < 1e-7
+    run = lf.gradient_flow(
+        lf.MatrixFactorization(problem.target), lf.Network(problem.weights, problem.scale), t_max=1, rtol=1e-13
+    )
+    early = t <= 1
+    assert np.all(log_gap[early] >= np.log(run.gap_at(t[early])) - 1e-11)  # the error of the run
 
 
 # Measuring, in a worker
