@@ -34,7 +34,7 @@ TARGETS = {
         f"certificates.prior.{name}": ["certificates/test_literal_rows", "certificates/test_literal_prior"]
         for name in ("regimes", "imbalance")
     },
-    "certificates.prior.modes": ["certificates/test_literal_prior", "certificates/test_prior"],
+    "certificates.prior.modes": ["certificates/test_literal_modes", "certificates/test_literal_prior"],
     **{
         f"exact.{name}": ["exact/test_literal", "exact/test_exact"]
         for name in ("reduced", "scalar", "modes", "two_layers", "_chain_flow", "_riccati", "_alignment")
