@@ -12,7 +12,7 @@ import pytest
 
 import linflow as lf
 from linflow import schedules
-from linflow.dynamics import _dop853, _hermite, _stabilized, _stepping, local_smoothness, step_rules
+from linflow.dynamics import _dop853, _hermite, _stabilized, _stepping, local_smoothness, saddles, step_rules
 from linflow.dynamics import descent as descent_module
 from linflow.dynamics.descent import Iterate
 from linflow.dynamics.field import GradientField, Point
@@ -1078,3 +1078,44 @@ def test_an_interrupted_descent_keeps_what_it_has_done(monkeypatch):
     for given, word in (({}, "neither"), ({"step_size": 0.1, "schedule": stops(0)}, "both")):
         with pytest.raises(ValueError, match=word):
             lf.gradient_descent(f, net, steps=1, **given)
+
+
+def test_a_saddle_is_said_where_it_is_certain():
+    Y = np.diag([3.0, 1.0])
+    zero = [np.zeros((2, 2)), np.zeros((2, 2))]
+
+    def user(**declared):
+        return lf.Objective(
+            lambda W: 0.25 * float(np.sum((W - Y) ** 2)),
+            lambda W: 0.5 * (W - Y),
+            shape=(2, 2),
+            minimum=0.0,
+            **declared,
+        )
+
+    blind = lf.LinearRegression(np.array([[1.0, 0.0]]), np.array([[3.0, 1.0]]))  # convex, and not strongly
+    for f, said in (
+        (lf.MatrixFactorization(Y), "5"), (blind, "5"), (user(strong_convexity=0.5), "2.5"),
+        (user(pl_constant=1.0), None), (user(), None),
+    ):  # fmt: skip
+        note = saddles.saddle_note(f, lf.Network(zero))
+        assert (note is None) if said is None else note.startswith(f"at a saddle: the loss is {said} above f*")
+    assert saddles.saddle_note(lf.MatrixFactorization(Y), lf.Network([np.eye(2), Y])) is None  # the minimum
+    assert saddles.saddle_note(lf.MatrixFactorization(Y), lf.Network([np.zeros((2, 1)), np.zeros((1, 2))])) is None
+    # The Hessian is formed up to 200 weights.
+    assert saddles.MOST_WEIGHTS == 200
+    for widths, formed in (((2, 50, 2), True), ((1, 67, 2), False)):
+        weights = [np.zeros(s) for s in ((widths[0], widths[1]), (widths[1], widths[2]))]
+        note = saddles.saddle_note(lf.MatrixFactorization(Y[: widths[0]]), lf.Network(weights))
+        assert ("eigenvalue of its Hessian -3)" in note) == formed
+
+
+def test_the_steepest_way_out_of_a_saddle_is_that_of_the_hessian(rng):
+    f, net = start(rng, 3)  # any weights: the number is that of the Hessian there
+    field = GradientField(f, net)
+    y = field.flatten(net.weights)
+    h = 1e-5
+    H = np.array([-(field(y + h * e) - field(y - h * e)) / (2 * h) for e in np.eye(len(y))])
+    least = np.linalg.eigvalsh((H + H.T) / 2)[0]
+    found = float(saddles.saddle_note(f, net).rsplit(" ", 1)[1].rstrip(")"))
+    assert least < -0.1 and found == near(least, rel=6e-3)  # three digits are said

@@ -58,7 +58,7 @@ TARGETS = {
         for name in ("_kernels", "_march", "_tiled_products", "_compiled")
     },
     "dynamics.trajectory": ["dynamics/test_literal"],
-    "dynamics.saddles": ["_support/test_range"],
+    "dynamics.saddles": ["dynamics/test_literal", "_support/test_range"],
     "torch._imbalance_law": ["torch/test_literal"],
     **{f"torch.{name}": ["torch/test_literal"] for name in ("_extremes", "_tangent", "certified")},
     "torch._numbers": ["torch/test_literal"],

@@ -505,6 +505,16 @@ def test_the_range_of_products_is_that_of_the_margin(rng):
         )  # fmt: skip
         literal = product_range(f, net, np.array([float(f.gap(net.product()))]))
         assert (low, high) == (near(float(literal[0][0]), rel=1e-13), near(float(literal[2][0]), rel=1e-13))
+    # A product in which large terms cancel: what rounding leaves open of it is part of the reach.
+    A, B = torch.tensor([[1e6, 1e6], [0.0, 1.0]]).double(), torch.tensor([[1.0, 0.5], [-1.0, -0.5]]).double()
+    B[1] += 1e-6
+    for f in (lf.MatrixFactorization(A @ B), lf.MatrixFactorization(A @ B + 0.1)):
+        cancels = lf.Network([A, B])
+        found = certified._product_range(f, cancels)
+        literal = product_range(f, cancels, np.array([float(f.gap(cancels.product()))]))
+        assert [float(x) for x in (found[0], found[2])] == near(
+            [float(literal[0][0]), float(literal[2][0])], rel=1e-13
+        )
     single = lf.Network([torch.ones((1, 2), dtype=torch.float64), torch.ones((2, 2), dtype=torch.float64)])
     assert (
         certified._product_range(lf.MatrixFactorization(2 * torch.ones((1, 2), dtype=torch.float64)), single)[1]
@@ -536,6 +546,11 @@ def test_a_bound_on_a_null_set_must_be_ahead_of_the_others(monkeypatch):
                 warnings.simplefilter("always")
                 rate = lt.certified_rate(f, weights)
             assert float(rate.detach()) == near(2 * (1.0 + chosen * ahead), rel=1e-15) and len(said) == chosen
+            assert all(one.filename == __file__ for one in said)  # the line that asked is named
+            with warnings.catch_warnings(record=True) as partly:
+                warnings.simplefilter("always")
+                lt.certified_rate(f, [weights[0], weights[1].detach()])
+            assert len(partly) == chosen
             assert all(torch.equal(g, torch.zeros_like(g)) for g in torch.autograd.grad(rate, weights))
             with torch.no_grad():  # nothing is asked of a derivative
                 assert float(lt.certified_rate(f, weights)) == float(rate.detach())
@@ -640,4 +655,98 @@ def test_tensors_that_hold_no_weights_are_told():
         and "bool" in others["mask"]
         and "meta" in others["empty"]
         and "sparse" in others["sparse"]
+    )
+
+
+def test_the_rate_has_slopes_at_the_target_itself():
+    weights = leaves([[1.5, 0.3, 0.1], [0.2, 1.2, 0.4]], [[0.3], [0.2], [0.5]])
+    f = lf.MatrixFactorization((weights[0] @ weights[1]).detach())
+    rate = lt.certified_rate(f, weights)
+    assert float(rate.detach()) > 0
+    assert all(bool(torch.isfinite(g).all()) for g in torch.autograd.grad(rate, weights))
+
+
+# --- the iteration for extreme eigenvalues -------------------------------------------------------------------------
+
+
+def chain_of(rng, shapes=((11, 12), (12, 13), (13, 11)), size=1.0):
+    return [size * rng.standard_normal(s) / 3 for s in shapes]
+
+
+@pytest.mark.parametrize("largest", [False, True])
+def test_each_iteration_is_the_best_of_its_directions(rng, largest, monkeypatch):
+    monkeypatch.setattr(_extremes, "TOLERANCE", 0.0)
+    monkeypatch.setattr(_extremes, "RELATIVE", {False: 0.0, True: 0.0})
+    weights = chain_of(rng)
+    net = lf.Network([torch.tensor(W) for W in weights])
+    T = lf.TangentOperator(lf.Network(weights))
+    P, S = net.prefixes()[-1].numpy(), net.suffixes()[0].numpy()
+    U, V = np.linalg.eigh(P @ P.T)[1], np.linalg.eigh(S.T @ S)[1]
+    terms = _extremes._Terms(net)
+    diagonal = terms.diagonal.numpy()
+    begun = rng.standard_normal((11, 11))
+    x, before = begun / np.linalg.norm(begun), None
+    for steps in (1, 2, 3):
+        value = np.sum(x * T.apply(x))
+        residual = T.apply(x) - value * x
+        turned = np.abs(terms.U.numpy().T @ U), np.abs(terms.V.numpy().T @ V)
+        assert all(np.allclose(t, np.eye(11), atol=1e-6) for t in turned)  # one eigenbasis, but for signs
+        w = (
+            residual
+            if largest
+            else terms.U.numpy() @ ((terms.U.T.numpy() @ residual @ terms.V.numpy()) / diagonal) @ terms.V.T.numpy()
+        )
+        # Rayleigh and Ritz in the span of the vector, the direction and the one before.
+        basis = np.linalg.qr(np.stack([v.ravel() for v in (x, w, before) if v is not None], axis=1))[0]
+        small = basis.T @ np.stack([T.apply(b.reshape(11, 11)).ravel() for b in basis.T], axis=1)
+        values, vectors = np.linalg.eigh((small + small.T) / 2)
+        new = (basis @ vectors[:, -1 if largest else 0]).reshape(11, 11)
+        before, x = new - np.sum(new * x) * x, new
+        follow = _extremes.Extremes(iterations=steps)
+        follow._vectors = {end: torch.tensor(begun) for end in (False, True)}
+        found = follow(net)[1 if largest else 0]
+        assert found == near(values[-1 if largest else 0], rel=1e-9)
+
+
+def test_directions_that_depend_on_each_other_are_left_out(rng, monkeypatch):
+    monkeypatch.setattr(_extremes, "DEPENDENT", 0.2)
+    weights = chain_of(rng)
+    net, T = lf.Network([torch.tensor(W) for W in weights]), lf.TangentOperator(lf.Network(weights))
+    values = np.linalg.eigvalsh(T.dense())
+    follow = _extremes.Extremes()
+    for _ in range(4):
+        least, greatest, _ = follow(net)
+        for largest, value in ((False, least), (True, greatest)):
+            E = follow._vectors[largest].numpy()
+            assert value == near(np.sum(E * T.apply(E)) / np.sum(E * E), rel=1e-9)
+    assert values[0] <= least * (1 + 1e-9) and greatest == near(values[-1], rel=1e-2)
+
+
+def test_small_products_are_dense_and_the_iteration_stops_in_units_of_the_greatest(rng, monkeypatch):
+    follow = _extremes.Extremes()
+    ten = chain_of(rng, ((10, 12), (12, 11), (11, 10)))
+    found = follow(lf.Network([torch.tensor(W) for W in ten]))
+    assert follow._vectors == {} and found[0] == near(
+        np.linalg.eigvalsh(lf.TangentOperator(ten).dense())[0], rel=1e-8
+    )
+    calls, plain = [], _extremes._Terms.apply
+    monkeypatch.setattr(_extremes._Terms, "apply", lambda self, E: calls.append(1) or plain(self, E))
+    for size in (0.05, 20.0):
+        weights = chain_of(rng, size=size)
+        for l in (0, 2):  # two directions hardly move: the least eigenvalue is far below a millionth of the greatest
+            U, s, Vt = np.linalg.svd(weights[l])
+            s[-2:] = 1e-6 * s[0]
+            weights[l] = U[:, :11] * s @ Vt[:11]
+        net, follow = lf.Network([torch.tensor(W) for W in weights]), _extremes.Extremes()
+        top = float(_extremes._Terms(net).size)
+        for _ in range(30):
+            calls.clear()
+            _, _, error = follow(net)
+            if len(calls) == 2:
+                break
+        assert len(calls) == 2 and error <= 1e-6 * top  # nothing is left to do
+    # Where the diagonal is 0 the preconditioner is that of 1e-12 of the greatest entry.
+    nothing = _extremes._Terms(lf.Network([torch.diag(torch.tensor([30.0, 0.0])).double()] * 3))
+    assert float(nothing.diagonal.min()) == near(1e-12 * float(nothing.size)) and float(nothing.size) == near(
+        3 * 30.0**4
     )

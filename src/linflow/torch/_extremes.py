@@ -70,7 +70,7 @@ class Extremes:
             basis, moved = (torch.stack([pair[k].reshape(-1) for pair in pairs], dim=1) for k in (0, 1))
             R = torch.linalg.qr(basis, mode="r").R
             if float(torch.min(torch.abs(torch.diagonal(R)))) < DEPENDENT:
-                pairs, basis, moved, R = pairs[:2], basis[:, :2], moved[:, :2], R[:2, :2]
+                basis, moved, R = basis[:, :2], moved[:, :2], R[:2, :2]
             small = torch.linalg.solve_triangular(R.T, basis.T @ moved, upper=False)
             small = torch.linalg.solve_triangular(R, small, upper=True, left=False)
             y = torch.linalg.eigh((small + small.T) / 2).eigenvectors[:, -1 if largest else 0]
