@@ -271,7 +271,7 @@ def test_descents_of_two_layers_are_those_of_the_certificate():
 def small(size, L=2, Y=None, c=1.0):
     """Layers of size `size`, the last a tenth of that, not aligned with their target."""
     rng = np.random.default_rng(0)
-    layers = [np.linalg.qr(rng.standard_normal((2, 2)))[0] for _ in range(L)]
+    layers = [np.linalg.qr(rng.standard_normal((2, 2)))[0] * [1.0, 0.3] for _ in range(L)]
     net = lf.Network([size * W for W in layers[:-1]] + [0.1 * size * layers[-1]], c)
     return on(lf.MatrixFactorization(np.diag([2.0, 0.5]) if Y is None else Y), net)
 
@@ -290,8 +290,11 @@ def test_a_small_start_of_two_layers_waits_for_its_logarithm(c):
     assert regimes.li2021greedy(setting).facts == row.facts
     # Modes of 10⁻¹² of the first are rounding.
     for last, kept in ((1.5e-12, True), (0.9e-12, False)):
-        facts = regimes.li2021greedy(small(1e-3, Y=np.diag([1.0, last]))).facts
-        assert facts["last mode"] == pytest.approx(math.log(1e3) / (last if kept else 1.0), rel=1e-9)
+        facts = regimes.li2021greedy(small(1e-3, Y=np.diag([100.0, 100 * last]))).facts
+        assert facts["last mode"] == pytest.approx(math.log(1e4) / (100 * last if kept else 100), rel=1e-9)
+    # Without a solution that is known, its size is taken as 1.
+    unknown = lf.Objective(lambda W: 1.0, lambda W: W - np.diag([2.0, 0.5]), shape=(2, 2), minimum=0.0)
+    assert regimes.li2021greedy(on(unknown, setting.network)).facts["α relative"] == pytest.approx(alpha, rel=1e-12)
 
 
 def test_a_start_is_small_below_a_tenth_of_the_solution():
@@ -361,7 +364,7 @@ def test_modes_that_pass_the_saddle_or_stay_have_no_time():
         assert "no mode before" in regimes.li2021greedy(diagonal(*weights, Y=(2.0, 1.0))).facts
     # A mode that W* has to 10⁻¹² is a mode.
     for last, kept in ((1.5e-12, True), (0.9e-12, False)):
-        facts = regimes.li2021greedy(diagonal(*[(1e-2, 1e-2)] * 3, Y=(1.0, last))).facts
+        facts = regimes.li2021greedy(diagonal(*[(1e-2, 1e-2)] * 3, Y=(100.0, 100 * last))).facts
         assert facts["last mode"] / facts["first mode"] == pytest.approx(1 / last if kept else 1.0, rel=1e-9)
     # A mode that W* does not have is not waited for.
     facts = regimes.li2021greedy(diagonal(*[(1e-2, 1e-2)] * 3, Y=(2.0, 0.0))).facts

@@ -14,7 +14,7 @@ TARGETS = {
             "special_imbalance", "product_aware",
         )
     },
-    "bounds.optimum": ["bounds/test_optimum"],
+    "bounds.optimum": ["bounds/test_literal_optimum", "bounds/test_optimum"],
     "bounds._weight_search": ["bounds/test_optimum"],
     **{
         f"certificates.{name}": CERTIFICATES
