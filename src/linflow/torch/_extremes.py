@@ -55,7 +55,7 @@ class Extremes:
         x = x / torch.linalg.norm(x)
         Tx = terms.apply(x)
         others: list[tuple[Tensor, Tensor]] = []  # the last direction and T of it
-        value, error = torch.sum(x * Tx), math.inf
+        value, error = x.new_zeros(()), math.inf
         limit = self.iterations if old is not None else max(FIRST, self.iterations)
         for i in range(limit + 1):
             value = torch.sum(x * Tx)
