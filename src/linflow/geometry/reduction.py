@@ -12,6 +12,7 @@ import numpy as np
 
 from linflow._support import checks
 from linflow._support.arrays import EPS, Array, from_numpy, norm, to_numpy
+from linflow.geometry._orthonormal import tall_qr
 from linflow.model.network import Network
 
 REDUCE_FROM, SEARCH_FROM = 1000, 3000
@@ -192,7 +193,7 @@ def cut(layers: list[np.ndarray], gain: float = 1.0) -> _Bases:
     if weights_in(widths) < gain * weights_in(least):
         return [None] * len(most)
     return [
-        np.linalg.qr(np.concatenate([A.T, B], axis=1)).Q if A.shape[1] > k else None
+        tall_qr(np.concatenate([A.T, B], axis=1))[0] if A.shape[1] > k else None
         for (A, B), k in zip(itertools.pairwise(layers), most, strict=True)
     ]
 

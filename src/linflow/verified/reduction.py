@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from linflow.geometry._orthonormal import tall_qr
 from linflow.verified.rounding import TINY, UP, frobenius, gamma
 
 
@@ -49,7 +50,7 @@ def narrowed(weights: Sequence[np.ndarray]) -> Narrowed:
         if weights[l].shape[1] <= left + right:
             continue
         B = np.concatenate([weights[l].T, weights[l + 1]], axis=1)
-        Q, R = np.linalg.qr(B)
+        Q, R = tall_qr(B)
         k = Q.shape[1]
         phi = float(frobenius(Q.T @ Q - np.eye(k))) + gamma(Q.shape[0] + 2) * float(frobenius(Q)) ** 2
         missing = float(frobenius(B - Q @ R)) + gamma(k + 2) * float(frobenius(Q)) * float(frobenius(R))
