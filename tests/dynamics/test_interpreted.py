@@ -119,6 +119,9 @@ def test_values_slopes_curvatures_and_steps_are_those_of_the_plain_loop(kind, wi
     step = one.accept(9.0)
     assert step.t == 0.3 / two.point.speed == one.t and step.curvature == found and one.accepted == 1
     assert np.array_equal(step.point.y, at) and np.array_equal(one.point.y, at) and one.point.gap == p.gap
+    one.reach(0.3)
+    stop = float(np.nextafter(one.t + 0.3, 0.0))  # what leads past a stop by rounding ends there
+    assert one.accept(stop).t == stop == one.t
 
 
 @pytest.mark.parametrize("radius", [0.0, 40.0])
@@ -183,7 +186,7 @@ def test_a_stabilised_step_is_that_of_the_plain_loop():
     one, point = _compiled.CompiledMarch(field, RTOL, 1), field.at(field.flatten(net.weights))
     spec, data, _, _, y, K, work, new = one._state[:8]
     size = len(y)
-    for h, radius in ((1e-3, 30.0), (0.05, 30.0), (0.2, 60.0)):
+    for h, radius in ((1e-3, 30.0), (0.05, 30.0), (0.2, 60.0), (0.1, 0.5)):
         stages = _stabilized.stages_for(h, radius)
         end, _, error = _stabilized.step(field, point.y, point.slope, h, stages)
         assert MARCH["_stabilized_step"](spec, data, y, K, work, new, h, radius) == stages - 1
@@ -360,3 +363,118 @@ def test_sums_of_vectors(rng):
     TILES["copy"](0.5, A, 1, C, 2, 3)
     assert C.tolist() == [*B[:2], *(0.5 * A[1:4]), *(B[5:] + 0.5 * A[3:5])]
     assert TILES["dot"](A, 1, B, 2, 4) == near(float(A[1:5] @ B[2:6]))
+
+
+def attempted(one, h, **replaced):
+    """What `_attempt` says of a step of length h, some functions of the march replaced."""
+    spec, data, weights, places, y, K, work, new, numbers, counts = one._state
+    names = {**MARCH, **replaced}
+    attempt = FunctionType(MARCH["_attempt"].__code__, names, "attempt")
+    counts[_march.EVALUATIONS] = 0
+    found = attempt(spec, data, weights, places, y, K, work, new, numbers, counts, float(np.linalg.norm(y)), h)
+    return found, int(counts[_march.EVALUATIONS])
+
+
+@pytest.mark.parametrize("size", [0.6, 20.0])
+@pytest.mark.parametrize("radius", [0.0, 0.5, 50.0])
+def test_a_trial_is_judged_as_in_the_plain_loop(size, radius):
+    f, net = problem("regression", (3, 4, 2), size)
+    field = GradientField(f, net)
+    one, point = _compiled.CompiledMarch(field, 1e-4, 1), field.at(field.flatten(net.weights))
+    one._numbers[_march.RADIUS] = radius
+    still = {"evaluate": lambda *a: point.gap}
+    for h in (1e-17, 1e-15, 1e-12, 1e-4, 1.0):
+        allowed = _stepping.allowed_error(field, point, h, 1e-4, radius)
+        for part in (0.5, 1.5):
+            error = part * allowed
+            replaced = {
+                "_step": lambda *a, error=error: error, "_difference": lambda *a, error=error: error,
+                "_stabilized_step": lambda *a: 6, **still,
+            }  # fmt: skip
+            (usable, ratio), evaluations = attempted(one, h, **replaced)
+            assert usable == (part < 1) and ratio == near(part, rel=1e-10)
+            assert evaluations == (7 if radius else 11 + (part < 1))
+    small = {"_step": lambda *a: 0.0, "_difference": lambda *a: 0.0, "_stabilized_step": lambda *a: 6}
+    noise = f.rounding(net)
+    for gap, fine in (
+        (point.gap * (1 + 0.9e-10), True), (point.gap * (1 + 1.2e-10), point.gap * 1.2e-10 < noise),
+        (math.inf, False),
+    ):  # fmt: skip
+        (usable, ratio), _ = attempted(one, 1e-4, evaluate=lambda *a, gap=gap: gap, **small)
+        assert usable == fine and ratio == (0.0 if fine else 1e3)
+    broken = {**small, "_step": lambda *a: math.nan, "_difference": lambda *a: math.nan}
+    assert attempted(one, 1e-4, **still, **broken)[0] == (False, 1e16)
+
+
+def advancing(one, **replaced):
+    """The march with some functions of its loop replaced."""
+    names = {**MARCH, **replaced}
+    source = vars(_march)["_advancing"]
+    one._advance = FunctionType(source.__code__, names, "advance")(7)
+    return one
+
+
+def test_steps_that_are_rejected_shrink_and_end():
+    refuses = {"_attempt": lambda *a: (False, 2.0)}
+    for radius, factors in ((0.0, (8, 8)), (3.0, (3, 3)), (1e-3, (3, 8))):  # the last gives its method up
+        f, net = problem("factorization", (2, 3, 2))
+        one = advancing(_compiled.CompiledMarch(GradientField(f, net), RTOL, 4), **refuses)
+        one.stiffness.radius = one._numbers[_march.RADIUS] = radius
+        one.h = 0.5
+        event, _ = one.advance(9.0, 0.0, 2)
+        literal = 0.5 * math.prod(0.9 * 2 ** (-1 / p) for p in factors)
+        assert event is _stepping.Event.PAUSE and one.h == near(literal) and one.rejected == 2
+        assert one.stiffness.radius == (radius if radius != 1e-3 else 0.0)
+    for size in (0.6, 60.0):
+        f, net = problem("factorization", (2, 3, 2), size)
+        field = GradientField(f, net)
+        one = advancing(_compiled.CompiledMarch(field, RTOL, 4), _attempt=lambda *a: (False, 1e30))
+        assert one.advance(9.0, 0.0, 999)[0] is _stepping.Event.UNDERFLOW
+        moved = one.h * one.point.speed
+        assert moved <= EPS * field.grain(one.point) < 5.01 * moved
+
+
+def test_steps_that_stall_are_looked_at():
+    f, net = problem("factorization", (2, 3, 2))
+    for fall, speed, rests, event in (
+        (0.995, 1.0, True, "LOOK"), (0.985, 1.0, True, "PAUSE"), (0.995, 1.0, False, "PAUSE"),
+        (0.5, 0.0, True, "LOOK"), (0.0, 1.0, False, "LOOK"),
+    ):  # fmt: skip
+        one = _compiled.CompiledMarch(GradientField(f, net), RTOL, 4)
+
+        def attempt(spec, data, w, p, y, K, work, new, numbers, counts, length, h, fall=fall, speed=speed):
+            numbers[_march.TAKEN], numbers[_march.NEW_GAP] = h, fall * numbers[_march.GAP]
+            numbers[_march.NEW_SPEED] = speed
+            return True, 0.01
+
+        advancing(one, _attempt=attempt, may_rest=lambda *a, rests=rests: rests, _curved=lambda *a: 0.0)
+        h = one.h
+        found, steps = one.advance(9.0, -1.0, 1)
+        assert found.name == event and len(steps) == 1 and one.h == near(h * 0.9 * 0.01 ** (-1 / 8))
+
+
+def test_blocks_are_so_long_and_problems_so_large(monkeypatch):
+    f, net = problem("factorization", (5, 6, 4))
+    field = GradientField(f, net)
+    assert (_compiled.BLAS_FROM, _compiled.BLOCK) == (2_000_000, 128)
+    assert (_compiled.BLOCK_BYTES, _compiled.BLOCK_PRODUCTS) == (2**22, 3 * 10**7)
+    monkeypatch.setattr(_compiled, "BLAS_FROM", 30 * 4)
+    assert _compiled.large(field)
+    monkeypatch.setattr(_compiled, "BLAS_FROM", 30 * 4 + 1)
+    assert not _compiled.large(field)
+    assert len(_compiled.CompiledMarch(field, RTOL)._steps) == 128
+    monkeypatch.setattr(_compiled, "BLOCK_BYTES", 8 * 54 * 7 + 5)
+    assert len(_compiled.CompiledMarch(field, RTOL)._steps) == 7
+    monkeypatch.setattr(_compiled, "BLOCK_PRODUCTS", 54 * 4 * 3 + 5)
+    assert len(_compiled.CompiledMarch(field, RTOL)._steps) == 3
+    monkeypatch.setattr(_compiled, "BLOCK_PRODUCTS", 1)
+    assert len(_compiled.CompiledMarch(field, RTOL)._steps) == 1
+
+    class Other(lf.MatrixFactorization):
+        pass
+
+    assert _compiled.why_not_compiled(field) is None
+    assert "Other" in _compiled.why_not_compiled(GradientField(Other(f.minimizer), net))
+    short = lf.Network(net.weights)
+    short.weights = [W.astype(np.float32) for W in net.weights]
+    assert "float64" in _compiled.why_not_compiled(GradientField(f, short))
