@@ -18,7 +18,7 @@ LEAST = min(4 + 1, 4 + 2.25, 1 + 1, 1 + 2.25)  # of T without its scale: w_1² +
 MOST = 6.25
 
 
-def runs(monkeypatch, *found, sensitivity=0.0, violation=0.0, polished=None):
+def runs(monkeypatch, *found, sensitivity=0.0, violation=0.0, polished=None, net=NET):
     """Search with runs of given values and weights, one for each start."""
     asked = []
 
@@ -43,13 +43,13 @@ def runs(monkeypatch, *found, sensitivity=0.0, violation=0.0, polished=None):
             return weights if polished is None else polished
 
         def violation(self, weights):
-            return violation
+            return violation(weights) if callable(violation) else violation
 
         def sensitivity(self, weights):
             return sensitivity
 
     monkeypatch.setattr(optimum, "WeightSearch", Search)
-    return optimum.optimum(NET, starts=len(found)), asked
+    return optimum.optimum(net, starts=len(found)), asked
 
 
 def run(value, weights=None, converged=True, again=None):
@@ -125,6 +125,26 @@ def test_a_level_is_met_to_rounding(monkeypatch):
     assert found.hits == 2
 
 
+def test_a_lower_run_that_leaves_the_constraints_is_no_hit(monkeypatch):
+    wrong = [np.diag([0.1, 0.1]), np.diag([0.1, 0.1])]
+    found, _ = runs(monkeypatch, run(0.05, wrong), run(0.1), violation=lambda weights: float(weights is wrong))
+    assert found.hits == 1 and found.value == pytest.approx(0.25 * OF_RUN, rel=1e-9)
+
+
+def test_a_least_eigenvalue_below_1_is_kept_as_it_is(monkeypatch):
+    little = lf.Network([np.diag([0.2, 0.1]), np.diag([0.1, 0.3])], 0.5)
+    found, _ = runs(monkeypatch, run(0.99), net=little)
+    assert found.value == pytest.approx(0.25 * (0.01 + 0.01), rel=1e-10)
+
+
+def test_where_rounding_leaves_nothing_of_the_least_eigenvalue_it_is_told(monkeypatch):
+    monkeypatch.setattr(optimum, "positive_least", lambda values: 0)
+    found = optimum.optimum(NET, starts=9)
+    rounding = tangent_rounding(NET)
+    assert found.value == pytest.approx(0.25 * LEAST + rounding, rel=1e-14)
+    assert (found.rounding, found.residual, found.starts) == (rounding, 0.0, 1)
+
+
 def test_one_layer_and_singular_operators_need_no_search():
     found = optimum.optimum(lf.Network([np.eye(2, 3)], 0.5), starts=9)
     assert (found.value, found.residual, found.starts, found.hits, found.converged) == (0.25, 0.0, 1, 1, True)
@@ -136,11 +156,17 @@ def test_one_layer_and_singular_operators_need_no_search():
     assert found.value == found.rounding == tangent_rounding(zero) > 0
 
 
-def test_at_most_300_unknowns_are_taken():
+def test_at_most_300_unknowns_are_taken(monkeypatch):
     fits = lf.Network([np.ones((10, 10)), np.ones((10, 10))])  # 200 weights and 100 entries of E
     assert optimum.optimum(fits, starts=1).starts == 1
     with pytest.raises(ValueError, match="makes 320 unknowns"):
         optimum.optimum(lf.Network([np.ones((10, 11)), np.ones((11, 10))]), starts=1)
+    monkeypatch.setattr(optimum, "WeightSearch", None)
+    with pytest.raises(ValueError, match="makes 301 unknowns"):  # 1 + 150 weights and 150 entries of E
+        optimum.optimum(lf.Network([np.ones((1, 1)), np.ones((1, 150))]), starts=1)
+    with pytest.raises(TypeError, match="not callable"):  # 299 of them are searched
+        optimum.optimum(lf.Network([np.ones((1, 1)), np.ones((1, 149))]), starts=1)
+    monkeypatch.undo()
     # A layer wider than its neighbours together is cut first.
     assert optimum.optimum(lf.Network([np.ones((1, 400)), np.ones((400, 1))]), starts=1).starts == 1
 
