@@ -96,8 +96,9 @@ def test_stops_exactly_at_the_target(rng):
     for until in (0.5, 1e-3, 1e-10):
         run = lf.gradient_flow(f, net, until=until)
         assert run.result is lf.Result.TARGET
-        assert run.gap[-1] / run.gap[0] == pytest.approx(until, rel=1e-9)
-        assert f.gap(run.final.product()) == pytest.approx(run.gap[-1], rel=1e-12)
+        assert run.gap[-1] / run.gap[0] == pytest.approx(until, rel=1e-9, abs=0)
+        noise = 4 * math.sqrt(run.gap[-1] * f.rounding(net))  # of a square whose root is off by rounding
+        assert f.gap(run.final.product()) == pytest.approx(run.gap[-1], rel=1e-12, abs=noise)
 
 
 @pytest.mark.parametrize(("rtol", "until"), [(1e-8, 1e-10), (1e-4, 1e-3)])
@@ -384,7 +385,7 @@ def test_checkpoints_keep_a_budget(rng):
         points.add(float(t), y)
     assert len(points.times) <= 11
     again = run.network_at(0.5 * float(run.t[-1]))
-    assert f.gap(again.product()) == pytest.approx(float(run.gap_at(0.5 * float(run.t[-1]))), rel=2e-5)
+    assert f.gap(again.product()) == pytest.approx(float(run.gap_at(0.5 * float(run.t[-1]))), rel=2e-5, abs=0)
 
 
 @pytest.mark.parametrize("algorithm", ["flow", "descent"])

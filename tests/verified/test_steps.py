@@ -71,7 +71,7 @@ def test_the_edge_of_one_layer_is_exact_and_where_nothing_bends_it_is_1():
     assert _edge(lf.MatrixFactorization(np.zeros((1, 1))), lf.Network([np.zeros((1, 1))] * 40)) == 1.0
     # Differences are as large as the weights: of layers of size 10⁴, T = x² + y² alone counts.
     large = lf.Network([np.full((1, 1), 1e4), np.full((1, 1), 1e4)])
-    assert _edge(lf.MatrixFactorization(np.full((1, 1), 1e8)), large) == pytest.approx(2 / 2e8, rel=1e-6)
+    assert _edge(lf.MatrixFactorization(np.full((1, 1), 1e8)), large) == pytest.approx(2 / 2e8, rel=1e-6, abs=0)
     # At a start of 0 the differences are of size 10⁻⁶, and not of size 0: −Y alone is left, of two layers.
     assert _edge(F, lf.Network([np.zeros((2, 2))] * 2)) == pytest.approx(2 / 2, rel=1e-6)
 
