@@ -15,7 +15,7 @@ TARGETS = {
         )
     },
     "bounds.optimum": ["bounds/test_literal_optimum", "bounds/test_optimum"],
-    "bounds._weight_search": ["bounds/test_optimum"],
+    "bounds._weight_search": ["bounds/test_literal_search", "bounds/test_optimum"],
     **{
         f"certificates.{name}": CERTIFICATES
         for name in (
