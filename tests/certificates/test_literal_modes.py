@@ -48,16 +48,24 @@ def curve(L, c, mu, d, s, w0, slack=0.0, rate=0.0):
         (3, 1e4, 2.0, 0.0, 1e-12, 1e-13),
         (5, 1e-3, 1.0, 0.0, 1e10, 3e10),
         (5, 1e3, 1.0, 0.0, 1e-10, 3e-10),
+        (3, 1e-12, 1.0, 0.0, 1.0, 0.1),
+        (3, 1e-36, 1.0, 0.0, 1.0, 0.1),
+        (3, 1.0, 1.0, 0.0, 1e36, 1e35),
+        (2, 1e-12, 1.0, 1e36, 1.0, 0.5),
+        (2, 1e12, 1.0, 1.0, 1.0, 0.5),
+        (2, 1.0, 1.0, -1e12, 1.0, 0.5),
+        (2, 1.0, 1.0, (1e12, 0.0), (1.0, 1e-3), (0.5, 1e-4)),
     ],
 )
 def test_the_time_to_a_gap_is_found_whatever_the_units(given):
     """Where the curve comes down to it: later by at most 10⁻⁷."""
     found = curve(*given)
-    for part in (0.5, 1e-3, 1e-9):
+    for part in (0.5, 1e-3, 1e-9) if np.ndim(given[3]) == 0 else (0.5,):
         gap = part * found.first
         t = found.time(gap)
         assert found.gap(t) <= gap < found.gap(t * (1 - 2e-7))
     assert found.time(found.first) == found.time(2 * found.first) == 0.0
+    assert found.time(found.first * (1 - 1e-15)) < 1e-3 * found.time(0.5 * found.first)
 
 
 def test_below_what_the_slack_leaves_the_rate_counts():
@@ -132,9 +140,12 @@ def test_two_aligned_layers_are_a_chain_for_each_mode(weights, Y, c):
 
 
 def test_curvatures_that_differ_by_rounding_are_part_of_the_slack():
-    setting = diagonal((1.0, 1.0), (1.0, 1.0), Y=(2.0, 1.0), curvatures=(1.0, 1.0 + 8e-13))
-    slack = made(setting)[2]
-    assert slack > 3e-12 and rows(setting)["tarmoun"].curve.slack == near(slack, rel=1e-3)
+    for mu in (1.0, 2.0):
+        setting = diagonal((1.0, 1.0), (1.0, 1.0), Y=(2.0, 1.0), curvatures=(mu, mu * (1.0 + 8e-13)))
+        _, _, slack, rate = made(setting)
+        found = rows(setting)["tarmoun"].curve
+        assert slack > 3e-12 and found.slack == near(slack, rel=1e-3) and found.rate == near(rate)
+        assert found.curvature == near(mu) and found.rate == near(2 * mu * 2.0, rel=1e-9)
 
 
 def test_a_mode_on_the_far_side_of_its_saddle_is_never_learned():
@@ -173,6 +184,14 @@ def test_balanced_modes_are_asked_for():
     # The half of a mode is learned at log(s/ω − 1)/(2cμs); a mode without target has no such time.
     assert balanced["gidel"].facts == {"half of mode 1": near(math.log(2 / 0.25 - 1) / (2 * 2))}
     assert rows(diagonal((1.2, 0.25), (1.2, 0.25), Y=(2.0, 1.0)))["gidel"].facts["half of mode 1"] == 0.0
+    fast = rows(diagonal((0.5, 0.25), (0.5, 0.25), Y=(2.0, 1.0), c=0.5, curvatures=(4.0, 4.0)))["gidel"]
+    assert fast.facts["half of mode 1"] == near(math.log(2 / 0.125 - 1) / (2 * 0.5 * 4 * 2))
+    assert rows(diagonal((1.0, 0.0), (1.0, 0.0), Y=(2.0, 0.0)))["saxe"].applies
+    # Balanced to 16 roundings of the layer, 4ε each.
+    for part, is_balanced in ((8.0, True), (15.6, True), (16.4, False)):
+        other = 100.0 + part * 4 * EPS * math.hypot(100.0, 50.0)
+        found = rows(diagonal((100.0, 50.0), (other, 50.0), Y=(2e4, 1e4)))["saxe"]
+        assert ("not balanced" not in found.reason) is is_balanced
 
 
 def test_where_a_start_has_no_modes_of_its_target():
@@ -190,10 +209,35 @@ def test_where_a_start_has_no_modes_of_its_target():
     assert reason.startswith("mode 2 (σ = 1) starts at 0 in every layer")
     reason = modes.aligned_modes(diagonal((0.0, 1.0), (0.0, 1.0), Y=(2.0, 1.0)))
     assert reason.startswith("mode 1 (σ = 2) starts at 0 in every layer")
+    reason = modes.aligned_modes(diagonal((1.0, 0.0), (0.0, 0.0), Y=(2.0, 1.0)))
+    assert reason.startswith("mode 2 (σ = 1) starts at 0 in every layer")
     for weights in ([(1.0, 0.0), (1.0, 0.0)], [(1.0, 1.0), (1.0, 1.0)]):
         assert not isinstance(modes.aligned_modes(diagonal(*weights, Y=(2.0, 0.0))), str)
     white = diagonal((1.0, 1.0), (1.0, 1.0), Y=(2.0, 1.0), curvatures=(1.0, 2.0))
     assert all("whiten the inputs" in found.reason for found in rows(white).values())
+
+
+def test_alignment_is_asked_for_to_a_billionth_and_with_any_vectors_of_the_target():
+    Y = np.diag([3.0, 1.0])
+    for part, aligned in ((0.7e-9, True), (1.5e-9, False)):
+        # ‖YᵀW − WᵀY‖_F = 3√2 a for a in the corner of W.
+        corner = part * np.linalg.norm(Y) * lf.Network([np.eye(2)] * 2).magnitude() / (3 * math.sqrt(2))
+        W = np.array([[1.0, corner], [0.0, 1.0]])
+        reason = modes.aligned_modes(Setting(lf.MatrixFactorization(Y), lf.Network([np.eye(2), W])))
+        assert (isinstance(reason, str) and "not aligned with the singular" in reason) is not aligned
+    slanted = np.array([[1.0, 2.0], [0.0, 1.5]])
+    net = lf.init.spectral((2, 3, 2), slanted, 0.9, rng=0)
+    assert rows(Setting(lf.MatrixFactorization(slanted), net))["saxe"].applies
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_mode_that_one_layer_does_not_have_hides_no_misalignment(mirrored):
+    layers = [np.diag([2.0, 0.0]), np.array([[1.0, 1e-11], [0.0, 1.5]])]
+    layers = [W.T for W in layers[::-1]] if mirrored else layers
+    for sign in (1.0, -1.0):
+        net = lf.Network([sign * layers[0], sign * layers[1]])
+        found = modes.aligned_modes(Setting(lf.MatrixFactorization(np.diag([3.0, 1.0])), net))
+        assert 1e-12 < found.off < 1e-10
 
 
 @pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
@@ -226,7 +270,7 @@ def test_an_imbalance_that_is_a_multiple_of_the_identity_has_the_rate_at_its_mar
     found = rows(near_by)["tarmoun"]
     value = max(v for t, v in bounds_at_margin(near_by) if t.citation == "min2021")
     assert found.source.endswith(", D = λI, at the margin") and found.rate == near(2 * value)
-    assert found.facts == {"λ": near(3.0, rel=1e-10), "margin": near(near_by.margin_by_distance)}
+    assert found.facts == {"λ": near(3.0, rel=2e-15), "margin": near(near_by.margin_by_distance)}
     assert value == pytest.approx(math.sqrt(9 + 4 * near_by.margin_by_distance**2), rel=1e-9)
     little = turned(np.array([[-1.2, 0.1], [0.3, -0.9]]), size=1.1)
     found = rows(little)["tarmoun"]
@@ -237,6 +281,9 @@ def test_an_imbalance_that_is_a_multiple_of_the_identity_has_the_rate_at_its_mar
 
 
 def test_another_imbalance_has_no_rate_of_this_kind():
+    f = lf.MatrixFactorization(np.array([[2.0, 0.5], [0.0, 1.0]]))
+    found = rows(Setting(f, lf.Network([np.diag([1.2, 1.0]), np.eye(2)])))["tarmoun"]
+    assert f"no multiple of the identity: its eigenvalues spread over {1.2**2 - 1:.3g}" in found.reason
     layers = [np.diag([2.0, 1.8, 1.5]), np.eye(3)]
     f = lf.MatrixFactorization(np.array([[2.0, 0.5, 0.0], [0.0, 1.0, 0.3], [0.2, 0.0, 1.0]]))
     found = rows(Setting(f, lf.Network(layers)))["tarmoun"]
