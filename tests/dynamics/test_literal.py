@@ -1040,10 +1040,12 @@ def test_roots_of_steps_at_any_size_and_where_they_meet():
     # −(τ/r − 1)²: a double root, which rounding makes a pair beside the axis.
     for r in (1e-4, 1.0, 1e4):
         assert local_smoothness.first_root([2 / r, -1 / r**2]) == near(r * (1 - 1e-9), rel=1e-7)
-        # (τ/r − 3)((τ/r)² − 2τ/r + 1 + 1e-10)/3, which comes near the axis at r and crosses it at 3r.
-        b = 1 + 1e-10
-        coefficients = [(b + 6) / r, -5 / r**2, 1 / r**3]
-        assert local_smoothness.first_root([x / (3 * b) for x in coefficients]) == near(3 * r * (1 - 1e-9), rel=1e-9)
+        # (τ/r − 3)((τ/r − 1)² + off²): crosses at 3r, and comes so near the axis at r that it counts from 1e-7 on.
+        for off, root in ((0.6e-7, 1.0), (1.6e-7, 3.0), (1e-3, 3.0)):
+            b = 1 + off**2
+            coefficients = [(b + 6) / r, -5 / r**2, 1 / r**3]
+            found = local_smoothness.first_root([x / (3 * b) for x in coefficients])
+            assert found == near(root * r * (1 - 1e-9), rel=1e-6)
     f, net = start(np.random.default_rng(0), 2)
     at = iterate(f, net)
     for size in (1e-170, 1e200):
