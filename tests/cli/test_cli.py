@@ -212,7 +212,7 @@ def test_folder_that_cannot_be_written(registry, linflow, tmp_path):
         ("certify --size=big", "option --size is 'big': a number is needed; see linflow certify --help."),
         ("reproduce --seed -1", "option --seed is '-1': input should be greater than or equal to 0; see"),
         ("reproduce --sed 1", "option --sed is not known; did you mean --seed? See linflow reproduce --help."),
-        ("certify a.toml b c", "linflow certify got 'b c' after all that it takes; leave it out"),
+        ("certify a.toml b c", "linflow certify got 'b c', which it does not take; leave it out"),
         ("reprodce", "no such command 'reprodce'. Did you mean 'reproduce'? Commands are "),
         ("zzz", "no such command 'zzz'; commands are "),
         ("sweep status", "linflow sweep status needs FOLDER after it: folder of the sweep; see linflow sweep status"),
@@ -268,14 +268,14 @@ def test_help_says_the_defaults(linflow):
         ("flow or descent.", made.algorithm),
         ("at which the run ends.", made.flow.until),
         ("one step of the flow.", made.flow.rtol),
-        ("Steps of the integration at most.", made.flow.max_steps),
-        ("where it changes), or safe.", made.descent.step_size),
-        ("Steps of a descent at most.", made.descent.steps),
+        ("Maximum number of steps of the integration.", made.flow.max_steps),
+        ("if it changes), or safe.", made.descent.step_size),
+        ("Maximum number of steps of a descent.", made.descent.steps),
         ("Folder for the report.", made.output.folder),
     ):
         assert f"{words} [default: {value}]" in shown, words
     for name, (_, size) in SIZES.items():
-        assert size == 1 or f"1 if left out, {size:g} for {name}." in shown
+        assert size == 1 or f"default 1, or {size:g} for {name}." in shown
     shown = linflow("sweep", "plot", "--help").stdout  # an option of the same name as another's keeps its own
     assert "Column along the axis. [default: width]" in shown
     assert "Inputs" not in shown

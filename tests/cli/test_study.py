@@ -329,7 +329,7 @@ def test_ctrl_c_keeps_what_is_done(what, tmp_path):
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, (out, err)
-    assert re.match(r"linflow: interrupted at t = \d.*(kept in run\.nc|what was done is in index\.html)", err)
+    assert re.match(r"linflow: interrupted at t = \d.*(kept in run\.nc|the results so far are in index\.html)", err)
     run = lf.load(tmp_path / "run.nc")
     assert run.result is lf.Result.INTERRUPTED
     assert len(run.t) > 10
@@ -458,7 +458,7 @@ def test_ctrl_c_after_the_run_keeps_it(linflow, tmp_path, monkeypatch):
     monkeypatch.setattr(analysis_page, "_drawings", stop)
     result = linflow("analyze", *TARGET)
     assert result.exit_code == 130
-    assert "interrupted at the end of the run; what was done is in analysis/index.html" in result.stderr
+    assert "interrupted at the end of the run; the results so far are in analysis/index.html" in result.stderr
     assert lf.load(tmp_path / "analysis" / "run.nc").result is lf.Result.TARGET
 
 
@@ -544,7 +544,7 @@ def test_memory_that_is_not_there_is_not_asked_for(linflow, monkeypatch):
         result = linflow(command, "--target", "Y.csv", "--hidden", "100000000")
         assert result.exit_code == 2
         assert "6×100000000×4 and work on them take 59.6 GiB, and there are 20 GiB" in result.stderr
-        assert "ask for narrower layers" in result.stderr
+        assert "use narrower layers" in result.stderr
         assert result.stderr.count("\n") == 1
 
 

@@ -129,7 +129,7 @@ def test_an_analysis_that_is_replaced_is_told_and_can_be_run_from_its_own_file(l
     first = Path("analysis/experiment.toml").read_text()
     assert first.startswith("# experiment.toml was made by: linflow analyze")
     result = linflow("analyze", "analysis/experiment.toml")
-    assert "It takes the place of an earlier one; --out FOLDER keeps both." in result.stdout
+    assert "It replaced an earlier one; use --out FOLDER to keep both." in result.stdout
     assert Path("analysis/experiment.toml").read_text() == first
     # What a user wrote by hand is theirs, though the command is given it.
     shutil.copy("analysis/experiment.toml", "experiment.toml")

@@ -29,7 +29,7 @@ def test_a_size_for_starts_that_have_none_is_refused(tmp_path):
     }
     hopeless(
         grid,
-        r"none of the 36 cells can begin\. The commonest reason, that of 18: the start \w+ has no size",
+        r"none of the 36 cells can run\. The most common reason, that of 18: the start \w+ has no size",
         tmp_path,
     )
     grid["grid"]["init"] += ["gaussian"]
@@ -39,10 +39,10 @@ def test_a_size_for_starts_that_have_none_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"data": {"target": "none.npy"}}, r"none of the 2 cells can begin: .*none\.npy"),
+        ({"data": {"target": "none.npy"}}, r"none of the 2 cells can run: .*none\.npy"),
         ({"data": {}}, "a factorization needs a target"),
         ({"data": {"x": Y, "y": Y[:2]}}, "has 4 rows and data-.*npy has 2; one row for each sample"),
-        ({"data": {"target": np.full((2, 2), np.nan)}}, r"^none of the 2 cells can begin: 'data-[0-9a-f]+\.npy'.*"),
+        ({"data": {"target": np.full((2, 2), np.nan)}}, r"^none of the 2 cells can run: 'data-[0-9a-f]+\.npy'.*"),
         ({"start": {}}, "the start has no hidden widths"),
         ({"start": {"init": "orthogonal", "hidden": [6], "weights": "w.npz"}}, r"start\.weights"),
         ({"start": {"weights": "none.npz"}, "grid": {"until": [1e-3, 1e-4]}}, r"none\.npz"),
@@ -79,7 +79,7 @@ def test_cells_that_differ_in_seeds_and_tolerances_are_judged_once(tmp_path, mon
         raise ValueError("no")
 
     monkeypatch.setattr(possible, "prepared", refuse)
-    with pytest.raises(ValueError, match="none of the 12000 cells can begin: no"):
+    with pytest.raises(ValueError, match="none of the 12000 cells can run: no"):
         possible.refuse_hopeless(read_grid(grid))
     assert judged == [(0, 0.1, 1.0), (0, 0.1, 2.0)]
 
@@ -100,5 +100,5 @@ def test_a_hopeless_grid_is_bad_input_of_the_command(tmp_path, monkeypatch):
     )
     result = CliRunner().invoke(app, ["sweep", "grid.toml", "--out", "results"])
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
-    assert "the 1 cell of the grid cannot begin: the start ntk has no size" in result.stderr
+    assert "the 1 cell of the grid cannot run: the start ntk has no size" in result.stderr
     assert not Path("results").exists()

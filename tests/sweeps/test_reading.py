@@ -55,7 +55,7 @@ def test_words_stand_side_by_side_and_small_ranges_are_linear():
     ("options", "message"),
     [
         ({"x": "widht"}, "widht"),
-        ({"y": "init"}, "whose values are no numbers"),
+        ({"y": "init"}, "whose values are not numbers"),
         ({"hue": "rate"}, "has 42 values"),
     ],
 )
@@ -77,9 +77,9 @@ def test_the_page_names_the_tightest_and_the_loosest(folder):
     page = write_report(folder).read_text()
     rows = sorted(read_results(folder).to_pylist(), key=lambda r: -r["tightness"])
     assert "A sweep of 6 cells" in page
-    assert "no bound lies above what was seen" in page
+    assert "no bound exceeds what was observed" in page
     assert "certified before the run for 6 of the 6 cells" in page
-    assert "6 runs were set against every guarantee" in page
+    assert "6 runs were compared with every guarantee" in page
     assert "No cell failed." in page
     ratios = re.findall(
         r'<td class="number">([\d.]+)</td><td class="number">[\d.]+</td><td class="number">[\d.]+</td><td>', page
@@ -159,7 +159,7 @@ def test_a_plot_of_nothing_yet_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("ended", "sure", "above", "broken", "words"),
     [
-        (5, 4, 0, 0, "✓ no bound lies above"),
+        (5, 4, 0, 0, "✓ no bound exceeds"),
         (5, 4, 2, 0, "✗ 2 bounds lie above"),
         (5, 4, 1, 0, "✗ 1 bound lies above"),
         (5, 4, 0, 1, "✗ 1 run broke its certificate"),
@@ -268,7 +268,7 @@ def test_failures_and_mistakes_have_their_exit_codes(linflow, tmp_path):
         (("sweep", "grid.toml"), "needs a grid and a folder"),
         (("sweep", "none.toml", "--out", "o"), "none.toml"),
         (("sweep", "grid.toml", "--out", "Y.npy"), "Y.npy"),
-        (("sweep", "--status", "none"), "no folder of a sweep"),
+        (("sweep", "--status", "none"), "not the folder of a sweep"),
         (("sweep", "grid.toml", "--status", "some"), "leave out the grid"),
         (("sweep", "plot", "some", "--x", "widht"), "widht"),
         (("sweep", "grid.toml", "--out", "o", "--time-limit", "-1"), "time_limit"),

@@ -477,13 +477,13 @@ def test_a_folder_of_arrays_can_be_moved(tmp_path):
 def test_a_grid_of_the_user_is_not_overwritten(tmp_path):
     path = tmp_path / "grid.toml"
     path.write_text('# mine\n[data]\ntarget = "Y.npy"\n[grid]\nseeds = 2\n')
-    with pytest.raises(ValueError, match=r"grid\.toml is no file of a sweep.*another folder"):
+    with pytest.raises(ValueError, match=r"grid\.toml is not the file of a sweep.*another folder"):
         run_sweep(read_grid(path), tmp_path, workers=1)
     assert path.read_text().startswith("# mine")
     assert list(tmp_path.iterdir()) == [path]
     path.unlink()
     (tmp_path / "results.parquet").write_text("mine")
-    with pytest.raises(ValueError, match=r"results\.parquet is of no sweep.*another folder"):
+    with pytest.raises(ValueError, match=r"results\.parquet does not belong to a sweep.*another folder"):
         run_sweep(read_grid(grid_of()), tmp_path, workers=1)
 
 
@@ -588,7 +588,7 @@ def test_a_full_disk_is_told_with_what_is_kept(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("linflow.sweeps.store.write_table", full)
-    with pytest.raises(OSError, match=r"there is no room left for .*out.*the same command goes on"):
+    with pytest.raises(OSError, match=r"there is no room left for .*out.*the same command then continues"):
         run_sweep(read_grid(grid_of()), tmp_path / "out", workers=1)
 
 
@@ -683,7 +683,7 @@ def test_status_of_a_folder(swept, tmp_path):
     status = sweep_status(folder)
     assert (status.total, status.done, status.failed, status.running, status.remaining) == (6, 6, 0, False, 0.0)
     assert str(status).startswith("6 of 6 cells (100%), 0 failed")
-    with pytest.raises(FileNotFoundError, match="no folder of a sweep"):
+    with pytest.raises(FileNotFoundError, match="not the folder of a sweep"):
         sweep_status(tmp_path)
     # Half of it.
     grid = read_grid(grid_of())

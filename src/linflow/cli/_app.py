@@ -91,7 +91,7 @@ class _Group(Group):
         except ValueError as error:
             fail(str(error), 2)
         except MemoryError as error:
-            fail(f"there is not enough memory ({error}); ask for narrower layers or fewer data.", 2)
+            fail(f"there is not enough memory ({error}); use narrower layers or less data.", 2)
 
 
 app = App(
@@ -127,7 +127,7 @@ def _misread(error: Any, command: Any, given: Sequence[str], name: str) -> str:
     if "unexpected extra argument" in text:
         words = text.rpartition("(")[2].rstrip(")")
         return (
-            f"{name} got {words!r} after all that it takes; leave it out, or write an option's name before it; {see}"
+            f"{name} got {words!r}, which it does not take; leave it out, or write an option's name before it; {see}"
         )
     if text.startswith("no such command"):
         names = ", ".join(getattr(command, "commands", ()))

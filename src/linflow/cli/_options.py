@@ -17,12 +17,12 @@ OPTIONS: dict[str, tuple[str, type, str, str]] = {
         "Inputs, one row for each sample: .csv, .txt, .npy, .npz (data.npz:X) or .parquet.",
     ),
     "y": ("data.y", Path, "Data", "Outputs or labels, one row for each sample."),
-    "target": ("data.target", Path, "Data", "Target of a factorization, in the place of x and y."),
+    "target": ("data.target", Path, "Data", "Target of a factorization, instead of x and y."),
     "objective": (
         "data.objective",
         str,
         "Data",
-        "factorization, regression, logistic or exponential; if left out, the first of a target, else the second.",
+        "factorization, regression, logistic or exponential; default factorization with a target, else regression.",
     ),
     "init": (
         "start.init",
@@ -35,7 +35,7 @@ OPTIONS: dict[str, tuple[str, type, str, str]] = {
         "start.size",
         float,
         "Start",
-        "Standard deviation, gain, imbalance or size of the start, where it has one; 1 if left out, 0.001 for small.",
+        "Standard deviation, gain, imbalance or size of the start, if it has one; default 1, or 0.001 for small.",
     ),
     "multiplier": ("start.multiplier", float, "Start", "Number that every drawn layer is multiplied by."),
     "seed": ("start.seed", int, "Start", "Seed of the start."),
@@ -43,7 +43,7 @@ OPTIONS: dict[str, tuple[str, type, str, str]] = {
         "start.weights",
         Path,
         "Start",
-        "Weights from .npz, .safetensors, .pt or .ckpt, in the place of a drawn start.",
+        "Weights from .npz, .safetensors, .pt or .ckpt, instead of a drawn start.",
     ),
     "layers": (
         "start.layers",
@@ -52,26 +52,26 @@ OPTIONS: dict[str, tuple[str, type, str, str]] = {
         "Names of the layers in the file of weights, first applied first: up,down.",
     ),
     "algorithm": ("algorithm", str, "Run", "flow or descent."),
-    "until": ("flow.until", float, "Run", "Part of the first loss gap at which the run ends."),
-    "t_max": ("flow.t_max", float, "Run", "Time at which a flow ends, if it did not before; none if left out."),
+    "until": ("flow.until", float, "Run", "Fraction of the first loss gap at which the run ends."),
+    "t_max": ("flow.t_max", float, "Run", "Time at which a flow ends at the latest; no limit by default."),
     "rtol": ("flow.rtol", float, "Run", "Relative tolerance of one step of the flow."),
-    "max_steps": ("flow.max_steps", int, "Run", "Steps of the integration at most."),
+    "max_steps": ("flow.max_steps", int, "Run", "Maximum number of steps of the integration."),
     "record": ("flow.record", str, "Run", "Along the run: least_eigenvalue, imbalance_drift, singular_values."),
-    "step_size": ("descent.step_size", str, "Run", "Step of a descent (its first, where it changes), or safe."),
+    "step_size": ("descent.step_size", str, "Run", "Step size of a descent (the first, if it changes), or safe."),
     "schedule": (
         "descent.schedule",
         str,
         "Run",
         "constant, backtracking, local_smoothness or xu2025: how the step of a descent changes.",
     ),
-    "steps": ("descent.steps", int, "Run", "Steps of a descent at most."),
-    "proof_steps": ("proof.steps", int, "Proof", "Steps of the verified run of a flow at most; 0 for none."),
+    "steps": ("descent.steps", int, "Run", "Maximum number of steps of a descent."),
+    "proof_steps": ("proof.steps", int, "Proof", "Maximum number of steps of a flow's proof; 0 for no proof."),
     "rate": ("design.rate", float, "Design", "Rate of the flow to certify."),
     "within": (
         "design.steps",
         int,
         "Design",
-        "Certified steps of a descent at most; the fewest possible if left out.",
+        "Maximum number of certified steps of a descent; by default as few as possible.",
     ),
     "confirm": ("design.confirm", bool, "Design", "Run it and check the certificate."),
     "save": ("output.save", Path, "Output", "Keep the run as NetCDF, in a file that ends in .nc."),
@@ -92,9 +92,7 @@ def flag(name: str) -> str:
     return FLAGS.get(name, "--" + name.replace("_", "-"))
 
 
-File = Annotated[
-    Path | None, typer.Argument(metavar="FILE.toml", help="Experiment file; options take the place of its keys.")
-]
+File = Annotated[Path | None, typer.Argument(metavar="FILE.toml", help="Experiment file; options override its keys.")]
 
 
 class ExperimentCommand(Command):
@@ -181,7 +179,7 @@ def widths(text: str, name: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise ValueError(
-            f"option --{name} is {text!r}; whole numbers with commas between are needed, such as 64,64."
+            f"option --{name} is {text!r}; whole numbers separated by commas are needed, such as 64,64."
         ) from None
 
 

@@ -52,10 +52,10 @@ def ready(path: Path, kinds: Sequence[str] = (), *, made: bool = False) -> None:
         folder = folder.parent
     if not folder.is_dir():
         way = "name another" if folder.exists() else "make it first"
-        raise FileNotFoundError(f"{str(path)!r} cannot be written: {str(folder)!r} is no folder; {way}.")
+        raise FileNotFoundError(f"{str(path)!r} cannot be written: {str(folder)!r} is not a folder; {way}.")
     if path.is_dir() or not os.access(folder, os.W_OK):
         raise PermissionError(
-            f"{str(path)!r} cannot be written; name another file, or a folder that may be written to."
+            f"{str(path)!r} cannot be written; name another file, or a folder that you can write to."
         )
     from linflow._support.own_files import refuse_foreign_files
 

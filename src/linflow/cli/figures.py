@@ -27,12 +27,12 @@ def reproduce(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("report"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random draw.")] = 0,
-    seeds: Annotated[int | None, typer.Option(min=1, help="How many draws, where a figure takes several.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Number of draws, if a figure has several.")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Change a setting, such as h=30,100; --list names them."),
     ] = None,
-    full: Annotated[bool, typer.Option("--full", help="The figures that take minutes, too.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Include the figures that take minutes.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON, not a table.")] = False,
     show_list: Annotated[bool, typer.Option("--list", help="List the figures and exit.")] = False,
 ) -> None:

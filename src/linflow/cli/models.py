@@ -18,13 +18,13 @@ def audit(
         typer.Option(metavar="A,B,…", help="Layers that follow one another, first applied first; may be repeated."),
     ] = None,
     heads: Annotated[
-        int | None, typer.Option(min=1, help="Heads of attention, where no config.json says it.")
+        int | None, typer.Option(min=1, help="Number of attention heads, if no config.json gives it.")
     ] = None,
     kv_heads: Annotated[
-        int | None, typer.Option(min=1, help="Heads of keys and values, where they are fewer.")
+        int | None, typer.Option(min=1, help="Number of key and value heads, if it is smaller.")
     ] = None,
     scaling: Annotated[
-        float | None, typer.Option(help="Scale s of LoRA adapters, where no adapter_config.json says it.")
+        float | None, typer.Option(help="Scale s of LoRA adapters, if no adapter_config.json gives it.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not a table.")] = False,
 ) -> None:

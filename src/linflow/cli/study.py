@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from linflow.experiments.schema import Experiment
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, not text.")]
-Rigorous = Annotated[bool, typer.Option("--rigorous", help="Prove the rounding of the certificate, too.")]
-Verified = Annotated[bool, typer.Option("--verified", help="Prove by computing when the target is reached, too.")]
+Rigorous = Annotated[bool, typer.Option("--rigorous", help="Also prove the rounding of the certificate.")]
+Verified = Annotated[bool, typer.Option("--verified", help="Also prove by computing when the target is reached.")]
 RUN = tuple(name for name, (_, _, panel, _) in OPTIONS.items() if panel in ("Data", "Start", "Run"))
 START = (
     "x",
@@ -205,11 +205,11 @@ def analyze(experiment: "Experiment", as_json: Json = False) -> None:
         if begun is None:
             raise
         index = write(stopped(begun), out, drawings=False)
-        raise Kept(f"interrupted at {where}; what was done is in {index}.") from stop
+        raise Kept(f"interrupted at {where}; the results so far are in {index}.") from stop
     if as_json:
         print_json(found.to_dict())
     else:
         print_analysis(found, index)
         if earlier:
-            typer.echo("It takes the place of an earlier one; --out FOLDER keeps both.")
+            typer.echo("It replaced an earlier one; use --out FOLDER to keep both.")
     raise typer.Exit(0 if found.passed else 1)

@@ -53,15 +53,17 @@ app.add_typer(sweeps, name="sweep")
 @sweeps.command()
 def run(
     grid: Annotated[Path | None, typer.Argument(metavar="GRID.toml", help="What to run (docs/sweeps.md).")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the results; what is there is not run again.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; as many as cores if not given.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the results; finished cells are not run again.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Number of processes; default one per core.")] = None,
     scheduler: Annotated[
         str | None, typer.Option(metavar="tcp://…", help="Run on the Dask cluster of this scheduler.")
     ] = None,
     time_limit: Annotated[float | None, typer.Option(help="Seconds that a cell may take.")] = None,
-    retry: Annotated[bool, typer.Option("--retry", help="Run cells that failed again.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Run failed cells again.")] = False,
     status: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Say how far the sweep in this folder is, and run nothing.")
+        Path | None, typer.Option(metavar="FOLDER", help="Show the progress of a sweep in this folder; run nothing.")
     ] = None,
 ) -> None:
     """Run a grid; the word `run` may be left out.
@@ -101,8 +103,8 @@ def status(folder: Folder) -> None:
 def plot(
     folder: Folder,
     x: Annotated[str, typer.Option(help="Column along the axis.")] = "width",
-    y: Annotated[str, typer.Option(help="Column upwards; its median, and a band over what else varies.")] = "rate",
-    hue: Annotated[str | None, typer.Option(help="Column whose values have a curve each.")] = None,
+    y: Annotated[str, typer.Option(help="Column of the y axis; its median, with a band for the rest.")] = "rate",
+    hue: Annotated[str | None, typer.Option(help="Column with one curve for each of its values.")] = None,
     out: Annotated[Path | None, typer.Option(help="A .pdf, .svg or .png; in the folder if not given.")] = None,
     theme: Annotated[str, typer.Option(help="light or dark.")] = "light",
 ) -> None:

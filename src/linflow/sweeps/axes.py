@@ -79,7 +79,7 @@ def flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in tree.items():
         if not isinstance(key, str):
-            raise ValueError(f"{key!r} is no key; the name of a setting is needed, such as width.")  # noqa: TRY004
+            raise ValueError(f"{key!r} is not a key; the name of a setting is needed, such as width.")  # noqa: TRY004
         section = isinstance(value, Mapping) and value and key not in SHAPE and not any(s in value for s in SPECS)
         inner = flat(value, f"{above}{key}.") if section else {above + key: value}
         if twice := found.keys() & inner.keys():
@@ -149,14 +149,14 @@ def values_of(key: str, spec: Any, where: str) -> Sequence[Any]:
     else:
         raise ValueError(  # noqa: TRY004 - a wrong type in a file is a wrong value
             f"{where}: {key} is {' '.join(repr(spec).split()):.80}; a list of values is needed, or a range. "
-            "What does not change stands in its own section, such as [start]."
+            "Put a fixed value into its own section, such as [start]."
         )
     if not values:
         raise ValueError(f"{where}: {key} has no values; at least one is needed.")
     if name in SHAPE:
         values = [whole_number(v, f"{where}: {key}") for v in values]
         if name == "depth" and (most := max(map(int, values))) > DEEPEST:
-            raise ValueError(f"{where}: depth is {most}; {DEEPEST} layers at most make a network.")
+            raise ValueError(f"{where}: depth is {most}; a network can have at most {DEEPEST} layers.")
     return values
 
 
@@ -171,7 +171,7 @@ def whole_number(x: Any, name: str, least: int = 1) -> int:
 def few(count: int, what: str) -> int:
     """Refuse more values or cells than a sweep can keep."""
     if count > MOST:
-        raise ValueError(f"{what}; {MOST:,} cells at most make a sweep. Make several grids of it.")
+        raise ValueError(f"{what}; a sweep can have at most {MOST:,} cells. Split the grid.")
     return count
 
 
@@ -195,7 +195,7 @@ def plain(value: Any) -> Any:
         return plain(value.tolist())
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
         if any(one is None or isinstance(one, Mapping) for one in value):
-            raise ValueError("None or a table stands in a list; leave it out.")
+            raise ValueError("a list contains None or a table; leave it out.")
         return [plain(one) for one in value]
     if value is not None and not isinstance(value, (bool, int, float, str, os.PathLike)):
         raise ValueError(f"{value!r} is a {type(value).__name__}; numbers, words and lists of them are needed.")
@@ -220,7 +220,7 @@ def _spread(what: str, kind: str, first: float, last: float, third: float) -> It
     if kind == "range":
         a, b, step = (Decimal(repr(x)) for x in (first, last, third))  # decimal steps: 0.1, 0.2, 0.3
         if step == 0 or (b - a) / step < 0:
-            raise ValueError(f"{what}: a range from {first} to {last} cannot be gone in steps of {third}.")
+            raise ValueError(f"{what}: a range from {first} to {last} cannot be divided into steps of {third}.")
         integers = all(isinstance(x, int) for x in (first, last, third))
         count = int((b - a) / step) + 1
         few(count, f"{what} has too many values")

@@ -69,7 +69,7 @@ class Stopped(Kept):
         what = "what was done before is"
         if done is not None:
             what = f"{done} of {plural(total, 'cell')} {verb_for(done, 'are')}"
-        super().__init__(f"interrupted; {what} kept in {folder}, and the same command goes on.")
+        super().__init__(f"interrupted; {what} kept in {folder}. The same command continues the sweep.")
 
 
 def sweep(
@@ -171,7 +171,7 @@ def run_sweep(
         if error.errno in FULL:
             raise OSError(
                 f"there is no room left for {error.filename or store.folder} ({error.strerror}); what is written is "
-                "kept, and the same command goes on where there is room again."
+                "kept. Free some space; the same command then continues the sweep."
             ) from error
         raise
     finally:
@@ -181,10 +181,11 @@ def run_sweep(
 def _own(path: Path) -> None:
     """Refuse a folder whose grid is the user's own file, which would be overwritten."""
     if not path.exists() and path.with_name(RESULTS).exists():
-        raise ValueError(f"{path.with_name(RESULTS)} is of no sweep and would be overwritten; choose another folder.")
+        results = path.with_name(RESULTS)
+        raise ValueError(f"{results} does not belong to a sweep and would be overwritten; choose another folder.")
     with suppress(FileNotFoundError):
         if not path.read_text(encoding="utf-8", errors="replace").startswith(HEADER):
-            raise ValueError(f"{path} is no file of a sweep and would be overwritten; choose another folder.")
+            raise ValueError(f"{path} is not the file of a sweep and would be overwritten; choose another folder.")
 
 
 def _engine(scheduler: str | None, workers: int | None, cells: int) -> Engine:

@@ -353,6 +353,6 @@ class DaskEngine:
 
     def _gone(self) -> NoReturn:
         raise ConnectionError(
-            f"the Dask scheduler at {self.address} is gone; what was done is kept, and the same command goes on from "
-            "there when there is one again."
+            f"the Dask scheduler at {self.address} is gone; finished cells are kept. Start it "
+            "again; the same command then continues the sweep."
         )

@@ -134,7 +134,7 @@ def _base(tree: Mapping[str, Any], where: str) -> dict[str, Any]:
     names = _names(given, where)
     found = {names[key]: value for key, value in given.items() if value is not None}
     if out := [key for key in (*SHAPE, "seeds") if key in given]:
-        raise ValueError(f"{where}: {out[0]} belongs into [grid]; what is fixed stands as hidden or seed in [start].")
+        raise ValueError(f"{where}: {out[0]} belongs in [grid]; put fixed values into [start], as hidden or seed.")
     return found
 
 
@@ -181,10 +181,10 @@ def _axis(table: Mapping[str, Any], where: str) -> Axis:
     names = _names(table, where)
     columns = {names[key]: values_of(key, spec, where) for key, spec in table.items()}
     if not columns:
-        raise ValueError(f"{where}: a [[zip]] has no columns; two at least are of use in it.")
+        raise ValueError(f"{where}: a [[zip]] has no columns; it needs at least two.")
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) != 1:
-        raise ValueError(f"{where}: the columns of a [[zip]] must be as long as each other; they are {lengths}.")
+        raise ValueError(f"{where}: the columns of a [[zip]] must have the same length; they are {lengths}.")
     axis = Axis(tuple(columns), tuple(columns.values()))
     if all(isinstance(column, range) for column in axis.columns):
         return axis
@@ -210,7 +210,7 @@ def _doubts(axis: Axis, where: str) -> Iterator[str]:
             except ValueError as error:
                 more = len(bad) - 1
                 others = f" So {verb_for(more, 'are')} {plural(more, 'other value')}." if more else ""
-                yield f"{error}{others} What has such a value will fail."
+                yield f"{error}{others} Cells with such a value will fail."
 
 
 def _once(axes: Sequence[Axis], where: str) -> None:

@@ -86,12 +86,12 @@ def _verdict(total: int, ended: int, sure: int, above: int, broken: int) -> tupl
     if broken:
         return f"{plural(broken, 'run')} broke {'its' if broken == 1 else 'their'} certificate", False
     if above:
-        return f"{plural(above, 'bound', 'lie')} above what was seen", False
+        return f"{plural(above, 'bound', 'lie')} above what was observed", False
     if not ended:
         return "every cell failed" if total else "no cell is done", False
     if not sure:
         return "no rate is certified that could be compared", False
-    return "no bound lies above what was seen", True
+    return "no bound exceeds what was observed", True
 
 
 def _lines(rows: list[dict[str, Any]], ended: list[Any], sure: list[dict[str, Any]], total: int) -> list[str]:
@@ -105,12 +105,12 @@ def _lines(rows: list[dict[str, Any]], ended: list[Any], sure: list[dict[str, An
     if sure:
         low, middle, high = np.percentile([r["tightness"] for r in sure], (0, 50, 100))
         text += (
-            f" It is {middle:.3g} of the least rate seen in the median, {low:.3g} at worst and {high:.3g} at best."
+            f" It is {middle:.3g} of the least observed rate in the median, {low:.3g} at least, {high:.3g} at most."
         )
     lines.append(text)
     checked = sum(r["holds"] is not None for r in rows)
     if checked:
-        lines.append(f"{plural(checked, 'run', 'were')} set against every guarantee at every recorded time.")
+        lines.append(f"{plural(checked, 'run', 'were')} compared with every guarantee at every recorded time.")
     lines.append(f"{plural(failed, 'cell')} failed." if failed else "No cell failed.")
     return lines
 

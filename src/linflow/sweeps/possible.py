@@ -33,7 +33,7 @@ def refuse_hopeless(grid: Grid) -> None:
         >>> start = {"init": "ntk", "hidden": [2]}
         >>> refuse_hopeless(read_grid({"data": {"target": [[1.0]]}, "start": start, "grid": {"size": [0.1, 1.0]}}))
         Traceback (most recent call last):
-        ValueError: none of the 2 cells can begin: the start ntk has no size to set; leave it out, or use gaussian.
+        ValueError: none of the 2 cells can run: the start ntk has no size to set; leave it out, or use gaussian.
     """
     with tempfile.TemporaryDirectory() if grid.arrays else nullcontext("") as folder:
         few = _few(grid.placed(Path(folder)))
@@ -45,9 +45,9 @@ def refuse_hopeless(grid: Grid) -> None:
             reasons[reason.replace(os.path.join(os.path.realpath(folder), "") if folder else "\0", "")] += 1
     (common, count), *others = reasons.most_common()
     count *= len(grid) // len(few)
-    what = "the 1 cell of the grid cannot begin" if len(grid) == 1 else f"none of the {len(grid)} cells can begin"
+    what = "the 1 cell of the grid cannot run" if len(grid) == 1 else f"none of the {len(grid)} cells can run"
     if others:
-        raise ValueError(f"{what}. The commonest reason, that of {count}: {common}")
+        raise ValueError(f"{what}. The most common reason, that of {count}: {common}")
     raise ValueError(f"{what}: {common}")
 
 

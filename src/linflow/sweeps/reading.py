@@ -92,7 +92,7 @@ def plot_sweep(
     columns = _columns(source, names)
     values = _numbers(columns["y"])
     if values is None:
-        raise ValueError(f"y is {y!r}, whose values are no numbers; such are rate, bound, truth, tightness and time.")
+        raise ValueError(f"y is {y!r}, whose values are not numbers; use rate, bound, truth, tightness or time.")
     at, words = _numbers(columns["x"]), []
     if at is None:
         words = in_order(columns["x"])

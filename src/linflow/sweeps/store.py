@@ -77,7 +77,7 @@ class Store:
         if make:
             self.parts.mkdir(parents=True, exist_ok=True)
         elif not self.parts.is_dir():
-            raise FileNotFoundError(f"{str(folder)!r} is no folder of a sweep: it holds no folder {PARTS}.")
+            raise FileNotFoundError(f"{str(folder)!r} is not the folder of a sweep: it has no folder {PARTS}.")
         self.notes: list[str] = []
         self.known: set[str] = set()
         self._rows: list[dict[str, Any]] = []
