@@ -1,0 +1,65 @@
+"""`make proofs`: a few of its instances, and that it sees a proof that is wrong."""
+
+import dataclasses
+
+import flint
+import numpy as np
+import pytest
+
+import linflow as lf
+from tests.proofs import Judge, Ledger, judge_descent, judge_flow, one, solution
+from tests.verified_judge import exact
+
+
+@pytest.mark.parametrize("index", range(24))
+def test_no_bound_of_a_random_instance_is_wrong(index):
+    ledger = one(1, index)
+    assert ledger.violations == []
+    assert ledger.seen["comparisons"] >= 3
+
+
+Y = np.array([[2.0, 0.3], [-0.4, 1.0]])
+WEIGHTS = [np.array([[1.0, 0.2], [0.1, 0.7]]), np.array([[0.8, -0.3], [0.2, 0.9]])]
+F = lf.MatrixFactorization(Y)
+
+
+def found(enc) -> list[str]:
+    ledger, true = Ledger("a wrong proof"), Judge(WEIGHTS, 1.0, exact(Y))
+    if isinstance(enc, lf.DescentEnclosure):
+        judge_descent(enc, true, ledger)
+    else:
+        judge_flow(enc, true, ledger, np.random.default_rng(0))
+    return [text.split(": ")[1].split(" ")[0] for text in ledger.violations]
+
+
+def moved(enc, **changes):
+    steps = (dataclasses.replace(s, **{k: change(getattr(s, k)) for k, change in changes.items()}) for s in enc.steps)
+    return dataclasses.replace(enc, steps=tuple(steps))
+
+
+def test_a_wrong_flow_is_counted_as_a_violation():
+    enc = lf.enclose(F, WEIGHTS, until=1e-2)
+    assert enc.result == "target proved" and found(enc) == []
+    # The path is off by some 1e-16, so a radius below that is wrong.
+    assert "distance" in found(moved(enc, radius=lambda r: 1e-20))
+    late = found(moved(enc, t=lambda t: t + 2.0**-20))
+    assert {"distance", "gap", "time"} <= set(late)
+    assert "gap" in found(moved(enc, gap=lambda g: (g[0], g[1] * (1 - 1e-6))))
+    assert "first" in found(dataclasses.replace(enc, first=(enc.first[1] * 1.1, enc.first[1] * 1.2)))
+    assert "singular" in found(dataclasses.replace(enc, start=lf.Network(WEIGHTS, 1 + 1e-9)))
+
+
+def test_a_wrong_descent_is_counted_as_a_violation():
+    enc = lf.enclose(F, WEIGHTS, algorithm="descent", step_size=0.1, until=1e-2)
+    assert enc.result == "target proved" and found(enc) == []
+    assert "distance" in found(dataclasses.replace(enc, radius=enc.radius * 0 + 1e-20))
+    assert {"gap", "distance", "steps"} <= set(found(dataclasses.replace(enc, step_size=0.11)))
+    assert "gap" in found(dataclasses.replace(enc, gaps=enc.gaps * np.array([[1.0], [1 - 1e-6]])))
+
+
+def test_the_judge_solves_equations_of_any_rank_exactly():
+    A = flint.fmpq_mat([[1, 2, 3], [2, 4, 6], [3, 6, 10]])
+    C = A * flint.fmpq_mat([[1, 0], [2, -1], [5, 7]])
+    assert A * solution(A, C) == C
+    with pytest.raises(AssertionError, match="contradict"):
+        solution(A, flint.fmpq_mat([[1], [0], [0]]))
