@@ -93,6 +93,16 @@ class Layout:
         spread = n * sum(widths[:-1]) + m * sum(widths[1:]) + m * max(widths) + 3 * square
         self.room, self.vector = np.zeros(spread), np.zeros(0)
 
+    @cached_property
+    def square(self) -> np.ndarray:
+        """Room for a Hessian."""
+        return np.zeros((self.size, self.size))
+
+    @cached_property
+    def factor(self) -> np.ndarray:
+        """Room for a factor of a Hessian."""
+        return np.zeros(self.size**2)
+
     def flat(self, weights: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
         """Return weights as one vector."""
         return weights if isinstance(weights, np.ndarray) else np.concatenate([W.ravel() for W in weights])
@@ -216,9 +226,9 @@ class CompiledNode:
         return x, m
 
     def hessian(self) -> tuple[np.ndarray, float]:
-        """Return `∇²L` here, its lower half, and a bound of the Frobenius norm of its error."""
+        """Return `∇²L` here, its lower half, and a bound of its error; the next one of the march overwrites it."""
         path, of = self.path, self.path.layout
-        norms, H = np.empty((2, of.depth**2)), np.empty((of.size, of.size))
+        norms, H = np.empty((2, of.depth**2)), of.square
         parts = (path.heads, path.bounds, of.pairs, of.triples)
         of.programs.look(of.spec, path.order, path.series, *parts, norms, of.work)
         return H, of.programs.hessian(of.spec, of.data, *parts, H.ravel(), of.room)
@@ -232,8 +242,8 @@ class CompiledNode:
         if of.size <= LAPACK_FROM:
             if not 0.5 < np.linalg.norm(of.vector) < 2:
                 of.vector = np.full(of.size, of.size**-0.5)
-            return of.programs.least(H.ravel(), of.size, error, of.vector, enough, np.empty(of.size**2))
-        found, of.vector = least_near(H, error, of.vector, enough)
+            return of.programs.least(H.ravel(), of.size, error, of.vector, enough, of.factor)
+        found, of.vector = least_near(H, error, of.vector, enough, of.factor.reshape(H.shape).T)
         return found
 
 

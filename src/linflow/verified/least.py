@@ -16,11 +16,16 @@ _lapack: Any = lapack
 CLOSE = 0.005
 """The bound is at most this part, or what is told to be enough, below the eigenvalue."""
 
+KRYLOV = 6
+"""Products with a vector before the first factorisation, which costs as much as some hundred of them."""
+
 TRIALS = 60
 """Largest number of factorisations."""
 
 
-def least_near(H: np.ndarray, error: float, vector: np.ndarray, enough: float) -> tuple[float, np.ndarray]:
+def least_near(
+    H: np.ndarray, error: float, vector: np.ndarray, enough: float, room: np.ndarray | None = None
+) -> tuple[float, np.ndarray]:
     """Return a proved lower bound of `min(0, λ_min)` of every symmetric matrix within `error` of H, and a vector.
 
     If the Cholesky factorisation of `fl(H − (s + c)I)` runs to completion, `λ_min(H) ≥ s` with c as in
@@ -32,27 +37,28 @@ def least_near(H: np.ndarray, error: float, vector: np.ndarray, enough: float) -
         error: bound of the spectral norm of what H was computed with.
         vector: near the eigenvector of the least eigenvalue, that of the last call say; empty if none is known.
         enough: how far below the eigenvalue the bound may be at least.
+        room: a Fortran array to compute in.
     """
     size, A = len(H), H.T  # the upper half of a Fortran array
-    diagonal = H.diagonal()
-    lengths = float(np.abs(diagonal).sum()) * (1 + gamma(size + 4))
-    if not math.isfinite(lengths) or not np.isfinite(H.sum(where=np.tri(size, dtype=bool))):
-        return -math.inf, vector
+    lengths = float(np.abs(H.diagonal()).sum()) * (1 + gamma(size + 4))
     slack = gamma(size + 1) / (1 - gamma(size + 1))
+    if room is None:
+        room = np.empty((size, size), order="F")
 
     def shift(s: float) -> float:
         return s + (slack * (lengths + size * max(-s, 0.0)) + 4 * U * (lengths + abs(s)) + TINY) * UP
 
     def factor(s: float) -> np.ndarray | None:
-        B = A.copy(order="F")
-        B.ravel(order="K")[:: size + 1] -= shift(s)
-        R, info = _lapack.dpotrf(B, lower=0, clean=0, overwrite_a=1)
-        return R if info == 0 else None
+        np.copyto(room, A)
+        room.ravel(order="K")[:: size + 1] -= shift(s)
+        R, info = _lapack.dpotrf(room, lower=0, clean=0, overwrite_a=1)
+        # The square of each entry is part of a pivot, so that finite pivots are those of a finite matrix.
+        return R if info == 0 and np.isfinite(R.diagonal()).all() else None
 
-    known = vector.size == size and float(np.linalg.norm(vector)) > 0.5
-    v = vector if known else np.random.default_rng(0).standard_normal(size)
-    v = v / np.linalg.norm(v)
-    quotient = float(v @ _blas.dsymv(1.0, A, v, lower=0))
+    known = vector.size == size and 0.5 < float(np.linalg.norm(vector)) < 2
+    quotient, v = _nearer(A, vector if known else np.random.default_rng(0).standard_normal(size))
+    if not math.isfinite(quotient):
+        return -math.inf, vector
     low, high = -math.inf, math.inf
     width = max(CLOSE * abs(quotient), enough)
     s = 0.0 if quotient > 0 else quotient - width
@@ -75,3 +81,25 @@ def least_near(H: np.ndarray, error: float, vector: np.ndarray, enough: float) -
             break
         s = min(0.5 * (low + high), max(quotient - 0.5 * width, 0.5 * (low + min(quotient, 0.0))), 0.0)
     return low - (error + 4 * U * abs(low)) * UP if math.isfinite(low) else low, v
+
+
+def _nearer(A: np.ndarray, v: np.ndarray) -> tuple[float, np.ndarray]:
+    """Return the least Rayleigh quotient on a few products of A with a vector, and its vector (Lanczos)."""
+    basis, images = [], []
+    for _ in range(min(KRYLOV, len(A))):
+        size = float(np.linalg.norm(v))
+        if not TINY < size < math.inf:
+            break
+        basis.append(v / size)
+        images.append(_blas.dsymv(1.0, A, basis[-1], lower=0))
+        v = images[-1]
+        if not np.isfinite(v).all():
+            return math.nan, v
+        for _ in range(2):
+            for b in basis:
+                v = v - (b @ v) * b
+    V, W = np.array(basis), np.array(images)
+    if not basis:
+        return math.nan, v
+    values, vectors = np.linalg.eigh(V @ W.T)
+    return float(values[0]), vectors[:, 0] @ V
