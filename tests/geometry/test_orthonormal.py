@@ -9,7 +9,7 @@ from linflow.geometry._orthonormal import CONDITION, LARGE, TALL, tall_qr
 EPS = 2.0**-52
 
 
-def conditioned(rng, rows, columns, condition):
+def conditioned(rng, rows: int, columns: int, condition: float) -> np.ndarray:
     U, V = (np.linalg.qr(rng.standard_normal((side, columns)))[0] for side in (rows, columns))
     return (U * np.geomspace(1.0, 1.0 / condition, columns)) @ V.T
 
@@ -19,7 +19,7 @@ def conditioned(rng, rows, columns, condition):
 @pytest.mark.parametrize("size", [1.0, 1e-120, 1e120])
 def test_bases_are_orthonormal_and_the_product_is_the_matrix(shape, condition, size):
     rng = np.random.default_rng(3)
-    B = size * conditioned(rng, *shape, condition)
+    B = size * conditioned(rng, shape[0], shape[1], condition)
     Q, R = tall_qr(B)
     # Some roundings for each column: both are matrix products of side k, measured in Frobenius norm.
     assert np.linalg.norm(Q.T @ Q - np.eye(shape[1])) <= 20 * EPS * shape[1]
