@@ -4,6 +4,7 @@ Tolerances are a few roundings (1e-12) where both sides do the same operations, 
 """
 
 import math
+from itertools import pairwise
 from types import SimpleNamespace
 
 import mpmath
@@ -16,6 +17,7 @@ from linflow.dynamics import _dop853, _hermite, _stabilized, _stepping, local_sm
 from linflow.dynamics import descent as descent_module
 from linflow.dynamics.descent import Iterate
 from linflow.dynamics.field import GradientField, Point
+from linflow.model.network import multiply
 
 SAME = 1e-12
 
@@ -1121,3 +1123,15 @@ def test_the_steepest_way_out_of_a_saddle_is_that_of_the_hessian(rng):
     least = np.linalg.eigvalsh((H + H.T) / 2)[0]
     found = float(saddles.saddle_note(f, net).rsplit(" ", 1)[1].rstrip(")"))
     assert least < -0.1 and found == near(least, rel=6e-3)  # three digits are said
+
+
+@pytest.mark.parametrize("widths", [(3, 4, 2), (2, 3, 4), (4, 2, 3, 2), (2, 2)])
+def test_the_product_along_a_step_is_a_polynomial(rng, widths):
+    weights, moves = ([rng.standard_normal(s) for s in pairwise(widths)] for _ in range(2))
+    M = local_smoothness._product_polynomial(lf.Network(weights, 0.7), moves)
+    assert len(M) == len(weights) + 1
+    for eta in (0.0, 0.3, -2.0):
+        literal = 0.7 * multiply([W + eta * V for W, V in zip(weights, moves, strict=True)])
+        np.testing.assert_allclose(sum(eta**k * m for k, m in enumerate(M)), literal, rtol=1e-11, atol=1e-12)
+    # What is nothing beside the rest is left out: 1/1e-310 is past float64.
+    assert local_smoothness.first_root([2.0, 1e-310]) == near(0.5 * (1 - 1e-9))
