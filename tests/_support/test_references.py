@@ -178,7 +178,7 @@ def test_an_unknown_key_names_the_nearest():
 
 def test_what_rests_on_no_reference():
     for x in (3, np.eye(2), None):
-        with pytest.raises(TypeError, match="rests on no reference; a Certificate"):
+        with pytest.raises(TypeError, match="has no references; a Certificate"):
             cite(x)
 
 

@@ -387,7 +387,7 @@ def test_bounds_of_numbers_hold_in_the_whole_range():
         bounds.scalar_exact([1e-200, 1e-200], 0.0),
     ):
         assert float(found) == 0.0
-    with pytest.raises(ValueError, match="near the end of float64"):
+    with pytest.raises(ValueError, match="close to the limits of float64"):
         bounds.deep([1e301 * one], 1, 1)
 
 

@@ -242,7 +242,7 @@ def test_given_spectra_are_sorted_checked_and_limited():
     )
     assert _base.spectrum(np.array([1e300])).upper[0] == 1e300
     for values in ([1.01e300], [-1.01e300], [1.0, -1.01e300], [1.01e300, 1.0]):
-        with pytest.raises(ValueError, match="too near the end"):
+        with pytest.raises(ValueError, match="too close to the limits"):
             _base.spectrum(np.array(values))
     for bad in (np.array([]), np.array([math.inf]), np.array([1.0, math.nan])):
         with pytest.raises(ValueError, match="finite"):

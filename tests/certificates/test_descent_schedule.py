@@ -362,7 +362,7 @@ class TestCertificate:
             assert not row.applies
             return row.reason
 
-        assert "in advance of a backtracking search" in reason(schedules.backtracking())
+        assert "in advance for a backtracking search" in reason(schedules.backtracking())
 
         class Own:
             def step(self, iterate):
@@ -371,7 +371,7 @@ class TestCertificate:
             def __repr__(self):
                 return "Own()"
 
-        assert "nothing is known of the schedule Own()" in reason(Own())
+        assert "nothing is known about the schedule Own()" in reason(Own())
         assert reason(xu, net=lf.Network([np.eye(2)] * 3)) == "the network has 3 layers, not 2"
         assert reason(xu, net=lf.Network([np.eye(2)])) == "the network has 1 layer, not 2"
         narrow = lf.Network([np.ones((2, 1)), np.ones((1, 2))])
@@ -383,9 +383,11 @@ class TestCertificate:
         assert "declare strong_convexity=" in reason(xu, lf.Objective(value, slope, smoothness=2.0, **kept))
         no_minimizer = lf.Objective(value, slope, smoothness=2.0, pl_constant=4.0, minimum=0.0, shape=(2, 2))
         far = lf.Network([np.eye(2), np.eye(2)])
-        assert "that takes μ and W*" in reason(xu, no_minimizer, far)
-        assert "in advance of steps by the curvature" in reason(schedules.local_smoothness("curvature"))
-        assert "no cap on the drift" in reason(schedules.local_smoothness(), net=lf.Network([np.eye(2), -np.eye(2)]))
+        assert "it needs μ and W*" in reason(xu, no_minimizer, far)
+        assert "in advance for steps by the curvature" in reason(schedules.local_smoothness("curvature"))
+        assert "no bound on the drift" in reason(
+            schedules.local_smoothness(), net=lf.Network([np.eye(2), -np.eye(2)])
+        )
 
     def test_a_minimum_other_than_zero(self):
         """The gap takes the place of the loss, so f* = 0 is not needed."""

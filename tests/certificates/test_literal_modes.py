@@ -200,7 +200,8 @@ def test_where_a_start_has_no_modes_of_its_target():
     for W in (tilted, tilted.T):  # one of W*ᵀW and W*Wᵀ alone is symmetric
         reason = modes.aligned_modes(Setting(f, lf.Network([W, np.eye(2)])))
         assert (
-            "not aligned with the singular vectors of W*" in reason and "is off a symmetric matrix by 0.47" in reason
+            "not aligned with the singular vectors of W*" in reason
+            and "differs from a symmetric matrix by 0.47" in reason
         )
     assert modes.aligned_modes(Setting(lf.MatrixFactorization(0 * np.eye(2)), lf.Network([np.eye(2)] * 2))) == (
         "W* = 0 has no modes to learn"
@@ -283,8 +284,8 @@ def test_an_imbalance_that_is_a_multiple_of_the_identity_has_the_rate_at_its_mar
 def test_another_imbalance_has_no_rate_of_this_kind():
     f = lf.MatrixFactorization(np.array([[2.0, 0.5], [0.0, 1.0]]))
     found = rows(Setting(f, lf.Network([np.diag([1.2, 1.0]), np.eye(2)])))["tarmoun"]
-    assert f"no multiple of the identity: its eigenvalues spread over {1.2**2 - 1:.3g}" in found.reason
+    assert f"not a multiple of the identity: its eigenvalues spread over {1.2**2 - 1:.3g}" in found.reason
     layers = [np.diag([2.0, 1.8, 1.5]), np.eye(3)]
     f = lf.MatrixFactorization(np.array([[2.0, 0.5, 0.0], [0.0, 1.0, 0.3], [0.2, 0.0, 1.0]]))
     found = rows(Setting(f, lf.Network(layers)))["tarmoun"]
-    assert f"no multiple of the identity: its eigenvalues spread over {2.0**2 - 1.5**2:.3g}" in found.reason
+    assert f"not a multiple of the identity: its eigenvalues spread over {2.0**2 - 1.5**2:.3g}" in found.reason

@@ -34,7 +34,7 @@ def test_a_row_is_a_rate_a_curve_or_a_reason():
     for outcome in (3.0, curve):
         found = _rows.row(on(algorithm="descent"), "name", "source", [], outcome)
         assert not found.applies
-        assert found.reason == "it is on the flow (rate 3 there), and this certificate is on descent"
+        assert found.reason == "it is on the flow (rate 3 there), but this certificate is for descent"
     steps = StepCurve(1.0, 0.1, 0.5)
     assert _rows.row(on(algorithm="descent"), "name", "source", [], steps).curve is steps
     assert _rows.row(on(algorithm="descent"), "name", "source", [], "why").reason == "why"
@@ -89,7 +89,7 @@ def test_why_there_is_no_margin():
     assert "the hidden width 1 is below" in _rows.no_margin(on(net=narrow))
     dominated = lf.Objective(lambda W: 1.0, lambda W: W, shape=(2, 2), minimum=0.0, pl_constant=1.0)
     assert _rows.no_margin(on(dominated)).startswith("the margin needs μ > 0 and W*")
-    for last, words in ((0.9e-14, "as W* has not full rank"), (1.2e-14, "is not below σ_min(W*)")):
+    for last, words in ((0.9e-14, "as W* does not have full rank"), (1.2e-14, "is not below σ_min(W*)")):
         flat = lf.MatrixFactorization(4 * np.diag([1.0, last]))
         assert words in _rows.no_margin(on(flat))
     # sqrt(K/μ) times the distance to W* = diag(2, 3).
@@ -304,7 +304,7 @@ def test_a_start_is_small_below_a_tenth_of_the_solution():
         assert ("scale the start down (below 0.1)" in row.reason) is not is_small
     nothing = regimes.li2021greedy(small(0.0))
     assert "the layers are 0" in nothing.reason and nothing.facts["α relative"] == 0.0
-    assert regimes.li2021greedy(small(1e-3, Y=np.zeros((2, 2)))).reason == "W* = 0 leaves nothing to learn"
+    assert regimes.li2021greedy(small(1e-3, Y=np.zeros((2, 2)))).reason == "W* = 0, so there is nothing to learn"
     assert regimes.stoger2021(small(1e-3, L=3)).reason == "it is on 2 layers, and the network has 3"
     other = lf.Objective(lambda W: 1.0, lambda W: W, shape=(2, 2), minimum=0.0)
     for result in (regimes.stoger2021, regimes.li2021sparse):

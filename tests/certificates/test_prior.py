@@ -303,7 +303,7 @@ def test_why_arora_does_not_apply():
     assert "the hidden width 2 is below min(n, m) = 3; widen it" in narrow["Arora et al. 2018"].reason
     assert narrow["Arora et al. 2019"].reason == narrow["Arora et al. 2018"].reason
     singular = rows(lf.MatrixFactorization(np.diag([1.0, 0.0])), lf.init.balanced((2, 2, 2), np.eye(2), rng=0))
-    assert singular["Arora et al. 2019"].reason == "the margin is 0, as W* has not full rank"
+    assert singular["Arora et al. 2019"].reason == "the margin is 0, as W* does not have full rank"
 
 
 @pytest.mark.parametrize("right", [True, False])
@@ -462,9 +462,9 @@ def test_why_small_starts_are_not_small():
         "scale the start down (below 0.1)" in rows(f, lf.init.gaussian((3, 5, 3), rng=0))["Li, Luo & Lyu 2021"].reason
     )
     zero = rows(f, [np.zeros((3, 3))] * 2)["Li, Luo & Lyu 2021"]
-    assert zero.reason == "the layers are 0, where the flow stays"
+    assert zero.reason == "the layers are 0, and the flow never leaves 0"
     flat = rows(lf.MatrixFactorization(0 * TARGET), lf.init.small((3, 3, 3), rng=0))["Li, Luo & Lyu 2021"]
-    assert flat.reason == "W* = 0 leaves nothing to learn"
+    assert flat.reason == "W* = 0, so there is nothing to learn"
 
 
 def test_diagonal_networks():
@@ -498,7 +498,7 @@ def test_the_lazy_regime_is_that_of_the_certificate():
     reason = rows(f, small, lf.certify(f, small).guarantees)["Chizat et al. 2019"].reason
     assert reason == next(g for g in lf.certify(f, small).guarantees if g.name == "lazy regime").reason
     descent = {row.name: row for row in lf.certify(f, small, algorithm="descent").prior}
-    assert descent["Chizat et al. 2019"].reason == "it is on the flow, and this certificate is on descent"
+    assert descent["Chizat et al. 2019"].reason == "it is on the flow, but this certificate is for descent"
 
 
 # --- Descent, and other losses -------------------------------------------------------------------------------------

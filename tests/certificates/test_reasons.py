@@ -100,7 +100,7 @@ def test_a_step_too_large_is_told_the_largest():
     assert found.reason == f"the step 10 is too large: at most {largest:.4g} is certified; take safe_step_size"
     assert 0 < largest < 1  # of a smaller number than 1, too
     nothing = user({"smoothness": 1.0})
-    no_caps = "no bound on the weights along the run is known: that takes μ and W*, or a short way to go"
+    no_caps = "no bound on the weights along the run is known: it needs μ and W*, or a start near the optimum"
     assert of_descent(nothing, NET, 1e-3).reason == no_caps
     with pytest.raises(ValueError, match="no step size is certified: " + re.escape(no_caps)):
         lf.safe_step_size(nothing, NET)

@@ -46,9 +46,9 @@ def test_rules_are_those_of_the_schedules():
         rule = scheduled._rule(S.local_smoothness(form=form))[0]
         assert (rule.first, rule.printed, rule.along) == (math.inf, printed, along)
     for schedule, words in (
-        (S.local_smoothness(form="curvature"), "nothing is proved in advance of steps by the curvature"),
-        (S.backtracking(), "nothing is proved in advance of a backtracking search"),
-        (SimpleNamespace(step=lambda iterate: 1.0), "nothing is known of the schedule"),
+        (S.local_smoothness(form="curvature"), "nothing is proved in advance for steps by the curvature"),
+        (S.backtracking(), "nothing is proved in advance for a backtracking search"),
+        (SimpleNamespace(step=lambda iterate: 1.0), "nothing is known about the schedule"),
     ):
         ours = of_schedule(NEAR, NET, schedule)[0]
         assert words in ours.reason and not ours.facts and ours.name == "Xu et al. 2025, its schedule"

@@ -172,7 +172,7 @@ def test_settings_are_given_on_the_command_line(two_papers, linflow, tmp_path):
             "wide: h=3,x: 'x' is not a whole number. It is the hidden widths, 30,100 if not given.",
         ),
         (("wide", "--set", "h=0"), "wide: h=0: '0' is not at least 1. It is the hidden widths, 30,100 if not given."),
-        (("wide", "--set", "h=3,3"), "wide: h=3,3: a value stands there twice. It is the hidden widths, "),
+        (("wide", "--set", "h=3,3"), "wide: h=3,3: a value occurs twice. It is the hidden widths, "),
     ],
 )
 def test_a_wrong_setting_is_one_line(two_papers, linflow, tmp_path, arguments, message):

@@ -507,7 +507,7 @@ def test_analyze_proves_where_nothing_is_certified(linflow, tmp_path):
     first = told["findings"][0]
     assert first["kind"] == "proof"
     assert first["text"].startswith("Proved: 1e-06 of the first loss gap at t = ")
-    assert first["text"].endswith("for ever. Before any run nothing is guaranteed.")
+    assert first["text"].endswith("at all later times. Before any run nothing is guaranteed.")
     page = (tmp_path / "analysis" / "index.html").read_text("utf-8")
     assert "proved by a verified run" in page
     assert "proved by the verified run, observed (circles)" in page

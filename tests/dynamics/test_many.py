@@ -66,7 +66,7 @@ def test_bad_arguments():
         lf.gradient_flow_many(F, nets(1), untill=1e-3)
     with pytest.raises(ValueError, match="workers"):
         lf.gradient_flow_many(F, nets(1), workers=0)
-    with pytest.raises(TypeError, match="stopped is not for many runs"):
+    with pytest.raises(TypeError, match="stopped does not work for many runs"):
         lf.gradient_flow_many(F, nets(1), stopped=lambda: True)
 
 

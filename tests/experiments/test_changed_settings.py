@@ -78,7 +78,7 @@ def test_values_of_every_type():
         ("shift", "inf", "'inf' is not a finite number"),
         ("word", "c", "'c' is none of a, b"),
         ("pairs", "3", "'3' has 1 numbers, where 2 are needed, as in 1x2"),
-        ("pairs", "3x4,3x4", "a value stands there twice"),
+        ("pairs", "3x4,3x4", "a value occurs twice"),
     ],
 )
 def test_values_that_cannot_be_read(name, text, message):

@@ -233,5 +233,5 @@ def test_schedules_of_a_descent(tmp_path):
         == 0.01
     )
     one = experiment(options={**made, "descent.schedule": "local_smoothness", "descent.step_size": 0.01})
-    with pytest.raises(ValueError, match="finds its steps itself"):
+    with pytest.raises(ValueError, match="computes its own steps"):
         steps_of(one, found.objective, found.network)

@@ -331,7 +331,7 @@ BAD_TEXT = {
     ),
     "NaN": ("1,2\n3,nan\n", "holds nan at row 2, column 2"),
     "infinite": ("1,2\n-inf,3\n", "holds -inf at row 2, column 1"),
-    "past float64": ("1,2\n3,1e999\n", "holds inf at row 2, column 2"),
+    "too large for float64": ("1,2\n3,1e999\n", "holds inf at row 2, column 2"),
     "underscores": ("1,2\n3,1_000\n", "line 2, column 2 is '1_000'"),
     "complex": ("1,2\n3,1j\n", "line 2, column 2 is '1j'"),
     "percent": ("1 2\n3 4%\n", "line 2, column 2 is '4%'"),
@@ -443,7 +443,7 @@ def test_a_sparse_matrix_of_scipy_says_how_to_write_it(tmp_path):
     [
         ("m.xlsx", "Save it as CSV"),
         ("m.csv.gz", "Unpack it first"),
-        ("m.pkl", "It may hold code"),
+        ("m.pkl", "It can contain code"),
         ("m.mat", "scipy.io.loadmat"),
         ("m.dat", "Rename it to .txt"),
         ("m.feather", "Write it as Parquet"),

@@ -19,7 +19,7 @@ from linflow.sweeps import read_grid, run_sweep, write_report
 from tests.fake_figures import whole
 
 DATA = ("--target", "Y.npy", "--hidden", "4", "--init", "gaussian", "--until", "1e-2")
-REFUSED = "is there already and was not written by linflow; name another"
+REFUSED = "already exists and was not written by linflow; name another"
 OTHERS = {
     ".html": b"<title>mine</title>",
     ".json": b'{"mine": "linflow"}',

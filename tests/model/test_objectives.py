@@ -218,7 +218,7 @@ def test_a_run_says_that_its_gradient_is_wrong():
         )
         flow, descent = lf.gradient_flow(f, net, t_max=1.0), lf.gradient_descent(f, net, step_size=0.1, steps=3)
         for run in (flow, descent):
-            assert ("the gradient does not fit the value" in " ".join(run.notes)) == (factor < 1)
+            assert ("the gradient does not match the value" in " ".join(run.notes)) == (factor < 1)
 
 
 def test_a_gradient_with_a_part_missing_is_told():

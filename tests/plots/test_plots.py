@@ -562,7 +562,7 @@ def test_groups_differ_in_marker_and_colour():
             ValueError,
             "output scales [0.5, 1.0]",
         ),
-        (lambda: plots.init_map(F, flow(3)), ValueError, "has 3 layers; the plane is of two"),
+        (lambda: plots.init_map(F, flow(3)), ValueError, "has 3 layers; the plane is for two"),
         (lambda: plots.init_map(SQUARE, show="all"), ValueError, "'regions', 'rate'"),
         (
             lambda: plots.init_map(lf.ExponentialLoss(np.eye(2), np.array([[1.0], [-1.0]]))),

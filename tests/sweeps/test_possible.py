@@ -50,7 +50,7 @@ def test_a_size_for_starts_that_have_none_is_refused(tmp_path):
         ({"grid": {"until": [2.0, 3.0]}}, r"flow\.until"),
         (
             {"algorithm": "descent", "descent": {"schedule": "local_smoothness", "step_size": 0.1}},
-            "local_smoothness finds its steps itself",
+            "local_smoothness computes its own steps",
         ),
     ],
 )

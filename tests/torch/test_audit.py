@@ -148,7 +148,7 @@ def test_a_sequential_of_linear_layers_is_their_product(rng):
     )
     (chain,) = find_chains(model).chains
     assert chain.widths == (5, 4, 6, 3) and chain.name == "0 → 3"
-    assert "the bias of 3 stands outside the product" in chain.notes
+    assert "the bias of 3 is outside the product" in chain.notes
     X = torch.randn(8, 5)
     expected = model[:4](X) - model[3].bias
     # float32 against float64: 1e-6 of numbers of order one, with room for three products.

@@ -92,7 +92,7 @@ def to_float64(array: Array, name: str) -> tuple[Array, str | None]:
     if "complex" in kind:
         raise TypeError(f"{name} is complex ({given}); the theory is for real matrices. Pass a real array.")
     if not any(word in kind for word in ("int", "float")):
-        raise TypeError(f"{name} has dtype {given}; a real numeric array is needed, best of dtype float64.")
+        raise TypeError(f"{name} has dtype {given}; a real numeric array is needed, preferably float64.")
     promoted = xp.astype(array, xp.float64)
     if promoted.dtype != xp.float64:
         raise TypeError(

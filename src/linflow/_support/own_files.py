@@ -56,7 +56,7 @@ def refuse_foreign_files(
     for path in map(Path, paths):
         if path.is_file() and path.stat().st_size > 0 and not _own(path, head):
             raise FileExistsError(
-                f"{quote(path)} is there already and was not written by linflow; {way}, or move it away."
+                f"{quote(path)} already exists and was not written by linflow; {way}, or move it away."
             )
 
 

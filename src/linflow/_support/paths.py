@@ -23,7 +23,7 @@ PathLike = str | os.PathLike[str]
 _WAYS = {
     "Save it as CSV": (".xls", ".xlsx", ".xlsm", ".ods", ".numbers"),
     "Unpack it first": (".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz"),
-    "It may hold code: load it where you trust it, and save the arrays as .npy or .npz": (
+    "It can contain code: load it only if you trust it, and save the arrays as .npy or .npz": (
         ".pkl",
         ".pickle",
         ".joblib",
@@ -223,9 +223,9 @@ def _target(path: PathLike) -> tuple[Path, int | None]:
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(f"{quote(path)} is a directory; name a file in it.")
     if stat.S_ISLNK(found.st_mode):
-        raise OSError(errno.ELOOP, f"{quote(path)} is a symbolic link that leads to itself; remove it.")
+        raise OSError(errno.ELOOP, f"{quote(path)} is a symbolic link to itself; remove it.")
     if not stat.S_ISREG(found.st_mode):
-        raise OSError(f"{quote(path)} is not a regular file and is not replaced; name another.")
+        raise OSError(f"{quote(path)} is not a regular file, so it was not replaced; choose another name.")
     if not os.access(target, os.W_OK):
         raise PermissionError(f"{quote(path)} may not be written; change its permissions or name another.")
     return target, stat.S_IMODE(found.st_mode)

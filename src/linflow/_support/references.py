@@ -121,6 +121,6 @@ def _keys(x: Any) -> set[str]:
     if isinstance(x, Cited):
         return set(x.citations)
     raise TypeError(
-        f"x is a {type(x).__name__}, which rests on no reference; a Certificate, a Trajectory, a Guarantee, a bound, "
+        f"x is a {type(x).__name__}, which has no references; a Certificate, a Trajectory, a Guarantee, a bound, "
         "a key such as 'min2023', or a list of these, is needed."
     )

@@ -86,7 +86,7 @@ def findings(
 def _rate(cert: Certificate, run: Trajectory | None, until: float) -> Iterator[Finding]:
     best = cert.best
     if best is None:
-        yield Finding("rate", "Nothing is certified for this start; the certificate says why, bound by bound.")
+        yield Finding("rate", "Nothing is certified for this start; the certificate says why for each bound.")
         return
     if cert.algorithm == "descent":
         yield rate_in_steps(cert, best.name, run, until)

@@ -29,7 +29,7 @@ def _of_flow(proof: Enclosure, cert: Certificate, until: float) -> Finding:
     text = f"Proved: {until:g} of the first loss gap at t = {interval(low, high)}"
     numbers = {"earliest": low, "latest": high}
     if after is not None:
-        text += f", then a rate of at least {after.rate:.3g} for ever"
+        text += f", then a rate of at least {after.rate:.3g} at all later times"
         numbers["rate_for_ever"] = after.rate
     return _with_before(text, numbers, before, f"by t = {before:.4g}")
 

@@ -345,7 +345,9 @@ def _within(D: Spectrum, name: str) -> Spectrum:
     """Return a spectrum that leaves room for sums; raise for another."""
     largest = max(abs(float(D.upper[0])), abs(float(D.lower[-1])))
     if not largest <= SPECTRA_LIMIT:
-        raise ValueError(f"{name} has an eigenvalue of size {largest:.3g}, too near the end of float64; rescale it.")
+        raise ValueError(
+            f"{name} has an eigenvalue of size {largest:.3g}, too close to the limits of float64; rescale it."
+        )
     return D
 
 

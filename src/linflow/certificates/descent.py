@@ -58,8 +58,8 @@ def safe_step_size(objective: Objective, network: Network | Sequence[Any]) -> fl
     if eta == 0:
         why = why or NO_CAPS
         raise ValueError(
-            f"no step size is certified: {why}. Give step_size= yourself, or a schedule that looks at the weights: "
-            "linflow.schedules.backtracking(), or local_smoothness() where K is known."
+            f"no step size is certified: {why}. Give step_size= yourself, or a schedule that uses the weights: "
+            "linflow.schedules.backtracking(), or local_smoothness() if K is known."
         )
     return eta
 

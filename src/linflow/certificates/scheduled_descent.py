@@ -311,10 +311,10 @@ def _rule(schedule: Schedule) -> tuple[Rule | None, str]:
         return Rule(math.inf, schedule.form == "printed", along=schedule.form == "step"), ""
     known = "certify schedules.xu2025(objective, network), local_smoothness() or a constant step"
     if isinstance(schedule, LocalSmoothnessSchedule):
-        return None, f"nothing is proved in advance of steps by the curvature; {known}"
+        return None, f"nothing is proved in advance for steps by the curvature; {known}"
     if isinstance(schedule, Backtracking):
-        return None, f"nothing is proved in advance of a backtracking search; {known}"
-    return None, f"nothing is known of the schedule {schedule!r}; {known}"
+        return None, f"nothing is proved in advance for a backtracking search; {known}"
+    return None, f"nothing is known about the schedule {schedule!r}; {known}"
 
 
 def _why_not(setting: Setting) -> str:
@@ -331,7 +331,7 @@ def _no_cap(setting: Setting, rule: Rule) -> str:
     if not setting.strongly_convex:
         return NO_CAPS
     smaller = "take a smaller first step in xu2025" + (", s" if math.isfinite(rule.first) else "; s")
-    return f"no cap on the drift of the imbalance is certain: {smaller}tart nearer to W*, or imbalance the start more"
+    return f"no bound on the drift of the imbalance is certified: {smaller}tart nearer to W*, or imbalance it more"
 
 
 def _facts(rule: Rule, held: HeldSchedule) -> dict[str, float]:

@@ -179,7 +179,7 @@ class Setting:
             ("the bound 2K(L − f*) on ‖∇f‖²", 2 * curvature * abs(gap)),
         ):
             if not value <= LARGEST:
-                past = "past what float64 can square and multiply; rescale the data or the layers"
+                past = "more than float64 can square and multiply; rescale the data or the layers"
                 return f"{name} is {value:.3g}, {past}"
         away = self.distance if gap == 0 and seen.minimizer is not None else 0.0
         if 0 < abs(gap) < LEAST or 0 < curvature * abs(gap) < LEAST or (away > 0 and curvature * away * away < LEAST):

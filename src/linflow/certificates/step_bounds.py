@@ -20,7 +20,7 @@ from linflow.certificates.setting import Setting
 from linflow.geometry.operator import DENSE_LIMIT, TangentOperator
 from linflow.model.network import Network
 
-NO_CAPS = "no bound on the weights along the run is known: that takes μ and W*, or a short way to go"
+NO_CAPS = "no bound on the weights along the run is known: it needs μ and W*, or a start near the optimum"
 
 BALLS, CELLS = 64, 8
 COUNTED = 2**53

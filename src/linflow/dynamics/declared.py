@@ -97,7 +97,7 @@ def misfit(objective: Objective, W: Array, G: Array) -> str:
             seen = found[-1][0]
             times = f", {said / seen:.3g} times that" if seen else ""
             return (
-                f"the gradient does not fit the value: at the start the value changes by {seen:.4g} per unit of "
+                f"the gradient does not match the value: at the start the value changes by {seen:.4g} per unit of "
                 f"length in a direction where the gradient says {said:.4g}{times}; a run follows the gradient, so "
                 "correct one of the two"
             )

@@ -150,7 +150,7 @@ def _march(field: GradientField, rtol: float, engine: str, block: int) -> tuple[
         reason = compiler_trouble()
         if reason is None:
             return CompiledMarch(field, rtol, block), ()
-        notes = (f"computed by the plain loop, as nothing could be compiled: {reason}",)
+        notes = (f"computed by the plain loop, because compiling failed: {reason}",)
     if engine == "compiled":
         raise ValueError(f"engine 'compiled' cannot run this: {reason}. Leave engine at 'auto'.")
     return PlainMarch(field, rtol), notes

@@ -78,7 +78,7 @@ def gradient_flow_many(
     count = os.cpu_count() or 1 if workers is None else checks.count(workers, "workers")
     unknown = set(options) - set(gradient_flow.__kwdefaults__ or {})
     if "stopped" in options:
-        raise TypeError("stopped is not for many runs at once: Ctrl-C ends them all; leave it out.")
+        raise TypeError("stopped does not work for many runs at once: Ctrl-C ends them all; leave it out.")
     if unknown:
         raise TypeError(f"{', '.join(sorted(unknown))}: gradient_flow has no such option.")
     results: list[Trajectory | Failure | None] = [None] * len(networks)

@@ -60,7 +60,7 @@ class Interrupted(KeyboardInterrupt):
     """
 
     def __init__(self, run: Any):
-        super().__init__("interrupted; what was done is kept in .run")
+        super().__init__("interrupted; the run so far is in .run")
         self.run = run
 
 

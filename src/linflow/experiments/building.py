@@ -104,7 +104,7 @@ def steps_of(experiment: Experiment, objective: Objective, network: Network) -> 
         return {"step_size": safe_step_size(objective, network) if given == "safe" else float(given)}
     if name == "local_smoothness":
         if given != "safe":
-            raise ValueError("local_smoothness finds its steps itself; leave out --step-size.")
+            raise ValueError("local_smoothness computes its own steps; leave out --step-size.")
         return {"schedule": schedules.local_smoothness()}
     first = () if given == "safe" else (float(given),)
     if name == "backtracking":

@@ -56,7 +56,7 @@ def load(path: PathLike, *, limit: int = LIMIT) -> Trajectory | Enclosure | Desc
         first = content.read(8)
     for beginning, (usual, kind) in _BEGINNINGS.items():
         if first.startswith(beginning) and usual != end and not (usual == ".npz" and end in weights.TORCH):
-            raise FileError(f"{quote(path)} is named {end} and is {kind}; give it the suffix of what it is.")
+            raise FileError(f"{quote(path)} is named {end} and is {kind}; give it the right suffix.")
     if end != ".nc":
         return weights.load_weights(path, limit=limit)
     from linflow.verified.storage import schema  # noqa: PLC0415 - verified runs are slow to import

@@ -108,7 +108,9 @@ def _finite(x: np.ndarray, path: Path) -> np.ndarray:
     with np.errstate(over="ignore"):  # a longdouble may not fit; looked for below
         y = np.array(x, dtype=np.float64, order="C")
     if not np.isfinite(y).all():
-        raise FileError(f"{quote(path)} holds a number past float64 at {position(first_bad(y))}. Rescale it.")
+        raise FileError(
+            f"{quote(path)} holds a number too large for float64 at {position(first_bad(y))}. Rescale it."
+        )
     return y
 
 

@@ -192,7 +192,7 @@ def _trained(trained: Sequence[bool] | None, depth: int) -> list[bool]:
     if len(kept) != depth or not all(isinstance(keep, (bool, np.bool_)) for keep in kept):
         raise ValueError(f"trained is {trained!r}; True or False for each of the {depth} layers is needed.")
     if not any(kept):
-        raise ValueError("no layer is trained, so the product does not move and T is 0; train one at least.")
+        raise ValueError("no layer is trained, so the product does not move and T is 0; train at least one.")
     return kept
 
 

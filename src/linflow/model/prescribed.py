@@ -99,7 +99,7 @@ class Prescription:
                         cap = most_own[k] if k < r else 0.0
                         floor = least_own[k] if k < r else least[k]
                         return (
-                            f"D_{l + 1} and the other imbalances ask for σ_{k + 1}²(W_{own + 1}) ≥ {floor:.4g} and "
+                            f"D_{l + 1} and the other imbalances require σ_{k + 1}²(W_{own + 1}) ≥ {floor:.4g} and "
                             f"≤ {cap:.4g} at once (Weyl's inequalities for W_lᵀW_l = W_{{l+1}}W_{{l+1}}ᵀ + D_l). "
                             "Widen the layers, or bring the imbalances nearer to each other"
                         )

@@ -105,7 +105,7 @@ def _drawings(found: Analysis) -> list[tuple[str, Markup]]:
     run, cert = found.run, found.certificate
     if len(run.t) < 2 or not float(run.gap[0]) > 0:
         return []
-    promise = ", and what was certain before it" if cert.best is not None else ""
+    promise = ", and what was guaranteed before it" if cert.best is not None else ""
     return [
         _gap(found, promise),
         (f"The rate at which it falls, at every instant{promise and ', and the least it could be'}.",
@@ -118,7 +118,7 @@ def _gap(found: Analysis, promise: str) -> tuple[str, Markup]:
     run, cert, proof = found.run, found.certificate, found.proof
     if isinstance(proof, Enclosure) and proof.steps:
         text = "The loss gap: proved by the verified run, observed (circles)"
-        text += f"{promise and ', and guaranteed before the run (dashed)'}; dotted, what holds for ever after."
+        text += f"{promise and ', and guaranteed before the run (dashed)'}; dotted, proved for all later times."
         return text, svg(plots.proof(proof, cert, run), "c")
     return f"The loss gap of the run{promise}.", svg(plots.convergence(run, cert), "c")
 

@@ -219,7 +219,7 @@ def init_map(
     runs = checked(runs, None)[0] if runs else []
     for i, run in enumerate(runs):
         if run.start.depth != 2:
-            raise ValueError(f"run {i} has {run.start.depth} layers; the plane is of two.")
+            raise ValueError(f"run {i} has {run.start.depth} layers; the plane is for two.")
         _flow_only(run, i)
     s = to_numpy(singular_values(objective.minimizer))
     paths = [_path(run, lambda net: [float(singular_values(W)[0]) for W in net.weights]) for run in runs]

@@ -61,7 +61,7 @@ def lora_pairs(state: State, scaling: float | None, skipped: list[tuple[str, str
         if activated(state, module, adapter):
             notes.append(ALORA)
         if f"{partner.removesuffix('.weight')}.bias" in state.tensors:
-            notes.append("the bias of B stands outside the product")
+            notes.append("the bias of B is outside the product")
         for label_of, left, right in _split(label, A, B, blocks):
             yield Chain(label_of, "lora", (left.T, right.T), (name, partner), factor, tuple(notes))
 

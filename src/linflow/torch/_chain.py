@@ -42,7 +42,7 @@ class Chain:
             ValueError: c = 0, or weights that are not finite or too large.
         """
         if self.scale == 0:
-            raise ValueError("the scale is 0, so the product is: no network has it. Use Network(chain.weights).")
+            raise ValueError("the scale is 0, so the product is 0: no network has it. Use Network(chain.weights).")
         first, *rest = self.weights
         return Network([first if self.scale > 0 else -first, *rest], abs(self.scale))
 

@@ -109,7 +109,7 @@ def _reasons(state: State, module: Any, adapter: str, beside: list[str]) -> Iter
         yield f"PEFT's {kind} mixes or changes the pairs: the update is not s B A"
     yield from (why for _, _, word, why in _VARIANTS if word in beside)
     if beside:
-        yield f"{beside[0]} stands beside A and B, which plain LoRA does not have"
+        yield f"{beside[0]} is stored beside A and B; plain LoRA does not have it"
     name = type(_of(module, "lora_variant", adapter)).__name__
     if name.endswith("Variant") and not name.startswith("ALora"):
         yield from (why for start, _, _, why in _VARIANTS if name.lower().startswith(start))

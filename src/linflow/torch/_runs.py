@@ -74,7 +74,7 @@ def _chain(run: Sequence[Factor], state: State, note: str, name: str = "") -> Ch
     if bias is not None:
         notes.append(f"the bias of {first.name.removesuffix('.weight')} is the last row of W_1")
     if last.bias:
-        notes.append(f"the bias of {last.name.removesuffix('.weight')} stands outside the product")
+        notes.append(f"the bias of {last.name.removesuffix('.weight')} is outside the product")
     matrices = [state.tensors[factor.name] for factor in run]
     stored = [W if factor.turned else W.T for W, factor in zip(matrices, run, strict=True)]  # (outputs, inputs)
     weights = (transposed(stored[0], bias), *(W.T for W in stored[1:]))

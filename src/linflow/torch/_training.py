@@ -52,7 +52,7 @@ def examined(
 def _tied(name: str, other: str, *, inside: bool, model: bool) -> str:
     if inside:
         return f"{name} and {other} are one tensor (tied): its gradient is a sum of two, and T is another operator"
-    way = "; where it is used once all the same, pass inputs= for a forward pass that shows it" * model
+    way = "; if it is used only once, pass inputs= so that a forward pass shows it" * model
     return f"{name} is {other} as well (tied): it may be trained by uses outside the chain{way}"
 
 

@@ -39,7 +39,7 @@ COLUMNS = {
     "rate": "‖∇L‖²/ℓ, never below pl",
     "smoothness": "K_t, smoothness along the gradient step, at the step 1/K_t",
     "local_step": "1/K_t",
-    "safe_step": "largest step now such that none up to it raises the loss, for certain",
+    "safe_step": "largest step now for which no step up to it can raise the loss",
 }
 """What is logged, and what it is. NaN stands for what is not known."""
 

@@ -52,7 +52,7 @@ def ever_after(
     curve = envelope(levels, pl_constant, floors, nearby)
     if curve is None or curve.rate <= 0:
         return None, (
-            f"neither the imbalance nor the weights reached prove λ_min(T) > 0 for ever (gap {gap:.3g}, radius "
+            f"neither the imbalance nor the weights reached prove λ_min(T) > 0 from then on (gap {gap:.3g}, radius "
             f"{radius:.2g}); try a smaller until"
         )
     facts = {"final rate": curve.final_rate, "radius": radius}

@@ -39,8 +39,8 @@ SURE = 1 - 1e-11
 """Factor of rates and radii: it covers what their comparison and summation over the levels of a gap rounds."""
 
 INCLUDED = "float64 numbers, rounding included and proved"
-NOT_PROVED = "its rounding is not proved; certify without rigorous=True has it"
-DESCENT = 'guarantees on descent are not offered with rounding proved; lf.enclose(…, algorithm="descent") proves'
+NOT_PROVED = "its rounding is not proved; call certify without rigorous=True for it"
+DESCENT = 'guarantees for descent are not available with proved rounding; lf.enclose(…, algorithm="descent") proves'
 
 PROVED = ("two layers", "two layers, n = m", "three layers, Δ*", "any depth, imbalance only")
 """Theorems whose formula is evaluated with its rounding bounded."""

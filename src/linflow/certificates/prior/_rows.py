@@ -33,7 +33,7 @@ def row(
     else:
         curve = outcome
     if curve is not None and setting.algorithm == "descent" and not isinstance(curve, StepCurve):
-        reason = f"it is on the flow (rate {curve.rate:.3g} there), and this certificate is on descent"
+        reason = f"it is on the flow (rate {curve.rate:.3g} there), but this certificate is for descent"
         curve = None
     numbers = {key: float(value) + 0.0 for key, value in facts.items()}  # −0 is 0
     return setting.guarantee(
@@ -93,7 +93,7 @@ def no_margin(setting: Setting) -> str:
         return "the margin needs μ > 0 and W*; declare strong_convexity= and minimizer="
     least = setting.least_of_target
     if least <= 1e-14 * norm(f.minimizer):
-        return "the margin is 0, as W* has not full rank"
+        return "the margin is 0, as W* does not have full rank"
     away = (f.smoothness / f.strong_convexity) ** 0.5 * setting.distance
     return (
         f"the margin is 0: sqrt(K/μ) ‖W(0) − W*‖_F = {away:.3g} is not below σ_min(W*) = {least:.3g}; "

@@ -157,7 +157,7 @@ def _multiple_of_identity(setting: Setting, unaligned: str) -> tuple[float | str
     D = setting.invariants.spectra[0]
     spread = float(D.lower[0] - D.upper[-1])
     if spread > 0:
-        return f"{unaligned}; and D is no multiple of the identity: its eigenvalues spread over {spread:.3g}", {}
+        return f"{unaligned}; and D is not a multiple of the identity: its eigenvalues spread over {spread:.3g}", {}
     value = max(value for theorem, value in bounds_at_margin(setting) if theorem.citation == "min2021")
     facts = {"λ": float(D.lower[0] + D.upper[0]) / 2, "margin": setting.margin_by_distance}
     if value <= 0:
@@ -189,7 +189,7 @@ def _curve(setting: Setting, aligned: _Aligned, *, balanced: bool = False) -> Mo
         i = int(stuck[0])
         return (
             f"mode {i + 1} (σ = {s[i]:.3g}) starts at {w0[i]:.3g}, on the far side of the saddle at 0, and is never "
-            "learned; turn the sign of one layer there, or imbalance it"
+            "learned; change the sign of one layer in it, or imbalance it"
         )
     least = np.where(s * w0 > 0, np.minimum(s, np.abs(w0)), 0.0)
     floor = c * np.hypot(c * d, 2 * least) if L == 2 else L * c ** (2 / L) * least ** (2 - 2 / L)
@@ -217,7 +217,7 @@ def aligned_modes(setting: Setting) -> _Aligned | str:
     how = "start from init.spectral(widths, W*)"
     if apart > tolerance:  # the cheap test first; it is necessary, not sufficient
         return (
-            "the start is not aligned with the singular vectors of W*: W*ᵀW(0) is off a symmetric matrix by "
+            "the start is not aligned with the singular vectors of W*: W*ᵀW(0) differs from a symmetric matrix by "
             f"{apart / max(norm(Y) * norm(W), 1e-300):.2g} of its size; {how}"
         )
     if norm(Y) == 0:

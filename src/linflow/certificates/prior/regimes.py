@@ -41,7 +41,7 @@ def jacot2018(setting: Setting) -> Guarantee:
     if setting.gamma > 0 and (setting.depth == 2 or setting.n * setting.m <= 64):
         rate = setting.gamma * max(0.0, float(setting.tangent.least_eigenvalue()))
         facts["rate if T stayed"] = rate
-        then = f"; if T stayed, the rate would be {rate:.3g}"
+        then = f"; if T did not change, the rate would be {rate:.3g}"
     reason = f"it is on infinite width, and the least here is {setting.narrowest}{then}"
     return row(
         setting, "Jacot et al. 2018", "Jacot, Gabriel & Hongler 2018, infinite width", ["jacot2018"], reason, **facts
@@ -55,7 +55,7 @@ def chizat2019(setting: Setting, guarantees: Sequence[Guarantee] = ()) -> Guaran
     facts = {}
     if lazy is None:
         outcome = (
-            "it is on the flow, and this certificate is on descent"
+            "it is on the flow, but this certificate is for descent"
             if setting.algorithm == "descent"
             else "the objective has no gradient dominance"
         )
@@ -131,11 +131,11 @@ def _vanishing(setting: Setting, what: str) -> tuple[dict[str, float], str]:
     slopes = to_numpy(singular_values(f.gradient(0.0 * setting.product)))
     solution = 1.0 if f.minimizer is None else float(sigma(f.minimizer, 1)) ** (1 / L)
     if solution == 0:
-        return {"α": alpha}, "W* = 0 leaves nothing to learn"
+        return {"α": alpha}, "W* = 0, so there is nothing to learn"
     ratio = alpha / solution
     facts = {"α": alpha, "α relative": ratio}
     if ratio == 0:
-        return facts, "the layers are 0, where the flow stays"
+        return facts, "the layers are 0, and the flow never leaves 0"
     if ratio >= SMALL:
         size = f"the layers here are {ratio:.2g} of the solution's in size"
         return facts, f"it is on {what}, and {size}; scale the start down (below {SMALL:g})"

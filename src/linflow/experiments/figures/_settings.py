@@ -116,7 +116,7 @@ def _value(name: str, text: str, known: Any) -> Any:
 
 def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     if len(set(values)) < len(values):
-        raise ValueError("a value stands there twice")
+        raise ValueError("a value occurs twice")
     return values
 
 
