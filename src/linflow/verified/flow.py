@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from linflow._support.words import plural
 from linflow.verified.march import EnclosureMarch, EnclosureStep
+from linflow.verified.tail_march import TailMarch
 
 MARGIN = 0.99
 """The path goes on to this part of the target, so that the time of the target is bounded from both sides."""
@@ -16,7 +17,7 @@ USELESS = 0.5
 
 
 def enclose_flow(
-    march: EnclosureMarch,
+    march: EnclosureMarch | TailMarch,
     until: float | None,
     end: float,
     max_steps: int,
@@ -56,7 +57,7 @@ def enclose_flow(
     return result, reason, tuple(steps)
 
 
-def _done(march: EnclosureMarch, until: float | None, end: float) -> float:
+def _done(march: EnclosureMarch | TailMarch, until: float | None, end: float) -> float:
     """Return the fraction done, by time or by the logarithm of the gap, whichever is further."""
     by_time = march.t / end if math.isfinite(end) else 0.0
     if until is None or not 0 < march.gap[1] < march.first[1]:

@@ -146,8 +146,8 @@ def rigorously(certificate: Certificate) -> RigorousCertificate:
     found = list(certificate.guarantees)
     try:
         problem = affine_gradient(certificate.objective)
-    except ValueError as error:
-        reason = reason or str(error).rstrip(".")
+    except ValueError:
+        reason = reason or "only guarantees for quadratic objectives are offered with rounding proved"
     else:
         gamma_ = 2 * problem.least * (1 - 4 * U)
         if not problem.full:

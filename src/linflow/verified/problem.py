@@ -99,8 +99,9 @@ def affine_gradient(objective: Objective) -> AffineGradient:
     if isinstance(objective, Quadratic):
         return _general(objective)
     raise ValueError(
-        f"a verified run needs a quadratic objective (MatrixFactorization, LinearRegression, Quadratic), not a "
-        f"{type(objective).__name__}; gradient_flow and certify take every objective."
+        "a verified run needs MatrixFactorization, LinearRegression, Quadratic, ExponentialLoss or LogisticLoss, not "
+        f"a {type(objective).__name__}, whose derivatives it cannot bound; gradient_flow and certify take every "
+        "objective."
     )
 
 

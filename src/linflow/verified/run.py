@@ -12,15 +12,19 @@ import numpy as np
 from linflow._support import checks
 from linflow._support.arrays import is_numpy, to_numpy
 from linflow._support.threads import one_thread_when_small
+from linflow.model.classification import ExponentialTail
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
 from linflow.verified.arithmetic import FLOAT64, PAIRS, Arithmetic
+from linflow.verified.classification import TailGradient
 from linflow.verified.descent import DescentEnclosure, DescentMarch, enclose_descent
 from linflow.verified.enclosure import Enclosure
 from linflow.verified.flow import enclose_flow
 from linflow.verified.march import EnclosureMarch
 from linflow.verified.problem import AffineGradient, affine_gradient
 from linflow.verified.reduction import Narrowed, narrowed
+from linflow.verified.tail_enclosure import TailEnclosure
+from linflow.verified.tail_march import TailMarch
 
 DIGITS = 8
 """A proof that ends with a larger exponent is tried again with a path of twice the digits."""
@@ -75,7 +79,8 @@ def enclose(
     the rounding of the step. All rounding is bounded. The start need not satisfy any condition.
 
     Args:
-        objective: `MatrixFactorization`, `LinearRegression` or `Quadratic`.
+        objective: `MatrixFactorization`, `LinearRegression` or `Quadratic`; for the flow `ExponentialLoss` and
+            `LogisticLoss` too, whose path is bounded at nodes and by its size in the complex plane in between.
         network: a `Network` or its weights.
         until: fraction of the first loss gap that is to be proved; 1e-6 if until, t_max and steps are all left out.
         t_max: time at which the flow stops.
@@ -138,7 +143,7 @@ class _Beginning:
 
     objective: Objective
     network: Network
-    problem: AffineGradient
+    problem: AffineGradient | TailGradient
     narrow: Narrowed
     notes: tuple[str, ...]
 
@@ -146,12 +151,14 @@ class _Beginning:
     def of(cls, objective: Objective, network: Network | Sequence[Any]) -> _Beginning:
         net = Network.of(network).detach()
         objective.check_network(net)
-        problem = affine_gradient(objective)
+        problem = TailGradient.of(objective) if isinstance(objective, ExponentialTail) else affine_gradient(objective)
         weights = [np.ascontiguousarray(W if is_numpy(W) else to_numpy(W), dtype=np.float64) for W in net.weights]
         return cls(objective, net, problem, narrowed(weights), (*objective.notes, *net.notes, *problem.notes))
 
-    def _march(self, arithmetic: Arithmetic) -> EnclosureMarch:
+    def _march(self, arithmetic: Arithmetic) -> EnclosureMarch | TailMarch:
         narrow = self.narrow
+        if isinstance(self.problem, TailGradient):
+            return TailMarch(self.problem, narrow.weights, self.network.scale, narrow.radius)
         return EnclosureMarch(
             self.problem, narrow.weights, self.network.scale, narrow.radius, arithmetic=arithmetic, fast=True
         )
@@ -163,10 +170,12 @@ class _Beginning:
             march = self._march(FLOAT64)
             result, reason, path = enclose_flow(march, until, _rounded_up(end), max_steps, progress)
             magnified = result == "proof ended" and march.exponent > DIGITS
-            if magnified and self.narrow.radius == 0 and PAIRS.fits(self.problem):
+            magnified = magnified and self.narrow.radius == 0
+            if magnified and isinstance(self.problem, AffineGradient) and PAIRS.fits(self.problem):
                 march = self._march(PAIRS)
                 result, reason, path = enclose_flow(march, until, _rounded_up(end), max_steps, progress)
-        return Enclosure(
+        kind: Any = TailEnclosure if isinstance(self.problem, TailGradient) else Enclosure
+        return kind(
             self.objective,
             self.network,
             self.problem,
@@ -187,6 +196,11 @@ class _Beginning:
         progress: Callable[[float], None] | None,
         iterates: list[list[np.ndarray]] | None = None,
     ) -> DescentEnclosure:
+        if not isinstance(self.problem, AffineGradient):
+            name = type(self.objective).__name__
+            raise ValueError(  # noqa: TRY004 - of the right type, but of another kind
+                f"a verified descent needs a quadratic objective, not a {name}; enclose the flow instead."
+            )
         with one_thread_when_small(self.narrow.weights), np.errstate(over="ignore", under="ignore", invalid="ignore"):
             march = DescentMarch(self.problem, self.narrow.weights, self.network.scale, self.narrow.radius, eta)
             result, reason, gaps, radii = enclose_descent(march, until, steps, progress, iterates)

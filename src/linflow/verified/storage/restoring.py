@@ -11,7 +11,9 @@ import numpy as np
 from linflow._support.paths import LIMIT, PathLike
 from linflow._support.words import listed
 from linflow.dynamics.storage.hdf5 import RunFile, read_run
+from linflow.model.classification import ExponentialTail
 from linflow.model.network import Network
+from linflow.verified.classification import TailGradient
 from linflow.verified.descent import DescentEnclosure
 from linflow.verified.enclosure import Enclosure
 from linflow.verified.log_norm import Constants
@@ -19,6 +21,7 @@ from linflow.verified.march import EnclosureStep
 from linflow.verified.problem import AffineGradient
 from linflow.verified.reduction import Narrowed
 from linflow.verified.storage.schema import ENCLOSURE, KIND, OBJECTIVES, PROBLEM, READ, RESULTS, STEPS
+from linflow.verified.tail_enclosure import TailEnclosure
 
 
 def load_enclosure(path: PathLike, *, limit: int = LIMIT) -> Enclosure | DescentEnclosure:
@@ -57,11 +60,13 @@ def enclosure_of(source: RunFile) -> Enclosure | DescentEnclosure:
         raise source.error(str(error).rstrip(".")) from error
     if algorithm == "descent":
         return _descent(source, objective, start, narrowed, str(result), reason, hessians, notes)
-    problem = _problem(source, start.shape)
+    tail = isinstance(objective, ExponentialTail)
+    problem: Any = TailGradient.of(objective) if tail else _problem(source, start.shape)
     first = source.array("first_gap", (1, 2), last_free=True)[0]
     bounds = (float(first[0]), float(first[1]))
     steps = _steps(source, narrowed)
-    return Enclosure(objective, start, problem, steps, bounds, str(result), reason, narrowed, notes, hessians)
+    kind = TailEnclosure if tail else Enclosure
+    return kind(objective, start, problem, steps, bounds, str(result), reason, narrowed, notes, hessians)
 
 
 def _descent(

@@ -10,6 +10,7 @@ import numpy as np
 from linflow._support.arrays import to_numpy
 from linflow._support.paths import PathLike
 from linflow.dynamics.storage.writing import Variables, as_json, dataset, need_writers, origin, write_dataset
+from linflow.verified.problem import AffineGradient
 from linflow.verified.storage.schema import ENCLOSURE, KIND, OBJECTIVES, PROBLEM, READ, STEPS
 
 
@@ -81,11 +82,9 @@ def _weights(enclosure: Any) -> Variables:
     return variables
 
 
-def _flow(enclosure: Any) -> Variables:
-    problem, steps = enclosure.problem, enclosure.steps
+def _affine(problem: AffineGradient) -> Variables:
     numbers = [np.ravel(getattr(problem, name)) for name in PROBLEM]
     variables: Variables = {
-        "first_gap": (("one", "ends"), np.array([enclosure.first]), "bounds of the first loss gap", "loss"),
         "problem_V": (("n", "m"), problem.V, "computed minimiser", "1"),
         "problem_numbers": (("number",), np.concatenate(numbers), f"of the gradient: {', '.join(PROBLEM)}", "1"),
         "problem_full": ((), np.asarray(int(problem.full)), "whether the objective is strongly convex", "1"),
@@ -94,6 +93,13 @@ def _flow(enclosure: Any) -> Variables:
         if getattr(problem, name) is not None:
             sides = (f"side_{name}", f"also_{name}")
             variables[f"problem_{name}"] = (sides, getattr(problem, name), f"{name} of the gradient", "1")
+    return variables
+
+
+def _flow(enclosure: Any) -> Variables:
+    problem, steps = enclosure.problem, enclosure.steps
+    variables: Variables = _affine(problem) if isinstance(problem, AffineGradient) else {}
+    variables["first_gap"] = (("one", "ends"), np.array([enclosure.first]), "bounds of the first loss gap", "loss")
     if not steps:
         return variables
     for name, (meaning, units) in STEPS.items():
