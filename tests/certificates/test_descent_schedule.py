@@ -305,7 +305,8 @@ class TestCertificate:
         assert cert.best.name == GROWING and "xu2025" in cert.best.citation
         lines = str(cert).splitlines()
         assert "gradient descent with Xu2025" in lines[0]
-        assert "steps to 1e-6" in lines[1] and f" {cert.steps_to(1e-6)} " in lines[2]
+        assert "rests on float64 numbers" in lines[1]
+        assert "steps to 1e-6" in lines[2] and f" {cert.steps_to(1e-6)} " in lines[3]
         data = json.loads(json.dumps(cert.to_dict()))
         assert data["schedule"] == repr(schedule) and data["step_size"] is None
         assert data["guarantees"][0]["facts"]["η_0"] == schedule.first
