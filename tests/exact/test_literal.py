@@ -239,18 +239,19 @@ def test_flows_of_the_product_are_integrated_at_the_tolerance_that_is_said(monke
 
 
 def test_a_trial_step_that_overflows_in_one_entry_is_rejected():
-    # ẇ = −w⁹ beside ẇ = −w: from 10³ the first trial step overflows in the steep entry alone.
+    # ẇ = −w⁶¹ beside ẇ = −w: a trial step overflows in the steep entry alone.
     seen = []
 
     def gradient(W):
         seen.append(bool(np.all(np.isfinite(W))))
-        return np.array([[W[0, 0] ** 9, W[0, 1]]])
+        return np.array([[W[0, 0] ** 61, W[0, 1]]])
 
-    f = lf.Objective(lambda W: float(W[0, 0] ** 10 / 10 + W[0, 1] ** 2 / 2), gradient, shape=(1, 2), minimum=0.0)
+    f = lf.Objective(lambda W: float(W[0, 0] ** 62 / 62 + W[0, 1] ** 2 / 2), gradient, shape=(1, 2), minimum=0.0)
     with np.errstate(over="ignore"):
-        found = exact.non_overparametrized(f, np.array([[1e3, 1.0]]), 0.1)
+        found = exact.non_overparametrized(f, np.array([[1.5, 1.0]]), 1e-3)
     assert all(seen)
-    assert found.tolist() == [[near((1e-24 + 0.8) ** (-1 / 8), rel=1e-11), near(math.exp(-0.1), rel=1e-11)]]
+    steep = (1.5**-60.0 + 60e-3) ** (-1 / 60)
+    assert found.tolist() == [[near(steep, rel=1e-10), near(math.exp(-1e-3), rel=1e-10)]]
 
 
 def test_an_imbalance_counts_as_a_multiple_of_the_identity_to_1e_10_of_the_layers():
