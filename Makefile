@@ -14,7 +14,7 @@ SEED ?= 0
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help reproduce test test-slow newest floors soundness proofs mutants bench examples check format setup-test clean
+.PHONY: help reproduce test test-slow newest floors soundness proofs proof-tables mutants bench examples check format setup-test clean
 
 help:
 	@echo "make reproduce   compute every figure and its claims into report/index.html"
@@ -24,6 +24,7 @@ help:
 	@echo "make floors      the core's tests with the oldest packages that pyproject.toml allows"
 	@echo "make soundness   every bound against lambda_min(T) on a million random networks (INSTANCES=, SEED=)"
 	@echo "make proofs      verified runs against flows and descents of 60 digits (INSTANCES=, SEED=)"
+	@echo "make proof-tables how sharp verified runs are (TABLE=gaussian, real, ...; FIRST=, COUNT=)"
 	@echo "make mutants     errors of one place in the formulas, and whether a test sees them (MODULES=, EVERY=)"
 	@echo "make bench       time the flow against other solvers at equal error (QUICK=1: two minutes; TASKS=, SOLVERS=, ERROR=)"
 	@echo "make examples    run the examples, with their figures in figures/"
@@ -85,6 +86,9 @@ soundness: $(VENV)/.installed-dev
 
 proofs: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.proofs --instances $(INSTANCES) --seed $(SEED) --workers $(WORKERS)
+
+proof-tables: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.proof_tables $(or $(TABLE),gaussian) --first $(or $(FIRST),0) --count $(or $(COUNT),1)
 
 mutants: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.mutants $(MODULES) --workers $(WORKERS) --every $(or $(EVERY),1)

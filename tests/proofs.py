@@ -286,7 +286,7 @@ def judge_descent(enc: DescentEnclosure, true: Judge, ledger: Ledger) -> None:
             ledger.compare("steps", low, flint.arb(enc.steps + 1), high)
 
 
-def _ending(enc: Enclosure | DescentEnclosure) -> str:
+def ending(enc: Enclosure | DescentEnclosure) -> str:
     """Return how a proof ended, without its numbers."""
     reason = re.sub(r"\(.*?\)", "", enc.reason.split(": ", 1)[-1].split(";")[0])
     reason = " ".join(re.sub(r"e?\^?[-+]?\d[\d.]*(e[-+]?\d+)?", "#", reason).split())
@@ -324,7 +324,7 @@ def one(seed: int, index: int) -> Ledger:
     ledger.seen[f"{kind}s"] += 1
     ledger.seen[f"{kind}s with the target proved"] += enc.result == "target proved"
     ledger.seen[f"{kind}s with the target proved, sharp"] += enc.result == "target proved" and sharp(bounds)
-    ledger.seen[f"{kind}: {_ending(enc)}"] += 1
+    ledger.seen[f"{kind}: {ending(enc)}"] += 1
     problem = affine_gradient(drawn.objective)
     true = drawn.judge(None if problem.least > 0 else problem.V)
     if isinstance(enc, DescentEnclosure):
