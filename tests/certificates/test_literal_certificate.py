@@ -98,7 +98,7 @@ def test_one_layer_instead_descends_by_its_factor():
     K = F.smoothness
     assert not lf.certify(F, NET, algorithm="descent", step_size=2 / K).baseline.applies
     schedule = lf.certify(F, NET, algorithm="descent", schedule=lf.schedules.xu2025(F, NET))
-    assert "this certificate is on a schedule" in schedule.baseline.reason
+    assert "this certificate is for a schedule" in schedule.baseline.reason
 
 
 def test_what_a_certificate_is_on_is_asked_for_once():

@@ -150,7 +150,7 @@ def test_a_run_of_another_start_is_refused():
         for part, same in ((0.999, True), (1.001, False)):
             assert begins((2 + sign * part * root) ** 2, 1e-4) is same
     assert begins(0.5e-300, first=1e-300) and not begins(2.5e-300, first=1e-300)
-    with pytest.raises(ValueError, match=r"certificate is on the flow and the run is a descent"):
+    with pytest.raises(ValueError, match=r"certificate is for the flow and the run is a descent"):
         check(promise(), run_of(algorithm="descent"))
 
 

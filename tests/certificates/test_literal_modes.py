@@ -178,7 +178,7 @@ def test_balanced_modes_are_asked_for():
         assert f"not balanced: w_i² differ by up to {2.0**2 - 1.9**2:.3g} in a mode" in found[name].reason
     found = rows(diagonal((1.0, 2.0), (1.5, 2.0), (1.2, 2.0), Y=(2.0, 1.0)))
     assert "differ by up to 1.25 in a mode" in found["saxe"].reason
-    assert found["gidel"].reason == found["tarmoun"].reason == "it is on 2 layers, and the network has 3"
+    assert found["gidel"].reason == found["tarmoun"].reason == "it is for 2 layers, but the network has 3"
     balanced = rows(diagonal((0.5, 0.25), (0.5, 0.25), Y=(2.0, 0.0)))
     assert balanced["saxe"].applies and list(balanced["saxe"].curve.d) == [0.0, 0.0]
     # The half of a mode is learned at log(s/ω − 1)/(2cμs); a mode without target has no such time.

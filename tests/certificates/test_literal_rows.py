@@ -34,7 +34,7 @@ def test_a_row_is_a_rate_a_curve_or_a_reason():
     for outcome in (3.0, curve):
         found = _rows.row(on(algorithm="descent"), "name", "source", [], outcome)
         assert not found.applies
-        assert found.reason == "it is on the flow (rate 3 there), but this certificate is for descent"
+        assert found.reason == "it is for the flow (rate 3 there), but this certificate is for descent"
     steps = StepCurve(1.0, 0.1, 0.5)
     assert _rows.row(on(algorithm="descent"), "name", "source", [], steps).curve is steps
     assert _rows.row(on(algorithm="descent"), "name", "source", [], "why").reason == "why"
@@ -59,7 +59,7 @@ def test_data_are_white_to_a_few_hundred_roundings():
     assert "K/μ = 1; whiten" in _rows.not_white(of(1.1e-12))
     assert "here K/μ = 3; whiten" in _rows.not_white(of(2.0))
     other = lf.Objective(lambda W: 1.0, lambda W: W, shape=(2, 2), minimum=0.0)
-    assert _rows.not_white(on(other)) == "it is on the squared loss, not on a user-defined objective"
+    assert _rows.not_white(on(other)) == "it is for the squared loss, not for a user-defined objective"
     assert "no gradient dominance is known" in _rows.no_dominance(on(other)) and _rows.no_dominance(on()) == ""
 
 
@@ -79,8 +79,8 @@ def test_the_bounds_of_the_papers_are_taken_at_their_margin():
 
 def test_depths_are_told():
     assert _rows.not_deep(on(), 2) == "" == _rows.not_deep(on(), 1, 2)
-    assert _rows.not_deep(on(), 3) == "it is on 3 layers, and the network has 2"
-    assert _rows.not_deep(on(), 1, 3) == "it is on 1 or 3 layers, and the network has 2"
+    assert _rows.not_deep(on(), 3) == "it is for 3 layers, but the network has 2"
+    assert _rows.not_deep(on(), 1, 3) == "it is for 1 or 3 layers, but the network has 2"
 
 
 def test_why_there_is_no_margin():
@@ -105,7 +105,7 @@ def test_every_published_result_has_its_row():
         source = next(row.source for row in lf.certify(F, NET).prior if row.name == f"Xu et al. {year}")
         assert str(year) in source
     (one,) = lf.certify(F, lf.Network([np.eye(2)])).prior
-    assert not one.applies and "two layers and more" in one.reason
+    assert not one.applies and "two layers or more" in one.reason
 
 
 # --- from the imbalance and the margin -----------------------------------------------------------------------------
@@ -162,7 +162,7 @@ def test_every_eigenvalue_counts_for_the_order():
 
 def test_two_layers_and_squared_loss_are_asked_for():
     three = lf.Network([np.eye(2)] * 3)
-    assert imbalance.min2021(on(net=three)).reason == "it is on 2 layers, and the network has 3"
+    assert imbalance.min2021(on(net=three)).reason == "it is for 2 layers, but the network has 3"
     other = lf.Objective(lambda W: 1.0, lambda W: W, shape=(2, 2), minimum=0.0)
     assert "squared loss" in imbalance.min2021(on(other)).reason and "squared loss" in yun(NET, other).reason
     uneven = lf.Quadratic(np.diag([1.0, 2.0]), C=np.diag([1.5, 3.0]))
@@ -248,18 +248,18 @@ def test_the_lazy_row_is_that_of_the_certificate():
     rows[1].curve, rows[1].reason = None, "too far"
     assert regimes.chizat2019(on(), rows).reason == "too far"
     assert regimes.chizat2019(on(), []).reason == "the objective has no gradient dominance"
-    assert regimes.chizat2019(on(algorithm="descent"), []).reason.startswith("it is on the flow")
+    assert regimes.chizat2019(on(algorithm="descent"), []).reason.startswith("it is for the flow")
 
 
 def test_descents_of_two_layers_are_those_of_the_certificate():
     three = on(net=lf.Network([np.eye(2)] * 3))
     other = on(lf.Objective(lambda W: 1.0, lambda W: W, shape=(2, 2), minimum=0.0))
     for year, loss in ((2023, "squared loss"), (2025, "general loss")):
-        assert regimes.xu(three, [], year).reason == "it is on 2 layers, and the network has 3"
-        assert regimes.xu(on(), [], year).reason.startswith("it is on gradient descent; certify")
+        assert regimes.xu(three, [], year).reason == "it is for 2 layers, but the network has 3"
+        assert regimes.xu(on(), [], year).reason.startswith("it is for gradient descent; use certify")
         found = regimes.xu(other, [], year)
         assert found.source.endswith(f"{year}, two layers, {loss}")
-        assert ("not on a user-defined objective" in found.reason) is (year == 2023)
+        assert ("not for a user-defined objective" in found.reason) is (year == 2023)
         for curve, reason in ((StepCurve(1.0, 0.1, 0.5), ""), (None, "too large")):
             known = SimpleNamespace(
                 citation=(f"xu{year}",), curve=curve, reason=reason, facts={"a": 1.0}, time_to=lambda until: 1.0
@@ -305,7 +305,7 @@ def test_a_start_is_small_below_a_tenth_of_the_solution():
     nothing = regimes.li2021greedy(small(0.0))
     assert "the layers are 0" in nothing.reason and nothing.facts["α relative"] == 0.0
     assert regimes.li2021greedy(small(1e-3, Y=np.zeros((2, 2)))).reason == "W* = 0, so there is nothing to learn"
-    assert regimes.stoger2021(small(1e-3, L=3)).reason == "it is on 2 layers, and the network has 3"
+    assert regimes.stoger2021(small(1e-3, L=3)).reason == "it is for 2 layers, but the network has 3"
     other = lf.Objective(lambda W: 1.0, lambda W: W, shape=(2, 2), minimum=0.0)
     for result in (regimes.stoger2021, regimes.li2021sparse):
         assert "squared loss" in result(on(other)).reason

@@ -85,7 +85,7 @@ def test_every_row_has_either_a_curve_or_a_reason_and_is_plain_data():
 def test_one_layer_is_left_to_the_objective():
     (row,) = prior_results(Setting(lf.MatrixFactorization(TARGET), lf.Network([np.eye(3)])))
     assert not row.applies
-    assert "one layer is the problem of the objective itself" in row.reason
+    assert "one layer is the objective itself" in row.reason
 
 
 def test_a_start_at_the_minimum():
@@ -172,7 +172,7 @@ def test_gidel_gives_the_times_of_the_modes():
     assert found == pytest.approx(lf.exact.learning_times(net, TARGET), rel=1e-9)
     holds(f, net, row)
     deep = rows(f, lf.init.spectral((3, 4, 4, 3), TARGET, 0.3, rng=0))["Gidel et al. 2019"]
-    assert deep.reason == "it is on 2 layers, and the network has 3"
+    assert deep.reason == "it is for 2 layers, but the network has 3"
 
 
 @pytest.mark.parametrize("values", [[[2.0, 1.0, 0.5], [0.3, 1.5, 0.0]], [[0.0, 0.2, 1.0], [1.0, -0.9, -0.2]]])
@@ -371,7 +371,7 @@ def test_why_min_2021_does_not_apply():
     narrow = rows(f, lf.init.balanced((3, 4, 3), TARGET, rng=0))["Min et al. 2021"]
     assert narrow.reason.startswith("neither λ_3(D) nor λ_3(−D) is positive")
     deep = rows(f, lf.init.gaussian((3, 4, 4, 3), rng=0))["Min et al. 2021"]
-    assert deep.reason == "it is on 2 layers, and the network has 3"
+    assert deep.reason == "it is for 2 layers, but the network has 3"
 
 
 def test_min_2023_is_the_best_of_its_bounds_at_its_margin():
@@ -431,7 +431,7 @@ def test_small_starts_predict_when_a_mode_is_learned():
     assert "it predicts t ≈ log(1/α)/σ = " in two["Stöger & Soltanolkotabi 2021"].reason
     deep = rows(f, lf.init.small((3, 5, 5, 3), 1e-2, rng=0))
     assert "learn no mode before t ≈ 1/(ασ) = " in deep["Li, Luo & Lyu 2021"].reason
-    assert deep["Stöger & Soltanolkotabi 2021"].reason == "it is on 2 layers, and the network has 3"
+    assert deep["Stöger & Soltanolkotabi 2021"].reason == "it is for 2 layers, but the network has 3"
 
 
 @pytest.mark.parametrize("widths", [(3, 5, 3), (3, 5, 5, 3), (2, 4, 4, 4, 2)])
@@ -470,7 +470,7 @@ def test_why_small_starts_are_not_small():
 def test_diagonal_networks():
     f, name = lf.MatrixFactorization(TARGET), "Li, Nguyen, Hegde & Wong 2021"
     row = rows(f, [0.05 * np.eye(3)] * 3)[name]
-    assert "a vanishing diagonal start in the limit, no bound for this one" in row.reason
+    assert "a vanishing diagonal start in the limit and gives no bound for this start" in row.reason
     assert row.facts["first mode"] == pytest.approx(1 / (0.05 * 3.0), rel=1e-9)
     assert "entries off the diagonal" in rows(f, lf.init.small((3, 3, 3), rng=0))[name].reason
 
@@ -479,7 +479,7 @@ def test_du_hu_asks_for_width():
     X = np.diag([1.0, 2.0])
     row = rows(lf.LinearRegression(X, np.ones((2, 3))), lf.init.gaussian((2, 7, 9, 3), rng=0))["Du & Hu 2019"]
     assert row.facts == {"κ": pytest.approx(4.0), "width asked": pytest.approx(3 * 2 * 64 * 3), "width": 7.0}
-    assert "order L r κ³ m = 1.15e+03, the constant unnamed, and the least here is 7" in row.reason
+    assert "order L r κ³ m = 1.15e+03, the constant unnamed; the smallest width here is 7" in row.reason
 
 
 def test_the_lazy_regime_is_that_of_the_certificate():
@@ -491,14 +491,14 @@ def test_the_lazy_regime_is_that_of_the_certificate():
     assert 0 < row.facts["relative motion"] < 0.1
     holds(f, net, row, until=1e-4)
     jacot = rows(f, net, cert.guarantees)["Jacot et al. 2018"]
-    assert "infinite width, and the least here is 4000" in jacot.reason
+    assert "infinite width, but the smallest width here is 4000" in jacot.reason
     assert jacot.facts["rate if T stayed"] == pytest.approx(2 * float(lf.TangentOperator(net).least_eigenvalue()))
     assert row.rate <= jacot.facts["rate if T stayed"]
     small = lf.init.small((2, 3, 2), 0.1, rng=0)
     reason = rows(f, small, lf.certify(f, small).guarantees)["Chizat et al. 2019"].reason
     assert reason == next(g for g in lf.certify(f, small).guarantees if g.name == "lazy regime").reason
     descent = {row.name: row for row in lf.certify(f, small, algorithm="descent").prior}
-    assert descent["Chizat et al. 2019"].reason == "it is on the flow, but this certificate is for descent"
+    assert descent["Chizat et al. 2019"].reason == "it is for the flow, but this certificate is for descent"
 
 
 # --- Descent, and other losses -------------------------------------------------------------------------------------
@@ -515,7 +515,7 @@ def test_descent_takes_the_rows_of_its_certificate():
         assert row.applies and row.curve is own.curve
         assert row.steps_to(1e-3) == own.steps_to(1e-3)
         assert excess(f, row, run) <= 1e-9  # rounding of the steps
-    flows = [row for row in found.values() if row.reason.startswith("it is on the flow (rate ")]
+    flows = [row for row in found.values() if row.reason.startswith("it is for the flow (rate ")]
     assert {"Saxe et al. 2014", "Arora et al. 2018", "Min et al. 2023"} <= {row.name for row in flows}
     assert "the largest it allows" in found["Arora et al. 2019"].reason
     tiny = lf.certify(f, net, algorithm="descent", step_size=1e-8)
@@ -525,9 +525,7 @@ def test_descent_takes_the_rows_of_its_certificate():
 def test_results_on_descent_do_not_apply_to_the_flow():
     found = rows(lf.MatrixFactorization(TARGET), lf.init.gaussian((3, 5, 3), rng=0))
     for year in (2023, 2025):
-        assert (
-            found[f"Xu et al. {year}"].reason == 'it is on gradient descent; certify(…, algorithm="descent") has it'
-        )
+        assert found[f"Xu et al. {year}"].reason == 'it is for gradient descent; use certify(…, algorithm="descent")'
 
 
 def test_a_loss_that_is_not_squared():
@@ -547,7 +545,7 @@ def test_a_loss_that_is_not_squared():
     squared = ("Saxe", "Arora et al. 2019", "Gidel", "Tarmoun", "Yun", "Min et al. 2021", "Du & Hu", "Stöger")
     for name in squared:
         row = next(row for row in found.values() if row.name.startswith(name))
-        assert row.reason == "it is on the squared loss, not on a user-defined objective"
+        assert row.reason == "it is for the squared loss, not for a user-defined objective"
     unknown = lf.Objective(value, gradient, shape=(3, 3), minimizer=TARGET, minimum=0.0)
     assert "declare strong_convexity=" in rows(unknown, net)["Arora et al. 2018"].reason
     assert "declare strong_convexity=" in rows(unknown, net)["Min et al. 2023"].reason

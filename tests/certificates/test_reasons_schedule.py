@@ -27,7 +27,7 @@ def test_a_schedule_that_is_known_is_certified_and_tells_its_numbers():
     ):
         ours, *others = of_schedule(NEAR, NET, schedule)
         assert ours.applies and ours.name == name and ours.citation == ("xu2025", "linflow")
-        assert len(others) == 3 and all("it is on a constant step" in g.reason for g in others)
+        assert len(others) == 3 and all("it is for a constant step" in g.reason for g in others)
         rule, why = scheduled._rule(schedule)
         held = scheduled.ScheduleBounds(Setting(NEAR, NET, "descent"), rule).held()
         assert why == "" and ours.facts.get("η_0") == (1e-3 if "Xu" in name else None)

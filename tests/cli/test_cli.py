@@ -74,7 +74,7 @@ def test_an_audit_says_what_it_saw_and_takes_named_chains(linflow, tmp_path):
     found = json.loads(result.stdout)
     assert [chain["widths"] for chain in found["chains"]] == [[3, 2, 3]] and found["reason"] == ""
     result = linflow("audit", "m.safetensors", "--chain", "encoder,middle")
-    assert result.exit_code == 2 and "'middle' is no matrix" in result.stderr
+    assert result.exit_code == 2 and "'middle' is not a matrix" in result.stderr
 
 
 def test_a_claim_fails(registry, linflow):

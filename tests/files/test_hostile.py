@@ -206,7 +206,7 @@ BAD_RUNS = {
         lambda f: f.attrs.__setitem__("format_version", [1, 2]),
         "'format_version' is of type ndarray",
     ),
-    "another file": (lambda f: f.attrs.__delitem__("format_version"), "is no run of linflow"),
+    "another file": (lambda f: f.attrs.__delitem__("format_version"), "is not a run of linflow"),
     "algorithm": (lambda f: f.attrs.__setitem__("algorithm", "adam"), "algorithm is 'adam'"),
     "result": (lambda f: f.attrs.__setitem__("result", "WON"), "result is 'WON', none of 'TARGET'"),
     "result, a number": (lambda f: f.attrs.__setitem__("result", 3), "result is 3"),
@@ -232,9 +232,9 @@ BAD_RUNS = {
     "scale of zero": (lambda f: replace(f, "scale", 0.0), "scale is 0.0"),
     "steps": (lambda f: replace(f, "stats_steps", 10), "'step_sizes' has the shape 9, and 10 is needed"),
     "fewer than no steps": (lambda f: replace(f, "stats_rejected", -1), "counts -1 rejected"),
-    "text for numbers": (lambda f: replace(f, "gap", ["a"] * 10), "'gap' is no array of real numbers"),
-    "complex": (lambda f: replace(f, "gap", np.ones(10) * 1j), "'gap' is no array of real numbers"),
-    "a group": (lambda f: [f.__delitem__("gap"), f.create_group("gap")], "'gap' is no array of real numbers"),
+    "text for numbers": (lambda f: replace(f, "gap", ["a"] * 10), "'gap' is not an array of real numbers"),
+    "complex": (lambda f: replace(f, "gap", np.ones(10) * 1j), "'gap' is not an array of real numbers"),
+    "a group": (lambda f: [f.__delitem__("gap"), f.create_group("gap")], "'gap' is not an array of real numbers"),
     "NaN in the gap": (poke("gap", 4, np.nan), "'gap' is nan at index 4, and finite numbers"),
     "infinite time": (poke("t", 9, np.inf), "'t' is inf at index 9"),
     "NaN in the weights": (poke("W1_end", (0, 1), np.nan), "'W1_end' is nan at row 1, column 2"),
@@ -248,7 +248,7 @@ BAD_RUNS = {
     ),
     "shapes that do not chain": (
         lambda f: [replace(f, x, np.ones((3, 2))) for x in ("W2_start", "W2_end")],
-        "no network: W_1 is 2×2 but W_2 is 3×2",
+        "not form a network: W_1 is 2×2 but W_2 is 3×2",
     ),
     "ends that differ": (
         lambda f: replace(f, "W2_end", np.ones((2, 3))),
@@ -256,7 +256,7 @@ BAD_RUNS = {
     ),
     "weights too large": (
         lambda f: [replace(f, f"W{l}_end", np.full((2, 2), 1e140)) for l in (1, 2)],
-        "no network: .* too large",
+        "not form a network: .* too large",
     ),
 }
 

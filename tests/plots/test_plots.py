@@ -521,11 +521,11 @@ def test_groups_differ_in_marker_and_colour():
             ValueError,
             "certify the start of the run",
         ),
-        (lambda: plots.rate(flow(2), descent_cert()), ValueError, "is a flow, but its certificate is on a descent"),
+        (lambda: plots.rate(flow(2), descent_cert()), ValueError, "is a flow, but its certificate is for a descent"),
         (
             lambda: plots.rate(lf.gradient_descent(F, start(2), step_size=0.01, steps=2), descent_cert()),
             ValueError,
-            "took the step 0.01, but its certificate is on the constant step 0.02",
+            "took the step 0.01, but its certificate is for the constant step 0.02",
         ),
         (lambda: plots.convergence(flow(), labels=["a", "b"]), ValueError, "2 labels for 1 run;"),
         (

@@ -493,7 +493,7 @@ def test_layers_are_named():
 
 def test_names_that_are_none_are_refused():
     model = Net(fully(["fc1", "fc2"]), fc1=a, fc2=b)
-    with pytest.raises(ValueError, match=r"'fc9' is no matrix of the model; there are fc1\.weight, fc2\.weight"):
+    with pytest.raises(ValueError, match=r"'fc9' is not a matrix of the model; there are fc1\.weight, fc2\.weight"):
         audit(model, named=[["fc1", "fc9"]])
     with pytest.raises(ValueError, match=r"fc2\.weight 3×5, fc1\.weight 5×4 do not multiply"):
         audit(model, named=[["fc2", "fc1"]])

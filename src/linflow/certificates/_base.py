@@ -94,7 +94,7 @@ class Guarantee:
         if self.curve is None:
             return math.inf
         if not isinstance(self.curve, StepCurve):
-            raise TypeError(f"the guarantee {self.name!r} is on the flow, which takes no steps; use time_to.")
+            raise TypeError(f"the guarantee {self.name!r} is for the flow, which takes no steps; use time_to.")
         return self.curve.steps(until * self.gap)
 
     def _gap_at(self, t: Any) -> float:

@@ -115,7 +115,9 @@ class Certificate:
             until: fraction in (0, 1), or a sequence of them.
         """
         if self.algorithm == "flow":
-            raise TypeError('the certificate is on the flow, which takes no steps; certify with algorithm="descent".')
+            raise TypeError(
+                'the certificate is for the flow, which takes no steps; certify with algorithm="descent".'
+            )
         return checks.each(lambda x: min(g.steps_to(x) for g in self.guarantees), until, "until")
 
     @renamed_arguments(fraction="until")
@@ -156,7 +158,7 @@ class Certificate:
         elif self.algorithm == "flow":
             curve = ExponentialCurve(self.gap, gamma)
         elif eta is None:
-            reason = "it takes one step size, and this certificate is on a schedule"
+            reason = "it takes one step size, but this certificate is for a schedule"
         elif not eta * K < 2:
             reason = f"the step {eta:.3g} is not below 2/K = {2 / K:.3g}"
         else:

@@ -136,14 +136,14 @@ def check_run(certificate: Promise, run: Trajectory) -> Check:
         )
     if run.algorithm != certificate.algorithm:
         raise ValueError(
-            f"the certificate is on the {certificate.algorithm} and the run is a {run.algorithm}; certify with "
+            f"the certificate is for the {certificate.algorithm} and the run is a {run.algorithm}; certify with "
             f'algorithm="{run.algorithm}".'
         )
     eta = certificate.step_size
     if eta is not None and not (run.step_size is not None and math.isclose(run.step_size, eta, rel_tol=1e-12)):
         taken = "steps of a schedule" if run.step_size is None else f"the step {run.step_size:g}"
         raise ValueError(
-            f"the certificate is on the constant step {eta:g} and the run took {taken}; certify the step of the run, "
+            f"the certificate is for the constant step {eta:g} and the run took {taken}; certify that step, "
             f"or run gradient_descent(…, step_size={eta:g})."
         )
     seen = gap > 0  # a gap of zero has no rate
@@ -219,7 +219,7 @@ def _steps_done(certificate: Promise, run: Trajectory) -> np.ndarray:
         if run.step_size is not None or not math.isclose(taken, due, rel_tol=1e-9):
             always = " always" if run.step_size is not None else ""
             raise ValueError(
-                f"the certificate is on {certificate.schedule!r}, whose first step is {due:g}, and the run took "
+                f"the certificate is for {certificate.schedule!r}, whose first step is {due:g}, and the run took "
                 f"{taken:g}{always}; certify the schedule or step of the run, or run gradient_descent(…, schedule=…)."
             )
     return np.searchsorted(times, to_numpy(run.t))

@@ -294,7 +294,7 @@ def schedule_guarantees(setting: Setting, schedule: Schedule) -> list[Guarantee]
         curve=curve,
         facts=facts,
     )
-    rest = "it is on a constant step, and this certificate on a schedule; certify with step_size= has it"
+    rest = "it is for a constant step, but this certificate is for a schedule; certify with step_size="
     others = (
         ("descent, any depth", "linflow, docs/descent.md", "linflow"),
         ("two layers, squared loss", "after Xu et al. 2023 (AISTATS)", "xu2023"),

@@ -32,5 +32,5 @@ def check_counting(name: str, column: np.ndarray, path: Path) -> None:
     if np.array_equal(column, np.arange(n) + column[0]):
         raise FileError(
             f"{quote(path)}: its first column, {name!r}, counts the rows from {column[0]:g} to {column[-1]:g}: an "
-            f"index, which is no data. {_WAY.format('rename')}"
+            f"index, which is not data. {_WAY.format('rename')}"
         )

@@ -102,7 +102,7 @@ def _chosen(layers: Sequence[str], arrays: Mapping[str, np.ndarray], path: Path)
     there = [name for name, W in arrays.items() if W.ndim == 2]
     wrong = [name for name in names if name not in there]
     if wrong or not names or len({*names}) < len(names):
-        found = f"{wrong[0]!r} is no matrix of {quote(path)}" if wrong else f"layers is {names!r}"
+        found = f"{wrong[0]!r} is not a matrix of {quote(path)}" if wrong else f"layers is {names!r}"
         raise FileError(f"{found}; some of its matrices, each once, are needed: {listed(there)}.")
     stems = {name.rpartition(".")[0] for name in names if name.endswith(".weight")}
     rest = {name: W for name, W in arrays.items() if name not in names}

@@ -65,7 +65,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             for number, line in enumerate(file, 1):
                 if "\0" in line:
                     raise FileError(
-                        f"{quote(path)} is no text: line {number} holds a zero byte. Save it as UTF-8 text."
+                        f"{quote(path)} is not text: line {number} holds a zero byte. Save it as UTF-8 text."
                     )
                 if line.strip():
                     yield number, line.rstrip("\n")

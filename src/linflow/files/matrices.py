@@ -70,7 +70,7 @@ def read_matrix(
     end = suffix(path, READ, "a matrix is read from")
     file = readable(path)
     if key is not None and end != ".npz":
-        raise ValueError(f"key is {key!r}, and {quote(path)} is no .npz; leave it out.")
+        raise ValueError(f"key is {key!r}, and {quote(path)} is not an .npz; leave it out.")
     if end in (".csv", ".tsv", ".txt"):
         return _finite(read_text(file, limit), file)  # cells are checked on the way
     if end == ".npy":

@@ -199,8 +199,8 @@ def read_torch(
     with open(path, "rb") as file:
         if file.read(2) != b"PK":
             raise FileError(
-                f"{quote(path)} is no file of torch.save of PyTorch 1.6 or later, but of an older one or something "
-                "else; load it where you trust it and save model.state_dict() again, preferably as .safetensors."
+                f"{quote(path)} was not written by torch.save of PyTorch 1.6 or later. If you "
+                "trust it, load it with PyTorch and save model.state_dict() again, preferably as .safetensors."
             )
     with decoding(path, "a PyTorch file"), zipfile.ZipFile(path) as archive:
         members = check_archive(archive, path)

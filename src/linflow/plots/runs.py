@@ -180,11 +180,11 @@ def _belongs(cert: Any, run: Trajectory, i: int) -> None:
             f"{cert.gap:.4g}; certify the start of the run."
         )
     if cert.algorithm != run.algorithm:
-        raise ValueError(f"run {i} is a {run.algorithm}, but its certificate is on a {cert.algorithm}.")
+        raise ValueError(f"run {i} is a {run.algorithm}, but its certificate is for a {cert.algorithm}.")
     eta, taken = cert.step_size, run.step_size
     if eta is not None and not (taken is not None and math.isclose(taken, eta, rel_tol=1e-12)):
         steps = "the steps of a schedule" if taken is None else f"the step {taken:g}"
-        raise ValueError(f"run {i} took {steps}, but its certificate is on the constant step {eta:g}.")
+        raise ValueError(f"run {i} took {steps}, but its certificate is for the constant step {eta:g}.")
 
 
 def sound(run: Trajectory) -> int:

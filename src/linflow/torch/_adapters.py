@@ -54,7 +54,7 @@ def lora_pairs(state: State, scaling: float | None, skipped: list[tuple[str, str
         else:
             blocks = _blocks(state, layer, module, A.shape[0], rank)
         if not blocks or (why := _misfit(state, layer, A, B, blocks)):
-            other = f"A has {A.shape[0]} rows where the configuration says rank {rank}: it may be no plain LoRA"
+            other = f"A has {A.shape[0]} rows where the configuration says rank {rank}: it may not be plain LoRA"
             skipped.append((label, why or other))
             continue
         factor, notes = _scaling(state, layer, module, adapter, A.shape[0] // blocks, scaling)
@@ -116,7 +116,7 @@ def _misfit(state: State, layer: str, A: Array, B: Array, blocks: int) -> str:
     update = B.shape[0], A.shape[1]
     if W is None or W.ndim != 2 or blocks > 1 or "float" not in str(W.dtype) or sorted(W.shape) == sorted(update):
         return ""
-    return f"B A is {update[0]}×{update[1]} and the frozen weight {W.shape[0]}×{W.shape[1]}: it is no plain LoRA"
+    return f"B A is {update[0]}×{update[1]} and the frozen weight {W.shape[0]}×{W.shape[1]}: it is not plain LoRA"
 
 
 def _rank(state: State, layer: str, module: Any, adapter: str) -> int | None:

@@ -113,7 +113,7 @@ def _named(names: Sequence[str], state: State) -> list[Factor]:
         if not there:
             known = [x for x in state.tensors if state.matrix(x) is not None]
             listed = ", ".join(known[:8]) + ", …" * (len(known) > 8)
-            raise ValueError(f"named: {name!r} is no matrix of the model; there are {listed or 'none'}.")
+            raise ValueError(f"named: {name!r} is not a matrix of the model; there are {listed or 'none'}.")
         full.append(there[0])
     shapes = [tuple(state.tensors[name].shape) for name in full]
     stored = [_stored(name, state) for name in full]

@@ -34,7 +34,7 @@ def check_proof(certificate: Certificate, enclosure: Bounded) -> Check:
     """
     if certificate.algorithm != "flow":
         raise ValueError(
-            "the certificate is on descent, but the enclosure is of the flow; call certify without algorithm=, or "
+            "the certificate is for descent, but the enclosure is of the flow; call certify without algorithm=, or "
             'call enclose with algorithm="descent".'
         )
     low, high = enclosure.first

@@ -35,7 +35,7 @@ def prior_results(setting: Setting, guarantees: Sequence[Guarantee] = ()) -> lis
     """
     reason = setting.beyond_float64
     if setting.depth == 1:
-        reason = "they are on two layers and more; one layer is the problem of the objective itself"
+        reason = "they are for two layers or more; one layer is the objective itself"
     if reason:
         return [row(setting, "published results", "", [], reason)]
     saxe, gidel, tarmoun = mode_results(setting)

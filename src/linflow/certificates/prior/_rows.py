@@ -33,7 +33,7 @@ def row(
     else:
         curve = outcome
     if curve is not None and setting.algorithm == "descent" and not isinstance(curve, StepCurve):
-        reason = f"it is on the flow (rate {curve.rate:.3g} there), but this certificate is for descent"
+        reason = f"it is for the flow (rate {curve.rate:.3g} there), but this certificate is for descent"
         curve = None
     numbers = {key: float(value) + 0.0 for key, value in facts.items()}  # −0 is 0
     return setting.guarantee(
@@ -57,7 +57,7 @@ def bounds_at_margin(setting: Setting) -> list[tuple[Theorem, float]]:
 
 def no_squared_loss(setting: Setting) -> str:
     """Return why a result on the squared loss `½‖F (W − W*) H‖² + f*` does not apply, "" if it may."""
-    return "" if setting.objective.quadratic else f"it is on the squared loss, not on a {setting.objective.name}"
+    return "" if setting.objective.quadratic else f"it is for the squared loss, not for a {setting.objective.name}"
 
 
 def not_white(setting: Setting) -> str:
@@ -74,7 +74,7 @@ def not_deep(setting: Setting, *allowed: int) -> str:
     """Return why a result on this many layers does not apply, "" if it may."""
     if setting.depth in allowed:
         return ""
-    return f"it is on {' or '.join(map(str, allowed))} layers, and the network has {setting.depth}"
+    return f"it is for {' or '.join(map(str, allowed))} layers, but the network has {setting.depth}"
 
 
 def no_dominance(setting: Setting) -> str:

@@ -29,8 +29,8 @@ def duhu2019(setting: Setting) -> Guarantee:
         asked = setting.depth * setting.n * kappa**3 * setting.m
         facts = {"κ": kappa, "width asked": asked, "width": setting.narrowest}
         reason = (
-            f"it is on a Gaussian draw, not on these weights: it asks for a width of order L r κ³ m = {asked:.3g}, "
-            f"the constant unnamed, and the least here is {setting.narrowest}"
+            f"it is for a Gaussian draw, not for given weights: it needs a width of order L r κ³ m = {asked:.3g}, "
+            f"the constant unnamed; the smallest width here is {setting.narrowest}"
         )
     return row(setting, "Du & Hu 2019", "Du & Hu 2019, width of order L r κ³ m", ["duhu2019"], reason, **facts)
 
@@ -42,7 +42,7 @@ def jacot2018(setting: Setting) -> Guarantee:
         rate = setting.gamma * max(0.0, float(setting.tangent.least_eigenvalue()))
         facts["rate if T stayed"] = rate
         then = f"; if T did not change, the rate would be {rate:.3g}"
-    reason = f"it is on infinite width, and the least here is {setting.narrowest}{then}"
+    reason = f"it is for infinite width, but the smallest width here is {setting.narrowest}{then}"
     return row(
         setting, "Jacot et al. 2018", "Jacot, Gabriel & Hongler 2018, infinite width", ["jacot2018"], reason, **facts
     )
@@ -55,7 +55,7 @@ def chizat2019(setting: Setting, guarantees: Sequence[Guarantee] = ()) -> Guaran
     facts = {}
     if lazy is None:
         outcome = (
-            "it is on the flow, but this certificate is for descent"
+            "it is for the flow, but this certificate is for descent"
             if setting.algorithm == "descent"
             else "the objective has no gradient dominance"
         )
@@ -93,7 +93,7 @@ def li2021sparse(setting: Setting) -> Guarantee:
             np.array_equal(W, np.diag(np.diag(W))) for W in layers
         )
         if not diagonal:
-            reason = "it is on diagonal networks, and a layer has entries off the diagonal"
+            reason = "it is for diagonal networks, and a layer has entries off the diagonal"
         else:
             facts, reason = _vanishing(setting, "a vanishing diagonal start")
     source = "Li, Nguyen, Hegde & Wong 2021, diagonal networks"
@@ -101,7 +101,7 @@ def li2021sparse(setting: Setting) -> Guarantee:
 
 
 def xu(setting: Setting, guarantees: Sequence[Guarantee], year: int) -> Guarantee:
-    """The row of the certificate for two-layer descent, when the certificate is on descent."""
+    """The row of the certificate for two-layer descent, when the certificate is for descent."""
     key = f"xu{year}"
     loss = "squared loss" if year == 2023 else "general loss"
     source = f"Xu, Min, Tarmoun, Mallada & Vidal {year}, two layers, {loss}"
@@ -109,7 +109,7 @@ def xu(setting: Setting, guarantees: Sequence[Guarantee], year: int) -> Guarante
     best = on_descent(setting, guarantees, key)
     if best is None:
         outcome = not_deep(setting, 2) or (no_squared_loss(setting) if year == 2023 else "")
-        outcome = outcome or 'it is on gradient descent; certify(…, algorithm="descent") has it'
+        outcome = outcome or 'it is for gradient descent; use certify(…, algorithm="descent")'
     else:
         outcome, facts = best.curve or best.reason, best.facts
     return row(setting, name, source, [key], outcome, **facts)
@@ -138,10 +138,10 @@ def _vanishing(setting: Setting, what: str) -> tuple[dict[str, float], str]:
         return facts, "the layers are 0, and the flow never leaves 0"
     if ratio >= SMALL:
         size = f"the layers here are {ratio:.2g} of the solution's in size"
-        return facts, f"it is on {what}, and {size}; scale the start down (below {SMALL:g})"
+        return facts, f"it is for {what}, and {size}; scale the start down (below {SMALL:g})"
     slopes = slopes[slopes > 1e-12 * slopes[0]]
 
-    head = f"it is on {what} in the limit, no bound for this one; "
+    head = f"it is for {what} in the limit and gives no bound for this start; "
     if L == 2:
         times, law = math.log(1 / ratio) / (share**2 * slopes), "t ≈ log(1/α)/σ"
     else:

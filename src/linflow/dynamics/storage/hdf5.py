@@ -37,7 +37,9 @@ def read_run(path: PathLike, limit: int | None, kinds: Mapping[str, _schema.Kind
     if first.startswith(b"CDF"):
         raise FileError(f"{quote(path)} is NetCDF-3; save it as NetCDF-4: xarray's to_netcdf(…, engine='h5netcdf').")
     if first != _SIGNATURE:
-        raise FileError(f"{quote(path)} is no NetCDF-4 file: it begins with {first!r}; a file of save_run is needed.")
+        raise FileError(
+            f"{quote(path)} is not a NetCDF-4 file: it begins with {first!r}; a file of save_run is needed."
+        )
     _check_seal(found)
     h5py = import_for("h5py", path)
     run = RunFile(found)
@@ -103,8 +105,8 @@ class RunFile:
         version = self.attributes.get("format_version")
         if version is None:
             raise FileError(
-                f"{quote(self.path)} is no run of linflow (it has no format_version); a file of save_run is needed, "
-                "others are read by xarray."
+                f"{quote(self.path)} is not a run of linflow (it has no format_version). Pass a file of "
+                "save_run, or read it with xarray."
             )
         if version != _schema.FORMAT_VERSION:
             raise FileError(
@@ -143,7 +145,7 @@ class RunFile:
             raise self.error(f"{name!r} is a link to elsewhere; do not trust this file")
         data = file[name]
         if not isinstance(data, h5py.Dataset) or data.shape is None or data.dtype.kind not in "fiu":
-            raise self.error(f"{name!r} is no array of real numbers")
+            raise self.error(f"{name!r} is not an array of real numbers")
         if data.is_virtual or data.external:
             raise self.error(f"{name!r} takes its data from another file; do not trust this file")
         made = data.id.get_create_plist()

@@ -157,7 +157,7 @@ def _network(source: RunFile, layers: Sequence[np.ndarray], scale: float) -> Net
     try:
         return Network(layers, scale)
     except ValueError as error:
-        raise source.error(f"its weights are no network: {str(error).rstrip('.')}") from error
+        raise source.error(f"its weights do not form a network: {str(error).rstrip('.')}") from error
 
 
 def _stored(source: RunFile, algorithm: str, start: Network, end: Network, last: float) -> StoredWeights | None:

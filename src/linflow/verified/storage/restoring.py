@@ -128,7 +128,7 @@ def _weights(source: RunFile) -> tuple[Network, Narrowed]:
     try:
         start = Network(full, float(source.array("scale", ())))
     except ValueError as error:
-        raise source.error(f"its weights are no network: {str(error).rstrip('.')}") from error
+        raise source.error(f"its weights do not form a network: {str(error).rstrip('.')}") from error
     bases = [source.optional(f"basis{l}", (start.widths[l], None)) for l in range(1, depth)]
     inner = [side if Q is None else Q.shape[1] for side, Q in zip(start.widths[1:-1], bases, strict=True)]
     sides = [start.widths[0], *inner, start.widths[-1]]
