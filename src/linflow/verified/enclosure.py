@@ -17,6 +17,7 @@ from linflow._support.deprecation import renamed_arguments
 from linflow.certificates import Certificate, Check, Guarantee
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
+from linflow.model.quadratics import MatrixFactorization
 from linflow.verified.checking import check_proof
 from linflow.verified.forever import ever_after
 from linflow.verified.march import EnclosureStep, product_error, reached
@@ -110,6 +111,50 @@ class Enclosure:
             ValueError: a time that is negative or beyond `end`.
         """
         return self._each(t, self._gap)
+
+    @cached_property
+    def rank_floor(self) -> tuple[float, float]:
+        """Bounds of the least gap that the widths allow: `½ Σ_{i>r} σ_i(Y)²`, r the least width (Eckart & Young).
+
+        Both are 0 if no hidden layer is narrower than the product.
+
+        Raises:
+            ValueError: a hidden layer narrower than the product, and an objective other than `MatrixFactorization`.
+        """
+        r = min(self.start.widths)
+        if r == min(self.start.shape):
+            return 0.0, 0.0
+        problem = self.problem
+        if not isinstance(self.objective, MatrixFactorization):
+            raise ValueError(  # noqa: TRY004 - of the right type, but of another kind
+                f"the least loss of rank {r} is known for MatrixFactorization, not for a "
+                f"{type(self.objective).__name__}; use gap_bounds, which measures from the minimum over all ranks."
+            )
+        low, high = singular_value_bounds(problem.V)
+        return 0.5 * float(np.sum(low[r:] ** 2)) * (1 - 1e-12), 0.5 * float(np.sum(high[r:] ** 2)) * UP
+
+    def rank_gap_bounds(self, t: Any) -> Bounds:
+        """Return bounds of the loss less the least one of the rank that the widths allow, at a time or times.
+
+        With a bottleneck the loss gap never falls below `rank_floor`; this one can fall to 0.
+
+        Raises:
+            ValueError: as for `rank_floor`, or a time that is negative or beyond `end`.
+
+        Example:
+            >>> import numpy as np, linflow as lf
+            >>> f = lf.MatrixFactorization(np.diag([3.0, 1.0]))
+            >>> enc = lf.enclose(f, [np.array([[1.0], [0.5]]), np.array([[1.0, 0.25]])], t_max=8.0)
+            >>> [round(x, 6) for x in enc.rank_floor], [round(float(x), 6) for x in enc.rank_gap_bounds(8.0)]
+            ([0.5, 0.5], [0.0, 0.0])
+        """
+        floor_low, floor_high = self.rank_floor
+
+        def less(t: float) -> tuple[float, float]:
+            low, high = self._gap(t)
+            return max(0.0, low - floor_high * UP), max(0.0, high - floor_low * (1 - 1e-12)) * UP + U * high
+
+        return self._each(t, less)
 
     def rate_bounds(self, t: Any) -> Bounds:
         """Return bounds of the instantaneous rate `−L̇/(L − f*) = ‖∇L‖²/(L − f*)` at a time or times."""
