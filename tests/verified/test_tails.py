@@ -311,7 +311,7 @@ def test_a_step_too_long_for_the_logistic_loss_is_refused():
 
 def test_descent_on_these_losses_is_refused_in_words():
     f, net = case("logistic", "two layers")
-    with pytest.raises(ValueError, match="a verified descent needs a quadratic objective, not a LogisticLoss"):
+    with pytest.raises(ValueError, match="a verified descent needs a quadratic objective, not LogisticLoss"):
         lf.enclose(f, net, algorithm="descent", step_size=0.1)
 
 

@@ -36,7 +36,7 @@ def why_not_compiled(field: GradientField) -> str | None:
     """Say why compiled code cannot take this problem, or None."""
     objective = field.objective
     if type(objective) not in _KINDS:
-        return f"it supports only the built-in objectives, not a {type(objective).__name__}"
+        return f"it supports only the built-in objectives, not {type(objective).__name__}"
     if not all(is_numpy(A) and A.dtype == np.float64 for A in (*field.network.weights, *_matrices(objective))):
         return "it takes only NumPy arrays of float64"
     return None

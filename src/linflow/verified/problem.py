@@ -100,7 +100,7 @@ def affine_gradient(objective: Objective) -> AffineGradient:
         return _general(objective)
     raise ValueError(
         "a verified run needs MatrixFactorization, LinearRegression, Quadratic, ExponentialLoss or LogisticLoss, not "
-        f"a {type(objective).__name__}, whose derivatives it cannot bound; gradient_flow and certify take every "
+        f"{type(objective).__name__}, whose derivatives it cannot bound; gradient_flow and certify take every "
         "objective."
     )
 

@@ -199,7 +199,7 @@ class _Beginning:
         if not isinstance(self.problem, AffineGradient):
             name = type(self.objective).__name__
             raise ValueError(  # noqa: TRY004 - of the right type, but of another kind
-                f"a verified descent needs a quadratic objective, not a {name}; enclose the flow instead."
+                f"a verified descent needs a quadratic objective, not {name}; enclose the flow instead."
             )
         with one_thread_when_small(self.narrow.weights), np.errstate(over="ignore", under="ignore", invalid="ignore"):
             march = DescentMarch(self.problem, self.narrow.weights, self.network.scale, self.narrow.radius, eta)
