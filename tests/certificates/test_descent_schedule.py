@@ -312,7 +312,7 @@ class TestCertificate:
         assert data["guarantees"][0]["facts"]["η_0"] == schedule.first
         rows = {row.name: row for row in cert.prior}
         assert rows["Xu et al. 2025"].applies
-        assert "on a constant step" in rows["Xu et al. 2023"].reason
+        assert "for a constant step" in rows["Xu et al. 2023"].reason
         assert lf.certify(self.f, self.net).to_dict()["schedule"] is None
 
     def test_every_and_violation(self):
@@ -338,7 +338,7 @@ class TestCertificate:
             cert.check(lf.gradient_descent(self.f, self.net, step_size=0.01, steps=3))
         with pytest.raises(ValueError, match="always; certify the schedule or step of the run"):
             cert.check(lf.gradient_descent(self.f, self.net, step_size=schedule.first, steps=3))
-        with pytest.raises(ValueError, match="on the descent and the run is a flow"):
+        with pytest.raises(ValueError, match="for the descent and the run is a flow"):
             cert.check(lf.gradient_flow(self.f, self.net, t_max=0.1))
         run = lf.gradient_descent(self.f, self.net, schedule=schedule, steps=3)
         with pytest.raises(ValueError, match="steps of a schedule"):
@@ -424,4 +424,4 @@ def test_rows_of_other_results_say_why():
     f, net = wide(30)
     ours, *others = schedule_guarantees(Setting(f, net), schedules.xu2025(f, net))
     assert ours.applies and others
-    assert all("on a constant step" in row.reason for row in others)
+    assert all("for a constant step" in row.reason for row in others)

@@ -235,7 +235,7 @@ def test_a_gradient_with_a_part_missing_is_told():
     }
     for name, gradient in wrong.items():
         f = user(value, gradient)
-        assert "does not fit" in misfit(f, W, gradient(W)), name
+        assert "does not match" in misfit(f, W, gradient(W)), name
     f = user(value, lambda W: W - Y + 4 * W**3)
     assert misfit(f, W, f.gradient(W)) == ""
 

@@ -50,8 +50,8 @@ def refuse_foreign_files(
         ...     try:
         ...         refuse_foreign_files([page])
         ...     except FileExistsError as error:
-        ...         print(str(error).rpartition(" is ")[2])
-        there already and was not written by linflow; name another file, or move it away.
+        ...         print(str(error).rpartition(" already ")[2])
+        exists and was not written by linflow; name another file, or move it away.
     """
     for path in map(Path, paths):
         if path.is_file() and path.stat().st_size > 0 and not _own(path, head):
