@@ -1,6 +1,6 @@
 """Convergence of gradient flow and gradient descent on multi-layer linear models `f(W_1 W_2 ⋯ W_L)`.
 
-Certify the rate of a start before a run, compute the run, set one against the other:
+Certify the rate of a start before a run, compute the run, and compare the two:
 
 Example:
     >>> import numpy as np, linflow as lf
@@ -17,12 +17,12 @@ import lazy_loader as _lazy
 from linflow._support.names import missing as _missing
 from linflow._support.version import __version__ as __version__
 
-# The public names are listed once, in __init__.pyi, where type checkers read them; each is imported on first use.
+# The public names are listed only in __init__.pyi, which type checkers read. Each is imported on first use.
 _attribute, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)
 
 
 def __getattr__(name: str) -> object:
-    """Return a public name; for an unknown one, name the nearest."""
+    """Return a public name. For an unknown name, the error suggests the nearest one."""
     if name in __all__:
         return _attribute(name)
     return _missing(__name__, __all__, {"torch": "It is imported by itself: import linflow.torch as lt."})(name)

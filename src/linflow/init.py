@@ -22,7 +22,7 @@ from linflow.model.scalar_chain import chain_offsets, chain_root
 
 Seed = int | np.random.Generator | None
 
-if not TYPE_CHECKING:  # a checker knows the names
+if not TYPE_CHECKING:  # type checkers know the names
     __getattr__ = missing(
         __name__,
         (
@@ -124,8 +124,8 @@ def balanced(
 ) -> Network:
     """Balanced weights, `D_l = 0` for every l, with a given (or N(0, std²)) product.
 
-    With `product = U diag(σ) Vᵀ`: `W_l = Q_{l-1} diag(σ^{1/L}) Q_lᵀ`, `Q_0 = U`, `Q_L = V`, the hidden `Q_l`
-    uniformly drawn.
+    With `product = U diag(σ) Vᵀ`, the layers are `W_l = Q_{l-1} diag(σ^{1/L}) Q_lᵀ`, where `Q_0 = U` and `Q_L = V`.
+    The hidden `Q_l` are drawn uniformly.
 
     Example:
         >>> import numpy as np, linflow as lf
@@ -153,15 +153,15 @@ def imbalanced(
     `λ_min(T)` does not vanish; the product is unchanged.
 
     Args:
-        widths: `(n, h_1, …, m)`; the hidden ones at least `min(n, m)` (`max(n, m)` where spare modes pass).
+        widths: `(n, h_1, …, m)`; hidden widths are at least `min(n, m)`, or `max(n, m)` where spare modes pass.
         imbalance: `d`, one number for every `D_l`, or one for each of the `L − 1`. Any sign.
-        product: `W`, shape `(n, m)`; drawn with N(0, std²) entries when left out.
+        product: `W`, shape `(n, m)`; by default drawn with N(0, std²) entries.
         std: standard deviation of the drawn product.
         rng: seed or generator.
         like: array whose kind and device to take.
 
     Raises:
-        ValueError: hidden widths below `min(n, m)`, a wrong number of imbalances, a product of another shape.
+        ValueError: hidden widths below `min(n, m)`, a wrong number of imbalances, or a product of the wrong shape.
 
     Example:
         >>> import numpy as np, linflow as lf
@@ -201,7 +201,7 @@ def spectral(
         like: array whose kind and device to take.
 
     Raises:
-        ValueError: hidden widths below `k`, or values or target of another shape.
+        ValueError: hidden widths below `k`, or `values` or `target` of the wrong shape.
 
     Example:
         >>> import numpy as np, linflow as lf
@@ -226,27 +226,30 @@ def spectral(
 
 
 def with_imbalance(D: Any, W: Any, *, scale: float = 1.0, rng: Seed = None) -> Network:
-    """Weights with prescribed imbalances and a prescribed product, where such weights exist.
+    """Weights with prescribed imbalances and a prescribed product, if such weights exist.
 
-    `W_lᵀW_l − W_{l+1}W_{l+1}ᵀ = D_l` for every l and `c W_1 ⋯ W_L = W`. Two layers are solved in closed form: they
-    exist *if and only if* D has at most n positive and at most m negative eigenvalues and `rank W ≤ h`. For more the
-    same is necessary, with `h_{l−1}` and `h_{l+1}` in place of n and m and the least width in place of h, and that
-    Weyl's inequalities leave room for the singular values of every layer; then the Levenberg–Marquardt method looks
-    for weights from chains of scalars and from random weights: seconds up to widths of 60 or so, minutes at 100.
+    The weights satisfy `W_lᵀW_l − W_{l+1}W_{l+1}ᵀ = D_l` for every l and `c W_1 ⋯ W_L = W`. Two layers are solved in
+    closed form. Their weights exist *if and only if* D has at most n positive and at most m negative eigenvalues and
+    `rank W ≤ h`.
+
+    For more layers the same conditions are necessary, with `h_{l−1}` and `h_{l+1}` instead of n and m and the least
+    width instead of h. In addition, Weyl's inequalities must leave room for the singular values of every layer. The
+    Levenberg–Marquardt method then searches for weights, starting from chains of scalars and from random weights.
+    This takes seconds up to widths of about 60, and minutes at 100.
 
     Args:
         D: `D_1`, symmetric, shape `(h, h)`, for two layers; or the list `[D_1, …, D_{L-1}]` for L.
-        W: the product with the output scale, shape `(n, m)`. The weights take its array kind.
+        W: the product, output scale included, shape `(n, m)`. The weights take its array kind.
         scale: output scale c of the network.
-        rng: seed or generator of the search; two layers draw nothing.
+        rng: seed or generator for the search; not used for two layers.
 
     Returns:
-        The network; each `D_l` is met to `1e-10 max_l ‖W_l‖_F²` and W to `1e-10 ‖W‖_F`, or to `1e-12` of the product
-        of the sizes of its layers where that is more. Both are most often near rounding.
+        The network. It meets each `D_l` to `1e-10 max_l ‖W_l‖_F²`. It meets W to `1e-10 ‖W‖_F`, or to `1e-12` times
+        the product of the sizes of its layers if that is larger. Both errors are usually near rounding.
 
     Raises:
-        ValueError: D not symmetric; no such weights exist, with the condition that fails; or none were found, which
-            for three layers or more does not say that there are none.
+        ValueError: D is not symmetric; no such weights exist (the message names the condition that fails); or none
+            were found, which for three or more layers does not prove that none exist.
 
     Source: this library, docs/design.md.
 
@@ -293,7 +296,7 @@ def _orthonormal(rows: int, columns: int, rng: np.random.Generator) -> np.ndarra
 
 
 def _matrices(D: Any) -> Sequence[Any]:
-    """Return the list of imbalances; one matrix, an array or nested lists of numbers, is a list of one."""
+    """Return the imbalances as a list; a single matrix (an array or nested lists of numbers) gives a list of one."""
     if is_array(D):
         return [D] if D.ndim == 2 else list(D)
     if not isinstance(D, Sequence) or isinstance(D, str) or len(D) == 0:

@@ -1,7 +1,7 @@
-"""Step sizes for gradient descent: rules that `gradient_descent(..., schedule=...)` takes.
+"""Step-size rules for gradient descent, for use as `gradient_descent(..., schedule=...)`.
 
 A schedule has one method, `step(iterate) -> η`; the iterate holds the weights, the gap, the gradient, the number of
-steps done and the last step. Schedules keep no state, so one may serve several runs.
+steps done and the last step. Schedules keep no state, so one schedule can serve several runs.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from linflow.model.objectives import Objective
 
 __all__ = ["Iterate", "Schedule", "backtracking", "constant", "local_smoothness", "xu2025"]
 
-if not TYPE_CHECKING:  # a checker knows the names
+if not TYPE_CHECKING:  # type checkers know the names
     __getattr__ = missing(__name__, __all__)
 
 
 def constant(step_size: float) -> Constant:
-    """Return the schedule of a constant step, the same as `step_size=`.
+    """Return a schedule with a constant step, equivalent to `step_size=`.
 
     Raises:
         ValueError: a step that is not positive.
@@ -41,16 +41,16 @@ def constant(step_size: float) -> Constant:
 def backtracking(initial: float = 1.0, *, shrink: float = 0.5, grow: float = 2.0, slope: float = 0.5) -> Backtracking:
     """Return Armijo's rule: `L(W − η∇L) ≤ L − slope · η‖∇L‖²`.
 
-    Trials start at `initial`, later at `grow` times the last step, and are multiplied by `shrink` until accepted. It
-    needs no constant of the objective and one or two evaluations of the loss per step. With `slope = ½` a step is
-    accepted as soon as `ηK_t ≤ 1` in `local_smoothness`, so it takes at least `shrink` times that one. Decreases
-    below rounding are not asked for.
+    The first trial is `initial`; later trials start at `grow` times the last step. A trial is multiplied by `shrink`
+    until it is accepted. The rule needs no constants of the objective, and one or two evaluations of the loss per
+    step. With `slope = ½`, a step is accepted as soon as `ηK_t ≤ 1` (see `local_smoothness`), so it is at least
+    `shrink` times the step of that rule. Decreases below rounding are not required.
 
     Args:
-        initial: the first trial, positive.
-        shrink: in (0, 1).
-        grow: at least 1.
-        slope: in (0, 1).
+        initial: the first trial step, positive.
+        shrink: factor after a rejected trial, in (0, 1).
+        grow: factor from the last step to the next trial, at least 1.
+        slope: required part of the first-order decrease, in (0, 1).
 
     Raises:
         ValueError: numbers out of range.
@@ -77,13 +77,14 @@ def backtracking(initial: float = 1.0, *, shrink: float = 0.5, grow: float = 2.0
 def local_smoothness(form: str = "step") -> LocalSmoothnessSchedule:
     """Return the rule `η = 1/K_t`, where `ℓ⁺ ≤ ℓ − η(1 − ηK_t/2)‖∇L‖²` holds for the step itself.
 
-    So `ℓ⁺ ≤ ℓ − (η/2)‖∇L‖²`, at any weights: the loss never rises. `K_t` depends on η, and `η K_t(η) = 1` is solved.
+    Hence `ℓ⁺ ≤ ℓ − (η/2)‖∇L‖²` at any weights, and the loss never rises. `K_t` depends on η, so the rule solves
+    `η K_t(η) = 1`.
 
     - `"step"`, any depth: the product after a step is `W(η) = Σ_k η^k M_k`, a polynomial, and K-smoothness gives
       `K_t(η) = (2 Σ_{k≥2} η^{k−2} ⟨∇f, M_k⟩ + K ‖Σ_{k≥1} η^{k−1} M_k‖²)/‖∇L‖²`, which follows the direction taken.
     - `"curvature"`, any depth, quadratic objectives: the same with `⟨V, ∇²f[V]⟩` in place of `K ‖V‖²`. The inequality
-      is then an equality, the step at least that of "step" from the same weights, and the loss falls by exactly
-      `(η/2)‖∇L‖²`; with one layer it is the exact line search.
+      is then an equality, and the loss falls by exactly `(η/2)‖∇L‖²`. The step is at least that of "step" from the
+      same weights. With one layer it is exact line search.
     - `"two layers"`: `K_t = K λ_max(T) + c sqrt(2Kℓ) + c³K² σ_max(W) ℓ η² + cK λ_max(T) sqrt(2Kℓ) η`, for the worst
       direction at these weights.
     - `"printed"`: the same with the constants 6 and 3 before the last two terms.
@@ -91,13 +92,13 @@ def local_smoothness(form: str = "step") -> LocalSmoothnessSchedule:
     Proofs: docs/descent.md.
 
     Args:
-        form: one of the four.
+        form: one of the four names above.
 
     Raises:
-        ValueError: another form; on use, an objective without smoothness or one that is not quadratic for
-            "curvature", or other depths for the last two.
+        ValueError: an unknown form. On use: an objective without smoothness, a non-quadratic objective for
+            "curvature", or a depth other than two for the last two forms.
 
-    Source: Xu, Min, Tarmoun, Mallada & Vidal 2025 for two layers; "step" and "curvature" are of this library.
+    Source: Xu, Min, Tarmoun, Mallada & Vidal 2025 for two layers; "step" and "curvature" are from this library.
 
     Example:
         >>> import numpy as np, linflow as lf
@@ -117,12 +118,13 @@ def xu2025(objective: Objective, network: Network | Sequence[Any], first: float 
     growth from `η_0` keeps the imbalance near its start while the loss is large.
 
     Args:
-        objective: what is minimised, with finite smoothness.
-        network: the start, two layers.
-        first: `η_0`; `safe_step_size(objective, network)` when left out.
+        objective: the objective to minimise, with finite smoothness.
+        network: the initial network, with two layers.
+        first: `η_0`; `safe_step_size(objective, network)` by default.
 
     Raises:
-        ValueError: not two layers, no smoothness, or no safe step when `first` is left out.
+        ValueError: the network does not have two layers, the objective has no smoothness, or `first` is omitted and
+            there is no safe step.
 
     Source: Xu, Min, Tarmoun, Mallada & Vidal 2025.
 

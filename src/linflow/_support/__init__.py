@@ -1,1 +1,1 @@
-"""What every floor stands on: arrays, checks of input, threads, paths, provenance and references."""
+"""Helpers that every package uses: arrays, input checks, threads, paths, provenance and references."""

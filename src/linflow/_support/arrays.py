@@ -1,8 +1,8 @@
 """Array namespaces and the dtype policy.
 
-The mathematics is written once against the Python array API standard, so NumPy, PyTorch, JAX, CuPy and any
-other conforming array goes in and the same kind comes out. Everything is computed in float64: a certificate
-in float32 means nothing. Integers and smaller floats are promoted and the promotion is noted.
+The mathematics is written once, against the Python array API standard. It takes NumPy, PyTorch, JAX, CuPy and any
+other conforming arrays, and returns arrays of the same kind. Everything is computed in float64, because a
+certificate in float32 means nothing. Integers and smaller floats are promoted, and the promotion is noted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Array = Any
 """Any array of the Python array API standard."""
 
 Namespace = Any
-"""The module of functions that goes with an array."""
+"""The module of functions for one kind of array."""
 
 EPS = float(np.finfo(np.float64).eps)
 
@@ -27,7 +27,7 @@ def namespace(*arrays: Array) -> Namespace:
     """Return the array API namespace shared by `arrays`.
 
     Raises:
-        TypeError: when the arrays are of different kinds (say NumPy and PyTorch).
+        TypeError: the arrays are of different kinds (say NumPy and PyTorch).
     """
     try:
         return array_api_compat.array_namespace(*arrays)
@@ -55,10 +55,13 @@ def is_numpy(x: object) -> bool:
 
 
 def unmasked(x: Any, name: str) -> Any:
-    """Return `x` as it is, an array of a NumPy subclass (a mask that hides nothing, `numpy.matrix`) as a plain one.
+    """Return `x` without a mask or NumPy subclass.
+
+    An array of a NumPy subclass (a mask that hides nothing, `numpy.matrix`) becomes a plain array. Any other `x` is
+    returned unchanged.
 
     Raises:
-        ValueError: a mask hides entries, or rows of a list have one: what is computed would be of other data.
+        ValueError: a mask hides entries, of `x` or of a row of a list. The results would be those of other data.
     """
     if isinstance(x, np.ndarray):
         hidden = int(np.ma.count_masked(x)) if isinstance(x, np.ma.MaskedArray) else 0
@@ -77,10 +80,10 @@ def unmasked(x: Any, name: str) -> Any:
 
 
 def to_float64(array: Array, name: str) -> tuple[Array, str | None]:
-    """Promote a real array to float64; the second value says so in words, or is None.
+    """Promote a real array to float64; the second value describes the promotion, or is None if there was none.
 
     Raises:
-        TypeError: for complex or non-numeric arrays, and where the library refuses float64.
+        TypeError: the array is complex or non-numeric, or its library refuses float64.
         ValueError: entries are masked.
     """
     array = unmasked(array, name)
@@ -103,7 +106,7 @@ def to_float64(array: Array, name: str) -> tuple[Array, str | None]:
 
 
 def detach(array: Array) -> Array:
-    """Drop the autograd graph where the array carries one."""
+    """Return the array without its autograd graph, if it has one."""
     return array.detach() if array_api_compat.is_torch_array(array) else array
 
 
@@ -129,7 +132,7 @@ def singular_values(W: Array) -> Array:
 
 
 def sigma(W: Array, k: int) -> Array:
-    """Return the k-th largest singular value of `W`, 0 when k > min(n, m)."""
+    """Return the k-th largest singular value of `W`, or 0 if k > min(n, m)."""
     s = singular_values(W)
     return s[k - 1] if k <= s.shape[0] else s[0] * 0.0
 
@@ -142,7 +145,7 @@ def eigenvalues(A: Array) -> Array:
 
 def norm(x: Array) -> float:
     """Return the Euclidean (Frobenius) norm as a Python float, safe from overflow and underflow."""
-    if isinstance(x, np.ndarray):  # a hundred times in a short run
+    if isinstance(x, np.ndarray):  # called a hundred times in a short run
         flat = x.reshape(-1)
         with np.errstate(over="ignore", invalid="ignore"):
             total = float(np.dot(flat, flat))

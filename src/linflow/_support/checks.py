@@ -1,4 +1,4 @@
-"""Input checks. Each error names what was given, what is needed and the way out."""
+"""Input checks. Each error says what was given, what is needed and how to fix it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def matrix(x: Any, name: str, shape: tuple[int | None, int | None] | None = None
     Args:
         x: an array of any kind, or nested lists (read as NumPy).
         name: what to call it in an error.
-        shape: the shape needed; `None` in a place leaves it free.
+        shape: the shape needed; a side that is None may have any length.
 
     Returns:
-        The float64 array and the promotion in words (None when it was float64 already).
+        The float64 array, and a description of the promotion (None if the array was float64 already).
     """
     x = unmasked(x, name)
     if hasattr(x, "todense") or "sparse" in str(getattr(x, "layout", "")):
@@ -58,7 +58,7 @@ def matrix(x: Any, name: str, shape: tuple[int | None, int | None] | None = None
 
 
 def number(x: Any, name: str, need: str = "a number") -> float:
-    """Check a finite real number; words and truth values are none, though Python turns them into one."""
+    """Check a finite real number. Strings and truth values are refused, although `float` accepts them."""
     if isinstance(x, (str, bytes, bool, np.bool_)):
         raise TypeError(f"{name} is {x!r}; {need} is needed.")
     try:
@@ -84,7 +84,7 @@ def positive(x: Any, name: str, *, allow_zero: bool = False) -> float:
 def fraction(
     x: Any, name: str, what: str = "the fraction of the initial loss gap to reach", example: str = "1e-6"
 ) -> float:
-    """Check a number strictly between 0 and 1; `what` says of an error what the number is."""
+    """Check a number strictly between 0 and 1; an error calls it `what`."""
     value = positive(x, name)
     if value >= 1:
         raise ValueError(f"{name} is {x!r}; it is {what} and must lie in (0, 1), such as {example}.")
@@ -92,14 +92,14 @@ def fraction(
 
 
 def count(x: Any, name: str, least: int = 1) -> int:
-    """Check a whole number not below `least`."""
-    # An int may have more digits than a float can take.
+    """Check a whole number of at least `least`."""
+    # An int can be too large for a float.
     good = isinstance(x, int) or (isinstance(x, Real) and float(x).is_integer())
     if isinstance(x, bool) or not good:
         raise TypeError(f"{name} is {x!r}; a whole number of at least {least} is needed.")
     if x < least:
         raise ValueError(f"{name} is {x!r}; at least {least} is needed.")
-    return int(cast("Any", x))  # of a Real, too
+    return int(cast("Any", x))  # also converts another Real, such as 3.0
 
 
 def numbers(x: Any, name: str) -> np.ndarray:
@@ -107,13 +107,13 @@ def numbers(x: Any, name: str) -> np.ndarray:
 
     Raises:
         ValueError: entries are masked, or rows differ in length.
-        TypeError: something else than numbers.
+        TypeError: an entry is not a number.
     """
     return np.asarray(unmasked(x, name), dtype=np.float64)
 
 
 def each(function: Callable[[Any], float], x: Any, name: str) -> Any:
-    """Return a function of a number as a float, and of a sequence of numbers as an array of its shape.
+    """Apply a function to a number, or to each number of a sequence; a sequence gives an array of its shape.
 
     >>> each(abs, -1.0, "x"), each(abs, [-1, 2], "x")
     (1.0, array([1., 2.]))
@@ -124,7 +124,7 @@ def each(function: Callable[[Any], float], x: Any, name: str) -> Any:
 
 
 def widths(x: Any) -> tuple[int, ...]:
-    """Check the widths (h_0, …, h_L) of a network, and that its weights fit in memory."""
+    """Check the widths (h_0, …, h_L) of a network, and check that its weights fit in memory."""
     if isinstance(x, (str, bytes)) or not isinstance(x, Sequence):
         raise TypeError(f"widths is {x!r}; a sequence (n, h_1, …, m) is needed, such as (20, 30, 5).")
     if len(x) < 2:
@@ -135,7 +135,9 @@ def widths(x: Any) -> tuple[int, ...]:
 
 
 def differing_texts(a: float, b: float, digits: int = 3) -> tuple[str, str]:
-    """Return two numbers as texts that differ if they do: with more digits where few would make them the same.
+    """Return two numbers as texts that differ if the numbers differ.
+
+    The texts get more digits than `digits` if they would be the same otherwise.
 
     >>> differing_texts(2.08, 3.41), differing_texts(1.246e-07, 1.2457e-07), differing_texts(2.0, 2.0)
     (('2.08', '3.41'), ('1.246e-07', '1.2457e-07'), ('2', '2'))
@@ -146,7 +148,7 @@ def differing_texts(a: float, b: float, digits: int = 3) -> tuple[str, str]:
 
 
 def choice(x: Any, name: str, known: Sequence[str]) -> str:
-    """Check a name out of a short list."""
+    """Check that a name is in a short list."""
     if x not in known:
         raise ValueError(f"{name} is {x!r}; one of {', '.join(map(repr, known))} is needed.")
     return x

@@ -1,4 +1,4 @@
-"""Old public names: each still works, with a DeprecationWarning, until version 0.3."""
+"""Old public names. Each still works until version 0.3, with a DeprecationWarning."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ C = TypeVar("C", bound=type)
 
 
 def warn_renamed(old: str, new: str, level: int = 2) -> None:
-    """Warn that a name has changed, at the line that used it: `level` calls above the caller."""
+    """Warn that a name has changed. The warning points to the line that used it, `level` calls above the caller."""
     warnings.warn(f"{old} is now {new}; the old name works until linflow 0.3.", DeprecationWarning, level + 1)
 
 
 def renamed_arguments(**new: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Return a decorator: the function takes its arguments by their old names (the keywords here) as well.
+    """Return a decorator that lets a function accept its arguments by their old names as well.
+
+    Each keyword is an old name, and its value is the new one.
 
     Raises:
         TypeError: an argument is given by both names.
@@ -50,7 +52,10 @@ def renamed_arguments(**new: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 def renamed_attributes(**new: str) -> Callable[[C], C]:
-    """Return a decorator: a dataclass has its attributes by their old names as well, and old pickles of it load."""
+    """Return a decorator that gives a dataclass its attributes under their old names as well.
+
+    Old pickles of the class can still be loaded. Each keyword is an old name, and its value is the new one.
+    """
 
     def decorate(cls: C) -> C:
         for old, name in new.items():

@@ -1,4 +1,4 @@
-"""Numbers as text: for tables and terminals, as in print, and sizes in memory."""
+"""Numbers as text: plain for tables and terminals, typeset as in print, and sizes in memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def number(x: float | None, digits: int = 4) -> str:
-    """Return so many significant digits; a dash for what there is none of, or is not finite.
+    """Return a number with `digits` significant digits, or a dash if it is None or not finite.
 
     >>> number(0.123456), number(None), number(float("inf"))
     ('0.1235', '–', '–')
@@ -19,7 +19,7 @@ def number(x: float | None, digits: int = 4) -> str:
 
 
 def typeset(x: Any, digits: int = 3) -> str:
-    """Write a number the way a reader expects it, with a true minus sign and a power of ten.
+    """Return a number as it is printed in text, with a true minus sign and a power of ten.
 
     >>> typeset(0.12345), typeset(-1.5e-7), typeset(1e-5), typeset(20_000)
     ('0.123', '−1.5·10⁻⁷', '10⁻⁵', '20\u202f000')
@@ -36,7 +36,7 @@ def typeset(x: Any, digits: int = 3) -> str:
 
 
 def in_bytes(size: float) -> str:
-    """Return a size in the largest unit that it fills.
+    """Return a size in the largest unit of which it holds at least one.
 
     >>> in_bytes(2**31), in_bytes(1000)
     ('2 GiB', '1000 bytes')

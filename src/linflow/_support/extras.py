@@ -1,4 +1,4 @@
-"""Optional packages: which extra of linflow brings a package that is missing."""
+"""Optional packages, and the extra of linflow that installs each."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ EXTRAS = {
     "torch": "torch",
     **dict.fromkeys(("tensorboard", "lightning", "pytorch_lightning"), "monitor"),
 }
-"""Package → extra."""
+"""The extra that installs each package."""
 
 
 def install(package: str) -> str:
-    """Return the command that installs a package, with the extra of linflow that brings it.
+    """Return the command that installs a package, by the extra of linflow that contains it if there is one.
 
     Example:
         >>> install("h5py.h5f"), install("peft")
@@ -26,7 +26,10 @@ def install(package: str) -> str:
 
 
 def explained(error: ImportError) -> str:
-    """Return one line for a package that is missing: which, and what installs it; of any other error its own text.
+    """Return one line on an import error.
+
+    For a missing package, the line names it and the command that installs it. For any other error, it is the text
+    of the error.
 
     Example:
         >>> explained(ModuleNotFoundError("No module named 'pyarrow'", name="pyarrow"))

@@ -1,4 +1,4 @@
-"""Where times are told: certificates, runs and tables name the same fractions of the first loss gap."""
+"""The fractions of the initial loss gap for which certificates, runs and tables give times."""
 
 SHOWN = ("1e-2", "1e-4", "1e-6")
 FRACTIONS = tuple(map(float, SHOWN))

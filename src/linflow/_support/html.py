@@ -1,8 +1,8 @@
-"""Small self-contained HTML for notebooks: tables, folds and a curve; every class draws itself with these.
+"""Small self-contained HTML for notebooks: tables, folds and a curve. Every class draws itself with these.
 
-Colours are those of the page (`currentColor` and opacity), so that light and dark notebooks can both be read; styles
-stand on the elements, so that none reaches the rest of the page. Nothing heavy is computed: no spectrum of T, no
-second run, and imbalance spectra of narrow layers only.
+Colours are those of the page (`currentColor` and opacity), so the output is readable in light and dark notebooks.
+Styles are set on the elements, so they do not affect the rest of the page. Nothing heavy is computed: no spectrum of
+T, no second run, and imbalance spectra of narrow layers only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ _POINTS = 200
 
 
 def never_raising(build: Callable[[Any], str], shown: Any) -> str:
-    """Return `build(shown)`, or the plain `repr` in HTML: a picture must not hide the value of a notebook's cell."""
+    """Return `build(shown)`, or the plain `repr` in HTML if that fails.
+
+    An error in a picture must not hide the value of a notebook cell.
+    """
     try:
         return build(shown)
     except Exception:
@@ -32,7 +35,10 @@ def never_raising(build: Callable[[Any], str], shown: Any) -> str:
 
 
 def sparkline(t: np.ndarray, gap: np.ndarray) -> str:
-    """Return an SVG path of `log10` of the gap, of what is positive and finite; nothing for fewer than two points."""
+    """Return an SVG curve of `log10` of the gap against time, with its label.
+
+    Only points with a positive and finite gap are drawn. The text is empty if there are fewer than two.
+    """
     keep = np.isfinite(t) & np.isfinite(gap) & (gap > 0)
     t, level = t[keep], np.log10(gap[keep])
     if t.size < 2 or not t[-1] > t[0]:
@@ -55,7 +61,7 @@ def sparkline(t: np.ndarray, gap: np.ndarray) -> str:
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table without borders, every cell escaped."""
+    """Return a table without borders; the text of every cell is escaped."""
     head = "".join(f'<th style="{_CELL};{_FAINT}">{escape(title)}</th>' for title in titles)
     head = f"<thead><tr>{head}</tr></thead>" if head else ""
     body = "".join(
@@ -65,7 +71,7 @@ def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def folded_reasons(rows: Sequence[tuple[str, str]]) -> str:
-    """Return names with why they do not apply, behind a fold; nothing if there are none."""
+    """Return a folded table of names and why each does not apply, or an empty text if there are no rows."""
     if not rows:
         return ""
     many = "1 that does not apply" if len(rows) == 1 else f"{len(rows)} that do not apply"
@@ -73,10 +79,10 @@ def folded_reasons(rows: Sequence[tuple[str, str]]) -> str:
 
 
 def notes(lines: Sequence[str]) -> str:
-    """Return notes, faint."""
+    """Return notes in faint text, one on each line."""
     return "".join(f'<div style="{_FAINT}">{escape(note)}</div>' for note in lines)
 
 
 def block(name: str, head: str, *parts: str) -> str:
-    """Return what a thing is, in a line, and its parts."""
+    """Return a block: one line with a name in bold and a heading, then the parts."""
     return f'<div style="color:inherit"><div><b>{name}</b> {escape(head)}</div>{"".join(parts)}</div>'

@@ -1,11 +1,11 @@
-"""Ctrl-C during work of which something is left."""
+"""Ctrl-C during work of which a part is kept."""
 
 
 class Kept(KeyboardInterrupt):
-    """Ctrl-C, and what is left of the work; the commands print it.
+    """Ctrl-C, with a sentence on the part of the work that is kept. The commands print it.
 
     Attributes:
-        kept: what is left, in a sentence.
+        kept: the sentence.
     """
 
     def __init__(self, kept: str):

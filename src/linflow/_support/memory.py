@@ -1,4 +1,4 @@
-"""How much memory there is: what cannot fit in it is refused before it is asked for."""
+"""The memory of this machine. Work that cannot fit is refused before memory is allocated."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 from linflow._support.digits import in_bytes
 
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-"""Where Linux says what a container may use."""
+"""The files in which Linux states the memory limit of a container."""
 
 
 @lru_cache(maxsize=1)
 def memory() -> float:
-    """Return the bytes that this process may use at most; inf where that is not known."""
+    """Return the most bytes that this process can use, or inf if that is not known."""
     found = math.inf
     if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", ()):
         found = float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")
@@ -29,7 +29,7 @@ def memory() -> float:
 
 
 def check_weights(widths: tuple[int, ...], times: int = 1) -> None:
-    """Raise MemoryError where `times` the weights of these widths, in float64, are more than there is."""
+    """Raise MemoryError if `times` copies of the weights of these widths, in float64, do not fit in memory."""
     need = times * 8 * sum(a * b for a, b in pairwise(widths))
     if need > memory():
         what = f"the weights {'×'.join(map(str, widths))}{' and work on them' * (times > 1)}"

@@ -1,4 +1,4 @@
-"""What a module says of a name that it does not have: what is near, or where it is."""
+"""Errors for names that a module does not have: they suggest a near name, or say where the name is."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 
 def missing(module: str, names: Iterable[str], known: Mapping[str, str] | None = None) -> Callable[[str], Any]:
-    """Return a `__getattr__` for a module, which raises AttributeError with a suggestion.
+    """Return a `__getattr__` for a module that raises AttributeError with a suggestion.
 
     Args:
-        module: its full name.
-        names: those that it has.
-        known: what to say of names that are used elsewhere, in small letters.
+        module: the full name of the module.
+        names: the names that it has.
+        known: advice on names that are used elsewhere, by name in lower case.
 
     Example:
         >>> import linflow as lf
@@ -24,7 +24,7 @@ def missing(module: str, names: Iterable[str], known: Mapping[str, str] | None =
     names = sorted(names)
 
     def getattribute(name: str) -> Any:
-        if name.startswith("_"):  # asked for by Python itself, often
+        if name.startswith("_"):  # Python itself often asks for these
             raise AttributeError(f"module {module!r} has no attribute {name!r}", name=name)
         raise AttributeError(f"{module} has no {name!r}.{suggestion(name, names, known)}", name=name)
 
@@ -32,7 +32,7 @@ def missing(module: str, names: Iterable[str], known: Mapping[str, str] | None =
 
 
 def suggestion(name: str, names: Iterable[str], known: Mapping[str, str] | None = None) -> str:
-    """Return a sentence on what may be meant, after a blank."""
+    """Return a sentence on what may be meant, with a space before it."""
     names = list(names)
     said = next((text for key, text in (known or {}).items() if key in name.lower()), None)
     if said is not None:

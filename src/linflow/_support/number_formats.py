@@ -1,4 +1,4 @@
-"""The formats of numbers in which weights are stored, and how far storing may have moved a matrix."""
+"""The number formats in which weights are stored, and how far rounding to them can move a matrix."""
 
 from __future__ import annotations
 
@@ -12,34 +12,35 @@ import numpy as np
 from linflow._support.arrays import Array, namespace
 
 COMPUTED = 8 * 2.0**-23
-"""Part of the greatest singular value that is left of a 0 where a matrix was computed in float32."""
+"""The size of a singular value that should be 0, relative to the greatest, in a matrix computed in float32."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """A format of floating-point numbers, whose neighbours are at most `max(relative·|x|, absolute)` apart."""
+    """A floating-point format whose neighbouring numbers are at most `max(relative·|x|, absolute)` apart."""
 
     name: str
     relative: float
     absolute: float
 
     def moved(self, W: Array) -> float:
-        """Return how far rounding may have moved a matrix, in its greatest singular value, to become W.
+        """Return the spectral norm of the rounding error that W can contain.
 
-        `u (max_i ‖row i‖ + max_j ‖column j‖)` for errors `|e_ij| ≤ u |w_ij|` that are independent, `u = relative/2`,
-        and likewise for the absolute ones: √3 times the leading term of Bandeira and van Handel (2016), Theorem 1.1.
+        The estimate is `u (max_i ‖row i‖ + max_j ‖column j‖)` for independent errors `|e_ij| ≤ u |w_ij|`,
+        `u = relative/2`, and likewise for the absolute errors. It is √3 times the leading term of Bandeira and van
+        Handel (2016), Theorem 1.1.
         """
         xp = namespace(W)
         rows, columns = (math.sqrt(float(xp.max(xp.sum(W * W, axis=axis)))) for axis in (1, 0))
         return (self.relative * (rows + columns) + self.absolute * sum(map(math.sqrt, W.shape))) / 2
 
     def times(self, factor: float) -> Format:
-        """Return the format of numbers that are multiplied by at most `factor` after they are stored."""
+        """Return the format of numbers that were stored in this one and then multiplied by at most `factor`."""
         return replace(self, absolute=self.absolute * factor)
 
 
 FLOAT64 = Format("float64", 0.0, 0.0)
-"""What all is computed in: its own rounding is counted there."""
+"""The format of every computation. Its own rounding is counted there, so it is 0 here."""
 FORMATS = {
     name: Format(name, 2.0 ** (1 - digits), 2.0**least)
     for name, digits, least in (
@@ -52,7 +53,7 @@ FORMATS = {
         ("float8_e5m2fnuz", 3, -17),
     )
 } | dict.fromkeys(("float64", "float96", "float128", "longdouble"), FLOAT64)
-"""By name: digits with the leading one, and the exponent of the least number above 0."""
+"""The formats by name. `digits` counts the leading one; `least` is the exponent of the least number above 0."""
 
 
 def dtype_name(dtype: Any) -> str:
@@ -61,14 +62,14 @@ def dtype_name(dtype: Any) -> str:
 
 
 def coarsest(formats: Iterable[Format]) -> Format:
-    """Return the format that rounds most of several, and not less than any in either way."""
+    """Return a format that rounds at least as much as each of several, in relative and in absolute terms."""
     formats = list(formats)
     found = max(formats, key=lambda f: f.relative, default=FLOAT64)
     return replace(found, absolute=max((f.absolute for f in formats), default=0.0))
 
 
 def decoded(codes: np.ndarray, name: str) -> np.ndarray:
-    """Return the numbers that bytes are in an eight-bit format, as float32, exactly."""
+    """Decode bytes in an eight-bit format to float32, exactly."""
     if name == "float8_e5m2":  # the upper half of a float16
         return (codes.astype(np.uint16) << 8).view(np.float16).astype(np.float32)
     mantissa = FORMATS[name].relative

@@ -1,4 +1,4 @@
-"""Files that linflow wrote, which it may replace; those of others it leaves alone."""
+"""Recognising files that linflow wrote. It may replace them, and it leaves all others alone."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 from linflow._support.paths import PathLike, quote
 
 GENERATOR = '<meta name="generator" content="linflow">'
-"""What stands in every page."""
+"""The mark in every page."""
 MADE = "was made by: linflow"
-"""What a comment says in an experiment file that was written beside results."""
+"""The mark in a comment of an experiment file that was written beside results."""
 MARKS = {
     ".html": GENERATOR.encode(),
     ".json": b'"linflow": "',  # among the versions
@@ -25,18 +25,18 @@ MARKS = {
     ".svg": b"<dc:title>linflow",
     ".png": b"Software\0linflow",
 }
-"""What is somewhere in a file of a kind that linflow wrote; drawings say what made them."""
+"""The mark that a file of each kind contains if linflow wrote it. Drawings name the program that made them."""
 
 
 def refuse_foreign_files(
     paths: Iterable[PathLike], way: str = "name another file", *, head: str | None = None
 ) -> None:
-    """Refuse to write where there is a file that linflow has not written.
+    """Refuse to overwrite a file that linflow has not written.
 
     Args:
-        paths: where is to be written; of a CSV table, which has no place for a mark, the file beside it tells.
+        paths: the files to write. A CSV table cannot carry a mark, so the file beside it decides.
         way: what to do instead.
-        head: the first line of such a file, where that is what tells.
+        head: the first line of files that linflow wrote, if that line is their mark.
 
     Raises:
         FileExistsError: there is such a file, and it is not empty.
@@ -79,7 +79,7 @@ def _own(path: Path, head: str | None = None) -> bool:
 
 
 def _layers(names: Iterable[str]) -> bool:
-    """Whether these are the names of layers and the scale, as `save_weights` writes them."""
+    """Tell whether these are the names of layers and the scale, as `save_weights` writes them."""
     found = set(names)
     return "scale" in found and found - {"scale"} == {f"W{l}" for l in range(1, len(found))}
 

@@ -1,4 +1,4 @@
-"""Paths: what may be read, and writing that is whole or not at all."""
+"""Paths: checks before reading, and atomic writing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from linflow._support.digits import in_bytes
 from linflow._support.extras import install
 
 LIMIT = 2 * 2**30
-"""Bytes that a file may decode to, unless a caller allows more."""
+"""The most bytes that a file may decode to, unless a caller allows more."""
 
 PathLike = str | os.PathLike[str]
 
@@ -32,11 +32,11 @@ _WAYS = {
     "Write it as Parquet": (".feather", ".arrow", ".orc"),
     "Rename it to .txt if it holds lines of numbers": (".dat", ".asc", ".data"),
 }
-"""What to do with files of other kinds."""
+"""Advice for files of other kinds, by their suffixes."""
 
 
 class FileError(ValueError):
-    """A file that cannot be used: its text is one line with what was found, what is needed and the way out.
+    """A file that cannot be used. The text is one line: what was found, what is needed and how to fix it.
 
     Example:
         >>> from linflow.files import read_matrix
@@ -52,7 +52,7 @@ def quote(path: PathLike) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Return the text of an error of another library on one line of bounded length."""
+    """Return the text of another library's error on one line of bounded length."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else text[:197] + "…"
 
@@ -61,8 +61,8 @@ def suffix(path: PathLike, known: Sequence[str], what: str) -> str:
     """Return the lower-case suffix of a path, one of `known`.
 
     Raises:
-        FileError: any other; `what` is the beginning of the sentence on what is needed.
-        TypeError: no path.
+        FileError: another suffix. The sentence on what is needed begins with `what`.
+        TypeError: `path` is not a path.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"path is a {type(path).__name__}; the name of a file is needed, a str or a pathlib.Path.")
@@ -80,7 +80,7 @@ def readable(path: PathLike) -> Path:
     """Return the path of a regular, non-empty file that may be read.
 
     Raises:
-        OSError: no such file, a directory, no permission, or not a regular file (a pipe would wait for ever).
+        OSError: no such file, a directory, no permission, or not a regular file (reading a pipe could wait forever).
         FileError: an empty file.
     """
     try:
@@ -105,7 +105,7 @@ def readable(path: PathLike) -> Path:
 
 
 def check_size(size: int, limit: int, path: PathLike, what: str = "it") -> None:
-    """Raise a `FileError` where `size` bytes, decoded, are more than `limit`."""
+    """Raise a `FileError` if `size` bytes, decoded, are more than `limit`."""
     if size > limit:
         raise FileError(
             f"{quote(path)} is too large: {what} would take {in_bytes(size)}, and {in_bytes(limit)} are allowed. "
@@ -115,7 +115,7 @@ def check_size(size: int, limit: int, path: PathLike, what: str = "it") -> None:
 
 @contextmanager
 def decoding(path: PathLike, what: str) -> Iterator[None]:
-    """Turn whatever a decoder raises into a `FileError` that names the file and `what` it was read as."""
+    """Turn any error of a decoder into a `FileError` that names the file and `what` it was read as."""
     try:
         yield
     except FileError:
@@ -131,7 +131,7 @@ def import_for(module: str, path: PathLike) -> Any:
     """Import a package that a file needs.
 
     Raises:
-        ImportError: it is not installed; says which to install.
+        ImportError: the package is not installed. The text says how to install it.
     """
     try:
         return importlib.import_module(module)
@@ -145,17 +145,17 @@ def import_for(module: str, path: PathLike) -> Any:
 
 @contextmanager
 def atomic(path: PathLike) -> Iterator[Path]:
-    """Write a file whole or not at all: yields a temporary path in the same folder, renamed to `path` at the end.
+    """Write a file atomically: yield a temporary path in the same folder, and rename it to `path` at the end.
 
-    The content is on the disk before the name is. If anything is raised inside, an interrupt from the keyboard
-    included, the temporary file is removed and what was at `path` stays. An existing file is replaced and its
-    permissions are kept; of a symbolic link the target is replaced, and the link stays.
+    The content is on the disk before the file gets its name. If anything is raised inside, including a keyboard
+    interrupt, the temporary file is removed and `path` stays as it was. An existing file is replaced and its
+    permissions are kept. If `path` is a symbolic link, its target is replaced and the link stays.
 
     Args:
-        path: where the file is to be; its folder must exist.
+        path: the file to write; its folder must exist.
 
     Raises:
-        OSError: no such folder, a directory or something else that is not a regular file in its place, no
+        OSError: the folder does not exist, `path` is a directory or another thing that is not a regular file, no
             permission, or no room.
 
     Example:
@@ -171,7 +171,7 @@ def atomic(path: PathLike) -> Iterator[Path]:
     target, mode = _target(path)
     temporary = target.with_name(f".linflow-{secrets.token_hex(8)}.tmp")
     try:
-        # 0o666 less the umask is what any new file gets. O_EXCL never follows a link put there by another.
+        # A new file usually gets 0o666 less the umask. O_EXCL never follows a link that someone else put there.
         handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     except PermissionError as error:
         raise PermissionError(
@@ -187,18 +187,18 @@ def atomic(path: PathLike) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    if os.name == "posix":  # elsewhere a folder cannot be opened
+    if os.name == "posix":  # other systems cannot open a folder
         _sync(target.parent, os.O_RDONLY)
 
 
 def write_bytes(path: PathLike, write: Callable[[Any], Any]) -> None:
-    """Write a file atomically with `write(file)`, `file` open for bytes."""
+    """Write a file atomically by calling `write(file)`, with `file` open for bytes."""
     with atomic(path) as temporary, open(temporary, "wb") as file:
         write(file)
 
 
 def write_whole(path: PathLike, content: str | bytes) -> None:
-    """Write a file atomically; text as UTF-8."""
+    """Write content to a file atomically; text is encoded as UTF-8."""
     write_bytes(path, lambda file: file.write(content.encode() if isinstance(content, str) else content))
 
 
@@ -211,7 +211,7 @@ def _sync(path: Path, flags: int) -> None:
 
 
 def _target(path: PathLike) -> tuple[Path, int | None]:
-    """Return the path behind all links, and the permissions of the file there, None if there is none."""
+    """Return the path behind all links, and the permissions of the file there (None if there is no file)."""
     target = Path(os.path.realpath(path))
     try:
         found = os.lstat(target)

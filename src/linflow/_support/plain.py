@@ -1,4 +1,4 @@
-"""Results as plain data, which JSON takes."""
+"""Results as plain data that JSON can hold."""
 
 from __future__ import annotations
 

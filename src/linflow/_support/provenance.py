@@ -1,4 +1,4 @@
-"""What besides the settings a number depends on."""
+"""Provenance: everything besides the settings that a number depends on."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from linflow._support.version import __version__
 
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
-    """Return the versions of the packages on which numbers depend; not to be changed."""
+    """Return the versions of the packages that numbers depend on. Do not change the dictionary: it is cached."""
     return {"linflow": __version__, **{name: _version(name) for name in ("numpy", "scipy", "numba")}}
 
 
 def software(*others: str) -> dict[str, str]:
-    """Return the same with the versions of other packages, and that of Python."""
+    """Return `versions()` with the versions of other packages and of Python added."""
     return {**versions(), **{name: _version(name) for name in others}, "python": platform.python_version()}
 
 
@@ -28,7 +28,7 @@ def machine() -> str:
 
 
 def provenance(seed: int) -> dict[str, Any]:
-    """Return what besides the settings the numbers depend on: versions, seed, precision, machine."""
+    """Return everything besides the settings that numbers depend on: versions, seed, precision, machine."""
     return {
         "versions": dict(versions()),
         "python": platform.python_version(),

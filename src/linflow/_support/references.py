@@ -13,7 +13,7 @@ from linflow._support.version import __version__
 
 _LATEX = {"ï": r"{\"\i}", "é": r"{\'e}", "ö": r"{\"o}", "ø": r"{\o}", "ç": r"{\c c}", "Ł": r"{\L}", "–": "--"}
 
-# Letters are in Unicode there and in LaTeX in what is printed; a line that begins with four spaces continues the one
+# The file holds letters in Unicode; they are printed in LaTeX. A line that begins with four spaces continues the line
 # before it.
 _BIBLIOGRAPHY = Path(__file__).with_name("references.bib")
 
@@ -23,8 +23,8 @@ class Reference:
     """One entry of the bibliography.
 
     Attributes:
-        key: what results cite it by.
-        title: in Unicode.
+        key: the key by which results cite it.
+        title: the title, in Unicode.
         bibtex: the entry, in ASCII.
     """
 
@@ -34,7 +34,7 @@ class Reference:
 
     @classmethod
     def parse(cls, entry: str) -> Reference:
-        """Return the reference of one entry of the bibliography."""
+        """Parse one entry of the bibliography."""
         entry = entry.strip().replace("\n    ", " ")
         key, title = (_group(pattern, entry) for pattern in (r"^@\w+\{(\w+),", r"\btitle = \{\{(.*)\}\},"))
         for letter, code in _LATEX.items():
@@ -58,10 +58,10 @@ REFERENCES: dict[str, Reference] = {
 
 
 def select(keys: Iterable[str]) -> list[Reference]:
-    """Return the references of these keys, in alphabetical order and each once.
+    """Return the references with these keys, each once, in alphabetical order.
 
     Raises:
-        ValueError: an unknown key; the text gives the nearest ones.
+        ValueError: an unknown key; the text names the nearest ones.
     """
     wanted = sorted(set(keys))
     for key in wanted:
@@ -74,7 +74,7 @@ def select(keys: Iterable[str]) -> list[Reference]:
 
 @runtime_checkable
 class Cited(Protocol):
-    """What rests on references: certificates, runs, guarantees, theorems and bounds."""
+    """A result that rests on references: a certificate, run, guarantee, theorem or bound."""
 
     @property
     def citations(self) -> frozenset[str]:
@@ -83,19 +83,19 @@ class Cited(Protocol):
 
 
 def cite(x: Any) -> str:
-    """Return the BibTeX of what a result rests on.
+    """Return the BibTeX entries of the literature that a result rests on.
 
     Args:
         x: a `Certificate` (the guarantees that apply, and the theory of its objective), a `Trajectory` (the
-            integrator of a flow), a `Guarantee`, a bound, or keys: one, or a list of any of these.
+            integrator of a flow), a `Guarantee`, a bound, a key, or a list of any of these.
 
     Returns:
-        Entries in alphabetical order of their keys, each once. Those of a certificate and of a run include the
+        The entries in alphabetical order of their keys, each once. For a certificate or a run they include the
         software.
 
     Raises:
         ValueError: an unknown key.
-        TypeError: something that rests on no reference.
+        TypeError: `x` has no references.
 
     Example:
         >>> import linflow as lf

@@ -1,4 +1,4 @@
-"""BLAS threads: one for small problems, where a pool costs more than it gives."""
+"""BLAS threads: small problems use one, because a thread pool would cost more than it saves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from threadpoolctl import ThreadpoolController
 from linflow._support.arrays import Array, is_numpy
 
 LARGE = 100 * 100
-"""Entries of the largest layer from which a second thread pays."""
+"""Entries in the largest layer from which a second thread pays off."""
 
 
 @lru_cache(maxsize=1)
@@ -28,5 +28,5 @@ def one_thread_when_small(weights: Sequence[Array]) -> AbstractContextManager:
 
 
 def one_thread() -> AbstractContextManager:
-    """Return a context that limits BLAS to one thread, whatever is computed in it."""
+    """Return a context that limits BLAS to one thread, whatever the size of the problem."""
     return _controller().limit(limits=1, user_api="blas")

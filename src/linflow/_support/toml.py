@@ -1,4 +1,4 @@
-"""TOML: files read with errors that name the place, values written, and the lines on which keys stand."""
+"""TOML: reading files with errors that name the place, writing values, and finding the line of a key."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 
 
 def read_toml(path: str | os.PathLike[str]) -> tuple[dict[str, Any], str]:
-    """Return what a TOML file holds, and its text.
+    """Return the content of a TOML file, and its text.
 
     Raises:
-        ValueError: it is none; the message names the place.
+        ValueError: the file is not TOML; the message names the place.
         OSError: no such file.
     """
     try:
@@ -29,7 +29,7 @@ def read_toml(path: str | os.PathLike[str]) -> tuple[dict[str, Any], str]:
 
 
 def toml_value(value: Any) -> str:
-    """Return a value as it stands in a TOML file.
+    """Return a value as it is written in a TOML file.
 
     Example:
         >>> from linflow._support.toml import toml_value
@@ -43,11 +43,11 @@ def toml_value(value: Any) -> str:
     if isinstance(value, float):
         return repr(value)
     text = json.dumps(str(value) if isinstance(value, os.PathLike) else value, ensure_ascii=False)
-    return text.replace("\x7f", "\\u007f")  # which JSON takes as it is, and TOML does not
+    return text.replace("\x7f", "\\u007f")  # JSON allows this character unescaped, TOML does not
 
 
 def line_of(text: str, names: list[str]) -> int | None:
-    """Return the line on which a key stands, or its section where the key has none."""
+    """Return the line number of a key, or that of its section if the key has no line (None if neither is found)."""
     section, found = "", None
     for number, line in enumerate(text.splitlines(), 1):
         header = re.match(r"\s*\[\s*([^\]]+?)\s*\]", line)
@@ -65,6 +65,6 @@ def line_of(text: str, names: list[str]) -> int | None:
             return number
         if key and not section and key[1] == ".".join(names[:2]):
             return number
-        if key and not section and len(names) > 1 and key[1] == names[0]:  # an inline table lies on one line
+        if key and not section and len(names) > 1 and key[1] == names[0]:  # an inline table is on one line
             return number
     return found

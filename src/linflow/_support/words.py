@@ -1,4 +1,4 @@
-"""Numbers in sentences: "1 cell", "2 cells", and parts of a whole that are never rounded up to it."""
+"""Numbers in sentences: "1 cell", "2 cells", and percentages that never round a part up to the whole."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterable
 
 
 def plural(count: float, noun: str, verb: str = "") -> str:
-    """Return how many there are: "1 cell", "1,000 cells"; and what they do, where a verb is given.
+    """Return a count with its noun, such as "1 cell" or "2 cells", followed by the verb if one is given.
 
     Args:
-        count: how many.
-        noun: what they are, one of them.
-        verb: as of several, such as "are" or "lie".
+        count: how many things there are.
+        noun: the noun, in the singular.
+        verb: the verb, in the plural form, such as "are" or "lie".
 
     Example:
         >>> plural(1, "cell"), plural(0, "cell"), plural(1, "run", "are"), plural(2, "law", "lie")
@@ -23,7 +23,7 @@ def plural(count: float, noun: str, verb: str = "") -> str:
 
 
 def verb_for(count: float, verb: str) -> str:
-    """Return a verb as it stands after one, or after several: "is" or "are", "does" or "do".
+    """Return a verb in the singular or plural form that fits a count: "is" or "are", "does" or "do".
 
     Example:
         >>> verb_for(1, "do"), verb_for(3, "do"), verb_for(1, "have")
@@ -35,7 +35,7 @@ def verb_for(count: float, verb: str) -> str:
 
 
 def percent(x: float, digits: int = 0) -> str:
-    """Return a part of a whole as percent; what is not all is not called 100%, nor what is something 0%.
+    """Return a fraction as a percentage. A part that is not the whole never becomes 100%, and one above 0 never 0%.
 
     Example:
         >>> percent(0.25), percent(0.9996), percent(0.9996, 1), percent(1.0), percent(1e-9), percent(0.0)
@@ -50,13 +50,13 @@ def percent(x: float, digits: int = 0) -> str:
 
 
 def listed(names: Iterable[str], most: int = 8) -> str:
-    """Return names in quotes, the first few of many."""
+    """Return names in quotes; only the first `most` if there are more."""
     names = list(names)
     more = f", … ({len(names)} in all)" if len(names) > most else ""
     return ", ".join(map(repr, names[:most])) + more
 
 
 def position(index: list[int]) -> str:
-    """Return a place in words, counted from 1: "row 2, column 3"."""
+    """Return an index in words, counted from 1: "row 2, column 3"."""
     words = ("row", "column") if len(index) <= 2 else ("index",) * len(index)
     return ", ".join(f"{word} {i + 1}" for word, i in zip(words, index, strict=False))

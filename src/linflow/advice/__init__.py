@@ -1,1 +1,1 @@
-"""Starts designed for a rate, and what holds a start back."""
+"""Design of starts for a certified rate, and diagnosis of what limits a given start."""

@@ -1,4 +1,4 @@
-"""A design as a notebook shows it."""
+"""The notebook view of a design."""
 
 from html import escape
 from typing import Any
@@ -8,7 +8,7 @@ from linflow._support.words import plural
 
 
 def view(design: Any) -> str:
-    """Return what the start was made for, its layers and its certificate."""
+    """Return the HTML of a design: the reason for its start, its layers and its certificate."""
     head = f"imbalance λ = {design.imbalance:.4g}, rate {design.rate:.4g}"
     if design.steps is not None:
         head += f", {plural(design.steps, 'step')} of {design.step_size:.4g} to {design.until:g} of the gap"

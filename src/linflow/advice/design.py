@@ -1,4 +1,4 @@
-"""Starts designed for a certificate: a rate of the flow, or few steps of gradient descent."""
+"""Starts designed for a certificate: for a rate of the flow, or for few steps of gradient descent."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from linflow.model.network import Network
 from linflow.model.objectives import Objective
 
 SLACK = 0.01
-"""A design may take this part more than the fewest steps: the last percent would need arbitrarily large weights."""
+"""A design can exceed the fewest steps by this fraction. The last percent would need arbitrarily large weights."""
 
-_GROW, _CLOSE, _FAR = 4.0, 1.05, 20  # ratios of imbalances on the grid of the search and at its end; its size
+_GROW, _CLOSE, _FAR = 4.0, 1.05, 20  # of the search: ratio of imbalances on its grid and at its end; size of the grid
 _RETRIES = 10
-_TUNED = 1.5  # a better step size saves a tenth of the steps, in what was seen, or a few where they are few
-_NEARBY = (1.05, 1.1, 1.15, 0.95, 1.2, 1.3, 0.9, 1.4)  # times the safe step: larger ones are mostly better
+_TUNED = 1.5  # in experiments, a better step size saved a tenth of the steps, or a few steps if there were few
+_NEARBY = (1.05, 1.1, 1.15, 0.95, 1.2, 1.3, 0.9, 1.4)  # factors on the safe step; larger steps are mostly better
 
 
 @renamed_attributes(network="start", fraction="until")
 @dataclass(frozen=True, repr=False)
 class Design:
-    """A start designed for a certificate. `print` shows the start and what is certified.
+    """A start designed for a certificate. `print` shows the start and its certificate.
 
     Attributes:
         start: the network.
-        certificate: `certify` on these very weights.
-        imbalance: λ, the one positive eigenvalue of `D_{L−1}` (of `−D_1`, if the product has fewer columns than
+        certificate: the result of `certify` for exactly these weights.
+        imbalance: λ, the only positive eigenvalue of `D_{L−1}` (of `−D_1`, if the product has fewer columns than
             rows), on `min(n, m)` directions; all other imbalances are 0.
-        until: the fraction of the initial gap to which steps are counted and `confirm` runs.
-        least_steps: for a descent, no constant step size is certified to need fewer steps; None for the flow.
+        until: fraction of the initial gap up to which steps are counted and `confirm` runs.
+        least_steps: no constant step size of a descent can be certified to need fewer steps; None for the flow.
         reason: why the start has this certificate, in words.
         notes: further remarks.
     """
@@ -68,13 +68,13 @@ class Design:
 
     @property
     def steps(self) -> int | None:
-        """Steps after which the gap is certified to be at most `until` of the first; None for the flow."""
+        """Number of steps after which the gap is certified to be at most `until` of the first; None for the flow."""
         return None if self.least_steps is None else int(self.certificate.steps_to(self.until))
 
     def confirm(self, until: float | None = None) -> Check:
-        """Run from the start to a fraction of its gap, `until` when left out, and check the certificate.
+        """Run from the start until the gap is at most the fraction `until` of the first, and check the certificate.
 
-        A descent takes no more steps than are certified for `until`.
+        If `until` is omitted, that of the design is used. A descent takes at most the certified number of `steps`.
         """
         until = self.until if until is None else checks.fraction(until, "until")
         objective = self.certificate.objective
@@ -132,37 +132,37 @@ def design(
 ) -> Design:
     """Return a start with a certified rate of at least `rate` for the flow, or with few certified steps of descent.
 
-    All layers but one are `√λ` times orthonormal, on `k = min(n, m)` directions, and the last (the first, if
-    `m < n`) is zero: the product is 0, `D_{L−1} = λ` on k directions, every other imbalance 0, and T is `c² λ^{L−1}`
-    times the identity. So `λ_min(T) ≥ c² λ^{L−1}` along the whole flow, whatever the minimiser. With another product
-    the modes are scalar chains of the same imbalances.
+    On `k = min(n, m)` directions, every layer but one is `√λ` times orthonormal. The last layer (the first, if
+    `m < n`) is zero. So the product is 0, `D_{L−1} = λ` on k directions, every other imbalance is 0, and T is
+    `c² λ^{L−1}` times the identity. Then `λ_min(T) ≥ c² λ^{L−1}` along the whole flow, for any minimiser. For another
+    product, the modes are scalar chains with the same imbalances.
 
-    *Flow.* λ is the least one for which the certified rate is at least `rate`; for product 0, `λ^{L−1} = rate/(γc²)`
+    *Flow.* λ is the least one for which the certified rate is at least `rate`. For product 0, `λ^{L−1} = rate/(γc²)`
     to rounding. For two layers, no other start with the certified rate `rate` has a smaller `Σ‖W_l‖_F²`.
 
     *Descent.* As λ grows, every step comes closer to `W ← W − (1/K) ∇f`. No certificate with a constant step promises
     a better factor than `1 − γ/(2K)` per step. With `steps=`, λ is the least one that certifies at most that many
-    steps to `until`. Without it, the design takes the fewest steps possible, to 1 %. η is chosen together with λ.
+    steps to `until`. Otherwise the design needs the fewest steps possible, to 1 %. η is chosen together with λ.
 
-    The minimiser is used only in the certificate (in the initial loss, the constants and the margin), never in the
+    The minimiser enters only the certificate (through the initial loss, the constants and the margin), never the
     weights.
 
     Args:
-        objective: what is minimised, with γ > 0, and for a descent with finite K too.
-        widths: `(n, h_1, …, m)`, two layers or more, hidden widths at least `min(n, m)` (for a rank-deficient
-            objective, its rank replaces n).
+        objective: the objective to minimise, with γ > 0. A descent also needs a finite K.
+        widths: `(n, h_1, …, m)` for two layers or more, with hidden widths at least `min(n, m)`. For a rank-deficient
+            objective, its rank replaces n.
         rate: exponential rate of the flow to certify.
         algorithm: "flow" or "descent" (gradient descent with a constant step).
-        steps: the number of steps of a descent to certify.
-        until: the fraction of the initial loss gap to which steps are counted.
-        product: the first product, output scale included; 0 if not given. The part of it that the objective does
-            not see is dropped.
+        steps: number of steps of a descent to certify.
+        until: fraction of the initial loss gap up to which steps are counted.
+        product: the product of the start, output scale included; 0 if not given. The part that the objective does not
+            depend on is dropped.
         scale: output scale c.
         rng: seed or generator for the hidden bases.
-        like: array whose kind and device to take; the objective's minimiser if not given.
+        like: array whose kind and device the weights get; the objective's minimiser if not given.
 
     Raises:
-        ValueError: the request is impossible (the error says what is possible), or an argument is of the other
+        ValueError: the request is impossible (the error says what is possible), or an argument belongs to the other
             algorithm.
 
     Source: this library, docs/design.md.
@@ -196,7 +196,7 @@ def design(
 
 
 class _Family:
-    """All starts with one product and `D_{L−1} = λ` (or `D_1 = −λ`) on `min(n, m)` directions, one for each λ."""
+    """The starts with a given product and `D_{L−1} = λ` (or `D_1 = −λ`) on `min(n, m)` directions, one for each λ."""
 
     def __init__(
         self, objective: Objective, widths: Sequence[int], product: Any, scale: float, rng: Any, like: Array | None
@@ -209,7 +209,7 @@ class _Family:
         if self.depth == 1:
             raise ValueError("one layer has no imbalance: its rate is γc² from every start. Give a hidden width.")
         n, m = self.widths[0], self.widths[-1]
-        # What the objective sees of the outer layers, read off identities.
+        # Find the parts of the outer layers that the objective depends on, by restricting identity matrices.
         whole = Network([self._own(X) for X in (np.eye(n), np.zeros((n, m)), np.eye(m))])
         objective.check_network(whole)
         self.seen, restricted = objective.effective(whole)
@@ -241,11 +241,11 @@ class _Family:
 
     @property
     def single(self) -> bool:
-        """Whether the product is 0, and one layer with it."""
+        """Whether the product is 0. Then one layer is 0 as well."""
         return not self.product.any()
 
     def at(self, imbalance: float, *, narrow: bool = False) -> Network:
-        """Return the start for one λ; with `narrow`, a narrower one whose spectra differ only in the zeros."""
+        """Return the start for one λ. With `narrow`, it is narrower, and its spectra differ only in their zeros."""
         rows, columns = self.product.shape
         ends = [0.0] * (self.depth - 1)
         if rows <= columns:
@@ -259,7 +259,7 @@ class _Family:
         return Network([self._own(W) for W in weights], self.scale)
 
     def describe(self) -> str:
-        """Return what the imbalances are, in words."""
+        """Return a description of the imbalances, in words."""
         rows, columns = self.product.shape
         where = f"D_{self.depth - 1} has the eigenvalue λ" if rows <= columns else "D_1 has the eigenvalue −λ"
         return f"{where} on min(n, m) = {self.modes} directions and all else is balanced, so λ_min(T) ≥ c²λ^{{L−1}}"
@@ -273,11 +273,11 @@ def _for_rate(family: _Family, rate: float, until: float) -> Design:
 
     needed = (rate / (family.seen.pl_constant * family.scale**2)) ** (1 / (family.depth - 1))
     imbalance = needed
-    if not family.single:  # the margin may carry some of it, or all
+    if not family.single:  # the margin can provide part of the rate, or all of it
         imbalance = 0.0 if enough(0.0) else _least(enough, needed * 2.0**-20, needed, 1 + 1e-6)
     network = family.at(imbalance)
     certificate, growth = certify(objective, network), 1e-14
-    while certificate.rate < rate:  # what rounding takes off
+    while certificate.rate < rate:  # make up for rounding
         if growth > 1e-2:
             raise ValueError(
                 f"the rate {rate:.6g} could not be certified: rounding lowers it to {certificate.rate:.6g}. Ask "
@@ -310,7 +310,7 @@ def _for_steps(family: _Family, steps: int | None, until: float) -> Design:
         return _fewest(DescentBounds(setting), until, target)
 
     def certified(imbalance: float) -> tuple[Network, Certificate, float]:
-        """Return the result at full width, where the allowances for rounding differ."""
+        """Return the start, its certificate and its steps at full width, where the rounding allowances differ."""
         network = family.at(imbalance)
         eta = count(imbalance, narrow=False)[1]
         certificate = certify(objective, network, algorithm="descent", step_size=eta or None)
@@ -338,7 +338,7 @@ def _for_steps(family: _Family, steps: int | None, until: float) -> Design:
 
 
 def _unit(family: _Family) -> float:
-    """Return the size of imbalance at which the layers are as large as the distance they have to move."""
+    """Return the imbalance at which the layers are as large as the distance that they have to move."""
     way = math.sqrt(4 * max(family.gap, 0.0) / family.seen.pl_constant) / family.scale
     return way ** (2 / family.depth) or 1.0
 
@@ -346,7 +346,7 @@ def _unit(family: _Family) -> float:
 def _smallest(
     count: Callable[[float], tuple[float, float]], target: float, unit: float, *, balanced: bool
 ) -> tuple[float, float]:
-    """Return the least λ with at most `target` steps (or else with the fewest), and that number of steps."""
+    """Return the least λ that needs at most `target` steps (or else the fewest steps), and that number of steps."""
     if balanced and (first := count(0.0)[0]) <= target:
         return 0.0, first
     found = {k: count(unit * _GROW**k)[0] for k in (-1, 0)}
@@ -362,7 +362,7 @@ def _smallest(
 
 
 def _least(holds: Callable[[float], bool], low: float, high: float, close: float) -> float:
-    """Return, by bisection and up to the factor `close`, the least x for which `holds` is true; it is at `high`."""
+    """Return the least x at which `holds` is true, by bisection up to the factor `close`. It is true at `high`."""
     while high > low * close:
         middle = math.sqrt(low * high)
         low, high = (low, middle) if holds(middle) else (middle, high)
@@ -370,16 +370,16 @@ def _least(holds: Callable[[float], bool], low: float, high: float, close: float
 
 
 def _fewest(bounds: DescentBounds, until: float, target: float) -> tuple[float, float]:
-    """Return the fewest certified steps found to a fraction of the gap, and the step size; (inf, 0) if none.
+    """Return the fewest certified steps found to a fraction of the gap, and their step size; (inf, 0) if none.
 
-    The step size is tuned only while that decides whether the steps are at most `target`.
+    The step size is tuned only as long as this decides whether the number of steps is at most `target`.
     """
     safe = bounds.advise()
     if safe == 0 or bounds.gap <= 0:
         return (0 if safe else math.inf), safe
 
     def score(eta: float) -> tuple[float, float, float]:
-        """Steps to the fraction, the gap by then, and η."""
+        """Return the number of steps to the fraction, the gap after them, and η."""
         held = bounds.at(eta)
         decreases = None if held is None else held.decreases(bounds.gamma)
         if decreases is None or decreases.min() <= 0:
@@ -391,7 +391,7 @@ def _fewest(bounds: DescentBounds, until: float, target: float) -> tuple[float, 
     held = bounds.at(safe)
     assert held is not None  # `advise` returns what `at` certifies
     best = score(safe)
-    # 1/β makes the factor least; β falls with the gap, and the drift it costs grows with η.
+    # 1/β gives the least factor. β falls with the gap, and the drift it costs grows with η.
     for eta in (1 / float(held.betas[0]), 1 / float(held.betas[-1]), *(safe * x for x in _NEARBY)):
         if best[0] <= target or best[0] > _TUNED * target + 2:
             break

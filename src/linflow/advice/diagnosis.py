@@ -1,4 +1,4 @@
-"""What holds a start back and what would help, in words. Every number is computed from the input."""
+"""What limits a start and what would help, in words. Every number is computed from the input."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from linflow.model.network import Network
 from linflow.verified import DescentEnclosure, Enclosure
 
 WORTH = 2.0
-"""A change is worth naming if it multiplies the certified rate by at least this."""
+"""A change is mentioned if it multiplies the certified rate by at least this factor."""
 WIDER = (2, 4, 8)
-"""Factors that are tried on the hidden widths."""
+"""Factors to try on the hidden widths."""
 RESCALED = (0.25, 0.5, 2.0, 4.0)
-"""Factors that are tried on every layer."""
+"""Factors to try on every layer."""
 SLOW = 0.1
-"""A run stands still while its rate is below this part of its mean rate."""
+"""A run is on a plateau while its rate is below this fraction of its mean rate."""
 ILL = 10.0
-"""Data are called ill-conditioned from this K/μ on."""
+"""Data are called ill-conditioned if K/μ is at least this."""
 LARGEST = 4e6
-"""Wider networks are tried while their largest layer has at most so many entries: else it takes minutes."""
+"""Other starts are tried only if no layer has more entries than this. Larger ones would take minutes."""
 
 FAR = 1e6
-"""A certified time is no advice if it is more than this many times what one layer would take."""
+"""A certified time is not advice if it is more than this many times the time that one layer would take."""
 
 Redraw = Callable[[int], Network]
-"""Draws the start anew, with the same seed and hidden layers so many times as wide."""
+"""A function that draws the start again, with the same seed and with hidden layers wider by the given factor."""
 
 
 def findings(
@@ -47,13 +47,13 @@ def findings(
     redraw: Redraw | None = None,
     proof: Enclosure | DescentEnclosure | None = None,
 ) -> tuple[Finding, ...]:
-    """Return all findings on a start and its run, the most important first.
+    """Return all findings about a start and its run, the most important ones first.
 
     Args:
         cert: the certificate of the start.
         run: the run from the start, or None.
         until: fraction of the first loss gap at which times are compared.
-        redraw: draws the start with wider hidden layers; None if the weights were given.
+        redraw: a function that draws the start with wider hidden layers; None if the weights were given.
         proof: the verified run from the start, or None.
 
     Example:
@@ -111,7 +111,7 @@ def _rate(cert: Certificate, run: Trajectory | None, until: float) -> Iterator[F
 
 
 def _hold(cert: Certificate) -> Iterator[Finding]:
-    """Where the certified rate comes from, and how far it is from the rate at the start."""
+    """Yield a finding on where the certified rate comes from, and how it compares with the rate at the start."""
     setting, net = cert.setting, cert.setting.network
     gamma = setting.gamma
     if net.depth < 2 or gamma == 0 or cert.algorithm != "flow" or setting.too_narrow:
@@ -139,7 +139,7 @@ def _hold(cert: Certificate) -> Iterator[Finding]:
     if net.depth == 2:
         s = imbalance_spectrum(net)
         spread = s.positive_spread + s.negative_spread
-        if spread < 64 * EPS * max(net.sizes) ** 2:  # that of balanced weights is rounding
+        if spread < 64 * EPS * max(net.sizes) ** 2:  # the spread of balanced weights is only rounding
             spread = 0.0
         text += f" The imbalance of the layers has the spectral gap {s.spectral_gap:.3g} and the spread {spread:.3g}."
         numbers |= {"spectral_gap": s.spectral_gap, "gap": s.spectral_gap, "spread": spread}
@@ -147,13 +147,16 @@ def _hold(cert: Certificate) -> Iterator[Finding]:
 
 
 def _spread(cert: Certificate) -> Iterator[Finding]:
-    """Say if the spread cancels what the margin gives; for two layers, where one formula has both."""
+    """Yield a finding if the spread cancels the gain from the margin.
+
+    It needs two layers, for which one formula contains both.
+    """
     setting, net = cert.setting, cert.setting.network
     if net.depth != 2 or setting.gamma == 0 or cert.algorithm != "flow":
         return
     safe = setting.margin / net.scale
     if safe == 0:
-        return  # the bound is then the spectral gap, whatever the spread
+        return  # the bound is then the spectral gap, for any spread
     s, factor = imbalance_spectrum(net), setting.gamma * net.scale**2
     with_spread = setting.gamma * float(bounds.best(net, sigma_min=safe * net.scale).value)
     without = factor * _without_spread(s.spectral_gap, net.shape, safe)
@@ -195,9 +198,9 @@ def _narrow(cert: Certificate) -> Iterator[Finding]:
 
 
 def _soon(cert: Certificate, until: float) -> float:
-    """Return one over the certified time (for a descent, steps); 0 if there is none, or it is too long to wait.
+    """Return one over the certified time (steps, for a descent), or 0 if there is none or it is too long.
 
-    It compares rates and slower decays alike.
+    It can compare exponential rates as well as slower decays.
     """
     t = cert.time_to(until) if cert.algorithm == "flow" else cert.steps_to(until)
     gamma = cert.objective.pl_constant
@@ -225,7 +228,7 @@ def _better(new: Certificate, old: Certificate, until: float) -> bool:
 
 
 def _width(cert: Certificate, descent: Certificate, until: float, redraw: Redraw | None) -> Iterator[Finding]:
-    """The smallest of some widths for which the same draw is guaranteed to be twice as fast."""
+    """Yield a finding on the smallest tried width at which the same draw is guaranteed to be twice as fast."""
     if redraw is None or cert.schedule is not None or cert.start.depth < 2:
         return
     now = cert if cert.algorithm == "flow" else descent
@@ -250,14 +253,17 @@ def _width(cert: Certificate, descent: Certificate, until: float, redraw: Redraw
 
 
 def _also(new: Certificate, descent: Certificate, start: Network, until: float) -> tuple[str, dict[str, float]]:
-    """Say how another start changes the steps of descent; a certificate on descent has said it already."""
+    """Return how another start changes the steps of descent. For a certificate of descent, the text is empty.
+
+    Its finding has already stated the steps.
+    """
     if new.algorithm == "descent":
         return "", {"steps": float(new.steps_to(until))}
     return on_steps(descent_of(new, start), descent, until)
 
 
 def _rescale(cert: Certificate, descent: Certificate, until: float) -> Iterator[Finding]:
-    """The best of some factors on every layer, if it is worth naming."""
+    """Yield a finding on the best of the factors tried on every layer, if it helps enough."""
     if cert.schedule is not None or cert.start.depth < 2 or not cert.gap > 0:
         return
     net, best = cert.start, None
@@ -300,7 +306,7 @@ def _rank(cert: Certificate) -> Iterator[Finding]:
 
 
 def _plateau(run: Trajectory | None) -> Iterator[Finding]:
-    """Whether the loss stood still and then fell again."""
+    """Yield a finding if the loss hardly fell for a while and then fell again."""
     if run is None:
         return
     t, gap, rate = (to_numpy(x) for x in (run.t, run.gap, run.rate))
@@ -326,7 +332,7 @@ def _plateau(run: Trajectory | None) -> Iterator[Finding]:
 
 
 def _design(cert: Certificate, descent: Certificate, until: float) -> Iterator[Finding]:
-    """Compare with a start designed for the same rate; for a descent, with one designed for few steps."""
+    """Yield a finding if a start designed for the same rate (few steps, for a descent) is much better."""
     from linflow.advice.design import design  # noqa: PLC0415 - seldom needed
 
     if cert.start.depth < 2 or cert.schedule is not None:

@@ -1,4 +1,4 @@
-"""A finding on a start, and how its numbers are written."""
+"""A finding about a start, and the format of its numbers."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Finding:
-    """One finding on a start, in a sentence or two.
+    """One finding about a start, in a sentence or two.
 
     Attributes:
         kind: "rate", "hold", "spread", "narrow", "width", "rescale", "data", "rank", "plateau", "step", "design" or
             "published".
-        text: the sentence; every number in it is computed from this experiment.
-        numbers: the same numbers for machines.
+        text: the finding in words. Every number in it is computed from this experiment.
+        numbers: the same numbers by name, for programs.
     """
 
     kind: str
@@ -22,5 +22,5 @@ class Finding:
 
 
 def times(ratio: float) -> str:
-    """Return a ratio with two digits, and 230 as such, not as 2.3e+02."""
+    """Return a ratio as text with two digits, without an exponent: 230, not 2.3e+02."""
     return f"{float(f'{ratio:.2g}'):,g}"

@@ -1,4 +1,4 @@
-"""What a verified run proves, in a sentence."""
+"""Findings on what a verified run proves, in a sentence."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from linflow.verified import DescentEnclosure, Enclosure
 
 
 def proved(proof: Enclosure | DescentEnclosure | None, cert: Certificate, until: float) -> Iterator[Finding]:
-    """Say when the target is proved to be reached, and which rate is proved for all later times."""
+    """Yield a finding on when the target is proved to be reached, and on the rate proved for all later times."""
     if isinstance(proof, Enclosure):
         yield _of_flow(proof, cert, until)
     elif isinstance(proof, DescentEnclosure):
@@ -46,14 +46,14 @@ def _of_descent(proof: DescentEnclosure, cert: Certificate, until: float) -> Fin
 
 
 def _with_before(text: str, numbers: dict[str, float], before: float, promised: str) -> Finding:
-    """Add what was guaranteed before any run."""
+    """Return the finding with a sentence on what was guaranteed before any run."""
     if math.isfinite(before):
         return Finding("proof", f"{text}. Guaranteed before any run: {promised}.", {**numbers, "before": before})
     return Finding("proof", f"{text}. Before any run nothing is guaranteed.", numbers)
 
 
 def interval(low: float, high: float) -> str:
-    """Write an interval as its middle and half its width, rounded so that the text contains the interval.
+    """Return an interval as text: its middle and half its width, rounded so that the text contains the interval.
 
     >>> interval(73.344206, 73.344209), interval(2.0, 2.0)
     ('73.34421 (± 5e-06)', '2')

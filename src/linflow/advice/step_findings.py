@@ -1,4 +1,4 @@
-"""What a start means for the number and size of steps of gradient descent, in words."""
+"""Findings on the number and the size of the steps of gradient descent, in words."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from linflow.dynamics import Trajectory
 from linflow.model.network import Network
 
 SAME = 0.01
-"""Two step sizes with a smaller relative difference are the same advice."""
+"""Step sizes with a smaller relative difference count as the same advice."""
 
 
 def descent_of(cert: Certificate, network: Network | None = None) -> Certificate:
-    """Return the certificate of gradient descent with the best constant step, from the same start or another."""
+    """Return the certificate of gradient descent with the best constant step, from the same start or from another."""
     return certify(cert.objective, cert.start if network is None else network, algorithm="descent")
 
 
@@ -31,12 +31,12 @@ def counted(steps: float) -> str:
 
 
 def way(cert: Certificate) -> str:
-    """Return the step sizes of a descent, in words: their size, or the rule for them."""
+    """Return the step sizes of a descent, in words: the constant step, or the schedule."""
     return f"of {cert.step_size:.4g}" if cert.step_size is not None else f"by {cert.schedule!r}"
 
 
 def rate_in_steps(cert: Certificate, name: str, run: Trajectory | None, until: float) -> Finding:
-    """Say in how many steps a descent is guaranteed to reach the target, and how many it took."""
+    """Return a finding on how many steps a descent is guaranteed to need for the target, and how many it took."""
     sure, numbers = cert.steps_to(until), {"rate": cert.rate}
     if cert.step_size is not None:
         numbers["step_size"] = cert.step_size
@@ -62,11 +62,13 @@ def rate_in_steps(cert: Certificate, name: str, run: Trajectory | None, until: f
 
 
 def on_steps(new: Certificate, old: Certificate, until: float) -> tuple[str, dict[str, float]]:
-    """Say how another start changes the certified steps of gradient descent; nothing if none is certified.
+    """Return how another start changes the certified steps of gradient descent, in words and numbers.
+
+    Both are empty if no number of steps is certified for either start.
 
     Args:
-        new: of descent, from the other start.
-        old: of descent, from this one.
+        new: certificate of descent from the other start.
+        old: certificate of descent from this start.
         until: fraction of the first loss gap.
     """
     then, now = new.steps_to(until), old.steps_to(until)
@@ -79,7 +81,7 @@ def on_steps(new: Certificate, old: Certificate, until: float) -> tuple[str, dic
         return f" For gradient descent {counted(then)} are certified then; now no number is.", numbers
     if then == now:
         return f" Gradient descent gains nothing: {counted(now)} are certified, then and now.", numbers
-    if min(then, now) == 0:  # of a start that is there
+    if min(then, now) == 0:  # a start that is already at the target
         return f" For gradient descent {counted(then)} are certified then, {now:,.0f} now.", numbers
     verb = "gains" if then < now else "loses"
     ratio = times(now / then if then < now else then / now)
@@ -88,13 +90,13 @@ def on_steps(new: Certificate, old: Certificate, until: float) -> tuple[str, dic
 
 
 def fewest(descent: Certificate, until: float, worth: float) -> Iterator[Finding]:
-    """Say if a start designed for descent would be certified to need far fewer steps.
+    """Yield a finding if a start designed for descent would be certified to need far fewer steps.
 
-    No certificate on constant steps promises more than the factor `1 − γ/(2K)` a step (`linflow.design`).
+    No certificate for a constant step promises a better factor than `1 − γ/(2K)` per step (`linflow.design`).
     """
     gamma, K = descent.objective.pl_constant, descent.objective.smoothness
     now = descent.steps_to(until)
-    if not 0 < gamma < 2 * K or math.isinf(K):  # of γ = 2K one step may do
+    if not 0 < gamma < 2 * K or math.isinf(K):  # with γ = 2K, one step can be enough
         return
     least = math.ceil(math.log(until) / math.log1p(-gamma / (2 * K)))
     if now < worth * least:
@@ -107,7 +109,7 @@ def fewest(descent: Certificate, until: float, worth: float) -> Iterator[Finding
 
 
 def step(cert: Certificate, descent: Certificate, until: float) -> Iterator[Finding]:
-    """The certified step of gradient descent, and what limits it."""
+    """Yield a finding on the certified step of gradient descent and what limits it."""
     try:
         eta = safe_step_size(cert.objective, cert.start)
     except ValueError as error:

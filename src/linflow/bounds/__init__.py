@@ -1,12 +1,12 @@
 """Lower bounds on the least eigenvalue of T, one file for each result.
 
-Each bound is a function of the imbalance spectra and, where the theorem uses it, of the least singular value of
-the product. `table` evaluates every theorem on a network, `best` returns the largest that applies.
+Each bound is a function of the imbalance spectra. Some theorems also use the least singular value of the product.
+`table` evaluates every theorem on a network, and `best` returns the largest bound that applies.
 
-A theorem by name returns the value of its bound: a float where it is given numbers, else a
-0-d array of the kind of what it is given. `best` returns a `Bound`, which knows its theorem,
-and `table` a list of them. Two names are no lower bounds: `norms` returns a list of upper bounds on the layers, and
-`optimum` an `Optimum`, what a search found. `float` of a value, a `Bound` or an `Optimum` is the number itself.
+The function of a single theorem returns the value of its bound: a float if the arguments are numbers, otherwise a
+0-d array of the same kind as the arguments. `best` returns a `Bound`, which knows its theorem, and `table` returns
+a list of them. Two functions do not return lower bounds: `norms` returns a list of upper bounds on the layers, and
+`optimum` returns an `Optimum`, the result of a search. `float` of a value, a `Bound` or an `Optimum` is the number.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ __all__ = [
     "unimodal",
 ]
 
-if not TYPE_CHECKING:  # a checker knows the names
+if not TYPE_CHECKING:  # type checkers know the names
     __getattr__ = missing(__name__, __all__)
 
 THEOREMS: tuple[Theorem, ...] = (
@@ -76,12 +76,12 @@ def table(network: Network | Sequence[Any], sigma_min: Any = None) -> BoundTable
 
     Args:
         network: a `Network` or its weights.
-        sigma_min: a lower bound on `σ_min` of the product, output scale included, to use in place of what is known
-            of the network's own singular values: with the margin the bounds hold along the whole flow, not only now.
+        sigma_min: a lower bound on `σ_min` of the product, output scale included. It replaces the network's own
+            singular values. Pass the margin to get bounds that hold along the whole flow, not only now.
 
     Returns:
-        A list of one `Bound` for each theorem; its `value` bounds `λ_min(T)` (output scale included) from below.
-        `print` shows a table.
+        A list with one `Bound` for each theorem. Its `value` bounds `λ_min(T)` (output scale included) from below.
+        `print` shows the list as a table.
 
     Example:
         >>> import linflow as lf
@@ -105,7 +105,8 @@ def _evaluate(theorem: Theorem, invariants: Invariants, scale: float) -> Bound:
     reason = theorem.hypothesis(invariants)
     if reason is not None:
         return Bound(theorem, invariants.sigma_min * 0.0, applies=False, reason=reason)
-    # Some theorems do not look at σ: one value for all. T is positive semidefinite whatever an allowance takes off.
+    # Theorems that do not use σ give one value for all σ. T is positive semidefinite, so an allowance that makes the
+    # bound negative does no harm: `within_normal` raises it to 0.
     value: Array = scale * theorem.evaluate(invariants) * scale + invariants.sigma_min * 0.0
     return Bound(theorem, within_normal(value), applies=True, reason="")
 
@@ -114,7 +115,7 @@ def best(network: Network | Sequence[Any], sigma_min: Any = None) -> Bound:
     """Return the largest bound that applies; see `table`.
 
     Raises:
-        ValueError: a single layer, which has no imbalance and for which `T` is the identity.
+        ValueError: the network has a single layer, so there is no imbalance and `T` is the identity.
 
     Example:
         >>> import linflow as lf

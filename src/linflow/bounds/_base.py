@@ -1,4 +1,4 @@
-"""What a lower bound on `λ_min(T)` may use, and what a published result is."""
+"""The inputs of a lower bound on `λ_min(T)`, and the classes for a theorem and its value on a network."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ from linflow.model.network import Network
 from linflow.model.spectrum import positive_part
 
 Follow = Callable[[Callable[[Array], Array], np.ndarray], Array]
-"""From a function and its root, found without derivatives, the root with those of whatever the function reads."""
+"""Maps a function and its derivative-free root to the root with derivatives in all that the function reads."""
 SMALLEST_NORMAL, LARGEST = float(np.finfo(np.float64).tiny), float(np.finfo(np.float64).max)
 ROOM = 600
-"""Binary digits that the largest of all numbers, to the power 2L, may have where a formula is evaluated as it is."""
+"""A formula is evaluated without rescaling if the largest input, to the power 2L, has at most this many bits."""
 SPECTRA_LIMIT = 1e300
-"""The largest eigenvalue that is taken: sums of a few are to stay within float64."""
+"""The largest eigenvalue accepted, so that sums of a few stay within float64."""
 
 
 @dataclass(frozen=True, repr=False)
 class Spectrum:
-    """Eigenvalues of one imbalance, descending, each known to lie between two values.
+    """Eigenvalues of one imbalance, descending, each given as an interval.
 
-    Between them lies what rounding, or a drift, leaves open. A bound reads the end that makes it smaller.
+    The interval covers the error from rounding or drift. A bound uses the end that makes it smaller.
     """
 
     lower: Array
@@ -60,11 +60,11 @@ class Spectrum:
         return Spectrum(-flip(self.upper), -flip(self.lower))
 
     def at_least(self, k: int) -> Array:
-        """Return a lower bound on `[λ_k]_+`; 0 past the size."""
+        """Return a lower bound on `[λ_k]_+`; 0 if k exceeds the size."""
         return positive_part(self.lower, k)
 
     def at_most(self, k: int = 1) -> Array:
-        """Return an upper bound on `[λ_k]_+`; 0 past the size."""
+        """Return an upper bound on `[λ_k]_+`; 0 if k exceeds the size."""
         return positive_part(self.upper, k)
 
     @property
@@ -74,7 +74,7 @@ class Spectrum:
 
     @property
     def zero(self) -> Array:
-        """A 0-d zero of the array kind in use."""
+        """A 0-d zero of the same array kind."""
         return self.lower[0] * 0.0
 
     def times(self, factor: float) -> Spectrum:
@@ -84,16 +84,16 @@ class Spectrum:
 
 @dataclass(frozen=True, repr=False)
 class Invariants:
-    """The imbalance spectra of a network and the range of singular values of its product: all a bound may look at.
+    """The imbalance spectra of a network and the range of its product's singular values: the inputs of every bound.
 
     Attributes:
         widths: `(h_0, …, h_L)`.
-        spectra: those of `D_1, …, D_{L-1}`.
+        spectra: the spectra of `D_1, …, D_{L-1}`.
         sigma_min: a lower bound on `σ_min(W_1 ⋯ W_L)`, without the output scale; 0-d, or 1-D for several at once.
-        sigma_next: a lower bound on the singular value before it, likewise; inf where there is none.
-        sigma_max: an upper bound on `‖W_1 ⋯ W_L‖`, likewise.
+        sigma_next: a lower bound on the next larger singular value, of the same shape; inf if there is none.
+        sigma_max: an upper bound on `‖W_1 ⋯ W_L‖`, of the same shape.
         size: `max_l ‖W_l‖_F²`.
-        allowance: how far an eigenvalue of an imbalance may be off.
+        allowance: bound on the error of an eigenvalue of an imbalance.
     """
 
     widths: tuple[int, ...]
@@ -108,9 +108,10 @@ class Invariants:
     def of(cls, network: Network) -> Invariants:
         """Collect the invariants of a network.
 
-        `W_lᵀW_l` is computed to within a few `ε √h ‖W_l‖_F²`, and eigenvalues inherit that (Weyl). The allowance is
-        `16 √(max h) (ε max ‖W_l‖_F² + 2⁻¹⁰²²)`, so that what is rounding never passes for imbalance; below 2⁻¹⁰²²
-        squares lose digits. The singular values are lowered, and the largest raised, by `16 ε L Π ‖W_l‖_F`.
+        `W_lᵀW_l` is computed to within a few `ε √h ‖W_l‖_F²`, and its eigenvalues inherit that error (Weyl). The
+        allowance is `16 √(max h) (ε max ‖W_l‖_F² + 2⁻¹⁰²²)`, so rounding is never taken for imbalance. The term
+        2⁻¹⁰²² is there because smaller squares lose digits. Lower bounds on singular values are reduced by
+        `16 ε L Π ‖W_l‖_F`, and the upper bound on the largest is raised by it.
         """
         size = max(network.sizes) ** 2
         allowance = 16 * math.sqrt(max(network.widths)) * (EPS * size + SMALLEST_NORMAL)
@@ -145,13 +146,13 @@ class Invariants:
         *,
         following: Any = None,
     ) -> Invariants:
-        """Return the invariants of imbalances and singular values that are exact."""
+        """Return the invariants of given imbalances and singular values, both taken as exact."""
         zero, widths = Ds[0].zero if Ds else np.zeros(()), (n, *(D.size for D in Ds), m)
         return cls(widths, tuple(Ds), zero, zero, zero, 0.0, 0.0).at(sigma_min, math.inf, following)
 
     @cached_property
     def exponent(self) -> int:
-        """The least e with `D_l ≤ 4^e`, `W ≤ 2^{eL}`; 0 where all numbers have room for the powers of a formula."""
+        """The least e with `D_l ≤ 4^e`, `W ≤ 2^{eL}`; 0 if the powers in a formula stay within float64 unscaled."""
         L = self.depth
         largest = max(
             [self.size, *(max(float(detach(D.upper[0])), -float(detach(D.lower[-1]))) for D in self.spectra)]
@@ -162,7 +163,7 @@ class Invariants:
         return 0 if max(largest, known) == 0 or abs(digits) * 2 * L < ROOM else math.ceil(digits / 2)
 
     def times(self, e: int) -> Invariants:
-        """Return the invariants of all layers times `2^e`."""
+        """Return the invariants after multiplying every layer by `2^e`."""
         square, power = _power(2 * e), self.depth * e
         return replace(
             self,
@@ -190,10 +191,10 @@ class Invariants:
         return len(self.widths) - 1
 
     def chain_allowance(self) -> float:
-        """Bound on the error of `p'(x)` of a scalar chain when every `d_l` is off by up to the allowance δ.
+        """Bound on the error of `p'(x)` of a scalar chain if every `d_l` is off by at most the allowance δ.
 
         Each `c` is off by at most `Lδ`; `∂p'/∂c_j ≤ L·s^{L−2}`, `|dx/dc_j| ≤ 1`, `p'' ≤ L² s^{L−2}`, `s = max w_l²`.
-        Homogeneous and balanced matrices are granted the same; there the error seen was at most 1.3 δ s^{L−2}.
+        Homogeneous and balanced matrices use the same bound; the largest error observed there was 1.3 δ s^{L−2}.
         """
         with np.errstate(over="ignore"):
             power = float(np.power(self.size, self.depth - 2))
@@ -202,20 +203,20 @@ class Invariants:
 
 @dataclass(frozen=True, repr=False)
 class Theorem:
-    """A published (or our own) lower bound on `λ_min(T)`.
+    """A lower bound on `λ_min(T)`, published or our own.
 
     Attributes:
         name: short name for tables.
-        source: where it is stated, with the number of the theorem.
+        source: where the theorem is stated, with its number.
         citation: key of the reference.
         tightness: "exact" (equals `λ_min(T)`), "tight" (attained by some weights) or "lower".
-        hypothesis: returns why it does not apply, None when it does.
-        formula: the bound, for the unscaled network of a size whose powers are within float64.
-        null_set: whether the hypotheses hold on a null set, beside which the bound says nothing.
-        differentiable: the bound where the formula, which is evaluated in NumPy, has no derivatives. It takes the
-            invariants, the same as constants, and what gives roots their derivatives. None if the formula has them.
+        hypothesis: returns the reason why the theorem does not apply, or None if it applies.
+        formula: the bound for the network without its output scale, at a size whose powers stay within float64.
+        null_set: whether the hypotheses hold only on a null set; elsewhere the bound says nothing.
+        differentiable: a version with derivatives, for a formula that is evaluated in NumPy and has none. It takes
+            the invariants, the same as constants, and a `Follow`. None if the formula itself has derivatives.
 
-    The functions have names in their modules, so that bounds can be pickled.
+    All functions are named at module level, so that bounds can be pickled.
     """
 
     name: str
@@ -228,7 +229,7 @@ class Theorem:
     differentiable: Callable[[Invariants, Invariants, Follow], Array] | None = None
 
     def evaluate(self, invariants: Invariants) -> Array:
-        """Return the bound for the unscaled network; see `at_unit_size`."""
+        """Return the bound for the network without its output scale; see `at_unit_size`."""
         return at_unit_size(self.formula, invariants)
 
     def __repr__(self) -> str:
@@ -242,7 +243,7 @@ class Theorem:
 
 @dataclass(frozen=True, repr=False)
 class Bound:
-    """One theorem evaluated on one network; `value` is a lower bound on `λ_min(T)`, 0 when it does not apply."""
+    """One theorem evaluated on one network; `value` is a lower bound on `λ_min(T)`, 0 if it does not apply."""
 
     theorem: Theorem
     value: Array
@@ -269,7 +270,7 @@ class Bound:
 
     @property
     def text(self) -> str:
-        """The value as a person reads it, – where the theorem does not apply."""
+        """The value, formatted for reading; – if the theorem does not apply."""
         values = to_numpy(self.value)
         if not self.applies:
             return "–"
@@ -280,10 +281,10 @@ class Bound:
 
 
 def at_unit_size(formula: Callable[[Invariants], Array], invariants: Invariants) -> Array:
-    """Return a bound on `λ_min(T)`, evaluated for layers of size 1 where its powers would leave float64.
+    """Return a bound on `λ_min(T)`, evaluated for layers of size 1 if its powers would leave float64.
 
-    Layers times s have `s^{2L−2}` times the T, so with s a power of two nothing is rounded. A bound past float64 is
-    given as the largest number there is, and one below its normal numbers, which would be rounded, as 0.
+    Multiplying the layers by s multiplies T by `s^{2L−2}`, so nothing is rounded if s is a power of two. A bound
+    above float64 becomes the largest float. One below the normal numbers, which would be rounded, becomes 0.
     """
     e = invariants.exponent
     if e == 0:
@@ -293,7 +294,7 @@ def at_unit_size(formula: Callable[[Invariants], Array], invariants: Invariants)
 
 
 def within_normal(value: Array) -> Array:
-    """Return a lower bound that is a normal number, or 0."""
+    """Return a lower bound as a normal number: values below that range become 0, values above it the largest."""
     xp = namespace(value)
     zeros = xp.zeros_like(value)
     value = xp.where(value < SMALLEST_NORMAL, zeros, value)
@@ -301,7 +302,7 @@ def within_normal(value: Array) -> Array:
 
 
 def times_power(value: Array, e: int) -> Array:
-    """Return `2^e · value`, in steps that leave float64 only where the result does; without a warning."""
+    """Return `2^e · value`, in steps that leave float64 only if the result does, and without a warning."""
     with np.errstate(over="ignore", under="ignore"):
         while e:
             step = max(-1000, min(e, 1000))
@@ -318,12 +319,12 @@ def hypot(a: Array, b: Array) -> Array:
 
 
 def _power(e: int) -> float:
-    """Return `2^e`, within float64."""
+    """Return `2^e`, clipped to the range of float64."""
     return 2.0 ** max(-1074, min(e, 1023))
 
 
 def spectrum(D: Any, name: str = "D") -> Spectrum:
-    """Return the spectrum, taken as exact, of a symmetric matrix or of the eigenvalues themselves (1-D)."""
+    """Return the spectrum of a symmetric matrix, or of its eigenvalues (1-D), taken as exact."""
     if is_array(D) and D.ndim == 1:
         values, _ = to_float64(D, name)
         xp = namespace(values)
@@ -342,7 +343,7 @@ def spectrum(D: Any, name: str = "D") -> Spectrum:
 
 
 def _within(D: Spectrum, name: str) -> Spectrum:
-    """Return a spectrum that leaves room for sums; raise for another."""
+    """Return the spectrum; raise if it is too large for sums of eigenvalues to stay within float64."""
     largest = max(abs(float(D.upper[0])), abs(float(D.lower[-1])))
     if not largest <= SPECTRA_LIMIT:
         raise ValueError(
@@ -359,12 +360,12 @@ def spectra(Ds: Sequence[Any]) -> list[Spectrum]:
 
 
 def plain(Ds: Sequence[Spectrum]) -> list[Spectrum]:
-    """Return the spectra in NumPy."""
+    """Return the spectra as NumPy arrays."""
     return [D if is_numpy(D.lower) else Spectrum(to_numpy(D.lower), to_numpy(D.upper)) for D in Ds]
 
 
 def scalar_spectra(d: Sequence[float]) -> list[Spectrum]:
-    """Return the spectra, taken as exact, of imbalances that are numbers."""
+    """Return the spectra of scalar imbalances, taken as exact."""
     values = np.atleast_1d(checks.numbers(d, "d"))
     if values.ndim != 1 or not np.all(np.isfinite(values)):
         raise ValueError(f"d is {d!r}; a sequence of L − 1 finite imbalances is needed.")
@@ -372,9 +373,9 @@ def scalar_spectra(d: Sequence[float]) -> list[Spectrum]:
 
 
 def rounded(Ds: Sequence[Spectrum], product: Any) -> list[Spectrum]:
-    """Widen spectra that were given as exact by `16 ε` of their own size, and that of layers with such a product.
+    """Widen spectra given as exact by `16 ε` of their own size and of the size of layers with such a product.
 
-    A sum of imbalances rounds at the size of the largest; what is made of small differences of them would feel it.
+    A sum of imbalances rounds at the size of the largest. Results built from small differences would inherit that.
     """
     sizes = [max(abs(float(D.upper[0])), abs(float(D.lower[-1]))) for D in Ds]
     off = 16 * EPS * (sum(sizes) + float(np.max(product)) ** (2 / (len(Ds) + 1)))
@@ -390,5 +391,5 @@ def maximum(*values: Array) -> Array:
 
 
 def has_imbalance(inv: Invariants) -> str | None:
-    """Hypothesis of every theorem on the imbalance: there are two layers at least."""
+    """Hypothesis of every theorem on the imbalance: the network has at least two layers."""
     return None if inv.depth >= 2 else "one layer has no imbalance"

@@ -1,4 +1,4 @@
-"""The bounds of a network as a table that shows itself."""
+"""The bounds of a network, displayed as a table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from linflow.bounds._base import Bound
 
 
 class BoundTable(list[Bound]):
-    """One `Bound` for each theorem: a list that shows itself as a table."""
+    """A list with one `Bound` for each theorem, displayed as a table."""
 
     def __repr__(self) -> str:
         rows = [("bound", "λ_min(T) ≥", "source, or why it does not apply"), *self.rows()]
@@ -16,7 +16,7 @@ class BoundTable(list[Bound]):
         return "\n".join(f"{a:<{w[0]}}  {b:>{w[1]}}  {c}" for a, b, c in rows)
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """Return name, value, and source or why it does not apply, those that apply first, the largest at the top."""
+        """Return (name, value, source or reason) of each bound; those that apply come first, the largest on top."""
         first = sorted(self, key=lambda b: (not b.applies, -float(to_numpy(b.value).max())))
         return [(b.name, b.text, b.source if b.applies else b.reason) for b in first]
 
@@ -25,7 +25,7 @@ class BoundTable(list[Bound]):
 
 
 def _view(bounds: BoundTable) -> str:
-    """Return the bounds that apply, the largest first, and the others with their reasons behind a fold."""
+    """Return HTML with the bounds that apply, the largest first; the others and their reasons are folded away."""
     rows = bounds.rows()
     count = sum(bound.applies for bound in bounds)
     body = table(("bound", "λ_min(T) ≥", "source"), rows[:count]) if count else "<div>no bound applies</div>"

@@ -1,4 +1,4 @@
-"""Trust-region Newton search over the weights of given imbalances and product."""
+"""Trust-region Newton search over the weights with given imbalances and product."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from linflow.model.levenberg_marquardt import brought_to
 from linflow.model.network import running_products, running_suffixes
 
 FEASIBLE = 1e-11
-"""Largest violation of the constraints, in their units, with which weights are kept; most come to 1e-13."""
+"""Weights are kept if they violate the constraints by at most this, in their units; most come to 1e-13."""
 
 _TIGHT = 1e-13
 _RANK = 1e-7  # relative singular value of the constraints below which they are taken as dependent
-_DEPENDENT = 1e-12  # below which a dependence of the constraints is rounding
+_DEPENDENT = 1e-12  # below this, a dependence of the constraints is rounding
 _PROJECTION_STEPS = 150
 
 
 @dataclass(frozen=True)
 class Run:
-    """Where a descent ended; `value` is `λ_min(T)` over `λ_max(T)` of the weights given, 0 where it is rounding."""
+    """The end of a descent; `value` is `λ_min(T)` over `λ_max(T)` of the given weights, 0 if it is only rounding."""
 
     weights: list[np.ndarray]
     value: float
@@ -34,16 +34,16 @@ class Run:
 
 
 class WeightSearch:
-    """Minimise `⟨E, T(E)⟩` over unit E and all weights with the imbalances and product of given ones.
+    """Minimise `⟨E, T(E)⟩` over unit E and all weights with the imbalances and product of the given weights.
 
-    The unknowns are the weights in units of their layer's size, one after the other in one vector.
+    The unknowns are the weights in units of their layer's size, concatenated into one vector.
     """
 
     def __init__(self, weights: list[np.ndarray], *, product: bool):
         self.given, self.product = weights, product
         self.shapes = [W.shape for W in weights]
         sizes = [_norm(W) for W in weights]
-        # Each constraint in its own size: in that of the largest layers a small one would be free.
+        # Each constraint is measured in its own size. In units of the largest layers, a small one would be free.
         self.units = [max(s, 1e-100 * max(sizes)) if s > 0 else 1e-2 * max(sizes) for s in sizes]
         self.splits = np.cumsum([W.size for W in weights])[:-1]
         self.imbalance_units = [max(a, b) ** 2 for a, b in itertools.pairwise(self.units)]
@@ -62,11 +62,11 @@ class WeightSearch:
         ]
 
     def vector(self, weights: Sequence[np.ndarray]) -> np.ndarray:
-        """Return the unknowns of weights."""
+        """Return the vector of unknowns for the given weights."""
         return np.concatenate([W.ravel() / u for u, W in zip(self.units, weights, strict=True)])
 
     def _constrained(self, weights: list[np.ndarray]) -> np.ndarray:
-        """The upper triangles of the D_l, then W, each in its unit; the off-diagonal entries count twice."""
+        """Return the upper triangles of the D_l, then W, each in its unit. Off-diagonal entries count twice."""
         parts = [
             _triangle(A.T @ A - B @ B.T) / u
             for (A, B), u in zip(itertools.pairwise(weights), self.imbalance_units, strict=True)
@@ -76,11 +76,11 @@ class WeightSearch:
         return np.concatenate(parts)
 
     def constraints(self, x: np.ndarray) -> np.ndarray:
-        """The constraints' violation."""
+        """Return the violation of each constraint."""
         return self._constrained(self.layers(x)) - self.target
 
     def jacobian(self, x: np.ndarray) -> np.ndarray:
-        """Derivative of the constraints."""
+        """Return the derivative of the constraints."""
         weights = self.layers(x)
         columns = []
         prefixes, suffixes = running_products(weights), running_suffixes(weights)
@@ -102,9 +102,9 @@ class WeightSearch:
         return np.concatenate(columns).T
 
     def correct(self, x: np.ndarray, inverse: np.ndarray | None = None, steps: int = 10) -> np.ndarray | None:
-        """Bring x to the constraints by Gauss–Newton steps, None if they fail.
+        """Bring x onto the constraints by Gauss–Newton steps; return None if they fail.
 
-        The inverse of the Jacobian at a nearby point is used as long as it makes progress.
+        A given inverse of the Jacobian at a nearby point is used as long as it makes progress.
         """
         violation = self.constraints(x)
         for _ in range(steps):
@@ -123,7 +123,7 @@ class WeightSearch:
         return x if _norm(violation) < FEASIBLE else None
 
     def polished(self, weights: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Bring weights as near to the constraints as rounding allows."""
+        """Bring weights as close to the constraints as rounding allows."""
         return self.layers(self._damped(self.vector(weights), EPS))
 
     def violation(self, weights: Sequence[np.ndarray]) -> float:
@@ -131,7 +131,7 @@ class WeightSearch:
         return float(np.max(np.abs(self.constraints(self.vector(weights)))))
 
     def sensitivity(self, weights: Sequence[np.ndarray]) -> float:
-        """Return how much `λ_min(T)` may owe to the violation of the constraints and its rounding, to first order."""
+        """Return how much of `λ_min(T)` can come from the constraint violation and its rounding, to first order."""
         x = self.vector(weights)
         value, E = self.least(x)
         J = self.jacobian(x)
@@ -143,11 +143,11 @@ class WeightSearch:
         return np.linalg.lstsq(self.jacobian(x), violation, rcond=_RANK)[0]
 
     def project(self, x: np.ndarray) -> np.ndarray | None:
-        """Bring a far x to the constraints; None if it comes to rest elsewhere."""
+        """Bring a distant x onto the constraints; return None if the steps stall before they reach them."""
         return self.correct(self._damped(x, FEASIBLE))
 
     def _damped(self, x: np.ndarray, goal: float) -> np.ndarray:
-        """Bring x to a violation below the goal, or near it, by the Levenberg–Marquardt method."""
+        """Reduce the violation at x to the goal, or as near as possible, by the Levenberg–Marquardt method."""
 
         def moved(x: np.ndarray, violation: np.ndarray, damping: float) -> np.ndarray:
             U, s, Vt = np.linalg.svd(self.jacobian(x), full_matrices=False)
@@ -158,14 +158,14 @@ class WeightSearch:
     # ------------------------------------------------------------ objective
 
     def least(self, x: np.ndarray) -> tuple[float, np.ndarray]:
-        """Return `λ_min(T)` in its unit, 0 where it is rounding, and its eigenvector."""
+        """Return `λ_min(T)` in its unit, 0 if it is only rounding, and its eigenvector."""
         values, vectors = np.linalg.eigh(TangentOperator(self.layers(x)).dense())
         return positive_least(values) / self.size, vectors[:, 0].reshape(self.shapes[0][0], -1)
 
     def gradient(self, x: np.ndarray, E: np.ndarray, multipliers: np.ndarray, value: float) -> np.ndarray:
-        """Gradient in (x, E) of `⟨E, T(E)⟩ − value ‖E‖² − ⟨multipliers, constraints⟩`, T in its unit.
+        """Return the gradient in (x, E) of `⟨E, T(E)⟩ − value ‖E‖² − ⟨multipliers, constraints⟩`, T in its unit.
 
-        A polynomial in x and E: also for stacks of them and for complex ones.
+        It is a polynomial in x and E, so stacks of them and complex arguments are allowed.
         """
         weights = self.layers(x)
         L, t = len(weights), _transpose
@@ -192,7 +192,7 @@ class WeightSearch:
         return np.concatenate([G.reshape(*x.shape[:-1], math.prod(G.shape[-2:])) for G in parts], axis=-1)
 
     def _unpack(self, multipliers: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-        """Return the multipliers of the D_l, symmetric, and of W, their units included."""
+        """Return the multipliers of the D_l, as symmetric matrices, and of W, with their units included."""
         Ds, at = [], 0
         for (_, h), unit in zip(self.shapes[:-1], self.imbalance_units, strict=True):
             count = h * (h + 1) // 2
@@ -207,7 +207,7 @@ class WeightSearch:
     # ------------------------------------------------------------ search
 
     def starts(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
-        """Yield the given weights, then without end rotated and random ones, not yet on the constraints."""
+        """Yield the given weights, then endlessly rotated and random ones that do not meet the constraints yet."""
         n, m = self.shapes[0][0], self.shapes[-1][1]
         yield self.vector(self.given)
         for k in itertools.count():
@@ -220,7 +220,7 @@ class WeightSearch:
             yield self.vector(weights)
 
     def descend(self, start: np.ndarray, steps: int) -> Run | None:
-        """Trust-region Newton descent along the constraints; None if the start cannot be brought to them."""
+        """Run trust-region Newton along the constraints; return None if the start cannot be brought onto them."""
         x = self.project(start)
         if x is None:
             return None
@@ -249,7 +249,7 @@ class WeightSearch:
         return Run(self.layers(x), value, converged=False)
 
     def _model(self, x: np.ndarray, E: np.ndarray, value: float) -> tuple[np.ndarray, ...]:
-        """Gradient and Hessian along the constraints, the basis of x they belong to, and the Jacobian's inverse."""
+        """Return the gradient and Hessian along the constraints, their basis for x, and the Jacobian's inverse."""
         J = self.jacobian(x)
         U, s, Vt = np.linalg.svd(J)
         rank = int(np.sum(s > _RANK * s[0])) if s.size else 0
@@ -257,7 +257,7 @@ class WeightSearch:
         Z, N, k = Vt[rank:], x.size, x.size - rank
         free = self.gradient(x, E, np.zeros(len(J)), value)
         multipliers = inverse.T @ free[:N]
-        normal = np.linalg.svd(E.reshape(1, -1))[2][1:]  # directions in which E may turn
+        normal = np.linalg.svd(E.reshape(1, -1))[2][1:]  # directions in which E can turn
         shift = 1e-30j  # complex-step derivatives of a polynomial are exact to rounding
         turned = np.concatenate([Z, np.zeros((len(normal), N))])
         E_turned = np.concatenate([np.zeros((k, E.size)), normal])
@@ -268,12 +268,12 @@ class WeightSearch:
 
 
 def positive_least(values: np.ndarray) -> float:
-    """Return the least of the ascending eigenvalues of T, 0 where it is rounding."""
+    """Return the first of the ascending eigenvalues of T; 0 if it is only rounding."""
     return float(values[0]) if values[0] > 16 * EPS * values[-1] else 0.0
 
 
 def _trust_region_step(g: np.ndarray, H: np.ndarray, radius: float) -> tuple[np.ndarray, float]:
-    """Return the least of `⟨g, p⟩ + ½⟨p, Hp⟩` over `‖p‖ ≤ radius` and by how much it lies below 0."""
+    """Return the minimiser of `⟨g, p⟩ + ½⟨p, Hp⟩` over `‖p‖ ≤ radius`, and how far the minimum lies below 0."""
     values, vectors = np.linalg.eigh(H)
     b = vectors.T @ g
     size = max(abs(values[0]), abs(values[-1]), 1e-300)
@@ -284,7 +284,7 @@ def _trust_region_step(g: np.ndarray, H: np.ndarray, radius: float) -> tuple[np.
 
     if _norm(step(low)) <= radius:
         q = step(low)
-        if values[0] < -1e-12 * size:  # the hard case: go on along negative curvature up to the radius
+        if values[0] < -1e-12 * size:  # the hard case: continue along negative curvature to the radius
             q[0] = math.copysign(math.sqrt(max(radius**2 - _norm(q[1:]) ** 2, 0.0)), -b[0] or 1.0)
     else:
         high = low + _norm(b) / radius
@@ -296,7 +296,7 @@ def _trust_region_step(g: np.ndarray, H: np.ndarray, radius: float) -> tuple[np.
 
 
 def _triangle(A: np.ndarray) -> np.ndarray:
-    """Upper triangles of symmetric matrices, last two axes, in a basis that keeps the norm."""
+    """Return the upper triangles of symmetric matrices (last two axes), in a basis that keeps the norm."""
     rows, columns, factors = _upper(A.shape[-1])
     return A[..., rows, columns] * factors
 
@@ -312,7 +312,7 @@ def _transpose(A: np.ndarray) -> np.ndarray:
 
 
 def _orthogonal(k: int, rng: np.random.Generator) -> np.ndarray:
-    """A uniformly distributed orthogonal matrix, reflections included."""
+    """Return a uniformly distributed orthogonal matrix, reflections included."""
     Q, R = np.linalg.qr(rng.standard_normal((k, k)))
     return Q * np.where(np.diag(R) < 0, -1.0, 1.0)
 

@@ -1,4 +1,4 @@
-"""Any depth, any imbalance: a bound from the imbalance spectra alone."""
+"""A bound for any depth and any imbalance, from the imbalance spectra alone."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def deep(Ds: Sequence[Any], n: int, m: int) -> Array:
     Floors `u_l ≤ λ_n(W_lᵀW_l)` start at `[λ_n(D_l)]_+` and `[λ_n(−D_{l-1})]_+` and are closed under
     `u_l ≥ u_{l+1} + λ_min(D_l)`, `u_{l+1} ≥ u_l − λ_max(D_l)`. Gains along the chain: `g_1 = u_1`,
     `g_{l+1} = max(0, g_l − λ_max(D_l), u_{l+1} − Σ_{k≤l} [λ_max(−D_k)]_+)`; then
-    `λ_n(P_lP_lᵀ) ≥ Π_{i≤l} g_i`. Mirrored for `λ_m(S_lᵀS_l)`; `λ_min(T)` is at least the sum over the layers of the
-    products of the two. Proof: `docs/theory.md`.
+    `λ_n(P_lP_lᵀ) ≥ Π_{i≤l} g_i`. The mirror image bounds `λ_m(S_lᵀS_l)`. `λ_min(T)` is at least the sum over the
+    layers of the products of the two. Proof: `docs/theory.md`.
 
-    All of it up to the first layer narrower than n (m): behind one the floor is 0, and the D there are left out, for
-    closing the `u_l` through them would be wrong.
+    This holds up to the first layer narrower than n (m). Behind it the floor is 0, and its `D_l` and later ones are
+    not used, because closing the `u_l` through them would be wrong.
 
     Args:
         Ds: `[D_1, …, D_{L-1}]`, matrices or 1-D arrays of eigenvalues.
@@ -56,7 +56,7 @@ def _deep(Ds: Sequence[Spectrum], n: int, m: int) -> Array:
 
 @dataclass(frozen=True)
 class Known:
-    """Floors known from elsewhere, which `prefix_floors` carries on; each a list over the layers.
+    """Floors from other arguments, which `prefix_floors` carries along the chain. Each is a list over the layers.
 
     Attributes:
         layers: floors of `λ_n(W_lᵀW_l)`, l = 1 … L.
@@ -74,7 +74,7 @@ def prefix_floors(Ds: Sequence[Spectrum], n: int, known: Known | None = None) ->
     zero, L = Ds[0].zero, len(Ds) + 1
     narrow = next((l for l, D in enumerate(Ds) if D.size < n), None)
     if narrow is not None:
-        # A layer narrower than n cuts the rank of every prefix behind it; nothing is known there, σ_n(W) being 0.
+        # A layer narrower than n cuts the rank of every prefix behind it: σ_n is 0 there, and so is the floor.
         kept = prefix_floors(Ds[:narrow], n) if narrow else [zero + 1.0]
         return kept + [zero] * (L - len(kept))
     known = known or Known([zero] * L, [zero] * L, [zero] * L)

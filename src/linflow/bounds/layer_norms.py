@@ -18,19 +18,19 @@ from linflow.model.scalar_chain import chain_root
 def norms(Ds: Sequence[Any], product_norm: float) -> list[float]:
     """Upper bounds on `‖W_1‖², …, ‖W_L‖²` (spectral norms) for all weights with these imbalances and `‖W‖`.
 
-    With `x = ‖W_L‖²`: `‖W‖² ≥ x Π_{l<L} (x + Σ_{k=l}^{L−1} λ_min(D_k))_+`, which bounds x from above; mirrored for
-    `‖W_1‖²`. Neighbours follow from `‖W_l‖² ≤ ‖W_{l+1}‖² + λ_max(D_l)` and `‖W_{l+1}‖² ≤ ‖W_l‖² − λ_min(D_l)`.
-    Proof: `docs/theory.md`. Attained by scalars.
+    With `x = ‖W_L‖²`: `‖W‖² ≥ x Π_{l<L} (x + Σ_{k=l}^{L−1} λ_min(D_k))_+`, which bounds x from above. The mirror
+    image bounds `‖W_1‖²`. The other layers follow from their neighbours by `‖W_l‖² ≤ ‖W_{l+1}‖² + λ_max(D_l)` and
+    `‖W_{l+1}‖² ≤ ‖W_l‖² − λ_min(D_l)`. The bounds are attained by scalars. Proof: `docs/theory.md`.
 
     Args:
         Ds: `[D_1, …, D_{L-1}]`, matrices or 1-D arrays of eigenvalues.
         product_norm: `‖W_1 ⋯ W_L‖`, or an upper bound on it.
 
     Returns:
-        L floats.
+        A list of L floats.
 
     Raises:
-        ValueError: a D not symmetric or not finite, or a negative norm.
+        ValueError: a D is not symmetric or not finite, or the norm is negative.
 
     Source: this library, docs/theory.md.
 
@@ -44,14 +44,14 @@ def norms(Ds: Sequence[Any], product_norm: float) -> list[float]:
 
 
 def layer_caps(Ds: Sequence[Spectrum], product_norm: Any, follow: Follow | None = None) -> Array:
-    """Return the upper bounds for each `product_norm`, shape `(L, …)`; inf for an infinite one.
+    """Return the upper bounds for each `product_norm`, shape `(L, …)`; inf for an infinite norm.
 
-    In NumPy; with `follow`, of the kind of the spectra and with derivatives.
+    The result is a NumPy array. With `follow` it has the array kind of the spectra, and derivatives.
     """
     Ds = plain(Ds) if follow is None else Ds
     xp = namespace(Ds[0].lower)
     falls = [D.upper[0] for D in Ds]  # λ_max(D_l): how far ‖W_l‖² may exceed ‖W_{l+1}‖²
-    rises = [-D.lower[-1] for D in Ds]  # λ_max(−D_l): the other way round
+    rises = [-D.lower[-1] for D in Ds]  # λ_max(−D_l): the reverse
     first, last = (_outer(steps, product_norm, follow) for steps in (falls, rises[::-1]))
     bound = [first, *([math.inf * xp.ones_like(first)] * (len(Ds) - 1)), last]
     for l in range(len(Ds)):
@@ -62,7 +62,7 @@ def layer_caps(Ds: Sequence[Spectrum], product_norm: Any, follow: Follow | None 
 
 
 def _outer(steps: Sequence[Array], product_norm: Any, follow: Follow | None) -> Array:
-    """Return the root of `Π (x − s_l) = ‖W‖²` above all s, the running sums of the steps from 0."""
+    """Return the root of `Π (x − s_l) = ‖W‖²` above every `s_l`, the running sums of the steps, starting at 0."""
     xp = namespace(steps[0])
     sums = xp.stack(list(itertools.accumulate([steps[0] * 0.0, *steps])))
     top = xp.max(sums)

@@ -1,4 +1,4 @@
-"""What the lower bounds aim at: the least `λ_min(T)` among all weights of given imbalances and product, by search."""
+"""Search for the target of the lower bounds: the least `λ_min(T)` among weights of given imbalances and product."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from linflow.geometry.reduction import cut, expanded, projected
 from linflow.model.network import Network, multiply
 
 MOST_UNKNOWNS = 300
-"""Largest number of unknowns, weights and E, that `optimum` takes: a step costs the cube of it."""
+"""Largest number of unknowns (weights and entries of E) that `optimum` accepts. A step costs the cube of it."""
 
 EXACT = 1e-14
-"""Largest violation of a constraint, in its own size, that counts as rounding.
+"""Largest violation of a constraint, relative to its own size, that counts as rounding.
 
-Where the constraints are dependent, or nearly, weights with more of it may be far from any that meet them, and lower.
+If the constraints are dependent, or nearly so, weights with a larger violation can be far from all weights that meet
+the constraints, and have a smaller `λ_min(T)`.
 """
 
 _NEAR = 1e-7  # relative distance within which two runs found the same value
-_FIRST, _MORE, _FEW = 60, 300, 4  # steps of every run, and further ones of the best few
+_FIRST, _MORE, _FEW = 60, 300, 4  # steps of every run, more steps for the best few, and how many those are
 
 
 @dataclass(frozen=True)
@@ -35,17 +36,17 @@ class Optimum:
     """The least `λ_min(T)` found by `optimum`: an upper estimate of the minimum, never a certificate.
 
     Attributes:
-        value: `λ_min(T)` of `network`, output scale included, and its rounding: never below the minimum, to first
-            order in the residual.
-        residual: by how much `network` violates the constraints: the largest of `‖D_l − D_l⁰‖_F` relative to
-            `max(‖W_l‖_F², ‖W_{l+1}‖_F²)` and, unless it is free, `‖W − W⁰‖_F` relative to `c Π ‖W_l‖_F`, all norms
-            of the weights given.
-        network: the weights found, of the widths and the array kind of the network given.
-        starts: number of starts, the network given included.
-        hits: number of starts that ended at the value, up to 1e-7 of it. Few hits call for more starts.
+        value: `λ_min(T)` of `network`, output scale included, plus `rounding`. It is never below the minimum, to
+            first order in the residual.
+        residual: how far `network` violates the constraints: the largest of `‖D_l − D_l⁰‖_F` relative to
+            `max(‖W_l‖_F², ‖W_{l+1}‖_F²)` and, unless the product is free, `‖W − W⁰‖_F` relative to
+            `c Π ‖W_l‖_F`. The norms are those of the given weights.
+        network: the weights found, with the widths and the array kind of the given network.
+        starts: number of starts, including the given network.
+        hits: number of starts that ended within a relative 1e-7 of the value. If there are few, use more starts.
         converged: whether the run that found the value ended at a stationary point.
-        rounding: how much of the value stands for the rounding of T, and for what the residual may have gained.
-            Where that is a hundredth or more, rounding decides the value, and `repr` says so.
+        rounding: the part of the value that allows for rounding in T and for the effect of the residual. If it is
+            a hundredth of the value or more, rounding decides the value, and `repr` says so.
     """
 
     value: float
@@ -71,28 +72,28 @@ def optimum(
 ) -> Optimum:
     """Search for `α*(D, W) = min λ_min(T)` over all weights with the imbalances and the product of a network.
 
-    `α*` lies above every lower bound that knows the imbalances and the product only, so what a bound loses shows
-    here. The problem is not convex: the value is an upper estimate of `α*`, never a certificate. It holds for the
-    weights returned; others may lie lower.
+    `α*` lies above every lower bound that uses only the imbalances and the product, so it shows how much a bound
+    loses. The problem is not convex: the value is an upper estimate of `α*`, never a certificate. It holds for the
+    weights returned; other weights may have a smaller value.
 
-    `λ_min(T)` is the least of `⟨E, T(E)⟩` over `‖E‖_F = 1`, so to minimise over the weights and E together is a
+    `λ_min(T)` is the least of `⟨E, T(E)⟩` over `‖E‖_F = 1`, so minimising over the weights and E together is a
     smooth problem. From every start a trust-region Newton method moves along the constraints, with the exact Hessian
-    of the Lagrangian; Gauss–Newton steps bring it back to them. What cannot be brought onto them to rounding, each in
-    its own size, does not count. The starts are the network itself and, in turn, the
-    network with its outer layers rotated, which keeps the imbalances, and random weights.
+    of the Lagrangian, and Gauss–Newton steps bring it back to them. A result counts only if it meets every constraint
+    to rounding, relative to the constraint's own size. The first start is the network itself. The others alternate
+    between the network with its outer layers rotated, which keeps the imbalances, and random weights.
 
     Args:
-        network: a `Network` or its weights. Meant for small ones: n, m and the widths up to about 5.
+        network: a `Network` or its weights. The search is meant for small ones: n, m and the widths up to about 5.
         starts: number of starts.
-        product: whether the product is given; False asks for the least value over all products.
+        product: whether the product is fixed; if False, the search covers all products.
         rng: seed, or a NumPy generator; the same seed gives the same result.
 
     Returns:
-        An `Optimum`. Its value is at most `λ_min(T)` of the network given.
+        An `Optimum`. Its value is at most `λ_min(T)` of the given network.
 
     Raises:
-        ValueError: more than `MOST_UNKNOWNS` weights and entries of E, after the exact reduction of widths above
-            `h_{l-1} + h_{l+1}`.
+        ValueError: the weights and E have more than `MOST_UNKNOWNS` entries, even after the exact reduction of
+            widths above `h_{l-1} + h_{l+1}`.
 
     Source: this library, docs/theory.md.
 
@@ -109,8 +110,8 @@ def optimum(
     if net.depth == 1:
         return Optimum(net.scale**2, 0.0, net, 1, 1, converged=True)
     full = [to_numpy(W) for W in net.weights]
-    # D_l lives in the range of [W_lᵀ W_{l+1}]. That of any feasible weights can be rotated into it without changing
-    # D_l, so nothing is lost by the cut.
+    # D_l lives in the range of [W_lᵀ W_{l+1}]. The range for any feasible weights can be rotated into this one
+    # without changing D_l, so the cut loses nothing.
     bases = cut(full)
     weights = projected(full, bases)
     unknowns = sum(W.size for W in weights) + net.shape[0] * net.shape[1]
@@ -120,7 +121,7 @@ def optimum(
             f"{MOST_UNKNOWNS}. At this size use linflow.bounds.best, a lower bound."
         )
     given = float(TangentOperator(full).least_eigenvalue())
-    if positive_least(np.linalg.eigvalsh(TangentOperator(weights).dense())) == 0:  # none can be lower
+    if positive_least(np.linalg.eigvalsh(TangentOperator(weights).dense())) == 0:  # no value is lower
         off = tangent_rounding(net) if net.overparametrized else 0.0  # T of a narrow layer is singular
         return Optimum(net.scale**2 * max(given, 0.0) + off, 0.0, net, 1, 1, converged=True, rounding=off)
     with one_thread():  # the matrices are small and many
@@ -132,7 +133,7 @@ def optimum(
                 found[k] = search.descend(search.vector(run.weights), _MORE) or run
     kept = _Candidate(full, max(given, 0.0), tangent_rounding(Network(full)), None)
     for run in sorted(found, key=lambda run: run.value):
-        if run.value * search.size >= kept.value:  # to rounding, the weights given themselves
+        if run.value * search.size >= kept.value:  # equal, to rounding, to the given weights
             break
         inner = search.polished(run.weights)
         if search.violation(inner) > EXACT:
@@ -158,7 +159,7 @@ def optimum(
 
 @dataclass(frozen=True)
 class _Candidate:
-    """Weights on the constraints, `λ_min(T)` of them and its rounding, and the run that found them."""
+    """Weights on the constraints, their `λ_min(T)` and its rounding, and the run that found them."""
 
     layers: list[np.ndarray]
     value: float

@@ -1,4 +1,4 @@
-"""Any depth, any imbalance, with the product: the bound that reduces to the scalar chain and to two layers."""
+"""A bound for any depth and imbalance that uses the product; it reduces to the scalar chain and to two layers."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from linflow.bounds.any_imbalance import Known, prefix_floors
 from linflow.bounds.layer_norms import layer_caps
 
 STEPS, WIDTH = 100, 2e-13
-"""Limit on the steps of the search for the logarithm of a floor, and the width of the bracket it ends at."""
+"""The most steps in the search for the logarithm of a floor, and the bracket width at which it ends."""
 SMALLEST, LARGEST = 1e-280, 640.0
-"""The least c looked at, and the largest of its logarithm: within float64, with room for a few powers."""
+"""The least c in the search, and the largest logarithm of c: within float64, with room for a few powers."""
 SMALLEST_SIGMA = 1e-100
-"""The least σ that anything is claimed from, for layers of size 1: its square is far above all that rounds to 0."""
+"""The least σ that is used, for layers of size 1. Its square is far above any number that rounds to 0."""
 
 
 def deep_product(Ds: Sequence[Any], n: int, m: int, sigma_min: Any, sigma_max: Any = np.inf) -> Array:
@@ -38,24 +38,25 @@ def deep_product(Ds: Sequence[Any], n: int, m: int, sigma_min: Any, sigma_max: A
     With `c = λ_m(W_LᵀW_L)` and v its eigenvector, the chain `y_{L+1} = v`, `y_l = W_l y_{l+1}` ends in
     `y_1 = Wv`, so `‖y_1‖ ≥ σ_m(W)`. The imbalances bound `‖y_1‖` from above by an increasing function of c, which
     for homogeneous imbalance is the polynomial p of the scalar chain and for two layers `(c − [λ_m(−D)]_+)
-    (c + [λ_1(D)]_+)`; its inverse at `σ_m` is a floor for c. The mirror image gives one for `λ_n(W_1W_1ᵀ)`. Layers
-    and prefixes get `σ²` over the norms of the rest. All floors are carried along the chain as in `deep`, and
-    `λ_min(T) ≥ Σ_l λ_n(P_{l−1}P_{l−1}ᵀ) λ_m(S_{l+1}ᵀS_{l+1})`. Proof: `docs/theory.md`.
+    (c + [λ_1(D)]_+)`; its inverse at `σ_m` is a floor for c. The mirror image gives a floor for `λ_n(W_1W_1ᵀ)`. Each
+    layer and each prefix has the floor `σ²` over the squared norms of the other layers. All floors are carried along
+    the chain as in `deep`, and `λ_min(T) ≥ Σ_l λ_n(P_{l−1}P_{l−1}ᵀ) λ_m(S_{l+1}ᵀS_{l+1})`. Proof: `docs/theory.md`.
 
-    Never below `deep`. Equal to `scalar_exact` for scalars and to `two_layer` for L = 2; increases with `σ_min`.
+    The bound is never below `deep`. It equals `scalar_exact` for scalars and `two_layer` for L = 2, and it increases
+    with `σ_min`.
 
     Args:
         Ds: `[D_1, …, D_{L-1}]`, matrices or 1-D arrays of eigenvalues.
         n: rows of the product.
         m: columns of the product.
         sigma_min: `σ_min(W)` or a lower bound on it, 0-d or 1-D.
-        sigma_max: `‖W‖` or an upper bound on it, likewise; inf when unknown, which costs sharpness from L = 3 on.
+        sigma_max: `‖W‖` or an upper bound on it, 0-d or 1-D; inf if unknown, which weakens the bound for L ≥ 3.
 
     Returns:
         A float64 array of the kind of the Ds and the shape of `sigma_min`.
 
     Raises:
-        ValueError: a D not symmetric or not finite, a negative σ.
+        ValueError: a D is not symmetric or not finite, or a σ is negative.
 
     Source: this library, docs/theory.md.
 
@@ -76,22 +77,22 @@ def deep_product(Ds: Sequence[Any], n: int, m: int, sigma_min: Any, sigma_max: A
 def bound(
     Ds: Sequence[Spectrum], n: int, m: int, least: Array, largest: Array, follow: Follow | None = None
 ) -> Array:
-    """Return the bound for spectra that already allow for rounding; with all layers scaled to size 1.
+    """Return the bound for spectra that already allow for rounding; it is computed with layers scaled to size 1.
 
     Args:
         Ds: spectra of `D_1, …, D_{L-1}`.
         n: rows of the product.
         m: columns of the product.
         least: lower bounds on `σ_min(W)`, of the kind of the spectra.
-        largest: upper bounds on `‖W‖`, likewise.
-        follow: gives roots their derivatives; for 0-d σ of a kind that has them.
+        largest: upper bounds on `‖W‖`, of the same kind.
+        follow: gives roots their derivatives. It needs a 0-d σ of an array kind that has derivatives.
     """
     L = len(Ds) + 1
     size = max(float(np.max(np.abs(end))) for D in plain(Ds) for end in (D.lower, D.upper))
     known = to_numpy(namespace(least).where(largest < math.inf, largest, least))
     with np.errstate(divide="ignore"):
         log_size = max(math.log(size) if size > 0 else -math.inf, float(np.max(2 / L * np.log(known))))
-    # All is zero, or the bound itself would leave float64 or lose its digits.
+    # Everything is zero, or the bound itself would leave float64 or lose digits.
     if not -700 < (L - 1) * log_size < 700:
         return Ds[0].zero + 0.0 * least
     least, largest = (sigma * math.exp(-L / 2 * log_size) for sigma in (least, largest))
@@ -109,7 +110,7 @@ def _of_size_one(
     mirrored = [D.negated() for D in reversed(Ds)]
     first = outer_floor(mirrored, n, least, namespace(caps).flip(caps, axis=0), follow) if n <= m else none
     last = outer_floor(Ds, m, least, caps, follow) if m <= n else none
-    # For n = m the least eigenvalues of both outer layers are known to the chains from either end.
+    # For n = m the chain from either end uses the floors of both outer layers.
     ends = (first, last) if n == m else (first, none)
     left = prefix_floors(Ds, n, _known(ends, least, list(caps)) if n <= m else None)
     ends = (last, first) if n == m else (last, none)
@@ -131,7 +132,7 @@ def _known(ends: tuple[Array, Array], least: Array, caps: Sequence[Array]) -> Kn
 
 
 def _over(least: Array, cap: Array) -> Array:
-    """Return `σ²/cap`, a little less for its rounding; 0 where σ is 0 or the cap is not finite."""
+    """Return `σ²/cap`, reduced a little for rounding; 0 if σ is 0 or the cap is not finite."""
     xp = namespace(least)
     usable = (least > 0) & (cap > 0) & xp.isfinite(cap)
     return xp.where(usable, least**2 / xp.where(usable, cap, 1.0) * (1 - 1e-13), 0.0)
@@ -150,7 +151,7 @@ def outer_floor(Ds: Sequence[Spectrum], m: int, least: Array, caps: Array, follo
     xp = namespace(least)
     start = Ds[-1].negated().at_least(m)
     target = 2 * xp.log(xp.where(least > 0, least, 1.0))
-    # The norms of the other layers bound c well away from 0; without them c > 0 is all that is known at first.
+    # The norms of the other layers keep c well away from 0. Without them only c > 0 is known at first.
     base = xp.maximum(_over(least, math.prod(caps[:-1])), xp.maximum(start, SMALLEST))
     if follow is None:
         root, _ = _root(Ds, start, base, caps, target)
@@ -159,7 +160,7 @@ def outer_floor(Ds: Sequence[Spectrum], m: int, least: Array, caps: Array, follo
     else:
         numbers = (to_numpy(x) for x in (start, base, caps, target))
         root, inside = _root(plain(Ds), *numbers)
-        # Where c may be as small as it is known to be, it moves with that.
+        # If there is no root, c equals its least known value and takes its derivatives.
         root = (
             follow(lambda log_c: _log_reach(Ds, start, xp.exp(log_c), base, caps) - target, root)
             if inside
@@ -172,7 +173,7 @@ def outer_floor(Ds: Sequence[Spectrum], m: int, least: Array, caps: Array, follo
 def _root(
     Ds: Sequence[Spectrum], start: np.ndarray, base: np.ndarray, caps: np.ndarray, target: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the logarithm of c, from below, and whether it is a root and not where the search begins."""
+    """Return the logarithm of c, from below, and whether it is a root rather than the start of the search."""
 
     def excess(log_c: np.ndarray) -> np.ndarray:
         return _log_reach(Ds, start, np.exp(log_c), base, caps) - target
@@ -180,7 +181,7 @@ def _root(
     low = np.log(base)
     high = np.maximum(np.where(np.isfinite(caps[-1]), np.log(np.maximum(caps[-1], SMALLEST)), 0.0), low + 1)
     f_low, f_high = excess(low), excess(high)
-    for _ in range(12):  # without caps the bracket is found by doubling its length
+    for _ in range(12):  # without caps, double the bracket until it holds the root
         if (f_high >= 0).all():
             break
         high = np.minimum(np.where(f_high < 0, low + 2 * (high - low), high), LARGEST)
@@ -189,11 +190,11 @@ def _root(
 
 
 def _crossing(excess, low: np.ndarray, high: np.ndarray, f_low: np.ndarray, f_high: np.ndarray) -> np.ndarray:
-    """Return, from below, where an increasing function changes sign; `low` where it is not negative there.
+    """Return, from below, the point where an increasing function changes sign; `low` if it is not negative at `low`.
 
-    Chandrupatla's method: inverse quadratic interpolation where it is safe, halving elsewhere.
+    Chandrupatla's method: inverse quadratic interpolation if it is safe, otherwise halving.
     """
-    done = (f_low >= 0) | (f_high < 0)  # c may be as small as it is known to be; or no crossing was found
+    done = (f_low >= 0) | (f_high < 0)  # c is its least known value, or no crossing was found
     a, b, fa, fb = low, high, f_low, f_high
     t = np.full(low.shape, 0.5)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
@@ -230,7 +231,7 @@ def _log_reach(Ds: Sequence[Spectrum], start: Array, c: Array, base: Array, caps
             positive = xp.maximum(top, 0.0)
             root = xp.sqrt(Y)
             carried = xp.where(E > 0, xp.sqrt(caps[l + 1]) * E, 0.0)
-            # |λ + κ| over the spectrum, with the falling branch held at its value for the least κ: monotone in c.
+            # |λ + κ| over the spectrum. The falling branch keeps its value at the least κ, so this is monotone in c.
             stretch = xp.maximum(xp.maximum(top + kappa, -bottom - floor), 0.0)
             z = stretch * root + carried
             y = xp.fmin(positive * Y + Z * Z, root * z)

@@ -1,4 +1,4 @@
-"""Scalar weights, any depth: the rate is known exactly, and in closed form from below."""
+"""Bounds for scalar weights of any depth: the exact rate, and a lower bound in closed form."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from linflow.model.scalar_chain import chain_offsets, chain_root, chain_slope
 
 
 def scalar_exact(d: Sequence[float], w: float) -> float:
-    """Least eigenvalue of T for scalar weights with imbalance `d` and product `w`: exactly `p'(x)`.
+    """Exact least eigenvalue of T for scalar weights with imbalance `d` and product `w`: `p'(x)`.
 
-    With offsets `c_l ≥ 0`, `c_l − c_{l+1} = d_l`, `min c = 0`: `w_l² = x + c_l`, `x` the root of
+    Take offsets `c_l ≥ 0` with `c_l − c_{l+1} = d_l` and `min c = 0`. Then `w_l² = x + c_l`, where `x` is the root of
     `p(x) = Π(x + c_l) = w²`, and `λ_min(T) = p'(x) = Σ_l Π_{k≠l} w_k²`. It increases with `|w|`.
 
     Args:
@@ -25,7 +25,7 @@ def scalar_exact(d: Sequence[float], w: float) -> float:
         w: the product `w_1 ⋯ w_L`.
 
     Returns:
-        The eigenvalue as a float, to rounding.
+        The eigenvalue as a float, exact up to rounding.
 
     Raises:
         ValueError: non-finite arguments.
@@ -41,9 +41,9 @@ def scalar_exact(d: Sequence[float], w: float) -> float:
 
 
 def scalar(d: Sequence[float], w: float) -> float:
-    """Closed lower bound on `λ_min(T)` for scalar weights: `sqrt((Π_{i≠i*} c_i)² + (L|w|^{2−2/L})²)`.
+    """Closed-form lower bound on `λ_min(T)` for scalar weights: `sqrt((Π_{i≠i*} c_i)² + (L|w|^{2−2/L})²)`.
 
-    `c` are the offsets of `scalar_exact` and `i*` the smallest. Equal to it for `L = 2`.
+    `c` are the offsets of `scalar_exact`, and `i*` is the index of the smallest. The bound is exact for `L = 2`.
 
     Args:
         d: the `L − 1` imbalances `w_l² − w_{l+1}²`.
@@ -100,7 +100,7 @@ def _with_derivatives(
 
 
 def _exact_followed(c: Array, w: Array, follow: Follow) -> Array:
-    """Return the exact value; where the root is a multiple one it has no derivative, and is taken as a constant."""
+    """Return the exact value. A multiple root has no derivative and is treated as a constant."""
     xp, known = namespace(c), to_numpy(c)
     root = chain_root(known, to_numpy(w))
     x = follow(lambda x: xp.prod(x + c) - w**2, root) if chain_slope(known, root) > 0 else from_numpy(root, w)
@@ -108,7 +108,7 @@ def _exact_followed(c: Array, w: Array, follow: Follow) -> Array:
 
 
 def _closed_followed(c: Array, w: Array, _: Follow) -> Array:
-    """Return the closed form; powers and roots of 0 are taken as constants."""
+    """Return the closed form. Powers and roots of 0 are treated as constants."""
     xp, L = namespace(c), c.shape[0]
     product = w ** (2 - 2 / L) if float(detach(w)) > 0 else w * 0.0
     squares = xp.prod(xp.sort(c)[1:]) ** 2 + (L * product) ** 2

@@ -1,4 +1,4 @@
-"""Any depth, special imbalance: unimodal, homogeneous, balanced."""
+"""Bounds for any depth and special imbalance: unimodal, homogeneous, balanced."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def unimodal(Ds: Sequence[Any], n: int, m: int) -> Array:
     """Lower bound for unimodal imbalance: `D_l ⪰ 0` for `l < l*` and `D_l ⪯ 0` for `l ≥ l*`.
 
     `λ_min(T) ≥ Π_{i=1}^{L−1} d̃(i)`, `d̃(i) = Σ_{l=l*}^{i} λ_m(−D_l)` for `i ≥ l*` and `Σ_{l=i}^{l*−1} λ_n(D_l)` for
-    `i < l*`; the best `l*` is taken where several fit. Eigenvalues of the wrong sign at rounding level
+    `i < l*`. If several `l*` fit, the best is used. Eigenvalues of the wrong sign at rounding level
     (256 ε of the largest) count as zero.
 
     Args:
@@ -60,7 +60,7 @@ def unimodal(Ds: Sequence[Any], n: int, m: int) -> Array:
 
 
 def _peaks(Ds: Sequence[Spectrum], allowance: float = 0.0) -> list[int]:
-    """Return every `l*` in 1 … L that may make the spectra unimodal, given how far eigenvalues may be off."""
+    """Return every `l*` in 1 … L for which the spectra can be unimodal, within the allowed error of eigenvalues."""
     up = [float(D.upper[-1]) >= -allowance for D in Ds]
     down = [float(D.lower[0]) <= allowance for D in Ds]
     return [p + 1 for p in range(len(Ds) + 1) if all(up[:p]) and all(down[p:])]
@@ -85,11 +85,11 @@ def homogeneous(d: Sequence[float], sigma_min: float) -> float:
     """Least eigenvalue of T for homogeneous imbalance `D_l = d_l I` of square layers (n = m = every h_l).
 
     Every singular mode is then a scalar chain with the same offsets, and the least singular value gives the
-    least eigenvalue: `λ_min(T) = p'(x)`, `p(x) = Π(x + c_l) = σ_min²` — exactly, and it increases with σ_min. The
+    least eigenvalue exactly: `λ_min(T) = p'(x)`, `p(x) = Π(x + c_l) = σ_min²`. It increases with σ_min. The
     closed form `sqrt((Π d̃)² + (L σ_min^{2−2/L})²)` lies below it.
 
     Args:
-        d: the `L − 1` numbers `d_l`, any signs.
+        d: the `L − 1` numbers `d_l`, of any sign.
         sigma_min: `σ_min(W)` or a lower bound on it (the margin).
 
     Returns:
@@ -109,7 +109,7 @@ def homogeneous(d: Sequence[float], sigma_min: float) -> float:
 def balanced(depth: int, n: int, m: int, sigma_min: Any) -> Any:
     """Lower bound for balanced weights (every `D_l = 0`): `L σ_min^{2−2/L}` if n = m, `σ_min^{2−2/L}` if n ≠ m.
 
-    For n ≠ m only one of the terms of T is positive definite; the factor L printed for every shape is wrong there.
+    For n ≠ m only one term of T is positive definite. The factor L is printed for every shape, but is wrong there.
 
     Args:
         depth: number of layers L.
@@ -127,7 +127,7 @@ def balanced(depth: int, n: int, m: int, sigma_min: Any) -> Any:
     factor, power = (depth if n == m else 1), 2 - 2 / depth
     if is_array(sigma_min):
         return factor * sigma_min**power
-    root = float(sigma_min) ** (power / 2) if sigma_min > 1e150 else 1.0  # a power past float64 is no number
+    root = float(sigma_min) ** (power / 2) if sigma_min > 1e150 else 1.0  # avoids a power that overflows float64
     return factor * sigma_min**power if root == 1.0 else min(factor * root * root, LARGEST)
 
 

@@ -13,11 +13,11 @@ from linflow.bounds._base import Invariants, Spectrum, Theorem, spectrum
 def three_layer(D1: Any, D2: Any, n: int, m: int) -> Array:
     """Lower bound `Δ*` on `λ_min(T)` of three layers, from the imbalances alone.
 
-    With `D_21 = −D_1`, `D_23 = D_2`, `D̄_h = diag{max(λ_i(D_21), λ_i(D_23), 0)}_{i≤h}` (−∞ past the size) and
-    `A ∧_r B = diag{min(λ_i(A), λ_{i+1−r}(B))}` (`λ_j = +∞` for j ≤ 0):
+    Let `D_21 = −D_1`, `D_23 = D_2`, `D̄_h = diag{max(λ_i(D_21), λ_i(D_23), 0)}_{i≤h}` (−∞ for i beyond the size) and
+    `A ∧_r B = diag{min(λ_i(A), λ_{i+1−r}(B))}` (`λ_j = +∞` for j ≤ 0). Then
 
     `Δ* = ½(Δ_21^(2) + Δ_21²) + Δ_21 Δ_23 + ½(Δ_23^(2) + Δ_23²)`, where `Δ_21 = tr D̄_{h1} − tr(D̄_{h1} ∧_n D_21)`,
-    `Δ_21^(2) = tr D̄_{h1}² − tr(D̄_{h1} ∧_n D_21)²`, and `Δ_23`, `Δ_23^(2)` likewise with h2, m and D_23.
+    `Δ_21^(2) = tr D̄_{h1}² − tr(D̄_{h1} ∧_n D_21)²`, and `Δ_23`, `Δ_23^(2)` are the same with h2, m and D_23.
 
     Args:
         D1: `W_1ᵀW_1 − W_2W_2ᵀ`, shape `(h1, h1)`, or its eigenvalues.
@@ -29,7 +29,7 @@ def three_layer(D1: Any, D2: Any, n: int, m: int) -> Array:
         A 0-d float64 array of the kind of D1.
 
     Raises:
-        ValueError: D1 or D2 not symmetric or not finite.
+        ValueError: D1 or D2 is not symmetric or not finite.
 
     Source: Min, Vidal & Mallada 2023, Theorem 2.
 
@@ -56,11 +56,11 @@ def _deficit(own: Spectrum, other: Spectrum, r: int) -> tuple[Array, Array]:
     h, common = own.size, min(own.size, other.size)
     if h < r:
         return own.zero, own.zero
-    # D̄ bounds eigenvalues from below, and the deficit grows with it; it falls as the shifted spectrum grows.
+    # The deficit grows with D̄, so D̄ uses lower ends. It falls as the shifted spectrum grows, which uses upper ends.
     joint = xp.where(own.lower[:common] > other.lower[:common], own.lower[:common], other.lower[:common])
     joint = xp.concat([joint, own.lower[common:]])
     joint = xp.where(joint > 0, joint, joint * 0.0)
-    # Entries before the r-th are untouched by the minimum and cancel in both differences.
+    # The minimum leaves the entries before the r-th unchanged, so they cancel in both differences.
     joint, shifted = joint[r - 1 :], own.upper[: h - r + 1]
     least = xp.where(joint < shifted, joint, shifted)
     return xp.sum(joint - least), xp.sum((joint - least) * (joint + least))

@@ -1,4 +1,4 @@
-"""Two layers: imbalance and product together (Min, Tarmoun, Vidal & Mallada 2021)."""
+"""Bounds for two layers, from imbalance and product together (Min, Tarmoun, Vidal & Mallada 2021)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def two_layer(D: Any, n: int, m: int, sigma_n: Any, sigma_m: Any) -> Array:
 
     `½(−Δ₊ + sqrt((Δ₊ + Δ)² + 4σ_m²) − Δ₋ + sqrt((Δ₋ + Δ)² + 4σ_n²))` with the spreads
     `Δ₊ = [λ_1(D)]_+ − [λ_n(D)]_+`, `Δ₋ = [λ_1(−D)]_+ − [λ_m(−D)]_+` and the gap
-    `Δ = [λ_n(D)]_+ + [λ_m(−D)]_+`. `Δ₊` goes with `σ_m` and `Δ₋` with `σ_n`; printed forms that exchange them, or use
-    `σ_min` in both roots, fail for n ≠ m. Tight for n ≠ m, as far as numerical search shows; a lower bound for n = m.
-    It increases with σ.
+    `Δ = [λ_n(D)]_+ + [λ_m(−D)]_+`. `Δ₊` belongs with `σ_m` and `Δ₋` with `σ_n`. Printed forms that exchange them, or
+    use `σ_min` in both roots, fail for n ≠ m. The bound increases with σ. For n ≠ m it is tight, as far as numerical
+    search shows; for n = m it is a lower bound.
 
     Args:
         D: `W_1ᵀW_1 − W_2W_2ᵀ`, shape `(h, h)`, or a 1-D array of its eigenvalues.
@@ -31,7 +31,7 @@ def two_layer(D: Any, n: int, m: int, sigma_n: Any, sigma_m: Any) -> Array:
         A 0-d float64 array of the kind of D.
 
     Raises:
-        ValueError: D not symmetric or not finite, σ negative, or nonzero past min(n, m).
+        ValueError: D is not symmetric or not finite, or a σ is negative, or nonzero past min(n, m).
 
     Source: Min, Tarmoun, Vidal & Mallada, arXiv 2105.06351v2, Proposition 1.
 
@@ -57,11 +57,11 @@ def two_layer(D: Any, n: int, m: int, sigma_n: Any, sigma_m: Any) -> Array:
 def two_layer_square(D: Any, n: int, sigma_n: Any, sigma_next: Any) -> Array:
     """Lower bound on `λ_min(T)` of two layers with n = m, from imbalance and the two least singular values.
 
-    With `c_1 = λ_n(W_1W_1ᵀ)`, `c_2 = λ_n(W_2ᵀW_2)`, `w = ½(λ_max(D) − λ_min(D))`, `s = σ_n²`, `r = σ_{n−1}²` and
-    `P` the smaller root of `P² − (s + r + w²) P + s r`: `c_1 c_2 ≥ P` if `P ≤ w²`, and else
-    `c_1 c_2 ≥ min(P, max(w², s r/(s + r)))`. The halves of `two_layer` bound `c_1` and `c_2` one by one; the least
-    `c_1 + c_2` under all of it is returned. Never below `two_layer`, and far above it where `σ_{n−1}` is well above
-    `σ_n`. Proof: `docs/theory.md`.
+    Let `c_1 = λ_n(W_1W_1ᵀ)`, `c_2 = λ_n(W_2ᵀW_2)`, `w = ½(λ_max(D) − λ_min(D))`, `s = σ_n²`, `r = σ_{n−1}²` and
+    `P` the smaller root of `P² − (s + r + w²) P + s r`. Then `c_1 c_2 ≥ P` if `P ≤ w²`, and otherwise
+    `c_1 c_2 ≥ min(P, max(w², s r/(s + r)))`. The two halves of `two_layer` bound `c_1` and `c_2` separately. The
+    result is the least `c_1 + c_2` that satisfies all of these. It is never below `two_layer`, and far above it if
+    `σ_{n−1}` is well above `σ_n`. Proof: `docs/theory.md`.
 
     Args:
         D: `W_1ᵀW_1 − W_2W_2ᵀ`, shape `(h, h)`, or a 1-D array of its eigenvalues.
@@ -73,7 +73,7 @@ def two_layer_square(D: Any, n: int, sigma_n: Any, sigma_next: Any) -> Array:
         A 0-d float64 array of the kind of D.
 
     Raises:
-        ValueError: D not symmetric or not finite, a negative σ, or `σ_n > σ_{n−1}`.
+        ValueError: D is not symmetric or not finite, a σ is negative, or `σ_n > σ_{n−1}`.
 
     Source: this library, docs/theory.md.
 
@@ -99,7 +99,7 @@ def _two_layer(D: Spectrum, n: int, m: int, sigma_n: Array, sigma_m: Array) -> A
 
 def _halves(D: Spectrum, n: int, m: int, sigma_n: Array, sigma_m: Array) -> tuple[Array, Array]:
     """Return the bounds on `λ_n(W_1W_1ᵀ)` and `λ_m(W_2ᵀW_2)`."""
-    # They grow with λ_n(D) and λ_m(−D), and fall as the largest eigenvalues λ_1(±D) grow.
+    # The bounds grow with λ_n(D) and λ_m(−D), and fall as the largest eigenvalues λ_1(±D) grow.
     minus = D.negated()
     positive, negative = D.at_least(n), minus.at_least(m)
     first = positive + _excess(positive + minus.at_most(), sigma_n)
@@ -119,13 +119,13 @@ def _square(D: Spectrum, n: int, sigma_n: Array, sigma_next: Array) -> Array:
     xp = namespace(D.lower)
     first, last = _halves(D, n, n, sigma_n, sigma_n)
     half = 0.5 * (D.upper[0] - D.lower[-1])
-    # In i = 1/r, so that r = inf (n = 1) needs no case of its own; nothing is claimed where r is not in float64.
+    # Written in i = 1/r, so that r = inf (n = 1) needs no special case. If r underflows float64, the bound is 0.
     usable = sigma_next > 1e-100
     s = xp.where(usable, sigma_n, sigma_n * 0.0) ** 2
     i = 1 / xp.where(usable, sigma_next, sigma_n * 0.0 + 1.0) ** 2
     w = half**2
     x, y = w * i, s * i
-    big = xp.where(x > 1, x, 1.0 + 0.0 * x)  # of a small r, whose square leaves float64
+    big = xp.where(x > 1, x, 1.0 + 0.0 * x)  # for a small r, where x² would leave float64
     rest = ((1 - y) / big) ** 2 + 2 * (x / big) * ((1 + y) / big) + (x / big) ** 2
     P = 2 * s / (1 + y + x + big * xp.sqrt(rest))
     other = s / (1 + y)

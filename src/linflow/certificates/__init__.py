@@ -1,4 +1,4 @@
-"""From a bound on T to a guarantee on the loss."""
+"""Turn a bound on T into a guarantee on the loss."""
 
 from linflow.certificates._base import Guarantee
 from linflow.certificates.certificate import Certificate, certify

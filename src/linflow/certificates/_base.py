@@ -1,4 +1,4 @@
-"""What a guarantee is: a statement on the loss that holds before any run is made."""
+"""The class `Guarantee`: a statement on the loss that is known before any run is made."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from linflow.certificates.curves import Curve, StepCurve
 
 
 def finite(x: float) -> float | None:
-    """Return x, or None where JSON has no word for it."""
+    """Return x, or None if it is not finite, because JSON cannot represent it."""
     return float(x) if math.isfinite(x) else None
 
 
@@ -25,11 +25,11 @@ class Guarantee:
         name: short name.
         source: the theorem it rests on.
         citation: keys of the references (`linflow cite`).
-        reason: why it does not apply, in words; empty when it does.
-        curve: the bound as a function of time, None when it does not apply.
+        reason: why it does not apply, in words; empty if it does.
+        curve: the bound as a function of time, None if it does not apply.
         gap: the initial loss gap `L(0) − f*`.
         minimum: `f*`.
-        facts: numbers that belong to it, such as the radius of the lazy regime or the cap on the drift.
+        facts: numbers behind it, such as the radius of the lazy regime or the cap on the drift.
     """
 
     name: str
@@ -48,17 +48,17 @@ class Guarantee:
 
     @property
     def applies(self) -> bool:
-        """Whether its hypotheses hold for this objective and start, and it says anything."""
+        """Whether its hypotheses hold for this objective and start, and it gives a bound."""
         return self.curve is not None
 
     @property
     def rate(self) -> float:
-        """The exponential rate kept at every time; 0 when it does not apply, or is slower than exponential."""
+        """Exponential rate kept at every time; 0 if it does not apply, or the decay is slower than exponential."""
         return self.curve.rate if self.curve else 0.0
 
     @renamed_arguments(fraction="until")
     def time_to(self, until: Any) -> Any:
-        """Return a time by which the loss gap is at most `until` of the initial one; inf if none is known.
+        """Return a time by which the loss gap is at most `until` times the initial gap; inf if none is known.
 
         Args:
             until: fraction in (0, 1), or a sequence of them.
@@ -67,22 +67,22 @@ class Guarantee:
 
     @renamed_arguments(fraction="until")
     def steps_to(self, until: Any) -> Any:
-        """Return a number of steps of descent after which the gap is at most `until` of the first; inf if unknown.
+        """Return a number of steps after which the gap is at most `until` times the initial gap; inf if unknown.
 
         Args:
             until: fraction in (0, 1), or a sequence of them.
 
         Raises:
-            TypeError: a guarantee on the flow, which takes no steps.
+            TypeError: the guarantee is on the flow, which takes no steps.
         """
         return checks.each(self._steps_to, until, "until")
 
     def gap_at(self, t: Any) -> Any:
-        """Return an upper bound on the loss gap at time t (for descent, η times the number of steps), or at times."""
+        """Return an upper bound on the loss gap at a time or times t (for descent, η times the number of steps)."""
         return checks.each(self._gap_at, t, "t")
 
     def loss_at(self, t: Any) -> Any:
-        """Return an upper bound on the loss at time t, or at times."""
+        """Return an upper bound on the loss at a time or times t."""
         return self.minimum + self.gap_at(t)
 
     def _time_to(self, until: Any) -> float:

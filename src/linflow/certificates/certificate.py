@@ -32,23 +32,24 @@ if TYPE_CHECKING:
 
 ALGORITHMS = ("flow", "descent")
 ALLOWED_FOR = "float64 numbers; their rounding is allowed for, but not proved (rigorous=True proves it)"
-"""What the guarantees of a certificate rest on."""
+"""What the guarantees of a certificate rest on, in words."""
 
 
 @renamed_attributes(network="start")
 @dataclass(frozen=True, repr=False)
 class Certificate:
-    """Every guarantee of a start, best first. `print` shows a table.
+    """Every guarantee of a start, best first. `print` shows them as a table.
 
     Attributes:
-        guarantees: fastest to 10⁻⁶ of the initial gap first; those that do not apply say why in `reason`.
+        guarantees: ordered by the time to 10⁻⁶ of the initial gap, fastest first. Those that do not apply come
+            last and say why in `reason`.
         objective: what is minimised.
         start: the network.
         gap: initial loss gap.
         algorithm: "flow" or "descent".
         step_size: η of the descent; None for the flow and for a schedule.
-        notes: promotions of the input.
-        schedule: the rule for the steps of the descent, None for the flow and for a constant step.
+        notes: messages on conversions of the input to float64.
+        schedule: the rule for the steps of the descent; None for the flow and for a constant step.
     """
 
     guarantees: tuple[Guarantee, ...]
@@ -62,7 +63,7 @@ class Certificate:
 
     @cached_property
     def setting(self) -> Setting:
-        """What the guarantees are on, and what they ask of it: the restricted pair, margins, imbalance, T."""
+        """The subject of the guarantees, with the quantities they use: the restricted pair, margins, imbalance, T."""
         return Setting(self.objective, self.start, self.algorithm)
 
     @property
@@ -72,29 +73,29 @@ class Certificate:
 
     @property
     def rests_on(self) -> str:
-        """What the guarantees rest on: whether the rounding of their numbers is proved, or a reasoned allowance."""
+        """What the guarantees rest on: rounding bounds that are proved, or a reasoned allowance for rounding."""
         return ALLOWED_FOR
 
     @property
     def best(self) -> Guarantee | None:
-        """The guarantee that is fastest to 10⁻⁶ of the initial gap, None when none applies."""
+        """The guarantee that is fastest to 10⁻⁶ of the initial gap; None if none applies."""
         first = self.guarantees[0]
         return first if first.applies else None
 
     @property
     def citations(self) -> frozenset[str]:
-        """Keys of the references that it rests on: of the guarantees that apply, the objective, and the software."""
+        """Keys of the references behind the guarantees that apply, the objective, and the software."""
         applying = (g.citations for g in self.guarantees if g.applies)
         return frozenset({"linflow"}).union(self.objective.citations, *applying)
 
     @property
     def rate(self) -> float:
-        """The best exponential rate guaranteed at every time, 0 when there is none."""
+        """The best exponential rate guaranteed at every time; 0 if there is none."""
         return max(g.rate for g in self.guarantees)
 
     @renamed_arguments(fraction="until")
     def time_to(self, until: Any) -> Any:
-        """Return a time by which the loss gap is at most `until` of the initial one; inf if none is known.
+        """Return a time by which the loss gap is at most `until` times the initial gap; inf if none is known.
 
         Args:
             until: fraction in (0, 1), or a sequence of them.
@@ -109,7 +110,7 @@ class Certificate:
 
     @renamed_arguments(fraction="until")
     def steps_to(self, until: Any) -> Any:
-        """Return a number of steps of the descent after which the gap is at most `until` of the first.
+        """Return a number of steps after which the loss gap is at most `until` times the initial gap.
 
         Args:
             until: fraction in (0, 1), or a sequence of them.
@@ -122,7 +123,7 @@ class Certificate:
 
     @renamed_arguments(fraction="until")
     def arrival(self, guarantee: Guarantee, until: float) -> float:
-        """Return the time to a fraction by one guarantee, of a descent the steps; nan where it counts no steps."""
+        """Return the time to a fraction by one guarantee; for descent the steps, nan if it does not count steps."""
         if self.algorithm == "flow":
             return guarantee.time_to(until)
         if guarantee.curve is not None and not isinstance(guarantee.curve, StepCurve):
@@ -130,22 +131,22 @@ class Certificate:
         return guarantee.steps_to(until)
 
     def gap_at(self, t: Any) -> Any:
-        """Return an upper bound on the loss gap at time t, or at times: the least of all guarantees."""
+        """Return an upper bound on the loss gap at a time or times t: the least over all guarantees."""
         return checks.each(lambda x: min(g.gap_at(x) for g in self.guarantees), t, "t")
 
     def rate_at(self, gap: float) -> float:
-        """Return the rate `−ℓ̇/ℓ` guaranteed at the instant when the run from this start has this gap."""
+        """Return the rate `−ℓ̇/ℓ` guaranteed at the moment when the run from this start has this gap."""
         return max((g.curve.rate_at(gap) for g in self.guarantees if g.curve), default=0.0)
 
     def loss_at(self, t: Any) -> Any:
-        """Return an upper bound on the loss at time t, or at times."""
+        """Return an upper bound on the loss at a time or times t."""
         return self.objective.minimum + self.gap_at(t)
 
     @cached_property
     def baseline(self) -> Guarantee:
-        """The model without overparametrization from the same product, a comparison and no statement on this network.
+        """The rate of a single layer with the same product: a comparison, not a statement on this network.
 
-        The flow `Ẇ = −∇f(W)` has the rate γ; descent with the same step η the factor `1 − η(1 − ηK/2)γ`.
+        The flow `Ẇ = −∇f(W)` has the rate γ. Descent with the same step η has the factor `1 − η(1 − ηK/2)γ`.
         """
         setting, eta = self.setting, self.step_size
         gamma, K = setting.gamma, setting.objective.smoothness
@@ -173,19 +174,19 @@ class Certificate:
 
     @cached_property
     def prior(self) -> tuple[Guarantee, ...]:
-        """What each published result says of this start, one row each; a reason where it does not apply."""
+        """One row for each published result on this start: its bound, or the reason why it does not apply."""
         return tuple(prior_results(self.setting, self.guarantees))
 
     def check(self, run: Trajectory | Proof) -> Check:
-        """Set every guarantee against a run from this start, or against a proof of one (`enclose`); see `Check`.
+        """Compare every guarantee with a run from this start, or with a proof of one (`enclose`); see `Check`.
 
         Raises:
-            ValueError: the run began at another loss gap, or is one of the other algorithm.
+            ValueError: the run began at another loss gap, or used the other algorithm.
         """
         return run.against(self) if isinstance(run, Proof) else check_run(self, run)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the certificate as plain data, ready for JSON: no infinities, None in their place."""
+        """Return the certificate as plain data, ready for JSON: infinities become None."""
         return {
             "algorithm": self.algorithm,
             "step_size": None if self.step_size is None else finite(self.step_size),
@@ -216,7 +217,7 @@ class Certificate:
         return "\n".join([*blocks, self._text_table("published result", (self.baseline, *self.prior))])
 
     def _text_table(self, title: str, guarantees: Sequence[Guarantee]) -> str:
-        """Return aligned rows, those that apply first."""
+        """Return aligned rows of text; guarantees that apply come first."""
         rows = [
             (
                 title,
@@ -256,12 +257,13 @@ def certify(
         objective: what is minimised.
         network: a `Network` or its weights; float32 input is computed in float64.
         algorithm: "flow", or "descent" for gradient descent with a constant step or a schedule.
-        step_size: η of the descent; `safe_step_size(objective, network)` when left out.
-        schedule: a rule of `linflow.schedules` instead; guarantees are known for `xu2025` and `local_smoothness`, on
-            two layers, and `constant` is the same as `step_size`.
+        step_size: η of the descent; `safe_step_size(objective, network)` if omitted.
+        schedule: a rule of `linflow.schedules`, instead of a step size. For two layers, guarantees are known for
+            `xu2025` and `local_smoothness`. `constant` is the same as `step_size`.
 
     Raises:
-        ValueError, TypeError: objective and network do not fit, a step size or schedule without descent, or both.
+        ValueError, TypeError: the objective and network do not fit, a step size or schedule is given for the flow,
+            or both are given.
 
     Example:
         >>> import numpy as np, linflow as lf
@@ -296,12 +298,12 @@ def certify(
 
 
 def _sorted(guarantees: Sequence[Guarantee]) -> tuple[Guarantee, ...]:
-    """Order by the time to 10⁻⁶, then to 10⁻² for those that end before."""
+    """Sort by the time to 10⁻⁶ of the gap, then by the time to 10⁻² for guarantees that never reach 10⁻⁶."""
     return tuple(sorted(guarantees, key=lambda g: (not g.applies, g.time_to(1e-6), g.time_to(1e-2))))
 
 
 def _view(certificate: Certificate) -> str:
-    """Return the guarantees that apply, best first, and the others with their reasons behind a fold."""
+    """Return HTML with the guarantees that apply, best first; the others and their reasons are folded away."""
     applying = [g for g in certificate.guarantees if g.applies]
     rest = [g for g in certificate.guarantees if not g.applies]
     flow = certificate.algorithm == "flow"

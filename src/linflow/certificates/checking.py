@@ -1,4 +1,4 @@
-"""Guarantees set against a run: does each hold, and how far is it from what happened?"""
+"""Compare guarantees with a run: whether each holds, and how far it is from what happened."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from linflow.dynamics.trajectory import Trajectory
 
 OBSERVED_ALLOWANCE = 1e-9
-"""Relative rounding granted to an observed rate and gap before a guarantee counts as violated."""
+"""Relative rounding allowed in an observed rate and gap before a guarantee counts as violated."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Violation:
     """A guarantee that a run did not keep.
 
     Attributes:
-        guarantee: its name.
-        t: the first recorded time.
+        guarantee: name of the guarantee.
+        t: first recorded time of the violation.
         quantity: "loss gap" or "rate".
         observed: the value in the run.
-        guaranteed: what it should have been at most (gap) or at least (rate).
+        guaranteed: the guaranteed value: an upper bound on a gap, a lower bound on a rate.
     """
 
     guarantee: str
@@ -43,16 +43,18 @@ class Violation:
 
 @dataclass(frozen=True, repr=False)
 class Check:
-    """A certificate set against a run.
+    """The result of comparing a certificate with a run.
 
     Attributes:
         holds: whether the run kept every guarantee at every recorded time.
-        worst_slack: least observed rate over the one guaranteed at its gap, at least 1, to rounding, when it holds;
-            for a descent the mean rate between two records; inf where no rate is guaranteed.
-        worst_gap: greatest observed over guaranteed loss gap, at most 1, to rounding, when it holds.
-        violation: the first, or None.
-        time_ratios: guaranteed over actual time to 10⁻², 10⁻⁴ and 10⁻⁶ of the initial gap, for a schedule numbers
-            of steps; nan where the run did not get there, inf where no time is guaranteed.
+        worst_slack: smallest ratio of the observed rate to the rate guaranteed at its gap; for descent, the observed
+            rate is the mean between two records. If the check holds, it is at least 1, up to rounding. It is inf if
+            no rate is guaranteed.
+        worst_gap: largest ratio of the observed to the guaranteed loss gap. If the check holds, it is at most 1, up
+            to rounding.
+        violation: the first violation, or None.
+        time_ratios: ratio of the guaranteed to the actual time to 10⁻², 10⁻⁴ and 10⁻⁶ of the initial gap; for a
+            schedule, of the numbers of steps. It is nan if the run did not get there, inf if no time is guaranteed.
     """
 
     holds: bool
@@ -76,7 +78,7 @@ class Check:
         return f"Check({'; '.join(str(self).splitlines())})"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the check as plain data, ready for JSON: None for what is not finite."""
+        """Return the check as plain data, ready for JSON: non-finite numbers become None."""
         return {
             "holds": self.holds,
             "worst_slack": finite(self.worst_slack),
@@ -87,7 +89,7 @@ class Check:
 
 
 class Promise(Protocol):
-    """What is checked: a `Certificate`."""
+    """The part of a `Certificate` that a check uses."""
 
     @property
     def guarantees(self) -> tuple[Guarantee, ...]: ...  # noqa: D102
@@ -110,24 +112,25 @@ class Promise(Protocol):
 
 @runtime_checkable
 class Proof(Protocol):
-    """What bounds the exact flow from both sides, and can be set against a certificate."""
+    """A two-sided bound on the exact flow that can be compared with a certificate."""
 
     def against(self, certificate: Any) -> Check:
-        """Return the check of a certificate."""
+        """Return the check of a certificate against this proof."""
         ...
 
 
 def check_run(certificate: Promise, run: Trajectory) -> Check:
-    """Set every guarantee of a certificate against a run from the same start.
+    """Compare every guarantee of a certificate with a run from the same start.
 
-    The gap is compared with each curve, for a schedule by the number of steps done, and the rate with the best
-    promised at its gap. Observed values are granted `1e-9` and the integrator's own error estimate, relatively. A gap
-    y carries the rounding ρ of the objective as a square does, `(sqrt(y) ± 4 sqrt(ρ))²`: the residual is what rounds,
-    where it is computed, and in the weights with each step. Near a minimum 2.3 were needed, of 6000 starts there.
+    The gap is compared with each curve, for a schedule by the number of steps done. The rate is compared with the
+    best rate guaranteed at its gap. Observed values get a relative allowance of `1e-9` plus the integrator's own
+    error estimate. A gap y carries the rounding ρ of the objective as a square does, `(sqrt(y) ± 4 sqrt(ρ))²`,
+    because it is the residual that rounds: when it is computed, and in the weights with each step. In 6000 starts
+    near a minimum, a factor of 2.3 was needed.
     """
     t, gap, rate = (to_numpy(x) for x in (run.t, run.gap, run.rate))
     root = 4 * math.sqrt(_noise(certificate, run))
-    # A start at a minimum has a gap that is rounding, and another one where the run reduces the width.
+    # At a minimum the gap is only rounding, and it differs if the run reduces the width.
     same = math.isclose(gap[0], certificate.gap, rel_tol=1e-9, abs_tol=1e-300)
     if not (same or abs(math.sqrt(gap[0]) - math.sqrt(certificate.gap)) <= root):
         raise ValueError(
@@ -170,7 +173,7 @@ def check_run(certificate: Promise, run: Trajectory) -> Check:
         if not guarantee.applies:
             continue
         bound = _bound(guarantee, t, done)
-        with np.errstate(over="ignore"):  # a bound may have come down to 0
+        with np.errstate(over="ignore"):  # a bound can have reached 0
             share = least / np.maximum(bound, 5e-324)
         worst = max(worst, float(np.max(share)))
         bad = _beyond(share - 1, run)
@@ -186,7 +189,10 @@ def check_run(certificate: Promise, run: Trajectory) -> Check:
 
 
 def _beyond(excess: np.ndarray, run: Trajectory) -> np.ndarray:
-    """Return where a relative excess is beyond rounding and the error of the run, estimated only if need be."""
+    """Return the indices at which a relative excess is beyond rounding and the error of the run.
+
+    The error of the run is estimated only if it is needed.
+    """
     if not (excess > OBSERVED_ALLOWANCE).any():
         return np.empty(0, dtype=int)
     error = run.stats.gap_error
@@ -195,21 +201,21 @@ def _beyond(excess: np.ndarray, run: Trajectory) -> np.ndarray:
 
 
 def _bound(guarantee: Guarantee, t: np.ndarray, done: np.ndarray | None) -> np.ndarray:
-    """Return the guaranteed gaps at the times of a run; after the steps done where its steps change."""
+    """Return the guaranteed gaps at the times of a run; for changing steps, after the number of steps done."""
     if done is not None and isinstance(guarantee.curve, StepCurve):
         return np.array([min(guarantee.gap, guarantee.curve.gap_after(int(k))) for k in done])
     return np.array([guarantee.gap_at(float(s)) for s in t])
 
 
 def _step_times(run: Trajectory) -> np.ndarray:
-    """Return the time after each number of steps, summed as the run did."""
+    """Return the time after each number of steps, summed in the same way as in the run."""
     assert run.step_sizes is not None
     return np.cumsum(np.concatenate([[0.0], to_numpy(run.step_sizes)]))
 
 
 def _steps_done(certificate: Promise, run: Trajectory) -> np.ndarray:
-    """Return the steps done at each record; ValueError where the first is not of the certified schedule."""
-    from linflow.dynamics.descent import gradient_descent  # noqa: PLC0415 - runs stand on nothing of certificates
+    """Return the steps done at each record; raise ValueError if the first step is not that of the schedule."""
+    from linflow.dynamics.descent import gradient_descent  # noqa: PLC0415 - runs do not depend on certificates
 
     times = _step_times(run)
     if len(times) > 1:
@@ -226,15 +232,15 @@ def _steps_done(certificate: Promise, run: Trajectory) -> np.ndarray:
 
 
 def steps_taken(run: Trajectory, until: float) -> float:
-    """Return the steps a run took to a fraction of its gap, by interpolation where not every one was recorded."""
+    """Return the steps a run took to a fraction of its gap, interpolated if not every step was recorded."""
     t = run.time_to(until)
     return float(np.searchsorted(_step_times(run), t)) if math.isfinite(t) else math.inf
 
 
 def _noise(certificate: Promise, run: Trajectory) -> float:
-    """Return the rounding level of the gap along a run: the larger one of its ends.
+    """Return the rounding level of the gap along a run: the larger of those at its two ends.
 
-    What a user-defined value rounds in itself is unknown; it is taken to be of the size of what it returns.
+    The rounding inside a user-defined objective is unknown. It is taken to be of the size of the value returned.
     """
     f = certificate.objective
     noise = max(f.rounding(certificate.start), f.rounding(run.final))
@@ -242,7 +248,7 @@ def _noise(certificate: Promise, run: Trajectory) -> float:
 
 
 def _mean_rate(t: np.ndarray, least: np.ndarray, most: np.ndarray) -> np.ndarray:
-    """Return the mean rate of a descent between neighbouring records, as large as it may be; inf in noise."""
+    """Return the largest mean rate of a descent that two neighbouring records allow; inf if the gap is noise."""
     with np.errstate(divide="ignore"):
         return np.where(least[1:] > 0, np.log(most[:-1] / least[1:]) / np.diff(t), math.inf)
 

@@ -1,4 +1,4 @@
-"""Upper bounds on the loss gap as functions of time: what a guarantee promises, in the forms theorems have."""
+"""Upper bounds on the loss gap as functions of time, in the forms that theorems give."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Curve(Protocol):
     """A non-increasing upper bound on the loss gap.
 
     Attributes:
-        rate: an exponential rate kept at every time; 0 when the decay is slower than exponential.
+        rate: an exponential rate kept at every time; 0 if the decay is slower than exponential.
     """
 
     @property
@@ -28,11 +28,11 @@ class Curve(Protocol):
         ...
 
     def time(self, gap: float) -> float:
-        """Return a time by which the gap is at most this; inf if none is known."""
+        """Return a time by which the gap is at most `gap`; inf if none is known."""
         ...
 
     def rate_at(self, gap: float) -> float:
-        """Return the rate `−ℓ̇/ℓ` that is kept while the gap is this; for descent the mean over a step."""
+        """Return the rate `−ℓ̇/ℓ` that is kept at this gap; for descent, the mean rate over a step."""
         ...
 
 
@@ -47,8 +47,8 @@ def log_ratio(first: float, gap: float) -> float:
 def decayed(gap: float, decrease: float, steps: float) -> float:
     """Return `gap · (1 − decrease)^steps`, raised by its rounding, for any decrease in [0, 1] however small.
 
-    `log(1 − d)` is right to a few ε of itself, and so is its product with the number of steps; `e^x` is then to |x|
-    times that.
+    `log(1 − d)` has a relative error of a few ε, and so does its product x with the number of steps. The relative
+    error of `e^x` is then |x| times as large.
     """
     if steps == 0:
         return gap
@@ -59,10 +59,10 @@ def decayed(gap: float, decrease: float, steps: float) -> float:
 
 
 def steps_to_decay(first: float, gap: float, decrease: float) -> int:
-    """Return a number of steps after which `first` has fallen to `gap`, as `fallen` has it: the fewest, or one more.
+    """Return a number of steps after which `decayed` brings `first` down to `gap`: the fewest, or one more.
 
     Raises:
-        OverflowError: a decrease of 0, or so small that the number leaves float64.
+        OverflowError: the decrease is 0, or so small that the number of steps leaves float64.
     """
     if gap >= first:
         return 0
@@ -98,7 +98,7 @@ class LevelCurve:
     """An exponential decay whose rate changes at levels of the gap: linear pieces in `(t, log ℓ)`.
 
     Attributes:
-        levels: gaps `y_0 > y_1 > … > y_K`, the first the initial one.
+        levels: gaps `y_0 > y_1 > … > y_K`; the first is the initial gap.
         rates: `r_0, …, r_K`: the gap falls at least at rate `r_k` while in `[y_{k+1}, y_k]`; at `r_K` below `y_K`.
     """
 
@@ -112,7 +112,7 @@ class LevelCurve:
 
     @property
     def rate(self) -> float:
-        """The least of the rates: it is kept at every time."""
+        """The smallest of the rates, which is kept at every time."""
         return float(self.rates.min())
 
     @property
@@ -122,8 +122,8 @@ class LevelCurve:
 
     @cached_property
     def times(self) -> np.ndarray:
-        """When each level is reached, at the latest."""
-        with np.errstate(divide="ignore"):  # a rate of 0 takes for ever
+        """The latest time at which each level is reached."""
+        with np.errstate(divide="ignore"):  # a rate of 0 takes forever
             spans = np.log(self.levels[:-1] / self.levels[1:]) / self.rates[:-1]
         return np.concatenate([[0.0], np.cumsum(spans)])
 
@@ -141,11 +141,11 @@ class LevelCurve:
         span = log_ratio(float(self.levels[k]), gap)
         if self.rates[k] == 0:
             return math.inf
-        # Up by some rounding of the time, which a fast rate after a long slow level would feel.
+        # Raised by the rounding of the time, which matters if a fast rate follows a long slow level.
         return float(self.times[k] + span / self.rates[k]) * (1 + 4 * EPS)
 
     def rate_at(self, gap: float) -> float:
-        """Return the rate of the level the gap is in; of the slower of two where it is on their border."""
+        """Return the rate of the level that contains the gap; on a border, the slower of the two."""
         ends = np.searchsorted(-self.levels, [-gap * (1 + 1e-9), -gap * (1 - 1e-9)], side="right") - 1
         return float(self.rates[np.maximum(ends, 0)].min())
 
@@ -154,7 +154,7 @@ class LevelCurve:
 class StepCurve:
     """`ℓ_{k+1} ≤ (1 − decrease) ℓ_k` for gradient descent with a constant step η; time is `kη`.
 
-    Of a small step the factor `1 − decrease` rounds away what counts, so nothing is worked out from it.
+    For a small step, rounding in the factor `1 − decrease` loses the decrease, so the factor is never used.
     """
 
     first: float
@@ -163,12 +163,12 @@ class StepCurve:
 
     @property
     def factor(self) -> float:
-        """`1 − decrease`, to rounding."""
+        """The factor `1 − decrease`, up to rounding."""
         return 1 - self.decrease
 
     @property
     def rate(self) -> float:
-        """`−log(1 − decrease)/η`."""
+        """The rate `−log(1 − decrease)/η`."""
         return -math.log1p(-self.decrease) / self.step_size if self.decrease < 1 else math.inf
 
     def gap_after(self, k: float) -> float:
@@ -176,14 +176,14 @@ class StepCurve:
         return decayed(self.first, self.decrease, k)
 
     def steps(self, gap: float) -> float:
-        """Return a number of steps after which the gap is at most this; inf where it leaves float64."""
+        """Return a number of steps after which the gap is at most `gap`; inf if it leaves float64."""
         try:
             return steps_to_decay(self.first, gap, self.decrease)
         except OverflowError:
             return math.inf
 
     def gap(self, t: float) -> float:
-        """Return the bound at time t: after the steps done by then, a whole number to rounding."""
+        """Return the bound after the whole steps done by time t; rounding in t is allowed for."""
         k = t / self.step_size
         return self.gap_after(math.floor(k + min(1e-9 + 1e-12 * k, 1e-3) + 4 * EPS * k))
 

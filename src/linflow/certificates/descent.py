@@ -1,4 +1,4 @@
-"""Guarantees for gradient descent with a constant step, and the step to take."""
+"""Guarantees for gradient descent with a constant step, and the recommended step."""
 
 from __future__ import annotations
 
@@ -19,26 +19,28 @@ from linflow.model.objectives import Objective
 
 
 def safe_step_size(objective: Objective, network: Network | Sequence[Any]) -> float:
-    """Return the step of gradient descent whose certified factor per step is least.
+    """Return the step of gradient descent with the smallest certified factor per step.
 
     For a step η, caps δ on the drift of the imbalances and β on the curvature of the loss along each step are found
-    such that `ℓ_{k+1} ≤ ℓ_k − η(1 − ηβ/2)‖∇L_k‖²` at every step; the factor is `1 − η(1 − ηβ/2)γα` with α a floor of
-    `λ_min(T)` under the drift. η minimises the largest factor of a run, to 5 % of its distance from 1. Where none
-    below 1 is certified, it is the step of the largest certain decrease `η(1 − ηβ/2)`: the loss never rises.
+    such that `ℓ_{k+1} ≤ ℓ_k − η(1 − ηβ/2)‖∇L_k‖²` at every step. The factor is `1 − η(1 − ηβ/2)γα`, with α a floor
+    of `λ_min(T)` under the drift. η minimises the largest factor of a run, to within 5 % of its distance from 1. If
+    no factor below 1 is certified, η is the step with the largest certain decrease `η(1 − ηβ/2)`: the loss never
+    rises.
 
-    β and α are those of the worst weights that the caps allow, so the step is cautious. Against the largest step with
-    which a run still converged: 0.18 and 0.10 of it on 20×5 with two layers of width 1000 and 100, 0.03 at width 30,
-    0.01 on 10×10 with three layers of width 100. `linflow.schedules.local_smoothness` looks at the weights instead.
+    β and α are those of the worst weights that the caps allow, so the step is cautious. Compared with the largest
+    step for which a run still converged, it was 0.18 and 0.10 of that step on 20×5 with two layers of width 1000 and
+    100, 0.03 at width 30, and 0.01 on 10×10 with three layers of width 100. `linflow.schedules.local_smoothness` uses
+    the current weights instead.
 
     Args:
-        objective: what is minimised, with finite smoothness K; μ and W*, or γ, are needed for the caps.
+        objective: what is minimised, with finite smoothness K. The caps need μ and W*, or γ.
         network: a `Network` or its weights.
 
     Returns:
         The step η.
 
     Raises:
-        ValueError: no step is certified, with the reason and what to use instead.
+        ValueError: no step is certified. The message gives the reason and what to use instead.
 
     Source: this library, docs/descent.md.
 
@@ -69,11 +71,11 @@ def descent_guarantees(setting: Setting, step_size: float | None) -> tuple[float
 
     Args:
         setting: objective and start.
-        step_size: η; `safe_step_size` when None. Where that knows none, the step that a backtracking search accepts
-            at the start, for which nothing is guaranteed.
+        step_size: η; `safe_step_size` if None. If that certifies no step, the step that a backtracking search
+            accepts at the start, for which nothing is guaranteed.
 
     Raises:
-        ValueError: a step size that is not positive.
+        ValueError: the step size is not positive.
     """
     why = _unbounded(setting)
     bounds = None if why else DescentBounds(setting)
@@ -116,12 +118,12 @@ def _any_depth(setting: Setting, bounds: DescentBounds | None, eta: float, why: 
 
 
 def _unbounded(setting: Setting) -> str:
-    """Return why no step can be certified, whatever the start is like."""
+    """Return the reason why no step can be certified from any start; "" if there is none."""
     return NO_SMOOTHNESS if math.isinf(setting.whole_objective.smoothness) else setting.beyond_float64
 
 
 def _no_rate(setting: Setting, held: Held) -> str:
-    """Say why the loss is only known not to rise."""
+    """Return the reason why the loss is known not to rise, but no rate is certified."""
     head = "the loss never rises, but no rate is certified: "
     if setting.gamma == 0:
         return head + "no pl_constant is known for the objective; declare strong_convexity= or pl_constant="
@@ -138,7 +140,10 @@ def _no_rate(setting: Setting, held: Held) -> str:
 
 @np.errstate(over="ignore", invalid="ignore")
 def _first_accepted(objective: Objective, network: Network) -> float:
-    """Return a step that lowers the loss by half of what its slope promises, from halving a long one; 1 for none."""
+    """Return a step that lowers the loss by at least half of the first-order prediction; 1 if none is found.
+
+    The search starts with a long step and halves it.
+    """
     gradients = network.gradient(objective.gradient(network.product()))
     gap, squared = objective.gap(network.product()), sum(norm(G) * norm(G) for G in gradients)
     eta = 4 * abs(gap) / squared if squared > 0 else 0.0

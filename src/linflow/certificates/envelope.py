@@ -1,4 +1,4 @@
-"""Envelope: the guaranteed rate as it grows while the gap falls, from every bound at once."""
+"""Envelope: a guaranteed rate from all bounds together, which grows while the gap falls."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from linflow.certificates.curves import LevelCurve
 from linflow.certificates.lazy import Neighbourhood
 
 EVEN, JOINT, RATIO, LAST = 60, 0.05, 0.84, 1e-7
-"""Levels in sqrt(ℓ/ℓ(0)): so many, evenly, from 1 down to the joint, then by the ratio down to the last."""
+"""Levels in sqrt(ℓ/ℓ(0)): EVEN of them, evenly spaced, from 1 down to JOINT, then by RATIO down to LAST."""
 
 
 def gap_levels(first: float) -> np.ndarray:
-    """Return the gaps `y_0 = first > y_1 > …` on which a guarantee is worked out.
+    """Return the gaps `y_0 = first > y_1 > …` at which a guarantee is computed.
 
-    The path grows with the fall of sqrt(ℓ), so levels are even in it while it falls; far down they are geometric.
+    The path length grows as sqrt(ℓ) falls, so the levels are even in sqrt(ℓ) at first. Far down they are geometric.
     """
     tail = JOINT * RATIO ** np.arange(math.ceil(math.log(LAST / JOINT) / math.log(RATIO)) + 1)
     return first * np.concatenate([np.linspace(1.0, JOINT, EVEN)[:-1], tail]) ** 2
@@ -30,13 +30,13 @@ def envelope(levels: np.ndarray, gamma: float, floors: np.ndarray, nearby: Neigh
     two, `a_k`, gives the rate `γ a_k` and the path `R_{k+1} = R_k + 2 (sqrt(y_k) − sqrt(y_{k+1}))/sqrt(γ a_k)`.
 
     Args:
-        levels: decreasing gaps, the first the initial one.
+        levels: decreasing gaps; the first is the initial gap.
         gamma: gradient dominance.
         floors: lower bounds on `λ_min(T)` for all weights of the run with a gap of at most each level.
-        nearby: floors on balls around the start, None to do without.
+        nearby: floors on balls around the start; None to leave them out.
 
     Returns:
-        The curve, or None when not even the first level can be left. A rate of 0 ends what is known.
+        The curve, or None if it cannot leave even the first level. Nothing is known past a level with rate 0.
     """
     roots = np.sqrt(np.append(levels, 0.0) / gamma)
     rates, travelled = [], 0.0

@@ -1,4 +1,4 @@
-"""Guarantees on the flow under gradient dominance: each bound, the lazy regime, and all of them together."""
+"""Guarantees on the flow under gradient dominance: from each bound, the lazy regime, and all of them together."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def exponential(setting: Setting) -> list[Guarantee]:
     - One for each bound α on `λ_min(T)`: D is conserved and `σ_min(W(t))` never falls below the margin, so
       `ℓ(t) ≤ e^{−γ α(D, margin) t} ℓ(0)` (Min, Vidal & Mallada 2023, section 4).
     - The lazy regime: weights that stay near their start keep its T.
-    - The envelope: the best of all these on every level of the gap, as the margin grows while the gap falls.
+    - The envelope: the best of these on every level of the gap. The margin grows while the gap falls.
 
     Proofs: `docs/theory.md`.
     """
@@ -43,7 +43,7 @@ def exponential(setting: Setting) -> list[Guarantee]:
     levels = setting.levels
     rows, values, held = bounds_on(setting, levels)
     why = _why_zero(setting, held)
-    # A theorem whose hypotheses hold explains a missing rate better than one for other networks: it comes first.
+    # Theorems whose hypotheses hold come first: they explain a missing rate better than those for other networks.
     found = [
         setting.guarantee(
             name=row.name,
@@ -63,7 +63,7 @@ def exponential(setting: Setting) -> list[Guarantee]:
 
 
 def _why_nothing(setting: Setting) -> str:
-    """Return why no row can be worked out, "" if some may be."""
+    """Return the reason why no row can be computed; "" if some can be."""
     if setting.gamma > 0:
         return setting.beyond_float64
     if setting.objective.derived:
@@ -72,9 +72,9 @@ def _why_nothing(setting: Setting) -> str:
 
 
 def bounds_on(setting: Setting, levels: np.ndarray) -> tuple[list[Bound], dict, float]:
-    """Return every bound for weights with a gap of at most each level, by name, and the margin at the first."""
+    """Return every bound, its values by name for gaps of at most each level, and the margin at the first level."""
     low, following, high = product_range(setting.objective, setting.network, levels)
-    seen = (low > 0) | (np.arange(len(levels)) == 0)  # without a margin every level has the bound of the first
+    seen = (low > 0) | (np.arange(len(levels)) == 0)  # a level without a margin shares the bound of the first
     c = setting.scale
     invariants = setting.invariants.at(low[seen] / c, high[seen] / c, following[seen] / c)
     rows = bounds.evaluate(invariants, c)
@@ -83,7 +83,7 @@ def bounds_on(setting: Setting, levels: np.ndarray) -> tuple[list[Bound], dict, 
 
 
 def _used(rows: Sequence[Bound]) -> list[str]:
-    """Return the references of the theorems that take part in the envelope."""
+    """Return the references of the theorems that the envelope uses."""
     return sorted({row.theorem.citation for row in rows if row.applies} - {"linflow"})
 
 
@@ -107,13 +107,13 @@ def _envelope(setting: Setting, curve: LevelCurve | None, rows: Sequence[Bound],
 
 
 def _lazy(setting: Setting, curve: LevelCurve | None) -> Guarantee:
-    """Return the guarantee of the lazy regime: it needs the flow to end inside the largest ball."""
+    """Return the guarantee of the lazy regime, which needs the flow to end inside the largest ball."""
     reason, facts = "", {}
     if curve is not None and curve.final_rate > 0:
         roots = np.sqrt(np.append(curve.levels, 0.0))
         facts = {"radius": float(np.sum(2 * (roots[:-1] - roots[1:]) / np.sqrt(curve.rates)))}
     else:
-        # The greatest gap that the balls can hold: the integral of sqrt(γ κ) over the radii, from below.
+        # The largest gap that the balls can hold: the integral of sqrt(γ κ) over the radii, from below.
         nearby = setting.nearby
         reach = float(np.sum(np.diff(nearby.radii) * np.sqrt(setting.gamma * nearby.floors[1:]))) / 2
         reason = (

@@ -1,4 +1,4 @@
-"""The lazy regime: weights that need not move far keep the T they started with, whatever their imbalance."""
+"""The lazy regime: weights that need not move far nearly keep their initial T, whatever their imbalance."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Neighbourhood:
     upper sums on the radii. Proof: `docs/theory.md`.
 
     Attributes:
-        radii: increasing from 0 to where nothing is left.
+        radii: increasing from 0 to a radius at which the floor is 0 (inf for one layer).
         floors: κ at the radii, falling from `λ_min(T(0))`.
     """
 
@@ -38,7 +38,7 @@ class Neighbourhood:
         c, root = network.scale, math.sqrt(least_floor(network))
         norms = spectral_norms(network)
         slope = c * interaction(norms[:, None])[0]
-        if root == 0.0 or not slope > 0.0:  # one layer, or all zero: T is constant, or nothing to stand on
+        if root == 0.0 or not slope > 0.0:  # one layer (T is constant), or all zero (no floor)
             end = math.inf if len(norms) == 1 else 0.0
             return cls(np.array([0.0, end]), np.array([root**2, root**2]))
         radii = (np.arange(GRID + 1) / GRID) ** 2 * (root / slope)
@@ -49,8 +49,8 @@ class Neighbourhood:
     def floor_and_reach(self, travelled: float, fall: float) -> tuple[float, float]:
         """Return a floor `a` of λ_min(T) kept while `sqrt(γ)·sqrt(ℓ)` falls by `fall`, and the path length then.
 
-        Under `λ_min(T) ≥ a` that takes a path of at most `2 fall / sqrt(a)` (Łojasiewicz, in units where γ = 1), and
-        the floor must hold on the ball it ends in. `(0, inf)` when no ball is large enough.
+        Under `λ_min(T) ≥ a` the fall takes a path of at most `2 fall / sqrt(a)` (Łojasiewicz, in units where γ = 1).
+        The floor must hold on the ball that contains the path. Returns `(0, inf)` if no ball is large enough.
         """
         needed = travelled + 2 * fall / self._roots
         enough = needed <= self.radii[: len(needed)]
@@ -61,14 +61,15 @@ class Neighbourhood:
 
     @cached_property
     def _roots(self) -> np.ndarray:
-        """The roots of the floors above 0, which come first."""
+        """The square roots of the positive floors, which come first."""
         return np.sqrt(self.floors[: np.count_nonzero(self.floors > 0)])
 
 
 def least_floor(network: Network) -> float:
-    """Return a lower bound on `λ_min(T)` of these very weights, rounding allowed for.
+    """Return a lower bound on `λ_min(T)` at exactly these weights, with rounding allowed for.
 
-    The eigenvalue itself where T is small enough to form or has two terms; else `Σ λ_n(P P ᵀ) λ_m(SᵀS)`, below it.
+    It is the eigenvalue itself if T is small enough to form or has at most two terms. Otherwise it is the smaller
+    `Σ λ_n(P P ᵀ) λ_m(SᵀS)`.
     """
     n, m = network.shape
     if network.depth <= 2 or n * m <= DENSE_LIMIT:
@@ -113,5 +114,5 @@ def interaction(norms: np.ndarray) -> np.ndarray:
 
 
 def products_without(norms: np.ndarray, *skipped: int) -> np.ndarray:
-    """Return the products over all rows but some."""
+    """Return the product over all rows except the skipped ones, for each column."""
     return np.prod(np.delete(norms, skipped, axis=0), axis=0)

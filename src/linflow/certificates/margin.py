@@ -1,4 +1,4 @@
-"""How far the first product is from losing rank on its way to the optimum."""
+"""The margin: how far the product stays from losing rank on its way to the optimum."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ def margin(objective: Objective, network: Network | Sequence[Any], form: str = "
     """Lower bound on `σ_min(W(t))` along the whole flow (and any descent that never increases the loss).
 
     - `form="distance"`: `[σ_min(W*) − sqrt(K/μ) ‖W(0) − W*‖_F]_+`, the definition of the papers;
-    - `form="gap"`: `[σ_min(W*) − sqrt(2ℓ(0)/μ)]_+` with `ℓ(0) ≤ K/2 ‖W(0) − W*‖²`, so never smaller, rounding apart.
+    - `form="gap"`: `[σ_min(W*) − sqrt(2ℓ(0)/μ)]_+`. As `ℓ(0) ≤ K/2 ‖W(0) − W*‖²`, it is never smaller,
+      up to rounding.
 
     For a rank-deficient design the margin is that of the restricted problem (`objective.effective`).
 
     Args:
-        objective: with `μ > 0` and a known minimiser.
+        objective: what is minimised, with `μ > 0` and a known minimiser.
         network: a `Network` or its weights.
         form: "gap" or "distance".
 
     Returns:
-        The margin; 0 when the first product is too far, and when μ or W* is unknown.
+        The margin; 0 if the first product is too far from W*, or if μ or W* is unknown.
 
     Source: Min, Vidal & Mallada 2023, section 4 ("distance"); the gap form uses `μ/2 ‖W − W*‖² ≤ ℓ`.
 
@@ -56,15 +57,16 @@ def margin(objective: Objective, network: Network | Sequence[Any], form: str = "
 def product_range(
     objective: Objective, network: Network, gaps: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return bounds on σ_min, the value before it, and `‖W‖`, for every W with a gap of at most each of `gaps`.
+    """Return bounds on σ_min, the next larger singular value, and `‖W‖`, for every W with a gap of at most `gaps`.
 
-    `½μ ‖W − W*‖_F² ≤ ℓ`, and singular values are 1-Lipschitz: `[σ_k(W*) − sqrt(2ℓ/μ)]_+` from below and
-    `‖W*‖ + sqrt(2ℓ/μ)` from above; 0 and inf where μ or W* is unknown, and inf where there is no value before the
-    least. What rounding leaves open is taken off, and added.
+    As `½μ ‖W − W*‖_F² ≤ ℓ` and singular values are 1-Lipschitz, the lower bounds are `[σ_k(W*) − sqrt(2ℓ/μ)]_+` and
+    the upper bound is `‖W*‖ + sqrt(2ℓ/μ)`. They are 0 and inf if μ or W* is unknown. The bound on
+    the next larger singular value is inf if there is none. Rounding is subtracted from the lower bounds and added to
+    the upper one.
 
     Args:
-        objective: on the space the network acts in (`objective.effective`).
-        network: the weights of the start, whose size fixes the rounding.
+        objective: the objective on the space that the network acts in (`objective.effective`).
+        network: the weights of the start, whose size determines the rounding.
         gaps: loss gaps, shape `(K,)`.
     """
     none, single = np.full(len(gaps), math.inf), min(network.shape) == 1
@@ -84,5 +86,5 @@ def _reach(objective: Objective, network: Network, gaps: np.ndarray) -> np.ndarr
 
 
 def _rounding(objective: Objective, network: Network) -> float:
-    """Return what rounding leaves open in a difference of W and W*, lest it pass for a margin."""
+    """Return a bound on the rounding in W − W*, so that rounding is never taken for a margin."""
     return 16 * EPS * (objective.minimizer_size + network.magnitude())

@@ -1,4 +1,4 @@
-"""Published guarantees for gradient descent: two layers of any start, and balanced layers of any depth."""
+"""Published guarantees for gradient descent: two layers from any start, and balanced layers of any depth."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from linflow.model.spectrum import signed_gram_eigenvalues
 
 
 class _TwoLayerBounds(DescentBounds):
-    """The caps and floors of two layers, with the published constant `K_t` (bounded along the run) for β."""
+    """The caps and floors of two layers, with β the published constant `K_t`, bounded along the run."""
 
     def __init__(self, setting: Setting):
         super().__init__(setting, [two_layers.THEOREM], nearby=False)
 
     def curvature(self, omega: np.ndarray, ceiling: np.ndarray, count: int | None, eta: float) -> np.ndarray:
-        """Return `K_t` as printed, each quantity in it replaced by its bound on the first levels."""
+        """Return `K_t` as printed, with each quantity in it replaced by its bound on the first levels."""
         beta = super().curvature(omega, ceiling, count, eta)
         c, K = self.network.scale, self.K
         slope = c * self.slopes[:count]
         with np.errstate(over="ignore", invalid="ignore"):
-            # ‖∇f‖² ≤ 2Kℓ stands for the gap, rounding included.
+            # The bound ‖∇f‖² ≤ 2Kℓ replaces the gap, rounding included.
             cubic = 3 * c * K * slope**2 * (c * self.high[:count]) * eta * eta
             more = cubic + 3 * (beta - slope) * slope * eta
         return beta + np.nan_to_num(more, nan=math.inf, posinf=math.inf)
@@ -40,10 +40,10 @@ class _TwoLayerBounds(DescentBounds):
 def two_layer_descent(setting: Setting, step_size: float) -> list[Guarantee]:
     """Return the guarantees for two layers after Xu et al. 2023 (squared loss) and Xu et al. 2025 (`f* = 0`).
 
-    Per step `ℓ⁺ ≤ (1 − 2μ_tη + μ_tK_tη²) ℓ` with `μ_t = μ λ_min(T_t)` and `K_t` of `local_constant` as printed, if
-    `ηK_t < 2`. A priori `λ_min(T_t)` is bounded by `bounds.two_layer`, and the caps on norms and drift are those of
-    docs/descent.md, which are proved there; the constants of the papers for these were not at hand. The first row
-    keeps one factor, in the second it improves as the gap falls.
+    If `ηK_t < 2`, each step gives `ℓ⁺ ≤ (1 − 2μ_tη + μ_tK_tη²) ℓ` with `μ_t = μ λ_min(T_t)` and `K_t` of
+    `local_constant` as printed. `λ_min(T_t)` is bounded in advance by `bounds.two_layer`. The caps on norms and drift
+    are those proved in docs/descent.md, because the constants of the papers for these were not available. The first
+    row keeps one factor; in the second the factor improves as the gap falls.
     """
     objective, network, gap = setting.whole_objective, setting.whole_network, setting.gap
     squared = isinstance(objective, (MatrixFactorization, LinearRegression))
@@ -96,12 +96,12 @@ def _why_not(setting: Setting) -> str:
 def balanced_descent(setting: Setting, step_size: float) -> Guarantee:
     """Return the guarantee of Arora, Cohen, Golowich & Hu 2018 for approximately balanced layers.
 
-    For `½‖W − Φ‖_F²`, hidden widths of at least min(n, m), the deficiency margin `c = σ_min(Φ) − ‖W(0) − Φ‖_F > 0`,
-    `‖D_l‖_F ≤ c²/(256 L³ ‖Φ‖_F^{2(L−1)/L})` and `η ≤ c^{(4L−2)/L}/(6144 L³ ‖Φ‖_F^{(6L−4)/L})`:
-    `ℓ_k ≤ ε` from `k = log(ℓ(0)/ε)/(η c^{2(L−1)/L})` on.
+    It is for `½‖W − Φ‖_F²` and hidden widths of at least min(n, m). It needs a deficiency margin
+    `c = σ_min(Φ) − ‖W(0) − Φ‖_F > 0`, `‖D_l‖_F ≤ c²/(256 L³ ‖Φ‖_F^{2(L−1)/L})` and
+    `η ≤ c^{(4L−2)/L}/(6144 L³ ‖Φ‖_F^{(6L−4)/L})`. Then `ℓ_k ≤ ε` from `k = log(ℓ(0)/ε)/(η c^{2(L−1)/L})` on.
 
-    `f = f* + ½κ‖W − Φ‖_F²` is the same problem at the step κη, and an output scale s at layers `s^{1/L} W_l` and the
-    step `s^{2/L} η`.
+    `f = f* + ½κ‖W − Φ‖_F²` is the same problem with the step κη. An output scale s is the same as layers
+    `s^{1/L} W_l` with the step `s^{2/L} η`.
 
     Source: Arora et al. 2018 (arXiv:1810.02281), Theorem 1, constants from memory, tested by runs (docs/descent.md).
     """
@@ -126,7 +126,7 @@ def balanced_descent(setting: Setting, step_size: float) -> Guarantee:
 
 
 def _balanced_reason(setting: Setting, step_size: float, facts: dict[str, float]) -> str:
-    """Return the hypothesis that fails, '' if none does, and note the numbers it needs."""
+    """Return the hypothesis that fails, '' if none does; add the numbers involved to `facts`."""
     f, net, L = setting.objective, setting.network, setting.depth
     if not setting.strongly_convex or f.smoothness > f.strong_convexity * (1 + 1e-9):
         known = f"μ = {f.strong_convexity:.4g}, K = {f.smoothness:.4g}"

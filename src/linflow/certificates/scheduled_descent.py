@@ -29,19 +29,19 @@ if TYPE_CHECKING:
     from linflow.dynamics.descent import Schedule
 
 PIECES, FINEST, FAR = 100, 1.02, 2**53
-"""The growth of the step is cut into so many pieces, none finer than this ratio, as far as steps are counted."""
+"""The growth of the step is cut into PIECES pieces, each of ratio at least FINEST, up to step FAR."""
 
 GROWING, LOCAL = "Xu et al. 2025, its schedule", "steps 1/K_t"
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What a schedule is to a guarantee: the step is `min((1 + η_0²)^{t/2} η_0, 1/K_t)`.
+    """A schedule in the form that a guarantee uses: the step is `min((1 + η_0²)^{t/2} η_0, 1/K_t)`.
 
     Attributes:
         first: η_0; inf for steps `1/K_t`.
-        printed: whether `K_t` has the constants as printed, 6 and 3, or 1 and 1.
-        along: whether `K_t` is that of the very step, never above the one of Lemma 2, but with no floor of its own.
+        printed: whether `K_t` has the printed constants 6 and 3; otherwise they are 1 and 1.
+        along: whether `K_t` is that of the step itself. It is never above the one of Lemma 2, but has no floor.
     """
 
     first: float
@@ -50,7 +50,7 @@ class Rule:
 
     @cached_property
     def growth(self) -> float:
-        """The logarithm by which the step may grow each time."""
+        """The logarithm of the factor by which the cap on the step grows each time."""
         return 0.5 * math.log1p(self.first**2) if math.isfinite(self.first) else 0.0
 
     def at(self, t: float) -> float:
@@ -58,7 +58,7 @@ class Rule:
         return self.first * math.exp(min(t * self.growth, 600.0))
 
     def pieces(self, end: float) -> list[int]:
-        """Return numbers of steps between which the cap grows by little, until it is at least `end`; from 0 on."""
+        """Return step counts, from 0 on, between which the cap grows little, until the cap is at least `end`."""
         ratio = math.log(max(FINEST, (max(end, self.first) / self.first) ** (1 / PIECES)))
         starts = [0]
         while self.growth > 0 and self.at(starts[-1]) < end:
@@ -71,12 +71,12 @@ class Rule:
 
 @dataclass(frozen=True)
 class ScheduleCurve(LevelStepCurve):
-    """`ℓ_{k+1} ≤ q_k(ℓ_k) ℓ_k` for steps that change, `q = 1 − d`; `u_{k+1} = max_{y ≤ u_k} q_k(y) y` stays above.
+    """`ℓ_{k+1} ≤ q_k(ℓ_k) ℓ_k` for changing steps, `q = 1 − d`; `u_{k+1} = max_{y ≤ u_k} q_k(y) y` stays above ℓ.
 
     Attributes:
-        step_size: the least step.
+        step_size: the smallest step.
         largest: the largest step.
-        decay: a floor of the mean rate over a step, by the gap before it.
+        decay: a floor of the mean rate over a step, as a function of the gap before it.
     """
 
     largest: float
@@ -88,16 +88,16 @@ class ScheduleCurve(LevelStepCurve):
         return self.decay.rate
 
     def rate_at(self, gap: float) -> float:
-        """Return a floor of the mean rate over a step, and over any later ones, from this gap."""
+        """Return a floor of the mean rate over a step from this gap, and over all later steps."""
         return self.decay.rate_at(gap)
 
     def gap(self, t: float) -> float:
-        """Return the bound at time t, the sum of the steps: after the steps done by then."""
+        """Return the bound at time t, the sum of the steps so far."""
         steps = math.floor(t / self.largest * (1 - 1e-12))
         return min(self.gap_after(steps), self.first * math.exp(-self.rate * max(t - self.largest, 0.0)))
 
     def time(self, gap: float) -> float:
-        """Return a time, the sum of the steps, by which the gap is at most this."""
+        """Return a time (a sum of steps) by which the gap is at most `gap`."""
         if gap >= self.first:
             return 0.0
         return min(self.largest * self.steps(gap), log_ratio(self.first, gap) / self.rate + self.largest)
@@ -105,16 +105,16 @@ class ScheduleCurve(LevelStepCurve):
 
 @dataclass(frozen=True)
 class HeldSchedule:
-    """What holds at every step of a descent with a schedule.
+    """Caps and floors that hold at every step of a descent with a schedule.
 
     Attributes:
         drift: δ, cap on `‖D(t) − D(0)‖`.
-        radius: cap on the length of the path in weight space, inf where none is known.
+        radius: cap on the length of the path in weight space, inf if none is known.
         caps: `‖W_l‖ ≤ caps[l]`, shape `(2,)`.
         roots: floors of the least η with `ηK_t(η) = 1` once the gap is at most each level.
         largest: cap on every step.
         alphas: floors of `λ_min(T)` while the gap is between each level and the next, and below the last.
-        curve: the guarantee; None where no decrease is certain.
+        curve: the guarantee; None if no decrease is certain.
     """
 
     drift: float
@@ -127,7 +127,7 @@ class HeldSchedule:
 
 
 class ScheduleBounds(DescentBounds):
-    """The caps and floors for two layers with `η_t K_t ≤ 1`, where no step can raise the loss."""
+    """The caps and floors for two layers with `η_t K_t ≤ 1`, for which no step can raise the loss."""
 
     def __init__(self, setting: Setting, rule: Rule):
         super().__init__(setting)
@@ -137,20 +137,20 @@ class ScheduleBounds(DescentBounds):
             # ‖W‖ ≥ ‖W*‖ − ‖W − W*‖, and the cap on ‖W‖ is ‖W*‖ plus that distance.
             size = float(sigma(setting.objective.minimizer, 1))
             self.least_size = max(0.0, 2 * size / setting.scale - float(self.high[0])) / STRICT
-        # K_t is worked out with ‖W‖ of the whole product, the part that the objective does not see included.
+        # K_t uses ‖W‖ of the whole product, including the part that the objective does not see.
         network = setting.whole_network
         self.whole = network is setting.network
         pairs = zip(network.weights, setting.network.weights, strict=True)
         self.unseen = np.array([max(norm(A) ** 2 - norm(B) ** 2, 0.0) + 64 * EPS * norm(A) ** 2 for A, B in pairs])
 
     def roots(self, omega: np.ndarray, ceiling: np.ndarray) -> np.ndarray:
-        """Return floors of the least η with `ηK_t(η) = 1` on the levels: its root with every quantity capped."""
+        """Return floors of the least η with `ηK_t(η) = 1` on the levels: the root with every quantity capped."""
         c, K = self.network.scale, self.K
         a, b = (6.0, 3.0) if self.rule.printed else (1.0, 1.0)
         slope = c * self.slopes
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             full = omega if self.whole else np.sqrt(omega**2 + self.unseen[:, None])
-            if self.rule.along and not self.whole:  # that K_t counts how the unseen part of the product moves, too
+            if self.rule.along and not self.whole:  # that K_t includes the motion of the unseen part
                 omega, ceiling = full, np.full(len(self.levels), math.inf)
             flat = self.curvature(omega, ceiling, None, 0.0)
             size = c * np.prod(full, axis=0)
@@ -164,7 +164,10 @@ class ScheduleBounds(DescentBounds):
         return np.maximum.accumulate(np.nan_to_num(low)) / STRICT**2  # the schedule lowers its root by 1e-9
 
     def largest_root(self, drift: float, radius: float, alpha: float) -> float:
-        """Return a cap on every η with `ηK_t(η) = 1`: `1/(K λ_max(T))`, and `2/(γα)` as the loss cannot fall more."""
+        """Return a cap on every η with `ηK_t(η) = 1`: the smaller of `1/(K λ_max(T))` and `2/(γα)`.
+
+        The second is a cap because the gap cannot fall below 0.
+        """
         below = self.gamma * alpha / 2
         if not self.rule.along:
             D = self.invariants.spectra[0]
@@ -175,8 +178,8 @@ class ScheduleBounds(DescentBounds):
         return STRICT**2 / below if below > 0 else math.inf
 
     def held(self) -> HeldSchedule | None:
-        """Return what holds along the descent, None where no drift is certain. δ is raised to a fixed point."""
-        drift, hopeless = 0.0, 1e6 * (float(np.sum(self.norms**2)) + self.gap)  # no floor is left long before
+        """Return what holds along the descent, or None if no drift is certain. δ is raised to a fixed point."""
+        drift, hopeless = 0.0, 1e6 * (float(np.sum(self.norms**2)) + self.gap)  # every floor is 0 long before this
         for _ in range(300):
             found, wanted = self._within(drift)
             if found is None or wanted <= drift:
@@ -210,7 +213,7 @@ class ScheduleBounds(DescentBounds):
         return HeldSchedule(drift, radius, omega[:, 0], roots, float(largest), alphas, curve), float(wanted * STRICT)
 
     def _curve(self, roots: np.ndarray, alphas: np.ndarray, largest: float) -> tuple[ScheduleCurve | None, float]:
-        """Return the worst sequence of gaps, and the bound on the drift along it.
+        """Return the curve of the worst sequence of gaps, and the bound on the drift along it.
 
         The drift is at most `Σ m_t (ℓ_t − ℓ_{t+1}) = m_0 ℓ_0 + Σ (m_t − m_{t−1}) ℓ_t` with
         `m_t ≥ η_t/(1 − η_tκ_t/2)`, which does not decrease.
@@ -222,7 +225,7 @@ class ScheduleBounds(DescentBounds):
             last = i == len(starts) - 1
             top = math.inf if last else rule.at(starts[i + 1] - 1) * STRICT
             reach = 2 * largest if top >= largest else min(top / (1 - min(top / roots[0], 1.0) / 2), 2 * largest)
-            # from a gap of 0 nothing drifts, whatever the steps
+            # at a gap of 0 nothing drifts, whatever the steps
             drift += (reach - before) * u if u > 0 else 0.0
             before = reach
             eta = np.minimum(rule.at(start) / STRICT, roots)
@@ -255,19 +258,19 @@ def least_sum(a: float, b: float, s: float) -> float:
 
 
 def schedule_guarantees(setting: Setting, schedule: Schedule) -> list[Guarantee]:
-    """Return the guarantees on gradient descent with a schedule, one row, and why the others do not apply.
+    """Return the guarantee on gradient descent with a schedule, and rows that say why the others do not apply.
 
-    Proved for two layers: `schedules.xu2025`, `η_t = min((1 + η_0²)^{t/2} η_0, 1/K_t)`, and `local_smoothness`. As
-    `η_tK_t ≤ 1`, no step raises the loss whatever the weights: `ℓ_{t+1} ≤ ℓ_t − ½η_t‖∇L_t‖²`. With caps on every
-    step, on the drift and on `K_t` the factor of a step is
-    `1 − η(1 − ηK̄/2)γα`, `η = min((1 + η_0²)^{t/2} η_0, 1/K̄)`, level by level of the gap.
+    It is proved for two layers with `schedules.xu2025`, `η_t = min((1 + η_0²)^{t/2} η_0, 1/K_t)`, and with
+    `local_smoothness`. As `η_tK_t ≤ 1`, no step raises the loss, whatever the weights:
+    `ℓ_{t+1} ≤ ℓ_t − ½η_t‖∇L_t‖²`. With caps on every step, on the drift and on `K_t`, the factor of a step at each
+    level of the gap is `1 − η(1 − ηK̄/2)γα`, `η = min((1 + η_0²)^{t/2} η_0, 1/K̄)`.
 
     Args:
         setting: objective and start.
         schedule: a rule of `linflow.schedules`.
 
     Raises:
-        TypeError: no schedule.
+        TypeError: `schedule` is not a schedule.
 
     Source: after Xu, Min, Tarmoun, Mallada & Vidal 2025; a-priori caps and proof of this library, docs/descent.md.
     """
@@ -304,7 +307,7 @@ def schedule_guarantees(setting: Setting, schedule: Schedule) -> list[Guarantee]
 
 
 def _rule(schedule: Schedule) -> tuple[Rule | None, str]:
-    """Return what a schedule is to the guarantee, or why there is none."""
+    """Return the rule of a schedule, or None and the reason why there is no guarantee for it."""
     if isinstance(schedule, Xu2025):
         return Rule(checks.positive(schedule.first, "first"), printed=True), ""
     if isinstance(schedule, LocalSmoothnessSchedule) and schedule.form != "curvature":
@@ -344,9 +347,9 @@ def _facts(rule: Rule, held: HeldSchedule) -> dict[str, float]:
 
 
 def _no_rate(setting: Setting, held: HeldSchedule) -> str:
-    """Say why the loss is only known not to rise."""
+    """Return the reason why the loss is known not to rise, but no rate is certified."""
     head = "the loss never rises, but no rate is certified: "
-    if setting.too_narrow:  # in the directions that the objective sees, which are fewer
+    if setting.too_narrow:  # in the directions that the objective sees, a subset
         return head + setting.too_narrow
     if held.alphas.min() > 0:
         return head + "the decrease it promises per step is below rounding"

@@ -1,4 +1,4 @@
-"""An objective and a start: all that more than one guarantee asks about them, each worked out once."""
+"""An objective and a start, with the quantities that several guarantees use, each computed once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from linflow.model.network import Network
 from linflow.model.objectives import Objective
 
 LEAST, LARGEST = 1e-280, 1e280
-"""A gap above 0 and the squares of W* lie between them, or their products with small numbers leave float64."""
+"""Range of a positive gap and of the squares of W*; outside it their products with small numbers leave float64."""
 
 NO_SMOOTHNESS = "no smoothness K is known for the objective; declare smoothness="
 NO_MARGIN = "the bound on λ_min(T) is 0 from the imbalance alone, and the margin needs μ and W*"
@@ -29,10 +29,10 @@ NO_MARGIN = "the bound on λ_min(T) is 0 from the imbalance alone, and the margi
 
 @dataclass(frozen=True, repr=False)
 class Setting:
-    """What a guarantee is on: an objective, a start and the algorithm.
+    """The subject of a guarantee: an objective, a start and the algorithm.
 
-    The theory is on the part of the product that the objective sees (`Objective.effective`): `objective` and
-    `network` are restricted to it. They are the pair as given where the objective sees all.
+    The theory is about the part of the product that the objective sees (`Objective.effective`), so `objective` and
+    `network` are restricted to it. They are the given pair if the objective sees the whole product.
 
     Attributes:
         whole_objective: what is minimised, as given.
@@ -50,12 +50,12 @@ class Setting:
 
     @property
     def objective(self) -> Objective:
-        """What is minimised, on the part of the product that it sees."""
+        """The objective, restricted to the part of the product that it sees."""
         return self._effective[0]
 
     @property
     def network(self) -> Network:
-        """The start, restricted to what the objective sees."""
+        """The start, restricted to the part of the product that the objective sees."""
         return self._effective[1]
 
     @cached_property
@@ -65,7 +65,7 @@ class Setting:
 
     @property
     def minimum(self) -> float:
-        """`f*`."""
+        """The minimum `f*`."""
         return self.whole_objective.minimum
 
     @property
@@ -95,12 +95,12 @@ class Setting:
 
     @property
     def narrowest(self) -> int:
-        """The least hidden width."""
+        """The smallest hidden width."""
         return min(self.network.widths[1:-1])
 
     @property
     def too_narrow(self) -> str:
-        """Why T is singular at all weights, "" where the product can be any matrix."""
+        """The reason why T is singular at all weights; "" if the product can be any matrix."""
         return too_narrow(self.network)
 
     @cached_property
@@ -110,17 +110,17 @@ class Setting:
 
     @property
     def strongly_convex(self) -> bool:
-        """Whether μ > 0 and W* are known, without which there is no margin."""
+        """Whether μ > 0 and W* are known; otherwise there is no margin."""
         return self.objective.strong_convexity > 0 and self.objective.minimizer is not None
 
     @cached_property
     def distance(self) -> float:
-        """`‖W(0) − W*‖_F`, where W* is known."""
+        """The distance `‖W(0) − W*‖_F`; W* must be known."""
         return norm(self.product - self.objective.minimizer)
 
     @cached_property
     def least_of_target(self) -> float:
-        """`σ_min(W*)`, where W* is known."""
+        """The least singular value `σ_min(W*)`; W* must be known."""
         return float(sigma(self.objective.minimizer, min(self.network.shape)))
 
     @cached_property
@@ -135,12 +135,12 @@ class Setting:
 
     @cached_property
     def invariants(self) -> Invariants:
-        """Imbalance spectra with their rounding, and σ of the product."""
+        """The imbalance spectra with their rounding, and the singular values of the product."""
         return Invariants.of(self.network)
 
     @cached_property
     def imbalance(self) -> float:
-        """The largest eigenvalue, in size, of a `D_l`: 0 where it may be rounding."""
+        """The largest absolute value of an eigenvalue of any `D_l`; 0 if it can be rounding."""
         return max((max(float(D.lower[0]), -float(D.upper[-1]), 0.0) for D in self.invariants.spectra), default=0.0)
 
     @cached_property
@@ -155,17 +155,17 @@ class Setting:
 
     @cached_property
     def levels(self) -> np.ndarray:
-        """The gaps on which a guarantee is worked out, from that of the start down."""
+        """The gaps at which a guarantee is computed, from the initial gap down."""
         return gap_levels(self.gap) if self.gap > 0 else np.zeros(1)
 
     @cached_property
     def ranges(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Bounds on σ_min, the value before it, and `‖W‖`, once the gap is at most each of the levels."""
+        """Bounds on σ_min, the next larger singular value, and `‖W‖`, once the gap is at most each level."""
         return product_range(self.objective, self.network, self.levels)
 
     @cached_property
     def beyond_float64(self) -> str:
-        """Why nothing can be worked out for numbers as large, or small, as these; "" where it can be."""
+        """The reason why numbers this large or this small cannot be handled in float64; "" if they can."""
         gap, seen, net = self.gap, self.objective, self.network
         if math.isnan(gap):
             return "the loss at the start is not a number; check value and minimum of the objective"
@@ -196,7 +196,7 @@ class Setting:
         curve: Curve | None = None,
         facts: dict[str, float] | None = None,
     ) -> Guarantee:
-        """Return a guarantee on the run from this start: with a curve, or the reason why it does not apply."""
+        """Return a guarantee on the run from this start, with a curve or the reason why it does not apply."""
         return Guarantee(
             name=name,
             source=source,
@@ -212,12 +212,12 @@ class Setting:
         return f"Setting({self.whole_objective!r}, {self.whole_network!r}, {self.algorithm!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Leave behind what was worked out: copies and files hold the setting alone."""
+        """Leave out the computed quantities: copies and files hold only the setting itself."""
         return type(self), (self.whole_objective, self.whole_network, self.algorithm)
 
 
 def too_narrow(network: Network) -> str:
-    """Return why T is singular at all weights of these widths; "" where the product can be any matrix.
+    """Return the reason why T is singular at all weights of these widths; "" if the product can be any matrix.
 
     Example:
         >>> import linflow as lf

@@ -1,4 +1,4 @@
-"""What holds along a whole gradient descent: caps on drift, norms and curvature, and floors of `λ_min(T)`."""
+"""Bounds along a whole gradient descent: caps on drift, norms and curvature, and floors of `λ_min(T)`."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ NO_CAPS = "no bound on the weights along the run is known: it needs μ and W*, o
 
 BALLS, CELLS = 64, 8
 COUNTED = 2**53
-"""Numbers of steps are whole below; beyond they are right to rounding, which is allowed for."""
+"""Below this, step counts are exact integers. Above it they are rounded, and the rounding is allowed for."""
 STRICT = 1 + 1e-9
-"""Every inequality that must hold strictly holds by this factor, which covers the rounding of both sides too."""
+"""The factor by which every strict inequality must hold; it also covers the rounding of both sides."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -36,10 +36,10 @@ class LevelStepCurve(StepCurve):
     `u_{k+1} = max_{y ≤ u_k} (1 − d(y)) y` from `u_0 = ℓ(0)` stays above the gap, because that map increases.
 
     Attributes:
-        decrease: the least decrease, kept by every step.
+        decrease: the smallest decrease, kept by every step.
         counts: numbers of steps after which the decrease changes, increasing from 0.
-        gaps: `u` after these steps.
-        decreases: the decrease from then on.
+        gaps: `u` after each of these numbers of steps.
+        decreases: the decrease from each of them on.
     """
 
     counts: np.ndarray
@@ -53,7 +53,7 @@ class LevelStepCurve(StepCurve):
 
     @classmethod
     def of(cls, levels: np.ndarray, decreases: np.ndarray, step_size: float) -> LevelStepCurve:
-        """Return the curve that falls by `decreases[k]` from `(levels[k+1], levels[k]]`, and by the last below."""
+        """Return the curve that falls by `decreases[k]` in `(levels[k+1], levels[k]]`, and by the last one below."""
         rows: list[tuple[float, float, float]] = []
         follow(levels, decreases, float(levels[0]), 0, None, rows)
         counts, gaps, kept = (np.array(column, dtype=np.float64) for column in zip(*rows, strict=True))
@@ -71,7 +71,7 @@ class LevelStepCurve(StepCurve):
         return decayed(float(self.gaps[i]), float(self.decreases[i]), k - float(self.counts[i]))
 
     def steps(self, gap: float) -> float:
-        """Return a number of steps after which the gap is at most this; inf where it leaves float64."""
+        """Return a number of steps after which the gap is at most `gap`; inf if it leaves float64."""
         if gap >= self.first:
             return 0
         i = int(np.searchsorted(-self.gaps, -gap, side="left")) - 1
@@ -85,7 +85,7 @@ class LevelStepCurve(StepCurve):
 
 
 def follow(levels: np.ndarray, d: np.ndarray, u: float, t: float, end: int | None, rows: list) -> float:
-    """Return u at step `end` from u at step t, with the decrease of each level; note `(t, u, d)` of the pieces."""
+    """Return u at step `end` from u at step t, with the decrease of each level; append each piece `(t, u, d)`."""
     tops = np.minimum(levels * (1 - d) * (1 + 4 * EPS), levels)
     ahead = np.append(np.maximum.accumulate(tops[::-1])[::-1], 0.0)  # max (1 − d(y)) y from a level on
     while end is None or t < end:
@@ -107,14 +107,14 @@ def follow(levels: np.ndarray, d: np.ndarray, u: float, t: float, end: int | Non
 
 @dataclass(frozen=True)
 class Held:
-    """What holds at every step of a descent with one step size.
+    """Caps and floors that hold at every step of a descent with one step size.
 
     Attributes:
         step_size: η.
         drift: δ, cap on `‖D_l(k) − D_l(0)‖`.
-        radius: cap on the length of the path in weight space, inf where none is known.
+        radius: cap on the length of the path in weight space, inf if none is known.
         caps: `‖W_l‖ ≤ caps[l]`, shape `(L,)`.
-        betas: curvature along the steps once the gap is at most each level.
+        betas: caps on the curvature along the steps once the gap is at most each level.
         alphas: floors of `λ_min(T)` while the gap is between each level and the next, and below the last.
     """
 
@@ -126,7 +126,7 @@ class Held:
     alphas: np.ndarray
 
     def decreases(self, gamma: float) -> np.ndarray:
-        """Return `η(1 − ηβ/2)γα` for each level, lowered by what rounding leaves open: the factor is 1 less that."""
+        """Return `η(1 − ηβ/2)γα` for each level, lowered for rounding; the factor per step is 1 minus this."""
         eta = self.step_size
         return np.minimum(eta * self.alphas * (1 - eta * self.betas / 2) * gamma / STRICT, 1.0)
 
@@ -135,9 +135,9 @@ class DescentBounds:
     """Caps and floors for a descent that never raises the loss, as functions of the drift of its imbalances.
 
     Args:
-        setting: objective, of finite smoothness, and start.
-        theorems: the bounds on `λ_min(T)` to use; all that a drift leaves valid when left out.
-        nearby: whether weights that stay near their start may be used.
+        setting: the objective, with finite smoothness, and the start.
+        theorems: the bounds on `λ_min(T)` to use; if omitted, all that stay valid under a drift.
+        nearby: whether to use the floors on balls around the start.
     """
 
     def __init__(
@@ -163,13 +163,13 @@ class DescentBounds:
         self._radii, self._floors = _positive_part(around)
         self._chosen = np.unique(np.linspace(0, len(self._radii) - 1, BALLS).astype(int)) if len(self._radii) else []
         roots = np.sqrt(self._floors[self._chosen])
-        # All singular values of E ↦ (P_{l−1}ᵀ E S_{l+1}ᵀ)_l move by at most what the least may fall by.
+        # No singular value of E ↦ (P_{l−1}ᵀ E S_{l+1}ᵀ)_l moves by more than the bound on the fall of the least.
         ceilings = (math.sqrt(_ceiling(net, self.norms)) + roots[:1] - roots) ** 2
         self.radii = np.append(self._radii[self._chosen], math.inf)  # the last ball is the whole space
         self.floors, self.ceilings = np.append(roots**2, 0.0), np.append(ceilings, math.inf)
 
     def _reach(self, alpha: float) -> np.ndarray:
-        """Return a lower bound on `∫_0^r sqrt(γ max(κ, α))` for each radius, the floors κ as known there."""
+        """Return a lower bound on `∫_0^r sqrt(γ max(κ, α))` for each radius, with κ the known floors."""
         rates = np.sqrt(self.gamma * np.maximum(self._floors, alpha))
         return np.concatenate([[0.0], np.cumsum(np.diff(self._radii) * rates[1:])]) / STRICT
 
@@ -180,13 +180,13 @@ class DescentBounds:
         return np.sqrt(layer_caps(self._spectra(drift, drift), high)) * STRICT
 
     def _spectra(self, fall: float, rise: float) -> tuple[Spectrum, ...]:
-        """Return the spectra of all imbalances that fell and rose by at most these."""
+        """Return spectra that contain all imbalances after a fall and a rise of at most these sizes."""
         return tuple(Spectrum(D.lower - fall, D.upper + rise) for D in self.invariants.spectra)
 
     def curvature(self, omega: np.ndarray, ceiling: np.ndarray, count: int | None, eta: float) -> np.ndarray:
         """Return `β = K λ_max(T) + sqrt(2Kℓ) c λ_max(C)` on the first levels, for caps ω on norms, shape `(L, N)`.
 
-        `λ_max(T) ≤ c² Σ_l Π_{i≠l} ω_i²`, and at most the ceiling. It does not depend on η.
+        `λ_max(T)` is at most `c² Σ_l Π_{i≠l} ω_i²` and at most the ceiling. β does not depend on η here.
         """
         c = self.network.scale
         with np.errstate(over="ignore", invalid="ignore"):
@@ -197,8 +197,8 @@ class DescentBounds:
     def alphas(self, drift: float, count: int | None = None) -> np.ndarray:
         """Return floors of `λ_min(T)` on the first levels, for all weights within a drift.
 
-        For two layers `D` falls by at most `a_2` and rises by at most `a_1`, `a_l = η² Σ_k ‖G_l‖_F²`, and `a_1 + a_2`
-        is within the drift: the least over a grid of cells that cover all `(a_1, a_2)` is taken.
+        For two layers, `D` falls by at most `a_2` and rises by at most `a_1`, with `a_l = η² Σ_k ‖G_l‖_F²` and
+        `a_1 + a_2` within the drift. The floor is the least over a grid of cells that covers all such `(a_1, a_2)`.
         """
         c2, base = self.network.scale**2, self.invariants
         zero = np.zeros(len(self.levels[:count]))
@@ -224,8 +224,8 @@ class DescentBounds:
     def _start(self, drift: float, eta: float = 0.0, *, floors: bool = True) -> tuple[np.ndarray, ...]:
         """Return β and α on each ball at the initial gap, and `2 sqrt(ℓ)/∫ sqrt(γα) dr`.
 
-        A ball fits, that is, the path stays inside, where `1 − ηβ/2` exceeds the last.
-        Without floors, β of the whole space alone, the others taken as 0.
+        A ball fits, so that the path stays inside, if `1 − ηβ/2` exceeds the last of these. Without floors, the
+        result is β of the whole space, and 0 for the other two.
         """
         balls = slice(None) if floors else slice(-1, None)
         omega = np.minimum(self.caps(drift, self.high[:1]), self.norms[:, None] + self.radii[balls])
@@ -242,7 +242,7 @@ class DescentBounds:
 
     @np.errstate(over="ignore")
     def at(self, eta: float) -> Held | None:
-        """Return what holds at every step of size η, None when η is not certified. δ is raised to a fixed point."""
+        """Return what holds at every step of size η, or None if η is not certified. δ is raised to a fixed point."""
         drift, floors = 0.0, len(self.radii) > 1
         for _ in range(300):
             beta, _, needed = self._start(drift, eta, floors=floors)
@@ -250,8 +250,8 @@ class DescentBounds:
             fits = np.flatnonzero((slack > needed) & (slack > 0))
             if fits.size == 0:
                 return None
-            j = int(fits[0]) - len(slack)  # the whole space is −1
-            floors = floors and j < -1  # as the drift grows no ball comes to fit that did not
+            j = int(fits[0]) - len(slack)  # −1 is the whole space
+            floors = floors and j < -1  # as the drift grows, no further ball fits
             wanted = float(eta * self.gap / slack[j] * STRICT) if self.network.depth > 1 else 0.0
             if wanted <= drift:
                 return self._held(eta, drift, j)
@@ -271,9 +271,10 @@ class DescentBounds:
         return Held(eta, drift, float(self.radii[j]), omega[:, 0], betas, alphas)
 
     def best_at(self, drift: float) -> tuple[tuple[float, float], tuple[float, float], float]:
-        """Return, of the steps that keep within a drift, two best ones and the largest.
+        """Return the two best steps and the largest step among those that stay within a drift.
 
-        The best make `η(1 − ηβ/2)α` and `η(1 − ηβ/2)` largest at the initial gap; each comes after its value.
+        The best steps maximise `η(1 − ηβ/2)α` and `η(1 − ηβ/2)` at the initial gap. Each is paired with its maximum:
+        `((maximum, step), (maximum, step), largest)`.
         """
         beta, alpha, needed = self._start(drift)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -288,13 +289,13 @@ class DescentBounds:
 
     @cached_property
     def _unit(self) -> float:
-        """The drift per unit of η at the start over β there; 0 where β is not known."""
+        """The unit of the search over drifts: the initial gap over β at the start; 0 if β is not known."""
         beta = float(self._start(0.0)[0].min())
         return self.gap / beta if math.isfinite(beta) and beta > 0 else 0.0
 
     @cached_property
     def largest(self) -> float:
-        """The largest step that is certified not to raise the loss, to 1 %; 0 if there is none."""
+        """The largest step that is certified not to raise the loss, to within 1 %; 0 if there is none."""
         if self.gap <= 0 or self.network.depth == 1:
             beta = float(self._start(0.0)[0].min())
             return 2 / beta / STRICT if math.isfinite(beta) and beta > 0 else 0.0
@@ -302,9 +303,9 @@ class DescentBounds:
 
     @cached_property
     def best(self) -> float:
-        """The step with the least factor at the initial gap; 0 if there is none.
+        """The step with the smallest factor at the initial gap; 0 if there is none.
 
-        Where no factor is below 1, the step of the largest certain decrease `η(1 − ηβ/2)‖∇L‖²`.
+        If no factor is below 1, it is the step with the largest certain decrease `η(1 − ηβ/2)‖∇L‖²`.
         """
         if self.gap <= 0 or self.network.depth == 1:
             return self.largest / 2
@@ -314,7 +315,7 @@ class DescentBounds:
         return eta if rate > 0 else _scan(lambda x: self.best_at(self._unit * 10.0**x)[1])[1]
 
     def advise(self) -> float:
-        """Return the step with the least factor at the initial gap, which `at` certifies; 0 if there is none."""
+        """Return the step with the smallest factor at the initial gap that `at` certifies; 0 if there is none."""
         eta = self.best * (1 - 1e-3)
         for _ in range(100):
             if eta == 0 or self.at(eta) is not None:
@@ -324,13 +325,13 @@ class DescentBounds:
 
 
 def cap_facts(drift: float, radius: float, caps: np.ndarray) -> dict[str, float]:
-    """Return the caps of a descent by name, for the facts of a guarantee."""
+    """Return the caps of a descent as named numbers, for the facts of a guarantee."""
     facts = {"drift cap": drift} | {f"cap on ‖W_{l}‖": float(cap) for l, cap in enumerate(caps, 1)}
     return facts | ({"path length": radius} if math.isfinite(radius) else {})
 
 
 def _scan(score: Callable[[float], tuple[float, float]]) -> tuple[float, float]:
-    """Return the pair with the largest first entry: on a grid, refined by golden section around its maximum."""
+    """Return the pair with the largest first entry, from a grid refined by golden section around its maximum."""
     grid = np.linspace(-4.0, 3.0, 11)
     found = [score(x) for x in grid]
     i = max(range(len(grid)), key=lambda k: found[k][0])
@@ -353,10 +354,10 @@ def _scan(score: Callable[[float], tuple[float, float]]) -> tuple[float, float]:
 
 
 def _robust(depth: int) -> list[Theorem]:
-    """Return the theorems that hold for every imbalance within a drift, without those that others include.
+    """Return the theorems that hold for every imbalance within a drift, except those that others include.
 
-    Left out are those on scalars and on unimodal, homogeneous and balanced layers: their hypotheses or allowances
-    are for rounding, and a descent leaves them with its first step.
+    The theorems on scalars and on unimodal, homogeneous and balanced layers are not used. Their hypotheses or
+    allowances cover only rounding, and the first step of a descent violates them.
     """
     if depth == 2:
         return [two_layers.THEOREM, two_layers.SQUARE]
@@ -364,7 +365,7 @@ def _robust(depth: int) -> list[Theorem]:
 
 
 def _positive_part(around: Neighbourhood | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return the radii with positive floors, and the floors; nothing where there are not two."""
+    """Return the radii with positive floors, and the floors; two empty arrays if there are fewer than two."""
     if around is None or np.count_nonzero(around.floors) < 2:
         return np.zeros(0), np.zeros(0)
     some = around.floors > 0
@@ -372,7 +373,7 @@ def _positive_part(around: Neighbourhood | None) -> tuple[np.ndarray, np.ndarray
 
 
 def _ceiling(network: Network, norms: np.ndarray) -> float:
-    """Return an upper bound on `λ_max(T)`: the eigenvalue where it is found exactly."""
+    """Return an upper bound on `λ_max(T)`: the eigenvalue itself if it can be computed exactly."""
     n, m = network.shape
     crude = network.scale**2 * sum(float(products_without(norms[:, None], i)[0]) ** 2 for i in range(len(norms)))
     if network.depth > 2 and n * m > DENSE_LIMIT:

@@ -1,4 +1,7 @@
-"""Losses with an exponential tail: the gap falls like 1/t, at the pace of the hard margin and the imbalance."""
+"""Guarantees for losses with an exponential tail: the gap falls like 1/t.
+
+The hard margin and the imbalance set the pace.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +37,9 @@ class TailCurve:
 
 
 def exponential_tail(setting: Setting) -> list[Guarantee]:
-    """Return the guarantee for an objective with an exponential tail, nothing for any other.
+    """Return the guarantee for an objective with an exponential tail; an empty list for any other objective.
 
-    There is no minimiser and no margin: `λ_min(T) ≥ α(D)` from the imbalance alone, which the flow conserves.
+    There is no minimiser and no margin. `λ_min(T) ≥ α(D)` follows from the imbalance alone, which the flow conserves.
 
     Source: docs/tails.md; `‖∇f‖ ≥ γf` with the hard margin γ as in Soudry et al. 2018.
     """

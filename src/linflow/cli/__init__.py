@@ -1,4 +1,4 @@
-"""The command line. It only reads arguments and prints; imports wait until a command needs them."""
+"""The command line. It only reads arguments and prints. Slow imports wait until a command needs them."""
 
 from linflow.cli import figures, literature, models, study, sweeping
 from linflow.cli._app import app, main

@@ -1,4 +1,4 @@
-"""The command itself: errors of any part of it become one line and an exit code."""
+"""The `linflow` command. An error in any part of it becomes one line and an exit code."""
 
 import difflib
 import re
@@ -16,11 +16,11 @@ from linflow._support.version import __version__
 from linflow.cli._ctrl_c import remember_ctrl_c
 
 _Usage: Any = typer.BadParameter.__bases__[0]
-"""What a command line that cannot be read raises, in every release of Typer."""
+"""The exception for a command line that cannot be parsed, in every release of Typer."""
 
 
 class _Help:
-    """Of a command or a group: flags, which take no value, show no type in the help, and no line is broken."""
+    """The help of a command or group. Flags show no type, because they take no value, and lines are joined."""
 
     help: str | None
 
@@ -41,35 +41,35 @@ class Command(_Help, TyperCommand):
 
 
 class Group(_Help, TyperGroup):
-    """A command that has commands."""
+    """A command with subcommands."""
 
 
 class App(typer.Typer):
-    """Makes commands of the kinds above."""
+    """A Typer application whose commands have the classes above."""
 
     def command(self, name: str | None = None, *, cls: Any = Command, **options: Any) -> Any:
-        """Return what makes a command of a function."""
+        """Return a decorator that turns a function into a command."""
         return super().command(name, cls=cls, **options)
 
 
 class _Group(Group):
-    """Turns errors of any command into one line and an exit code."""
+    """The top-level group. It turns errors of any command into one line and an exit code."""
 
     def make_context(self, info_name: Any, args: Any, parent: Any = None, **extra: Any) -> Any:
         given = list(args)
         try:
             return super().make_context(info_name, args, parent=parent, **extra)
         except _Usage as error:
-            if not given:  # no mistake: the help is shown
+            if not given:  # not a mistake: the help is shown
                 raise
             fail(_misread(error, self, given, "linflow"), 2)
 
     def invoke(self, ctx: Any) -> Any:
-        given = list(ctx.args)  # of the command; reading them empties the list
+        given = list(ctx.args)  # the arguments of the command; parsing empties the list
         try:
             return super().invoke(ctx)
         except _Usage as error:
-            if not error.message and getattr(error, "param", None) is None:  # no mistake: the help was shown
+            if not error.message and getattr(error, "param", None) is None:  # not a mistake: the help was shown
                 raise
             name = ctx.invoked_subcommand
             command = self.commands.get(name, self)
@@ -77,7 +77,7 @@ class _Group(Group):
             inner = getattr(command, "commands", {}) if command is not self else {}
             if given and given[0] in inner:
                 command, shown = inner[given[0]], f"{shown} {given[0]}"
-            elif inner:  # the one that may be left out
+            elif inner:  # the name `run` can be left out
                 command = inner["run"]
             fail(_misread(error, command, given, shown), 2)
         except KeyboardInterrupt as stop:
@@ -105,7 +105,7 @@ app = App(
 
 
 def _misread(error: Any, command: Any, given: Sequence[str], name: str) -> str:
-    """Say which word of a command line cannot be read, what is near it, and where all options are."""
+    """Return a sentence on the word that cannot be parsed, with a near option and the command that lists them all."""
     see = f"see {name} --help."
     option = getattr(error, "option_name", None)
     parameter = getattr(error, "param", None)
@@ -136,7 +136,7 @@ def _misread(error: Any, command: Any, given: Sequence[str], name: str) -> str:
 
 
 def _missing(parameter: Any, name: str) -> str:
-    """Say which argument is missing; nothing of an option."""
+    """Return a sentence on a missing argument, or an empty text for an option."""
     if parameter is None or parameter.opts[0].startswith("-"):
         return ""
     what = parameter.help[:1].lower() + parameter.help[1:]
@@ -144,11 +144,11 @@ def _missing(parameter: Any, name: str) -> str:
 
 
 _NEEDED = {"valid integer": "a whole number is needed", "valid number": "a number is needed"}
-"""How a kind of value is refused by Typer, and how here."""
+"""The words with which Typer refuses a kind of value, and the text shown instead."""
 
 
 def _after(flag: str, given: Sequence[str]) -> str | None:
-    """Return the value of an option as it was typed, the last where there are several."""
+    """Return the value of an option as it was typed; the last one if there are several."""
     found = None
     for word, following in zip(given, [*given[1:], None], strict=True):
         if word == flag:
@@ -164,7 +164,7 @@ def fail(text: str, code: int) -> None:
 
 
 def interrupted(stop: KeyboardInterrupt) -> str:
-    """Say what is left of the work that Ctrl-C ended."""
+    """Return a sentence on what is kept of the work that Ctrl-C ended."""
     return stop.kept if isinstance(stop, Kept) else "interrupted; nothing was written."
 
 
@@ -187,6 +187,6 @@ def main() -> None:
     """Entry point of the ``linflow`` command."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(encoding="utf-8")  # ✓ and σ pass through pipes on every system
+            stream.reconfigure(encoding="utf-8")  # so that ✓ and σ pass through pipes on every system
     remember_ctrl_c()
     app(prog_name="linflow")

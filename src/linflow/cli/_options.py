@@ -1,4 +1,4 @@
-"""Options that stand for the keys of an experiment file, shared by the commands that take one."""
+"""Options for the keys of an experiment file, shared by the commands that take such a file."""
 
 import inspect
 from collections.abc import Callable
@@ -80,15 +80,15 @@ OPTIONS: dict[str, tuple[str, type, str, str]] = {
     "out": ("output.start", Path, "Output", "Write the weights to a .npz or .safetensors file."),
     "folder": ("output.folder", Path, "Output", "Folder for the report."),
 }
-"""Option → key of the file, type, panel of the help, and what it is."""
+"""For each option: the key in the file, the type, the panel in the help, and the help text."""
 OLD_FLAGS = {"multiplier": "--scale"}
-"""Old names of options, which still work."""
+"""Old names of options. They still work."""
 FLAGS = {"folder": "--out", "confirm": "--confirm"}
-"""Options whose name is not that of the parameter, or that take no value."""
+"""Options that are not named after their parameter, or that take no value."""
 
 
 def flag(name: str) -> str:
-    """Return an option as it is typed."""
+    """Return the flag of an option as it is typed, such as `--max-steps`."""
     return FLAGS.get(name, "--" + name.replace("_", "-"))
 
 
@@ -96,10 +96,10 @@ File = Annotated[Path | None, typer.Argument(metavar="FILE.toml", help="Experime
 
 
 class ExperimentCommand(Command):
-    """A command with the options above: its help says their defaults, which are those of the keys."""
+    """A command with the options above. Its help shows their defaults, which are those of the keys."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Write the help."""
+        """Write the help, with the defaults added."""
         for option in self.params:
             if option.name in OPTIONS and getattr(option, "rich_help_panel", None):
                 key, _, _, text = OPTIONS[option.name]
@@ -118,7 +118,7 @@ def _default(key: str) -> str:
 
 
 def _words(key: str) -> Callable[[str], list[str]]:
-    """Return what completes a value in a shell: the words that the key may be."""
+    """Return a function that completes a value in a shell with the words that the key allows."""
 
     def complete(incomplete: str) -> list[str]:
         from linflow.experiments.schema import allowed
@@ -129,7 +129,10 @@ def _words(key: str) -> Callable[[str], list[str]]:
 
 
 def takes_experiment(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the file argument and the named options; it is called with `experiment` instead of them."""
+    """Return a decorator that adds the file argument and the named options to a command.
+
+    The command itself is called with an `experiment` made from them.
+    """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = [p for p in inspect.signature(command).parameters.values() if p.name != "experiment"]
@@ -174,7 +177,7 @@ def takes_experiment(*names: str) -> Callable[[Callable[..., None]], Callable[..
 
 
 def widths(text: str, name: str) -> list[int]:
-    """Read widths such as `64,64`."""
+    """Parse widths such as `64,64`."""
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:

@@ -1,4 +1,4 @@
-"""What the commands print: progress on a terminal, and JSON."""
+"""The output of the commands: progress on a terminal, analyses, tables and JSON."""
 
 import json
 import math
@@ -22,26 +22,30 @@ if TYPE_CHECKING:
 
 
 def load_writers() -> None:
-    """Import what a run is saved with, and write a first file to memory: after Ctrl-C there is no time for it."""
+    """Import the packages that save a run, and write a first file to memory. After Ctrl-C it would be too late."""
     try:
-        import scipy.optimize  # noqa: F401 - finds when a run reached a gap
+        import scipy.optimize  # noqa: F401 - it finds when a run reached a gap
         import xarray
 
         xarray.Dataset({"t": ("t", [0.0])}).to_netcdf(None, engine="h5netcdf")
-    except (ImportError, ValueError):  # said where it is needed, with what to install
+    except (ImportError, ValueError):  # reported when it is needed, with what to install
         return
 
 
 def ready(path: Path, kinds: Sequence[str] = (), *, made: bool = False) -> None:
-    """Raise now, and not after minutes of work, where a file could not be written; nothing is written yet.
+    """Check that a file can be written, so that the error comes now and not after minutes of work.
+
+    Nothing is written yet.
 
     Args:
-        path: of the file.
-        kinds: endings that are known; any if none is given.
-        made: whether missing folders will be made.
+        path: the path of the file.
+        kinds: the allowed suffixes; any suffix if none is given.
+        made: whether missing folders will be created.
 
     Raises:
-        FileExistsError: there is a file that linflow has not written.
+        ValueError: another suffix.
+        FileNotFoundError, PermissionError: the file cannot be written.
+        FileExistsError: the file exists and linflow has not written it.
     """
     if kinds and path.suffix.lower() not in kinds:
         raise ValueError(
@@ -64,15 +68,15 @@ def ready(path: Path, kinds: Sequence[str] = (), *, made: bool = False) -> None:
 
 
 def beside_table(table: Path) -> Path:
-    """Return the file beside a CSV table that tells what made it."""
+    """Return the path of the file beside a CSV table that records what made it."""
     return table.with_name(table.name + ".toml")
 
 
 def write_run(run: Any, experiment: "Experiment", table: Path) -> list[Path]:
-    """Write time, loss and rate as a table, and what they were made from; return what was written.
+    """Write time, loss and rate as a table, with a record of what made them; return the paths of the files.
 
-    Parquet keeps the latter with its schema. A comment in a CSV would be data to what reads it, so there an
-    experiment file next to it makes it again.
+    Parquet keeps the record in its schema. A program that reads a CSV would take a comment for data, so an experiment
+    file beside the CSV holds the record, and makes the table again.
     """
     import pyarrow
 
@@ -86,7 +90,7 @@ def write_run(run: Any, experiment: "Experiment", table: Path) -> list[Path]:
     if table.suffix.lower() != ".csv":
         return [table]
     del told["settings"]
-    name = " ".join(table.name.split())  # a comment is one line
+    name = " ".join(table.name.split())  # a comment must be one line
     head = f"# {name} {MADE} simulate {name}.toml --table {name}\n# {json.dumps(told)}\n"
     beside = beside_table(table)
     write_whole(beside, head + experiment.to_toml(table.parent))
@@ -94,7 +98,7 @@ def write_run(run: Any, experiment: "Experiment", table: Path) -> list[Path]:
 
 
 def print_analysis(found: "Analysis", index: Path) -> None:
-    """Print what there is to know: sentences, and tables that fit 80 columns."""
+    """Print an analysis: sentences, and tables that fit 80 columns."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -141,27 +145,27 @@ def print_analysis(found: "Analysis", index: Path) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print JSON; numbers that it lacks become null."""
+    """Print a value as JSON. Numbers that are not finite become null."""
     from linflow._support.plain import plain
 
     typer.echo(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def columns() -> tuple[Any, ...]:
-    """Return the columns of a progress bar: what, how far, how fast, and the time that went by and is left."""
+    """Return the columns of a progress bar: the task, its progress and speed, and the time elapsed and left."""
     from rich.progress import BarColumn, ProgressColumn, TextColumn
     from rich.table import Column
     from rich.text import Text
 
     class Pace(ProgressColumn):
-        """Part that is done, speed, time that went by, time that is left."""
+        """The part that is done, the speed, the time elapsed and the time left."""
 
         def render(self, task: Any) -> Text:
             elapsed = f"{_clock(task.elapsed)} elapsed"
             if not task.total:
                 return Text(elapsed)
             done = task.completed / task.total
-            # That of late; of all the time where nothing came of late.
+            # The recent rate, or the overall rate if there is no recent progress.
             rate = (task.speed or 0) / task.total or (done / task.elapsed if task.elapsed else 0.0)
             left = f"{_clock((1 - done) / rate if rate else None)} left"
             return Text(
@@ -176,7 +180,10 @@ def columns() -> tuple[Any, ...]:
 
 
 def _speed(rate: float) -> str:
-    """Return a rate, parts of the whole a second, in a unit that makes it 1 or more; nothing if done at once."""
+    """Return a rate (fraction of the whole per second) as percent in a unit that makes it at least 1.
+
+    The text is empty if the rate is too low for any unit, or if all is done within a second.
+    """
     for unit, seconds in (("s", 1), ("min", 60), ("h", 3600)):
         if 100 * rate * seconds >= 1:
             return f"{100 * rate * seconds:.0f}%/{unit}" if rate < 1 else ""
@@ -192,11 +199,11 @@ def _clock(seconds: float | None) -> str:
 
 @contextmanager
 def progress(what: str, *, known: bool = True) -> Iterator[Callable[[float], None]]:
-    """Yield a callback that heeds Ctrl-C, and moves a bar on a terminal.
+    """Yield a callback that raises a pending Ctrl-C and, on a terminal, moves a progress bar.
 
     Args:
-        what: is under way.
-        known: whether it is known how much there is to do; if not, the bar moves by itself.
+        what: the name of the task.
+        known: whether the amount of work is known. If not, the bar moves by itself.
     """
     if not sys.stderr.isatty():
         yield raise_if_asked

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from linflow.pages.reproduction import Report, Watcher
 
 OWN = "This library"
-"""The heading under which figures that reproduce no paper are listed, last."""
+"""The heading of figures that reproduce no paper. They are listed last."""
 
 
 @app.command()
@@ -64,7 +64,7 @@ def reproduce(
 
 
 def _given(texts: list[str], seeds: int | None) -> dict[str, str]:
-    """Return the settings by name; raises where one is not NAME=VALUE or stands twice."""
+    """Return the settings by name; ValueError if one is not NAME=VALUE or is given twice."""
     given = {} if seeds is None else {"seeds": str(seeds)}
     for text in texts:
         name, equals, value = (part.strip() for part in text.partition("="))
@@ -77,7 +77,7 @@ def _given(texts: list[str], seeds: int | None) -> dict[str, str]:
 
 
 def _print_list(experiments: "list[PaperFigure]", as_json: bool, *, in_full: bool) -> None:
-    """Print the figures by paper; where some were named, with their settings."""
+    """Print the figures by paper, with their settings if `in_full`."""
     if as_json:
         import json
 
@@ -143,7 +143,7 @@ def _kept(report: "Report") -> str:
 
 @contextmanager
 def _watch(experiments: "list[PaperFigure]") -> "Iterator[Watcher]":
-    """One line on stderr for every figure done and, on a terminal, a bar above which they gather."""
+    """Yield a watcher that prints a line on stderr for each finished figure and, on a terminal, a bar below."""
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import Progress, TextColumn
@@ -152,7 +152,7 @@ def _watch(experiments: "list[PaperFigure]") -> "Iterator[Watcher]":
     console = Console(stderr=True, highlight=False)
     names = [experiment.id for experiment in experiments]
     width = max(map(len, names), default=0)
-    note = TextColumn("[dim]{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True))  # what room is left
+    note = TextColumn("[dim]{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True))  # the rest of the row
     with Progress(
         *columns(), note, expand=True, console=console, transient=True, disable=not sys.stderr.isatty()
     ) as bar:

@@ -1,4 +1,4 @@
-"""`linflow certify`, `simulate`, `design` and `analyze`: from data and a start to an answer."""
+"""`linflow certify`, `simulate`, `design` and `analyze`, which study one start on given data."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -102,7 +102,7 @@ def simulate(experiment: "Experiment", as_json: Json = False) -> None:
         written.append(save)
     if table is not None:
         written += write_run(run, experiment, table)
-    if plot is not None and stopped is None:  # a drawing takes its time; the run itself is kept
+    if plot is not None and stopped is None:  # after Ctrl-C there is no time to draw; the run is kept
         from linflow import plots
 
         plots.save(plots.convergence(run), plot, title=experiment.to_toml())

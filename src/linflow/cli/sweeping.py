@@ -1,4 +1,4 @@
-"""`linflow sweep`: run a grid, see how far it is, draw it, report on it."""
+"""`linflow sweep`: run a grid, show its progress, plot it and report on it."""
 
 import copy
 import difflib
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from linflow.sweeps.status import Status
 
 EVERY = 10.0
-"""Seconds between two lines of progress where there is no terminal."""
+"""Seconds between two lines of progress if there is no terminal."""
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the sweep.")]
 
 
 class _Runs(Group):
-    """A group that runs a grid where no command of it is named."""
+    """A group that runs a grid if none of its commands is named."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in (*self.commands, *ctx.help_option_names):
@@ -34,7 +34,7 @@ class _Runs(Group):
         return super().parse_args(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Show the options of `run`, which stand for themselves where no command is named."""
+        """Show the options of `run`, which can be used without naming the command."""
         shown = copy.copy(self)
         shown.params = self.commands["run"].params
         super(_Runs, shown).format_help(ctx, formatter)
@@ -136,7 +136,7 @@ def report(
 
 
 def _tell(folder: Path) -> NoReturn:
-    """Print how far a sweep is, and exit: with 1 where it is not done or cells failed."""
+    """Print the progress of a sweep, and exit with 1 if it is not done or cells failed, else with 0."""
     from linflow.sweeps.status import sweep_status
 
     found = sweep_status(folder)
@@ -146,7 +146,7 @@ def _tell(folder: Path) -> NoReturn:
 
 @contextmanager
 def _progress() -> Iterator["Callable[[Status], None]"]:
-    """Yield a watcher: a bar on a terminal, elsewhere a line now and then."""
+    """Yield a watcher that shows a bar on a terminal, or else prints a line now and then."""
     if not sys.stderr.isatty():
         told = [time.monotonic()]
 

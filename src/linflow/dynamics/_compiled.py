@@ -20,20 +20,20 @@ from linflow.model.network import Network
 from linflow.model.quadratics import LinearRegression, MatrixFactorization, Quadratic, _Quadratic
 
 BLAS_FROM = 2_000_000
-"""Multiplications in one product of matrices from which BLAS is faster, and with it the plain loop."""
+"""Number of multiplications in one matrix product from which BLAS, and so the plain loop, is faster."""
 BLOCK, BLOCK_BYTES, BLOCK_PRODUCTS = 128, 2**22, 3 * 10**7
-"""Steps between two returns to Python at most, size of the weights kept in them, and steps times multiplications."""
+"""Limits between two returns to Python: steps, bytes of the weights kept, and steps times multiplications."""
 QUADRATIC, EXPONENTIAL, LOGISTIC = range(3)
 _KINDS = {
     **dict.fromkeys((_Quadratic, MatrixFactorization, LinearRegression, Quadratic), QUADRATIC),
     ExponentialLoss: EXPONENTIAL,
     LogisticLoss: LOGISTIC,
 }
-"""Exact types: a subclass may compute something else."""
+"""Keyed by exact type, because a subclass may compute something else."""
 
 
 def why_not_compiled(field: GradientField) -> str | None:
-    """Say why compiled code cannot take this problem, or None."""
+    """Return why compiled code cannot take this problem, or None if it can."""
     objective = field.objective
     if type(objective) not in _KINDS:
         return f"it supports only the built-in objectives, not {type(objective).__name__}"
@@ -43,14 +43,14 @@ def why_not_compiled(field: GradientField) -> str | None:
 
 
 def large(field: GradientField) -> bool:
-    """Tell whether products of matrices take so long that the plain loop, with BLAS, is the faster one."""
+    """Return whether matrix products are so large that the plain loop, with BLAS, is faster."""
     widths = field.network.widths
     return max(a * b for a, b in pairwise(widths)) * min(widths[0], widths[-1]) >= BLAS_FROM
 
 
 @lru_cache(maxsize=1)
 def compiler_trouble() -> str | None:
-    """Say why nothing can be compiled here, or None; the first call compiles, or reads what another has compiled."""
+    """Return why nothing can be compiled here, or None; the first call compiles, or loads code compiled before."""
     one = np.ones((1, 1))
     field = GradientField(MatrixFactorization(2 * one), Network([one]))
     try:
@@ -67,8 +67,8 @@ def compiler_trouble() -> str | None:
 def scheme() -> tuple[np.ndarray, np.ndarray]:
     """Return the weights of stages 1 to 11, of the step and of its two error estimates, and their number and places.
 
-    Zeros are left out, and each row filled up to a multiple of four with a zero for the first stage. Rows of the
-    second array: count, then places; the estimates share those of the step.
+    Zeros are left out, and each row is padded to a multiple of four with zeros for the first stage. Each row of the
+    second array holds a count, then places; the error estimates share those of the step.
     """
     rows = [*_tableau.A, _tableau.B, _tableau.E3, _tableau.E5]
     weights, places = np.zeros((15, 12)), np.zeros((13, 13), dtype=np.int64)
@@ -128,7 +128,7 @@ def layout(field: GradientField, rtol: float) -> tuple[np.ndarray, np.ndarray, i
 
 
 class CompiledMarch:
-    """The state of an integration, moved many steps at a time; `March` says what each part means."""
+    """The state of an integration, advanced many steps at a time; see `March` for its attributes."""
 
     def __init__(self, field: GradientField, rtol: float, block: int = BLOCK):
         from linflow.dynamics import _kernels, _march  # noqa: PLC0415 - numba is slow to import
@@ -139,7 +139,7 @@ class CompiledMarch:
         spec, data, room = layout(field, rtol)
         y = np.concatenate([np.asarray(W).ravel() for W in field.network.weights])
         data[_kernels.FIRST_SIZE] = norm(y)
-        # So few steps that the keyboard is heard within a fraction of a second.
+        # Few enough steps that Ctrl-C takes effect within a fraction of a second.
         rows = max(1, min(block, BLOCK_BYTES // (8 * len(y)), BLOCK_PRODUCTS // (len(y) * min(field.network.shape))))
         self._y, self._slopes, self._new = y, np.zeros((_march.STAGES + 1) * len(y)), np.zeros(len(y))
         self._numbers, self._counts = np.zeros(_march.NUMBERS), np.zeros(_march.COUNTS, dtype=np.int64)
@@ -158,12 +158,12 @@ class CompiledMarch:
 
     @property
     def point(self) -> Point:
-        """Where the march stands."""
+        """The current point of the march."""
         gap, speed = self._numbers[[self._at.GAP, self._at.SPEED]].tolist()
         return Point(self._y.copy(), self._slopes[: len(self._y)].copy(), gap, speed)
 
     def advance(self, stop: float, target: float, attempts: int) -> tuple[Event, list[Step]]:
-        """Attempt steps until one asks for attention or the block is full."""
+        """Attempt steps until one needs attention or the block is full."""
         at, numbers, counts = self._at, self._numbers, self._counts
         if self.accepted >= self._review:
             self._review = self.accepted + REVIEW

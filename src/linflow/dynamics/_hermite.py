@@ -11,10 +11,10 @@ import numpy as np
 from linflow._support.arrays import EPS
 
 COMPARABLE = 0.1
-"""Length over that of the interval asked from which a neighbouring interval has something to say: shorter ones, as at
-a step cut short, only magnify rounding."""
+"""A neighbouring interval is used if its length is at least this fraction of that of the interval asked for. Shorter
+ones, as after a step that was cut short, only magnify rounding."""
 LEVEL = 1e-12
-"""How far above a level a node counts as on it: a run that was to end there ends within rounding of it."""
+"""A node this little above a level counts as on it, because a run that should end there does so to rounding."""
 MOST_STEPS = 100
 
 
@@ -27,8 +27,8 @@ def interpolate(
 ) -> np.ndarray:
     """Interpolate at t from value, slope and curvature at up to four nodes around it; linear from values alone.
 
-    The ends of the interval and one node beyond each give a polynomial of degree 11, whose error is of order 12 in
-    the length of the steps, above that of the steps themselves.
+    The ends of the interval and one node beyond each give a polynomial of degree 11. Its error is of order 12 in the
+    step length, a higher order than that of the steps themselves.
     """
     if slopes is None or curvatures is None:
         return np.interp(t, nodes, values)
@@ -49,7 +49,7 @@ def first_times(
     slopes: np.ndarray | None = None,
     curvatures: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return when `interpolate` first comes down to each level, to rounding: inf where no node is as low."""
+    """Return when `interpolate` first falls to each level, to rounding; inf if no node is as low."""
     found = np.full(levels.shape, np.inf)
     low = values <= levels[:, None] + LEVEL
     i = np.argmax(low, axis=1)
@@ -70,7 +70,7 @@ def first_times(
 
 
 def _pieces(i: np.ndarray, nodes: np.ndarray, data: np.ndarray) -> Iterator[tuple[np.ndarray, NewtonForm]]:
-    """Yield which of the intervals i have windows of one size, and the polynomials on them."""
+    """Group the intervals i by the size of their windows; yield each group and the polynomials on it."""
     intervals, which = np.unique(i, return_inverse=True)
     first, count = _windows(np.diff(nodes), intervals)
     for size in np.unique(count):
@@ -81,12 +81,12 @@ def _pieces(i: np.ndarray, nodes: np.ndarray, data: np.ndarray) -> Iterator[tupl
 
 
 def _windows(lengths: np.ndarray, i: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first node and the number of nodes to use on intervals i: those around it, but for short steps."""
+    """Return the first node and the number of nodes for intervals i: those around each, except across short steps."""
     last, own = len(lengths) - 1, lengths[i]
     before = (i > 0) & (lengths[i - 1] >= COMPARABLE * own)
     after = (i < last) & (lengths[np.minimum(i + 1, last)] >= COMPARABLE * own)
     first, count = i - before, 2 + before + after
-    if last >= 2:  # at the ends, two on the one side there is
+    if last >= 2:  # at the ends, two nodes on the only side
         window = np.clip(i - 1, 0, last - 2)
         whole = np.min(lengths[window[:, None] + np.arange(3)], axis=1) >= COMPARABLE * own
         first, count = np.where(whole, window, first), np.where(whole, 4, count)
@@ -95,7 +95,7 @@ def _windows(lengths: np.ndarray, i: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 @dataclass(frozen=True)
 class NewtonForm:
-    """Polynomials `c_0 + (s − z_0)(c_1 + (s − z_1)(c_2 + …))` in `s = (x − first)/length`, one for each place asked.
+    """Polynomials `c_0 + (s − z_0)(c_1 + (s − z_1)(c_2 + …))` in `s = (x − first)/length`, one for each place.
 
     Attributes:
         coefficients, z: shape `(number of coefficients, N)`.
@@ -109,7 +109,7 @@ class NewtonForm:
 
     @classmethod
     def of(cls, nodes: np.ndarray, data: np.ndarray, which: np.ndarray) -> NewtonForm:
-        """Return the polynomials that have given Taylor coefficients at given nodes.
+        """Return the polynomials with the given Taylor coefficients at the given nodes.
 
         Args:
             nodes: of each polynomial, ascending, shape `(M, k)`.
@@ -123,7 +123,7 @@ class NewtonForm:
         total, column = order * count, scaled[0]
         coefficients = np.empty((total, len(nodes)))
         coefficients[0] = column[:, 0]
-        for m in range(1, total):  # divided differences, where nodes coincide derivatives
+        for m in range(1, total):  # divided differences; derivatives where nodes coincide
             gap, rise = z[:, m:] - z[:, : total - m], column[:, 1:] - column[:, :-1]
             if m < order:
                 same = np.arange(total - m) % order + m < order
@@ -151,7 +151,7 @@ class NewtonForm:
         return result, rise / self.length
 
     def solve(self, levels: np.ndarray, a: Any, b: Any, above: np.ndarray, below: np.ndarray) -> np.ndarray:
-        """Return where the values come down to levels between a and b: Newton, and halving where it leaves."""
+        """Return where the values fall to the levels between a and b: by Newton, or by halving if that leaves."""
         x = a + (b - a) * (levels - above) / (below - above)
         noise = 4 * EPS * np.maximum(np.abs(above), np.abs(below))
         for _ in range(MOST_STEPS):

@@ -1,8 +1,8 @@
 """The gradient flow in compiled code: one program for every depth, every shape and every built-in objective.
 
-Here are the loss, its slope and what else is read off the weights; `_march` holds the integration on top. Only
-`_compiled` imports the two, as numba is slow to import. All state lies in flat arrays, so that one compilation serves
-all problems; `spec`, `data` and `work` are laid out by `_compiled.layout`.
+This module computes the loss, its slope and other functions of the weights; `_march` adds the integration. Only
+`_compiled` imports the two, because numba is slow to import. All state is held in flat arrays, so that one
+compilation serves all problems. `_compiled.layout` lays out `spec`, `data` and `work`.
 
 Products are taken from the narrower side of the network: the chain is `W_{l+1} ⋯ W_L` of shape `(h_l, m)` for
 `l = L−1, …, 0` if `m ≤ n`, and `W_1 ⋯ W_l` of shape `(n, h_l)` for `l = 1, …, L` otherwise.
@@ -20,7 +20,7 @@ from linflow.dynamics._tiled_products import add, copy, dot, jit, noinline, prod
 KIND, DEPTH, ROWS, COLUMNS, SIZE, BY_COLUMNS, LEFT, RIGHT, F_AT, H_AT, STAR_AT, LENGTHS_AT, HT_AT = range(13)
 """Places in `spec`: objective, L, n, m, number of weights, whether `m ≤ n`, sides and places of the data."""
 PRODUCT_AT, GRADIENT_AT, FIRST_AT, SECOND_AT, PULL_AT, NEXT_AT, JET_AT, JET_SIZE, HEADER = range(13, 22)
-"""Further places in `spec`: of the parts of `work`. Widths, places of the layers in y and of the chain follow."""
+"""Further places in `spec`, for the parts of `work`. Widths, places of the layers in y and of the chain follow."""
 SCALE, SMOOTHNESS, STAR_NORM, RTOL, FIRST_SIZE, MATRICES = range(6)
 """Places in `data`: numbers; the matrices follow."""
 QUADRATIC, EXPONENTIAL, LOGISTIC = range(3)
@@ -53,7 +53,7 @@ def norm(x, start, stop):
 
 @jit
 def _seen(spec, data, V, v, work):
-    """Write what the objective sees of a matrix, `F V H` or `X V`, and return its place."""
+    """Write the part of a matrix that the objective sees, `F V H` or `X V`, and return its place."""
     noinline()
     n, m, a, b = spec[ROWS], spec[COLUMNS], spec[LEFT], spec[RIGHT]
     place, other = spec[FIRST_AT], spec[SECOND_AT]
@@ -70,7 +70,7 @@ def _seen(spec, data, V, v, work):
 
 @jit
 def _margins(spec, data, work):
-    """Write the margins `z` of the data under the product, and return how many, and the shift of the exponents."""
+    """Write the margins `z` of the data under the product; return their number and the shift of the exponents."""
     noinline()
     count, place, labels = spec[LEFT] * spec[COLUMNS], _seen(spec, data, work, spec[PRODUCT_AT], work), spec[H_AT]
     least = math.inf
@@ -84,7 +84,7 @@ def _margins(spec, data, work):
 
 @jit
 def _derivative(kind, z, order, shift):
-    """`|φ^{(order)}(z)|`, over `e^shift`."""
+    """Return `|φ^{(order)}(z)|`, divided by `e^shift`."""
     if kind == EXPONENTIAL:
         return math.exp(-z - shift)
     e = math.exp(-abs(z))
@@ -102,7 +102,7 @@ def _sized(total, shift):
 
 @jit
 def _gap_and_gradient(spec, data, work):
-    """Return the gap at the product that lies in `work`, and write the gradient beside it."""
+    """Return the gap at the product in `work`, and write the gradient next to it."""
     noinline()
     n, m, a, b = spec[ROWS], spec[COLUMNS], spec[LEFT], spec[RIGHT]
     W, G, kind = spec[PRODUCT_AT], spec[GRADIENT_AT], spec[KIND]
@@ -203,7 +203,7 @@ def curvature(spec, data, y, slope, work, gap, rate):
 
 @jit
 def _extend(back, y, slope, V, work, lower, higher, factor, to, part, side, k, w):
-    """Carry a derivative of the chain over one layer: `higher W + factor · lower Ẇ`, or those from the left."""
+    """Carry a derivative of the chain over one layer: `higher W + factor · lower Ẇ`, or the same from the left."""
     if back:
         product(y, V, work, higher, work, to, w, k, side)
         product(slope, V, work, lower, work, part, w, k, side)
@@ -265,7 +265,7 @@ def rounding(spec, data, y, work, gap):
 
 @jit
 def may_rest(spec, data, y, slope, work, gap):
-    """Tell whether y, where the gap was evaluated last, may be at rounding, at rest or collapsed; errs to True."""
+    """Return whether y, where the gap was evaluated last, may be at rounding, at rest or collapsed; errs to True."""
     noinline()
     L, layers = spec[DEPTH], HEADER + spec[DEPTH] + 1
     level, noise, magnitude = rounding(spec, data, y, work, gap)
@@ -275,7 +275,7 @@ def may_rest(spec, data, y, slope, work, gap):
     noise += 8 * EPS * norm(work, G, G + spec[ROWS] * spec[COLUMNS])
     for l in range(L):
         start, stop = spec[layers + l], spec[layers + l + 1]
-        # Norms of products are at most products of norms, which `magnitude` over one of them is.
+        # The norm of a product is at most the product of the norms: `magnitude` divided by one of them.
         if norm(slope, start, stop) * norm(y, start, stop) > 2 * noise * magnitude:
             return False
     return True

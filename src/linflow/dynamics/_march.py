@@ -20,14 +20,14 @@ from linflow.dynamics._stepping import MOTION
 from linflow.dynamics._tiled_products import U, add, copy, jit, noinline
 
 T, H, STOP, TARGET, GAP, SPEED, BEFORE, HELD, RADIUS = range(9)
-"""Places in `numbers`, the state of the integration. `HELD` is 1 after a rejected step, and the next may not grow.
-`RADIUS` is that of the spectrum, for steps of the stabilised method; where it is 0 they are of order 8."""
+"""Places in `numbers`, the state of the integration. `HELD` is 1 after a rejected step; the next may then not grow.
+`RADIUS` is the spectral radius for steps of the stabilised method; if it is 0, steps are of order 8."""
 TAKEN, NEW_GAP, NEW_SPEED, NEW_CURVATURE, NUMBERS = range(9, 14)
-"""Further places in `numbers`: of a step not yet accepted."""
+"""Further places in `numbers`, for a step not yet accepted."""
 ATTEMPTS, ACCEPTED, REJECTED, EVALUATIONS, MAY_REST, SOURCE, COUNTS = range(7)
-"""Places in `counts`; at `ATTEMPTS` stand those that are allowed."""
+"""Places in `counts`; `ATTEMPTS` holds the number allowed."""
 PAUSE, LOOK, CROSSED, UNDERFLOW = range(4)
-"""Events: none, a step whose end needs a look, a step past the target, steps too short to matter."""
+"""Events: none, a step whose end needs checking, a step past the target, steps too short to matter."""
 STAGES = 12
 _CHUNK = 1024
 
@@ -52,7 +52,7 @@ def _combine(y, K, size, weights, places, count, h, out):
 
 @jit
 def _error_sizes(K, size, third, fifth, places, unit):
-    """Return the norms of the two error estimates, over the given unit; each reads the same eight stages."""
+    """Return the norms of the two error estimates, divided by the given unit; both read the same eight stages."""
     noinline()
     k0, k1, k2, k3 = U(places[0] * size), U(places[1] * size), U(places[2] * size), U(places[3] * size)
     k4, k5, k6, k7 = U(places[4] * size), U(places[5] * size), U(places[6] * size), U(places[7] * size)
@@ -80,7 +80,7 @@ def _step(spec, data, weights, places, y, K, work, new, h, speed):
         _combine(y, K, size, weights[s], places[s, 1:], places[s, 0], h, new)
         evaluate(spec, data, new, work, K, s * size)
     _combine(y, K, size, weights[STAGES], places[STAGES, 1:], places[STAGES, 0], h, new)
-    # Squares of slopes far from 1 leave float64.
+    # Squares of slopes far from 1 leave the range of float64.
     unit = 1.0 if 1e-100 < speed < 1e100 else min(max(speed, 1e-300), 1e300)
     third, fifth = _error_sizes(K, size, weights[STAGES + 1], weights[STAGES + 2], places[STAGES, 1:], unit)
     return 0.0 if fifth == 0.0 else h * unit * fifth * (fifth / math.hypot(fifth, 0.1 * third))
@@ -100,7 +100,7 @@ def _stabilized_step(spec, data, y, K, work, new, h, radius):
     # b of the stages 0, 1 and 2 is that of 2: T_2'' = 4, T_2' = 4 w0.
     b0 = b1 = 1 / (4 * w0 * w0)
     T0, T1, d0, d1, e0, e1 = 1.0, w0, 0.0, 1.0, 0.0, 0.0
-    before, slope = 1, 2  # places of the stage before and of the slope of the last one, among those of K
+    before, slope = 1, 2  # places in K of the previous stage and of the slope of the last one
     copy(1.0, y, 0, K, before * size, size)
     copy(1.0, y, 0, new, 0, size)
     add(b1 * w1 * h, K, 0, new, 0, size)
@@ -139,7 +139,7 @@ def _difference(y, K, size, new, h):
 
 @jit
 def _curved(spec, data, y, slope, work, gap, speed):
-    """Curvature of `log ℓ` where the gap was evaluated last; 0 where the gap is 0."""
+    """Return the curvature of `log ℓ` where the gap was evaluated last; 0 if the gap is 0."""
     if not gap > 0:
         return 0.0
     root = speed / math.sqrt(gap)
@@ -148,7 +148,7 @@ def _curved(spec, data, y, slope, work, gap, speed):
 
 @jit
 def _attempt(spec, data, weights, places, y, K, work, new, numbers, counts, length, h):
-    """Try a step from y, of the given norm; return whether it is usable, and its error over the tolerance."""
+    """Try a step from y, whose norm is `length`; return whether it is usable, and its error over the tolerance."""
     size, rtol, gap, speed, radius = spec[SIZE], data[RTOL], numbers[GAP], numbers[SPEED], numbers[RADIUS]
     motion = (1e-2 if radius > 0 else MOTION * rtol) * h * speed
     allowed, most = min(rtol * length, rtol * gap / speed, motion), 4 * EPS

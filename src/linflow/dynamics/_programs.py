@@ -1,4 +1,4 @@
-"""Compiled programs that are kept on disk, so that a machine compiles them once, whichever process is the first."""
+"""Compiled programs kept on disk, so that a machine compiles them only once, whichever process comes first."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Program = tuple[Any, tuple[Any, ...]]
 """A compiled function and the types of its arguments."""
 
 
-class _NotKept(Exception):  # noqa: N818 - no error: it is compiled then
+class _NotKept(Exception):  # noqa: N818 - not an error: the program is compiled then
     pass
 
 
@@ -28,7 +28,7 @@ _compiling = ContextVar("compiling", default=True)
 
 
 class _Compiler(Compiler):
-    """The compiler of numba, which is asked for what is not on the disk."""
+    """The compiler of numba, called only for programs that are not on the disk."""
 
     def define_pipelines(self) -> Any:
         if not _compiling.get():
@@ -37,36 +37,36 @@ class _Compiler(Compiler):
 
 
 kept: Any = njit(nogil=True, error_model="numpy", fastmath=False, cache=True, pipeline_class=_Compiler)
-"""For functions that are kept on disk. One that other modules have a part in must close over their `fingerprint`."""
+"""Decorator of functions kept on disk. One that uses code of other modules must close over their `fingerprint`."""
 
 
 def fingerprint(*modules: ModuleType) -> int:
     """Return a number that changes with the sources of these modules.
 
-    A copy on disk counts as current by the size and the date of one file; the sources themselves say more.
+    A copy on disk counts as current by the size and the date of one file only; this number covers all sources.
     """
     sources = (Path(str(module.__file__)).read_bytes() for module in modules)
     return int(sha256(b"".join(sources)).hexdigest()[:15], 16)
 
 
 def loaded(build: Callable[[], Sequence[Program]]) -> list[Any]:
-    """Return the programs that a function of a module builds, from the disk or else compiled."""
+    """Return the programs that a module's function builds, loaded from the disk or compiled."""
     found = build()
     try:
         load(found, compiling=False)
     except _NotKept:
-        # Code that was just compiled and code from the disk are put together from other pieces and may round in
-        # another way. Another process compiles, so that a first run gives the numbers of all later ones.
+        # Freshly compiled code and code from the disk are assembled differently and may round differently. So another
+        # process compiles, and a first run gives the same numbers as all later ones.
         _compile_in_another_process(build)
         try:
             load(found, compiling=False)
-        except _NotKept:  # no other process, or nothing that can be written
+        except _NotKept:  # no other process can run, or nothing can be written
             load(found, compiling=True)
     return [program for program, _ in found]
 
 
 def load(found: Sequence[Program], *, compiling: bool) -> None:
-    """Load programs from the disk, or else compile them where that is wanted."""
+    """Load programs from the disk; compile missing ones only if `compiling`."""
     before = _compiling.set(compiling)
     try:
         for program, arguments in found:
@@ -76,7 +76,7 @@ def load(found: Sequence[Program], *, compiling: bool) -> None:
 
 
 def _compile_in_another_process(build: Callable[[], Sequence[Program]]) -> None:
-    """Have another process of this Python compile the programs and keep them."""
+    """Let another process of this Python compile the programs and keep them on disk."""
     if not is_python():
         return
     name = build.__name__

@@ -1,8 +1,8 @@
 """One step of the Runge–Kutta–Chebyshev method of order 2: long steps on stiff flows, without linear algebra.
 
-The Jacobian of a gradient flow is symmetric, so its spectrum is real, and s stages are stable over a length of about
-`⅔ s²` of it, where s steps of a common explicit method reach about `6 s/12`. For tails in which the loss falls slowly
-while most directions have long settled.
+The Jacobian of a gradient flow is symmetric, so its spectrum is real. A step of s stages is stable for a spectrum of
+length about `⅔ s²`, while a common explicit method reaches about `6 s/12` with s stages. The method serves tails in
+which the loss falls slowly while most directions have long settled.
 
 Source: Sommeijer, Shampine & Verwer, J. Comput. Appl. Math. 88 (1998) 315–326.
 """
@@ -22,24 +22,24 @@ from linflow.model.network import Network
 ORDER = 3
 """Power of the step in the local error."""
 STRICTER = 0.1
-"""Part of the allowed error that a step may take: there are fewer of them, but the errors of a tail all add up."""
+"""Fraction of the allowed error that a step may use: there are fewer steps, but the errors of a tail all add up."""
 NEGLIGIBLE = 1e-3
-"""Length times spectral radius of a rejected step below which the method is given up. The first steps after a switch
-may well be short: they damp what the other method, at its limit of stability, leaves in fast directions."""
+"""Length times spectral radius of a rejected step below which the method is abandoned. The first steps after a switch
+can be short: they damp what the other method, at its stability limit, leaves in fast directions."""
 LIMIT = 5.0
-"""Length times spectral radius up to which the method of order 8 is stable, with a little room (it reaches 6)."""
+"""Length times spectral radius up to which the method of order 8 is stable, with a small margin (it reaches 6)."""
 
 DAMPING = 2 / 13
 MOST_STAGES = 250
 
 
 def stages_for(h: float, radius: float) -> int:
-    """Return the stages that make a step of length h stable for a spectrum in `[−radius, 0]`; at least 2."""
+    """Return the number of stages, at least 2, that makes a step h stable for a spectrum in `[−radius, 0]`."""
     return max(2, 1 + math.ceil(math.sqrt(1 + 1.54 * h * radius)))
 
 
 def longest_step(stages: int, radius: float) -> float:
-    """Return the longest step that is stable with so many stages; the inverse of `stages_for`."""
+    """Return the longest step that is stable with this number of stages; the inverse of `stages_for`."""
     return ((stages - 1) ** 2 - 1) / (1.54 * radius) if radius > 0 else math.inf
 
 
@@ -99,7 +99,7 @@ def step(
 
 
 class Stiffness:
-    """Which of the two methods a march should use: reviewed now and then, by what a unit of time costs.
+    """Choice between the two methods of a march, reviewed from time to time by the cost per unit of time.
 
     Attributes:
         radius: bound on the spectrum while the stabilised method is in use, 0 while that of order 8 is.
@@ -111,11 +111,11 @@ class Stiffness:
         self.possible = math.isfinite(self._K)
 
     def review(self, point: Point, h: float, allowed: Callable[[float], float]) -> float:
-        """Return the next step length, having chosen the method for the steps to come.
+        """Choose the method for the coming steps, and return the next step length.
 
         Args:
-            point: where the march stands, with its slope.
-            h: the length it would attempt.
+            point: the current point of the march, with its slope.
+            h: the length that the march would attempt.
             allowed: the error allowed for a step of a given length.
         """
         if not self.possible or point.speed == 0.0:

@@ -1,4 +1,4 @@
-"""Adaptive steps along the flow: which error is allowed, and how long the next step may be."""
+"""Adaptive steps along the flow: the allowed error, and the length of the next step."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from linflow.dynamics.field import GradientField, Point
 REVIEW = 64
 """Accepted steps between two reviews of the method."""
 MOTION = 10.0
-"""Part of the motion of a step, in units of rtol, that its error may be: 1 would lengthen every run by a tenth."""
+"""Largest error of a step relative to its motion, in units of rtol; 1 would lengthen every run by a tenth."""
 LANDED = 1e-3
-"""Distance from the target, in the logarithm of the gap and in units of rtol, at which a run has met it."""
+"""Distance from the target, in the logarithm of the gap and in units of rtol, within which a run has met it."""
 
 
 class Event(IntEnum):
-    """What a march came upon."""
+    """What happened during a march."""
 
     PAUSE = 0
-    """Nothing: more attempts were not allowed, or a step was rejected."""
+    """Nothing special: the attempts are used up, or a step was rejected."""
     LOOK = 1
     """The last step may end the run or reach a stop."""
     CROSSED = 2
@@ -51,9 +51,9 @@ class March(Protocol):
         start: the first point, at time 0.
         t: time reached.
         h: length of the next attempt.
-        point: where the march stands.
+        point: the current point.
         before: the gap one step earlier.
-        reached: where the step tried last leads, of length `taken`; good until the next is tried.
+        reached: the end of the step tried last, of length `taken`; valid until the next is tried.
         may_rest: whether the last point accepted singly may be stationary or at rounding.
         accepted, rejected: numbers of steps.
     """
@@ -73,7 +73,7 @@ class March(Protocol):
     def point(self) -> Point: ...
 
     def advance(self, stop: float, target: float, attempts: int) -> tuple[Event, list[Step]]:
-        """Attempt steps, so many at most, up to the time `stop` and while the gap is above `target`."""
+        """Attempt at most `attempts` steps, up to the time `stop` and while the gap is above `target`."""
         ...
 
     def reach(self, h: float) -> Point:
@@ -114,10 +114,10 @@ class PlainMarch:
             self.h = trial * shrink(ratio, order)
             if self.h * radius < _stabilized.NEGLIGIBLE:
                 self.stiffness.radius = 0.0
-            # A rejected step that would not move the weights, or the time, cannot be shortened with any effect.
+            # Shortening a rejected step is pointless once it would leave the weights, or the time, unchanged.
             moves = self.h * point.speed > EPS * self.field.grain(point) and self.t + self.h > self.t
             return (Event.PAUSE if moves else Event.UNDERFLOW), []
-        # Where stability limits the steps, longer ones are tried in vain; do not at once after a failure.
+        # If stability limits the steps, longer ones fail; do not try one right after a failure.
         grown = trial * (min(1.0, grow(ratio, order)) if self._held else grow(ratio, order))
         self._held = False
         # A step cut short by a stop says little about the next one: do not let it shrink h.
@@ -146,7 +146,7 @@ class PlainMarch:
 
 
 def initial_step(point: Point) -> float:
-    """A hundredth of the shorter of two times: in which the weights, and in which the gap, would change by all."""
+    """Return a hundredth of the time in which weights or gap, whichever is sooner, would change completely."""
     if point.speed == 0.0:
         return 1.0
     size = norm(point.y)
@@ -155,7 +155,7 @@ def initial_step(point: Point) -> float:
 
 
 def _step(field: GradientField, point: Point, h: float, radius: float) -> tuple[Array, float]:
-    """Return where a step leads, and its error: of the stabilised method if a radius of the spectrum is given."""
+    """Return the end of a step and its error; with a spectral radius above 0, of the stabilised method."""
     if radius > 0:
         y, _, error = _stabilized.step(field, point.y, point.slope, h, _stabilized.stages_for(h, radius))
         return y, error
@@ -165,7 +165,7 @@ def _step(field: GradientField, point: Point, h: float, radius: float) -> tuple[
 def attempt(
     field: GradientField, point: Point, h: float, rtol: float, radius: float = 0.0
 ) -> tuple[Point | None, float]:
-    """Take one step; return the new point (None when it is unusable) and its error over the tolerance."""
+    """Take one step; return the new point (None if it is unusable) and its error over the tolerance."""
     y, error = _step(field, point, h, radius)
     ratio = error / allowed_error(field, point, h, rtol, radius)
     if not math.isfinite(ratio):
@@ -183,11 +183,12 @@ def attempt(
 
 
 def allowed_error(field: GradientField, point: Point, h: float, rtol: float, radius: float = 0.0) -> float:
-    """Return `rtol · min(‖y‖, ℓ/‖∇L‖)`, at most a part of the motion and at least rounding.
+    """Return `rtol · min(‖y‖, ℓ/‖∇L‖)`, but at most a part of the motion, and at least rounding.
 
-    The second term keeps the loss gap right to rtol. Where the gap stalls, near a saddle, it allows errors far above
-    the motion itself, each a shift of the time at which the flow leaves; the third keeps their sum, over such a wait,
-    to 10 rtol of it. The stabilised method serves in tails; there it is enough to tell a standstill from noise.
+    The second term keeps the loss gap correct to rtol. Near a saddle, where the gap stalls, it would allow errors far
+    above the motion itself, and each shifts the time at which the flow leaves. The part of the motion keeps their sum
+    over such a wait to 10 rtol of it. The stabilised method serves in tails, where it is enough to tell a standstill
+    from noise.
     """
     size, speed = norm(point.y), point.speed
     motion = (1e-2 if radius > 0 else MOTION * rtol) * h * speed
@@ -199,20 +200,20 @@ def allowed_error(field: GradientField, point: Point, h: float, rtol: float, rad
 
 
 def shrink(ratio: float, order: int = _dop853.ORDER) -> float:
-    """Return the factor for the step after one rejected with this error over the tolerance."""
+    """Return the factor on the step after a rejected one with this error over the tolerance."""
     return max(0.2, 0.9 * ratio ** (-1 / order))
 
 
 def grow(ratio: float, order: int = _dop853.ORDER) -> float:
-    """Return the factor for the step after one accepted with this error over the tolerance."""
+    """Return the factor on the step after an accepted one with this error over the tolerance."""
     return min(10.0, 0.9 * max(ratio, 1e-16) ** (-1 / order))
 
 
 def shorten(march: March, target: float, rtol: float) -> bool:
-    """Try lengths up to that of the last step until the logarithm of the gap meets the target; the best is `reached`.
+    """Shorten the last step until the logarithm of the gap meets the target; the best try becomes `reached`.
 
-    Each guess is where the inverse Hermite interpolant of the last few tries, whose slope is −rate, meets it, kept in
-    the bracket by bisection. Returns False when the target is the start of the step, to rounding.
+    Each guess is where the inverse Hermite interpolant of the last few tries, whose slope is −rate, meets the target.
+    Bisection keeps it in the bracket. Returns False if the start of the step is at the target, to rounding.
     """
     level = math.log(max(target, 5e-324))
 
@@ -242,7 +243,7 @@ def shorten(march: March, target: float, rtol: float) -> bool:
 
 
 def _inverse(tries: list[tuple[float, float, float]]) -> float:
-    """Return the length at which the excess is 0, from tries (length, excess, rate); nan where there is none."""
+    """Return the length at which the excess is 0, from tries (length, excess, rate); nan if there is none."""
     if min(rate for _, _, rate in tries) <= 0 or len({excess for _, excess, _ in tries}) < len(tries):
         return math.nan
     x = [excess for _, excess, _ in tries for _ in range(2)]
@@ -260,7 +261,7 @@ def _inverse(tries: list[tuple[float, float, float]]) -> float:
 
 @np.errstate(over="ignore", invalid="ignore")
 def advance(field: GradientField, y: Array, duration: float, rtol: float) -> Array:
-    """Integrate from y for a time, without records."""
+    """Integrate from y for the given duration, without records."""
     point, done = field.at(y), 0.0
     h = duration
     while done < duration and point.speed > 0:

@@ -104,7 +104,7 @@ A = _square(
         ),
     )
 )
-"""Weights of the stages before in the place of each stage, shape `(12, 12)`."""
+"""Weights of the earlier stages in the position of each stage, shape `(12, 12)`."""
 B = np.array(
     (
         0.054293734116568765,

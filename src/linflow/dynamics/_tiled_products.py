@@ -1,8 +1,8 @@
-"""Compiled arithmetic on matrices that lie, row by row, somewhere in flat arrays.
+"""Compiled arithmetic on matrices stored row by row in flat arrays.
 
-Products of small matrices, of which one step of the flow takes hundreds, are too short for BLAS to pay and for the
+One step of the flow takes hundreds of products of small matrices. They are too short for BLAS to pay off and for the
 compiler to vectorise as loops. They are cut into tiles of 4 rows and up to 12 columns, each held in registers while
-the inner sum runs. What would reach past an edge is moved back, and some entries are computed twice.
+the inner sum runs. A tile that would reach past an edge is moved back, so some entries are computed twice.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 
 ROWS, LANES = 4, 4
 U = np.uint64
-"""Places counted from the front: with a sign they may count from the back too, and loops over them are slow."""
+"""Type of places counted from the front: signed ones can also count from the back, and loops over them are slow."""
 # Sums may be taken in any order, as BLAS does; numbers that are not finite keep their meaning.
 jit = njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 
@@ -36,10 +36,10 @@ noinline: Any = intrinsic(_noinline)
 
 
 def _tile(rows: int, vectors: int) -> Any:
-    """Return the function that computes a tile of `C = A B`, of so many rows and vectors of 4 columns.
+    """Return the function that computes a tile of `C = A B`, with this number of rows and of vectors of 4 columns.
 
-    `A[r, p]` is at `a + r·down + p·across`; B and C have rows of length `stride`; the sum has `count` terms. Its
-    second and third vector begin so many columns after the first.
+    `A[r, p]` is at `a + r·down + p·across`; B and C have rows of length `stride`; the sum has `count` terms. The
+    second and third vectors begin `second` and `third` columns after the first.
     """
     vector = ir.VectorType(ir.DoubleType(), LANES)
     unset = ir.Constant(vector, ir.Undefined)
@@ -93,7 +93,7 @@ _three, _two, _one = _tile(ROWS, 3), _tile(ROWS, 2), _tile(ROWS, 1)
 
 @jit
 def add(factor, A, a, C, c, count):
-    """`C += factor · A` over so many entries."""
+    """`C += factor · A` over `count` entries."""
     a, c = U(a), U(c)
     for j in range(U(count)):
         C[c + j] += factor * A[a + j]
@@ -101,7 +101,7 @@ def add(factor, A, a, C, c, count):
 
 @jit
 def copy(factor, A, a, C, c, count):
-    """`C = factor · A` over so many entries."""
+    """`C = factor · A` over `count` entries."""
     a, c = U(a), U(c)
     for j in range(U(count)):
         C[c + j] = factor * A[a + j]
@@ -174,7 +174,7 @@ def transpose(factor, A, a, C, c, n, m):
 
 @jit
 def dot(A, a, B, b, count):
-    """`Σ A B` over so many entries."""
+    """`Σ A B` over `count` entries."""
     a, b, total = U(a), U(b), 0.0
     for j in range(U(count)):
         total += A[a + j] * B[b + j]

@@ -12,16 +12,17 @@ from linflow.dynamics.field import GradientField, Point
 from linflow.model.objectives import Objective
 
 SMALLEST = 1e-290
-"""Numbers below it come near the end of float64, where they lose their digits."""
+"""Numbers below this approach the lower end of float64, where they lose digits."""
 LENGTHS = [10.0**-k for k in range(1, 10)]
-"""Steps of the directional differences, in units of `(f − f*)/‖∇f‖`, or of what is known of the size."""
+"""Step lengths of the directional differences, in units of `(f − f*)/‖∇f‖`, or of the size of W if that fails."""
 BENT, OFF, SEEN = 0.05, 0.05, 1e-5
-"""A difference decides where forward and backward agree to the first part, and W and the value change by the last,
-far above rounding in float32; a slope that is off by more than the second, and by more than they, is wrong."""
+"""Fractions. A difference counts if its forward and backward slopes agree to `BENT`, and if W and the value change by
+`SEEN`, far above float32 rounding. A slope is wrong if it is off by more than `OFF` plus the disagreement of the
+two."""
 
 
 class DeclaredConstants:
-    """Compares what is declared of a user-defined objective, its gradient included, with what a run shows.
+    """Compares what a user-defined objective declares, its gradient included, with what a run shows.
 
     Built-in objectives derive their constants and are not watched.
     """
@@ -31,15 +32,15 @@ class DeclaredConstants:
         self.watching = not objective.derived
         self.found: dict[str, str] = {}
         self._last: tuple[Array, Array] | None = None
-        self._steepest = 0.0  # the largest gradient so far: a user's may be a difference of numbers of that size
+        self._steepest = 0.0  # the largest gradient so far; a user's may be a difference of numbers this large
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """The contradictions in words, the first of each kind."""
+        """Messages on the contradictions found, the first of each kind."""
         return tuple(self.found.values())
 
     def observe(self, t: float, field: GradientField, point: Point) -> None:
-        """Test the product reached at time t, alone and against the one before."""
+        """Check the product reached at time t, on its own and against the previous one."""
         if not self.watching or not point.finite:
             return
         f = self.objective
@@ -54,7 +55,7 @@ class DeclaredConstants:
         if point.gap < -noise:
             self._note("minimum", t, f.minimum, f"f = {point.gap + f.minimum:.6g} lies below it")
         elif point.gap > max(noise, SMALLEST):
-            root = (norm(G) + off) / math.sqrt(point.gap)  # a square of the gradient may leave float64
+            root = (norm(G) + off) / math.sqrt(point.gap)  # the squared gradient may leave float64
             if root * root < f.pl_constant * (1 - 1e-6):
                 self._note("pl_constant", t, f.pl_constant, f"‖∇f‖²/(f − f*) = {root * root:.6g}")
         if self._last is not None:
@@ -81,10 +82,11 @@ class DeclaredConstants:
 
 
 def misfit(objective: Objective, W: Array, G: Array) -> str:
-    """Say how the gradient G at W contradicts the value, by differences along G and two fixed random directions.
+    """Return how the gradient G at W contradicts the value, or an empty string.
 
-    Only a gross error is told, a sign, a factor or a part left out: where every length that decides anything, of two
-    at least, contradicts the slope `⟨G, D⟩`. A kink, rounding, or a value that is not finite leaves it undecided.
+    The slope `⟨G, D⟩` is compared with differences of the value along G and two fixed random directions. Only gross
+    errors are reported: a wrong sign, a wrong factor or a missing part. At least two step lengths must decide, and
+    all that decide must contradict the slope. A kink, rounding or a non-finite value leaves the question undecided.
     """
     size = norm(G)
     if not math.isfinite(size):
@@ -105,7 +107,7 @@ def misfit(objective: Objective, W: Array, G: Array) -> str:
 
 
 def _slopes(objective: Objective, W: Array, D: Array, size: float, said: float) -> Iterator[tuple[float, bool]]:
-    """Yield the slopes of the value along D by differences that decide, and whether each agrees, until one does."""
+    """Yield each slope of the value along D that counts, and whether it agrees; stop at the first that does."""
     value = objective.value(W)
     gap = value - objective.minimum
     unit = gap / size if size > 0 and gap > 0 else max(norm(W), 1.0)

@@ -23,18 +23,18 @@ from linflow.model.network import Network
 from linflow.model.objectives import Objective
 
 DIVERGENCE = 1e12
-"""Growth of the loss gap over its start at which a descent counts as diverged."""
+"""Growth factor of the loss gap since the start above which a descent counts as diverged."""
 
 
 @dataclass(frozen=True)
 class Iterate:
-    """Where a descent stands before a step: all that a schedule may look at.
+    """State of a descent before a step: everything that a schedule can read.
 
     Attributes:
         field: the gradient field, with `objective` and the layout of the weights.
         point: weights, gap and `slope = −∇L`.
         k: number of steps done.
-        last: the step before, None at the first.
+        last: the previous step size; None at the first step.
     """
 
     field: GradientField
@@ -49,7 +49,7 @@ class Iterate:
 
 
 class Schedule(Protocol):
-    """A rule for the step size; see `linflow.schedules` for those that come with the library."""
+    """A rule for the step size; see `linflow.schedules` for the rules that come with the library."""
 
     def step(self, iterate: Iterate) -> float:
         """Return η > 0 for the next step."""
@@ -58,7 +58,7 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True)
 class Constant:
-    """The same step always."""
+    """A constant step size."""
 
     step_size: float
 
@@ -83,31 +83,32 @@ def gradient_descent(
 ) -> Trajectory:
     """Run gradient descent `W_l ← W_l − η ∂L/∂W_l`.
 
-    As η → 0 it follows the flow with an error of order η. It moves the imbalance by
-    `η²(G_lᵀG_l − G_{l+1}G_{l+1}ᵀ)` in each step.
+    As η → 0 it follows the flow with an error of order η. Each step changes the imbalance by
+    `η²(G_lᵀG_l − G_{l+1}G_{l+1}ᵀ)`.
 
     Args:
-        objective: what is minimised.
-        network: a `Network` or its weights; float32 and integers are computed in float64 and noted.
+        objective: the objective to minimise.
+        network: a `Network` or its weights. float32 and integer weights are converted to float64, with a note.
         step_size: a constant `η > 0`.
-        schedule: a rule for the step instead, such as those of `linflow.schedules`.
+        schedule: a rule for the step size, used instead of `step_size`; see `linflow.schedules`.
         steps: number of steps.
         until: stop at the first step whose loss gap is at most this fraction of the initial one, in (0, 1).
         record: as for `gradient_flow`.
-        every: record every so many steps (the first and the last are always recorded).
-        progress: called with the fraction done, now and then.
-        stopped: asked as often; once it returns True, the run ends as Ctrl-C would end it.
-        reduce: descend in the least width that holds the run (`reduce_width`), where that pays and the steps are
-            the same there: at a constant step, or with two layers. Exact to rounding; weights are of the full width.
+        every: number of steps between records; the first and the last step are always recorded.
+        progress: called from time to time with the fraction done.
+        stopped: called as often as `progress`; if it returns True, the run ends as with Ctrl-C.
+        reduce: run at the smallest width that holds the descent (`reduce_width`), if that is faster and takes the
+            same steps: with a constant step, or with two layers. The result is exact to rounding, and its weights
+            have the full width.
 
     Returns:
-        A `Trajectory` with `t` the sum of the steps and `step_sizes` the steps themselves. A descent that diverges
-        ends with that result, its records kept; its `network` is then the start, as the last weights mean nothing.
-        A note says so where all steps are done and the weights rest at a saddle.
+        A `Trajectory`. Its `t` is the sum of the steps, and `step_sizes` holds the steps themselves. A diverging
+        descent ends with the result `Result.DIVERGED` and keeps its records; its `final` network is then the start,
+        because the last weights mean nothing. If all steps are done and the weights rest at a saddle, a note says so.
 
     Raises:
-        ValueError, TypeError: arguments that do not fit, or a schedule that returns no positive number.
-        Interrupted: Ctrl-C, or `stopped`; its `run` holds what was done.
+        ValueError, TypeError: invalid arguments, or a schedule that does not return a positive number.
+        Interrupted: Ctrl-C was pressed or `stopped` returned True; `run` holds the part done so far.
 
     Example:
         >>> import numpy as np, linflow as lf
@@ -121,7 +122,7 @@ def gradient_descent(
     constant = _constant(step_size, schedule)
     steps, every = checks.count(steps, "steps"), checks.count(every, "every")
     until = None if until is None else checks.fraction(until, "until")
-    # The local smoothness of deeper layers is that of the full width; a schedule may read it.
+    # Beyond two layers, the local smoothness refers to the full width, and a schedule may read it.
     reduction = worthwhile_reduction(net) if reduce and (constant or net.depth == 2) else None
     field = GradientField(objective, reduction.network if reduction else net)
     declared = DeclaredConstants(objective)
@@ -146,7 +147,7 @@ def gradient_descent(
                 eta = constant or _scheduled(schedule, Iterate(field, point, k, taken[-1] if taken else None))
                 new = field.at(point.y + eta * point.slope)
                 taken.append(eta)
-                # No call between these: an interruption finds all of them changed, or none.
+                # No call in between: an interruption finds either all of them changed or none.
                 point, k, t = new, k + 1, (k + 1) * eta if constant else t + eta
         except KeyboardInterrupt:
             result, taken = Result.INTERRUPTED, taken[:k]
@@ -178,7 +179,7 @@ def gradient_descent(
 
 
 def _saddle(field: GradientField, point: Point, network: Network) -> str | None:
-    """Return the note on a saddle where the descent rests at one; the network has the full width."""
+    """Return a note if the descent rests at a saddle, else None; the network has the full width."""
     with np.errstate(over="ignore", invalid="ignore"):
         return saddle_note(field.objective, network) if field.is_stationary(point) else None
 
@@ -191,7 +192,7 @@ def _tell(done: float, progress: Callable[[float], None] | None, stopped: Callab
 
 
 def _constant(step_size: float | None, schedule: Schedule | None) -> float | None:
-    """Return the constant step, that of a constant schedule included; None for a rule."""
+    """Return the constant step, also that of a `Constant` schedule; None for any other schedule."""
     if (step_size is None) == (schedule is None):
         given = "neither" if schedule is None else "both"
         raise ValueError(
@@ -223,6 +224,6 @@ def _ended(field: GradientField, point: Point, first: float, until: float | None
         return Result.DIVERGED
     if until is None or point.gap > until * first:
         return None
-    # What is rounding may lie on either side of the target, whatever the exact descent has reached.
+    # A gap at rounding level can fall on either side of the target, wherever the exact descent is.
     noise = field.objective.rounding(field.network_at(point.y))
     return Result.ROUNDING if point.gap <= noise else Result.TARGET

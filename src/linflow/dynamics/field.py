@@ -20,7 +20,7 @@ class Point:
         y: all weights, flat.
         slope: `−∇L(y)`.
         gap: `L − f*`.
-        speed: `‖∇L‖`; the loss falls at its square along the flow.
+        speed: `‖∇L‖`; along the flow, the loss falls at the square of this rate.
     """
 
     y: Array
@@ -30,7 +30,7 @@ class Point:
 
     @property
     def rate(self) -> float:
-        """Instantaneous rate `−L̇/(L − f*) = ‖∇L‖²/(L − f*)`; 0 where the gap is 0."""
+        """Instantaneous rate `−L̇/(L − f*) = ‖∇L‖²/(L − f*)`; 0 if the gap is 0."""
         root = self.speed / math.sqrt(self.gap) if self.gap > 0 else 0.0
         return root * root
 
@@ -41,7 +41,7 @@ class Point:
 
 
 class GradientField:
-    """`y ↦ −∇L(y)` for the weights of one network laid out in one vector, with the loss gap."""
+    """The map `y ↦ −∇L(y)` and the loss gap, for the weights of one network in a flat vector y."""
 
     def __init__(self, objective: Objective, network: Network):
         self.objective, self.network = objective, network
@@ -57,11 +57,11 @@ class GradientField:
         self.xp = self.network.xp
 
     def flatten(self, weights: Sequence[Array]) -> Array:
-        """Return all weights in one vector."""
+        """Return all weights as one flat vector."""
         return self.xp.concat([self.xp.reshape(W, (-1,)) for W in weights])
 
     def unflatten(self, y: Array) -> list[Array]:
-        """Return the matrices of a vector."""
+        """Return the weight matrices that a flat vector holds."""
         weights, start = [], 0
         for rows, columns in self.shapes:
             stop = start + rows * columns
@@ -70,7 +70,7 @@ class GradientField:
         return weights
 
     def network_at(self, y: Array) -> Network:
-        """Return the network of a vector."""
+        """Return the network whose weights a flat vector holds."""
         return self.network.with_weights(self.unflatten(y))
 
     def __call__(self, y: Array) -> Array:
@@ -80,7 +80,7 @@ class GradientField:
         return self._slope(weights, suffixes, self._product(weights, suffixes))
 
     def at(self, y: Array) -> Point:
-        """Return the gap as well as the slope."""
+        """Return the loss gap and the slope at y."""
         weights = self.unflatten(y)
         suffixes = running_suffixes(weights)
         W = self._product(weights, suffixes)
@@ -122,15 +122,16 @@ class GradientField:
         return changes
 
     def grain(self, point: Point) -> float:
-        """Return `Σ_l ‖W_l‖ ‖∂L/∂W_l‖ / ‖∇L‖ ≤ ‖y‖`: ε times that is an error that changes the gap as rounding does.
+        """Return `Σ_l ‖W_l‖ ‖∂L/∂W_l‖ / ‖∇L‖ ≤ ‖y‖`, the scale of rounding errors in the weights.
 
-        Where layers differ in size by orders, it is far below ε‖y‖.
+        An error of ε times this scale changes the gap as much as rounding does. If the layers differ in size by
+        orders of magnitude, it is far below ε‖y‖.
         """
         pairs = zip(self.unflatten(point.y), self.unflatten(point.slope), strict=True)
         return sum(norm(W) * (norm(part) / point.speed) for W, part in pairs) if point.speed > 0 else 0.0
 
     def is_stationary(self, point: Point) -> bool:
-        """Tell whether every layer's gradient is rounding, given the norms of the factors it is a product of."""
+        """Return whether every layer's gradient is mere rounding, given the norms of the factors that form it."""
         if point.speed == 0.0:
             return True
         weights = self.unflatten(point.y)
@@ -146,7 +147,7 @@ class GradientField:
 
 
 def _moving_products(weights: Sequence[Array], rates: Sequence[Array], prefixes: Sequence[Array]) -> list[Array]:
-    """Derivatives of the prefixes."""
+    """Return the derivatives of the prefixes."""
     moving: list[Array] = [None]
     for W, dW, P in zip(weights, rates, prefixes, strict=True):
         dP = moving[-1]
@@ -155,7 +156,7 @@ def _moving_products(weights: Sequence[Array], rates: Sequence[Array], prefixes:
 
 
 def _moving_suffixes(weights: Sequence[Array], rates: Sequence[Array], suffixes: Sequence[Array]) -> list[Array]:
-    """Derivatives of the suffixes."""
+    """Return the derivatives of the suffixes."""
     moving: list[Array] = [None]
     for W, dW, S in zip(reversed(weights), reversed(rates), reversed(suffixes), strict=True):
         dS = moving[-1]
@@ -167,7 +168,7 @@ def prepared(objective: Objective, network: Network | Sequence[Any]) -> Network:
     """Return the network a run starts from: checked against the objective, without autograd graphs.
 
     Raises:
-        ValueError, TypeError: objective and network do not fit, or the gradient has another shape or kind.
+        ValueError, TypeError: objective and network do not fit together, or the gradient has the wrong shape or kind.
     """
     net = Network.of(network).detach()
     objective.check_network(net)

@@ -35,7 +35,7 @@ from linflow.model.network import Network
 from linflow.model.objectives import LeftBehindError, Objective
 
 COARSER = 10.0
-"""Times the tolerance with which a run is made again, to see how far it can be trusted."""
+"""Factor on the tolerance for the second run, which estimates the error of the first."""
 
 
 def gradient_flow(
@@ -55,37 +55,40 @@ def gradient_flow(
 ) -> Trajectory:
     """Integrate the gradient flow `Ẇ_l = −∂L/∂W_l` and record it at every accepted step.
 
-    Dormand–Prince of order 8 with adaptive steps, and where stability alone would limit them, as in slow tails, the
-    stabilised method RKC2 (docs/theory.md, section 13). A step is accepted when its error estimate is below
-    `rtol · min(‖y‖, ℓ/‖∇L‖, 10 h‖∇L‖)`: relative to the weights, so small that it changes the loss gap ℓ by at most
-    rtol of itself, and near saddles small against the motion. The run stops where the logarithm of the gap meets that
-    of `until` times its start, to a thousandth of rtol.
+    The integrator is Dormand–Prince of order 8 with adaptive steps. If stability alone would limit the steps, as in
+    slow tails, the stabilised method RKC2 takes over (docs/theory.md, section 13). A step is accepted if its error
+    estimate is below `rtol · min(‖y‖, ℓ/‖∇L‖, 10 h‖∇L‖)`. The first term keeps the error small relative to the
+    weights. The second limits the relative change of the loss gap ℓ to rtol. The third keeps the error small against
+    the motion near saddles. The run stops when the gap reaches `until` times its initial value; its logarithm meets
+    the target to a thousandth of rtol.
 
     Args:
-        objective: what is minimised.
-        network: a `Network` or its weights; float32 and integers are computed in float64 and noted.
-        until: fraction of the initial loss gap to reach, in (0, 1); 1e-10 when neither it nor t_max is given.
+        objective: the objective to minimise.
+        network: a `Network` or its weights. float32 and integer weights are converted to float64, with a note.
+        until: fraction of the initial loss gap to reach, in (0, 1); 1e-10 if neither `until` nor `t_max` is given.
         t_max: time to stop at.
-        record: any of "loss", "rate" (both always kept), "least_eigenvalue" (of T on what the objective
+        record: any of "loss", "rate" (both always kept), "least_eigenvalue" (of T, restricted to what the objective
             sees), "imbalance_drift", "singular_values" (of the product).
-        times: instants to step on exactly; those before the run ends appear in `run.t` between the accepted steps.
+        times: times at which a step must end exactly; those before the end of the run appear in `run.t`, among the
+            accepted steps.
         rtol: relative tolerance of one step.
-        max_steps: limit on accepted and rejected steps.
+        max_steps: limit on the number of accepted and rejected steps together.
         progress: called with the fraction done after each step.
-        engine: "compiled" for the compiled loop, which takes NumPy weights and the built-in objectives (its first
-            run on a machine compiles, for half a minute), "plain" for the other, which takes all. Both follow the
-            same rules. "auto" is the compiled loop where it is available, unless layers are so large that BLAS is
-            faster; if it should be had but cannot be compiled, a note says so.
-        reduce: integrate in the least width that holds the flow (`reduce_width`), where that pays; the weights of the
-            trajectory are those of the full width. Exact to rounding.
-        stopped: a function asked between blocks of steps; where it returns True the run ends as with Ctrl-C.
+        engine: "compiled" uses the compiled loop, which supports NumPy weights and the built-in objectives; its first
+            run on a machine compiles for half a minute. "plain" uses the Python loop, which supports everything. Both
+            follow the same rules. "auto" uses the compiled loop if it supports the problem, unless the layers are so
+            large that BLAS is faster. If compilation fails, a note says so.
+        reduce: integrate at the smallest width that holds the flow (`reduce_width`), if that is faster. The result is
+            exact to rounding, and its weights have the full width.
+        stopped: a function called between blocks of steps; if it returns True, the run ends as with Ctrl-C.
 
     Returns:
-        A `Trajectory`. A run that cannot reach its target ends with a named `result` and all computed so far.
+        A `Trajectory`. If a run cannot reach its target, `result` names the reason, and everything computed so far is
+        kept.
 
     Raises:
-        ValueError, TypeError: arguments that do not fit.
-        Interrupted: Ctrl-C, or `stopped`; its `run` holds what was done.
+        ValueError, TypeError: invalid arguments.
+        Interrupted: Ctrl-C was pressed or `stopped` returned True; `run` holds the part done so far.
 
     Example:
         >>> import numpy as np, linflow as lf
@@ -128,9 +131,9 @@ def _error(
     options: dict[str, Any],
     nodes: tuple[np.ndarray, ...],
 ) -> float:
-    """Return how far a run of ten times the tolerance is from these nodes; NaN where the objective was left behind.
+    """Return how far a run with ten times the tolerance is from these nodes; NaN if the objective was left behind.
 
-    A function with a name, not one made in a run: a run can be pickled.
+    This is a module-level function, not a closure, so that a run can be pickled.
     """
     if interrupted:  # its target is far
         options = {**options, "until": None, "t_max": float(nodes[0][-1]) or 1.0}
@@ -142,7 +145,7 @@ def _error(
 
 
 def _march(field: GradientField, rtol: float, engine: str, block: int) -> tuple[March, tuple[str, ...]]:
-    """Return the march that `engine` asks for, and a note where it should have been compiled but cannot be."""
+    """Return the march that `engine` asks for, and a note if it should be compiled but cannot be."""
     if engine == "plain" or (engine == "auto" and large(field)):
         return PlainMarch(field, rtol), ()
     reason, notes = why_not_compiled(field), ()
@@ -157,7 +160,7 @@ def _march(field: GradientField, rtol: float, engine: str, block: int) -> tuple[
 
 
 class _Loop:
-    """One integration: what is kept of the march, and how it ends."""
+    """One integration: keeps the records of the march and decides how it ends."""
 
     def __init__(
         self,
@@ -206,7 +209,7 @@ class _Loop:
                 return Result.ROUNDING if self._at_rounding() else Result.STEP_UNDERFLOW
             if event is Event.CROSSED:
                 self._land(progress)
-                # What is rounding may lie on either side of the target, whatever the exact flow has reached.
+                # A gap at rounding level can fall on either side of the target, wherever the exact flow is.
                 return Result.ROUNDING if self._at_rounding() else Result.TARGET
             if event is Event.LOOK:
                 if march.t >= self.stops[0]:
@@ -215,10 +218,10 @@ class _Loop:
         return ended or Result.STEP_LIMIT
 
     def _land(self, progress: Callable[[float], None] | None) -> None:
-        """Take the last step again, of the length at which the logarithm of the gap meets the target."""
+        """Repeat the last step with the length at which the logarithm of the gap meets the target."""
         march = self.march
         past = march.t + march.taken
-        self.declared.observe(past, self.field, march.reached)  # past the target, the minimum may show wrong
+        self.declared.observe(past, self.field, march.reached)  # past the target, a wrong minimum may show
         if shorten(march, self.target, self.rtol):
             step = march.accept(self.stops[0])
             self._keep(step)
@@ -231,18 +234,18 @@ class _Loop:
             return ended_outside(self.field, point)
         if march.t >= self.end:
             return Result.TIME_LIMIT
-        # The remaining tests cost an evaluation; a run that still falls by a hundredth need not take them.
+        # The remaining tests cost an evaluation; skip them while the gap falls by a hundredth per step.
         if march.may_rest and (point.gap > 0.99 * march.before or point.speed == 0.0):
             if self._at_rounding():
                 return Result.ROUNDING
-            # On the way into the saddle at zero, for ever.
+            # The run approaches the saddle at zero for ever.
             collapsed = norm(point.y) < EPS**2 * norm(march.start.point.y)
             if collapsed or self.field.is_stationary(point):
                 return Result.STATIONARY
         return None
 
     def _at_rounding(self) -> bool:
-        """Whether the gap is so small that it, and its further fall, is rounding."""
+        """Return whether the gap is so small that it and any further decrease are rounding."""
         point = self.march.point
         return point.gap <= self.field.objective.rounding(self.field.network_at(point.y))
 
@@ -251,7 +254,7 @@ class _Loop:
         self.curvatures.append(step.curvature)
         self.recorder.add(step.t, step.point)
         self.declared.observe(step.t, self.field, step.point)
-        self.last = step  # from here on it counts, should the run be interrupted
+        self.last = step  # from here on the step counts, even if the run is interrupted
 
     def _done(self, step: Step) -> float:
         by_time = step.t / self.end if math.isfinite(self.end) else 0.0

@@ -17,8 +17,8 @@ def local_constant(
 ) -> float:
     """Return `K_t` with `ℓ⁺ ≤ ℓ − η(1 − ηK_t/2)‖∇L‖²` for one step η of a two-layer model.
 
-    `K_t = K λ_max(T) + c sqrt(2Kℓ) + a c³K² σ_max(W) ℓ η² + b c K λ_max(T) sqrt(2Kℓ) η` with `a = b = 1`; printed are
-    `a = 6` and `b = 3`. Proof: docs/descent.md.
+    `K_t = K λ_max(T) + c sqrt(2Kℓ) + a c³K² σ_max(W) ℓ η² + b c K λ_max(T) sqrt(2Kℓ) η` with `a = b = 1`; the paper
+    prints `a = 6` and `b = 3`. Proof: docs/descent.md.
 
     Args:
         K: smoothness of f.
@@ -27,9 +27,9 @@ def local_constant(
         size: `σ_max(W)`.
         eta: η.
         scale: the output scale c.
-        printed: the constants as printed, larger than needed.
+        printed: use the constants printed in the paper, which are larger than needed.
 
-    Source: Xu, Min, Tarmoun, Mallada & Vidal 2025, with a, b, the scale c and the proof of this library.
+    Source: Xu, Min, Tarmoun, Mallada & Vidal 2025, with a, b, the scale c and the proof from this library.
 
     Example:
         >>> from linflow.dynamics.local_smoothness import local_constant
@@ -42,15 +42,15 @@ def local_constant(
 
 
 def along_the_step(field: GradientField, net: Network, point: Point, form: str = "step") -> tuple[float, float]:
-    """Return the least η with `η K_t(η) = 1` and that with `η K_t(η) = 2`, for the product along this very step.
+    """Return the smallest η with `η K_t(η) = 1` and that with `η K_t(η) = 2`, for the product along this step.
 
-    NaN where the gradient is so small, or the weights so large, that they leave float64 when squared.
+    NaN if the gradient is so small, or the weights so large, that their squares leave the range of float64.
     """
     objective, xp, squared = field.objective, net.xp, point.speed * point.speed
     moves = _product_polynomial(net, field.unflatten(point.slope))
     W, moves = moves[0], moves[1:]
     L = len(moves)
-    # Where `⟨V, ∇²f[V]⟩` is not known, `K ‖V‖²` stands for it.
+    # If `⟨V, ∇²f[V]⟩` is unknown, `K ‖V‖²` replaces it.
     bent = (
         [objective.hessian_product(W, M) for M in moves]
         if form == "curvature"
@@ -76,7 +76,7 @@ def along_the_step(field: GradientField, net: Network, point: Point, form: str =
 
 
 def _product_polynomial(net: Network, moves: Sequence[Array]) -> list[Array]:
-    """Return `M_0, …, M_L` with `c Π_l (W_l + ηV_l) = Σ_k η^k M_k`, from the narrower end."""
+    """Return `M_0, …, M_L` with `c Π_l (W_l + ηV_l) = Σ_k η^k M_k`, multiplied from the narrower end."""
     reverse = net.shape[0] > net.shape[1]
     pairs = list(zip(net.weights, moves, strict=True))
     pairs = pairs[::-1] if reverse else pairs
@@ -90,7 +90,7 @@ def _product_polynomial(net: Network, moves: Sequence[Array]) -> list[Array]:
 
 
 def first_root(coefficients: Sequence[float]) -> float:
-    """Return the least τ > 0 with `τ Σ_k a_k τ^k = 1`, lowered by rounding."""
+    """Return the smallest τ > 0 with `τ Σ_k a_k τ^k = 1`, lowered to allow for rounding."""
     polynomial = np.array([-1.0, *coefficients])
     largest = np.abs(polynomial).max()
     while len(polynomial) > 2 and abs(polynomial[-1]) < 1e-300 * largest:

@@ -1,4 +1,4 @@
-"""Many flows at once, over threads."""
+"""Many gradient flows at once, in threads."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from linflow.model.objectives import Objective
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that could not be made.
+    """A run that failed.
 
     Attributes:
-        index: its place in what was asked for.
-        error: the kind of error, such as "ValueError".
-        reason: its text.
+        index: position of its network in the input.
+        error: name of the exception type, such as "ValueError".
+        reason: the error message.
     """
 
     index: int
@@ -41,25 +41,25 @@ def gradient_flow_many(
     progress: Callable[[float], None] | None = None,
     **options: Any,
 ) -> list[Trajectory | Failure]:
-    """Run `gradient_flow` from each network, over threads, and return the runs in the order of the networks.
+    """Run `gradient_flow` from each network in threads, and return the runs in the order of the networks.
 
-    Compiled integrations run side by side; each uses one BLAS thread. A run is the same, to the last digit, whatever
-    the number of workers. What goes wrong with one (shapes that do not fit, a gradient that raises) is kept in its
-    place as a `Failure`, and the others go on.
+    Compiled integrations run in parallel; each uses one BLAS thread. A run is the same to the last digit for any
+    number of workers. If a run fails (shapes that do not fit, a gradient that raises), a `Failure` takes its place in
+    the list, and the other runs continue.
 
     Args:
         objective: one for all, or one for each network.
-        networks: starts, `Network` objects or their weights.
-        workers: threads; as many as there are cores when left out.
-        progress: called with the fraction done after each run, from this thread.
-        **options: those of `gradient_flow`, the same for all runs.
+        networks: initial networks, as `Network` objects or their weights.
+        workers: number of threads; by default, the number of cores.
+        progress: called with the fraction done after each run, in the calling thread.
+        **options: options of `gradient_flow`, the same for all runs.
 
     Returns:
         A list of `Trajectory` and `Failure`.
 
     Raises:
-        Interrupted: Ctrl-C; its `run` is the list of what was done, runs under way cut short.
-        ValueError, TypeError: numbers of objectives and networks that differ, or options that `gradient_flow` lacks.
+        Interrupted: Ctrl-C was pressed; its `run` is the list of results so far, with unfinished runs cut short.
+        ValueError, TypeError: different numbers of objectives and networks, or options that `gradient_flow` lacks.
 
     Example:
         >>> import numpy as np, linflow as lf
@@ -87,7 +87,7 @@ def gradient_flow_many(
 
     def run(index: int) -> None:
         begun[index] = True
-        if stop.is_set():  # asked after it is marked, so that it is waited for or does nothing
+        if stop.is_set():  # checked after `begun` is set: the run is waited for, or does nothing
             ended[index].set()
             return
         try:
@@ -109,7 +109,7 @@ def gradient_flow_many(
         except BaseException as error:
             stop.set()
             pool.shutdown(cancel_futures=True)
-            # A thread that had just been started when Ctrl-C came is unknown to the pool, and not waited for by it.
+            # The pool does not know, and does not wait for, a thread that had only just started when Ctrl-C came.
             for started, end in zip(begun, ended, strict=True):
                 if started:
                     end.wait()

@@ -1,4 +1,4 @@
-"""Whether a run that came to rest above the minimum is at a saddle, and how steep the way out is."""
+"""Checks whether a run that rests above the minimum is at a saddle, and how steep the way out is."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from linflow.model.network import Network
 from linflow.model.objectives import Objective
 
 MOST_WEIGHTS = 200
-"""Weights up to which the Hessian of the loss is formed."""
+"""Largest number of weights for which the Hessian of the loss is formed."""
 
 
 def saddle_note(f: Objective, network: Network) -> str | None:
-    """Return that stationary weights are a saddle, with the least eigenvalue of `∇²L`; None where it is not certain.
+    """Return a note that stationary weights are a saddle, with the least eigenvalue of `∇²L`; None if uncertain.
 
     For convex f and hidden widths of at least min(n, m) every local minimum of the loss is a global one (Laurent and
-    von Brecht 2018), so a stationary point with a loss above f* is a saddle. Where `∇f(W)` itself is rounding, W may
-    as well be a minimum in a direction that f hardly sees. At the origin the least eigenvalue is `−c σ_1(∇f(0))` for
-    two layers and 0 for more.
+    von Brecht 2018), so a stationary point with a loss above f* is a saddle. If `∇f(W)` itself is rounding, W may
+    just as well be a minimum, in a direction that f hardly sees. At the origin the least eigenvalue is
+    `−c σ_1(∇f(0))` for two layers and 0 for more.
 
     Args:
         f: the objective.
-        network: the weights, in their full width: what moves in a reduced one has fewer ways out.
+        network: the weights at full width; a reduced network has fewer ways out.
     """
     W = network.product()
     gap, convex = f.gap(W), f.derived or f.strong_convexity > 0

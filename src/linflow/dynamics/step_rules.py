@@ -1,4 +1,4 @@
-"""Rules for the step of gradient descent, without state; `linflow.schedules` makes them."""
+"""Stateless step-size rules for gradient descent, created by `linflow.schedules`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Backtracking:
     slope: float
 
     def step(self, iterate: Iterate) -> float:
-        """Return the first step of the sequence that the rule accepts."""
+        """Return the first trial step that the rule accepts."""
         field, point = iterate.field, iterate.point
         eta = self.initial if iterate.last is None else iterate.last * self.grow
         wanted = self.slope * point.speed * point.speed
@@ -49,7 +49,7 @@ class LocalSmoothnessSchedule:
     form: str
 
     def step(self, iterate: Iterate) -> float:
-        """Return the least η with `η K_t(η) = 1`."""
+        """Return the smallest η with `η K_t(η) = 1`."""
         return _local_step(iterate, self.form)
 
 
@@ -82,7 +82,7 @@ def check_form(objective: Objective, depth: int, form: str) -> None:
 
 
 def _local_step(iterate: Iterate, form: str) -> float:
-    """Return the least η with `η K_t(η) = 1`; 1/K where the gradient is zero."""
+    """Return the smallest η with `η K_t(η) = 1`; 1/K if the gradient is zero."""
     objective, net, point = iterate.field.objective, iterate.network, iterate.point
     check_form(objective, net.depth, form)
     K = objective.smoothness
@@ -98,7 +98,7 @@ def _local_step(iterate: Iterate, form: str) -> float:
     def constant_at(eta: float) -> float:
         return local_constant(K, greatest, gap, size, eta, net.scale, printed=printed)
 
-    # K_t is a polynomial of degree two in η: its coefficients from three values at the natural unit.
+    # K_t is a quadratic polynomial in η; three values at the natural unit give its coefficients.
     unit = 1 / constant_at(0.0)
     a, b, c = constant_at(0.0), constant_at(unit), constant_at(2 * unit)
     second = (c - 2 * b + a) / 2

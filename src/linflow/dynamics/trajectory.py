@@ -1,4 +1,4 @@
-"""What a run returns: the loss, its rate and the weights along the way, and how the run ended."""
+"""The object that a run returns: loss, rate and weights along the way, and how the run ended."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ class Result(StrEnum):
 
     @property
     def ok(self) -> bool:
-        """Whether the run did what it was asked to."""
+        """Whether the run did what was asked."""
         return self in (Result.TARGET, Result.TIME_LIMIT, Result.STEPS_DONE, Result.ROUNDING)
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during a run: what was done until then is kept.
+    """Raised when Ctrl-C ends a run; keeps the part done so far.
 
     Attributes:
-        run: the `Trajectory` so far, with `Result.INTERRUPTED`; of `gradient_flow_many` the list of what there is,
-            None for what had not begun.
+        run: the `Trajectory` so far, with `Result.INTERRUPTED`. For `gradient_flow_many`, the list of results so far,
+            with None for runs that had not begun.
     """
 
     def __init__(self, run: Any):
@@ -85,17 +85,17 @@ class Stats:
 
     @cached_property
     def gap_error(self) -> float:
-        """Estimated error of `log(L − f*)` along a flow, the largest at any time; 0 for a descent.
+        """Estimated error of `log(L − f*)` along a flow, at its largest; 0 for a descent.
 
-        NaN where it was not estimated, as in a run that Ctrl-C ended on the command line.
+        NaN if it was not estimated, as for a run that Ctrl-C ended on the command line.
 
-        The flow is run again with ten times the tolerance, when this is first read, and the two curves are compared.
+        The first access runs the flow again with ten times the tolerance and compares the two curves.
         """
         return self._estimate() if callable(self._estimate) else self._estimate
 
     @property
     def estimated(self) -> bool:
-        """Whether `gap_error` is known, and reading it takes no second run."""
+        """Whether `gap_error` is already known, so that reading it needs no second run."""
         return not callable(self._estimate) or "gap_error" in self.__dict__
 
 
@@ -104,7 +104,7 @@ class Stats:
 class Trajectory:
     """A run of gradient flow or gradient descent.
 
-    Arrays are of the kind of the weights; times in units of the flow (for descent, `η` summed over the steps).
+    Arrays have the array kind of the weights. Times are in units of the flow (for descent, the sum of the steps `η`).
 
     Attributes:
         t: recorded times, shape `(N,)`.
@@ -112,15 +112,15 @@ class Trajectory:
         rate: instantaneous rates `‖∇L‖²/(L − f*)`, shape `(N,)`; for the flow `−L̇/(L − f*)`.
         minimum: `f*`.
         start, final: networks of the first and last weights.
-        result: how it ended, a `Result`.
+        result: how the run ended, a `Result`.
         stats: cost and imbalance drift.
-        notes: promotions of the input and contradicted declarations, in words.
+        notes: messages, for example on converted input or contradicted declarations.
         algorithm: "flow" or "descent".
         step_size: η of a descent with a constant step, else None.
         step_sizes: the steps of a descent, one for each step taken, shape `(stats.steps,)`; None for a flow.
-        least_eigenvalue, imbalance_drift: shape `(N,)` where recorded, else None.
-        singular_values: of the product, shape `(N, min(n, m))` where recorded, else None.
-        until: the fraction of the first gap at which it was to end, None where there was none.
+        least_eigenvalue, imbalance_drift: shape `(N,)` if recorded, else None.
+        singular_values: of the product, shape `(N, min(n, m))` if recorded, else None.
+        until: the requested fraction of the initial gap, None if none was given.
     """
 
     t: Array
@@ -145,7 +145,7 @@ class Trajectory:
     def difference(self, other: Trajectory) -> float:
         """Return the largest difference of `log(L − f*)` to another run, over the time both cover.
 
-        Looked for at the steps of the other, and halfway between the own ones.
+        The curves are compared at the steps of the other run and halfway between the steps of this one.
         """
         return difference(self._nodes, other._nodes)
 
@@ -156,19 +156,19 @@ class Trajectory:
 
     @property
     def objective(self) -> Objective | None:
-        """What a flow minimised; None where `network_at` cannot integrate: for a descent, or a run from a file."""
+        """The objective of a flow; None for a descent or a run from a file, where `network_at` cannot integrate."""
         return None if self._checkpoints is None else self._checkpoints.objective
 
     @property
     def weights(self) -> tuple[Array, ...]:
-        """The last weights."""
+        """The final weights."""
         return self.final.weights
 
     def gap_at(self, t: Any) -> Any:
-        """Return the loss gap at any time of the run (float or sequence), by interpolation of its logarithm.
+        """Return the loss gap at any time of the run (float or sequence), interpolating its logarithm.
 
-        Hermite, of degree 11, from value, slope and curvature at the accepted steps of the flow; linear between
-        the steps of a descent.
+        For a flow, Hermite interpolation of degree 11 uses value, slope and curvature at the accepted steps. For a
+        descent, interpolation between the steps is linear.
 
         Raises:
             ValueError: times outside the run.
@@ -186,7 +186,7 @@ class Trajectory:
 
     @renamed_arguments(fraction="until")
     def time_to(self, until: Any) -> Any:
-        """Return when the gap first reached `until` of the initial one (float or sequence), inf if it did not.
+        """Return when the gap first reached the fraction `until` of its start (float or sequence); inf if never.
 
         Example:
             >>> import numpy as np, linflow as lf
@@ -196,12 +196,12 @@ class Trajectory:
         """
         given = checks.each(lambda x: checks.fraction(x, "until"), until, "until")
         each = np.ravel(given)
-        if float(self.gap[0]) == 0.0:  # no fraction is less
+        if float(self.gap[0]) == 0.0:  # every fraction is reached at once
             found = np.zeros(len(each))
         else:
             found = first_times(self._nodes[1][0] + np.log(each), *self._nodes)
             if self.result is Result.TARGET and self.until is not None:
-                # A flow lands on its target within a tolerance, or rounding of the gap, and so maybe above it.
+                # A flow meets its target to a tolerance, or to rounding of the gap, so it may end just above.
                 reached = each >= self.until * (1 - LEVEL)
                 found[reached] = np.minimum(found[reached], float(self._nodes[0][-1]))
         return float(found[0]) if np.ndim(given) == 0 else found.reshape(given.shape)
@@ -209,7 +209,7 @@ class Trajectory:
     def network_at(self, t: float) -> Network:
         """Return the weights at any time of a flow, integrated from the nearest earlier stored step.
 
-        A run read from a file has them at its stored times only.
+        A run read from a file has weights only at the times stored in it.
 
         Raises:
             ValueError: a time outside the run, one that was not stored, or a descent.
@@ -227,18 +227,18 @@ class Trajectory:
 
     @property
     def citations(self) -> frozenset[str]:
-        """Keys of the references that it rests on: the integrator of a flow, and the software."""
+        """Keys of the references behind the run: the integrator of a flow, and the software."""
         return frozenset({"linflow", "hairer1993"} if self.algorithm == "flow" else {"linflow"})
 
     def save(
         self, path: str | PathLike[str], *, weights: str = "ends", settings: Mapping[str, Any] | None = None
     ) -> None:
-        """Write the run as NetCDF (`.nc`), whole or not at all; `linflow.load(path)` gives it back to the last bit.
+        """Write the run as NetCDF (`.nc`), whole or not at all; `linflow.load(path)` restores it to the last bit.
 
         Args:
-            path: where, ending in `.nc`; its folder must exist.
-            weights: "ends" stores the first and last weights, "all" those at every stored step of a flow as well.
-            settings: of the experiment, kept as JSON; `linflow.files.load_settings(path)` returns them.
+            path: file to write, ending in `.nc`; its folder must exist.
+            weights: "ends" stores the first and last weights; "all" also stores those at every stored step of a flow.
+            settings: settings of the experiment, stored as JSON; `linflow.files.load_settings(path)` returns them.
 
         Raises:
             ValueError, TypeError, OSError, ImportError: as for `linflow.files.save_run`.
@@ -275,7 +275,7 @@ def difference(nodes: tuple[np.ndarray, ...], others: tuple[np.ndarray, ...]) ->
 
 
 def ended_outside(gradient: GradientField, point: Point) -> Result:
-    """Say how a run ends whose loss is not a number, or not above the minimum."""
+    """Return how a run ends if its loss is not a number, or not above the minimum."""
     if not point.finite:
         return Result.DIVERGED
     below = -point.gap > gradient.objective.rounding(gradient.network_at(point.y))
@@ -283,23 +283,23 @@ def ended_outside(gradient: GradientField, point: Point) -> Result:
 
 
 class Checkpoints:
-    """Weights along a flow within a memory budget: every step at first, every 2nd, 4th … as they grow."""
+    """Weights along a flow, within a memory budget: every step at first, then every 2nd, 4th, … as they grow."""
 
     def __init__(self, gradient: GradientField, tolerance: float, budget: int = 256 * 2**20):
         self.gradient, self.tolerance, self.budget = gradient, tolerance, budget
         self.times: list[float] = []
         self.vectors: list[Array] = []
-        self.expand: Callable[[Network], Network] | None = None  # from the width of the integration, if it is less
+        self.expand: Callable[[Network], Network] | None = None  # from a reduced width of integration to the full one
         self._stride = 1
         self._count = 0
 
     @property
     def objective(self) -> Objective:
-        """What the flow minimises."""
+        """The objective that the flow minimises."""
         return self.gradient.objective
 
     def add(self, t: float, y: Array) -> None:
-        """Store a step, or skip it when the stride says so."""
+        """Store a step, or skip it if the stride says so."""
         if self._count % self._stride == 0:
             self.times.append(t)
             self.vectors.append(y)
@@ -356,7 +356,7 @@ class Recorder:
             self.extra["singular_values"].append(to_numpy(singular_values(network.product())))
 
     def cut(self, end: float) -> None:
-        """Drop what was recorded after a time, and a record that was interrupted."""
+        """Drop all records after a time, and any incomplete record."""
         columns = (self.t, self.gap, self.rate, *self.extra.values())
         count = min(bisect_right(self.t, end), *map(len, columns))
         for values in columns:

@@ -23,5 +23,5 @@ __all__ = [
     "two_layer_scalar",
 ]
 
-if not TYPE_CHECKING:  # a checker knows the names
+if not TYPE_CHECKING:  # type checkers know the names
     __getattr__ = missing(__name__, __all__)

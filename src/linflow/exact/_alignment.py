@@ -12,10 +12,11 @@ from linflow.model.network import Network, multiply
 
 _TOLERANCE = 1e-10
 _NOISE = 32 * EPS
-"""Part of `‖|W||p|‖`, the size of what makes up `Wp`, below which a number `qᵀWp` is rounding. In random orthonormal
-frames that of a 0 came to ε/2, of a 0 in Y to 8ε. Where W is diagonal nothing is rounded, and every weight counts."""
+"""A number `qᵀWp` counts as rounding below this fraction of `‖|W||p|‖`, the size of the terms that form `Wp`. In
+random orthonormal frames, the rounding of a 0 reached ε/2, and that of a 0 in Y reached 8ε. If W is diagonal, nothing
+is rounded and every weight counts."""
 _MIX = 0.7390851332151607
-"""Weight of the product against the target in the matrix whose singular vectors are taken; no special value."""
+"""Weight of the product relative to the target in the mix whose singular vectors are taken; an arbitrary value."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Modes:
         U: left singular vectors, shape `(n, r)`.
         V: right singular vectors, shape `(m, r)`.
         target: singular values of the target, length r.
-        weights: of the layers in each mode, shape `(L, r)`; of their signs only that of the product says anything.
+        weights: weights of the layers in each mode, shape `(L, r)`; only the sign of their product has a meaning.
     """
 
     U: np.ndarray
@@ -38,12 +39,12 @@ class Modes:
 def shared_modes(network: Network, Y: np.ndarray) -> Modes:
     """Return the modes with `W_l = Q_{l−1} diag(w_l) Q_lᵀ`, `Q_0 = U`, `Q_L = V`, `Y = U Σ Vᵀ`.
 
-    Modes in which target and product are both 0 do not move and are left out. A weight, and a singular value of the
-    target, counts as 0 where it is below `32ε` of what its matrix makes it of (`_NOISE`). Where two weights of a mode
-    are 0 the hidden vectors between them are unknown; that mode does not move either.
+    Modes in which target and product are both 0 do not move and are left out. A weight or a singular value of the
+    target counts as 0 if it is below `32ε` times the size of the terms that form it (`_NOISE`). If two weights of a
+    mode are 0, the hidden vectors between them are unknown; such a mode does not move either.
 
     Raises:
-        ValueError: the network has no such form to `1e-10`, relative to each layer.
+        ValueError: the network does not have this form to `1e-10`, relative to each layer.
     """
     layers = [to_numpy(W) for W in network.weights]
     product, entries = multiply(layers), multiply([np.abs(W) for W in layers])
@@ -71,12 +72,12 @@ def shared_modes(network: Network, Y: np.ndarray) -> Modes:
 def _joint_vectors(
     layers: list[np.ndarray], Y: np.ndarray, W: np.ndarray, entries: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the vectors that make Y, the product W (of layers with such entries) and the layers diagonal.
+    """Return the vectors that diagonalise Y, the product W and the layers.
 
-    The singular vectors of a mix of Y and W do, up to rotations among modes in which the mix has equal singular
-    values. Those are fixed by what the layers do to them.
+    The singular vectors of a mix of Y and W do this, up to rotations among modes in which the mix has equal singular
+    values. The action of the layers fixes these rotations. `entries` is the product of the layers' absolute values.
     """
-    Y, W, entries = _unit(Y), *(A / (norm(entries) or 1.0) for A in (W, entries))  # a product of rounding stays that
+    Y, W, entries = _unit(Y), *(A / (norm(entries) or 1.0) for A in (W, entries))  # a product of rounding stays one
     U, s, Vt = np.linalg.svd(Y + _MIX * W, full_matrices=False)
     made_of = np.abs(Y) + _MIX * entries
     seen = s > _rounding(made_of, Vt.T)
@@ -90,12 +91,12 @@ def _joint_vectors(
 
 
 def _diagonalise(A: np.ndarray) -> np.ndarray:
-    """Return the rotation that makes all symmetric A[i] as diagonal as can be (Jacobi; Cardoso & Souloumiac 1996)."""
+    """Return the rotation that best diagonalises all symmetric A[i] (Jacobi; Cardoso & Souloumiac 1996)."""
     A, r = A.copy(), A.shape[1]
     rotation = np.eye(r)
     for _ in range(30):
         turned = False
-        # Pairs whose coupling is above rounding; for modes that are already right there is none.
+        # Pairs whose coupling is above rounding; modes that are already right have none.
         coupled = np.argwhere(np.triu(np.max(np.abs(A), axis=0), 1) > 1e-15)
         for p, q in coupled:
             difference, coupling = A[:, p, p] - A[:, q, q], 2 * A[:, p, q]
@@ -114,10 +115,10 @@ def _diagonalise(A: np.ndarray) -> np.ndarray:
 
 
 def _chain(layers: list[np.ndarray], U: np.ndarray, V: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return the weights of every mode, and by how much of its size a layer differs from them.
+    """Return the weights of every mode, and the largest deviation of a layer from them, relative to its size.
 
-    The hidden vectors are carried from both ends; past a small weight they are known to few digits, past a 0 not at
-    all. Each is taken from the end from which it is known better.
+    The hidden vectors are carried from both ends. Beyond a small weight they are known to few digits, and beyond a 0
+    not at all. Each is taken from the end that determines it better.
     """
     L, r = len(layers), U.shape[1]
     left, right = [(U, np.zeros(r))], [(V, np.zeros(r))]
@@ -139,7 +140,7 @@ def _chain(layers: list[np.ndarray], U: np.ndarray, V: np.ndarray) -> tuple[np.n
         before, after = frames[l], frames[l + 1]
         w = np.sum(before * (W @ after), axis=0)
         weights[l, moving] = w = np.where(np.abs(w) > _rounding(W, after), w, 0.0)
-        # What is known of a vector to some digits cannot be held against the layer to more.
+        # A vector that is known to some digits cannot test the layer to more.
         allowed = norm(W) * np.maximum(1.0, np.maximum(doubts[l], doubts[l + 1]) / _TOLERANCE)
         if norm(W) > 0:
             off = max(off, norm((W @ after - before * w) / allowed), norm((W.T @ before - after * w) / allowed))
@@ -147,7 +148,7 @@ def _chain(layers: list[np.ndarray], U: np.ndarray, V: np.ndarray) -> tuple[np.n
 
 
 def _orthonormal(Q: np.ndarray, doubt: np.ndarray) -> np.ndarray:
-    """Return the columns made orthonormal, if there is room for them: each freed of those known better."""
+    """Orthonormalise the columns, if there is room for them, each against those that are known better."""
     if Q.shape[1] > Q.shape[0]:
         return Q
     order, V = np.argsort(doubt, kind="stable"), np.empty_like(Q)
@@ -156,9 +157,9 @@ def _orthonormal(Q: np.ndarray, doubt: np.ndarray) -> np.ndarray:
 
 
 def _carry(W: np.ndarray, Q: np.ndarray, doubt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the unit vectors of `W Q`, column by column, and how far off they may be; inf where `W Q` is rounding.
+    """Return the unit vectors of the columns of `W Q`, and their possible errors; inf where `W Q` is rounding.
 
-    The columns are made orthonormal from the largest on: a small one is freed of the rounding of the others.
+    The columns are orthonormalised from the largest on, which frees a small one of the rounding of the others.
     """
     images, noise = W @ Q, _rounding(W, Q)
     carried, doubts = np.zeros_like(images), np.full(Q.shape[1], np.inf)
@@ -173,12 +174,12 @@ def _carry(W: np.ndarray, Q: np.ndarray, doubt: np.ndarray) -> tuple[np.ndarray,
             carried[:, kept] = vectors
             doubts[kept] = doubt[kept] + noise[kept] / np.abs(own)
             break
-        kept = kept[sure]  # the others are made of rounding, and must not bend those after them
+        kept = kept[sure]  # the others are mere rounding and must not affect those after them
     return carried, doubts
 
 
 def _rounding(W: np.ndarray, Q: np.ndarray) -> np.ndarray:
-    """Return what rounding leaves open of `W Q`, for each column."""
+    """Return the size of the rounding in each column of `W Q`."""
     return _NOISE * _lengths(np.abs(W) @ np.abs(Q))
 
 
@@ -189,7 +190,7 @@ def _lengths(A: np.ndarray) -> np.ndarray:
 
 
 def _clean(Q: np.ndarray) -> np.ndarray:
-    """Return unit vectors without entries that are rounding: what they pick out of a diagonal matrix stays exact."""
+    """Set entries of unit vectors that are rounding to 0, so that they pick exact values from a diagonal matrix."""
     return np.where(np.abs(Q) > 8 * EPS, Q, 0.0)
 
 

@@ -1,4 +1,4 @@
-"""The flow of one scalar chain `w_1 ⋯ w_L`, any imbalance: the time as an integral, and its inverse."""
+"""The flow of one scalar chain `w_1 ⋯ w_L` with any imbalance: time as an integral, and its inverse."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ class ScalarChain:
     """The flow of `w = w_1 ⋯ w_L` on `½(s − w)²`, in terms of the signed weight v of least size.
 
     With the offsets `0 = c_1 ≤ c_2 ≤ …`, `w = v sqrt(v² + c_2) ρ`, `ρ = Π_{l≥3} sqrt(v² + c_l)`, and
-    `v̇ = (w/v)(s − w)`. In `ξ = asinh(v/√c_2)` when `c_2 > 0`, `ξ = log|v|` when not, this is `ξ̇ = ±ρ (s − w)`: the
-    time is the integral of `1/(ρ |s − w|)`, analytic in a strip about the real axis but for a simple pole at the
-    limit.
+    `v̇ = (w/v)(s − w)`. With `ξ = asinh(v/√c_2)` if `c_2 > 0`, and `ξ = log|v|` otherwise, this becomes
+    `ξ̇ = ±ρ (s − w)`. The time is the integral of `1/(ρ |s − w|)`, which is analytic in a strip around the real axis,
+    except for a simple pole at the limit.
 
-    The pole lies at a distance δ. A coordinate z makes δ fall linearly in steps of `1/L` until it is `1/L`, then by a
-    factor e for each step of 1; Gauss' rule on unit panels of z has the accuracy of rounding.
+    The pole lies at a distance δ. In a coordinate z, δ decreases by `1/L` per unit until it is `1/L`, and then by a
+    factor e per unit. Gauss' rule on unit panels of z is accurate to rounding.
 
     Args:
-        offsets: `c_l ≥ 0`, least 0, any order.
+        offsets: `c_l ≥ 0` in any order; the least is 0.
         target: `s`.
         v0: the weight of least size, with the sign of the product.
         speed: factor on the time.
-        w0: the product, when it is known better than from `v0`.
+        w0: the product, if it is known more accurately than from `v0`.
     """
 
     def __init__(self, offsets: np.ndarray, target: float, v0: float, speed: float = 1.0, w0: float | None = None):
@@ -94,7 +94,7 @@ class ScalarChain:
 
     @_quiet
     def time(self, w: float) -> float | None:
-        """Return the first time at which the product is w; None when it never is."""
+        """Return the first time at which the product is w; None if it never is."""
         w, w0, limit = self.sign * w, self._w0, self.sign * self.limit
         if w == w0:
             return 0.0
@@ -122,7 +122,7 @@ class ScalarChain:
         return math.log(abs(v)) if v != 0 else -math.inf
 
     def _coordinate(self, xi: float, w: float) -> float:
-        """Return z at ξ, where the product is w; next to the pole from `s − w`, which has more digits than δ."""
+        """Return z at ξ, where the product is w; near the pole from `s − w`, which has more digits than δ."""
         delta = abs(self._pole - xi)
         if delta >= self._b:
             return 1 - delta / self._b
@@ -193,7 +193,7 @@ class ScalarChain:
         return np.concatenate(edges), np.concatenate(times)
 
     def _invert(self, t: np.ndarray) -> np.ndarray:
-        """Newton's method inside the panel that holds each time, kept in its bracket by bisection."""
+        """Invert the times by Newton's method inside their panels, kept in the bracket by bisection."""
         if t.size == 0:
             return t
         edges, times = self._table(float(t.max()))

@@ -1,4 +1,4 @@
-"""Times and numbers in, arrays out."""
+"""Checks of times and numbers, and conversion of results to arrays."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def riccati(b: float, s: float, w0: float, t: np.ndarray) -> np.ndarray:
         g = np.where(x > 1e-15, -np.expm1(-x) / r, 2 * size * t)  # (1 − e)/r
         top = y0 * (plus + minus * e) + b * (b * g)
         bottom = minus + plus * e + y0 * g
-        # top − b·bottom in two terms. For s ≥ 0 they have one sign, which keeps all digits of a small w.
+        # top − b·bottom in two terms. For s ≥ 0 they have the same sign, which keeps all digits of a small w.
         kept, moved = lift * (cos * cos / (1 + sin) + (1 + sin) * e), s * g * (y0 + b)
         w = 0.5 * (kept + moved) * (1 / bottom + b / top)
         if s < 0:

@@ -17,9 +17,10 @@ from linflow.model.objectives import Objective
 def balanced_end_to_end(objective: Objective, W0: Any, depth: int, t: Any, *, scale: float = 1.0) -> Array:
     """Return the product `W(t)` of balanced layers, integrated without the layers.
 
-    `Ẇ = −c^{2/L} Σ_{j=1}^{L} [WWᵀ]^{(L−j)/L} ∇f(W) [WᵀW]^{(j−1)/L}`, a power 0 being the identity. In the singular
+    `Ẇ = −c^{2/L} Σ_{j=1}^{L} [WWᵀ]^{(L−j)/L} ∇f(W) [WᵀW]^{(j−1)/L}`, where a power 0 is the identity. In the singular
     vectors of W, with its singular values padded by zeros, the entry (a, b) of the gradient is multiplied by
-    `Σ_j σ_a^{2(L−j)/L} σ_b^{2(j−1)/L}`. Dormand–Prince of order 8 at a relative tolerance of 10⁻¹³ a step.
+    `Σ_j σ_a^{2(L−j)/L} σ_b^{2(j−1)/L}`. The integrator is Dormand–Prince of order 8, with a relative tolerance of
+    10⁻¹³ per step.
 
     Args:
         objective: f.
@@ -32,7 +33,7 @@ def balanced_end_to_end(objective: Objective, W0: Any, depth: int, t: Any, *, sc
         Shape `(n, m)`, or `(len(t), n, m)` for a sequence, of the kind of `W0`.
 
     Raises:
-        ValueError: a W0 of another shape than the objective's, or an integration that cannot go on.
+        ValueError: `W0` does not have the objective's shape, or the integration cannot continue.
 
     Source: Arora, Cohen & Hazan (ICML 2018), Theorem 1.
 
@@ -60,8 +61,8 @@ def non_overparametrized(objective: Objective, W0: Any, t: Any) -> Array:
     """Return the solution of `Ẇ = −∇f(W)`: the flow without layers, which has rate γ.
 
     For a quadratic objective `f = f* + ½‖F(W − W*)H‖²`, with `FᵀF = V diag(a) Vᵀ` and `HHᵀ = U diag(b) Uᵀ`, the
-    entries of `Vᵀ(W − W*)U` decay as `e^{−a_i b_j t}`: exact. Other objectives are integrated as in
-    `balanced_end_to_end`.
+    entries of `Vᵀ(W − W*)U` decay as `e^{−a_i b_j t}`, so the solution is exact. Other objectives are integrated as
+    in `balanced_end_to_end`.
 
     Args:
         objective: f.
@@ -72,7 +73,7 @@ def non_overparametrized(objective: Objective, W0: Any, t: Any) -> Array:
         Shape `(n, m)`, or `(len(t), n, m)` for a sequence, of the kind of `W0`.
 
     Raises:
-        ValueError: a W0 of another shape than the objective's, or an integration that cannot go on.
+        ValueError: `W0` does not have the objective's shape, or the integration cannot continue.
 
     Example:
         >>> import numpy as np, linflow as lf
@@ -101,7 +102,7 @@ def _start(objective: Objective, W0: Any) -> Array:
 
 
 def _squares(F: Array | None, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the eigenvalues and eigenvectors of `FᵀF`, None standing for the identity."""
+    """Return the eigenvalues and eigenvectors of `FᵀF`; None stands for the identity."""
     if F is None:
         return np.ones(side), np.eye(side)
     _, s, Vt = np.linalg.svd(to_numpy(F))
@@ -114,7 +115,7 @@ def _integrate(
     W0: Array,
     times: np.ndarray,
 ) -> Array:
-    """Integrate `Ẇ = velocity(W, ∇f(W))`, ending a step at each time: nothing is interpolated."""
+    """Integrate `Ẇ = velocity(W, ∇f(W))`, with a step ending at each time, so nothing is interpolated."""
     from scipy.integrate import solve_ivp  # noqa: PLC0415 - scipy.integrate is slow to import
 
     start = to_numpy(W0)

@@ -30,8 +30,8 @@ def two_layer_scalar(d: float, target: float, w0: float, t: Any, *, scale: float
         scale: the output scale `c`.
 
     Returns:
-        A float, or an array of the kind of `t`. Accurate to a few units in the last place of w and t, for every d;
-        where w passes through 0 on its way to a target of the other sign, to those units of `max(|w|, |d|)`.
+        A float, or an array of the kind of `t`. It is accurate to a few units in the last place of w and t, for every
+        d. If w passes through 0 on its way to a target of the opposite sign, the units are those of `max(|w|, |d|)`.
 
     Raises:
         ValueError, TypeError: a negative time, or numbers that are not finite.
@@ -50,16 +50,16 @@ def two_layer_scalar(d: float, target: float, w0: float, t: Any, *, scale: float
 
 
 def scalar_balanced(depth: int, target: float, w0: float, t: Any, *, scale: float = 1.0) -> Any:
-    """Return the product `w(t)` of the flow on `½(s − w)²`, `w = c·w_1 ⋯ w_L`, from weights of one size.
+    """Return the product `w(t)` of the flow on `½(s − w)²`, `w = c·w_1 ⋯ w_L`, from weights of equal size.
 
     `ẇ = L c^{2/L} |w|^{2−2/L} (s − w)`. `L = 1`: `s + (w_0 − s) e^{−c²t}`. `L = 2`: `two_layer_scalar` at `d = 0`.
     `L ≥ 3`: the root w of `scalar_balanced_time(L, s, w_0, w) = t`. For `L ≥ 2` zero is a saddle: w stays at 0, and
-    from a start of the other sign than the target it converges to 0.
+    if the start and the target have opposite signs, w converges to 0.
 
     Args:
         depth: `L`, the number of weights.
         target: `s`.
-        w0: `w(0)`, every weight having `|w_l| = |w(0)/c|^{1/L}`.
+        w0: `w(0)`; every weight has `|w_l| = |w(0)/c|^{1/L}`.
         t: time or times.
         scale: the output scale `c`.
 
@@ -67,7 +67,7 @@ def scalar_balanced(depth: int, target: float, w0: float, t: Any, *, scale: floa
         A float, or an array of the kind of `t`: the exact solution at times that differ from `t` by rounding.
 
     Raises:
-        ValueError, TypeError: a negative time, no whole depth, or numbers that are not finite.
+        ValueError, TypeError: a negative time, a depth that is not a whole number, or numbers that are not finite.
 
     Source: Arora, Cohen & Hazan (ICML 2018), Theorem 1, for scalars; `L = 2`: Saxe et al. (ICLR 2014).
 
@@ -82,7 +82,7 @@ def scalar_balanced(depth: int, target: float, w0: float, t: Any, *, scale: floa
 
 
 def scalar_balanced_time(depth: int, target: float, w0: float, w: float, *, scale: float = 1.0) -> float:
-    """Return the time at which the balanced scalar flow from `w0` is at `w`.
+    """Return the time at which the balanced scalar flow from `w0` reaches `w`.
 
     `t = ∫_{w_0}^{w} dω / (L c^{2/L} |ω|^{2−2/L} (s − ω))`: a logarithm for `L = 1` and 2. For `L ≥ 3` and s, w of one
     sign, with `u = |ω/s|^{1/L}`, `c^{2/L} |s|^{2−2/L} t = [J(u) − u^{2−L}/(L − 2)]`, `J' = u/(1 − u^L)`. It is
@@ -96,7 +96,7 @@ def scalar_balanced_time(depth: int, target: float, w0: float, w: float, *, scal
         scale: the output scale `c`.
 
     Returns:
-        The time; infinite for the limit of the flow.
+        The time; infinite if `w` is the limit of the flow.
 
     Raises:
         ValueError: the flow from `w0` does not pass through `w`.

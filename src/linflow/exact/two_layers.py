@@ -22,8 +22,8 @@ def lambda_balanced(Y: Any, W1: Any, W2: Any, t: Any, *, scale: float = 1.0) -> 
 
     `ZZᵀ(t) = e^{Fct} Z_0 [I + Z_0ᵀ (∫_0^{ct} e^{2Fs} ds) Z_0]^{−1} Z_0ᵀ e^{Fct}`,
 
-    and W is its upper right block. It is evaluated in the eigenvectors of F, in columns scaled so that only decaying
-    exponentials occur: any time is safe.
+    and W is its upper right block. The formula is evaluated in the eigenvectors of F, with columns scaled so that
+    only decaying exponentials occur. Any time is therefore safe.
 
     Args:
         Y: target, shape `(n, m)`.
@@ -33,13 +33,13 @@ def lambda_balanced(Y: Any, W1: Any, W2: Any, t: Any, *, scale: float = 1.0) -> 
         scale: the output scale `c`.
 
     Returns:
-        Shape `(n, m)`, or `(len(t), n, m)` for a sequence, of the kind of the weights. The error is rounding of
-        `‖Z‖²`. A part of the start below 4ε‖Z_0‖ along an eigenvector of F counts as 0.
+        Shape `(n, m)`, or `(len(t), n, m)` for a sequence, of the kind of the weights. The error is at the level of
+        rounding of `‖Z‖²`. The part of the start along an eigenvector of F counts as 0 if it is below 4ε‖Z_0‖.
 
     Raises:
         ValueError: shapes that do not fit, or an imbalance that is not a multiple of the identity.
 
-    Source: Fukumizu (1998); Braun et al. (NeurIPS 2022); Dominé et al. (2024); n ≠ m and every λ here.
+    Source: Fukumizu (1998); Braun et al. (NeurIPS 2022); Dominé et al. (2024); n ≠ m and every λ: this library.
 
     Example:
         >>> import numpy as np, linflow as lf
@@ -80,9 +80,9 @@ def _multiple_of_identity(A: np.ndarray, B: np.ndarray) -> float:
 
 
 def _echelon(A: np.ndarray) -> tuple[np.ndarray, list[int]]:
-    """Return `A Q` in column echelon form, Q orthogonal, zero columns dropped, and the row of each column's pivot.
+    """Return `A Q` in column echelon form (Q orthogonal, zero columns dropped) and each column's pivot row.
 
-    A column begins at its pivot, so the growth of that row, the fastest it has, can be divided out of it.
+    A column begins at its pivot. The pivot row grows fastest, so its growth can be divided out of the column.
     """
     A = A.copy()
     floor, pivots = 4 * EPS * float(np.linalg.norm(A)), []
@@ -104,8 +104,8 @@ def _echelon(A: np.ndarray) -> tuple[np.ndarray, list[int]]:
 def _product(f: np.ndarray, V: np.ndarray, A: np.ndarray, pivots: list[int], n: int, t: float) -> np.ndarray:
     """Return the upper right block of `ZZᵀ(t)`.
 
-    `I + Z_0ᵀ(∫ e^{2Fs})Z_0 = I + Aᵀ diag(g) A` with `g = h e^{2f⁺t}`, `h = ∫_0^t e^{−2|f|s} ds`. Both it and
-    `e^{ft} A` have their columns multiplied by `e^{−f⁺t}` at the pivot, which leaves ZZᵀ as it is.
+    `I + Z_0ᵀ(∫ e^{2Fs})Z_0 = I + Aᵀ diag(g) A` with `g = h e^{2f⁺t}`, `h = ∫_0^t e^{−2|f|s} ds`. The columns of both
+    it and `e^{ft} A` are multiplied by `e^{−f⁺t}` at the pivot, which does not change ZZᵀ.
     """
     grown = np.maximum(f, 0.0)
     at_pivot = grown[pivots]

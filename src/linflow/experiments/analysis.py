@@ -1,4 +1,4 @@
-"""An experiment from data and start to an answer: certificate, run, one against the other, and what holds it back."""
+"""The analysis of an experiment: its certificate, its run, their comparison, and what holds the run back."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from linflow.verified import DescentEnclosure, Enclosure
 
 @dataclass(frozen=True, repr=False)
 class Analysis:
-    """What `linflow analyze` knows.
+    """The results of `linflow analyze`.
 
     Attributes:
         setup: what was asked, also as `experiment`, `objective` and `network`.
-        certificate, run, check: what was promised, what happened, and the two set against each other; `check` is
-            None where Ctrl-C came first.
-        findings: what to know, most important first.
-        proof: the verified run, None where there is none; `proof_reason` says why.
+        certificate, run, check: what was promised, what happened, and the comparison of the two. `check` is None
+            if Ctrl-C came first.
+        findings: what the user should know, most important first.
+        proof: the verified run; if it is None, `proof_reason` says why.
     """
 
     setup: Setup
@@ -47,7 +47,7 @@ class Analysis:
 
     @property
     def objective(self) -> Objective:
-        """What was minimised."""
+        """The objective that was minimised."""
         return self.setup.objective
 
     @property
@@ -68,7 +68,7 @@ class Analysis:
 
     @property
     def verdict(self) -> str:
-        """What `passed` says, in words."""
+        """The verdict of `passed`, in words."""
         if self.check is None:
             interrupted = self.run.result is Result.INTERRUPTED
             return "stopped during the run" if interrupted else "stopped before the run was checked"
@@ -80,7 +80,7 @@ class Analysis:
         return f"the run kept the certificate{ended}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all of it as plain data; the same, to the last bit, whenever the experiment is repeated."""
+        """Return everything as plain data, identical to the last bit whenever the experiment is repeated."""
         return {
             **self.experiment.echo(),
             "certificate": self.certificate.to_dict(),
@@ -96,7 +96,7 @@ class Analysis:
 
 
 class AnalysisInterrupted(Interrupted):
-    """Ctrl-C during the run of an analysis; `analysis` holds what was done."""
+    """Raised on Ctrl-C during the run of an analysis; `analysis` holds what was done."""
 
     def __init__(self, analysis: Analysis):
         super().__init__(analysis.run)
@@ -121,10 +121,10 @@ def run_summary(run: Trajectory) -> dict[str, Any]:
 
 
 def started(experiment: Experiment, progress: Callable[[float], None] | None = None) -> Analysis:
-    """Certify and run; nothing is compared yet.
+    """Certify and run, without comparing the two yet.
 
     Raises:
-        AnalysisInterrupted: Ctrl-C during the run.
+        AnalysisInterrupted: Ctrl-C was pressed during the run.
     """
     setup = Setup.of(experiment)
     certificate = setup.certify()
@@ -135,7 +135,7 @@ def started(experiment: Experiment, progress: Callable[[float], None] | None = N
 
 
 def finished(begun: Analysis, progress: Callable[[float], None] | None = None) -> Analysis:
-    """Set the run against the certificate, prove what can be proved, and say what there is to know."""
+    """Compare the run with the certificate, prove what can be proved, and add the findings."""
     experiment = begun.experiment
 
     def redraw(factor: int) -> Network:
@@ -149,19 +149,19 @@ def finished(begun: Analysis, progress: Callable[[float], None] | None = None) -
 
 
 def analyse(experiment: Experiment, progress: Callable[[float], None] | None = None) -> Analysis:
-    """Certify, run, compare, and say what there is to know."""
+    """Certify, run, compare, and return the analysis with its findings."""
     return finished(started(experiment, progress))
 
 
 def stopped(begun: Analysis) -> Analysis:
-    """Return what Ctrl-C left of an analysis, such that it can be saved at once."""
+    """Return an analysis that Ctrl-C stopped, in a form that can be saved at once."""
     return replace(begun, run=unchecked(begun.run))
 
 
 def unchecked(run: Trajectory) -> Trajectory:
-    """Return a run that can be saved at once: the error of a flow is NaN, not estimated, unless it is known.
+    """Return a run that can be saved at once: unless the error of a flow is already known, it is set to NaN.
 
-    It is estimated by a second run when it is first asked for, about as long as the first.
+    Otherwise the error would be estimated on first use, by a second run that takes about as long as the first.
     """
     if run.algorithm != "flow" or run.stats.estimated:
         return run

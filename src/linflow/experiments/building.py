@@ -1,4 +1,4 @@
-"""From settings to what is computed with: the objective, the first weights and the steps of an experiment."""
+"""Build the objective, the first weights and the steps of an experiment from its settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from linflow.model.objectives import Objective
 from linflow.model.quadratics import LinearRegression, MatrixFactorization
 
 WORK = 8
-"""Times the weights that work on two wide layers takes: 5.8 for a flow and 7.9 for a descent of a million units."""
+"""Memory that work on two wide layers takes, in multiples of the weights.
+
+It is 5.8 for a flow and 7.9 for a descent of a million units.
+"""
 _FITTED = {"regression": LinearRegression, "logistic": LogisticLoss, "exponential": ExponentialLoss}
 
 
@@ -48,11 +51,11 @@ def objective_of(data: DataSection) -> Objective:
 
 
 def network_of(experiment: Experiment, objective: Objective, *, wider: int = 1) -> Network:
-    """Draw or read the first weights; hidden layers `wider` times as wide, for "what if".
+    """Draw or read the first weights; drawn hidden layers are `wider` times as wide, for "what if" questions.
 
     Raises:
         ValueError: hidden widths are missing, or weights and data do not fit.
-        MemoryError: they would not fit in memory, with what a certificate and a run need.
+        MemoryError: the weights, with what a certificate and a run need, would not fit in memory.
     """
     start = experiment.start
     if start.weights is not None:
@@ -81,7 +84,7 @@ def widths_of(experiment: Experiment, objective: Objective, wider: int = 1) -> t
     """Return the widths of the layers, hidden ones `wider` times as wide.
 
     Raises:
-        ValueError: there are none.
+        ValueError: no hidden widths are given.
     """
     if not experiment.start.hidden:
         raise ValueError("the start has no hidden widths; give --hidden 64 or --hidden 64,64, or --weights FILE.")
@@ -90,12 +93,12 @@ def widths_of(experiment: Experiment, objective: Objective, wider: int = 1) -> t
 
 
 def steps_of(experiment: Experiment, objective: Objective, network: Network) -> dict[str, Any]:
-    """Return the step of a descent as `certify` and `gradient_descent` take it, nothing for a flow.
+    """Return the step of a descent as arguments of `certify` and `gradient_descent`; empty for a flow.
 
-    A number given is the constant step, the first trial of backtracking, or the first step of `xu2025`.
+    A given number is the constant step, the first trial of backtracking, or the first step of `xu2025`.
 
     Raises:
-        ValueError: no safe step is known, or the schedule takes none or does not fit.
+        ValueError: no safe step is known, or the schedule takes no given step or does not fit.
     """
     if experiment.algorithm == "flow":
         return {}

@@ -1,4 +1,4 @@
-"""Old names of the keys of experiment files: read, with a DeprecationWarning, until version 0.3; never written."""
+"""Old key names in experiment files. They are read with a DeprecationWarning until version 0.3 and never written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ OLD_KEYS = {"start.scale": "start.multiplier"}
 
 
 def with_new_names(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the tree of a file with the new names of its keys; ValueError if one is given by both names."""
+    """Return the tree of a file with the new names of its keys; raise ValueError if a key is given by both names."""
     found = dict(tree)
     for old, new in OLD_KEYS.items():
         section, before = old.split(".")

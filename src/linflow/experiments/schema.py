@@ -1,7 +1,7 @@
 """Experiment files: data, start and run in one TOML file, checked before anything is computed.
 
-Each key is an option of the command line and each option a key, so that what a command did can be written down, and a
-file can be run again.
+Every key is also a command-line option, and every option is a key. What a command did can therefore be written to a
+file, and the file can be run again.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class DataSection(_Section):
 
 
 class StartSection(_Section):
-    """The first weights: drawn, with hidden widths, seed and a multiplier of each layer; or read from a file."""
+    """The first weights: drawn (with hidden widths, a seed and a multiplier of each layer) or read from a file."""
 
     init: Init = "ntk"
     hidden: tuple[Count, ...] = ()
@@ -54,7 +54,7 @@ class StartSection(_Section):
 
 
 class FlowSection(_Section):
-    """The gradient flow: to a fraction of the first loss gap, or to a time."""
+    """The gradient flow, which runs to a fraction of the first loss gap or to a time."""
 
     until: Fraction = 1e-6
     t_max: Positive | None = None
@@ -63,7 +63,7 @@ class FlowSection(_Section):
     record: tuple[Literal["least_eigenvalue", "imbalance_drift", "singular_values"], ...] = ()
 
     def limits(self) -> dict[str, Any]:
-        """Return how exact it is and where it ends, as `gradient_flow` takes it."""
+        """Return the tolerance and the end of the flow, as arguments of `gradient_flow`."""
         return {"until": self.until, "t_max": self.t_max, "rtol": self.rtol, "max_steps": self.max_steps}
 
 
@@ -74,7 +74,7 @@ class ProofSection(_Section):
 
 
 class DescentSection(_Section):
-    """Gradient descent, where asked for: its step, "safe" for that of `safe_step_size`, and how that changes."""
+    """Gradient descent, if asked for: its step ("safe" means that of `safe_step_size`) and how the step changes."""
 
     step_size: Positive | Literal["safe"] = "safe"
     schedule: Literal["constant", "backtracking", "local_smoothness", "xu2025"] = "constant"
@@ -82,7 +82,7 @@ class DescentSection(_Section):
 
 
 class DesignSection(_Section):
-    """A start to be made: for a certified rate of the flow, or for few certified steps of a descent."""
+    """The start to design: for a certified rate of the flow, or for few certified steps of a descent."""
 
     rate: Positive | None = None
     steps: Count | None = None
@@ -90,7 +90,7 @@ class DesignSection(_Section):
 
 
 class OutputSection(_Section):
-    """Files to be written; paths are relative to where the command is given."""
+    """Files to write; their paths are relative to the folder in which the command runs."""
 
     save: Path | None = None
     table: Path | None = None
@@ -100,7 +100,7 @@ class OutputSection(_Section):
 
 
 class Experiment(_Section):
-    """All that a command needs to know. Paths of data and weights are relative to the file that names them."""
+    """All settings of a command. Paths of data and weights are relative to the file that names them."""
 
     algorithm: Literal["flow", "descent"] = "flow"
     data: DataSection = DataSection()
@@ -112,7 +112,7 @@ class Experiment(_Section):
     output: OutputSection = OutputSection()
 
     def to_toml(self, folder: Path | None = None) -> str:
-        """Return the file that gives this experiment, every key named; paths as seen from a folder it will lie in."""
+        """Return this experiment as TOML text that names every key; input paths are relative to `folder` if given."""
         lines = [f"algorithm = {toml_value(self.algorithm)}"]
         for name in SECTIONS:
             lines += ["", f"[{name}]"]
@@ -124,11 +124,11 @@ class Experiment(_Section):
         return "\n".join(lines) + "\n"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as JSON takes them."""
+        """Return the settings as data that JSON can hold."""
         return self.model_dump(mode="json")
 
     def echo(self) -> dict[str, Any]:
-        """Return what every output says of itself: the settings, versions, seed, precision and machine."""
+        """Return what every output records: the settings, versions, seed, precision and machine."""
         return {"settings": self.to_dict(), **provenance(self.start.seed)}
 
 
@@ -147,16 +147,16 @@ SECTIONS: dict[str, type[_Section]] = {
 def experiment(
     path: Path | None = None, options: Mapping[str, Any] | None = None, flags: Mapping[str, str] | None = None
 ) -> Experiment:
-    """Return the experiment of a file, with options such as `{"flow.until": 1e-4}` in the place of its keys.
+    """Return the experiment of a file; options such as `{"flow.until": 1e-4}` replace its keys.
 
     Args:
-        path: of the file; None for the options alone.
+        path: the file; None to use the options alone.
         options: key → value.
-        flags: key → name of its option, where that is not `--` and the key.
+        flags: key → name of its option, if that is not `--` and the key.
 
     Raises:
         ValueError: an unknown key or value, or one that the algorithm or the start does not use; the message
-            names file, line, key and what is close to it.
+            names the file, the line, the key and a close match.
     """
     flags = flags or {}
     tree, text = ({}, "") if path is None else read_toml(path)
@@ -169,14 +169,14 @@ def experiment(
         place = tree
         for section in sections:
             place = place.setdefault(section, {})
-        if isinstance(place, dict):  # what is no table is refused below
+        if isinstance(place, dict):  # what is not a table is refused below
             place[key] = value
     made = _validated(tree, path, text, options, flags)
     start = made.start
     for dotted, why in unused(made.algorithm, weights=start.weights is not None, init=start.init).items():
         section, key = dotted.split(".")
         value, default = (getattr(getattr(x, section), key) for x in (made, Experiment()))
-        # A complete file names the defaults of what it does not use, too.
+        # A complete file also names the defaults of keys that it does not use.
         if dotted in options or value != default:
             shown = list(value) if isinstance(value, tuple) else value
             where = _where(dotted, [section, key], path, text, options, flags)
@@ -185,7 +185,7 @@ def experiment(
 
 
 def validated(tree: Mapping[str, Any]) -> Experiment:
-    """Return the experiment of sections and their keys; ValueError says in one line what is wrong with the first."""
+    """Return the experiment of sections and their keys; a ValueError explains the first error in one line."""
     return _validated(with_new_names(tree), None, "", {}, {})
 
 
@@ -211,7 +211,7 @@ def _where(
         return f"option {flags.get(dotted, '--' + dotted.rpartition('.')[2].replace('_', '-'))}"
     if path is not None:
         old = next((old.split(".") for old, new in OLD_KEYS.items() if new == dotted), names)
-        line = max(line_of(text, keys) or 0 for keys in (names, old))  # that of the section where a key is not
+        line = max(line_of(text, keys) or 0 for keys in (names, old))  # if a key is not there, its section
         return f"{path}, line {line}: {dotted}" if line else f"{path}: {dotted}"
     return dotted
 
@@ -219,7 +219,7 @@ def _where(
 def _explained(
     error: ValidationError, path: Path | None, text: str, options: Mapping[str, Any], flags: Mapping[str, str]
 ) -> str:
-    """Say in one line what is wrong with the first key, where it is and what there is instead."""
+    """Say in one line what is wrong with the first key, where it is and what is allowed."""
     first = error.errors()[0]
     names = [str(part) for part in first["loc"] if isinstance(part, str)]
     known = [part for part in names if part in _names()]
@@ -242,7 +242,7 @@ def _explained(
 
 
 def _needed(error: Any, dotted: str) -> str:
-    """Say what a value must be, with the nearest of the allowed ones where it is a word."""
+    """Say what a value must be; for a word, also name the nearest allowed one."""
     if dotted in SECTIONS:
         return f"a table is needed, such as [{dotted}]"
     if error["type"] == "tuple_type":
@@ -265,7 +265,7 @@ def _names() -> list[str]:
 
 
 def allowed(dotted: str) -> tuple[str, ...]:
-    """Return the words that a key such as `start.init` may be, none where it is free."""
+    """Return the words that a key such as `start.init` allows; empty if it is not limited to words."""
     section, _, key = dotted.rpartition(".")
     model = SECTIONS[section] if section else Experiment
     return _words(model.model_fields[key].annotation)

@@ -1,4 +1,4 @@
-"""An experiment ready to run: what the commands and the sweeps certify, run and prove."""
+"""An experiment that is ready to run, for the commands and the sweeps to certify, run and prove."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from linflow.verified import DescentEnclosure, Enclosure, attempt
 
 @dataclass(frozen=True)
 class Setup:
-    """What an experiment is made of.
+    """The parts of an experiment, read and computed.
 
     Attributes:
         experiment: the settings.
         objective, network: what is minimised, and the first weights.
-        steps: the step of a descent as `certify` and `gradient_descent` take it, empty for a flow. It takes a search.
+        steps: the step of a descent as arguments of `certify` and `gradient_descent`; empty for a flow. Finding it
+            takes a search.
     """
 
     experiment: Experiment
@@ -32,13 +33,13 @@ class Setup:
 
     @classmethod
     def of(cls, experiment: Experiment) -> Setup:
-        """Read data and start, and find the step."""
+        """Read the data and the start, and find the step."""
         objective = objective_of(experiment.data)
         network = network_of(experiment, objective)
         return cls(experiment, objective, network, steps_of(experiment, objective, network))
 
     def certify(self) -> Certificate:
-        """Return what is certain before the run."""
+        """Return what is certified before the run."""
         return certify(self.objective, self.network, algorithm=self.experiment.algorithm, **self.steps)
 
     def run(
@@ -51,9 +52,9 @@ class Setup:
         """Run what the experiment asks for.
 
         Args:
-            every: steps of a descent from one record to the next; a flow records all.
+            every: number of steps of a descent between records; a flow records every step.
             progress: called with the fraction done.
-            stopped: asked now and then; once it returns True, the run ends as Ctrl-C would end it.
+            stopped: called now and then; once it returns True, the run ends as on Ctrl-C.
 
         Raises:
             Interrupted: the run was stopped; its `run` holds what was done.

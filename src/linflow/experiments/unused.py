@@ -1,4 +1,4 @@
-"""Which settings an algorithm or a start does not use, and what to do: they are refused and not passed over."""
+"""Settings that an algorithm or a start does not use. They are refused, not ignored, with advice on what to do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SIZES: dict[str, tuple[str, float]] = {
     "spectral": ("values", 1.0),
     "small": ("size", 1e-3),
 }
-"""What `start.size` is called by an initialisation that has one, and what it is when left out."""
+"""Initialisation → its own name for `start.size`, and the default; an initialisation without a size is not listed."""
 
 UNUSED: dict[str, dict[str, str]] = {
     "flow": {
@@ -38,12 +38,12 @@ UNUSED: dict[str, dict[str, str]] = {
 
 
 def unused(algorithm: Any, *, weights: bool | None = None, init: str | None = None) -> dict[str, str]:
-    """Return the keys that are not used, and why; nothing for an unknown algorithm, which is refused itself.
+    """Return the keys that are not used, and why. An unknown algorithm adds none, as it is itself refused.
 
     Args:
-        algorithm: "flow" or "descent"; None where it is not one.
+        algorithm: "flow" or "descent"; None if it is neither.
         weights: whether the weights are read from a file, if that is known.
-        init: how they are drawn else, if that is known.
+        init: how the weights are drawn otherwise, if that is known.
     """
     found = dict(UNUSED[algorithm]) if algorithm in ("flow", "descent") else {}
     if weights is not None:

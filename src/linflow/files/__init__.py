@@ -1,6 +1,6 @@
 """Files: runs as NetCDF, weights as npz and safetensors, matrices and tables as CSV and Parquet.
 
-Nothing is ever unpickled. What is read is checked before it is decoded, and a file is written whole or not at all.
+Nothing is ever unpickled. A file is checked before it is decoded, and it is written atomically.
 """
 
 from typing import TYPE_CHECKING
@@ -30,5 +30,5 @@ __all__ = [
     "write_table",
 ]
 
-if not TYPE_CHECKING:  # a checker knows the names
+if not TYPE_CHECKING:  # a type checker knows the names
     __getattr__ = missing(__name__, __all__)

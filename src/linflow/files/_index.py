@@ -1,4 +1,4 @@
-"""Columns that number the rows: written by pandas, Polars and R beside the data, and no data."""
+"""Index columns, which number the rows. pandas, Polars and R write them beside the data; they are not data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WAY = "Leave it out (index=False, row.names = FALSE), or {} it if it is data."
 
 
 def check_unnamed(name: str, path: Path) -> None:
-    """Raise where the first column has no name, as an index has."""
+    """Raise FileError if the first column has no name, as an index column does."""
     if _UNNAMED.fullmatch(name):
         shown = f"is named {name!r}" if name.strip() else "has no name"
         raise FileError(
@@ -25,7 +25,7 @@ def check_unnamed(name: str, path: Path) -> None:
 
 
 def check_counting(name: str, column: np.ndarray, path: Path) -> None:
-    """Raise where the first column has the name of an index and counts the rows from 0 or 1."""
+    """Raise FileError if the first column has the name of an index and counts the rows from 0 or 1."""
     n = len(column)
     if name.strip().lower() not in _NUMBERING or n < 2 or column[0] not in (0, 1):
         return

@@ -33,14 +33,14 @@ def network_from(
     """Return the network whose layers are the 2-D arrays, in the order given or in that of their numbers.
 
     Args:
-        arrays: what the file holds; a 0-d `scale` is the output scale.
-        path: named in errors.
-        scale: the output scale stored elsewhere.
+        arrays: the content of the file; a 0-d `scale` is the output scale.
+        path: the file, named in errors.
+        scale: the output scale, if it is stored elsewhere.
         convention: see `load_weights`.
-        layers: the names of the layers, first applied first; the order of their numbers if left out.
-        ordered: whether the arrays come in an order that says something, for names that differ in more than numbers.
-        stored: the dtypes in the file, by name, where they are not those of the arrays.
-        notes: what else to say of the file.
+        layers: the names of the layers, first applied first. If left out, the numbers in the names decide.
+        ordered: whether the order of the arrays is meaningful. It is used if the names differ in more than numbers.
+        stored: the dtypes in the file, by name, if they differ from those of the arrays.
+        notes: further notes on the file.
     """
     if convention is not None:
         checks.choice(convention, "convention", CONVENTIONS)
@@ -78,7 +78,10 @@ def network_from(
 def _in_order(
     names: list[str], ordered: bool, arrays: Mapping[str, np.ndarray], path: Path
 ) -> tuple[list[str], tuple[str, ...]]:
-    """Return the names as the layers are applied, and what was assumed: by their numbers, or as the file has them."""
+    """Return the names in the order in which the layers are applied, and notes on what was assumed.
+
+    The numbers in the names decide, or else the order of the file.
+    """
     if not names:
         raise FileError(f"{quote(path)} holds no matrix; the layers of a network, 2-D arrays W1, W2, …, are needed.")
     numbers = {name: tuple(map(int, re.findall("[0-9]+", name))) for name in names}
@@ -95,7 +98,7 @@ def _in_order(
 
 
 def _chosen(layers: Sequence[str], arrays: Mapping[str, np.ndarray], path: Path) -> tuple[list[str], tuple[str, ...]]:
-    """Return the names given, checked, and a note on what else the file holds."""
+    """Check the given names; return them with a note on the arrays that were left out."""
     if isinstance(layers, str) or not all(isinstance(name, str) for name in layers):
         raise TypeError(f"layers is {layers!r}; a list of the names of the layers, first applied first, is needed.")
     names = list(layers)
@@ -112,7 +115,7 @@ def _chosen(layers: Sequence[str], arrays: Mapping[str, np.ndarray], path: Path)
 
 
 def _check_rest(rest: Mapping[str, np.ndarray], path: Path) -> None:
-    """Raise for anything but biases of zero."""
+    """Raise FileError for any array that is not a bias of zero."""
     for name, x in rest.items():
         if x.ndim != 1:
             raise FileError(
@@ -151,5 +154,5 @@ def _is_torch(names: list[str], layers: list[np.ndarray], convention: str | None
 
 
 def decoded_size(shapes: list[tuple[int, ...]]) -> int:
-    """Return the bytes of arrays of these shapes in float64."""
+    """Return the size in bytes of arrays of these shapes in float64."""
     return 8 * sum(math.prod(shape) for shape in shapes)

@@ -1,4 +1,4 @@
-"""`.npy` and `.npz`, read from their headers up: sizes are known before anything is decoded, pickles are refused."""
+"""Reading `.npy` and `.npz`, headers first. Sizes are known before anything is decoded, and pickles are refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from linflow._support.paths import FileError, check_size, decoding, quote
 from linflow._support.words import listed
 
 MEMBERS = 10_000
-"""Most members of an archive."""
+"""The most members that an archive can have."""
 
 _WAYS = {
     "b": ": write truth values as 1 and 0, x.astype(float)",
@@ -21,7 +21,7 @@ _WAYS = {
 }
 
 _DEFLATE = 1032
-"""No deflated stream is shorter than its content by more than this factor."""
+"""Deflate never shrinks its content by more than this factor."""
 
 
 def read_npy(path: Path, limit: int) -> np.ndarray:
@@ -31,7 +31,7 @@ def read_npy(path: Path, limit: int) -> np.ndarray:
 
 
 def read_npz(path: Path, limit: int, key: str | None = None) -> dict[str, np.ndarray]:
-    """Return the arrays of an `.npz` file, or the one named `key` alone; `limit` counts all that are read."""
+    """Return the arrays of an `.npz` file, or only the one named `key`. `limit` applies to all that are read."""
     arrays = {}
     with decoding(path, ".npz"), zipfile.ZipFile(path) as archive:
         members = check_archive(archive, path)
@@ -53,16 +53,16 @@ def read_npz(path: Path, limit: int, key: str | None = None) -> dict[str, np.nda
         for name, info in wanted:
             with archive.open(info) as file:
                 arrays[name] = _array(file, info.file_size, path, repr(name), limit)
-                file.read(1)  # at the end the checksum is compared
+                file.read(1)  # reading to the end compares the checksum
     return arrays
 
 
 def check_archive(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
-    """Return the members of a zip archive whose names and sizes are plausible.
+    """Return the members of a zip archive after checking that their names and sizes are plausible.
 
     Raises:
-        FileError: none or too many, names that lead out of a folder or occur twice, encryption, a size that the
-            compressed data cannot have.
+        FileError: no members or too many, names that lead out of the folder or occur twice, encryption, another
+            compression than NumPy's, or a size that the compressed data cannot have.
     """
     members = archive.infolist()
     if not 0 < len(members) <= MEMBERS:
@@ -93,7 +93,7 @@ def check_archive(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]
 
 
 def _array(file: IO[bytes], size: int, path: Path, what: str, limit: int) -> np.ndarray:
-    """Read one array from a stream of so many bytes."""
+    """Read one array from a stream of `size` bytes."""
     try:
         version = np.lib.format.read_magic(file)
         header: Any = (

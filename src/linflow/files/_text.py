@@ -1,4 +1,4 @@
-"""Matrices from lines of text: what separates the cells, which line is a header, which cell is no number."""
+"""Matrices from lines of text: finding the delimiter, the header, and cells that are not numbers."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from linflow.files._index import check_counting, check_unnamed
 
 _DELIMITERS = ("\t", ";", ",")
 _LOOKED_AT = 20
-"""Lines from which the delimiter is told."""
+"""The number of lines that determine the delimiter."""
 _BLOCK = 2**20
 _WHOLE = re.compile(r"\s*[-+]?\d+\s*")
 _HALF = re.compile(r"(?:^|,)\s*(-?0\d+|-0|(?<=,)\d{10,})\s*(?=,|$)")
-"""What hardly a whole number is written like, and a half of 1,05, of -0,5 or of 0,6931471806 is."""
+"""Cells that are hardly whole numbers, but halves of numbers with a decimal comma: 1,05, -0,5 or 0,6931471806."""
 
 
 def read_text(path: Path, limit: int) -> np.ndarray:
-    """Return the numbers in a text file, shape `(lines, columns)`.
+    """Return the numbers in a text file, as an array of shape `(lines, columns)`.
 
     Raises:
-        FileError: a cell that is no number, a header or an index that does not fit, ragged lines, too large.
+        FileError: a cell that is not a number, a header that does not fit, an index, ragged lines, or too large.
     """
     head = _head(path)
     if not head:
@@ -50,7 +50,7 @@ def read_text(path: Path, limit: int) -> np.ndarray:
         )
     except ValueError:
         _find(path, delimiter, skip)
-        # What NumPy does not read and Python does.
+        # Still here: a number that Python reads and NumPy does not.
         with decoding(path, "lines of numbers"):
             raise
     if header:
@@ -59,7 +59,7 @@ def read_text(path: Path, limit: int) -> np.ndarray:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the lines that are not empty, with their numbers."""
+    """Yield the non-empty lines with their line numbers."""
     try:
         with open(path, encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
@@ -74,7 +74,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _head(path: Path) -> list[tuple[int, str]]:
-    """Return the first lines after the comments at the top."""
+    """Return the first non-empty lines after the comments at the top, with their line numbers."""
     head = []
     for number, line in _lines(path):
         if head or not line.lstrip().startswith("#"):
@@ -85,7 +85,7 @@ def _head(path: Path) -> list[tuple[int, str]]:
 
 
 def _delimiter(lines: list[str], end: str) -> str | None:
-    """Return what separates the cells of these lines, None for white space."""
+    """Return the delimiter of these lines, or None for white space."""
     lines = [re.sub(r'"[^"]*"', "", line) for line in lines]
     order = _DELIMITERS if end == ".tsv" else (";", ",", "\t")
     counts = {mark: [line.count(mark) for line in lines] for mark in order}
@@ -100,7 +100,7 @@ def _cells(line: str, delimiter: str | None) -> list[str]:
         return [quoted or plain for quoted, plain in re.findall(r'"([^"]*)"|(\S+)', line)]
     try:
         return next(csv.reader([line], delimiter=delimiter))
-    except csv.Error:  # a cell past the limit of the csv module, which is no number
+    except csv.Error:  # a cell over the size limit of the csv module is not a number
         return line.split(delimiter)
 
 
@@ -113,21 +113,24 @@ def _is_number(cell: str) -> bool:
 
 
 def _count_up(cells: Sequence[str]) -> bool:
-    """Whether cells are whole numbers, each one more than that before."""
+    """Tell whether the cells are whole numbers, each greater by one than the cell before."""
     if not cells or not all(_WHOLE.fullmatch(cell) for cell in cells):
         return False
     return all(int(b) == int(a) + 1 for a, b in itertools.pairwise(cells))
 
 
 def _is_header(cells: Sequence[str]) -> bool:
-    """Whether a first line names columns: no cell is a number, or all but an empty first count up from 0."""
+    """Tell whether a first line names columns.
+
+    It does if no cell is a number, or if the first cell is empty and the others count up from 0.
+    """
     if not any(map(_is_number, cells)):
         return True
     return not cells[0].strip() and cells[1].strip() == "0" and _count_up(cells[1:])
 
 
 def _check_header(names: Sequence[str], line: int, row: Sequence[str], delimiter: str | None, path: Path) -> None:
-    """Raise unless every column has its name, and the first is no index."""
+    """Raise FileError unless every column has a name and the first is not an index."""
     if len(names) != len(row):
         hint = ""
         if delimiter == "," and len(row) == 2 * len(names) and all(map(_WHOLE.fullmatch, row)):
@@ -144,7 +147,7 @@ def _check_header(names: Sequence[str], line: int, row: Sequence[str], delimiter
 
 
 def _check_first_line(cells: Sequence[str], rows: Sequence[Sequence[str]], delimiter: str | None, path: Path) -> None:
-    """Raise where the numbers of a first line look like names, or the columns like the halves of decimals."""
+    """Raise FileError if the first line looks like column names, or cells look like halves of decimals."""
     below = [cell for row in rows for cell in row]
     if below and _count_up(cells) and not any(map(_WHOLE.fullmatch, below)):
         many = len(cells) > 1
@@ -174,7 +177,7 @@ def _check_text_size(path: Path, columns: int, limit: int) -> None:
 
 
 def _find(path: Path, delimiter: str | None, skip: int) -> None:
-    """Raise for the first cell that is no number, or the first line of another length."""
+    """Raise FileError for the first cell that is not a number, or the first line of another length."""
     columns = None
     for number, line in _lines(path):
         if number <= skip:

@@ -1,4 +1,4 @@
-"""One way into every file that `linflow` has an object for."""
+"""One function that loads every file that `linflow` has an object for."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ _BEGINNINGS = {
 def load(path: PathLike, *, limit: int = LIMIT) -> Trajectory | Enclosure | DescentEnclosure | Network:
     """Read a run (`.nc`) or the weights of a network (`.npz`, `.safetensors`; `.pt`, `.pth`, `.ckpt`, `.bin`).
 
-    A verified run is given back with every bound that it proves. It is not proved again, and its `notes` say so.
+    A verified run is returned with every bound that it proves. It is not proved again, and its `notes` say so.
 
     Args:
-        path: the file; its suffix says what it is.
-        limit: most bytes that it may decode to.
+        path: the file. Its suffix determines the format.
+        limit: the most bytes that the file may decode to.
 
     Returns:
         A `Trajectory` (`load_run`), an `Enclosure` or `DescentEnclosure`, or a `Network` (`load_weights`).
 
     Raises:
         FileError: another kind of file, or one that is damaged, hostile or too large.
-        OSError: no such file, or one that may not be read.
+        OSError: no such file, or no permission to read it.
 
     Example:
         >>> import os, tempfile, numpy as np, linflow as lf

@@ -31,29 +31,30 @@ READ = (".csv", ".tsv", ".txt", ".npy", ".npz", ".parquet")
 def read_matrix(
     path: PathLike, key: str | None = None, *, limit: int = LIMIT, notes: list[str] | None = None
 ) -> np.ndarray:
-    r"""Read a matrix of finite numbers, by the suffix of the file.
+    r"""Read a matrix of finite numbers. The suffix of the file determines the format.
 
-    `.csv`, `.tsv`, `.txt`: the delimiter (tab, `;`, `,` or white space) is told from the first lines. A first line in
-    which no cell is a number is a header; lines before it that begin with # are skipped, and so are empty ones.
-    `.npy`; `.npz`, with `key` where it holds several arrays, or the path `data.npz:key`; `.parquet`, whose columns
-    must be numbers.
+    In `.csv`, `.tsv` and `.txt` files, the first lines determine the delimiter (tab, `;`, `,` or white space). A
+    first line in which no cell is a number is a header. Lines before it that begin with # are skipped, and so are
+    empty lines. An `.npz` file with several arrays needs `key`, or the path `data.npz:key`. The columns of a
+    `.parquet` file must be numbers. `.npy` files are read as well.
 
-    An index is no data: that which pandas marks in a Parquet file is left out; one that is told by its missing name,
-    or by its name and that it counts the rows, is refused.
+    An index is not data. An index that pandas marks in a Parquet file is left out. A first column is refused if it
+    has no name, or if it has the name of an index and counts the rows.
 
     Args:
         path: the file.
-        key: which array of an npz.
-        limit: most bytes that the matrix may take in float64; looked at before anything is decoded.
-        notes: a list that gets a sentence where something was left out.
+        key: the name of the array in an npz.
+        limit: the most bytes that the matrix may take in float64; checked before anything is decoded.
+        notes: a list that receives a sentence if something was left out.
 
     Returns:
         A float64 array of shape `(n, m)`; a vector becomes one column.
 
     Raises:
-        FileError: a cell that is no finite number (the first is named), ragged, empty, damaged, hostile or too large.
-        OSError: no such file, or one that may not be read.
-        ImportError: a Parquet file without pyarrow.
+        FileError: a cell that is not a finite number (the first is named), or a file that is ragged, empty, damaged,
+            hostile or too large.
+        OSError: no such file, or no permission to read it.
+        ImportError: a Parquet file, and pyarrow is not installed.
 
     Example:
         >>> import os, tempfile, pathlib
@@ -85,7 +86,7 @@ def read_matrix(
 
 
 def member(path: Any) -> tuple[Any, str | None]:
-    """Return the file and the name of the array in a path such as `data.npz:X`; any other path and None.
+    """Split a path such as `data.npz:X` into the file and the name of the array (None for any other path).
 
     Example:
         >>> from linflow.files.matrices import member
@@ -105,7 +106,7 @@ def _finite(x: np.ndarray, path: Path) -> np.ndarray:
             f"{quote(path)} holds {x[tuple(place)]} at {position(place)}; finite numbers are needed. "
             "Remove or impute it."
         )
-    with np.errstate(over="ignore"):  # a longdouble may not fit; looked for below
+    with np.errstate(over="ignore"):  # a longdouble can be too large; checked below
         y = np.array(x, dtype=np.float64, order="C")
     if not np.isfinite(y).all():
         raise FileError(
@@ -162,6 +163,6 @@ def _read_parquet(path: Path, limit: int, notes: list[str]) -> np.ndarray:
 
 
 def _index_of(schema: Any) -> list[str]:
-    """Return the columns that pandas marked as the index; a range is stored without one."""
+    """Return the columns that pandas marked as the index. A range index has no column."""
     marked = (schema.pandas_metadata or {}).get("index_columns", [])
     return [name for name in schema.names if name in marked or name.startswith("__index_level_")]

@@ -25,20 +25,20 @@ KINDS = (".parquet", ".csv")
 
 
 def write_table(table: Any, path: PathLike) -> None:
-    """Write a table, by the suffix as `.parquet` or `.csv`.
+    """Write a table as `.parquet` or `.csv`; the suffix decides.
 
-    Floats are written so that they read back to the last bit, in CSV too. CSV has no types and no missing values:
-    an empty cell stands for one.
+    Floats read back to the last bit, from CSV too. CSV has no types and no missing values: an empty cell stands for a
+    missing value.
 
     Args:
-        table: a list of rows (dicts; a key that a row lacks is missing there), a dict of columns (sequences or
+        table: a list of rows (dicts; a key that a row lacks is a missing value), a dict of columns (sequences or
             1-D arrays of one length), or a `pyarrow.Table`.
-        path: where; an existing file is replaced, whole or not at all (`atomic`).
+        path: the file to write. An existing file is replaced atomically (`atomic`).
 
     Raises:
         FileError: another suffix.
-        ValueError, TypeError: columns of different lengths, of mixed kinds, or none.
-        OSError: where it cannot be written.
+        ValueError, TypeError: columns of different lengths or mixed kinds, or no columns.
+        OSError: the file cannot be written.
         ImportError: pyarrow is not installed.
 
     Example:
@@ -109,14 +109,15 @@ def read_table(path: PathLike, *, limit: int = LIMIT) -> Any:
 
     Args:
         path: the file.
-        limit: most bytes that it may take; looked at before anything is decoded, in a CSV by the size of the file.
+        limit: the most bytes that the table may take; checked before anything is decoded. For a CSV, the size of the
+            file counts.
 
     Returns:
-        A `pyarrow.Table`; `.to_pandas()`, `.to_pylist()` and `.column(name).to_numpy()` lead on.
+        A `pyarrow.Table`. Convert it with `.to_pandas()`, `.to_pylist()` or `.column(name).to_numpy()`.
 
     Raises:
-        FileError: damaged, ragged, hostile or too large.
-        OSError: no such file, or one that may not be read.
+        FileError: a file that is damaged, ragged, hostile or too large.
+        OSError: no such file, or no permission to read it.
         ImportError: pyarrow is not installed.
 
     Example:

@@ -1,4 +1,4 @@
-"""The layers of a network as npz and safetensors; PyTorch's `.pt` is read, by its weights-only loader."""
+"""The layers of a network as npz and safetensors. PyTorch's `.pt` can be read, by its weights-only loader."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from linflow.model.network import Network
 
 WRITTEN = (".npz", ".safetensors")
 TORCH = (".pt", ".pth", ".ckpt", ".bin")
-"""Written by torch.save, Lightning and Hugging Face."""
+"""Suffixes of the files that torch.save, Lightning and Hugging Face write."""
 READ = (*WRITTEN, *TORCH)
 
 _DTYPES = {
@@ -51,18 +51,18 @@ _EIGHT_BITS = {
 
 
 def save_weights(network: Network | Sequence[Any], path: PathLike) -> None:
-    """Write the layers `W1, W2, …` and the output scale, by the suffix as `.npz` or `.safetensors`.
+    """Write the layers `W1, W2, …` and the output scale as `.npz` or `.safetensors`; the suffix decides.
 
-    Written in float64, exactly, from any array kind. In an npz the scale is the 0-d array `scale`; in safetensors,
-    which holds no scalars besides tensors, it is in the metadata, in decimals that read back to the same number.
+    Arrays of any kind are written in float64, exactly. In an npz the scale is the 0-d array `scale`. Safetensors has
+    no scalars besides tensors, so there the scale is in the metadata, in decimals that read back to the same number.
 
     Args:
         network: a `Network` or its weights.
-        path: where; an existing file is replaced, whole or not at all (`atomic`).
+        path: the file to write. An existing file is replaced atomically (`atomic`).
 
     Raises:
         FileError: another suffix.
-        OSError: where it cannot be written.
+        OSError: the file cannot be written.
 
     Example:
         >>> import os, tempfile, linflow as lf
@@ -90,28 +90,28 @@ def load_weights(
 ) -> Network:
     """Read the layers of a network from `.npz`, `.safetensors`, or `.pt`, `.pth`, `.ckpt`, `.bin` (PyTorch).
 
-    The layers are all the 2-D arrays of the file. Where their names differ in numbers alone, these are their order
-    (W2 before W10); else a `.pt` has the order in which they were saved, `notes` says so, and other files are
-    refused: give `layers`. Smaller floats and integers become float64, exactly, and `notes` says so. Biases are
-    accepted where they are zero.
+    The layers are all the 2-D arrays of the file. If their names differ only in numbers, the numbers give the order
+    (W2 before W10). Otherwise the layers of a `.pt` are taken in the order in which they were saved, and `notes` says
+    so; other files are refused, and need `layers`. Smaller floats and integers become float64, exactly, and `notes`
+    says so. Biases are accepted if they are zero.
 
-    Two conventions are known. "product": `W_l` is (inputs, outputs) and the layers multiply left to right,
-    `X W_1 W_2 ⋯ W_L`. "torch": each is (outputs, inputs), as `nn.Linear` stores it, and is transposed; `notes` says
-    so. When none is given, the names decide where the shapes allow both, as they do when square: "torch" if all end
-    in ".weight", as in a `state_dict`, else "product"; where the shapes allow one alone, it is that one.
+    There are two conventions. "product": `W_l` is (inputs, outputs) and the layers multiply left to right,
+    `X W_1 W_2 ⋯ W_L`. "torch": each layer is (outputs, inputs), as `nn.Linear` stores it, and is transposed; `notes`
+    says so. If no convention is given and the shapes allow only one, that one is used. If the shapes allow both, as
+    square ones do, the names decide: "torch" if all end in ".weight", as in a `state_dict`, else "product".
 
     Args:
         path: the file. Nothing in it is run: a `.pt` is read by PyTorch's weights-only loader.
         convention: "product", "torch", or None to detect it.
-        layers: the names of the layers, first applied first; what else is in the file is left out.
-        limit: most bytes that the arrays may take in float64; looked at before they are decoded.
+        layers: the names of the layers, first applied first. Other arrays in the file are left out.
+        limit: the most bytes that the arrays may take in float64; checked before they are decoded.
 
     Returns:
-        A `Network` of NumPy arrays; its scale is 1 where the file has none.
+        A `Network` of NumPy arrays; its scale is 1 if the file has none.
 
     Raises:
-        FileError: content that is not the layers of a network, or in no known order, damaged, hostile or too large.
-        OSError: no such file, or one that may not be read.
+        FileError: the content is not the layers of a network, has no known order, is damaged, hostile or too large.
+        OSError: no such file, or no permission to read it.
         ImportError: a package that the format needs is not installed.
 
     Example:
@@ -138,14 +138,14 @@ def load_weights(
 def read_safetensors(
     path: Path, limit: int, passed: dict[str, str] | None = None
 ) -> tuple[dict[str, np.ndarray], dict[str, str], float | None]:
-    """Return the arrays of a safetensors file, the dtypes that NumPy lacks by name, and the scale in its metadata.
+    """Return the arrays of a safetensors file, the dtypes that NumPy lacks (by array name), and the stored scale.
 
-    Floats of eight and sixteen bits become float32, exactly. Tensors of no real numbers are refused, or passed over
-    with the reason in `passed`.
+    bfloat16 and eight-bit floats become float32, exactly. The scale comes from the metadata. Tensors that do not hold
+    real numbers are refused. If `passed` is given, they are skipped instead, and it receives the reasons.
     """
     package = import_for("safetensors", path)
     with decoding(path, ".safetensors"):
-        # The package checks the header, offsets included, without touching the data.
+        # The package checks the header, including offsets, without reading the data.
         with package.safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
@@ -192,9 +192,10 @@ def _scale(metadata: Mapping[str, str], path: Path) -> float | None:
 def read_torch(
     path: Path, limit: int, passed: dict[str, str] | None = None
 ) -> tuple[dict[str, np.ndarray], dict[str, str], tuple[str, ...]]:
-    """Return the tensors of a file of `torch.save` as arrays, their dtypes, and notes; nothing in it is run.
+    """Return the tensors of a file written by `torch.save` as arrays, their dtypes, and notes.
 
-    Those that are no dense real numbers are refused, or passed over with the reason in `passed`.
+    Nothing in the file is run. Tensors that are not dense real numbers are refused. If `passed` is given, they are
+    skipped instead, and it receives the reasons.
     """
     with open(path, "rb") as file:
         if file.read(2) != b"PK":
@@ -240,7 +241,7 @@ def read_torch(
 
 
 def _tensors(content: Any, kind: type, path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the tensors of a state dict, of the one state dict in a checkpoint, or of a list."""
+    """Return the tensors of a state dict, of the only state dict in a checkpoint, or of a list, with notes."""
     if isinstance(content, kind):
         return {"W1": content}, ()
     if isinstance(content, (list, tuple)):
@@ -263,7 +264,7 @@ def _tensors(content: Any, kind: type, path: Path) -> tuple[dict[str, Any], tupl
 
 
 def _dense(x: Any, torch: Any) -> bool:
-    """Tell whether a tensor is one of real numbers in the memory, each in its place."""
+    """Tell whether a tensor is dense, holds real numbers, and is in CPU memory."""
     real = not (x.is_quantized or x.is_complex()) and x.device.type == "cpu" and x.layout == torch.strided
     return real and ((x.is_floating_point() and dtype_name(x.dtype) in FORMATS) or _integers(x))
 

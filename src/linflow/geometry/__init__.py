@@ -1,1 +1,1 @@
-"""What the flow conserves and what fixes its rate: the imbalance, the operator T, and the reduction of the width."""
+"""Imbalance, which the flow conserves; the operator T, which determines its rate; and the reduction of the width."""

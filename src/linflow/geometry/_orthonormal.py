@@ -1,22 +1,22 @@
-"""Orthonormal bases of tall matrices, at the speed of matrix products where these are well-conditioned."""
+"""Orthonormal bases of tall matrices, by fast matrix products if the matrices are well-conditioned."""
 
 from __future__ import annotations
 
 import numpy as np
 
 TALL, LARGE = 3, 200_000
-"""Rows for each column, and multiplications, from which two factorisations of Gram matrices beat reflections."""
+"""Rows per column, and multiplications, from which two Gram matrix factorisations are faster than reflections."""
 
 CONDITION = 8.0
-"""`‖R‖_F ‖R⁻¹‖_F` for each column up to which the products with inverses lose no digit that matters."""
+"""Largest `‖R‖_F ‖R⁻¹‖_F` per column at which products with inverses are still accurate enough."""
 
 
 def tall_qr(B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return Q with orthonormal columns and R, upper triangular, of `B = QR`, to rounding.
+    """Return the factors of `B = QR`, to rounding: Q with orthonormal columns, and an upper triangular R.
 
-    By Cholesky twice: `BᵀB = R_1ᵀR_1`, `Q_1 = B R_1⁻¹`, and the same for `Q_1`. The first basis is off by about
-    `κ(B)²` roundings, the second by a few (Yamamoto et al. 2015). By Householder's reflections where B is not tall,
-    small or not well-conditioned.
+    It uses Cholesky twice: `BᵀB = R_1ᵀR_1`, `Q_1 = B R_1⁻¹`, and the same for `Q_1`. The first basis has an error of
+    about `κ(B)²` roundings, the second of a few roundings (Yamamoto et al. 2015). Householder reflections are used
+    instead if B is not tall, is small, or is not well-conditioned.
 
     Source: Y. Yamamoto, Y. Nakatsukasa, Y. Yanagisawa, T. Fukaya, *Roundoff error analysis of the CholeskyQR2
     algorithm*, ETNA 44 (2015).

@@ -1,4 +1,4 @@
-"""The least and the greatest eigenvalue of `E ↦ Σ_l A_l E B_l`, whose first and last term are one-sided."""
+"""The least and the greatest eigenvalue of `E ↦ Σ_l A_l E B_l`, where the first and last terms are one-sided."""
 
 from __future__ import annotations
 
@@ -11,29 +11,31 @@ import numpy as np
 from linflow._support.arrays import EPS
 
 BLOCK = 8
-"""Vectors that are iterated at once: eigenvalues of products of random layers lie close together at the lower end."""
+"""Number of vectors iterated together. For products of random layers, the smallest eigenvalues lie close together."""
 NOISE = 1e-3
-"""So much of each is random: T may map a part of the space to itself, and the eigenvector lie outside of it."""
+"""Random part of each starting vector. Without it, the vectors could lie in an invariant subspace of T that does not
+contain the eigenvector."""
 STARTS = 4
-"""So often the iteration begins, from the second time on at random, where it breaks down before it converges."""
+"""Largest number of starts if the iteration breaks down before it converges. All but the first are random."""
 DENSE = 2500
-"""Up to this size the dense matrix is taken instead of a second beginning: it takes seconds."""
+"""Up to this size, the dense matrix replaces a second start. It takes seconds."""
 TOLERANCE, ROUND, ITERATIONS = 1e-10, 100, 1000
-"""Residual, in units of the greatest eigenvalue, at which the iteration ends; how often it is looked at; the most."""
+"""The residual, in units of the greatest eigenvalue, at which the iteration ends; the number of iterations between
+two checks of it; and the largest number of iterations."""
 
 
 def extreme(
     left: np.ndarray, right: np.ndarray, between: Sequence[tuple[np.ndarray, np.ndarray]], *, largest: bool
 ) -> tuple[float, float, int]:
-    """Return the least or the greatest eigenvalue of `E ↦ left E + E right + Σ A E B`, all matrices Gram matrices.
+    """Return the least or the greatest eigenvalue of `E ↦ left E + E right + Σ A E B`, for Gram matrices.
 
-    LOBPCG [Knyazev 2001] in the eigenbases of `left` and `right`, where the first two terms are diagonal; its
-    preconditioner is the diagonal of all terms. It begins at the entries where the diagonal is extreme, with a little
-    of a random matrix.
+    It uses LOBPCG [Knyazev 2001] in the eigenbases of `left` and `right`, in which the first two terms are diagonal.
+    The preconditioner is the diagonal of all terms. The iteration starts at the entries where the diagonal is
+    extreme, plus a small random matrix.
 
     Returns:
-        The Rayleigh quotient θ of the vector E found; the residual `‖TE − θE‖_F / ‖E‖_F`, within which of θ there is
-        an eigenvalue; and the number of iterations.
+        The Rayleigh quotient θ of the vector E found; the residual `‖TE − θE‖_F / ‖E‖_F`, such that an eigenvalue
+        lies within it of θ; and the number of iterations.
     """
     from scipy.sparse.linalg import lobpcg  # noqa: PLC0415 - slow to import, seldom needed
 
@@ -61,7 +63,7 @@ def extreme(
     iterations, found, starts = 0, (math.nan, math.inf), 1
     while True:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of convergence, which the residual shows
+            warnings.simplefilter("ignore", UserWarning)  # about convergence, which the residual shows
             values, vectors, history = lobpcg(
                 apply,
                 vectors,
@@ -79,7 +81,7 @@ def extreme(
         further = value - found[0] if largest else found[0] - value
         if residual < found[1] or further > found[1]:
             found = value, residual
-        # Of a full round the others of the block only help; that they have not converged is no reason to go on.
+        # The other vectors of the block only help. The iteration can end even if they have not converged.
         if residual <= TOLERANCE * size or iterations >= ITERATIONS:
             return *found, iterations
         if len(history) < ROUND:  # it broke down

@@ -1,4 +1,4 @@
-"""Imbalance `D_l = W_lᵀW_l − W_{l+1}W_{l+1}ᵀ`, conserved by the gradient flow."""
+"""Imbalance `D_l = W_lᵀW_l − W_{l+1}W_{l+1}ᵀ`, which the gradient flow conserves."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def imbalance_matrices(network: Network | Sequence[Any]) -> list[Array]:
 
 
 def imbalance_eigenvalues(network: Network | Sequence[Any], layer: int = 1) -> Array:
-    """Return the `h_l` eigenvalues of `D_l`, descending, without forming an h×h matrix when `h_l` is large.
+    """Return the `h_l` eigenvalues of `D_l`, descending, without forming an h×h matrix if `h_l` is large.
 
-    `D_l` has rank at most `r = h_{l-1} + h_{l+1}`. With the QR factorisation `[W_lᵀ W_{l+1}] = QR` its nonzero
-    eigenvalues are those of the r×r matrix `R diag(I, −I) Rᵀ`; the other `h_l − r` are exactly zero.
+    `D_l` has rank at most `r = h_{l-1} + h_{l+1}`. With the QR factorisation `[W_lᵀ W_{l+1}] = QR`, its nonzero
+    eigenvalues are those of the r×r matrix `R diag(I, −I) Rᵀ`. The other `h_l − r` eigenvalues are exactly zero.
     """
     weights = Network.of(network).weights
     layer = checks.count(layer, "layer")
@@ -45,14 +45,14 @@ def imbalance_eigenvalues(network: Network | Sequence[Any], layer: int = 1) -> A
 
 
 def imbalance_spectrum(network: Network | Sequence[Any], layer: int = 1) -> ImbalanceSpectrum:
-    """Return eigenvalues, spreads and spectral gap of `D_layer`, with n and m the sides of the product.
+    """Return the eigenvalues, spreads and spectral gap of `D_layer`.
 
     Args:
-        network: a `Network` or its weights, at least two layers.
+        network: a `Network` or its weights, with at least two layers.
         layer: `l` in `1 … L − 1`.
 
     Raises:
-        ValueError: no such layer.
+        ValueError: there is no such layer.
 
     Example:
         >>> import numpy as np, linflow as lf
@@ -64,7 +64,7 @@ def imbalance_spectrum(network: Network | Sequence[Any], layer: int = 1) -> Imba
 
 
 def imbalance_drift(network: Network | Sequence[Any], reference: Network | Sequence[Any]) -> float:
-    """Return `max_l ‖D_l − D_l(reference)‖_F`, to rounding, without forming h×h matrices when h is large.
+    """Return `max_l ‖D_l − D_l(reference)‖_F`, to rounding, without forming h×h matrices if h is large.
 
     Example:
         >>> import numpy as np, linflow as lf

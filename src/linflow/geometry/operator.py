@@ -1,4 +1,4 @@
-"""The operator T that turns the gradient of the objective into the motion of the product."""
+"""The operator T, which maps the gradient of the objective to the motion of the product."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from linflow.geometry.extreme_eigenvalues import extreme
 from linflow.model.network import Network
 
 DENSE_LIMIT = 900
-"""Largest `nm` for which eigenvalues of T are found from its dense matrix."""
+"""Largest `nm` for which the eigenvalues of T are computed from its dense matrix."""
 UNCONVERGED = 1e-7
-"""Error of an eigenvalue that was not found, in units of the root mean square of those of the outer terms."""
+"""Error above which an eigenvalue counts as not found, in units of the root mean square eigenvalue of outer terms."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,11 @@ class Eigenvalue:
     """An extreme eigenvalue of T.
 
     Attributes:
-        value: 0-d, of the kind of the weights.
-        error: there is an eigenvalue of T within this of `value`: the residual of the vector found by iteration, or
-            rounding. The value itself is a Rayleigh quotient, above the least and below the greatest eigenvalue.
-        iterations: 0 where none were needed.
+        value: a 0-d array of the same kind as the weights.
+        error: an eigenvalue of T lies within this distance of `value`. It is the residual of the vector found by
+            iteration, or rounding. The value is a Rayleigh quotient, so it lies above the least and below the
+            greatest eigenvalue.
+        iterations: the number of iterations; 0 if none were needed.
     """
 
     value: Array
@@ -50,17 +51,17 @@ class Eigenvalue:
 class TangentOperator:
     """`T(E) = c² Σ_l P_{l-1}P_{l-1}ᵀ E S_{l+1}ᵀS_{l+1}` on `R^{n×m}`, symmetric positive semidefinite.
 
-    Along the gradient flow `Ẇ = −T ∇f(W)` and `dL/dt = −⟨T ∇f, ∇f⟩`; `λ_min(T)` times the constant `γ` bounds the
-    instantaneous rate from below. For linear networks T is the neural tangent kernel.
+    Along the gradient flow, `Ẇ = −T ∇f(W)` and `dL/dt = −⟨T ∇f, ∇f⟩`. The instantaneous rate is at least
+    `λ_min(T)` times the constant `γ`. For linear networks, T is the neural tangent kernel.
 
-    A layer that is not trained has no term: the product moves by those of the others, and T is a smaller sum.
+    T is a sum over the layers that are trained. A layer that is not trained contributes no term.
 
     Args:
         network: a `Network` or its weights.
-        trained: for each layer whether it is trained; all are if left out.
+        trained: whether each layer is trained, as a sequence of bool. If omitted, all layers are trained.
 
     Raises:
-        ValueError: `trained` is not one word for each layer, or none is trained: T is then 0.
+        ValueError: `trained` does not hold one bool per layer, or no layer is trained (T would be 0).
 
     Example:
         >>> import numpy as np, linflow as lf
@@ -90,7 +91,7 @@ class TangentOperator:
 
     @property
     def _outer(self) -> tuple[Array, Array]:
-        """The Gram matrices of the last and first terms, `P_{L-1}P_{L-1}ᵀ` and `S_2ᵀS_2`; 0 for one that is not."""
+        """The Gram matrices of the last and first terms, `P_{L-1}P_{L-1}ᵀ` and `S_2ᵀS_2`; 0 for a missing term."""
         left = next((A for A, B in self._terms if B is None), None)
         right = next((B for A, B in self._terms if A is None), None)
         xp, (n, m) = namespace(self._like), self.shape
@@ -103,7 +104,7 @@ class TangentOperator:
         return [(A, B) for A, B in self._terms if A is not None and B is not None]
 
     def apply(self, E: Array) -> Array:
-        """Return `T(E)` for `E` of shape `(n, m)`, or a stack of shape `(…, n, m)`."""
+        """Return `T(E)` for `E` of shape `(n, m)`, or for a stack of shape `(…, n, m)`."""
         E = unmasked(E, "E")
         if tuple(E.shape[-2:]) != self.shape:
             raise ValueError(
@@ -124,29 +125,29 @@ class TangentOperator:
         return xp.reshape(self.apply(xp.reshape(basis, (n * m, n, m))), (n * m, n * m))
 
     def least_eigenvalue(self) -> Array:
-        """Return `λ_min(T)`; exactly `c²(λ_n(W_1W_1ᵀ) + λ_m(W_2ᵀW_2))` for two layers.
+        """Return `λ_min(T)`. For two layers it is exactly `c²(λ_n(W_1W_1ᵀ) + λ_m(W_2ᵀW_2))`.
 
         Raises:
-            RuntimeError: it was to be found by iteration and was not; `eigenvalue("least")` says how far off it is.
+            RuntimeError: the iteration did not converge. `eigenvalue("least")` returns the value with its error.
         """
         return self._converged("least")
 
     def greatest_eigenvalue(self) -> Array:
-        """Return `λ_max(T)`; exactly `c²(λ_1(W_1W_1ᵀ) + λ_1(W_2ᵀW_2))` for two layers.
+        """Return `λ_max(T)`. For two layers it is exactly `c²(λ_1(W_1W_1ᵀ) + λ_1(W_2ᵀW_2))`.
 
         Raises:
-            RuntimeError: as `least_eigenvalue`.
+            RuntimeError: the iteration did not converge. `eigenvalue("greatest")` returns the value with its error.
         """
         return self._converged("greatest")
 
     def eigenvalue(self, which: str = "least") -> Eigenvalue:
         """Return the "least" or the "greatest" eigenvalue with a bound on its error.
 
-        Two layers need the eigenvalues of an n×n and an m×m matrix only. Beyond them the dense matrix serves up to
-        `nm = 900`, and above it LOBPCG, which takes seconds at n = m = 200.
+        Two layers need only the eigenvalues of an n×n and an m×m matrix. For more layers, the dense matrix is used up
+        to `nm = 900`. Above that, LOBPCG is used; it takes seconds at n = m = 200.
 
         Raises:
-            ValueError: another word.
+            ValueError: `which` is neither "least" nor "greatest".
 
         Example:
             >>> import linflow as lf
@@ -187,7 +188,7 @@ class TangentOperator:
 
 
 def _trained(trained: Sequence[bool] | None, depth: int) -> list[bool]:
-    """Return for each layer whether it is trained."""
+    """Return whether each layer is trained, after checking the argument."""
     kept = [True] * depth if trained is None else list(trained)
     if len(kept) != depth or not all(isinstance(keep, (bool, np.bool_)) for keep in kept):
         raise ValueError(f"trained is {trained!r}; True or False for each of the {depth} layers is needed.")
@@ -197,9 +198,10 @@ def _trained(trained: Sequence[bool] | None, depth: int) -> list[bool]:
 
 
 def tangent_rounding(network: Network) -> float:
-    """Return how far an eigenvalue of T is off that is computed from these weights.
+    """Return the rounding error of an eigenvalue of T that is computed from these weights.
 
-    `16 ε L sqrt(max(nm, h)) c² Σ_l Π_{i≠l} ‖W_i‖_F²`; 0 for one layer, whose T is a multiple of the identity.
+    It is `16 ε L sqrt(max(nm, h)) c² Σ_l Π_{i≠l} ‖W_i‖_F²`. For one layer it is 0, since T is then a multiple of the
+    identity.
     """
     if network.depth == 1:
         return 0.0
@@ -209,5 +211,5 @@ def tangent_rounding(network: Network) -> float:
 
 
 def _rounding(size: float, order: int) -> float:
-    """Return how far eigenvalues of a symmetric matrix are off, computed by a backward stable method."""
+    """Return the rounding error of eigenvalues of a symmetric matrix, computed by a backward stable method."""
     return 4 * EPS * math.sqrt(order) * size

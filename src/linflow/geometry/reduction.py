@@ -1,4 +1,4 @@
-"""Exact width reduction: hidden directions that never take part in the motion are set aside."""
+"""Exact width reduction: hidden directions that never move are removed."""
 
 from __future__ import annotations
 
@@ -16,40 +16,41 @@ from linflow.geometry._orthonormal import tall_qr
 from linflow.model.network import Network
 
 REDUCE_FROM, SEARCH_FROM = 1000, 3000
-"""Weights from which a run looks for a narrower network, where widths alone narrow it and where its structure might:
-below, the search costs about what it saves."""
+"""Number of weights from which a run looks for a narrower network: the first if the widths alone make it narrower,
+the second if its structure might. Below these, the search costs about as much as it saves."""
 
 _ROUNDING = 16 * EPS
-"""Part of a layer's norm below which a new direction is rounding."""
+"""Fraction of a layer's norm below which a new direction counts as rounding."""
 
 _CHANGE = 64 * EPS
-"""Part of its norm up to which a layer may change; structure that shows late was seen to take up to 16 ε."""
+"""Largest allowed change of a layer, relative to its norm. Changes up to 16 ε were observed for structure that
+appears late."""
 
 _DISTINCT = 1e-8
-"""Distance from the span of those before, relative to its length, at which a vector counts as independent."""
+"""A vector counts as independent if its distance from the earlier vectors' span exceeds this part of its length."""
 
 _SWEEPS = 2
-"""Sweeps over the layers after which independent directions are taken for weights without structure."""
+"""Number of sweeps over the layers after which weights with independent directions count as unstructured."""
 
 _Bases = list[np.ndarray | None]
-"""`Q_l` for l = 1 … L − 1, None for the identity."""
+"""`Q_l` for l = 1 … L − 1, with None for the identity."""
 
 
 @dataclass(frozen=True, repr=False)
 class Reduction:
-    """A network and the narrower one that moves in its place, under any objective.
+    """A network and an equivalent narrower one, for any objective.
 
-    With orthonormal bases `Q_l` of invariant subspaces (`Q_0 = I`, `Q_L = I`) the layers are
-    `W_l = Q_{l-1} V_l Q_lᵀ + F_l`: the `V_l` follow the same flow, and the same descent at any step sizes, and the
-    `F_l` never move.
+    Let `Q_l` be orthonormal bases of invariant subspaces (`Q_0 = I`, `Q_L = I`). The layers are
+    `W_l = Q_{l-1} V_l Q_lᵀ + F_l`. The `V_l` follow the same flow, and the same descent at any step sizes. The `F_l`
+    never move.
 
     Attributes:
         network: the layers `V_l = Q_{l-1}ᵀ W_l Q_l`, with the output scale of the original.
-        widths: those of the original, `(h_0, …, h_L)`.
-        bases: `Q_l` for l = 1 … L − 1, shape `(h_l, k_l)`; None for the identity. Where nothing at all arrives the
-            layer keeps one unit, at rest: zero weights, and a column of zeros for a basis.
-        frozen: `F_l` for l = 1 … L; None for zero, which the outer two always are.
-        error: `max_l ‖W_l − Q_{l-1} V_l Q_lᵀ − F_l‖_F / ‖W_l‖_F`, some ε: the reduction is exact for weights this
+        widths: the widths of the original, `(h_0, …, h_L)`.
+        bases: `Q_l` for l = 1 … L − 1, shape `(h_l, k_l)`; None for the identity. If a subspace is zero, its layer
+            keeps one unit that never moves: the weights are zero, and the basis is a column of zeros.
+        frozen: `F_l` for l = 1 … L; None for zero, as the first and last always are.
+        error: `max_l ‖W_l − Q_{l-1} V_l Q_lᵀ − F_l‖_F / ‖W_l‖_F`, a few ε. The reduction is exact for weights this
             close to the original.
 
     Source: this library, docs/reduction.md.
@@ -63,17 +64,17 @@ class Reduction:
 
     @property
     def identity(self) -> bool:
-        """Whether nothing was gained, so that `network` is the original itself."""
+        """Whether the network was not reduced, so that `network` is the original."""
         return all(Q is None for Q in self.bases)
 
     def expand(self, network: Network | Sequence[Any]) -> Network:
-        """Return the full network that reduced weights stand for, `Q_{l-1} V_l Q_lᵀ + F_l`.
+        """Return the full network for reduced weights, `Q_{l-1} V_l Q_lᵀ + F_l`.
 
         Args:
-            network: a `Network`, whose scale is kept, or weights, of the widths of `self.network`.
+            network: a `Network` (its scale is kept) or weights, with the widths of `self.network`.
 
         Raises:
-            ValueError: other widths.
+            ValueError: the widths differ from those of `self.network`.
         """
         net = network if isinstance(network, Network) else self.network.with_weights(network)
         if net.widths != self.network.widths:
@@ -86,7 +87,7 @@ class Reduction:
         return net.with_weights(expanded(net.weights, self.bases, self.frozen))
 
     def expand_sequence(self, networks: Sequence[Network | Sequence[Any]]) -> list[Network]:
-        """Return the full network of each of several, say those along a run."""
+        """Return the full networks for several reduced ones, such as those along a run."""
         return [self.expand(network) for network in networks]
 
     def __repr__(self) -> str:
@@ -95,30 +96,35 @@ class Reduction:
 
 
 def reduce_width(network: Network | Sequence[Any], *, gain: float = 1.25, thorough: bool = False) -> Reduction:
-    """Return the network in the hidden directions that matter, and the way back.
+    """Return the network restricted to the hidden directions that can move, and the map back to the full network.
 
-    The smallest subspaces `U_l ⊇ W_lᵀ U_{l-1} + W_{l+1} U_{l+1}`, `U_0 = R^n`, `U_L = R^m`, hold every gradient
-    `∂L/∂W_l`, whatever the objective, and go on doing so as the weights move. In orthonormal bases `Q_l` of them the
-    layers `Q_{l-1}ᵀ W_l Q_l` have the product W, the loss, the flow, every descent and the operator T of the
-    original; the part of `W_l` outside never moves, and there is none in the first and the last layer.
+    Let `U_l ⊇ W_lᵀ U_{l-1} + W_{l+1} U_{l+1}` be the smallest such subspaces with `U_0 = R^n` and `U_L = R^m`. They
+    contain every gradient `∂L/∂W_l`, for any objective, and continue to do so as the weights move. Let `Q_l` be
+    orthonormal bases of them. The layers `Q_{l-1}ᵀ W_l Q_l` have the same product W, loss, flow, descents and
+    operator T as the original. The part of `W_l` outside the subspaces never moves. The first and the last layer have
+    no such part.
 
-    Three things narrow a layer: units without a connection to an input or output; a width above
-    `h_{l-1} + h_{l+1}`, as the range of `[W_lᵀ W_{l+1}]` holds `U_l`; and structure in the weights, such as
-    orthogonal, low-rank or balanced layers. A direction counts unless it is rounding.
+    Three things make a layer narrower:
+
+    - units that are not connected to an input or output;
+    - a width above `h_{l-1} + h_{l+1}`, because the range of `[W_lᵀ W_{l+1}]` contains `U_l`;
+    - structure in the weights, such as orthogonal, low-rank or balanced layers.
+
+    Directions that are only rounding are ignored.
 
     Args:
         network: a `Network` or its weights.
         gain: least factor, at least 1, by which the number of weights must fall. The search for structure ends once
-            that is out of reach.
-        thorough: search to the end. The default gives up when the first directions found are independent, as they
-            are in weights without structure, and may miss some that shows late: layers whose rank is low, but above
-            about `2(n + m)`.
+            this factor is out of reach.
+        thorough: whether to search to the end. By default the search stops if the first directions found are
+            independent, as in weights without structure. It can then miss structure that appears late: layers of
+            low rank, but above about `2(n + m)`.
 
     Returns:
-        A `Reduction`; the identity where the gain is not reached.
+        A `Reduction`, which is the identity if the gain is not reached.
 
     Raises:
-        ValueError: a gain below 1.
+        ValueError: the gain is below 1.
 
     Source: this library, docs/reduction.md. For two layers the reduced width is at most `n + m`.
 
@@ -161,7 +167,7 @@ def reduce_width(network: Network | Sequence[Any], *, gain: float = 1.25, thorou
 
 
 def _connected(layers: list[np.ndarray]) -> _Bases:
-    """Return the columns of the identity for the units that nonzero weights connect to an input or output."""
+    """Return the columns of the identity that belong to units connected to an input or output by nonzero weights."""
     patterns = [W != 0 for W in layers]
     if all(pattern.all() for pattern in patterns):
         return [None] * (len(layers) - 1)
@@ -181,11 +187,12 @@ def _connected(layers: list[np.ndarray]) -> _Bases:
 
 
 def cut(layers: list[np.ndarray], gain: float = 1.0) -> _Bases:
-    """Return orthonormal bases of spaces that hold the ranges of `[W_lᵀ W_{l+1}]`, for the layers wider than these.
+    """Return an orthonormal basis of a space that contains the range of `[W_lᵀ W_{l+1}]`, or None, for each layer.
 
-    None for all of them where the number of weights does not fall by the factor `gain`.
+    A layer has a basis if it has more units than this matrix has columns. All are None if the number of weights does
+    not fall by the factor `gain`.
 
-    No two neighbours are both wider than the sum of theirs, so one pass in any order cuts all that can be cut.
+    Two adjacent layers are never both wider than the sum of their neighbours. So one pass, in any order, is enough.
     """
     widths = _widths(layers)
     most = [a + b for a, b in zip(widths, widths[2:], strict=False)]
@@ -203,7 +210,7 @@ def _composed(Q: np.ndarray | None, V: np.ndarray | None) -> np.ndarray | None:
 
 
 def worthwhile_reduction(network: Network) -> Reduction | None:
-    """Return the reduction of a network that is large enough for it to pay, None when nothing is gained."""
+    """Return the reduction of the network, or None if the network is too small or the reduction gains nothing."""
     widths = network.widths
     wide = any(h > a + b for a, h, b in zip(widths, widths[1:], widths[2:], strict=False))
     if weights_in(widths) < (REDUCE_FROM if wide else SEARCH_FROM):
@@ -232,7 +239,7 @@ def expanded(weights: Sequence[Array], bases: Sequence[Array | None], frozen: Se
 
 
 def _outside(W: np.ndarray, P: np.ndarray | None, Q: np.ndarray | None) -> np.ndarray | None:
-    """Return `(I − PPᵀ) W (I − QQᵀ)` of a layer of norm 1, None where it is rounding, or a basis spans all."""
+    """Return `(I − PPᵀ) W (I − QQᵀ)` of a layer of norm 1, or None if it is rounding or a basis spans the space."""
     if P is None or Q is None:
         return None
     F = W - P @ (P.T @ W)
@@ -250,16 +257,16 @@ def weights_in(widths: Sequence[int]) -> int:
 
 
 def _column(Q: np.ndarray) -> np.ndarray:
-    """Return Q, or one column of zeros when it has none: a network needs a unit in every layer."""
+    """Return Q, or one column of zeros if Q has no columns, because every layer needs at least one unit."""
     return Q if Q.shape[1] else np.zeros((Q.shape[0], 1))
 
 
 def _structure(layers: list[np.ndarray], gain: float, thorough: bool) -> _Bases:
-    """Return orthonormal bases of the `U_l`, all None if they do not save the factor `gain`."""
+    """Return orthonormal bases of the `U_l`, or None for all if the number of weights does not fall by `gain`."""
     widths = _widths(layers)
     most = weights_in(widths) / gain
     nothing: _Bases = [None] * (len(layers) - 1)
-    # Were each dimension at least this, the gain would be out of reach.
+    # If each dimension were at least this, the gain would be out of reach.
     enough = [min(h, math.floor(h / math.sqrt(gain)) + 1) for h in widths[1:-1]]
     if not thorough and _independent(layers, enough):
         return nothing
@@ -270,10 +277,10 @@ def _structure(layers: list[np.ndarray], gain: float, thorough: bool) -> _Bases:
 
 
 def _independent(layers: list[np.ndarray], enough: list[int]) -> bool:
-    """Tell whether the first directions that must lie in the `U_l` are independent, and so probably all that follow.
+    """Return whether the first directions in the `U_l` are independent. If so, all later ones probably are too.
 
-    They are the images of inputs and outputs under short words in the layers, as they come. At most `enough` of each
-    layer are looked at.
+    The directions are the images of inputs and outputs under short products of layers, in the order they are found.
+    At most `enough` of them are checked in each layer.
     """
     spans = _grown(
         layers,
@@ -295,16 +302,16 @@ def _grown(
     done: Callable[[list[np.ndarray]], bool],
     sweeps: int | None = None,
 ) -> list[np.ndarray]:
-    """Return matrices whose columns span the `U_l`, l = 0 … L, or part of them when `done`, or `sweeps`, ends it.
+    """Return matrices whose columns span the `U_l`, l = 0 … L, or a part of them if `done` or `sweeps` stops it.
 
-    `part(V, X)` are the columns to add to V for new vectors X. Sweeps to the right and back carry every column once
-    through both of its layers.
+    `part(V, X)` returns the columns to add to V for new vectors X. Sweeps to the right and back map every column once
+    through each of its two layers.
     """
     L = len(layers)
     spans = [np.empty((W.shape[0], 0)) for W in layers]
     spans[0] = np.eye(layers[0].shape[0])
     spans.append(np.eye(layers[-1].shape[1]))
-    right, left = [0] * (L + 1), [0] * (L + 1)  # columns already carried on
+    right, left = [0] * (L + 1), [0] * (L + 1)  # numbers of columns already mapped on
     for _ in itertools.count() if sweeps is None else range(sweeps):
         grew = False
         for l in (*range(1, L), *range(L - 2, 0, -1)):
@@ -329,14 +336,14 @@ def _grown(
 
 
 def _as_they_come(V: np.ndarray, X: np.ndarray) -> np.ndarray:
-    """Return the columns of X that there is room for."""
+    """Return the first columns of X, as many as V can still take."""
     return X[:, : V.shape[0] - V.shape[1]]
 
 
 def _orthonormal_part(V: np.ndarray, X: np.ndarray) -> np.ndarray:
-    """Return an orthonormal basis of the part of X orthogonal to V that is not rounding of layers of norm 1."""
+    """Return an orthonormal basis of the part of X orthogonal to V, ignoring rounding in layers of norm 1."""
     Q, R = np.linalg.qr(X - V @ (V.T @ X))
     U, s, _ = np.linalg.svd(R)
-    # A short remainder is orthogonal to V only after it is scaled to one and projected again.
+    # A short remainder is orthogonal to V only after it is scaled to length 1 and projected again.
     new = Q @ U[:, : int(np.count_nonzero(s > _ROUNDING))][:, : V.shape[0] - V.shape[1]]
     return np.linalg.qr(new - V @ (V.T @ new)).Q

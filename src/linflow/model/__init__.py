@@ -1,1 +1,1 @@
-"""What is trained: networks of linear layers, objectives on their product, and weights made to order."""
+"""Networks of linear layers, objectives on their product, and weights with prescribed properties."""

@@ -1,7 +1,7 @@
 """Exponential and logistic loss on separable data: objectives whose minimum 0 lies at infinity.
 
-No product attains it, and no gradient dominance `‖∇f‖² ≥ γ (f − f*)` holds. What holds is a bound on `‖∇f‖` itself by
-the hard margin of the data, under which the loss of the flow falls like `1/t`.
+No product attains the minimum, and no gradient dominance `‖∇f‖² ≥ γ (f − f*)` holds. Instead, the hard margin of the
+data bounds `‖∇f‖` from below. Under this bound the loss of the flow falls like `1/t`.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from linflow.model.objectives import Objective
 _MAX = float(np.finfo(np.float64).max)
 _LARGEST_LOG = math.log(_MAX)
 _FAR = 1e300
-"""Where a margin is cut: every exponential is 0 or infinite long before."""
+"""Margins are clipped to this size. Every exponential is 0 or infinite long before it."""
 _UP = 1 + 8 * EPS
-"""What a guarantee in closed form, a handful of operations, is raised by so that rounding does not lower it."""
+"""Factor that rounds a closed-form guarantee up. It covers the rounding of a handful of operations."""
 
 
 class ExponentialTail(Objective):
     """`f(W) = Σ_ij φ(z_ij)`, `z_ij = y_ij ⟨w_j, x_i⟩`, with φ convex, positive and falling like `e^{−z}`.
 
-    The base of `ExponentialLoss` and `LogisticLoss`: `w_j` is column j of W, `x_i` row i of X, and the loss is the
-    sum (not the mean) over the N samples and m outputs. The data must be linearly separable, so that `f* = 0`,
-    approached only as W grows; then `μ = 0`, there is no minimiser, and no `pl_constant`.
+    This is the base class of `ExponentialLoss` and `LogisticLoss`. Here `w_j` is column j of W and `x_i` is row i of
+    X. The loss is the sum (not the mean) over the N samples and m outputs. The data must be linearly separable. Then
+    `f* = 0` is approached only as W grows: `μ = 0`, there is no minimiser, and `pl_constant` is 0.
 
     Attributes:
-        hard_margin: certified lower bound on `γ = (Σ_j γ_j^{−2})^{−1/2}`, `γ_j = max_{‖u‖=1} min_i y_ij ⟨u, x_i⟩`
-            the hard margin of output j; γ itself for one output.
-        margin_gap: upper bound on what `hard_margin` falls short of γ, from the dual problem.
+        hard_margin: certified lower bound on `γ = (Σ_j γ_j^{−2})^{−1/2}`, with the hard margin of output j
+            `γ_j = max_{‖u‖=1} min_i y_ij ⟨u, x_i⟩`. For one output, γ is its hard margin.
+        margin_gap: upper bound on `γ − hard_margin`, from the dual problem.
         margins: the certified lower bounds on `γ_1, …, γ_m`.
-        direction: the unit vectors that attain `margins`, in columns, shape `(n, m)`.
+        direction: the unit vectors that attain `margins`, as columns, shape `(n, m)`.
     """
 
     derived = True
@@ -61,7 +61,7 @@ class ExponentialTail(Objective):
         self.strong_convexity = self.pl_constant = 0.0
         self._X, self._Y = X, Y
         self._lengths = size * xp.sqrt(xp.sum((X / (size or 1.0)) ** 2, axis=1))[:, None]  # ‖x_i‖
-        with one_thread():  # on many small operations a second thread costs time
+        with one_thread():  # for many small operations, a second thread costs time
             _, s, Vt = xp.linalg.svd(X, full_matrices=False)
             found = [_hard_margin(labels[:, None] * to_numpy(X)) for labels in to_numpy(Y).T]
         top = float(s[0])
@@ -72,7 +72,7 @@ class ExponentialTail(Objective):
         self._measure(found)
 
     def _measure(self, found: list[tuple[float, float, np.ndarray]]) -> None:
-        """Set what belongs to the hard margins found for the outputs, and refuse data without one."""
+        """Set the attributes that follow from the outputs' hard margins. Raise ValueError if one is not positive."""
         for j, (lower, upper, _) in enumerate(found):
             if lower <= 0:
                 longest = float(to_numpy(self._lengths).max())
@@ -83,7 +83,7 @@ class ExponentialTail(Objective):
                     "column of ones for an intercept) or leave out samples; or compute the minimum elsewhere and "
                     "pass it, with value and gradient, to Objective(..., minimum=)."
                 )
-        # Cauchy–Schwarz over the outputs, scaled lest γ_j² leave float64.
+        # Cauchy–Schwarz over the outputs, scaled so that γ_j² stays within float64.
         lower, upper = np.array([a for a, _, _ in found]), np.array([b for _, b, _ in found])
         self.hard_margin = float(lower.min() / np.linalg.norm(lower.min() / lower)) / _UP
         self.margin_gap = float(upper.min() / np.linalg.norm(upper.min() / upper)) * _UP - self.hard_margin
@@ -93,16 +93,16 @@ class ExponentialTail(Objective):
         self.direction = from_numpy(np.stack([u for _, _, u in found], axis=1), self._X)
 
     def _derivative(self, Z: Array, order: int) -> tuple[Array, float]:
-        """Return A and s with `|φ^{(order)}(Z)| = e^s A` entry by entry, A within float64."""
+        """Return A, within float64, and s such that `|φ^{(order)}(Z)| = e^s A` entry by entry."""
         raise NotImplementedError
 
     def _sum(self, A: Array, s: float) -> float:
-        """Return `e^s Σ A`, infinite only if past float64."""
+        """Return `e^s Σ A`, which is infinite only if it exceeds float64."""
         total = float(detach(namespace(A).sum(A)))
         return math.inf if s > _LARGEST_LOG else math.exp(s) * total
 
     def _scaled(self, G: Array, s: float) -> Array:
-        """Return `e^s G`, cut to what float64 holds."""
+        """Return `e^s G`, clipped to the range of float64."""
         if s == 0:
             return G
         factor = math.exp(min(s, _LARGEST_LOG))
@@ -114,11 +114,11 @@ class ExponentialTail(Objective):
             return namespace(W).clip(self._Y * (self._X @ unmasked(W, "W")), -_FAR, _FAR)
 
     def value(self, W: Array) -> float:
-        """Return `f(W)`, inf where it is past float64."""
+        """Return `f(W)`, or inf if it exceeds float64."""
         return self._sum(*self._derivative(self._z(W), 0))
 
     def gradient(self, W: Array) -> Array:
-        """Return `∇f(W)`, shape `(n, m)`; finite, and of no meaning, where f is past float64."""
+        """Return `∇f(W)`, shape `(n, m)`. If f exceeds float64, the result is finite but meaningless."""
         A, s = self._derivative(self._z(W), 1)
         return self._scaled(-(self._X.T @ (self._Y * A)), s)
 
@@ -130,8 +130,8 @@ class ExponentialTail(Objective):
     def rounding(self, network: Network) -> float:
         """Return the size below which the gap is rounding: `8εf + 4ε c Π‖W_l‖_F Σ_ij |φ'(z_ij)| ‖x_i‖`.
 
-        Each `z_ij` is rounded at the size of `‖x_i‖ c Π‖W_l‖_F`. Both terms shrink with f: a loss that tends to 0
-        is known to a relative accuracy at every size.
+        The rounding of each `z_ij` is relative to `‖x_i‖ c Π‖W_l‖_F`. Both terms shrink with f, so a loss that tends
+        to 0 keeps its relative accuracy at every size.
         """
         Z = self._z(network.product())
         A, s = self._derivative(Z, 1)
@@ -148,10 +148,11 @@ class ExponentialTail(Objective):
         return 4 * EPS * (self._sum(A * self._lengths, s) + moved)
 
     def effective(self, network: Network) -> tuple[ExponentialTail, Network]:
-        """Return objective and network in the coordinates of the row space of X, `W_1 ↦ Vᵀ W_1`, if it is not all.
+        """Return objective and network in the coordinates of the row space of X, `W_1 ↦ Vᵀ W_1`.
 
-        A direction of largest margin lies in the row space, so the hard margin is the same. What rounding may have
-        hidden from the numerical rank (singular values up to `max(N, n)·ε·σ_max`) is taken off it.
+        If the row space is the whole space, both are returned unchanged. A direction of largest margin lies in the
+        row space, so the hard margin is the same. The numerical rank ignores singular values up to
+        `max(N, n)·ε·σ_max`; the hard margin is lowered by this size.
         """
         if self.row_space is None or self._cut >= self.hard_margin:
             return self, network
@@ -165,7 +166,7 @@ class ExponentialTail(Objective):
         return restricted, network.restricted([self.row_space.T @ network.weights[0], *network.weights[1:]])
 
     def check_network(self, network: Network) -> None:
-        """Raise ValueError or TypeError unless `network` has the shape and array kind this objective takes."""
+        """Raise ValueError or TypeError unless `network` has the shape and array kind that this objective needs."""
         super().check_network(network)
         namespace(self._X, *network.weights)
 
@@ -180,7 +181,7 @@ class ExponentialTail(Objective):
         raise NotImplementedError
 
     def tail_time(self, gap0: float, gap: float, alpha: float) -> float:
-        """Return a time by which the flow has brought the loss gap from `gap0` to `gap`, if `λ_min(T) ≥ alpha`.
+        """Return a time within which the flow reduces the loss gap from `gap0` to `gap`, if `λ_min(T) ≥ alpha`.
 
         Args:
             gap0: loss gap at time 0, not negative.
@@ -188,7 +189,7 @@ class ExponentialTail(Objective):
             alpha: lower bound on `λ_min(T)` along the flow, not negative.
 
         Returns:
-            The time, rounded up; 0 when `gap ≥ gap0`, inf when `alpha` is 0 or the time is past float64.
+            The time, rounded up: 0 if `gap ≥ gap0`, inf if `alpha` is 0 or the time exceeds float64.
 
         Source: docs/tails.md.
         """
@@ -202,7 +203,7 @@ class ExponentialTail(Objective):
     def tail_gap(self, gap0: float, t: float, alpha: float) -> float:
         """Return an upper bound on the loss gap of the flow at time `t`, if `λ_min(T) ≥ alpha` up to then.
 
-        The inverse of `tail_time`, rounded up; at most `gap0`.
+        This is the inverse of `tail_time`, rounded up. It is at most `gap0`.
 
         Args:
             gap0: loss gap at time 0, not negative.
@@ -212,7 +213,7 @@ class ExponentialTail(Objective):
         Source: docs/tails.md.
         """
         gap0 = checks.positive(gap0, "gap0", allow_zero=True)
-        # Past float64 an eighth of the largest number stands for the time: the bound stays above the true one.
+        # A time beyond float64 is replaced by an eighth of the largest number. The bound stays above the true one.
         s = min(self._speed(alpha) * checks.positive(t, "t", allow_zero=True), _MAX / 8)
         return gap0 if s == 0 or gap0 == 0 else min(gap0, self._gap_after(gap0, s) * _UP)
 
@@ -220,11 +221,11 @@ class ExponentialTail(Objective):
         return checks.positive(alpha, "alpha", allow_zero=True) * self.hard_margin * self.hard_margin
 
     def _scaled_time(self, gap0: float, gap: float) -> float:
-        """Return `αγ²` times the time from gap0 down to gap."""
+        """Return the time from gap0 down to gap, multiplied by `αγ²`."""
         raise NotImplementedError
 
     def _gap_after(self, gap0: float, s: float) -> float:
-        """Return the gap after `αγ²` times the time is s."""
+        """Return the gap at the time t with `αγ²t = s`."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
@@ -236,8 +237,8 @@ class ExponentialTail(Objective):
 class ExponentialLoss(ExponentialTail):
     """Exponential loss `f(W) = Σ_ij exp(−y_ij ⟨w_j, x_i⟩)`, a sum over samples and outputs, on separable data.
 
-    `f* = 0`, `μ = 0`, `K = ∞`, and `‖∇f(W)‖_F ≥ γ f(W)` for all W with γ the hard margin, the largest such number.
-    If `λ_min(T) ≥ α` along the flow, `ℓ(t) ≤ ℓ(0)/(1 + αγ²ℓ(0)t)`.
+    `f* = 0`, `μ = 0` and `K = ∞`. For all W, `‖∇f(W)‖_F ≥ γ f(W)`. The hard margin γ is the largest such number.
+    If `λ_min(T) ≥ α` along the flow, then `ℓ(t) ≤ ℓ(0)/(1 + αγ²ℓ(0)t)`.
 
     Args:
         X: inputs, shape `(N, n)`, any array kind.
@@ -261,7 +262,7 @@ class ExponentialLoss(ExponentialTail):
     def _derivative(self, Z: Array, order: int) -> tuple[Array, float]:
         xp = namespace(Z)
         top = -float(detach(xp.min(Z)))
-        s = top if top > 600 else 0.0  # below, e^{−z} and sums of it are within float64 as they stand
+        s = top if top > 600 else 0.0  # up to 600, e^{−z} and its sums stay within float64 unscaled
         return xp.exp(-Z - s), s
 
     def tail_constant(self, gap0: float) -> float:
@@ -279,8 +280,8 @@ class ExponentialLoss(ExponentialTail):
 class LogisticLoss(ExponentialTail):
     """Logistic loss `f(W) = Σ_ij log(1 + exp(−y_ij ⟨w_j, x_i⟩))`, a sum over samples and outputs, on separable data.
 
-    `f* = 0`, `μ = 0`, `K = σ_max²(X)/4`, and `‖∇f(W)‖_F ≥ γ (1 − e^{−f(W)})` for all W with γ the hard margin. If
-    `λ_min(T) ≥ α` along the flow, `F(ℓ(t)) ≤ F(ℓ(0)) − αγ²t` with `F(f) = log(e^f − 1) − 1/(e^f − 1)`.
+    `f* = 0`, `μ = 0` and `K = σ_max²(X)/4`. For all W, `‖∇f(W)‖_F ≥ γ (1 − e^{−f(W)})`, with γ the hard margin. If
+    `λ_min(T) ≥ α` along the flow, then `F(ℓ(t)) ≤ F(ℓ(0)) − αγ²t` with `F(f) = log(e^f − 1) − 1/(e^f − 1)`.
 
     Args:
         X: inputs, shape `(N, n)`, any array kind.
@@ -317,7 +318,7 @@ class LogisticLoss(ExponentialTail):
         return self.hard_margin * (-math.expm1(-gap0) / gap0 / _UP if gap0 > 0 else 1.0)
 
     def _scaled_time(self, gap0: float, gap: float) -> float:
-        # F(gap0) − F(gap) as a sum of positive terms, none of which is the difference of nearby numbers.
+        # F(gap0) − F(gap) as a sum of positive terms. No term is a difference of nearly equal numbers.
         fall = gap0 - gap
         q = math.expm1(-fall) / math.expm1(-gap) * math.exp(-gap)
         return fall + math.log1p(q) - q / math.expm1(-gap0)
@@ -334,7 +335,7 @@ class LogisticLoss(ExponentialTail):
 
 
 def _labels(y: Any, X: Array) -> Array:
-    """Check labels ±1 and return them as a matrix with one column for each output."""
+    """Check that the labels are ±1, and return them as a matrix with one column per output."""
     y = unmasked(y, "y")
     if not is_array(y):
         try:
@@ -344,7 +345,7 @@ def _labels(y: Any, X: Array) -> Array:
         y = from_numpy(y, X)
     if y.ndim == 1:
         y = y[:, None]
-    Y, _ = checks.matrix(y, "y")  # ±1 is exact in every type: its promotion is not worth a note
+    Y, _ = checks.matrix(y, "y")  # ±1 is exact in every type, so its promotion needs no note
     values = to_numpy(Y)
     if not (np.abs(values) == 1).all():
         found = np.unique(values)
@@ -357,9 +358,9 @@ def _labels(y: Any, X: Array) -> Array:
 def _hard_margin(Z: np.ndarray) -> tuple[float, float, np.ndarray]:
     """Return bounds on `max_{‖u‖=1} min_i ⟨u, z_i⟩` and a unit u that attains the lower one; `lower ≤ 0` if none.
 
-    Least-distance programming: `min ‖u‖ s.t. Zu ≥ 1` is the non-negative least-squares problem
-    `min_{v≥0} ‖Zᵀv‖² + (1ᵀv − 1)²` with `u ∝ Zᵀv`, solved by a finite active-set method. Any u gives a lower bound
-    and any `v ≥ 0` the upper bound `‖Zᵀv‖/1ᵀv`, so nothing rests on the solver.
+    Least-distance programming turns `min ‖u‖ s.t. Zu ≥ 1` into the non-negative least-squares problem
+    `min_{v≥0} ‖Zᵀv‖² + (1ᵀv − 1)²` with `u ∝ Zᵀv`. A finite active-set method solves it. Any u gives a lower bound,
+    and any `v ≥ 0` gives the upper bound `‖Zᵀv‖/1ᵀv`, so both bounds hold even if the solver is inexact.
 
     Source: Lawson & Hanson 1974, chapter 23.
     """
@@ -379,7 +380,7 @@ def _hard_margin(Z: np.ndarray) -> tuple[float, float, np.ndarray]:
         ) from error
     support = np.flatnonzero(v > 0)
     weights, directions = [v[support]], [A[:n, support] @ v[support]]
-    if len(support):  # the same point from the support alone, by orthogonal factors: right to more digits
+    if len(support):  # recompute the point from the support alone, by orthogonal factors, to more digits
         u = np.linalg.lstsq(A[:n, support].T, np.ones(len(support)), rcond=None)[0]
         directions.append(u)
         weights.append(np.maximum(np.linalg.lstsq(A[:n, support], u, rcond=None)[0], 0.0))

@@ -1,4 +1,4 @@
-"""The Levenberg–Marquardt method: weights are brought to constraints, by steps that are damped where they fail."""
+"""The Levenberg–Marquardt method, which moves weights onto constraints and damps the steps that fail."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ def brought_to(
     goal: float,
     steps: int,
 ) -> X:
-    """Return x brought to a violation below the goal, or near it.
+    """Return x after it has been moved until its violation is below the goal, or until the steps run out.
 
-    A step that makes the violation smaller is kept, and the damping falls by a factor of 5; else it rises by it.
+    A step that makes the violation smaller is kept, and the damping is divided by 5. Otherwise the step is dropped,
+    and the damping is multiplied by 5.
 
     Args:
-        x: where it begins, of any kind.
-        violation: by how much x is off the constraints.
-        size: the norm of a violation.
-        moved: x, its violation and the damping, to `x − Jᵀ(JJᵀ + damping)⁻¹ violation`.
-        goal: the size at which it ends.
-        steps: the most steps.
+        x: the starting point, of any type.
+        violation: returns by how much x violates the constraints.
+        size: returns the norm of a violation.
+        moved: takes x, its violation and the damping; returns `x − Jᵀ(JJᵀ + damping)⁻¹ violation`.
+        goal: the iteration ends when the size of the violation is below this.
+        steps: the largest number of steps.
 
     Example:
         >>> from linflow.model.levenberg_marquardt import brought_to

@@ -13,22 +13,22 @@ from linflow._support.html import block, never_raising, notes, table
 from linflow.model.spectrum import ImbalanceSpectrum, signed_gram_eigenvalues
 
 WIDEST = 500
-"""The largest hidden width whose imbalance spectrum a notebook shows; its neighbours may be four times as wide."""
+"""The largest hidden width whose imbalance spectrum a notebook shows. Its neighbours can be four times as wide."""
 
 
 class Network:
     """A multi-layer linear model `W = c · W_1 W_2 ⋯ W_L`.
 
     Args:
-        weights: `L ≥ 1` real matrices, `W_l` of shape `(h_{l-1}, h_l)`, left to right. Any array kind; all of
-            one kind. Integers and small floats are promoted to float64 (`notes` says so).
+        weights: `L ≥ 1` real matrices from left to right, `W_l` of shape `(h_{l-1}, h_l)`. They can be of any array
+            kind, but all of the same kind. Integers and small floats are promoted to float64 (`notes` says so).
         scale: the output scale `c > 0` (1 by default; `1/√h` is the NTK scaling of a two-layer model).
 
     Raises:
-        ValueError: shapes that do not chain, empty or non-finite matrices, a non-positive scale.
+        ValueError: shapes that do not chain, empty or non-finite matrices, or a non-positive scale.
         TypeError: complex arrays, or arrays of different kinds.
 
-    Wherever a `Network` is taken, a sequence of matrices is too.
+    Every function that takes a `Network` also takes a sequence of matrices.
 
     Example:
         >>> import numpy as np, linflow as lf
@@ -46,7 +46,7 @@ class Network:
     scale: float
     notes: tuple[str, ...]
     sizes: tuple[float, ...]
-    """`‖W_l‖_F`; of a restricted network those of the layers it was computed from, which fix its rounding."""
+    """`‖W_l‖_F`. For a restricted network, the norms of the original layers, which determine its rounding."""
 
     def __init__(self, weights: Sequence[Any], scale: float = 1.0):
         if hasattr(weights, "named_modules") or (
@@ -111,15 +111,15 @@ class Network:
         return self.scale * multiply(self.weights)
 
     def magnitude(self) -> float:
-        """Return `c · Π ‖W_l‖_F ≥ ‖W‖_F`: the size of the numbers that the product is made of, and rounded at."""
+        """Return `c · Π ‖W_l‖_F ≥ ‖W‖_F`, the size to which the rounding of the product is relative."""
         return self.scale * math.prod(self.sizes)
 
     def prefixes(self) -> list[Array]:
-        """Return `[P_0, …, P_{L-1}]`, `P_l = W_1 ⋯ W_l` without the scale; `P_0 = I` is given as None."""
+        """Return `[P_0, …, P_{L-1}]` with `P_l = W_1 ⋯ W_l`, without the scale. None stands for `P_0 = I`."""
         return running_products(self.weights)
 
     def suffixes(self) -> list[Array]:
-        """Return `[S_2, …, S_{L+1}]`, `S_l = W_l ⋯ W_L` without the scale; `S_{L+1} = I` is given as None."""
+        """Return `[S_2, …, S_{L+1}]` with `S_l = W_l ⋯ W_L`, without the scale. None stands for `S_{L+1} = I`."""
         return running_suffixes(self.weights)
 
     def gradient(self, G: Array) -> list[Array]:
@@ -127,17 +127,17 @@ class Network:
         return layer_gradients(self.weights, self.scale * G, self.suffixes())
 
     def with_weights(self, weights: Sequence[Array]) -> Network:
-        """Return a network of the same scale with other weights."""
+        """Return a network with the same scale and other weights."""
         return Network(weights, self.scale)
 
     def restricted(self, weights: Sequence[Array]) -> Network:
-        """Return a network of weights computed from these, with rounding of the size of these."""
+        """Return a network with the given weights, computed from this network, and with the rounding of this one."""
         other = self.with_weights(weights)
         other.sizes = self.sizes
         return other
 
     def detach(self) -> Network:
-        """Return the network without autograd graphs (PyTorch); itself otherwise."""
+        """Return the network without autograd graphs (PyTorch), or the network itself if there are none."""
         weights = [detach(W) for W in self.weights]
         if all(a is b for a, b in zip(weights, self.weights, strict=True)):
             return self
@@ -155,10 +155,10 @@ class Network:
 
 
 def _check_size(norms: Sequence[float], scale: float) -> None:
-    """Raise where the squares that every quantity is made of would leave float64."""
+    """Raise ValueError if squares that every computation needs would leave float64."""
     sizes = [2 * math.log10(max(size, 1e-300)) for size in norms]
     scaling = 2 * math.log10(scale)
-    # A term of T leaves out a layer, which may be the small one.
+    # Each term of T omits one layer, possibly the small one.
     positive = sum(max(size, 0.0) for size in sizes)
     exponent = max(positive, scaling, positive + scaling)
     if exponent > 300:
@@ -169,7 +169,7 @@ def _check_size(norms: Sequence[float], scale: float) -> None:
 
 
 def multiply(matrices: Sequence[Array]) -> Array:
-    """Multiply matrices in the order that keeps the intermediate results small: from the narrower end."""
+    """Multiply matrices from the narrower end, which keeps intermediate results small."""
     if matrices[0].shape[0] <= matrices[-1].shape[1]:
         result = matrices[0]
         for W in matrices[1:]:
@@ -198,7 +198,7 @@ def running_suffixes(weights: Sequence[Array]) -> list[Array]:
 
 
 def layer_gradients(weights: Sequence[Array], G: Array, suffixes: Sequence[Array]) -> list[Array]:
-    """Return `P_{l-1}ᵀ G S_{l+1}ᵀ` for every layer, with one pass of `P_{l-1}ᵀ G` from the left."""
+    """Return `P_{l-1}ᵀ G S_{l+1}ᵀ` for every layer, computing `P_{l-1}ᵀ G` in one pass from the left."""
     gradients = []
     pulled = G
     for l, S in enumerate(suffixes):
@@ -222,7 +222,7 @@ def _view(network: Network) -> str:
 
 
 def _spectrum_view(network: Network, l: int) -> tuple[str, str]:
-    """Return spectral gap and spreads of `D_l` in words, dashes where there is none or its matrix is large."""
+    """Return the spectral gap and the spreads of `D_l` as text, with dashes or a remark if they are not computed."""
     if l == network.depth:
         return "–", "–"
     left, h, right = network.widths[l - 1 : l + 2]
@@ -232,6 +232,6 @@ def _spectrum_view(network: Network, l: int) -> tuple[str, str]:
         A, B = (detach(W) for W in network.weights[l - 1 : l + 1])
         values = signed_gram_eigenvalues([(1.0, A.T), (-1.0, B)])
         found = ImbalanceSpectrum.of(values, *network.shape)
-    except Exception:  # LAPACK did not converge, or the device cannot
+    except Exception:  # LAPACK did not converge, or the device does not support it
         return "not computed", "–"
     return f"{found.spectral_gap:.4g}", f"{found.positive_spread:.4g}, {found.negative_spread:.4g}"

@@ -1,4 +1,4 @@
-"""Objectives `f: R^{n×m} → R` on the product, with their constants derived, never typed in by hand."""
+"""Objectives `f: R^{n×m} → R` on the product, with their constants."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from linflow.model.network import Network
 
 
 class LeftBehindError(RuntimeError):
-    """A function of a user that was not carried along when its objective was pickled."""
+    """Raised when a user's function is called that could not be pickled with its objective."""
 
 
 def _left_behind(W: Array) -> Any:
@@ -27,17 +27,17 @@ def _left_behind(W: Array) -> Any:
 
 
 class Objective:
-    """A function of the product given by its value and gradient, with declared constants.
+    """A function of the product, given by its value and gradient, with declared constants.
 
-    The constants are those of the theory:
+    The constants are:
 
     - strong convexity `μ`: `f(V) ≥ f(W) + ⟨∇f(W), V − W⟩ + μ/2 ‖V − W‖²`;
     - smoothness `K`: `‖∇f(V) − ∇f(W)‖ ≤ K ‖V − W‖`;
-    - gradient dominance (Polyak–Łojasiewicz) `γ`: `‖∇f(W)‖² ≥ γ (f(W) − f*)`, without a ½; `γ = 2μ` is always
+    - gradient dominance (Polyak–Łojasiewicz) `γ`: `‖∇f(W)‖² ≥ γ (f(W) − f*)`, without a ½. `γ = 2μ` is always
       admissible and is the default.
 
-    A run that contradicts a declared constant says so in `run.notes`, and so does one whose gradient does not fit the
-    value at its start (a sign, a factor, a part left out), by differences of the value.
+    A run that contradicts a declared constant reports it in `run.notes`. A run also compares the gradient at its
+    start with differences of the value and reports a mismatch, such as a wrong sign or factor or a missing part.
 
     Args:
         value: `W ↦ f(W)`, a number.
@@ -46,13 +46,13 @@ class Objective:
         strong_convexity: `μ > 0` if known.
         smoothness: `K > 0` if known.
         pl_constant: `γ > 0` if known; `2μ` otherwise.
-        minimum: `f*`; computed from `minimizer`, or numerically, when left out.
-        minimizer: `W*`, needed for a margin; computed numerically when left out.
+        minimum: `f*`. If omitted, it is computed from `minimizer`, or numerically.
+        minimizer: `W*`, needed for a margin. If omitted, together with `minimum`, it is computed numerically.
         like: an array of the kind that `value` and `gradient` take; NumPy by default.
 
     Raises:
-        ValueError: non-positive or inconsistent constants (`μ ≤ K`, `γ ≤ 2K` hold for every function), or a
-            minimum that is neither given nor computable.
+        ValueError: constants that are not positive or are inconsistent (`μ ≤ K` and `γ ≤ 2K` hold for every
+            function), or a minimum that is neither given nor computable.
 
     Example:
         >>> import numpy as np, linflow as lf
@@ -62,7 +62,7 @@ class Objective:
         >>> f.pl_constant, bool(abs(f.minimum) < 1e-12)
         (4.0, True)
 
-        Only some entries of a matrix are known:
+        If only some entries of a matrix are known:
 
         >>> Y, known = np.array([[1.0, 2.0], [0.0, 4.0]]), np.array([[1, 1], [0, 1]])
         >>> f = lf.Objective(lambda W: 0.5 * float((known * (W - Y) ** 2).sum()), lambda W: known * (W - Y),
@@ -74,13 +74,13 @@ class Objective:
 
     name = "user-defined objective"
     citations: frozenset[str] = frozenset()
-    """Keys of the references that its theory rests on."""
+    """Keys of the references for its theory."""
     derived = False
-    """Whether the constants follow from the data, rather than from a declaration that a run may contradict."""
+    """Whether the constants are derived from the data. Declared constants can be contradicted by a run."""
     quadratic = False
-    """Whether f is quadratic and `hessian_product` exact."""
+    """Whether f is quadratic and `hessian_product` is exact."""
     row_space: Any = None
-    """Orthonormal basis, shape `(n, r)`, of the part of each column of W that f sees; None where it sees all."""
+    """Orthonormal basis, shape `(n, r)`, of the subspace in which f sees the columns of W; None if it sees all."""
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ class Objective:
         return float(self._value(W))
 
     def gap(self, W: Array) -> float:
-        """Return `f(W) − f*`, without cancellation where the objective's form allows."""
+        """Return `f(W) − f*`, without cancellation if the form of the objective allows it."""
         return self.value(W) - self.minimum
 
     def rounding(self, network: Network) -> float:
@@ -138,16 +138,19 @@ class Objective:
 
     @property
     def factors(self) -> tuple[Array | None, Array | None] | None:
-        """`F` and `H` of `f = f* + ½‖F (W − W*) H‖²`, None for the identity; None if f is not known in this form."""
+        """The factors `F` and `H` of `f = f* + ½‖F (W − W*) H‖²`, or None if f is not known in this form.
+
+        A factor that is the identity is None.
+        """
         return None
 
     @property
     def minimizer_size(self) -> float:
-        """The size of the numbers that W* is rounded at: `‖W*‖_F` of one that is given, inf without one."""
+        """The size to which the rounding of W* is relative: `‖W*‖_F` if W* is given, inf if there is no minimiser."""
         return math.inf if self.minimizer is None else norm(self.minimizer)
 
     def gradient_rounding(self, network: Network) -> float:
-        """Return the size of the rounding in `∇f(W)`: here `4ε‖∇f‖`, as the inner cancellation is unknown."""
+        """Return the size of the rounding in `∇f(W)`: here `4ε‖∇f‖`, because the inner cancellation is unknown."""
         return 4 * EPS * norm(self.gradient(network.product()))
 
     def gradient(self, W: Array) -> Array:
@@ -155,7 +158,7 @@ class Objective:
         return unmasked(self._gradient(W), "the gradient")
 
     def hessian_product(self, W: Array, V: Array) -> Array:
-        """Return `∇²f(W)[V]`; by a central difference of the gradient unless the objective knows better."""
+        """Return `∇²f(W)[V]`, by a central difference of the gradient unless a subclass has a better formula."""
         size = norm(V)
         if size == 0.0:
             return V
@@ -163,15 +166,16 @@ class Objective:
         return (self.gradient(W + step * V) - self.gradient(W - step * V)) / (2 * step)
 
     def effective(self, network: Network) -> tuple[Objective, Network]:
-        """Return objective and network restricted to what the objective sees; themselves if it sees all.
+        """Return objective and network, restricted to the part of the product that the objective depends on.
 
-        With a rank-deficient design the loss depends on part of the product only and the rest of the outer
-        layers never moves. The theory applies to the restricted pair, which follows the same flow.
+        If it depends on the whole product, both are returned unchanged. With a rank-deficient design matrix, the loss
+        depends on only a part of the product, and the rest of the outer layers never moves. The theory applies to the
+        restricted pair, which follows the same flow.
         """
         return self, network
 
     def check_network(self, network: Network) -> None:
-        """Raise ValueError or TypeError unless `network` has the shape and array kind this objective takes."""
+        """Raise ValueError or TypeError unless `network` has the shape and array kind that this objective needs."""
         if network.shape != self.shape:
             raise ValueError(
                 f"the network's product is {network.shape[0]}×{network.shape[1]} but the {self.name} needs "
@@ -182,7 +186,7 @@ class Objective:
             namespace(self.minimizer, *network.weights)
 
     def _find_minimizer(self, like: Array) -> Array:
-        """Minimise numerically; under gradient dominance `f − f* ≤ ‖∇f‖²/γ` shows how well it worked."""
+        """Minimise numerically. Gradient dominance gives `f − f* ≤ ‖∇f‖²/γ`, which checks the result."""
         if self.pl_constant == 0:
             raise ValueError(
                 "the minimum f* is unknown and cannot be computed for a function that is not declared convex: "
@@ -197,7 +201,7 @@ class Objective:
         x = np.zeros(self.shape[0] * self.shape[1])
         first, g = value_and_gradient(x)
         value = first
-        for _ in range(20):  # restarts drop the quasi-Newton memory, which polishes the last digits
+        for _ in range(20):  # a restart drops the quasi-Newton memory, which improves the last digits
             found = minimize(value_and_gradient, x, jac=True, method="BFGS", options={"gtol": 0.0, "maxiter": 500})
             if not found.fun < value:
                 break
@@ -212,12 +216,15 @@ class Objective:
         return from_numpy(x.reshape(self.shape), like)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what is pickled: without functions that cannot be, so that what holds the objective still can."""
+        """Return the state to pickle, without functions that cannot be pickled.
+
+        Objects that hold the objective can then still be pickled.
+        """
         state = self.__dict__.copy()
         for name in {"_value", "_gradient"} & state.keys():
             try:
                 pickle.dumps(state[name])
-            except Exception:  # of many kinds: a lambda, a lock, an open file
+            except Exception:  # many types are possible: a lambda, a lock, an open file
                 state[name] = _left_behind
         return state
 

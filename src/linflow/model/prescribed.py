@@ -1,4 +1,7 @@
-"""Weights with prescribed imbalances and product: when they exist, in closed form for two layers, else by search."""
+"""Weights with prescribed imbalances and product: whether they exist, and how to find them.
+
+For two layers there is a closed form. For more layers, a search finds them.
+"""
 
 from __future__ import annotations
 
@@ -14,22 +17,22 @@ from linflow.model.network import multiply, running_products, running_suffixes
 from linflow.model.scalar_chain import chain_offsets, chain_root
 
 NEGLIGIBLE = 1e-12
-"""Size, relative to the layers, up to which an eigenvalue or a singular value may be rounding."""
+"""Size, relative to the layers, up to which an eigenvalue or a singular value counts as rounding."""
 
 ACCEPTED = 1e-10
-"""Largest violation of a constraint, in its unit, with which weights are returned."""
+"""Largest violation of a constraint, in units of that constraint, at which weights are accepted."""
 
 _TIGHT, _STARTS, _STEPS = 1e-14, 40, 150
-_DENSE = 1200  # constraints up to which the equations of a step are solved by factorisation
-_FLOOR = 1e-13  # least damping relative to the Jacobian: dependent constraints leave the equations singular
+_DENSE = 1200  # up to this number of constraints, the equations of a step are solved by factorisation
+_FLOOR = 1e-13  # least damping relative to the Jacobian, since dependent constraints make the equations singular
 
 
 class Prescription:
-    """Imbalances and a product in the coordinates that matter, and the weights that have them.
+    """Prescribed imbalances and product in diagonal coordinates, and the weights that have them.
 
-    `W_l ↦ Q_{l−1}ᵀ W_l Q_l` with orthogonal Q turns `D_l` into `Q_lᵀD_lQ_l` and W into `Q_0ᵀWQ_L`: whether weights
-    exist depends on the eigenvalues of each `D_l` and the singular values of W alone. Everything is done with
-    diagonal ones, and rotated back.
+    `W_l ↦ Q_{l−1}ᵀ W_l Q_l` with orthogonal Q turns `D_l` into `Q_lᵀD_lQ_l` and W into `Q_0ᵀWQ_L`. So only the
+    eigenvalues of each `D_l` and the singular values of W decide whether weights exist. The class works with diagonal
+    `D_l` and W, and rotates the result back.
 
     Args:
         Ds: symmetric `D_1, …, D_{L−1}`.
@@ -44,13 +47,13 @@ class Prescription:
         self.bases = [U, *(vectors[:, ::-1] for _, vectors in pairs), Vt.T]
         self.widths = [len(U), *(len(D) for D in Ds), len(Vt)]
         self.depth = len(Ds) + 1
-        # `‖W_l‖² ≥ ‖D‖` for one of its neighbours, and some layer has `‖W_l‖² ≥ ‖W‖^{2/L}`.
+        # A layer next to D has `‖W_l‖² ≥ ‖D‖`, and some layer has `‖W_l‖² ≥ ‖W‖^{2/L}`.
         self.size = max([*(float(np.abs(d).max()) for d in self.spectra), float(self.sigma[0]) ** (2 / self.depth)])
 
     # ------------------------------------------------------------ existence
 
     def obstacle(self) -> str:
-        """Return why no weights exist, in words; empty if none of the necessary conditions fails."""
+        """Return the reason why no weights exist, or an empty string if every necessary condition holds."""
         most = min(self.widths)
         rank = int(np.sum(self.sigma > NEGLIGIBLE * self.sigma[0]))
         if rank > most:
@@ -62,7 +65,10 @@ class Prescription:
         return self._inertia() or self._interlacing()
 
     def _inertia(self) -> str:
-        """`D_l ⪯ W_lᵀW_l` and `−D_l ⪯ W_{l+1}W_{l+1}ᵀ`, of ranks at most `h_{l−1}` and `h_{l+1}`."""
+        """Check the inertia of each `D_l`, and return the obstacle, or an empty string.
+
+        `D_l ⪯ W_lᵀW_l` and `−D_l ⪯ W_{l+1}W_{l+1}ᵀ`, whose ranks are at most `h_{l−1}` and `h_{l+1}`.
+        """
         for l, d in enumerate(self.spectra, 1):
             signs = (("positive", d, l - 1, f"W_{l}ᵀW_{l}"), ("negative", -d, l + 1, f"W_{l + 1}W_{l + 1}ᵀ"))
             for word, values, side, gram in signs:
@@ -79,8 +85,12 @@ class Prescription:
         return "n" if l == 0 else "m" if l == self.depth else f"h_{l}"
 
     def _interlacing(self) -> str:
-        """Close intervals for all `σ_k²(W_l)` under Weyl's inequalities for `W_lᵀW_l = W_{l+1}W_{l+1}ᵀ + D_l`."""
-        if self.depth == 2:  # nothing can fail then
+        """Check Weyl's inequalities, and return the obstacle, or an empty string.
+
+        The inequalities for `W_lᵀW_l = W_{l+1}W_{l+1}ᵀ + D_l` are applied to intervals for all `σ_k²(W_l)` until
+        these stop shrinking.
+        """
+        if self.depth == 2:  # nothing can fail for two layers
             return ""
         ranks = [min(a, b) for a, b in itertools.pairwise(self.widths)]
         low = [np.zeros(r) for r in ranks]
@@ -112,7 +122,7 @@ class Prescription:
     # ------------------------------------------------------------ weights
 
     def weights(self, rng: np.random.Generator) -> tuple[list[np.ndarray], float]:
-        """Return the best weights found, and by how much they violate the constraints."""
+        """Return the best weights found, and their largest violation of the constraints."""
         if self.depth == 2:
             found = self._rotated(self._two_layers())
             return found, self.residual(found)
@@ -127,10 +137,10 @@ class Prescription:
         return best, least
 
     def residual(self, weights: Sequence[np.ndarray]) -> float:
-        """Return the largest of the violations of the constraints.
+        """Return the largest violation of a constraint.
 
-        `‖W_lᵀW_l − W_{l+1}W_{l+1}ᵀ − D_l‖_F` over `max_l ‖W_l‖_F²`, and `‖W_1 ⋯ W_L − W‖_F` over the larger of
-        `‖W‖_F` and a hundredth of `Π ‖W_l‖_F`.
+        For an imbalance, it is `‖W_lᵀW_l − W_{l+1}W_{l+1}ᵀ − D_l‖_F` divided by `max_l ‖W_l‖_F²`. For the product, it
+        is `‖W_1 ⋯ W_L − W‖_F` divided by the larger of `‖W‖_F` and a hundredth of `Π ‖W_l‖_F`.
         """
         size = max(float(np.linalg.norm(A)) for A in weights) ** 2
         if size == 0.0:
@@ -141,7 +151,7 @@ class Prescription:
         ]
         target = float(np.linalg.norm(self.W))
         error = float(np.linalg.norm(multiply(weights) - self.W))
-        # A small product of large factors has the digits of its factors only.
+        # A small product of large factors is accurate only relative to its factors.
         unit = max(target, NEGLIGIBLE / ACCEPTED * math.prod(float(np.linalg.norm(A)) for A in weights))
         return max(*off, error / unit if error > 0 else 0.0)
 
@@ -149,19 +159,19 @@ class Prescription:
         return [P @ W @ Q.T for (P, Q), W in zip(itertools.pairwise(self.bases), weights, strict=True)]
 
     def _two_layers(self) -> list[np.ndarray]:
-        """Return the closed form: each mode of W takes up to one positive and one negative eigenvalue of D.
+        """Return the closed form, in which each mode of W takes up to one positive and one negative eigenvalue of D.
 
-        A mode with singular value σ and eigenvalues `λ ≥ 0 ≥ −μ` at the coordinates e and f has, with
-        `p − q = λ + μ`, `pq = σ²` and `t = λ/(λ + μ)`, the row `(√(tp), √((1−t)q))` of W_1 and the column
-        `(√(tq), √((1−t)p))` of W_2 there.
+        Take a mode with singular value σ and eigenvalues `λ ≥ 0 ≥ −μ` at the coordinates e and f. Let
+        `p − q = λ + μ`, `pq = σ²` and `t = λ/(λ + μ)`. At these coordinates, the row of W_1 is `(√(tp), √((1−t)q))`
+        and the column of W_2 is `(√(tq), √((1−t)p))`.
         """
         (n, h, m), d = self.widths, self.spectra[0]
         W1, W2 = np.zeros((n, h)), np.zeros((h, m))
-        # What rounding makes of eigenvalues that are zero: no more than n and m can be of use.
+        # Rounding can turn zero eigenvalues into nonzero ones. At most n positive and m negative ones are needed.
         positive = int(np.sum(d[:n] > 0))
         negative = int(np.sum(d[::-1][:m] < 0))
         paired = {i: i for i in range(positive)}
-        # Modes without an eigenvalue first: where h is tight, each must get one.
+        # Modes without a positive eigenvalue come first: if h is tight, each must get an eigenvalue.
         rows = [*range(positive, m), *reversed(range(min(positive, m)))][:negative]
         against = {j: h - 1 - k for k, j in enumerate(rows)}
         free = iter(range(positive, h - negative))
@@ -187,21 +197,21 @@ class Prescription:
     # ------------------------------------------------------------ search
 
     def _starts(self, rng: np.random.Generator) -> Iterator[list[np.ndarray]]:
-        """Yield scalar chains, paired in three orders, where they are exact; then shaken ones and random weights."""
+        """Yield the exact ones among the scalar chains in three orders, then perturbed chains and random weights."""
         keys = [np.negative, np.positive, lambda d: -np.abs(d)]
         chains = [self._chains([np.argsort(key(d), kind="stable") for d in self.spectra]) for key in keys]
         yield from (chain for chain in chains if self.residual(self._rotated(chain)) < ACCEPTED)
         shapes, root = list(itertools.pairwise(self.widths)), math.sqrt(self.size)
         for k in range(_STARTS):
             noise = [root * rng.standard_normal(shape) / math.sqrt(max(shape)) for shape in shapes]
-            # Chains lie where the Jacobian is singular, and would keep their zeros.
+            # At a chain the Jacobian is singular, so without noise its zeros would stay zero.
             shaken = [A + 0.3 * V for A, V in zip(chains[k // 2 % 3], noise, strict=True)]
             yield noise if k % 2 else shaken
 
     def _chains(self, orders: list[np.ndarray]) -> list[np.ndarray]:
-        """Return layers with one entry for each pair of coordinates, exact if chains of scalars can be.
+        """Return layers made of scalar chains, with one entry per pair of coordinates.
 
-        Chain i joins the coordinate of rank i in each order.
+        They are exact if scalar chains can be. Chain i joins the coordinates that have rank i in each order.
         """
         widths, through = self.widths, min(self.widths)
         places = [np.arange(widths[0]), *orders, np.arange(widths[-1])]
@@ -218,10 +228,10 @@ class Prescription:
         return weights
 
     def _ending(self, i: int, d: np.ndarray) -> np.ndarray:
-        """Return the squares of the pieces of a chain that does not pass through every layer.
+        """Return the squared entries of the pieces of a chain that does not pass through every layer.
 
-        A piece has no layer to go on with at a hidden end, which fixes its squares from there; where two such ends
-        disagree the mean is taken.
+        A piece that ends at a hidden layer has no entry beyond it, which determines its squares from that end. If two
+        such ends disagree, the mean is taken.
         """
         squares, L = np.zeros(self.depth), self.depth
         held = [min(a, b) > i for a, b in itertools.pairwise(self.widths)]
@@ -239,7 +249,7 @@ class Prescription:
         return squares
 
     def _search(self, start: list[np.ndarray]) -> list[np.ndarray]:
-        """Bring weights to the constraints by the Levenberg–Marquardt method, in units in which the size is 1."""
+        """Move weights onto the constraints by the Levenberg–Marquardt method, in units in which the size is 1."""
         root = math.sqrt(self.size) or 1.0
         targets = [np.diag(d) / root**2 for d in self.spectra]
         product = np.zeros((self.widths[0], self.widths[-1]))
@@ -261,12 +271,12 @@ class Prescription:
 
 
 def _cleared(d: np.ndarray) -> np.ndarray:
-    """Return eigenvalues with 0 for what is rounding: its root would be a weight."""
+    """Return the eigenvalues, with those that are rounding set to 0, because their roots would become weights."""
     return np.where(np.abs(d) > 16 * EPS * math.sqrt(len(d)) * np.max(np.abs(d)), d, 0.0)
 
 
 def _weyl(low: np.ndarray, high: np.ndarray, shift: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return bounds on the eigenvalues of `B + D`, D of spectrum `shift`, B ⪰ 0 with bounds padded by zeros."""
+    """Return bounds on the eigenvalues of `B + D`, with `shift` the spectrum of D and zero-padded bounds of B ⪰ 0."""
     h = len(shift)
     low, high = (np.pad(x[:h], (0, h - min(h, len(x)))) for x in (low, high))
     least, most = np.zeros(h), np.full(h, math.inf)
@@ -277,7 +287,7 @@ def _weyl(low: np.ndarray, high: np.ndarray, shift: np.ndarray) -> tuple[np.ndar
 
 
 def _violation(weights: Sequence[np.ndarray], targets: Sequence[np.ndarray], product: np.ndarray) -> list[np.ndarray]:
-    """Return `W_lᵀW_l − W_{l+1}W_{l+1}ᵀ − D_l` for each l, then `W_1 ⋯ W_L − W`."""
+    """Return `W_lᵀW_l − W_{l+1}W_{l+1}ᵀ − D_l` for each l, followed by `W_1 ⋯ W_L − W`."""
     off = [A.T @ A - B @ B.T - D for (A, B), D in zip(itertools.pairwise(weights), targets, strict=True)]
     return [*off, multiply(weights) - product]
 
@@ -287,13 +297,13 @@ def _size(off: Sequence[np.ndarray]) -> float:
 
 
 def _step(weights: list[np.ndarray], off: list[np.ndarray], damping: float) -> list[np.ndarray]:
-    """Return `Jᵀ(JJᵀ + damping)⁻¹ off`, J the derivative of the constraints."""
+    """Return `Jᵀ(JJᵀ + damping)⁻¹ off`, where J is the derivative of the constraints."""
     P, S = running_products(weights), running_suffixes(weights)
     shapes = [R.shape for R in off]
     ends = np.cumsum([R.size for R in off])[:-1]
 
     def adjoint(v: np.ndarray) -> list[np.ndarray]:
-        """Jᵀ of a vector, or of a stack of them, whose symmetric parts are read."""
+        """Apply Jᵀ to a vector, or to a stack of vectors. Only the symmetric parts of the imbalances count."""
         parts = [x.reshape(*v.shape[:-1], *s) for x, s in zip(np.split(v, ends, axis=-1), shapes, strict=True)]
         Rs, pulled = [x + x.swapaxes(-1, -2) for x in parts[:-1]], parts[-1]
         found = []
@@ -308,7 +318,7 @@ def _step(weights: list[np.ndarray], off: list[np.ndarray], damping: float) -> l
         return found
 
     def forward(V: Sequence[np.ndarray]) -> np.ndarray:
-        """J of a change of the weights."""
+        """Apply J to a change of the weights."""
         parts = []
         for (A, B), (X, Y) in zip(itertools.pairwise(weights), itertools.pairwise(V), strict=True):
             R = A.T @ X - B @ Y.T
@@ -330,7 +340,7 @@ def _step(weights: list[np.ndarray], off: list[np.ndarray], damping: float) -> l
 
 
 def _conjugate_gradients(apply, r: np.ndarray) -> np.ndarray:
-    """Return an approximate solution of `apply(x) = r`, apply symmetric and semidefinite, r in its range."""
+    """Return an approximate solution of `apply(x) = r`, for symmetric semidefinite `apply` and r in its range."""
     x, rest, direction = np.zeros_like(r), r.copy(), r.copy()
     first = squared = float(rest @ rest)
     for _ in range(400):

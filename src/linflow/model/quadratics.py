@@ -13,14 +13,15 @@ from linflow.model.network import Network
 from linflow.model.objectives import Objective
 
 SOLVED = 4.0
-"""The rounding of a computed minimiser in units of that of its size: 1.8 was needed, of 100 regressions to 60×13."""
+"""Rounding of a computed minimiser, in units of the rounding of its size. 100 regressions to 60×13 needed ≤ 1.8."""
 
 
 class _Quadratic(Objective):
     """`f(W) = f* + ½‖F (W − W*) H‖²` with `F` (r×n) and `H` (m×q) of full rank, None for the identity.
 
-    Every quadratic objective takes this form; the gap and gradient are free of cancellation near `W*`.
-    `V` (n×r) and `U` (m×q) are orthonormal bases of what `F` and `H` see; None when they see everything.
+    Every quadratic objective takes this form. The gap and the gradient are free of cancellation near `W*`.
+    `V` (n×r) is an orthonormal basis of the row space of `F`, and `U` (m×q) of the column space of `H`. Each is None
+    if the space is the whole space.
     """
 
     derived = True
@@ -50,10 +51,10 @@ class _Quadratic(Objective):
 
     @property
     def minimizer_size(self) -> float:
-        """The size of the numbers that W* is rounded at.
+        """The size to which the rounding of W* is relative.
 
-        `‖W*‖_F` where it is given; four times `‖W*‖_F + ‖R‖_F/σ_min(X)` of a regression that leaves the residual R,
-        and four times `κ(F) κ(H) ‖W*‖_F` of a general quadratic, by backward stable methods.
+        If W* is given, it is `‖W*‖_F`. For a regression with residual R, it is four times `‖W*‖_F + ‖R‖_F/σ_min(X)`.
+        For a general quadratic, it is four times `κ(F) κ(H) ‖W*‖_F`. The last two assume backward stable methods.
         """
         return self._size
 
@@ -81,7 +82,7 @@ class _Quadratic(Objective):
     def gap(self, W: Array) -> float:
         """Return `f(W) − f*`."""
         E = self._residual(unmasked(W, "W") - self.minimizer)
-        with np.errstate(over="ignore"):  # inf is what it is then
+        with np.errstate(over="ignore"):  # the gap is then inf
             return 0.5 * float(detach(namespace(E).sum(E * E)))
 
     def gradient(self, W: Array) -> Array:
@@ -93,10 +94,10 @@ class _Quadratic(Objective):
         return self._adjoint(self._residual(unmasked(V, "V")))
 
     def effective(self, network: Network) -> tuple[Objective, Network]:
-        """Return objective and network in the coordinates of the row (and column) space the objective sees.
+        """Return objective and network in coordinates of the row (and column) space that the objective depends on.
 
-        `W ↦ Vᵀ W U`, `W_1 ↦ Vᵀ W_1`, `W_L ↦ W_L U`. The frozen part `(I − VVᵀ) W_1` never moves, so `D_1` less
-        that part is conserved too, and it is the imbalance of the restricted network.
+        The coordinates are `W ↦ Vᵀ W U`, `W_1 ↦ Vᵀ W_1`, `W_L ↦ W_L U`. The frozen part `(I − VVᵀ) W_1` never moves.
+        So `D_1` minus the contribution of that part is conserved too: it is the imbalance of the restricted network.
         """
         V, U = self.row_space, self._U
         if V is None and U is None:
@@ -120,7 +121,7 @@ class MatrixFactorization(_Quadratic):
         Y: target, shape `(n, m)`, any array kind.
 
     Raises:
-        ValueError: when `Y` is not a finite, non-empty matrix.
+        ValueError: `Y` is not a finite, non-empty matrix.
 
     Example:
         >>> import numpy as np, linflow as lf
@@ -139,16 +140,16 @@ class MatrixFactorization(_Quadratic):
 class LinearRegression(_Quadratic):
     """Linear regression `f(W) = ½‖Y − XW‖_F²` with `N` samples in rows.
 
-    `μ = σ_min²(X)`, `K = σ_max²(X)`, `γ = 2σ_r²(X)` with `r = rank X` (numerical rank: singular values not above
-    `max(N, n)·ε·σ_max` count as 0). When `r < n`, `μ = 0` on the whole space, `W*` is the minimum-norm solution
-    and `effective` gives the strongly convex restriction to the row space.
+    `μ = σ_min²(X)`, `K = σ_max²(X)` and `γ = 2σ_r²(X)` with `r = rank X`. This is the numerical rank: singular values
+    up to `max(N, n)·ε·σ_max` count as 0. If `r < n`, then `μ = 0` on the whole space and `W*` is the minimum-norm
+    solution. `effective` then gives the strongly convex restriction to the row space.
 
     Args:
         X: inputs, shape `(N, n)`.
         Y: outputs, shape `(N, m)`.
 
     Raises:
-        ValueError: when the rows of X and Y differ in number, X is zero, or entries are not finite.
+        ValueError: X and Y have different numbers of rows, X is zero, or entries are not finite.
 
     Example:
         >>> import numpy as np, linflow as lf
@@ -189,17 +190,17 @@ class LinearRegression(_Quadratic):
 class Quadratic(_Quadratic):
     """General quadratic `f(W) = ½⟨W, A W B⟩ − ⟨C, W⟩` with `A`, `B` symmetric positive semidefinite.
 
-    `W* = A⁺ C B⁺`, `μ = λ_min(A) λ_min(B)`, `K = λ_max(A) λ_max(B)`, `γ = 2 λ₊(A) λ₊(B)` with `λ₊` the least
-    nonzero eigenvalue (eigenvalues not above `n·ε·λ_max` count as 0).
+    `W* = A⁺ C B⁺`, `μ = λ_min(A) λ_min(B)`, `K = λ_max(A) λ_max(B)` and `γ = 2 λ₊(A) λ₊(B)`, where `λ₊` is the least
+    nonzero eigenvalue (eigenvalues up to `n·ε·λ_max` count as 0).
 
     Args:
         A: shape `(n, n)`.
-        B: shape `(m, m)`, the identity when left out.
+        B: shape `(m, m)`; the identity if omitted.
         C: shape `(n, m)`.
 
     Raises:
-        ValueError: when A or B is not symmetric positive semidefinite, or f is unbounded below (C has a part
-            outside the range of A and B).
+        ValueError: A or B is not symmetric positive semidefinite, or f is unbounded below (C has a part outside the
+            range of A and B).
 
     Example:
         >>> import numpy as np, linflow as lf
@@ -242,7 +243,7 @@ class Quadratic(_Quadratic):
 
 
 def _rank(s: Array, side: int, name: str) -> int:
-    """Numerical rank from singular values in descending order."""
+    """Return the numerical rank, from singular values in descending order."""
     s = to_numpy(s)
     if s[0] == 0:
         raise ValueError(f"{name} is zero; the objective would not depend on the product at all.")
@@ -250,7 +251,7 @@ def _rank(s: Array, side: int, name: str) -> int:
 
 
 def _semidefinite_root(A: Any, name: str, side: int) -> tuple[Array, np.ndarray, Array | None, str | None]:
-    """Return `F` (r×n) with `FᵀF = A`, its singular values, a basis of its row space if r < n, and a note."""
+    """Return `F` (r×n) with `FᵀF = A`, its singular values, a basis of its row space (None if r = n) and a note."""
     A, note = checks.matrix(A, name, (side, side))
     xp = namespace(A)
     if norm(A - A.T) > 1e-10 * norm(A):

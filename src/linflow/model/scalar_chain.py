@@ -1,7 +1,7 @@
-"""The scalar chain `w_1 w_2 ⋯ w_L`: its conserved offsets and the polynomial that ties them to the product.
+"""The scalar chain `w_1 w_2 ⋯ w_L`: its conserved offsets and the polynomial that relates them to the product.
 
-Every mode of a homogeneous, spectral or diagonal network is such a chain. With `d_l = w_l² − w_{l+1}²` the
-squares are `w_l² = x + c_l`, the offsets `c_l ≥ 0` fixed by the `d_l` with `min c = 0`, and
+Every mode of a homogeneous, spectral or diagonal network is such a chain. Let `d_l = w_l² − w_{l+1}²`. Then
+`w_l² = x + c_l`, where the `d_l` and `min c = 0` determine the offsets `c_l ≥ 0`. The product w satisfies
 `p(x) = Π_l (x + c_l) = w²`.
 """
 
@@ -19,16 +19,16 @@ def chain_offsets(d: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def chain_root(c: np.ndarray, w: np.ndarray | float) -> np.ndarray:
-    """Return the root `x ≥ 0` of `Π(x + c_l) = w²` for each w; inf for an infinite one."""
+    """Return the root `x ≥ 0` of `Π(x + c_l) = w²` for each w, or inf for an infinite w."""
     with np.errstate(over="ignore"):
         return np.exp(chain_log_root(c, w))
 
 
 def chain_log_root(c: np.ndarray, w: np.ndarray | float) -> np.ndarray:
-    """Return the logarithm of that root, which is known where the root underflows.
+    """Return the logarithm of the root `x ≥ 0` of `Π(x + c_l) = w²`, even if the root itself underflows.
 
-    Newton's method on `s ↦ Σ log(e^s + c_l)`, which is convex with slope in [1, L]: started at the upper bound
-    `x ≤ |w|^{2/L}` it falls monotonically to the root, over any range of sizes.
+    The method is Newton's on `s ↦ Σ log(e^s + c_l)`, which is convex with slope in [1, L]. Started at the upper bound
+    `x ≤ |w|^{2/L}`, it decreases monotonically to the root, over any range of sizes.
     """
     with np.errstate(divide="ignore"):
         level = 2 * np.log(np.abs(np.asarray(w, dtype=np.float64)))
@@ -36,17 +36,17 @@ def chain_log_root(c: np.ndarray, w: np.ndarray | float) -> np.ndarray:
     usable = np.isfinite(level)
     s = np.where(usable, level, 0.0) / len(c)
     for _ in range(200):
-        terms = np.logaddexp(s[..., None], log_c)  # log(x + c), also where x = e^s underflows
+        terms = np.logaddexp(s[..., None], log_c)  # log(x + c), even if x = e^s underflows
         step = (terms.sum(axis=-1) - np.where(usable, level, 0.0)) / np.exp(s[..., None] - terms).sum(axis=-1)
-        step = np.maximum(step, 0.0)  # from above every step is a fall, but for rounding at the end
+        step = np.maximum(step, 0.0)  # from above, every step goes down, except for rounding at the end
         s = s - step
         if np.all((step <= 4e-16 * np.maximum(np.abs(s), 1.0)) | ~usable):
             break
-    return np.where(usable, s, level)  # −inf and inf for themselves
+    return np.where(usable, s, level)  # −inf and inf stay as they are
 
 
 def chain_slope(c: np.ndarray, x: np.ndarray | float) -> np.ndarray:
-    """Return `p'(x) = Σ_l Π_{k≠l} (x + c_k)`, the one eigenvalue of the operator T of the chain, for each x."""
+    """Return `p'(x) = Σ_l Π_{k≠l} (x + c_k)` for each x. It is the only eigenvalue of the operator T of the chain."""
     factors = np.asarray(x)[..., None] + np.asarray(c)
     one = np.ones_like(factors[..., :1])
     before = np.concatenate([one, np.cumprod(factors, axis=-1)[..., :-1]], axis=-1)

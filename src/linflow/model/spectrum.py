@@ -1,4 +1,4 @@
-"""Eigenvalues of signed sums of Gram matrices, and what an imbalance's spectrum says."""
+"""Eigenvalues of signed sums of Gram matrices, and the spectrum of an imbalance."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from linflow._support.words import plural
 
 
 def signed_gram_eigenvalues(terms: Sequence[tuple[float, Array]]) -> Array:
-    """Return the eigenvalues, descending, of `Σ s_i A_i A_iᵀ` (h×h) by a QR of `[A_1 A_2 …]` when that is thin."""
+    """Return the eigenvalues of `Σ s_i A_i A_iᵀ` (h×h), descending, by a QR of `[A_1 A_2 …]` if that is tall."""
     xp, h = namespace(*(A for _, A in terms)), terms[0][1].shape[0]
     nonzero = eigenvalues(signed_gram(terms))
     zeros = xp.zeros(h - nonzero.shape[0], dtype=nonzero.dtype, device=device(nonzero))
@@ -21,7 +21,7 @@ def signed_gram_eigenvalues(terms: Sequence[tuple[float, Array]]) -> Array:
 
 
 def signed_gram(terms: Sequence[tuple[float, Array]]) -> Array:
-    """Return `Σ s_i A_i A_iᵀ` (h×h), or where that is smaller an r×r matrix of the same nonzero eigenvalues."""
+    """Return `Σ s_i A_i A_iᵀ` (h×h), or an r×r matrix with the same nonzero eigenvalues if that is smaller."""
     xp = namespace(*(A for _, A in terms))
     h, r = terms[0][1].shape[0], sum(A.shape[1] for _, A in terms)
     if h <= r:
@@ -34,7 +34,7 @@ def signed_gram(terms: Sequence[tuple[float, Array]]) -> Array:
 @renamed_attributes(gap="spectral_gap")
 @dataclass(frozen=True, repr=False)
 class ImbalanceSpectrum:
-    """Spectrum of one imbalance matrix with the three numbers that fix the two-layer rate.
+    """Spectrum of one imbalance matrix, with the three numbers that determine the two-layer rate.
 
     Attributes:
         eigenvalues: of `D`, descending, length h.
@@ -52,11 +52,11 @@ class ImbalanceSpectrum:
 
     @classmethod
     def of(cls, values: Array, n: int, m: int) -> ImbalanceSpectrum:
-        """Return the spectrum of eigenvalues in descending order, with n and m the sides of the product."""
+        """Return the spectrum with the given eigenvalues, in descending order, of an n×m product."""
         negated = -namespace(values).flip(values)
         top_p, n_th = positive_part(values, 1), positive_part(values, n)
         top_m, m_th = positive_part(negated, 1), positive_part(negated, m)
-        # A part that is 0 may have a sign, which nothing that is shown should.
+        # A zero can be −0.0. Adding 0.0 removes its sign, which should not be displayed.
         spreads = float(top_p - n_th) + 0.0, float(top_m - m_th) + 0.0
         return cls(values, *spreads, float(n_th) + float(m_th) + 0.0)
 
@@ -68,7 +68,7 @@ class ImbalanceSpectrum:
 
 
 def positive_part(values: Array, k: int) -> Array:
-    """Return `[λ_k]_+` from eigenvalues in descending order, 0 past the size, as a 0-d array."""
+    """Return `[λ_k]_+` as a 0-d array, from eigenvalues in descending order. It is 0 if k exceeds their number."""
     xp = namespace(values)
     if k > values.shape[0]:
         return values[0] * 0.0

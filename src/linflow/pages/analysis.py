@@ -22,12 +22,12 @@ from linflow.verified import Enclosure
 WIDEST = 2000
 """Width of a hidden layer up to which its imbalance is drawn."""
 FILES = ("experiment.toml", "analysis.json", "run.nc", "index.html")
-"""What is written."""
+"""The files that `write` writes."""
 _COUNTS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten")
 
 
 def write(found: Analysis, folder: Path, *, drawings: bool = True) -> Path:
-    """Write `index.html`, `analysis.json`, `run.nc` and `experiment.toml`, each whole; return the page."""
+    """Write `index.html`, `analysis.json`, `run.nc` and `experiment.toml`, each whole; return the page's path."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     made = f"# experiment.toml {MADE} analyze, and linflow analyze experiment.toml does it again\n"
@@ -40,12 +40,12 @@ def write(found: Analysis, folder: Path, *, drawings: bool = True) -> Path:
 
 
 def template() -> Any:
-    """Return the template of the page, compiled at the first call: after Ctrl-C there is no time for it."""
+    """Return the template of the page. The first call compiles it; after Ctrl-C there is no time for that."""
     return environment().get_template("analysis.html.j2")
 
 
 def page(found: Analysis, *, drawings: bool = True) -> str:
-    """Return the page, with its drawings inside unless it is needed at once."""
+    """Return the page with its drawings inside, or without them if it is needed at once."""
     return template().render(
         found=found,
         heading=heading(found),
@@ -63,7 +63,7 @@ def page(found: Analysis, *, drawings: bool = True) -> str:
 
 
 def heading(found: Analysis) -> str:
-    """Say in a line what is fitted, by which layers, how, and from which start."""
+    """Say in one line what is fitted, by which layers, how, and from which start."""
     data, net = found.experiment.data, found.network
     layers = f"{_COUNTS[net.depth] if net.depth < len(_COUNTS) else net.depth} layer{'s' * (net.depth > 1)}"
     x, y = (path.name if path is not None else "" for path in (data.x, data.y or data.target))
@@ -81,13 +81,13 @@ def _origin(found: Analysis) -> str:
     name = "NTK" if start.init == "ntk" else start.init.replace("_", "-")
     times = f", each layer times {start.multiplier:g}" if start.multiplier != 1 else ""
     of = f" of {SIZES[start.init][0]} {start.size:g}" if start.size is not None and start.init in SIZES else ""
-    # Without a size in between the article stands before the initialisation itself.
+    # No size comes between the article and the initialisation.
     article = "an" if name[0] in "aeioNAEIO" else "a"
     return f"{article} {name} start{of}{times}, seed {start.seed}"
 
 
 def _start(found: Analysis) -> dict[str, str]:
-    """Return what is known of the start before anything is run."""
+    """Return what is known about the start before the run."""
     net = found.network
     facts = {
         "Widths": "×".join(map(str, net.widths)),
@@ -114,7 +114,7 @@ def _drawings(found: Analysis) -> list[tuple[str, Markup]]:
 
 
 def _gap(found: Analysis, promise: str) -> tuple[str, Markup]:
-    """Draw the gap: with a proof, what was guaranteed, proved and observed."""
+    """Draw the loss gap; if there is a proof, draw what was guaranteed, proved and observed."""
     run, cert, proof = found.run, found.certificate, found.proof
     if isinstance(proof, Enclosure) and proof.steps:
         text = "The loss gap: proved by the verified run, observed (circles)"

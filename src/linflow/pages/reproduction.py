@@ -23,7 +23,7 @@ from linflow.pages.templating import environment, inlined
 from linflow.plots.saving import rendered
 
 Watcher = Callable[[str, float, str], None]
-"""Told the figure under way, the fraction of it done (1 once its files are written) and a note."""
+"""Called with the figure under way, the fraction of it done (1 once its files are written) and a note."""
 
 _FORMATS = {
     "svg": {"Date": None, "Creator": "linflow", "Format": None, "Type": None},
@@ -57,7 +57,7 @@ class FinishedFigure:
         return _tally(self.outcome.claims)
 
     def document(self) -> dict[str, Any]:
-        """The figure as it stands in ``report.json``."""
+        """The figure as it appears in ``report.json``."""
         name = self.experiment.id
         return {
             "id": name,
@@ -133,9 +133,9 @@ class Report:
         return plain(document)
 
     def json(self) -> str:
-        """The report as JSON, lists of numbers on one line each."""
+        """The report as JSON, with each list of numbers on one line."""
         text = json.dumps(self.document(), indent=2, ensure_ascii=False, allow_nan=False)
-        # A raw line break never stands inside a JSON string, so this touches lists of numbers only.
+        # A raw line break never occurs inside a JSON string, so this changes lists of numbers only.
         return re.sub(r"\[\n[^\[\]{}\"]*\]", lambda m: re.sub(r"\n\s*", " ", m[0]), text) + "\n"
 
     def html(self) -> str:
@@ -162,24 +162,24 @@ def reproduce(
     error becomes a failed claim, and the others go on.
 
     Args:
-        names: Ids of the experiments; if not given all of them, but for those that take minutes.
-        full: Compute those too.
-        out: Folder to write to, made if missing.
+        names: Ids of the experiments. By default all of them, except those that take minutes.
+        full: Also compute those that take minutes.
+        out: Folder to write to, created if missing.
         seed: Given to every experiment.
         given: Values of settings by name, as on the command line; each goes to every figure that has the setting.
         progress: Called as the work goes on.
 
     Raises:
         ValueError: If the name of a figure or a setting is unknown, or a value cannot be read.
-        OSError: If the folder cannot be written to, or holds such files that linflow has not written.
-        ReportInterrupted: On Ctrl-C, once the report of the figures done so far is written.
+        OSError: If the folder cannot be written to, or holds files of these names that linflow has not written.
+        ReportInterrupted: On Ctrl-C, after the report of the figures done so far is written.
     """
     experiments = select(names, full=full)
     if not experiments:
         raise ValueError("there is no figure to reproduce.")
     settings = assigned({one.id: one.settings for one in experiments}, given or {})
     out, watcher, start = Path(out), progress or (lambda *_: None), time.perf_counter()
-    # Say now, not after minutes, if nothing can be written, or what is there is another's.
+    # Fail now, not after minutes, if nothing can be written or the files there are not linflow's.
     drawn = [out / "figures" / f"{experiment.id}.{kind}" for experiment in experiments for kind in _FORMATS]
     refuse_foreign_files([out / "index.html", out / "report.json", *drawn], "name another folder")
     (out / "figures").mkdir(parents=True, exist_ok=True)
@@ -195,7 +195,7 @@ def reproduce(
         stopped = True
     names = [experiment.id for experiment in experiments]
     report = Report(out, names, seed, given or {}, figures, datetime.now(UTC), time.perf_counter() - start)
-    if figures:  # otherwise an earlier report stays
+    if figures:  # otherwise keep an earlier report
         write_whole(out / "report.json", report.json())
         write_whole(report.index, report.html())
     if stopped:
@@ -225,7 +225,7 @@ def _run(experiment: PaperFigure, settings: Settings, seed: int, folder: Path, w
         if kind in files:
             write_whole(path, files[kind])
         else:
-            path.unlink(missing_ok=True)  # a figure of an earlier run would belie the failed claim
+            path.unlink(missing_ok=True)  # a figure of an earlier run would contradict the failed claim
     label = f"{experiment.title}. {experiment.summary}"
     svg = inlined(files["svg"].decode(), experiment.id, label) if files else ""
     return FinishedFigure(experiment, settings, outcome, time.perf_counter() - start, svg, width)

@@ -1,4 +1,4 @@
-"""Pages in HTML: the templates, and drawings to put inside."""
+"""HTML pages: the templates, and the drawings to put inside."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from linflow.plots.themes import THEMES
 
 @lru_cache(maxsize=1)
 def environment() -> Environment:
-    """Return where the templates of this package are found; what is put into them is escaped."""
+    """Return the environment that loads the templates of this package; it escapes what is put into them."""
     found = Environment(
         loader=PackageLoader("linflow.pages"),
         autoescape=True,
@@ -34,7 +34,7 @@ def environment() -> Environment:
 
 @lru_cache(maxsize=1)
 def dark_colours() -> dict[str, str]:
-    """Return what the colours of the light theme, and the greys from its ink to its paper, are in the dark one."""
+    """Map the colours of the light theme, and the greys from its ink to its paper, to those of the dark theme."""
     light, dark = THEMES["light"], THEMES["dark"]
     ink, paper = (np.array(to_rgb(end)) for end in (dark.ink, dark.paper))
     first, last = (to_rgb(end)[0] for end in (light.ink, light.paper))
@@ -50,7 +50,7 @@ def dark_colours() -> dict[str, str]:
 
 
 def recoloured(drawing: str) -> str:
-    """Return a drawing that takes the colours of the dark theme where a page is dark, and the browser can."""
+    """Return a drawing that uses the colours of the dark theme on a dark page, if the browser supports it."""
     known = dark_colours()
 
     def both(found: re.Match[str]) -> str:
@@ -61,19 +61,19 @@ def recoloured(drawing: str) -> str:
 
 
 def inlined(drawing: str, name: str, label: str = "") -> Markup:
-    """Return an SVG file as an element of a page, its ids and style its own.
+    """Return an SVG file as an element of a page, with ids and style of its own.
 
     Args:
-        drawing: the file.
-        name: keeps its ids apart from those of other drawings.
-        label: what a screen reader says of it.
+        drawing: the content of the file.
+        name: prefix that keeps its ids apart from those of other drawings.
+        label: what a screen reader reads out for it.
     """
     drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing[drawing.index("<svg") :], count=1, flags=re.DOTALL)
     drawing = re.sub(r'(\bid="|url\(#|href="#)', rf"\1{name}-", recoloured(drawing))
     drawing = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", drawing, count=1, flags=re.DOTALL)
-    style = "stroke-linejoin: round; stroke-linecap: butt"  # what the removed rule said of every element
+    style = "stroke-linejoin: round; stroke-linecap: butt"  # what the removed rule set for every element
     said = f'role="img" aria-label="{escape(label)}" ' if label else ""
-    return Markup(drawing.replace("<svg", f'<svg {said}style="{style}"', 1))  # of numbers and escaped labels
+    return Markup(drawing.replace("<svg", f'<svg {said}style="{style}"', 1))  # made of numbers and escaped labels
 
 
 def svg(ax: Any, name: str) -> Markup:
@@ -82,5 +82,5 @@ def svg(ax: Any, name: str) -> Markup:
 
 
 def number(x: float | None) -> str:
-    """Return four digits; a dash for what there is none of, 0 included."""
+    """Return a number with four digits; a dash for 0 or if there is no number."""
     return digits.number(x or None)

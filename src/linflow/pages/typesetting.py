@@ -17,7 +17,7 @@ _WRITTEN_OUT = 5
 
 
 def typeset(text: Any) -> Markup:
-    """Return text as HTML: its subscripts, superscripts and powers of ten are set as such, and all else is escaped.
+    """Return text as HTML, with typeset subscripts, superscripts and powers of ten; escape everything else.
 
     Example:
         >>> from linflow.pages.typesetting import typeset
@@ -33,7 +33,7 @@ def typeset(text: Any) -> Markup:
     html = re.sub(r"\^\{([^{}]+)\}", r"<sup>\1</sup>", html)
     html = re.sub(r"_\{([^{}]+)\}", r"<sub>\1</sub>", html)
     html = re.sub(r"(?<=\w)_(min|max|[lL])\b", r"<sub>\1</sub>", html)
-    # Of a single letter or a norm: names of code and files have more before an underscore.
+    # Only after a single letter or a norm: names of code and files have more before an underscore.
     return Markup(re.sub(r"((?<![\w.])[^\W\d_]|‖)_(\d+|F)(?!\w)", r"\1<sub>\2</sub>", html))
 
 

@@ -1,7 +1,7 @@
-"""Figures in one style: readable in print and on screen, in light and dark, safe for colour-blind readers.
+"""Figures in one style: readable in print and on screen, in light and dark, and by colour-blind readers.
 
-Every function takes Axes, or makes its own, and returns them. Nothing here imports pyplot, shows a window or leaves a
-trace in ``matplotlib.rcParams``. What is observed is drawn solid, what is guaranteed dashed.
+Every function takes Axes, or makes its own, and returns them. Nothing here imports pyplot, shows a window or changes
+``matplotlib.rcParams``. Observed curves are solid, and guarantees are dashed.
 """
 
 from typing import TYPE_CHECKING
@@ -34,5 +34,5 @@ __all__ = [
     "style",
 ]
 
-if not TYPE_CHECKING:  # a checker knows the names
+if not TYPE_CHECKING:  # type checkers already know the names
     __getattr__ = missing(__name__, __all__)

@@ -1,4 +1,4 @@
-"""Where the figures draw: Axes, their theme and typography, labels at the ends of curves, and ticks."""
+"""Drawing tools shared by the figures: Axes with a theme, typography, labels at the ends of curves, and ticks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from linflow.plots.themes import Theme, dress, figure, theme_named, theme_of
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = (0, (4, 2))
-"""The dash pattern of all that is guaranteed."""
+"""The dash pattern of guarantees."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Canvas:
     Attributes:
         ax: the Axes.
         theme: their theme.
-        own: whether ticks, keys and labels are ours to choose: on axes made here, or where names are asked for.
+        own: whether the figure may set ticks, legends and labels: on axes made here, or if names are requested.
     """
 
     ax: Any
@@ -38,12 +38,12 @@ class Canvas:
 
     @property
     def size(self) -> float:
-        """Points of text among the data: one less than the axis labels, 7 at least."""
+        """Size of text among the data, in points: one less than the axis labels, but at least 7."""
         return max(float(self.ax.xaxis.label.get_fontsize()) - 1, 7.0)
 
     @property
     def line(self) -> float:
-        """Points of the width of a curve."""
+        """Width of a curve, in points."""
         return 0.15 * (self.size + 1)
 
     def font(self) -> dict[str, Any]:
@@ -60,16 +60,16 @@ class Canvas:
         return self.theme.colours[name]
 
     def halo(self) -> list[Any]:
-        """Return the rim of paper that keeps text legible on curves."""
+        """Return a rim in the background colour, which keeps text legible on curves."""
         return [withStroke(linewidth=2, foreground=self.theme.paper)]
 
     def text(self, x: float, y: float, text: str, *, colour: Any = None, **options: Any) -> Any:
-        """Write among the data, legibly on any of it."""
+        """Write text among the data, legible on any curve."""
         shade = self.theme.ink if colour is None else self.theme.text(colour)
         return self.ax.text(x, y, text, **{"color": shade, "path_effects": self.halo(), **self.font(), **options})
 
     def legend(self, handles: Sequence[Any] | None = None, loc: str = "best", **options: Any) -> None:
-        """Put a key without a frame on the Axes."""
+        """Add a legend without a frame to the Axes."""
         label = self.ax.xaxis.label
         prop = FontProperties(
             family=label.get_fontfamily(), math_fontfamily=label.get_math_fontfamily(), size=self.size
@@ -83,11 +83,11 @@ class Canvas:
 
 
 def canvas(ax: Any, theme: str | None, aspect: float = 0.72, named: bool | None = None) -> Canvas:
-    """Return where to draw: new Axes of a column's width, or the given ones in their own theme unless one is named.
+    """Return a canvas on new Axes of one column's width, or on the given ones, in their own theme if none is named.
 
     Raises:
-        TypeError: `ax` is no Axes.
-        ValueError: no such theme.
+        TypeError: `ax` is not an Axes.
+        ValueError: there is no such theme.
     """
     if ax is None:
         name = "light" if theme is None else theme
@@ -103,20 +103,20 @@ def canvas(ax: Any, theme: str | None, aspect: float = 0.72, named: bool | None 
 
 
 def legend(c: Canvas, *entries: tuple[str, Any], colour: Any = None) -> list[Line2D]:
-    """Return handles for line styles, such as ("observed", "-"), in the ink if no colour is given."""
+    """Return legend handles for line styles, such as ("observed", "-"), in the ink colour if no colour is given."""
     shade = c.theme.ink if colour is None else colour
     return [Line2D([], [], color=shade, linestyle=form, linewidth=0.8 * c.line, label=text) for text, form in entries]
 
 
 def from_zero(c: Canvas, line: Line2D) -> None:
-    """Let the vertical axis begin at 0, and on a logarithmic one at the data."""
+    """Start the vertical axis at 0, or at the data if it is logarithmic."""
     c.ax.update_datalim([(0.0, 0.0)], updatex=False)
     line.sticky_edges.y.append(0.0)
     c.ax.autoscale_view()
 
 
 def log_ticks(axis: Any) -> None:
-    """Give a logarithmic axis over many decades a minor tick at each of them."""
+    """Give a logarithmic axis that spans many decades a minor tick at each decade."""
     low, high = axis.get_view_interval()
     if high / low > 10**4.5:
         axis.set_minor_locator(LogLocator(base=10, subs=(1.0,), numticks=400))
@@ -124,16 +124,17 @@ def log_ticks(axis: Any) -> None:
 
 
 def label_ends(c: Canvas, ends: Sequence[tuple[float, float, str, Any]]) -> bool:
-    """Name curves at their last points `(x, y, text, colour)`, none over another.
+    """Name curves at their last points `(x, y, text, colour)`, without overlaps.
 
-    Beside the Axes where all curves reach the right edge, otherwise behind each end.
+    If all curves reach the right edge, the names stand beside the Axes. Otherwise each stands after the end of its
+    curve.
 
     Returns:
-        Whether there was room; if not, nothing is written.
+        Whether there was room. If not, nothing is written.
     """
     ax, count = c.ax, len(ends)
     for limits in (ax.get_xlim, ax.get_ylim):
-        limits()  # where scaling is due, it is done now
+        limits()  # performs any pending autoscaling
     box, inches = ax.get_position(), ax.figure.get_size_inches()
     tall = 1.15 * c.size / 72 / (0.8 * box.height * inches[1])
     wide = [0.55 * c.size / 72 * _letters(text) / (0.9 * box.width * inches[0]) for *_, text, _ in ends]
@@ -169,7 +170,7 @@ def label_ends(c: Canvas, ends: Sequence[tuple[float, float, str, Any]]) -> bool
 
 
 def spread_apart(heights: np.ndarray, least: float) -> np.ndarray:
-    """Move ascending heights as little as is simple until neighbours are `least` apart, within [0, 1] if they fit."""
+    """Return ascending heights, moved slightly so that neighbours are `least` apart, within [0, 1] if they fit."""
     out = np.clip(heights, 0.0, 1.0)
     for _ in range(200):
         short = least - np.diff(out)
@@ -183,5 +184,5 @@ def spread_apart(heights: np.ndarray, least: float) -> np.ndarray:
 
 
 def _letters(text: str) -> int:
-    """Count the glyphs of a text with formulas, roughly."""
+    """Return the approximate number of glyphs in a text with formulas."""
     return len(re.sub(r"\\[a-zA-Z]+", "x", text).translate({ord(sign): None for sign in "${}^_"}))

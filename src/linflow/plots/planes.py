@@ -31,13 +31,13 @@ def phase_plane(
 ) -> Any:
     """Draw the plane of two scalar weights: the flow of `f(c·uv)`, its optima, and runs on their hyperbolas.
 
-    Streamlines are those of `−∇L`; the optima `c·uv = w*` are the thick curve. The flow keeps `d = u² − v²`, so that
-    each run moves along a hyperbola, drawn dashed; the balanced ones, `d = 0`, are the diagonals.
+    The streamlines follow `−∇L`. The thick curve shows the optima `c·uv = w*`. The flow conserves `d = u² − v²`, so
+    each run moves along a hyperbola, drawn dashed. Balanced starts, `d = 0`, lie on the diagonals.
 
     Args:
-        objective: Of a 1×1 product.
-        runs: Flows of two 1×1 layers, or one, of the same output scale c.
-        reach: Both axes show −reach to reach; what holds runs and optima if not given.
+        objective: An objective on a 1×1 product.
+        runs: One or several flows of two 1×1 layers, all with the same output scale c.
+        reach: Both axes show −reach to reach. If not given, the axes fit the runs and the optima.
         imbalances: Values of d whose hyperbolas are drawn; those of the runs if not given.
         ax: Axes to draw on; new ones if not given.
         theme: "light" or "dark"; that of the axes if not given.
@@ -46,8 +46,9 @@ def phase_plane(
         The Axes.
 
     Raises:
-        TypeError: no objective, or no runs.
-        ValueError: a product larger than 1×1, other than two layers, a descent, or scales that differ.
+        TypeError: `objective` is not an objective, or `runs` are not runs.
+        ValueError: the product is larger than 1×1, a run does not have two layers or is a descent, or the scales
+            differ.
 
     Example:
         >>> import numpy as np, linflow as lf
@@ -129,7 +130,7 @@ def _level(c: Canvas, d: float, reach: float, colour: Any) -> None:
 
 
 def _optima(c: Canvas, target: float, reach: float, product: str) -> None:
-    """Draw `uv = w*/c`, and its name where it leaves the plane."""
+    """Draw the curve `uv = w*/c`, and its name at the point where it leaves the plane."""
     look = {"color": c.theme.ink, "linewidth": 1.4 * c.line, "zorder": 3}
     if target == 0:
         c.ax.axhline(0, **look)
@@ -150,7 +151,7 @@ def _optima(c: Canvas, target: float, reach: float, product: str) -> None:
 
 
 def _name_starts(c: Canvas, starts: Sequence[np.ndarray], reach: float) -> None:
-    """Write the imbalance of each run beside its start, on the side away from the middle."""
+    """Write the imbalance of each run next to its start, on the side away from the centre."""
     for i, (u, v) in enumerate(starts):
         d = (u - v) * (u + v)
         below = v < 0
@@ -174,21 +175,22 @@ def init_map(
     ax: Any = None,
     theme: str | None = None,
 ) -> Any:
-    """Draw the plane of the norms of two layers, and which starts in it are certified.
+    """Draw the plane of the norms of two layers, and mark the starts that are certified.
 
-    A point (a, b) is the start `W_1 = aUQᵀ`, `W_2 = bQVᵀ` with the singular vectors of the minimiser
-    `W* = U diag(σ) Vᵀ` and orthonormal columns of Q: its product is `ab·UVᵀ`, and its imbalance `a² − b²` on
-    `min(n, m)` modes. Certified are those with the guaranteed rate `γ·threshold` or more by the two-layer bound: from
-    the imbalance alone, from the margin alone (for n = m), and from both together, which the solid line encloses.
+    A point (a, b) stands for the start `W_1 = aUQᵀ`, `W_2 = bQVᵀ`. Here U and V are the singular vectors of the
+    minimiser `W* = U diag(σ) Vᵀ`, and Q has orthonormal columns. The product is `ab·UVᵀ`, and the imbalance is
+    `a² − b²` on `min(n, m)` modes. A start is certified if the two-layer bound guarantees a rate of at least
+    `γ·threshold`. The regions show the starts certified by the imbalance alone and by the margin alone (for n = m).
+    The solid line encloses the starts certified by both together.
 
     Args:
         objective: Strongly convex, with a known minimiser.
-        runs: Flows of two layers, or one, drawn by the spectral norms of their layers.
+        runs: One or several flows of two layers, drawn by the spectral norms of their layers.
         reach: Both axes show 0 to reach; 2.2 times the square root of `‖W*‖` if not given.
-        threshold: Guaranteed `λ_min(T)` from which a start counts as certified; 1 is the model without layers.
-        show: "regions", or "rate" for the rate of that bound over γ in colours (`certify` may know more).
+        threshold: Guaranteed `λ_min(T)` from which a start counts as certified; 1 is the value without layers.
+        show: "regions", or "rate" for the rate of the two-layer bound over γ in colours (`certify` can give more).
         points: Grid points along each axis.
-        plane: Bounds at these points by `norm_bounds`; computed if not given.
+        plane: Bounds at these points from `norm_bounds`; computed if not given.
         ax: Axes to draw on; new ones if not given.
         theme: "light" or "dark"; that of the axes if not given.
 
@@ -196,8 +198,8 @@ def init_map(
         The Axes.
 
     Raises:
-        TypeError: no objective, or no runs.
-        ValueError: an objective that is not strongly convex or has no minimiser, or runs that are no two-layer flows.
+        TypeError: `objective` is not an objective, or `runs` are not runs.
+        ValueError: the objective is not strongly convex or has no known minimiser, or a run is not a two-layer flow.
 
     Source: bound of Min, Tarmoun, Vidal & Mallada, arXiv 2105.06351v2, Proposition 1.
 
@@ -245,7 +247,7 @@ def init_map(
 
 
 def _regions(c: Canvas, axis: np.ndarray, alphas: Mapping[str, np.ndarray], threshold: float) -> None:
-    """Tint what imbalance and margin certify alone, enclose what they certify together, and name the parts."""
+    """Tint the regions certified by imbalance or margin alone, outline the region of both together, and name them."""
     for name, colour, hatch in (("imbalance", "sky", ""), ("margin", "orange", "////")):
         if name in alphas and alphas[name].max() > threshold:
             filled = c.ax.contourf(
@@ -269,7 +271,7 @@ def _regions(c: Canvas, axis: np.ndarray, alphas: Mapping[str, np.ndarray], thre
         for depth, x, y in _middles(axis, mask)
     ]
     high = 1.4 * c.size / 72 / (0.8 * min(c.ax.figure.get_size_inches())) * axis[-1]
-    taken = [(0.86 * axis[-1], 0.86 * axis[-1], 3 * high, 3 * high)]  # of "balanced", which runs along the diagonal
+    taken = [(0.86 * axis[-1], 0.86 * axis[-1], 3 * high, 3 * high)]  # the label "balanced" along the diagonal
     for _, x, y, name in sorted(places, reverse=True):
         wide = 0.4 * high * len(name)
         if all(abs(x - u) > (wide + w) / 2 or abs(y - v) > (high + h) / 2 for u, v, w, h in taken):
@@ -278,7 +280,7 @@ def _regions(c: Canvas, axis: np.ndarray, alphas: Mapping[str, np.ndarray], thre
 
 
 def _middles(axis: np.ndarray, mask: np.ndarray) -> Iterator[tuple[float, float, float]]:
-    """Yield depth and place of the middle of each connected part of a region that has room for a name."""
+    """Yield the depth and the coordinates of the middle of each connected part of a region with room for a name."""
     from scipy import ndimage  # noqa: PLC0415 - slow to import, and needed for this figure alone
 
     parts = np.zeros(mask.shape, dtype=np.int32)
@@ -286,7 +288,7 @@ def _middles(axis: np.ndarray, mask: np.ndarray) -> Iterator[tuple[float, float,
     step = axis[1] - axis[0]
     for part in range(1, int(parts.max()) + 1):
         inside = np.pad(parts == part, 1)
-        # Letters are wider than high: distances count along the lines of text for less.
+        # Text is wider than high, so horizontal distances count for less.
         depth = np.asarray(ndimage.distance_transform_edt(inside, sampling=(2.2, 1)))[1:-1, 1:-1]
         i, j = np.unravel_index(int(depth.argmax()), depth.shape)
         if depth[i, j] * step > 0.045 * axis[-1]:
@@ -320,7 +322,7 @@ def _levels(c: Canvas, reach: float, *, on_colours: bool) -> None:
 
 
 def _path(run: Trajectory, read: Any) -> np.ndarray:
-    """Return what is read of the weights along a flow, shape `(N, 2)`, dense where it moves."""
+    """Return what `read` computes from the weights along a flow, shape `(N, 2)`, densely at the beginning."""
     end = float(to_numpy(run.t)[sound(run) - 1])
     times = np.union1d(np.linspace(0, end, 80), np.geomspace(1e-4 * end, end, 80)) if end > 0 else np.zeros(1)
     return np.array([read(run.network_at(min(float(t), end))) for t in times])

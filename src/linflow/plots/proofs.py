@@ -1,4 +1,4 @@
-"""What is guaranteed before a run, what a verified run proves, and what is observed: one picture."""
+"""One figure of the guarantee before a run, the proof by a verified run, and the observed run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from linflow.plots.runs import instants
 from linflow.verified import Enclosure
 
 FOR_EVER = (0, (1, 1.5))
-"""The dash pattern of what holds for ever after the end of a proof."""
+"""The dash pattern of the bound that holds at all times after the end of a proof."""
 
 POINTS = 160
 
@@ -28,23 +28,24 @@ def proof(
     t_max: float | None = None,
     theme: str | None = None,
 ) -> Any:
-    """Draw the proved band of the loss gap over its start, the guarantee before the run, and what was observed.
+    """Draw the proved band of the loss gap, the guarantee before the run, and the observed run.
 
-    The band of a verified run is usually thinner than the line. After its end, what holds for ever is dotted.
+    All gaps are relative to the gap at the start. The band of a verified run is usually thinner than the line. The
+    dotted line after its end is the bound that holds at all later times.
 
     Args:
         enclosure: A verified flow.
-        cert: The certificate of its start, dashed.
-        run: A run from its start, as circles.
+        cert: The certificate of its start, drawn dashed.
+        run: A run from its start, drawn as circles.
         ax: Axes to draw on; new ones if not given.
-        t_max: End of the time axis; a third more than what is enclosed if not given.
+        t_max: End of the time axis; 1.33 times the end of the enclosure if not given.
         theme: "light" or "dark"; that of the axes if not given.
 
     Returns:
         The Axes.
 
     Raises:
-        ValueError: an enclosure of nothing.
+        ValueError: the enclosure is empty.
 
     Example:
         >>> import numpy as np, linflow as lf

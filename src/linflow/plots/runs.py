@@ -1,4 +1,4 @@
-"""Loss gaps and rates of runs, observed and guaranteed."""
+"""Plots of the loss gaps and rates of runs, observed and guaranteed."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from linflow.dynamics import Failure, Trajectory
 from linflow.plots._canvas import DASHES, MARKERS, Canvas, canvas, from_zero, label_ends, legend, log_ticks
 
 FEW = 6
-"""Runs up to which each has its own colour, marker and name."""
+"""Largest number of runs with a colour, marker and name of their own."""
 
 WIDE = 30.0
-"""Ratio of rates from which a linear axis shows the smaller ones as zero."""
+"""Ratio of rates above which the smaller ones would look like zero on a linear axis."""
 
 Curve = tuple[np.ndarray, np.ndarray]
 
@@ -37,29 +37,30 @@ def convergence(
     theme: str | None = None,
     **line: Any,
 ) -> Any:
-    """Draw the loss gap of runs over its start, and the guarantees of their certificates, dashed.
+    """Draw the loss gap of runs relative to the start, and the guarantees of their certificates, dashed.
 
-    At each time the best guarantee is drawn. Up to six runs differ in colour and marker, filled for what is observed
-    and hollow for what is guaranteed; more are thin lines with their median. Where curves are not named, the lines
-    carry `labels` for a legend.
+    At each time, the best guarantee is drawn. Up to six runs differ in colour and marker; markers are filled for
+    observed gaps and hollow for guarantees. More than six runs are thin lines with their median. If curves are not
+    named, the lines carry `labels` for a legend.
 
     Args:
         run: A run of `gradient_flow` or `gradient_descent`, or several.
-        cert: Its certificate, or one for each run (None for one without), or one for all of them if they start at
-            the same weights.
+        cert: The certificate of the run, or one per run (None for a run without), or one for all runs if they start
+            at the same weights.
         ax: Axes to draw on; new ones if not given.
         labels: Names of the runs.
-        named: Whether to name curves at their ends, or in a key where there is no room; on new axes if not given.
-        shade: Whether to tint what lies between run and guarantee; for a single run that is named if not given.
+        named: Whether to name curves at their ends, or in a legend if there is no room. If not given, they are named
+            on new axes only.
+        shade: Whether to tint the area between run and guarantee. If not given, it is tinted for a single named run.
         theme: "light" or "dark"; that of the axes if not given.
-        **line: For the curves, such as ``color``, or ``label`` for a single one.
+        **line: Options for the curves, such as ``color``, or ``label`` for a single run.
 
     Returns:
         The Axes.
 
     Raises:
-        TypeError: no runs, or no certificates.
-        ValueError: numbers of runs, certificates and labels that differ, or a certificate of another start.
+        TypeError: `run` holds no runs, or `cert` holds no certificates.
+        ValueError: the numbers of runs, certificates and labels differ, or a certificate is of another start.
 
     Example:
         >>> import numpy as np, linflow as lf
@@ -92,29 +93,30 @@ def rate(
     theme: str | None = None,
     **line: Any,
 ) -> Any:
-    """Draw the instantaneous rate of runs, and the rate their certificates guarantee at each gap, dashed.
+    """Draw the instantaneous rate of runs, and the rate that their certificates guarantee at each gap, dashed.
 
-    That of a flow is `−ℓ̇/ℓ`; of a descent, as its guarantees are, the mean `−Δ(log ℓ)/Δt` from a record to the next.
-    Where a flow recorded λ_min(T) and there is a certificate, `γ λ_min(T)`, which no rate is below, is dotted.
-    On axes made here, or where names are asked for, rates that differ 30-fold are on a logarithmic axis, and so
-    is the time where most of that change is over at its beginning.
+    The rate of a flow is `−ℓ̇/ℓ`. The rate of a descent is the mean `−Δ(log ℓ)/Δt` from each record to the next, as
+    in its guarantees. If a flow recorded λ_min(T) and has a certificate, the lower limit `γ λ_min(T)` of its rate is
+    dotted. On axes made here, or if names are requested, rates that differ 30-fold get a logarithmic axis. The time
+    axis is then logarithmic too if most of this change happens at the beginning.
 
     Args:
         run: A run of `gradient_flow` or `gradient_descent`, or several.
-        cert: As for `convergence`.
+        cert: The certificates, as for `convergence`.
         ax: Axes to draw on; new ones if not given.
         labels: Names of the runs.
-        named: Whether to name curves at their ends, or in a key where there is no room; on new axes if not given.
-        shade: Whether to tint what lies between run and guarantee; for a single run that is named if not given.
+        named: Whether to name curves at their ends, or in a legend if there is no room. If not given, they are named
+            on new axes only.
+        shade: Whether to tint the area between run and guarantee. If not given, it is tinted for a single named run.
         theme: "light" or "dark"; that of the axes if not given.
-        **line: For the curves, such as ``color``, or ``label`` for a single one.
+        **line: Options for the curves, such as ``color``, or ``label`` for a single run.
 
     Returns:
         The Axes.
 
     Raises:
-        TypeError: no runs, or no certificates.
-        ValueError: numbers of runs, certificates and labels that differ, or a certificate of another start.
+        TypeError: `run` holds no runs, or `cert` holds no certificates.
+        ValueError: the numbers of runs, certificates and labels differ, or a certificate is of another start.
 
     Example:
         >>> import numpy as np, linflow as lf
@@ -135,11 +137,11 @@ def rate(
 
 
 def checked(run: Any, cert: Any) -> tuple[list[Trajectory], list[Certificate | None]]:
-    """Return runs and one certificate or None for each; of one for all, the first run holds it.
+    """Return the runs, and a certificate or None for each. A single certificate for all goes to the first run.
 
     Raises:
-        TypeError: something else among them.
-        ValueError: none, numbers that differ, or a certificate of another start.
+        TypeError: something is not a run or not a certificate.
+        ValueError: there are no runs, the numbers differ, or a certificate is of another start.
     """
     if not isinstance(run, Trajectory | Sequence):
         raise TypeError(
@@ -170,10 +172,10 @@ def checked(run: Any, cert: Any) -> tuple[list[Trajectory], list[Certificate | N
 
 
 def _belongs(cert: Any, run: Trajectory, i: int) -> None:
-    """Raise unless a certificate is of the start and the algorithm of its run."""
+    """Raise unless the certificate is for the start and the algorithm of its run."""
     if not isinstance(cert, Certificate):
         raise TypeError(f"cert {i} is a {type(cert).__name__}; a Certificate of linflow.certify is needed.")
-    # The same sum of squares may round differently in the layout of the run.
+    # The same sum of squares can round differently in the memory layout of the run.
     if not math.isclose(cert.gap, float(run.gap[0]), rel_tol=1e-6):
         raise ValueError(
             f"run {i} began at the loss gap {float(run.gap[0]):.4g}, but its certificate is of a start at "
@@ -188,16 +190,19 @@ def _belongs(cert: Any, run: Trajectory, i: int) -> None:
 
 
 def sound(run: Trajectory) -> int:
-    """Return how many of the first records, one at least, have a finite, positive gap: all, if the run ended well."""
+    """Return the number of records, at least one, before the first gap that is not finite and positive.
+
+    If the run ended well, these are all records.
+    """
     gap = to_numpy(run.gap)
     bad = np.flatnonzero(~(np.isfinite(gap) & (gap > 0)))
     return max(int(bad[0]), 1) if bad.size else len(gap)
 
 
 def instants(run: Trajectory, count: int = 300) -> np.ndarray:
-    """Return instants dense enough for a smooth curve on a linear as on a logarithmic time axis.
+    """Return instants that are dense enough for a smooth curve, on a linear or a logarithmic time axis.
 
-    Those of a flow lie anywhere; those of a descent among its records, with the extremes of its gap kept.
+    The instants of a flow can lie anywhere. Those of a descent are records, and keep the extremes of its gap.
     """
     t = to_numpy(run.t)[: sound(run)]
     if len(t) < 2:
@@ -207,11 +212,11 @@ def instants(run: Trajectory, count: int = 300) -> np.ndarray:
     first = max(min(1e-4 * end, float(t[1])), 1e-12 * end)
     wanted = np.union1d(np.linspace(0, end, count), np.geomspace(first, end, count))
     if run.algorithm == "flow":
-        # Steps are dense where the gap bends.
+        # The integrator's steps are dense where the gap bends.
         return np.minimum(np.union1d(wanted, t[np.unique(np.linspace(0, len(t) - 1, count).astype(int))]), end)
     if len(t) <= 2 * count:
         return t
-    # A descent may oscillate from step to step: of each bin the least and the greatest gap are kept.
+    # A descent can oscillate from step to step, so each bin keeps its least and its greatest gap.
     gap = to_numpy(run.gap)[: len(t)]
     edges = np.unique(np.searchsorted(t, wanted))
     kept = {0, len(t) - 1}
@@ -222,13 +227,18 @@ def instants(run: Trajectory, count: int = 300) -> np.ndarray:
 
 
 def rates(run: Trajectory) -> Curve:
-    """Return instants and the rates there: the slope of the interpolated log gap, of a descent the mean from each."""
+    """Return instants and the rates there.
+
+    The rate of a flow is the slope of the interpolated log gap. The rate of a descent is the mean until the next
+    instant.
+    """
     t = instants(run)
     if len(t) < 2:
         return t, to_numpy(run.rate)[:1]
     if run.algorithm != "flow":
         return t[:-1], -np.diff(np.log(to_numpy(run.gap_at(t)))) / np.diff(t)
-    # A difference quotient over a thousandth of the way to the next instant; 10⁻¹⁰ of the run keeps rounding out.
+    # A difference quotient over a thousandth of the way to the next instant, but at least 10⁻¹⁰ of the run, which
+    # avoids rounding.
     step = np.maximum(1e-3 * np.gradient(t), 1e-10 * t[-1])
     low, high = np.maximum(t - step, 0), np.minimum(t + step, t[-1])
     fall = np.log(to_numpy(run.gap_at(low))) - np.log(to_numpy(run.gap_at(high)))
@@ -238,7 +248,7 @@ def rates(run: Trajectory) -> Curve:
 
 
 def _check_drawable(runs: list[Trajectory], labels: Sequence[str] | None) -> None:
-    """Raise where a run has no gap to fall, or labels are not one for each."""
+    """Raise ValueError if a run starts with no loss gap, or if there is not one label per run."""
     if labels is not None and len(labels) != len(runs):
         raise ValueError(f"there are {len(labels)} labels for {plural(len(runs), 'run')}; one for each is needed.")
     for i, run in enumerate(runs):
@@ -247,7 +257,7 @@ def _check_drawable(runs: list[Trajectory], labels: Sequence[str] | None) -> Non
 
 
 def _promised(cert: Certificate, run: Trajectory, t: np.ndarray) -> np.ndarray:
-    """Return the guaranteed gaps over the first; by the number of steps done where these change."""
+    """Return the guaranteed gaps relative to the first. If step sizes change, they follow from the steps done."""
     if cert.schedule is None or run.step_sizes is None:
         return np.array([cert.gap_at(float(x)) for x in t]) / float(run.gap[0])
     times = np.cumsum(np.concatenate([[0.0], to_numpy(run.step_sizes)]))
@@ -257,7 +267,7 @@ def _promised(cert: Certificate, run: Trajectory, t: np.ndarray) -> np.ndarray:
 
 
 def _floor(cert: Certificate, run: Trajectory) -> Curve | None:
-    """Return `γ λ_min(T)` along a flow that recorded it, None where there is no such record or `γ = 0`."""
+    """Return `γ λ_min(T)` along a flow that recorded it, or None if there is no such record or `γ = 0`."""
     gamma = cert.setting.gamma
     if run.algorithm != "flow" or run.least_eigenvalue is None or gamma == 0:
         return None
@@ -276,10 +286,10 @@ def _draw(
     *,
     operator: bool = False,
 ) -> None:
-    """Draw every run solid and every guarantee dashed, and name them."""
+    """Draw every run as a solid line and every guarantee as a dashed line, and name them."""
     _check_drawable(runs, labels)
     ax, few = c.ax, len(runs) <= FEW
-    ax.margins(x=0)  # as a margin, not as limits: a logarithmic time axis then begins after 0
+    ax.margins(x=0)  # a margin instead of limits, so that a logarithmic time axis begins after 0
     between = (c.own and len(runs) == 1) if shade is None else shade
     look = {"linewidth": c.line if few else 0.5 * c.line, **line}
     if not few:
@@ -323,12 +333,12 @@ def _draw(
 
 
 def _rate_axes(c: Canvas) -> None:
-    """Choose scales on which every rate can be read: linear from 0, or logarithmic where they differ too much."""
+    """Choose scales on which every rate can be read: linear from 0, or logarithmic if the rates differ too much."""
     curves = [(np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)) for line in c.ax.lines]
     seen = [y for line, (_, y) in zip(c.ax.lines, curves, strict=True) if line.get_linestyle() == "-"]
     drawn = np.concatenate([y for _, y in curves])
     positive = drawn[drawn > 0]
-    # A guarantee may be 0 and is then below the axis; a rate that is seen to be must be on it.
+    # A guarantee of 0 can lie below a logarithmic axis. An observed rate of 0 must be on the axis.
     if any((y <= 0).any() for y in seen) or positive.max() < WIDE * positive.min():
         from_zero(c, c.ax.lines[-1])
         _few_digits(c.ax.yaxis)
@@ -341,21 +351,21 @@ def _rate_axes(c: Canvas) -> None:
 
 
 def _few_digits(axis: Any) -> None:
-    """Put a power of ten at the end of a linear axis in place of many zeros at each of its ticks."""
+    """Put a power of ten at the end of a linear axis instead of many zeros at each tick."""
     form = axis.get_major_formatter()
     if isinstance(form, ScalarFormatter):
         form.set_powerlimits((-3, 4))
 
 
 def _early(t: np.ndarray, y: np.ndarray) -> bool:
-    """Return whether more than half of a 30-fold change, in its logarithm, is over after a fiftieth of the time."""
+    """Return whether y changes over 30-fold, with over half of the change in log y in the first 2 % of the time."""
     level = np.log(y)
     late = level[t >= 0.02 * t[-1]]
     return bool(np.ptp(level) > np.log(WIDE) and np.ptp(late) < 0.5 * np.ptp(level))
 
 
 def _median(c: Canvas, runs: list[Trajectory], observed: Callable[[Trajectory], Curve]) -> None:
-    """Draw the median of many runs over the times that all of them cover."""
+    """Draw the median of many runs over the time interval that all of them cover."""
     curves = [observed(run) for run in runs]
     end = min(float(t[-1]) for t, _ in curves)
     shared = np.union1d(np.linspace(0, end, 200), np.geomspace(1e-4 * end, end, 200)) if end > 0 else np.zeros(1)
@@ -364,7 +374,7 @@ def _median(c: Canvas, runs: list[Trajectory], observed: Callable[[Trajectory], 
 
 
 def _name(c: Canvas, ends: list[Any], inner: list[Any], *, labelled: bool, certified: bool) -> None:
-    """Name the curves at their ends, in a key where there is no room, and say what the line styles mean."""
+    """Name the curves at their ends, or in a legend if there is no room, and explain the line styles."""
     kinds = [("observed", "-"), ("guaranteed", DASHES)] if certified else []
     if len(ends) == 1:
         if inner:

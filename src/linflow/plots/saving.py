@@ -1,4 +1,4 @@
-"""Figures as files."""
+"""Save figures to files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FORMATS = ("pdf", "svg", "png")
 
 
 def rasterize_large(fig: Figure, limit: int = 3000) -> None:
-    """Make collections of more than ``limit`` marks pixels in vector files; axes and text stay vectors."""
+    """Rasterize collections of more than ``limit`` marks in vector files. Axes and text stay vectors."""
     for marks in fig.findobj(Collection):
         if isinstance(marks, QuadMesh):
             size = np.size(marks.get_coordinates()) // 2
@@ -33,26 +33,26 @@ def rasterize_large(fig: Figure, limit: int = 3000) -> None:
 def save(
     figure: Any, path: str | os.PathLike[str], *, title: str = "", dpi: float = 300, editable: bool = True
 ) -> Path:
-    """Write a figure as PDF, SVG or PNG, whole or not at all.
+    """Write a figure as PDF, SVG or PNG. If this fails, no partial file is left.
 
-    PDF files embed their fonts as TrueType (Type 42) and hold no date, so that the same figure gives the same file;
-    clouds of thousands of marks are pixels inside, the rest is vectors.
+    PDF files embed their fonts as TrueType (Type 42). They contain no date, so the same figure always gives the same
+    file. Clouds of thousands of marks are stored as pixels, and everything else as vectors.
 
     Args:
-        figure: A Figure, or Axes in it.
-        path: Where to; the ending names the format.
+        figure: A Figure, or Axes in one.
+        path: Path of the file; its suffix determines the format.
         title: Title in the metadata of the file.
-        dpi: Dots per inch of PNG, and of what is pixels in the others.
-        editable: Whether text in SVG stays text, for editing; its reader then needs the STIX fonts. Otherwise
-            outlines, which look the same everywhere.
+        dpi: Dots per inch of a PNG file, and of pixels inside the other formats.
+        editable: Whether text in SVG stays text, for editing. The file then needs the STIX fonts wherever it is
+            shown. Otherwise text becomes outlines, which look the same everywhere.
 
     Returns:
         The path.
 
     Raises:
-        TypeError: not a Figure or Axes.
-        ValueError: another ending.
-        FileNotFoundError: no such folder.
+        TypeError: `figure` is not a Figure or Axes.
+        ValueError: the suffix is not .pdf, .svg or .png.
+        FileNotFoundError: the folder does not exist.
 
     Example:
         >>> import tempfile, pathlib, linflow as lf
@@ -85,14 +85,14 @@ def rendered(
     dpi: float | None = None,
     editable: bool = False,
 ) -> bytes:
-    """Return a file of a figure; `salt` keeps the ids in an SVG the same from one drawing to the next."""
+    """Return a figure as the bytes of a file. `salt` makes the ids in an SVG the same each time it is drawn."""
     settings: dict[Any, Any] = {
         "pdf.fonttype": 42,
         "svg.fonttype": "none" if editable else "path",
         "svg.hashsalt": salt,
     }
     content = io.BytesIO()
-    with rc_context(settings):  # read while the file is written, and only there
+    with rc_context(settings):  # matplotlib reads them only while it writes the file
         fig.savefig(content, format=kind, dpi=dpi, metadata=metadata)
     return content.getvalue()
 

@@ -1,4 +1,4 @@
-"""Bounds against what they bound."""
+"""Scatter plots of bounds against true values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from linflow._support.words import plural
 from linflow.plots._canvas import MARKERS, canvas, log_ticks
 
 ALLOWANCE = 1e-9
-"""Relative excess of a bound over the truth that counts as rounding."""
+"""Largest relative excess of a bound over the true value that counts as rounding."""
 
 
 def bound_against_truth(
@@ -25,26 +25,27 @@ def bound_against_truth(
     allowance: float = ALLOWANCE,
     theme: str | None = None,
 ) -> Any:
-    """Draw lower bounds against the true values on logarithmic axes, with the diagonal no bound may pass.
+    """Draw lower bounds against the true values on logarithmic axes, with the diagonal that no bound may exceed.
 
-    Points above the diagonal are crossed out and counted as violations. Bounds that are zero, and say nothing, are
+    Points above the diagonal are crossed out and counted as violations. Bounds that are zero, and so say nothing, are
     drawn on the lower edge.
 
     Args:
-        bounds: Lower bounds, shape `(N,)`; or several such, by name.
-        truths: What they bound, shape `(N,)`, positive.
-        labels: The name of the group that each point belongs to, `N` of them; not with bounds by name.
+        bounds: Lower bounds, shape `(N,)`; or a mapping from names to such bounds.
+        truths: The true values, shape `(N,)`, positive.
+        labels: The group name of each of the `N` points. Not allowed if `bounds` is a mapping.
         ax: Axes to draw on; new ones if not given.
-        order: The names in the order of the colours, those without points too; that in which they come if not given.
-        allowance: Relative excess that counts as rounding.
+        order: All group names in the order of the colours, including groups without points. If not given, the groups
+            keep the order in which they first appear.
+        allowance: Largest relative excess that counts as rounding.
         theme: "light" or "dark"; that of the axes if not given.
 
     Returns:
         The Axes.
 
     Raises:
-        ValueError: lengths that differ, no points, truths that are not positive, bounds that are no numbers, or a
-            name that is missing in the order.
+        ValueError: the lengths differ, there are no points, the true values are not all positive, the bounds are not
+            all finite numbers, or a name is missing from `order`.
 
     Example:
         >>> import linflow as lf
@@ -56,7 +57,7 @@ def bound_against_truth(
     c = canvas(ax, theme, aspect=0.8)
     positive = np.concatenate([b[b > 0] for b, _ in groups.values()])
     truth = np.concatenate([t for _, t in groups.values()])
-    # Bounds below a millionth of the least truth would leave no room for the others.
+    # Bounds below a millionth of the least true value would leave no room for the others.
     low = min(truth.min(), max(positive.min(initial=np.inf), 1e-6 * truth.min())) / 1.6
     high = 1.6 * max(truth.max(), positive.max(initial=0.0))
     line = np.array([low, high])
@@ -104,7 +105,7 @@ def bound_against_truth(
 
 
 def _groups(bounds: Any, truths: Any, labels: Sequence[str] | None) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return (bounds, truths) of each group by its name, "" where there is one only."""
+    """Return (bounds, truths) of each group by its name. A single group without a name has the name ""."""
     truth = _numbers(truths, "truths")
     if not (truth > 0).all():
         raise ValueError("truths holds values that are not positive; a logarithmic axis has no place for them.")

@@ -1,4 +1,4 @@
-"""Spectra: of the imbalance at the start, of T and of the product along a run."""
+"""Plots of spectra: of the imbalance at the start, and of T and the product along a run."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from linflow.model.objectives import Objective
 
 ALL_EIGENVALUES = 64
-"""Sides `nm` of T up to which all its eigenvalues are drawn."""
+"""Largest size `nm` of T for which all its eigenvalues are drawn."""
 REFINED = 200_000
-"""Weights up to which a flow is integrated anew between its records, for smooth curves."""
+"""Largest number of weights for which a flow is integrated again between its records, for smooth curves."""
 
 
 def imbalance_spectrum(
@@ -39,25 +39,27 @@ def imbalance_spectrum(
     layer: int | None = None,
     theme: str | None = None,
 ) -> Any:
-    """Draw the n largest and m least eigenvalues of an imbalance with its spectral gap and spreads.
+    """Draw the n largest and the m smallest eigenvalues of an imbalance, with its spectral gap and spreads.
 
-    The spectral gap `Δ = [λ_n(D)]_+ + [λ_m(−D)]_+` is the band between the two groups; the spreads
-    `Δ₊ = [λ_1(D)]_+ − [λ_n(D)]_+` and `Δ₋ = [λ_1(−D)]_+ − [λ_m(−D)]_+` are measured beside them. What lies between
-    the groups is left out where it is long; for two layers it is zero.
+    The spectral gap `Δ = [λ_n(D)]_+ + [λ_m(−D)]_+` is the band between the two groups. Brackets beside them show the
+    spreads `Δ₊ = [λ_1(D)]_+ − [λ_n(D)]_+` and `Δ₋ = [λ_1(−D)]_+ − [λ_m(−D)]_+`. If there are many eigenvalues between
+    the groups, they are not drawn. For two layers, they are zero.
 
     Args:
-        network: A `Network` or its weights; or an `ImbalanceSpectrum`, with n and m.
-        n: Rows of the product, of an `ImbalanceSpectrum`.
-        m: Columns of the product, of an `ImbalanceSpectrum`.
+        network: A `Network` or its weights; or an `ImbalanceSpectrum`, which also needs n and m.
+        n: Number of rows of the product; only for an `ImbalanceSpectrum`.
+        m: Number of columns of the product; only for an `ImbalanceSpectrum`.
         ax: Axes to draw on; new ones if not given.
-        layer: `l` of the imbalance `D_l`; all side by side, without measures, if not given and there are several.
+        layer: `l` of the imbalance `D_l`. If not given and there are several, all are drawn side by side, without
+            brackets.
         theme: "light" or "dark"; that of the axes if not given.
 
     Returns:
         The Axes.
 
     Raises:
-        ValueError: a single layer, no such layer, or n and m missing or given twice.
+        ValueError: the network has a single layer, there is no such layer, n and m are missing for an
+            `ImbalanceSpectrum`, or n, m or `layer` is given but already known.
 
     Example:
         >>> import linflow as lf
@@ -97,7 +99,7 @@ def imbalance_spectrum(
 def _stems(
     c: Canvas, spectrum: ImbalanceSpectrum, n: int, m: int, at: float, name: str, *, measured: bool
 ) -> tuple[float, list[tuple[float, str]]]:
-    """Draw one spectrum from x = at on; return where the next may begin, and ticks."""
+    """Draw one spectrum starting at x = at. Return where the next one can begin, and the ticks."""
     values = to_numpy(spectrum.eigenvalues)
     h = len(values)
     tops, lows = min(n, h), min(m, max(h - n, 0))
@@ -139,7 +141,7 @@ def _stems(
 
 
 def _measures(c: Canvas, spectrum: ImbalanceSpectrum, levels: tuple[float, float, float, float], end: float) -> None:
-    """Draw brackets of the spreads and the spectral gap, from top to bottom, with their names and values."""
+    """Draw brackets for the spreads and the spectral gap, from top to bottom, with their names and values."""
     unit = end / 40
     x = end + 0.6 + 1.2 * unit
     size = max(levels[0], -levels[3])
@@ -155,11 +157,11 @@ def _measures(c: Canvas, spectrum: ImbalanceSpectrum, levels: tuple[float, float
     middles = np.array([(a + b) / 2 for _, a, b, _ in texts])[::-1]
     low, high = c.ax.get_ylim()
     within = (middles - low) / (high - low)
-    # Half a line from either end, so that none crosses an axis.
+    # Keep half a line from either end, so that no text crosses an axis.
     parts = 0.5 * tall + (1 - tall) * spread_apart((within - 0.5 * tall) / (1 - tall), tall / (1 - tall))
     heights = (low + (high - low) * parts)[::-1]
     for i, ((text, top, bottom, colour), y) in enumerate(zip(texts, heights, strict=True)):
-        at = x + (1.5 * unit if i % 2 else 0)  # the gap stands apart from the spreads, whose ends it shares
+        at = x + (1.5 * unit if i % 2 else 0)  # the gap is offset from the spreads, because they share end points
         shade = c.theme.ink if colour is None else colour
         c.ax.plot([at, at], [top, bottom], "-", color=shade, linewidth=0.6 * c.line, marker="_",
                   markersize=0.6 * c.size, markeredgewidth=0.6 * c.line, label="_measure")  # fmt: skip
@@ -169,8 +171,11 @@ def _measures(c: Canvas, spectrum: ImbalanceSpectrum, levels: tuple[float, float
 
 
 def _value(x: float, size: float) -> str:
-    """Return a number among others of a size for a formula; with a power of ten where decimals would hide it."""
-    if x < 1e-9 * size or 0.01 <= x < 1e5:  # below is rounding
+    """Return a number as text for a formula, with a power of ten if two decimals do not suit it.
+
+    Numbers far below `size`, the size of the others, are shown as zero.
+    """
+    if x < 1e-9 * size or 0.01 <= x < 1e5:  # the first case is rounding
         return f"{x:.2f}"
     digits, exponent = f"{x:.1e}".split("e")
     return rf"{digits}\cdot 10^{{{int(exponent)}}}"
@@ -184,26 +189,28 @@ def eigenvalues(
     named: bool | None = None,
     theme: str | None = None,
 ) -> Any:
-    """Draw the eigenvalues of T along a run, and the best bound on the least of them, dashed.
+    """Draw the eigenvalues of T along a run, and the best lower bound on the least of them, dashed.
 
-    Along a flow they are computed from its weights at some seventy instants: all of them up to `nm` = 64, the
-    least and the greatest beyond. The bound at an instant is the best of `bounds.table` on the weights then. Of a
-    descent, or a run from a file, which keep no weights along the way, the recorded λ_min(T) is drawn alone.
+    Along a flow, they are computed from the weights at about seventy instants. Up to `nm` = 64 all are drawn, above
+    that only the least and the greatest. The bound at an instant is the best one in `bounds.table` for the weights at
+    that instant. A descent, or a run read from a file, keeps no weights along the way. For these, only the recorded
+    λ_min(T) is drawn.
 
     Args:
-        run: A run of `gradient_flow`, or another that recorded "least_eigenvalue".
-        objective: What was minimised, where it sees a part of the product only and the run does not know it; that
-            of the flow if not given.
+        run: A run of `gradient_flow`, or another run that recorded "least_eigenvalue".
+        objective: The minimised objective; that of the flow if not given. It is needed if it depends on only a part
+            of the product and the run does not know it.
         ax: Axes to draw on; new ones if not given.
-        named: Whether to name curves at their ends, or in a key where there is no room; on new axes if not given.
+        named: Whether to name curves at their ends, or in a legend if there is no room. If not given, they are named
+            on new axes only.
         theme: "light" or "dark"; that of the axes if not given.
 
     Returns:
         The Axes.
 
     Raises:
-        TypeError: no run.
-        ValueError: a run that keeps no weights along the way, without the record.
+        TypeError: `run` is not a run.
+        ValueError: the run keeps no weights along the way and has no record of "least_eigenvalue".
 
     Example:
         >>> import numpy as np, linflow as lf
@@ -255,10 +262,10 @@ def eigenvalues(
 
 
 def _spectra(run: Trajectory, objective: Objective) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return instants, ascending eigenvalues of T there, shape `(N, nm)` or `(N, 2)`, and lower bounds."""
+    """Return instants, the ascending eigenvalues of T there, shape `(N, nm)` or `(N, 2)`, and the lower bounds."""
     steps = to_numpy(run.t)[: sound(run)]
     end = float(steps[-1])
-    # Where the weights move fast, steps are dense.
+    # The integrator's steps are dense where the weights move fast.
     chosen = steps[np.unique(np.linspace(0, len(steps) - 1, 40).astype(int))]
     times = np.union1d(np.linspace(0, end, 30), chosen)
     rows, lows = [], []
@@ -280,21 +287,24 @@ def singular_values(
     named: bool | None = None,
     theme: str | None = None,
 ) -> Any:
-    """Draw the singular values of the product along a run, the modes as they are learned, and their targets, dashed.
+    """Draw the singular values of the product along a run, and their targets, dashed.
+
+    The curves show the modes as they are learned.
 
     Args:
         run: A run that recorded "singular_values".
-        objective: What was minimised; the singular values of its minimiser are the targets.
+        objective: The minimised objective. The singular values of its minimiser are the targets.
         ax: Axes to draw on; new ones if not given.
-        named: Whether to name curves at their ends, or in a key where there is no room; on new axes if not given.
+        named: Whether to name curves at their ends, or in a legend if there is no room. If not given, they are named
+            on new axes only.
         theme: "light" or "dark"; that of the axes if not given.
 
     Returns:
         The Axes.
 
     Raises:
-        TypeError: no run.
-        ValueError: a run without the record, or an objective without a known minimiser.
+        TypeError: `run` is not a run.
+        ValueError: the run has no record of "singular_values", or the objective has no known minimiser.
 
     Example:
         >>> import numpy as np, linflow as lf
@@ -338,7 +348,7 @@ def _maker(run: Trajectory) -> str:
 
 
 def _modes(run: Trajectory) -> tuple[np.ndarray, np.ndarray]:
-    """Return instants and the singular values there: the records, and for a small flow what lies between."""
+    """Return instants and the singular values there: the records, and for a small flow also values between them."""
     k = sound(run)
     t, values = to_numpy(run.t)[:k], to_numpy(run.singular_values)[:k]
     weights = sum(int(W.shape[0] * W.shape[1]) for W in run.start.weights)

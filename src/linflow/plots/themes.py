@@ -1,4 +1,4 @@
-"""Colours, sizes and fonts: the two themes, and figures made in them."""
+"""Colours, sizes and fonts: the two themes, and figures that use them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from matplotlib.colors import to_hex, to_rgb, to_rgba
 
 from linflow._support import checks
 
-# Okabe and Ito (2008): distinct under every common form of colour blindness.
+# Okabe and Ito (2008): distinct for every common form of colour blindness.
 COLOURS = MappingProxyType(
     {
         "blue": "#0072B2",
@@ -34,10 +34,10 @@ COLOURS = MappingProxyType(
 )
 
 WIDTHS = MappingProxyType({"column": 3.4, "text": 6.9})
-"""Inches of one column and of the whole page of a journal."""
+"""Widths of one column and of the whole text of a journal page, in inches."""
 
 ON_SCREEN = 125
-"""Pixels of a notebook to an inch: tick labels of 7 points are 12 pixels high."""
+"""Pixels per inch in a notebook, so that tick labels of 7 points are 12 pixels high."""
 
 _CYCLE = ("blue", "vermillion", "green", "purple", "orange", "sky", "black")
 _FAMILY = ["STIXGeneral", "DejaVu Sans"]  # both come with matplotlib; the second fills gaps
@@ -49,10 +49,10 @@ class Theme:
 
     Attributes:
         name: "light" or "dark".
-        paper: background.
-        ink: text and axes.
-        muted: what stands behind the data, such as streamlines.
-        colours: as `COLOURS`; "black" is the ink of the theme.
+        paper: colour of the background.
+        ink: colour of text and axes.
+        muted: colour of marks behind the data, such as streamlines.
+        colours: colours by the names in `COLOURS`; "black" is the ink of the theme.
     """
 
     name: str
@@ -63,11 +63,11 @@ class Theme:
 
     @property
     def cycle(self) -> list[str]:
-        """Colours of successive curves."""
+        """The colours of successive curves."""
         return [self.colours[name] for name in _CYCLE]
 
     def text(self, colour: Any) -> str:
-        """Return a colour nearer to the ink, in which small letters remain readable.
+        """Return a colour mixed with the ink, so that small letters stay readable.
 
         >>> THEMES["light"].text("#E69F00")
         '#946a0e'
@@ -103,16 +103,16 @@ THEMES = MappingProxyType(
 
 
 def theme_named(name: str) -> Theme:
-    """Return the theme of this name.
+    """Return the theme with this name.
 
     Raises:
-        ValueError: no such theme.
+        ValueError: there is no such theme.
     """
     return THEMES[checks.choice(name, "theme", tuple(THEMES))]
 
 
 def theme_of(ax: Any) -> Theme:
-    """Return the theme in which marks on these Axes are readable, by the lightness of what they stand on."""
+    """Return the theme whose marks are readable on these Axes, chosen by the lightness of their background."""
     *rgb, alpha = to_rgba(ax.get_facecolor())
     if alpha < 0.5:
         rgb = to_rgb(ax.figure.get_facecolor())
@@ -120,7 +120,7 @@ def theme_of(ax: Any) -> Theme:
 
 
 def _settings(theme: Theme, size: float) -> dict[str, Any]:
-    """Return the style as matplotlib settings; `size` is that of axis labels in points."""
+    """Return the style as matplotlib settings. `size` is the size of axis labels, in points."""
     return {
         "figure.constrained_layout.use": True,
         "figure.constrained_layout.w_pad": 0.006 * size,
@@ -164,45 +164,45 @@ def _settings(theme: Theme, size: float) -> dict[str, Any]:
         "legend.handlelength": 1.6,
         "image.cmap": "cividis",
         "pdf.fonttype": 42,  # TrueType, which journals ask for
-        "svg.fonttype": "path",  # as text, formulas fall apart where the reader lacks the font
+        "svg.fonttype": "path",  # with text, formulas fall apart if the reader lacks the font
     }
 
 
 @contextmanager
 def style(theme: str = "light", size: float = 10) -> Iterator[None]:
-    """Draw in the house style inside a ``with`` block; afterwards everything is as it was.
+    """Draw in the style of linflow inside a ``with`` block. After the block, the previous settings are restored.
 
-    The functions of this module need no such block; it is for what is drawn with matplotlib beside them.
+    The functions of `linflow.plots` do not need this block. Use it for your own matplotlib figures.
 
     Args:
         theme: "light" or "dark".
-        size: Points of the axis labels; tick labels and legends are a point smaller.
+        size: Size of the axis labels, in points; tick labels and legends are one point smaller.
 
     Raises:
-        ValueError: no such theme.
+        ValueError: there is no such theme.
     """
     settings = _settings(theme_named(theme), checks.positive(size, "size"))
-    with matplotlib.style.context(["default", settings]):  # "default": a reader's matplotlibrc changes nothing
+    with matplotlib.style.context(["default", settings]):  # "default" overrides the user's matplotlibrc
         yield
 
 
 Picture = tuple[bytes, dict[str, int]]
-"""A PNG file and its size on the screen, as notebooks take them."""
+"""A PNG file and its size on the screen, in the form that notebooks expect."""
 
 
 class Figure(matplotlib.figure.Figure):
-    """A figure that shows itself in a notebook, where it is the last value of a cell; no backend takes part in it."""
+    """A figure that a notebook shows if it is the last value of a cell. No backend is needed."""
 
     def _repr_png_(self) -> Picture:
         content = io.BytesIO()
-        with style():  # what a reader's settings say of saved figures changes nothing here
+        with style():  # overrides the user's settings for saved figures
             self.savefig(content, format="png", dpi=200)
         across, high = (round(ON_SCREEN * side) for side in self.get_size_inches())
         return content.getvalue(), {"width": across, "height": high}
 
 
 class Axes(matplotlib.axes.Axes):
-    """Axes that show the figure they are in, where they are the last value of a cell."""
+    """Axes that show their figure in a notebook if they are the last value of a cell."""
 
     def _repr_png_(self) -> Picture | None:
         return self.figure._repr_png_() if isinstance(self.figure, Figure) else None
@@ -218,26 +218,26 @@ def figure(
     theme: str = "light",
     **subplots: Any,
 ) -> tuple[Figure, Any]:
-    """A figure and its axes in the house style.
+    """Return a new figure and its axes in the style of linflow.
 
-    A named width is that of a printed page, with axis labels of 8 points and tick labels of 7; a number is for the
-    screen, with 10 and 9. What is drawn on the axes later, by whomever, keeps these sizes and colours.
+    A named width is for a printed page, with axis labels of 8 points and tick labels of 7. A number is for the
+    screen, with 10 and 9 points. Everything drawn on the axes later keeps these sizes and colours.
 
     Args:
-        width: "column" (3.4 inches), "text" (6.9 inches), or inches.
-        height: Height in inches; follows from `aspect` if not given.
-        aspect: Height of a panel over its width, used where no height is given.
-        ncols: Panels side by side.
-        nrows: Panels one above the other.
+        width: "column" (3.4 inches), "text" (6.9 inches), or a number of inches.
+        height: Height in inches; computed from `aspect` if not given.
+        aspect: Height of a panel divided by its width, used if no height is given.
+        ncols: Number of panels side by side.
+        nrows: Number of panels one above the other.
         theme: "light" or "dark".
-        **subplots: As for `matplotlib.figure.Figure.subplots`, such as ``sharey=True``.
+        **subplots: Options of `matplotlib.figure.Figure.subplots`, such as ``sharey=True``.
 
     Returns:
-        The figure, and one Axes or an array of them as `matplotlib.figure.Figure.subplots` gives. Either shows the
-        picture where it is the last value of a notebook's cell; a script saves it, by `save`.
+        The figure, and one Axes or an array of Axes, as `matplotlib.figure.Figure.subplots` returns. In a notebook,
+        a figure or Axes shows the picture if it is the last value of a cell. In a script, write it with `save`.
 
     Raises:
-        ValueError: an unknown width or theme, or a size that is not positive.
+        ValueError: the width or the theme is unknown, or a size is not positive.
 
     Example:
         >>> import linflow as lf
@@ -261,7 +261,7 @@ def figure(
 
 
 def dress(ax: Any, theme: Theme) -> None:
-    """Give axes that exist, and the figure they are in, the colours of a theme; sizes stay."""
+    """Give existing axes and their figure the colours of a theme. Sizes do not change."""
     ax.figure.set_facecolor(theme.paper)
     ax.set_facecolor(theme.paper)
     ax.set_prop_cycle(color=theme.cycle)
@@ -273,7 +273,7 @@ def dress(ax: Any, theme: Theme) -> None:
 
 
 def _pin(ax: Any, theme: Theme, size: float) -> None:
-    """Fix for ticks that do not exist yet what they would read from the settings of a later moment."""
+    """Set the style of future ticks now. Otherwise they would use the settings at the time they are made."""
     for which, length, line in (("major", 3.5, 0.7), ("minor", 2.0, 0.5)):
         ax.tick_params(
             which=which, length=length, width=line, color=theme.ink, labelcolor=theme.ink,

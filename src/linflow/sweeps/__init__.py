@@ -1,4 +1,4 @@
-"""Sweeps: hundreds of thousands of experiments over a grid, one row each, none lost and none computed twice."""
+"""Sweeps: hundreds of thousands of experiments over a grid. Each gets one row; none is lost or computed twice."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ _loaded, __dir__, __all__ = _lazy.attach(
 
 
 def __getattr__(name: str) -> Any:
-    """Return a public name; say what to install where the tables of sweeps have no package."""
+    """Return a public name; if a package for the tables of sweeps is missing, say what to install."""
     try:
         return _loaded(name)
     except ModuleNotFoundError as error:

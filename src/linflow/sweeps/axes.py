@@ -19,22 +19,22 @@ from linflow.experiments.old_keys import OLD_KEYS
 from linflow.experiments.schema import Experiment
 
 SHAPE = ("width", "depth")
-"""Keys of a grid that stand for `start.hidden`: so many layers of weights, so wide."""
+"""Keys of a grid that stand for `start.hidden`: the width of its layers, and the number of layers of weights."""
 SECTIONS = ("algorithm", "data", "start", "flow", "descent")
-"""What of an experiment file makes the numbers; a sweep sets elsewhere what it draws and writes."""
+"""Sections of an experiment file that determine the numbers. What a sweep draws and writes is set elsewhere."""
 OTHER = ("flow.record",)
-"""What of these says only what is kept."""
+"""Settings in these sections that only determine what is kept."""
 WHOLE = (*SHAPE, "start.seed", "flow.max_steps", "descent.steps")
 SPECS = ("range", "log", "linear")
 DEEPEST = 10_000
-"""Layers of a network at most."""
+"""The most layers that a network can have."""
 MOST = 2_000_000
-"""Cells of a grid at most; a sweep needs some 300 bytes for each."""
+"""The most cells that a grid can have. A sweep needs about 300 bytes for each."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Settings that change together: each of `keys` has a column of values, all as long as each other."""
+    """Settings that change together. Each of `keys` has a column of values, and all columns have the same length."""
 
     keys: tuple[str, ...]
     columns: tuple[Sequence[Any], ...]
@@ -43,13 +43,13 @@ class Axis:
         return len(self.columns[0])
 
     def at(self, i: int) -> dict[str, Any]:
-        """Return the settings at a place of the axis."""
+        """Return the settings at index `i` of the axis."""
         return {key: column[i] for key, column in zip(self.keys, self.columns, strict=True)}
 
 
 @lru_cache(maxsize=1)
 def setting_names() -> tuple[str, ...]:
-    """Return every setting of an experiment file by its dotted name, such as `start.init`."""
+    """Return the dotted names of all settings of an experiment file, such as `start.init`."""
     return tuple(name for name in _all_names(SECTIONS) if name not in OTHER)
 
 
@@ -63,19 +63,19 @@ def _all_names(sections: Iterable[str]) -> list[str]:
 
 @lru_cache(maxsize=1)
 def untouched() -> dict[str, Any]:
-    """Return all that a file says of an experiment of which nothing is said, with what no sweep has."""
+    """Return all settings of a default experiment by dotted name, including those that no sweep has."""
     return flat(Experiment().to_dict())
 
 
 @lru_cache(maxsize=1)
 def defaults() -> dict[str, Any]:
-    """Return the settings that an experiment has when nothing is said."""
+    """Return the default settings of an experiment, except those that are None."""
     given = untouched()
     return {key: given[key] for key in setting_names() if given.get(key) is not None}
 
 
 def flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Return `{"start.init": …}` for `{"start": {"init": …}}`; what is an axis of a grid, or empty, stays whole."""
+    """Return `{"start.init": …}` for `{"start": {"init": …}}`. Axes of a grid and empty tables stay whole."""
     found: dict[str, Any] = {}
     for key, value in tree.items():
         if not isinstance(key, str):
@@ -101,7 +101,11 @@ def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def setting_name(key: str, where: str) -> str:
-    """Return the dotted name of a key, which may be its last part alone; ValueError names the nearest one."""
+    """Return the dotted name of a key. The key may be only the last part of the name.
+
+    Raises:
+        ValueError: an unknown key (the nearest one is named), or one that a sweep does not have.
+    """
     known = setting_names()
     if key in known or key in SHAPE:
         return key
@@ -144,7 +148,7 @@ def values_of(key: str, spec: Any, where: str) -> Sequence[Any]:
             values = list(dict.fromkeys(round(v) for v in values))
     elif isinstance(spec, Sequence) and not isinstance(spec, str):
         values = [[v] if name == "start.hidden" and not isinstance(v, Sequence) else v for v in spec]
-        if name in (*WHOLE, "start.hidden"):  # 1e5 steps
+        if name in (*WHOLE, "start.hidden"):  # 1e5 steps become 100000
             values = [_whole(v) for v in values]
     else:
         raise ValueError(  # noqa: TRY004 - a wrong type in a file is a wrong value
@@ -161,7 +165,7 @@ def values_of(key: str, spec: Any, where: str) -> Sequence[Any]:
 
 
 def whole_number(x: Any, name: str, least: int = 1) -> int:
-    """Check a whole number of a file, where a wrong type is a wrong value."""
+    """Check a whole number from a file. A wrong type raises ValueError, because in a file it is a wrong value."""
     try:
         return checks.count(x, name, least)
     except TypeError as error:
@@ -176,7 +180,7 @@ def few(count: int, what: str) -> int:
 
 
 def invalid(name: str, values: Sequence[Any]) -> list[int]:
-    """Return the places of values that a setting cannot have."""
+    """Return the indices of the values that a setting cannot have."""
     section, _, key = name.rpartition(".")
     model = Experiment.model_fields[section].annotation if section else Experiment
     annotation: Any = cast("type[BaseModel]", model).model_fields[key].rebuild_annotation()
@@ -188,7 +192,7 @@ def invalid(name: str, values: Sequence[Any]) -> list[int]:
 
 
 def plain(value: Any) -> Any:
-    """Return a value with lists and numbers of Python for those of NumPy and its kin."""
+    """Return a value in which arrays and numbers of NumPy and similar libraries are Python lists and numbers."""
     if isinstance(value, Mapping):
         return {key: plain(one) for key, one in value.items()}
     if hasattr(value, "tolist"):
@@ -211,12 +215,12 @@ def _whole(value: Any) -> Any:
 def _number(x: Any) -> bool:
     try:
         return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
-    except OverflowError:  # a number of many digits
+    except OverflowError:  # a whole number too large for a float
         return False
 
 
 def _spread(what: str, kind: str, first: float, last: float, third: float) -> Iterator[float]:
-    """Yield the numbers of a range (both ends included), or so many in equal steps or ratios."""
+    """Yield the numbers of a range (both ends included), or a count of numbers in equal steps or ratios."""
     if kind == "range":
         a, b, step = (Decimal(repr(x)) for x in (first, last, third))  # decimal steps: 0.1, 0.2, 0.3
         if step == 0 or (b - a) / step < 0:
@@ -231,7 +235,7 @@ def _spread(what: str, kind: str, first: float, last: float, third: float) -> It
     if kind == "log" and not (first > 0 and last > 0):
         raise ValueError(f"{what}: {first} to {last} has no logarithms; positive numbers are needed.")
     for i in range(count):
-        if i in (0, count - 1):  # the ends to the last digit
+        if i in (0, count - 1):  # the ends are exact
             yield float(first if i == 0 else last)
         else:
             s = i / (count - 1)

@@ -1,4 +1,4 @@
-"""Cells: certify, run and measure one experiment, wherever that happens. What fails is a row too."""
+"""Cells: certify, run and measure one experiment, on any worker. A cell that fails also gets a row."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from linflow.model.objectives import Objective
 
 LONGEST = 400
-"""Letters of a reason at most."""
+"""The most characters in a reason."""
 ENOUGH = 2.0
-"""Seconds after which a task begins no other cell: rows do not wait for cells that take longer than expected."""
+"""Seconds after which a task begins no more cells, so that rows do not wait for cells that take long."""
 SETTLED = 2.0
-"""Seconds after which the dates of a file say that it has not changed; those of some file systems are that coarse."""
+"""Age in seconds from which the dates of a file show that it has not changed. Some file systems are that coarse."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Cell:
     """One experiment of a sweep.
 
     Attributes:
-        id: hash of all that its numbers depend on.
-        settings: those of its experiment, by dotted name.
+        id: hash of everything that its numbers depend on.
+        settings: the settings of its experiment, by dotted name.
         digests: hashes of the files that it reads, by path.
     """
 
@@ -58,14 +58,14 @@ class Cell:
 
     @classmethod
     def of(cls, grid: Grid, index: int) -> Cell:
-        """Return a cell of a grid by its place."""
+        """Return the cell of a grid at an index."""
         settings = grid.settings(index)
         return cls(grid.ids[index].decode(), settings, grid.digests(settings))
 
 
 @dataclass(frozen=True)
 class Task:
-    """Cells that are computed by one call, and how."""
+    """Cells that are computed by one call, with the options of the sweep."""
 
     cells: tuple[Cell, ...]
     check: bool = False
@@ -76,7 +76,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Answer:
-    """The rows of the first cells of a task, and the seconds that they took; the others were not begun."""
+    """The rows of the first cells of a task, and the seconds that they took. The other cells were not begun."""
 
     rows: list[dict[str, Any]]
     seconds: float
@@ -87,11 +87,14 @@ class _OutOfTime(Exception):  # noqa: N818 - no error
 
 
 class _OtherFile(Exception):  # noqa: N818
-    """A file is not the one that the cell is named after."""
+    """A file is not the one that the id of the cell depends on."""
 
 
 def run_task(task: Task) -> Answer:
-    """Compute the cells of a task one after the other, with one BLAS thread: all, or as many as are enough."""
+    """Compute the cells of a task one after the other, with one BLAS thread.
+
+    No further cell is begun after `ENOUGH` seconds.
+    """
     ready()
     rows, began, seconds = [], time.perf_counter(), 0.0
     with _one_thread_for_all():
@@ -109,8 +112,8 @@ def run_task(task: Task) -> Answer:
 
 @lru_cache(maxsize=1)
 def ready() -> str:
-    """Load all that a cell needs, so that no cell is measured with it."""
-    # Where cells are run, and nowhere else.
+    """Load everything that a cell needs, so that the time of the first cell does not include it."""
+    # Imported only where cells are run.
     from linflow import init  # noqa: PLC0415
     from linflow.experiments.schema import Experiment  # noqa: PLC0415
     from linflow.experiments.setup import Setup  # noqa: PLC0415
@@ -126,17 +129,17 @@ def ready() -> str:
 def run_cell(
     cell: Cell, *, check: bool = False, verified: bool = False, curves: int = 0, time_limit: float | None = None
 ) -> dict[str, Any]:
-    """Certify a start, run it and return the row of it; whatever goes wrong is the reason in a row that failed.
+    """Certify a start, run it and return its row. If anything goes wrong, the row has failed and gives the reason.
 
     Args:
-        cell: what to run.
-        check: set the run against every guarantee at every recorded time.
-        verified: prove by computing when the target is reached.
-        curves: points of the run to keep at most.
-        time_limit: seconds after which the cell fails; looked at between certificate and run, and during the run.
+        cell: the cell to run.
+        check: compare the run with every guarantee at every recorded time.
+        verified: prove by verified computation when the target is reached.
+        curves: the most points of the run to keep.
+        time_limit: seconds after which the cell fails; checked between certificate and run, and during the run.
 
     Returns:
-        A value for columns of `rows.SCHEMA`.
+        Values by column of `rows.SCHEMA`.
     """
     began = time.perf_counter()
     row = failed(cell, "error", "")
@@ -146,7 +149,7 @@ def run_cell(
         row |= {"failure": "time limit", "reason": f"it took longer than the limit of {time_limit:g} s"}
     except _OtherFile as error:
         row |= {"failure": "file", "reason": explained(error)}
-    except OSError as error:  # of a file that was there a moment ago
+    except OSError as error:  # from a file that was there a moment ago
         known = all(digest != UNREADABLE.format(path) for path, digest in cell.digests.items())
         row |= {"failure": "file" if known else "settings", "reason": explained(error)}
     except (ValueError, TypeError) as error:
@@ -157,7 +160,7 @@ def run_cell(
 
 
 def failed(cell: Cell, failure: str, reason: str) -> dict[str, Any]:
-    """Return the row of a cell of which nothing is known but its settings and why."""
+    """Return the row of a failed cell: its settings and the reason."""
     settings = {**defaults(), **cell.settings}
     weights = settings.get("start.weights") is not None
     for name in unused(settings["algorithm"], weights=weights, init=str(settings["start.init"])):
@@ -183,7 +186,7 @@ def _measured(cell: Cell, check: bool, verified: bool, curves: int, deadline: fl
     certificate = setup.certify()
     _in_time(deadline)
     run = _run(setup, deadline)
-    with np.errstate(over="ignore", invalid="ignore"):  # of weights that diverged
+    with np.errstate(over="ignore", invalid="ignore"):  # weights may have diverged
         noise = max(objective.rounding(network), objective.rounding(run.final))
     row = _start(certificate, network) | _promised(certificate, until) | _observed(run, until, noise)
     if row["least_rate"] > 0:
@@ -208,12 +211,12 @@ def prepared(settings: Mapping[str, Any], digests: Mapping[str, str]) -> Setup:
     """Return the experiment of a cell, ready to run.
 
     Args:
-        settings: by dotted name.
+        settings: the settings, by dotted name.
         digests: hashes that its files must have, by path.
 
     Raises:
-        ValueError, TypeError: settings that make no experiment, or do not fit the data.
-        OSError, _OtherFile: files that cannot be read, or that are others.
+        ValueError, TypeError: the settings do not make an experiment, or do not fit the data.
+        OSError, _OtherFile: a file cannot be read, or is not the file of the sweep.
     """
     from linflow.experiments.building import network_of, steps_of  # noqa: PLC0415 - see `ready`
     from linflow.experiments.setup import Setup  # noqa: PLC0415
@@ -257,9 +260,9 @@ def _promised(certificate: Certificate, until: float) -> dict[str, Any]:
 
 def _observed(run: Trajectory, until: float, noise: float) -> dict[str, Any]:
     t, gap, rate = (to_numpy(x) for x in (run.t, run.gap, run.rate))
-    seen = gap > noise  # what is rounding has no rate
+    seen = gap > noise  # a gap below rounding has no rate
     last = int(np.flatnonzero(seen)[-1]) if seen.any() else 0
-    with np.errstate(divide="ignore", invalid="ignore"):  # of a gap that went from 0, or to infinity
+    with np.errstate(divide="ignore", invalid="ignore"):  # the gap may begin at 0 or end at infinity
         mean = float(np.log(gap[0]) - np.log(gap[last])) / t[last] if last else math.nan
     times = run.time_to((*FRACTIONS, until))
     return {
@@ -297,23 +300,26 @@ def _in_time(deadline: float | None) -> None:
 
 
 def _spread(count: int, most: int) -> np.ndarray:
-    """Return at most so many places out of `range(count)`, the first and last among them."""
+    """Return at most `most` indices from `range(count)`, including the first and the last."""
     return np.arange(count) if count <= most else np.unique(np.linspace(0, count - 1, most).round().astype(int))
 
 
 def explained(error: BaseException) -> str:
-    """Return what an error says as one line, cut where it is long."""
+    """Return the text of an error on one line, cut to `LONGEST` characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
 @contextmanager
 def _unchanged(digests: Mapping[str, str]) -> Iterator[None]:
-    """Refuse files that are not those of the sweep: before they are read, and after, as they may change meanwhile."""
+    """Refuse files that are not those of the sweep.
+
+    They are checked before they are read, and again afterwards because they can change in between.
+    """
     _same(digests)
     try:
         yield
-    finally:  # what is wrong with another file is not told
+    finally:  # runs after an error too: errors in the content of a changed file are not reported
         _same(digests)
 
 
@@ -326,13 +332,13 @@ def _same(digests: Mapping[str, str]) -> None:
 
 
 def _digest(path: str) -> str:
-    """Return the hash of a file, from memory where nothing has touched it since."""
+    """Return the hash of a file, from the cache if the file has not changed since."""
     try:
         found = os.stat(path)
     except OSError:
         return file_digest(path)
     stamp = (path, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-    # What changed just now may change again within one tick of the clock of its file system.
+    # A file that changed just now can change again within one tick of its file system's clock.
     if time.time() - max(found.st_mtime, found.st_ctime) < SETTLED:
         return file_digest(path)
     return _stamped_digest(*stamp)
@@ -345,7 +351,7 @@ def _stamped_digest(path: str, *_stamp: int) -> str:
 
 @lru_cache(maxsize=8)
 def _objective(data: DataSection, digests: tuple[tuple[str, str], ...]) -> Objective:
-    """Read the data once for all cells that share them; what changes while it is read is not kept."""
+    """Read the data once for all cells that share them. Data that change while they are read are not kept."""
     from linflow.experiments.building import objective_of  # noqa: PLC0415 - see `ready`
 
     with _unchanged(dict(digests)):
@@ -363,7 +369,10 @@ _users: list[Any] = [0, None]
 
 @contextmanager
 def _one_thread_for_all() -> Iterator[None]:
-    """Limit BLAS to one thread while any thread of this process runs cells: more of them round in another order."""
+    """Limit BLAS to one thread while any thread of this process runs cells.
+
+    With more BLAS threads, rounding happens in another order.
+    """
     with _lock:
         if _users[0] == 0:
             _users[1] = one_thread()

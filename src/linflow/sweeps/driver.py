@@ -1,4 +1,4 @@
-"""The loop of a sweep: what is missing is computed, in batches that suit, and written as it comes."""
+"""The main loop of a sweep: it computes the missing cells in batches and writes rows as they arrive."""
 
 from __future__ import annotations
 
@@ -34,15 +34,16 @@ Watcher = Callable[[Status], None]
 
 @dataclass(frozen=True)
 class Summary:
-    """How a sweep went.
+    """The outcome of a sweep.
 
     Attributes:
-        folder: where the results are.
-        total, computed, failed: cells of the grid, those computed now, and those that failed, now or before.
-        reasons: how many failed for each kind of failure.
-        notes: what was found wrong in the folder.
+        folder: the folder with the results.
+        total, computed, failed: the number of cells in the grid, of those computed now, and of those that failed,
+            now or before.
+        reasons: the number of failed cells for each kind of failure.
+        notes: problems found in the folder.
         seconds: wall time.
-        ids: of the cells of the grid.
+        ids: the ids of the cells of the grid.
     """
 
     folder: Path
@@ -63,7 +64,7 @@ class Summary:
 
 
 class Stopped(Kept):
-    """Ctrl-C during a sweep: what was done is in the folder."""
+    """Ctrl-C during a sweep. The finished cells are in the folder."""
 
     def __init__(self, done: int | None, total: int, folder: Path):
         what = "what was done before is"
@@ -84,28 +85,28 @@ def sweep(
 ) -> Any:
     """Certify and run every experiment of a grid, and return one table with a row for each.
 
-    Cells that have a row in the folder already are not computed again. The numbers do not depend on the engine, the
-    number of workers or the order; those of `rows.TIMING` are times.
+    Cells that already have a row in the folder are not computed again. The numbers do not depend on the engine, the
+    number of workers or the order, except for the times in the columns `rows.TIMING`.
 
     Args:
-        grid: the path of a TOML file (docs/sweeps.md), or a dict of what it holds.
-        out: folder for the results; made if need be. Without one, nothing is left on the disk.
-        workers: processes; as many as there are cores when left out.
+        grid: the path of a TOML file (docs/sweeps.md), or a dict with the content of such a file.
+        out: folder for the results; created if necessary. Without one, nothing is left on the disk.
+        workers: the number of processes; by default one for each core.
         scheduler: address of a Dask scheduler, `tcp://…`, whose workers compute instead. They need linflow, and the
-            files of the data under the same paths.
-        time_limit: seconds that a cell may take before it fails; that of the grid when left out.
-        retry: compute cells that failed again.
+            data files under the same paths.
+        time_limit: seconds that a cell may take before it fails; by default that of the grid.
+        retry: compute failed cells again.
         progress: called with a `Status`, about once a second.
 
     Returns:
         A `pyarrow.Table` in the order of the grid; `.to_pandas()` converts it.
 
     Raises:
-        ValueError: a grid that makes no sense, or none of whose cells can begin. What is wrong with a single cell is
-            the reason in its row instead.
-        OSError: files that cannot be read, no room left (what was done is kept), a scheduler that is gone, or
+        ValueError: the grid is not valid, or none of its cells can begin. An error in a single cell is the reason in
+            its row instead.
+        OSError: files that cannot be read, no room left (finished cells are kept), a scheduler that is gone, or
             processes that die as they start.
-        KeyboardInterrupt: Ctrl-C; what was done is kept in the folder.
+        KeyboardInterrupt: Ctrl-C; finished cells are kept in the folder.
 
     Example:
         >>> import numpy as np, os, tempfile, linflow as lf
@@ -127,7 +128,7 @@ def sweep(
             if out is None:
                 raise KeyboardInterrupt("interrupted; nothing is kept where no folder is given.") from None
             raise
-        # Not what lies there as one table, which another sweep in the folder may have made since.
+        # The table in the folder may belong to another sweep by now, so the rows are chosen by id.
         return Store(folder, make=False).results(summary.ids)
 
 
@@ -140,7 +141,7 @@ def run_sweep(
     retry: bool = False,
     progress: Watcher | None = None,
 ) -> Summary:
-    """Do what `sweep` says, and return how it went; the table stays on the disk."""
+    """Run a sweep as `sweep` does, and return its outcome. The table stays on the disk."""
     if workers is not None:
         workers = checks.count(workers, "workers")
         if scheduler is not None:
@@ -179,7 +180,7 @@ def run_sweep(
 
 
 def _own(path: Path) -> None:
-    """Refuse a folder whose grid is the user's own file, which would be overwritten."""
+    """Refuse a folder in which the sweep would overwrite a file that is not its own."""
     if not path.exists() and path.with_name(RESULTS).exists():
         results = path.with_name(RESULTS)
         raise ValueError(f"{results} does not belong to a sweep and would be overwritten; choose another folder.")
@@ -201,7 +202,7 @@ def _compute(work: Work, start: Callable[[], Engine], progress: Watcher | None) 
             _run(work, engine, progress, heed)
             work.store.flush()
         except BaseException:
-            with suppress(OSError):  # what ended the sweep is told, and not what came of it
+            with suppress(OSError):  # report the error that ended the sweep, not one that follows from it
                 work.store.flush()
             raise
         finally:
@@ -220,7 +221,7 @@ def _run(work: Work, engine: Engine, progress: Watcher | None, heed: Callable[[]
             under_way -= 1
             work.answer(task, found)
         heed()
-        work.store.write_in_time()  # also where nothing has come: the next cell may take long
+        work.store.write_in_time()  # even if nothing has arrived: the next cell can take long
         work.look()
         if progress is not None and time.monotonic() - told > 1.0:
             told = time.monotonic()

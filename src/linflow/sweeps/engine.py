@@ -1,4 +1,4 @@
-"""Engines: where tasks are computed. Processes of this machine, or a Dask cluster that there is already."""
+"""Engines, which compute tasks: processes of this machine, or an existing Dask cluster."""
 
 from __future__ import annotations
 
@@ -23,62 +23,65 @@ from linflow.sweeps.cells import Answer, Task, run_task
 from linflow.sweeps.worker import BEGINS
 
 AHEAD = 2
-"""Tasks that a worker has, the one it computes included."""
+"""The number of tasks that a worker has, including the one it computes."""
 GRACE = 10.0
-"""Seconds that a task may take beyond the limits of its cells, which look at the time themselves where they can."""
+"""Seconds that a task may take beyond the limits of its cells. Cells check the time themselves when they can."""
 LOGS = ("distributed", "distributed.client")
 WORKER = ("-m", "linflow.sweeps.worker")
-"""What a process runs."""
+"""The arguments with which a process is started."""
 FALSE_STARTS = 10
-"""Times in a row that a process may die before it has begun anything."""
+"""How many times in a row a process may die before it has begun anything."""
 
 
 class Died(Exception):  # noqa: N818 - what happened to a task, not a mistake
-    """The process that ran a task is no more, and nothing of the task is known."""
+    """The process that ran a task has died, and the outcome of the task is unknown."""
 
 
 class Lost(Exception):  # noqa: N818
-    """A task has not begun, and will not: its process died before."""
+    """A task was never begun, because its process died before."""
 
 
 class Late(Exception):  # noqa: N818
-    """A task did not end by itself within the limits of its cells, and was ended."""
+    """A task did not finish within the limits of its cells, and was killed."""
 
 
 class Engine(Protocol):
-    """Where tasks are computed."""
+    """An engine that computes tasks."""
 
     @property
     def workers(self) -> int:
-        """Tasks that can be computed at the same time."""
+        """The number of tasks that can be computed at the same time."""
         ...
 
     @property
     def waiting(self) -> bool:
-        """Whether there is nobody to compute anything just now."""
+        """Whether there are no workers at the moment."""
         ...
 
     def submit(self, task: Task) -> None:
-        """Have a task computed."""
+        """Submit a task for computation."""
         ...
 
     def wait(self, seconds: float) -> list[tuple[Task, Answer | Exception]]:
-        """Return the tasks that have ended since, with their answers, `Died` or `Lost`; wait so long at most."""
+        """Return the tasks that have ended since the last call, each with its answer, `Died`, `Lost` or `Late`.
+
+        Wait at most `seconds`.
+        """
         ...
 
     def close(self) -> None:
-        """End everything that runs, at once."""
+        """Stop everything that runs, at once."""
         ...
 
 
 class Worker:
-    """A process, and the tasks that it has been given; the first is what it computes.
+    """A process and the tasks that it was given. It computes the first of them.
 
     Attributes:
-        tasks: those that have no answer yet.
-        begun: whether it has started, and may compute.
-        since: when it began its first task, at the earliest.
-        late: the task for which it was ended.
+        tasks: the tasks without an answer so far.
+        begun: whether the process has started and can compute.
+        since: the earliest time at which it can have begun its first task.
+        late: the task that took too long, for which the process was killed.
     """
 
     def __init__(self, news: queue.SimpleQueue[tuple[Worker, Any]]):
@@ -88,20 +91,20 @@ class Worker:
         self._news, self._given = news, queue.SimpleQueue[Task | None]()
         with _deaf():
             self.process = subprocess.Popen(python(*WORKER), stdin=PIPE, stdout=PIPE, env=environment())
-        # Neither waits for the other: a process that does not read, or says nothing, holds nothing up.
+        # One thread writes and one reads, so a process that does not read or does not answer blocks nothing.
         self._threads = [threading.Thread(target=run, daemon=True) for run in (self._give, self._listen)]
         for thread in self._threads:
             thread.start()
 
     def give(self, task: Task) -> None:
-        """Have a task computed after those that it has."""
+        """Add a task to the queue of this process."""
         if not self.tasks:
             self.since = time.monotonic()
         self.tasks.append(task)
         self._given.put(task)
 
     def hear(self, answer: Any) -> list[tuple[Task, Answer | Exception]]:
-        """Take what it says, and return the tasks that have ended with it."""
+        """Process a message of the worker, and return the tasks that have ended with it."""
         self.since = time.monotonic()
         if answer is None:
             self.begun = True
@@ -113,17 +116,17 @@ class Worker:
         return [(self.tasks.popleft(), answer)]
 
     def _lost(self) -> list[tuple[Task, Answer | Exception]]:
-        """Return the tasks of a process that is no more."""
+        """Return the tasks of a process that has ended."""
         fates: list[Answer | Exception] = [Lost() for _ in self.tasks]
         if self.begun and self.tasks:
             if self.tasks[0] is self.late:
                 fates[0] = Late()
-            elif self.late is None:  # else it was ended for the one before, and may not have begun this one
+            elif self.late is None:  # else it was killed for the task before, and has perhaps not begun this one
                 fates[0] = Died()
         return list(zip(self.tasks, fates, strict=True))
 
     def end_if_late(self) -> None:
-        """End the process where its task is over its time, which does not run before the process does."""
+        """Kill the process if its task is over its time. The time counts only once the process has started."""
         if not self.tasks or not self.begun or self.late is not None:
             return
         limit = self.tasks[0].time_limit
@@ -132,39 +135,39 @@ class Worker:
             self.process.kill()
 
     def end(self) -> None:
-        """End the process, whatever it does."""
+        """Kill the process, whatever it is doing."""
         self.process.kill()
         self._given.put(None)
         self.process.wait()
         for thread in self._threads:
             thread.join()
         for pipe in (self.process.stdin, self.process.stdout):
-            with suppress(OSError):  # what it has not read
+            with suppress(OSError):  # data that it has not read
                 cast("IO[bytes]", pipe).close()
 
     def _give(self) -> None:
         pipe = cast("IO[bytes]", self.process.stdin)
-        with suppress(OSError):  # it is gone, which the other thread finds
+        with suppress(OSError):  # the process is gone; the other thread notices
             while (task := self._given.get()) is not None:
                 pipe.write(pickle.dumps(task))
                 pipe.flush()
 
     def _listen(self) -> None:
         pipe = cast("IO[bytes]", self.process.stdout)
-        with suppress(Exception):  # of what is cut off, where it is no more
+        with suppress(Exception):  # the process is gone and its output is cut off
             while (line := pipe.readline()) and not line.endswith(BEGINS):
-                pass  # what a Python may print as it starts
+                pass  # skip what Python may print as it starts
             while True:
                 self._news.put((self, pickle.load(pipe)))
         self._news.put((self, _Gone()))
 
 
 class _Gone:
-    """What a process says that is no more."""
+    """The message that stands for a process that has ended."""
 
 
 class LocalEngine:
-    """Processes of this machine, each with tasks of its own, so that a death is that of one task, which is known."""
+    """Processes of this machine. Each has its own tasks, so if one dies, the task that it ran is known."""
 
     def __init__(self, workers: int | None = None):
         self._news: queue.SimpleQueue[tuple[Worker, Any]] = queue.SimpleQueue()
@@ -189,15 +192,15 @@ class LocalEngine:
 
     @property
     def waiting(self) -> bool:
-        """Never: a process that dies is replaced."""
+        """Always False, because a process that dies is replaced."""
         return False
 
     def submit(self, task: Task) -> None:
-        """Give a task to the process that has least to do."""
+        """Give a task to the process with the fewest tasks."""
         min(self._workers, key=lambda one: len(one.tasks)).give(task)
 
     def wait(self, seconds: float) -> list[tuple[Task, Answer | Exception]]:
-        """Return what has ended; a process that died is replaced."""
+        """Return the tasks that have ended. A process that died is replaced."""
         found: list[tuple[Task, Answer | Exception]] = []
         with suppress(queue.Empty):
             worker, said = self._news.get(timeout=seconds)
@@ -213,7 +216,7 @@ class LocalEngine:
         return found
 
     def close(self) -> None:
-        """End the processes."""
+        """Kill the processes."""
         for worker in self._workers:
             worker.end()
         self._workers = []
@@ -230,13 +233,13 @@ class LocalEngine:
 
 
 def cores() -> int:
-    """Return the number of cores that this process may use."""
+    """Return the number of cores that this process can use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
 def _deaf() -> Iterator[None]:
-    """Keep a new process from hearing Ctrl-C, which is for this one; what is blocked here stays so there."""
+    """Keep a new process from receiving Ctrl-C, which is for this one. A new process inherits the blocked signals."""
     mask = getattr(signal, "pthread_sigmask", None)  # not on Windows
     before = mask(signal.SIG_BLOCK, {signal.SIGINT}) if mask else set()
     try:
@@ -247,7 +250,7 @@ def _deaf() -> Iterator[None]:
 
 
 class DaskEngine:
-    """A Dask cluster that there is already; its scheduler says which worker computes what."""
+    """An existing Dask cluster, whose scheduler assigns tasks to its workers."""
 
     def __init__(self, address: str):
         try:
@@ -259,7 +262,7 @@ class DaskEngine:
             ) from error
         if not isinstance(address, str) or not re.fullmatch(r"(tcp|tls|ucx|ws|wss|inproc)://.+", address):
             raise ValueError(f"the scheduler is {address!r}; an address such as tcp://10.0.0.1:8786 is needed.")
-        # What it logs of a connection that is lost is said here in one line.
+        # Dask logs a lost connection at length; here it is reported in one line.
         self._levels = {name: logging.getLogger(name).level for name in LOGS}
         for name in LOGS:
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
@@ -277,7 +280,7 @@ class DaskEngine:
 
     @property
     def workers(self) -> int:
-        """Number of threads of all workers, one at least while none has come."""
+        """Number of threads of all workers, or 1 while there are none."""
         return max(1, sum(self._threads().values())) if self._alive() else 1
 
     @property
@@ -286,13 +289,18 @@ class DaskEngine:
         return not self._threads()
 
     def submit(self, task: Task) -> None:
-        """Have a task computed by whichever worker is free."""
+        """Submit a task; the scheduler picks a free worker."""
         future = self._client.submit(run_task, task, pure=False)
         self._tasks[future] = task
         future.add_done_callback(self._ended.put)
 
     def wait(self, seconds: float) -> list[tuple[Task, Answer | Exception]]:
-        """Return what has ended; ConnectionError where the scheduler has."""
+        """Return the tasks that have ended.
+
+        Raises:
+            ConnectionError: the scheduler is gone.
+            RuntimeError: a worker cannot run cells.
+        """
         from distributed import KilledWorker  # noqa: PLC0415 - an extra
 
         ended = []
@@ -304,7 +312,7 @@ class DaskEngine:
             pass
         found: list[tuple[Task, Answer | Exception]] = []
         for future in ended:
-            if future.status in ("pending", "lost"):  # the worker that held it has gone since; it is computed again
+            if future.status in ("pending", "lost"):  # the worker that held it is gone; Dask computes it again
                 future.add_done_callback(self._ended.put)
                 continue
             if future.status == "finished":
@@ -329,9 +337,9 @@ class DaskEngine:
         return found
 
     def close(self) -> None:
-        """Withdraw what has not been computed and leave the cluster as it was."""
+        """Cancel the remaining tasks and leave the cluster as it was."""
         try:
-            with suppress(OSError):  # a scheduler that goes just now
+            with suppress(OSError):  # the scheduler may go away meanwhile
                 if self._alive():
                     self._client.cancel(list(self._tasks), force=True)
         finally:
@@ -344,8 +352,8 @@ class DaskEngine:
 
     def _threads(self) -> dict[str, int]:
         try:
-            return cast("dict[str, int]", self._client.nthreads())  # a coroutine in an asynchronous client only
-        except OSError:  # asked while the connection broke
+            return cast("dict[str, int]", self._client.nthreads())  # a coroutine only in an asynchronous client
+        except OSError:  # the connection broke during the call
             self._gone()
 
     def _alive(self) -> bool:

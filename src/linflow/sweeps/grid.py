@@ -1,4 +1,4 @@
-"""Grids: which experiments a sweep is made of, and what each is called."""
+"""Grids: the experiments that a sweep consists of, and their ids."""
 
 from __future__ import annotations
 
@@ -25,27 +25,28 @@ from linflow.sweeps.axes import SHAPE, Axis, defaults
 PATHS = ("data.x", "data.y", "data.target", "start.weights")
 """Settings that name files."""
 UNREADABLE = "unreadable: {}"
-"""What stands for the hash of a file that cannot be read."""
+"""The text used as the hash of a file that cannot be read."""
 BLANK = "\0 to be filled in"
-"""What no setting is."""
+"""A value that no setting can have."""
 ID_LENGTH = 20
-"""Hexadecimal digits of an id: 80 bits, so that two of a million cells share one with a chance of 10⁻¹²."""
+"""Hexadecimal digits of an id. With 80 bits, two of a million cells share an id with a probability of 10⁻¹²."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A set of experiments: all combinations of the values on the axes, each set into the base experiment.
+    """A set of experiments: the base experiment with every combination of the values on the axes.
 
     Attributes:
-        base: settings by dotted name that are the same everywhere.
-        axes: what changes; the last changes fastest.
-        check: whether each run is set against its certificate at every recorded time.
+        base: the settings that all experiments share, by dotted name.
+        axes: the settings that change; the last axis changes fastest.
+        check: whether each run is compared with its certificate at every recorded time.
         verified: whether each cell gets a verified run as well.
-        curves: points of each run to keep at most, 0 for none.
-        time_limit: seconds that a cell may take, None for no limit; no part of the id of a cell.
+        curves: the most points of each run to keep, 0 for none.
+        time_limit: seconds that a cell may take, None for no limit. It is not part of the id of a cell.
         arrays: data that were given as arrays, by the names of the files that will hold them.
-        source: the file again, with absolute paths but for arrays, as a tree; `grid_file.to_toml` writes it.
-        doubts: values that no experiment can have; their cells will fail.
+        source: the content of the grid file as a tree, with absolute paths except for arrays; `grid_file.to_toml`
+            writes it.
+        doubts: sentences on values that no experiment can have. Cells with such a value will fail.
     """
 
     base: dict[str, Any]
@@ -64,11 +65,11 @@ class Grid:
 
     @property
     def varied(self) -> tuple[str, ...]:
-        """The names of what changes."""
+        """The names of the settings that change."""
         return tuple(key for axis in self.axes for key in axis.keys)
 
     def settings(self, index: int) -> dict[str, Any]:
-        """Return the settings of a cell by dotted name; what is left out has its default, or is not used."""
+        """Return the settings of a cell by dotted name. Those left out have their defaults or are not used."""
         found = dict(self.base)
         for axis in reversed(self.axes):
             index, at = divmod(index, len(axis))
@@ -84,20 +85,23 @@ class Grid:
         return found
 
     def identity(self, index: int) -> str:
-        """Return the id of a cell: a hash of all that its numbers depend on, files by content and not by path."""
+        """Return the id of a cell: a hash of everything that its numbers depend on.
+
+        Files count by content, not by path.
+        """
         return hashlib.sha256(self._text(self.settings(index)).encode()).hexdigest()[:ID_LENGTH]
 
     def _text(self, settings: Mapping[str, Any]) -> str:
-        """Return what the id is the hash of."""
-        # What has its default is left out: a setting that is new one day changes no id.
+        """Return the text whose hash is the id."""
+        # Settings with their default values are left out, so a setting added later changes no id.
         size = SIZES.get(str(settings.get("start.init", defaults()["start.init"])), ("", None))[1]
         kind = "regression" if settings.get("data.x") is not None else "factorization"
         usual = {**defaults(), "start.size": size, "data.objective": kind}
         told = {k: v for k, v in settings.items() if _json(v) != _json(usual.get(k))}
         for name in PATHS:
-            if told.get(name) is not None:  # by content, and by the suffix, which says how it is read
+            if told.get(name) is not None:  # by content and suffix; the suffix determines how it is read
                 told[name] = self.digest(told[name]) + Path(told[name]).suffix.lower()
-        if self.verified:  # left out otherwise, as it was before there were proofs
+        if self.verified:  # left out otherwise, as in versions without proofs
             told["sweep.verified"] = True
         old = {new: key for key, new in OLD_KEYS.items()}  # a new name changes no id
         told = {old.get(name, name): value for name, value in told.items()}
@@ -106,7 +110,7 @@ class Grid:
     @cached_property
     def ids(self) -> np.ndarray:
         """The ids of all cells, shape `(len,)`, as bytes."""
-        # Along its longest axis only one number of the text changes, for which there is a place left.
+        # Along the longest axis only one value in the text changes, so the text has a placeholder for it.
         lengths = [len(axis) if _alone(axis) else 0 for axis in self.axes]
         if max(lengths, default=0) < 2:
             return np.array([self.identity(i) for i in range(len(self))], f"S{ID_LENGTH}")
@@ -121,7 +125,7 @@ class Grid:
             head, *tail = self._text({**settings, name: BLANK} if name in settings else settings).split(_json(BLANK))
             begun = hashlib.sha256(head.encode())
             for i, text in enumerate(texts):
-                if text == usual:  # which is left out
+                if text == usual:  # a default is left out of the text
                     ids[before, i, later] = self.identity(first + i * after)
                     continue
                 whole = begun.copy()
@@ -140,7 +144,10 @@ class Grid:
         return {str(path): self.digest(path) for path in paths if path is not None and path not in self.arrays}
 
     def placed(self, folder: Path) -> Grid:
-        """Write the arrays into a folder, and return the grid that reads them there, all files as they are now."""
+        """Write the arrays into a folder, and return a grid that reads them there.
+
+        The hashes of all files are taken anew.
+        """
         if not self.arrays:
             return replace(self, _digests={})
         there = {name: str(folder.resolve() / name) for name in self.arrays}
@@ -155,11 +162,11 @@ class Grid:
 
         base = {name: moved(name, [value])[0] for name, value in self.base.items()}
         axes = tuple(Axis(axis.keys, tuple(map(moved, axis.keys, axis.columns))) for axis in self.axes)
-        # The file names them as they lie next to it, wherever the folder is moved.
+        # The grid file names the arrays relative to itself, so the folder can be moved.
         return replace(self, base=base, axes=axes, arrays={}, _digests={})
 
     def digest(self, path: Any) -> str:
-        """Return the hash of a file as it was when first asked for."""
+        """Return the hash of a file as it was at the first call."""
         path = str(path)
         if path not in self._digests:
             self._digests[path] = file_digest(path)
@@ -171,7 +178,7 @@ class Grid:
 
 
 def stored(value: Any, name: str) -> tuple[str, np.ndarray]:
-    """Return data that were given as an array, and the name of the file of the sweep that will hold them."""
+    """Return the name of the file of the sweep that will hold an array, and the array as float64."""
     value = unmasked(value, name)
     try:
         given = np.asarray(value)
@@ -187,9 +194,9 @@ def stored(value: Any, name: str) -> tuple[str, np.ndarray]:
 
 
 def file_digest(path: str) -> str:
-    """Return the SHA-256 of a file, and where there is none to read, what tells it from another such file."""
+    """Return the SHA-256 of a file. If it cannot be read, return a text that is unique to its path."""
     holder, key = member(path)
-    if not os.path.isfile(holder):  # a pipe would be waited for
+    if not os.path.isfile(holder):  # reading a pipe could wait forever
         return UNREADABLE.format(path)
     try:
         with open(holder, "rb") as file:
@@ -206,7 +213,7 @@ def _holds(path: Path, content: bytes) -> bool:
 
 
 def _alone(axis: Axis) -> bool:
-    """Whether an axis sets one setting on which nothing else of the cell depends."""
+    """Tell whether an axis sets a single setting on which nothing else in the cell depends."""
     others = ("algorithm", "data.objective", "start.init", "start.size", "start.hidden", *SHAPE, *PATHS)
     return len(axis.keys) == 1 and axis.keys[0] not in others
 
@@ -219,7 +226,7 @@ def _json(value: Any) -> str:
 
 
 def canonical(value: Any) -> Any:
-    """Return a value such that equal settings give equal text: 1 for 1.0, lists for tuples."""
+    """Return a value in a form in which equal settings give equal text: 1 for 1.0, lists for tuples."""
     if isinstance(value, Mapping):
         return {str(key): canonical(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):

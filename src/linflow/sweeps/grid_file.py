@@ -1,4 +1,4 @@
-"""Grid files: a grid read from TOML, and written again."""
+"""Grid files: reading a grid from TOML, and writing it again."""
 
 from __future__ import annotations
 
@@ -38,22 +38,23 @@ KINDS: dict[str, tuple[Any, Any]] = {
     "sweep": (Mapping, {}),
     "files": (Mapping, {}),
 }
-"""Sections that an experiment file has not, what they are and what they are when left out."""
+"""Sections that an experiment file does not have: their types and their defaults."""
 GRID = "grid.toml"
-"""Name of the file in the folder of a sweep."""
+"""Name of the grid file in the folder of a sweep."""
 HEADER = "# The grid of a sweep, written by linflow."
 OPTIONS = ("check", "verified", "curves", "time_limit")
 
 
 def read_grid(source: Grid | Mapping[str, Any] | str | os.PathLike[str]) -> Grid:
-    """Read a grid from a TOML file, or from what such a file holds.
+    """Read a grid from a TOML file, or from a dict with the content of such a file.
 
     Args:
         source: the path of a file, or a dict of the sections `grid`, `zip`, `sweep` and those of an experiment.
-            Paths in it are relative to the file, in a dict to the working folder; a dict may hold arrays as well.
+            Paths in a file are relative to the file, and paths in a dict to the working folder. A dict may also hold
+            arrays.
 
     Raises:
-        ValueError: no TOML, an unknown key (the nearest is named), or an axis without values.
+        ValueError: the file is not TOML, a key is unknown (the nearest is named), or an axis has no values.
         OSError: no such file.
 
     Example:
@@ -73,9 +74,9 @@ def read_grid(source: Grid | Mapping[str, Any] | str | os.PathLike[str]) -> Grid
 
 
 def recorded_grid(folder: str | os.PathLike[str]) -> Grid:
-    """Return the grid of the sweep in a folder, whose ids are those of its files as they were then.
+    """Return the grid of the sweep in a folder. Its ids use the hashes that the files had during the sweep.
 
-    So what was computed can be looked at where the data are not, or have changed since.
+    So the results can be read even if the data are missing or have changed since.
     """
     path, there = Path(folder) / GRID, Path(folder).resolve()
     tree, _ = read_toml(path)
@@ -95,7 +96,7 @@ def _grid(tree: Mapping[str, Any], folder: Path, where: str) -> Grid:
     arrays: dict[str, Any] = {}
 
     def place(name: str, value: Any) -> Any:
-        """Make paths absolute, arrays files of the sweep's own, and all else plain numbers and lists."""
+        """Make paths absolute, turn arrays into files of the sweep, and turn other values into plain Python."""
         if name not in PATHS:
             try:
                 return plain(value)
@@ -129,7 +130,7 @@ def _grid(tree: Mapping[str, Any], folder: Path, where: str) -> Grid:
 
 
 def _base(tree: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return the settings that are the same everywhere, by dotted name."""
+    """Return the settings that all cells share, by dotted name."""
     given = {key: value for key, value in _flat(tree, where).items() if not _says_nothing(key, value)}
     names = _names(given, where)
     found = {names[key]: value for key, value in given.items() if value is not None}
@@ -146,7 +147,10 @@ def _flat(tree: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _says_nothing(key: str, value: Any) -> bool:
-    """Whether a key is left out as well as said: an empty section, None, or a default of what no sweep has."""
+    """Tell whether a key could as well be left out.
+
+    It can if it is an empty section, None, or the default of a setting that no sweep has.
+    """
     if isinstance(value, Mapping):
         return not value and key in Experiment.model_fields
     usual = untouched()
@@ -156,7 +160,7 @@ def _says_nothing(key: str, value: Any) -> bool:
 
 
 def _names(keys: Iterable[str], where: str) -> dict[str, str]:
-    """Return the settings that keys stand for; each once."""
+    """Return the setting that each key stands for, and refuse two keys for one setting."""
     found: dict[str, str] = {}
     for key in keys:
         name = setting_name(key, where)
@@ -167,7 +171,7 @@ def _names(keys: Iterable[str], where: str) -> dict[str, str]:
 
 
 def _spec(key: str, spec: Any, place: Any, where: str) -> Any:
-    """Return what a grid says of a key, with paths and arrays in their places."""
+    """Return the values of a key in a grid, with absolute paths and with arrays replaced by files."""
     name = setting_name(key, where)
     if name not in PATHS:
         return place(name, spec)
@@ -177,7 +181,7 @@ def _spec(key: str, spec: Any, place: Any, where: str) -> Any:
 
 
 def _axis(table: Mapping[str, Any], where: str) -> Axis:
-    """Return the axis of one key, or of several that change together."""
+    """Return the axis for one key, or for several that change together."""
     names = _names(table, where)
     columns = {names[key]: values_of(key, spec, where) for key, spec in table.items()}
     if not columns:
@@ -199,7 +203,7 @@ def _axis(table: Mapping[str, Any], where: str) -> Axis:
 
 
 def _doubts(axis: Axis, where: str) -> Iterator[str]:
-    """Yield what is wrong with values of an axis, the first of each setting: their cells fail, and the others run."""
+    """Yield a sentence on the first invalid value of each setting of an axis. Cells with such values fail."""
     for name, column in zip(axis.keys, axis.columns, strict=True):
         if name in SHAPE or isinstance(column, range):
             continue
@@ -214,7 +218,7 @@ def _doubts(axis: Axis, where: str) -> Iterator[str]:
 
 
 def _once(axes: Sequence[Axis], where: str) -> None:
-    """Refuse settings that are given twice, or both whole and by width or depth."""
+    """Refuse a setting that is given twice, and hidden widths together with width or depth."""
     seen: set[str] = set()
     for name in (name for axis in axes for name in axis.keys):
         rivals = {"start.hidden"} if name in SHAPE else set(SHAPE) if name == "start.hidden" else set()
@@ -224,7 +228,7 @@ def _once(axes: Sequence[Axis], where: str) -> None:
 
 
 def _used(base: Mapping[str, Any], moved: set[str], where: str) -> None:
-    """Refuse what no cell uses: settings of the other algorithm, or of a drawn start where weights are read."""
+    """Refuse settings that no cell uses: those of the other algorithm, or of a drawn start if weights are read."""
     fixed = None if "algorithm" in moved else base.get("algorithm", "flow")
     why = unused(fixed, weights="start.weights" in base or "start.weights" in moved)
     why |= dict.fromkeys(SHAPE, why["start.hidden"]) if "start.hidden" in why else {}
@@ -235,7 +239,7 @@ def _used(base: Mapping[str, Any], moved: set[str], where: str) -> None:
 
 
 def _shaped(base: Mapping[str, Any], moved: set[str], where: str) -> None:
-    """Refuse a depth that changes where it is not said how wide each layer is."""
+    """Refuse a depth that changes if the width of each layer is not given."""
     if "depth" not in moved or "width" in moved:
         return
     hidden = base.get("start.hidden") or ()
@@ -275,7 +279,11 @@ def _seconds(x: Any, name: str) -> float:
 
 
 def problem(settings: Mapping[str, Any], where: str) -> Experiment:
-    """Return the experiment of settings by dotted name; ValueError that says what is wrong with the first one."""
+    """Return the experiment with these settings, given by dotted name.
+
+    Raises:
+        ValueError: a setting is wrong. The text describes the first problem.
+    """
     try:
         return validated(nested(settings))
     except ValueError as error:
@@ -283,9 +291,10 @@ def problem(settings: Mapping[str, Any], where: str) -> Experiment:
 
 
 def to_toml(grid: Grid, folder: Path | None = None) -> str:
-    """Return the file that gives a grid again, with the hashes of the files it reads.
+    """Return the text of the file that describes a grid, with the hashes of the files that it reads.
 
-    Paths in it are absolute, but for those in the folder of the sweep, where it will lie too: both may be moved.
+    Paths are absolute, except for those in the folder of the sweep. The grid file is in that folder too, so the
+    folder can be moved.
     """
     own, files = "" if folder is None else f"{folder.resolve()}{os.sep}", grid.files
 

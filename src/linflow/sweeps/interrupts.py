@@ -1,4 +1,4 @@
-"""Ctrl-C that is heard between two answers, and never while one is being kept."""
+"""Ctrl-C that takes effect between two answers, and never while an answer is being stored."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 
 @contextmanager
 def held_back() -> Iterator[Callable[[], None]]:
-    """Hold Ctrl-C back, and yield what raises it, where it was pressed. Pressing it again changes nothing.
+    """Hold Ctrl-C back, and yield a function that raises it if it was pressed. Pressing it again changes nothing.
 
-    At the end it is heard as before, and so is one that was held back until then, unless something else was raised.
-    Nothing is held back in other threads, which hear none, or where it is ignored or not for Python to hear.
+    At the end Ctrl-C works as before. If one is still held back then, it is raised, unless something else was raised.
+    Nothing is held back in other threads, which do not receive Ctrl-C, or if it is ignored or not handled by Python.
     """
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):

@@ -1,4 +1,4 @@
-"""The page on a sweep: bounds against the truth over all cells, the tightest and the loosest, and what failed."""
+"""The report on a sweep: bounds against the truth over all cells, the tightest and loosest cells, and failures."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from linflow.sweeps.reading import ALIASES, in_order
 from linflow.sweeps.rows import SCHEMA
 
 EXTREMES = 5
-"""Tightest and loosest cells that are named."""
+"""How many of the tightest and of the loosest cells are listed."""
 MOST_REASONS = 20
 MOST_LABELS = 7
 READ = "weights"
-"""What a start is called that was not drawn."""
+"""The label of starts that were read from a file instead of drawn."""
 NUMBERS = ("status", "failure", "reason", "certified_rate", "least_rate", "certified_time", "time", "tightness",
            "certificate", "holds", "versions", "init", "id")  # fmt: skip
 
 
 def write_report(folder: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> Path:
-    """Write a page on a sweep; of one that still runs, on what is done.
+    """Write a page on a sweep. If the sweep still runs, the page covers the finished cells.
 
     Args:
-        folder: of the sweep.
-        path: where to; `report.html` in the folder if not given.
+        folder: the folder of the sweep.
+        path: the file to write; by default `report.html` in the folder.
 
     Returns:
         The path of the page, which needs no other file.
 
     Raises:
-        OSError: no sweep in the folder, no room, or a page in the place that linflow has not written.
+        OSError: no sweep in the folder, no room, or a file at `path` that linflow has not written.
     """
     from linflow.sweeps.grid_file import GRID, recorded_grid  # noqa: PLC0415 - slow to import
     from linflow.sweeps.store import Store  # noqa: PLC0415
@@ -47,13 +47,13 @@ def write_report(folder: str | os.PathLike[str], path: str | os.PathLike[str] | 
     target = store.folder / "report.html" if path is None else Path(path)
     refuse_foreign_files([target])
     grid = recorded_grid(folder)
-    # Width and depth, where the grid names them, are columns of their own, and so are the steps that were taken.
+    # Width and depth have columns of their own if the grid names them, and so do the steps that were taken.
     varied = [(name, ALIASES.get(name, name)) for name in grid.varied]
     varied = [(name.rpartition(".")[2], column) for name, column in varied if column in SCHEMA.names]
     names = list(dict.fromkeys([*NUMBERS, *(column for _, column in varied)]))
     rows = store.results(grid.ids, names).to_pylist()
     ended = [r for r in rows if r["status"] == "ok"]
-    # A run from a minimum, in which there is nothing but rounding, has no rates.
+    # A run that starts at a minimum shows only rounding, so it has no rates.
     seen = [r for r in ended if r["least_rate"] is not None and math.isfinite(r["least_rate"])]
     good = [r for r in seen if r["least_rate"] > 0]
     sure = sorted((r for r in good if r["certified_rate"] > 0), key=lambda r: (-r["tightness"], r["id"]))
@@ -82,7 +82,7 @@ def write_report(folder: str | os.PathLike[str], path: str | os.PathLike[str] | 
 
 
 def _verdict(total: int, ended: int, sure: int, above: int, broken: int) -> tuple[str, bool]:
-    """Return what the sweep says of the bounds, and whether that is good."""
+    """Return the verdict on the bounds, and whether it is good."""
     if broken:
         return f"{plural(broken, 'run')} broke {'its' if broken == 1 else 'their'} certificate", False
     if above:
@@ -116,7 +116,7 @@ def _lines(rows: list[dict[str, Any]], ended: list[Any], sure: list[dict[str, An
 
 
 def _drawing(good: list[dict[str, Any]], ended: list[dict[str, Any]]) -> Any:
-    """Draw the bounds of cells against the truth, each start in the colour that `plot_sweep` gives it as hue."""
+    """Draw the bounds of cells against the truth. Each start has the colour that `plot_sweep` gives it as hue."""
     from linflow import plots  # noqa: PLC0415 - matplotlib is slow to import
 
     each = [r["init"] or READ for r in good]

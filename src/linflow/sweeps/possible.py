@@ -1,4 +1,4 @@
-"""Grids of which nothing can come, as every cell fails before its run: that is said before any is started."""
+"""Grids in which every cell would fail before its run. They are refused before any cell is started."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from linflow.sweeps.cells import explained, prepared
 from linflow.sweeps.grid import Grid
 
 ALONE = ("start.seed", "flow.", "descent.steps")
-"""Settings, or the beginnings of their names, that are right or wrong whatever the others are."""
+"""Names of settings, or their beginnings, whose values are valid or not regardless of all other settings."""
 
 
 def refuse_hopeless(grid: Grid) -> None:
-    """Refuse a grid in which every cell fails before its run; the first that does not ends the search.
+    """Refuse a grid in which every cell fails before its run. The search ends at the first cell that does not.
 
-    Cells that differ only in what is right or wrong by itself, such as seeds, are judged together.
+    Cells that differ only in settings that are valid on their own, such as seeds, are judged together.
 
     Raises:
-        ValueError: no cell can begin; the message has the commonest reason and how many cells have it.
+        ValueError: no cell can begin. The message has the most common reason and the number of cells that have it.
 
     Example:
         >>> from linflow.sweeps import read_grid
@@ -52,7 +52,7 @@ def refuse_hopeless(grid: Grid) -> None:
 
 
 def _few(grid: Grid) -> Grid:
-    """Return the grid with one value of what is right or wrong by itself, a right one if there is one."""
+    """Return the grid with one value on each axis that is valid or not by itself: a valid value if there is one."""
     return replace(grid, axes=tuple(_first_good(axis) if _alone(axis) else axis for axis in grid.axes))
 
 
@@ -67,13 +67,13 @@ def _first_good(axis: Axis) -> Axis:
 
 
 def _spread(count: int) -> Iterator[int]:
-    """Yield all places, the first one first and then from everywhere: what is possible may lie in a corner."""
+    """Yield all indices: 0 first, then the others in random order, because the valid cells may be in one corner."""
     yield 0
     yield from (int(i) for i in np.random.default_rng(0).permutation(count) if i)
 
 
 def _obstacle(grid: Grid, index: int) -> str | None:
-    """Return why a cell cannot begin; None where it can, or where that is not known before."""
+    """Return why a cell cannot begin, or None if it can or if that is not known beforehand."""
     settings = grid.settings(index)
     try:
         prepared(settings, grid.digests(settings))

@@ -1,4 +1,4 @@
-"""Verified runs in the rows of a sweep."""
+"""The columns of verified runs in the rows of a sweep."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from linflow.verified import DescentEnclosure
 
 
 def proof_columns(setup: Setup) -> dict[str, Any]:
-    """Return when the target is proved to be reached, for a descent in η times steps, and what holds after."""
+    """Return the columns of a proof: when the target is proved to be reached, and the rate that holds afterwards.
+
+    For a descent, times are η times the number of steps. If there is no proof, the column `proof` has the reason.
+    """
     proof, reason = setup.prove()
     if proof is None:
         return {"proof": reason}

@@ -1,4 +1,4 @@
-"""Looking at a sweep: its table, and one number over another with bands over seeds."""
+"""Reading a sweep: its table, and plots of one column over another with bands over seeds."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ ALIASES = {
     "bound": "certified_rate",
     "truth": "least_rate",
 }
-"""Other names of columns: those that settings have in a grid, and better ones."""
+"""Other names of columns: the names of settings in a grid, and clearer names."""
 BAND = (10.0, 90.0)
-"""Percentiles between which the band over seeds lies."""
+"""Percentiles that bound the band over seeds."""
 MOST_GROUPS = 8
 MOST_DOTS = 40
-"""Places up to which each has a dot."""
+"""The most places on the x axis at which dots are drawn."""
 ROOM = 50
-"""Letters that stand side by side below a drawing."""
+"""The most characters of labels below a plot before they are rotated."""
 
 
 def read_results(folder: str | os.PathLike[str], columns: Sequence[str] | None = None) -> Any:
-    """Return the table of a sweep, or some columns of it, while it runs those cells that are written.
+    """Return the table of a sweep, or some of its columns. While the sweep runs, it has the cells written so far.
 
     Raises:
         OSError: no such folder, or no sweep in it.
         ValueError: an unknown column.
     """
-    from linflow.sweeps.grid_file import recorded_grid  # noqa: PLC0415 - this module is of use without them
+    from linflow.sweeps.grid_file import recorded_grid  # noqa: PLC0415 - this module is useful without them
     from linflow.sweeps.store import Store  # noqa: PLC0415
 
     columns = [columns] if isinstance(columns, str) else columns
@@ -59,15 +59,15 @@ def plot_sweep(
 ) -> Any:
     """Draw the median of one column over another, with a band from the 10th to the 90th percentile.
 
-    What varies besides x and hue, seeds above all, is in the band. Failed cells and numbers that are not finite are
-    left out. Axes are logarithmic where all values are positive and span more than a factor of 20.
+    The band covers everything that varies besides x and hue, mainly the seeds. Failed cells and numbers that are not
+    finite are left out. An axis is logarithmic if all its values are positive and span more than a factor of 20.
 
     Args:
         source: the folder of a sweep, or its table (of pyarrow or pandas).
-        x: a column of numbers, or of words, which are then set side by side.
-        y: a column of numbers; "rate" is the observed one, "bound" and "truth" stand for the certified and the least
+        x: a column of numbers, or of words, which are then placed side by side.
+        y: a column of numbers. "rate" is the observed rate; "bound" and "truth" stand for the certified and the least
             observed rate.
-        hue: a column whose values have a curve each.
+        hue: a column; each of its values gets a curve.
         ax: Axes to draw on; new ones if not given.
         theme: "light" or "dark".
 
@@ -102,7 +102,7 @@ def plot_sweep(
     if not keep.any():
         raise ValueError(f"no cell has numbers for {x} and {y}; there is nothing to draw.")
     groups = columns["hue"] if hue else [""] * len(values)
-    every = in_order(groups)  # a colour belongs to a value, whether there is something to draw for it or not
+    every = in_order(groups)  # each value has its colour, even if nothing is drawn for it
     drawn = {group for group, kept in zip(groups, keep, strict=True) if kept}
     known = [group for group in every if group in drawn]
     if len(known) > MOST_GROUPS:
@@ -130,12 +130,12 @@ def plot_sweep(
 
 
 def in_order(values: Iterable[Any]) -> list[Any]:
-    """Return the values that there are, each once, in the order in which they have their colours."""
+    """Return the distinct values, in the order in which they get their colours."""
     return sorted(set(values), key=_order)
 
 
 def _columns(source: Any, names: dict[str, str]) -> dict[str, list[Any]]:
-    """Return columns of the cells that did not fail; lists as tuples, what is missing as None."""
+    """Return columns of the cells that did not fail, with lists as tuples and missing values as None."""
     import pyarrow as pa  # noqa: PLC0415 - slow to import
 
     if isinstance(source, (str, os.PathLike)):
@@ -156,14 +156,14 @@ def _columns(source: Any, names: dict[str, str]) -> dict[str, list[Any]]:
 
 
 def _numbers(column: list[Any]) -> np.ndarray | None:
-    """Return a column as numbers, NaN where they are missing; None where some are none."""
+    """Return a column as numbers, with NaN for missing values; None if some values are not numbers."""
     if all(v is None or isinstance(v, (int, float)) for v in column):
         return np.array([math.nan if v is None else v for v in column], dtype=np.float64)
     return None
 
 
 def _bands(at: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the places there are, and the lower end, middle and upper end of the values at each."""
+    """Return the distinct places, and the lower end, median and upper end of the values at each."""
     order = np.argsort(at, kind="stable")
     places, first = np.unique(at[order], return_index=True)
     pieces = np.split(values[order], first[1:])
@@ -171,7 +171,7 @@ def _bands(at: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _order(value: Any) -> tuple[int, Any]:
-    """Return a key that sorts numbers before lists of them and words, and what is missing last."""
+    """Return a key that sorts numbers first, then lists of numbers, then words, and missing values last."""
     if value is None:
         return 3, 0
     return (0 if isinstance(value, (int, float)) else 1 if isinstance(value, tuple) else 2), value

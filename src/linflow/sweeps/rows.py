@@ -1,4 +1,4 @@
-"""Rows: what is kept of a cell, and as which types."""
+"""Rows: the columns that are kept for each cell, and their types."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import pyarrow as pa
 from linflow._support.fractions import FRACTIONS
 
 TIMING = ("seconds", "finished")
-"""Columns that differ from one run to the next: seconds that a cell took, and when it was done (UTC, since 1970)."""
+"""Columns that differ between runs: the seconds that a cell took, and when it was finished (UTC, since 1970)."""
 FAILURES = ("", "settings", "run", "time limit", "died", "error", "file")
-"""What the column `failure` may be."""
+"""The values of the column `failure`."""
 _F, _I, _S = pa.float64(), pa.int64(), pa.string()
 _FS, _IS, _SS = pa.list_(_F), pa.list_(_I), pa.list_(_S)
 
 
 def fraction_columns(what: str) -> list[str]:
-    """Return the names of the columns that hold a number for each fraction, such as `time_1e-2`."""
+    """Return the names of the columns with a number for each fraction, such as `time_1e-2`."""
     return [f"{what}_{x:.0e}".replace("-0", "-") for x in FRACTIONS]
 
 
@@ -39,16 +39,16 @@ SCHEMA = pa.schema(
         ("result", _S), ("steps", _I), ("step_size", _F), ("t_end", _F), ("final_gap", _F), ("rate", _F),
         ("least_rate", _F), ("final_rate", _F), *((name, _F) for name in fraction_columns("time")), ("time", _F),
         ("imbalance_drift", _F), ("tightness", _F),
-        # The check, where it is asked for.
+        # The check, if it is requested.
         ("holds", pa.bool_()), ("worst_slack", _F), ("worst_gap", _F),
-        # The verified run, where it is asked for.
+        # The verified run, if it is requested.
         ("proof", _S), ("proved_earliest", _F), ("proved_latest", _F), ("proved_rate", _F),
-        # Curves, where they are asked for.
+        # Curves, if they are requested.
         ("curve_t", _FS), ("curve_gap", _FS), ("curve_rate", _FS), ("curve_step_size", _FS),
         ("notes", _S), ("versions", _S), ("seconds", _F), ("finished", _F),
     ]
 )  # fmt: skip
-"""The columns of a table of results; docs/sweeps.md says what each is."""
+"""The columns of a table of results; docs/sweeps.md describes each."""
 
 SETTINGS = {
     "algorithm": "algorithm",
@@ -59,16 +59,16 @@ SETTINGS = {
     "start.multiplier": "scale",
     **{f"flow.{key}": key for key in ("until", "t_max", "rtol", "max_steps")},
 }
-"""The column in which each setting stands; those that are missing here stand in `settings` alone."""
+"""The column of each setting. Settings that are missing here are only in the column `settings`."""
 
 
 def to_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """Return rows as a table of the schema; what a row lacks is missing there."""
+    """Return rows as a table of the schema. A column that a row lacks is a missing value."""
     return pa.Table.from_pylist([{name: row.get(name) for name in SCHEMA.names} for row in rows], SCHEMA)
 
 
 def setting_columns(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings by column, None for values of a wrong type, which `settings` shows as they are."""
+    """Return settings by column. A value of a wrong type becomes None; the column `settings` has it unchanged."""
     found: dict[str, Any] = {}
     for name, column in SETTINGS.items():
         value, kind = settings.get(name), SCHEMA.field(column).type

@@ -1,4 +1,4 @@
-"""How far a sweep is, for the one that runs it and for another terminal."""
+"""The progress of a sweep, for the process that runs it and for another terminal."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import numpy as np
 from linflow._support.words import plural
 
 RECENT = 120.0
-"""Seconds over which a rate is taken, where that many are done in them:"""
+"""Seconds over which the rate is measured, if at least `FEW` cells finished in them."""
 FEW = 10
 
 
 @dataclass(frozen=True)
 class Status:
-    """How far a sweep is.
+    """The progress of a sweep.
 
     Attributes:
-        total, done, failed: cells of the grid, those with a row, and those of them that failed.
-        rate: cells a second; 0 where none is known.
-        running: whether it goes on; None where that cannot be seen.
-        waiting: whether it waits for workers of a cluster that has none.
+        total, done, failed: the number of cells in the grid, of those with a row, and of those that failed.
+        rate: cells per second; 0 if unknown.
+        running: whether the sweep is running; None if that cannot be determined.
+        waiting: whether the sweep is waiting for a cluster without workers.
     """
 
     total: int
@@ -36,12 +36,12 @@ class Status:
 
     @property
     def remaining(self) -> float:
-        """Seconds left at this rate; inf at none."""
+        """Seconds left at this rate; inf if the rate is 0 and cells remain."""
         left = self.total - self.done
         return 0.0 if left == 0 else left / self.rate if self.rate > 0 else math.inf
 
     def __str__(self) -> str:
-        percent = 100 * self.done // self.total if self.total else 100  # 100 when all are done, and not before
+        percent = 100 * self.done // self.total if self.total else 100  # 100 only when all are done
         text = f"{self.done} of {plural(self.total, 'cell')} ({percent}%), {self.failed} failed"
         if self.done < self.total:
             text += f"; {self.rate:.3g} a second, {_duration(self.remaining)} left" if self.rate > 0 else ""
@@ -50,7 +50,7 @@ class Status:
 
 
 def sweep_status(folder: str | os.PathLike[str]) -> Status:
-    """Return how far the sweep in a folder is, from what is written there.
+    """Return the progress of the sweep in a folder, from the files there.
 
     Raises:
         OSError: no such folder, or no sweep in it.
@@ -65,11 +65,11 @@ def sweep_status(folder: str | os.PathLike[str]) -> Status:
 
 
 def _rate(finished: np.ndarray, now: float) -> float:
-    """Return cells a second: over the recent past, or since as many as tell a rate where they take longer."""
+    """Return cells per second over the last `RECENT` seconds, or over the last `FEW` cells if they take longer."""
     finished = np.sort(finished)
     recent = finished[finished > now - RECENT]
     some = recent if len(recent) >= FEW else finished[-FEW:]
-    # The first one says when the others began.
+    # The first cell only marks when the others began.
     return (len(some) - 1) / (now - float(some[0])) if len(some) > 1 and now > some[0] else 0.0
 
 

@@ -1,7 +1,7 @@
-"""The folder of a sweep: parts that are written once and whole, what they hold, and one table of them all.
+"""The folder of a sweep: part files, each written once and atomically, and one table made from all of them.
 
-Nothing is ever changed in place and no sweep keeps another out of its folder: a part has the name of what is in it,
-and of two rows with one id, one is taken by a rule. Locks only say who is there.
+Nothing is ever changed in place, and several sweeps can use one folder at the same time. The name of a part is a hash
+of its content. If two rows have the same id, a rule chooses one. Locks only show which sweeps are running.
 """
 
 from __future__ import annotations
@@ -27,17 +27,20 @@ from linflow.sweeps.rows import SCHEMA, to_table
 
 RESULTS, PARTS, LOCK = "results.parquet", "parts", ".running-{}"
 MOST_ROWS, MOST_POINTS = 2000, 500_000
-"""Rows, and points of curves, that are held back at most."""
+"""The most rows, and the most points of curves, that are held in memory before they are written."""
 SOON, LATE, SHARE = 1.0, 30.0, 0.01
-"""Seconds between two parts: a share of the time since the start, so that long sweeps have few, within these."""
+"""Seconds between two parts: this share of the time since the start, but at least SOON and at most LATE.
+
+So long sweeps have few parts.
+"""
 OLD = 60.0
-"""Seconds after which nobody writes on a temporary file any more."""
+"""Age in seconds from which a temporary file is considered abandoned."""
 CHUNK = 4096
-"""Rows of the table that are put together at once."""
+"""Rows of the table that are assembled at once."""
 MADE_OF = b"linflow.sweep"
-"""Key under which the one table says of which ids and parts it is made."""
+"""The metadata key under which the table records the ids and parts that it is made from."""
 KEPT = 16
-"""Parts that are kept decoded meanwhile."""
+"""The number of decoded parts in the cache."""
 ID = f"S{ID_LENGTH}"
 
 
@@ -46,10 +49,10 @@ class Chosen:
     """Rows of parts, in the order of the ids for which they were chosen.
 
     Attributes:
-        names: of all parts.
-        part, row: for each row the place of its part in `names`, and its own there.
-        good, finished: whether it did not fail, and when it was done.
-        total: ids that there are, those without a row included.
+        names: the names of all parts.
+        part, row: for each row, the index of its part in `names`, and its own index in that part.
+        good, finished: for each row, whether the cell succeeded, and when it was finished.
+        total: the number of ids, including those without a row.
     """
 
     names: list[str]
@@ -61,14 +64,15 @@ class Chosen:
 
 
 class Store:
-    """Rows on the disk.
+    """The rows of a sweep on the disk.
 
     Args:
-        folder: where; made if need be.
+        folder: the folder of the sweep.
+        make: whether to create the folder if necessary.
 
     Attributes:
-        notes: parts that could not be used, in words.
-        known: names of the parts that have been looked at.
+        notes: sentences on parts that could not be used.
+        known: names of the parts that have been read.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, make: bool = True):
@@ -87,15 +91,15 @@ class Store:
         self._locks: list[int] = []
 
     def claim(self) -> int:
-        """Say that a sweep runs here, until it is released or the process ends, however that ends.
+        """Mark the folder as in use by a sweep, until `release` or the end of the process, however it ends.
 
         Returns:
-            How many such places are taken: 0 for the first sweep in the folder, 1 for the second, and so on.
+            The number of places taken before: 0 for the first sweep in the folder, 1 for the second, and so on.
         """
         place = 0
         while not self._take(LOCK.format(place)):
             place += 1
-        # What was left by a sweep that was killed while it wrote; a young file may be another command's.
+        # Remove files left by a sweep that was killed while it wrote. A recent file may belong to another command.
         if self._locks and place == 0 and running(self.folder, 1) is False:
             for left in self.parts.glob(".linflow-*.tmp"):
                 left.unlink(missing_ok=True)
@@ -106,10 +110,10 @@ class Store:
         return place
 
     def _take(self, name: str) -> bool:
-        """Take a lock; False where another process has it, True also where there are none to take."""
+        """Take a lock. Return False if another process has it, else True (also if locks are not supported)."""
         try:
             handle = os.open(self.folder / name, os.O_CREAT | os.O_RDWR, 0o666)
-        except PermissionError:  # another user made it, and it can be locked all the same
+        except PermissionError:  # another user created it, but it can still be locked
             if not (self.folder / name).exists():
                 raise
             handle = os.open(self.folder / name, os.O_RDONLY)
@@ -121,18 +125,18 @@ class Store:
         return taken is not False
 
     def release(self) -> None:
-        """Say that no sweep runs here any more."""
+        """Release the folder: this sweep no longer runs here."""
         while self._locks:
             os.close(self._locks.pop())
 
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Keep rows, and write what has gathered when it is time or much."""
+        """Add rows, and write the held rows if it is time or if there are many."""
         self._rows += rows
         self._points += sum(len(row.get("curve_t") or ()) for row in rows)
         self.write_in_time()
 
     def write_in_time(self) -> None:
-        """Write what has gathered, when it is time or much."""
+        """Write the held rows if it is time or if there are many."""
         now = time.monotonic()
         wait = min(max(SHARE * (now - self._began), SOON), LATE)
         if now - self._written > wait or len(self._rows) >= MOST_ROWS or self._points >= MOST_POINTS:
@@ -140,14 +144,14 @@ class Store:
 
     @property
     def held(self) -> int:
-        """How many rows are kept and not yet written."""
+        """The number of rows that are not written yet."""
         return len(self._rows)
 
     def flush(self) -> None:
-        """Write what has gathered as one part.
+        """Write the held rows as one part.
 
         Raises:
-            OSError: there is no room, or no folder any more; the rows are kept for another try.
+            OSError: there is no room, or the folder is gone. The rows are kept for another try.
         """
         self._written = time.monotonic()
         if not self._rows:
@@ -163,7 +167,7 @@ class Store:
         return sorted(entry.name for entry in os.scandir(self.parts) if entry.name.endswith(".parquet"))
 
     def read(self, name: str) -> pa.Table | None:
-        """Return a part; None, with a note, where it is truncated, corrupt or of another version."""
+        """Return a part, or None (with a note) if it is truncated, corrupt or from another version."""
         try:
             table = read_table(self.parts / name)
         except (FileError, OSError) as error:
@@ -175,7 +179,7 @@ class Store:
         return table
 
     def _cached(self, name: str) -> pa.Table | None:
-        """Return a part as `read` does, without reading it again where it is one of the last."""
+        """Return a part as `read` does, from the cache if it was used recently."""
         if name not in self._cache:
             table = self.read(name)
             if table is None:
@@ -187,7 +191,7 @@ class Store:
         return self._cache[name]
 
     def news(self) -> Iterator[pa.Table]:
-        """Yield the parts that have not been looked at."""
+        """Yield the parts that have not been read before."""
         for name in self.names():
             if name not in self.known:
                 self.known.add(name)
@@ -196,7 +200,9 @@ class Store:
                     yield table
 
     def write_results(self, ids: np.ndarray) -> int:
-        """Put the rows of these ids into one table, in this order, a piece at a time; return how many there are.
+        """Write the rows with these ids into one table, in this order; return the number of rows.
+
+        The table is written piece by piece.
 
         Raises:
             FileError: rows are missing.
@@ -217,10 +223,13 @@ class Store:
         return len(chosen.row)
 
     def results(self, ids: np.ndarray, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return the rows of these ids, in this order: from the one table where it is made of them and the parts."""
+        """Return the rows with these ids, in this order.
+
+        They come from the table if it is made from these ids and the current parts, and else from the parts.
+        """
         wanted, path = list(columns or SCHEMA.names), self.folder / RESULTS
         with (
-            suppress(OSError, pa.ArrowException),  # none yet, or damaged: the parts have it all
+            suppress(OSError, pa.ArrowException),  # no table yet, or a damaged one: the parts have every row
             pq.ParquetFile(path, page_checksum_verification=True) as table,
         ):
             if (table.schema_arrow.metadata or {}).get(MADE_OF) == _made_of(ids, self.names()):
@@ -242,9 +251,10 @@ class Store:
             yield pa.concat_tables(pieces).take(np.argsort(np.concatenate(order)))
 
     def choose(self, ids: np.ndarray) -> Chosen:
-        """Return which row to take for each id that has one.
+        """Choose a row for each id that has one.
 
-        A row that is good comes before one that failed, then the latest, then the one in the first part by name.
+        A good row is preferred to a failed one, and a later failed row to an earlier one. In all other cases the row
+        from the first part by name is taken.
         """
         sorted_ids, position = np.unique(ids, return_index=True)
         count = len(sorted_ids)
@@ -267,7 +277,7 @@ class Store:
 
 
 def _part_name(table: pa.Table) -> str:
-    """Return the name of a part: a hash of every value in it, so that other rows are another part."""
+    """Return the name of a part: a hash of every value in it, so parts with different rows have different names."""
     content = pa.BufferOutputStream()
     with pa.ipc.new_stream(content, table.schema) as stream:
         stream.write_table(table)
@@ -275,7 +285,7 @@ def _part_name(table: pa.Table) -> str:
 
 
 def _made_of(ids: np.ndarray, names: Sequence[str]) -> bytes:
-    """Return what tells a table of these ids and parts from others."""
+    """Return a hash that identifies a table made from these ids and parts."""
     return hashlib.sha256(ids.tobytes() + "/".join(names).encode()).hexdigest().encode()
 
 
@@ -285,14 +295,14 @@ def column_ids(table: pa.Table) -> np.ndarray:
 
 
 def running(folder: str | os.PathLike[str], first: int = 0) -> bool | None:
-    """Whether a sweep runs in a folder, at its place `first` or after; None where that cannot be seen."""
+    """Tell whether a sweep runs in a folder, at place `first` or later; None if that cannot be determined."""
     for path in Path(folder).glob(LOCK.format("*")):
         number = path.name.removeprefix(LOCK.format(""))
         if not number.isdecimal() or int(number) < first:
             continue
         try:
             handle = os.open(path, os.O_RDONLY)
-        except OSError:  # not for this user
+        except OSError:  # this user has no access
             return None
         free = _lock(handle)
         os.close(handle)
@@ -302,7 +312,7 @@ def running(folder: str | os.PathLike[str], first: int = 0) -> bool | None:
 
 
 def _lock(handle: int) -> bool | None:
-    """Take the lock of an open file; False where another process has it, None where there are no locks."""
+    """Take the lock of an open file. Return False if another process has it, None if locks are not supported."""
     try:
         import fcntl  # noqa: PLC0415 - not on Windows
     except ImportError:
@@ -311,13 +321,13 @@ def _lock(handle: int) -> bool | None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # a file system without them
+    except OSError:  # the file system has no locks
         return None
     return True
 
 
 def match(sorted_ids: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return where ids stand in a sorted array, and which of them do."""
+    """Return the positions in a sorted array of the ids that are in it, and the indices of these ids."""
     if len(sorted_ids) == 0:
         return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
     k = np.minimum(np.searchsorted(sorted_ids, ids), len(sorted_ids) - 1)

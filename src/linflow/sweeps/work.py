@@ -1,4 +1,4 @@
-"""The work of a sweep: what is done, what is under way, and which batch comes next."""
+"""The work of a sweep: which cells are done, which are being computed, and which batch comes next."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from linflow.sweeps.status import Status
 from linflow.sweeps.store import Store, column_ids, match
 
 AIM = 1.0
-"""Seconds that a batch should take: long against handing it over, short against a sweep."""
+"""Seconds that a batch should take: long compared with sending it to a worker, short compared with a sweep."""
 MOST_CELLS = 1000
-"""Cells in a batch at most."""
+"""The most cells in a batch."""
 TRIES = 3
-"""Deaths of its process, alone in it, after which a cell has failed."""
+"""How often the process of a cell must die, with the cell alone in its batch, before the cell has failed."""
 PASSING = ("died", "file")
-"""Failures that came from outside, and are tried again by the next sweep."""
+"""Failures with an outside cause. The next sweep tries these cells again."""
 LOOK = 0.5
-"""Seconds between two looks at what other sweeps have added to the folder."""
+"""Seconds between two checks for rows that other sweeps have added to the folder."""
 
 
 class Work:
-    """What is done, what is under way, and what comes next."""
+    """The state of a sweep: which cells are done, which are being computed, and which come next."""
 
     def __init__(self, grid: Grid, store: Store, time_limit: float | None, retry: bool, place: int):
         self.grid, self.store, self.limit, self.retry = grid, store, time_limit, retry
         self._sorted, self._place = np.unique(grid.ids, return_index=True)
         self._done = np.ones(len(grid), dtype=bool)
-        self._done[self._place] = False  # of cells that are the same, one is computed
+        self._done[self._place] = False  # of identical cells, only one is computed
         self.total, self.missing = len(self._sorted), len(self._sorted)
         self.computed = 0
-        self._failure = np.zeros(len(grid), dtype=np.uint8)  # place in FAILURES; sweeps may be large
+        self._failure = np.zeros(len(grid), dtype=np.uint8)  # index in FAILURES; one byte, as sweeps can be large
         self._given = self._done.copy()
         self._order = iter(_order(len(grid), place))
         self._again: deque[Task] = deque()
@@ -51,7 +51,7 @@ class Work:
         self._first_missing: int | None = None
 
     def look(self) -> None:
-        """Learn what is in the folder."""
+        """Read the new rows in the folder and mark their cells, if the last check was long enough ago."""
         if time.monotonic() - self._looked < LOOK:
             return
         self._looked = time.monotonic()
@@ -76,16 +76,19 @@ class Work:
 
     @property
     def failed(self) -> int:
-        """How many cells failed, now or before."""
+        """The number of cells that failed, now or before."""
         return int(np.count_nonzero(self._failure))
 
     def reasons(self) -> dict[str, int]:
-        """Return how many failed for each kind of failure."""
+        """Return the number of failed cells for each kind of failure."""
         counts = np.bincount(self._failure, minlength=len(FAILURES)).tolist()
         return {kind: count for kind, count in zip(FAILURES[1:], counts[1:], strict=True) if count}
 
     def next(self, workers: int) -> Task | None:
-        """Return the next batch: about as long as `AIM`, and shorter towards the end, that all end together."""
+        """Return the next batch, or None if no cell is left to give.
+
+        A batch takes about `AIM` seconds. Batches get shorter towards the end, so that all workers end together.
+        """
         if self._again:
             return self._again.popleft()
         fair = max(1, self.missing // (2 * AHEAD * workers))
@@ -100,7 +103,7 @@ class Work:
         return self._task(tuple(cells)) if cells else None
 
     def _open(self) -> Iterator[int]:
-        """Yield places that may be given: first those that came back from a batch that took long."""
+        """Yield indices of candidate cells, beginning with those returned from a batch that took too long."""
         while (i := self._back.popleft() if self._back else next(self._order, None)) is not None:
             yield i
 
@@ -108,7 +111,7 @@ class Work:
         return Task(cells, self.grid.check, self.grid.verified, self.grid.curves, self.limit)
 
     def answer(self, task: Task, found: Answer | Exception) -> None:
-        """Take what came of a task."""
+        """Process the outcome of a task: keep its rows, and queue again what was not computed."""
         if isinstance(found, Answer):
             self.take(found.rows)
             for place in self._places(cell.id for cell in task.cells[len(found.rows) :]):
@@ -135,7 +138,7 @@ class Work:
                 self.take([failed(cell, "died", reason)])
 
     def take(self, rows: list[dict[str, Any]]) -> None:
-        """Count rows, and keep them."""
+        """Count rows and store them."""
         self.computed += len(rows)
         for place, row in zip(self._places(row["id"] for row in rows), rows, strict=True):
             self._mark(place, row["failure"])
@@ -146,7 +149,7 @@ class Work:
             yield int(self._place[np.searchsorted(self._sorted, one.encode())])
 
     def status(self, running: bool = True, waiting: bool = False) -> Status:
-        """Say how far it is."""
+        """Return the progress of the sweep."""
         seconds = time.monotonic() - self._began
         done = self.total - self.missing
         now = (self._first_missing if self._first_missing is not None else self.total) - self.missing
@@ -155,7 +158,10 @@ class Work:
 
 
 def _order(count: int, place: int) -> Iterable[int]:
-    """Return the order for a sweep: two in one folder meet in the middle, and more begin where others are not."""
+    """Return the order in which a sweep computes the cells.
+
+    Two sweeps in one folder work towards each other and meet in the middle. Further ones begin far from the others.
+    """
     if place == 0:
         return range(count)
     if place == 1:

@@ -1,8 +1,8 @@
-"""A process of a sweep: it computes the tasks that come through its standard input, and ends with it.
+"""A worker process of a sweep. It computes the tasks that arrive on its standard input, and ends when that closes.
 
-It is started as a module of its own, so that it imports nothing of the script that sweeps, which needs no guard.
-After the line `BEGINS` what comes out is pickled: None once it may compute, then the answer to each task, or what
-went wrong with it.
+The process runs this module, so it imports nothing from the script that starts the sweep, and that script needs no
+`__main__` guard. After the line `BEGINS`, the output is pickled: None once the process can compute, then the answer
+or the error for each task.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ BEGINS = b"\0 a process of a sweep\n"
 
 
 def main() -> None:
-    """Compute tasks until there are no more to come."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that sweeps
-    # Copies, which no process that this one starts has, and nothing prints to.
+    """Compute tasks until the standard input closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that runs the sweep
+    # Use copies, so that no child process inherits the pipes and nothing prints to them.
     source, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
@@ -42,16 +42,16 @@ def main() -> None:
 
 
 def _follow(source: BinaryIO, tasks: queue.SimpleQueue[Any]) -> None:
-    """Take tasks as they come, also while one is computed; when there is nobody to send any, end at once."""
+    """Receive tasks, also while one is being computed. When the sender is gone, end the process at once."""
     try:
         while True:
-            tasks.put(pickle.load(source))  # of the process that started this one
+            tasks.put(pickle.load(source))  # from the process that started this one
     finally:
         os._exit(1)
 
 
 def _send(answer: Any, answers: BinaryIO) -> None:
-    with suppress(OSError):  # there is nobody to hear it, and this process ends
+    with suppress(OSError):  # nobody is listening, and this process ends
         answers.write(pickle.dumps(answer))
         answers.flush()
 

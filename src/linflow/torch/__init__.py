@@ -1,14 +1,14 @@
 """PyTorch: the audit of models and LoRA adapters, and tools for training deep linear models.
 
-Audit (docs/torch_audit.md): `audit` and `audit_file` find the chains of linear maps in a model (`find_chains`) and
-say what their weights promise; `adapters`, `alignment` and `compare_initialisations` are for LoRA. What is computed
-for state dicts of NumPy arrays does not import PyTorch.
+Audit (docs/torch_audit.md): `audit` and `audit_file` find the chains of linear maps in a model (with `find_chains`)
+and report what their weights guarantee. `adapters`, `alignment` and `compare_initialisations` are for LoRA. The audit
+of a state dict of NumPy arrays does not import PyTorch.
 
-Training (docs/torch_training.md): `network` reads the layers of a model; `regression` is `nn.MSELoss` as an
-objective; `Monitor` and Lightning's `MonitorCallback` log what the theory speaks of; `LocalSmoothnessLR` takes the
-step 1/K_t of `local_smoothness`; `init_`, with `balanced_`, `imbalanced_` and `designed_`, starts in place;
-`certified_rate` is differentiable; `enclose` proves where training goes. Needs `linflow[torch]`; TensorBoard and
-Lightning come with `linflow[monitor]`.
+Training (docs/torch_training.md): `network` reads the layers of a model. `regression` is `nn.MSELoss` as an
+objective. `Monitor` and Lightning's `MonitorCallback` log the quantities of the theory. `LocalSmoothnessLR` takes the
+step 1/K_t of `local_smoothness`. `init_`, with `balanced_`, `imbalanced_` and `designed_`, initialises weights in
+place. `certified_rate` is differentiable. `enclose` proves where training goes. The training tools need
+`linflow[torch]`; TensorBoard and Lightning come with `linflow[monitor]`.
 """
 
 import lazy_loader as _lazy
@@ -35,7 +35,7 @@ _attribute, __dir__, __all__ = _lazy.attach(
 
 
 def __getattr__(name: str) -> object:
-    """Return a public name; for an unknown one, name the nearest."""
+    """Return a public name; for an unknown name, suggest the nearest one."""
     if name in __all__:
         return _attribute(name)
     return _missing(__name__, __all__)(name)

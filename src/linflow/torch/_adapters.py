@@ -1,4 +1,4 @@
-"""The LoRA pairs of a model or a state dict, as PEFT names and scales them."""
+"""The LoRA pairs of a model or a state dict, with PEFT's names and scalings."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _FACTORS = {"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"}
 
 
 def lora_pairs(state: State, scaling: float | None, skipped: list[tuple[str, str]]) -> Iterable[Chain]:
-    """Yield `s · Aᵀ Bᵀ` for each adapter; A is (r, inputs), B is (outputs, r), their update of W is `s B A`.
+    """Yield `s · Aᵀ Bᵀ` for each adapter; A is (r, inputs), B is (outputs, r), and their update of W is `s B A`.
 
-    A pair is `s B A` with A and B trained only if nothing says otherwise: another method or variant of PEFT, other
-    tensors beside it, a rank or a shape that does not fit. What is not is put into `skipped`.
+    A pair counts as `s B A` with A and B trained only if nothing contradicts it. Another method or variant of PEFT,
+    other tensors beside the pair, or a rank or shape that does not fit contradict it; such pairs go to `skipped`.
     """
     if scaling is not None:
         scaling = checks.number(scaling, "scaling")
@@ -67,7 +67,7 @@ def lora_pairs(state: State, scaling: float | None, skipped: list[tuple[str, str
 
 
 def _lonely(state: State) -> Iterable[tuple[str, str]]:
-    """Yield the layers with a `lora_B` and no `lora_A`, or with names of other libraries, each with the reason."""
+    """Return layers with a `lora_B` but no `lora_A`, or with names of other libraries, each with the reason."""
     found: dict[str, str] = {}
     for name in state.tensors:
         part = _OTHER_FACTOR.search(name)
@@ -82,13 +82,13 @@ def _lonely(state: State) -> Iterable[tuple[str, str]]:
 
 
 def _words_beside(state: State, pairs: Iterable[re.Match[str]]) -> dict[tuple[str, str], list[str]]:
-    """Return, by layer and adapter, the words `lora_…` in the names of its tensors that are not those of A and B."""
+    """Return, by layer and adapter, the words `lora_…` in the names of its tensors, except those of A and B."""
     found: dict[tuple[str, str], list[str]] = {}
     adapters: dict[str, list[str]] = {}
     for pair in pairs:
         layer, adapter = pair["layer"] or "", pair["adapter"] or ""
         adapters.setdefault(layer, []).append(adapter)
-        # Arrow has a module and no tensor.
+        # Arrow has a module but no tensor.
         if (adapter or "default") in getattr(state.holder(pair[0], pair["word"]), "lora_arrow", ()):
             found.setdefault((layer, adapter), []).append("lora_arrow")
     for name in state.tensors:
@@ -111,7 +111,7 @@ def _partner(pair: re.Match[str]) -> str:
 
 
 def _misfit(state: State, layer: str, A: Array, B: Array, blocks: int) -> str:
-    """Return why the pair cannot be added to the frozen weight, where that is there."""
+    """Return why the pair cannot be added to the frozen weight; "" if it can or there is no such weight."""
     W = state.tensors.get(f"{layer}.weight" if layer else "weight")
     update = B.shape[0], A.shape[1]
     if W is None or W.ndim != 2 or blocks > 1 or "float" not in str(W.dtype) or sorted(W.shape) == sorted(update):
@@ -129,7 +129,7 @@ def _rank(state: State, layer: str, module: Any, adapter: str) -> int | None:
 
 
 def _blocks(state: State, layer: str, module: Any, rows: int, rank: int) -> int | None:
-    """Return how many pairs are stacked in one, as PEFT does for the experts in a parameter; None where none fits."""
+    """Return how many pairs PEFT has stacked in one, for the experts in a parameter; None if no number fits."""
     if rows == rank:
         return 1
     if rows % rank:
@@ -142,7 +142,7 @@ def _blocks(state: State, layer: str, module: Any, rows: int, rank: int) -> int 
 
 
 def _stacked(shapes: Iterable[tuple[int, ...]], A: Array, B: Array) -> int:
-    """Return how many matrices a parameter of the layer, of one of those shapes, has that the pair fits; else 1."""
+    """Return how many matrices the layer's parameter holds, if the pair fits one of these shapes; else 1."""
     update = sorted((B.shape[0], A.shape[1]))
     return next((e for e, *sides in shapes if sorted(sides) == update and A.shape[0] % e == 0), 1)
 
@@ -152,7 +152,7 @@ def _bare(layer: str) -> str:
 
 
 def _split(label: str, A: Array, B: Array, blocks: int) -> Iterable[tuple[str, Array, Array]]:
-    """Yield the pairs that are stacked: the rows of A expert after expert, the columns of B in turns."""
+    """Yield the stacked pairs: rows of A are stored expert by expert, columns of B alternate between experts."""
     rank = A.shape[0] // blocks
     for e in range(blocks):
         yield (f"{label} expert {e}" if blocks > 1 else label), A[e * rank : (e + 1) * rank], B[:, e::blocks]
@@ -179,7 +179,10 @@ def _scaling(
 
 
 def _by_pattern(config: Mapping[str, Any], key: str, layer: str, otherwise: Any) -> Any:
-    """Return the value whose name, a regular expression, matches the end of the layer's, as PEFT reads it."""
+    """Return the value of the first pattern, a regular expression, that matches the end of the layer's name.
+
+    PEFT reads patterns in the same way.
+    """
     patterns = config.get(key) or {}
     if not isinstance(patterns, Mapping):
         raise TypeError(f"{key} of the adapter's configuration is {patterns!r}; names with numbers are needed.")

@@ -1,4 +1,4 @@
-"""The products that attention is made of: query–key and value–output, head by head."""
+"""The matrix products of attention: query–key and value–output, head by head."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ SEPARATE = (
     ("wq", "wk", "wv", ("wo",)),
     ("q", "k", "v", ("o", "proj", "out")),
 )
-"""Names of the projections of queries, keys, values and outputs, as libraries use them."""
+"""Names that libraries use for the projections of queries, keys, values and outputs."""
 PACKED = ("query_key_value", "qkv_proj", "Wqkv", "wqkv", "attn_qkv", "to_qkv")
-"""Names of queries, keys and values in one matrix, in an order that differs between models that use the name."""
+"""Names of a single matrix with queries, keys and values, whose order differs between models."""
 PACKED_REASON = (
     "the order of queries, keys and values within it, and of heads, differs between models: give its parts, a state "
     "dict of q_proj.weight, k_proj.weight, v_proj.weight and o_proj.weight, and heads="
 )
 ROTARY = ("q_proj", "wq")
-"""Names used by models that may turn queries and keys by their position."""
+"""Names used by models that can rotate queries and keys by their position."""
 NORMS = (("q_norm", "k_norm"), ("q_layernorm", "k_layernorm"), ("norm_q", "norm_k"))
 
 Layer = tuple[str, Array, Array | None]
-"""Name, matrix as (outputs, inputs), and bias."""
+"""Name, matrix of shape (outputs, inputs), and bias."""
 
 
 def attention_products(
     state: State, heads: int | None, kv_heads: int | None, skipped: list[tuple[str, str]]
 ) -> Iterable[Chain]:
-    """Yield `W_Q W_Kᵀ` and `W_V W_O` of every head, or group of heads with one key, each as two layers."""
+    """Yield `W_Q W_Kᵀ` and `W_V W_O` of every head, or of heads that share a key, each as a chain of two layers."""
     done: set[str] = set()
     for name in list(state.tensors):
         for prefix, q, k, v, o in _layers_at(name, state, skipped):
@@ -56,7 +56,7 @@ def attention_products(
 
 
 def _layers_at(name: str, state: State, skipped: list[tuple[str, str]]) -> Iterable[tuple]:
-    """Yield (prefix, Q, K, V, O or None) where `name` is the first tensor of an attention layer."""
+    """Yield (prefix, Q, K, V, O or None) if `name` is the first tensor of an attention layer."""
     stem = name.removesuffix(".weight")
     prefix, _, last = stem.rpartition(".")
     dot = f"{prefix}." if prefix else ""
@@ -109,7 +109,7 @@ def _thirds(x: Array) -> list[Array]:
 def _heads(
     state: State, prefix: str, q_size: int, k_size: int, heads: int | None, kv_heads: int | None
 ) -> tuple[int, int, int] | str:
-    """Return the numbers of query and of key heads and the width of one, or why they are not known."""
+    """Return the number of query heads, of key heads and the width of a head, or why they are unknown."""
     heads = heads or state.attribute(
         prefix, "num_heads", "num_attention_heads", "n_heads", "n_head", "heads", "num_attn_heads"
     )
@@ -165,8 +165,8 @@ def _value_output(label: str, v: Layer, o: Layer, heads: int, kv_heads: int) -> 
 def _groups(heads: int, kv_heads: int) -> Iterable[tuple[range, str, tuple[str, ...]]]:
     """Yield the query heads that share a key and value head, with their label and a note.
 
-    The loss is a function of all their products together, which is one product: their queries below one another
-    times the key, or the value times their outputs side by side. Its imbalance is what the flow conserves.
+    The loss depends on all their products together. These form one product: the stacked queries times the key, or the
+    value times the outputs side by side. The flow conserves the imbalance of this product.
     """
     each = heads // kv_heads
     for first in range(0, heads, each):

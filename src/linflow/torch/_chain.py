@@ -1,4 +1,4 @@
-"""What a chain of linear maps is, and one factor of it."""
+"""Chains of linear maps and their factors."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class Chain:
     """Consecutive linear maps `c · W_1 W_2 ⋯ W_L`.
 
     Attributes:
-        name: of the chain, from the names of the layers.
+        name: the name of the chain, made from the names of the layers.
         kind: one of `KINDS`.
-        weights: `W_1, …, W_L` as views of what was given, `W_l` of shape `(h_{l-1}, h_l)`; not yet promoted.
+        weights: `W_1, …, W_L` as views of the given arrays, not yet promoted; `W_l` has shape `(h_{l-1}, h_l)`.
         sources: the names of the tensors, first to last.
-        scale: the factor c: that of a LoRA pair, which may be 0 or negative, 1 elsewhere.
+        scale: the factor c. It is 1 except for LoRA pairs, where it is their scaling and may be 0 or negative.
         notes: what was assumed.
-        trained: for each layer whether it is: one that is frozen has no term in T; empty where nothing is known.
+        trained: whether each layer is trained (a frozen layer has no term in T); empty if unknown.
         stored: the coarsest format in which the weights were stored.
     """
 
@@ -36,10 +36,12 @@ class Chain:
     stored: Format = FLOAT64
 
     def network(self) -> Network:
-        """Return the chain as a `Network` in float64, on the device of the weights; of |c|, c's sign given to `W_1`.
+        """Return the chain as a `Network` in float64, on the device of the weights.
+
+        Its scale is |c|; the sign of c goes into `W_1`.
 
         Raises:
-            ValueError: c = 0, or weights that are not finite or too large.
+            ValueError: c is 0, or the weights are not finite or too large.
         """
         if self.scale == 0:
             raise ValueError("the scale is 0, so the product is 0: no network has it. Use Network(chain.weights).")
@@ -48,7 +50,7 @@ class Chain:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """`(h_0, …, h_L)`."""
+        """The widths `(h_0, …, h_L)`."""
         return (self.weights[0].shape[0], *(W.shape[1] for W in self.weights))
 
     def __repr__(self) -> str:
@@ -60,9 +62,9 @@ class Factor:
     """A weight in a product.
 
     Attributes:
-        name: of the tensor.
-        turned: whether its transpose multiplies rows from the right, as with `nn.Linear`; None where not known.
-        bias: name of the vector that is added to the product so far; "" where none is.
+        name: the name of the tensor.
+        turned: whether its transpose multiplies rows from the right, as with `nn.Linear`; None if unknown.
+        bias: name of the vector that is added to the product so far; "" if there is none.
         scale: a number that the product so far is multiplied by.
     """
 
@@ -73,6 +75,6 @@ class Factor:
 
 
 def transposed(matrix: Array, bias: Array | None = None) -> Array:
-    """Return the matrix of `nn.Linear` as (inputs, outputs), the bias as the last row where there is one."""
+    """Return the matrix of `nn.Linear` as (inputs, outputs), with the bias, if any, as the last row."""
     W = matrix.T
     return W if bias is None else namespace(W).concat([W, bias[None, :]], axis=0)

@@ -1,4 +1,4 @@
-"""The least and the greatest eigenvalue of T, followed along a run at a bounded cost each time."""
+"""The least and the greatest eigenvalue of T, followed along a run at a bounded cost per call."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 DENSE = 100
 """Largest `nm` for which all eigenvalues of T are computed."""
 TOLERANCE, RELATIVE = 1e-6, {False: 1e-3, True: 1e-2}
-"""Residuals at which the iteration stops: in units of the greatest eigenvalue, and of the least or greatest one."""
+"""Residuals that end the iteration: relative to the greatest eigenvalue, and to the one sought (by `largest`)."""
 DEPENDENT = 1e-7
-"""Part of a unit vector outside the others, below which it is left out as rounding."""
+"""A unit vector is dropped as rounding if its part outside the span of the others is below this."""
 FIRST = 40
 """Limit on the iterations of the first call."""
 
@@ -22,10 +22,11 @@ FIRST = 40
 class Extremes:
     """`λ_min(T)` and `λ_max(T)` of weights that change little from one call to the next.
 
-    Two layers, small products, and layers narrower than min(n, m) (where the least is 0) are exact. Otherwise the
-    eigenvectors found at the last call start a preconditioned iteration (LOBPCG) of at most `iterations` steps: the
-    value is a Rayleigh quotient, never below the least or above the greatest eigenvalue, and there is an eigenvalue
-    within the error of it. What is not found at one call is found over the next ones.
+    Results are exact for two layers, for small products, and for layers narrower than min(n, m) (where the least
+    eigenvalue is 0). Otherwise the eigenvectors of the last call start a preconditioned iteration (LOBPCG) of at most
+    `iterations` steps. The value is a Rayleigh quotient, so it is never below the least or above the greatest
+    eigenvalue, and some eigenvalue lies within the error of it. An iteration that does not converge in one call goes
+    on in the next ones.
     """
 
     def __init__(self, iterations: int = 30):
@@ -33,7 +34,7 @@ class Extremes:
         self._vectors: dict[bool, Tensor] = {}
 
     def __call__(self, network: Network) -> tuple[float, float, float]:
-        """Return `λ_min(T)`, `λ_max(T)`, and the error of the first."""
+        """Return `λ_min(T)`, `λ_max(T)`, and the error of `λ_min(T)`."""
         n, m = network.shape
         singular = not network.overparametrized
         if network.depth <= 2 or n * m <= DENSE:
@@ -49,12 +50,12 @@ class Extremes:
         return least, greatest, error
 
     def _iterate(self, terms: _Terms, *, largest: bool) -> tuple[float, float]:
-        """LOBPCG with one vector, in the eigenbases of the outer terms, where these are diagonal."""
+        """Run LOBPCG with one vector, in the eigenbases of the outer terms, which makes these diagonal."""
         old = self._vectors.get(largest)
         x = terms.start(largest=largest) if old is None else terms.turn(old)
         x = x / torch.linalg.norm(x)
         Tx = terms.apply(x)
-        others: list[tuple[Tensor, Tensor]] = []  # the last direction and T of it
+        others: list[tuple[Tensor, Tensor]] = []  # the last direction and its image under T
         value, error = x.new_zeros(()), math.inf
         limit = self.iterations if old is not None else max(FIRST, self.iterations)
         for i in range(limit + 1):
@@ -65,7 +66,7 @@ class Extremes:
                 break
             w = residual if largest else residual / terms.diagonal
             w = w / torch.linalg.norm(w)
-            # T is applied once in an iteration; of combinations of vectors it is the same combination.
+            # T is applied once per iteration; its values on linear combinations follow by linearity.
             pairs = [(x, Tx), (w, terms.apply(w)), *others]
             basis, moved = (torch.stack([pair[k].reshape(-1) for pair in pairs], dim=1) for k in (0, 1))
             R = torch.linalg.qr(basis, mode="r").R
@@ -105,19 +106,19 @@ class _Terms:
         self.diagonal = torch.clamp(diagonal, min=max(1e-12 * self.size, torch.finfo(torch.float64).tiny))
 
     def apply(self, E: Tensor) -> Tensor:
-        """Return `T(E)` over c², for one matrix or a stack of them."""
+        """Return `T(E)` divided by c², for one matrix or a stack of them."""
         return self.outer * E + sum(A @ E @ B for A, B in self.middle)
 
     def start(self, *, largest: bool) -> Tensor:
-        """Return the coordinate at which the diagonal is extreme, with some of all others."""
+        """Return the coordinate vector of the extreme diagonal entry, plus a little of all others."""
         x = torch.full_like(self.outer, 0.1 / self.outer.numel() ** 0.5)
         x.view(-1)[torch.argmax(self.diagonal) if largest else torch.argmin(self.diagonal)] = 1.0
         return x
 
     def turn(self, E: Tensor) -> Tensor:
-        """Return E in the eigenbases."""
+        """Return the coordinates of E in the eigenbases."""
         return self.U.T @ E @ self.V
 
     def turn_back(self, E: Tensor) -> Tensor:
-        """Return a matrix in the eigenbases in its own coordinates."""
+        """Return the matrix with coordinates E in the eigenbases."""
         return self.U @ E @ self.V.T

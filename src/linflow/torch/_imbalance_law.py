@@ -1,4 +1,4 @@
-"""The law of the imbalances under descent, accumulated along a training run and compared with what happened."""
+"""The law of the imbalances under descent, accumulated along a training run and compared with the weights."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from linflow.torch._module import Layers
 from torch import Tensor
 
 PROBES = 8
-"""Width up to which whole matrices are followed, and the number of vectors beyond it."""
+"""Largest width for which whole matrices are followed; also the number of vectors for wider layers."""
 
 
 class ImbalanceLaw:
-    """What descent must make of the imbalances, `Z_l D_l` for fixed matrices `Z_l`.
+    """The imbalances that descent must give, as `Z_l D_l` for fixed matrices `Z_l`.
 
-    A step `W ← (1 − ηλ) W − ηG` (SGD with weight decay λ) whose `G_l` are gradients of one function of the product
-    makes `D_l` into `(1 − ηλ)² D_l + η² (G_lᵀG_l − G_{l+1}G_{l+1}ᵀ)` exactly, as `W_lᵀG_l = G_{l+1}W_{l+1}ᵀ`: for
-    every mini-batch, and with gradients that were clipped together. Followed are `Z_l D_l`, at the cost of a few
-    vectors: `Z_l` is the identity up to a width of `probes`, and else `probes`×h with entries N(0, 1/`probes`), so
-    that the norms of `Z_l A` estimate those of A.
+    Take a step `W ← (1 − ηλ) W − ηG` (SGD with weight decay λ) in which the `G_l` are gradients of one function of
+    the product. It turns `D_l` into exactly `(1 − ηλ)² D_l + η² (G_lᵀG_l − G_{l+1}G_{l+1}ᵀ)`, because
+    `W_lᵀG_l = G_{l+1}W_{l+1}ᵀ`. This holds for every mini-batch, and for gradients that were clipped together. Only
+    `Z_l D_l` is followed, at the cost of a few vectors. `Z_l` is the identity up to a width of `probes`. For wider
+    layers it is `probes`×h with entries N(0, 1/`probes`), so the norms of `Z_l A` estimate those of A.
     """
 
     def __init__(self, layers: Layers, probes: int = PROBES):
@@ -36,13 +36,13 @@ class ImbalanceLaw:
             for h in layers.widths[1:-1]
         ]
         self.exact = all(Z is None for Z in self._probes)
-        # The law is a sum of squares of gradients: float32 is enough for those of float32 and smaller ones.
+        # The law is a sum of squares of gradients: float32 is enough for gradients in float32 or a shorter format.
         wide = any(p.dtype == torch.float64 for p in layers.parameters)
         self.dtype = torch.float64 if wide else torch.float32
         self.restart(layers.weights())
 
     def restart(self, weights: Sequence[Tensor]) -> None:
-        """Begin at these weights."""
+        """Start the law at these weights."""
         self._first, self._size = self._of(weights), 0.0
         self._grow(weights)
         self._now, self.steps = [D.clone() for D in self._first], 0
@@ -59,7 +59,7 @@ class ImbalanceLaw:
         return found
 
     def add(self, step_size: float, decay: float, gradients: Sequence[Tensor]) -> None:
-        """Take one step."""
+        """Add one step to the law."""
         kept = (1 - step_size * decay) ** 2
         for D, change in zip(self._now, self._of(gradients), strict=True):
             if kept != 1:
@@ -72,15 +72,15 @@ class ImbalanceLaw:
         self._size = max([self._size, *(a + b for a, b in pairwise(squares))])
 
     def rounding(self, layers: Layers) -> float:
-        """Return how far storing steps in the layers' dtype may move an imbalance.
+        """Return how far rounding of the stored weights to the layers' dtype can move an imbalance.
 
-        `ε (‖W_l‖_F² + ‖W_{l+1}‖_F²)` a step, at the largest of the weights seen. Rounding within the gradients comes
-        on top; it is less where a step is small beside the weights.
+        This is `ε (‖W_l‖_F² + ‖W_{l+1}‖_F²)` per step, at the largest weights seen. Rounding within the gradients is
+        not included; it is smaller if a step is small compared with the weights.
         """
         return self._size * self.steps * max(torch.finfo(p.dtype).eps for p in layers.parameters)
 
     def compare(self, weights: Sequence[Tensor]) -> tuple[float, float, float]:
-        """Return the norms of the change by the law, of the change, and of their difference; each the largest."""
+        """Return the norms of the predicted change, the actual change and their difference; each the largest."""
         self._grow(weights)
         now = self._of(weights)
         law = [a - b for a, b in zip(self._now, self._first, strict=True)]
@@ -90,7 +90,7 @@ class ImbalanceLaw:
 
 
 def why_no_law(optimizer: Any, layers: Layers) -> str | None:
-    """Return why the law does not hold, None where it does: for SGD without momentum at one rate for all."""
+    """Return why the law does not hold; None if it holds: SGD without momentum, at one rate for all layers."""
     if not isinstance(optimizer, torch.optim.SGD):
         return f"{type(optimizer).__name__} does not step along the gradient; torch.optim.SGD does"
     rates = set()
@@ -108,7 +108,7 @@ def why_no_law(optimizer: Any, layers: Layers) -> str | None:
 
 
 def rate_of(optimizer: Any, layers: Layers) -> tuple[float, float]:
-    """Return learning rate and weight decay of the group of the first layer."""
+    """Return the learning rate and weight decay of the parameter group of the first layer."""
     first = layers.parameters[0]
     groups = optimizer.param_groups
     group = next((g for g in groups if any(q is first for q in g["params"])), groups[0])

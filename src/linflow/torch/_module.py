@@ -1,4 +1,4 @@
-"""The layers of a model that is trained: which parameters they are, and how they are stored."""
+"""The layers of a model in training: their parameters, and how these are stored."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from torch import Tensor, nn
 
 CONVENTIONS = ("product", "torch")
 PASSED = (nn.Identity, nn.Flatten)
-"""Modules between the layers that leave a matrix of rows as it is."""
+"""Modules between the layers that do not change a matrix of rows."""
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 @dataclass(frozen=True)
 class Layers:
-    """The parameters `W_1, …, W_L` of `x ↦ c · x W_1 W_2 ⋯ W_L`, first applied first.
+    """The parameters `W_1, …, W_L` of `x ↦ c · x W_1 W_2 ⋯ W_L`, in the order of application.
 
     Attributes:
-        parameters: as stored, leaves of autograd.
+        parameters: the parameters as stored, leaves of autograd.
         transposed: whether they are stored as (outputs, inputs), as `nn.Linear` does.
         scale: the output scale c.
     """
@@ -37,16 +37,17 @@ class Layers:
 
     @classmethod
     def of(cls, model: Any, *, scale: float = 1.0, convention: str = "product") -> Layers:
-        """Return the layers of a model, in the order in which they are applied.
+        """Return the layers of a model, in the order of application.
 
         Args:
-            model: an `nn.Sequential` (or `nn.ModuleList`, nested, compiled or data-parallel ones too) of bias-free
-                `nn.Linear`; a list of such; or a list of matrices.
+            model: an `nn.Sequential` or `nn.ModuleList` (also nested, compiled or data-parallel) of bias-free
+                `nn.Linear`; a list of such modules; or a list of matrices.
             scale: output scale c of the model.
-            convention: of a list of matrices: "product", each (inputs, outputs), or "torch", each (outputs, inputs).
+            convention: how the matrices of a list are stored: "product", each (inputs, outputs), or "torch", each
+                (outputs, inputs).
 
         Raises:
-            TypeError, ValueError: something that is no chain of bias-free linear layers, and what to pass instead.
+            TypeError, ValueError: the model is not a chain of bias-free linear layers; the message says what to pass.
         """
         checks.choice(convention, "convention", CONVENTIONS)
         scale = checks.positive(scale, "scale")
@@ -61,7 +62,7 @@ class Layers:
             parameters, transposed = [layer.weight for layer in _linear(model)], True
         _check(parameters)
         layers = cls(tuple(parameters), transposed, scale)
-        # Raises where shapes do not chain; the values may be anything, as those of torch.empty are.
+        # Raises if the shapes do not chain. The values are not checked: those of torch.empty can be anything.
         Network([torch.zeros((), dtype=torch.float64).expand(shape) for shape in layers.shapes], scale)
         return layers
 
@@ -72,16 +73,16 @@ class Layers:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """`(h_0, …, h_L)`."""
+        """The widths `(h_0, …, h_L)`."""
         return (self.shapes[0][0], *(columns for _, columns in self.shapes))
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
-        """`(h_{l-1}, h_l)` of each layer."""
+        """The shape `(h_{l-1}, h_l)` of each layer."""
         return [tuple(p.shape)[::-1] if self.transposed else tuple(p.shape) for p in self.parameters]
 
     def oriented(self, tensors: Iterable[Tensor], dtype: torch.dtype = torch.float64) -> list[Tensor]:
-        """Return tensors of the shapes of the parameters as matrices `(h_{l-1}, h_l)`, detached, in float64."""
+        """Return tensors shaped like the parameters as matrices `(h_{l-1}, h_l)`, detached, in `dtype`."""
         turned = (X.detach().T if self.transposed else X.detach() for X in tensors)
         return [X.to(dtype) for X in turned]
 
@@ -93,7 +94,7 @@ class Layers:
         return self.oriented(self.parameters)
 
     def gradients(self, dtype: torch.dtype = torch.float64) -> list[Tensor] | None:
-        """Return what `.grad` holds for each layer, in float64; None where one has none."""
+        """Return the `.grad` of each layer, in `dtype`; None if a layer has no gradient."""
         found = [p.grad for p in self.parameters]
         return None if any(g is None for g in found) else self.oriented((g for g in found if g is not None), dtype)
 
@@ -101,12 +102,12 @@ class Layers:
         """Return the layers as a `Network` in float64, on their device.
 
         Raises:
-            ValueError: entries that are not finite.
+            ValueError: some entries are not finite.
         """
         return Network(self.weights(), self.scale)
 
     def network_for(self, objective: Objective) -> Network:
-        """Return the layers as a `Network` of the array kind and on the device of the objective's data."""
+        """Return the layers as a `Network` with the array type and device of the objective's data."""
         like = objective.minimizer
         if like is None:
             return self.network()
@@ -125,17 +126,18 @@ class Layers:
 def network(model: Any, *, scale: float = 1.0, convention: str = "product") -> Network:
     """Return the layers of a model as a `Network` in float64, detached, on their device.
 
-    `nn.Linear` stores `W_lᵀ` and applies `x ↦ x W_l`; what comes back is `W_1, …, W_L`, so that the model is
+    `nn.Linear` stores `W_lᵀ` and applies `x ↦ x W_l`. The network holds `W_1, …, W_L`, so the model is
     `X ↦ c · X W_1 ⋯ W_L`.
 
     Args:
-        model: an `nn.Sequential` of bias-free `nn.Linear` (nested ones too), or a list, in the order in which they
-            are applied, of such layers or of matrices.
+        model: an `nn.Sequential` of bias-free `nn.Linear`, possibly nested, or a list of such layers or of matrices,
+            in the order of application.
         scale: output scale c of the model.
-        convention: of a list of matrices: "product", each (inputs, outputs), or "torch", each (outputs, inputs).
+        convention: how the matrices of a list are stored: "product", each (inputs, outputs), or "torch", each
+            (outputs, inputs).
 
     Raises:
-        TypeError, ValueError: something that is no chain of bias-free linear layers, and what to pass instead.
+        TypeError, ValueError: the model is not a chain of bias-free linear layers; the message says what to pass.
 
     Example:
         >>> import torch, linflow.torch
@@ -147,7 +149,7 @@ def network(model: Any, *, scale: float = 1.0, convention: str = "product") -> N
 
 
 def unwrapped(model: Any) -> Any:
-    """Return the module within what `torch.compile`, `DataParallel` and `DistributedDataParallel` make of it."""
+    """Return the module inside the wrappers of `torch.compile`, `DataParallel` and `DistributedDataParallel`."""
     while isinstance(model, nn.Module):
         inner = model.module if isinstance(model, WRAPPERS) else getattr(model, "_orig_mod", None)
         if not isinstance(inner, nn.Module):
@@ -204,7 +206,7 @@ def _check(parameters: Sequence[Tensor]) -> None:
             raise ValueError(f"layer {l} has shape {tuple(p.shape)}; a matrix is needed.")
         if p.is_meta:
             raise ValueError(f"layer {l} is on the meta device and has no values; materialise the model first.")
-    # A view of another's memory, such as `decoder.weight = Parameter(encoder.weight.T)`, is tied as well.
+    # A view of another layer's memory, such as `decoder.weight = Parameter(encoder.weight.T)`, is tied, too.
     if any(p is q or overlap(p, q) for p, q in combinations(parameters, 2)):
         raise ValueError(
             "a layer occurs twice (tied weights); its gradient is then the sum of two, and no imbalance is "

@@ -1,4 +1,4 @@
-"""Which tensors of a state dict hold numbers of weights, in which format, and how eight-bit ones are read."""
+"""Find the tensors of a state dict that hold weights, tell their formats, and read eight-bit weights."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from linflow._support.arrays import Array, device, namespace
 from linflow._support.number_formats import FORMATS, Format, dtype_name
 
 SCALES = ("weight_scale_inv", "weight_scale", "scale_weight")
-"""What quantisers call the numbers by which an eight-bit `weight` is multiplied; also those that say "inv"."""
+"""Names that quantisers use for the factors of an eight-bit `weight`; a name with "inv" is a factor, too."""
 BLOCK = (128, 128)
-"""Rows and columns to one scale, where no configuration says it."""
+"""Rows and columns that share one scale, if no configuration gives them."""
 _CODES = ("int8", "uint8", "int16", "uint16", "int32", "uint32")
 
 
 def formats_of(tensors: Mapping[str, Array], stored: Mapping[str, str]) -> tuple[dict[str, Format], dict[str, str]]:
-    """Return the formats of the tensors that hold real floating-point numbers, and why others hold no weight.
+    """Return the formats of tensors of real floating-point numbers, and for others why they are not weights.
 
     Args:
-        tensors: by name.
-        stored: the dtypes that tensors had in a file, by name, where they are not those of the arrays.
+        tensors: the tensors by name.
+        stored: the dtypes of tensors in the file, by name, if they differ from those of the arrays.
 
-    Indices and counters, integers of 64 bits, are in neither.
+    Indices and counters (64-bit integers) are in neither mapping.
     """
     formats, others = {}, {}
     for name, x in tensors.items():
@@ -43,7 +43,7 @@ def formats_of(tensors: Mapping[str, Array], stored: Mapping[str, str]) -> tuple
 
 
 def eight_bits(tensors: dict[str, Array], formats: dict[str, Format], config: Mapping[str, Any]) -> dict[str, str]:
-    """Turn eight-bit weights into float32, times the scale beside them; return why some cannot be, by name."""
+    """Convert eight-bit weights to float32, times their stored scale; return by name why some cannot be converted."""
     others = {}
     for name, form in list(formats.items()):
         if not form.name.startswith("float8"):
@@ -66,7 +66,7 @@ def eight_bits(tensors: dict[str, Array], formats: dict[str, Format], config: Ma
 
 
 def _spread(scale: Array, shape: Sequence[int], config: Mapping[str, Any]) -> Array | None:
-    """Return the scale in a shape that broadcasts to that of the weight; None where it does not fit."""
+    """Return the scale in a shape that broadcasts to that of the weight; None if it does not fit."""
     if math.prod(scale.shape) == 1:
         return scale.reshape(())
     if len(shape) != 2:

@@ -1,4 +1,4 @@
-"""Where a monitor writes: a CSV file, and whatever takes scalars, such as TensorBoard."""
+"""Outputs of a monitor: a CSV file, and any writer of scalars, such as TensorBoard."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from linflow._support.own_files import refuse_foreign_files
 
 
 def rows_into(path: str | PathLike[str], columns: Sequence[str], *, go_on: bool) -> tuple[TextIO, Any]:
-    """Return an open file and what writes rows into it; FileExistsError where it is no table of these columns.
+    """Return an open file and its row writer; raise FileExistsError if it is not a table of these columns.
 
     Args:
-        path: of the file.
-        columns: their names, its first line.
-        go_on: whether rows that there are stay.
+        path: path of the file.
+        columns: names of the columns, which are the first line of the file.
+        go_on: whether to keep existing rows.
     """
     refuse_foreign_files([path], head=",".join(columns))
     goes_on = go_on and os.path.exists(path) and os.path.getsize(path) > 0
-    file = open(fspath(path), "a" if goes_on else "w", newline="", encoding="utf-8")  # noqa: SIM115 - the caller closes
+    file = open(fspath(path), "a" if goes_on else "w", newline="", encoding="utf-8")  # noqa: SIM115 - caller closes
     rows = writer_of(file)
     if not goes_on:
         rows.writerow(columns)
@@ -29,7 +29,7 @@ def rows_into(path: str | PathLike[str], columns: Sequence[str], *, go_on: bool)
 
 
 def scalars_into(writer: Any) -> tuple[Any, bool]:
-    """Return something with `add_scalar`, and whether it was made here."""
+    """Return an object with `add_scalar` (or None), and whether it was made here."""
     if writer is None or callable(getattr(writer, "add_scalar", None)):
         return writer, False
     if not isinstance(writer, (str, PathLike)):

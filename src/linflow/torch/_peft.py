@@ -1,4 +1,4 @@
-"""What PEFT leaves in a model or a state dict besides plain LoRA: its other methods, and the variants of LoRA."""
+"""Recognise PEFT adapters other than plain LoRA: its other methods, and the variants of LoRA."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _OTHERS = {
     "LLaMA-Adapter": r"adaption_(prompt|gate)",
     "prompt tuning": r"prompt_embeddings|prefix_task_(cols|rows)",
 }
-"""The names of parameters by which PEFT's other methods are known."""
+"""Parameter names that identify PEFT's other methods."""
 _METHOD = {re.compile(pattern): method for method, pattern in _OTHERS.items()}
 _ANY = re.compile(r"(?:^|\.)(?:" + "|".join(_OTHERS.values()) + r")(?:\.|$)")
 
@@ -63,12 +63,12 @@ _VARIANTS = (
     ("arrow", "arrow_config", "lora_arrow", "Arrow mixes other adapters anew for each token"),
     ("mica", "", "", "MiCA keeps B as it is and trains A alone"),
 )
-"""Of variants of LoRA: how the class begins, the key in the configuration, the tensor beside A and B, the reason."""
+"""Variants of LoRA: prefix of the class name, key in the configuration, tensor beside A and B, and the reason."""
 ALORA = "aLoRA: the update acts on the tokens from the invocation on alone"
 
 
 def other_adapters(state: State) -> Iterable[tuple[str, str]]:
-    """Yield the layers that PEFT adapts in another way than by LoRA, each with the reason why it is no pair."""
+    """Yield the layers that PEFT adapts by a method other than LoRA, each with the reason why it is not a pair."""
     found: dict[tuple[str, str], None] = {}
     for name in state.tensors:
         if _ANY.search(name):
@@ -91,13 +91,13 @@ def _plain(name: str) -> str:
 
 
 def variant(state: State, module: Any, adapter: str, beside: Iterable[str]) -> str:
-    """Return why a pair `lora_A`, `lora_B` is not `s B A` with both trained; "" where it is.
+    """Return why a pair `lora_A`, `lora_B` is not `s B A` with both trained; "" if it is.
 
     Args:
         state: the model and its configuration.
-        module: the layer, where there is a model.
-        adapter: its name; "" where the names have none.
-        beside: the other words `lora_…` among the names of the layer.
+        module: the layer, if there is a model.
+        adapter: name of the adapter; "" if the tensor names contain none.
+        beside: the other words `lora_…` in the tensor names of the layer.
     """
     return next(_reasons(state, module, adapter, list(beside)), "")
 
@@ -121,7 +121,7 @@ def _reasons(state: State, module: Any, adapter: str, beside: list[str]) -> Iter
 
 
 def activated(state: State, module: Any, adapter: str) -> bool:
-    """Tell whether an adapter is an aLoRA, which acts on some tokens alone."""
+    """Tell whether an adapter is an aLoRA, which acts only on some tokens."""
     name = type(_of(module, "lora_variant", adapter)).__name__
     return name.startswith("ALora") or (module is None and bool(state.config.get("alora_invocation_tokens")))
 

@@ -1,4 +1,4 @@
-"""Runs of weights that follow one another: from the modules, from names, as named, or traced; and chains of them."""
+"""Runs of weights that follow one another, found from modules, names or a traced pass, and the chains they form."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from linflow.torch._state_dict import State
 def linear_chains(
     state: State, inputs: Any, named: Any, skipped: list[tuple[str, str]]
 ) -> Iterator[tuple[Chain, bool]]:
-    """Yield the chains of linear layers, and of each whether a forward pass showed that its tensors are used once."""
+    """Yield the chains of linear layers, each with whether a forward pass showed that its tensors are used once."""
     own: list[set[str]] = []
     for label, names in _labelled(named):
         run = _named(names, state)
@@ -43,7 +43,7 @@ def _runs(state: State, inputs: Any, skipped: list[tuple[str, str]]) -> Iterable
 
 
 def _grouped(reasons: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Return reasons with the names that share one together."""
+    """Group the names that share a reason."""
     groups: dict[str, list[str]] = {}
     for name, why in reasons.items():
         groups.setdefault(why, []).append(name)
@@ -54,7 +54,7 @@ def _grouped(reasons: Mapping[str, str]) -> list[tuple[str, str]]:
 
 
 def _cut(run: Sequence[Factor]) -> Iterator[list[Factor]]:
-    """Cut a run where a layer with a bias is neither the first nor the last."""
+    """Cut a run at each layer that has a bias and is neither the first nor the last."""
     start = 0
     for i in range(1, len(run)):
         if i == len(run) - 1 or run[i].bias:
@@ -90,7 +90,7 @@ def _linear(name: str, state: State) -> Factor:
 
 
 def _labelled(named: Any) -> list[tuple[str, list[str]]]:
-    """Return the chains that were named, with their labels."""
+    """Return the chains named by the caller, with their labels."""
     if named is None:
         return []
     pairs = list(named.items()) if isinstance(named, Mapping) else [("", names) for names in named]
@@ -106,7 +106,7 @@ def _labelled(named: Any) -> list[tuple[str, list[str]]]:
 
 
 def _named(names: Sequence[str], state: State) -> list[Factor]:
-    """Return the run of layers that were named; of modules or tensors."""
+    """Return the run of the layers with these names of modules or tensors."""
     full = []
     for name in names:
         there = [x for x in (name, f"{name}.weight") if state.matrix(x) is not None]
@@ -132,7 +132,7 @@ def _named(names: Sequence[str], state: State) -> list[Factor]:
 
 
 def _stored(name: str, state: State) -> bool | None:
-    """Tell whether a module stores its weight as (outputs, inputs); None where that is not known."""
+    """Tell whether a module stores its weight as (outputs, inputs); None if unknown."""
     module = state.modules.get(name.removesuffix(".weight"))
     kind = type(module).__name__
     return True if kind == "Linear" else False if kind == "Conv1D" else None
@@ -166,7 +166,7 @@ def _runs_of_modules(state: State, skipped: list[tuple[str, str]]) -> Iterator[t
 
 
 def _hooks(run: Sequence[Factor], state: State) -> str:
-    """Return a note where hooks are called between the layers of a run."""
+    """Return a note if hooks are called between the layers of a run; "" otherwise."""
     names = [factor.name.removesuffix(".weight") for factor in run]
     held = [state.modules.get(name) for name in names]
     hooked = [bool(getattr(module, "_forward_hooks", None)) for module in held[:-1]]
@@ -175,7 +175,7 @@ def _hooks(run: Sequence[Factor], state: State) -> str:
 
 
 def _parts(prefix: str, module: Any, kind: Any, inner: set[str]) -> Iterator[tuple[str, Any]]:
-    """Yield what a Sequential applies, that of Sequentials in it, too; those are added to `inner`."""
+    """Yield the modules that a Sequential applies, nested ones included; add nested Sequentials to `inner`."""
     for name, child in module._modules.items():
         full = f"{prefix}.{name}" if prefix else name
         if _is(child, kind):
@@ -186,12 +186,12 @@ def _parts(prefix: str, module: Any, kind: Any, inner: set[str]) -> Iterator[tup
 
 
 def _is(module: Any, kind: Any) -> bool:
-    """Tell whether a module computes what that kind does, and not something of its own."""
+    """Tell whether a module is of this kind and does not override its `forward`."""
     return isinstance(module, kind) and type(module).forward is kind.forward and "forward" not in vars(module)
 
 
 def _runs_of_names(state: State) -> Iterator[tuple[list[Factor], str]]:
-    """Find consecutive numbers at the end of names, `seq.0.weight`, `seq.1.weight`, whose shapes chain."""
+    """Yield runs of names that end in consecutive numbers, `seq.0.weight`, `seq.1.weight`, and whose shapes chain."""
     groups: dict[str, list[int]] = {}
     for name in state.tensors:
         prefix, _, last = name.removesuffix(".weight").rpartition(".")
@@ -212,7 +212,7 @@ def _runs_of_names(state: State) -> Iterator[tuple[list[Factor], str]]:
 
 
 def reason(state: State, inputs: Any) -> str:
-    """Say what was seen where no chain was found, and how to name one."""
+    """Say what was seen when no chain was found, and how to name one."""
     matrices = [name for name in state.tensors if state.matrix(name) is not None]
     if not matrices:
         return "there is no matrix of floating-point numbers in it"

@@ -1,4 +1,4 @@
-"""Named tensors and modules, whatever they come from: a model, a state dict, or a file's arrays."""
+"""Named tensors and modules of a model, a state dict, or the arrays of a file."""
 
 from __future__ import annotations
 
@@ -18,26 +18,27 @@ _WRAPPED = re.compile(r"(\.base_layer)+(?=\.|$)")
 
 
 class State:
-    """The floating-point matrices of a model by name, and what is known besides of heads and scalings.
+    """The floating-point matrices of a model by name, and what is known about its heads and scalings.
 
     Args:
         source: an `nn.Module`, or a mapping of names to arrays.
         config: the content of `config.json` and of `adapter_config.json` beside a file, if any.
-        stored: the dtypes of tensors in a file, by name, where they are not those of the arrays.
+        stored: the dtypes of tensors in a file, by name, if they differ from those of the arrays.
 
     Raises:
-        TypeError: anything else.
+        TypeError: the source is neither.
 
     Attributes:
-        tensors: all arrays with their graphs dropped, by name; PEFT's `base_layer` is left out of names. Eight-bit
-            ones are float32, times their scales.
-        formats: of those of real floating-point numbers, as they were stored.
+        tensors: all arrays by name, detached from their graphs. Names leave out PEFT's `base_layer`. Eight-bit
+            arrays are converted to float32, times their scales.
+        formats: the stored formats of the tensors of real floating-point numbers, by name.
         others: why other tensors are passed over, by name.
-        frozen: names of those that are not trained, as `requires_grad` says of a model's, or where it is set at all.
-        modules: by name; empty without a model.
-        model: what was given.
-        held: the arrays as they were given, by the names of `tensors`.
-        peft_types: PEFT's kind of each adapter, by its name; by "" where the configuration has it.
+        frozen: names of the tensors that are not trained. `requires_grad` decides, for a model or if any tensor sets
+            it.
+        modules: the modules by name; empty without a model.
+        model: the given source.
+        held: the arrays as given, by the names of `tensors`.
+        peft_types: PEFT's type of each adapter, by adapter name; the name is "" for the type in the configuration.
     """
 
     def __init__(self, source: Any, config: Mapping[str, Any] | None = None, stored: Mapping[str, str] | None = None):
@@ -48,11 +49,11 @@ class State:
         self.peft_types = {"": str(self.config["peft_type"])} if self.config.get("peft_type") else {}
         if hasattr(source, "named_modules") and hasattr(source, "state_dict"):
             for name, module in source.named_modules():
-                self.modules.setdefault(plain(name), module)  # the layer of PEFT, not what it wraps
+                self.modules.setdefault(plain(name), module)  # keeps PEFT's layer, not the one inside
                 self._all[name] = module
                 if isinstance(configs := getattr(module, "peft_config", None), Mapping):
                     kinds = {key: getattr(value, "peft_type", None) for key, value in configs.items()}
-                    # PEFT's models hold those of the models within, and X-LoRA's are LoRA's there.
+                    # PEFT's models repeat the configurations of inner models, where X-LoRA's have the type of LoRA.
                     self.peft_types = {k: str(getattr(v, "value", v)) for k, v in kinds.items()} | self.peft_types
             named = source.state_dict(keep_vars=True)
         elif isinstance(source, Mapping):
@@ -82,27 +83,27 @@ class State:
         self.frozen = {kept[name] for name, x in named.items() if known and not getattr(x, "requires_grad", False)}
 
     def matrix(self, name: str) -> Array | None:
-        """Return the matrix of that name; None where there is none of floating-point numbers."""
+        """Return the matrix of this name; None if there is no such matrix of floating-point numbers."""
         x = self.tensors.get(name)
         return x if x is not None and x.ndim == 2 and 0 not in x.shape and name in self.formats else None
 
     def holder(self, name: str, within: str) -> Any:
-        """Return the module that has the tensor of that name, whose own name in it begins with `within`."""
+        """Return the module that holds the tensor `name`, where its name within the module begins with `within`."""
         prefix = self._given[name].rpartition(within)[0].removesuffix(".")
         return self._all.get(prefix)
 
     def vector(self, name: str) -> Array | None:
-        """Return the vector of that name; None where there is none of floating-point numbers."""
+        """Return the vector of this name; None if there is no such vector of floating-point numbers."""
         x = self.tensors.get(name)
         return x if x is not None and x.ndim == 1 and name in self.formats else None
 
     def stored(self, sources: Iterable[str]) -> Format:
-        """Return the coarsest format of tensors, by their names or those of parts of them."""
+        """Return the coarsest format of tensors, given by their names or the names of their parts."""
         names = (name if name in self.formats else name.partition("[")[0] for name in sources)
         return coarsest(self.formats[name] for name in names)
 
     def attribute(self, prefix: str, *names: str) -> Any:
-        """Return the first of the attributes that the module, its `config` or the configuration has."""
+        """Return the first of these attributes found in the module, its `config` or the configuration."""
         module = self.modules.get(prefix)
         for holder in (module, getattr(module, "config", None)):
             for name in names:
@@ -114,7 +115,7 @@ class State:
 
 
 def plain(name: str) -> str:
-    """Return the name without what PEFT adds where it wraps a layer."""
+    """Return the name without the parts that PEFT adds when it wraps a layer."""
     return _WRAPPED.sub("", name)
 
 
@@ -124,7 +125,7 @@ def natural(name: str) -> list[tuple[int, int | str]]:
 
 
 def configuration(path: Path) -> dict[str, Any]:
-    """Return the content of `config.json` and `adapter_config.json` in the folder of `path`, where readable."""
+    """Return the content of `config.json` and `adapter_config.json` in the folder of `path`, if readable."""
     content: dict[str, Any] = {}
     for name in ("config.json", "adapter_config.json"):
         file = path.with_name(name)

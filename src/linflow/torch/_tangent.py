@@ -1,4 +1,4 @@
-"""The spectrum of T of a chain whose ends may be much larger than its inside, from matrices of inner size."""
+"""The spectrum of T of a chain with ends much wider than its inner widths, from matrices of the inner size."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from linflow.geometry.operator import DENSE_LIMIT, UNCONVERGED, TangentOperator
 from linflow.model.network import Network, multiply
 
 ITERATIVE_LIMIT = 200 * 200
-"""Largest size of the core of T for which eigenvalues are iterated; there it takes seconds."""
+"""Largest size of the core of T for which eigenvalues are iterated; at this size it takes seconds."""
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,14 @@ class TangentSpectrum:
     """Extreme eigenvalues of T.
 
     Attributes:
-        least: `λ_min(T)` on all of `R^{n×m}`; None where not computed.
-        least_on_tangent: the least eigenvalue that is not 0, that of T on its range, the tangent space
-            `{Σ_l P_{l-1} X_l S_{l+1}}` of the products; None where not computed.
-        greatest: `λ_max(T)`; None where not computed.
-        singular_values: of the product, descending, those that its inner widths allow not to be 0.
+        least: `λ_min(T)` on all of `R^{n×m}`; None if not computed.
+        least_on_tangent: the least non-zero eigenvalue, which is the least on the range of T, the tangent space
+            `{Σ_l P_{l-1} X_l S_{l+1}}` of the products; None if not computed.
+        greatest: `λ_max(T)`; None if not computed.
+        singular_values: singular values of the product, descending; only those that the inner widths allow to be
+            non-zero.
         ranks: numerical ranks of `P_{L-1}` and of `S_2`.
-        reason: why something was not computed; "" where all was.
+        reason: why something was not computed; "" if everything was.
     """
 
     least: float | None
@@ -39,7 +40,7 @@ class TangentSpectrum:
     reason: str = ""
 
     def scaled(self, c: float) -> TangentSpectrum:
-        """Return the spectrum of T where the product is multiplied by c."""
+        """Return the spectrum of T after the product is multiplied by c."""
         least, tangent, top = (x and c**2 * x for x in (self.least, self.least_on_tangent, self.greatest))
         return TangentSpectrum(least, tangent, top, abs(c) * self.singular_values, self.ranks, self.reason)
 
@@ -49,19 +50,21 @@ def tangent_spectrum(
 ) -> TangentSpectrum:
     """Return the extreme eigenvalues of `T(E) = c² Σ_l P_{l-1}P_{l-1}ᵀ E S_{l+1}ᵀS_{l+1}` without n×n matrices.
 
-    With `W_1 = U R`, U of orthonormal columns (n > h_1), every term of T but the first acts within `U R^{k×m}`, and
-    the first is `E ↦ E S_2ᵀS_2`; likewise at the other end. So the spectrum is that of the core chain
-    `R W_2 ⋯ R'`, with that of `S_2ᵀS_2` if n > h_1, that of `P_{L-1}P_{L-1}ᵀ` if m > h_{L-1}, and 0 if both. For two
-    layers it is `a_i + b_j`, of the eigenvalues of `W_1W_1ᵀ` and `W_2ᵀW_2`, zeros included. The least that is not 0
-    is then, where both ranks are below n and m, `min(σ_r(W_1)², σ_r(W_2)²)` with r the rank of each.
+    Write `W_1 = U R`, where U has orthonormal columns (n > h_1). Every term of T except the first acts within
+    `U R^{k×m}`, and the first is `E ↦ E S_2ᵀS_2`. The other end is similar. So the spectrum is that of the core chain
+    `R W_2 ⋯ R'`, together with that of `S_2ᵀS_2` if n > h_1, that of `P_{L-1}P_{L-1}ᵀ` if m > h_{L-1}, and 0 if both
+    hold. For two layers it consists of `a_i + b_j`, the sums of the eigenvalues of `W_1W_1ᵀ` and `W_2ᵀW_2`, zeros
+    included. If both ranks are below n and m, the least non-zero eigenvalue is then `min(σ_r(W_1)², σ_r(W_2)²)` with
+    r the rank of each.
 
     Args:
         network: two layers or more.
-        stored: the format that the weights were once rounded to; what that may have left of a zero counts as one.
-        trained: for each layer whether it is, all if left out: the terms of the others are left out of T.
+        stored: the format that the weights were once rounded to. Values that this rounding can make out of a zero
+            count as zero.
+        trained: whether each layer is trained, all of them if omitted. T has no terms for the other layers.
 
     Returns:
-        A `TangentSpectrum`, c² included; of the product, c.
+        A `TangentSpectrum`. Its eigenvalues include c², its singular values c.
     """
     weights, scale = network.weights, network.scale
     n, m = network.shape
@@ -76,7 +79,7 @@ def tangent_spectrum(
     )
     ranks = int(np.count_nonzero(a)), int(np.count_nonzero(b))
     first, *_, last = trained or [True, True]
-    a, b = last * a, first * b  # of the last layer's term and the first layer's
+    a, b = last * a, first * b  # a belongs to the last layer's term, b to the first layer's
     if network.depth == 2:
         sums = _outer_extremes(a, b, n, m)
         least, tangent, greatest = (scale**2 * x for x in sums)
@@ -87,19 +90,19 @@ def tangent_spectrum(
 
 
 def _square_root(W: Array) -> Array:
-    """Return a matrix R of no more rows than columns with `RᵀR = WᵀW`."""
+    """Return a matrix R with `RᵀR = WᵀW` that has no more rows than columns."""
     return namespace(W).linalg.qr(W).R if W.shape[0] > W.shape[1] else W
 
 
 def _moved(sizes: Sequence[float], moves: Sequence[float]) -> float:
-    """Return how far a product moves where its factors, with norms `sizes`, move by `moves`, to first order."""
+    """Return how far a product moves, to first order, when its factors of norms `sizes` move by `moves`."""
     return sum(move * math.prod(sizes[:l]) * math.prod(sizes[l + 1 :]) for l, move in enumerate(moves))
 
 
 def _squares(W: Array, size: int, moved: float, stored: Format) -> np.ndarray:
-    """Return the squares of the singular values, descending, padded with zeros to `size` of them.
+    """Return the `size` squared singular values, descending, padded with zeros.
 
-    What rounding leaves of a zero is made one.
+    Values that can be a rounded zero are set to zero.
     """
     s = to_numpy(singular_values(W))
     left = COMPUTED if stored.relative else 0.0
@@ -108,7 +111,7 @@ def _squares(W: Array, size: int, moved: float, stored: Format) -> np.ndarray:
 
 
 def _outer_extremes(a: np.ndarray, b: np.ndarray, n: int, m: int) -> tuple[float, float, float]:
-    """Return the least, the least non-zero and the greatest of `a_i + b_j`, n values of a and m of b."""
+    """Return the least, the least non-zero and the greatest of `a_i + b_j`, with n values of a and m of b."""
     a_least, b_least = (float(x[size - 1]) if len(x) >= size else 0.0 for x, size in ((a, n), (b, m)))
     a_nonzero, b_nonzero = a[a > 0], b[b > 0]
     candidates = [float(a_nonzero[-1]) + b_least] if len(a_nonzero) else []
@@ -128,7 +131,7 @@ def _deep(
     rounding: tuple[float, float],
 ) -> TangentSpectrum:
     k, p = core[0].shape[0], core[-1].shape[1]
-    below, beside = shape[0] > k, shape[1] > p  # T has the spectrum of S_2ᵀS_2, of P_{L-1}P_{L-1}ᵀ, outside the core
+    below, beside = shape[0] > k, shape[1] > p  # outside the core T has the spectra of S_2ᵀS_2 and P_{L-1}P_{L-1}ᵀ
     outside = np.concatenate([b if below else [], a if beside else [], [0.0] if below and beside else []])
     if k * p > ITERATIVE_LIMIT:
         why = (

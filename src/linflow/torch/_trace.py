@@ -1,8 +1,8 @@
-"""Products of weights in a forward pass, seen as it runs: which matrices multiply one another and nothing else.
+"""Trace a forward pass to find products of weights: matrices that multiply one another and do nothing else.
 
-Every operation of the pass is recorded below the modules, as PyTorch dispatches it, so that it does not matter how
-the model is written. A tensor is then a word, a product of weights and of things that are none; weights next to one
-another in a word are a chain if whatever lies between is used for nothing else.
+Every operation of the pass is recorded below the modules, as PyTorch dispatches it, so it does not matter how the
+model is written. Each tensor is then a word: a product of weights and of other factors. Adjacent weights in a word
+are a chain if the results between them are used for nothing else.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ COPIES = ("clone", "alias", "_to_copy", "contiguous", "lift_fresh")
 VIEWS = ("view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squeeze", "expand")
 TURNS = ("t", "transpose", "permute", "numpy_T", "mT", "adjoint")
 LIKE = ("empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like")
-"""Operations that read the shape of a tensor alone."""
+"""Operations that read only the shape of a tensor."""
 WEIGHT, DATA, MASK = "weight", "the data of a weight", "a random mask"
 
 Word = tuple[Factor | None, ...]
-"""Factors of a product, left to right; None for what is no weight."""
+"""Factors of a product, left to right; None for a factor that is not a weight."""
 
 
 @dataclass
 class _Node:
-    """A tensor: what made it, of which nodes, and what took it."""
+    """A tensor: the operation that made it, the nodes it was made from, and the operations that used it."""
 
     kind: str
     inputs: tuple[int, ...] = ()
@@ -45,19 +45,19 @@ class _Node:
 
 
 def traced(model: Any, inputs: Any, held: Mapping[str, Tensor]) -> tuple[list[list[Factor]], dict[str, str]]:
-    """Run the model once and return the runs of weights that multiply, and why others do not.
+    """Run the model once; return the runs of weights that multiply one another, and why other weights do not.
 
     Args:
-        model: an `nn.Module`, left as it was: nothing is trained, buffers and random numbers are restored.
-        inputs: what the model is called with: a tuple of arguments, a mapping of named ones, or the only one.
+        model: an `nn.Module`, left unchanged: nothing is trained, and buffers and random numbers are restored.
+        inputs: arguments of the model: a tuple, a mapping of named arguments, or a single argument.
         held: the weights by name.
 
     Returns:
-        The runs, each first applied first; and for each matrix that multiplies and is in none, what is done with its
-        product.
+        The runs, each with the weight applied first in front; and for each matrix that multiplies but is in no run,
+        what happens to its product.
     """
     recorder = _Recorder(held)
-    # With gradients, to see where the model takes none.
+    # Gradients are enabled to see where the model turns them off.
     with torch.inference_mode(False), torch.enable_grad(), _untouched(model), recorder:
         inputs = tree_map(lambda x: x.clone() if isinstance(x, Tensor) and x.is_inference() else x, inputs)
         if isinstance(inputs, Mapping):
@@ -75,7 +75,7 @@ def traced(model: Any, inputs: Any, held: Mapping[str, Tensor]) -> tuple[list[li
 
 @contextmanager
 def _untouched(model: Any) -> Iterator[None]:
-    """Restore the buffers of a model and the random numbers."""
+    """Restore the buffers of a model and the state of the random number generators on exit."""
     before = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     with torch.random.fork_rng([d.index or 0 for d in devices]):
@@ -88,7 +88,7 @@ def _untouched(model: Any) -> Iterator[None]:
 
 
 def _tensors(result: Any, depth: int = 4) -> Iterator[Tensor]:
-    """Yield the tensors in what a model returns, whatever holds them."""
+    """Yield the tensors in the result of a model, whatever type of container holds them."""
     if isinstance(result, Tensor):
         yield result
     elif depth:
@@ -100,15 +100,15 @@ def _tensors(result: Any, depth: int = 4) -> Iterator[Tensor]:
 
 
 class _Recorder(TorchDispatchMode):
-    """Notes, of each tensor of a pass, what it is made of and what takes it."""
+    """Record, for each tensor of a pass, what it is made from and what uses it."""
 
     def __init__(self, held: Mapping[str, Tensor]):
         super().__init__()
         self.nodes: list[_Node] = []
         self.at: dict[int, int] = {}
-        self.uses: Counter[str] = Counter()  # of each weight, whatever views of it are taken
-        self.into: dict[str, str] = {}  # what took each weight last
-        self._kept: dict[int, list[Tensor]] = {}  # by storage; ids are not given anew while tensors live
+        self.uses: Counter[str] = Counter()  # uses of each weight, through any view of it
+        self.into: dict[str, str] = {}  # the last use of each weight
+        self._kept: dict[int, list[Tensor]] = {}  # by storage; keeps tensors alive, so that ids are not reused
         self._held = held
         self._weights: dict[tuple[Any, int], list[tuple[str, Tensor]]] = {}
         for name, W in held.items():
@@ -124,7 +124,7 @@ class _Recorder(TorchDispatchMode):
             self.into[node.weight.name] = f"{what}, without its gradient" if node.kind == DATA else what
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation and note what it makes of what."""
+        """Run an operation and record its inputs and outputs."""
         kwargs = kwargs or {}
         given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         known = [self._node(x) for x in given]
@@ -138,7 +138,7 @@ class _Recorder(TorchDispatchMode):
         outputs = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
         if len(outputs) == len(known) == 1 and not written and self.nodes[known[0]].weight is not None:
             whole = self._weight(outputs[0])
-            if whole is not None:  # a view of a whole weight is that weight, with its gradient or without
+            if whole is not None:  # a view of a whole weight is the weight, with or without its gradient
                 bare = self.nodes[known[0]].kind == DATA or not self._follows(name)
                 self._set(outputs[0], _Node(DATA if bare else WEIGHT, weight=whole))
                 return result
@@ -159,12 +159,12 @@ class _Recorder(TorchDispatchMode):
         return result
 
     def is_matrix(self, name: str) -> bool:
-        """Tell whether a weight is one that may multiply."""
+        """Tell whether a weight is a matrix, so that it can multiply."""
         return self._held[name].ndim == 2
 
     @staticmethod
     def _follows(name: str) -> bool:
-        """Tell whether a gradient goes through an operation."""
+        """Tell whether gradients flow through an operation."""
         return torch.is_grad_enabled() and not torch.is_inference_mode_enabled() and name != "detach"
 
     def _node(self, tensor: Tensor) -> int:
@@ -184,7 +184,7 @@ class _Recorder(TorchDispatchMode):
         return len(self.nodes) - 1
 
     def _weight(self, tensor: Tensor) -> Factor | None:
-        """Return the weight that a tensor is a view of the whole of, and whether it is turned."""
+        """Return the weight of which a tensor is a complete view, with whether it is transposed."""
         if not _is_plain(tensor):
             return None
         for name, W in self._weights.get((tensor.device, tensor.data_ptr()), []):
@@ -199,12 +199,12 @@ class _Recorder(TorchDispatchMode):
                 return Factor(name)
             if axes == whole[::-1] and last == tuple(W.shape)[::-1]:
                 return Factor(name, turned=True)
-            if axes in (whole, whole[::-1]):  # on its way, with more axes of length 1
+            if axes in (whole, whole[::-1]):  # an intermediate view, with more axes of length 1
                 return Factor(name, turned=None)
         return None
 
     def _made(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], outputs: list[Tensor]) -> _Node | None:
-        """Return the node of the result where it is a product, or one moved or scaled; None for all else."""
+        """Return the node of a result that is a product, or a moved or scaled one; None for any other result."""
         if len(outputs) != 1 or not args or not isinstance(args[0], Tensor):
             return None
         first, out = args[0], outputs[0]
@@ -245,17 +245,17 @@ class _Recorder(TorchDispatchMode):
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Tell whether a tensor has its entries in memory, one after another."""
+    """Tell whether a tensor is an ordinary one, with strided entries in memory."""
     return type(tensor) in (Tensor, torch.nn.Parameter) and tensor.layout == torch.strided and not tensor.is_meta
 
 
 def _storage(tensor: Tensor) -> int:
-    """Return the address of the memory that a tensor is a view of; an own one where it is of another kind."""
+    """Return the address of the memory that a tensor views; a unique number for other kinds of tensors."""
     return tensor.untyped_storage().data_ptr() if _is_plain(tensor) else -id(tensor)
 
 
 def _number(name: str, args: Sequence[Any]) -> float | None:
-    """Return the number that a tensor is multiplied by; None where it is by none, or by one that is not known."""
+    """Return the number that a tensor is multiplied by; None if there is none or it is unknown."""
     if name == "neg":
         return -1.0
     if name not in ("mul", "div") or not isinstance(args[1], (int, float)) or not args[1]:
@@ -264,7 +264,7 @@ def _number(name: str, args: Sequence[Any]) -> float | None:
 
 
 def _moved(name: str, args: Sequence[Any], first: Tensor, out: Tensor) -> str:
-    """Return what became of the matrix: "same", "turn" for exchanged sides, "rows" for rows that moved; or ""."""
+    """Return what a view did to the matrix: "same", "turn" (transposed), "rows" (rows moved), or "" for the rest."""
     n = first.ndim
     if name in TURNS and n > 1:
         order = list(range(n))
@@ -288,7 +288,7 @@ def _moved(name: str, args: Sequence[Any], first: Tensor, out: Tensor) -> str:
 
 
 def _words(recorder: _Recorder) -> list[Word]:
-    """Return each node as a product of weights and of what is none."""
+    """Return the word of each node, a product of weights and other factors."""
     nodes, uses = recorder.nodes, recorder.uses
     words: list[Word] = []
 
@@ -297,7 +297,7 @@ def _words(recorder: _Recorder) -> list[Word]:
         if weight is not None:
             single = uses[weight.name] == 1 and nodes[i].kind == WEIGHT
             return (weight,) if single and weight.turned is not None else (None,)
-        return words[i] if len(nodes[i].takers) == 1 else (None,)  # what has other uses is no part of a product
+        return words[i] if len(nodes[i].takers) == 1 else (None,)  # a tensor with other uses is not part of a product
 
     for node in nodes:
         word: Word = (None,)
@@ -332,14 +332,14 @@ def _runs(recorder: _Recorder) -> tuple[list[list[Factor]], dict[str, str]]:
             factors = [factor for factor in run if factor is not None]
             if none or len(factors) < 2:
                 continue
-            # Of W x the columns are the samples: what is applied first stands last.
+            # In W x the columns are the samples, so the factor applied first stands last.
             columns = word[0] is not None and word[-1] is None
             if columns:
                 factors = [replace(factor, turned=not factor.turned) for factor in reversed(factors)]
             found.append(factors)
     runs: list[list[Factor]] = []
     done: set[str] = set()
-    # Of equal ones the last, which has all numbers and biases.
+    # Among equal runs take the last one, which has all numbers and biases.
     for _, run in sorted(enumerate(found), key=lambda pair: (-len(pair[1]), -pair[0])):
         names = {factor.name for factor in run}
         if not names & done:
@@ -354,7 +354,7 @@ def _runs(recorder: _Recorder) -> tuple[list[list[Factor]], dict[str, str]]:
     reasons |= {
         name: f"it goes into {what}"
         for name, what in others.items()
-        if recorder.is_matrix(name) and what != "embedding"  # a choice of rows, that looks like no layer
+        if recorder.is_matrix(name) and what != "embedding"  # selects rows, which does not look like a layer
     }
     often = {name: n for name, n in recorder.uses.items() if n > 1 and recorder.is_matrix(name)}
     reasons |= {name: f"it is used {n} times in one pass: its gradient is a sum" for name, n in often.items()}
@@ -362,7 +362,7 @@ def _runs(recorder: _Recorder) -> tuple[list[list[Factor]], dict[str, str]]:
 
 
 def _taken_by(takers: list[str]) -> str:
-    """Say what is done with a product."""
+    """Say how a product is used."""
     words = [name.strip("_").removeprefix("native_").removeprefix("unsafe_") for name in takers]
     if not words:
         return "its product is used for nothing"

@@ -1,4 +1,4 @@
-"""Which layers of a chain are trained, and whether each is trained by itself: frozen parameters and shared memory."""
+"""Find which layers of a chain are frozen, and which share memory with other tensors."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from linflow._support.arrays import Array, is_numpy, namespace, to_numpy
 from linflow.torch._state_dict import State
 
 WITH_BIAS = {"linear": (0,), "query-key": (0, 1), "value-output": (0,)}
-"""Layers of a chain that the bias of their projection is a part of, by the kind of the chain."""
+"""Layers of a chain that include the bias of their projection, by the kind of the chain."""
 
 
 def examined(
     chains: Iterable[Any], state: State, skipped: list[tuple[str, str]], *, counted: bool = False
 ) -> Iterable[Any]:
-    """Yield the chains with what is known of their training; those with tied layers go to `skipped`.
+    """Yield the chains with their trained layers marked; chains with tied layers go to `skipped`.
 
-    A tensor that is two layers, or stands elsewhere in the model too, has the sum of two gradients: the product then
-    moves by another operator than T, and no imbalance is conserved.
+    If a tensor is used as two layers, or also elsewhere in the model, its gradient is a sum of two. The product then
+    moves by an operator other than T, and no imbalance is conserved.
 
     Args:
-        chains: each a `Chain`.
-        state: where they were found.
-        skipped: takes names and reasons.
-        counted: whether it is known that each tensor is used once, whatever names it has.
+        chains: the chains, each a `Chain`.
+        state: the model or state dict in which they were found.
+        skipped: list to which names and reasons are added.
+        counted: whether each tensor is known to be used once, however many names it has.
     """
     shared = _shared(state)
-    if counted:  # names of one tensor; what shares a part of its memory is another
+    if counted:  # equal memory is one tensor with several names; only partial overlaps count
         shared = {a: b for a, b in shared.items() if _memory(state.tensors[a]) != _memory(state.tensors[b])}
     alike = _fingerprints(state)
     for chain in chains:
@@ -57,7 +57,7 @@ def _tied(name: str, other: str, *, inside: bool, model: bool) -> str:
 
 
 def _is_trained(chain: Any, layer: int, name: str, state: State) -> bool:
-    """Tell whether all of a layer is trained: a bias that is a row of it is, too."""
+    """Tell whether all of a layer is trained, including a bias that is a row of it."""
     parts = [name]
     if layer in WITH_BIAS.get(chain.kind, ()):
         stem = name.removesuffix("weight")
@@ -67,7 +67,7 @@ def _is_trained(chain: Any, layer: int, name: str, state: State) -> bool:
 
 
 def _shared(state: State) -> dict[str, str]:
-    """Return, for each matrix that shares memory with another tensor, the name of one that it shares it with."""
+    """Return, for each tensor that shares memory with another one, the name of one such tensor."""
     held = {name: place for name, x in state.tensors.items() if (place := _memory(x)) is not None}
     places = sorted((_device(state.tensors[name]), *place, name) for name, place in held.items())
     found: dict[str, str] = {}
@@ -86,7 +86,7 @@ def _device(x: Array) -> str:
 
 
 def _memory(x: Array) -> tuple[int, int] | None:
-    """Return the first address of an array and the one after its last; None where it has none."""
+    """Return the first address of an array and the one after its last; None if it has no address."""
     if 0 in x.shape or x.ndim == 0:
         return None
     if is_numpy(x):
@@ -100,7 +100,7 @@ def _memory(x: Array) -> tuple[int, int] | None:
 
 
 def overlap(a: Array, b: Array) -> bool:
-    """Tell whether arrays share an entry; those that are interleaved do not, unless they begin at the same one."""
+    """Tell whether arrays share an entry; interleaved arrays do not, unless they begin at the same address."""
     ranges = [_memory(x) or (0, 0) for x in (a, b)]
     if _device(a) != _device(b) or max(start for start, _ in ranges) >= min(end for _, end in ranges):
         return False
@@ -111,7 +111,7 @@ def overlap(a: Array, b: Array) -> bool:
 
 
 def _fingerprints(state: State) -> dict[tuple, list[str]]:
-    """Return the names of matrices by what transposes share: size, and the entries at two corners."""
+    """Group names of matrices by values that transposing keeps: the size and the entries at two corners."""
     groups: dict[tuple, list[str]] = {}
     for name in state.tensors:
         W = state.matrix(name)
@@ -121,7 +121,7 @@ def _fingerprints(state: State) -> dict[tuple, list[str]]:
 
 
 def _equals(sources: Sequence[str], alike: dict[tuple, list[str]], state: State) -> Iterable[str]:
-    """Say which other tensors hold the same numbers as a layer; not of constants and multiples of the identity."""
+    """Yield a note for each tensor equal to a layer, except for constants and multiples of the identity."""
     for name in dict.fromkeys(sources):
         W = state.matrix(name)
         group = next((names for names in alike.values() if name in names), [])

@@ -1,4 +1,4 @@
-"""The audit of a model: what the theory says of each chain of linear maps in it."""
+"""The audit of a model: what the theory says about each of its chains of linear maps."""
 
 from __future__ import annotations
 
@@ -22,24 +22,26 @@ from linflow.torch._tangent import TangentSpectrum, tangent_spectrum
 from linflow.torch.chains import Chain, find_chains
 
 ROWS = 40
-"""Chains that are shown when an audit is printed."""
+"""Number of chains shown when an audit is printed."""
 _number = partial(number, digits=3)
 
 
 @dataclass(frozen=True, repr=False)
 class ChainAudit:
-    """What the weights of one chain say.
+    """The audit of one chain.
 
     Attributes:
-        chain: what was found: its name, kind, weights, sources, scale and notes.
+        chain: the chain: its name, kind, weights, sources, scale and notes.
         imbalances: eigenvalues, spreads and spectral gap of `D_1, …, D_{L-1}`.
-        balancedness: of each, `1 − ‖D_l‖_F / (‖W_lᵀW_l‖_F + ‖W_{l+1}W_{l+1}ᵀ‖_F)`: 1 balanced, 0 one layer alone.
-        spectrum: of T, and the singular values of the product.
-        floors: of two layers, `[λ_k(D)]_+` and `[λ_{k'}(−D)]_+` with `k = min(n, h)`, `k' = min(m, h)`: below
-            `σ_k(W_1)²` and `σ_{k'}(W_2)²` at all times of the flow; None for more layers, or where one is frozen.
-        step_size: `safe_step_size` of the objective; None where there is none, and `step_reason` says why.
+        balancedness: `1 − ‖D_l‖_F / (‖W_lᵀW_l‖_F + ‖W_{l+1}W_{l+1}ᵀ‖_F)` for each l; 1 for balanced layers, 0 if only
+            one of the two layers is non-zero.
+        spectrum: the extreme eigenvalues of T, and the singular values of the product.
+        floors: for two layers, `[λ_k(D)]_+` and `[λ_{k'}(−D)]_+` with `k = min(n, h)`, `k' = min(m, h)`. They are
+            lower bounds on `σ_k(W_1)²` and `σ_{k'}(W_2)²` at all times of the flow. None for more layers, or if a
+            layer is frozen.
+        step_size: `safe_step_size` of the objective; None if there is none, with the reason in `step_reason`.
 
-    T has the terms of the layers that are trained. Where none is, it is that of training all.
+    T has a term for each trained layer. If no layer is trained, T is that of training all layers.
     """
 
     chain: Chain
@@ -58,7 +60,7 @@ class ChainAudit:
 
     @property
     def overparametrized(self) -> bool:
-        """Whether no inner width is below `min(n, m)`, which the full guarantee needs."""
+        """Whether no inner width is below `min(n, m)`; the full guarantee needs this."""
         widths = self.chain.widths
         return min(widths) == min(widths[0], widths[-1])
 
@@ -69,13 +71,13 @@ class ChainAudit:
 
     @property
     def condition(self) -> float:
-        """`λ_max(T)` over the least eigenvalue on the tangent space; inf where one is 0 or not known."""
+        """`λ_max(T)` over the least eigenvalue on the tangent space; inf if the latter is 0 or either is unknown."""
         least, greatest = self.spectrum.least_on_tangent, self.spectrum.greatest
         return greatest / least if least and greatest is not None else math.inf
 
     @property
     def guarantee(self) -> str:
-        """What of the guarantee on the rate applies, in one sentence."""
+        """The part of the guarantee on the rate that applies, in one sentence."""
         layers = len(self.chain.weights)
         if self.frozen == layers:
             return "none: all layers are frozen, and the product does not move; T is that of training them all"
@@ -93,7 +95,7 @@ class ChainAudit:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the numbers in lists and floats, ready for JSON."""
+        """Return the numbers as lists and floats, ready for JSON."""
         spectrum = self.spectrum
         return {
             "name": self.name,
@@ -160,11 +162,11 @@ class Audit:
     """The audit of a model.
 
     Attributes:
-        chains: one `ChainAudit` each, the worst conditioned on its tangent space first.
-        skipped: what looked like a chain and is none, with the reason.
-        reason: where there is no chain, what was seen and how to name one.
+        chains: one `ChainAudit` for each chain, the worst conditioned on its tangent space first.
+        skipped: what looked like a chain but is not one, with the reason.
+        reason: if there is no chain, what was seen and how to name one.
 
-    Indexed by number or by name; `print` shows a table, `to_dict` and `to_json` give everything.
+    An audit is indexed by number or by name. `print` shows a table; `to_dict` and `to_json` give everything.
     """
 
     chains: tuple[ChainAudit, ...]
@@ -183,7 +185,7 @@ class Audit:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything in lists and floats."""
+        """Return everything as lists and floats."""
         return {
             "chains": [c.to_dict() for c in self.chains],
             "skipped": [{"name": name, "reason": reason} for name, reason in self.skipped],
@@ -239,29 +241,29 @@ def audit(
     scaling: float | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> Audit:
-    """Find the chains of linear maps in a model and report on each what the theory says of its weights.
+    """Find the chains of linear maps in a model and report what the theory says about the weights of each.
 
-    Per chain: the spectrum, spreads and spectral gap of every imbalance and how balanced the layers are; the singular
-    values of the product; the extreme eigenvalues of T, on the tangent space too where the product cannot be every
-    matrix; and where an objective is given, a safe step size. Nothing of the size of the product is formed, unless an
-    inner width is as large.
+    The report on a chain has the spectrum, spreads and spectral gap of every imbalance, how balanced the layers are,
+    the singular values of the product, and the extreme eigenvalues of T, also on the tangent space if the product
+    cannot be every matrix. With an objective it has a safe step size. Nothing of the size of the product is formed,
+    unless an inner width is as large.
 
     Args:
-        model: an `nn.Module`, or a mapping of names to tensors or arrays; of a file, `audit_file`.
-        objective: of the product of every chain that has its shape, or one by the name of the chain.
-        inputs: what the model takes, a small batch: chains are then found in a forward pass, as in `find_chains`.
-        named: chains by the names of their layers, first applied first, as in `find_chains`.
+        model: an `nn.Module`, or a mapping of names to tensors or arrays. For a file use `audit_file`.
+        objective: an objective for every chain whose product has its shape, or a mapping from chain names to them.
+        inputs: a small batch of inputs of the model, to find chains in a forward pass, as in `find_chains`.
+        named: chains by the names of their layers, in the order of application, as in `find_chains`.
         heads: number of attention heads, as in `find_chains`.
-        kv_heads: number of key and value heads, likewise.
-        scaling: of LoRA pairs, likewise.
-        config: configuration of the model, likewise.
+        kv_heads: number of key and value heads, as in `find_chains`.
+        scaling: scaling of LoRA pairs, as in `find_chains`.
+        config: configuration of the model, as in `find_chains`.
 
     Returns:
-        An `Audit`; its arrays are of the kind and on the device of the weights, in float64.
+        An `Audit`. Its arrays have the type and device of the weights, in float64.
 
     Raises:
-        TypeError: neither a model nor a state dict.
-        ValueError: named layers that there are not, or that do not multiply.
+        TypeError: the model is neither a model nor a state dict.
+        ValueError: named layers do not exist or do not multiply.
 
     Source: docs/torch_audit.md.
 
@@ -296,27 +298,28 @@ def audit_file(
     scaling: float | None = None,
     limit: int = LIMIT,
 ) -> Audit:
-    """Audit the state dict in a `.safetensors`, `.pt`, `.pth`, `.ckpt` or `.bin` file; nothing in it is run.
+    """Audit the state dict in a `.safetensors`, `.pt`, `.pth`, `.ckpt` or `.bin` file; no code in it is run.
 
-    Numbers of heads and scalings that no tensor holds are looked up in `config.json` and `adapter_config.json` beside
-    the file. A `.pt` is read by PyTorch's weights-only loader. What is no weight, such as a mask or packed numbers of
-    four bits, is passed over and listed in `skipped`; eight-bit floats are read, times the scales beside them.
+    Numbers of heads and scalings that no tensor holds are read from `config.json` and `adapter_config.json` beside
+    the file. A `.pt` file is read by PyTorch's weights-only loader. Tensors that are not weights, such as masks or
+    packed four-bit numbers, are passed over and listed in `skipped`. Eight-bit floats are read and multiplied by
+    their stored scales.
 
     Args:
         path: the file.
-        objective: of the chains, as in `audit`.
-        named: chains by the names of their tensors, first applied first, as in `find_chains`.
-        heads: number of attention heads, where no `config.json` has it.
-        kv_heads: number of key and value heads, where the shapes do not tell.
-        scaling: of LoRA pairs, where no `adapter_config.json` has it.
-        limit: most bytes that the arrays may take in float64; looked at before they are decoded.
+        objective: objective of the chains, as in `audit`.
+        named: chains by the names of their tensors, in the order of application, as in `find_chains`.
+        heads: number of attention heads, if `config.json` does not give it.
+        kv_heads: number of key and value heads, if the shapes do not determine it.
+        scaling: scaling of LoRA pairs, if `adapter_config.json` does not give it.
+        limit: largest size of the arrays in float64, in bytes; checked before they are decoded.
 
     Returns:
         An `Audit` of NumPy arrays.
 
     Raises:
-        linflow.files.FileError: content that is not tensors, damaged, hostile or too large.
-        OSError: no such file, or one that may not be read.
+        linflow.files.FileError: the content is not tensors, damaged, hostile or too large.
+        OSError: the file does not exist or cannot be read.
         ImportError: a package that the format needs is not installed.
     """
     from linflow.files.weights import TORCH, read_safetensors, read_torch  # noqa: PLC0415 - only files need them
@@ -348,14 +351,14 @@ def _audit(chain: Chain, network: Network, objective: Objective | Mapping[str, O
     spectrum = tangent_spectrum(network, stored=chain.stored, trained=some)
     if not chain.scale:
         spectrum = spectrum.scaled(0)
-    # One note for all layers of a chain, not one for each.
+    # One note per chain, not one per layer.
     kind = chain.stored.name
     notes = (*chain.notes, *([f"the weights were promoted from {kind} to float64"] if chain.stored.relative else []))
     return ChainAudit(chain, imbalances, balanced, spectrum, floors, step, reason, notes)
 
 
 def balancedness(eigenvalues: Array, left: Array, right: Array) -> float:
-    """Return `1 − ‖D‖_F / (‖WᵀW‖_F + ‖VVᵀ‖_F)` of the eigenvalues of `D = WᵀW − VVᵀ`; 1 where all is 0."""
+    """Return `1 − ‖D‖_F / (‖WᵀW‖_F + ‖VVᵀ‖_F)` from the eigenvalues of `D = WᵀW − VVᵀ`; 1 if all are 0."""
     whole = _gram_norm(left) + _gram_norm(right)
     return max(1 - norm(eigenvalues) / whole, 0.0) if whole else 1.0
 

@@ -27,31 +27,32 @@ _AHEAD = 1e-9
 def certified_rate(objective: Objective, network: Network | Sequence[Any]) -> Tensor:
     """Return the rate `γ α(D, margin)` certified by the best bound, differentiable in the weights.
 
-    The largest `rate` of the rows of `certify` that are bounds on `λ_min(T)`: what the start certifies from its
-    imbalance and the margin `[σ_min(W*) − sqrt(2ℓ/μ)]_+`. `certify(…).rate` is larger only where the lazy regime
-    or the envelope with it is.
+    The value is the largest `rate` among the rows of `certify` that bound `λ_min(T)`: the rate that the start
+    certifies from its imbalance and the margin `[σ_min(W*) − sqrt(2ℓ/μ)]_+`. `certify(…).rate` is larger only if the
+    lazy regime, or the envelope with it, gives more.
 
-    Derivatives exist, and are those of difference quotients, where the eigenvalues of the imbalances that count are
-    simple and one bound is the best. They are exact, whatever the sizes of the layers, with what is taken off for
-    rounding as a constant. There are no second derivatives.
+    Derivatives exist, and agree with difference quotients, if the relevant eigenvalues of the imbalances are simple
+    and a single bound is the best. They are exact for layers of any size; the allowance for rounding is treated as a
+    constant. There are no second derivatives.
 
-    *Where there are none.* At a repeated eigenvalue the rate has a kink: what comes back is finite, belongs to one of
-    the eigenvectors' many bases, and is claimed for nothing; perturb the weights, or see to it that each step raises
-    the rate. Exact results for balanced and homogeneous layers hold on a null set: where one is above all other
-    bounds the value is its, the derivative 0, and a warning says so. Where no bound certifies a rate both are 0.
+    *Points without a derivative.* At a repeated eigenvalue the rate has a kink. The derivative returned there is
+    finite, but it depends on an arbitrary basis of eigenvectors and nothing is guaranteed about it: perturb the
+    weights, or check that each step raises the rate. Exact results for balanced and homogeneous layers hold on a null
+    set. If such a result exceeds all other bounds, it is the value, the derivative is 0, and a warning says so. If no
+    bound certifies a rate, value and derivative are 0.
 
     Args:
-        objective: what is minimised, γ > 0, on tensors; its data are constants.
-        network: a `Network` or its weights, float64 tensors for derivatives that reach them.
+        objective: the function to minimise, γ > 0, on tensors; its data are constants.
+        network: a `Network` or its weights. Derivatives reach the weights if these are float64 tensors.
 
     Returns:
-        A 0-d float64 tensor on the device of the weights; 0 where no bound certifies a rate.
+        A 0-d float64 tensor on the device of the weights; 0 if no bound certifies a rate.
 
     Raises:
-        TypeError: weights that are not tensors.
+        TypeError: the weights are not tensors.
         ValueError: objective and network do not fit.
 
-    Source: this library; the bounds name theirs.
+    Source: this library; each bound names its own source.
 
     Example:
         >>> import torch, linflow as lf, linflow.torch
@@ -75,8 +76,8 @@ def certified_rate(objective: Objective, network: Network | Sequence[Any]) -> Te
     low, following, high = _product_range(seen, net)
     fixed, c = Invariants.of(net.detach()), net.scale
     fixed = fixed.at(*(detach(x) / c if isinstance(x, Tensor) else x for x in (low, high, following)))
-    # Only the best bound is given a graph: a derivative that is not finite elsewhere would spoil all. One that has no
-    # derivative must be above the others by more than rounding.
+    # Only the best bound gets a graph: a non-finite derivative of another one would spoil the result. A bound without
+    # derivative must exceed the others by more than rounding.
     best, theorem = 0.0, None
     for candidate in sorted(THEOREMS, key=lambda candidate: candidate.null_set):
         ahead = 1 + _AHEAD if candidate.null_set else 1.0
@@ -97,7 +98,7 @@ def certified_rate(objective: Objective, network: Network | Sequence[Any]) -> Te
 
 
 def _spectrum(A: Tensor, B: Tensor, allowance: float) -> Spectrum:
-    """Return the spectrum of an imbalance from the whole matrix: a QR has no derivative where columns depend."""
+    """Return the spectrum of an imbalance from the whole matrix; a QR has no derivative at dependent columns."""
     values = eigenvalues(A.T @ A - B @ B.T)
     return Spectrum(values - allowance, values + allowance)
 
@@ -110,7 +111,7 @@ def _product_range(objective: Objective, network: Network) -> tuple[Tensor, Tens
         return zero, math.inf if single else zero, math.inf
     gap, mu = _gap(objective, network), objective.strong_convexity
     sigmas = singular_values(detach(objective.minimizer))
-    # What rounding adds to the reach does not depend on the gap.
+    # The part of the reach that allows for rounding does not depend on the gap.
     spare = float(product_range(objective, network.detach(), to_numpy(gap.detach()).reshape(1))[2][0])
     spare = max(spare - float(sigmas[0]) - math.sqrt(2 * max(float(gap.detach()), 0.0) / mu), 0.0)
     positive = gap > 0
@@ -120,7 +121,7 @@ def _product_range(objective: Objective, network: Network) -> tuple[Tensor, Tens
 
 
 def _gap(objective: Objective, network: Network) -> Tensor:
-    """Return the loss gap, with the derivative that the objective's gradient gives it."""
+    """Return the loss gap; its derivative comes from the objective's gradient."""
     W = network.product()
     fixed = W.detach()
     return objective.gap(fixed) + torch.sum(detach(objective.gradient(fixed)) * (W - fixed))
@@ -128,7 +129,7 @@ def _gap(objective: Objective, network: Network) -> Tensor:
 
 def _evaluate(theorem: Theorem, invariants: Invariants, fixed: Invariants) -> Tensor:
     """Return the bound, with its derivatives."""
-    if e := fixed.exponent:  # powers would leave float64
+    if e := fixed.exponent:  # powers would leave the range of float64
         unit = _evaluate(theorem, invariants.times(-e), fixed.times(-e))
         return times_power(unit, 2 * e * (invariants.depth - 1))
     if theorem.null_set:

@@ -1,7 +1,8 @@
 """Chains of consecutive linear maps in a model: runs of `nn.Linear`, attention products, LoRA pairs.
 
-A chain is written as in the rest of the library, left to right with `W_l` of shape (inputs, outputs): the layers
-compute `x ↦ x W_1 W_2 ⋯`. `nn.Linear` stores the transpose, and a formula such as `B A` is read right to left.
+As in the rest of the library, a chain is written from left to right with `W_l` of shape (inputs, outputs): the
+layers compute `x ↦ x W_1 W_2 ⋯`. `nn.Linear` stores the transpose, and a formula such as `B A` is read from right to
+left.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from linflow.torch._state_dict import State, natural
 
 @dataclass(frozen=True)
 class Found:
-    """The chains of a model, sorted by name, and what looked like one and is none, with the reason.
+    """The chains of a model, sorted by name.
 
-    Where there is no chain, `reason` says what was seen and how to name one.
+    `skipped` lists what looked like a chain but is not one, with the reason. If there is no chain, `reason` says what
+    was seen and how to name one.
     """
 
     chains: tuple[Chain, ...]
@@ -40,41 +42,44 @@ def find_chains(
 ) -> Found:
     """Find the chains of consecutive linear maps of a model or a state dict.
 
-    - With `inputs`, matrices that a forward pass multiplies, however the model is written: with nothing between them
-      but reshaping of the rows and numbers, and each product used for nothing else.
-    - Without, `nn.Sequential` of `nn.Linear`, nested too, with nothing between but `nn.Identity` and idle dropout. In
-      a state dict, where the modules between are unknown, `0.weight, 1.weight, …` with consecutive numbers.
-    - Those of `named`.
-    - Per head of attention, the query–key product `W_Q W_Kᵀ` and the value–output product `W_V W_O`, from
-      `in_proj_weight` of `nn.MultiheadAttention`, from separate projections under the usual names, or fused ones
+    The following chains are found:
+
+    - With `inputs`, matrices that a forward pass multiplies, however the model is written. Only reshaping of the rows
+      and multiplication by numbers may come between them, and each product must be used for nothing else.
+    - Without `inputs`, `nn.Sequential` of `nn.Linear`, also nested, with only `nn.Identity` and idle dropout between
+      the layers. In a state dict the modules between are unknown, so names with consecutive numbers are taken:
+      `0.weight, 1.weight, …`.
+    - The chains in `named`.
+    - For each attention head, the query–key product `W_Q W_Kᵀ` and the value–output product `W_V W_O`. They come from
+      `in_proj_weight` of `nn.MultiheadAttention`, from separate projections with the usual names, or from fused ones
       (`qkv`, `c_attn`). Query heads that share a key and value head are stacked: their products are one.
     - The pairs `lora_A`, `lora_B` of PEFT with their scaling.
 
-    A bias of the first layer is exactly one more row of `W_1`, for an input extended by a constant 1; of a key, one
-    more column of `W_2`. One of the last layer stands outside the product. Any other ends a chain.
+    A bias of the first layer is exactly one more row of `W_1`, for an input extended by a constant 1. A bias of the
+    key is one more column of `W_2`. A bias of the last layer stays outside the product. Any other bias ends a chain.
 
-    Frozen layers (`requires_grad` is False) are told in `trained`. Layers that share memory with another tensor of
-    the model are tied, and their chains skipped; that two tensors hold the same numbers is a note.
+    `trained` lists which layers are not frozen (`requires_grad`). Layers that share memory with another tensor of
+    the model are tied, and their chains are skipped. Two tensors that hold the same numbers only give a note.
 
     Args:
         model: an `nn.Module`, or a mapping of names to tensors or arrays.
-        inputs: what the model takes, a small batch: its only argument, a tuple of arguments (`()` for none) or a
-            mapping of named ones. One pass is run, in the mode the model is in; buffers and random
-            numbers are restored.
-        named: chains by the names of their layers (`"encoder"` or `"encoder.weight"`), first applied first; a mapping
-            gives them names of their own. That nothing stands between them is taken from you.
-        heads: number of attention heads; found in the modules or in `config` where left out.
-        kv_heads: number of key and value heads; from the shapes where left out.
-        scaling: the factor of every LoRA pair; found in the modules or in `config`, else 1, where left out.
+        inputs: a small batch of inputs of the model: its only argument, a tuple of arguments (`()` for none) or a
+            mapping of named arguments. One pass is run, in the model's current mode; buffers and random numbers are
+            restored.
+        named: chains by the names of their layers (`"encoder"` or `"encoder.weight"`), in the order of application. A
+            mapping gives names to the chains. It is not checked that nothing comes between the layers.
+        heads: number of attention heads; taken from the modules or `config` if omitted.
+        kv_heads: number of key and value heads; taken from the shapes if omitted.
+        scaling: the factor of every LoRA pair; if omitted, taken from the modules or `config`, else 1.
         config: the configuration of the model or the adapter, as in `config.json` and `adapter_config.json`.
-        kinds: those of `KINDS` that are looked for.
+        kinds: the `KINDS` to look for.
 
     Returns:
         `Found`, with `chains`, `skipped` and `reason`.
 
     Raises:
-        TypeError: neither a model nor a state dict; inputs for a state dict.
-        ValueError: a kind that is not known; named layers that there are not, or that do not multiply.
+        TypeError: the model is neither a model nor a state dict, or inputs are given for a state dict.
+        ValueError: a kind is unknown, or named layers do not exist or do not multiply.
 
     Example:
         >>> import numpy as np
@@ -83,9 +88,9 @@ def find_chains(
         >>> find_chains(state).chains
         (Chain('0 → 1', linear, 3×5×2),)
     """
-    from linflow.torch._adapters import lora_pairs  # noqa: PLC0415 - found where it is asked for
-    from linflow.torch._attention import attention_products  # noqa: PLC0415 - found where it is asked for
-    from linflow.torch._runs import linear_chains, reason  # noqa: PLC0415 - found where it is asked for
+    from linflow.torch._adapters import lora_pairs  # noqa: PLC0415 - imported only if asked for
+    from linflow.torch._attention import attention_products  # noqa: PLC0415 - imported only if asked for
+    from linflow.torch._runs import linear_chains, reason  # noqa: PLC0415 - imported only if asked for
     from linflow.torch._training import examined  # noqa: PLC0415 - only this function needs it
 
     state = model if isinstance(model, State) else State(model, config)
@@ -106,7 +111,7 @@ def find_chains(
     if "lora" in kinds:
         chains += lora_pairs(state, scaling, skipped)
     known = [set(chain.sources) for chain in chains]
-    once = [chain for chain in once if set(chain.sources) not in known]  # a pair of LoRA is one product, too
+    once = [chain for chain in once if set(chain.sources) not in known]  # a LoRA pair is one such product, too
     if set(kinds) != {"lora"}:
         skipped += state.others.items()
     chains, once = ([replace(chain, stored=state.stored(chain.sources)) for chain in some] for some in (chains, once))

@@ -1,4 +1,4 @@
-"""Verified runs of a model's weights: what gradient flow, or full-batch SGD, is proved to do from here."""
+"""Verified runs of a model's weights: proofs of where gradient flow or full-batch SGD goes from them."""
 
 from __future__ import annotations
 
@@ -25,30 +25,31 @@ def enclose(
     max_steps: int = 5000,
     progress: Callable[[float], None] | None = None,
 ) -> Enclosure | DescentEnclosure:
-    """Prove where training of a deep linear model on `nn.MSELoss` goes from its present weights.
+    """Prove where training of a deep linear model on `nn.MSELoss` goes from its current weights.
 
-    The weights and data are read in float64; the proof is of exact arithmetic, so training in float32 differs by its
-    own rounding. Without `step_size` it is of gradient flow, and with it of `torch.optim.SGD(lr=step_size)` on the
-    whole batch.
+    The weights and data are read in float64. The proof is about exact arithmetic, so training in float32 differs by
+    its own rounding. Without `step_size` the proof is about gradient flow; with it, about
+    `torch.optim.SGD(lr=step_size)` on the whole batch.
 
     Args:
-        model: what `linflow.torch.network` takes: an `nn.Sequential` of bias-free `nn.Linear`, or a list of layers.
+        model: a model that `linflow.torch.network` reads: an `nn.Sequential` of bias-free `nn.Linear`, or a list of
+            layers.
         X: inputs, shape `(N, n)`.
         Y: targets, shape `(N, m)`.
         scale: output scale c of the model.
-        reduction: that of `nn.MSELoss`: "mean", "sum", or "half" for `½‖Y − XW‖_F²`.
-        until: fraction of the first loss gap to prove; 1e-6 when neither it nor t_max or steps is given.
-        t_max: time of the flow to stop at.
-        step_size: learning rate; the flow if left out.
-        steps: steps of SGD at most.
+        reduction: reduction of `nn.MSELoss`: "mean", "sum", or "half" for `½‖Y − XW‖_F²`.
+        until: fraction of the initial loss gap to prove; 1e-6 if none of until, t_max and steps is given.
+        t_max: time at which the flow stops.
+        step_size: learning rate of SGD; gradient flow if omitted.
+        steps: largest number of steps of SGD.
         max_steps: limit on the steps of the flow's path.
         progress: called with the fraction done after each step.
 
     Returns:
-        An `Enclosure`, of SGD a `DescentEnclosure`.
+        An `Enclosure`, or a `DescentEnclosure` for SGD.
 
     Raises:
-        TypeError, ValueError: a model that is no chain of linear layers, or data that do not fit.
+        TypeError, ValueError: the model is not a chain of linear layers, or the data do not fit.
 
     Source: this library, docs/verified.md.
 

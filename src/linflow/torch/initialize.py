@@ -17,7 +17,7 @@ from linflow.model.objectives import Objective
 from linflow.torch._module import Layers
 
 _RETRIES = 10
-"""How often a design is made for a little more than asked, where rounding took it off."""
+"""Number of designs tried; those after the first ask for a little more, to make up for rounding."""
 
 
 def balanced_(
@@ -29,21 +29,21 @@ def balanced_(
     convention: str = "product",
     generator: torch.Generator | None = None,
 ) -> Any:
-    """Fill the layers with balanced weights, `D_l = 0`, of a given (or N(0, std²)) product.
+    """Fill the layers with balanced weights, `D_l = 0`, that have a given (or N(0, std²)) product.
 
     Args:
         model: an `nn.Sequential` of bias-free `nn.Linear`, or a list of layers or matrices (`linflow.torch.network`).
-        product: shape `(inputs, outputs)`, output scale included.
-        std: of the entries of the drawn product.
+        product: the product, shape `(inputs, outputs)`, output scale included.
+        std: standard deviation of the entries of the drawn product.
         scale: output scale of the model.
-        convention: of a list of matrices, "product" or "torch".
-        generator: the random numbers; PyTorch's own when left out.
+        convention: how the matrices of a list are stored, "product" or "torch".
+        generator: source of random numbers; PyTorch's default generator if omitted.
 
     Returns:
-        The model. Balance holds to the rounding of its dtype.
+        The model. It is balanced up to the rounding of its dtype.
 
     Raises:
-        ValueError, TypeError: as `linflow.init.balanced`, and a model that is no chain of linear layers.
+        ValueError, TypeError: as in `linflow.init.balanced`, or the model is not a chain of linear layers.
 
     Source: Arora, Cohen & Hazan 2018.
 
@@ -71,18 +71,18 @@ def imbalanced_(
 
     Args:
         model: an `nn.Sequential` of bias-free `nn.Linear`, or a list of layers or matrices (`linflow.torch.network`).
-        imbalance: `d`, one number for every `D_l`, or one for each of the `L − 1`. Any sign.
-        product: shape `(inputs, outputs)`, output scale included.
-        std: of the entries of the drawn product.
+        imbalance: `d`, one number for all `D_l` or one for each of the `L − 1`, of any sign.
+        product: the product, shape `(inputs, outputs)`, output scale included.
+        std: standard deviation of the entries of the drawn product.
         scale: output scale of the model.
-        convention: of a list of matrices, "product" or "torch".
-        generator: the random numbers; PyTorch's own when left out.
+        convention: how the matrices of a list are stored, "product" or "torch".
+        generator: source of random numbers; PyTorch's default generator if omitted.
 
     Returns:
-        The model. The imbalance holds to the rounding of its dtype.
+        The model. Its imbalance is exact up to the rounding of its dtype.
 
     Raises:
-        ValueError, TypeError: as `linflow.init.imbalanced`, and a model that is no chain of linear layers.
+        ValueError, TypeError: as in `linflow.init.imbalanced`, or the model is not a chain of linear layers.
 
     Source: `linflow.init.imbalanced`.
 
@@ -96,7 +96,7 @@ def imbalanced_(
     layers = Layers.of(model, scale=scale, convention=convention)
     if product is not None:
         product = to_numpy(checks.matrix(product, "product")[0]) / layers.scale
-    # A drawn product has the standard deviation `std` with the output scale.
+    # With the output scale, a drawn product has the standard deviation `std`.
     net = init.imbalanced(layers.widths, imbalance, product, std=std / layers.scale, rng=_seed(generator))
     layers.write(net.weights)
     return model
@@ -116,28 +116,28 @@ def designed_(
     convention: str = "product",
     generator: torch.Generator | None = None,
 ) -> Any:
-    """Fill the layers with a start made for a certified rate of the flow, or for few steps of descent.
+    """Fill the layers with a start designed for a certified rate of the flow, or for few steps of descent.
 
-    See `linflow.design`. What is asked for is certified for the weights as the model stores them: where the rounding
-    of its dtype takes something off, the start is made for a little more.
+    See `linflow.design`. The request is certified for the weights as the model stores them. If the rounding of its
+    dtype loses something, the start is designed for a little more.
 
     Args:
         model: an `nn.Sequential` of bias-free `nn.Linear`, or a list of layers or matrices (`linflow.torch.network`).
-        objective: what is minimised.
+        objective: the function to minimise.
         rate: exponential rate of the flow to certify.
         algorithm: "flow" or "descent".
-        steps: the number of steps of a descent to certify.
-        until: the fraction of the initial loss gap up to which steps are counted.
-        product: the first product, output scale included; 0 when left out.
+        steps: number of steps of descent to certify.
+        until: fraction of the initial loss gap at which the count of steps ends.
+        product: the initial product, output scale included; 0 if omitted.
         scale: output scale of the model.
-        convention: of a list of matrices, "product" or "torch".
-        generator: the random numbers; PyTorch's own when left out.
+        convention: how the matrices of a list are stored, "product" or "torch".
+        generator: source of random numbers; PyTorch's default generator if omitted.
 
     Returns:
         The model; `certify(objective, linflow.torch.network(model))` is its certificate.
 
     Raises:
-        ValueError: what was asked for is impossible, at all or in this dtype; the reason.
+        ValueError: the request is impossible, in general or in this dtype; the message gives the reason.
 
     Source: this library, docs/design.md.
 
@@ -182,7 +182,7 @@ def designed_(
     with torch.no_grad():
         for p, old in zip(layers.parameters, kept, strict=True):
             p.copy_(old)
-    assert made is not None  # the first design was made, or it raised
+    assert made is not None  # otherwise the first design has raised
     what = f"the rate {made.rate:.6g}" if rate is not None else f"{made.steps_to(until):g} steps"
     raise ValueError(
         f"rounded to {layers.parameters[0].dtype} the start certifies {what} only; use a wider dtype, or ask for "
@@ -191,7 +191,7 @@ def designed_(
 
 
 def _certified(found: Design, layers: Layers) -> Certificate:
-    """Return the certificate of the design for the weights as stored."""
+    """Return the certificate of the design, for the weights as the layers store them."""
     was = found.certificate
     if was.algorithm == "flow":
         return certify(was.objective, layers.network_for(was.objective))
@@ -206,19 +206,19 @@ SCHEMES: dict[str, Callable[..., Any]] = {
 
 
 def init_(model: Any, scheme: str = "balanced", *args: Any, **options: Any) -> Any:
-    """Fill the layers by the scheme of this name: "balanced", "imbalanced" or "designed".
+    """Fill the layers by a named scheme: "balanced", "imbalanced" or "designed".
 
     Args:
         model: an `nn.Sequential` of bias-free `nn.Linear`, or a list of layers or matrices (`linflow.torch.network`).
-        scheme: which of `balanced_`, `imbalanced_` and `designed_`.
-        *args: its own arguments.
-        **options: likewise.
+        scheme: selects `balanced_`, `imbalanced_` or `designed_`.
+        *args: arguments of the scheme.
+        **options: keyword arguments of the scheme.
 
     Returns:
         The model.
 
     Raises:
-        ValueError: another scheme, and what the scheme raises.
+        ValueError: the scheme is unknown. Errors of the scheme itself are raised, too.
 
     Example:
         >>> import torch, linflow.torch as lt
@@ -230,6 +230,6 @@ def init_(model: Any, scheme: str = "balanced", *args: Any, **options: Any) -> A
 
 
 def _seed(generator: torch.Generator | None) -> int:
-    """Draw the seed of NumPy's generator: the same weights on every device for a generator of the CPU."""
+    """Draw the seed of NumPy's generator; a CPU generator gives the same weights on every device."""
     where = "cpu" if generator is None else generator.device
     return int(torch.randint(2**62, (), generator=generator, dtype=torch.int64, device=where))

@@ -16,7 +16,7 @@ _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 
 
 def _callback_class() -> type:
-    """Return the base class of callbacks, of the package that is in use if one is."""
+    """Return the base class of callbacks, preferably from the Lightning package that is already imported."""
     for package in sorted(_PACKAGES, key=lambda name: name not in sys.modules):
         try:
             return import_module(package).Callback
@@ -26,7 +26,7 @@ def _callback_class() -> type:
 
 
 class _MonitorHooks:
-    """What `MonitorCallback` does at each hook of the trainer; its base class is that of Lightning."""
+    """The hooks of `MonitorCallback`, which adds the base class of Lightning."""
 
     def __init__(self, objective: Any = None, layers: Any = None, *, optimizer: int = 0, **options: Any):
         super().__init__()
@@ -35,7 +35,7 @@ class _MonitorHooks:
         self._logged = 0
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Make the monitor, once the layers are where they are trained."""
+        """Make the monitor, once the layers are on the device of the training."""
         if not getattr(trainer, "is_global_zero", True):
             return
         model = self.layers(pl_module) if _makes(self.layers) else self.layers
@@ -51,7 +51,7 @@ class _MonitorHooks:
         self._log(trainer)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Hand new rows to the loggers."""
+        """Pass new rows to the loggers."""
         if self.monitor is not None:
             loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
             if loss is not None:
@@ -65,7 +65,7 @@ class _MonitorHooks:
             self._log(trainer)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Close the monitor when training breaks off."""
+        """Close the monitor when training stops with an exception."""
         if self.monitor is not None:
             self.monitor.close()
 
@@ -80,17 +80,17 @@ class _MonitorHooks:
 
 def _define() -> type:
     class MonitorCallback(_MonitorHooks, _callback_class()):
-        """A `Monitor` for a `LightningModule`, whose rows go to the loggers of the trainer.
+        """A `Monitor` for a `LightningModule` that sends its rows to the loggers of the trainer.
 
-        Steps are those of the optimiser, whatever batches it accumulates; a training that is resumed counts on. On
-        several devices the first process alone has a monitor.
+        Steps are those of the optimiser, however many batches each accumulates. A resumed training continues the
+        count. With several devices, only the first process has a monitor.
 
         Args:
-            objective: what is minimised; None where it is not known.
-            layers: the chain of the module, as `Monitor` takes it, or a function of the module that returns it; the
-                attribute `model` of the module when left out.
-            optimizer: which of the trainer's optimisers.
-            **options: of `Monitor`, such as `every`, `exact`, `csv`.
+            objective: the function to minimise; None if unknown.
+            layers: the chain in the module, in any form that `Monitor` takes, or a function of the module that
+                returns it; the attribute `model` of the module if omitted.
+            optimizer: index of the optimiser among those of the trainer.
+            **options: options of `Monitor`, such as `every`, `exact`, `csv`.
 
         Example (`trainer.fit` runs the rest):
             `Trainer(callbacks=[MonitorCallback(regression(X, Y), every=50)])`
@@ -100,7 +100,7 @@ def _define() -> type:
 
 
 def _makes(layers: Any) -> bool:
-    """Tell whether it is a function that returns layers, and not a module, which can be called too."""
+    """Tell whether `layers` is a function that returns layers, and not a module (also callable)."""
     return callable(layers) and not hasattr(layers, "parameters")
 
 

@@ -1,7 +1,7 @@
 """LoRA adapters: their imbalance, what training conserves, the alignment phase, and step sizes for A and B.
 
-An adapter changes frozen weights by `s B A`, A of shape (r, inputs), B of shape (outputs, r). As two layers left to
-right that is `s Aᵀ Bᵀ`, so `W_1 = Aᵀ`, `W_2 = Bᵀ` and `D = A Aᵀ − Bᵀ B` is r×r.
+An adapter changes frozen weights by `s B A`, with A of shape (r, inputs) and B of shape (outputs, r). As two layers
+from left to right this is `s Aᵀ Bᵀ`, so `W_1 = Aᵀ`, `W_2 = Bᵀ`, and `D = A Aᵀ − Bᵀ B` is r×r.
 """
 
 from __future__ import annotations
@@ -28,17 +28,18 @@ class Adapter:
     """One LoRA adapter.
 
     Attributes:
-        chain: `s Aᵀ Bᵀ`; `chain.scale` is s.
+        chain: the chain `s Aᵀ Bᵀ`; `chain.scale` is s.
         imbalance: eigenvalues of `D = A Aᵀ − Bᵀ B`, descending. Gradient flow conserves D; with step sizes η_A
-            and η_B, `A Aᵀ/η_A − Bᵀ B/η_B`. Weight decay λ shrinks it as `e^{−2λt}`. Adam does not conserve it.
+            and η_B it conserves `A Aᵀ/η_A − Bᵀ B/η_B`. Weight decay λ shrinks it as `e^{−2λt}`. Adam does not
+            conserve it.
         balancedness: `1 − ‖D‖_F / (‖A Aᵀ‖_F + ‖Bᵀ B‖_F)`.
-        floors: `[λ_r(D)]_+` and `[λ_r(−D)]_+`, below `σ_r(A)²` and `σ_r(B)²` at all times of the flow.
+        floors: `[λ_r(D)]_+` and `[λ_r(−D)]_+`, lower bounds on `σ_r(A)²` and `σ_r(B)²` at all times of the flow.
         sizes: `σ_1(A)` and `σ_1(B)`.
-        singular_values: of the update `s B A`, r of them.
-        step_ratio: `η_B/η_A = ‖B‖²/‖A‖²`, with which the greatest eigenvalues of T's two terms, `η_A s² B Bᵀ E` and
-            `η_B s² E AᵀA`, are equal; inf where A is 0, nan where both are.
-        mean_step_ratio: likewise for the means of their eigenvalues, `(inputs·‖B‖_F²) / (outputs·‖A‖_F²)`.
-        least_on_tangent, greatest: extreme eigenvalues of T, the former on its range.
+        singular_values: the r singular values of the update `s B A`.
+        step_ratio: `η_B/η_A = ‖B‖²/‖A‖²`, the ratio at which the two terms of T, `η_A s² B Bᵀ E` and
+            `η_B s² E AᵀA`, have the same greatest eigenvalue; inf if A is 0, nan if both are 0.
+        mean_step_ratio: the same for the means of their eigenvalues, `(inputs·‖B‖_F²) / (outputs·‖A‖_F²)`.
+        least_on_tangent, greatest: the least eigenvalue of T on its range, and the greatest eigenvalue of T.
     """
 
     chain: Chain
@@ -54,7 +55,7 @@ class Adapter:
 
     @property
     def name(self) -> str:
-        """Name of the layer that is adapted."""
+        """Name of the adapted layer."""
         return self.chain.name
 
     @property
@@ -63,11 +64,11 @@ class Adapter:
         return self.chain.widths[1]
 
     def step_ratio_at(self, sigma: float) -> float:
-        """Return `b²/a²`, the ratio for a mode in which the update has reached `sigma`, as the flow gets there.
+        """Return the step ratio `b²/a²` for a mode in which the flow has brought the update to `sigma`.
 
-        Its offset `a² − b² = d` is conserved; with d the mean eigenvalue of D and `s a b = σ`, it is
-        `(r − d) / (r + d)`, `r = sqrt(d² + 4σ²/s²)`. At a start with B = 0 it is 0: A does not matter. Where s = 0 no
-        `sigma` is reached: a ValueError.
+        The offset `a² − b² = d` of the mode is conserved. With d the mean eigenvalue of D and `s a b = σ`, the ratio
+        is `(r − d) / (r + d)` with `r = sqrt(d² + 4σ²/s²)`. At a start with B = 0 it is 0: A does not matter. With
+        s = 0 no `sigma` is reached, and a ValueError is raised.
         """
         sigma = checks.positive(sigma, "sigma")
         if self.chain.scale == 0:
@@ -77,7 +78,7 @@ class Adapter:
         return (r - d) / (r + d)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the numbers in lists and floats; None for what is not a number."""
+        """Return the numbers as lists and floats; ratios that are not finite become None."""
         return {
             "name": self.name,
             "widths": list(self.chain.widths),
@@ -95,7 +96,7 @@ class Adapter:
         }
 
     def row(self) -> tuple[str, ...]:
-        """Return what a table shows of it, in the order of `COLUMNS`."""
+        """Return the table row of the adapter, in the order of `COLUMNS`."""
         numbers = (*self.floors, float(self.singular_values[0]), self.step_ratio, self.least_on_tangent)
         return (
             self.name,
@@ -127,7 +128,7 @@ class LoraReport:
         return iter(self.adapters)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything in lists and floats, ready for JSON."""
+        """Return everything as lists and floats, ready for JSON."""
         skipped = [{"name": name, "reason": reason} for name, reason in self.skipped]
         return {"adapters": [a.to_dict() for a in self.adapters], "skipped": skipped}
 
@@ -140,23 +141,24 @@ class LoraReport:
 
 
 def adapters(model: Any, *, scaling: float | None = None, config: Mapping[str, Any] | None = None) -> LoraReport:
-    """Report on every LoRA adapter of a model or a state dict, as PEFT names them.
+    """Report on every LoRA adapter of a model or a state dict, found by PEFT's names.
 
-    The cost of one is that of r×r matrices and of a QR factorisation of A and of B: nothing of the size of the layer.
+    Each adapter costs r×r matrices and a QR factorisation of A and of B; nothing of the size of the layer is formed.
 
     Args:
         model: an `nn.Module`, or a mapping of names to tensors or arrays.
         scaling: s of every adapter, as in `find_chains`.
-        config: the content of `adapter_config.json`, likewise.
+        config: the content of `adapter_config.json`, as in `find_chains`.
 
     Returns:
-        A `LoraReport`; its arrays are of the kind and on the device of the weights, in float64.
+        A `LoraReport`. Its arrays have the type and device of the weights, in float64.
 
     Raises:
-        TypeError: neither a model nor a state dict; a scaling, or a value of the configuration, of the wrong type.
-        ValueError: a scaling, or a value of the configuration, that is no finite number.
+        TypeError: the model is neither a model nor a state dict, or a scaling or a value of the configuration has the
+            wrong type.
+        ValueError: a scaling, or a value of the configuration, is not a finite number.
 
-    What is no plain `s B A` with both trained, such as DoRA, is in `skipped`, with the reason.
+    An adapter that is not a plain `s B A` with both trained, such as DoRA, is in `skipped`, with the reason.
 
     Source: docs/torch_audit.md.
 
@@ -220,9 +222,9 @@ class Alignment:
     Attributes:
         singular_values: `σ_k` of `−∇f` at the frozen weights, descending: the strengths of the modes.
         growth: the exponents `g_k` at which A and B grow in mode k.
-        start: the size `s κ‖c‖²` of each mode of the update that grows, over the `σ_k/K` at which its growth ends;
-            the phase is there where it is well below 1.
-        times: `log(1/start) / (2 g_k)`, when the mode is half learned; 0 where start is above 1, inf where it is 0.
+        start: the initial size `s κ‖c‖²` of the growing part of each mode of the update, divided by the size `σ_k/K`
+            at which its growth ends. The phase exists if this is well below 1.
+        times: `log(1/start) / (2 g_k)`, when the mode is half learned; 0 if start is above 1, inf if it is 0.
     """
 
     singular_values: Array
@@ -238,27 +240,28 @@ class Alignment:
 def alignment(A: Array, B: Array, gradient: Array, scaling: float = 1.0, smoothness: float = 1.0) -> Alignment:
     """Predict when the modes of an adapter are learned by gradient flow from a small start.
 
-    Near the start the gradient `∇f` of the loss at the frozen weights moves little, and mode k of `−∇f = U Σ Vᵀ` has
+    Near the start the gradient `∇f` of the loss at the frozen weights changes little. Mode k of `−∇f = U Σ Vᵀ` has
     the coordinates `a = A v_k`, `b = Bᵀ u_k` in `R^r`, which follow `ȧ = s σ_k b`, `ḃ = s σ_k a − δ b`. The damping
-    `δ = s² K d`, d the mean eigenvalue of `D = A Aᵀ − Bᵀ B`, is what the rest of A costs; for d < 0 it acts on a. So
-    they grow at `g = sqrt(s²σ² + δ²/4) − |δ|/2` along `b = κ a`, `κ = g/(sσ)`, from `c = (a + κ b)/(1 + κ²)`, and the
-    mode of the update, `s κ‖c‖² e^{2gt}`, passes `σ_k/K` at the time given. g is exact where `D = d I` and f is
-    `K/2 ‖Y − W‖²`; the times are to leading order in `start`, and for modes that are learned one by one.
+    `δ = s² K d`, with d the mean eigenvalue of `D = A Aᵀ − Bᵀ B`, comes from the rest of A; for d < 0 it acts on a.
+    So a and b grow at the rate `g = sqrt(s²σ² + δ²/4) − |δ|/2` along `b = κ a`, `κ = g/(sσ)`, starting from
+    `c = (a + κ b)/(1 + κ²)`. The mode of the update, `s κ‖c‖² e^{2gt}`, passes `σ_k/K` at the predicted time. g is
+    exact if `D = d I` and f is `K/2 ‖Y − W‖²`. The times hold to leading order in `start`, for modes that are learned
+    one by one.
 
     Args:
-        A: (r, inputs).
-        B: (outputs, r).
-        gradient: `∇f` at the frozen weights, (outputs, inputs): that of the layer's weight.
-        scaling: s, not 0; a negative one is the positive one with -A.
-        smoothness: K > 0 of f, in the weights of the layer.
+        A: shape (r, inputs).
+        B: shape (outputs, r).
+        gradient: `∇f` at the frozen weights of the layer, shape (outputs, inputs).
+        scaling: s, not 0. A negative s is the same as the positive one with -A.
+        smoothness: smoothness K > 0 of f in the weights of the layer.
 
     Returns:
-        An `Alignment` of the modes up to the rank r, without those that may be rounding of the gradient's dtype.
+        An `Alignment` of the modes up to the rank r, without modes that can be rounding of the gradient's dtype.
 
     Raises:
-        ValueError: shapes that do not fit, or scaling = 0.
+        ValueError: the shapes do not fit, or scaling is 0.
 
-    Source: this library, docs/torch_audit.md; of the phase, Xu et al. (AISTATS 2025), `lf.cite("xu2025lora")`.
+    Source: this library, docs/torch_audit.md; for the phase, Xu et al. (AISTATS 2025), `lf.cite("xu2025lora")`.
 
     Example:
         >>> import numpy as np
@@ -287,7 +290,7 @@ def alignment(A: Array, B: Array, gradient: Array, scaling: float = 1.0, smoothn
     a, b = A @ Vh[:keep, :].T, B.T @ U[:, :keep]
     d = (norm(A) ** 2 - norm(B) ** 2) / r
     growth, start = _growing(a, b, d, values, s, K)
-    # log(1) = 0 where it has begun already; a mode that the start does not touch never comes.
+    # log(1) = 0 if the mode is already learned; a mode that the start does not touch is never learned.
     wait = -xp.log(xp.where((start > 0) & (start < 1), start, xp.ones_like(start))) / (2 * growth)
     times = xp.where(start > 0, wait, math.inf + 0 * start)
     return Alignment(values, growth, start, times)

@@ -1,4 +1,4 @@
-"""How PEFT's initialisations of LoRA compare."""
+"""Comparison of PEFT's initialisations of LoRA."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from linflow.torch.lora import COLUMNS, Adapter, Alignment, adapters, alignment,
 METHODS = ("default", "gaussian", "orthogonal", "olora", "pissa", "eva")
 """Values of `init_lora_weights` of PEFT ("default" for True); "eva" needs inputs."""
 PASSES = 200
-"""Passes over the inputs after which EVA is given up: a few are usual, and PEFT itself knows no end."""
+"""Passes over the inputs after which EVA is given up. A few are usual; PEFT itself has no limit."""
 _FAILURES = (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError)
-"""What PEFT raises where a start does not exist for a layer."""
+"""Errors that PEFT raises if a layer has no such start."""
 
 
 @dataclass(frozen=True)
 class LoraComparison:
-    """One adapter for each initialisation, its alignment phase where a gradient was given; `print` shows a table.
+    """One adapter for each initialisation, with its alignment phase if a gradient was given; `print` shows a table.
 
     Attributes:
-        methods: those that there is an adapter of.
-        adapters: one each.
-        alignments: one each; None without a gradient.
-        skipped: the methods that there is none of, with the reason.
+        methods: the methods that have an adapter.
+        adapters: one adapter for each method.
+        alignments: one alignment phase for each method; None without a gradient.
+        skipped: the methods without an adapter, with the reason.
     """
 
     methods: tuple[str, ...]
@@ -42,9 +42,9 @@ class LoraComparison:
         return self.adapters[self.methods.index(choice(method, "method", self.methods))]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return by method the adapter in lists and floats, with the times of its modes (None for inf).
+        """Return the adapter of each method as lists and floats, with the times of its modes (None for inf).
 
-        Of a method that is skipped, `skipped` has the reason.
+        A skipped method has only the entry `skipped`, with the reason.
         """
         content: dict[str, Any] = {method: {"skipped": reason} for method, reason in self.skipped}
         for method, adapter, phase in zip(self.methods, self.adapters, self.alignments, strict=True):
@@ -74,28 +74,28 @@ def compare_initialisations(
     smoothness: float = 1.0,
     seed: int = 0,
 ) -> LoraComparison:
-    """Let PEFT initialise an adapter of one layer in each of its ways, and report on them in one table.
+    """Let PEFT initialise an adapter of one layer by each of its methods, and compare the results in one table.
 
     Args:
-        weight: (outputs, inputs) of the layer, a tensor or any array; those ways that decompose it need the trained
-            one. PEFT initialises in float32 or shorter: float64 is rounded.
-        rank: r.
+        weight: weight of the layer, (outputs, inputs), a tensor or any array. Methods that decompose it need the
+            trained weight. PEFT initialises in float32 or a shorter format: float64 is rounded.
+        rank: the rank r.
         alpha: `lora_alpha`, above 0; the scaling is alpha/r.
-        methods: out of `METHODS`; all that need no more than was given, when None.
-        gradient: of the loss at the weight, of its shape, for the alignment phase.
-        inputs: (examples, inputs), or more dimensions before the last, of what the layer is given; only "eva" needs
-            it, and as many examples as the rank.
-        smoothness: K, as in `alignment`.
-        seed: of the random starts.
+        methods: some of `METHODS`; if None, all that the given arguments allow.
+        gradient: gradient of the loss at the weight, of the same shape, for the alignment phase.
+        inputs: inputs of the layer, (examples, inputs), possibly with more dimensions before the last. Only "eva"
+            needs them, and at least as many examples as the rank.
+        smoothness: the smoothness K, as in `alignment`.
+        seed: seed of the random starts.
 
     Returns:
-        A `LoraComparison`. A method that cannot start this layer is in its `skipped`, with the reason.
+        A `LoraComparison`. Its `skipped` lists the methods that cannot start this layer, with the reason.
 
     Raises:
         ImportError: PEFT is not installed.
-        ValueError: a method that is not known, "eva" without inputs, shapes that do not fit, numbers that are not
-            finite, or no method that can start this layer.
-        TypeError: numbers that are no real ones.
+        ValueError: a method is unknown, "eva" has no inputs, shapes do not fit, numbers are not finite, or no method
+            can start this layer.
+        TypeError: numbers are not real.
     """
     if methods is None:
         methods = METHODS if inputs is not None else METHODS[:-1]
@@ -130,7 +130,7 @@ def compare_initialisations(
 
 
 def _tensor(x: Any, name: str, shape: tuple[int | None, int | None]) -> Any:
-    """Return a matrix of finite real numbers as a tensor, in its own dtype where it has one."""
+    """Return a matrix of finite real numbers as a tensor; a tensor keeps its dtype."""
     import torch  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
 
     checked = matrix(x, name, shape)[0]
@@ -138,10 +138,10 @@ def _tensor(x: Any, name: str, shape: tuple[int | None, int | None]) -> Any:
 
 
 def _adapter(weight: Any, rank: int, alpha: float, method: str, inputs: Any, seed: int) -> Adapter:
-    """Return the adapter that PEFT starts.
+    """Return the adapter that PEFT initialises.
 
     Raises:
-        ValueError: it starts none.
+        ValueError: PEFT initialises none.
     """
     import torch  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
 

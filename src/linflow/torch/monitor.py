@@ -1,4 +1,4 @@
-"""A monitor of training: the imbalances and their law, the operator T, and the step that is safe now."""
+"""A monitor of training: the imbalances and their law, the operator T, and the largest safe step."""
 
 from __future__ import annotations
 
@@ -41,54 +41,57 @@ COLUMNS = {
     "local_step": "1/K_t",
     "safe_step": "largest step now for which no step up to it can raise the loss",
 }
-"""What is logged, and what it is. NaN stands for what is not known."""
+"""The logged columns and their meanings. NaN stands for an unknown value."""
 
 
 class Monitor:
-    """Follows the training of a deep linear model and logs every so many steps.
+    """Follow the training of a deep linear model and log a row at regular intervals.
 
-    Each row holds the `COLUMNS`: the drift of the imbalances against its exact law, the extreme eigenvalues of T, and
-    with an objective the local gradient dominance and smoothness and the largest safe step. Rows are computed in
-    float64 from the weights as they are, on their device. The first is the start.
+    Each row holds the `COLUMNS`: the drift of the imbalances against its exact law and the extreme eigenvalues of T.
+    With an objective, it also holds the local gradient dominance, the local smoothness and the largest safe step.
+    Rows are computed in float64 from the current weights, on their device. The first row describes the start.
 
     *The law.* A step of SGD without momentum, mini-batch or not, changes `D_l` by exactly
-    `η² (G_lᵀG_l − G_{l+1}G_{l+1}ᵀ)`, after the factor `(1 − ηλ)²` of a weight decay λ. With `exact=True` it is
-    accumulated at every step, in a few vectors for wide layers; otherwise it is checked on the last step before each
-    row, as the sum needs all the gradients. More than rounding between the two is the mark of something else than
-    descent: clipping by entries, a frozen layer, weights written from outside.
+    `η² (G_lᵀG_l − G_{l+1}G_{l+1}ᵀ)`, after the factor `(1 − ηλ)²` of a weight decay λ. With `exact=True` the change
+    is accumulated at every step, in a few vectors for wide layers. Otherwise only the last step before each row is
+    checked, because the sum needs all the gradients. A difference larger than rounding means that the training is not
+    plain descent: entrywise clipping, a frozen layer, or weights written from outside.
 
-    *Other optimisers.* Momentum, Adam, LBFGS and frozen layers break the law, and do not take the steps along the
-    objective's gradient that `smoothness`, `local_step` and `safe_step` are about; `notes` says so.
+    *Other optimisers.* The law does not hold for momentum, Adam, LBFGS and frozen layers. Moreover, `smoothness`,
+    `local_step` and `safe_step` are about steps along the objective's gradient, which these do not take. `notes` says
+    so.
 
-    *The cost.* A row due is put off to the next multiple of `every` while another like the last would make the rows
-    take more than `budget` of the time since the monitor was made; one that comes at the end all the same leaves out
-    the eigenvalues of T. The first row is made at once, so that a training must last a while (20 times that row, for
-    5 %) to be within the budget. `overhead` is the fraction taken in all; what `exact=True` takes at every step is in
-    it, and not in the budget.
+    *The cost.* A row is postponed to the next multiple of `every` if another row as costly as the last would bring
+    the rows above `budget`, a fraction of the time since the monitor was made. The final row is always written, but
+    without the eigenvalues of T if they do not fit. The first row is computed at once, so a training must last a
+    while (20 times that row, for 5 %) to stay within the budget. `overhead` is the total fraction; it includes the
+    cost of `exact=True` at every step, which the budget does not.
 
     Use it as a context manager, or call `close`.
 
     Args:
         model: an `nn.Sequential` of bias-free `nn.Linear`, or a list of layers or matrices (`linflow.torch.network`).
-        optimizer: what trains it. Its post-step hook drives the monitor; pass None to call `step` yourself, with
-            `lr=` for the law.
-        objective: what is minimised, on all data; `linflow.torch.regression` is `nn.MSELoss`.
+        optimizer: the optimiser of the model. Its post-step hook drives the monitor. Pass None to call `step`
+            yourself, with `lr=` for the law.
+        objective: the function to minimise, on all data; `linflow.torch.regression` is `nn.MSELoss`.
         every: steps between rows.
         exact: accumulate the law at every step.
         writer: a `SummaryWriter` or anything with `add_scalar`, or a folder to make one in (needs tensorboard).
-        csv: a file to write the rows to, as they come; one of an earlier training is replaced, no other.
+        csv: file to write the rows to as they are computed. A file of an earlier training is replaced; any other
+            file is refused.
         budget: fraction of the time that rows may take; None for every row.
         scale: output scale of the model.
-        convention: of a list of matrices, "product" or "torch".
-        prefix: of the names in TensorBoard.
-        probes: width up to which the law is followed for whole matrices, and number of vectors beyond.
-        done: steps done before, of a training that is taken up again: rows count on from there, and a CSV file is
-            gone on with instead of replaced. Drift and law begin anew.
+        convention: how the matrices of a list are stored, "product" or "torch".
+        prefix: prefix of the names in TensorBoard.
+        probes: largest width for which the law is followed on whole matrices; also the number of vectors for wider
+            layers.
+        done: number of steps already done, for a resumed training. The step count goes on from there, and a CSV file
+            is continued instead of replaced. Drift and law start again.
 
     Raises:
-        TypeError, ValueError: a model that is no chain of linear layers, or an objective that does not fit.
-        FileExistsError: a file as csv that no monitor has written.
-        ImportError: a folder as writer without tensorboard.
+        TypeError, ValueError: the model is not a chain of linear layers, or the objective does not fit.
+        FileExistsError: the csv file exists and was not written by a monitor.
+        ImportError: writer is a folder and tensorboard is not installed.
 
     Example:
         >>> import torch, linflow.torch as lt
@@ -167,17 +170,17 @@ class Monitor:
         self._arm()
 
     def observe(self, loss: Any) -> None:
-        """Give the loss that goes with the next row, a number or tensor; it is read only if a row is written."""
+        """Set the loss of the next row, a number or a tensor. It is read only if a row is written."""
         self._loss = loss.detach() if isinstance(loss, torch.Tensor) else loss
 
     def step(self, loss: Any = None, *, lr: float | None = None) -> None:
-        """Count one step of training; called by the optimiser's hook where there is an optimiser.
+        """Count one step of training; the optimiser's hook calls this if there is an optimiser.
 
-        Without one, call it after the weights have moved and before the gradients are cleared.
+        Without an optimiser, call it after the weights have moved and before the gradients are cleared.
 
         Args:
             loss: as for `observe`.
-            lr: the learning rate of the step, where there is no optimiser; the law needs it.
+            lr: the learning rate of the step, if there is no optimiser; the law needs it.
         """
         if loss is not None:
             self.observe(loss)
@@ -191,7 +194,7 @@ class Monitor:
             self._arm()
             return
         if self._armed and self._layers.device.type == "cuda":
-            torch.cuda.synchronize(self._layers.device)  # lest the wait for the training count as the monitor's
+            torch.cuda.synchronize(self._layers.device)  # so waiting for training is not counted as monitor time
         began = time.perf_counter()
         self._follow(lr)
         if self._armed:
@@ -202,7 +205,7 @@ class Monitor:
         self._arm()
 
     def _arm(self) -> None:
-        """Decide whether the next step is to be logged, and keep the imbalances before it if the law needs them."""
+        """Decide whether to log the next step; if the law needs them, keep the imbalances before it."""
         due = (self.steps + 1) % self.every == 0
         self._armed = due and (self.budget is None or self._affordable(self.budget))
         if self._armed and not self.exact and self._no_law is None:
@@ -214,11 +217,11 @@ class Monitor:
         self._spent, self._spent_on_rows = self._spent + seconds, self._spent_on_rows + seconds
 
     def _affordable(self, budget: float, rows: int = 2) -> bool:
-        """Tell whether more rows like the last leave the overhead within the budget: one and the last of all."""
+        """Tell whether `rows` more rows like the last one fit the budget; by default the next and the final one."""
         return self._spent_on_rows + rows * self._last_cost <= budget * (time.perf_counter() - self._began)
 
     def _follow(self, lr: float | None) -> None:
-        """Take the step that was done into the law."""
+        """Add the step just done to the law."""
         decay = 0.0
         if self._optimizer is not None:
             self._last_lr, decay = rate_of(self._optimizer, self._layers)
@@ -241,19 +244,19 @@ class Monitor:
         row["step"], row["lr"] = float(self.steps), self._last_lr
         try:
             net = self._layers.network()
-        except ValueError as error:  # a training that diverges goes on to its end
+        except ValueError as error:  # a diverging training is followed to its end
             self._note(f"after {plural(self.steps, 'step')}: {error}")
         else:
             self._imbalances(row, net)
             try:
                 self._operator(row, net, spectrum=spectrum)
-            # The former is public, if not for its type stubs.
+            # torch.linalg.LinAlgError is public, although its type stubs say otherwise.
             except (torch.linalg.LinAlgError, np.linalg.LinAlgError, ValueError) as error:  # pyright: ignore[reportPrivateImportUsage]
                 self._note(f"after {plural(self.steps, 'step')}: {str(error).splitlines()[0]}")
         if self.objective is None:
             row["loss"] = float(self._loss)
         self.rows.append(row)
-        repeated = self._done > 0 and len(self.rows) == 1  # the last row of the run before
+        repeated = self._done > 0 and len(self.rows) == 1  # the last row of the earlier run
         if self._rows_out is not None and self._file is not None and not repeated:
             self._rows_out.writerow([_cell(row[name], name) for name in COLUMNS])
             self._file.flush()
@@ -271,8 +274,8 @@ class Monitor:
                 self._note(
                     f"up to step {self.steps} the imbalances moved by {row['law_error']:.3g} otherwise than the law "
                     "says (law_error above rounding): gradients in a lower precision than the weights, as under "
-                    "autocast, or clipped by entries, a loss that is no function of the product, or weights written "
-                    "from outside"
+                    "autocast, or clipped by entries, a loss that is not a function of the product, or weights "
+                    "written from outside"
                 )
 
     def _operator(self, row: dict[str, float], net: Network, *, spectrum: bool) -> None:
@@ -283,7 +286,7 @@ class Monitor:
             return
         own = self._layers.network_for(f)
         seen, restricted = f.effective(own)
-        if restricted is not own:  # T of what the objective sees; the rest never moves
+        if restricted is not own:  # T of the part that the objective sees; the rest never moves
             device = self._layers.device
             inner = [W.to(device) if isinstance(W, torch.Tensor) else torch.as_tensor(W) for W in restricted.weights]
             net = Network([W.to(device) for W in inner], net.scale)
@@ -300,17 +303,20 @@ class Monitor:
 
     @property
     def overhead(self) -> float:
-        """The monitor's own time, its making included, over all the time from then on (until it is closed)."""
+        """Fraction of the elapsed time that the monitor itself took, its construction included.
+
+        The time runs from construction until the monitor is closed.
+        """
         now = time.perf_counter() if self._ended is None else self._ended
         return self._spent / max(now - self._began, 1e-9)
 
     def table(self) -> dict[str, np.ndarray]:
-        """Return the rows so far as columns; see `COLUMNS`."""
+        """Return the rows so far as one array per column; see `COLUMNS`."""
         columns = {name: np.array([row[name] for row in self.rows]) for name in COLUMNS}
         return columns | {"step": columns["step"].astype(np.int64)}
 
     def close(self) -> None:
-        """Log the last step if it is not, let go of the optimiser, and close what was opened here."""
+        """Log the last step if it is not logged yet, remove the hooks, and close what the monitor opened."""
         if self._ended is not None:
             return
         if self._hook is not None:
@@ -360,16 +366,16 @@ class Monitor:
         return f"the law of the imbalances is not followed: {self._no_law}{rest}"
 
     def _look(self, *_: Any) -> None:
-        """Keep the weights of the first step, whose gradient may come only during it, from a closure."""
-        searches = isinstance(self._optimizer, torch.optim.LBFGS)  # it leaves the gradient at other weights
+        """Keep the weights before the first step; a closure may compute its gradient only during the step."""
+        searches = isinstance(self._optimizer, torch.optim.LBFGS)  # LBFGS leaves the gradient at other weights
         if self.steps == self._done and self.objective is not None and not searches:
             began = time.perf_counter()
             self._before = self._layers.network_for(self.objective)
             self._spend(time.perf_counter() - began)
 
     def _compare(self, network: Network) -> None:
-        """Note a first gradient that is not the objective's."""
-        assert self.objective is not None  # there is a network with one
+        """Add a note if the first gradient is not that of the objective."""
+        assert self.objective is not None  # a network is kept only with an objective
         found = gradient_mismatch(self._layers, self.objective, network)
         if found:
             self._note(f"{found}: the steps in the table are for the objective")

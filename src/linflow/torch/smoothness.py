@@ -33,10 +33,10 @@ class LocalSmoothness:
     """The loss along the gradient step from the current weights.
 
     Attributes:
-        gap: `ℓ = L − f*`.
-        speed: `‖∇L‖`.
+        gap: the loss gap `ℓ = L − f*`.
+        speed: the norm of the gradient, `‖∇L‖`.
         constant: `K_t` at the step `1/K_t`.
-        step: `1/K_t`, the least η with `η K_t(η) = 1`; the loss falls by `½η‖∇L‖²` at least.
+        step: `1/K_t`, the least η with `η K_t(η) = 1`; the loss falls by at least `½η‖∇L‖²`.
         largest: the least η with `η K_t(η) = 2`; no step up to it raises the loss.
     """
 
@@ -48,20 +48,21 @@ class LocalSmoothness:
 
 
 def local_smoothness(objective: Objective, network: Network, rule: str | None = None) -> LocalSmoothness:
-    """Return what is known of the loss along the next step, at any depth.
+    """Bound the loss along the next gradient step, at any depth.
 
     `ℓ⁺ ≤ ℓ − η(1 − ηK_t(η)/2)‖∇L‖²` with `K_t(η) = (2 Σ_{k≥2} η^{k−2} ⟨∇f, M_k⟩ + ⟨V, ∇²f[V]⟩)/‖∇L‖²`,
     `V = Σ_{k≥1} η^{k−1} M_k`, where `W(η) = Σ_k η^k M_k` is the product after the step η. For a quadratic f this is
-    an equality, and the largest step is that at which the loss is back where it was; for others `K ‖V‖²` stands for
-    the second term. Infinite steps where the gradient is zero, NaN where K is unknown.
+    an equality, and the largest step is the one at which the loss returns to its current value. For other objectives
+    `K ‖V‖²` replaces the second term. Steps are infinite if the gradient is zero, and NaN if K is unknown.
 
     Args:
-        objective: what is minimised.
+        objective: the function to minimise.
         network: the weights.
-        rule: "curvature" or "step", with the Hessian or K; the former where the objective is quadratic when left out.
+        rule: "curvature" uses the Hessian, "step" uses K. The default is "curvature" for quadratic objectives, else
+            "step".
 
     Raises:
-        ValueError: another rule, or "curvature" for an objective that is not quadratic.
+        ValueError: the rule is unknown, or it is "curvature" and the objective is not quadratic.
 
     Source: this library, docs/descent.md.
 
@@ -93,36 +94,37 @@ def _best(objective: Objective) -> str:
 class LocalSmoothnessLR(LRScheduler):
     """A learning-rate scheduler that takes the step `1/K_t` of the curvature at the current weights.
 
-    Each step is the least η with `η K_t(η) = 1`, so that `ℓ⁺ ≤ ℓ − (η/2)‖∇L‖²` and the loss never rises. The rules
-    differ in `K_t`: "curvature", any depth, has the Hessian of a quadratic objective, and the inequality is an
-    equality; "step", any depth, has the smoothness K in its place; "two layers" and "printed" are for the worst
-    direction; "xu2025" is the growing schedule `min((1 + η_0²)^{t/2} η_0, 1/K_t)` with the printed `K_t`, for two
-    layers. Proofs are in docs/descent.md, and docs/torch_training.md says what was faster where. Any rule of
-    `linflow.schedules` will do too, such as `backtracking()`.
+    Each step is the least η with `η K_t(η) = 1`, so `ℓ⁺ ≤ ℓ − (η/2)‖∇L‖²` and the loss never rises. The rules
+    differ in `K_t`. "curvature" (any depth) uses the Hessian of a quadratic objective; the inequality is then an
+    equality. "step" (any depth) uses the smoothness K instead. "two layers" and "printed" take the worst direction.
+    "xu2025" (two layers) is the growing schedule `min((1 + η_0²)^{t/2} η_0, 1/K_t)` with the printed `K_t`. Proofs
+    are in docs/descent.md, and docs/torch_training.md compares the speed of the rules. Any rule of
+    `linflow.schedules` works too, such as `backtracking()`.
 
-    Call `step()` after `optimizer.step()`, once per step (in Lightning `"interval": "step"`). The statements are on
+    Call `step()` after `optimizer.step()`, once per step (in Lightning `"interval": "step"`). The guarantees are for
     steps along the gradient of the objective: SGD without momentum or weight decay on the whole data. `K_t` costs a
     few products of the layers with the objective's own matrices, whatever the number of samples.
 
     Args:
-        optimizer: `torch.optim.SGD` without momentum and weight decay, on the layers alone.
+        optimizer: `torch.optim.SGD` without momentum or weight decay, for the layers only.
         model: an `nn.Sequential` of bias-free `nn.Linear`, or a list of layers or matrices (`linflow.torch.network`).
-        objective: what is minimised; `linflow.torch.regression` is `nn.MSELoss`.
-        rule: "curvature", "step", "two layers", "printed", "xu2025", or a rule of `linflow.schedules`; when left out
-            "curvature" where the objective is quadratic, else "step".
-        first: `η_0` of "xu2025"; `safe_step_size(objective, network)` when left out.
+        objective: the function to minimise; `linflow.torch.regression` is `nn.MSELoss`.
+        rule: "curvature", "step", "two layers", "printed", "xu2025", or a rule of `linflow.schedules`. The default is
+            "curvature" for quadratic objectives, else "step".
+        first: `η_0` of "xu2025"; `safe_step_size(objective, network)` if omitted.
         scale: output scale of the model.
-        convention: of a list of matrices, "product" or "torch".
+        convention: how the matrices of a list are stored, "product" or "torch".
         last_epoch: as in every scheduler of PyTorch.
 
     Raises:
-        ValueError, TypeError: an optimiser that does not step along the gradient; a model or objective that does not
-            fit; a rule for two layers with others, or an objective without smoothness.
+        ValueError, TypeError: the optimiser does not step along the gradient, the model or objective does not fit,
+            a rule for two layers is used with another depth, or the objective has no smoothness.
 
-    At the first step a gradient that is not the objective's is warned of: another factor (a mean for a sum), another
-    direction (mini-batches, another loss), or weights that changed after the scheduler was made.
+    At the first step the scheduler warns if the gradient is not that of the objective: another factor (a mean instead
+    of a sum) or another direction (mini-batches, another loss). It also warns if the weights changed after it was
+    made.
 
-    Source: Xu, Min, Tarmoun, Mallada & Vidal 2025 for two layers; "step" and "curvature" are of this library.
+    Source: Xu, Min, Tarmoun, Mallada & Vidal 2025 for two layers; "step" and "curvature" are from this library.
 
     Example:
         >>> import torch, linflow.torch as lt
@@ -177,7 +179,7 @@ class LocalSmoothnessLR(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float | torch.Tensor]:
-        """Return the step for the current weights, the same for every group."""
+        """Return the step for the current weights, one equal entry per parameter group."""
         net = self._layers.network_for(self._objective)
         self._seen = None if self._compared else net
         field = GradientField(self._objective, net)
@@ -192,14 +194,14 @@ class LocalSmoothnessLR(LRScheduler):
         return schedules.Xu2025(self.first or 0.0) if self.rule == "xu2025" else schedules.local_smoothness(self.rule)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what is needed to go on: counters, rates and `η_0`; no model, objective or rule object."""
+        """Return the state needed to resume: counters, rates and `η_0`, but no model, objective or rule object."""
         return {key: value for key, value in self.__dict__.items() if key not in self._UNSAVED}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a `state_dict`.
+        """Resume from a `state_dict`.
 
         Raises:
-            ValueError: it is of another rule.
+            ValueError: the state belongs to another rule.
         """
         if state_dict.get("rule", self.rule) != self.rule:
             raise ValueError(
@@ -207,11 +209,11 @@ class LocalSmoothnessLR(LRScheduler):
                 "scheduler with the same rule."
             )
         super().load_state_dict({key: value for key, value in state_dict.items() if key not in self._UNSAVED})
-        self._seen = None  # the model may have been loaded since
+        self._seen = None  # the weights may have been loaded since
 
-    # Removing the hooks once they are done would disturb others that run beside them.
+    # The hooks stay registered: removing one while hooks run would disturb the others.
     def _look(self, *_: Any) -> None:
-        """Before the first step, see whether the weights are those that the step is for."""
+        """Before the first step, warn if the weights are not those for which the step was computed."""
         if self._compared:
             return
         net = self._layers.network_for(self._objective)
@@ -227,7 +229,7 @@ class LocalSmoothnessLR(LRScheduler):
         self._seen = net
 
     def _compare(self, *_: Any) -> None:
-        """Warn, after the first step, where the gradient was not the objective's (a closure gives it during it)."""
+        """After the first step, warn if its gradient was not the objective's; a closure computes it in the step."""
         if self._compared or self._seen is None:
             return
         self._compared = True
@@ -238,7 +240,7 @@ class LocalSmoothnessLR(LRScheduler):
 
 
 def gradient_mismatch(layers: Layers, objective: Objective, network: Network) -> str:
-    """Return in words how `.grad` differs from the objective's gradient at these weights; nothing where it is it."""
+    """Describe how `.grad` differs from the objective's gradient at these weights; "" if they agree."""
     given = layers.gradients()
     if given is None:
         return ""
@@ -248,7 +250,7 @@ def gradient_mismatch(layers: Layers, objective: Objective, network: Network) ->
     if not (0 < sizes[0] < math.inf and 0 < sizes[1] < math.inf):
         return ""
     cosine, factor = float((a / sizes[0]) @ (b / sizes[1])), sizes[0] / sizes[1]
-    # Rounding of bfloat16 turns a gradient by some 10⁻² at most, and its cosine by the square of that.
+    # Rounding in bfloat16 turns a gradient by about 10⁻² at most, which changes the cosine by the square of that.
     if cosine < 0.999:
         return (
             f"the first gradient is not along that of the objective (cosine {cosine:.3g}: mini-batches, another "
@@ -263,10 +265,10 @@ def gradient_mismatch(layers: Layers, objective: Objective, network: Network) ->
 
 
 def regression(X: torch.Tensor, Y: torch.Tensor, reduction: str = "mean") -> LinearRegression:
-    """Return the objective that `nn.MSELoss(reduction)` on the outputs of a linear model is, on the tensors' device.
+    """Return `nn.MSELoss(reduction)` on the outputs of a linear model as an objective, on the tensors' device.
 
-    `nn.MSELoss()` divides `‖Y − XW‖_F²` by the number of entries of Y: `½‖aY − aXW‖_F²` with `a = sqrt(2/(N m))`;
-    with `reduction="sum"`, `a = √2`, and with `"half"`, the `½‖Y − XW‖_F²` of the theory, `a = 1`.
+    `nn.MSELoss()` divides `‖Y − XW‖_F²` by the number of entries of Y. That is `½‖aY − aXW‖_F²` with
+    `a = sqrt(2/(N m))`. With `reduction="sum"`, `a = √2`. With `"half"`, `a = 1`: the `½‖Y − XW‖_F²` of the theory.
 
     Args:
         X: inputs, shape `(N, n)`.
@@ -274,7 +276,7 @@ def regression(X: torch.Tensor, Y: torch.Tensor, reduction: str = "mean") -> Lin
         reduction: "mean", "sum" or "half".
 
     Raises:
-        ValueError, TypeError: as `LinearRegression`.
+        ValueError, TypeError: as in `LinearRegression`.
 
     Example:
         >>> import torch, linflow.torch
@@ -290,7 +292,7 @@ def regression(X: torch.Tensor, Y: torch.Tensor, reduction: str = "mean") -> Lin
 
 
 def _check_optimizer(optimizer: torch.optim.Optimizer, layers: Layers) -> None:
-    """Raise unless the optimiser takes plain gradient steps on the layers and nothing else."""
+    """Raise an error unless the optimiser takes plain gradient steps on the layers and nothing else."""
     why = why_no_law(optimizer, layers)
     if why is None:
         groups = optimizer.param_groups

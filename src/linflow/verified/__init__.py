@@ -1,4 +1,4 @@
-"""Verified runs: rigorous enclosures of gradient flow and descent, made by computing, with all rounding bounded."""
+"""Verified runs: rigorous enclosures of gradient flow and gradient descent, computed with all rounding bounded."""
 
 from linflow.verified.attempt import attempt
 from linflow.verified.comparison import FlowDescentGap, flow_descent_gap

@@ -1,4 +1,4 @@
-"""Bounds of the norms, the errors and the defect of a path, in compiled loops: `Expansion._bound` and its helpers."""
+"""Bounds of the norms, errors and defect of a path in compiled loops: `Expansion._bound` and its helpers."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ from linflow.verified._frame import (
 from linflow.verified.rounding import TINY, UP, U
 
 FARTHEST = 1e3
-"""Scaled time that no step exceeds."""
+"""Upper limit on the scaled length of a step."""
 
 
 @proved
 def _sizes(bounds, row, p, A, a, rows, columns, known, work, one, two, three):
-    """Write the norms of a series, its first coefficient's sharp."""
+    """Write the norms of a series. The spectral norm of the first coefficient is sharp."""
     for k in range(p):
         size = frobenius(A, a + k * rows * columns, rows * columns)
         bounds[3 * row + LENGTH, k] = bounds[3 * row + NORM, k] = size
@@ -101,7 +101,7 @@ def _errors_of_objective(spec, data, bounds, p, numbers):
 
 @proved
 def norms_and_errors(spec, data, p, series, bounds, heads, numbers, work):
-    """Write norms and errors of every series."""
+    """Write the norms and errors of every series."""
     noinline()
     L, n, m, D = spec[DEPTH], spec[ROWS], spec[COLUMNS], spec[DEPTH] + 3
     widths, layers, others = HEADER, HEADER + D, HEADER + OTHERS * D
@@ -158,7 +158,7 @@ def defect_below(spec, tau, p, bounds, rounding, numbers):
 
 @proved
 def _convolved(tails, a, many_a, b, many_b, c):
-    """`c = a ∗ b`, rounded up, of so many coefficients each; return how many it has."""
+    """Write `c = a ∗ b`, rounded up, for series of `many_a` and `many_b` coefficients; return the number in c."""
     noinline()
     many = many_a + many_b - 1
     x, y, out = tails[a], tails[b], tails[c]
@@ -175,7 +175,7 @@ def _convolved(tails, a, many_a, b, many_b, c):
 
 @proved
 def _at_most(tails, c, bounds, row, kind, p):
-    """Lower the first entries of a series of bounds to what is known of them."""
+    """Lower the first entries of a series of bounds to the known bounds."""
     for k in range(p):
         known = (bounds[3 * row + kind, k] + bounds[3 * row + ERROR, k]) * UP
         tails[c, k] = min(tails[c, k], known)
@@ -203,7 +203,7 @@ def tail(spec, data, p, bounds, tails):
         _convolved(tails, to + 1, (L - l) * p + 1, W + l - 1, p + 1, to)
         _at_most(tails, to, bounds, row_of(spec, 2, l), NORM, p)
     slope, row = tail_row(spec, 2, 0), row_of(spec, 3, 0)
-    # From degree p on E is c P_L alone; P_L in Frobenius norm would be sharper by nothing that matters here.
+    # From degree p on, E is c P_L alone. The Frobenius norm of P_L would be sharper, but not enough to matter.
     factor = c * c * (data[NORM_A] * data[NORM_B] * UP) * math.sqrt(min(spec[ROWS], spec[COLUMNS])) * UP
     for k in range(L * p + 1):
         tails[slope, k] = factor * tails[L, k]
@@ -245,7 +245,7 @@ def integral(series, many, s):
 
 @proved
 def longest(defects, many, p, size, truncation):
-    """Return the scaled time over which the truncation stays below its part of `‖θ‖`."""
+    """Return the scaled time over which the truncation stays below its share of `‖θ‖`."""
     allowed = truncation * size + TINY
     s = FARTHEST
     if many > p and defects[p] > 0:

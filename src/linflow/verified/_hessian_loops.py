@@ -1,4 +1,4 @@
-"""What `hessian` computes, in compiled loops: the lower half of `∇²L` at the start of a step, and its error."""
+"""`hessian` in compiled loops: the lower half of `∇²L` at the start of a step, and its error."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from linflow.verified.rounding import TINY, UP, U
 
 @proved
 def _sandwich(spec, data, heads, bounds, room, triples, at, left):
-    """Write `A P_l` for l < L (with `left`), or `S_{l+2} B`, one after the other from `at`, and their triples."""
+    """Write all `A P_l` for l < L if `left`, or all `S_{l+2} B`, one after the other from `at`, and their triples."""
     noinline()
     L, n, m = spec[DEPTH], spec[ROWS], spec[COLUMNS]
     P, S = block(spec, P_HEAD), block(spec, S_HEAD)
@@ -88,7 +88,7 @@ def _sandwich(spec, data, heads, bounds, room, triples, at, left):
 
 @proved
 def _filled(H, at, N, total, room, a, b, pairs, X, M, sides, apart):
-    """Write a block of the Hessian: `c² a ⊗ b`, off the diagonal `+ X ⊗ M`, where M is I for neighbours."""
+    """Write a block of the Hessian: `c² a ⊗ b`, plus `X ⊗ M` off the diagonal, where M is I for neighbours."""
     v, w, x, y = sides
     for g in range(x):
         for d in range(y):
@@ -124,7 +124,7 @@ def assembling(source):
     """Return the program `hessian`."""
 
     def hessian(spec, data, heads, bounds, pairs, triples, H, room):
-        """Write the lower half of `∇²L` at the start of the step; return a bound of the error; see `hessian`."""
+        """Write the lower half of `∇²L` at the start of the step and return a bound of its error; see `hessian`."""
         L, n, m, N, c = spec[DEPTH], spec[ROWS], spec[COLUMNS], spec[SIZE], data[SCALE]
         P, S, places = block(spec, P_HEAD), block(spec, S_HEAD), block(spec, OTHERS) + L + 3
         layers = block(spec, LAYERS)

@@ -1,7 +1,8 @@
-"""What `least.least_near` computes, in compiled loops, for matrices too small for LAPACK to pay.
+"""`least.least_near` in compiled loops, for matrices so small that LAPACK does not pay off.
 
-The inner products of the factorisation may be summed in any order, with or without fused multiply-adds: an entry
-goes through them, one difference and one division, as in the theorem (Higham 2002, lemma 8.4 and theorem 10.3).
+The inner products of the factorisation may be summed in any order, with or without fused multiply-adds. Each entry
+results from an inner product, one difference and one division, as in the theorem (Higham 2002, lemma 8.4 and
+theorem 10.3).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from linflow.verified.rounding import TINY, UP, U
 
 @proved
 def _factored(H, N, shift, R):
-    """Write the lower factor of Cholesky of `H − shift I`; return whether it runs to completion."""
+    """Write the lower Cholesky factor of `H − shift I`; return whether the factorisation runs to completion."""
     noinline()
     for i in range(N):
         at = i * N
@@ -45,7 +46,7 @@ def _solved(R, N, v):
 
 @jit
 def _quotient(H, N, v):
-    """Return `vᵀ H v` for the symmetric matrix of which H is the lower half."""
+    """Return `vᵀ H v` for a symmetric matrix, given its lower half H."""
     noinline()
     total = 0.0
     for i in range(N):
@@ -62,7 +63,7 @@ def shifting(source):
     """Return the program `least`."""
 
     def least(H, N, error, v, enough, R):
-        """Return a proved lower bound of `min(0, λ_min)`; v becomes a vector near the eigenvector."""
+        """Return a proved lower bound of `min(0, λ_min)`; overwrite v with a vector near the eigenvector."""
         lengths, everything = 0.0 * source, 0.0
         for i in range(N):
             lengths += abs(H[i * N + i])

@@ -1,4 +1,4 @@
-"""The compiled programs of a verified flow, kept on disk once compiled."""
+"""The compiled programs of a verified flow. Once compiled, they are kept on disk."""
 
 from __future__ import annotations
 
@@ -45,5 +45,5 @@ def build() -> list[_programs.Program]:
 
 @lru_cache(maxsize=1)
 def programs() -> Any:
-    """Return the programs by their names."""
+    """Return the programs, each as an attribute under its name."""
     return SimpleNamespace(**{program.__name__: program for program in _programs.loaded(build)})

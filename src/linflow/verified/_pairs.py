@@ -1,4 +1,4 @@
-"""Compiled loops over pairs of float64. No reordering of sums: each operation leaves its exact remainder."""
+"""Compiled loops over pairs of float64. Sums must not be reordered: each operation needs its exact remainder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from numba import njit
 
 exact: Any = njit(nogil=True, cache=True, error_model="numpy", fastmath=False)
 SPLIT = 134217729.0
-"""`2²⁷ + 1`, which cuts a float64 in halves (Dekker, Veltkamp)."""
+"""`2²⁷ + 1`, which splits a float64 into two halves (Dekker, Veltkamp)."""
 
 
 @exact

@@ -1,8 +1,8 @@
-"""What `taylor.Expansion` computes, in compiled loops: one program for every depth, every shape and every quadratic.
+"""`taylor.Expansion` in compiled loops: one program for every depth, every shape and every quadratic.
 
-Products of matrices may be summed in any order, with or without fused multiply-adds: the rounding that is granted
-holds for all of these (docs/verified.md, section 5). Each `A_i B_{k−i}` of a Cauchy product is summed alone and then
-added, so that an entry goes through `inner + k` operations. Bounds are computed without such liberties.
+Products of matrices can be summed in any order, with or without fused multiply-adds: the rounding bounds cover all
+these cases (docs/verified.md, section 5). Each `A_i B_{k−i}` of a Cauchy product is summed alone and then added, so
+an entry passes through `inner + k` operations. The loops that compute bounds do not use this freedom.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ from linflow.verified._frame import (
 from linflow.verified.rounding import TINY, UP
 
 SMALL = 64
-"""Multiplications in one product up to which a call costs more than they do."""
+"""Up to this many multiplications in one product, a call costs more than the multiplications."""
 
 
 @proved
 def _short_products(A, a, across, left, B, b, right, C, c, between, columns, k):
-    """`C_j = Σ_{i≤k} A_i B_{k−i}` for one row, the products of each i summed alone."""
+    """Write one row of `C = Σ_{i≤k} A_i B_{k−i}`, where the products of each i are summed alone."""
     noinline()
     for j in range(columns):
         C[Place(c + j)] = 0.0
@@ -76,7 +76,7 @@ def _short_products(A, a, across, left, B, b, right, C, c, between, columns, k):
 
 @jit
 def cauchy(turned, A, a, B, b, k, C, c, work, part, rows, between, columns):
-    """`C = Σ_{i≤k} A_i B_{k−i}`, or `A_iᵀ`; a product is summed alone, then added."""
+    """Write `C = Σ_{i≤k} A_i B_{k−i}`, with `A_iᵀ` if `turned`. Each product is summed alone, then added."""
     noinline()
     left, right, size = rows * between, between * columns, rows * columns
     if columns < 4 and left * columns <= SMALL:
@@ -103,7 +103,7 @@ def cauchy(turned, A, a, B, b, k, C, c, work, part, rows, between, columns):
 
 @jit
 def gradient_of(spec, data, E, e, work, to, other):
-    """Write `A E B` at `to` in `work`."""
+    """Write `A E B` to `work`, starting at `to`."""
     noinline()
     n, m = spec[ROWS], spec[COLUMNS]
     A, B = MATRICES, MATRICES + spec[LEFT] * n * n
@@ -120,14 +120,14 @@ def gradient_of(spec, data, E, e, work, to, other):
 
 @jit
 def over(A, a, tau, k, C, c, count):
-    """`C = −τ A / k`."""
+    """Write `C = −τ A / k`."""
     for j in range(count):
         C[c + j] = (A[a + j] * -tau) / k
 
 
 @jit
 def _recursion(spec, data, tau, p, series, heads, numbers, work):
-    """Compute the coefficients of the layers, which begin with the weights, and all products on the way."""
+    """Compute the coefficients of the layers, starting from the weights, and all products on the way."""
     noinline()
     L, n, m, c, D = spec[DEPTH], spec[ROWS], spec[COLUMNS], data[SCALE], spec[DEPTH] + 3
     widths, layers = HEADER, HEADER + D
@@ -179,6 +179,7 @@ def expanding(source):
     """Return the program `expand`."""
 
     def expand(spec, data, y, tau, p, series, heads, bounds, tails, rounding, numbers, work):
+        """Write the series of the layers, the first coefficients of the products, and all bounds of the path."""
         numbers[NUMBERS] = source
         L, n, m, D = spec[DEPTH], spec[ROWS], spec[COLUMNS], spec[DEPTH] + 3
         widths, layers = HEADER, HEADER + D
@@ -212,7 +213,7 @@ def walking(source):
     """Return the program `walk`."""
 
     def walk(spec, p, series, bounds, s, y):
-        """Write the weights of the path at s, rounded, and return a bound of their distance to the polynomial's."""
+        """Write the rounded weights of the path at s and return a bound of their distance to the polynomial."""
         L, layers = spec[DEPTH], HEADER + spec[DEPTH] + 3
         widths, jumps = HEADER, 0.0 * source
         for l in range(L):
@@ -223,7 +224,7 @@ def walking(source):
                     y[to + j] = y[to + j] * s + series[at + k * count + j]
             jump, power = 0.0, 1.0
             for k in range(p + 1):
-                # The coefficient of degree k goes through k products and k + 1 sums.
+                # The coefficient of degree k passes through k products and k + 1 sums.
                 jump += gamma(2 * k + 1) * power * bounds[3 * l + LENGTH, k]
                 power *= s
             jumps += jump * jump

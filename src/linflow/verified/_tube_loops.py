@@ -1,7 +1,8 @@
-"""What `log_norm` computes, in compiled loops: norms on the tube of a step.
+"""`log_norm` in compiled loops: norms on the tube of a step.
 
-The tube is one array: jets (bounds of a norm and of its first two derivatives) of the layers, of the products before
-and after each layer, of the gradient, and of the products between two layers; then the bound of `‖d²(∇²L)/ds²‖`.
+The tube is one array of jets, which are bounds of a norm and of its first two derivatives. It holds the jets of the
+layers, of the products before and after each layer, of the gradient, and of the products between two layers. The
+bound of `‖d²(∇²L)/ds²‖` comes last.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from linflow.verified._frame import (
 from linflow.verified.rounding import TINY, UP
 
 ROUNDS = 200
-"""Largest number of steps towards the eigenvector of a matrix of norms."""
+"""Largest number of power iterations towards the eigenvector of a matrix of norms."""
 
 
 @proved
@@ -62,7 +63,7 @@ def _greatest(C):
     v, w = np.ones(L), np.ones(L)
     most, before = math.inf, math.inf
     for turn in range(ROUNDS):
-        # (C + top I) v / v has no eigenvalue of the size of the greatest but that itself.
+        # The shift by top makes the greatest eigenvalue of C + top I the only one of its size.
         most, least, size = 0.0, math.inf, 0.0
         for i in range(L):
             total = 0.0
@@ -93,7 +94,7 @@ def _jet(series, many, s, tube, at):
 
 @proved
 def _times(tube, at, total, turn):
-    """Multiply a jet by another one, by Leibniz' rule; with `turn` 0 it becomes a copy of it."""
+    """Multiply the jet `total` by the jet at `at`, by Leibniz' rule. With `turn` 0, copy that jet to `total`."""
     a, b, c = tube[at], tube[at + 1], tube[at + 2]
     if turn == 0:
         total[0], total[1], total[2] = a, b, c
@@ -104,7 +105,7 @@ def _times(tube, at, total, turn):
 
 @proved
 def place(L, kind, i, j):
-    """Return where a jet lies in a tube: of layer i, of what is before it or after it, the gradient, or between."""
+    """Return the place of a jet in a tube: of layer i, before it, after it, the gradient, or between i and j."""
     if kind == 0:
         return 3 * i
     if kind == 1:
@@ -120,7 +121,7 @@ def looking(source):
     """Return the program `look`."""
 
     def look(spec, p, series, heads, bounds, pairs, triples, norms, work):
-        """Write `X_ij` and `M_ij` into `pairs`, length, norm and error of each into `triples`, and sharp norms."""
+        """Write `X_ij` and `M_ij` to `pairs`, length, norm and error of each to `triples`, sharp norms to `norms`."""
         L, m, D = spec[DEPTH], spec[COLUMNS], spec[DEPTH] + 3
         widths, layers, others = HEADER, block(spec, LAYERS), block(spec, OTHERS)
         Q, S, places = block(spec, Q_HEAD), block(spec, S_HEAD), block(spec, OTHERS) + D
@@ -169,13 +170,14 @@ def looking(source):
 
 @proved
 def multiplied(triple, bounds, row, between, size):
-    """Make the triple of A that of a computed product `A B`, B the first coefficient of a series; see `Matrix`."""
+    """Turn the triple of A into that of a computed `A B`, B the first coefficient of a series; see `Matrix`."""
     row = 3 * row
     multiplied_by(triple, bounds[row + LENGTH, 0], bounds[row + NORM, 0], bounds[row + ERROR, 0], between, size)
 
 
 @proved
 def multiplied_by(triple, length, norm, error, between, size):
+    """Turn the triple of A into that of a computed `A B`, given the length, norm and error of B."""
     lost = gamma(between) * triple[LENGTH] * length
     lost += triple[ERROR] * (norm + error) + triple[NORM] * error
     triple[NORM] = min((triple[NORM] * norm * UP + lost) * UP, size)
@@ -229,7 +231,7 @@ def enclosing(source):
 
 @proved
 def _widened(L, tube, radius, wide):
-    """Write the norms before, after and between on the tube: each at the path plus `Π(x + ρ) − Πx`."""
+    """Write the norms before, after and between layers on the tube: each norm on the path plus `Π(x + ρ) − Πx`."""
     for l in range(L):
         grown = kept = 1.0
         for i in range(l):
@@ -290,7 +292,7 @@ def by_products(source):
     """Return the program `level_two`."""
 
     def level_two(spec, tube, s, jump, slope, start, end):
-        """Return an upper bound of `∫ m ds` by the products alone; see `log_norm.level_two`."""
+        """Return an upper bound of `∫ m ds` from the products alone; see `log_norm.level_two`."""
         L = spec[DEPTH]
         if L == 1:
             return 0.0 * source

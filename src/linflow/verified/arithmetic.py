@@ -1,7 +1,7 @@
 """The two arithmetics of a path: float64, and pairs of float64 for starts that magnify every disturbance.
 
-A pair is the unevaluated sum of a number and what it leaves over, kept along the last axis; its operations have a
-relative error below `8u²` (Joldes, Muller & Popescu 2017, with the division of the same kind).
+A pair is the unevaluated sum of a number and its remainder, stored along the last axis. The operations on pairs have
+a relative error below `8u²` (Joldes, Muller & Popescu 2017; the division is of the same kind).
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from linflow.verified.rounding import U
 
 
 class Arithmetic(Protocol):
-    """What the recursion of the Taylor coefficients computes with."""
+    """The operations that the recursion for the Taylor coefficients needs."""
 
     unit: float
     """Relative error of one operation."""
     order: int
     """Degree of the path."""
     truncation: float
-    """Part of `‖θ‖` that the terms left out may add to the radius in one step."""
+    """Fraction of `‖θ‖` that the omitted terms may add to the radius in one step."""
     rest: float
     """Relative error of the float64 part of a value."""
 
@@ -40,16 +40,16 @@ class Arithmetic(Protocol):
 
 
 class Float64:
-    """Plain float64; products by BLAS."""
+    """Plain float64, with products by BLAS."""
 
     unit, order, truncation, rest = U, 20, 1e-16, 0.0
 
     def terms(self, inner: int, k: int) -> int:
-        """Return the operations that an entry of a Cauchy product goes through."""
+        """Return the number of operations behind each entry of a Cauchy product."""
         return inner + k + 1
 
     def zeros(self, *shape: int) -> np.ndarray:
-        """Return room for a series."""
+        """Return zeros of this shape, to hold a series."""
         return np.zeros(shape)
 
     def start(self, W: np.ndarray) -> np.ndarray:
@@ -67,19 +67,19 @@ class Float64:
         return np.matmul(A[: k + 1], B[k::-1]).sum(axis=0)
 
     def times(self, A: np.ndarray, factor: float) -> np.ndarray:
-        """Return a multiple."""
+        """Return A times a number."""
         return A * factor
 
     def over(self, A: np.ndarray, divisor: int) -> np.ndarray:
-        """Return a quotient."""
+        """Return A divided by an integer."""
         return A / divisor
 
     def plus(self, A: np.ndarray, B: np.ndarray) -> np.ndarray:
-        """Return a sum."""
+        """Return `A + B`."""
         return A + B
 
     def minus(self, A: np.ndarray, V: np.ndarray) -> np.ndarray:
-        """Return the difference to a float64 matrix."""
+        """Return `A − V` for a float64 matrix V."""
         return A - V
 
     def apply(self, problem: AffineGradient, E: np.ndarray) -> np.ndarray:
@@ -92,16 +92,16 @@ class Float64:
 
 
 class Pairs:
-    """Pairs of float64, in compiled loops. Only for objectives whose gradient has no error of its own."""
+    """Pairs of float64, in compiled loops. They need an objective whose gradient has no error of its own."""
 
     unit, order, truncation, rest = 8 * U * U, 34, 1e-31, U
 
     def terms(self, inner: int, k: int) -> int:
-        """Return the operations that an entry of a Cauchy product goes through."""
+        """Return the number of operations behind each entry of a Cauchy product."""
         return inner * (k + 1) + 1
 
     def zeros(self, *shape: int) -> np.ndarray:
-        """Return room for a series."""
+        """Return zeros of this shape, to hold a series."""
         return np.zeros((*shape, 2))
 
     def start(self, W: np.ndarray) -> np.ndarray:
@@ -119,29 +119,29 @@ class Pairs:
         return out
 
     def times(self, A: np.ndarray, factor: float) -> np.ndarray:
-        """Return a multiple."""
+        """Return A times a number."""
         out = np.empty(A.shape)
         _loops().times(A.reshape(-1, 2), factor, out.reshape(-1, 2))
         return out
 
     def over(self, A: np.ndarray, divisor: int) -> np.ndarray:
-        """Return a quotient."""
+        """Return A divided by an integer."""
         out = np.empty(A.shape)
         _loops().over(A.reshape(-1, 2), float(divisor), out.reshape(-1, 2))
         return out
 
     def plus(self, A: np.ndarray, B: np.ndarray) -> np.ndarray:
-        """Return a sum."""
+        """Return `A + B`."""
         out = np.empty(A.shape)
         _loops().plus(A.reshape(-1, 2), B.reshape(-1, 2), out.reshape(-1, 2))
         return out
 
     def minus(self, A: np.ndarray, V: np.ndarray) -> np.ndarray:
-        """Return the difference to a float64 matrix."""
+        """Return `A − V` for a float64 matrix V."""
         return self.plus(A, np.stack([-V, np.zeros_like(V)], axis=-1))
 
     def apply(self, problem: AffineGradient, E: np.ndarray) -> np.ndarray:
-        """Return E: the gradient of a factorization."""
+        """Return E, which is the gradient of a matrix factorization."""
         return E
 
     def high(self, A: np.ndarray) -> np.ndarray:
@@ -150,7 +150,7 @@ class Pairs:
 
     @staticmethod
     def fits(problem: AffineGradient) -> bool:
-        """Tell whether the gradient of a problem is known to twice the digits, and loops can be compiled."""
+        """Return whether the gradient of a problem is known to twice the digits and the loops can be compiled."""
         if problem.A is not None or problem.B is not None or problem.residue > 0:
             return False
         try:

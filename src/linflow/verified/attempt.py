@@ -11,10 +11,10 @@ from linflow.verified.enclosure import Enclosure
 from linflow.verified.run import STEPS, enclose
 
 STORED = 6_000_000
-"""Limit on weights times kept steps of a flow. A step keeps 21 numbers for each weight, so this is 1 GB."""
+"""Limit on weights times stored steps of a flow. A step stores 21 numbers per weight, so this is 1 GB."""
 
 COMPUTED = 1_200_000_000
-"""Limit on weights times steps of a descent, which keeps none of them."""
+"""Limit on weights times steps of a descent, which stores none of its steps."""
 
 
 def attempt(
@@ -30,18 +30,18 @@ def attempt(
 ) -> tuple[Enclosure | DescentEnclosure | None, str]:
     """Return a proof, or None and the reason why there is none.
 
-    The proof is of the descent if a step size is given, else of the flow. The arguments are those of `enclose`.
+    The proof is for descent if a step size is given, otherwise for the flow. The arguments are those of `enclose`.
 
     Args:
-        objective: what is minimised.
-        network: the start.
-        until: fraction of the first loss gap that is to be proved.
+        objective: the objective that is minimised.
+        network: the network at the start.
+        until: fraction of the first loss gap to prove.
         t_max: time at which the flow stops.
-        step_size: η of a descent; the flow if left out.
+        step_size: η of a descent. If it is left out, the proof is for the flow.
         steps: largest number of steps of a descent.
         progress: called with the fraction done.
-        max_steps: limit on the steps of a flow; a descent may take twice as many. It is lowered if there are many
-            weights. 0 makes no proof.
+        max_steps: limit on the steps of a flow. A descent can take twice as many. The limit is lowered if there are
+            many weights. With 0, no proof is attempted.
     """
     if max_steps == 0:
         return None, "no steps were allowed for it"

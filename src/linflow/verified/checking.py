@@ -1,4 +1,4 @@
-"""A certificate checked against a proof. No tolerance is needed, because the bounds hold for the exact flow."""
+"""Checking a certificate against a proof. No tolerance is needed, because the bounds hold for the exact flow."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from linflow._support.fractions import FRACTIONS
 from linflow.certificates import Certificate, Check, Violation
 
 POINTS = 200
-"""Times, evenly spread over the steps, at which the two are compared."""
+"""Largest number of times, evenly spread over the steps, at which the two are compared."""
 
 
 class Bounded(Protocol):
-    """A flow that is bounded from both sides, such as an `Enclosure`."""
+    """A flow with bounds from both sides, such as an `Enclosure`."""
 
     @property
     def first(self) -> tuple[float, float]: ...  # noqa: D102
@@ -60,7 +60,7 @@ def check_proof(certificate: Certificate, enclosure: Bounded) -> Check:
             violation = Violation(guarantee.name, float(t[k]), "loss gap", float(gap_low[k]), float(promised[k]))
     worst_slack = math.inf
     for k, x in enumerate(t):
-        # The exact gap is at most the upper bound, and what is promised only grows as it falls.
+        # The exact gap is at most the upper bound, and the promised rate only grows as the gap falls.
         promised = certificate.rate_at(float(gap_high[k]))
         if promised <= 0 or not math.isfinite(rate_high[k]):
             continue

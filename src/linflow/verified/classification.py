@@ -1,7 +1,7 @@
 """Exponential and logistic loss in a verified run: their gradient with proved errors, and bounds of the loss.
 
-`f(W) = Σ_ij φ(z_ij)`, `z_ij = y_ij ⟨w_j, x_i⟩`. For both, `0 < φ'' ≤ |φ'| ≤ φ`, `|φ'''| ≤ φ''`, and `|φ'|` changes at
-most by the factor `e^d` where z moves by d. Proofs: docs/verified.md, section 11.
+`f(W) = Σ_ij φ(z_ij)`, `z_ij = y_ij ⟨w_j, x_i⟩`. For both, `0 < φ'' ≤ |φ'| ≤ φ` and `|φ'''| ≤ φ''`. If z moves by d,
+`|φ'|` changes at most by the factor `e^d`. Proofs: docs/verified.md, section 11.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from linflow.model.classification import ExponentialLoss, ExponentialTail
 from linflow.verified.rounding import TINY, UP, U, frobenius, gamma, spectral
 
 EXP = 32 * U
-"""Relative error granted to `exp`, `log1p` and the few operations around them, together."""
+"""Relative error allowed for `exp`, `log1p` and the few operations around them, all together."""
 
 LARGEST_TURN = 1.5
 """Largest imaginary part of z, below π/2, at which `|φ'|` of the logistic loss is bounded."""
@@ -32,7 +32,7 @@ class TailGradient:
     Attributes:
         X: inputs, shape `(N, n)`.
         Y: labels ±1, shape `(N, m)`.
-        exponential: whether φ is `e^{−z}`; else `log(1 + e^{−z})`.
+        exponential: whether φ is `e^{−z}`; otherwise it is `log(1 + e^{−z})`.
         notes: what a reader must know about the problem.
     """
 
@@ -52,7 +52,7 @@ class TailGradient:
 
     @cached_property
     def V(self) -> np.ndarray:
-        """The matrix that W is measured from: 0."""
+        """The matrix from which W is measured: 0."""
         return np.zeros((self.X.shape[1], self.Y.shape[1]))
 
     @cached_property
@@ -66,15 +66,15 @@ class TailGradient:
         return spectral(self.X)
 
     def signed(self, W: np.ndarray) -> np.ndarray:
-        """Return `Z` as computed, for a matrix W or a stack of them."""
+        """Return the computed `Z` for a matrix W or a stack of matrices."""
         return self.Y * (self.X @ W)
 
     def rounding(self, size: np.ndarray | float) -> np.ndarray:
-        """Return what each row of Z rounds by, for `‖W‖_F ≤ size`, shape `(…, N)`."""
+        """Return a bound of the rounding of each row of Z for `‖W‖_F ≤ size`, shape `(…, N)`."""
         return gamma(self.X.shape[1]) * self.lengths * np.asarray(size)[..., None] * UP + TINY
 
     def slopes(self, Z: np.ndarray) -> np.ndarray:
-        """Return `|φ'(Z)|` as computed."""
+        """Return the computed `|φ'(Z)|`."""
         with np.errstate(over="ignore", under="ignore"):
             if self.exponential:
                 return np.exp(-Z)
@@ -82,10 +82,10 @@ class TailGradient:
             return np.where(Z < 0, 1.0, e) / (1 + e)
 
     def most(self, Z: np.ndarray, off: np.ndarray) -> np.ndarray:
-        """Return upper bounds of `|φ'(z)|` for all real z within `off` (one for each row) of Z.
+        """Return upper bounds of `|φ'(z)|` for all real z within `off` of Z, with one `off` per row.
 
-        They are bounds of φ'' too, and for complex z of a real part as near, and an imaginary part below π/2: there
-        `|1 + e^z|² ≥ 1 + e^{2 Re z}`.
+        They also bound φ''. They hold for complex z too, if the real part is within `off` and the imaginary part is
+        below π/2: there `|1 + e^z|² ≥ 1 + e^{2 Re z}`.
         """
         lowest = Z - off[:, None]
         lowest = lowest - 4 * U * (np.abs(Z) + off[:, None])
@@ -100,10 +100,10 @@ class TailGradient:
         Z = self.signed(W)
         sums = [float(np.sum(self._losses(Z + sign * off[:, None]))) for sign in (1.0, -1.0)]
         slack = gamma(Z.size + 4) + EXP + 4 * U
-        # The rounding of Z ± off is one more relative error of the loss, of the size of |z|.
+        # The rounding of Z ± off adds a relative error of the loss, proportional to |z|.
         moved = float(np.expm1(2 * U * (np.abs(Z).max() + off.max()))) * UP
         low = sums[0] * (1 - slack - moved) * (1 - 1e-15) - TINY
-        # A loss past float64 is bounded from below by nothing that a target could be a part of.
+        # If the loss overflows float64, the lower bound 0 is returned: no target is a fraction of infinity.
         return (max(0.0, low) if low < math.inf else 0.0), sums[1] * (1 + slack + moved) * UP + TINY
 
     def _losses(self, Z: np.ndarray) -> np.ndarray:
@@ -113,25 +113,25 @@ class TailGradient:
             return np.log1p(np.exp(-np.abs(Z))) + np.maximum(-Z, 0.0)
 
     def gap(self, E: np.ndarray, error: float) -> tuple[float, float]:
-        """Return bounds of the loss gap, whose minimum is 0; as `AffineGradient.gap`."""
+        """Return bounds of the loss gap, like `AffineGradient.gap`. The minimum of the loss is 0."""
         return self.value(E, error)
 
     def apply(self, W: np.ndarray) -> np.ndarray:
-        """Return `∇f(W)` as computed."""
+        """Return the computed `∇f(W)`."""
         return -(self.X.T @ (self.Y * self.slopes(self.signed(W))))
 
     def gradient(self, W: np.ndarray, off: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return `∇f` as computed from W, and a bound of its Frobenius distance to that of the exact product.
+        """Return the `∇f` computed from W, and a bound of its Frobenius distance to `∇f` at the exact product.
 
         Args:
-            W: the product as computed, or a stack of them.
-            off: upper bound of its Frobenius distance to the exact one, for each.
+            W: the computed product, or a stack of computed products.
+            off: upper bound of the Frobenius distance of each W to its exact product.
         """
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             Z = self.signed(W)
             A = self.slopes(Z)
             rows = np.sqrt(np.sum(A * A, axis=-1)) * UP + TINY
-            # |φ'| moves at most by e^d; exp errs by its own rounding.
+            # |φ'| changes at most by the factor e^d; exp adds its own rounding.
             moved = self.lengths * np.asarray(off)[..., None] + self.rounding(frobenius(W))
             relative = np.expm1(moved * UP) * (1 + EXP) + EXP
             weighted = self.lengths * rows
@@ -141,15 +141,15 @@ class TailGradient:
     def loss_gradient(
         self, weights: list[np.ndarray], off: np.ndarray, c: float
     ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray], list[np.ndarray]]:
-        """Return `G = c∇f(cW_1 ⋯ W_L)` and the `∇_l L = P_{l−1}ᵀ G S_{l+1}ᵀ` as computed, each with its error.
+        """Return the computed `G = c∇f(cW_1 ⋯ W_L)` and `∇_l L = P_{l−1}ᵀ G S_{l+1}ᵀ`, each with its error.
 
         Args:
-            weights: the layers, or stacks of them.
-            off: upper bounds of the distances of the exact layers to these, shape `(L, …)`.
+            weights: the layers, or stacks of layers.
+            off: upper bounds of the distances of the exact layers to `weights`, shape `(L, …)`.
             c: output scale.
 
         Returns:
-            G, its error, the gradients, their errors; each error in Frobenius norm.
+            G, its error, the gradients and their errors. Errors are in the Frobenius norm.
         """
         P, S = products(weights)
         sizes = [frobenius(W) for W in weights]
@@ -167,10 +167,10 @@ class TailGradient:
         return G, G_error, gradients, errors
 
     def sizes(self, Z: np.ndarray, off: np.ndarray) -> tuple[float, float]:
-        """Return upper bounds of `‖∇f‖_F` and of `‖∇²f‖` where each row of z is within `off` of Z.
+        """Return upper bounds of `‖∇f‖_F` and `‖∇²f‖` that hold if each row of z is within `off` of Z.
 
-        `‖∇f‖_F ≤ Σ_i ‖x_i‖ ‖φ'(z_i)‖`, `‖∇²f‖ ≤ Σ_i ‖x_i‖² max_j φ''(z_ij)`, and at most `‖X‖² max φ''`. The first
-        holds for complex z too.
+        `‖∇f‖_F ≤ Σ_i ‖x_i‖ ‖φ'(z_i)‖`, and `‖∇²f‖` is at most both `Σ_i ‖x_i‖² max_j φ''(z_ij)` and
+        `‖X‖² max φ''`. The first bound holds for complex z too.
         """
         bound = self.most(Z, off)
         slope = float(np.sum(self.lengths * np.sqrt(np.sum(bound * bound, axis=1)))) * UP
@@ -187,19 +187,19 @@ def products(weights: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarr
 
 
 def sides(weights: list[np.ndarray]) -> int:
-    """Return an upper bound of the operations that an entry of a product of layers goes through."""
+    """Return an upper bound of the number of operations behind each entry of a product of layers."""
     return sum(W.shape[-2] + W.shape[-1] for W in weights) + len(weights)
 
 
 def product(sizes: list) -> Any:
-    """Return the product of norms, 1 for none."""
+    """Return the product of norms, or 1 if there are none."""
     return math.prod(sizes, start=1.0) * UP
 
 
 def grown(sizes: list, errors: Any) -> Any:
-    """Return a bound of how far a product moves whose factors of these norms move by these errors.
+    """Return a bound of how far a product moves if its factors, of norms `sizes`, move by `errors`.
 
-    `Π(x + e) − Πx`, as a sum over the first factor that moves, so that small errors are not lost.
+    The bound is `Π(x + e) − Πx`. It is summed over the first factor that moves, so that small errors are not lost.
     """
     total, before = 0.0, 1.0
     for k, (x, e) in enumerate(zip(sizes, errors, strict=True)):

@@ -1,4 +1,4 @@
-"""How far gradient descent is from gradient flow: both are enclosed and then compared."""
+"""The distance of gradient descent from gradient flow: both are enclosed, then compared."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from linflow.verified.rounding import UP, U
 from linflow.verified.run import descent_and_flow
 
 POINTS = 200
-"""Steps, evenly spread, at which the two are compared."""
+"""Largest number of steps, evenly spread, at which the two are compared."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -25,7 +25,7 @@ class FlowDescentGap:
 
     Attributes:
         step_size: η.
-        k: the steps that are compared, shape `(K,)`.
+        k: the compared steps, shape `(K,)`.
         t: `kη`.
         distance: lower and upper bounds of `‖θ_k − θ(kη)‖`, shape `(2, K)`.
         flow: bounds of the loss gap of the flow at `kη`, shape `(2, K)`.
@@ -43,7 +43,7 @@ class FlowDescentGap:
 
     @property
     def largest(self) -> tuple[float, float]:
-        """Bounds of the largest distance at the steps compared."""
+        """Bounds of the largest distance over the compared steps."""
         return float(self.distance[0].max()), float(self.distance[1].max())
 
     @property
@@ -81,11 +81,11 @@ def flow_descent_gap(
 ) -> FlowDescentGap:
     """Bound the distance of gradient descent to gradient flow, which is of order η, along a whole run.
 
-    Both are enclosed (`enclose`) in the same coordinates, so the distance of the two paths, minus and plus the
-    two radii, bounds `‖θ_k − θ(kη)‖`. The loss gaps have bounds of their own.
+    Both are enclosed (`enclose`) in the same coordinates. The distance of the two paths, minus and plus the two
+    radii, therefore bounds `‖θ_k − θ(kη)‖`. The loss gaps have bounds of their own.
 
     Args:
-        objective: one that `enclose` takes.
+        objective: an objective that `enclose` takes.
         network: a `Network` or its weights.
         step_size: η of the descent.
         until: fraction of the first loss gap at which the descent ends.
@@ -93,10 +93,10 @@ def flow_descent_gap(
         progress: called with the fraction done.
 
     Returns:
-        A `FlowDescentGap` at up to 200 steps, evenly spread.
+        A `FlowDescentGap` at up to 200 evenly spread steps.
 
     Raises:
-        ValueError: arguments that do not fit, or not one step could be enclosed.
+        ValueError: the arguments do not fit together, or not one step could be enclosed.
 
     Source: this library, docs/verified.md.
 
@@ -119,7 +119,7 @@ def flow_descent_gap(
         t = float(j) * eta
         weights, low, high, radius = flow.around(t)
         moved = math.sqrt(sum(float(np.sum((a - b) ** 2)) for a, b in zip(weights, iterates[j], strict=True)))
-        # The product kη is rounded; the flow moves by its speed times that.
+        # The product kη is rounded. The flow moves by its speed times this rounding.
         off = (radius + float(descent.radius[j]) + 2 * U * t * flow.speed(t)) * UP + 1e-12 * moved
         distances.append((max(0.0, moved - off), moved + off))
         flows.append((low, high))

@@ -1,6 +1,7 @@
 """Paths, nodes and tubes of a verified flow in compiled code: `Expansion`, `Node` and `Tube` for float64.
 
-The numbers are those of the plain classes to rounding, and the same proofs cover them (docs/verified.md, section 5).
+The numbers agree with those of the plain classes up to rounding. The same proofs cover both (docs/verified.md,
+section 5).
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ from linflow.verified.log_norm import Constants
 from linflow.verified.problem import AffineGradient
 
 BLAS_FROM = 500_000
-"""Multiplications in one product of matrices from which BLAS is faster, and with it the plain classes."""
+"""From this many multiplications in one matrix product, BLAS is faster, and so are the plain classes."""
 
 LAPACK_FROM = 100
-"""Side of a matrix above which LAPACK factorises it."""
+"""Matrices with a longer side than this are factorised by LAPACK."""
 
 ENOUGH = 1e-5
-"""What a bound of an eigenvalue may add to the exponent over one unit of the path's time."""
+"""Largest amount that the slack of an eigenvalue bound may add to the exponent per unit of the path's time."""
 
 
 @lru_cache(maxsize=1)
 def programs() -> Any:
-    """Return the programs, compiled or read from the disk; None where nothing can be compiled."""
+    """Return the compiled programs, or None if nothing can be compiled. They are kept on disk for later runs."""
     try:
         from linflow.verified import _loops  # noqa: PLC0415 - numba is slow to import
 
@@ -39,7 +40,7 @@ def programs() -> Any:
 
 
 def layout(problem: AffineGradient, weights: Sequence[np.ndarray], scale: float) -> Layout | None:
-    """Return the layout of a problem for compiled code, None where plain code is to be used."""
+    """Return the layout of a problem for compiled code, or None if plain code should be used."""
     matrices = [M for M in (problem.V, problem.A, problem.B, *weights) if M is not None]
     if any(type(M) is not np.ndarray or M.dtype != np.float64 for M in matrices):
         return None
@@ -51,7 +52,7 @@ def layout(problem: AffineGradient, weights: Sequence[np.ndarray], scale: float)
 
 
 class Layout:
-    """Where everything of a problem lies in flat arrays, and room to compute in; for one march at a time."""
+    """The layout of a problem in flat arrays, with work space. One march at a time can use it."""
 
     def __init__(self, problem: AffineGradient, widths: tuple[int, ...], scale: float):
         from linflow.verified import _frame as k  # noqa: PLC0415 - numba is slow to import
@@ -95,12 +96,12 @@ class Layout:
 
     @cached_property
     def square(self) -> np.ndarray:
-        """Room for a Hessian."""
+        """Work space for a Hessian."""
         return np.zeros((self.size, self.size))
 
     @cached_property
     def factor(self) -> np.ndarray:
-        """Room for a factor of a Hessian."""
+        """Work space for a factor of a Hessian."""
         return np.zeros(self.size**2)
 
     def flat(self, weights: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
@@ -108,7 +109,7 @@ class Layout:
         return weights if isinstance(weights, np.ndarray) else np.concatenate([W.ravel() for W in weights])
 
     def layers(self, y: np.ndarray, count: int = 0) -> list[np.ndarray]:
-        """Return the layers that lie in a vector, or series of so many coefficients each."""
+        """Return the layers stored in a vector, or their series if `count` coefficients of each are stored."""
         sides = list(pairwise(self.widths))
         if not count:
             return [y[a:b].reshape(s) for a, b, s in zip(self.ends[:-1], self.ends[1:], sides, strict=True)]
@@ -117,7 +118,7 @@ class Layout:
 
 
 class CompiledPath:
-    """The path over one step from given weights, and all that bounds it: see `Expansion`."""
+    """The path over one step from given weights, with all its bounds: see `Expansion`."""
 
     def __init__(
         self, layout: Layout, weights: Sequence[np.ndarray] | np.ndarray, tau: float, order: int | None = None
@@ -165,7 +166,7 @@ class CompiledPath:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Upper bounds of the Frobenius norms of the layers' coefficients, one row for a layer."""
+        """Upper bounds of the Frobenius norms of the layers' coefficients, one row per layer."""
         return self.bounds[: 3 * self.depth : 3].copy()
 
     @property
@@ -183,7 +184,7 @@ class CompiledPath:
         return self._norm
 
     def longest(self) -> float:
-        """Return the scaled time over which the truncation stays below its part of `‖θ‖`."""
+        """Return the scaled time over which the truncation stays below its share of `‖θ‖`."""
         return self._longest
 
     def added(self, s: float) -> float:
@@ -191,27 +192,27 @@ class CompiledPath:
         return self.layout.programs.added(self.tails, self.rounding, self.order, s)
 
     def at(self, s: float) -> tuple[np.ndarray, float]:
-        """Return the weights of the path at s, rounded, and a bound of their distance to the polynomial's."""
+        """Return the rounded weights of the path at s, and a bound of their distance to the polynomial."""
         y = np.empty(self.layout.size)
         jump = self.layout.programs.walk(self.layout.spec, self.order, self.series, self.bounds, s, y)
         return y, jump
 
     def gap(self, error: float) -> tuple[float, float]:
-        """Return bounds of the loss gap where the product is within `error` of that at the start."""
+        """Return bounds of the loss gap for every product within `error` of the product at the start."""
         k = self.layout.at
         _, length, value, slope = self.numbers[[k.OFF_ERROR, k.OFF, k.VALUE, k.SLOPE]].tolist()
         return self.problem.gap_from(0.5 * value, length, slope, self.problem.V.size, error)
 
 
 class CompiledNode:
-    """The log-norm at the start of a step: see `Node`."""
+    """The logarithmic norm at the start of a step: see `Node`."""
 
     def __init__(self, path: CompiledPath):
         self.path = path
 
     @cached_property
     def norms(self) -> np.ndarray:
-        """`‖X_ij‖₂` and `‖M_ij‖₂`, flat."""
+        """`‖X_ij‖₂` and `‖M_ij‖₂` as flat arrays."""
         path, of = self.path, self.path.layout
         norms = np.empty((2, of.depth**2))
         of.programs.look(
@@ -226,7 +227,10 @@ class CompiledNode:
         return x, m
 
     def hessian(self) -> tuple[np.ndarray, float]:
-        """Return `∇²L` here, its lower half, and a bound of its error; the next one of the march overwrites it."""
+        """Return the lower half of `∇²L` here and a bound of its error.
+
+        The next Hessian of the march overwrites the array.
+        """
         path, of = self.path, self.path.layout
         norms, H = np.empty((2, of.depth**2)), of.square
         parts = (path.heads, path.bounds, of.pairs, of.triples)
@@ -265,6 +269,6 @@ class CompiledTube:
 
 
 def level_two(start: CompiledNode, end: CompiledNode, tube: CompiledTube, jump: float, constants: Constants) -> float:
-    """Return an upper bound of `∫ m ds` over the step by the products alone: see `log_norm.level_two`."""
+    """Return an upper bound of `∫ m ds` over the step from the products alone: see `log_norm.level_two`."""
     of = tube.path.layout
     return of.programs.level_two(of.spec, tube.jets, tube.s, jump, constants.slope, start.norms, end.norms)

@@ -1,7 +1,7 @@
 """Verified gradient descent: the exact iterates lie within a radius of the computed ones.
 
-`‖e_{k+1}‖ ≤ max(1 + ηm, ηM − 1) ‖e_k‖ + r_k` with `−m ≤ λ(∇²L) ≤ M` between the two, and `r_k` the rounding of the
-step: docs/verified.md, section 8.
+`‖e_{k+1}‖ ≤ max(1 + ηm, ηM − 1) ‖e_k‖ + r_k`, where `−m ≤ λ(∇²L) ≤ M` between the two iterates and `r_k` is the
+rounding of the step. Proof: docs/verified.md, section 8.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ from linflow.verified.rounding import TINY, UP, U, frobenius, least_eigenvalue
 from linflow.verified.taylor import Expansion
 
 MOVED, LEAST = 0.1, 1e-4
-"""What the distance to the last Hessian may add to the exponent of a step: this part of it, plus this amount."""
+"""The distance to the last Hessian may add this fraction of the exponent of a step, plus this amount."""
 
 DIVERGED = 1e6
-"""A descent has diverged when its gap has grown by this factor."""
+"""A descent counts as diverged when its gap has grown by this factor."""
 
 
 @renamed_attributes(network="final")
 @dataclass(frozen=True, repr=False)
 class DescentEnclosure:
-    """A proof, made by computing, of where exact gradient descent is after every step.
+    """A computed proof of where exact gradient descent is after every step.
 
     Attributes:
-        objective: what is minimised.
-        start: the start.
+        objective: the objective that is minimised.
+        start: the network at the start.
         step_size: η.
         gaps: lower and upper bounds of the loss gap after 0, 1, … steps, shape `(2, K + 1)`.
         radius: upper bounds of `‖θ_k − θ̃_k‖`, shape `(K + 1,)`, at the reduced width.
         exponent: logarithm of the largest factor by which a disturbance of the start can have grown.
         result: "target proved", "all steps done", "diverged" or "proof ended".
-        reason: why it ended early; empty if it did not.
+        reason: why the run ended early; empty if it did not.
         weights: the last iterate as computed, at the reduced width.
-        hessians: how many Hessians were needed.
+        hessians: number of Hessians that were needed.
         notes: how the input was converted, and what the gap is measured from.
     """
 
@@ -70,7 +70,7 @@ class DescentEnclosure:
 
     @property
     def steps(self) -> int:
-        """Number of steps that are enclosed."""
+        """Number of enclosed steps."""
         return len(self.radius) - 1
 
     @cached_property
@@ -79,10 +79,10 @@ class DescentEnclosure:
         return self.start.with_weights(self.narrowed.expand(self.weights))
 
     def gap_bounds(self, k: Any) -> tuple[Any, Any]:
-        """Return bounds of the loss gap after k steps, a number or a sequence.
+        """Return bounds of the loss gap after k steps, where k is a number or a sequence.
 
         Raises:
-            ValueError: more steps than are enclosed.
+            ValueError: k exceeds the number of enclosed steps.
         """
         several = np.ndim(k) > 0
         index = np.array([checks.count(j, "k", 0) for j in (unmasked(k, "k") if several else [k])], dtype=int)
@@ -95,7 +95,7 @@ class DescentEnclosure:
     def steps_bounds(self, until: Any) -> tuple[Any, Any]:
         """Return bounds of the number of steps after which the gap is first at most `until` of the first one.
 
-        `(lo, inf)` if it is not proved that the gap ever gets there.
+        The result is `(lo, inf)` if the run does not prove that the gap gets there.
 
         Args:
             until: fraction in (0, 1), or a sequence of them.
@@ -110,12 +110,12 @@ class DescentEnclosure:
         return low, int(np.argmax(below)) if below.any() else math.inf
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the proof as NetCDF (`.nc`), whole or not at all; `linflow.load(path)` gives it back.
+        """Write the proof to a NetCDF file (`.nc`), whole or not at all; `linflow.load(path)` reads it back.
 
-        What is read answers every question as this does. It is not proved again, and its `notes` say so.
+        The loaded proof gives the same answers as this one. It is not proved again, and its `notes` say so.
 
         Raises:
-            ValueError: an objective given by functions, which a file cannot hold.
+            ValueError: the objective is given by functions, which a file cannot hold.
             OSError, ImportError: as for `linflow.files.save_run`.
         """
         from linflow.verified.storage.writing import save_enclosure  # noqa: PLC0415 - xarray is slow to import
@@ -123,7 +123,7 @@ class DescentEnclosure:
         save_enclosure(self, path)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what was proved as plain data."""
+        """Return the proved results as plain data."""
         return {
             "result": self.result,
             "reason": self.reason,
@@ -151,7 +151,7 @@ class DescentEnclosure:
 
 @dataclass(frozen=True)
 class _Curvature:
-    """Bounds of the spectrum of `∇²L` at one iterate, and the constants of the ball they are used on."""
+    """Bounds of the spectrum of `∇²L` at one iterate, and the constants of the ball on which they are used."""
 
     weights: list[np.ndarray]
     least: float
@@ -174,7 +174,7 @@ class DescentMarch:
         self.first = self.gap
 
     def _arrive(self, weights: list[np.ndarray]) -> None:
-        """Look at the gradient at an iterate, with its rounding, and at the gap."""
+        """Compute the gradient at an iterate, with its rounding, and the gap."""
         self.weights = weights
         self.path = Expansion(self.problem, weights, self.scale, self.eta, 1)
         self.tube = Tube(self.path, 0.0)
@@ -183,7 +183,7 @@ class DescentMarch:
         self.gap = self.problem.gap(self.path.distance, error)
 
     def advance(self) -> bool:
-        """Take a step; False if the radius becomes too large (`trouble` says why)."""
+        """Take a step. Return False if the radius becomes too large (`trouble` says why)."""
         path = self.path
         growth = self._growth()
         new = [series[0] + series[1] for series in path.coefficients]
@@ -226,7 +226,7 @@ class DescentMarch:
         return (math.sqrt(squares) * (1 + 1e-12) + 4 * U * self.path.norm()) * UP
 
     def _near(self) -> _Curvature:
-        """Return the spectrum of the last Hessian while it is near enough, else a new one."""
+        """Return the spectrum of the last Hessian if it is near enough, else that of a new one."""
         known, eta = self.known, self.eta
         if known is not None:
             away = self._distance(known) + self.radius
@@ -236,7 +236,7 @@ class DescentMarch:
         H, error = hessian(self.path)
         least, most = least_eigenvalue(H, error), -least_eigenvalue(-H, error)
         self.hessians += 1
-        # A ball that the next steps can use: where the distance alone would spend what is allowed.
+        # The next steps can use this ball. At its edge, the distance alone would use up the allowance.
         ball = 2 * self.radius + (LEAST + MOVED * eta * max(0.0, -least)) / (eta * self.constants.third + TINY)
         ball = min(ball, 0.1 * self.path.norm() + 2 * self.radius)
         third = self.tube.constants(ball).third
@@ -251,7 +251,10 @@ def enclose_descent(
     progress: Callable[[float], None] | None,
     iterates: list[list[np.ndarray]] | None = None,
 ) -> tuple[str, str, np.ndarray, np.ndarray]:
-    """Run a verified descent; return its result, the reason, the gaps and the radii, and append to `iterates`."""
+    """Run a verified descent; return its result, the reason, the gaps and the radii.
+
+    If `iterates` is given, the iterates are appended to it.
+    """
     gaps, radii = [march.gap], [march.radius]
     target = -math.inf if until is None else until * march.first[0] * (1 - 1e-12)
     result = reason = ""

@@ -1,4 +1,4 @@
-"""What a verified run gives: bounds of the exact flow at every time, and how far the proof reaches."""
+"""The result of a verified run: bounds of the exact flow at every time, and how far the proof reaches."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from linflow.verified.rounding import TINY, UP, U, frobenius, gamma, least_eigen
 from linflow.verified.spectra import singular_value_bounds
 
 BISECTIONS = 60
-"""How often a step is halved to find a time: down to its last digit."""
+"""Number of times a step is halved to find a time. This reaches the last digit."""
 
 LARGEST_OPERATOR = 900
-"""Largest number nm of entries of the product for which the least eigenvalue of T is enclosed."""
+"""Largest number nm of entries of the product for which the least eigenvalue of T can be enclosed."""
 
 Bounds = tuple[Any, Any]
 """Lower and upper bounds: two numbers for one time, two arrays for several."""
@@ -38,20 +38,20 @@ Bounds = tuple[Any, Any]
 
 @dataclass(frozen=True, repr=False)
 class Enclosure:
-    """A proof, made by computing, of where the exact gradient flow is: `‖θ(t) − θ̃(t)‖ ≤ radius`.
+    """A computed proof of where the exact gradient flow is: `‖θ(t) − θ̃(t)‖ ≤ radius`.
 
-    Every bound holds for the exact flow of the exact data, rounding included. `docs/verified.md` has the theorem.
+    Every bound holds for the exact flow of the exact data, rounding included. `docs/verified.md` states the theorem.
 
     Attributes:
-        objective: what is minimised.
-        start: the start.
+        objective: the objective that is minimised.
+        start: the network at the start.
         problem: the affine gradient with its proved errors.
         steps: the path, step by step.
         first: bounds of the first loss gap.
-        result: how it ended: "target proved", "time limit reached", "step limit reached" or "proof ended".
-        reason: why it ended early; empty if it did not.
+        result: how the run ended: "target proved", "time limit reached", "step limit reached" or "proof ended".
+        reason: why the run ended early; empty if it did not.
         notes: how the input was converted, and what the gap is measured from.
-        hessians: how many steps needed the Hessian.
+        hessians: number of steps that needed the Hessian.
     """
 
     objective: Objective
@@ -67,7 +67,7 @@ class Enclosure:
 
     @cached_property
     def t(self) -> np.ndarray:
-        """The time 0 and the end of every step; these times are exact."""
+        """The time 0 and the end of every step. These times are exact."""
         return np.array([0.0, *(step.t + step.length for step in self.steps)])
 
     @cached_property
@@ -77,7 +77,7 @@ class Enclosure:
 
     @property
     def exponent(self) -> float:
-        """Upper bound of `∫ m`: a disturbance of the start grows at most by its exponential."""
+        """Upper bound of `∫ m`. A disturbance of the start grows at most by the exponential of this number."""
         return float(sum(step.exponent for step in self.steps))
 
     @property
@@ -96,7 +96,7 @@ class Enclosure:
 
     @property
     def certificate(self) -> Guarantee | None:
-        """A guarantee for all times after `end`, with time counted from `end`; None if nothing is proved."""
+        """A guarantee for all times after `end`, with time counted from `end`, or None if nothing is proved."""
         return self._after[0]
 
     @property
@@ -108,18 +108,18 @@ class Enclosure:
         """Return bounds of the loss gap `L − f*` at a time or times.
 
         Raises:
-            ValueError: a time that is negative or beyond `end`.
+            ValueError: a time is negative or beyond `end`.
         """
         return self._each(t, self._gap)
 
     @cached_property
     def rank_floor(self) -> tuple[float, float]:
-        """Bounds of the least gap that the widths allow: `½ Σ_{i>r} σ_i(Y)²`, r the least width (Eckart & Young).
+        """Bounds of the least gap that the widths allow: `½ Σ_{i>r} σ_i(Y)²` for the least width r (Eckart & Young).
 
         Both are 0 if no hidden layer is narrower than the product.
 
         Raises:
-            ValueError: a hidden layer narrower than the product, and an objective other than `MatrixFactorization`.
+            ValueError: a hidden layer is narrower than the product, and the objective is not a `MatrixFactorization`.
         """
         r = min(self.start.widths)
         if r == min(self.start.shape):
@@ -134,12 +134,12 @@ class Enclosure:
         return 0.5 * float(np.sum(low[r:] ** 2)) * (1 - 1e-12), 0.5 * float(np.sum(high[r:] ** 2)) * UP
 
     def rank_gap_bounds(self, t: Any) -> Bounds:
-        """Return bounds of the loss less the least one of the rank that the widths allow, at a time or times.
+        """Return bounds of the gap to the least loss at the rank that the widths allow, at a time or times.
 
-        With a bottleneck the loss gap never falls below `rank_floor`; this one can fall to 0.
+        With a bottleneck, the loss gap never falls below `rank_floor`; this gap can fall to 0.
 
         Raises:
-            ValueError: as for `rank_floor`, or a time that is negative or beyond `end`.
+            ValueError: as for `rank_floor`, or a time is negative or beyond `end`.
 
         Example:
             >>> import numpy as np, linflow as lf
@@ -161,10 +161,10 @@ class Enclosure:
         return self._each(t, self._rate)
 
     def least_eigenvalue_bounds(self, t: Any) -> Bounds:
-        """Return bounds of `λ_min(T)` at a time or times, T on all `n×m` matrices.
+        """Return bounds of `λ_min(T)` at a time or times, where T acts on all `n×m` matrices.
 
         Raises:
-            ValueError: a product of more than 900 entries, or a time that is negative or beyond `end`.
+            ValueError: the product has more than 900 entries, or a time is negative or beyond `end`.
         """
         n, m = self.start.shape
         if n * m > LARGEST_OPERATOR:
@@ -177,7 +177,7 @@ class Enclosure:
 
     @renamed_arguments(fraction="until")
     def time_bounds(self, until: Any) -> tuple[Any, Any]:
-        """Return bounds of the time at which the gap comes down to `until` of the first; `(lo, inf)` when unknown.
+        """Return bounds of the time at which the gap falls to `until` of the first, or `(lo, inf)` if unknown.
 
         Args:
             until: fraction in (0, 1), or a sequence of them.
@@ -200,22 +200,22 @@ class Enclosure:
             if low is None and step.gap[0] <= above:
                 low, _ = self._switch(step, lambda t: self._gap(t)[0] > above)
             if step.gap[1] <= below:
-                # Not `>`: what is no number proves nothing.
+                # Not `>`, because NaN proves nothing.
                 _, high = self._switch(step, lambda t: not self._gap(t)[1] <= below)
                 break
         return (self.end if low is None else low), (math.inf if high is None else high)
 
     def network_at(self, t: float) -> Network:
-        """Return the network of the path at a time; the exact one is within `radius` of it at the reduced width."""
+        """Return the network on the path at a time. At the reduced width, the exact one is within `radius` of it."""
         weights, _ = self._step(checks.positive(t, "t", allow_zero=True)).at(float(t))
         return self.start.with_weights(self.narrowed.expand(weights))
 
     def against(self, certificate: Certificate) -> Check:
-        """Check every guarantee against the proof, without tolerance: the same as `certificate.check(enclosure)`."""
+        """Check every guarantee against the proof, without tolerance, like `certificate.check(enclosure)`."""
         return check_proof(certificate, self)
 
     def around(self, t: float) -> tuple[list[np.ndarray], float, float, float]:
-        """Return the narrow weights of the path at a time, bounds of the gap, and a radius around them."""
+        """Return the narrow weights of the path at a time, bounds of the gap, and a radius around the weights."""
         step = self._step(t)
         weights, errors = step.at(t)
         return weights, *self._gap(t), (step.radius + math.sqrt(float(np.sum(errors**2)))) * UP
@@ -238,7 +238,7 @@ class Enclosure:
         return bounds(checks.positive(t, "t", allow_zero=True))
 
     def _product(self, step: EnclosureStep, t: float) -> tuple[np.ndarray, float]:
-        """Return `c W_1 ⋯ W_L` on the path at a time, and a bound of its distance to that of the exact flow."""
+        """Return `c W_1 ⋯ W_L` on the path at time t, and a bound of its distance to that of the exact flow."""
         weights, errors = step.at(t)
         W, error = product_error(weights, errors)
         c = self.start.scale
@@ -251,9 +251,9 @@ class Enclosure:
         return self.problem.gap(E, (error + U * float(frobenius(E))) * UP)
 
     def _switch(self, step: EnclosureStep, early: Callable[[float], bool]) -> tuple[float, float]:
-        """Return, by bisection, a time at which `early` holds and the next one at which it does not.
+        """Return, by bisection, a time at which `early` holds and the next time at which it does not.
 
-        They are the start and the end of the step where no such time was found.
+        If no such time was found, the start or the end of the step takes its place.
         """
         low, high = step.t, step.t + step.length
         for _ in range(BISECTIONS):
@@ -266,7 +266,7 @@ class Enclosure:
     def _rate(self, t: float) -> tuple[float, float]:
         step = self._step(t)
         low, high = self._gap(t)
-        if low < 0:  # only where f* is the loss at a minimiser of numerical rank
+        if low < 0:  # only if f* is the loss at a minimiser of numerical rank
             return -math.inf, math.inf
         speed, error = self._speed(step, t)
         top = (speed + error) * UP
@@ -275,7 +275,7 @@ class Enclosure:
         return (bottom / high * bottom * (1 - 1e-12) if high > 0 else 0.0), most
 
     def _speed(self, step: EnclosureStep, t: float) -> tuple[float, float]:
-        """Return `‖∇L‖` on the path at a time as computed, and a bound of its distance to that of the exact flow."""
+        """Return the computed `‖∇L‖` on the path at time t, and a bound of its distance to that of the exact flow."""
         weights, errors = step.at(t)
         c, problem, constants = self.start.scale, self.problem, step.constants
         G = c * problem.apply(self._product(step, t)[0] - problem.V)
@@ -285,7 +285,7 @@ class Enclosure:
         # ‖∇²L‖ ≤ K ‖DW‖² + ‖∇f‖ ‖D²W‖ on the tube.
         stiffness = problem.smoothness * constants.motion**2 + constants.slope / c * constants.bend
         moved = step.radius + math.sqrt(float(np.sum(errors**2)))
-        # Each entry of the gradient goes through L + 1 products, of inner sides up to the widest, and those of ∇f.
+        # Each entry of the gradient passes through L + 1 products with inner sides up to the widest, and those of ∇f.
         sides = sum(net.widths) + 2 * sum(problem.V.shape) + 4 * net.depth
         sizes = [float(frobenius(W)) for W in weights]
         others = [c * math.prod(sizes[:l] + sizes[l + 1 :]) for l in range(len(sizes))]
@@ -311,12 +311,12 @@ class Enclosure:
         return singular_value_bounds(W, error)
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the proof as NetCDF (`.nc`), whole or not at all; `linflow.load(path)` gives it back.
+        """Write the proof to a NetCDF file (`.nc`), whole or not at all; `linflow.load(path)` reads it back.
 
-        What is read answers every question as this does. It is not proved again, and its `notes` say so.
+        The loaded proof gives the same answers as this one. It is not proved again, and its `notes` say so.
 
         Raises:
-            ValueError: an objective given by functions, which a file cannot hold.
+            ValueError: the objective is given by functions, which a file cannot hold.
             OSError, ImportError: as for `linflow.files.save_run`.
 
         Example:
@@ -333,7 +333,7 @@ class Enclosure:
         save_enclosure(self, path)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what was proved as plain data."""
+        """Return the proved results as plain data."""
         return {
             "result": self.result,
             "reason": self.reason,
@@ -359,7 +359,7 @@ class Enclosure:
 
 
 def _operator(weights: Sequence[np.ndarray], scale: float) -> tuple[np.ndarray, float, np.ndarray]:
-    """Return T as a matrix, a bound of its error, and its computed last eigenvector."""
+    """Return T as a matrix, a bound of its error, and the computed eigenvector of its least eigenvalue."""
     net = Network([np.asarray(W) for W in weights], scale)
     n, m = net.shape
     T, error = np.zeros((n * m, n * m)), 0.0
@@ -370,7 +370,7 @@ def _operator(weights: Sequence[np.ndarray], scale: float) -> tuple[np.ndarray, 
         right = np.eye(m) if S is None else S.T @ S
         T += np.kron(left, right)
         others = math.prod(sizes[:l] + sizes[l + 1 :]) ** 2
-        # Every entry goes through at most 2L products of inner side at most the widest, then a product and a sum.
+        # Every entry passes through at most 2L products with inner sides up to the widest, then a product and a sum.
         error += (
             gamma(2 * depth * widest + depth + 4)
             * others

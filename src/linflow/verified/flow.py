@@ -1,4 +1,4 @@
-"""The loop of a verified flow: steps until the target is proved, or the proof ends."""
+"""The loop of a verified flow: take steps until the target is proved or the proof ends."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from linflow.verified.march import EnclosureMarch, EnclosureStep
 from linflow.verified.tail_march import TailMarch
 
 MARGIN = 0.99
-"""The path goes on to this part of the target, so that the time of the target is bounded from both sides."""
+"""The path goes on to this fraction of the target, so that the time of the target is bounded from both sides."""
 
 USELESS = 0.5
-"""The proof ends when the bounds of the gap are further apart than this part of the upper bound."""
+"""The proof ends when the bounds of the gap differ by more than this fraction of the upper bound."""
 
 
 def enclose_flow(
@@ -23,7 +23,7 @@ def enclose_flow(
     max_steps: int,
     progress: Callable[[float], None] | None,
 ) -> tuple[str, str, tuple[EnclosureStep, ...]]:
-    """Run a verified flow; return its result, the reason if it ended early, and the steps."""
+    """Run a verified flow; return its result, the reason for an early end, and the steps."""
     steps: list[EnclosureStep] = []
     target = -math.inf if until is None else MARGIN * until * march.first[0]
     result = reason = ""
@@ -58,7 +58,7 @@ def enclose_flow(
 
 
 def _done(march: EnclosureMarch | TailMarch, until: float | None, end: float) -> float:
-    """Return the fraction done, by time or by the logarithm of the gap, whichever is further."""
+    """Return the fraction done, by time or by the logarithm of the gap, whichever is larger."""
     by_time = march.t / end if math.isfinite(end) else 0.0
     if until is None or not 0 < march.gap[1] < march.first[1]:
         return min(by_time, 1.0)

@@ -1,7 +1,7 @@
 """A guarantee for all times after the end of a verified flow: the envelope of the certificates, restarted there.
 
-At the end the exact weights lie within the radius of the path, their gap is at most its upper bound, and their
-imbalances are exactly those of the start. docs/verified.md, section 7.
+At the end, the exact weights lie within the radius of the path, their gap is at most its upper bound, and their
+imbalances are exactly those of the start. Proof: docs/verified.md, section 7.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ def ever_after(
     """Return a guarantee for the flow after the end of an enclosure, or None and the reason why there is none.
 
     Args:
-        objective: what is minimised.
-        start: the start, whose imbalances the flow conserves.
-        reached: the path's weights at the end.
-        radius: distance of the exact weights to these.
-        gap: upper bound of the loss gap there.
-        pl_constant: γ, a proved lower bound.
+        objective: the objective that is minimised.
+        start: the network at the start. The flow conserves its imbalances.
+        reached: the network of the path at the end.
+        radius: upper bound of the distance of the exact weights to `reached`.
+        gap: upper bound of the loss gap at the end.
+        pl_constant: proved lower bound of γ.
     """
     setting = Setting(objective, start)
     if pl_constant <= 0:
@@ -72,7 +72,7 @@ def ever_after(
 def shifted(nearby: Neighbourhood, radius: float) -> Neighbourhood:
     """Return floors that hold around all weights within `radius` of the centre.
 
-    The ball of R around such weights lies in the ball of R + radius around the centre.
+    The ball of radius R around such weights lies in the ball of radius `R + radius` around the centre.
     """
     radii = nearby.radii - radius
     inside = radii >= 0

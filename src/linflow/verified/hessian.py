@@ -14,7 +14,7 @@ from linflow.verified.taylor import Expansion, MatrixSeries
 
 
 class Matrix:
-    """A computed matrix, its Frobenius norm, a bound of the spectral norm, and a bound of its error."""
+    """A computed matrix with its Frobenius norm, a bound of its spectral norm and a bound of its error."""
 
     __slots__ = ("error", "length", "norm", "value")
 
@@ -43,12 +43,12 @@ def coefficient(factor: MatrixSeries) -> Matrix:
 
 
 def first(factor: MatrixSeries | None) -> Matrix | None:
-    """Return the coefficient at the start of a step, None for the identity."""
+    """Return the coefficient at the start of a step, or None for the identity."""
     return None if factor is None else coefficient(factor)
 
 
 def between(path: Expansion) -> dict[tuple[int, int], Matrix | None]:
-    """Return `M_ij = W_{i+1} ⋯ W_{j−1}` for all layers `i < j` (from 0), None for neighbours."""
+    """Return `M_ij = W_{i+1} ⋯ W_{j−1}` for all layers `i < j` (from 0), or None for neighbours."""
     W = [coefficient(factor) for factor in path.weights]
     M: dict[tuple[int, int], Matrix | None] = {}
     for i in range(path.depth):

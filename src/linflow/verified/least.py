@@ -1,4 +1,4 @@
-"""A proved lower bound of the negative part of a least eigenvalue, from a vector near the eigenvector."""
+"""A proved lower bound of `min(0, λ_min)` of a symmetric matrix, from a vector near the eigenvector."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _blas: Any = blas
 _lapack: Any = lapack
 
 CLOSE = 0.005
-"""The bound is at most this part, or what is told to be enough, below the eigenvalue."""
+"""The bound is below the eigenvalue by at most this fraction of it, or by `enough`."""
 
 KRYLOV = 6
-"""Products with a vector before the first factorisation, which costs as much as some hundred of them."""
+"""Matrix-vector products before the first factorisation, which costs as much as some hundred of them."""
 
 TRIALS = 60
 """Largest number of factorisations."""
@@ -30,14 +30,14 @@ def least_near(
 
     If the Cholesky factorisation of `fl(H − (s + c)I)` runs to completion, `λ_min(H) ≥ s` with c as in
     `rounding.least_eigenvalue`. Trial shifts s come from Rayleigh quotients, and inverse iteration with the factor
-    makes these better; the proof does not depend on how good they are.
+    improves them. The proof does not depend on how good they are.
 
     Args:
-        H: square, of which the lower half is read.
-        error: bound of the spectral norm of what H was computed with.
-        vector: near the eigenvector of the least eigenvalue, that of the last call say; empty if none is known.
-        enough: how far below the eigenvalue the bound may be at least.
-        room: a Fortran array to compute in.
+        H: square matrix; only its lower half is read.
+        error: bound of the spectral norm of the error of H.
+        vector: vector near the eigenvector of the least eigenvalue, such as that of the last call; empty if unknown.
+        enough: the bound may always be this far below the eigenvalue.
+        room: a Fortran-ordered array used as work space.
     """
     size, A = len(H), H.T  # the upper half of a Fortran array
     lengths = float(np.abs(H.diagonal()).sum()) * (1 + gamma(size + 4))
@@ -52,7 +52,7 @@ def least_near(
         np.copyto(room, A)
         room.ravel(order="K")[:: size + 1] -= shift(s)
         R, info = _lapack.dpotrf(room, lower=0, clean=0, overwrite_a=1)
-        # The square of each entry is part of a pivot, so that finite pivots are those of a finite matrix.
+        # The square of each entry is part of a pivot, so finite pivots imply a finite matrix.
         return R if info == 0 and np.isfinite(R.diagonal()).all() else None
 
     known = vector.size == size and 0.5 < float(np.linalg.norm(vector)) < 2
@@ -84,7 +84,7 @@ def least_near(
 
 
 def _nearer(A: np.ndarray, v: np.ndarray) -> tuple[float, np.ndarray]:
-    """Return the least Rayleigh quotient on a few products of A with a vector, and its vector (Lanczos)."""
+    """Return the least Rayleigh quotient on a small Krylov space of A, and its vector (Lanczos)."""
     basis, images = [], []
     for _ in range(min(KRYLOV, len(A))):
         size = float(np.linalg.norm(v))

@@ -1,8 +1,8 @@
 """Upper bounds of the logarithmic norm of the flow, `−λ_min(∇²L)`, on a tube around the path of one step.
 
 With `p_i = ‖P_{i−1}‖₂`, `s_i = ‖S_{i+1}‖₂`, `M_ij` the product of the layers between i and j, and `g = ‖c∇f‖`:
-the second-order part of `∇²L` is at most `λ_max(C)`, `C_ij = ‖P_{i−1}ᵀ c∇f S_{j+1}ᵀ‖₂ ‖M_ij‖₂` (level 2);
-`−λ_min(∇²L)` itself is bounded at the ends of a piece, and between them by its second derivative (level 3).
+the second-order part of `∇²L` is at most `λ_max(C)`, `C_ij = ‖P_{i−1}ᵀ c∇f S_{j+1}ᵀ‖₂ ‖M_ij‖₂` (level 2).
+`−λ_min(∇²L)` itself is bounded at the ends of a piece, and between them through its second derivative (level 3).
 Proofs: docs/verified.md, section 4.
 """
 
@@ -41,7 +41,7 @@ def greatest(C: np.ndarray) -> float:
 
 
 def jet(norms: np.ndarray, s: float) -> Jet:
-    """Return `Σ a_k s^k` and the same with k(k−1)… for the derivatives, rounded up."""
+    """Return `Σ a_k s^k` and its first two derivatives in s, rounded up."""
     k = np.arange(len(norms))
     with np.errstate(under="ignore"):
         powers = s**k
@@ -61,7 +61,7 @@ def times(*jets: Jet) -> Jet:
 
 @dataclass
 class Node:
-    """The log-norm at the start of a step, which is the end of the step before but for a jump."""
+    """The logarithmic norm at the start of a step, which is the end of the step before it up to a jump."""
 
     path: Expansion
 
@@ -96,7 +96,7 @@ class Tube:
 
     @cached_property
     def mids(self) -> dict[tuple[int, int], Jet]:
-        """Jets of `‖M_ij‖₂`: derivatives by the layers' norms, values by the products at the start."""
+        """Jets of `‖M_ij‖₂`: derivatives from the norms of the layers, values from the products at the start."""
         found = {}
         x0 = [float(factor.norms[0]) for factor in self.path.weights]
         for (i, j), M in between(self.path).items():
@@ -122,7 +122,7 @@ class Tube:
         return greatest(D)
 
     def widened(self, radius: float) -> tuple[list[float], list[float], dict[tuple[int, int], float]]:
-        """Return the norms of the products on the tube: each at the path plus `Π(x + ρ) − Πx`."""
+        """Return the norms of the products on the tube: each is its norm on the path plus `Π(x + ρ) − Πx`."""
         x = [layer[0] for layer in self.layers]
         L = len(x)
 
@@ -159,7 +159,7 @@ class Tube:
         return Constants(motion, bend, slope, third)
 
     def moved(self, jump: float, constants: Constants) -> tuple[np.ndarray, np.ndarray]:
-        """Return how far `‖X_ij‖` and `‖M_ij‖` can change where the weights move by `jump` from the path."""
+        """Return how far `‖X_ij‖` and `‖M_ij‖` can change if the weights move by `jump` from the path."""
         L, wide = self.path.depth, constants
         before, after, mids = self.widened(jump)
         x, m = np.zeros((L, L)), np.zeros((L, L))
@@ -172,7 +172,7 @@ class Tube:
 
 @dataclass(frozen=True)
 class Constants:
-    """On the tube: `‖DW‖ ≤ motion`, `‖D²W‖ ≤ bend`, `c‖∇f‖_F ≤ slope`, `‖D³L‖ ≤ third` (real time)."""
+    """Bounds on a tube, in real time: `‖DW‖ ≤ motion`, `‖D²W‖ ≤ bend`, `c‖∇f‖_F ≤ slope`, `‖D³L‖ ≤ third`."""
 
     motion: float
     bend: float
@@ -181,9 +181,9 @@ class Constants:
 
 
 def level_two(start: Node, end: Node, tube: Tube, jump: float, constants: Constants) -> float:
-    """Return an upper bound of `∫ m ds` over the step by the products alone.
+    """Return an upper bound of `∫ m ds` over the step from the products alone.
 
-    The end of the step is within `jump` of the start of the next one, `end`; the constants hold on that tube.
+    The end of the step is within `jump` of `end`, the start of the next step. The constants hold on that tube.
     """
     (xa, ma), (xb, mb) = start.products, end.products
     dx, dm = tube.moved(jump, constants)
@@ -195,7 +195,7 @@ def level_two(start: Node, end: Node, tube: Tube, jump: float, constants: Consta
     for i, j in itertools.combinations(range(L), 2):
         x = times(tube.slope, tube.before[i], tube.after[j])
         mid = tube.mids[i, j]
-        most_x, most_m = max(xa[i, j], xb[i, j]), max(ma[i, j], mb[i, j])  # of the straight lines between the ends
+        most_x, most_m = max(xa[i, j], xb[i, j]), max(ma[i, j], mb[i, j])  # on the straight lines between the ends
         bend = 0.5 * s * s * (x[2] * most_m + mid[2] * most_x + 0.25 * s * s * x[2] * mid[2])
         turn = max(0.0, -(xb[i, j] - xa[i, j]) * (mb[i, j] - ma[i, j]))
         remainder[i, j] = remainder[j, i] = (turn + bend) * UP
@@ -204,9 +204,9 @@ def level_two(start: Node, end: Node, tube: Tube, jump: float, constants: Consta
 
 
 def level_three(start: Node, end: Node, tube: Tube, jump: float, constants: Constants) -> float:
-    """Return an upper bound of `∫ m ds` over the step by the Hessian at its ends and its second derivative between.
+    """Return an upper bound of `∫ m ds` over the step from the Hessian at its ends and its second derivative.
 
-    The end of the step is within `jump` of the start of the next one, `end`; the constants hold on that tube.
+    The end of the step is within `jump` of `end`, the start of the next step. The constants hold on that tube.
     """
     s = tube.s
     ends = max(0.0, -start.least) + max(0.0, -end.least) + constants.third * jump

@@ -1,6 +1,7 @@
-"""The march of a verified flow: step after step a path, and a radius around it that holds the exact flow.
+"""The march of a verified flow: each step has a path, and a radius around it that contains the exact flow.
 
-`ρ_1 = (ρ_0 + ∫δ) exp(∫m + ½Λ_3 ρ_1 h)`, plus the rounding of the end: docs/verified.md, sections 2 to 5.
+The radius after a step is `ρ_1 = (ρ_0 + ∫δ) exp(∫m + ½Λ_3 ρ_1 h)`, plus the rounding of the end. Proofs:
+docs/verified.md, sections 2 to 5.
 """
 
 from __future__ import annotations
@@ -20,32 +21,32 @@ from linflow.verified.rounding import TINY, UP, frobenius, gamma, spectral
 from linflow.verified.taylor import LONGEST, Expansion
 
 LARGEST_HESSIAN = 1500
-"""Largest number of weights for which the Hessian itself may bound the logarithmic norm."""
+"""Largest number of weights for which the Hessian itself can bound the logarithmic norm."""
 
 LOOSE, LOOSE_LARGE, LARGE = 0.5, 3.0, 300
-"""What the bound by products may add to the exponent in all: up to LARGE weights, and with more."""
+"""Total amount that the bound by products may add to the exponent: LOOSE up to LARGE weights, else LOOSE_LARGE."""
 
 CHEAP = 1e-4
-"""The bound by products is always used in a step where it adds at most this to the exponent."""
+"""The bound by products is always used in a step if it adds at most this to the exponent."""
 
 OVERHEAD, FLOOR = 0.1, 3e-4
-"""What the bound between two Hessians may add in one step: this part of the exponent, plus this amount."""
+"""The bound between two Hessians may add this fraction of the exponent of a step, plus this amount."""
 
 
 REACHES = 8
-"""Largest number of tubes tried for one step; each is twice as wide as the radius that the last one gave."""
+"""Largest number of tubes tried for one step. Each is twice as wide as the radius that the last one gave."""
 
 BITS = 20
 """Binary digits of the length of a step, so that times and lengths are sums without rounding."""
 
 
 def budget(size: int) -> float:
-    """Return what the bound by products may add to the exponent in all, for so many weights."""
+    """Return the total amount that the bound by products may add to the exponent, for `size` weights."""
     return LOOSE if size <= LARGE else LOOSE_LARGE
 
 
 def reached(bounds: Callable[[float], tuple[float, float]]) -> dict[str, list[float]]:
-    """Return the bounds for each power of ten that is proved to be reached, down to 10⁻¹²."""
+    """Return the bounds for each power of ten, down to 10⁻¹², that is proved to be reached."""
     found = {}
     for exponent in range(1, 13):
         low, high = bounds(10.0**-exponent)
@@ -57,14 +58,14 @@ def reached(bounds: Callable[[float], tuple[float, float]]) -> dict[str, list[fl
 
 @dataclass(frozen=True)
 class EnclosureStep:
-    """One step: the path on `[t, t + length]`, and what holds on the tube around it.
+    """One step: the path on `[t, t + length]`, and the bounds on the tube around it.
 
     Attributes:
-        t: start.
-        length: in time.
-        tau: the time that the path's variable counts in.
-        coefficients: of the layers' polynomials, `(order + 1, rows, columns)` each.
-        lengths: upper bounds of their Frobenius norms, one row for a layer.
+        t: start time.
+        length: duration.
+        tau: the unit of time of the path's variable.
+        coefficients: coefficients of the layers' polynomials, of shape `(order + 1, rows, columns)` each.
+        lengths: upper bounds of their Frobenius norms, one row per layer.
         radius: upper bound of `‖θ − θ̃‖` over the step.
         constants: Lipschitz constants on the tube.
         exponent: upper bound of `∫ m` over the step.
@@ -82,7 +83,7 @@ class EnclosureStep:
     gap: tuple[float, float]
 
     def at(self, t: float) -> tuple[list[np.ndarray], np.ndarray]:
-        """Return the weights of the path at a time of the step, and a bound of the rounding of each layer."""
+        """Return the weights of the path at a time within the step, and a bound of the rounding of each layer."""
         s = (t - self.t) / self.tau
         order = self.lengths.shape[1] - 1
         errors = rounding_of_value(self.lengths, s)
@@ -96,15 +97,15 @@ class EnclosureStep:
 
 
 def rounding_of_value(lengths: np.ndarray, s: float) -> np.ndarray:
-    """Return a bound of the rounding of each layer where the polynomials are evaluated at a rounded s."""
+    """Return a bound of the rounding of each layer when the polynomials are evaluated at a rounded s."""
     order = lengths.shape[1] - 1
-    # (t − t_0)/τ is rounded twice, which moves each power by 2k units; Horner's rule moves it by 2k + 1, and
+    # (t − t_0)/τ is rounded twice, which changes the k-th power by 2k units. Horner's rule changes it by 2k + 1, and
     # coefficients of more digits are rounded once.
     return np.sum(lengths * gamma(4 * order + 2) * abs(s) ** np.arange(order + 1), axis=1) * UP + TINY
 
 
 def product_error(weights: Sequence[np.ndarray], errors: Sequence[float] | np.ndarray) -> tuple[np.ndarray, float]:
-    """Return the product as computed, and a bound of its Frobenius distance to that of the exact weights."""
+    """Return the computed product, and a bound of its Frobenius distance to the product of the exact weights."""
     P, error, norm = weights[0], errors[0], spectral(weights[0])
     for W, e in zip(weights[1:], errors[1:], strict=True):
         w = spectral(W)
@@ -123,12 +124,12 @@ class EnclosureMarch:
         problem: the affine gradient.
         scale: output scale c.
         t: time reached.
-        radius: upper bound of the distance of the exact weights to those reached.
+        radius: upper bound of the distance of the exact weights to the computed ones.
         exponent: `∫ m` so far.
         first: bounds of the first loss gap.
         gap: bounds of the loss gap now.
-        trouble: why the march cannot go on, empty while it can.
-        fast: whether compiled code may be used, where there is any and the matrices are small.
+        trouble: why the march cannot go on; empty while it can.
+        fast: whether compiled code may be used. It is used if it is available and the matrices are small.
     """
 
     problem: AffineGradient
@@ -155,7 +156,7 @@ class EnclosureMarch:
         self.first = self.gap = path.gap((path.distance_error + motion * self.radius) * UP)
 
     def _path(self, weights: Any, tau: float, order: int | None = None) -> Any:
-        """Return the path from some weights: an `Expansion`, or the same in compiled code."""
+        """Return the path from given weights: an `Expansion`, or its compiled equivalent."""
         if self.layout is not None:
             return compiled.CompiledPath(self.layout, weights, tau, order)
         return Expansion(self.problem, weights, self.scale, tau, order, self.arithmetic)
@@ -167,7 +168,7 @@ class EnclosureMarch:
         return Tube(self.node.path, s) if self.layout is None else compiled.CompiledTube(self.node, s)
 
     def _first_path(self) -> Any:
-        """Return the path from the start, in a unit of time in which its coefficients neither grow nor shrink."""
+        """Return the path from the start, in a unit of time for which its coefficients neither grow nor shrink."""
         probe = self._path(self.weights, 1.0, 1)
         speed = math.sqrt(sum(float(np.sum(W[1] ** 2)) for W in probe.coefficients))
         ratio = probe.norm() / speed if speed > 0 else 1.0
@@ -185,7 +186,7 @@ class EnclosureMarch:
         return path
 
     def advance(self, end: float = math.inf) -> EnclosureStep | None:
-        """Take one step, not past `end`; None if no radius is confirmed (`trouble` says why)."""
+        """Take one step, at most to `end`. Return None if no radius is confirmed (`trouble` says why)."""
         path = self.node.path
         s = path.longest()
         for _ in range(40):
@@ -207,7 +208,7 @@ class EnclosureMarch:
         return None
 
     def _next_time(self, length: float, end: float) -> float | None:
-        """Return the end of a step of at most this length, such that both end and length are exact in float64."""
+        """Return the end of a step of at most this length. Both the end and the length are exact in float64."""
         mantissa, exponent = math.frexp(length)
         after = min(self.t + math.ldexp(math.floor(math.ldexp(mantissa, BITS)), exponent - BITS), end)
         length = after - self.t
@@ -216,7 +217,7 @@ class EnclosureMarch:
         return after
 
     def _level(self, tube: Tube) -> int:
-        """Return 2 where the products bound the log-norm well enough, or the Hessian is too large; else 3."""
+        """Return 2 if the products bound the log-norm well enough or the Hessian is too large, otherwise 3."""
         if self.size > LARGEST_HESSIAN or tube.path.depth == 1:
             return 2
         if self.bounded is None or self.bounded[0] is not self.node:
@@ -226,7 +227,7 @@ class EnclosureMarch:
         return 2 if spent <= CHEAP or self.loose + spent <= budget(self.size) else 3
 
     def _too_coarse(self, tube: Tube) -> bool:
-        """Tell whether the second derivative of the Hessian would add too much over this step."""
+        """Return whether the second derivative of the Hessian would add too much over this step."""
         tau, s = tube.path.tau, tube.s
         between = tau * tube.second_derivative * s**3 / 12
         return between > OVERHEAD * tau * s * max(0.0, -self.node.least) + FLOOR
@@ -241,11 +242,11 @@ class EnclosureMarch:
         products: Any = level_two if self.layout is None else compiled.level_two
         bound = products if level == 2 else level_three
         lengths = path.lengths
-        # The tube holds the rounded values of the path too, from which bounds at times within the step set out.
+        # The tube also contains the rounded values of the path: bounds at times within the step start from them.
         rounded = float(np.linalg.norm(rounding_of_value(lengths, s))) * UP
         reach = 4 * (self.radius + tube.path.added(s) + rounded)
         for _ in range(REACHES):
-            # One set of constants, on a tube that turns out to hold the radius.
+            # One set of constants is enough if the tube turns out to contain the radius.
             constants = tube.constants(reach)
             exponent = tau * bound(self.node, node, tube, jump, constants) * UP
             radius = self._closed(tube, constants, exponent, length)

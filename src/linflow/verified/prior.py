@@ -1,8 +1,8 @@
-"""Guarantees before a run with all rounding proved: what `certify(…, rigorous=True)` gives.
+"""Guarantees before a run with all rounding proved: the result of `certify(…, rigorous=True)`.
 
-Every number that a guarantee is made from is bounded from the safe side: eigenvalues of the imbalances and singular
-values by residuals, γ, the first loss gap and λ_min(T) of the start by proved bounds. What follows from them is
-evaluated with allowances that cover its rounding. Proofs: docs/verified.md, section 10.
+Every number behind a guarantee is bounded from the safe side. Residuals bound the eigenvalues of the imbalances and
+the singular values. γ, the first loss gap and λ_min(T) of the start have proved bounds. The formulas that follow are
+evaluated with allowances that cover their rounding. Proofs: docs/verified.md, section 10.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from linflow.verified.rounding import TINY, UP, U, frobenius, gamma, least_eigen
 from linflow.verified.spectra import imbalance_bounds, singular_value_bounds
 
 DOWN = 1 - 1e-12
-"""Factor that covers the rounding of a lower bound, a formula of non-negative terms."""
+"""Factor that covers the rounding of a lower bound given by a formula of non-negative terms."""
 
 SURE = 1 - 1e-11
-"""Factor of rates and radii: it covers what their comparison and summation over the levels of a gap rounds."""
+"""Factor for rates and radii. It covers the rounding of their comparison and summation over the gap levels."""
 
 INCLUDED = "float64 numbers, rounding included and proved"
 NOT_PROVED = "its rounding is not proved; call certify without rigorous=True for it"
 DESCENT = 'guarantees for descent are not available with proved rounding; lf.enclose(…, algorithm="descent") proves'
 
 PROVED = ("two layers", "two layers, n = m", "three layers, Δ*", "any depth, imbalance only")
-"""Theorems whose formula is evaluated with its rounding bounded."""
+"""Theorems whose formulas are evaluated with their rounding bounded."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -68,27 +68,27 @@ class RigorousCertificate(Certificate):
 
     @property
     def baseline(self) -> Guarantee:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The model without overparametrization, with its rounding not proved."""
+        """The model without overparametrization. It does not apply here, because its rounding is not proved."""
         return _without(super().baseline, NOT_PROVED)
 
     @property
     def prior(self) -> tuple[Guarantee, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """What published results say; none of these rows is proved with rounding."""
+        """The guarantees of published results. None applies here, because their rounding is not proved."""
         return tuple(_without(row, NOT_PROVED) for row in super().prior)
 
 
 @dataclass(frozen=True, repr=False)
 class SureCurve(LevelCurve):
-    """A decay from an upper bound of the first gap, whose times are to parts of a lower bound of it.
+    """A decay that starts at an upper bound of the first gap. Its times refer to fractions of a lower bound.
 
     Attributes:
-        known: a lower bound of the first gap over the upper one; 0 where none is known.
+        known: lower bound of the first gap divided by the upper bound; 0 if no lower bound is known.
     """
 
     known: float = 0.0
 
     def time(self, gap: float) -> float:
-        """Return a time by which the gap is at most `gap`, and at most this part of the first for any first gap."""
+        """Return a time by which the gap is at most `gap`, and at most this fraction of any possible first gap."""
         return super().time(gap * self.known) if gap < self.levels[0] else 0.0
 
 
@@ -103,26 +103,27 @@ def certify(
 ) -> Certificate:
     """Return every guarantee on the gradient flow, or on gradient descent, from this start, best first.
 
-    Without `rigorous`, a guarantee allows for the rounding of its float64 numbers by a margin that is reasoned, not
-    proved. With it, nothing is taken on trust: eigenvalues and singular values have proved error bounds, and a
-    guarantee holds for the exact flow of the exact data. A guarantee for which that is not done does not apply, and
-    says so.
+    Without `rigorous`, a margin allows for the rounding of the float64 numbers. That margin is reasoned, not proved.
+    With `rigorous`, nothing is taken on trust: eigenvalues and singular values have proved error bounds, and a
+    guarantee holds for the exact flow of the exact data. A guarantee whose rounding cannot be proved does not apply,
+    and its reason says so.
 
     Args:
-        objective: what is minimised.
+        objective: the objective that is minimised.
         network: a `Network` or its weights; float32 input is computed in float64.
         algorithm: "flow", or "descent" for gradient descent with a constant step or a schedule.
-        step_size: η of the descent; `safe_step_size(objective, network)` when left out.
-        schedule: a rule of `linflow.schedules` instead; guarantees are known for `xu2025` and `local_smoothness`, on
-            two layers, and `constant` is the same as `step_size`.
-        rigorous: whether all rounding is to be proved. It takes the flow of a strongly convex quadratic objective
+        step_size: η of the descent; `safe_step_size(objective, network)` if left out.
+        schedule: a rule of `linflow.schedules`, instead of `step_size`. Guarantees are known for `xu2025` and
+            `local_smoothness` on two layers; `constant` is the same as `step_size`.
+        rigorous: whether to prove all rounding. This requires the flow of a strongly convex quadratic objective
             (`MatrixFactorization`, `LinearRegression`, `Quadratic`).
 
     Returns:
-        A `Certificate`; it says in `rests_on`, and prints, whether rounding is included.
+        A `Certificate`. Its `rests_on` and its printed form say whether rounding is included.
 
     Raises:
-        ValueError, TypeError: objective and network do not fit, a step size or schedule without descent, or both.
+        ValueError, TypeError: the objective and the network do not fit, a step size or a schedule is given without
+            descent, or both are given.
 
     Example:
         >>> import numpy as np, linflow as lf
@@ -141,7 +142,7 @@ def certify(
 
 
 def rigorously(certificate: Certificate) -> RigorousCertificate:
-    """Return the certificate with the guarantees that hold with all rounding proved, and reasons for the others."""
+    """Return the certificate with all rounding proved. A guarantee that does not hold then states its reason."""
     gamma_, gap, reason = 0.0, certificate.gap, DESCENT if certificate.algorithm == "descent" else ""
     found = list(certificate.guarantees)
     try:
@@ -172,19 +173,19 @@ def rigorously(certificate: Certificate) -> RigorousCertificate:
 
 
 def _without(guarantee: Guarantee, reason: str) -> Guarantee:
-    """Return a row that does not apply; one that did not before keeps its reason."""
+    """Return a guarantee as one that does not apply. If it did not apply before, it keeps its reason."""
     return replace(guarantee, curve=None, reason=reason if guarantee.applies else guarantee.reason, facts={})
 
 
 @dataclass(frozen=True)
 class _Start:
-    """A start, with proved bounds of what its guarantees are made from.
+    """A start, with proved bounds of the numbers behind its guarantees.
 
     Attributes:
         weights: the layers.
         scale: output scale c.
-        gap: bounds of the first loss gap, the upper one raised once more.
-        levels: gaps, the first the upper bound.
+        gap: bounds of the first loss gap; the upper one is rounded up once more.
+        levels: gaps; the first is the upper bound of the first gap.
         floors: lower bounds of `λ_min(T)` at each level, by the name of the theorem.
         nearby: floors of `λ_min(T)` on balls around the start.
     """
@@ -203,14 +204,14 @@ class _Start:
         W, error = product_error(weights, [0.0] * len(weights))
         off = (c * (error + 2 * U * float(frobenius(W))) + U * float(frobenius(c * W - problem.V))) * UP
         low, high = problem.gap(c * W - problem.V, off)
-        high *= UP  # so that rounding of a bound at a time is below this
+        high *= UP  # so that the rounding of a bound at any time stays below it
         levels = gap_levels(high) if high > 0 else np.zeros(1)
         rows = _bounds_on(levels, problem, weights, c) if len(weights) > 1 else []
         floors = {row.name: _lowered(row, weights, c) for row in rows}
         return cls(weights, c, (low, high), levels, floors, neighbourhood(weights, c))
 
     def proved(self, guarantee: Guarantee, gamma_: float) -> Guarantee:
-        """Return a guarantee with all rounding proved, or the reason why there is none."""
+        """Return the guarantee with all rounding proved, or one that does not apply, with the reason."""
         name = guarantee.name
         if name == "one layer":
             floors, nearby = np.full(len(self.levels), self.scale * self.scale * (1 - 4 * U)), None
@@ -235,9 +236,9 @@ class _Start:
 
 
 def _bounds_on(levels: np.ndarray, problem: AffineGradient, weights: list[np.ndarray], c: float) -> list[Bound]:
-    """Return the bounds on `λ_min(T)` of all weights with these imbalances and a gap of at most each level."""
+    """Return bounds on `λ_min(T)` over all weights with these imbalances, for a gap of at most each level."""
     ends = [imbalance_bounds(A, B) for A, B in pairwise(weights)]
-    # The floors of the formulas are sums of a few of these; what that rounds is taken off here.
+    # The floors of the formulas are sums of a few of these. Their rounding is subtracted here.
     largest = max(float(max(abs(low[-1]), abs(high[0]), TINY)) for low, high in ends)
     room = (16 * len(weights) ** 2 + 64) * U * largest * UP
     spectra = tuple(Spectrum(low - room, high + room) for low, high in ends)
@@ -254,7 +255,7 @@ def _bounds_on(levels: np.ndarray, problem: AffineGradient, weights: list[np.nda
 
 
 def _lowered(row: Bound, weights: list[np.ndarray], c: float) -> np.ndarray:
-    """Return the value of a bound less what its formula rounds."""
+    """Return the value of a bound minus the rounding of its formula."""
     value = to_numpy(row.value) * DOWN
     if row.name == "three layers, Δ*":  # the one formula that subtracts squares
         hidden = max(W.shape[1] for W in weights[:-1])
@@ -264,7 +265,7 @@ def _lowered(row: Bound, weights: list[np.ndarray], c: float) -> np.ndarray:
 
 
 def neighbourhood(weights: list[np.ndarray], c: float) -> Neighbourhood:
-    """Return floors of `λ_min(T)` on balls around these weights, all rounding included (`Neighbourhood`)."""
+    """Return the `Neighbourhood` of these weights: floors of `λ_min(T)` on balls around them, rounding included."""
     root = math.sqrt(least_of_operator(weights, c)) * DOWN
     norms = np.array([spectral(W) for W in weights])
     slope = c * _interaction(norms)
@@ -280,7 +281,8 @@ def neighbourhood(weights: list[np.ndarray], c: float) -> Neighbourhood:
 def least_of_operator(weights: list[np.ndarray], c: float) -> float:
     """Return a proved lower bound of `λ_min(T)` of these weights.
 
-    The eigenvalue itself for one and two layers, and for T of at most 900 rows; else `Σ λ_n(PPᵀ) λ_m(SᵀS)`.
+    It bounds the eigenvalue itself for one and two layers, and if T has at most 900 rows. Otherwise it uses
+    `Σ λ_n(PPᵀ) λ_m(SᵀS)`.
     """
     n, m = weights[0].shape[0], weights[-1].shape[1]
     if len(weights) == 1:
@@ -299,7 +301,7 @@ def least_of_operator(weights: list[np.ndarray], c: float) -> float:
 
 
 def _least(*factors: np.ndarray) -> float:
-    """Return a lower bound of `λ_min(PPᵀ)` of the product P of these, not below 0."""
+    """Return a lower bound of `λ_min(PPᵀ)`, at least 0, for the product P of the factors."""
     P, error = product_error(list(factors), [0.0] * len(factors))
     if P.shape[0] > P.shape[1]:
         return 0.0

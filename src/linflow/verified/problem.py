@@ -1,4 +1,4 @@
-"""What a verified run needs of an objective: its gradient with proved errors, and the loss gap from both sides."""
+"""The parts of an objective that a verified run needs: its gradient with proved errors, and two-sided gap bounds."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from linflow.verified.rounding import TINY, UP, U, frobenius, gamma, least_eigen
 
 @dataclass(frozen=True)
 class AffineGradient:
-    """`∇f(W) = A (W − V) B + R` with A, B symmetric positive semidefinite, and proved bounds of what is not exact.
+    """`∇f(W) = A (W − V) B + R` with A, B symmetric positive semidefinite, and proved bounds of all errors.
 
     Attributes:
         V: the computed minimiser, shape `(n, m)`.
-        A: shape `(n, n)`, None for the identity.
-        B: shape `(m, m)`, None for the identity.
-        norms: upper bounds of `‖A‖₂` and `‖B‖₂`, of the exact matrices.
+        A: matrix of shape `(n, n)`, or None for the identity.
+        B: matrix of shape `(m, m)`, or None for the identity.
+        norms: upper bounds of `‖A‖₂` and `‖B‖₂` for the exact matrices.
         lengths: upper bounds of `‖A‖_F` and `‖B‖_F`.
         errors: upper bounds of the spectral norms of `A − A_exact` and `B − B_exact`.
         residue: upper bound of `‖R‖_F`, the true gradient at V.
         offset: upper bound of `f(V) − f*`.
-        least: lower bound of the least nonzero eigenvalue of `B ⊗ A`; 0 when none was proved.
+        least: lower bound of the least nonzero eigenvalue of `B ⊗ A`; 0 if none was proved.
         full: whether `least` bounds all eigenvalues, so that f is strongly convex.
         notes: what a reader must know about the problem.
     """
@@ -44,7 +44,7 @@ class AffineGradient:
 
     @property
     def smoothness(self) -> float:
-        """Upper bound of K."""
+        """Upper bound of the smoothness K."""
         return self.norms[0] * self.norms[1] * UP
 
     @property
@@ -54,7 +54,7 @@ class AffineGradient:
         return (da * b + a * db + da * db) * UP
 
     def apply(self, E: np.ndarray) -> np.ndarray:
-        """Return `A E B` as computed."""
+        """Return the computed `A E B`."""
         E = E if self.A is None else self.A @ E
         return E if self.B is None else E @ self.B
 
@@ -67,16 +67,16 @@ class AffineGradient:
         return (a * b * error + (rounding + self.error) * length) * UP + TINY
 
     def gap(self, E: np.ndarray, error: float) -> tuple[float, float]:
-        """Return lower and upper bounds of `f(W) − f*` where `‖(W − V) − E‖_F ≤ error`.
+        """Return lower and upper bounds of `f(W) − f*` for all W with `‖(W − V) − E‖_F ≤ error`.
 
-        If no `least` was proved, f* stands for `f(V)`, and the loss may go below it.
+        If no `least` was proved, f* stands for `f(V)`, and the loss can fall below it.
         """
         G = self.apply(E)
         value = 0.5 * float(np.sum(E * G))
         return self.gap_from(value, float(frobenius(E)), float(frobenius(G)), E.size, error)
 
     def gap_from(self, value: float, length: float, slope: float, size: int, error: float) -> tuple[float, float]:
-        """Return the bounds of `gap` from `½⟨E, AEB⟩` and bounds of `‖E‖_F` and `‖AEB‖_F`, all as computed."""
+        """Return the bounds of `gap` from the computed `½⟨E, AEB⟩` and bounds of the computed `‖E‖_F`, `‖AEB‖_F`."""
         slope = (slope + float(self.error_of(length, 0.0))) * UP
         slack = 0.5 * (gamma(size + 4) * length * slope + float(self.error_of(length, 0.0)) * length)
         slack += slope * error + 0.5 * self.smoothness * error * error + self.residue * (length + error)
@@ -89,8 +89,7 @@ def affine_gradient(objective: Objective) -> AffineGradient:
     """Return the affine gradient of a quadratic objective.
 
     Raises:
-        ValueError: an objective that is not one of the quadratics of this library, or for which convexity cannot be
-            proved.
+        ValueError: the objective is not one of the quadratics of this library, or it cannot be proved convex.
     """
     if isinstance(objective, MatrixFactorization):
         return AffineGradient(_numpy(objective.Y))
@@ -106,7 +105,7 @@ def affine_gradient(objective: Objective) -> AffineGradient:
 
 
 def _regression(objective: LinearRegression) -> AffineGradient:
-    """`A = XᵀX`, `R = Xᵀ(XV − Y)`."""
+    """Return the gradient of a regression: `A = XᵀX`, `R = Xᵀ(XV − Y)`."""
     X, Y, V = _numpy(objective.X), _numpy(objective.Y), _numpy(objective.minimizer)
     samples, inputs = X.shape
     A = X.T @ X
@@ -114,7 +113,7 @@ def _regression(objective: LinearRegression) -> AffineGradient:
     size = float(frobenius(X))
     error = gamma(samples + 2) * size * size * UP + TINY
     r = X @ V - Y
-    # The error of r, and through Xᵀ of its product.
+    # The error of r. It enters the product with Xᵀ.
     missing = (gamma(inputs + 1) * size * float(frobenius(V)) + gamma(2) * float(frobenius(r))) * UP + TINY
     residue = float(frobenius(X.T @ r)) + gamma(samples) * size * float(frobenius(r)) + spectral(X) * missing
     residue = residue * UP + TINY
@@ -139,7 +138,7 @@ def _regression(objective: LinearRegression) -> AffineGradient:
 
 
 def _general(objective: Quadratic) -> AffineGradient:
-    """A, B and C as given; `R = A V B − C`."""
+    """Return the gradient of a `Quadratic` with its own A, B and C: `R = A V B − C`."""
     C, V = _numpy(objective.C), _numpy(objective.minimizer)
     factors, norms, lengths, errors, least = [], [], [], [], 1.0
     for given, name in ((objective.A, "A"), (objective.B, "B")):
@@ -174,5 +173,5 @@ def _general(objective: Quadratic) -> AffineGradient:
 
 
 def _numpy(array: object) -> np.ndarray:
-    """Return an exact float64 copy, C-ordered."""
+    """Return an array as an exact C-ordered float64 array."""
     return np.ascontiguousarray(array if is_numpy(array) else to_numpy(array), dtype=np.float64)

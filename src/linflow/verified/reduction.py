@@ -1,8 +1,8 @@
 """Narrower weights with the same flow, and how far they are from exact ones.
 
-A hidden layer wider than the sum of its neighbours moves in the range of `B = [W_lᵀ W_{l+1}]`, and all that the
-product does depends on `BᵀB` alone. If `B ≈ QR` with nearly orthonormal Q, some `R'` within `‖B − QR‖_F + φ‖R‖_F`
-of R has exactly `R'ᵀR' = BᵀB`, with `φ ≥ ‖QᵀQ − I‖₂` (docs/verified.md, section 6).
+A hidden layer wider than the sum of its neighbours moves in the range of `B = [W_lᵀ W_{l+1}]`. The motion of the
+product depends on `BᵀB` alone. If `B ≈ QR` with nearly orthonormal Q and `φ ≥ ‖QᵀQ − I‖₂`, then some `R'` within
+`‖B − QR‖_F + φ‖R‖_F` of R satisfies `R'ᵀR' = BᵀB` exactly (docs/verified.md, section 6).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from linflow.verified.rounding import TINY, UP, frobenius, gamma
 
 @dataclass(frozen=True)
 class Narrowed:
-    """Weights of the least widths, the bases `Q_l` of the hidden layers (None for the identity), and a radius.
+    """Weights of the least widths, the bases of the hidden layers, and a radius.
 
     Attributes:
         weights: `Q_{l−1}ᵀ W_l Q_l`, as computed.
-        bases: `Q_1 … Q_{L−1}`.
-        radius: some exact weights with the same product at all times lie within this of `weights`.
+        bases: `Q_1 … Q_{L−1}`; None stands for the identity.
+        radius: some exact weights with the same product at all times lie within this distance of `weights`.
     """
 
     weights: list[np.ndarray]
@@ -31,7 +31,7 @@ class Narrowed:
     radius: float
 
     def expand(self, weights: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Return weights of the full widths."""
+        """Return the weights at the full widths."""
         full = []
         for l, V in enumerate(weights):
             left = self.bases[l - 1] if l > 0 else None
@@ -42,7 +42,7 @@ class Narrowed:
 
 
 def narrowed(weights: Sequence[np.ndarray]) -> Narrowed:
-    """Return the weights with every hidden layer cut to the sum of its neighbours."""
+    """Return the weights with every hidden layer narrowed to at most the sum of its neighbours' widths."""
     weights, radius = list(weights), 0.0
     bases: list[np.ndarray | None] = [None] * (len(weights) - 1)
     for l in range(len(weights) - 1):

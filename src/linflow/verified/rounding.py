@@ -15,23 +15,26 @@ U = 2.0**-53
 """Unit roundoff of float64."""
 
 TINY = 1e-150
-"""What underflow can add to any quantity bounded here, at most: squares vanish below 10⁻¹⁶²."""
+"""Largest amount that underflow can add to any quantity bounded here: squares vanish below 10⁻¹⁶²."""
 
 UP = 1 + 1e-12
 """Factor that covers the rounding of a formula of non-negative terms with fewer than 4000 operations."""
 
 SQUARINGS = 4
-"""Squarings of a Gram matrix in a spectral norm: the bound is at most `q^{1/64}` times it, q the lesser side."""
+"""Squarings of a Gram matrix for a spectral norm.
+
+The bound is at most `q^{1/64}` times the norm, where q is the smaller side.
+"""
 
 
 def gamma(count: int, unit: float | None = None) -> float:
-    """Return `γ_k = ku/(1 − ku)`, rounded up: the relative error of k operations, of relative error u each."""
+    """Return `γ_k = ku/(1 − ku)`, rounded up: the relative error of k operations with relative error u each."""
     u = U if unit is None else unit
     return count * u / (1 - count * u) * (1 + 4 * U)
 
 
 def frobenius(stack: np.ndarray) -> np.ndarray:
-    """Return upper bounds of `‖A‖_F` for a matrix or each matrix of a stack."""
+    """Return upper bounds of `‖A‖_F` for a matrix, or for each matrix of a stack."""
     squares = np.einsum("...ij,...ij->...", stack, stack)
     return np.sqrt(squares) * (1 + gamma(stack.shape[-1] * stack.shape[-2] + 4)) + TINY
 
@@ -39,8 +42,8 @@ def frobenius(stack: np.ndarray) -> np.ndarray:
 def spectral(A: np.ndarray) -> float:
     """Return an upper bound of `‖A‖₂`, at most a few per cent too large.
 
-    With `M_0 = AᵀA` (or `AAᵀ`) and `M_{k+1} = M_k M_kᵀ`, `‖M_k‖₂² = ‖M_{k+1}‖₂` whether or not rounding left M_k
-    symmetric, and the last is at most its Frobenius norm; the rounding of each product is added on the way back.
+    Let `M_0 = AᵀA` (or `AAᵀ`) and `M_{k+1} = M_k M_kᵀ`. Then `‖M_k‖₂² = ‖M_{k+1}‖₂`, whether or not rounding left
+    M_k symmetric. The last norm is at most the Frobenius norm. The rounding of each product is added on the way back.
     """
     size = float(frobenius(A))
     if min(A.shape) == 1 or not 10 * TINY < size < 1e150:
@@ -67,10 +70,10 @@ def least_eigenvalue(A: np.ndarray, error: float = 0.0, floor: float = -math.inf
 
     Args:
         A: symmetric to the last bit; only its lower half is read.
-        error: spectral norm of what A was computed with.
-        floor: a lower bound known otherwise.
+        error: bound of the spectral norm of the error of A.
+        floor: a lower bound known from elsewhere.
     """
-    if not np.isfinite(A).all():  # of these a factorisation may run to completion, and prove nothing
+    if not np.isfinite(A).all():  # a factorisation can run to completion here and prove nothing
         return floor
     size = A.shape[0]
     try:

@@ -1,4 +1,4 @@
-"""`lf.enclose`: the verified run of gradient flow or gradient descent."""
+"""The function `lf.enclose`: a verified run of gradient flow or gradient descent."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from linflow.verified.tail_enclosure import TailEnclosure
 from linflow.verified.tail_march import TailMarch
 
 DIGITS = 8
-"""A proof that ends with a larger exponent is tried again with a path of twice the digits."""
+"""A proof that ends with a larger exponent than this is tried again with a path of twice the digits."""
 
 STEPS = 100_000
 """Default limit on the steps of a verified descent."""
@@ -71,18 +71,18 @@ def enclose(
     steps: int | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Enclosure | DescentEnclosure:
-    """Prove by computing where exact gradient flow, or exact gradient descent, goes from this start.
+    """Prove, by computing, where exact gradient flow or exact gradient descent goes from this start.
 
-    Taylor polynomials θ̃ follow the flow. Around them a radius ρ satisfies `ρ' ≥ m ρ + ‖θ̃' + ∇L(θ̃)‖`, where m bounds
-    `−λ_min(∇²L)` at all weights within ρ. Then the exact flow exists and stays within ρ of θ̃. For a descent with
-    step η, the radius satisfies `ρ_{k+1} ≥ max(1 + ηm, ηM − 1) ρ_k + r_k`, where `M ≥ λ_max(∇²L)` and `r_k` bounds
-    the rounding of the step. All rounding is bounded. The start need not satisfy any condition.
+    Taylor polynomials θ̃ follow the flow. Around them, a radius ρ satisfies `ρ' ≥ m ρ + ‖θ̃' + ∇L(θ̃)‖`, where m
+    bounds `−λ_min(∇²L)` at all weights within ρ. Then the exact flow exists and stays within ρ of θ̃. For a descent
+    with step η, the radius satisfies `ρ_{k+1} ≥ max(1 + ηm, ηM − 1) ρ_k + r_k`, where `M ≥ λ_max(∇²L)` and `r_k`
+    bounds the rounding of the step. All rounding is bounded. The start need not satisfy any condition.
 
     Args:
-        objective: `MatrixFactorization`, `LinearRegression` or `Quadratic`; for the flow `ExponentialLoss` and
-            `LogisticLoss` too, whose path is bounded at nodes and by its size in the complex plane in between.
+        objective: `MatrixFactorization`, `LinearRegression` or `Quadratic`. The flow also takes `ExponentialLoss`
+            and `LogisticLoss`. Their path is bounded at nodes, and in between by its size in the complex plane.
         network: a `Network` or its weights.
-        until: fraction of the first loss gap that is to be proved; 1e-6 if until, t_max and steps are all left out.
+        until: fraction of the first loss gap to prove; 1e-6 if until, t_max and steps are all left out.
         t_max: time at which the flow stops.
         max_steps: limit on the steps of the flow's path.
         algorithm: "flow", or "descent" for gradient descent with a constant step.
@@ -95,7 +95,7 @@ def enclose(
         how far it reaches and why it ended.
 
     Raises:
-        ValueError, TypeError: arguments that do not fit, or an objective that is not one of these.
+        ValueError, TypeError: the arguments do not fit together, or the objective is not one of these.
 
     Source: this library, docs/verified.md.
 
@@ -130,7 +130,7 @@ def descent_and_flow(
     steps: int,
     progress: Callable[[float], None] | None,
 ) -> tuple[DescentEnclosure, list[list[np.ndarray]], Enclosure]:
-    """Return a verified descent with its iterates, and the verified flow over the same time, in its coordinates."""
+    """Return a verified descent with its iterates, and the verified flow over the same time and coordinates."""
     begin = _Beginning.of(objective, network)
     iterates: list[list[np.ndarray]] = []
     descent = begin.descent(eta, until, steps, progress, iterates)
@@ -139,7 +139,7 @@ def descent_and_flow(
 
 @dataclass(frozen=True)
 class _Beginning:
-    """A prepared start: its affine gradient, its narrow weights and its notes."""
+    """A prepared start: its gradient with proved errors, its narrow weights and its notes."""
 
     objective: Objective
     network: Network
@@ -221,7 +221,7 @@ class _Beginning:
 
 
 def _refuse(algorithm: str, of_flow: dict[str, Any], of_descent: dict[str, Any]) -> None:
-    """Raise for arguments of the other algorithm, and for a descent without a step."""
+    """Raise a ValueError for arguments of the other algorithm, and for a descent without a step size."""
     wrong = of_descent if algorithm == "flow" else of_flow
     for name, value in wrong.items():
         if value is not None:
@@ -232,7 +232,7 @@ def _refuse(algorithm: str, of_flow: dict[str, Any], of_descent: dict[str, Any])
 
 
 def _rounded_up(t: float) -> float:
-    """Return the least number of 24 binary digits that is not below t: sums of such times are exact."""
+    """Return the least number of 24 binary digits that is at least t. Sums of such times are exact."""
     if math.isinf(t):
         return t
     mantissa, exponent = math.frexp(t)

@@ -1,4 +1,4 @@
-"""Eigenvalues and singular values with proved error bounds, by the residuals of a computed decomposition.
+"""Eigenvalues and singular values with proved error bounds, from the residuals of a computed decomposition.
 
 Proofs: docs/verified.md, section 10.
 """
@@ -17,11 +17,11 @@ def eigenvalue_bounds(A: np.ndarray, error: float = 0.0) -> Interval:
     """Return bounds of the eigenvalues, descending, of every symmetric matrix within `error` of A in spectral norm.
 
     With computed P and Λ, `‖PᵀP − I‖ ≤ φ < 1` and `‖PᵀAP − Λ‖ ≤ ε` give `|λ_i − λ̃_i| ≤ (ε + |λ̃_i| φ)/(1 − φ)`
-    (Weyl and Ostrowski). If `φ ≥ 1` they are only known to lie within `±‖A‖_F`.
+    (Weyl and Ostrowski). If `φ ≥ 1`, they are only known to lie within `±‖A‖_F`.
 
     Args:
-        A: symmetric to the last bit.
-        error: spectral norm of what A was computed with.
+        A: matrix that is symmetric to the last bit.
+        error: bound of the spectral norm of the error of A.
     """
     side, length = len(A), float(frobenius(A))
     if not np.isfinite(A).all():
@@ -34,7 +34,7 @@ def eigenvalue_bounds(A: np.ndarray, error: float = 0.0) -> Interval:
         wide = np.full(side, (length + error) * UP)
         return -wide, wide
     AP = A @ P
-    # ‖P‖₂ ≤ √(1 + φ): the rounding of AP is multiplied by that, and Pᵀ(AP) is rounded once more.
+    # ‖P‖₂ ≤ √(1 + φ) multiplies the rounding of AP, and Pᵀ(AP) is rounded once more.
     last = float(frobenius(AP))
     residue = float(frobenius(P.T @ AP - np.diag(values)))
     residue += g * (length * size * (1 + phi) + size * last) + 2 * U * (size * last + length)
@@ -46,7 +46,7 @@ def eigenvalue_bounds(A: np.ndarray, error: float = 0.0) -> Interval:
 def singular_value_bounds(W: np.ndarray, error: float = 0.0) -> Interval:
     """Return bounds of the singular values, descending, of every matrix within `error` of W in spectral norm.
 
-    With a computed `U S Vᵀ` whose factors are within `t_u`, `t_v` of orthonormal ones,
+    For a computed `U S Vᵀ` whose factors U and V are within `t_u` and `t_v` of orthonormal ones,
     `|σ_i − s_i| ≤ ‖W − U S Vᵀ‖_F + s_1 (t_u + t_v + t_u t_v)`.
     """
     length = float(frobenius(W))
@@ -65,10 +65,10 @@ def singular_value_bounds(W: np.ndarray, error: float = 0.0) -> Interval:
 
 
 def imbalance_bounds(before: np.ndarray, after: np.ndarray) -> Interval:
-    """Return bounds of the eigenvalues, descending, of `W_lᵀW_l − W_{l+1}W_{l+1}ᵀ`.
+    """Return bounds of the eigenvalues of `W_lᵀW_l − W_{l+1}W_{l+1}ᵀ`, in descending order.
 
-    Of a hidden layer that is wider than its neighbours together, the eigenvalues other than 0 are those of
-    `R' diag(I, −I) R'ᵀ`, where `R'ᵀR' = BᵀB`, `B = [W_lᵀ W_{l+1}]`, and `R'` is near the factor R of a computed
+    If the hidden layer is wider than its neighbours together, the nonzero eigenvalues are those of
+    `R' diag(I, −I) R'ᵀ`. Here `R'ᵀR' = BᵀB` with `B = [W_lᵀ W_{l+1}]`, and `R'` is near the factor R of a computed
     `B ≈ QR` (docs/verified.md, section 6).
     """
     a, h, b = before.shape[0], before.shape[1], after.shape[1]

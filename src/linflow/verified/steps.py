@@ -1,4 +1,4 @@
-"""The largest step of gradient descent with which the whole descent is proved to reach its target."""
+"""The largest step size with which gradient descent is proved to reach its target."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from linflow.verified.problem import affine_gradient
 from linflow.verified.run import enclose
 
 PRECISION = 1.03
-"""The search ends when a step that fails is at most this many times a step that is proved."""
+"""The search ends when a failing step is at most this factor above a proved step."""
 
 TRIALS = 60
 """Largest number of step sizes that are tried."""
 
 
 class VerifiedStep(float):
-    """A step size η, a float, with the proof that descent with it reaches its target.
+    """A step size η, as a float, with the proof that descent with this step reaches its target.
 
     Attributes:
         enclosure: the verified descent with this step.
@@ -37,7 +37,7 @@ class VerifiedStep(float):
     edge: tuple[float, float]
 
     def converging(self, steps: int = 10_000) -> float:
-        """Return the largest step size, to 3 %, with which a plain descent reaches the same gap within `steps`."""
+        """Return the largest step size, to 3 %, with which plain descent reaches the same gap within `steps`."""
         enc = self.enclosure
         until = min(max(float(enc.gaps[1, -1] / enc.gaps[0, 0]), 1e-300), 0.99)
 
@@ -57,7 +57,7 @@ def safe_step_size(
     steps: int = 20_000,
     progress: Callable[[float], None] | None = None,
 ) -> float:
-    """Return a certified step of gradient descent, or with `verified` the largest step that is proved by computing.
+    """Return a certified step size of gradient descent, or with `verified` the largest step proved by computing.
 
     Without `verified`, the step is certified before any run: caps on the drift of the imbalances and on the curvature
     of the loss give the step with the least certified factor (docs/descent.md). It is cautious, often by a factor of
@@ -65,18 +65,19 @@ def safe_step_size(
     largest step, to 3 %, that is proved to bring the gap down to `until` of the first.
 
     Args:
-        objective: what is minimised, with finite smoothness K; with `verified`, one that `enclose` takes.
+        objective: the objective that is minimised. Its smoothness K must be finite. With `verified`, it must be one
+            that `enclose` takes.
         network: a `Network` or its weights.
-        verified: whether to search for the largest step that is proved.
+        verified: whether to search for the largest step that can be proved.
         until: fraction of the first gap that the verified descent must reach.
         steps: limit on the steps of each descent that is tried.
         progress: called with the fraction of the search that is done.
 
     Returns:
-        The step η; a `VerifiedStep` with its proof when `verified`.
+        The step η. With `verified`, it is a `VerifiedStep` that holds its proof.
 
     Raises:
-        ValueError: no step is certified, with the reason and what to use instead.
+        ValueError: no step can be certified. The message gives the reason and says what to use instead.
 
     Source: this library, docs/descent.md and docs/verified.md.
 
@@ -115,7 +116,7 @@ def safe_step_size(
 
 
 def _edge(objective: Objective, network: Network) -> float:
-    """Return `2/λ_max(∇²L)`, by power iteration on differences of the gradient; a place to begin, no bound."""
+    """Return an estimate of `2/λ_max(∇²L)`, by power iteration on gradient differences. It is not a bound."""
     problem = affine_gradient(objective)
     weights = [to_numpy(W) for W in network.weights]
     ends = np.cumsum([W.size for W in weights])[:-1]
@@ -138,7 +139,7 @@ def _edge(objective: Objective, network: Network) -> float:
 
 
 def _largest(works: Callable[[float], bool], first: float, precision: float) -> float:
-    """Return the largest number for which it works, to a factor `precision`; 0 where none is found."""
+    """Return the largest number for which `works` is true, to a factor `precision`, or 0 if none is found."""
     low, high, eta = 0.0, math.inf, first
     for _ in range(TRIALS):
         if works(eta):

@@ -1,4 +1,4 @@
-"""What a verified flow of an exponential or a logistic loss gives: an `Enclosure` with a gradient of its own."""
+"""The result of a verified flow of an exponential or a logistic loss: an `Enclosure` with its own gradient."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class TailEnclosure(Enclosure):
     """An `Enclosure` of a flow whose loss falls towards 0, which is its minimum."""
 
     def _speed(self, step: EnclosureStep, t: float) -> tuple[float, float]:
-        """Return `‖∇L‖` on the path at a time as computed, and a bound of its distance to that of the exact flow."""
+        """Return the computed `‖∇L‖` on the path at time t, and a bound of its distance to that of the exact flow."""
         weights, errors = step.at(t)
         problem = self.problem
         assert isinstance(problem, TailGradient)

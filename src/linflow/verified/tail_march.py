@@ -1,8 +1,8 @@
 """The march of a verified flow of an exponential or a logistic loss.
 
-The path of a step is a Taylor polynomial in float64, which nothing rests on. Its defect is an analytic function of
-time: it is computed at Chebyshev nodes, and between them bounded by what its size on an ellipse around the step
-allows. The logarithmic norm is bounded by the products of the layers, at the nodes and between them alike. Proofs:
+The path of a step is a Taylor polynomial in float64. No proof depends on its accuracy. Its defect is an analytic
+function of time. The defect is computed at Chebyshev nodes; between the nodes, its size on an ellipse around the step
+bounds it. The logarithmic norm is bounded by the products of the layers, both at the nodes and between them. Proofs:
 docs/verified.md, section 11.
 """
 
@@ -24,10 +24,10 @@ ORDER = 20
 """Degree of the path."""
 
 TRUNCATION = 1e-16
-"""The step is the one over which the last terms of the path come to this part of the weights."""
+"""The step is so long that the last terms of the path reach this fraction of the weights."""
 
 NODES, RHO = 32, 4.0
-"""Nodes of a step, and the sum of the half axes of the ellipse, for a step of length 2."""
+"""Number of nodes of a step, and the sum of the half axes of the ellipse for a step of length 2."""
 
 REACH = 0.5 + (RHO + 1 / RHO) / 4
 """The ellipse lies within this many steps from the start of the step."""
@@ -36,29 +36,29 @@ APART = 0.5 * ((RHO + 1 / RHO) / 2 - 1)
 """The ellipse keeps this many steps away from the times of the step."""
 
 LEBESGUE = 1 + 2 / math.pi * math.log(NODES)
-"""What the largest value at the nodes is multiplied by, at most, between them."""
+"""Values between the nodes are at most this factor times the largest value at the nodes."""
 
 PIECES = 32
-"""Pieces of a step on which the logarithmic norm is bounded."""
+"""Number of pieces of a step on which the logarithmic norm is bounded."""
 
 TUBES, SHORTER = 8, 30
-"""Largest number of tubes, and of shorter steps, that are tried."""
+"""Largest number of tubes that are tried, and of shorter steps."""
 
 
 @dataclass
 class TailMarch:
-    """State of a verified flow; the same face as `EnclosureMarch`.
+    """State of a verified flow, with the same interface as `EnclosureMarch`.
 
     Attributes:
         problem: the gradient of the loss.
-        weights: where the path is.
+        weights: the weights that the path has reached.
         scale: output scale c.
-        radius: upper bound of the distance of the exact weights to these.
+        radius: upper bound of the distance of the exact weights to `weights`.
         t: time reached.
         exponent: `∫ m` so far.
         first: bounds of the first loss gap.
         gap: bounds of the loss gap now.
-        trouble: why the march cannot go on, empty while it can.
+        trouble: why the march cannot go on; empty while it can.
     """
 
     problem: TailGradient
@@ -81,7 +81,7 @@ class TailMarch:
         return self.problem.value(self.scale * P, self.scale * (error + 2 * U * float(frobenius(P)) + moved) * UP)
 
     def advance(self, end: float = math.inf) -> EnclosureStep | None:
-        """Take one step, not past `end`; None if no radius is confirmed (`trouble` says why)."""
+        """Take one step, at most to `end`. Return None if no radius is confirmed (`trouble` says why)."""
         tau, series = self._series()
         size = math.sqrt(sum(float(np.sum(W * W)) for W in self.weights))
         last = max(math.sqrt(sum(float(np.sum(c[k] ** 2)) for c in series)) ** (1 / k) for k in (ORDER - 1, ORDER))
@@ -103,7 +103,7 @@ class TailMarch:
         return None
 
     def _next_time(self, length: float, end: float) -> float | None:
-        """Return the end of a step of at most this length, such that both end and length are exact in float64."""
+        """Return the end of a step of at most this length. Both the end and the length are exact in float64."""
         mantissa, exponent = math.frexp(length)
         after = min(self.t + math.ldexp(math.floor(math.ldexp(mantissa, BITS)), exponent - BITS), end)
         length = after - self.t
@@ -112,7 +112,7 @@ class TailMarch:
         return after
 
     def _series(self) -> tuple[float, list[np.ndarray]]:
-        """Return the unit of time and the Taylor coefficients of the path, as computed."""
+        """Return the unit of time and the computed Taylor coefficients of the path."""
         if self.length > 0:
             tau = 2.0 ** round(math.log2(self.length))
         else:
@@ -156,7 +156,7 @@ class TailMarch:
 
 
 def taylor(problem: TailGradient, weights: list[np.ndarray], c: float, tau: float, order: int) -> list[np.ndarray]:
-    """Return the Taylor coefficients of the flow in the time `t/τ`, in float64; nothing is claimed of them."""
+    """Return the Taylor coefficients of the flow in the time `t/τ`, in float64, without any error bound."""
     L, (n, m) = len(weights), (weights[0].shape[0], weights[-1].shape[1])
     W = [np.zeros((order + 1, *w.shape)) for w in weights]
     for layer, w in zip(W, weights, strict=True):
@@ -193,7 +193,7 @@ def _cauchy(A: np.ndarray, B: np.ndarray, k: int) -> np.ndarray:
 
 
 class _Path:
-    """A polynomial path over one step, and what bounds it: at nodes, and on an ellipse around the step."""
+    """A polynomial path over one step, with its bounds at nodes and on an ellipse around the step."""
 
     def __init__(self, problem: TailGradient, series: list[np.ndarray], c: float, tau: float, s: float):
         self.problem, self.series, self.c, self.tau, self.s = problem, series, c, tau, s
@@ -224,7 +224,7 @@ class _Path:
         self.nodes = 0.5 * s * (1 + u)
 
     def end(self) -> tuple[list[np.ndarray], float]:
-        """Return the weights at the end, rounded, and a bound of their distance to the polynomial's."""
+        """Return the rounded weights at the end, and a bound of their distance to the polynomial."""
         weights, off = self._at(np.array([self.s]))
         return [np.ascontiguousarray(W[0]) for W in weights], math.sqrt(float(np.sum(off * off))) * UP + TINY
 
@@ -260,7 +260,7 @@ class _Path:
             near = frobenius(velocity[l] + slope) + 3 * U * (frobenius(velocity[l]) + frobenius(slope))
             total += (near + rounding[l] + self.tau * errors[l] * UP) ** 2
         largest = math.sqrt(float(total.max())) * UP
-        # The nodes are rounded: the interpolation is at the exact ones, next to them.
+        # The nodes are rounded, but the interpolation uses the exact nodes next to them.
         shifted = 8 * U * self.most / APART
         between = 4 * self.most * RHO ** (1 - NODES) / (RHO - 1)
         return ((largest + shifted) * LEBESGUE + between) * UP + TINY
@@ -273,8 +273,8 @@ class _Path:
         times, found = self.times, self.cross
         total = 0.0
         for k, (a, b) in enumerate(itertools.pairwise(times.tolist())):
-            # Between two times a function of size M on the ellipse leaves its straight line by at most Δ²/8 of its
-            # second derivative, which is at most 2M over the square of the distance to the ellipse.
+            # Between two times, a function deviates from its straight line by at most Δ²/8 times its second
+            # derivative. With size M on the ellipse, that is at most 2M over the squared distance to the ellipse.
             bend = 0.25 * ((b - a) * (1 + 8 * U) / (APART * self.s)) ** 2 * UP
             C = np.zeros((L, L))
             for i, j in itertools.combinations(range(L), 2):
@@ -289,7 +289,7 @@ class _Path:
 
     @cached_property
     def times(self) -> np.ndarray:
-        """Times of the step at which the products are computed."""
+        """The times of the step at which the products are computed."""
         return np.linspace(0.0, self.s, PIECES + 1)
 
     @cached_property
@@ -314,7 +314,7 @@ class _Path:
         return found
 
     def _tube(self, radius: float) -> dict[tuple[int, int], tuple[float, float]]:
-        """Return how far the two factors may move within the radius of the path."""
+        """Return how far each of the two factors can move within the radius of the path."""
         x, L, c = self.layers, self.depth, self.c
         slope, curvature, motion = self._on_tube(radius)
         found = {}
@@ -337,7 +337,7 @@ class _Path:
         return c * slope * UP, curvature, c * math.sqrt(sum(y * y for y in others)) * UP
 
     def constants(self, radius: float) -> Constants:
-        """Return the Lipschitz constants on the tube; in place of `third` stands `‖∇²L‖`."""
+        """Return the Lipschitz constants on the tube. The field `third` holds a bound of `‖∇²L‖` instead."""
         wide, L = [v + radius for v in self.layers], self.depth
         slope, curvature, motion = self._on_tube(radius)
         C = np.zeros((L, L))

@@ -1,9 +1,8 @@
 """Taylor series of the flow over one step, with a proved bound of the defect of the computed polynomial.
 
 Time is scaled by `τ`: `θ' = −τ ∇L(θ)` in `s = t/τ`. The path of the step is the polynomial `Σ_{k≤p} θ_k s^k` with the
-coefficients as computed. Its defect `θ̃' + τ ∇L(θ̃)` is a polynomial too: below degree p its coefficients are rounding,
-and from degree p on they are bounded by the convolution of the norms of the factors. Proofs: docs/verified.md,
-section 3.
+computed coefficients. Its defect `θ̃' + τ ∇L(θ̃)` is a polynomial too. Below degree p, its coefficients are rounding.
+From degree p on, the convolution of the norms of the factors bounds them. Proofs: docs/verified.md, section 3.
 """
 
 from __future__ import annotations
@@ -19,18 +18,18 @@ from linflow.verified.problem import AffineGradient
 from linflow.verified.rounding import TINY, UP, U, frobenius, gamma, spectral
 
 LONGEST = 1e3
-"""Scaled time that no step exceeds."""
+"""Upper limit on the scaled length of a step."""
 
 
 class MatrixSeries:
-    """One matrix series `A_0 + A_1 s + …`: coefficients below degree `order`, their norms and errors.
+    """A matrix series `A_0 + A_1 s + …`: its coefficients below degree `order`, their norms and their errors.
 
     Attributes:
         values: the computed coefficients in float64, shape `(order, rows, columns)`.
         lengths: upper bounds of `‖A_k‖_F` of the computed coefficients.
-        norms: upper bounds of `‖A_k‖₂`: sharp for `k = 0`, the lengths for the others.
+        norms: upper bounds of `‖A_k‖₂`: sharp for `k = 0`, equal to `lengths` for the others.
         errors: upper bounds of the Frobenius distance of the computed coefficients to the exact ones.
-        rest: relative distance of `values`, which are float64, to the computed ones; 0 where these are float64 too.
+        rest: relative distance of the float64 `values` to the computed coefficients; 0 if these are float64 too.
     """
 
     __slots__ = ("errors", "lengths", "norms", "rest", "values")
@@ -52,13 +51,14 @@ class MatrixSeries:
 
 
 class Expansion:
-    """The path over one step from given weights, and all that bounds it.
+    """The path over one step from given weights, with all its bounds.
 
     Attributes:
-        coefficients: `W_l` series with p + 1 coefficients each, in scaled time.
+        coefficients: the series of the layers `W_l` in scaled time, with p + 1 coefficients each.
         tau: `τ`.
-        prefixes: `P_0 … P_L` (None for `P_0 = I`), suffixes: `S_1 … S_{L+1}` from index 1 (None for the identity).
-        slope: the series of `G = c A (c P_L − V) B`, which carries one factor c of the chain rule.
+        prefixes: `P_0 … P_L` (None for `P_0 = I`).
+        suffixes: `S_1 … S_{L+1}` from index 1 (None for the identity).
+        slope: the series of `G = c A (c P_L − V) B`, which includes one factor c of the chain rule.
         pulled: `Q_l = P_{l−1}ᵀ G`.
     """
 
@@ -104,7 +104,7 @@ class Expansion:
         self._bound(P, S, Q, grads)
 
     def _bound(self, P: list, S: list, Q: list, grads: list) -> None:
-        """Norms and errors of every series, then the defect."""
+        """Compute the norms and errors of every series, then the bounds of the defect."""
         L, p, c, problem = self.depth, self.order, self.scale, self.problem
         high, unit, rest = self.arithmetic.high, self.arithmetic.unit, self.arithmetic.rest
 
@@ -147,7 +147,7 @@ class Expansion:
         self._tail()
 
     def _tail(self) -> None:
-        """Bounds of all coefficients of the products, and of the defect from degree p on."""
+        """Compute bounds of all coefficients of the products, and of the defect from degree p on."""
         L, p, c = self.depth, self.order, self.scale
         one = np.ones(1)
         w = [factor.norms for factor in self.weights]
@@ -158,7 +158,7 @@ class Expansion:
         suffix[L] = w[L - 1]
         for l in range(L - 1, 1, -1):
             suffix[l] = _extended(self.suffixes[l].exact_norms(), w[l - 1], suffix[l + 1])
-        # From degree p on E is c P_L alone; P_L in Frobenius norm would be sharper by nothing that matters here.
+        # From degree p on, E is c P_L alone. The Frobenius norm of P_L would be sharper, but not enough to matter.
         rank = math.sqrt(min(self.slope.values.shape[1:]))
         slope = c * c * self.problem.smoothness * rank * prefix[L] * UP
         slope[:p] = self.slope.exact_lengths()
@@ -175,16 +175,16 @@ class Expansion:
 
     @property
     def values(self) -> tuple[np.ndarray, ...]:
-        """The layers' coefficients in float64."""
+        """The coefficients of the layers in float64."""
         return tuple(factor.values for factor in self.weights)
 
     @property
     def lengths(self) -> np.ndarray:
-        """Upper bounds of the Frobenius norms of the layers' coefficients, one row for a layer."""
+        """Upper bounds of the Frobenius norms of the layers' coefficients, one row per layer."""
         return np.array([factor.lengths for factor in self.weights])
 
     def gap(self, error: float) -> tuple[float, float]:
-        """Return bounds of the loss gap where the product is within `error` of that at the start."""
+        """Return bounds of the loss gap for every product within `error` of the product at the start."""
         return self.problem.gap(self.distance, error)
 
     def norm(self) -> float:
@@ -192,7 +192,7 @@ class Expansion:
         return math.sqrt(sum(float(factor.lengths[0]) ** 2 for factor in self.weights))
 
     def truncation(self, s: float) -> float:
-        """Return a bound of `∫_0^s` of the defect from degree p on."""
+        """Return a bound of `∫_0^s` of the part of the defect from degree p on."""
         return _integral(self.defects, s)
 
     def added(self, s: float) -> float:
@@ -200,7 +200,7 @@ class Expansion:
         return (self.truncation(s) + _integral(self.rounding, s)) * UP
 
     def longest(self) -> float:
-        """Return the scaled time over which the truncation stays below its part of `‖θ‖`."""
+        """Return the scaled time over which the truncation stays below its share of `‖θ‖`."""
         allowed = self.arithmetic.truncation * self.norm() + TINY
         first = float(self.defects[self.order]) if len(self.defects) > self.order else 0.0
         s = (allowed * (self.order + 1) / first) ** (1 / (self.order + 1)) if first > 0 else LONGEST
@@ -212,9 +212,9 @@ class Expansion:
         return s
 
     def at(self, s: float) -> tuple[list[np.ndarray], float]:
-        """Return the weights of the path at s, rounded, and a bound of their distance to the polynomial's."""
+        """Return the rounded weights of the path at s, and a bound of their distance to the polynomial."""
         arithmetic, k = self.arithmetic, np.arange(self.order + 1)
-        # The coefficient of degree k goes through k products and k + 1 sums.
+        # The coefficient of degree k passes through k products and k + 1 sums.
         per = np.array([gamma(2 * int(j) + 1, arithmetic.unit) for j in k]) * s**k
         weights, jumps = [], 0.0
         for factor, series in zip(self.weights, self.coefficients, strict=True):
@@ -227,7 +227,7 @@ class Expansion:
 
 
 def _head(factor: MatrixSeries, count: int) -> MatrixSeries:
-    """Return the first coefficients of a series."""
+    """Return the first `count` coefficients of a series."""
     head = object.__new__(MatrixSeries)
     head.values, head.lengths = factor.values[:count], factor.lengths[:count]
     head.norms, head.errors, head.rest = factor.norms[:count], factor.errors[:count], factor.rest
@@ -237,7 +237,7 @@ def _head(factor: MatrixSeries, count: int) -> MatrixSeries:
 def _product(values: np.ndarray, A: MatrixSeries, B: MatrixSeries, units: np.ndarray, rest: float) -> MatrixSeries:
     """Return the series of a computed Cauchy product, with the errors of its factors and its own rounding.
 
-    `units` are the `γ` of its coefficients. The error is `fl(AB) − A*B* = (fl(AB) − AB) + (A − A*)B + A(B − B*) −
+    `units` holds the `γ` of each coefficient. The error is `fl(AB) − A*B* = (fl(AB) − AB) + (A − A*)B + A(B − B*) −
     (A − A*)(B − B*)`.
     """
     p = len(values)
@@ -251,7 +251,7 @@ def _convolved(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _extended(known: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return the convolution of a and b, with the first entries replaced by what is known of them."""
+    """Return the convolution of a and b, with its first entries lowered to known bounds."""
     full = _convolved(a, b)
     count = min(len(known), len(full))
     full[:count] = np.minimum(full[:count], known[:count])

@@ -1,4 +1,4 @@
-"""Published results on a start, side by side: a bound where one holds, and in words why not where none does."""
+"""Published results on a start, side by side: each gives a bound, or the reason why it does not apply."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from linflow.certificates.setting import Setting
 
 
 def prior_results(setting: Setting, guarantees: Sequence[Guarantee] = ()) -> list[Guarantee]:
-    """Return one row for each published result, its hypotheses checked on these weights; the earliest first.
+    """Return one row for each published result, with its hypotheses checked on these weights; the earliest first.
 
-    A row that applies is an upper bound on the loss gap along the exact flow (for a certificate on descent: along
-    that descent), in the result's own form; where the printed form fails, in the form that holds. Statements on a
-    limit, or with unnamed constants, never apply: their reason says what they predict here, and `facts` in numbers.
+    A row that applies is an upper bound on the loss gap along the exact flow (for a certificate on descent, along
+    that descent). It has the result's own form or, if the printed form fails, the form that holds. Statements about a
+    limit, or with unnamed constants, never apply. Their `reason` says what they predict here, and `facts` holds the
+    numbers.
 
     Args:
         setting: objective, start and algorithm.
-        guarantees: those of the certificate; the rows on the lazy regime and on descent are taken from them.
+        guarantees: the guarantees of the certificate; the rows on the lazy regime and on descent come from them.
 
     Source: `docs/published.md`.
 

@@ -1,4 +1,4 @@
-"""The rows of published results: their form, and what keeps more than one of them from holding."""
+"""The rows of published results: how to build one, and the reasons that several of them share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from linflow.certificates.curves import Curve, ExponentialCurve, StepCurve
 from linflow.certificates.setting import Setting
 
 WHITE = 1e-12
-"""Relative spread of the curvatures of a squared loss that still counts as none: a few hundred rounding errors."""
+"""Relative spread of the curvatures of a squared loss that counts as zero: a few hundred rounding errors."""
 
 
 def row(
@@ -24,7 +24,7 @@ def row(
     outcome: float | Curve | str,
     **facts: Any,
 ) -> Guarantee:
-    """Return the row of one result: a rate, another curve, or the reason why there is none."""
+    """Return the row of one result from its outcome: a rate, a curve, or the reason why it does not apply."""
     curve, reason = None, ""
     if isinstance(outcome, str):
         reason = outcome
@@ -42,13 +42,13 @@ def row(
 
 
 def on_descent(setting: Setting, guarantees: Sequence[Guarantee], *keys: str) -> Guarantee | None:
-    """Return the guarantee of a certificate on descent that cites one of these, the fastest."""
+    """Return the fastest guarantee of a certificate on descent that cites one of these keys; None otherwise."""
     found = [g for g in guarantees if setting.algorithm == "descent" and set(keys) & set(g.citation)]
     return min(found, key=lambda g: g.time_to(1e-6), default=None)
 
 
 def bounds_at_margin(setting: Setting) -> list[tuple[Theorem, float]]:
-    """Return the bounds on `λ_min(T)` of Min et al. 2021 and 2023 that apply, at the margin of the papers."""
+    """Return the applicable bounds on `λ_min(T)` of Min et al. 2021 and 2023, at the margin of the papers."""
     c = setting.scale
     inv = setting.invariants.at(setting.margin_by_distance / c, math.inf)
     known = [t for t in THEOREMS if t.citation in ("min2021", "min2023") and t.hypothesis(inv) is None]
@@ -56,12 +56,12 @@ def bounds_at_margin(setting: Setting) -> list[tuple[Theorem, float]]:
 
 
 def no_squared_loss(setting: Setting) -> str:
-    """Return why a result on the squared loss `½‖F (W − W*) H‖² + f*` does not apply, "" if it may."""
+    """Return why a result on the squared loss `½‖F (W − W*) H‖² + f*` does not apply; "" if it can."""
     return "" if setting.objective.quadratic else f"it is for the squared loss, not for a {setting.objective.name}"
 
 
 def not_white(setting: Setting) -> str:
-    """Return why a result on the squared loss with whitened data does not apply, "" if it may."""
+    """Return why a result on the squared loss with whitened data does not apply; "" if it can."""
     if reason := no_squared_loss(setting):
         return reason
     ratio = setting.objective.smoothness / setting.objective.strong_convexity
@@ -71,19 +71,19 @@ def not_white(setting: Setting) -> str:
 
 
 def not_deep(setting: Setting, *allowed: int) -> str:
-    """Return why a result on this many layers does not apply, "" if it may."""
+    """Return why a result on this many layers does not apply; "" if it can."""
     if setting.depth in allowed:
         return ""
     return f"it is for {' or '.join(map(str, allowed))} layers, but the network has {setting.depth}"
 
 
 def no_dominance(setting: Setting) -> str:
-    """Return why a result that needs γ > 0 does not apply, "" if it may."""
+    """Return why a result that needs γ > 0 does not apply; "" if it can."""
     return "" if setting.gamma else "no gradient dominance is known; declare strong_convexity= or pl_constant="
 
 
 def no_margin(setting: Setting) -> str:
-    """Say in words why the margin gives no rate."""
+    """Return, in words, why the margin gives no rate."""
     f, margin = setting.objective, setting.margin_by_distance
     if setting.too_narrow:
         return setting.too_narrow

@@ -22,10 +22,11 @@ from linflow.certificates.setting import Setting
 
 
 def arora2018(setting: Setting) -> Guarantee:
-    """Balanced layers follow the end-to-end flow `Ẇ = −c^{2/L} Σ_j [WWᵀ]^{(L−j)/L} ∇f [WᵀW]^{(j−1)/L}`.
+    """Return the row of Arora et al. 2018: a rate for balanced layers.
 
-    Its preconditioner is at least `L σ_min^{2−2/L}` for n = m and `σ_min^{2−2/L}` for n ≠ m, which with the margin is
-    a rate. The paper has the flow; the rate follows from it.
+    They follow the end-to-end flow `Ẇ = −c^{2/L} Σ_j [WWᵀ]^{(L−j)/L} ∇f [WᵀW]^{(j−1)/L}`. Its preconditioner is at
+    least `L σ_min^{2−2/L}` for n = m and `σ_min^{2−2/L}` for n ≠ m, which gives a rate at the margin. The paper
+    states the flow; the rate follows from it.
     """
     outcome: float | str = _not_balanced(setting) or no_dominance(setting)
     if not outcome:
@@ -36,11 +37,12 @@ def arora2018(setting: Setting) -> Guarantee:
 
 
 def arora2019(setting: Setting, guarantees: Sequence[Guarantee] = ()) -> Guarantee:
-    """Approximately balanced layers with a deficiency margin, `c = σ_min(Φ) − ‖W(0) − Φ‖_F > 0`.
+    """Return the row of Arora et al. 2019, for approximately balanced layers with a deficiency margin.
 
-    Balanced: `σ_min(W) ≥ c` along the flow and `λ_min(T) ≥ c^{2−2/L}` for every n and m: rate `2c^{2−2/L}`. With
-    `‖D_l‖_F ≤ c²/(256 L³ ‖Φ‖_F^{2−2/L})` the theorem on descent, its step η → 0, gives half of that. An output
-    scale s stands for layers `s^{1/L}` times as large in the time `s^{2/L} t`.
+    The margin is `c = σ_min(Φ) − ‖W(0) − Φ‖_F > 0`. For balanced layers, `σ_min(W) ≥ c` along the flow and
+    `λ_min(T) ≥ c^{2−2/L}` for every n and m, so the rate is `2c^{2−2/L}`. If
+    `‖D_l‖_F ≤ c²/(256 L³ ‖Φ‖_F^{2−2/L})`, the theorem on descent with step η → 0 gives half of that rate. An output
+    scale s is the same as layers `s^{1/L}` times as large, in the time `s^{2/L} t`.
     """
     L, c = setting.depth, setting.margin_by_distance
     speed = setting.scale ** (2 / L)
@@ -71,9 +73,10 @@ def arora2019(setting: Setting, guarantees: Sequence[Guarantee] = ()) -> Guarant
 
 
 def yun2021(setting: Setting) -> Guarantee:
-    """`D_l ⪰ 0` for l < L − 1 and `λ_n(D_{L−1}) ≥ λ > 0`: rate `γ λ^{L−1}`, or the mirror image of this.
+    """Return the row of Yun et al. 2021: a rate for ordered imbalance.
 
-    The paper is on one output and `D_{L−1} ⪰ λI`; neither is needed. It is the bound for unimodal imbalance with
+    If `D_l ⪰ 0` for l < L − 1 and `λ_n(D_{L−1}) ≥ λ > 0`, the rate is `γ λ^{L−1}`. The mirror image also works.
+    The paper assumes one output and `D_{L−1} ⪰ λI`; neither is needed. It is the bound for unimodal imbalance with
     every partial sum replaced by λ.
     """
     Ds, L = setting.invariants.spectra, setting.depth
@@ -83,7 +86,7 @@ def yun2021(setting: Setting) -> Guarantee:
         right = all(float(D.upper[-1]) >= 0 for D in Ds[:-1]), float(Ds[-1].at_least(setting.n))
         left = all(float(D.lower[0]) <= 0 for D in Ds[1:]), float(Ds[0].negated().at_least(setting.m))
         value = max((x for holds, x in (right, left) if holds), default=0.0)
-        # For L ≥ 3 the signs hold to rounding only, and what that may cost is taken off.
+        # For L ≥ 3 the signs hold only up to rounding, and the cost of that is subtracted.
         floor = value ** (L - 1) - (setting.invariants.chain_allowance() if L > 2 else 0.0)
         facts = {"λ": value}
         if floor > 0:
@@ -103,10 +106,11 @@ def yun2021(setting: Setting) -> Guarantee:
 
 
 def min2021(setting: Setting) -> Guarantee:
-    """Two layers, squared loss: rate `2λ_r(Σ_x) ([λ_r(D)]_+ + [λ_m(−D)]_+)`, from the imbalance alone.
+    """Return the row of Min et al. 2021: a rate from the imbalance alone, for two layers and the squared loss.
 
-    r is the rank of X. If X has not full rank, the limit is the solution of least norm when the frozen part U_2 of
-    W_1 satisfies `U_1 U_2ᵀ = 0` and `W_2ᵀ U_2ᵀ = 0`; the size of the two is given in `facts`.
+    The rate is `2λ_r(Σ_x) ([λ_r(D)]_+ + [λ_m(−D)]_+)`, with r the rank of X. If X does not have full rank, the limit
+    is the solution of least norm provided that the frozen part U_2 of W_1 satisfies `U_1 U_2ᵀ = 0` and
+    `W_2ᵀ U_2ᵀ = 0`. `facts` gives the size of the two.
     """
     outcome: float | str = not_deep(setting, 2) or no_squared_loss(setting)
     facts = {}
@@ -124,9 +128,10 @@ def min2021(setting: Setting) -> Guarantee:
 
 
 def min2023(setting: Setting) -> Guarantee:
-    """The best of the bounds of the paper, at its margin `[σ_min(W*) − sqrt(K/μ) ‖W(0) − W*‖_F]_+`.
+    """Return the row of Min et al. 2023: the best of the paper's bounds at its margin.
 
-    Forms that fail as printed (docs/theory.md, section 14) are replaced by those that hold.
+    The margin is `[σ_min(W*) − sqrt(K/μ) ‖W(0) − W*‖_F]_+`. Forms that fail as printed (docs/theory.md, section 14)
+    are replaced by those that hold.
     """
     outcome: float | str = no_dominance(setting)
     source, margin = "Min, Vidal & Mallada 2023", setting.margin_by_distance
@@ -156,7 +161,7 @@ def _not_balanced(setting: Setting) -> str:
 
 
 def _balanced_floor(setting: Setting) -> float:
-    """Return `c² σ^{2−2/L}` at the margin, without the output scale in σ, less what rounding leaves open."""
+    """Return `c² σ^{2−2/L}` at the margin, without the output scale in σ, lowered for rounding."""
     sigma = setting.margin_by_distance / setting.scale
     return setting.scale**2 * max(0.0, sigma ** (2 - 2 / setting.depth) - setting.invariants.chain_allowance())
 
@@ -167,7 +172,7 @@ def _frobenius(D) -> float:
 
 
 def _off_least_norm(setting: Setting) -> dict[str, float]:
-    """Return `‖[U_1; W_2ᵀ] U_2ᵀ‖_F` when X has not full rank: 0 means that the limit is the least-norm solution."""
+    """Return `‖[U_1; W_2ᵀ] U_2ᵀ‖_F` if X is rank-deficient; 0 means that the limit is the least-norm solution."""
     V, network = setting.whole_objective.row_space, setting.whole_network
     if V is None:
         return {}

@@ -1,4 +1,4 @@
-"""Starts that split into scalar chains, one a mode: Saxe et al. 2014, Gidel et al. 2019, Tarmoun et al. 2021."""
+"""Starts that split into one scalar chain per mode: Saxe et al. 2014, Gidel et al. 2019, Tarmoun et al. 2021."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ LARGEST_SLACK = 1e-6
 
 @dataclass(frozen=True)
 class ModeCurve:
-    """The exact gap `½μ Σ_i (s_i − ω_i(t))²` of independent modes, raised by what rounding leaves open.
+    """The exact gap `½μ Σ_i (s_i − ω_i(t))²` of independent modes, raised by its rounding.
 
-    Each mode is a scalar chain, of two layers with imbalance d_i, or balanced of any depth. The slack θ bounds the
-    relative error in time and, times the largest product, in every ω.
+    Each mode is a scalar chain: two layers with imbalance d_i, or balanced layers of any depth. The slack θ bounds
+    the relative error in time. Times the largest product, it also bounds the error in every ω.
 
     Attributes:
         first: initial gap.
@@ -31,7 +31,7 @@ class ModeCurve:
         curvature: μ = K.
         d, s, w0: imbalance, target and start of every mode.
         slack: θ.
-        rate: `2μ min_i T_i`, T_i the least eigenvalue of mode i on its path: kept at every time.
+        rate: `2μ min_i T_i`, with T_i the least eigenvalue of mode i on its path; kept at every time.
     """
 
     first: float
@@ -49,11 +49,11 @@ class ModeCurve:
         return float(self._gaps(np.array([t]))[0])
 
     def time(self, gap: float) -> float:
-        """Return when the bound comes down to `gap`: later by at most 10⁻⁷ of itself."""
+        """Return the time at which the bound comes down to `gap`, too late by at most a relative 10⁻⁷."""
         if gap >= self.first:
             return 0.0
         unit = self.curvature * self.scale ** (2 / self.depth) * self._size ** (2 - 2 / self.depth)
-        # With two layers the imbalance may make a mode faster than its size does.
+        # With two layers the imbalance can make a mode faster than its size suggests.
         fast = max(unit, self.curvature * self.scale**2 * float(np.max(np.abs(self.d))))
         times = np.geomspace(1e-9 / fast, 1e15 / unit, 193 + math.ceil(8 * math.log10(fast / unit)))
         reached = np.flatnonzero(self._gaps(times) <= gap)
@@ -68,7 +68,7 @@ class ModeCurve:
         return high
 
     def rate_at(self, gap: float) -> float:
-        """Return the rate that is kept at every gap."""
+        """Return the rate, which is the same for every gap."""
         return self.rate
 
     @property
@@ -90,7 +90,7 @@ class ModeCurve:
 
 
 def mode_results(setting: Setting) -> list[Guarantee]:
-    """Return the rows of Saxe et al., Gidel et al. and Tarmoun et al.: they share one look at the modes."""
+    """Return the rows of Saxe et al., Gidel et al. and Tarmoun et al. The modes are computed once for all three."""
     modes: _Aligned | str = not_white(setting)
     if not modes:
         modes = aligned_modes(setting)
@@ -99,11 +99,11 @@ def mode_results(setting: Setting) -> list[Guarantee]:
 
 @dataclass(frozen=True)
 class _Aligned:
-    """The modes of an aligned start, of the size of the rounding in them."""
+    """The modes of an aligned start, with the size of their rounding."""
 
     modes: Modes
     off: float
-    """By how much the layers differ from the modes, relative to each layer."""
+    """The difference between the layers and the modes, relative to each layer."""
     size: float
     """Frobenius norm of the largest layer."""
 
@@ -119,13 +119,19 @@ class _Aligned:
 
 
 def _saxe(setting: Setting, modes: _Aligned | str) -> Guarantee:
-    """Aligned with W* and balanced, any depth: every mode follows `ω̇ = L c^{2/L} ω^{2−2/L} (s − ω)`."""
+    """Return the row of Saxe et al. 2014: exact for layers of any depth, balanced and aligned with W*.
+
+    Every mode follows `ω̇ = L c^{2/L} ω^{2−2/L} (s − ω)`.
+    """
     source = "Saxe, McClelland & Ganguli 2014, decoupled balanced modes, exact solution"
     return row(setting, "Saxe et al. 2014", source, ["saxe2014"], _balanced_curve(setting, modes))
 
 
 def _gidel(setting: Setting, modes: _Aligned | str) -> Guarantee:
-    """Two layers, aligned and balanced: the modes are learned one after the other, at the times in `facts`."""
+    """Return the row of Gidel et al. 2019: exact for two layers, balanced and aligned with W*.
+
+    The modes are learned one after the other, at the times in `facts`.
+    """
     outcome = not_deep(setting, 2) or _balanced_curve(setting, modes)
     facts = {}
     if isinstance(outcome, ModeCurve):
@@ -138,7 +144,10 @@ def _gidel(setting: Setting, modes: _Aligned | str) -> Guarantee:
 
 
 def _tarmoun(setting: Setting, modes: _Aligned | str) -> Guarantee:
-    """Two layers, aligned with W* whatever the imbalance: exact. Otherwise `D = λI`: a rate at the margin."""
+    """Return the row of Tarmoun et al. 2021, for two layers.
+
+    It is exact for a start aligned with W*, whatever the imbalance. For `D = λI` it is a rate at the margin.
+    """
     source = "Tarmoun, França, Haeffele & Vidal 2021"
     outcome = not_deep(setting, 2) or not_white(setting)
     facts = {}
@@ -153,7 +162,7 @@ def _tarmoun(setting: Setting, modes: _Aligned | str) -> Guarantee:
 
 
 def _multiple_of_identity(setting: Setting, unaligned: str) -> tuple[float | str, dict[str, float]]:
-    """Return the rate for `D = λI`: the two-layer bound, there `γ sqrt(λ² + 4σ²)` if n = m = h."""
+    """Return the rate for `D = λI` from the two-layer bound; it is `γ sqrt(λ² + 4σ²)` if n = m = h."""
     D = setting.invariants.spectra[0]
     spread = float(D.lower[0] - D.upper[-1])
     if spread > 0:
@@ -177,7 +186,7 @@ def _balanced_curve(setting: Setting, modes: _Aligned | str) -> ModeCurve | str:
 
 
 def _curve(setting: Setting, aligned: _Aligned, *, balanced: bool = False) -> ModeCurve | str:
-    """Return the exact solution, or why it does not end at the minimum."""
+    """Return the exact solution, or the reason why it does not end at the minimum."""
     c, L, w = setting.scale, setting.depth, aligned.modes.weights
     s, w0 = aligned.modes.target, c * np.prod(w, axis=0)
     d = np.zeros(len(s)) if balanced else w[0] ** 2 - w[1] ** 2
@@ -193,7 +202,7 @@ def _curve(setting: Setting, aligned: _Aligned, *, balanced: bool = False) -> Mo
         )
     least = np.where(s * w0 > 0, np.minimum(s, np.abs(w0)), 0.0)
     floor = c * np.hypot(c * d, 2 * least) if L == 2 else L * c ** (2 / L) * least ** (2 - 2 / L)
-    # A mode that crosses 0 passes the saddle at a distance of sqrt|d|; from the smallest weights rounding grows most.
+    # A mode that crosses 0 passes the saddle at a distance of sqrt|d|. Rounding grows most from the smallest weights.
     closest = np.where(w0 * s < 0, np.sqrt(np.abs(d)), sizes)
     closest = float(np.min(closest[s > 0], initial=aligned.size))
     reach = max(aligned.size, float(np.max(s)) ** (1 / L) / c ** (1 / L))
@@ -209,13 +218,13 @@ def _curve(setting: Setting, aligned: _Aligned, *, balanced: bool = False) -> Mo
 
 
 def aligned_modes(setting: Setting) -> _Aligned | str:
-    """Return the modes that the layers share with W*, or why there are none."""
+    """Return the modes that the layers share with W*, or the reason why there are none."""
     Y, W = to_numpy(setting.objective.minimizer), to_numpy(setting.product)
     tolerance = 1e-9 * norm(Y) * setting.network.magnitude()
     left, right = Y.T @ W, Y @ W.T
     apart = max(norm(left - left.T), norm(right - right.T))
     how = "start from init.spectral(widths, W*)"
-    if apart > tolerance:  # the cheap test first; it is necessary, not sufficient
+    if apart > tolerance:  # a cheap test first: the condition is necessary, not sufficient
         return (
             "the start is not aligned with the singular vectors of W*: W*ᵀW(0) differs from a symmetric matrix by "
             f"{apart / max(norm(Y) * norm(W), 1e-300):.2g} of its size; {how}"
@@ -234,13 +243,13 @@ def aligned_modes(setting: Setting) -> _Aligned | str:
 
 
 def _misalignment(layers: list[np.ndarray], modes: Modes) -> float:
-    """Return by how much the layers differ from `Q_{l−1} diag(w_l) Q_lᵀ` with orthonormal Q, relative to each."""
+    """Return the difference of the layers from `Q_{l−1} diag(w_l) Q_lᵀ` with orthonormal Q, relative to each."""
     w = modes.weights
     frames, off = [modes.U], 4 * EPS
     with np.errstate(divide="ignore", invalid="ignore"):
         for l, W in enumerate(layers[:-1]):
             frame = W.T @ frames[-1] / w[l]
-            if len(layers) == 2:  # a weight may be 0: the other one then tells the hidden vectors
+            if len(layers) == 2:  # if one weight is 0, the other gives the hidden vectors
                 frame = np.where(np.abs(w[0]) >= np.abs(w[1]), frame, layers[1] @ modes.V / w[1])
             frames.append(frame)
     frames.append(modes.V)

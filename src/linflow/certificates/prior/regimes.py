@@ -1,7 +1,7 @@
 """Limits of wide, lazy and vanishing starts: Du & Hu, Jacot, Chizat, Stöger, Li (greedy), Li (sparse); and descent.
 
-Most are statements on a limit, with constants that no paper names. Such a row never applies; its reason and `facts`
-give what it predicts here.
+Most of them are statements about a limit, with constants that no paper names. Such a row never applies. Its reason
+and `facts` give what it predicts here.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ from linflow.certificates.prior.modes import aligned_modes
 from linflow.certificates.setting import Setting
 
 SMALL = 0.1
-"""A start counts as small if its layers are below this part of the solution's."""
+"""A start counts as small if the size of its layers, relative to those of the solution, is below this."""
 
 
 def duhu2019(setting: Setting) -> Guarantee:
-    """Width of order `L r κ³ m` and a Gaussian draw: descent converges, with high probability over the draw."""
+    """Return the row of Du & Hu 2019, for a width of order `L r κ³ m` and a Gaussian draw.
+
+    Descent then converges, with high probability over the draw.
+    """
     reason, facts = no_squared_loss(setting), {}
     if not reason:
         kappa = setting.objective.smoothness / setting.objective.strong_convexity
@@ -36,7 +39,7 @@ def duhu2019(setting: Setting) -> Guarantee:
 
 
 def jacot2018(setting: Setting) -> Guarantee:
-    """Infinite width: T stays what it was, and the rate is `γ λ_min(T(0))`."""
+    """Return the row of Jacot et al. 2018: at infinite width T does not change, and the rate is `γ λ_min(T(0))`."""
     facts, then = {"width": float(setting.narrowest)}, ""
     if setting.gamma > 0 and (setting.depth == 2 or setting.n * setting.m <= 64):
         rate = setting.gamma * max(0.0, float(setting.tangent.least_eigenvalue()))
@@ -49,7 +52,10 @@ def jacot2018(setting: Setting) -> Guarantee:
 
 
 def chizat2019(setting: Setting, guarantees: Sequence[Guarantee] = ()) -> Guarantee:
-    """The lazy regime as the certificate has it: weights that need not move far keep their T."""
+    """Return the row of Chizat et al. 2019: the guarantee of the certificate for the lazy regime.
+
+    Weights that need not move far keep their T.
+    """
     lazy = next((g for g in guarantees if "chizat2019" in g.citation), None)
     source = "Chizat, Oyallon & Bach 2019, with the constants of docs/theory.md"
     facts = {}
@@ -69,7 +75,10 @@ def chizat2019(setting: Setting, guarantees: Sequence[Guarantee] = ()) -> Guaran
 
 
 def stoger2021(setting: Setting) -> Guarantee:
-    """Small random start, two layers: an alignment phase, then mode after mode, at `log(1/α)/σ_i`."""
+    """Return the row of Stöger & Soltanolkotabi 2021, for two layers from a small random start.
+
+    After an alignment phase, the modes are learned one after the other, at `log(1/α)/σ_i`.
+    """
     facts, reason = {}, not_deep(setting, 2) or no_squared_loss(setting)
     if not reason:
         facts, reason = _vanishing(setting, "a small random symmetric start")
@@ -78,14 +87,20 @@ def stoger2021(setting: Setting) -> Guarantee:
 
 
 def li2021greedy(setting: Setting) -> Guarantee:
-    """Vanishing start: greedy low-rank learning, one mode after the other; see `_vanishing` for when."""
+    """Return the row of Li, Luo & Lyu 2021, for a vanishing start: greedy low-rank learning.
+
+    The modes are learned one after the other; `_vanishing` gives the times.
+    """
     facts, reason = _vanishing(setting, "a vanishing start")
     source = "Li, Luo & Lyu 2021, greedy low-rank learning"
     return row(setting, "Li, Luo & Lyu 2021", source, ["li2021glrl"], reason, **facts)
 
 
 def li2021sparse(setting: Setting) -> Guarantee:
-    """Diagonal layers and a vanishing start α: of order `α^{−(L−2)}` iterations, with early stopping."""
+    """Return the row of Li, Nguyen, Hegde & Wong 2021, for diagonal layers and a vanishing start α.
+
+    It takes on the order of `α^{−(L−2)}` iterations, with early stopping.
+    """
     facts, reason = {}, no_squared_loss(setting)
     if not reason:
         layers = [to_numpy(W) for W in setting.network.weights]
@@ -101,7 +116,7 @@ def li2021sparse(setting: Setting) -> Guarantee:
 
 
 def xu(setting: Setting, guarantees: Sequence[Guarantee], year: int) -> Guarantee:
-    """The row of the certificate for two-layer descent, when the certificate is for descent."""
+    """Return the row of Xu et al. 2023 or 2025: the guarantee for two layers of a certificate for descent."""
     key = f"xu{year}"
     loss = "squared loss" if year == 2023 else "general loss"
     source = f"Xu, Min, Tarmoun, Mallada & Vidal {year}, two layers, {loss}"
@@ -116,14 +131,14 @@ def xu(setting: Setting, guarantees: Sequence[Guarantee], year: int) -> Guarante
 
 
 def _vanishing(setting: Setting, what: str) -> tuple[dict[str, float], str]:
-    """Return the times that a limit of small starts predicts, and the reason that it is no bound.
+    """Return the times that a limit of small starts predicts, and the reason why they are not a bound.
 
-    With layers of size α (the output scale c shared out among them), mode i of `−∇f(0)`, of size σ_i, grows like
-    `α e^{σ_i t}` for L = 2, whatever the start, and is learned at `log(1/α)/σ_i`. For L ≥ 3 every part of the start
-    counts. Layers aligned with W* (and K = μ) are chains: `w_l² = y + w_l(0)²` with `ẏ = 2cσ_i Π|w_l|`, which leave
-    0 at `∫_0^∞ dy/Π_l sqrt(y + w_l(0)²)/(2cσ_i)`; balanced, that is `α_i^{2−L}/((L−2)cσ_i)` with the weights α_i
-    of the mode. Of other starts is known that `d‖W_l‖/dt ≤ cσ_1 Π_{k≠l} ‖W_k‖` while they are small: none leaves
-    before `α^{2−L}/((L−2)σ_1)`.
+    Let the layers have size α, with the output scale c divided among them. For L = 2, mode i of `−∇f(0)`, of size
+    σ_i, grows like `α e^{σ_i t}`, whatever the start, and is learned at `log(1/α)/σ_i`. For L ≥ 3 every part of the
+    start matters. Layers aligned with W* (and K = μ) are chains `w_l² = y + w_l(0)²` with `ẏ = 2cσ_i Π|w_l|`, which
+    leave 0 at `∫_0^∞ dy/Π_l sqrt(y + w_l(0)²)/(2cσ_i)`. If they are balanced, this is `α_i^{2−L}/((L−2)cσ_i)` with
+    the weights α_i of the mode. Other starts satisfy `d‖W_l‖/dt ≤ cσ_1 Π_{k≠l} ‖W_k‖` while they are small, so none
+    leaves 0 before `α^{2−L}/((L−2)σ_1)`.
     """
     L, f = setting.depth, setting.objective
     share = setting.scale ** (1 / L)
@@ -160,16 +175,17 @@ def _vanishing(setting: Setting, what: str) -> tuple[dict[str, float], str]:
 
 
 def _escapes(setting: Setting) -> np.ndarray | None:
-    """Return when each mode of small layers aligned with W* leaves 0; None for other starts.
+    """Return the time when each mode of small layers aligned with W* leaves 0; None for other starts.
 
-    `∫_0^∞ dy/Π_l sqrt(y + w_l²)/(2cσ)` in `z = log y`, by the trapezoidal rule: the integrand falls exponentially.
+    The time is `∫_0^∞ dy/Π_l sqrt(y + w_l²)/(2cσ)`, computed in `z = log y` by the trapezoidal rule. The integrand
+    falls exponentially.
     """
     found = "white" if not_white(setting) else aligned_modes(setting)
     if isinstance(found, str):
         return None
     keep = found.modes.target > 1e-12 * np.max(found.modes.target)
     squares, slopes = found.modes.weights[:, keep] ** 2, setting.objective.smoothness * found.modes.target[keep]
-    if np.any(np.prod(np.sign(found.modes.weights[:, keep]), axis=0) <= 0):  # these pass the saddle, or stay
+    if np.any(np.prod(np.sign(found.modes.weights[:, keep]), axis=0) <= 0):  # these pass the saddle or stay at it
         return None
     logs = np.log(squares)
     step, times = 0.02, []

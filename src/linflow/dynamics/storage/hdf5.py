@@ -1,4 +1,4 @@
-"""The NetCDF file of a run, opened with nothing in it trusted."""
+"""Reads the NetCDF file of a run without trusting its content."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _FILTERS = {1, 2, 3}
-"""Of HDF5: deflate, shuffle, Fletcher's checksum. Any other would be looked for among plug-ins, which are code."""
+"""Allowed HDF5 filters: deflate, shuffle, Fletcher's checksum. HDF5 looks for others in plug-ins, which are code."""
 
 _BLOCK = 2**20
 KINDS = {"run": _schema.RUN}
-"""The kinds of runs that are read where nothing else is said, by the attribute that tells them."""
+"""The kinds of runs that are read by default, keyed by the file attribute that names them."""
 
 
 def read_run(path: PathLike, limit: int | None, kinds: Mapping[str, _schema.Kind] = KINDS) -> RunFile:
-    """Return the content of the file of a run; its attributes alone where `limit`, in bytes, is None."""
+    """Return the content of a run's file; only its attributes if `limit`, in bytes, is None."""
     suffix(path, (".nc",), "a run is read from")
     found = readable(path)
     with open(found, "rb") as content:
@@ -54,7 +54,7 @@ def read_run(path: PathLike, limit: int | None, kinds: Mapping[str, _schema.Kind
 
 
 def _check_seal(path: Path) -> None:
-    """Compare the digest at the end of the file, where there is one: a damaged file can make HDF5 run for ever."""
+    """Verify the digest at the end of the file, if any: a damaged file can make HDF5 run for ever."""
     size = path.stat().st_size - _schema.SEALED
     with open(path, "rb") as file:
         file.seek(max(size, 0))
@@ -72,7 +72,7 @@ def _check_seal(path: Path) -> None:
 
 
 class RunFile:
-    """What the file of a run holds, read with nothing in it trusted."""
+    """The content of a run's file, read without trusting it."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -81,7 +81,7 @@ class RunFile:
         self.arrays: dict[str, np.ndarray] = {}
 
     def read_attributes(self, file: h5py.File, kinds: Mapping[str, _schema.Kind]) -> None:
-        """Read the global attributes that say what a run is."""
+        """Read the global attributes that describe the run."""
         if "kind" in file.attrs:
             told = self._plain("kind", file.attrs["kind"])
             if told not in kinds:
@@ -101,7 +101,7 @@ class RunFile:
         return value
 
     def check_version(self) -> None:
-        """Raise unless this is a run in the format that is read here."""
+        """Raise unless this is a run in the format that this version reads."""
         version = self.attributes.get("format_version")
         if version is None:
             raise FileError(
@@ -115,7 +115,7 @@ class RunFile:
             )
 
     def json(self, name: str, kind: type, default: Any) -> Any:
-        """Return an attribute written as JSON, of the kind needed."""
+        """Return an attribute stored as JSON, checked to be of the type `kind`."""
         text = self.attributes.get(name)
         if text is None:
             return default
@@ -128,7 +128,7 @@ class RunFile:
         return value
 
     def read_arrays(self, file: h5py.File, limit: int) -> None:
-        """Read every variable of a run, once all have been looked at."""
+        """Read all variables of a run, after checking every one of them."""
         names = [name for name in map(str, file) if self.kind.holds(name)]
         datasets = {name: self._dataset(file, name) for name in names}
         check_size(sum(8 * math.prod(data.shape) for data in datasets.values()), limit, self.path)
@@ -157,7 +157,7 @@ class RunFile:
         return data
 
     def check_sum(self) -> None:
-        """Compare the checksum, where there is one."""
+        """Verify the checksum, if there is one."""
         stated = self.attributes.get("checksum")
         if stated is not None and stated != _schema.checksum(self.arrays, self.attributes, self.kind.checked):
             raise FileError(
@@ -167,7 +167,7 @@ class RunFile:
             )
 
     def array(self, name: str, shape: Sequence[int | None], *, last_free: bool = False) -> np.ndarray:
-        """Return a variable of the shape needed, finite, save in its last row where `last_free`."""
+        """Return a variable, checked for shape and finite values; `last_free` exempts its last row."""
         if name not in self.arrays:
             raise self.error(f"it has no variable {name!r}")
         x = self.arrays[name]

@@ -1,4 +1,4 @@
-"""Runs read back from NetCDF."""
+"""Reads runs back from NetCDF files."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 def load_run(path: PathLike, *, limit: int = LIMIT) -> Trajectory:
     """Read a run that `save_run` wrote.
 
-    The arrays are NumPy's whatever those of the run were, to the last bit. `network_at` gives the weights at the
-    times at which they were stored.
+    The arrays are NumPy arrays, whatever their kind in the run, and equal to the last bit. `network_at` returns the
+    weights at the times at which they were stored.
 
     Args:
         path: the file, ending in `.nc`.
-        limit: most bytes that its variables may take; looked at before they are decoded.
+        limit: largest total size of its variables in bytes; checked before they are decoded.
 
     Raises:
-        FileError: no run, another version of the format, damaged (there is a checksum), hostile or too large.
-        OSError: no such file, or one that may not be read.
+        FileError: the file is not a run, has another format version, is damaged (by checksum), hostile or too large.
+        OSError: the file does not exist or cannot be read.
         ImportError: h5py is not installed.
 
     Example:
@@ -86,7 +86,7 @@ def trajectory_of(source: RunFile) -> Trajectory:
     scale = float(source.array("scale", ()))
     start, end = _ends(source, scale)
     t = _times(source, "t")
-    # Only where a run ended may it have left float64.
+    # Only the last record of a run may lie outside float64.
     records = {name: source.optional(name, t.shape, last_free=True) for name in _schema.RECORDS}
     for name in ("gap", "rate"):
         if records[name] is None:

@@ -1,4 +1,4 @@
-"""What stands in the NetCDF file of a run: names, meanings, units, and the checksums."""
+"""The schema of a run's NetCDF file: names, meanings, units and checksums."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 FORMAT_VERSION = 1
-"""Raised when a file can no longer be read by what read the version before."""
+"""Increased when readers of the previous version can no longer read the files."""
 
 RECORDS = {
     "gap": ("loss gap, the loss less its minimum", "loss"),
@@ -43,13 +43,13 @@ SCALARS = {
 STEP_SIZE = ("constant step of the descent", "time of the flow")
 STATS = tuple(name.removeprefix("stats_") for name in SCALARS if name.startswith("stats_"))
 OPTIONAL_STATS = ("gap_error",)
-"""What a file has only where it was estimated, NaN otherwise."""
+"""Statistics that a file holds only if they were estimated; NaN otherwise."""
 COUNTS = ("steps", "rejected", "evaluations")
 
 CHECKED = ("format_version", "algorithm", "result", "notes", "settings")
 """The attributes that the checksum covers."""
 ALSO_READ = ("source", "checksum", "until")
-"""Those it leaves out. `until` came later than the format: who reads files without it must find the same checksum."""
+"""Attributes that the checksum leaves out. `until` was added later; older readers must find the same checksum."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,11 @@ class Kind:
     """One kind of run that a file may hold.
 
     Attributes:
-        noun: what it is called.
+        noun: the word for it in messages.
         variables: the names of its variables.
-        layers: those of its layers, a pattern.
+        layers: a pattern for the names of its layers.
         checked: the attributes that its checksum covers.
-        also_read: those that it leaves out.
+        also_read: the attributes that its checksum leaves out.
     """
 
     noun: str
@@ -71,7 +71,7 @@ class Kind:
     also_read: tuple[str, ...] = ALSO_READ
 
     def holds(self, name: str) -> bool:
-        """Tell whether such a file has a variable of this name."""
+        """Return whether such a file can hold a variable of this name."""
         return name in self.variables or bool(self.layers.fullmatch(name))
 
 
@@ -82,7 +82,7 @@ RUN = Kind(
 )
 
 SEAL = b"\nlinflow sha256 "
-"""Begins the last bytes of a file as saved; the digest of all before it follows, in hexadecimal."""
+"""Start of the last bytes of a saved file; the hexadecimal digest of all preceding bytes follows."""
 
 
 def seal(digest: str) -> bytes:
@@ -96,7 +96,7 @@ SEALED = len(seal("0" * 64))
 def checksum(
     variables: Mapping[str, np.ndarray], attributes: Mapping[str, Any], checked: Iterable[str] = CHECKED
 ) -> str:
-    """Return the SHA-256 of names, shapes and values: it outlives a change of the layout of the file."""
+    """Return the SHA-256 of names, shapes and values; it does not depend on the layout of the file."""
     digest = hashlib.sha256()
     for name in sorted(variables):
         x = np.asarray(variables[name])

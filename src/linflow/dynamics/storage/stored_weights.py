@@ -1,4 +1,4 @@
-"""The weights along a run that came from a file."""
+"""Weights along a run that was read from a file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from linflow.model.network import Network
 
 
 class StoredWeights:
-    """Weights at the times at which they were stored; nothing in between, as the objective is not in the file."""
+    """Weights at their stored times only, because the file does not contain the objective."""
 
     objective = None
 
@@ -21,7 +21,7 @@ class StoredWeights:
         """Return the weights at a stored time.
 
         Raises:
-            ValueError: any other time; names the nearest.
+            ValueError: any other time; the message names the nearest.
         """
         i = int(np.argmin(np.abs(np.asarray(self.times) - t)))
         if self.times[i] != t:

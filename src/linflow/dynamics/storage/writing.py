@@ -1,4 +1,4 @@
-"""Runs written as NetCDF."""
+"""Writes runs as NetCDF files."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from linflow.dynamics.storage.stored_weights import StoredWeights
 from linflow.model.network import Network
 
 Variables = dict[str, tuple[tuple[str, ...], np.ndarray, str, str]]
-"""Dimensions, values, long name and units by name."""
+"""For each variable name: dimensions, values, long name and units."""
 
 
 def save_run(run: Any, path: PathLike, *, weights: str = "ends", settings: Mapping[str, Any] | None = None) -> None:
-    """Write a run as NetCDF-4, with everything that `load_run` needs to give it back to the last bit.
+    """Write a run as NetCDF-4, with everything that `load_run` needs to restore it to the last bit.
 
-    Any NetCDF or HDF5 reader opens it, `xarray.open_dataset(path)` among them; each variable has its long name and
-    units. Arrays of other kinds (PyTorch, JAX) are written as NumPy's would be. `stats.gap_error` is among what is
-    written; where it has not been read before, it is computed now.
+    Any NetCDF or HDF5 reader can open the file, for example `xarray.open_dataset(path)`. Each variable has a long
+    name and units. Arrays of other kinds (PyTorch, JAX) are written as NumPy arrays. The file includes
+    `stats.gap_error`, which is computed now if it has not been read before.
 
     Args:
-        run: of `gradient_flow` or `gradient_descent`.
-        path: where, ending in `.nc`; an existing file is replaced, whole or not at all (`atomic`).
-        weights: "ends" stores the first and the last, "all" those at every stored step of a flow as well.
-        settings: of the experiment, kept with the run as JSON and read back by `load_settings`.
+        run: result of `gradient_flow` or `gradient_descent`.
+        path: file to write, ending in `.nc`; an existing file is replaced completely or not at all (`atomic`).
+        weights: "ends" stores the first and last weights; "all" also stores those at every stored step of a flow.
+        settings: settings of the experiment, stored with the run as JSON; `load_settings` reads them back.
 
     Raises:
-        FileError: another suffix, or a file too large to be read back under the usual limit.
+        FileError: another suffix, or a file that would be too large to read back under the default limit.
         ValueError: "all" for a descent, which keeps no weights in between, or settings with an infinity or NaN.
         TypeError: settings that JSON cannot hold.
-        OSError: where it cannot be written.
+        OSError: the file cannot be written.
         ImportError: xarray or h5netcdf is not installed.
 
     Example:
@@ -61,7 +61,7 @@ def save_run(run: Any, path: PathLike, *, weights: str = "ends", settings: Mappi
 
 
 def need_writers(path: PathLike) -> None:
-    """Raise unless the path is one that a run can be written to, and what writes it is installed."""
+    """Raise unless a run can be written to the path and the packages that write it are installed."""
     suffix(path, (".nc",), "a run is written as")
     import_for("h5netcdf", path)
     import_for("xarray", path)
@@ -70,22 +70,22 @@ def need_writers(path: PathLike) -> None:
 def write_dataset(data: Any, path: PathLike) -> None:
     """Write a dataset as NetCDF-4 with the digest of the file at its end."""
     check_size(data.nbytes, LIMIT, path)
-    # NaN would otherwise be marked as missing, which it is not.
+    # Otherwise NaN would be marked as a missing value.
     encoding = {name: {"_FillValue": None} for name in data.variables}
-    # Made in memory: where the disk fills up, the HDF5 library may bring the interpreter down.
+    # Built in memory: if the disk fills up, the HDF5 library can crash the interpreter.
     content = data.to_netcdf(None, engine="h5netcdf", encoding=encoding)
-    # HDF5 does not look past the end that it has noted, so readers do not see the seal.
+    # HDF5 does not read past the end that it has recorded, so readers do not see the seal.
     end = _schema.seal(hashlib.sha256(content).hexdigest())
     write_bytes(path, lambda file: file.writelines([content, end]))
 
 
 def to_dataset(run: Any, *, weights: str = "ends", settings: Mapping[str, Any] | None = None) -> Any:
-    """Return a run as an `xarray.Dataset`: what `save_run` writes.
+    """Return a run as the `xarray.Dataset` that `save_run` writes.
 
     Args:
-        run: of `gradient_flow` or `gradient_descent`.
+        run: result of `gradient_flow` or `gradient_descent`.
         weights: "ends" or "all"; see `save_run`.
-        settings: kept as an attribute, in JSON.
+        settings: stored as an attribute, in JSON.
 
     Raises:
         ValueError, TypeError, ImportError: as for `save_run`.
@@ -165,7 +165,7 @@ def _weights(run: Any, everything: bool) -> Variables:
 
 
 def _path(run: Any) -> tuple[list[float], list[Network]]:
-    """Return the weights at every stored step, the last included."""
+    """Return the times and weights of every stored step, including the last."""
     kept: Any = run._checkpoints
     if kept is None:
         raise ValueError(
@@ -201,7 +201,7 @@ def _attributes(run: Any, settings: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def origin(title: str) -> dict[str, Any]:
-    """Return the attributes that say what a file is, and what wrote it where."""
+    """Return the attributes that say what a file is, and which software wrote it when and where."""
     return {
         "Conventions": f"linflow-run-{_schema.FORMAT_VERSION}",
         "title": title,
@@ -233,7 +233,7 @@ def _settings(settings: Mapping[str, Any]) -> str:
 def as_json(x: Any) -> str:
     """Return plain data as JSON."""
     text = json.dumps(x, ensure_ascii=False, allow_nan=False, default=_plain)
-    # A lone surrogate, as undecodable file names hold, is written as JSON's own escape.
+    # A lone surrogate, as in an undecodable file name, is written as a JSON escape.
     return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\u0000")
 
 

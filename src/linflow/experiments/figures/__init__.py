@@ -52,10 +52,10 @@ def __getattr__(name: str) -> Any:
 
 
 def select(names: Iterable[str] | None = None, *, full: bool = False) -> list[PaperFigure]:
-    """The experiments of these names, or all of them; those that take minutes only if asked for in full, or by name.
+    """Return the experiments with these names, or all; those that take minutes need `full` or their name.
 
     Raises:
-        ValueError: If a name is unknown; the text lists the known ones and the nearest.
+        ValueError: If a name is unknown; the message lists the known names and the nearest one.
     """
     known: dict[str, PaperFigure] = sys.modules[__name__].EXPERIMENTS
     chosen = list(dict.fromkeys(names or (name for name, one in known.items() if full or not one.full)))

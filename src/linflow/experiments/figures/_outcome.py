@@ -1,4 +1,4 @@
-"""What a figure is judged and read by: claims that are checked, claims that are left out, and tables."""
+"""The findings of a figure: claims that are checked, claims that are left out, and tables."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from linflow._support.digits import typeset as number
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement about a figure and what the numbers say of it.
+    """A statement about a figure, and what the numbers show.
 
-    A claim whose value is not a number fails, whatever the verdict it was given.
+    A claim whose value is not a number fails, whatever its given verdict.
 
     Attributes:
         text: The claim in words.
@@ -64,7 +64,7 @@ class Claim:
 
     @classmethod
     def within(cls, text: str, value: ArrayLike, low: float = -np.inf, high: float = np.inf) -> "Claim":
-        """Claim that a value, or every one of several, lies between two limits.
+        """Claim that a value, or each of several values, lies between two limits.
 
         >>> Claim.within("The rates are near 2", [1.9, 2.2], 1.5, 2.5).observed
         '1.9 to 2.2'
@@ -78,13 +78,13 @@ class Claim:
 
     @classmethod
     def same(cls, text: str, shown: ArrayLike, named: ArrayLike, allowance: float) -> "Claim":
-        """Claim that the numbers which an axis shows are those of the function that its label names.
+        """Claim that the numbers an axis shows are those of the function its label names.
 
         Args:
             text: The claim in words.
             shown: What is drawn.
             named: What the function gives.
-            allowance: Relative difference that is rounding, or an error of the integration.
+            allowance: Relative difference allowed for rounding or for the error of the integration.
 
         >>> Claim.same("The axis shows the rate", [2.0, 4.0], [2.0, 2.0], 1e-9).observed
         'largest difference: 4, where 2 is right (2 comparisons)'
@@ -105,7 +105,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A statement that was not checked, because the settings are not those that it is about.
+    """A statement that was not checked, because it is about other settings.
 
     Attributes:
         text: The claim in words.
@@ -117,7 +117,7 @@ class LeftOut:
 
 
 def about_these(changes: str, claims: Iterable[Claim]) -> Iterator[Claim | LeftOut]:
-    """Yield claims that are about the settings of the paper, or leave them out where something was changed.
+    """Yield claims about the settings of the paper; mark them as left out if a setting was changed.
 
     >>> [one] = about_these("h = 20, not 30", [Claim("The rate is 4", "4", True)])
     >>> one.reason
@@ -144,7 +144,7 @@ class Table:
         return all(isinstance(row[column], Real) for row in self.rows)
 
     def texts(self) -> list[tuple[str, ...]]:
-        """The rows as text; the numbers of a column share their decimals so that their points stand in line.
+        """The rows as text; the numbers of a column have equally many decimals, so that their points align.
 
         >>> Table("Rates", ["h", "rate"], [(30, 0.4), (1000, 3.456)]).texts()
         [('30', '0.400'), ('1000', '3.456')]
@@ -170,7 +170,7 @@ class Outcome:
         data: The numbers behind the figure: nested mappings, sequences and arrays.
         setup: Sizes, distributions and seeds, as the reader sees them.
         tables: Tables shown below the figure.
-        left_out: The statements that these settings leave unchecked.
+        left_out: The statements that are not checked with these settings.
     """
 
     claims: Sequence[Claim]
@@ -182,7 +182,7 @@ class Outcome:
 
 
 class Progress(Protocol):
-    """How an experiment says how far it is."""
+    """The function with which an experiment reports its progress."""
 
     def __call__(self, fraction: float, note: str = "") -> None:
         """Report the fraction done, between 0 and 1, and what is under way."""

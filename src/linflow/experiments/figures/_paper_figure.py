@@ -1,4 +1,4 @@
-"""A figure in parts: what computes, what states the claims, what draws, and what makes the tables."""
+"""A figure made of separate parts: one computes, one states the claims, one draws, and one makes the tables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ D = TypeVar("D")
 class PaperFigure(Generic[D]):
     """One figure: what it shows, where it comes from and how it is computed.
 
-    Only `compute` simulates. The other parts read what it returned, so that a figure is drawn again from its numbers.
+    Only `compute` simulates. The other parts read what it returned, so a figure can be redrawn from its numbers.
 
     Attributes:
         id: Short name, as in ``linflow reproduce ID``; also the name of its files.
@@ -26,14 +26,14 @@ class PaperFigure(Generic[D]):
         summary: One paragraph of plain text.
         source: Where the figure or its statements were published.
         compute: Returns the data for settings and a seed, and reports progress.
-        claims: States what holds of the data.
+        claims: States what holds for the data.
         draw: Draws the data.
         numbers: The data as nested mappings, sequences and arrays, for the report.
         setup: Sizes, distributions and seeds, as the reader sees them.
         tables: The tables below the figure.
-        settings: The kind of settings it takes.
-        paper: The paper whose figure or statements it reproduces, under which it is listed.
-        full: Whether it takes minutes, and is left out where everything is asked for but not in full.
+        settings: The class of its settings.
+        paper: The paper whose figure or statements it reproduces; the figure is listed under it.
+        full: Whether it takes minutes. Such a figure is skipped when all figures are asked for but not in full.
     """
 
     id: str
@@ -52,7 +52,7 @@ class PaperFigure(Generic[D]):
     full: bool = False
 
     def run(self, seed: int, progress: Progress, settings: Settings | None = None) -> Outcome:
-        """Compute the figure and check its claims; what it draws is drawn later, from the data."""
+        """Compute the figure and check its claims; it is drawn later, from the data."""
         data = self.compute(self.settings() if settings is None else settings, seed, progress)
         stated = list(self.claims(data))
         return Outcome(

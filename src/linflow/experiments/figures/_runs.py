@@ -1,4 +1,4 @@
-"""What several experiments ask of a run."""
+"""Claims about runs that several experiments share."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from linflow.model.objectives import Objective
 def bounds_along(objective: Objective, run: Trajectory, points: int = 12) -> np.ndarray:
     """Return, at some recorded instants of a flow, γ·(best bound now), γ·λ_min(T) and the instantaneous rate.
 
-    The bounds read the imbalance and singular values of the weights at that instant, so they hold for that instant;
-    each row of the result must increase: bound ≤ γ λ_min(T) ≤ rate.
+    The bounds use the imbalance and singular values of the weights at that instant, so they hold for that instant.
+    Each row of the result must increase: bound ≤ γ λ_min(T) ≤ rate.
     """
     t, rate = to_numpy(run.t), to_numpy(run.rate)
     rows = []
@@ -43,7 +43,7 @@ def bound_claims(along: Sequence[np.ndarray]) -> list[Claim]:
 
 
 def axis_claims(objective: Objective, runs: Iterable[Trajectory], *, rate: bool = True) -> list[Claim]:
-    """Claim that drawn losses, and rates, are those of the weights at that instant, by their definitions."""
+    """Claim that the drawn losses and rates are what the definitions give for the weights at that instant."""
     gaps, rates = [], []
     for run in runs:
         t, recorded = to_numpy(run.t), to_numpy(run.rate)
@@ -56,7 +56,7 @@ def axis_claims(objective: Objective, runs: Iterable[Trajectory], *, rate: bool 
             between = float(t[i] + t[max(i - 1, 0)]) / 2
             gap = objective.gap(run.network_at(between).product())
             gaps.append((float(run.gap_at(between)) / float(run.gap[0]), gap / first))
-    # Between records the loss is interpolated, to 10⁻⁶ at worst; at them both are the same to rounding.
+    # Between records the loss is interpolated, with an error of 10⁻⁶ at worst. At records both agree to rounding.
     loss = "The loss drawn is f(W) − f* of the weights at that instant, over the first"
     found = [Claim.same(loss, [a for a, _ in gaps], [b for _, b in gaps], 1e-5)]
     if rate:
@@ -71,7 +71,7 @@ def kept_claim(text: str, checks: Iterable[Check], and_also: bool = True) -> Cla
 
 
 def held_claim(text: str, verdicts: Sequence[tuple[bool | None, float | None]], and_also: bool = True) -> Claim:
-    """Claim the same of whether each run held, and its slack; None for one that was not checked does not hold."""
+    """Claim the same, from whether each run held and its slack; a run that was not checked (None) does not hold."""
     slack = min((slack for _, slack in verdicts if slack is not None), default=math.nan)
     kept = sum(holds is True for holds, _ in verdicts)
     return Claim(

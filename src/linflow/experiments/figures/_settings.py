@@ -1,4 +1,4 @@
-"""What can be changed about a figure: widths, seeds, sizes and starts, with the values of the paper as defaults."""
+"""The settings of a figure: widths, seeds, sizes and starts, with the values of the paper as defaults."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def setting(default: Any, what: str, *, least: float | None = None, among: Itera
 
     Args:
         default: The value of the paper: a number, a word, or a tuple of them (or of pairs such as `(100, 200)`).
-        what: What it is, in a few words.
-        least: Smallest number allowed; for a whole number 1 if not given, and any positive number otherwise.
+        what: What the setting is, in a few words.
+        least: Smallest number allowed. If not given, whole numbers are at least 1 and other numbers positive.
         among: The words allowed.
     """
     return field(default=default, metadata={"what": what, "least": least, "among": tuple(among)})
@@ -34,7 +34,7 @@ class Settings:
 
     @classmethod
     def meanings(cls) -> dict[str, str]:
-        """What each setting is, in a few words, and which words it may be."""
+        """What each setting is, in a few words, and which words it allows."""
         found = {}
         for one in fields(cls):
             among = one.metadata["among"]
@@ -43,10 +43,10 @@ class Settings:
 
     @classmethod
     def read(cls: type[S], given: Mapping[str, str]) -> S:
-        """Return the settings with these texts in place of the defaults: lists with commas, pairs with an x.
+        """Return the settings with these texts in place of the defaults; commas separate a list, an x a pair.
 
         Raises:
-            ValueError: A value that cannot be read, or is out of range.
+            ValueError: If a value cannot be read, or is out of range.
         """
         known = {one.name: one for one in fields(cls)}
         return cls(**{name: _value(name, text, known[name]) for name, text in given.items()})
@@ -56,7 +56,7 @@ class Settings:
         return {name: written(getattr(self, name)) for name in self.names()}
 
     def changes(self, *names: str) -> str:
-        """Return which of these settings (all if none is named) differ from the paper: "" or "n = 10, not 20"."""
+        """Return which of these settings (by default, of all) differ from the paper: "" or "n = 10, not 20"."""
         mine, paper = self.texts(), type(self)().texts()
         return ", ".join(
             f"{name} = {mine[name]}, not {paper[name]}" for name in names or mine if mine[name] != paper[name]
@@ -76,14 +76,14 @@ def written(value: Any) -> str:
 
 
 def assigned(kinds: Mapping[str, type[Settings]], given: Mapping[str, str]) -> dict[str, Settings]:
-    """Return the settings of each figure, where each text goes to every figure that has a setting of that name.
+    """Return the settings of each figure; each text goes to every figure that has a setting of that name.
 
     Args:
-        kinds: The kind of settings of each figure, by its name.
-        given: Texts by the names of settings.
+        kinds: The class of the settings of each figure, by its name.
+        given: The text of each value, by the name of its setting.
 
     Raises:
-        ValueError: A name that none of the figures has, or a value that cannot be read.
+        ValueError: If no figure has a setting of a given name, or a value cannot be read.
     """
     known = dict.fromkeys(name for kind in kinds.values() for name in kind.names())
     for name in given:

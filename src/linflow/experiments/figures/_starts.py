@@ -1,4 +1,4 @@
-"""Random starts by name, as the settings of several figures name them."""
+"""Random starts by name, for the settings of several figures."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ STARTS = {
     "gaussian": ("Gaussian", "N(0, 1/h) entries, h the first hidden width"),
     "orthogonal": ("orthogonal", "orthonormal rows or columns"),
 }
-"""What each start is called, and how its entries are drawn."""
+"""The name of each start, and how its entries are drawn."""
 
 
 def start(name: str, widths: Sequence[int], rng: int | np.random.Generator) -> Network:
-    """Return a start of this name and of these widths."""
+    """Return a start with this name and these widths."""
     if name == "gaussian":
         return init.gaussian(widths, widths[1] ** -0.5, rng=rng)
     return getattr(init, name)(widths, rng=rng)

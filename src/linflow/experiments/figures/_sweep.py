@@ -1,4 +1,4 @@
-"""What the experiments that are sweeps share."""
+"""Functions shared by the experiments that are sweeps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DELTA = "three layers, Δ*"
 
 
 def seeds_of(count: int, seed: int) -> list[int]:
-    """Return the seeds of so many draws; other seeds of the figure have other draws."""
+    """Return the seeds of `count` draws; another seed of the figure gives other draws."""
     return list(range(count * seed, count * (seed + 1)))
 
 
@@ -37,23 +37,23 @@ def rows_of(grid: Mapping[str, Any], progress: Progress, first: float = 0.0, las
 
 
 def delta_star(row: Row) -> float:
-    """Return Δ* of a cell, a bound on `λ_min(T)`: the rate of its guarantee over γ; 0 where it does not apply."""
+    """Return Δ* of a cell, a bound on `λ_min(T)`: the rate of its guarantee over γ, or 0 if it does not apply."""
     return float(dict(zip(row["guarantees"], row["guaranteed_rates"], strict=True))[DELTA]) / row["pl_constant"]
 
 
 def delta_claim(shown: Sequence[float], starts: Sequence[Network]) -> Claim:
-    """Claim that what is drawn as Δ* is `bounds.three_layer` of the imbalances of each start, times its scale²."""
+    """Claim that the drawn Δ* is `bounds.three_layer` of the imbalances of each start, times its scale²."""
     named = []
     for net in starts:
         D1, D2 = imbalance_matrices(net)
         named.append(net.scale**2 * float(bounds.three_layer(D1, D2, *net.shape)))
-    # A certificate takes off what rounding of the eigenvalues of D may add: 10⁻⁷ or less at these sizes.
+    # A certificate subtracts what rounding of the eigenvalues of D can add: 10⁻⁷ or less at these sizes.
     text = f"Drawn as Δ* is `bounds.three_layer` of the imbalance matrices ({number(len(starts))} draws)"
     return Claim.same(text, shown, named, 1e-6)
 
 
 def by_hand(objective: Objective, network: Network, steps: Sequence[float]) -> np.ndarray:
-    """Return the loss gaps over the first of a descent by these steps, by nothing but its definition."""
+    """Return the loss gaps of a descent with these steps, over the first gap, using only the definition."""
     gaps = [objective.gap(network.product())]
     for eta in steps:
         slopes = network.gradient(objective.gradient(network.product()))

@@ -69,7 +69,7 @@ class BoxPlotData:
         return {name: np.array([delta_star(row) for row in self.of(name)]) for name in self.settings.start}
 
     def column(self, name: str, rows: Iterable[Row] | None = None) -> np.ndarray:
-        """One column of the good cells, or of these."""
+        """One column of these cells, or by default of all good cells."""
         return np.array([row[name] for row in (self.good if rows is None else rows)])
 
     def network(self, row: Row) -> Network:
@@ -93,7 +93,7 @@ def compute(s: BoxPlotSettings, seed: int, progress: Progress) -> BoxPlotData:
 
 
 def claims(data: BoxPlotData) -> Iterable[Claim]:
-    """State that Δ* is positive, that the axes show what they say, and that every certificate is kept."""
+    """State that Δ* is positive, that the axes show what their labels say, and that every certificate is kept."""
     draws, delta = data.settings.seeds, data.delta
     least = {name: float(values.min(initial=np.inf)) for name, values in delta.items()}
     positive = {name: int((values > 0).sum()) for name, values in delta.items()}
@@ -114,7 +114,7 @@ def claims(data: BoxPlotData) -> Iterable[Claim]:
 
 
 def _axis_claims(data: BoxPlotData) -> Iterable[Claim]:
-    """Claim that what is drawn is what the functions of that name return, for a few draws of each start."""
+    """Claim that the drawn values are those of the functions they are named after, for a few draws of each start."""
     some = [row for name in data.settings.start for row in data.of(name)[:CHECKED]]
     nets = [data.network(row) for row in some]
     yield delta_claim([delta_star(row) for row in some], nets)

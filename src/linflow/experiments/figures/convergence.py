@@ -20,7 +20,7 @@ from linflow.model.quadratics import MatrixFactorization
 from linflow.plots import COLOURS, convergence, figure, rate
 
 PALETTE = [COLOURS[name] for name in ("vermillion", "orange", "green", "blue", "purple", "sky")]
-# What the talk shows: log₁₀ of the loss at t = 3, first and last rate, bound; with room for another random draw.
+# What the talk shows, with room for another random draw: log₁₀ of the loss at t = 3, first and last rate, bound.
 TALK_LOSS = {30: (-3.3, -2.2), 1000: (-5.3, -4.7)}
 TALK_RATE = {30: ((4.5, 6.8), (0.6, 1.8)), 1000: ((3.8, 4.3), (3.4, 4.0))}
 TALK_BOUND = {30: (0.15, 1.1), 100: (1.5, 2.4), 300: (2.3, 3.1), 1000: (3.0, 3.6)}
@@ -62,7 +62,7 @@ class WidthRun:
 
     @property
     def distance(self) -> float:
-        """Largest distance of the descent from the flow in log loss, a quantity of order η."""
+        """Largest distance between descent and flow in log loss, a quantity of order η."""
         curve = self.flow.gap_at(np.minimum(self.descent.t, self.flow.t[-1]))
         return float(np.abs(np.log(self.descent.gap / curve)).max())
 
@@ -113,7 +113,7 @@ def _run(s: ConvergenceSettings, f: MatrixFactorization, h: int, rng: np.random.
 
 
 def claims(data: ConvergenceData) -> Iterable[Claim | LeftOut]:
-    """State what the talk shows, then what theory promises of every run."""
+    """State what the talk shows, then what theory promises for every run."""
     every, eta = data.every, number(data.settings.eta)
     yield from about_these(data.settings.changes("n", "m", "start", "t_max"), _of_the_talk(data))
     yield kept_claim("Every run keeps its certificate, in rate and in loss", [one.check for one in every])
@@ -139,7 +139,7 @@ def claims(data: ConvergenceData) -> Iterable[Claim | LeftOut]:
 
 
 def _of_the_talk(data: ConvergenceData) -> Iterable[Claim]:
-    """Claim what the talk shows; of several draws, the median."""
+    """Claim what the talk shows; for several draws, of the median."""
     for h, (low, high) in TALK_LOSS.items():
         if h in data.runs:
             fallen = -data.median(h, lambda one: one.fallen)
@@ -188,7 +188,7 @@ def draw(data: ConvergenceData) -> Any:
 
 
 def tables(data: ConvergenceData) -> list[Table]:
-    """Guaranteed and observed, a row for each width."""
+    """Guaranteed and observed values, a row for each width."""
     measures = {
         "certified rate": _certified,
         "least rate": lambda one: one.flow.rate.min(),

@@ -66,12 +66,12 @@ def _imbalances(squares: np.ndarray) -> list[float]:
 
 
 def _apart(depth: int, step: float, rng: np.random.Generator) -> np.ndarray:
-    """Offsets with all others at least a step above the smallest, in random order."""
+    """Return offsets in random order, all but the smallest at least a step above it."""
     return rng.permutation(np.append(0.0, step + step * rng.exponential(0.5, depth - 1)))
 
 
 def _steps(depth: int, step: float, rng: np.random.Generator) -> np.ndarray:
-    """Offsets at least a step apart from each other, in random order."""
+    """Return offsets in random order, each at least a step from every other."""
     return rng.permutation(np.append(0.0, np.cumsum(step * (1 + rng.exponential(0.2, depth - 1)))))
 
 
@@ -89,7 +89,7 @@ def compute(s: DepthSettings, seed: int, progress: Progress) -> DepthData:
 
 
 def _curves(s: DepthSettings) -> dict[str, np.ndarray]:
-    """Return the bounds over depth for the least offsets each condition allows, at the product of the settings."""
+    """Return the bounds over depth, for the least offsets each condition allows and the product of the settings."""
     equal = [_imbalances(np.append(0.0, np.full(L - 1, s.step))) for L in s.depth]
     steps = [_imbalances(s.step * np.arange(L)) for L in s.depth]
     return {
@@ -114,7 +114,7 @@ def _chains(s: DepthSettings, rng: np.random.Generator) -> Chains:
     weights = []
     for L in s.depth:
         for offsets in (_apart, _steps):
-            # The weights come first, so that nothing of the chain's root is assumed.
+            # Draw the weights first, so that nothing is assumed about the chain's root.
             squares = offsets(L, s.step, rng) + rng.exponential()
             weights.append(np.sqrt(squares) * rng.choice((-1, 1), L))
     return Chains(apart, list(zip(two, products, strict=True)), stepped, weights)
@@ -178,7 +178,7 @@ def _steps_claims(data: DepthData) -> Iterable[Claim | LeftOut]:
 
 
 def _weights_claim(weights: list[np.ndarray]) -> Claim:
-    """Claim that α* of the imbalances and the product of actual weights is their `λ_min(T)`."""
+    """Claim that α*, computed from the imbalances and product of actual weights, is their `λ_min(T)`."""
     misses = []
     for w in weights:
         least = float(TangentOperator([np.array([[x]]) for x in w]).least_eigenvalue())
@@ -193,7 +193,7 @@ def _certified(run: Trajectory) -> float:
 
 
 def _axis_claims(data: DepthData) -> Iterable[Claim]:
-    """Claim that the drawn curves are what they are labelled, on weights with these imbalances and this product."""
+    """Claim that the drawn curves are what their labels say, on weights with these imbalances and this product."""
     s, product = data.settings, np.array([[data.settings.product]])
     offsets = {"exact": [[1.0] * (L - 1) for L in s.depth], "steps_exact": [np.arange(1.0, L) for L in s.depth]}
     nets = {
@@ -207,7 +207,7 @@ def _axis_claims(data: DepthData) -> Iterable[Claim]:
         "Drawn as α* is the least eigenvalue of `TangentOperator` on weights of the title's λ, ε and |w|",
         [data.curves[name] for name in nets],
         [[float(TangentOperator(net).least_eigenvalue()) for net in some] for some in nets.values()],
-        1e-10,  # rounding of the weights, which a product of eight of them multiplies
+        1e-10,  # rounding of the weights, multiplied by a product of eight of them
     )
     closed = [
         {b.name: float(b.value) for b in bounds.table(net)}["scalar chain, closed form"] for net in nets["exact"]

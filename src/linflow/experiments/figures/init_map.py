@@ -27,7 +27,7 @@ from linflow.plots.norm_plane import level_sets, norm_bounds
 REACH = 2.2
 TICKS = (0, 0.5, 1, 1.5, 2)
 EXAMPLES = ((0.2, 0.2), (0.9, 0.9), (1.4, 0.3), (1.3, 0.8), (1.7, 1.6))
-# A start counts as certified where it is guaranteed the rate γ of the flow without overparametrization, or more.
+# A start counts as certified if it is guaranteed at least γ, the rate of the flow without overparametrization.
 THRESHOLD = 1.0
 
 Point = tuple[float, float]
@@ -70,7 +70,7 @@ class Flow:
 
 @dataclass(frozen=True)
 class InitMapData:
-    """The bounds over the plane, flows from sampled grid points and from the tabulated starts."""
+    """The bounds over the plane, and flows from sampled grid points and from the tabulated starts."""
 
     settings: InitMapSettings
     objective: MatrixFactorization
@@ -111,7 +111,7 @@ def compute(s: InitMapSettings, seed: int, progress: Progress) -> InitMapData:
 
 
 def _sample(regions: Mapping[str, np.ndarray], count: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw grid points off the axes: so many of each region, and a quarter as many of what is left."""
+    """Draw grid points off the axes: up to `count` from each region, and a quarter as many from the rest."""
     chosen = []
     for mask, most in (
         (regions["imbalance"], count),
@@ -136,7 +136,7 @@ def _flow(
 
 
 def claims(data: InitMapData) -> Iterable[Claim]:
-    """State that the map keeps its promises, that it shows what it says, and what its regions are."""
+    """State that the map keeps its promises, that it shows what its labels say, and what its regions are."""
     yield from _promise_claims(data)
     yield from _axis_claims(data)
     yield from _region_claims(data)
@@ -145,7 +145,7 @@ def claims(data: InitMapData) -> Iterable[Claim]:
 
 
 def _promise_claims(data: InitMapData) -> Iterable[Claim]:
-    """Claim that no bound of the map, and no certificate, promises more than the run keeps."""
+    """Claim that neither a bound of the map nor a certificate promises more than the run keeps."""
     flows, gamma = data.sampled, data.objective.pl_constant
     yield Claim.all_below(
         f"No guaranteed rate exceeds the least observed rate ({len(flows)} starts of all regions)",
@@ -168,10 +168,10 @@ def _promise_claims(data: InitMapData) -> Iterable[Claim]:
 
 
 def _axis_claims(data: InitMapData) -> Iterable[Claim]:
-    """Claim that the map shows the rate of the bounds on actual weights, over the norms of the layers."""
+    """Claim that the map shows the rate that the bounds give on actual weights, over the norms of the layers."""
     flows, gamma = data.sampled, data.objective.pl_constant
     promised = [gamma * one.promised["both"] for one in flows]
-    # The map is drawn from the bounds alone; the lazy regime, which the envelope includes, may promise more.
+    # The map is drawn from the bounds alone; the lazy regime, which the envelope includes, can promise more.
     certified = [
         max(g.rate for g in one.certificate.guarantees if g.name not in ("envelope", "lazy regime")) for one in flows
     ]
@@ -192,7 +192,7 @@ def _axis_claims(data: InitMapData) -> Iterable[Claim]:
 
 
 def _region_claims(data: InitMapData) -> Iterable[Claim]:
-    """State how the certified regions lie to each other, and what they leave out."""
+    """State how the certified regions compare, and which starts they leave out."""
     maps, regions = data.maps, data.regions
     yield Claim.all_below(
         "At every grid point the bound from both is at least each of the two",

@@ -28,7 +28,7 @@ F = MatrixFactorization(np.array([[TARGET]]))
 DRAWN = ((0.3, 0.3), (-3.0, -3.0), (2.0, -1.0), (-1.8, 0.24**0.5), (3.1, 6.61**0.5))
 DRAWN += ((-0.5, 2.2), (0.4, -2.6), (1.6, -1.7))
 SADDLE = (1.8, -1.8)
-# Instants at which a run is stepped on, so that its curve is smooth; geometric, as the speed falls by decades.
+# Instants at which each run takes a step, so that its curve is smooth; geometric, as the speed falls by decades.
 STOPS = np.geomspace(1e-3, 20, 80).tolist()
 PALETTE = [COLOURS[name] for name in ("blue", "green", "vermillion", "black", "orange", "purple")]
 
@@ -45,7 +45,7 @@ class PhasePlaneSettings(Settings):
 
 @dataclass(frozen=True)
 class PhasePlaneData:
-    """The runs: from the drawn starts, from random ones, from the line u = −v, and from one product."""
+    """The runs from the drawn starts, from random starts, from the line u = −v, and from one product."""
 
     settings: PhasePlaneSettings
     drawn: list[Trajectory]
@@ -55,7 +55,7 @@ class PhasePlaneData:
 
     @property
     def moving(self) -> list[Trajectory]:
-        """All runs but that to the saddle."""
+        """All runs except the one to the saddle."""
         return [*self.drawn, *self.random, *self.race.values()]
 
     @property
@@ -190,7 +190,7 @@ def _path_claims(data: PhasePlaneData) -> Iterable[Claim]:
 
 
 def _race_claims(race: dict[float, Trajectory]) -> Iterable[Claim]:
-    """State that from one product a larger imbalance is faster."""
+    """State that, from the same product, a larger imbalance is faster."""
     ordered = [race[d] for d in sorted(race)]
     shared = np.linspace(0, min(float(run.t[-1]) for run in ordered), 101)[1:]
     losses = [run.gap_at(shared) for run in ordered]

@@ -1,4 +1,4 @@
-"""Two real data sets, two- and three-layer regression from four kinds of start."""
+"""Two- and three-layer regression on two real data sets, from four kinds of start."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Study:
 
     @property
     def title(self) -> str:
-        """Data set and depth."""
+        """The data set and the depth, in words."""
         return f"{self.data}, {len(self.widths) - 1} layers"
 
     def of(self, name: str) -> StartRun:
@@ -83,14 +83,17 @@ def _load(name: str) -> Any:
 
 
 def linnerud() -> LinearRegression:
-    """Physiological measurements (3) from exercises (3) of 20 men, standardised, over √N."""
+    """Return the regression of 3 physiological measurements on 3 exercises of 20 men, standardised, over √N."""
     data = _load("load_linnerud")
     X, Y = ((A - A.mean(axis=0)) / A.std(axis=0) for A in (data.data, data.target))
     return LinearRegression(X / len(X) ** 0.5, Y / len(Y) ** 0.5)
 
 
 def digits() -> LinearRegression:
-    """Ten one-hot digits from the leading principal components of 1797 8×8 images, all of spectral norm 1."""
+    """Return the regression of ten one-hot digits on the leading principal components of 1797 8×8 images.
+
+    X and Y have spectral norm 1.
+    """
     data = _load("load_digits")
     X, Y = data.data - data.data.mean(axis=0), np.eye(10)[data.target]
     Y -= Y.mean(axis=0)
@@ -99,7 +102,7 @@ def digits() -> LinearRegression:
 
 
 def starts(objective: LinearRegression, widths: tuple[int, ...], seed: int) -> dict[str, Network]:
-    """The four starts; the imbalanced one holds its weight in the first layers."""
+    """Return the four starts; the imbalanced one holds its weight in the first layers."""
     return {
         "imbalanced": init.imbalanced(widths, 2.0, std=0.1, rng=seed),
         "NTK": init.ntk(widths, rng=seed),
@@ -144,7 +147,7 @@ def _study(data: str, objective: LinearRegression, hidden: tuple[int, ...], s: R
 
 
 def claims(studies: list[Study]) -> Iterable[Claim | LeftOut]:
-    """State that losses are drawn right, that runs end at the solution, and which starts are certified and fast."""
+    """State that drawn losses are right, that runs end at the solution, and which starts are certified and fast."""
     every = [(study, one) for study in studies for one in study.runs]
     for study in studies:
         for claim in axis_claims(study.objective, [one.flow for one in study.runs], rate=False):
@@ -178,7 +181,7 @@ def _end_claims(every: list[tuple[Study, StartRun]]) -> Iterable[Claim]:
     for study, one in every:
         W = study.objective.minimizer
         distances.append(np.linalg.norm(one.flow.final.product() - W) / np.linalg.norm(W))
-    # A gap of so small a part leaves a distance of its root, times a constant that is 50 here.
+    # The distance left is the square root of the remaining gap times a constant, which is 50 here.
     yield Claim.within("Each ends near the least-squares solution, ‖W − W*‖/‖W*‖", distances, 0, 50 * until**0.5)
 
 

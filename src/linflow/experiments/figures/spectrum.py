@@ -19,7 +19,7 @@ from linflow.model.spectrum import ImbalanceSpectrum
 from linflow.plots import figure
 from linflow.plots import imbalance_spectrum as draw_spectrum
 
-# Limits around what the talk shows, 2.4 / 0.55 and 0.3 / 1.6: a fifth, or the scatter of one draw, to either side.
+# What the talk shows (2.4 / 0.55 and 0.3 / 1.6), with a fifth, or the scatter of one draw, to either side.
 TALK = {50: ((2.4, 0.5), (0.3, 0.15)), 1000: ((0.55, 0.12), (1.6, 0.15))}
 MEASURES = ("positive_spread", "negative_spread", "spectral_gap")
 
@@ -51,11 +51,11 @@ class WidthSpectra:
     shown: Network
 
     def mean(self, name: str) -> float:
-        """The mean of a spread or of the gap over the draws."""
+        """The mean of a spread, or of the gap, over the draws."""
         return float(np.mean(self.all(name)))
 
     def all(self, name: str) -> list[float]:
-        """A spread or the gap of each draw."""
+        """A spread, or the gap, of each draw."""
         return [getattr(one, name) for one in self.draws]
 
 
@@ -152,7 +152,7 @@ def tables(data: SpectrumData) -> list[Table]:
 
 
 def numbers(data: SpectrumData) -> dict[str, Any]:
-    """The drawn eigenvalues, and spreads and gap of every draw."""
+    """The drawn eigenvalues, and the spreads and the gap of every draw."""
     n, m = data.settings.n, data.settings.m
     found = {}
     for one in data.widths:

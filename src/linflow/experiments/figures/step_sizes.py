@@ -23,7 +23,7 @@ RULES = {
     "local_smoothness": ("local smoothness", "blue"),
 }
 TIMES = 5.0
-"""How many times fewer steps the rules that look at the local curvature are claimed to need."""
+"""Factor by which the rules that look at the local curvature are claimed to need fewer steps."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ class StepSizesData:
     rows: list[Row]
 
     def of(self, rule: str, h: int | None = None) -> list[Row]:
-        """The cells of a rule, of one width if it is given."""
+        """The cells of a rule, for one width if it is given."""
         return [row for row in self.rows if row["schedule"] == rule and h in (None, row["hidden"][0])]
 
     def steps(self, rule: str, h: int | None = None) -> np.ndarray:
-        """How many steps each of these cells took; the draws stand in the same order for every rule."""
+        """How many steps each of these cells took; the draws have the same order for every rule."""
         return np.array([row["steps"] for row in self.of(rule, h)])
 
     def ratio(self, rule: str, to: str) -> np.ndarray:
@@ -105,7 +105,7 @@ def claims(data: StepSizesData) -> Iterable[Claim]:
 
 
 def _steps_claims(data: StepSizesData) -> Iterable[Claim]:
-    """Compare the rules by their steps, from the same start."""
+    """Compare the numbers of steps that the rules need from the same start."""
     growth = [row["curve_step_size"][-1] / row["curve_step_size"][0] for row in data.of("xu2025")]
     yield Claim.within("The step of the schedule of Xu et al. grows: last over first", growth, 1.0 + 1e-6)
     schedule = data.ratio("xu2025", "constant")
@@ -122,16 +122,16 @@ def _steps_claims(data: StepSizesData) -> Iterable[Claim]:
 
 
 def _drawn_claim(objective: LinearRegression, row: Row, kind: str = "gaussian") -> Claim:
-    """Claim that the curves of a row are the steps and the losses of a descent, by steps taken by hand."""
+    """Claim that the curves of a row are the steps and losses of a descent whose steps are taken by hand."""
     h, eta, gap = row["hidden"][0], row["curve_step_size"], np.array(row["curve_gap"])
     net = start(kind, (objective.shape[0], h, objective.shape[1]), row["seed"])
-    # A curve of all steps, not of some: its index is the number of steps, which is the last axis.
+    # The curve must hold every step, not some: its index is the number of steps, which the last axis shows.
     gaps = by_hand(objective, net, eta) if len(eta) == row["steps"] else np.full(len(gap), np.nan)
     return Claim.same(
         f"Steps taken by hand give the losses drawn for {RULES[row['schedule']][0]}, and their number",
         gap / gap[0],
         gaps,
-        1e-6,  # rounding of the last gap, 10⁻⁸ of the first and a square of what is rounded
+        1e-6,  # rounding of the last gap, which is 10⁻⁸ of the first and the square of what is rounded
     )
 
 

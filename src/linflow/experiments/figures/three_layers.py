@@ -66,7 +66,7 @@ class Draw:
 
     @property
     def fallen(self) -> np.ndarray:
-        """The loss gap over its first, at these steps."""
+        """The loss gap over the first one, at these steps."""
         return np.array(self.row["curve_gap"]) / self.row["curve_gap"][0]
 
 
@@ -112,7 +112,7 @@ def claims(data: ThreeLayersData) -> Iterable[Claim]:
     rows, bounds = [one.row for one in draws], np.array([one.delta for one in draws])
     yield complete_claim(rows, "descent")
     yield Claim.within(f"Δ* is positive at all {len(rows)} starts", bounds, np.nextafter(0, 1))
-    # The logarithms of the loss over its first and of exp(−γΔ*kη).
+    # The logarithm of the loss over the first one, less that of exp(−γΔ*kη).
     above = max(float(np.max(np.log(one.fallen) + one.rate * one.steps * one.eta)) for one in draws)
     yield Claim(
         "The loss lies under exp(−γΔ*kη) L(0) at every recorded step k: excess of its logarithm",
@@ -129,16 +129,16 @@ def claims(data: ThreeLayersData) -> Iterable[Claim]:
 
 
 def _drawn_claim(target: np.ndarray, one: Draw) -> Claim:
-    """Claim that a curve is the loss over its first after so many steps, by steps taken by hand."""
+    """Claim that a curve is the loss over the first one at each step, for steps taken by hand."""
     steps = np.rint(one.steps).astype(int)
     gaps = by_hand(MatrixFactorization(target), one.start, [one.eta] * int(steps[-1]))
-    # Rounding of so many steps; the gap is a square, which doubles that of the weights.
+    # Allow for the rounding of all these steps; the gap is a square, which doubles the rounding of the weights.
     text = f"At {one.kind} the loss drawn is that of steps taken by hand, at the same step"
     return Claim.same(text, one.fallen, gaps[steps], 1e-6)
 
 
 def draw(data: ThreeLayersData) -> Any:
-    """Draw the losses of each target, and under each pair of widths its least bound."""
+    """Draw the losses for each target, and the least bound for each pair of widths."""
     fig, axes = figure(7.2, 3.2, ncols=2, sharey=True)
     for ax, kind in zip(axes, TARGETS, strict=True):
         _draw_target(ax, data, kind)
@@ -167,7 +167,7 @@ def _draw_target(ax: Any, data: ThreeLayersData, kind: str) -> None:
 
 
 def tables(data: ThreeLayersData) -> list[Table]:
-    """Bound and run, a row for each target and pair of widths."""
+    """Bounds and runs, a row for each target and pair of widths."""
     rows = []
     for kind in TARGETS:
         for widths in data.settings.h:

@@ -37,7 +37,7 @@ FLOOR = 1e-3  # ratios below it share one place in the figure
 
 @dataclass(frozen=True)
 class TightnessSettings(Settings):
-    """Families, how many starts of each, and how long the optimum is searched."""
+    """Families, how many starts of each, and how often the optimum is searched for."""
 
     start: tuple[str, ...] = setting(FAMILIES, "the families of starts", among=FAMILIES)
     seeds: int = setting(3, "the starts of each shape and family, where the bound is not exact")
@@ -45,7 +45,7 @@ class TightnessSettings(Settings):
     searches: int = setting(6, "the searches for each optimum")
 
     def draws(self, kind: str) -> int:
-        """How many starts of each family a kind has."""
+        """The number of starts of each family that a kind has."""
         return self.exact if kind in (SCALARS, TWO_UNEQUAL) else self.seeds
 
 
@@ -81,7 +81,7 @@ def _draw(family: str, widths: tuple[int, ...], rng: np.random.Generator) -> Net
 
 
 def _unimodal(widths: tuple[int, ...], rng: np.random.Generator) -> Network:
-    """Aligned modes whose squares fall up to one layer, the same for all, and rise from there."""
+    """Return aligned modes whose squares fall up to one layer, the same for all modes, and rise from there."""
     count, target = min(widths[0], widths[-1]), rng.standard_normal((widths[0], widths[-1]))
     heights = np.cumsum(rng.exponential(1.0, (len(widths) - 1, count)), axis=0)
     squares = rng.exponential(0.3, count) + np.abs(heights - heights[rng.integers(len(heights))])
@@ -167,7 +167,7 @@ def claims(data: TightnessData) -> Iterable[Claim | LeftOut]:
 
 
 def _order_claims(starts: Sequence[MeasuredStart]) -> Iterable[Claim]:
-    """Claim bound ≤ optimum ≤ actual value, each of them what it is called."""
+    """Claim bound ≤ optimum ≤ actual value, and that each value is what its name says."""
     bound, optimum, size = (_column(starts, name) for name in ("bound", "optimum", "size"))
     yield Claim.within(
         f"No bound exceeds the optimum by more than {number(EXCESS)} of λ_max(T)",
@@ -205,7 +205,7 @@ def _order_claims(starts: Sequence[MeasuredStart]) -> Iterable[Claim]:
 
 
 def _rise_claim(kind: str, chosen: Sequence[MeasuredStart], least: float) -> Claim:
-    """Claim that this library raises the median of bound over optimum, to so much or more."""
+    """Claim that this library raises the median of bound over optimum, to `least` or more."""
     before, after = (float(np.median(_ratio(chosen, name))) for name in ("published", "bound"))
     return Claim(
         f"{kind[0].upper()}{kind[1:]}: the median of bound over optimum rises, to {least} or more",
@@ -256,7 +256,7 @@ def _medians(chosen: Sequence[MeasuredStart]) -> tuple[float, ...]:
 
 
 def numbers(data: TightnessData) -> dict[str, Any]:
-    """Every number measured, a column each."""
+    """All measured numbers, one column for each."""
     return {field.name: [getattr(start, field.name) for start in data.starts] for field in fields(MeasuredStart)}
 
 

@@ -62,7 +62,7 @@ def _starts(s: VerifiedRunsSettings, seed: int) -> list[tuple[str, Objective, Ne
     starts += [
         ("diabetes, 2 layers, NTK", diabetes, init.ntk((10, h, 1), rng=seed)),
         ("diabetes, 2 layers, small", diabetes, init.small((10, h, 1), 1e-2, rng=seed)),
-        # Three layers from a small start stay at a plateau for thousands of steps.
+        # Three layers use NTK only: from a small start they stay at a plateau for thousands of steps.
         ("diabetes, 3 layers, NTK", diabetes, init.ntk((10, h, h, 1), rng=seed)),
     ]
     f = digits()
@@ -93,10 +93,10 @@ def claims(cases: list[Case]) -> Iterable[Claim | LeftOut]:
     bounds = np.array([case.enclosure.time_bounds(x) for case in cases for x in fractions])
     seen = np.array([case.run.time_to(x) for case in cases for x in fractions])
     before = np.array([case.certificate.time_to(x) for case in cases for x in fractions])
-    # The run's own error: its tolerance of 10⁻¹⁰ a step.
+    # Allow for the run's own error; its tolerance is 10⁻¹⁰ a step.
     slack = 1e-7
     drawn = [pair for case in cases for pair in _gaps(case)]
-    # The bounds of the gap are as wide as the relative 10⁻⁶ of the last times.
+    # The bounds of the gap have the relative width of the last times, 10⁻⁶.
     yield Claim.same("The axis shows the gap of the weights", [y for y, _ in drawn], [y for _, y in drawn], 1e-5)
     yield Claim.within("Every target is proved: latest over earliest time", bounds[:, 1] / bounds[:, 0], 1, 1.001)
     yield Claim.all_below("No observed time is before its proved interval", bounds[:, 0], seen, slack)
@@ -115,7 +115,7 @@ def claims(cases: list[Case]) -> Iterable[Claim | LeftOut]:
 
 
 def _gaps(case: Case) -> list[tuple[float, float]]:
-    """Return the proved gaps that are drawn beside those of the path's weights in the full width."""
+    """Return proved gaps, as drawn, each with the gap of the path's weights at full width."""
     times = [0.0, 0.3 * case.enclosure.end, case.enclosure.end]
     f = case.enclosure.objective
     return [(case.enclosure.gap_bounds(t)[1], f.gap(case.enclosure.network_at(t).product())) for t in times]

@@ -1,1 +1,1 @@
-"""Verified runs on disk: written as NetCDF, and read back with every bound that they prove."""
+"""Verified runs on disk: written to NetCDF files and read back with every bound that they prove."""

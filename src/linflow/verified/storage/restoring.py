@@ -1,4 +1,4 @@
-"""Verified runs read back from NetCDF."""
+"""Reading verified runs from NetCDF files."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ from linflow.verified.tail_enclosure import TailEnclosure
 def load_enclosure(path: PathLike, *, limit: int = LIMIT) -> Enclosure | DescentEnclosure:
     """Read a verified run that `save` wrote.
 
-    Nothing is proved again: the file says what was proved when it was saved, and `notes` says so.
+    Nothing is proved again: the file states what was proved when it was saved. `notes` says so.
 
     Args:
         path: the file, ending in `.nc`.
-        limit: most bytes that its variables may take.
+        limit: largest number of bytes that its variables may take.
 
     Raises:
-        FileError: no verified run, another version of the format, damaged, hostile or too large.
-        OSError: no such file, or one that may not be read.
+        FileError: the file is not a verified run, has another version of the format, or is damaged, hostile or too
+            large.
+        OSError: the file does not exist or cannot be read.
         ImportError: h5py is not installed.
     """
     return enclosure_of(read_run(path, limit, {KIND: ENCLOSURE}))

@@ -1,4 +1,4 @@
-"""What stands in the NetCDF file of a verified run."""
+"""The contents of the NetCDF file of a verified run."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from linflow.model.classification import ExponentialLoss, LogisticLoss
 from linflow.model.quadratics import LinearRegression, MatrixFactorization, Quadratic
 
 KIND = "verified run"
-"""What the attribute `kind` of such a file says."""
+"""Value of the attribute `kind` of such a file."""
 
 READ = "read from a file: this is what was proved when it was saved, and it was not proved again"
-"""The note of a verified run that came from a file."""
+"""The note added to a verified run that is read from a file."""
 
 OBJECTIVES = {
     "MatrixFactorization": (MatrixFactorization, {"Y": "Y"}),
@@ -21,10 +21,10 @@ OBJECTIVES = {
     "ExponentialLoss": (ExponentialLoss, {"X": "_X", "y": "_Y"}),
     "LogisticLoss": (LogisticLoss, {"X": "_X", "y": "_Y"}),
 }
-"""Objectives that their data give back: the class, and each of its arguments with the attribute that holds it."""
+"""Objectives that can be restored from data: the class, and the attribute that holds each of its arguments."""
 
 PROBLEM = ("norms", "lengths", "errors", "residue", "offset", "least")
-"""The numbers of the affine gradient, in the order of the file; the first three are pairs."""
+"""The numbers of the affine gradient, in file order. The first three are pairs."""
 
 STEPS = {
     "step_t": ("start of the step", "time of the flow"),
@@ -33,12 +33,13 @@ STEPS = {
     "step_radius": ("upper bound of the distance of the exact weights to the path", "1"),
     "step_exponent": ("upper bound of the integral of the logarithmic norm", "1"),
 }
-"""One number for each step of a flow."""
+"""Variables with one number per step of a flow: their meaning and units."""
 
 RESULTS = {
     "flow": ("target proved", "time limit reached", "step limit reached", "proof ended"),
     "descent": ("target proved", "all steps done", "diverged", "proof ended"),
 }
+"""The results that a verified run of each algorithm can have."""
 
 ENCLOSURE = Kind(
     KIND,

@@ -1,4 +1,4 @@
-"""Verified runs written as NetCDF."""
+"""Writing verified runs to NetCDF files."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from linflow.verified.storage.schema import ENCLOSURE, KIND, OBJECTIVES, PROBLEM
 
 
 def save_enclosure(enclosure: Any, path: PathLike) -> None:
-    """Write a verified run as NetCDF-4, with all that answers its questions when it is read back.
+    """Write a verified run to a NetCDF-4 file, with everything that its bounds need after loading.
 
     Args:
         enclosure: an `Enclosure` or a `DescentEnclosure`.
-        path: where, ending in `.nc`; an existing file is replaced, whole or not at all.
+        path: the file to write, ending in `.nc`. An existing file is replaced, whole or not at all.
 
     Raises:
-        ValueError: an objective that is given by functions, which a file cannot hold.
-        FileError: another suffix, or a file too large to be read back under the usual limit.
-        OSError: where it cannot be written.
+        ValueError: the objective is given by functions, which a file cannot hold.
+        FileError: the path has another suffix, or the file would be too large to read back under the usual limit.
+        OSError: the file cannot be written.
         ImportError: xarray or h5netcdf is not installed.
     """
     need_writers(path)
