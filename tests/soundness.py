@@ -10,15 +10,13 @@ Prints what was seen and exits with 1 if any bound was above the truth.
 
 from __future__ import annotations
 
-import argparse
 import sys
-import time
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 
 import linflow as lf
+from tests.campaign import main
 from tests.random_networks import FAMILIES, draw_weights
 
 BLOCK = 1000
@@ -38,8 +36,9 @@ def instance(rng: np.random.Generator) -> lf.Network:
     return lf.Network(draw_weights((n, *hidden, m), family, int(rng.integers(2**63))), scale)
 
 
-def block(seed: int, index: int, count: int = BLOCK) -> tuple[Counter, list[str]]:
-    """Return the counts of `count` instances, and the violations in words."""
+def block(seed: int, first: int, count: int) -> tuple[Counter, list[str]]:
+    """Return the counts of some instances, and the violations in words."""
+    index = first // BLOCK
     rng = np.random.default_rng((seed, index))
     seen, violations = Counter(), []
     for k in range(count):
@@ -66,45 +65,5 @@ def block(seed: int, index: int, count: int = BLOCK) -> tuple[Counter, list[str]
     return seen, violations
 
 
-def run(instances: int, seed: int, workers: int, report=None) -> tuple[Counter, list[str]]:
-    """Return counts and violations over all blocks."""
-    blocks = -(-instances // BLOCK)
-    total, violations, began = Counter(), [], time.monotonic()
-    with ProcessPoolExecutor(workers) as pool:
-        for done, (seen, bad) in enumerate(pool.map(block, [seed] * blocks, range(blocks)), 1):
-            total += seen
-            violations += bad
-            if report is not None:
-                report(done / blocks, time.monotonic() - began, len(violations))
-    return total, violations
-
-
-def _report(fraction: float, seconds: float, bad: int) -> None:
-    left = seconds / fraction * (1 - fraction)
-    print(f"\r{fraction:6.1%}  {left / 60:5.1f} min left  {bad} violations ", end="", file=sys.stderr, flush=True)
-
-
-def main() -> int:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(description="Every bound against λ_min(T) on random networks.")
-    parser.add_argument("--instances", type=int, default=1_000_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=2)
-    arguments = parser.parse_args()
-    began = time.monotonic()
-    show = _report if sys.stderr.isatty() else None
-    total, violations = run(arguments.instances, arguments.seed, arguments.workers, show)
-    if show:
-        print(file=sys.stderr)
-    width = max(map(len, total))
-    for name, count in total.items():
-        print(f"{name:<{width}}  {count:>10,}")
-    print(f"{'violations':<{width}}  {len(violations):>10,}")
-    print(f"{time.monotonic() - began:.0f} s, seed {arguments.seed}")
-    for text in violations[:20]:
-        print(text)
-    return 1 if violations else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main("Every bound against λ_min(T) on random networks.", block, BLOCK, 1_000_000))

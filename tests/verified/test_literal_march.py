@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from fractions import Fraction
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from linflow.verified import march
 from linflow.verified.arithmetic import FLOAT64, PAIRS
 from linflow.verified.log_norm import Constants, Node, Tube, greatest
-from linflow.verified.march import EnclosureMarch, budget, rounding_of_value
+from linflow.verified.march import EnclosureMarch, budget, next_time, rounding_of_value
 from linflow.verified.problem import AffineGradient
 from linflow.verified.taylor import Expansion
 from tests.verified.test_literal_path import coarse, drawn, near, up
@@ -99,15 +100,13 @@ def test_the_unit_of_time_is_that_in_which_the_longest_step_is_about_1(monkeypat
 
 @pytest.mark.parametrize(("t", "length"), [(0.0, 0.7), (0.5, 1e-3), (3.0, 5.3)])
 def test_the_length_of_a_step_has_twenty_digits(t, length):
-    state = march_of()
-    state.t = t
     mantissa, exponent = math.frexp(length)
-    assert state._next_time(length, math.inf) == t + math.floor(mantissa * 2**20) / 2**20 * 2.0**exponent
-    assert state._next_time(length, t + length / 2) == (
-        t + length / 2 if t == 0.5 else state._next_time(length, t + length / 2)
-    )
-    state.t = 1.0
-    assert state._next_time(0.5, 1.0) is None and state._next_time(0.5, 0.5) is None
+    assert next_time(t, length, math.inf) == t + math.floor(mantissa * 2**20) / 2**20 * 2.0**exponent
+    # An end that is given is kept if its distance is a number of float64, and no step ends there otherwise.
+    end = t + length / 2
+    kept = Fraction(end - t) == Fraction(end) - Fraction(t)
+    assert next_time(t, length, end) == (end if kept else None)
+    assert next_time(1.0, 0.5, 1.0) is None and next_time(1.0, 0.5, 0.5) is None
 
 
 def tried(monkeypatch, levels, coarse_until=0, fails=0, length=8.0):

@@ -12,7 +12,7 @@ import linflow as lf
 from linflow.verified import _pairs, arithmetic, march
 from linflow.verified.arithmetic import FLOAT64, PAIRS
 from linflow.verified.log_norm import Constants, Tube
-from linflow.verified.march import BITS, EnclosureMarch
+from linflow.verified.march import BITS, EnclosureMarch, next_time
 from linflow.verified.problem import AffineGradient, affine_gradient
 from linflow.verified.rounding import U, gamma
 from linflow.verified.taylor import Expansion
@@ -135,23 +135,18 @@ def test_the_constants_of_a_step_hold_on_a_tube_that_holds_the_radius(monkeypatc
 
 
 def test_times_are_sums_without_rounding():
-    state = scalars()
     rng = np.random.default_rng(0)
     for t in (0.0, 0.5, 1e-3 * 2.0**-10, 3.0):
-        state.t = t
         for length in (*rng.random(20), 1e-9, 1e9, 2.0**-40 * 1.3):
-            after = state._next_time(length, math.inf)
+            after = next_time(t, length, math.inf)
             if after is None:
                 continue
             exactly = rational(after) - rational(t)
             assert exactly == rational(after - t) and after > t
             assert exactly <= rational(length * (1 + 2.0**-BITS)) + rational(math.ulp(after))
-    state.t = 1.0 + U * 2
-    assert state._next_time(2.0**-60, math.inf) is None
-    state.t = 2.0**-52 * 1.5
-    assert state._next_time(1.0, math.inf) is None  # their sum has more than 53 digits
-    state.t = 0.25
-    assert state._next_time(8.0, 0.5) == 0.5
+    assert next_time(1.0 + U * 2, 2.0**-60, math.inf) is None
+    assert next_time(2.0**-52 * 1.5, 1.0, math.inf) is None  # their sum has more than 53 digits
+    assert next_time(0.25, 8.0, 0.5) == 0.5
 
 
 def test_the_first_unit_of_time_suits_starts_of_all_scales():

@@ -63,3 +63,9 @@ def test_the_judge_solves_equations_of_any_rank_exactly():
     assert A * solution(A, C) == C
     with pytest.raises(AssertionError, match="contradict"):
         solution(A, flint.fmpq_mat([[1], [0], [0]]))
+
+
+def test_a_path_of_more_digits_is_judged_by_what_it_returns():
+    # Its radius of 1e-30 is that of the path before its weights are rounded to float64.
+    ledger = one(5, 40)
+    assert ledger.seen["comparisons, distance"] > 0 and ledger.violations == []

@@ -253,24 +253,7 @@ def certify(
 ) -> Certificate:
     """Return every guarantee on the gradient flow, or on gradient descent, from this start, best first.
 
-    Args:
-        objective: what is minimised.
-        network: a `Network` or its weights; float32 input is computed in float64.
-        algorithm: "flow", or "descent" for gradient descent with a constant step or a schedule.
-        step_size: η of the descent; `safe_step_size(objective, network)` if omitted.
-        schedule: a rule of `linflow.schedules`, instead of a step size. For two layers, guarantees are known for
-            `xu2025` and `local_smoothness`. `constant` is the same as `step_size`.
-
-    Raises:
-        ValueError, TypeError: the objective and network do not fit, a step size or schedule is given for the flow,
-            or both are given.
-
-    Example:
-        >>> import numpy as np, linflow as lf
-        >>> net = lf.init.imbalanced((2, 6, 6, 2), [3.0, -3.0], np.eye(2), rng=0)
-        >>> cert = lf.certify(lf.MatrixFactorization(np.eye(2)), net)
-        >>> cert.best.name, round(cert.rate, 2)
-        ('envelope', 20.56)
+    `linflow.certify` describes the arguments, and can prove the rounding too.
     """
     algorithm = checks.choice(algorithm, "algorithm", ALGORITHMS)
     net = Network.of(network).detach()

@@ -48,12 +48,9 @@ def certify(
     """
     from linflow.advice.proof_findings import proved
     from linflow.experiments.setup import Setup
-    from linflow.verified.prior import rigorously
 
     setup = Setup.of(experiment)
-    cert = setup.certify()
-    if rigorous:
-        cert = rigorously(cert)
+    cert = setup.certify(rigorous=rigorous)
     proof = reason = None
     if verified:
         with progress("prove") as tick:

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from linflow.certificates import Certificate, certify
+from linflow.certificates import Certificate
 from linflow.dynamics import Trajectory, gradient_descent, gradient_flow
 from linflow.experiments.building import network_of, objective_of, steps_of
 from linflow.experiments.schema import Experiment
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
-from linflow.verified import DescentEnclosure, Enclosure, attempt
+from linflow.verified import DescentEnclosure, Enclosure, certify
+from linflow.verified.attempt import attempt
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,11 @@ class Setup:
         network = network_of(experiment, objective)
         return cls(experiment, objective, network, steps_of(experiment, objective, network))
 
-    def certify(self) -> Certificate:
-        """Return what is certified before the run."""
-        return certify(self.objective, self.network, algorithm=self.experiment.algorithm, **self.steps)
+    def certify(self, *, rigorous: bool = False) -> Certificate:
+        """Return what is certified before the run, with its rounding proved if `rigorous`."""
+        return certify(
+            self.objective, self.network, algorithm=self.experiment.algorithm, rigorous=rigorous, **self.steps
+        )
 
     def run(
         self,

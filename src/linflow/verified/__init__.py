@@ -1,21 +1,6 @@
 """Verified runs: rigorous enclosures of gradient flow and gradient descent, computed with all rounding bounded."""
 
-from linflow.verified.attempt import attempt
-from linflow.verified.comparison import FlowDescentGap, flow_descent_gap
-from linflow.verified.descent import DescentEnclosure
-from linflow.verified.enclosure import Enclosure
-from linflow.verified.prior import certify
-from linflow.verified.run import enclose
-from linflow.verified.steps import VerifiedStep, safe_step_size
+import lazy_loader as _lazy
 
-__all__ = [
-    "DescentEnclosure",
-    "Enclosure",
-    "FlowDescentGap",
-    "VerifiedStep",
-    "attempt",
-    "certify",
-    "enclose",
-    "flow_descent_gap",
-    "safe_step_size",
-]
+# Loaded on first use: a certificate needs no enclosure. The names are in __init__.pyi.
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

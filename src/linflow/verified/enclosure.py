@@ -72,7 +72,7 @@ class Enclosure:
 
     @cached_property
     def radius(self) -> np.ndarray:
-        """Upper bounds of `‖θ − θ̃‖` up to the times `t`, at the reduced width."""
+        """Upper bounds of `‖θ − θ̃‖` up to the times `t`, at the reduced width. θ̃ is the path before any rounding."""
         return np.array([self.narrowed.radius, *(step.radius for step in self.steps)])
 
     @property
@@ -206,7 +206,10 @@ class Enclosure:
         return (self.end if low is None else low), (math.inf if high is None else high)
 
     def network_at(self, t: float) -> Network:
-        """Return the network on the path at a time. At the reduced width, the exact one is within `radius` of it."""
+        """Return the network on the path at a time, rounded to float64.
+
+        At the reduced width, the exact one is within `around(t)[3]` of it: `radius` and this rounding together.
+        """
         weights, _ = self._step(checks.positive(t, "t", allow_zero=True)).at(float(t))
         return self.start.with_weights(self.narrowed.expand(weights))
 
@@ -215,7 +218,10 @@ class Enclosure:
         return check_proof(certificate, self)
 
     def around(self, t: float) -> tuple[list[np.ndarray], float, float, float]:
-        """Return the narrow weights of the path at a time, bounds of the gap, and a radius around the weights."""
+        """Return the narrow weights of the path at a time, bounds of the gap, and a radius around the weights.
+
+        The radius includes the rounding of these weights to float64.
+        """
         step = self._step(t)
         weights, errors = step.at(t)
         return weights, *self._gap(t), (step.radius + math.sqrt(float(np.sum(errors**2)))) * UP

@@ -6,12 +6,8 @@ import math
 from typing import Any
 
 import numpy as np
-from scipy.linalg import blas, lapack
 
 from linflow.verified.rounding import TINY, UP, U, gamma
-
-_blas: Any = blas
-_lapack: Any = lapack
 
 CLOSE = 0.005
 """The bound is below the eigenvalue by at most this fraction of it, or by `enough`."""
@@ -21,6 +17,13 @@ KRYLOV = 6
 
 TRIALS = 60
 """Largest number of factorisations."""
+
+
+def _libraries() -> tuple[Any, Any]:
+    """Return BLAS and LAPACK."""
+    from scipy.linalg import blas, lapack  # noqa: PLC0415 - slow to import, and only large Hessians need it
+
+    return blas, lapack
 
 
 def least_near(
@@ -39,6 +42,7 @@ def least_near(
         enough: the bound may always be this far below the eigenvalue.
         room: a Fortran-ordered array used as work space.
     """
+    blas, lapack = _libraries()
     size, A = len(H), H.T  # the upper half of a Fortran array
     lengths = float(np.abs(H.diagonal()).sum()) * (1 + gamma(size + 4))
     slack = gamma(size + 1) / (1 - gamma(size + 1))
@@ -51,7 +55,7 @@ def least_near(
     def factor(s: float) -> np.ndarray | None:
         np.copyto(room, A)
         room.ravel(order="K")[:: size + 1] -= shift(s)
-        R, info = _lapack.dpotrf(room, lower=0, clean=0, overwrite_a=1)
+        R, info = lapack.dpotrf(room, lower=0, clean=0, overwrite_a=1)
         # The square of each entry is part of a pivot, so finite pivots imply a finite matrix.
         return R if info == 0 and np.isfinite(R.diagonal()).all() else None
 
@@ -73,9 +77,9 @@ def least_near(
         if low >= 0:
             break
         for _ in range(2):
-            v, _ = _lapack.dpotrs(R, v, lower=0, overwrite_b=1)
+            v, _ = lapack.dpotrs(R, v, lower=0, overwrite_b=1)
             v = v / np.linalg.norm(v)
-        quotient = float(v @ _blas.dsymv(1.0, A, v, lower=0))
+        quotient = float(v @ blas.dsymv(1.0, A, v, lower=0))
         width = max(CLOSE * abs(low), enough, 4 * (shift(low) - low))
         if min(quotient, high, 0.0) - low <= width:
             break
@@ -85,13 +89,14 @@ def least_near(
 
 def _nearer(A: np.ndarray, v: np.ndarray) -> tuple[float, np.ndarray]:
     """Return the least Rayleigh quotient on a small Krylov space of A, and its vector (Lanczos)."""
+    blas, _ = _libraries()
     basis, images = [], []
     for _ in range(min(KRYLOV, len(A))):
         size = float(np.linalg.norm(v))
         if not TINY < size < math.inf:
             break
         basis.append(v / size)
-        images.append(_blas.dsymv(1.0, A, basis[-1], lower=0))
+        images.append(blas.dsymv(1.0, A, basis[-1], lower=0))
         v = images[-1]
         if not np.isfinite(v).all():
             return math.nan, v

@@ -64,7 +64,8 @@ class EnclosureStep:
         t: start time.
         length: duration.
         tau: the unit of time of the path's variable.
-        coefficients: coefficients of the layers' polynomials, of shape `(order + 1, rows, columns)` each.
+        coefficients: coefficients of the layers' polynomials in float64, of shape `(order + 1, rows, columns)` each.
+            A path that is computed with more digits differs from these by their rounding.
         lengths: upper bounds of their Frobenius norms, one row per layer.
         radius: upper bound of `‖θ − θ̃‖` over the step.
         constants: Lipschitz constants on the tube.
@@ -94,6 +95,23 @@ class EnclosureStep:
                 value = value * s + series[j]
             weights.append(value)
         return weights, errors
+
+
+def next_time(t: float, length: float, end: float) -> float | None:
+    """Return the end of a step from t of at most this length, or None if there is no such step.
+
+    Both the end and the length are exact in float64.
+    """
+    mantissa, exponent = math.frexp(length)
+    after = min(t + math.ldexp(math.floor(math.ldexp(mantissa, BITS)), exponent - BITS), end)
+    length = after - t
+    return None if after <= t or t + length != after or after - length != t else after
+
+
+def time_exponent(size: float, speed: float) -> int:
+    """Return k so that weights of this size and speed change by about their size in the time `2^k`."""
+    ratio = size / speed if speed > 0 else 1.0
+    return round(math.log2(min(max(ratio, 1e-100), 1e100)))
 
 
 def rounding_of_value(lengths: np.ndarray, s: float) -> np.ndarray:
@@ -171,8 +189,7 @@ class EnclosureMarch:
         """Return the path from the start, in a unit of time for which its coefficients neither grow nor shrink."""
         probe = self._path(self.weights, 1.0, 1)
         speed = math.sqrt(sum(float(np.sum(W[1] ** 2)) for W in probe.coefficients))
-        ratio = probe.norm() / speed if speed > 0 else 1.0
-        exponent = round(math.log2(min(max(ratio, 1e-100), 1e100)))
+        exponent = time_exponent(probe.norm(), speed)
         path = probe
         for _ in range(100):
             path = self._path(self.weights, 2.0**exponent)
@@ -190,7 +207,7 @@ class EnclosureMarch:
         path = self.node.path
         s = path.longest()
         for _ in range(40):
-            after = self._next_time(s * path.tau, end)
+            after = next_time(self.t, s * path.tau, end)
             if after is None:
                 self.trouble = "the step is too short to change the time reached"
                 return None
@@ -206,15 +223,6 @@ class EnclosureMarch:
             s *= 0.5
         self.trouble = self.trouble or "no radius was confirmed, however short the step"
         return None
-
-    def _next_time(self, length: float, end: float) -> float | None:
-        """Return the end of a step of at most this length. Both the end and the length are exact in float64."""
-        mantissa, exponent = math.frexp(length)
-        after = min(self.t + math.ldexp(math.floor(math.ldexp(mantissa, BITS)), exponent - BITS), end)
-        length = after - self.t
-        if after <= self.t or self.t + length != after or after - length != self.t:
-            return None
-        return after
 
     def _level(self, tube: Tube) -> int:
         """Return 2 if the products bound the log-norm well enough or the Hessian is too large, otherwise 3."""

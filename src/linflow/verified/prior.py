@@ -8,14 +8,12 @@ evaluated with allowances that cover their rounding. Proofs: docs/verified.md, s
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
-from linflow import bounds, certificates
+from linflow import bounds
 from linflow._support.arrays import is_numpy, to_numpy
 from linflow.bounds import Bound, Invariants
 from linflow.bounds._base import Spectrum
@@ -24,7 +22,6 @@ from linflow.certificates.curves import LevelCurve
 from linflow.certificates.envelope import envelope, gap_levels
 from linflow.certificates.lazy import GRID, Neighbourhood
 from linflow.model.network import Network
-from linflow.model.objectives import Objective
 from linflow.verified.enclosure import LARGEST_OPERATOR, _operator
 from linflow.verified.log_norm import greatest
 from linflow.verified.march import product_error
@@ -90,55 +87,6 @@ class SureCurve(LevelCurve):
     def time(self, gap: float) -> float:
         """Return a time by which the gap is at most `gap`, and at most this fraction of any possible first gap."""
         return super().time(gap * self.known) if gap < self.levels[0] else 0.0
-
-
-def certify(
-    objective: Objective,
-    network: Network | Sequence[Any],
-    *,
-    algorithm: str = "flow",
-    step_size: float | None = None,
-    schedule: Any = None,
-    rigorous: bool = False,
-) -> Certificate:
-    """Return every guarantee on the gradient flow, or on gradient descent, from this start, best first.
-
-    Without `rigorous`, a margin allows for the rounding of the float64 numbers. That margin is reasoned, not proved.
-    With `rigorous`, nothing is taken on trust: eigenvalues and singular values have proved error bounds, and a
-    guarantee holds for the exact flow of the exact data. A guarantee whose rounding cannot be proved does not apply,
-    and its reason says so.
-
-    Args:
-        objective: the objective that is minimised.
-        network: a `Network` or its weights; float32 input is computed in float64.
-        algorithm: "flow", or "descent" for gradient descent with a constant step or a schedule.
-        step_size: η of the descent; `safe_step_size(objective, network)` if left out.
-        schedule: a rule of `linflow.schedules`, instead of `step_size`. Guarantees are known for `xu2025` and
-            `local_smoothness` on two layers; `constant` is the same as `step_size`.
-        rigorous: whether to prove all rounding. This requires the flow of a strongly convex quadratic objective
-            (`MatrixFactorization`, `LinearRegression`, `Quadratic`).
-
-    Returns:
-        A `Certificate`. Its `rests_on` and its printed form say whether rounding is included.
-
-    Raises:
-        ValueError, TypeError: the objective and the network do not fit, a step size or a schedule is given without
-            descent, or both are given.
-
-    Example:
-        >>> import numpy as np, linflow as lf
-        >>> net = lf.init.imbalanced((2, 6, 6, 2), [3.0, -3.0], np.eye(2), rng=0)
-        >>> cert = lf.certify(lf.MatrixFactorization(np.eye(2)), net)
-        >>> cert.best.name, round(cert.rate, 2)
-        ('envelope', 20.56)
-        >>> proved = lf.certify(lf.MatrixFactorization(np.eye(2)), net, rigorous=True)
-        >>> proved.rests_on, round(proved.rate / cert.rate, 6) <= 1
-        ('float64 numbers, rounding included and proved', True)
-    """
-    certificate = certificates.certify(
-        objective, network, algorithm=algorithm, step_size=step_size, schedule=schedule
-    )
-    return rigorously(certificate) if rigorous else certificate
 
 
 def rigorously(certificate: Certificate) -> RigorousCertificate:

@@ -17,7 +17,7 @@ import numpy as np
 
 from linflow.verified.classification import LARGEST_TURN, TailGradient, grown, product, products, sides
 from linflow.verified.log_norm import Constants, greatest
-from linflow.verified.march import BITS, EnclosureStep, product_error, rounding_of_value
+from linflow.verified.march import EnclosureStep, next_time, product_error, rounding_of_value, time_exponent
 from linflow.verified.rounding import TINY, UP, U, frobenius, gamma, spectral
 
 ORDER = 20
@@ -90,7 +90,7 @@ class TailMarch:
             self.trouble = "the derivatives of the flow are past float64"
             return None
         for _ in range(SHORTER):
-            after = self._next_time(s * tau, end)
+            after = next_time(self.t, s * tau, end)
             if after is None:
                 self.trouble = "the step is too short to change the time reached"
                 return None
@@ -102,15 +102,6 @@ class TailMarch:
         self.trouble = self.trouble or "no radius was confirmed, however short the step"
         return None
 
-    def _next_time(self, length: float, end: float) -> float | None:
-        """Return the end of a step of at most this length. Both the end and the length are exact in float64."""
-        mantissa, exponent = math.frexp(length)
-        after = min(self.t + math.ldexp(math.floor(math.ldexp(mantissa, BITS)), exponent - BITS), end)
-        length = after - self.t
-        if after <= self.t or self.t + length != after or after - length != self.t:
-            return None
-        return after
-
     def _series(self) -> tuple[float, list[np.ndarray]]:
         """Return the unit of time and the computed Taylor coefficients of the path."""
         if self.length > 0:
@@ -119,8 +110,7 @@ class TailMarch:
             gradients = taylor(self.problem, self.weights, self.scale, 1.0, 1)
             speed = math.sqrt(sum(float(np.sum(c[1] ** 2)) for c in gradients))
             size = math.sqrt(sum(float(np.sum(W * W)) for W in self.weights))
-            ratio = size / speed if speed > 0 else 1.0
-            tau = 2.0 ** round(math.log2(min(max(ratio, 1e-100), 1e100)))
+            tau = 2.0 ** time_exponent(size, speed)
         return tau, taylor(self.problem, self.weights, self.scale, tau, ORDER)
 
     def _try(self, tau: float, s: float, series: list[np.ndarray]) -> EnclosureStep | None:
