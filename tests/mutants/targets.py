@@ -79,6 +79,10 @@ TARGETS = {
             (("descent",), ["verified/test_literal_descent", "verified/test_descent"]),
             (("checking",), ["verified/test_check"]),
             (("comparison",), ["verified/test_comparison"]),
+            (("spectra",), ["verified/test_literal_spectra", "verified/test_spectra"]),
+            (("prior",), ["verified/test_literal_rigorous", "verified/test_prior"]),
+            (("classification", "tail_march"), ["verified/test_literal_tails", "verified/test_tails"]),
+            (("tail_enclosure",), ["verified/test_tails"]),
             (("steps",), ["verified/test_steps"]),
         )
         for name in names
