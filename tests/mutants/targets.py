@@ -14,6 +14,7 @@ TARGETS = {
             "special_imbalance", "product_aware",
         )
     },
+    "bounds.operator_floors": ["bounds/test_literal_floors"],
     "bounds.optimum": ["bounds/test_literal_optimum", "bounds/test_optimum"],
     "bounds._weight_search": ["bounds/test_literal_search", "bounds/test_optimum"],
     **{

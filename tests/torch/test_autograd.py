@@ -51,7 +51,7 @@ CASES = {
     "two layers": ((3, 6, 2), 0, 0.3, "two layers"),
     "two layers, square": ((3, 4, 3), 1, 0.1, "two layers, n = m"),
     "three layers": ((2, 7, 6, 1), 5, 3.0, None),
-    "product": ((2, 3, 3, 2), 3, 0.05, "any depth, imbalance and product"),
+    "product": ((2, 3, 3, 2), 3, 0.05, "any depth, operator floors"),
     "four layers": ((2, 3, 4, 3, 2), 4, 0.05, None),
     "scalars": ((1, 1, 1, 1), 2, 0.3, None),
 }
@@ -82,6 +82,7 @@ ALONE = {
     "unimodal imbalance": ((2, 2, 2), 10.0),
     "any depth, imbalance only": ((2, 2, 2), 10.0),
     "any depth, imbalance and product": ((2, 3, 4, 2), 1.0),
+    "any depth, operator floors": ((2, 3, 4, 2), 1.0),
 }
 
 

@@ -18,11 +18,20 @@ from typing import TYPE_CHECKING, Any
 from linflow._support import checks
 from linflow._support.arrays import Array
 from linflow._support.names import missing
-from linflow.bounds import any_imbalance, product_aware, scalar_chain, special_imbalance, three_layers, two_layers
+from linflow.bounds import (
+    any_imbalance,
+    product_aware,
+    scalar_chain,
+    special_imbalance,
+    three_layers,
+    two_layers,
+)
 from linflow.bounds._base import Bound, Invariants, Theorem, within_normal
 from linflow.bounds._table import BoundTable
 from linflow.bounds.any_imbalance import deep
 from linflow.bounds.layer_norms import norms
+from linflow.bounds.operator_floors import THEOREM as _OPERATOR_FLOORS
+from linflow.bounds.operator_floors import operator_floors
 from linflow.bounds.optimum import Optimum, optimum
 from linflow.bounds.product_aware import deep_product
 from linflow.bounds.scalar_chain import scalar, scalar_exact
@@ -44,6 +53,7 @@ __all__ = [
     "deep_product",
     "homogeneous",
     "norms",
+    "operator_floors",
     "optimum",
     "scalar",
     "scalar_exact",
@@ -68,6 +78,7 @@ THEOREMS: tuple[Theorem, ...] = (
     special_imbalance.BALANCED,
     any_imbalance.THEOREM,
     product_aware.THEOREM,
+    _OPERATOR_FLOORS,
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,8 @@ from linflow.bounds._base import (
 from linflow.bounds.any_imbalance import Known, prefix_floors
 from linflow.bounds.layer_norms import layer_caps
 
+Floors = Callable[[Sequence[Spectrum], int, int, Array, Follow | None], tuple[list[Array], list[Array]]]
+"""Maps spectra, n, m, `σ_min` and `follow` to floors of `λ_n(P_lP_lᵀ)` and, from the other end, `λ_m(SᵀS)`."""
 STEPS, WIDTH = 100, 2e-13
 """The most steps in the search for the logarithm of a floor, and the bracket width at which it ends."""
 SMALLEST, LARGEST = 1e-280, 640.0
@@ -66,16 +68,28 @@ def deep_product(Ds: Sequence[Any], n: int, m: int, sigma_min: Any, sigma_max: A
         >>> round(float(lf.bounds.deep_product(Ds, 1, 1, sigma_min=8**0.5, sigma_max=8**0.5)), 9)
         14.0
     """
-    least, largest = checks.numbers(sigma_min, "sigma_min"), checks.numbers(sigma_max, "sigma_max")
-    if not (np.all(least >= 0) and np.all(largest >= least)):
-        raise ValueError(f"sigma_min is {sigma_min!r} and sigma_max {sigma_max!r}; 0 ≤ σ_min ≤ σ_max is needed.")
+    least, largest = given_sigmas(sigma_min, sigma_max)
     widened = rounded(spectra(Ds), least if np.isinf(largest).any() else largest)
     value = bound(plain(widened), checks.count(n, "n"), checks.count(m, "m"), least, largest)
     return from_numpy(value, widened[0].zero)
 
 
+def given_sigmas(sigma_min: Any, sigma_max: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the two as arrays; raise ValueError unless `0 ≤ σ_min ≤ σ_max`."""
+    least, largest = checks.numbers(sigma_min, "sigma_min"), checks.numbers(sigma_max, "sigma_max")
+    if not (np.all(least >= 0) and np.all(largest >= least)):
+        raise ValueError(f"sigma_min is {sigma_min!r} and sigma_max {sigma_max!r}; 0 ≤ σ_min ≤ σ_max is needed.")
+    return least, largest
+
+
 def bound(
-    Ds: Sequence[Spectrum], n: int, m: int, least: Array, largest: Array, follow: Follow | None = None
+    Ds: Sequence[Spectrum],
+    n: int,
+    m: int,
+    least: Array,
+    largest: Array,
+    follow: Follow | None = None,
+    more: Floors | None = None,
 ) -> Array:
     """Return the bound for spectra that already allow for rounding; it is computed with layers scaled to size 1.
 
@@ -86,6 +100,7 @@ def bound(
         least: lower bounds on `σ_min(W)`, of the kind of the spectra.
         largest: upper bounds on `‖W‖`, of the same kind.
         follow: gives roots their derivatives. It needs a 0-d σ of an array kind that has derivatives.
+        more: gives further floors of prefixes and suffixes.
     """
     L = len(Ds) + 1
     size = max(float(np.max(np.abs(end))) for D in plain(Ds) for end in (D.lower, D.upper))
@@ -99,11 +114,11 @@ def bound(
     least = namespace(least).where(least > SMALLEST_SIGMA, least, 0.0)
     factor = math.exp(-log_size)
     scaled = [Spectrum(D.lower * factor, D.upper * factor) for D in Ds]
-    return math.exp((L - 1) * log_size) * _of_size_one(scaled, n, m, least, largest, follow)
+    return math.exp((L - 1) * log_size) * _of_size_one(scaled, n, m, least, largest, follow, more)
 
 
 def _of_size_one(
-    Ds: Sequence[Spectrum], n: int, m: int, least: Array, largest: Array, follow: Follow | None
+    Ds: Sequence[Spectrum], n: int, m: int, least: Array, largest: Array, follow: Follow | None, more: Floors | None
 ) -> Array:
     least, largest = namespace(least).broadcast_arrays(least, largest)
     caps, none = layer_caps(Ds, largest, follow), 0.0 * least
@@ -115,6 +130,11 @@ def _of_size_one(
     left = prefix_floors(Ds, n, _known(ends, least, list(caps)) if n <= m else None)
     ends = (last, first) if n == m else (last, none)
     right = prefix_floors(mirrored, m, _known(ends, least, list(caps)[::-1]) if m <= n else None)
+    if more is not None:
+        left, right = (
+            [maximum(a, b) for a, b in zip(*sides, strict=True)]
+            for sides in zip((left, right), more(Ds, n, m, least, follow), strict=True)
+        )
     total = none
     for before, after in zip(left, reversed(right), strict=True):
         total = total + before * after
