@@ -271,10 +271,10 @@ def test_columns_in_echelon_form_begin_at_their_pivots(rng):
 
     eps = np.finfo(float).eps
     for part, pivot in ((3.9, 1), (4.1, 0)):  # of ‖Z_0‖: what counts as 0
-        assert two_layers._echelon(np.array([[part * eps], [1.0]]))[1] == [pivot]
+        assert two_layers.echelon(np.array([[part * eps], [1.0]]))[1] == [pivot]
     for shape in ((4, 3), (3, 4), (5, 2)):
         A = rng.standard_normal(shape)
-        E, pivots = two_layers._echelon(A)
+        E, pivots = two_layers.echelon(A)
         assert pivots == list(range(min(shape)))
         assert np.all(np.triu(E, 1) == 0.0)  # exactly: what stood above a pivot would grow faster than the column
         np.testing.assert_allclose(E @ E.T, A @ A.T, atol=1e-13)

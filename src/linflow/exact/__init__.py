@@ -10,6 +10,7 @@ from linflow._support.names import missing
 from linflow.exact.modes import learning_times, spectral
 from linflow.exact.reduced import balanced_end_to_end, non_overparametrized
 from linflow.exact.scalar import scalar_balanced, scalar_balanced_time, two_layer_scalar
+from linflow.exact.symmetric import symmetric, symmetric_bounds, symmetric_end_to_end
 from linflow.exact.two_layers import lambda_balanced
 
 __all__ = [
@@ -20,6 +21,9 @@ __all__ = [
     "scalar_balanced",
     "scalar_balanced_time",
     "spectral",
+    "symmetric",
+    "symmetric_bounds",
+    "symmetric_end_to_end",
     "two_layer_scalar",
 ]
 

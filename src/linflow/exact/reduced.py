@@ -54,7 +54,7 @@ def balanced_end_to_end(objective: Objective, W0: Any, depth: int, t: Any, *, sc
         left, right = (np.concatenate([s, np.zeros(side - len(s))])[:, None] ** powers for side in W.shape)
         return -speed * (U @ ((left[:, ::-1] @ right.T) * (U.T @ G @ Vt.T)) @ Vt)
 
-    return _integrate(objective, velocity, W0, times)
+    return integrate(objective, velocity, W0, times)
 
 
 def non_overparametrized(objective: Objective, W0: Any, t: Any) -> Array:
@@ -84,7 +84,7 @@ def non_overparametrized(objective: Objective, W0: Any, t: Any) -> Array:
     """
     W0, times = _start(objective, W0), instants(t)
     if objective.factors is None:
-        return _integrate(objective, lambda W, G: -G, W0, times)
+        return integrate(objective, lambda W, G: -G, W0, times)
     n, m = objective.shape
     F, H = objective.factors
     a, V = _squares(F, n)
@@ -109,7 +109,7 @@ def _squares(F: Array | None, side: int) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([s**2, np.zeros(side - len(s))]), Vt.T
 
 
-def _integrate(
+def integrate(
     objective: Objective,
     velocity: Callable[[np.ndarray, np.ndarray], np.ndarray],
     W0: Array,

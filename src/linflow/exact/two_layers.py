@@ -59,8 +59,8 @@ def lambda_balanced(Y: Any, W1: Any, W2: Any, t: Any, *, scale: float = 1.0) -> 
     F = np.block([[0.5 * c * lam * np.eye(n), target], [target.T, -0.5 * c * lam * np.eye(m)]])
     f, V = np.linalg.eigh(F)
     f, V = f[::-1], V[:, ::-1]
-    echelon, pivots = _echelon(V.T @ (math.sqrt(c) * np.vstack([A, B.T])))
-    products = [_product(f, V, echelon, pivots, n, c * s) for s in np.atleast_1d(times)]
+    rotated, pivots = echelon(V.T @ (math.sqrt(c) * np.vstack([A, B.T])))
+    products = [_product(f, V, rotated, pivots, n, c * s) for s in np.atleast_1d(times)]
     return matrices(np.reshape(products, (len(products), n, m)), times, net.weights[0])
 
 
@@ -79,7 +79,7 @@ def _multiple_of_identity(A: np.ndarray, B: np.ndarray) -> float:
     return lam
 
 
-def _echelon(A: np.ndarray) -> tuple[np.ndarray, list[int]]:
+def echelon(A: np.ndarray) -> tuple[np.ndarray, list[int]]:
     """Return `A Q` in column echelon form (Q orthogonal, zero columns dropped) and each column's pivot row.
 
     A column begins at its pivot. The pivot row grows fastest, so its growth can be divided out of the column.
@@ -102,7 +102,13 @@ def _echelon(A: np.ndarray) -> tuple[np.ndarray, list[int]]:
 
 
 def _product(f: np.ndarray, V: np.ndarray, A: np.ndarray, pivots: list[int], n: int, t: float) -> np.ndarray:
-    """Return the upper right block of `ZZᵀ(t)`.
+    """Return the upper right block of `ZZᵀ(t)`."""
+    half = factor(f, V, A, pivots, t)
+    return half[:, :n].T @ half[:, n:]
+
+
+def factor(f: np.ndarray, V: np.ndarray, A: np.ndarray, pivots: list[int], t: float) -> np.ndarray:
+    """Return H with `HᵀH = ZZᵀ(t)`, for `F = V diag(f) Vᵀ` and the echelon form A of `VᵀZ_0`.
 
     `I + Z_0ᵀ(∫ e^{2Fs})Z_0 = I + Aᵀ diag(g) A` with `g = h e^{2f⁺t}`, `h = ∫_0^t e^{−2|f|s} ds`. The columns of both
     it and `e^{ft} A` are multiplied by `e^{−f⁺t}` at the pivot, which does not change ZZᵀ.
@@ -116,5 +122,4 @@ def _product(f: np.ndarray, V: np.ndarray, A: np.ndarray, pivots: list[int], n: 
         h = np.where(x > 1e-15, -np.expm1(-x) / np.maximum(2 * np.abs(f), 1e-300), t)
         _, R = np.linalg.qr(np.vstack([np.diag(shrunk), np.sqrt(h)[:, None] * ratio * A]))
         moved = V @ (np.exp(np.minimum(f, 0.0) * t)[:, None] * ratio * A)
-    half = np.linalg.solve(R.T, moved.T)
-    return half[:, :n].T @ half[:, n:]
+    return np.linalg.solve(R.T, moved.T)
