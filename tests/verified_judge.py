@@ -382,11 +382,13 @@ class TrueFlow:
             return begin + low
 
     def descent(self, eta, steps):
-        """Return the iterates of exact gradient descent."""
+        """Return the iterates of exact gradient descent with a constant step, or with one step each."""
         with precision():
-            found, eta = [self.start], flint.arb(float(eta))
-            for _ in range(steps):
-                found.append([(w + eta * g).mid() for w, g in zip(found[-1], self.force(found[-1]), strict=True)])
+            found = [self.start]
+            for step in np.broadcast_to(eta, steps).tolist():
+                found.append(
+                    [(w + flint.arb(step) * g).mid() for w, g in zip(found[-1], self.force(found[-1]), strict=True)]
+                )
             return found
 
 

@@ -219,6 +219,8 @@ def test_schedules_of_a_descent(tmp_path):
         found = analyse(experiment(options={**made, "descent.schedule": schedule}))
         assert found.run.result.value == "target reached"
         assert found.check.holds
+        # The verified descent takes the same steps, and proves their number.
+        assert found.proof.steps_bounds(1e-4) == (found.run.stats.steps, found.run.stats.steps)
         steps[schedule] = found.run.stats.steps
     eta = lf.safe_step_size(found.objective, found.network)
     run = lf.gradient_descent(found.objective, found.network, step_size=eta, steps=10_000, until=1e-4)

@@ -1,5 +1,6 @@
 """A verified descent written out, under a roundoff so coarse that every allowance shows."""
 
+import dataclasses
 import itertools
 import math
 from types import SimpleNamespace
@@ -37,7 +38,7 @@ def test_a_start_and_a_step_are_known_with_their_rounding(coarse, monkeypatch, w
     radius, eta, growth = 2.0**-9, 0.125, 1.5
     march = march_of(widths, radius, eta)
     assert (march.size, march.exponent, march.loose) == (sum(a * b for a, b in itertools.pairwise(widths)), 0.0, 0.0)
-    path = Expansion(march.problem, march.weights, 0.75, eta, 1)
+    path = Expansion(march.problem, march.weights, 0.75, 1.0, 1)
 
     def gap(path, radius):
         motion = Tube(path, 0.0).constants(radius).motion
@@ -50,12 +51,33 @@ def test_a_start_and_a_step_are_known_with_their_rounding(coarse, monkeypatch, w
         coefficients=[np.stack([c[0] * 1e4, c[1]]) for c in path.coefficients], rounding=np.array([2.0**-5])
     )
     march.path = big
-    new = [c[0] + c[1] for c in big.coefficients]
+    new = [c[0] + eta * c[1] for c in big.coefficients]
     moved = math.sqrt(sum(fro(W) ** 2 for W in new))
     assert march.advance() and march.exponent == near(math.log(growth))
-    assert march.radius == near((radius * growth + 2.0**-5 + u * moved) * up + tiny)
+    assert march.radius == near((radius * growth + eta * 2.0**-5 + u * moved) * up + tiny)
     assert all(np.array_equal(a, b) for a, b in zip(march.weights, new, strict=True))
-    assert march.gap == gap(Expansion(march.problem, new, 0.75, eta, 1), march.radius)
+    assert march.gap == gap(Expansion(march.problem, new, 0.75, 1.0, 1), march.radius)
+
+
+def test_a_rule_is_asked_for_every_step_at_the_computed_weights_and_the_steps_are_kept(coarse, monkeypatch):
+    """`θ_{k+1} = θ_k − η_k ∇L(θ_k)`: each step multiplies the gradient, its error and the curvature."""
+    asked, steps = [], [0.125, 0.5, 0.25]
+
+    def rule(weights, taken):
+        asked.append((weights, list(taken)))
+        return steps[len(taken)]
+
+    march = DescentMarch(AffineGradient(np.eye(2) * 4e4), [1e4 * np.eye(2)], 1.0, 2.0**-9, rule)
+    grown = []
+    monkeypatch.setattr(DescentMarch, "_growth", lambda self: grown.append(self.eta) or 1.0)
+    for k, eta in enumerate(steps):
+        march.radius = radius = 2.0**-9  # what one step adds, as coarse as it is here, is nearly all that is allowed
+        march.path = SimpleNamespace(coefficients=march.path.coefficients, rounding=np.array([2.0**-8]))
+        W, slope = march.weights[0], march.path.coefficients[0][1]
+        assert march.advance() and asked[k][0][0] is W and asked[k][1] == steps[:k]
+        assert np.array_equal(march.weights[0], W + eta * slope)
+        assert march.radius == near((radius + eta * 2.0**-8 + u * fro(march.weights[0])) * up + tiny)
+    assert march.taken == grown == steps
 
 
 def test_a_radius_of_a_thousandth_of_the_weights_ends_the_proof(monkeypatch):
@@ -299,3 +321,12 @@ def test_steps_are_counted_to_the_first_that_may_be_and_to_the_first_that_surely
         enc.gap_bounds([1, 5])
     with pytest.raises(ValueError, match="k is -1"):
         enc.gap_bounds(-1)
+
+
+def test_the_steps_of_a_proof_and_their_sums():
+    gaps = [(8.0, 8.0), (4.0, 4.0), (1.0, 1.0)]
+    assert proof(gaps).step_sizes.tolist() == [0.5, 0.5] and proof(gaps).t.tolist() == [0.0, 0.5, 1.0]
+    enc = dataclasses.replace(proof(gaps), step_size=None, scheduled=np.array([0.25, 2.0]))
+    assert enc.step_sizes.tolist() == [0.25, 2.0] and enc.t.tolist() == [0.0, 0.25, 2.25]
+    assert enc.to_dict()["time"] == 2.25 and enc.to_dict()["step_size"] is None
+    assert "scheduled steps, 2 steps" in repr(enc) and "step 0.5, 2 steps" in repr(proof(gaps))

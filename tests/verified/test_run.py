@@ -158,7 +158,12 @@ def test_what_is_not_given_is_a_millionth_or_no_target_where_time_or_steps_are(a
             'steps is 3, an argument of the descent; omit it or say algorithm="descent"',
         ),
         ({"algorithm": "descent", "step_size": 0.1, "t_max": 2.0}, "t_max is 2.0, an argument of the flow"),
-        ({"algorithm": "descent"}, "step_size is missing"),
+        ({"algorithm": "descent"}, "neither of step_size and schedule given"),
+        (
+            {"algorithm": "descent", "step_size": 0.1, "schedule": lf.schedules.backtracking()},
+            "both of step_size and",
+        ),
+        ({"schedule": lf.schedules.backtracking()}, "an argument of the descent"),
     ],
 )
 def test_arguments_of_the_other_algorithm_are_refused(given, words):
@@ -253,8 +258,13 @@ def test_an_attempt_at_a_descent_keeps_within_its_work(enclosed):
         ),
     ):
         assert attempts.attempt(F, net, until=0.1, step_size=0.5, **given) == ("proof", "")
-        expected = {"algorithm": "descent", "step_size": 0.5, "until": 0.1, "steps": steps, "progress": None}
+        expected = {"algorithm": "descent", "until": 0.1, "steps": steps, "progress": None}
+        expected |= {"step_size": 0.5, "schedule": None}
         assert enclosed.pop() == expected
+    rule = lf.schedules.backtracking()
+    assert attempts.attempt(F, NET, until=0.1, schedule=rule) == ("proof", "")
+    expected = {"algorithm": "descent", "until": 0.1, "steps": 4000, "progress": None, "step_size": None}
+    assert enclosed.pop() == expected | {"schedule": rule}
 
 
 def test_an_attempt_that_cannot_be_made_says_why(monkeypatch):

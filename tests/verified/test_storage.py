@@ -93,6 +93,32 @@ def test_a_descent_that_is_read_answers_every_question_the_same(problem, tmp_pat
         np.testing.assert_array_equal(was, now)
 
 
+def test_a_descent_by_a_schedule_that_is_read_has_its_steps(problem, tmp_path):
+    enc = lf.enclose(*problem, algorithm="descent", schedule=lf.schedules.backtracking(), steps=20)
+    back = again(enc, tmp_path)
+    assert told(back) == told(enc) and back.step_size is None
+    np.testing.assert_array_equal(back.step_sizes, enc.step_sizes)
+    np.testing.assert_array_equal(back.t, enc.t)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda file: file.__delitem__("step_sizes"), "it needs a step size or the steps of a schedule"),
+        (lambda file: file.create_dataset("step_size", data=0.1), "it needs a step size or the steps of a schedule"),
+        (lambda file: file["step_sizes"].__setitem__(3, -1.0), "a step of the schedule is not a positive number"),
+        (lambda file: file["step_sizes"].__setitem__(3, np.inf), "step_sizes"),
+    ],
+)
+def test_steps_of_a_schedule_that_mean_nothing_are_refused(change, message, tmp_path):
+    f, net = PROBLEMS["factorization"]
+    path = tmp_path / "proof.nc"
+    lf.enclose(f, net, algorithm="descent", schedule=lf.schedules.backtracking(), steps=20).save(path)
+    changed(path, change)
+    with pytest.raises(FileError, match=message):
+        load(path)
+
+
 def test_what_was_read_may_be_saved_and_read_again(tmp_path):
     enc = lf.enclose(*PROBLEMS["factorization"], until=1e-2)
     back = again(again(enc, tmp_path), tmp_path)

@@ -119,7 +119,7 @@ def gradient_descent(
     """
     began = time.perf_counter()
     net = prepared(objective, network)
-    constant = _constant(step_size, schedule)
+    constant = constant_step(step_size, schedule)
     steps, every = checks.count(steps, "steps"), checks.count(every, "every")
     until = None if until is None else checks.fraction(until, "until")
     # Beyond two layers, the local smoothness refers to the full width, and a schedule may read it.
@@ -144,7 +144,7 @@ def gradient_descent(
                     break
                 if k % 100 == 0:
                     _tell(k / steps, progress, stopped)
-                eta = constant or _scheduled(schedule, Iterate(field, point, k, taken[-1] if taken else None))
+                eta = constant or scheduled_step(schedule, Iterate(field, point, k, taken[-1] if taken else None))
                 new = field.at(point.y + eta * point.slope)
                 taken.append(eta)
                 # No call in between: an interruption finds either all of them changed or none.
@@ -191,8 +191,12 @@ def _tell(done: float, progress: Callable[[float], None] | None, stopped: Callab
         progress(done)
 
 
-def _constant(step_size: float | None, schedule: Schedule | None) -> float | None:
-    """Return the constant step, also that of a `Constant` schedule; None for any other schedule."""
+def constant_step(step_size: float | None, schedule: Schedule | None) -> float | None:
+    """Return the constant step, also that of a `Constant` schedule; None for any other schedule.
+
+    Raises:
+        ValueError, TypeError: both or neither are given, or the schedule has no method `step`.
+    """
     if (step_size is None) == (schedule is None):
         given = "neither" if schedule is None else "both"
         raise ValueError(
@@ -209,7 +213,12 @@ def _constant(step_size: float | None, schedule: Schedule | None) -> float | Non
     return schedule.step_size if isinstance(schedule, Constant) else None
 
 
-def _scheduled(schedule: Schedule | None, iterate: Iterate) -> float:
+def scheduled_step(schedule: Schedule | None, iterate: Iterate) -> float:
+    """Return the step of a schedule.
+
+    Raises:
+        ValueError: the step is not positive and finite.
+    """
     assert schedule is not None
     eta = float(schedule.step(iterate))
     if not (eta > 0 and math.isfinite(eta)):

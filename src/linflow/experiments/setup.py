@@ -85,8 +85,6 @@ class Setup:
         options: dict[str, Any] = {"until": self.experiment.flow.until, "max_steps": self.experiment.proof.steps}
         if self.experiment.algorithm == "flow":
             options["t_max"] = self.experiment.flow.t_max
-        elif "step_size" not in self.steps:
-            return None, "a verified descent takes a constant step"
         else:
             options |= self.steps | {"steps": self.experiment.descent.steps}
         return attempt(self.objective, self.network, **options, progress=progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from linflow.experiments.setup import Setup
@@ -11,7 +12,7 @@ from linflow.verified import DescentEnclosure
 def proof_columns(setup: Setup) -> dict[str, Any]:
     """Return the columns of a proof: when the target is proved to be reached, and the rate that holds afterwards.
 
-    For a descent, times are η times the number of steps. If there is no proof, the column `proof` has the reason.
+    For a descent, times are sums of steps. If there is no proof, the column `proof` has the reason.
     """
     proof, reason = setup.prove()
     if proof is None:
@@ -19,7 +20,8 @@ def proof_columns(setup: Setup) -> dict[str, Any]:
     until, row = setup.experiment.flow.until, {"proof": proof.reason or proof.result}
     if isinstance(proof, DescentEnclosure):
         fewest, most = proof.steps_bounds(until)
-        return row | {"proved_earliest": proof.step_size * fewest, "proved_latest": proof.step_size * most}
+        latest = float(proof.t[int(most)]) if math.isfinite(most) else most
+        return row | {"proved_earliest": float(proof.t[min(fewest, proof.steps)]), "proved_latest": latest}
     earliest, latest = proof.time_bounds(until)
     rate = proof.certificate.rate if proof.certificate else 0.0
     return row | {"proved_earliest": earliest, "proved_latest": latest, "proved_rate": rate}

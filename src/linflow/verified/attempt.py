@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from linflow.dynamics.descent import Schedule
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
 from linflow.verified.descent import DescentEnclosure
@@ -24,20 +25,23 @@ def attempt(
     until: float | None,
     t_max: float | None = None,
     step_size: float | None = None,
+    schedule: Schedule | None = None,
     steps: int | None = None,
     max_steps: int = 2000,
     progress: Callable[[float], None] | None = None,
 ) -> tuple[Enclosure | DescentEnclosure | None, str]:
     """Return a proof, or None and the reason why there is none.
 
-    The proof is for descent if a step size is given, otherwise for the flow. The arguments are those of `enclose`.
+    The proof is for descent if a step size or a schedule is given, otherwise for the flow. The arguments are those of
+    `enclose`.
 
     Args:
         objective: the objective that is minimised.
         network: the network at the start.
         until: fraction of the first loss gap to prove.
         t_max: time at which the flow stops.
-        step_size: η of a descent. If it is left out, the proof is for the flow.
+        step_size: a constant step of a descent. Without it and without a schedule, the proof is for the flow.
+        schedule: a rule for the step of a descent.
         steps: largest number of steps of a descent.
         progress: called with the fraction done.
         max_steps: limit on the steps of a flow. A descent can take twice as many. The limit is lowered if there are
@@ -47,13 +51,14 @@ def attempt(
         return None, "no steps were allowed for it"
     size = sum(W.shape[0] * W.shape[1] for W in network.weights)
     try:
-        if step_size is not None:
+        if step_size is not None or schedule is not None:
             steps = min(steps or STEPS, 2 * max_steps, COMPUTED // size)
             proof = enclose(
                 objective,
                 network,
                 algorithm="descent",
                 step_size=step_size,
+                schedule=schedule,
                 until=until,
                 steps=steps,
                 progress=progress,

@@ -1,13 +1,13 @@
 """Verified gradient descent: the exact iterates lie within a radius of the computed ones.
 
-`‖e_{k+1}‖ ≤ max(1 + ηm, ηM − 1) ‖e_k‖ + r_k`, where `−m ≤ λ(∇²L) ≤ M` between the two iterates and `r_k` is the
-rounding of the step. Proof: docs/verified.md, section 8.
+`‖e_{k+1}‖ ≤ max(1 + η_k m, η_k M − 1) ‖e_k‖ + r_k`, where `−m ≤ λ(∇²L) ≤ M` between the two iterates and `r_k` is
+the rounding of the step. Proof: docs/verified.md, section 8.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from os import PathLike
@@ -32,6 +32,9 @@ from linflow.verified.taylor import Expansion
 MOVED, LEAST = 0.1, 1e-4
 """The distance to the last Hessian may add this fraction of the exponent of a step, plus this amount."""
 
+StepRule = Callable[[list[np.ndarray], Sequence[float]], float]
+"""A rule for the step, given the computed weights and the steps taken so far."""
+
 DIVERGED = 1e6
 """A descent counts as diverged when its gap has grown by this factor."""
 
@@ -44,7 +47,7 @@ class DescentEnclosure:
     Attributes:
         objective: the objective that is minimised.
         start: the network at the start.
-        step_size: η.
+        step_size: η, or None for a schedule; `step_sizes` holds every step.
         gaps: lower and upper bounds of the loss gap after 0, 1, … steps, shape `(2, K + 1)`.
         radius: upper bounds of `‖θ_k − θ̃_k‖`, shape `(K + 1,)`, at the reduced width.
         exponent: logarithm of the largest factor by which a disturbance of the start can have grown.
@@ -53,11 +56,12 @@ class DescentEnclosure:
         weights: the last iterate as computed, at the reduced width.
         hessians: number of Hessians that were needed.
         notes: how the input was converted, and what the gap is measured from.
+        scheduled: the steps of a schedule, shape `(K,)`; None for a constant step.
     """
 
     objective: Objective
     start: Network
-    step_size: float
+    step_size: float | None
     gaps: np.ndarray
     radius: np.ndarray
     exponent: float
@@ -67,11 +71,28 @@ class DescentEnclosure:
     narrowed: Narrowed = field(repr=False)
     hessians: int = 0
     notes: tuple[str, ...] = ()
+    scheduled: np.ndarray | None = field(default=None, repr=False)
 
     @property
     def steps(self) -> int:
         """Number of enclosed steps."""
         return len(self.radius) - 1
+
+    @property
+    def step_sizes(self) -> np.ndarray:
+        """The steps `η_k` of the exact descent that is enclosed, shape `(K,)`."""
+        if self.scheduled is not None:
+            return self.scheduled
+        assert self.step_size is not None
+        return np.full(self.steps, self.step_size)
+
+    @property
+    def t(self) -> np.ndarray:
+        """The sum of the first k steps for k = 0, 1, …, shape `(K + 1,)`: the time of the flow that they follow."""
+        if self.scheduled is not None:
+            return np.concatenate([[0.0], np.cumsum(self.scheduled)])
+        assert self.step_size is not None
+        return self.step_size * np.arange(self.steps + 1)
 
     @cached_property
     def final(self) -> Network:
@@ -128,6 +149,7 @@ class DescentEnclosure:
             "result": self.result,
             "reason": self.reason,
             "step_size": self.step_size,
+            "time": float(self.t[-1]),
             "steps": self.steps,
             "hessians": self.hessians,
             "radius": float(self.radius[-1]),
@@ -143,9 +165,10 @@ class DescentEnclosure:
     def __repr__(self) -> str:
         first = float(self.gaps[0, 0])
         gap = float(self.gaps[1, -1]) / first if first > 0 else 1.0
+        step = "scheduled steps" if self.step_size is None else f"step {self.step_size:.4g}"
         return (
-            f"DescentEnclosure({self.result}, step {self.step_size:.4g}, {self.steps} steps, {gap:.3g} of the first "
-            f"gap, radius {float(self.radius[-1]):.2g})"
+            f"DescentEnclosure({self.result}, {step}, {self.steps} steps, {gap:.3g} of the first gap, "
+            f"radius {float(self.radius[-1]):.2g})"
         )
 
 
@@ -161,10 +184,15 @@ class _Curvature:
 
 
 class DescentMarch:
-    """State of a verified descent."""
+    """State of a verified descent with a step η, or with the steps that a rule returns at the computed iterates."""
 
-    def __init__(self, problem: AffineGradient, weights: list[np.ndarray], scale: float, radius: float, eta: float):
-        self.problem, self.scale, self.eta, self.radius = problem, scale, eta, radius
+    def __init__(
+        self, problem: AffineGradient, weights: list[np.ndarray], scale: float, radius: float, eta: float | StepRule
+    ):
+        self.problem, self.scale, self.radius = problem, scale, radius
+        self.rule: StepRule = eta if callable(eta) else lambda weights, taken: eta
+        self.taken: list[float] = []
+        self.eta = 0.0 if callable(eta) else eta
         self.size = sum(W.size for W in weights)
         self.exponent = self.loose = 0.0
         self.hessians = 0
@@ -176,7 +204,7 @@ class DescentMarch:
     def _arrive(self, weights: list[np.ndarray]) -> None:
         """Compute the gradient at an iterate, with its rounding, and the gap."""
         self.weights = weights
-        self.path = Expansion(self.problem, weights, self.scale, self.eta, 1)
+        self.path = Expansion(self.problem, weights, self.scale, 1.0, 1)
         self.tube = Tube(self.path, 0.0)
         self.constants = self.tube.constants(self.radius)
         error = (self.path.distance_error + self.constants.motion * self.radius) * UP
@@ -185,10 +213,11 @@ class DescentMarch:
     def advance(self) -> bool:
         """Take a step. Return False if the radius becomes too large (`trouble` says why)."""
         path = self.path
+        eta = self.eta = self.rule(self.weights, self.taken)
         growth = self._growth()
-        new = [series[0] + series[1] for series in path.coefficients]
+        new = [series[0] + eta * series[1] for series in path.coefficients]
         moved = math.sqrt(sum(float(frobenius(W)) ** 2 for W in new))
-        rounding = float(path.rounding[0]) + U * moved
+        rounding = eta * float(path.rounding[0]) + U * moved
         radius = (self.radius * growth + rounding) * UP + TINY
         if not radius < 1e-3 * (TINY + moved) or not math.isfinite(growth):
             self.trouble = (
@@ -198,6 +227,7 @@ class DescentMarch:
             return False
         self.exponent += max(0.0, math.log(growth))
         self.radius = radius
+        self.taken.append(eta)
         self._arrive(new)
         return True
 

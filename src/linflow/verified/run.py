@@ -12,12 +12,14 @@ import numpy as np
 from linflow._support import checks
 from linflow._support.arrays import is_numpy, to_numpy
 from linflow._support.threads import one_thread_when_small
+from linflow.dynamics.descent import Iterate, Schedule, constant_step, scheduled_step
+from linflow.dynamics.field import GradientField
 from linflow.model.classification import ExponentialTail
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
 from linflow.verified.arithmetic import FLOAT64, PAIRS, Arithmetic
 from linflow.verified.classification import TailGradient
-from linflow.verified.descent import DescentEnclosure, DescentMarch, enclose_descent
+from linflow.verified.descent import DescentEnclosure, DescentMarch, StepRule, enclose_descent
 from linflow.verified.enclosure import Enclosure
 from linflow.verified.flow import enclose_flow
 from linflow.verified.march import EnclosureMarch
@@ -53,7 +55,8 @@ def enclose(
     *,
     until: float | None = None,
     algorithm: Literal["descent"],
-    step_size: float,
+    step_size: float | None = None,
+    schedule: Schedule | None = None,
     steps: int | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> DescentEnclosure: ...
@@ -68,6 +71,7 @@ def enclose(
     max_steps: int = 5000,
     algorithm: str = "flow",
     step_size: float | None = None,
+    schedule: Schedule | None = None,
     steps: int | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Enclosure | DescentEnclosure:
@@ -75,8 +79,11 @@ def enclose(
 
     Taylor polynomials θ̃ follow the flow. Around them, a radius ρ satisfies `ρ' ≥ m ρ + ‖θ̃' + ∇L(θ̃)‖`, where m
     bounds `−λ_min(∇²L)` at all weights within ρ. Then the exact flow exists and stays within ρ of θ̃. For a descent
-    with step η, the radius satisfies `ρ_{k+1} ≥ max(1 + ηm, ηM − 1) ρ_k + r_k`, where `M ≥ λ_max(∇²L)` and `r_k`
-    bounds the rounding of the step. All rounding is bounded. The start need not satisfy any condition.
+    with steps `η_k`, the radius satisfies `ρ_{k+1} ≥ max(1 + η_k m, η_k M − 1) ρ_k + r_k`, where `M ≥ λ_max(∇²L)` and
+    `r_k` bounds the rounding of the step. All rounding is bounded. The start need not satisfy any condition.
+
+    A schedule chooses each step from the computed weights. The proof is about exact descent with these steps, which
+    are in `step_sizes`.
 
     Args:
         objective: `MatrixFactorization`, `LinearRegression` or `Quadratic`. The flow also takes `ExponentialLoss`
@@ -85,8 +92,9 @@ def enclose(
         until: fraction of the first loss gap to prove; 1e-6 if until, t_max and steps are all left out.
         t_max: time at which the flow stops.
         max_steps: limit on the steps of the flow's path.
-        algorithm: "flow", or "descent" for gradient descent with a constant step.
-        step_size: η of the descent.
+        algorithm: "flow", or "descent" for gradient descent without momentum.
+        step_size: a constant step η of the descent.
+        schedule: a rule for the step, used instead of `step_size`; see `linflow.schedules`.
         steps: largest number of steps of the descent; 100 000 if left out.
         progress: called after each step with the fraction done.
 
@@ -110,16 +118,21 @@ def enclose(
         ('target proved', True, True)
         >>> lf.enclose(f, net, algorithm="descent", step_size=0.1, until=1e-6).steps_bounds(1e-4)
         (14, 14)
+        >>> rule = lf.schedules.backtracking()
+        >>> lf.enclose(f, net, algorithm="descent", schedule=rule, until=1e-6).steps_bounds(1e-4)
+        (7, 7)
     """
     algorithm = checks.choice(algorithm, "algorithm", ("flow", "descent"))
-    _refuse(algorithm, {"t_max": t_max}, {"step_size": step_size, "steps": steps})
+    _refuse(algorithm, {"t_max": t_max}, {"step_size": step_size, "schedule": schedule, "steps": steps})
     until = checks.fraction(until, "until") if until is not None else None if t_max or steps else 1e-6
     begin = _Beginning.of(objective, network)
     if algorithm == "flow":
         end = math.inf if t_max is None else checks.positive(t_max, "t_max")
         return begin.flow(until, end, checks.count(max_steps, "max_steps"), progress)
-    eta = checks.positive(step_size, "step_size")
-    return begin.descent(eta, until, STEPS if steps is None else checks.count(steps, "steps"), progress)
+    eta = constant_step(step_size, schedule)
+    return begin.descent(
+        eta or begin.rule(schedule), until, STEPS if steps is None else checks.count(steps, "steps"), progress
+    )
 
 
 def descent_and_flow(
@@ -188,9 +201,20 @@ class _Beginning:
             march.hessians,
         )
 
+    def rule(self, schedule: Schedule | None) -> StepRule:
+        """Return a schedule as a rule for the narrow weights. It reads the weights of full width."""
+        field = GradientField(self.objective, self.network)
+
+        def step(weights: list[np.ndarray], taken: Sequence[float]) -> float:
+            full = self.network.with_weights(self.narrow.expand(weights))
+            point = field.at(field.flatten(full.weights))
+            return scheduled_step(schedule, Iterate(field, point, len(taken), taken[-1] if taken else None))
+
+        return step
+
     def descent(
         self,
-        eta: float,
+        eta: float | StepRule,
         until: float | None,
         steps: int,
         progress: Callable[[float], None] | None,
@@ -207,7 +231,7 @@ class _Beginning:
         return DescentEnclosure(
             self.objective,
             self.network,
-            eta,
+            None if callable(eta) else eta,
             gaps,
             radii,
             march.exponent,
@@ -217,18 +241,17 @@ class _Beginning:
             self.narrow,
             march.hessians,
             self.notes,
+            np.array(march.taken) if callable(eta) else None,
         )
 
 
 def _refuse(algorithm: str, of_flow: dict[str, Any], of_descent: dict[str, Any]) -> None:
-    """Raise a ValueError for arguments of the other algorithm, and for a descent without a step size."""
+    """Raise a ValueError for arguments of the other algorithm."""
     wrong = of_descent if algorithm == "flow" else of_flow
     for name, value in wrong.items():
         if value is not None:
             other = "descent" if algorithm == "flow" else "flow"
             raise ValueError(f'{name} is {value!r}, an argument of the {other}; omit it or say algorithm="{other}".')
-    if algorithm == "descent" and of_descent["step_size"] is None:
-        raise ValueError("step_size is missing; a verified descent needs a constant step, such as step_size=0.01.")
 
 
 def _rounded_up(t: float) -> float:

@@ -86,9 +86,26 @@ def _descent(
         raise source.error("it holds no bounds of the gap")
     _not_negative(source, "radius", radius[:-1])
     weights = [source.array(f"W{l}_last", W.shape) for l, W in enumerate(narrowed.weights, 1)]
-    exponent, eta = float(source.array("exponent", ())), float(source.array("step_size", ()))
+    exponent, eta = float(source.array("exponent", ())), source.optional("step_size", ())
+    taken = source.optional("step_sizes", (len(radius) - 1,))
+    if (eta is None) == (taken is None):
+        raise source.error("it needs a step size or the steps of a schedule, not both")
+    if taken is not None and not ((taken > 0) & np.isfinite(taken)).all():
+        raise source.error("a step of the schedule is not a positive number")
     return DescentEnclosure(
-        objective, start, eta, gaps.T, radius, exponent, result, reason, weights, narrowed, hessians, notes
+        objective,
+        start,
+        None if eta is None else float(eta),
+        gaps.T,
+        radius,
+        exponent,
+        result,
+        reason,
+        weights,
+        narrowed,
+        hessians,
+        notes,
+        taken,
     )
 
 

@@ -124,8 +124,11 @@ def _descent(enclosure: Any) -> Variables:
         "gaps": (("count", "ends"), enclosure.gaps.T, "bounds of the loss gap after each step", "loss"),
         "radius": (("count",), enclosure.radius, "upper bound of the distance of the exact weights", "1"),
         "exponent": ((), np.asarray(enclosure.exponent), "logarithm of the largest growth of a disturbance", "1"),
-        "step_size": ((), np.asarray(enclosure.step_size), "step of the descent", "time of the flow"),
     }
+    if enclosure.scheduled is None:
+        variables["step_size"] = ((), np.asarray(enclosure.step_size), "step of the descent", "time of the flow")
+    else:
+        variables["step_sizes"] = (("step",), enclosure.scheduled, "steps of the schedule", "time of the flow")
     for l, W in enumerate(enclosure.weights, 1):
         sides = (f"k{l - 1}", f"k{l}")
         variables[f"W{l}_last"] = (sides, W, f"last weights of layer {l} as computed, narrowed", "1")
