@@ -21,6 +21,8 @@ from .dynamics import gradient_descent as gradient_descent
 from .dynamics import gradient_flow as gradient_flow
 from .dynamics import gradient_flow_many as gradient_flow_many
 from .files import load as load
+from .geometry.alignment import Alignment as Alignment
+from .geometry.alignment import alignment as alignment
 from .geometry.imbalance import imbalance_drift as imbalance_drift
 from .geometry.imbalance import imbalance_matrices as imbalance_matrices
 from .geometry.imbalance import imbalance_spectrum as imbalance_spectrum
