@@ -338,6 +338,25 @@ def test_scalar_theorems_take_the_middle_of_the_ends_and_their_allowance(widths)
     assert float(scalar_chain.THEOREM.formula(inv)) == near(closed - allowance, rel=1e-12)
     assert float(special_imbalance.HOMOGENEOUS.formula(inv)) == near(exact - allowance, rel=1e-12)
 
+    for theorem, value in ((scalar_chain.EXACT, exact), (scalar_chain.THEOREM, closed)):
+        assert float(theorem.differentiable(inv, inv, lambda _, root: root)) == near(value - allowance, rel=1e-12)
+
+
+def test_derivatives_of_scalar_theorems_follow_the_root_where_it_is_simple():
+    """The slope at the root is w_1² + w_2² = 0.02 here, and 0 at weights of 0, where the root has no derivative."""
+    seen = []
+
+    def follow(excess, root):
+        seen.append(float(excess(root)))
+        return root
+
+    inv = invariants([Ends([0.0], [0.0])], 1, 1, 0.01)
+    assert float(scalar_chain.EXACT.differentiable(inv, inv, follow)) == near(0.02)
+    assert seen == [near(0.0, abs=1e-17)]
+    assert float(scalar_chain.THEOREM.differentiable(inv, inv, follow)) == near(0.02)
+    assert float(scalar_chain.EXACT.differentiable(inv.at(0.0, math.inf), inv, follow)) == 0.0
+    assert len(seen) == 1
+
 
 def test_scalar_theorems_are_for_scalars_of_two_layers_at_least():
     for theorem in (scalar_chain.EXACT, scalar_chain.THEOREM):
@@ -501,6 +520,7 @@ def test_unimodal_imbalance_is_theorem_3_with_lower_ends_and_its_allowance(rng):
         inv = invariants(ends, n, m, size=size, allowance=allowance)
         literal = product - 2 * L**4 * allowance * size ** (L - 2)
         assert float(special_imbalance.UNIMODAL.formula(inv)) == near(literal, rel=SAME)
+        assert float(special_imbalance.UNIMODAL.differentiable(inv, inv, None)) == near(literal, rel=SAME)
         assert special_imbalance.UNIMODAL.hypothesis(inv) is None
     mixed = invariants([downs[0], ups[0]], n, m)
     assert "not unimodal" in special_imbalance.UNIMODAL.hypothesis(mixed)
@@ -1060,3 +1080,13 @@ def test_the_table_scales_bounds_and_takes_a_given_sigma(rng):
     row = next(b for b in lf.bounds.table(net, 0.1) if b.name == "two layers")
     assert float(row.value) == near(0.25 * sum(halves(ends, 2, 2, 0.2, 0.2)), rel=SAME)
     assert float(lf.bounds.best(net).value) == max(float(b.value) for b in lf.bounds.table(net) if b.applies)
+
+
+@pytest.mark.parametrize("name", ["HOMOGENEOUS", "BALANCED"])
+def test_a_hypothesis_that_holds_on_a_null_set_says_so(name):
+    """At D = 0 both hold; beside it, at a spread of any size, neither does."""
+    theorem = getattr(special_imbalance, name)
+    at, beside = Ends([0.0, 0.0], [0.0, 0.0]), Ends([1e-9, 0.0], [1e-9, 0.0])
+    assert theorem.hypothesis(invariants([at], 2, 2)) is None
+    assert theorem.hypothesis(invariants([beside], 2, 2)) is not None
+    assert theorem.null_set

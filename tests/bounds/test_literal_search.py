@@ -131,6 +131,19 @@ def test_the_model_is_the_lagrangian_along_the_constraints():
     assert basis[:, len(Z) :] == near(np.zeros((x.size, len(normal))), abs=1e-300)
 
 
+def test_constraints_count_as_dependent_by_their_relative_singular_values(monkeypatch):
+    search = WeightSearch(drawn(((2, 3), (3, 2))), product=True)
+    x = search.vector(search.given)
+    value, E = search.least(x)
+    J = 7 * search.jacobian(x)
+    s = np.linalg.svd(J)[1]
+    monkeypatch.setattr(search, "jacobian", lambda x: J, raising=False)
+    monkeypatch.setattr(_weight_search, "_RANK", 1.01 * s[2] / s[0])
+    _, _, basis, inverse = search._model(x, E, value)
+    assert np.linalg.matrix_rank(inverse) == 2
+    assert basis.shape[1] == x.size - 2 + E.size - 1
+
+
 def test_what_the_least_eigenvalue_owes_to_the_violation_is_a_multiplier_times_it():
     given = drawn(((2, 3), (3, 2)))
     search = WeightSearch(given, product=True)
@@ -175,11 +188,14 @@ def test_starts_are_the_given_weights_then_turned_and_random_ones_in_turn():
     assert not np.allclose(random[0].T @ random[0], given[0].T @ given[0])
     Q = [_orthogonal(3, np.random.default_rng(k)) for k in range(40)]
     assert all(np.allclose(A.T @ A, np.eye(3)) for A in Q) and {round(np.linalg.det(A)) for A in Q} == {-1, 1}
-    assert abs(np.mean([A[0, 0] for A in Q])) < 0.3  # neither sign of a diagonal is preferred
+    # Q is that of the QR factorization whose R has a positive diagonal: uniform if the factored entries are normal.
+    drawn_from = [np.random.default_rng(k).standard_normal((3, 3)) for k in range(40)]
+    assert all((np.diag(A.T @ G) > 0).all() for A, G in zip(Q, drawn_from, strict=True))
 
 
 def test_a_least_eigenvalue_of_rounding_is_0():
     assert positive_least(np.array([17 * EPS, 1.0])) == 17 * EPS and positive_least(np.array([15 * EPS, 1.0])) == 0.0
+    assert positive_least(np.array([16 * EPS, 1.0])) == 0.0
     assert positive_least(np.array([-1.0, 1.0])) == 0.0 and positive_least(np.array([34 * EPS, 1.0, 2.0])) == 34 * EPS
 
 
@@ -246,14 +262,21 @@ def test_a_descent_widens_shortens_and_ends_as_its_model_says(monkeypatch):
     run = driven([0.76, 0.74, 0.26, 0.24, 0.11])
     assert tried == [0.3, 0.6, 0.6, 0.6, near(0.15), near(0.0375)] and run.converged
     assert run.value == near(5.0 - 0.76 - 0.74 - 0.26 - 0.24 - 0.11)
+    driven([0.52, 0.48, 0.2, 0.0], promised=2.0)
+    assert tried == [0.3, 0.3, near(0.075), near(0.01875), near(0.01875 / 4)]
     run = driven([0.09, 0.09, 0.5])  # too little is no step
     assert tried == [0.3, near(0.075), near(0.01875), near(0.01875)] and run.value == near(4.5)
     run = driven([0.0] * 99)
     assert not run.converged and len(tried) == math.ceil(math.log(0.3 / 1e-10) / math.log(4))
+    driven([0.76, *[0.0] * 99])
+    assert len(tried) == 1 + math.ceil(math.log(0.6 / 1e-10) / math.log(4))
     assert driven([0.5] * 99).value == near(0.5) and len(tried) == 9 and not driven([0.5] * 99).converged
     # What is promised is rounding: converged.
     for promised, ends in ((0.9 * (5e-12 + 4 * EPS), True), (1.1 * (5e-12 + 4 * EPS), False)):
         run = driven([promised] * 99, promised=promised)
+        assert (len(tried) == 1) is ends
+    for promised, ends in ((0.9 * 4 * EPS, True), (1.1 * 4 * EPS, False)):
+        driven([promised] * 99, promised=promised, value=0.0)
         assert (len(tried) == 1) is ends
     monkeypatch.setattr(search, "project", lambda x: None, raising=False)
     assert search.descend(np.zeros(1), 9) is None

@@ -10,11 +10,11 @@ TARGETS = {
     **{
         f"bounds.{name}": BOUNDS
         for name in (
-            "__init__", "_base", "scalar_chain", "layer_norms", "two_layers", "three_layers", "any_imbalance",
-            "special_imbalance", "product_aware",
+            "__init__", "_base", "layer_norms", "two_layers", "three_layers", "any_imbalance", "product_aware",
         )
     },
     "bounds.operator_floors": ["bounds/test_literal_floors"],
+    **{f"bounds.{name}": [*BOUNDS, "torch/test_autograd"] for name in ("scalar_chain", "special_imbalance")},
     "bounds.optimum": ["bounds/test_literal_optimum", "bounds/test_optimum"],
     "bounds._weight_search": ["bounds/test_literal_search", "bounds/test_optimum"],
     **{

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import linflow as lf
-from linflow.bounds import THEOREMS
+from linflow.bounds import THEOREMS, scalar_chain
 from tests.random_networks import networks
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (CI installs it)")
@@ -237,6 +237,16 @@ def test_repeated_eigenvalues_give_a_finite_derivative_that_is_not_claimed():
 
     right, left = ((moved(t) - rate.item()) / t for t in (1e-5, -1e-5))
     assert abs(right - left) > 0.01  # a kink, and no derivative to claim
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_the_closed_form_of_scalars_has_finite_derivatives_at_a_product_of_zero(depth):
+    """sqrt((Π c_i)² + (L w^{2−2/L})²) is 0 there if two offsets are the smallest: its root has no derivative."""
+    w = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    c = torch.zeros(depth, dtype=torch.float64, requires_grad=True)
+    value = scalar_chain._closed_followed(c, w, None)
+    assert value.item() == 0.0
+    assert all(bool(torch.isfinite(g).all()) for g in torch.autograd.grad(value, [c, w]))
 
 
 def test_a_bound_on_a_null_set_warns_that_it_has_no_derivative(monkeypatch):

@@ -252,7 +252,7 @@ class WeightSearch:
         """Return the gradient and Hessian along the constraints, their basis for x, and the Jacobian's inverse."""
         J = self.jacobian(x)
         U, s, Vt = np.linalg.svd(J)
-        rank = int(np.sum(s > _RANK * s[0])) if s.size else 0
+        rank = int(np.sum(s > _RANK * s[0]))
         inverse = Vt[:rank].T @ (U[:, :rank] / s[:rank]).T
         Z, N, k = Vt[rank:], x.size, x.size - rank
         free = self.gradient(x, E, np.zeros(len(J)), value)
@@ -264,7 +264,7 @@ class WeightSearch:
         stack = self.gradient(x + shift * turned, E + shift * E_turned.reshape(-1, *E.shape), multipliers, value)
         full = np.concatenate([turned, E_turned], axis=1)
         H = full @ (np.imag(stack) / 1e-30).T
-        return full @ free, (H + H.T) / 2, np.concatenate([Z, np.zeros((len(normal), N))]).T, inverse
+        return full @ free, H, np.concatenate([Z, np.zeros((len(normal), N))]).T, inverse
 
 
 def positive_least(values: np.ndarray) -> float:

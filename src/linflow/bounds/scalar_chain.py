@@ -108,10 +108,9 @@ def _exact_followed(c: Array, w: Array, follow: Follow) -> Array:
 
 
 def _closed_followed(c: Array, w: Array, _: Follow) -> Array:
-    """Return the closed form. Powers and roots of 0 are treated as constants."""
+    """Return the closed form. The root of 0 is treated as a constant."""
     xp, L = namespace(c), c.shape[0]
-    product = w ** (2 - 2 / L) if float(detach(w)) > 0 else w * 0.0
-    squares = xp.prod(xp.sort(c)[1:]) ** 2 + (L * product) ** 2
+    squares = xp.prod(xp.sort(c)[1:]) ** 2 + (L * w ** (2 - 2 / L)) ** 2
     return xp.sqrt(squares) if float(detach(squares)) > 0 else squares
 
 

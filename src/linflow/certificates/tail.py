@@ -33,7 +33,7 @@ class TailCurve:
 
     def rate_at(self, gap: float) -> float:
         """Return `α (γψ(gap))²/gap`, which falls to 0 with the gap."""
-        return self.alpha * self.objective.tail_constant(gap) ** 2 * gap if gap > 0 else 0.0
+        return self.alpha * self.objective.tail_constant(gap) ** 2 * gap
 
 
 def exponential_tail(setting: Setting) -> list[Guarantee]:
