@@ -600,6 +600,18 @@ def test_the_tail_of_layers_takes_the_best_bound_of_the_imbalance_alone(rng):
     assert tail.exponential_tail(Setting(lf.MatrixFactorization(np.eye(2)), lf.Network([np.eye(2)]))) == []
 
 
+def test_a_declared_tail_has_the_row_of_the_exponential_loss():
+    f = separable()
+    mine = lf.Objective(f.value, f.gradient, shape=f.shape, minimum=0.0, tail_constant=f.hard_margin)
+    for net in (lf.Network([np.zeros((2, 1))], 0.5), lf.Network([2 * np.eye(2), np.array([[1.0], [0.5]])], 0.5)):
+        (g,), (h,) = tail.exponential_tail(Setting(f, net)), tail.exponential_tail(Setting(mine, net))
+        assert h.curve == g.curve and h.curve.rate_at(0.5) == g.curve.rate_at(0.5)
+        assert h.name == g.name.removeprefix("exponential ") and g.name.startswith("exponential tail, ")
+        assert h.facts == {"tail constant": f.hard_margin, "α": g.facts["α"]}
+        assert (h.citations, g.citations) == ({"linflow"}, {"linflow", "soudry2018"})
+        assert lf.certify(mine, net).best == h
+
+
 # --- descent: from decreases to steps ------------------------------------------------------------------------------
 
 

@@ -58,9 +58,21 @@ class DeclaredConstants:
             root = (norm(G) + off) / math.sqrt(point.gap)  # the squared gradient may leave float64
             if root * root < f.pl_constant * (1 - 1e-6):
                 self._note("pl_constant", t, f.pl_constant, f"‖∇f‖²/(f − f*) = {root * root:.6g}")
+            self._watch_tail(t, W, G, point.gap, off)
         if self._last is not None:
             self._compare(t, W, G, *self._last)
         self._last = (W, G)
+
+    def _watch_tail(self, t: float, W: Array, G: Array, gap: float, off: float) -> None:
+        f, size = self.objective, norm(G)
+        if f.tail is not None and (size + off) / gap < f.tail.constant * (1 - 1e-6):
+            self._note("tail_constant", t, f.tail.constant, f"‖∇f‖/(f − f*) = {(size + off) / gap:.6g}")
+        kappa = f.tail_smoothness
+        if math.isfinite(kappa) and size > 0:
+            bend = norm(f.hessian_product(W, G)) / size
+            # The Hessian is a difference of two gradients over a distance of ε^{1/3}.
+            if bend > kappa * gap * (1 + 1e-3) + off / EPS ** (1 / 3):
+                self._note("tail_smoothness", t, kappa, f"‖∇²f‖/(f − f*) is {bend / gap:.6g} or more")
 
     def _compare(self, t: float, W: Array, G: Array, V: Array, H: Array) -> None:
         f = self.objective

@@ -18,13 +18,12 @@ from linflow._support.threads import one_thread
 from linflow._support.words import plural
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
+from linflow.model.tails import UP, LogisticTail, Tail
 
 _MAX = float(np.finfo(np.float64).max)
 _LARGEST_LOG = math.log(_MAX)
 _FAR = 1e300
 """Margins are clipped to this size. Every exponential is 0 or infinite long before it."""
-_UP = 1 + 8 * EPS
-"""Factor that rounds a closed-form guarantee up. It covers the rounding of a handful of operations."""
 
 
 class ExponentialTail(Objective):
@@ -45,6 +44,7 @@ class ExponentialTail(Objective):
     derived = True
     citations = frozenset({"soudry2018"})
     _largest_curvature = math.inf
+    _tail_form = Tail
 
     def __init__(self, X: Any, y: Any):
         X, note = checks.matrix(X, "X")
@@ -61,6 +61,7 @@ class ExponentialTail(Objective):
         self.strong_convexity = self.pl_constant = 0.0
         self._X, self._Y = X, Y
         self._lengths = size * xp.sqrt(xp.sum((X / (size or 1.0)) ** 2, axis=1))[:, None]  # ‖x_i‖
+        self._longest = float(to_numpy(self._lengths).max()) * (1 + (X.shape[1] + 8) * EPS)
         with one_thread():  # for many small operations, a second thread costs time
             _, s, Vt = xp.linalg.svd(X, full_matrices=False)
             found = [_hard_margin(labels[:, None] * to_numpy(X)) for labels in to_numpy(Y).T]
@@ -75,18 +76,17 @@ class ExponentialTail(Objective):
         """Set the attributes that follow from the outputs' hard margins. Raise ValueError if one is not positive."""
         for j, (lower, upper, _) in enumerate(found):
             if lower <= 0:
-                longest = float(to_numpy(self._lengths).max())
                 raise ValueError(
                     f"the data are not linearly separable (column {j} of y): a convex combination of the vectors "
-                    f"y_i x_i vanishes to within {upper:.2g}, against {longest:.2g} for the longest, so to rounding "
-                    f"no u has all y_i ⟨u, x_i⟩ > 0, and the minimum of the {self.name} is not 0. Add features (a "
-                    "column of ones for an intercept) or leave out samples; or compute the minimum elsewhere and "
-                    "pass it, with value and gradient, to Objective(..., minimum=)."
+                    f"y_i x_i vanishes to within {upper:.2g}, against {self._longest:.2g} for the longest, so to "
+                    f"rounding no u has all y_i ⟨u, x_i⟩ > 0, and the minimum of the {self.name} is not 0. Add "
+                    "features (a column of ones for an intercept) or leave out samples; or compute the minimum "
+                    "elsewhere and pass it, with value and gradient, to Objective(..., minimum=)."
                 )
         # Cauchy–Schwarz over the outputs, scaled so that γ_j² stays within float64.
         lower, upper = np.array([a for a, _, _ in found]), np.array([b for _, b, _ in found])
-        self.hard_margin = float(lower.min() / np.linalg.norm(lower.min() / lower)) / _UP
-        self.margin_gap = float(upper.min() / np.linalg.norm(upper.min() / upper)) * _UP - self.hard_margin
+        self.hard_margin = float(lower.min() / np.linalg.norm(lower.min() / lower)) / UP
+        self.margin_gap = float(upper.min() / np.linalg.norm(upper.min() / upper)) * UP - self.hard_margin
         if self.hard_margin**2 == 0:
             raise ValueError(f"the hard margin {self.hard_margin:.3g} leaves float64 when squared; rescale the data.")
         self.margins = from_numpy(lower, self._X)
@@ -106,7 +106,7 @@ class ExponentialTail(Objective):
         if s == 0:
             return G
         factor = math.exp(min(s, _LARGEST_LOG))
-        limit = _MAX / factor / _UP
+        limit = _MAX / factor / UP
         return factor * namespace(G).clip(G, -limit, limit)
 
     def _z(self, W: Array) -> Array:
@@ -170,15 +170,39 @@ class ExponentialTail(Objective):
         super().check_network(network)
         namespace(self._X, *network.weights)
 
+    def smoothness_on(self, gap0: float) -> float:
+        """Return an upper bound on `‖∇²f(W)‖` for every W with `f(W) ≤ gap0`: `min(K, gap0 max_i ‖x_i‖²)`.
+
+        `⟨V, ∇²f[V]⟩ = Σ_ij φ''(z_ij) ⟨v_j, x_i⟩²`, and `φ'' ≤ φ`.
+        """
+        return min(self.smoothness, self._longest * self._longest * gap0) if gap0 > 0 else 0.0
+
+    def steepest_on(self, gap0: float) -> float:
+        """Return an upper bound on `‖∇f(W)‖` for every W with `f(W) ≤ gap0`: `gap0 max_i ‖x_i‖` or better.
+
+        `|φ'| ≤ φ`; for a finite K also `sqrt(2K gap0)`.
+        """
+        if gap0 <= 0:
+            return 0.0
+        return min(self._longest * gap0, math.sqrt(2 * self.smoothness) * math.sqrt(gap0) * UP)
+
+    @property
+    def tail(self) -> Tail:
+        """The inequality `‖∇f(W)‖_F ≥ γ ψ(f(W))` with the hard margin γ."""
+        return self._tail_form(self.hard_margin)
+
     def tail_constant(self, gap0: float) -> float:
         """Return γ with `‖∇f(W)‖_F ≥ γ (f(W) − f*)` for every W with `f(W) − f* ≤ gap0`.
+
+        The exponential loss has its hard margin on every level. The logistic loss has `γ (1 − e^{−gap0})/gap0`, which
+        tends to the hard margin γ as the level falls.
 
         Args:
             gap0: level of the loss gap, not negative.
 
         Source: docs/tails.md.
         """
-        raise NotImplementedError
+        return self.tail.constant_on(gap0)
 
     def tail_time(self, gap0: float, gap: float, alpha: float) -> float:
         """Return a time within which the flow reduces the loss gap from `gap0` to `gap`, if `λ_min(T) ≥ alpha`.
@@ -193,12 +217,7 @@ class ExponentialTail(Objective):
 
         Source: docs/tails.md.
         """
-        gap0 = checks.positive(gap0, "gap0", allow_zero=True)
-        gap = checks.positive(gap, "gap")
-        speed = self._speed(alpha)
-        if gap >= gap0:
-            return 0.0
-        return self._scaled_time(gap0, gap) / speed * _UP if speed > 0 else math.inf
+        return self.tail.time(gap0, gap, alpha)
 
     def tail_gap(self, gap0: float, t: float, alpha: float) -> float:
         """Return an upper bound on the loss gap of the flow at time `t`, if `λ_min(T) ≥ alpha` up to then.
@@ -212,21 +231,7 @@ class ExponentialTail(Objective):
 
         Source: docs/tails.md.
         """
-        gap0 = checks.positive(gap0, "gap0", allow_zero=True)
-        # A time beyond float64 is replaced by an eighth of the largest number. The bound stays above the true one.
-        s = min(self._speed(alpha) * checks.positive(t, "t", allow_zero=True), _MAX / 8)
-        return gap0 if s == 0 or gap0 == 0 else min(gap0, self._gap_after(gap0, s) * _UP)
-
-    def _speed(self, alpha: float) -> float:
-        return checks.positive(alpha, "alpha", allow_zero=True) * self.hard_margin * self.hard_margin
-
-    def _scaled_time(self, gap0: float, gap: float) -> float:
-        """Return the time from gap0 down to gap, multiplied by `αγ²`."""
-        raise NotImplementedError
-
-    def _gap_after(self, gap0: float, s: float) -> float:
-        """Return the gap at the time t with `αγ²t = s`."""
-        raise NotImplementedError
+        return self.tail.gap(gap0, t, alpha)
 
     def __repr__(self) -> str:
         n, m = self.shape
@@ -265,17 +270,6 @@ class ExponentialLoss(ExponentialTail):
         s = top if top > 600 else 0.0  # up to 600, e^{−z} and its sums stay within float64 unscaled
         return xp.exp(-Z - s), s
 
-    def tail_constant(self, gap0: float) -> float:
-        """Return the hard margin: `‖∇f(W)‖_F ≥ γ f(W)` holds for every W."""
-        checks.positive(gap0, "gap0", allow_zero=True)
-        return self.hard_margin
-
-    def _scaled_time(self, gap0: float, gap: float) -> float:
-        return (gap0 - gap) / gap0 / gap
-
-    def _gap_after(self, gap0: float, s: float) -> float:
-        return gap0 / (1 + s * gap0) if gap0 < 1 else 1 / (1 / gap0 + s)
-
 
 class LogisticLoss(ExponentialTail):
     """Logistic loss `f(W) = Σ_ij log(1 + exp(−y_ij ⟨w_j, x_i⟩))`, a sum over samples and outputs, on separable data.
@@ -302,6 +296,7 @@ class LogisticLoss(ExponentialTail):
 
     name = "logistic loss"
     _largest_curvature = 0.25
+    _tail_form = LogisticTail
 
     def _derivative(self, Z: Array, order: int) -> tuple[Array, float]:
         xp = namespace(Z)
@@ -311,27 +306,6 @@ class LogisticLoss(ExponentialTail):
         if order == 1:
             return xp.where(Z < 0, xp.ones_like(e), e) / (1 + e), 0.0
         return e / (1 + e) ** 2, 0.0
-
-    def tail_constant(self, gap0: float) -> float:
-        """Return `γ (1 − e^{−gap0})/gap0`, which tends to the hard margin γ as the level falls."""
-        gap0 = checks.positive(gap0, "gap0", allow_zero=True)
-        return self.hard_margin * (-math.expm1(-gap0) / gap0 / _UP if gap0 > 0 else 1.0)
-
-    def _scaled_time(self, gap0: float, gap: float) -> float:
-        # F(gap0) − F(gap) as a sum of positive terms. No term is a difference of nearly equal numbers.
-        fall = gap0 - gap
-        q = math.expm1(-fall) / math.expm1(-gap) * math.exp(-gap)
-        return fall + math.log1p(q) - q / math.expm1(-gap0)
-
-    def _gap_after(self, gap0: float, s: float) -> float:
-        from scipy.special import wrightomega  # noqa: PLC0415 - scipy.special is slow to import
-
-        # v = 1/(e^f − 1) solves v + log v = s + v_0 + log v_0, and f = log(1 + 1/v).
-        missing = -math.expm1(-gap0)
-        v0, log_v0 = min(math.exp(-gap0) / missing, _MAX / 8), -gap0 - math.log(missing)
-        z = s + v0 + log_v0 - 4 * EPS * (s + v0 + abs(log_v0))
-        v = float(wrightomega(z))
-        return math.log1p(1 / v) if v > 1 else v - z + math.log1p(v)
 
 
 def _labels(y: Any, X: Array) -> Array:

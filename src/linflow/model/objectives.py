@@ -13,6 +13,7 @@ import numpy as np
 from linflow._support import checks
 from linflow._support.arrays import EPS, Array, from_numpy, namespace, norm, to_numpy, unmasked
 from linflow.model.network import Network
+from linflow.model.tails import UP, Tail
 
 
 class LeftBehindError(RuntimeError):
@@ -34,7 +35,11 @@ class Objective:
     - strong convexity `μ`: `f(V) ≥ f(W) + ⟨∇f(W), V − W⟩ + μ/2 ‖V − W‖²`;
     - smoothness `K`: `‖∇f(V) − ∇f(W)‖ ≤ K ‖V − W‖`;
     - gradient dominance (Polyak–Łojasiewicz) `γ`: `‖∇f(W)‖² ≥ γ (f(W) − f*)`, without a ½. `γ = 2μ` is always
-      admissible and is the default.
+      admissible and is the default;
+    - tail constant: `‖∇f(W)‖ ≥ γ (f(W) − f*)`, without a square. It holds for losses whose minimum lies at infinity,
+      such as the exponential loss; the gap of the flow then falls like `1/t`;
+    - tail smoothness `κ`: `‖∇²f(W)‖ ≤ κ (f(W) − f*)`. A constant step of gradient descent on two layers or more needs
+      it, because without a minimum the weights grow for ever.
 
     A run that contradicts a declared constant reports it in `run.notes`. A run also compares the gradient at its
     start with differences of the value and reports a mismatch, such as a wrong sign or factor or a missing part.
@@ -46,6 +51,8 @@ class Objective:
         strong_convexity: `μ > 0` if known.
         smoothness: `K > 0` if known.
         pl_constant: `γ > 0` if known; `2μ` otherwise.
+        tail_constant: `γ > 0` of `‖∇f(W)‖ ≥ γ (f(W) − f*)` if known. The minimum must then be given.
+        tail_smoothness: `κ > 0` of `‖∇²f(W)‖ ≤ κ (f(W) − f*)` if known.
         minimum: `f*`. If omitted, it is computed from `minimizer`, or numerically.
         minimizer: `W*`, needed for a margin. If omitted, together with `minimum`, it is computed numerically.
         like: an array of the kind that `value` and `gradient` take; NumPy by default.
@@ -70,6 +77,14 @@ class Objective:
         >>> run = lf.gradient_flow(f, lf.init.ntk((2, 10, 2), rng=0), until=1e-6)
         >>> run.result.value, bool((np.abs(run.final.product() - Y)[known == 1] < 1e-2).all())
         ('target reached', True)
+
+        A loss without a minimum, `Σ e^{−W_ij}`:
+
+        >>> f = lf.Objective(lambda W: float(np.exp(-W).sum()), lambda W: -np.exp(-W), shape=(2, 1), minimum=0.0,
+        ...                  tail_constant=0.5**0.5, tail_smoothness=1.0)
+        >>> cert = lf.certify(f, [np.array([[0.0], [0.0]])])
+        >>> cert.best.name, round(cert.gap_at(10.0), 12)
+        ('tail, one layer', 0.181818181818)
     """
 
     name = "user-defined objective"
@@ -79,6 +94,8 @@ class Objective:
     """Whether the constants are derived from the data. Declared constants can be contradicted by a run."""
     quadratic = False
     """Whether f is quadratic and `hessian_product` is exact."""
+    _tail_constant: float = 0.0
+    tail_smoothness: float = math.inf
     row_space: Any = None
     """Orthonormal basis, shape `(n, r)`, of the subspace in which f sees the columns of W; None if it sees all."""
 
@@ -91,6 +108,8 @@ class Objective:
         strong_convexity: float | None = None,
         smoothness: float | None = None,
         pl_constant: float | None = None,
+        tail_constant: float | None = None,
+        tail_smoothness: float | None = None,
         minimum: float | None = None,
         minimizer: Any = None,
         like: Array | None = None,
@@ -111,6 +130,15 @@ class Objective:
                 "every function has γ ≤ 2K."
             )
         self.strong_convexity, self.smoothness, self.pl_constant = mu, K, max(gamma, 2 * mu)
+        if tail_constant is not None:
+            self._tail_constant = checks.positive(tail_constant, "tail_constant")
+        if tail_smoothness is not None:
+            self.tail_smoothness = checks.positive(tail_smoothness, "tail_smoothness")
+        if self._tail_constant**2 > 2 * self.tail_smoothness:
+            raise ValueError(
+                f"tail_constant {self._tail_constant:g} has a square above 2·tail_smoothness = "
+                f"{2 * self.tail_smoothness:g}; every function has ‖∇f‖² ≤ 2κ (f − f*)², so its γ² ≤ 2κ."
+            )
         self.notes: tuple[str, ...] = ()
         if minimizer is not None:
             minimizer, note = checks.matrix(minimizer, "minimizer", self.shape)
@@ -125,6 +153,22 @@ class Objective:
     def value(self, W: Array) -> float:
         """Return `f(W)`."""
         return float(self._value(W))
+
+    @property
+    def tail(self) -> Tail | None:
+        """The inequality `‖∇f(W)‖ ≥ γ (f(W) − f*)`, and the decay that follows from it; None if no γ is known."""
+        return Tail(self._tail_constant) if self._tail_constant > 0 else None
+
+    def smoothness_on(self, gap0: float) -> float:
+        """Return an upper bound on `‖∇²f(W)‖` for every W with `f(W) − f* ≤ gap0`: `min(K, κ gap0)`."""
+        return min(self.smoothness, self.tail_smoothness * gap0 * UP) if gap0 > 0 else 0.0
+
+    def steepest_on(self, gap0: float) -> float:
+        """Return an upper bound on `‖∇f(W)‖` for every W with `f(W) − f* ≤ gap0`: `sqrt(2 smoothness_on(gap0) gap0)`.
+
+        From W along `−∇f`, the loss falls by `‖∇f‖²/(2K)` within a step `1/K` and does not fall below `f*`.
+        """
+        return math.sqrt(2 * self.smoothness_on(gap0)) * math.sqrt(max(gap0, 0.0)) * UP
 
     def gap(self, W: Array) -> float:
         """Return `f(W) − f*`, without cancellation if the form of the objective allows it."""
@@ -190,7 +234,8 @@ class Objective:
         if self.pl_constant == 0:
             raise ValueError(
                 "the minimum f* is unknown and cannot be computed for a function that is not declared convex: "
-                "give minimum=, minimizer=, strong_convexity= or pl_constant=."
+                "give minimum=, minimizer=, strong_convexity= or pl_constant=. A loss with a tail_constant, whose "
+                "minimum lies at infinity, needs minimum=."
             )
         from scipy.optimize import minimize  # noqa: PLC0415 - scipy.optimize is slow to import
 
@@ -240,7 +285,8 @@ class Objective:
         return new
 
     def __repr__(self) -> str:
+        tail = f", tail γ={self._tail_constant:.4g}" if self._tail_constant else ""
         return (
             f"{type(self).__name__}({self.shape[0]}×{self.shape[1]}, μ={self.strong_convexity:.4g}, "
-            f"K={self.smoothness:.4g}, γ={self.pl_constant:.4g})"
+            f"K={self.smoothness:.4g}, γ={self.pl_constant:.4g}{tail})"
         )

@@ -49,7 +49,7 @@ class TailEnclosure(Enclosure):
             return None, "the imbalance alone proves no λ_min(T) > 0, so nothing is proved after this"
         gap = self.steps[-1].gap[1]
         facts = {"hard margin": seen.hard_margin, "α": alpha, "radius": float(self.radius[-1])}
-        curve = TailCurve(seen, gap, alpha)
+        curve = TailCurve(seen.tail, gap, alpha)
         after = Guarantee(
             name=f"ever after, {name}",
             source=SOURCE,
