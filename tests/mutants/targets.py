@@ -86,6 +86,7 @@ TARGETS = {
             (("spectra",), ["verified/test_literal_spectra", "verified/test_spectra"]),
             (("prior",), ["verified/test_literal_rigorous", "verified/test_prior"]),
             (("classification", "tail_march"), ["verified/test_literal_tails", "verified/test_tails"]),
+            (("smooth", "convex_descent"), ["verified/test_literal_tails", "verified/test_tails"]),
             (("tail_enclosure",), ["verified/test_tails"]),
             (("steps",), ["verified/test_steps"]),
         )

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 import linflow as lf
-from linflow.verified import classification, tail_march
+from linflow.verified import classification, smooth, tail_march
 from linflow.verified.classification import TailGradient
+from linflow.verified.convex_descent import ConvexDescentMarch
 from linflow.verified.march import product_error, rounding_of_value
 from linflow.verified.rounding import spectral
+from linflow.verified.smooth import ProductTube
 from tests.verified.test_literal_path import coarse, drawn, fro, g, near, tiny, u, up
 
 __all__ = ["coarse"]
@@ -74,9 +76,9 @@ def test_exponentials_may_be_off_by_sixteen_units_in_the_last_place():
 
 
 def test_norms_that_move():
-    assert classification.product([2.0, 3.0]) == near(6 * up) and classification.product([]) == near(up)
-    assert classification.grown([2.0, 3.0, 5.0], [0.5, 0.25, 1.0]) == near((2.5 * 3.25 * 6 - 30) * up)
-    assert classification.sides([np.ones((2, 3)), np.ones((3, 4))]) == 2 + 3 + 3 + 4 + 2
+    assert smooth.product([2.0, 3.0]) == near(6 * up) and smooth.product([]) == near(up)
+    assert smooth.grown([2.0, 3.0, 5.0], [0.5, 0.25, 1.0]) == near((2.5 * 3.25 * 6 - 30) * up)
+    assert smooth.sides([np.ones((2, 3)), np.ones((3, 4))]) == 2 + 3 + 3 + 4 + 2
 
 
 def test_the_rounding_and_the_slopes(loss):
@@ -218,7 +220,7 @@ def bounds_of(loss, series):
     P, error = product_error(weights, [0.0] * L)
     W_error = C * (error + 2 * u * fro(P)) * up
     Z = Y * (X @ (C * P))
-    Z_error = (rounding_of(C * fro(P) * up) + lengths() * W_error) * up
+    Z_error = (rounding_of(fro(C * P)) + lengths() * W_error) * up
     moved = C * (math.prod(wide) * up - math.prod(start) * (1 - 1e-12))
     slope = C * sizes_of(loss, Z, Z_error + lengths() * moved * up)[0] * up
     speed = [sum(x * k * (reach * S) ** (k - 1) for k, x in enumerate(layer) if k) for layer in sizes]
@@ -235,7 +237,8 @@ def test_what_is_known_around_a_step(loss, depth):
     path, series = path_of(loss, depth)
     known = bounds_of(loss, series)
     assert path.wide == near(known["wide"]) and path.layers == near(known["layers"])
-    np.testing.assert_allclose(path.Z_error, known["Z_error"], rtol=1e-12)
+    np.testing.assert_allclose(path.state[1], known["Z_error"], rtol=1e-12)
+    np.testing.assert_allclose(path.state[0], known["Z"], rtol=1e-12)
     assert path.slope == near(known["slope"]) and path.most == near(known["most"])
     assert path.usable == (loss == "exponential" or known["turn"] <= 1.5)
     nodes = [0.5 * S * (1 + math.cos((2 * k + 1) * math.pi / 64)) for k in range(32)]
@@ -360,6 +363,86 @@ def test_the_logarithmic_norm(loss, depth):
             bounds[i, j] = bounds[j, i] = x * middle * up
         total += (times[k + 1] - times[k]) * (1 + 4 * u) * tail_march.greatest(bounds)
     assert path.exponent(radius) == pytest.approx(total * up, rel=1e-9, abs=0)
+
+
+# --- descent -------------------------------------------------------------------------------------------------------
+
+
+def known_at(loss, weights):
+    start = [spectral(W) for W in weights]
+    P, error = product_error(weights, [0.0] * len(weights))
+    W_error = C * (error + 2 * u * fro(P)) * up
+    Z_error = (rounding_of(fro(C * P)) + lengths() * W_error) * up
+    known = {"layers": start, "start": start, "Z": Y * (X @ (C * P)), "Z_error": Z_error}
+    return known, C * P, W_error
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("eta", [2.0**-6, 64.0])
+def test_how_far_a_disturbance_of_a_descent_grows(loss, depth, eta):
+    weights, radius = layers_of(depth), 2.0**-6
+    known, W, W_error = known_at(loss, weights)
+    march = ConvexDescentMarch(problem_of(loss), weights, C, radius, eta)
+    away = moved_product(known["start"], [radius] * depth) * up
+    assert march.gap == march.first == march.problem.gap(W, (W_error + C * away) * up)
+    _, slope, curvature, motion = on_tube(loss, known, radius)
+    G, G_error, _ = gradients_of(loss, weights, [0.0] * depth, C)
+    steps = sum(sum(W.shape) for W in weights) + depth
+    sizes, bounds = [fro(W) for W in weights], np.zeros((depth, depth))
+    for i, j in itertools.combinations(range(depth), 2):
+        here = chain(weights[:i], 2).T @ G @ chain(weights[j + 1 :], weights[j].shape[1]).T
+        rest = math.prod(sizes[:i] + sizes[j + 1 :]) * up
+        x = (spectral(here) + (G_error * rest + fro(G) * g(steps) * rest) * up) * up
+        middle = 1.0
+        if j > i + 1:
+            M, M_error = product_error(weights[i + 1 : j], [0.0] * (j - i - 1))
+            middle = (spectral(M) + M_error) * up
+        outer, inner = known["start"][:i] + known["start"][j + 1 :], known["start"][i + 1 : j]
+        more = moved_product(outer, [radius] * len(outer)) * up
+        x += (slope * more + C * curvature * motion * radius * (math.prod(outer) + more)) * up
+        bounds[i, j] = bounds[j, i] = x * (middle + moved_product(inner, [radius] * len(inner)) * up) * up
+    m = tail_march.greatest(bounds)
+    M = (curvature * motion**2 + m) * up
+    assert march.growth(eta) == pytest.approx(max(1 + eta * m, eta * M - 1) * up, rel=1e-11, abs=0)
+    assert bool(eta * M - 1 > 1 + eta * m) is (eta > 1)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_a_step_of_a_descent(loss, depth, monkeypatch):
+    """`ρ_1 = ρ_0 growth + η (e + 2u‖∇L‖) + u‖θ_1‖`, in which e is the error of the gradient."""
+    weights, asked = [100 * W for W in layers_of(depth)], []
+    problem = problem_of(loss)
+    gradients = [np.full(W.shape, 0.5 + l) for l, W in enumerate(weights)]
+    errors = [2.0 ** -(7 + l) for l in range(depth)]
+
+    def rule(W, taken):
+        asked.append((W, list(taken)))
+        return 0.125
+
+    monkeypatch.setattr(
+        ProductTube, "__init__", lambda self, problem, W, c: vars(self).update(start=[1.0], W=1, W_error=0)
+    )
+    monkeypatch.setattr(type(problem), "gap", lambda self, W, error: (1.0, 2.0))
+    monkeypatch.setattr(type(problem), "loss_gradient", lambda self, W, off, c: (None, None, gradients, errors))
+    monkeypatch.setattr(ConvexDescentMarch, "growth", lambda self, eta: 1.25)
+    monkeypatch.setattr("linflow.verified.convex_descent.grown", lambda sizes, errors: 0.0)
+    march = ConvexDescentMarch(problem, weights, C, 2.0**-8, rule)
+    new = [W - 0.125 * slope for W, slope in zip(weights, gradients, strict=True)]
+    moved = math.hypot(*(fro(W) for W in new)) * up
+    rounding = math.hypot(*(e + 2 * u * fro(slope) for slope, e in zip(gradients, errors, strict=True)))
+    assert march.advance() and march.radius == near((2.0**-8 * 1.25 + 0.125 * rounding + u * moved) * up + tiny)
+    assert march.exponent == near(math.log(1.25)) and march.taken == [0.125] and march.hessians == 0
+    assert all(np.array_equal(a, b) for a, b in zip(march.weights, new, strict=True))
+    monkeypatch.setattr(ConvexDescentMarch, "growth", lambda self, eta: 0.5)
+    march.radius = 2.0**-8
+    assert march.advance() and march.exponent == near(math.log(1.25)) and march.taken == [0.125, 0.125]
+    assert asked[0][0] is weights and asked[1][0] is not weights and [taken for _, taken in asked] == [[], [0.125]]
+    # A radius above a thousandth of the weights proves nothing more.
+    march.radius = moved * 2e-3
+    assert not march.advance() and "too large for weights of norm" in march.trouble
+    monkeypatch.setattr(ConvexDescentMarch, "growth", lambda self, eta: math.inf)
+    march.radius = 0.0
+    assert not march.advance()
 
 
 def test_a_step_of_the_march(loss):

@@ -10,7 +10,9 @@ from scipy.integrate import DOP853
 
 import linflow as lf
 from linflow.verified import tail_march
-from linflow.verified.classification import TailGradient, grown
+from linflow.verified.classification import TailGradient
+from linflow.verified.convex_descent import ConvexDescentMarch
+from linflow.verified.smooth import grown
 from linflow.verified.tail_march import TailMarch, _Path, taylor
 
 LOSSES = {"exponential": lf.ExponentialLoss, "logistic": lf.LogisticLoss}
@@ -309,10 +311,83 @@ def test_a_step_too_long_for_the_logistic_loss_is_refused():
     assert _Path(problem, series, 1.0, 1.0, 1e-4).usable
 
 
-def test_descent_on_these_losses_is_refused_in_words():
-    f, net = case("logistic", "two layers")
-    with pytest.raises(ValueError, match="a verified descent needs a quadratic objective, not LogisticLoss"):
-        lf.enclose(f, net, algorithm="descent", step_size=0.1)
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("name", CASES)
+def test_exact_descent_is_within_the_radius_and_its_loss_within_the_bounds(loss, name):
+    f, net = case(loss, name)
+    enc = lf.enclose(f, net, algorithm="descent", step_size=0.03, steps=30)
+    assert enc.result == "all steps done" and enc.steps == 30 and enc.radius[-1] < 1e-12
+    with mpmath.workdps(40):
+        judge = Judge(f, net)
+        weights = judge.weights
+        for k in range(31):
+            low, high = enc.gap_bounds(k)
+            value = judge.loss(weights)
+            assert mpmath.mpf(low) <= value <= mpmath.mpf(high) and high - low < 1e-10 * high
+            if k < 30:
+                weights = [W - mpmath.mpf(0.03) * g for W, g in zip(weights, judge.gradients(weights), strict=True)]
+        off = mpmath.sqrt(sum(mpmath.norm(matrix(a) - b) ** 2 for a, b in zip(enc.weights, weights, strict=True)))
+        assert off <= enc.radius[-1]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("eta", [0.02, 0.3, 2.0])
+def test_a_disturbance_of_a_descent_stays_within_its_radius(loss, eta):
+    """From the edge of a start with a radius, in all directions; small, large and unstable steps."""
+    f, net = case(loss, "two layers")
+    radius, rng = 1e-5, np.random.default_rng(5)
+    march = ConvexDescentMarch(TailGradient.of(f), [*net.weights], net.scale, radius, eta)
+    off = rng.standard_normal((12, sum(W.size for W in net.weights)))
+    ends = np.cumsum([W.size for W in net.weights])[:-1]
+
+    def slopes(weights):
+        return net.with_weights(weights).gradient(f.gradient(net.with_weights(weights).product()))
+
+    def parts(v):
+        return [p.reshape(W.shape) for p, W in zip(np.split(v, ends), net.weights, strict=True)]
+
+    around = [parts(np.concatenate([W.ravel() for W in net.weights]) + radius * v / np.linalg.norm(v)) for v in off]
+    for _ in range(4):
+        if not march.advance():
+            break
+        around = [[W - eta * g for W, g in zip(w, slopes(w), strict=True)] for w in around]
+        for w in around:
+            away = math.hypot(*(np.linalg.norm(a - b) for a, b in zip(w, march.weights, strict=True)))
+            assert away <= march.radius * (1 + 1e-8)
+            value = f.value(net.with_weights(w).product())
+            assert march.gap[0] * (1 - 1e-12) <= value <= march.gap[1] * (1 + 1e-12)
+    assert march.taken or eta > 1
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_descent_of_a_tail_is_proved_to_its_target(loss):
+    f, net = case(loss, "two layers")
+    enc = lf.enclose(f, net, algorithm="descent", step_size=0.1, until=0.05, steps=3000)
+    run = lf.gradient_descent(f, net, step_size=0.1, until=0.05, steps=3000)
+    assert enc.result == "target proved" and enc.steps_bounds(0.05) == (run.stats.steps, run.stats.steps)
+    rule = lf.schedules.backtracking()
+    by_rule = lf.enclose(f, net, algorithm="descent", schedule=rule, until=0.05, steps=3000)
+    assert by_rule.result == "target proved" and by_rule.steps < enc.steps
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_largest_step_and_the_distance_to_the_flow_are_proved_for_tails_too(loss):
+    f, net = case(loss, "two layers")
+    eta = lf.safe_step_size(f, net, verified=True, until=0.1, steps=300)
+    assert eta.enclosure.result == "target proved" and eta.enclosure.step_size == eta
+    run = lf.gradient_descent(f, net, step_size=float(eta), until=0.1, steps=300)
+    assert eta.enclosure.steps == run.stats.steps
+    coarse, fine = (lf.flow_descent_gap(f, net, step_size=step, until=0.3) for step in (4e-3, 2e-3))
+    assert 1.9 < coarse.largest[1] / fine.largest[0] < 2.1 and coarse.largest[1] - coarse.largest[0] < 1e-9
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_descent_of_a_tail_by_far_too_large_a_step_ends_with_a_reason(loss):
+    f, net = case(loss, "three layers")
+    for eta in (1e60, 1e200):
+        away = lf.Network([*net.weights[:-1], -4 * net.weights[-1]], net.scale)  # most samples on the wrong side
+        enc = lf.enclose(f, away, algorithm="descent", step_size=eta, steps=200)
+        assert enc.result in ("diverged", "proof ended") and enc.reason, eta
 
 
 def test_the_march_stops_where_it_is_told():

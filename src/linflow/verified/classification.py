@@ -6,17 +6,16 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from linflow._support.arrays import is_numpy, to_numpy
 from linflow.model.classification import ExponentialLoss, ExponentialTail
 from linflow.verified.rounding import TINY, UP, U, frobenius, gamma, spectral
+from linflow.verified.smooth import ConvexGradient
 
 EXP = 32 * U
 """Relative error allowed for `exp`, `log1p` and the few operations around them, all together."""
@@ -26,7 +25,7 @@ LARGEST_TURN = 1.5
 
 
 @dataclass(frozen=True)
-class TailGradient:
+class TailGradient(ConvexGradient):
     """`∇f(W) = −Xᵀ(Y ∘ |φ'(Z)|)` of an exponential or a logistic loss.
 
     Attributes:
@@ -116,10 +115,6 @@ class TailGradient:
         """Return bounds of the loss gap, like `AffineGradient.gap`. The minimum of the loss is 0."""
         return self.value(E, error)
 
-    def apply(self, W: np.ndarray) -> np.ndarray:
-        """Return the computed `∇f(W)`."""
-        return -(self.X.T @ (self.Y * self.slopes(self.signed(W))))
-
     def gradient(self, W: np.ndarray, off: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the `∇f` computed from W, and a bound of its Frobenius distance to `∇f` at the exact product.
 
@@ -138,33 +133,15 @@ class TailGradient:
             errors = np.sum(weighted * relative, axis=-1) + gamma(self.X.shape[0] + 1) * np.sum(weighted, axis=-1)
             return -(self.X.T @ (self.Y * A)), errors * UP * UP + TINY
 
-    def loss_gradient(
-        self, weights: list[np.ndarray], off: np.ndarray, c: float
-    ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray], list[np.ndarray]]:
-        """Return the computed `G = c∇f(cW_1 ⋯ W_L)` and `∇_l L = P_{l−1}ᵀ G S_{l+1}ᵀ`, each with its error.
+    def at(self, W: np.ndarray, error: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return the computed Z of a product, and a bound of the distance of each row to the exact one."""
+        off = self.rounding(float(frobenius(W))) + self.lengths * error
+        return self.signed(W), off * UP
 
-        Args:
-            weights: the layers, or stacks of layers.
-            off: upper bounds of the distances of the exact layers to `weights`, shape `(L, …)`.
-            c: output scale.
-
-        Returns:
-            G, its error, the gradients and their errors. Errors are in the Frobenius norm.
-        """
-        P, S = products(weights)
-        sizes = [frobenius(W) for W in weights]
-        whole = c * product(sizes)
-        W_error = (c * grown(sizes, off) + (gamma(sides(weights)) + 2 * U) * whole) * UP
-        G, error = self.gradient(c * P[-1], W_error)
-        G, G_error = c * G, c * (error + 2 * U * frobenius(G)) * UP
-        length, gradients, errors = frobenius(G), [], []
-        for l in range(len(weights)):
-            part = G if l == 0 else np.swapaxes(P[l - 1], -1, -2) @ G
-            gradients.append(part if l == len(weights) - 1 else part @ np.swapaxes(S[l + 1], -1, -2))
-            others, moved = sizes[:l] + sizes[l + 1 :], np.delete(off, l, axis=0)
-            rest, more = product(others), grown(others, moved)
-            errors.append((G_error * (rest + more) + length * (more + gamma(sides(weights)) * rest)) * UP)
-        return G, G_error, gradients, errors
+    def around(self, state: tuple[np.ndarray, np.ndarray], moved: float) -> tuple[float, float]:
+        """Return upper bounds of `‖∇f‖_F` and `‖∇²f‖` at all products within `moved` of that of `at`."""
+        Z, off = state
+        return self.sizes(Z, off + self.lengths * moved * UP)
 
     def sizes(self, Z: np.ndarray, off: np.ndarray) -> tuple[float, float]:
         """Return upper bounds of `‖∇f‖_F` and `‖∇²f‖` that hold if each row of z is within `off` of Z.
@@ -177,33 +154,3 @@ class TailGradient:
         per = bound.max(axis=1) if self.exponential else np.minimum(bound.max(axis=1), 0.25)
         curvature = min(float(np.sum(self.lengths**2 * per)), self.norm * self.norm * float(per.max())) * UP
         return slope, curvature
-
-
-def products(weights: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Return `W_1 ⋯ W_l` and `W_l ⋯ W_L` for every l."""
-    P = list(itertools.accumulate(weights, np.matmul))
-    S = list(itertools.accumulate(reversed(weights), lambda after, W: W @ after))[::-1]
-    return P, S
-
-
-def sides(weights: list[np.ndarray]) -> int:
-    """Return an upper bound of the number of operations behind each entry of a product of layers."""
-    return sum(W.shape[-2] + W.shape[-1] for W in weights) + len(weights)
-
-
-def product(sizes: list) -> Any:
-    """Return the product of norms, or 1 if there are none."""
-    return math.prod(sizes, start=1.0) * UP
-
-
-def grown(sizes: list, errors: Any) -> Any:
-    """Return a bound of how far a product moves if its factors, of norms `sizes`, move by `errors`.
-
-    The bound is `Π(x + e) − Πx`. It is summed over the first factor that moves, so that small errors are not lost.
-    """
-    total, before = 0.0, 1.0
-    for k, (x, e) in enumerate(zip(sizes, errors, strict=True)):
-        after = math.prod((v + d for v, d in zip(sizes[k + 1 :], errors[k + 1 :], strict=True)), start=1.0)
-        total = total + before * e * after
-        before = before * x
-    return total * UP

@@ -275,7 +275,7 @@ class DescentMarch:
 
 
 def enclose_descent(
-    march: DescentMarch,
+    march: Any,
     until: float | None,
     steps: int,
     progress: Callable[[float], None] | None,
@@ -283,7 +283,7 @@ def enclose_descent(
 ) -> tuple[str, str, np.ndarray, np.ndarray]:
     """Run a verified descent; return its result, the reason, the gaps and the radii.
 
-    If `iterates` is given, the iterates are appended to it.
+    The march is a `DescentMarch` or a `ConvexDescentMarch`. If `iterates` is given, the iterates are appended to it.
     """
     gaps, radii = [march.gap], [march.radius]
     target = -math.inf if until is None else until * march.first[0] * (1 - 1e-12)

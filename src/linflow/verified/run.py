@@ -19,6 +19,7 @@ from linflow.model.network import Network
 from linflow.model.objectives import Objective
 from linflow.verified.arithmetic import FLOAT64, PAIRS, Arithmetic
 from linflow.verified.classification import TailGradient
+from linflow.verified.convex_descent import ConvexDescentMarch
 from linflow.verified.descent import DescentEnclosure, DescentMarch, StepRule, enclose_descent
 from linflow.verified.enclosure import Enclosure
 from linflow.verified.flow import enclose_flow
@@ -86,8 +87,7 @@ def enclose(
     are in `step_sizes`.
 
     Args:
-        objective: `MatrixFactorization`, `LinearRegression` or `Quadratic`. The flow also takes `ExponentialLoss`
-            and `LogisticLoss`. Their path is bounded at nodes, and in between by its size in the complex plane.
+        objective: `MatrixFactorization`, `LinearRegression`, `Quadratic`, `ExponentialLoss` or `LogisticLoss`.
         network: a `Network` or its weights.
         until: fraction of the first loss gap to prove; 1e-6 if until, t_max and steps are all left out.
         t_max: time at which the flow stops.
@@ -220,13 +220,9 @@ class _Beginning:
         progress: Callable[[float], None] | None,
         iterates: list[list[np.ndarray]] | None = None,
     ) -> DescentEnclosure:
-        if not isinstance(self.problem, AffineGradient):
-            name = type(self.objective).__name__
-            raise ValueError(  # noqa: TRY004 - of the right type, but of another kind
-                f"a verified descent needs a quadratic objective, not {name}; enclose the flow instead."
-            )
         with one_thread_when_small(self.narrow.weights), np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            march = DescentMarch(self.problem, self.narrow.weights, self.network.scale, self.narrow.radius, eta)
+            kind: Any = DescentMarch if isinstance(self.problem, AffineGradient) else ConvexDescentMarch
+            march = kind(self.problem, self.narrow.weights, self.network.scale, self.narrow.radius, eta)
             result, reason, gaps, radii = enclose_descent(march, until, steps, progress, iterates)
         return DescentEnclosure(
             self.objective,

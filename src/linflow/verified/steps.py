@@ -10,12 +10,12 @@ import numpy as np
 
 from linflow import certificates
 from linflow._support import checks
-from linflow._support.arrays import to_numpy
+from linflow._support.arrays import from_numpy, to_numpy
 from linflow.dynamics import Result, gradient_descent
+from linflow.dynamics.field import GradientField
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
 from linflow.verified.descent import DescentEnclosure
-from linflow.verified.problem import affine_gradient
 from linflow.verified.run import enclose
 
 PRECISION = 1.03
@@ -117,16 +117,12 @@ def safe_step_size(
 
 def _edge(objective: Objective, network: Network) -> float:
     """Return an estimate of `2/λ_max(∇²L)`, by power iteration on gradient differences. It is not a bound."""
-    problem = affine_gradient(objective)
-    weights = [to_numpy(W) for W in network.weights]
-    ends = np.cumsum([W.size for W in weights])[:-1]
+    field = GradientField(objective, network)
 
     def slope(y: np.ndarray) -> np.ndarray:
-        parts = [part.reshape(W.shape) for part, W in zip(np.split(y, ends), weights, strict=True)]
-        net = Network(parts, network.scale)
-        return np.concatenate([G.ravel() for G in net.gradient(problem.apply(net.product() - problem.V))])
+        return -to_numpy(field(from_numpy(y, network.weights[0])))
 
-    y = np.concatenate([W.ravel() for W in weights])
+    y = to_numpy(field.flatten(network.weights))
     v = np.random.default_rng(0).normal(size=y.size)
     h, top = 1e-6 * (float(np.linalg.norm(y)) or 1.0), 1.0
     for _ in range(60):

@@ -15,10 +15,11 @@ from functools import cached_property
 
 import numpy as np
 
-from linflow.verified.classification import LARGEST_TURN, TailGradient, grown, product, products, sides
-from linflow.verified.log_norm import Constants, greatest
+from linflow.verified.classification import LARGEST_TURN, TailGradient
+from linflow.verified.log_norm import greatest
 from linflow.verified.march import EnclosureStep, next_time, product_error, rounding_of_value, time_exponent
 from linflow.verified.rounding import TINY, UP, U, frobenius, gamma, spectral
+from linflow.verified.smooth import ProductTube, cross, grown
 
 ORDER = 20
 """Degree of the path."""
@@ -182,28 +183,22 @@ def _cauchy(A: np.ndarray, B: np.ndarray, k: int) -> np.ndarray:
     return A[0] @ B[0] if k == 0 else np.matmul(A[: k + 1], B[k::-1]).sum(axis=0)
 
 
-class _Path:
+class _Path(ProductTube):
     """A polynomial path over one step, with its bounds at nodes and on an ellipse around the step."""
 
     def __init__(self, problem: TailGradient, series: list[np.ndarray], c: float, tau: float, s: float):
-        self.problem, self.series, self.c, self.tau, self.s = problem, series, c, tau, s
-        self.depth, self.order = len(series), len(series[0]) - 1
+        self.series, self.tau, self.s, self.order = series, tau, s, len(series[0]) - 1
         self.lengths = np.array([frobenius(layer) for layer in series])
-        self.start = [spectral(layer[0]) for layer in series]
+        super().__init__(problem, [layer[0] for layer in series], c)
         k = np.arange(self.order + 1)
         # On the ellipse, and on the step itself: how far each layer may be from its value at the start.
         far, near = (np.sum(self.lengths[:, 1:] * (length * s) ** k[1:], axis=1) * UP for length in (REACH, 1.0))
         self.wide = [(a + b) * UP for a, b in zip(self.start, far, strict=True)]
         self.layers = [(a + b) * UP for a, b in zip(self.start, near, strict=True)]
         speed = np.sum(self.lengths[:, 1:] * k[1:] * (REACH * s) ** (k[1:] - 1), axis=1)
-        P, error = product_error([layer[0] for layer in series], [0.0] * self.depth)
-        self.W, size = c * P, c * float(frobenius(P)) * UP
-        self.W_error = c * (error + 2 * U * float(frobenius(P))) * UP
-        self.Z = problem.signed(self.W)
-        self.Z_error = (problem.rounding(size) + problem.lengths * self.W_error) * UP
         moved = c * (math.prod(self.wide) * UP - math.prod(self.start) * (1 - 1e-12))
         turn = float(problem.lengths.max()) * moved * UP
-        slope, _ = problem.sizes(self.Z, self.Z_error + problem.lengths * moved * UP)
+        slope, _ = problem.around(self.state, moved)
         self.usable = math.isfinite(slope) and (problem.exponential or turn <= LARGEST_TURN)
         self.slope = c * slope * UP
         others = [math.prod(self.wide[:l] + self.wide[l + 1 :]) for l in range(self.depth)]
@@ -257,7 +252,7 @@ class _Path:
 
     def exponent(self, radius: float) -> float:
         """Return an upper bound of `∫ m ds` over the step, on the tube of this radius."""
-        L, grown_by = self.depth, self._tube(radius)
+        L, grown_by = self.depth, self.moved(radius)
         if L == 1:
             return 0.0
         times, found = self.times, self.cross
@@ -286,52 +281,4 @@ class _Path:
     def cross(self) -> dict[tuple[int, int], tuple[list[float], list[float]]]:
         """Upper bounds of `‖P_{i−1}ᵀ G S_{j+1}ᵀ‖₂` and `‖W_{i+1} ⋯ W_{j−1}‖₂` at the times."""
         weights, off = self._at(self.times)
-        G, G_error, _, _ = self.problem.loss_gradient(weights, off, self.c)
-        P, S = products(weights)
-        sizes, length, found = [frobenius(W) for W in weights], frobenius(G), {}
-        for i, j in itertools.combinations(range(self.depth), 2):
-            X = G if i == 0 else np.swapaxes(P[i - 1], 1, 2) @ G
-            X = X if j == self.depth - 1 else X @ np.swapaxes(S[j + 1], 1, 2)
-            outer, moved = sizes[:i] + sizes[j + 1 :], np.concatenate([off[:i], off[j + 1 :]])
-            rest, more = product(outer), grown(outer, moved)
-            error = (G_error * (rest + more) + length * (more + gamma(sides(weights)) * rest)) * UP
-            x = [(spectral(x) + float(e)) * UP for x, e in zip(X, error + np.zeros(len(X)), strict=True)]
-            mid = [1.0] * len(x)
-            if j > i + 1:
-                inner = [product_error([W[k] for W in weights[i + 1 : j]], off[i + 1 : j, k]) for k in range(len(x))]
-                mid = [(spectral(M) + error) * UP for M, error in inner]
-            found[i, j] = (x, mid)
-        return found
-
-    def _tube(self, radius: float) -> dict[tuple[int, int], tuple[float, float]]:
-        """Return how far each of the two factors can move within the radius of the path."""
-        x, L, c = self.layers, self.depth, self.c
-        slope, curvature, motion = self._on_tube(radius)
-        found = {}
-        for i, j in itertools.combinations(range(L), 2):
-            outer = x[:i] + x[j + 1 :]
-            more = grown(outer, [radius] * len(outer))
-            # The gradient on the tube moves by at most K c ‖DW‖ ρ.
-            turned = c * curvature * motion * radius * (math.prod(outer) + more)
-            inner = x[i + 1 : j]
-            found[i, j] = ((slope * more + turned) * UP, grown(inner, [radius] * len(inner)))
-        return found
-
-    def _on_tube(self, radius: float) -> tuple[float, float, float]:
-        """Return upper bounds of `c‖∇f‖_F`, `‖∇²f‖` and `‖DW‖` on the tube."""
-        x, c, problem = self.layers, self.c, self.problem
-        wide = [v + radius for v in x]
-        moved = c * (math.prod(wide) * UP - math.prod(self.start) * (1 - 1e-12))
-        slope, curvature = problem.sizes(self.Z, self.Z_error + problem.lengths * moved * UP)
-        others = [math.prod(wide[:l] + wide[l + 1 :]) for l in range(self.depth)]
-        return c * slope * UP, curvature, c * math.sqrt(sum(y * y for y in others)) * UP
-
-    def constants(self, radius: float) -> Constants:
-        """Return the Lipschitz constants on the tube. The field `third` holds a bound of `‖∇²L‖` instead."""
-        wide, L = [v + radius for v in self.layers], self.depth
-        slope, curvature, motion = self._on_tube(radius)
-        C = np.zeros((L, L))
-        for i, j in itertools.combinations(range(L), 2):
-            C[i, j] = C[j, i] = math.prod(wide[k] for k in range(L) if k not in (i, j)) * UP
-        bend = self.c * greatest(C) * UP
-        return Constants(motion, bend, slope, (curvature * motion**2 + slope / self.c * bend) * UP)
+        return cross(self.problem, weights, off, self.c)
