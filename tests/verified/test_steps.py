@@ -62,6 +62,7 @@ def test_the_edge_is_two_over_the_largest_eigenvalue_of_the_hessian(scale):
     top = np.abs(np.linalg.eigvalsh(H)).max()
     assert _edge(f, lf.Network(W, scale)) == pytest.approx(2 / top, rel=1e-4)  # h² of the fourth derivatives
     torch = pytest.importorskip("torch")
+    f = lf.Quadratic(*(torch.tensor(M) for M in (C @ C, np.diag([1.0, 0.5, 2.0]), np.arange(6.0).reshape(2, 3))))
     assert _edge(f, lf.Network([torch.tensor(w) for w in W], scale)) == pytest.approx(2 / top, rel=1e-4)
 
 
