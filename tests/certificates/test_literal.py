@@ -5,6 +5,7 @@ same few operations, and agree to a few roundings (1e-12).
 """
 
 import math
+from dataclasses import replace
 from importlib import import_module
 from itertools import pairwise
 from types import SimpleNamespace
@@ -1062,6 +1063,29 @@ def test_two_layers_as_published_replace_each_quantity_by_its_cap(rng):
         np.testing.assert_allclose(second.curve.decreases.max(), max(decreases), rtol=1e-8)
 
 
+def test_two_layers_as_published_take_the_data_s_convexity_and_say_where_they_come_from(rng):
+    """The factor is 1 − 2μη(…): with μ = 4, a wrong power of it shows."""
+    Y = np.diag([1.0, 0.8])
+    f = lf.LinearRegression(2 * np.eye(2), 2 * Y)
+    assert f.strong_convexity == near(4.0)
+    net = lf.init.balanced((2, 2, 2), 0.98 * Y, rng=0)
+    held = published_descent._TwoLayerBounds(Setting(f, net)).at(0.01)
+    first, second = published_descent.two_layer_descent(Setting(f, net), 0.01)
+    assert first.curve.decrease == near(0.01 * held.alphas[0] * (1 - 0.01 * held.betas[0] / 2) * 8, rel=1e-8)
+    assert first.source == "after Xu et al. 2023 (AISTATS), constants of docs/descent.md"
+    assert second.source == "after Xu et al. 2025 (TMLR), constants of docs/descent.md"
+
+
+def test_two_layers_as_published_need_a_decrease_at_the_first_level(monkeypatch, rng):
+    f, net = descent_start(rng, 2)
+    held = published_descent._TwoLayerBounds(Setting(f, net)).at(0.03)
+    for alphas, applies in (((0.0, 1.0), False), ((1.0, 0.0), True)):
+        lower = replace(held, alphas=np.resize(alphas, held.alphas.shape))
+        monkeypatch.setattr(published_descent._TwoLayerBounds, "at", lambda self, eta, lower=lower: lower)
+        first = published_descent.two_layer_descent(Setting(f, net), 0.03)[0]
+        assert first.applies is applies and (applies or "λ_min(T) is 0" in first.reason)
+
+
 def test_a_minimum_counts_as_0_to_64_roundings(monkeypatch, rng):
     monkeypatch.setattr(published_descent, "EPS", 2.0**-12)
     f, net = descent_start(rng, 2)
@@ -1111,6 +1135,16 @@ def test_balanced_descent_is_theorem_1_of_arora_et_al(rng):
             h = published_descent.balanced_descent(Setting(lf.Quadratic(3 * np.eye(2), C=3 * Y), net), eta / 3)
             assert h.applies and h.curve.decrease == near(g.curve.decrease, rel=1e-9)
             assert h.facts["largest step"] == near(largest / 3, rel=1e-9)
+
+
+def test_balanced_descent_needs_a_margin_and_a_decrease_above_0(monkeypatch):
+    Y = np.diag([2.0, 0.3])
+    setting = Setting(lf.MatrixFactorization(Y), lf.init.balanced((2, 2, 2), 0.99 * Y, rng=0))
+    g = published_descent.balanced_descent(setting, 5e-324)
+    assert not g.applies and g.reason == "the decrease it promises per step is below the least number of float64"
+    monkeypatch.setattr(published_descent, "EPS", 0.0)
+    at_the_limit = Setting(lf.MatrixFactorization(np.diag([2.0, 1.0])), lf.Network([np.diag([1.0, 1.0]), np.eye(2)]))
+    assert "deficiency margin is not positive" in published_descent._balanced_reason(at_the_limit, 1e-9, {})
 
 
 def test_the_margin_of_balanced_descent_allows_for_rounding(monkeypatch):

@@ -47,7 +47,7 @@ def two_layer_descent(setting: Setting, step_size: float) -> list[Guarantee]:
     """
     objective, network, gap = setting.whole_objective, setting.whole_network, setting.gap
     squared = isinstance(objective, (MatrixFactorization, LinearRegression))
-    zero = abs(objective.minimum) <= 64 * EPS * max(gap, abs(objective.value(network.product())))
+    zero = abs(objective.minimum) <= 64 * EPS * max(gap, objective.value(network.product()))
     why, decreases, levels, facts = _why_not(setting), None, np.zeros(1), {}
     if why == "":
         caps = _TwoLayerBounds(setting)
