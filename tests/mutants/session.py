@@ -70,7 +70,7 @@ def pytest_runtestloop(session):
             sys.stdout.flush()
             pid = os.fork()
             if pid == 0:
-                _child(mutant, items, tree, module, sum(reached[i.nodeid][0] for i in items))
+                _child(mutant, items, tree, module, [reached[i.nodeid][0] for i in items])
             running[pid] = k
         if running:
             pid, status = os.wait()
@@ -130,11 +130,9 @@ def _reaching(mutant: Mutant, items, reached) -> list:
     return sorted(hit, key=lambda item: reached[item.nodeid][0])
 
 
-def _child(mutant: Mutant, items, tree, module, seconds: float) -> None:
+def _child(mutant: Mutant, items, tree, module, seconds: list[float]) -> None:
     """Make the error, run the tests, and end the process with what came of it."""
-    # By CPU time, so that a busy machine decides nothing: an endless loop is an error that shows.
-    signal.setitimer(signal.ITIMER_PROF, 10 + 10 * seconds)
-    signal.setitimer(signal.ITIMER_REAL, WALL + 100 * seconds)
+    signal.setitimer(signal.ITIMER_REAL, WALL + 100 * sum(seconds))
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
@@ -145,7 +143,9 @@ def _child(mutant: Mutant, items, tree, module, seconds: float) -> None:
         os._exit(BROKEN if mutant.outer is not None else SEEN)  # a module that cannot be imported is seen
     code = UNSEEN
     try:
-        for item in items:
+        for item, once in zip(items, seconds, strict=True):
+            # By CPU time, so that a busy machine decides nothing: an endless loop is an error that shows.
+            signal.setitimer(signal.ITIMER_PROF, 10 + 10 * once)
             if any(report.failed for report in runtestprotocol(item, log=False, nextitem=None)):
                 code = SEEN
                 break
