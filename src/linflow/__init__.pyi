@@ -13,6 +13,7 @@ from .certificates import Guarantee as Guarantee
 from .certificates import Violation as Violation
 from .certificates import margin as margin
 from .dynamics import Failure as Failure
+from .dynamics import GreedyLowRank as GreedyLowRank
 from .dynamics import Interrupted as Interrupted
 from .dynamics import Result as Result
 from .dynamics import Stats as Stats
@@ -20,6 +21,7 @@ from .dynamics import Trajectory as Trajectory
 from .dynamics import gradient_descent as gradient_descent
 from .dynamics import gradient_flow as gradient_flow
 from .dynamics import gradient_flow_many as gradient_flow_many
+from .dynamics import greedy_low_rank as greedy_low_rank
 from .files import load as load
 from .geometry.alignment import Alignment as Alignment
 from .geometry.alignment import alignment as alignment
