@@ -12,6 +12,8 @@ from .certificates import Check as Check
 from .certificates import Guarantee as Guarantee
 from .certificates import Violation as Violation
 from .certificates import margin as margin
+from .certificates.least_norm import LeastNormDistance as LeastNormDistance
+from .certificates.least_norm import least_norm_distance as least_norm_distance
 from .dynamics import Failure as Failure
 from .dynamics import GreedyLowRank as GreedyLowRank
 from .dynamics import Interrupted as Interrupted

@@ -12,6 +12,7 @@ SMALL = {
     "phase_plane": {"start": "1x1,-2x0.5", "seeds": "1", "d": "0,2,4,8,16", "product": "0.5"},
     "depth": {"depth": "2,4,9", "step": "0.3", "product": "0.01", "seeds": "2", "run": "2,4"},
     "spectrum": {"n": "3", "m": "5", "h": "10,40,160", "start": "orthogonal", "seeds": "2"},
+    "implicit_bias": {"n": "4", "N": "2", "m": "1", "h": "10,40", "a": "0.5,0.25", "seeds": "2", "until": "1e-6"},
     "init_map": {"n": "3", "h": "6", "grid": "20", "seeds": "4", "start": "0.5x1.5"},
     "real_data": {"start": "NTK,imbalanced", "layers": "2", "until": "1e-3", "h_digits": "20"},
     "verified_runs": {"n": "4", "m": "2", "h": "8", "until": "1e-3", "h_diabetes": "8", "h_digits": "12"},

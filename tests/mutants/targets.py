@@ -23,6 +23,7 @@ TARGETS = {
             "_base", "curves", "envelope", "lazy", "tail", "margin", "step_bounds", "published_descent",
         )
     },
+    "certificates.least_norm": ["certificates/test_least_norm"],
     "certificates.certificate": ["certificates/test_literal_certificate"],
     "certificates.setting": ["certificates/test_reasons", *CERTIFICATES, "certificates/test_literal_prior"],
     "certificates.exponential": [*CERTIFICATES, "certificates/test_reasons"],

@@ -31,6 +31,7 @@ MODULES = (
     "depth",
     "spectrum",
     "convergence",
+    "implicit_bias",
     "init_map",
     "tightness",
     "real_data",
