@@ -657,22 +657,33 @@ def test_floors_known_from_elsewhere_are_carried_on(rng):
 # --- norms and the bound that knows the product --------------------------------------------------------------------
 
 
-def caps_of(ends, product):
-    """Bounds on ‖W_l‖²: the last from the polynomial, the first from its mirror, then the others."""
+def caps_of(ends, product, inner=None):
+    """Bounds on ‖W_l‖²: each from the prefix that it ends and the suffix that it begins, then from its neighbours."""
     if product == math.inf:
         return [math.inf] * (len(ends) + 1)
 
-    def last(ends):
+    def last(ends, square):
         # ‖W_l‖² ≥ x + Σ_{k ≥ l} λ_min(D_k), from the lower ends.
         sums = [0.0]
         for E in reversed(ends):
             sums.append(sums[-1] - E.low[-1])
         top = max(sums)
-        return top + float(root_of([top - s for s in sums], mpmath.mpf(product) ** 2))
+        return top + float(root_of([top - s for s in sums], square))
 
-    L = len(ends) + 1
-    caps = [math.inf] * L
-    caps[-1], caps[0] = last(ends), last([E.negated() for E in reversed(ends)])
+    def prefix(l):
+        # ‖W_1 ⋯ W_l‖² ≤ t_1 ⋯ t_l with t_k − t_{k+1} = λ_max(D_k), Π t = ‖W‖².
+        c = [0.0]
+        for E in ends:
+            c.append(c[-1] - E.high[0])
+        c = [x - min(c) for x in c]
+        x = root_of(c, mpmath.mpf(product) ** 2)
+        return mpmath.fprod(x + z for z in c[:l])
+
+    L, mirrored = len(ends) + 1, [E.negated() for E in reversed(ends)]
+    caps = [last(ends[: l - 1], prefix(l)) for l in range(1, L + 1)]
+    if not inner:
+        return caps_of(mirrored, product, inner=caps)[::-1]
+    caps = [min(x, y) for x, y in zip(caps, reversed(inner), strict=True)]
     for _ in range(2 * L):
         for l, E in enumerate(ends):
             caps[l + 1] = min(caps[l + 1], max(caps[l] - E.low[-1], 0.0))
@@ -929,21 +940,25 @@ def test_roots_are_followed_by_the_equations_that_they_solve(rng):
     Ds = [E.spectrum() for E in ends]
     product, follow = 0.02, Follow()
     caps = layer_norms.layer_caps(Ds, np.float64(product), follow)
-    assert len(follow.roots) == 2
-    for function, root, steps in zip(follow.functions, follow.roots, ([0.6, 2.1], [0.5, 1.0]), strict=True):
+    squares = [product**2, product**2]  # and, for the layer between, ‖P_2‖² and ‖S_2‖² with their roots moved
+    for k, steps in ((0, [0.6, 2.1]), (1, [0.5, 1.0])):
+        sums = np.cumsum([0.0, *steps])
+        squares.append(math.prod(follow.roots[k] * (1 + 1e-6) + sums.max() - x for x in sums[:2]))
+    each = zip(follow.functions, follow.roots, ([0.6, 2.1], [0.5, 1.0], [1.0], [2.1]), squares, strict=True)
+    for function, root, steps, square in each:
         sums = np.cumsum([0.0, *steps])
         offsets = sums.max() - sums
         for x in (root, 2 * root):
-            literal = sum(math.log(x + o) for o in offsets) - 2 * math.log(product)
+            literal = sum(math.log(x + o) for o in offsets) - math.log(square)
             assert function(x) == near(literal, rel=1e-12, abs=1e-11)
         assert abs(function(root)) < 1e-11
     plain = np.array(caps_of(ends, product))
     assert np.all(caps > plain) and caps == near(plain * (1 + 1e-6), rel=2e-6)
-    # No root, no derivative.
-    for nothing in (0.0, math.inf):
+    # No root, no derivative. At 0 the prefixes are products of sums of imbalances, which cap the layer between.
+    for nothing, count in ((0.0, 2), (math.inf, 0)):
         follow = Follow()
         layer_norms.layer_caps(Ds, np.float64(nothing), follow)
-        assert follow.roots == []
+        assert len(follow.roots) == count
     follow, sigma, caps = Follow(), np.float64(0.3), np.array([3.0, 3.0, 3.0])
     start = float(ends[-1].negated().least(1))
     found = float(product_aware.outer_floor(Ds, 1, sigma, caps, follow))

@@ -15,6 +15,7 @@ TARGETS = {
     },
     "bounds.operator_floors": ["bounds/test_literal_floors"],
     **{f"bounds.{name}": [*BOUNDS, "torch/test_autograd"] for name in ("scalar_chain", "special_imbalance")},
+    "bounds.ceilings": ["bounds/test_ceilings", "bounds/test_literal"],
     "bounds.optimum": ["bounds/test_literal_optimum", "bounds/test_optimum"],
     "bounds._weight_search": ["bounds/test_literal_search", "bounds/test_optimum"],
     **{

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from linflow._support import checks
-from linflow._support.arrays import Array, namespace, to_numpy
+from linflow._support.arrays import Array, namespace
 from linflow.bounds._base import Follow, Spectrum, plain, rounded, spectra
-from linflow.model.scalar_chain import chain_root
+from linflow.bounds.ceilings import prefix_ceilings, root_above, suffix_ceilings
 
 
 def norms(Ds: Sequence[Any], product_norm: float) -> list[float]:
     """Upper bounds on `‖W_1‖², …, ‖W_L‖²` (spectral norms) for all weights with these imbalances and `‖W‖`.
 
-    With `x = ‖W_L‖²`: `‖W‖² ≥ x Π_{l<L} (x + Σ_{k=l}^{L−1} λ_min(D_k))_+`, which bounds x from above. The mirror
-    image bounds `‖W_1‖²`. The other layers follow from their neighbours by `‖W_l‖² ≤ ‖W_{l+1}‖² + λ_max(D_l)` and
-    `‖W_{l+1}‖² ≤ ‖W_l‖² − λ_min(D_l)`. The bounds are attained by scalars. Proof: `docs/theory.md`.
+    With `x = ‖W_l‖²`: `‖P_l‖² ≥ x Π_{k<l} (x + Σ_{j=k}^{l−1} λ_min(D_j))_+`, and `ceilings` bounds `‖P_l‖²` from
+    above, which bounds x. The mirror image bounds it by `‖S_l‖²`. Neighbours satisfy
+    `‖W_l‖² ≤ ‖W_{l+1}‖² + λ_max(D_l)` and `‖W_{l+1}‖² ≤ ‖W_l‖² − λ_min(D_l)`. The bounds are attained by scalars.
+    Proof: `docs/theory.md` and, for the layers within, `docs/operator_intervals.md`.
 
     Args:
         Ds: `[D_1, …, D_{L-1}]`, matrices or 1-D arrays of eigenvalues.
@@ -49,25 +47,24 @@ def layer_caps(Ds: Sequence[Spectrum], product_norm: Any, follow: Follow | None 
     The result is a NumPy array. With `follow` it has the array kind of the spectra, and derivatives.
     """
     Ds = plain(Ds) if follow is None else Ds
-    xp = namespace(Ds[0].lower)
+    return layers_below(
+        Ds, prefix_ceilings(Ds, product_norm, follow), suffix_ceilings(Ds, product_norm, follow), follow
+    )
+
+
+def layers_below(
+    Ds: Sequence[Spectrum], prefixes: Sequence[Array], suffixes: Sequence[Array], follow: Follow | None = None
+) -> Array:
+    """Return bounds on `‖W_1‖², …, ‖W_L‖²` from bounds on `‖P_l‖²` and `‖S_{l+1}‖²`, l = 0 … L."""
+    xp, L = namespace(Ds[0].lower), len(Ds) + 1
     falls = [D.upper[0] for D in Ds]  # λ_max(D_l): how far ‖W_l‖² may exceed ‖W_{l+1}‖²
     rises = [-D.lower[-1] for D in Ds]  # λ_max(−D_l): the reverse
-    first, last = (_outer(steps, product_norm, follow) for steps in (falls, rises[::-1]))
-    bound = [first, *([math.inf * xp.ones_like(first)] * (len(Ds) - 1)), last]
-    for l in range(len(Ds)):
+    bound = [prefixes[1], *([xp.full_like(prefixes[1], math.inf)] * (L - 2)), suffixes[L - 1]]
+    for l in range(1, L - 1):  # W_{l+1} is the last layer of P_{l+1} and the first of S_{l+1}
+        behind, _ = root_above(rises[:l][::-1], xp.sqrt(prefixes[l + 1]), follow)
+        bound[l] = xp.minimum(behind, root_above(falls[l:], xp.sqrt(suffixes[l]), follow)[0])
+    for l in range(L - 1):
         bound[l + 1] = xp.minimum(bound[l + 1], xp.maximum(bound[l] + rises[l], 0.0))
-    for l in range(len(Ds) - 1, -1, -1):
+    for l in range(L - 2, -1, -1):
         bound[l] = xp.minimum(bound[l], xp.maximum(bound[l + 1] + falls[l], 0.0))
     return xp.stack(bound)
-
-
-def _outer(steps: Sequence[Array], product_norm: Any, follow: Follow | None) -> Array:
-    """Return the root of `Π (x − s_l) = ‖W‖²` above every `s_l`, the running sums of the steps, starting at 0."""
-    xp = namespace(steps[0])
-    sums = xp.stack(list(itertools.accumulate([steps[0] * 0.0, *steps])))
-    top = xp.max(sums)
-    offsets = top - sums
-    root = chain_root(to_numpy(offsets), to_numpy(product_norm))
-    if follow is not None and root > 0 and np.isfinite(root):
-        root = follow(lambda x: xp.sum(xp.log(x + offsets)) - 2 * xp.log(product_norm), root)
-    return top + root
