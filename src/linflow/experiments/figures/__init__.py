@@ -39,6 +39,7 @@ MODULES = (
     "three_layers",
     "step_sizes",
     "verified_runs",
+    "small_start",
 )
 
 EXPERIMENTS: dict[str, PaperFigure]  # filled on first use

@@ -1,0 +1,45 @@
+"""Figures about small starts: every claim holds at two seeds, and a wrong formula or drawing is caught."""
+
+import numpy as np
+import pytest
+
+from linflow import plots
+from linflow.experiments.figures import small_start
+
+MODULES = (small_start,)
+
+
+def silent(fraction, note=""):
+    assert 0 <= fraction <= 1
+
+
+def failed(module, seed=0):
+    return [claim.text for claim in module.experiment.run(seed, silent).claims if not claim.passed]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.experiment.id)
+def test_every_claim_holds(module, seed, monkeypatch):
+    outcome = module.experiment.run(seed, silent)
+    assert [(claim.text, claim.observed) for claim in outcome.claims if not claim.passed] == []
+    assert len(outcome.claims) >= 4 and not outcome.left_out
+    for name in ("gradient_flow", "gradient_descent", "greedy_low_rank"):  # drawing never simulates
+        monkeypatch.setattr(module, name, None, raising=False)
+    with plots.style():
+        fig = outcome.draw()
+        fig.canvas.draw()
+    assert 6.5 <= fig.get_figwidth() <= 7.4
+
+
+def test_times_that_are_wrong_are_caught(monkeypatch):
+    real = small_start.learning_times
+    monkeypatch.setattr(small_start, "learning_times", lambda *args: 1.05 * np.asarray(real(*args)))
+    texts = failed(small_start)
+    for part in ("at log(σ/α² − 1)/(2σ)", "slope times σ", "steps·η over time"):
+        assert any(part in text for text in texts), part
+
+
+def test_modes_that_are_wrong_are_caught(monkeypatch):
+    real = small_start.spectral
+    monkeypatch.setattr(small_start, "spectral", lambda net, Y, t: 1.001 * real(net, Y, t))
+    assert any("closed form" in text for text in failed(small_start))
