@@ -89,6 +89,9 @@ def local_smoothness(form: str = "step") -> LocalSmoothnessSchedule:
       direction at these weights.
     - `"printed"`: the same with the constants 6 and 3 before the last two terms.
 
+    For exponential and logistic loss K is that of the level set at the current gap, `min(K, ℓ max_i ‖x_i‖²)`. The
+    steps then grow as the loss falls (docs/tails.md).
+
     Proofs: docs/descent.md.
 
     Args:

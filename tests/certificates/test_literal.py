@@ -964,7 +964,7 @@ def test_the_search_is_over_drifts_in_powers_of_ten(monkeypatch, rng):
         scores.append(score)
         return (0.0, 0.25) if len(scores) > 1 else (1.0, 0.5)
 
-    monkeypatch.setattr(step_bounds, "_scan", scan)
+    monkeypatch.setattr(step_bounds, "scan", scan)
     f, net = descent_start(rng, 2)
     found = step_bounds.DescentBounds(Setting(f, net))
     monkeypatch.setattr(found, "best_at", lambda drift: asked.append(drift) or ((1.0, 2.0), (3.0, 4.0), 5.0))
@@ -1012,13 +1012,13 @@ def test_the_scan_finds_a_maximum_and_keeps_the_pair():
         seen.append(x)
         return -((x - 0.77) ** 2), 10 * x
 
-    best = step_bounds._scan(score)
+    best = step_bounds.scan(score)
     ratio = (math.sqrt(5) - 1) / 2
     assert best[0] == near(0, abs=(1.4 * ratio**9) ** 2) and best[1] == near(7.7, abs=14 * ratio**9)
     np.testing.assert_allclose(seen[:11], np.linspace(-4, 3, 11)) and len(seen) == 21
     assert len(seen) == 21
     for peak in (-4.0, 3.0):
-        found = step_bounds._scan(lambda x, peak=peak: (-abs(x - peak), x))
+        found = step_bounds.scan(lambda x, peak=peak: (-abs(x - peak), x))
         assert found[1] == peak
     np.testing.assert_allclose(
         sorted(seen[11:13]), [-0.5 + (1 - ratio) * 1.4 + 0.7 * 0, -0.5 + ratio * 1.4], atol=0.71

@@ -157,7 +157,10 @@ def check_run(certificate: Promise, run: Trajectory) -> Check:
     least, most = np.maximum(np.sqrt(gap) - root, 0.0) ** 2, (np.sqrt(gap) + root) ** 2
     promised = np.array([certificate.rate_at(float(y)) for y in gap])
     if certificate.algorithm == "descent":
-        t_end, rate, promised = t[1:], _mean_rate(t, least, most), promised[:-1]
+        # A promise that falls with the gap, as in a tail, is kept over several steps as it stands at the last.
+        several = eta is not None and np.diff(t) > 1.5 * eta
+        promised = np.where(several, np.minimum(promised[1:], promised[:-1]), promised[:-1])
+        t_end, rate = t[1:], _mean_rate(t, least, most)
     else:
         t_end = t
     slack = np.where(promised > 0, rate / np.where(promised > 0, promised, 1.0), math.inf)

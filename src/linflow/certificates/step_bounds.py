@@ -299,7 +299,7 @@ class DescentBounds:
         if self.gap <= 0 or self.network.depth == 1:
             beta = float(self._start(0.0)[0].min())
             return 2 / beta / STRICT if math.isfinite(beta) and beta > 0 else 0.0
-        return _scan(lambda x: (self.best_at(self._unit * 10.0**x)[2], 0.0))[0] if self._unit else 0.0
+        return scan(lambda x: (self.best_at(self._unit * 10.0**x)[2], 0.0))[0] if self._unit else 0.0
 
     @cached_property
     def best(self) -> float:
@@ -311,8 +311,8 @@ class DescentBounds:
             return self.largest / 2
         if not self._unit:
             return 0.0
-        rate, eta = _scan(lambda x: self.best_at(self._unit * 10.0**x)[0])
-        return eta if rate > 0 else _scan(lambda x: self.best_at(self._unit * 10.0**x)[1])[1]
+        rate, eta = scan(lambda x: self.best_at(self._unit * 10.0**x)[0])
+        return eta if rate > 0 else scan(lambda x: self.best_at(self._unit * 10.0**x)[1])[1]
 
     def advise(self) -> float:
         """Return the step with the smallest factor at the initial gap that `at` certifies; 0 if there is none."""
@@ -330,7 +330,7 @@ def cap_facts(drift: float, radius: float, caps: np.ndarray) -> dict[str, float]
     return facts | ({"path length": radius} if math.isfinite(radius) else {})
 
 
-def _scan(score: Callable[[float], tuple[float, float]]) -> tuple[float, float]:
+def scan(score: Callable[[float], tuple[float, float]]) -> tuple[float, float]:
     """Return the pair with the largest first entry, from a grid refined by golden section around its maximum."""
     grid = np.linspace(-4.0, 3.0, 11)
     found = [score(x) for x in grid]

@@ -14,6 +14,9 @@ from linflow.certificates.setting import Setting
 from linflow.model.classification import ExponentialTail
 from linflow.model.tails import Tail
 
+NOT_FINITE = "the loss at the start is not finite; shrink the weights"
+NO_FLOOR = "no bound on λ_min(T) from the imbalance alone; imbalance the start more (there is no margin here)"
+
 
 @dataclass(frozen=True)
 class TailCurve:
@@ -55,9 +58,9 @@ def exponential_tail(setting: Setting) -> list[Guarantee]:
         alpha, name = float(best.value), best.name
     reason = ""
     if not math.isfinite(gap):
-        reason = "the loss at the start is not finite; shrink the weights"
+        reason = NOT_FINITE
     elif alpha <= 0:
-        reason = "no bound on λ_min(T) from the imbalance alone; imbalance the start more (there is no margin here)"
+        reason = NO_FLOOR
     return [
         setting.guarantee(
             name=f"{tail_name(setting)}, {name}",

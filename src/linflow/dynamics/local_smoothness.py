@@ -10,6 +10,7 @@ import numpy as np
 from linflow._support.arrays import Array, detach, to_numpy
 from linflow.dynamics.field import GradientField, Point
 from linflow.model.network import Network
+from linflow.model.objectives import Objective
 
 
 def local_constant(
@@ -41,6 +42,17 @@ def local_constant(
     return K * greatest + slope + a * scale**3 * K * K * size * gap * eta * eta + b * K * greatest * slope * eta
 
 
+def smoothness_now(objective: Objective, gap: float) -> float:
+    """Return the smoothness of f that a step from this gap meets if it does not raise the loss.
+
+    For exponential and logistic loss it falls with the gap. They are convex: while `ℓ(η) ≤ ℓ`, the segment from W to
+    `W(η)` lies in the level set.
+    """
+    falls = objective.derived and objective.tail is not None
+    # The gap is rounded by less than this unless the product is far larger than a loss of its size allows.
+    return objective.smoothness_on(max(gap, 0.0) * (1 + 1e-9)) if falls else objective.smoothness
+
+
 def along_the_step(field: GradientField, net: Network, point: Point, form: str = "step") -> tuple[float, float]:
     """Return the smallest η with `η K_t(η) = 1` and that with `η K_t(η) = 2`, for the product along this step.
 
@@ -54,7 +66,7 @@ def along_the_step(field: GradientField, net: Network, point: Point, form: str =
     bent = (
         [objective.hessian_product(W, M) for M in moves]
         if form == "curvature"
-        else [objective.smoothness * M for M in moves]
+        else [smoothness_now(objective, point.gap) * M for M in moves]
     )
     flat, other = (
         xp.stack([xp.reshape(detach(M), (-1,)) for M in group]) for group in ([objective.gradient(W), *moves], bent)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from linflow._support.arrays import sigma
 from linflow.dynamics.descent import Iterate
-from linflow.dynamics.local_smoothness import along_the_step, first_root, local_constant
+from linflow.dynamics.local_smoothness import along_the_step, first_root, local_constant, smoothness_now
 from linflow.geometry.operator import TangentOperator
 from linflow.model.network import multiply
 from linflow.model.objectives import Objective
@@ -68,7 +68,7 @@ class Xu2025:
 
 def check_form(objective: Objective, depth: int, form: str) -> None:
     """Raise unless `K_t` of this form is defined for the objective and the depth."""
-    if math.isinf(objective.smoothness):
+    if math.isinf(smoothness_now(objective, 1.0)):
         raise ValueError(
             "no smoothness K is known for the objective; declare smoothness=, or use schedules.backtracking()."
         )
@@ -85,7 +85,9 @@ def _local_step(iterate: Iterate, form: str) -> float:
     """Return the smallest η with `η K_t(η) = 1`; 1/K if the gradient is zero."""
     objective, net, point = iterate.field.objective, iterate.network, iterate.point
     check_form(objective, net.depth, form)
-    K = objective.smoothness
+    K = smoothness_now(objective, point.gap)
+    if K == 0.0 or not math.isfinite(K):  # a loss that has left float64 on either side
+        return 1.0
     if point.speed == 0.0 or not point.finite:
         return 1 / K
     if form in {"step", "curvature"}:

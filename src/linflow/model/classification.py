@@ -170,12 +170,17 @@ class ExponentialTail(Objective):
         super().check_network(network)
         namespace(self._X, *network.weights)
 
+    @property
+    def tail_smoothness(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """`κ = max_i ‖x_i‖²`, with `‖∇²f(W)‖ ≤ κ f(W)`."""
+        return self._longest * self._longest
+
     def smoothness_on(self, gap0: float) -> float:
         """Return an upper bound on `‖∇²f(W)‖` for every W with `f(W) ≤ gap0`: `min(K, gap0 max_i ‖x_i‖²)`.
 
         `⟨V, ∇²f[V]⟩ = Σ_ij φ''(z_ij) ⟨v_j, x_i⟩²`, and `φ'' ≤ φ`.
         """
-        return min(self.smoothness, self._longest * self._longest * gap0) if gap0 > 0 else 0.0
+        return min(self.smoothness, self.tail_smoothness * gap0) if gap0 > 0 else 0.0
 
     def steepest_on(self, gap0: float) -> float:
         """Return an upper bound on `‖∇f(W)‖` for every W with `f(W) ≤ gap0`: `gap0 max_i ‖x_i‖` or better.

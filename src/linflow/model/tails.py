@@ -68,6 +68,15 @@ class Tail:
         s = min(self._speed(alpha) * checks.positive(t, "t", allow_zero=True), _MAX / 8)
         return gap0 if s == 0 or gap0 == 0 else min(gap0, self._gap_after(gap0, s) * UP)
 
+    def path(self, gap0: float, gaps: np.ndarray) -> np.ndarray:
+        """Return `∫ dℓ/(γψ(ℓ))` from `gap0` down to each gap: for `λ_min(T) ≥ 1`, the longest path of the flow.
+
+        Args:
+            gap0: loss gap at time 0, positive.
+            gaps: loss gaps of at most `gap0`, positive.
+        """
+        return np.log(gap0 / gaps) / self.constant
+
     def _speed(self, alpha: float) -> float:
         return checks.positive(alpha, "alpha", allow_zero=True) * self.constant * self.constant
 
@@ -87,6 +96,10 @@ class LogisticTail(Tail):
         """Return `γ (1 − e^{−gap0})/gap0`, which tends to γ as the level falls."""
         gap0 = checks.positive(gap0, "gap0", allow_zero=True)
         return self.constant * (-math.expm1(-gap0) / gap0 / UP if gap0 > 0 else 1.0)
+
+    def path(self, gap0: float, gaps: np.ndarray) -> np.ndarray:
+        """Return `(log(e^gap0 − 1) − log(e^gap − 1))/γ` for each gap."""
+        return (gap0 - gaps + np.log(np.expm1(-gap0) / np.expm1(-gaps))) / self.constant
 
     def _scaled_time(self, gap0: float, gap: float) -> float:
         # F(gap0) − F(gap) as a sum of positive terms. No term is a difference of nearly equal numbers.
