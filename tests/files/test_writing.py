@@ -30,7 +30,7 @@ def test_where_nothing_can_be_written(tmp_path, name):
         write(tmp_path / name)
     (tmp_path / name).unlink()
     (tmp_path / name).symlink_to(tmp_path / name)
-    with pytest.raises(OSError, match="link to itself"):
+    with pytest.raises(OSError, match="is a symbolic link, and links are not written"):
         write(tmp_path / name)
     assert {path.name for path in tmp_path.iterdir()} == {"file", name}
     with pytest.raises(FileError, match=r"ends in '.tar'; .* written as \."):
@@ -113,13 +113,22 @@ def test_permissions_and_links(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "link").symlink_to(tmp_path / "a")
     (tmp_path / "folder" / "hanging").symlink_to(tmp_path / "b")
-    for name in ("link", "hanging"):
-        with atomic(tmp_path / "folder" / name) as temporary:
-            assert temporary.parent == tmp_path
-            temporary.write_text("y")
+    for name in ("link", "hanging"):  # they may lead to a file that was not meant
+        with (
+            pytest.raises(OSError, match="is a symbolic link, and links are not written"),
+            atomic(tmp_path / "folder" / name),
+        ):
+            pytest.fail("a temporary file was made")
+    with atomic(tmp_path / "a") as temporary:
+        temporary.write_text("y")
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o604
-    assert (tmp_path / "a").read_text() == (tmp_path / "b").read_text() == "y"
-    assert (tmp_path / "folder" / "link").is_symlink() and (tmp_path / "folder" / "hanging").is_symlink()
+    assert (tmp_path / "a").read_text() == "y"
+    assert not (tmp_path / "b").exists()
+    (tmp_path / "by link").symlink_to(tmp_path / "folder")  # a folder may be reached by a link
+    (tmp_path / "folder" / "link").unlink()
+    with atomic(tmp_path / "by link" / "link") as temporary:
+        temporary.write_text("z")
+    assert (tmp_path / "folder" / "link").read_text() == "z"
 
 
 def test_permission_denied(tmp_path, monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import os
 import secrets
@@ -33,6 +32,9 @@ _WAYS = {
     "Rename it to .txt if it holds lines of numbers": (".dat", ".asc", ".data"),
 }
 """Advice for files of other kinds, by their suffixes."""
+
+
+_LINK = "{} is a symbolic link, and links are not {} here; put the file itself in its place, or remove the link."
 
 
 class FileError(ValueError):
@@ -76,15 +78,21 @@ def suffix(path: PathLike, known: Sequence[str], what: str) -> str:
     return end
 
 
-def readable(path: PathLike) -> Path:
-    """Return the path of a regular, non-empty file that may be read.
+def readable(path: PathLike, *, links: bool = True, empty: bool = False) -> Path:
+    """Return the path of a regular file that may be read.
+
+    Args:
+        path: the file.
+        links: whether the path may be a symbolic link. In a folder of results it may not: whoever made the folder
+            could have linked to any file of its reader.
+        empty: whether the file may be empty.
 
     Raises:
         OSError: no such file, a directory, no permission, or not a regular file (reading a pipe could wait forever).
         FileError: an empty file.
     """
     try:
-        found = os.stat(path)
+        found = os.stat(path, follow_symlinks=links)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{quote(path)} does not exist; check the name and the folder.") from error
     except PermissionError as error:
@@ -95,11 +103,13 @@ def readable(path: PathLike) -> Path:
         raise type(error)(f"{quote(path)} cannot be reached ({error.strerror}); check the name.") from error
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(f"{quote(path)} is a directory; name a file in it.")
+    if stat.S_ISLNK(found.st_mode):
+        raise OSError(_LINK.format(quote(path), "read"))
     if not stat.S_ISREG(found.st_mode):
         raise OSError(f"{quote(path)} is not a regular file; copy its content to one first.")
     if not os.access(path, os.R_OK):
         raise PermissionError(f"{quote(path)} may not be read; check its permissions.")
-    if found.st_size == 0:
+    if found.st_size == 0 and not empty:
         raise FileError(f"{quote(path)} is empty (0 bytes); write it again.")
     return Path(path)
 
@@ -118,7 +128,7 @@ def decoding(path: PathLike, what: str) -> Iterator[None]:
     """Turn any error of a decoder into a `FileError` that names the file and `what` it was read as."""
     try:
         yield
-    except FileError:
+    except (FileError, MemoryError):
         raise
     except Exception as error:
         raise FileError(
@@ -149,14 +159,14 @@ def atomic(path: PathLike) -> Iterator[Path]:
 
     The content is on the disk before the file gets its name. If anything is raised inside, including a keyboard
     interrupt, the temporary file is removed and `path` stays as it was. An existing file is replaced and its
-    permissions are kept. If `path` is a symbolic link, its target is replaced and the link stays.
+    permissions are kept. A symbolic link is refused: it may lead to a file that was not meant.
 
     Args:
         path: the file to write; its folder must exist.
 
     Raises:
-        OSError: the folder does not exist, `path` is a directory or another thing that is not a regular file, no
-            permission, or no room.
+        OSError: the folder does not exist, `path` is a directory, a link or another thing that is not a regular file,
+            no permission, or no room.
 
     Example:
         >>> import tempfile, pathlib
@@ -211,8 +221,8 @@ def _sync(path: Path, flags: int) -> None:
 
 
 def _target(path: PathLike) -> tuple[Path, int | None]:
-    """Return the path behind all links, and the permissions of the file there (None if there is no file)."""
-    target = Path(os.path.realpath(path))
+    """Return the path, and the permissions of the file there (None if there is no file)."""
+    target = Path(path)
     try:
         found = os.lstat(target)
     except FileNotFoundError:
@@ -223,7 +233,7 @@ def _target(path: PathLike) -> tuple[Path, int | None]:
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(f"{quote(path)} is a directory; name a file in it.")
     if stat.S_ISLNK(found.st_mode):
-        raise OSError(errno.ELOOP, f"{quote(path)} is a symbolic link to itself; remove it.")
+        raise OSError(_LINK.format(quote(path), "written"))
     if not stat.S_ISREG(found.st_mode):
         raise OSError(f"{quote(path)} is not a regular file, so it was not replaced; choose another name.")
     if not os.access(target, os.W_OK):

@@ -7,25 +7,67 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from linflow._support.digits import in_bytes
+from linflow._support.paths import readable
 
-def read_toml(path: str | os.PathLike[str]) -> tuple[dict[str, Any], str]:
+LIMIT = 2**24
+"""The most bytes of a TOML file. Parsed, it can take thirty times as much."""
+DEEPEST = 32
+"""The most names in a dotted key, and the most brackets open at one place. The parser takes their square."""
+_PIECES = re.compile(
+    r"""(\"{3}(?:[^\\]|\\.)*?\"{3,5}|'{3}.*?'{3,5}|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')|\#[^\n]*|([^"'\#]+)""", re.DOTALL
+)
+"""A string (the first group), a comment, or what is between (the second). It ends where a string is not closed."""
+_DOTTED = re.compile(rf"(?<![\w-])(?:[\w-]+[ \t]*\.[ \t]*){{{DEEPEST}}}")
+
+
+def read_toml(path: str | os.PathLike[str], *, links: bool = True) -> tuple[dict[str, Any], str]:
     """Return the content of a TOML file, and its text.
 
+    Args:
+        path: the file.
+        links: whether the path may be a symbolic link.
+
     Raises:
-        ValueError: the file is not TOML; the message names the place.
-        OSError: no such file.
+        ValueError: the file is not TOML; the message names the place. Or it is too large, or nested too deep.
+        OSError: no such file, or not a regular file.
     """
+    file = readable(path, links=links, empty=True)
+    if (size := file.stat().st_size) > LIMIT:
+        raise ValueError(f"{path} has {in_bytes(size)}; a TOML file of at most {in_bytes(LIMIT)} is needed.")
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a text file in UTF-8 (byte {error.start}); a TOML file is needed.") from None
+    if (line := _too_deep(text)) is not None:
+        raise ValueError(
+            f"{path}, line {line}: there are more than {DEEPEST} names in a dotted key, or brackets in one another; "
+            "nothing that linflow reads is nested so deep."
+        )
     try:
         return tomllib.loads(text), text
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # not TOML, or an integer of thousands of digits
         raise ValueError(f"{path} is not TOML: {error}.") from None
+
+
+def _too_deep(text: str) -> int | None:
+    """Return the line in which a text is nested too deep, or None. The text is not parsed."""
+    pieces, at = [], 0
+    while found := _PIECES.match(text, at):
+        at = found.end()
+        # A string may be a name in a dotted key. Its lines are kept for the count.
+        pieces.append(found[2] or ("s" + "\n" * found[1].count("\n") if found[1] else ""))
+    plain = "".join(pieces)
+    if dotted := _DOTTED.search(plain):
+        return 1 + plain.count("\n", 0, dotted.start())
+    depth = 0
+    for mark in re.finditer(r"[\[\]{}]", plain):
+        depth = max(0, depth + (1 if mark[0] in "[{" else -1))
+        if depth > DEEPEST:
+            return 1 + plain.count("\n", 0, mark.start())
+    return None
 
 
 def toml_value(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 
 
@@ -60,3 +61,29 @@ def position(index: list[int]) -> str:
     """Return an index in words, counted from 1: "row 2, column 3"."""
     words = ("row", "column") if len(index) <= 2 else ("index",) * len(index)
     return ", ".join(f"{word} {i + 1}" for word, i in zip(words, index, strict=False))
+
+
+_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
+"""What is not shown but acts: control characters, direction marks, separators of lines, halves of characters."""
+
+
+def visible(text: str) -> str:
+    r"""Return text with every character that a terminal or a page would obey written out; lines and tabs stay.
+
+    Names in files of others can hold such characters. The form is that of JSON, so JSON stays JSON.
+
+    Example:
+        >>> print(visible("layer\x1b[2J\u202eeno"))
+        layer\u001b[2J\u202eeno
+    """
+    return _HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def in_one_line(text: str) -> str:
+    r"""Return text on one line, as `visible` shows it.
+
+    Example:
+        >>> print(in_one_line("a\n  b\x00"))
+        a b\u0000
+    """
+    return visible(re.sub(r"\s*[\n\r\t]\s*", " ", text))

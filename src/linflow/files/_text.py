@@ -17,6 +17,8 @@ _DELIMITERS = ("\t", ";", ",")
 _LOOKED_AT = 20
 """The number of lines that determine the delimiter."""
 _BLOCK = 2**20
+_TIMES = 32
+"""How many times as much memory as on disk a line takes, cut into cells of one digit."""
 _WHOLE = re.compile(r"\s*[-+]?\d+\s*")
 _HALF = re.compile(r"(?:^|,)\s*(-?0\d+|-0|(?<=,)\d{10,})\s*(?=,|$)")
 """Cells that are hardly whole numbers, but halves of numbers with a decimal comma: 1,05, -0,5 or 0,6931471806."""
@@ -28,6 +30,8 @@ def read_text(path: Path, limit: int) -> np.ndarray:
     Raises:
         FileError: a cell that is not a number, a header that does not fit, an index, ragged lines, or too large.
     """
+    check_size(path.stat().st_size, limit, path, "its text")
+    _check_lines(path, limit)
     head = _head(path)
     if not head:
         raise FileError(f"{quote(path)} holds no numbers; lines of numbers are needed.")
@@ -114,7 +118,7 @@ def _is_number(cell: str) -> bool:
 
 def _count_up(cells: Sequence[str]) -> bool:
     """Tell whether the cells are whole numbers, each greater by one than the cell before."""
-    if not cells or not all(_WHOLE.fullmatch(cell) for cell in cells):
+    if not cells or not all(len(cell) <= 20 and _WHOLE.fullmatch(cell) for cell in cells):
         return False
     return all(int(b) == int(a) + 1 for a, b in itertools.pairwise(cells))
 
@@ -169,8 +173,19 @@ def _check_first_line(cells: Sequence[str], rows: Sequence[Sequence[str]], delim
                 )
 
 
+def _check_lines(path: Path, limit: int) -> None:
+    """Raise FileError if a line is so long that its cells, as Python text, would take more than `limit` bytes."""
+    most, length = max(limit // _TIMES, 1), 0
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(_BLOCK), b""):
+            first, *rest = block.split(b"\n") if b"\n" in block else block.split(b"\r")
+            longest = max([length + len(first), *map(len, rest)])
+            if longest > most:
+                check_size(_TIMES * longest, limit, path, f"a line of {longest} characters")
+            length = len(rest[-1]) if rest else length + len(first)
+
+
 def _check_text_size(path: Path, columns: int, limit: int) -> None:
-    check_size(path.stat().st_size, limit, path, "its text")
     with open(path, "rb") as file:
         rows = 1 + sum(block.count(b"\n") for block in iter(lambda: file.read(_BLOCK), b""))
     check_size(8 * rows * columns, limit, path)

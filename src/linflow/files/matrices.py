@@ -23,6 +23,7 @@ from linflow._support.paths import (
 from linflow._support.words import listed, position
 from linflow.files._index import check_counting, check_unnamed
 from linflow.files._numpy import read_npy, read_npz
+from linflow.files._parquet import read_parquet
 from linflow.files._text import read_text
 
 READ = (".csv", ".tsv", ".txt", ".npy", ".npz", ".parquet")
@@ -126,43 +127,46 @@ def _only(arrays: dict[str, np.ndarray], path: Path) -> np.ndarray:
 
 def _read_parquet(path: Path, limit: int, notes: list[str]) -> np.ndarray:
     pa, pq = import_for("pyarrow", path), import_for("pyarrow.parquet", path)
-    with decoding(path, "Parquet"), pq.ParquetFile(path, page_checksum_verification=True) as file:
-        schema = file.schema_arrow
-        index = _index_of(schema)
-        names = [name for name in schema.names if name not in index]
-        if index and not names:
-            raise FileError(f"{quote(path)} holds an index of pandas, {listed(index)}, and no other column.")
-        kinds = {name: schema.field(name).type for name in names}
-        text = [
-            f"{name!r} ({kind})"
-            for name, kind in kinds.items()
-            if not pa.types.is_integer(kind) and not pa.types.is_floating(kind)
-        ]
-        if text:
-            raise FileError(
-                f"{quote(path)} has columns that are not numbers: {', '.join(text[:8])}. Leave them out, or write "
-                "them as numbers, truth values as 1 and 0: astype(float)."
-            )
-        if names:
-            check_unnamed(names[0], path)
-        check_size(8 * file.metadata.num_rows * max(len(names), 1), limit, path)
-        table = file.read(columns=names)
-        for j, name in enumerate(names):
-            column = table.column(j)
-            if column.null_count:
-                row = column.is_null().index(True).as_py()
-                raise FileError(
-                    f"{quote(path)} has no value at row {row + 1} of column {name!r}. Remove or impute it."
-                )
-        columns = [table.column(j).to_numpy().astype(np.float64) for j in range(len(names))]
-        if columns:
-            check_counting(names[0], columns[0], path)
+    with decoding(path, "Parquet"), pq.ParquetFile(path) as file:
+        schema, count = file.schema_arrow, file.metadata.num_rows
+    names = schema.names
+    index = _index_of(schema)
+    places = [j for j, name in enumerate(names) if name not in index]
+    if index and not places:
+        raise FileError(f"{quote(path)} holds an index of pandas, {listed(index)}, and no other column.")
+    kinds = schema.types
+    text = [
+        f"{names[j]!r} ({kinds[j]})"
+        for j in places
+        if not pa.types.is_integer(kinds[j]) and not pa.types.is_floating(kinds[j])
+    ]
+    if text:
+        raise FileError(
+            f"{quote(path)} has columns that are not numbers: {', '.join(text[:8])}. Leave them out, or write "
+            "them as numbers, truth values as 1 and 0: astype(float)."
+        )
+    if places:
+        check_unnamed(names[places[0]], path)
+    check_size(8 * count * max(len(places), 1), limit, path)
+    with decoding(path, "Parquet"):
+        table = read_parquet(path, limit)
     if index:
         notes.append(f"the index {listed(index)} of pandas in {quote(path)} was left out")
-    return np.stack(columns, axis=1) if columns else np.empty((0, 0))
+    found = np.empty((len(table), len(places)))
+    for k, (j, column) in enumerate(zip(places, map(table.column, places), strict=True)):
+        if column.null_count:
+            row = column.is_null().index(True).as_py()
+            raise FileError(
+                f"{quote(path)} has no value at row {row + 1} of column {names[j]!r}. Remove or impute it."
+            )
+        found[:, k] = column.to_numpy()
+    if places:
+        check_counting(names[places[0]], found[:, 0], path)
+    return found
 
 
 def _index_of(schema: Any) -> list[str]:
     """Return the columns that pandas marked as the index. A range index has no column."""
     marked = (schema.pandas_metadata or {}).get("index_columns", [])
+    marked = {name for name in marked if isinstance(name, str)}
     return [name for name in schema.names if name in marked or name.startswith("__index_level_")]

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from linflow._support.paths import (
     LIMIT,
-    FileError,
     PathLike,
     check_size,
     decoding,
     import_for,
     one_line,
-    quote,
     readable,
     suffix,
     write_bytes,
 )
+from linflow.files._parquet import read_parquet
 
 KINDS = (".parquet", ".csv")
 
@@ -104,13 +104,20 @@ def _plain(x: Any) -> Any:
     return x.item() if isinstance(x, np.generic) else x
 
 
-def read_table(path: PathLike, *, limit: int = LIMIT) -> Any:
+def _cells(path: Path) -> int:
+    """Return the most cells that a CSV file can have. Decoded, an empty one takes as much as any number."""
+    with open(path, "rb") as file:
+        return 1 + sum(block.count(b",") + block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
+
+
+def read_table(path: PathLike, *, limit: int = LIMIT, columns: Sequence[str] | None = None) -> Any:
     """Read a table from `.parquet` or `.csv`.
 
     Args:
         path: the file.
         limit: the most bytes that the table may take; checked before anything is decoded. For a CSV, the size of the
-            file counts.
+            file and eight bytes for each cell count.
+        columns: the names of the columns to read; all if not given.
 
     Returns:
         A `pyarrow.Table`. Convert it with `.to_pandas()`, `.to_pylist()` or `.column(name).to_numpy()`.
@@ -133,14 +140,9 @@ def read_table(path: PathLike, *, limit: int = LIMIT) -> Any:
     file = readable(path)
     if end == ".csv":
         check_size(file.stat().st_size, limit, file, "its text")
+        check_size(8 * _cells(file), limit, file)
         text = import_for("pyarrow.csv", path)
         with decoding(file, "CSV"):
-            return text.read_csv(file)
-    parquet = import_for("pyarrow.parquet", path)
-    with decoding(file, "Parquet"), parquet.ParquetFile(file, page_checksum_verification=True) as opened:
-        metadata = opened.metadata
-        groups = [metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)]
-        if min(groups, default=0) < 0 or metadata.num_rows < 0:
-            raise FileError(f"{quote(path)} states negative sizes: it is corrupt. Write or fetch it again.")
-        check_size(max(sum(groups), metadata.num_rows * metadata.num_columns), limit, file)
-        return opened.read()
+            return text.read_csv(file, convert_options=text.ConvertOptions(include_columns=columns or []))
+    with decoding(file, "Parquet"):
+        return read_parquet(file, limit, columns)

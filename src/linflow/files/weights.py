@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import pickle
+import pickletools
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -159,18 +161,18 @@ def read_safetensors(
                 del slices[name]
             check_size(decoded_size([tuple(part.get_shape()) for part in slices.values()]), limit, path)
         tensors = package.deserialize(path.read_bytes())
-    arrays = {}
-    stored = {}
-    for name, info in tensors:
-        if name not in slices:
-            continue
-        x = np.frombuffer(info["data"], _DTYPES[info["dtype"]])
-        if info["dtype"] == "BF16":  # the upper half of a float32
-            stored[name], x = "bfloat16", (x.astype(np.uint32) << 16).view(np.float32)
-        elif info["dtype"] in _EIGHT_BITS:
-            stored[name] = _EIGHT_BITS[info["dtype"]]
-            x = decoded(x, stored[name])
-        arrays[name] = x.reshape(info["shape"])
+    arrays, stored = {}, {}
+    with decoding(path, ".safetensors"):
+        for name, info in tensors:
+            if name not in slices:
+                continue
+            x = np.frombuffer(info["data"], _DTYPES[info["dtype"]])
+            if info["dtype"] == "BF16":  # the upper half of a float32
+                stored[name], x = "bfloat16", (x.astype(np.uint32) << 16).view(np.float32)
+            elif info["dtype"] in _EIGHT_BITS:
+                stored[name] = _EIGHT_BITS[info["dtype"]]
+                x = decoded(x, stored[name])
+            arrays[name] = x.reshape(info["shape"])
     return arrays, stored, _scale(metadata, path)
 
 
@@ -211,12 +213,19 @@ def read_torch(
             raise FileError(
                 f"{quote(path)} is corrupt: {broken!r} does not have its checksum. Save or fetch it again."
             )
+        packed = [info.filename for info in members if info.compress_type != zipfile.ZIP_STORED]
+        if packed:
+            raise FileError(f"{quote(path)} holds {packed[0]!r}, compressed, as torch.save does not; save it again.")
+        for info in members:
+            if info.filename.endswith(".pkl"):
+                _check_pickle(archive.read(info), path)
         inner = {info.filename.partition("/")[2] for info in members}
     if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):
         raise FileError(f"{quote(path)} is a TorchScript archive, which holds code; save model.state_dict() instead.")
     torch = import_for("torch", path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        # Mapped, a tensor lies within the file, whatever size it claims.
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
         if isinstance(error, pickle.UnpicklingError):
             refused = re.search(r"GLOBAL [\w.]+", str(error))
@@ -238,6 +247,17 @@ def read_torch(
                 del tensors[name]
     stored = {name: dtype_name(x.dtype) for name, x in tensors.items()}
     return {name: _from_torch(x, name, torch, path) for name, x in tensors.items()}, stored, notes
+
+
+def _check_pickle(content: bytes, path: Path) -> None:
+    """Refuse what PyTorch's weights-only loader allows, and what takes memory without an end: bytearray(N)."""
+    named: list[Any] = []
+    with suppress(ValueError):  # not a pickle; PyTorch says so
+        named += (argument for code, argument, _ in pickletools.genops(content) if code.name == "GLOBAL")
+    if any(str(name).endswith(" bytearray") for name in named):
+        raise FileError(
+            f"{quote(path)} makes a bytearray, which can take any amount of memory; save model.state_dict() alone."
+        )
 
 
 def _tensors(content: Any, kind: type, path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:

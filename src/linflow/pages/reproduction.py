@@ -182,6 +182,10 @@ def reproduce(
     # Fail now, not after minutes, if nothing can be written or the files there are not linflow's.
     drawn = [out / "figures" / f"{experiment.id}.{kind}" for experiment in experiments for kind in _FORMATS]
     refuse_foreign_files([out / "index.html", out / "report.json", *drawn], "name another folder")
+    if (out / "figures").is_symlink():
+        raise FileExistsError(
+            f"{str(out / 'figures')!r} is a symbolic link; name another folder, or remove the link."
+        )
     (out / "figures").mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=out):
         pass

@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 from matplotlib.colors import to_hex, to_rgb
 
 from linflow._support import digits
+from linflow._support.words import in_one_line, visible
 from linflow.pages.typesetting import typeset
 from linflow.plots.saving import rendered
 from linflow.plots.themes import THEMES
@@ -26,10 +27,27 @@ def environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_on_one_line,
     )
-    found.filters["typeset"] = typeset
+    found.filters["typeset"], found.filters["lines"] = typeset, lines
     found.globals.update(figure_paper=THEMES["dark"].paper, figure_ink=THEMES["dark"].ink)
     return found
+
+
+def _on_one_line(value: Any) -> Any:
+    """Return a value as it goes into a template: text of others begins no line of the page."""
+    return in_one_line(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def lines(text: str) -> Markup:
+    r"""Return a text of several lines as HTML. Each is an element, so that none begins a line of the file.
+
+    Example:
+        >>> print(lines("a = 1\nb = '<'"))
+        <span>a = 1</span>
+        <span>b = &#39;&lt;&#39;</span>
+    """
+    return Markup("\n").join(Markup("<span>{}</span>").format(visible(line)) for line in text.splitlines())
 
 
 @lru_cache(maxsize=1)

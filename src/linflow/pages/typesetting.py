@@ -7,6 +7,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from linflow._support.words import in_one_line
+
 _SCRIPTS = {
     ord(sign): f"<{tag}>{plain}</{tag}>"
     for tag, signs in (("sup", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"), ("sub", "₋₀₁₂₃₄₅₆₇₈₉"))
@@ -26,7 +28,7 @@ def typeset(text: Any) -> Markup:
         >>> print(typeset("‖W_1‖_F < 2.66e+03, σ_{r+1}: 10⁻⁵"))
         ‖W<sub>1</sub>‖<sub>F</sub> &lt; 2660, σ<sub>r+1</sub>: 10<sup>−5</sup>
     """
-    text = re.sub(r"(?<![\w.])(\d+(?:\.\d+)?)e([+-]?\d+)(?![\w.]*\w)", _power, str(text))
+    text = re.sub(r"(?<![\w.])(\d+(?:\.\d+)?)e([+-]?\d+)(?![\w.]*\w)", _power, in_one_line(str(text)))
     text = re.sub(r"\bsqrt\(", "√(", text)
     text = re.sub(" ([=≈≤≥]) ", "\u00a0\\1 ", text)  # no line starts with a sign
     html = str(escape(text)).translate(_SCRIPTS).replace("</sup><sup>", "").replace("</sub><sub>", "")

@@ -17,7 +17,7 @@ import numpy as np
 
 from linflow._support import checks
 from linflow._support.kept import Kept
-from linflow._support.paths import write_whole
+from linflow._support.paths import readable, write_whole
 from linflow._support.words import plural, verb_for
 from linflow.sweeps.engine import AHEAD, DaskEngine, Engine, LocalEngine, cores
 from linflow.sweeps.grid import Grid
@@ -181,11 +181,15 @@ def run_sweep(
 
 def _own(path: Path) -> None:
     """Refuse a folder in which the sweep would overwrite a file that is not its own."""
-    if not path.exists() and path.with_name(RESULTS).exists():
-        results = path.with_name(RESULTS)
-        raise ValueError(f"{results} does not belong to a sweep and would be overwritten; choose another folder.")
-    with suppress(FileNotFoundError):
-        if not path.read_text(encoding="utf-8", errors="replace").startswith(HEADER):
+    results = path.with_name(RESULTS)
+    if not os.path.lexists(path):
+        if os.path.lexists(results):
+            raise ValueError(f"{results} does not belong to a sweep and would be overwritten; choose another folder.")
+        return
+    if os.path.lexists(results):
+        readable(results, links=False, empty=True)  # no link and no pipe
+    with open(readable(path, links=False, empty=True), "rb") as file:
+        if file.read(len(HEADER)) != HEADER.encode():
             raise ValueError(f"{path} is not the file of a sweep and would be overwritten; choose another folder.")
 
 

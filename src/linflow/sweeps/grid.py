@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from linflow._support.arrays import unmasked
-from linflow._support.paths import write_whole
+from linflow._support.paths import readable, write_whole
 from linflow.experiments.old_keys import OLD_KEYS
 from linflow.experiments.unused import SIZES, unused
 from linflow.files.matrices import member
@@ -47,6 +47,7 @@ class Grid:
         source: the content of the grid file as a tree, with absolute paths except for arrays; `grid_file.to_toml`
             writes it.
         doubts: sentences on values that no experiment can have. Cells with such a value will fail.
+        recorded: whether the hashes of files are those that were recorded. Then no file is read.
     """
 
     base: dict[str, Any]
@@ -58,6 +59,7 @@ class Grid:
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     source: dict[str, Any] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
+    recorded: bool = False
     _digests: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -166,10 +168,10 @@ class Grid:
         return replace(self, base=base, axes=axes, arrays={}, _digests={})
 
     def digest(self, path: Any) -> str:
-        """Return the hash of a file as it was at the first call."""
+        """Return the hash of a file as it was at the first call, or as it was recorded."""
         path = str(path)
         if path not in self._digests:
-            self._digests[path] = file_digest(path)
+            self._digests[path] = UNREADABLE.format(path) if self.recorded else file_digest(path)
         return self._digests[path]
 
     def digests(self, settings: Mapping[str, Any]) -> dict[str, str]:
@@ -207,8 +209,8 @@ def file_digest(path: str) -> str:
 
 def _holds(path: Path, content: bytes) -> bool:
     try:
-        return path.read_bytes() == content
-    except OSError:
+        return readable(path, links=False).read_bytes() == content
+    except (OSError, ValueError):  # none, or an empty one
         return False
 
 

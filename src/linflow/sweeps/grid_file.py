@@ -76,12 +76,13 @@ def read_grid(source: Grid | Mapping[str, Any] | str | os.PathLike[str]) -> Grid
 def recorded_grid(folder: str | os.PathLike[str]) -> Grid:
     """Return the grid of the sweep in a folder. Its ids use the hashes that the files had during the sweep.
 
-    So the results can be read even if the data are missing or have changed since.
+    So the results can be read even if the data are missing or have changed since. No file but the grid file is read.
     """
     path, there = Path(folder) / GRID, Path(folder).resolve()
-    tree, _ = read_toml(path)
+    tree, _ = read_toml(path, links=False)
     grid = _grid(tree, there, str(path))
-    return replace(grid, _digests={os.path.abspath(there / k): str(v) for k, v in tree.get("files", {}).items()})
+    known = {os.path.abspath(there / k): str(v) for k, v in tree.get("files", {}).items()}
+    return replace(grid, recorded=True, _digests=known)
 
 
 def _grid(tree: Mapping[str, Any], folder: Path, where: str) -> Grid:

@@ -12,6 +12,7 @@ import numpy as np
 
 from linflow._support.own_files import refuse_foreign_files
 from linflow._support.paths import write_whole
+from linflow._support.toml import read_toml
 from linflow._support.words import plural, verb_for
 from linflow.pages.templating import environment, number, svg
 from linflow.sweeps.reading import ALIASES, in_order
@@ -71,7 +72,7 @@ def write_report(folder: str | os.PathLike[str], path: str | os.PathLike[str] | 
         loosest=sure[::-1][:EXTREMES],
         failures=reasons[:MOST_REASONS],
         unlisted=max(0, len(reasons) - MOST_REASONS),
-        toml=(store.folder / GRID).read_text(encoding="utf-8"),
+        toml=read_toml(store.folder / GRID, links=False)[1],
         versions="; ".join(sorted({r["versions"] for r in rows})),
         number=number,
         text=_text,

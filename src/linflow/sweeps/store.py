@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from linflow._support.paths import quote, readable
 from linflow._support.words import plural
 from linflow.files import FileError, atomic, read_table, write_table
 from linflow.sweeps.grid import ID_LENGTH
@@ -78,6 +80,10 @@ class Store:
     def __init__(self, folder: str | os.PathLike[str], *, make: bool = True):
         self.folder = Path(folder)
         self.parts = self.folder / PARTS
+        if self.parts.is_symlink():
+            raise OSError(
+                f"{quote(self.parts)} is a symbolic link, and a sweep is kept in one folder; remove the link."
+            )
         if make:
             self.parts.mkdir(parents=True, exist_ok=True)
         elif not self.parts.is_dir():
@@ -111,12 +117,15 @@ class Store:
 
     def _take(self, name: str) -> bool:
         """Take a lock. Return False if another process has it, else True (also if locks are not supported)."""
+        path = self.folder / name
         try:
-            handle = os.open(self.folder / name, os.O_CREAT | os.O_RDWR, 0o666)
+            handle = _opened(path, os.O_CREAT | os.O_RDWR)
         except PermissionError:  # another user created it, but it can still be locked
-            if not (self.folder / name).exists():
+            if not path.exists():
                 raise
-            handle = os.open(self.folder / name, os.O_RDONLY)
+            handle = _opened(path, os.O_RDONLY)
+        if handle is None:
+            raise OSError(f"{quote(path)} is not a plain file, and a sweep marks the folder with it; remove it.")
         taken = _lock(handle)
         if taken:
             self._locks.append(handle)
@@ -169,7 +178,7 @@ class Store:
     def read(self, name: str) -> pa.Table | None:
         """Return a part, or None (with a note) if it is truncated, corrupt or from another version."""
         try:
-            table = read_table(self.parts / name)
+            table = read_table(readable(self.parts / name, links=False))
         except (FileError, OSError) as error:
             self.notes.append(f"{name} is left out and its cells are computed again: {error}")
             return None
@@ -229,8 +238,9 @@ class Store:
         """
         wanted, path = list(columns or SCHEMA.names), self.folder / RESULTS
         with (
-            suppress(OSError, pa.ArrowException),  # no table yet, or a damaged one: the parts have every row
-            pq.ParquetFile(path, page_checksum_verification=True) as table,
+            # No table yet, a damaged one, or no plain file: the parts have every row.
+            suppress(OSError, FileError, pa.ArrowException),
+            pq.ParquetFile(readable(path, links=False), page_checksum_verification=True) as table,
         ):
             if (table.schema_arrow.metadata or {}).get(MADE_OF) == _made_of(ids, self.names()):
                 return table.read(wanted).replace_schema_metadata()
@@ -301,14 +311,28 @@ def running(folder: str | os.PathLike[str], first: int = 0) -> bool | None:
         if not number.isdecimal() or int(number) < first:
             continue
         try:
-            handle = os.open(path, os.O_RDONLY)
+            handle = _opened(path, os.O_RDONLY)
         except OSError:  # this user has no access
             return None
+        if handle is None:  # no sweep makes such a thing
+            continue
         free = _lock(handle)
         os.close(handle)
         if free is not True:
             return None if free is None else True
     return False
+
+
+def _opened(path: Path, flags: int) -> int | None:
+    """Open a plain file, or return None if something else is there: a link, a pipe, a device."""
+    careful = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # a pipe would wait for its other end
+    if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
+        return None
+    handle = os.open(path, flags | careful, 0o666)
+    if stat.S_ISREG(os.fstat(handle).st_mode):
+        return handle
+    os.close(handle)
+    return None
 
 
 def _lock(handle: int) -> bool | None:

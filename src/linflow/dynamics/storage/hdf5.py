@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +21,12 @@ if TYPE_CHECKING:
     import h5py
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_FILTERS = {1, 2, 3}
+_DEFLATE, _SHUFFLE, _FLETCHER = 1, 2, 3
+_FILTERS = {_DEFLATE, _SHUFFLE, _FLETCHER}
 """Allowed HDF5 filters: deflate, shuffle, Fletcher's checksum. HDF5 looks for others in plug-ins, which are code."""
 
+_CHECKSUM = 4
+"""Bytes of Fletcher's checksum."""
 _BLOCK = 2**20
 KINDS = {"run": _schema.RUN}
 """The kinds of runs that are read by default, keyed by the file attribute that names them."""
@@ -69,6 +73,18 @@ def _check_seal(path: Path) -> None:
         raise FileError(
             f"{quote(path)} is damaged: its bytes do not have the digest at its end. Save or fetch it again."
         )
+
+
+def _inflated(packed: bytes, most: int) -> int:
+    """Return the number of bytes that these decompress to, or one more than `most`. They are not kept."""
+    stream, size = zlib.decompressobj(), 0
+    try:
+        while packed and not stream.eof and size <= most:
+            size += len(stream.decompress(packed, _BLOCK))
+            packed = stream.unconsumed_tail
+    except zlib.error:
+        return -1
+    return min(size, most + 1)
 
 
 class RunFile:
@@ -135,6 +151,7 @@ class RunFile:
         for data in datasets.values():
             check_size(8 * math.prod(data.chunks or ()), limit, self.path, "one chunk of it")
         for name, data in datasets.items():
+            self._check_chunks(data, name)
             kind = np.int64 if data.dtype.kind in "iu" else np.float64
             self.arrays[name] = np.array(data[()], dtype=kind)
 
@@ -149,12 +166,35 @@ class RunFile:
         if data.is_virtual or data.external:
             raise self.error(f"{name!r} takes its data from another file; do not trust this file")
         made = data.id.get_create_plist()
-        used = {made.get_filter(i)[0] for i in range(made.get_nfilters())}
-        if not used <= _FILTERS:
+        used = [made.get_filter(i)[0] for i in range(made.get_nfilters())]
+        if not {*used} <= _FILTERS:
             raise self.error(
-                f"{name!r} is compressed by a filter (number {max(used - _FILTERS)}) that is not used here"
+                f"{name!r} is compressed by a filter (number {max({*used} - _FILTERS)}) that is not used here"
             )
+        if len({*used}) < len(used):
+            raise self.error(f"{name!r} is compressed more than once; do not trust this file")
         return data
+
+    def _check_chunks(self, data: h5py.Dataset, name: str) -> None:
+        """Decompress each chunk to nothing. HDF5 itself goes on as long as there is something to decompress."""
+        made = data.id.get_create_plist()
+        used = [made.get_filter(i)[0] for i in range(made.get_nfilters())]
+        if data.chunks is None or _DEFLATE not in used:
+            return
+        size = data.dtype.itemsize * math.prod(data.chunks)
+        summed = _CHECKSUM * (_FLETCHER in used[: used.index(_DEFLATE)])
+        after = _CHECKSUM * (_FLETCHER in used[used.index(_DEFLATE) :])
+        whole = self.path.stat().st_size
+        for i in range(data.id.get_num_chunks()):
+            found = data.id.get_chunk_info(i)
+            if found.size > whole or found.filter_mask:
+                raise self.error(f"{name!r} has a chunk that is not stored as all others are; do not trust this file")
+            packed = data.id.read_direct_chunk(found.chunk_offset)[1]
+            got = _inflated(packed[: len(packed) - after], size + summed)
+            if got != size + summed:
+                raise self.error(
+                    f"{name!r} has a chunk that does not decompress to its {size} bytes; do not trust this file"
+                )
 
     def check_sum(self) -> None:
         """Verify the checksum, if there is one."""
