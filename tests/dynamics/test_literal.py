@@ -44,7 +44,20 @@ def test_interpolation_is_exact_for_polynomials_of_its_degree(rng, count, degree
     assert _hermite.interpolate(np.array([0.3]), nodes[:1], np.array([2.0]), np.zeros(1), np.zeros(1)).tolist() == [
         2.0
     ]
-    np.testing.assert_allclose(_hermite.interpolate(t, nodes, p(nodes)), np.interp(t, nodes, p(nodes)))
+    # Without curvatures it is linear, whether or not slopes are known.
+    for slopes in (None, p.deriv()(nodes)):
+        linear = _hermite.interpolate(t, nodes, p(nodes), slopes)
+        assert linear.tolist() == np.interp(t, nodes, p(nodes)).tolist()
+
+
+def test_each_time_is_interpolated_in_its_own_interval():
+    """The two intervals have windows of two and three nodes, whose polynomials differ."""
+    nodes, t = np.array([0.0, 1.0, 1.05]), np.array([0.5, 1.02])
+    data = np.stack([np.sin(5 * nodes), 5 * np.cos(5 * nodes), -12.5 * np.sin(5 * nodes)])
+    found = _hermite.interpolate(t, nodes, data[0], data[1], 2 * data[2])
+    for k, count in ((0, 2), (1, 3)):
+        form = _hermite.NewtonForm.of(nodes[None, :count], data[:, None, :count], np.zeros(1, dtype=int))
+        assert found[k] == form.at(t[k : k + 1])[0]
 
 
 def test_interpolation_is_local():
@@ -57,8 +70,12 @@ def test_interpolation_is_local():
 
 def test_a_neighbour_much_shorter_than_the_interval_is_left_out():
     def windows(lengths):
-        first, count = _hermite._windows(np.array(lengths, dtype=float), np.arange(len(lengths)))
-        return list(zip(first.tolist(), count.tolist(), strict=True))
+        found = []
+        for unit in (1.0, 2.0**10, 2.0**-10):
+            first, count = _hermite._windows(unit * np.array(lengths, dtype=float), np.arange(len(lengths)))
+            found.append(list(zip(first.tolist(), count.tolist(), strict=True)))
+        assert found[0] == found[1] == found[2]
+        return found[0]
 
     assert windows([1.0]) == [(0, 2)] and windows([1.0, 1.0]) == [(0, 3), (0, 3)]
     assert windows([1.0, 0.1]) == [(0, 3), (0, 3)] and windows([1.0, 0.099]) == [(0, 2), (0, 3)]
@@ -98,6 +115,18 @@ def test_first_times_solve_the_interpolant():
     values = np.array([2.0, 1.0, 1.5, 0.5])
     at = _hermite.first_times(np.array([1.0 - 0.9e-12, 1.0 - 1.2e-12, 0.75]), nodes, values)
     assert at[0] == 1.0 and 2 < at[1] < 3 and at[2] == near(2.75)
+
+
+def test_a_level_is_solved_for_between_the_nodes_around_it(monkeypatch):
+    nodes = np.array([0.0, 1.0, 2.0, 3.0])
+    values, slopes, bends = 3.0 - nodes**2, -2 * nodes, np.full(4, -2.0)
+    asked = []
+    monkeypatch.setattr(
+        _hermite.NewtonForm, "solve", lambda self, *args: asked.extend(x.tolist() for x in args) or args[0]
+    )
+    _hermite.first_times(np.array([1.0, -3.0]), nodes, values, slopes, bends)
+    assert asked == [[1.0, -3.0], [1.0, 2.0], [2.0, 3.0], [2.0, -1.0], [-1.0, -6.0]]
+    assert _hermite.first_times(np.array([2.5]), nodes, values, slopes).tolist() == [0.5]
 
 
 def test_solving_ends_at_the_level_where_newton_leaves_the_bracket():
