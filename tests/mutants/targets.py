@@ -91,6 +91,7 @@ TARGETS = {
             (("prior",), ["verified/test_literal_rigorous", "verified/test_prior"]),
             (("classification", "tail_march"), ["verified/test_literal_tails", "verified/test_tails"]),
             (("smooth", "convex_descent"), ["verified/test_literal_tails", "verified/test_tails"]),
+            (("declared", "declared_march"), ["verified/test_literal_declared", "verified/test_declared"]),
             (("tail_enclosure",), ["verified/test_tails"]),
             (("steps",), ["verified/test_steps"]),
         )

@@ -27,6 +27,14 @@ def _left_behind(W: Array) -> Any:
     )
 
 
+Error = float | Callable[[Array], float] | None
+"""An upper bound of a rounding error: a number, a function of W, or None if it is not known."""
+
+
+def _declared_error(error: Error, name: str) -> Error:
+    return error if error is None or callable(error) else checks.positive(error, name, allow_zero=True)
+
+
 class Objective:
     """A function of the product, given by its value and gradient, with declared constants.
 
@@ -40,6 +48,12 @@ class Objective:
       such as the exponential loss; the gap of the flow then falls like `1/t`;
     - tail smoothness `κ`: `‖∇²f(W)‖ ≤ κ (f(W) − f*)`. A constant step of gradient descent on two layers or more needs
       it, because without a minimum the weights grow for ever.
+
+    A verified run (`enclose`) also needs to know:
+
+    - convexity; strong convexity implies it;
+    - for a flow, the Lipschitz constant of the Hessian `H`: `‖∇²f(V) − ∇²f(W)‖ ≤ H ‖V − W‖`, 0 for a quadratic f;
+    - how far the computed value and gradient can be from the exact ones, by rounding: numbers, or functions of W.
 
     A run that contradicts a declared constant reports it in `run.notes`. A run also compares the gradient at its
     start with differences of the value and reports a mismatch, such as a wrong sign or factor or a missing part.
@@ -56,6 +70,10 @@ class Objective:
         minimum: `f*`. If omitted, it is computed from `minimizer`, or numerically.
         minimizer: `W*`, needed for a margin. If omitted, together with `minimum`, it is computed numerically.
         like: an array of the kind that `value` and `gradient` take; NumPy by default.
+        convex: whether f is convex.
+        hessian_lipschitz: `H ≥ 0` if known.
+        value_error: upper bound of `|computed f(W) − f(W)|`, a number or `W ↦` number.
+        gradient_error: upper bound of `‖computed ∇f(W) − ∇f(W)‖_F`, a number or `W ↦` number.
 
     Raises:
         ValueError: constants that are not positive or are inconsistent (`μ ≤ K` and `γ ≤ 2K` hold for every
@@ -96,6 +114,13 @@ class Objective:
     """Whether f is quadratic and `hessian_product` is exact."""
     _tail_constant: float = 0.0
     tail_smoothness: float = math.inf
+    convex = False
+    """Whether f is declared convex."""
+    hessian_lipschitz: float = math.inf
+    """The Lipschitz constant of the Hessian; inf if it is not known."""
+    value_error: Error = None
+    gradient_error: Error = None
+    """Upper bounds of the rounding of value and gradient: numbers, functions of W, or None if not known."""
     row_space: Any = None
     """Orthonormal basis, shape `(n, r)`, of the subspace in which f sees the columns of W; None if it sees all."""
 
@@ -113,6 +138,10 @@ class Objective:
         minimum: float | None = None,
         minimizer: Any = None,
         like: Array | None = None,
+        convex: bool = False,
+        hessian_lipschitz: float | None = None,
+        value_error: Error = None,
+        gradient_error: Error = None,
     ):
         n, m = checks.widths(shape)
         self.shape = (n, m)
@@ -130,6 +159,11 @@ class Objective:
                 "every function has γ ≤ 2K."
             )
         self.strong_convexity, self.smoothness, self.pl_constant = mu, K, max(gamma, 2 * mu)
+        self.convex = bool(convex) or mu > 0
+        if hessian_lipschitz is not None:
+            self.hessian_lipschitz = checks.positive(hessian_lipschitz, "hessian_lipschitz", allow_zero=True)
+        self.value_error = _declared_error(value_error, "value_error")
+        self.gradient_error = _declared_error(gradient_error, "gradient_error")
         if tail_constant is not None:
             self._tail_constant = checks.positive(tail_constant, "tail_constant")
         if tail_smoothness is not None:
@@ -266,7 +300,7 @@ class Objective:
         Objects that hold the objective can then still be pickled.
         """
         state = self.__dict__.copy()
-        for name in {"_value", "_gradient"} & state.keys():
+        for name in {"_value", "_gradient", "value_error", "gradient_error"} & state.keys():
             try:
                 pickle.dumps(state[name])
             except Exception:  # many types are possible: a lambda, a lock, an open file

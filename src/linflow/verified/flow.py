@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 from linflow._support.words import plural
+from linflow.verified.declared_march import DeclaredMarch
 from linflow.verified.march import EnclosureMarch, EnclosureStep
 from linflow.verified.tail_march import TailMarch
 
@@ -17,7 +18,7 @@ USELESS = 0.5
 
 
 def enclose_flow(
-    march: EnclosureMarch | TailMarch,
+    march: EnclosureMarch | TailMarch | DeclaredMarch,
     until: float | None,
     end: float,
     max_steps: int,
@@ -57,7 +58,7 @@ def enclose_flow(
     return result, reason, tuple(steps)
 
 
-def _done(march: EnclosureMarch | TailMarch, until: float | None, end: float) -> float:
+def _done(march: EnclosureMarch | TailMarch | DeclaredMarch, until: float | None, end: float) -> float:
     """Return the fraction done, by time or by the logarithm of the gap, whichever is larger."""
     by_time = march.t / end if math.isfinite(end) else 0.0
     if until is None or not 0 < march.gap[1] < march.first[1]:

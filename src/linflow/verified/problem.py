@@ -98,9 +98,8 @@ def affine_gradient(objective: Objective) -> AffineGradient:
     if isinstance(objective, Quadratic):
         return _general(objective)
     raise ValueError(
-        "a verified run needs MatrixFactorization, LinearRegression, Quadratic, ExponentialLoss or LogisticLoss, not "
-        f"{type(objective).__name__}, whose derivatives it cannot bound; gradient_flow and certify take every "
-        "objective."
+        f"this needs MatrixFactorization, LinearRegression or Quadratic, not {type(objective).__name__}; enclose "
+        "also takes convex losses, and gradient_flow and certify take every objective."
     )
 
 

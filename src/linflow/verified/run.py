@@ -20,13 +20,16 @@ from linflow.model.objectives import Objective
 from linflow.verified.arithmetic import FLOAT64, PAIRS, Arithmetic
 from linflow.verified.classification import TailGradient
 from linflow.verified.convex_descent import ConvexDescentMarch
+from linflow.verified.declared import DeclaredGradient
+from linflow.verified.declared_march import ACCURACY, DeclaredMarch
 from linflow.verified.descent import DescentEnclosure, DescentMarch, StepRule, enclose_descent
 from linflow.verified.enclosure import Enclosure
 from linflow.verified.flow import enclose_flow
 from linflow.verified.march import EnclosureMarch
 from linflow.verified.problem import AffineGradient, affine_gradient
 from linflow.verified.reduction import Narrowed, narrowed
-from linflow.verified.tail_enclosure import TailEnclosure
+from linflow.verified.smooth import ConvexGradient
+from linflow.verified.tail_enclosure import ConvexEnclosure, TailEnclosure
 from linflow.verified.tail_march import TailMarch
 
 DIGITS = 8
@@ -87,7 +90,8 @@ def enclose(
     are in `step_sizes`.
 
     Args:
-        objective: `MatrixFactorization`, `LinearRegression`, `Quadratic`, `ExponentialLoss` or `LogisticLoss`.
+        objective: `MatrixFactorization`, `LinearRegression`, `Quadratic`, `ExponentialLoss`, `LogisticLoss`, or a
+            convex `Objective` that declares its smoothness and errors, and for a flow `hessian_lipschitz`.
         network: a `Network` or its weights.
         until: fraction of the first loss gap to prove; 1e-6 if until, t_max and steps are all left out.
         t_max: time at which the flow stops.
@@ -103,7 +107,8 @@ def enclose(
         how far it reaches and why it ended.
 
     Raises:
-        ValueError, TypeError: the arguments do not fit together, or the objective is not one of these.
+        ValueError, TypeError: the arguments do not fit together, or the objective does not declare what a proof
+            needs.
 
     Source: this library, docs/verified.md.
 
@@ -125,7 +130,7 @@ def enclose(
     algorithm = checks.choice(algorithm, "algorithm", ("flow", "descent"))
     _refuse(algorithm, {"t_max": t_max}, {"step_size": step_size, "schedule": schedule, "steps": steps})
     until = checks.fraction(until, "until") if until is not None else None if t_max or steps else 1e-6
-    begin = _Beginning.of(objective, network)
+    begin = _Beginning.of(objective, network, algorithm)
     if algorithm == "flow":
         end = math.inf if t_max is None else checks.positive(t_max, "t_max")
         return begin.flow(until, end, checks.count(max_steps, "max_steps"), progress)
@@ -144,7 +149,7 @@ def descent_and_flow(
     progress: Callable[[float], None] | None,
 ) -> tuple[DescentEnclosure, list[list[np.ndarray]], Enclosure]:
     """Return a verified descent with its iterates, and the verified flow over the same time and coordinates."""
-    begin = _Beginning.of(objective, network)
+    begin = _Beginning.of(objective, network, "flow")
     iterates: list[list[np.ndarray]] = []
     descent = begin.descent(eta, until, steps, progress, iterates)
     return descent, iterates, begin.flow(None, max(descent.steps, 1) * eta * (1 + 1e-9), 5000, progress)
@@ -156,38 +161,52 @@ class _Beginning:
 
     objective: Objective
     network: Network
-    problem: AffineGradient | TailGradient
+    problem: AffineGradient | ConvexGradient
     narrow: Narrowed
     notes: tuple[str, ...]
 
     @classmethod
-    def of(cls, objective: Objective, network: Network | Sequence[Any]) -> _Beginning:
+    def of(cls, objective: Objective, network: Network | Sequence[Any], algorithm: str) -> _Beginning:
         net = Network.of(network).detach()
         objective.check_network(net)
-        problem = TailGradient.of(objective) if isinstance(objective, ExponentialTail) else affine_gradient(objective)
+        if isinstance(objective, ExponentialTail):
+            problem: AffineGradient | ConvexGradient = TailGradient.of(objective)
+        elif objective.derived:
+            problem = affine_gradient(objective)
+        else:
+            problem = DeclaredGradient.of(objective, net.weights[0], algorithm)
         weights = [np.ascontiguousarray(W if is_numpy(W) else to_numpy(W), dtype=np.float64) for W in net.weights]
         return cls(objective, net, problem, narrowed(weights), (*objective.notes, *net.notes, *problem.notes))
 
-    def _march(self, arithmetic: Arithmetic) -> EnclosureMarch | TailMarch:
-        narrow = self.narrow
-        if isinstance(self.problem, TailGradient):
-            return TailMarch(self.problem, narrow.weights, self.network.scale, narrow.radius)
-        return EnclosureMarch(
-            self.problem, narrow.weights, self.network.scale, narrow.radius, arithmetic=arithmetic, fast=True
-        )
+    def _march(
+        self, until: float | None, arithmetic: Arithmetic, finer: float = 1.0
+    ) -> EnclosureMarch | TailMarch | DeclaredMarch:
+        problem, narrow, scale = self.problem, self.narrow, self.network.scale
+        if isinstance(problem, TailGradient):
+            return TailMarch(problem, narrow.weights, scale, narrow.radius)
+        if isinstance(problem, DeclaredGradient):
+            accuracy = finer * ACCURACY * math.sqrt(1e-6 if until is None else until)
+            return DeclaredMarch(problem, narrow.weights, scale, narrow.radius, accuracy)
+        assert isinstance(problem, AffineGradient)
+        return EnclosureMarch(problem, narrow.weights, scale, narrow.radius, arithmetic=arithmetic, fast=True)
 
     def flow(
         self, until: float | None, end: float, max_steps: int, progress: Callable[[float], None] | None
     ) -> Enclosure:
         with one_thread_when_small(self.narrow.weights), np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            march = self._march(FLOAT64)
+            march = self._march(until, FLOAT64)
             result, reason, path = enclose_flow(march, until, _rounded_up(end), max_steps, progress)
             magnified = result == "proof ended" and march.exponent > DIGITS
             magnified = magnified and self.narrow.radius == 0
             if magnified and isinstance(self.problem, AffineGradient) and PAIRS.fits(self.problem):
-                march = self._march(PAIRS)
+                march = self._march(until, PAIRS)
                 result, reason, path = enclose_flow(march, until, _rounded_up(end), max_steps, progress)
-        kind: Any = TailEnclosure if isinstance(self.problem, TailGradient) else Enclosure
+            elif result == "proof ended" and isinstance(march, DeclaredMarch) and march.t > 0:
+                # The radius grew by this factor, so the defect must be as much smaller.
+                march = self._march(until, FLOAT64, math.exp(-march.exponent - 1))
+                result, reason, path = enclose_flow(march, until, _rounded_up(end), max_steps, progress)
+        kind: Any = Enclosure if isinstance(self.problem, AffineGradient) else ConvexEnclosure
+        kind = TailEnclosure if isinstance(self.problem, TailGradient) else kind
         return kind(
             self.objective,
             self.network,

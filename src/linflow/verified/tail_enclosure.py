@@ -12,26 +12,30 @@ from linflow.bounds import Invariants
 from linflow.certificates import Guarantee
 from linflow.certificates.tail import TailCurve
 from linflow.model.classification import ExponentialTail
-from linflow.verified.classification import TailGradient
 from linflow.verified.enclosure import Enclosure
 from linflow.verified.forever import SOURCE
 from linflow.verified.march import EnclosureStep
 from linflow.verified.rounding import UP, frobenius, gamma
+from linflow.verified.smooth import ConvexGradient
 
 
-class TailEnclosure(Enclosure):
-    """An `Enclosure` of a flow whose loss falls towards 0, which is its minimum."""
+class ConvexEnclosure(Enclosure):
+    """An `Enclosure` of a flow whose loss is convex and smooth, but not known to be quadratic."""
 
     def _speed(self, step: EnclosureStep, t: float) -> tuple[float, float]:
         """Return the computed `‖∇L‖` on the path at time t, and a bound of its distance to that of the exact flow."""
         weights, errors = step.at(t)
         problem = self.problem
-        assert isinstance(problem, TailGradient)
+        assert isinstance(problem, ConvexGradient)
         _, _, gradients, rounding = problem.loss_gradient(weights, np.zeros(len(weights)), self.start.scale)
         speed = math.hypot(*(float(frobenius(g)) for g in gradients))
         moved = step.radius + math.sqrt(float(np.sum(errors**2)))
         off = math.hypot(*(float(e) for e in rounding)) + step.constants.third * moved
         return speed, (off + gamma(8 + sum(W.size for W in weights)) * speed) * UP
+
+
+class TailEnclosure(ConvexEnclosure):
+    """An `Enclosure` of a flow whose loss falls towards 0, which is its minimum."""
 
     @cached_property
     def _after(self) -> tuple[Guarantee | None, str]:
