@@ -15,6 +15,7 @@ from numba import njit
 from numba.core.compiler import Compiler
 
 from linflow._support.interpreter import environment, is_python, python
+from linflow.dynamics._code_files import CodeFiles
 
 Program = tuple[Any, tuple[Any, ...]]
 """A compiled function and the types of its arguments."""
@@ -36,8 +37,19 @@ class _Compiler(Compiler):
         return super().define_pipelines()
 
 
-kept: Any = njit(nogil=True, error_model="numpy", fastmath=False, cache=True, pipeline_class=_Compiler)
-"""Decorator of functions kept on disk. One that uses code of other modules must close over their `fingerprint`."""
+_compiled: Any = njit(nogil=True, error_model="numpy", fastmath=False, cache=True, pipeline_class=_Compiler)
+
+
+def kept(function: Callable[..., Any]) -> Any:
+    """Compile a function when it is called, and keep its code on disk.
+
+    A function that uses code of other modules must close over their `fingerprint`.
+    """
+    made = _compiled(function)
+    cache = made._cache
+    stamp = cache._impl.locator.get_source_stamp()
+    cache._cache_file = CodeFiles(cache._cache_path, cache._impl.filename_base, stamp)
+    return made
 
 
 def fingerprint(*modules: ModuleType) -> int:
