@@ -1327,21 +1327,19 @@ def test_a_schedule_is_held_with_drift_path_and_worst_gaps(monkeypatch, rng):
                     d = np.minimum(eta * (1 - eta / d0 / 2) * gains, 1.0)
                     u = worst(literal.levels, d, u, 1)
                 assert curve.gap_after(k) >= u * (1 - 1e-9)
-            assert curve.step_size == min(first, float(held.roots[0])) and curve.largest == near(
-                min(largest, rule.at(2**53))
-            )
-            assert held.largest == near(curve.largest)
+            assert curve.largest == near(largest) == held.largest and curve.step_size == min(first, held.roots[0])
             slow = np.minimum.accumulate((gains / 2)[::-1])[::-1]
             np.testing.assert_allclose(curve.decay.rates, slow, rtol=1e-12)
             assert curve.rate == near(slow.min()) and curve.rate_at(literal.gap / 7) == near(
                 curve.decay.rate_at(literal.gap / 7)
             )
-            steps = math.floor(3.0 / curve.largest * (1 - 1e-12))
-            slowly = literal.gap * math.exp(-curve.rate * max(3.0 - curve.largest, 0.0))
-            assert curve.gap(3.0) == near(min(curve.gap_after(steps), slowly))
+            longest = min(largest, strict * rule.at(3.0 / curve.step_size))
+            slowly = literal.gap * math.exp(-curve.rate * max(3.0 - longest, 0.0))
+            assert curve.gap(3.0) == near(min(curve.gap_after(math.floor(3.0 / longest * (1 - 1e-12))), slowly))
             y = literal.gap / 100
-            log = curves.log_ratio(literal.gap, y)
-            assert curve.time(y) == near(min(curve.largest * curve.steps(y), log / curve.rate + curve.largest))
+            log, k = curves.log_ratio(literal.gap, y), curve.steps(y)
+            longest = min(largest, strict * rule.at(k))
+            assert curve.time(y) == near(min(longest * k, log / curve.rate + longest))
             assert curve.time(literal.gap) == 0.0
             # The drift that the sequence makes is within the cap: m_0 ℓ_0 + Σ (m_t − m_{t−1}) ℓ_t.
             total, before, u = 0.0, 0.0, literal.gap

@@ -62,7 +62,7 @@ class Rule:
         ratio = math.log(max(FINEST, (max(end, self.first) / self.first) ** (1 / PIECES)))
         starts = [0]
         while self.growth > 0 and self.at(starts[-1]) < end:
-            t = starts[-1] + max(1, math.ceil(min(ratio / self.growth, FAR)))
+            t = starts[-1] + math.ceil(min(ratio / self.growth, FAR))
             if t >= FAR:
                 break
             starts.append(t)
@@ -75,11 +75,13 @@ class ScheduleCurve(LevelStepCurve):
 
     Attributes:
         step_size: the smallest step.
-        largest: the largest step.
+        largest: a cap on every step.
+        rule: the schedule, whose growth caps the first steps.
         decay: a floor of the mean rate over a step, as a function of the gap before it.
     """
 
     largest: float
+    rule: Rule
     decay: LevelCurve
 
     @property
@@ -93,14 +95,21 @@ class ScheduleCurve(LevelStepCurve):
 
     def gap(self, t: float) -> float:
         """Return the bound at time t, the sum of the steps so far."""
-        steps = math.floor(t / self.largest * (1 - 1e-12))
-        return min(self.gap_after(steps), self.first * math.exp(-self.rate * max(t - self.largest, 0.0)))
+        longest = self._longest(t / self.step_size)
+        steps = math.floor(t / longest * (1 - 1e-12))
+        return min(self.gap_after(steps), self.first * math.exp(-self.rate * max(t - longest, 0.0)))
 
     def time(self, gap: float) -> float:
         """Return a time (a sum of steps) by which the gap is at most `gap`."""
         if gap >= self.first:
             return 0.0
-        return min(self.largest * self.steps(gap), log_ratio(self.first, gap) / self.rate + self.largest)
+        steps = self.steps(gap)
+        longest = self._longest(steps)
+        return min(longest * steps, log_ratio(self.first, gap) / self.rate + longest)
+
+    def _longest(self, steps: float) -> float:
+        """Return a cap on each of this many first steps."""
+        return min(self.largest, self.rule.at(steps) * STRICT)
 
 
 @dataclass(frozen=True)
@@ -192,11 +201,9 @@ class ScheduleBounds(DescentBounds):
     def _within(self, drift: float) -> tuple[HeldSchedule | None, float]:
         """Return what holds while the drift is at most δ, and a bound on the drift that follows from it."""
         floors = self.alphas(drift)
-        j = -1
-        if len(self.radii) > 1:
-            reach = self._reach(float(floors[0]))[self._chosen]
-            fits = np.flatnonzero(4 * math.sqrt(max(self.gap, 0.0)) * STRICT < reach)
-            j = int(fits[0]) - len(self.radii) if fits.size else -1
+        reach = self._reach(float(floors[0]))
+        fits = np.flatnonzero(4 * math.sqrt(max(self.gap, 0.0)) * STRICT < reach[self._chosen])
+        j = int(fits[0]) - len(self.radii) if fits.size else -1
         radius = float(self.radii[j])
         omega = np.minimum(self.caps(drift, self.high), self.norms[:, None] + radius)
         roots, alphas = self.roots(omega, self.ceilings[j]), floors
@@ -205,12 +212,11 @@ class ScheduleBounds(DescentBounds):
         if j < -1:
             # The path up to a gap y has ∫ sqrt(γα) ≤ 4 (sqrt(ℓ(0)) − sqrt(y)).
             left = np.sqrt(np.append(self.levels[1:], 0.0))
-            ends = np.searchsorted(self._reach(float(floors[0])), 4 * (math.sqrt(self.levels[0]) - left), side="left")
-            alphas = np.maximum(floors, self._floors[np.minimum(ends, self._chosen[j + 1])])
+            ends = np.searchsorted(reach, 4 * (math.sqrt(self.levels[0]) - left), side="left")
+            alphas = np.maximum(floors, self._floors[ends])
         largest = self.largest_root(drift, radius, float(alphas.min()))
         curve, wanted = self._curve(roots, alphas, largest)
-        largest = min(largest, self.rule.at(FAR))
-        return HeldSchedule(drift, radius, omega[:, 0], roots, float(largest), alphas, curve), float(wanted * STRICT)
+        return HeldSchedule(drift, radius, omega[:, 0], roots, largest, alphas, curve), wanted * STRICT
 
     def _curve(self, roots: np.ndarray, alphas: np.ndarray, largest: float) -> tuple[ScheduleCurve | None, float]:
         """Return the curve of the worst sequence of gaps, and the bound on the drift along it.
@@ -224,7 +230,7 @@ class ScheduleBounds(DescentBounds):
         for i, start in enumerate(starts):
             last = i == len(starts) - 1
             top = math.inf if last else rule.at(starts[i + 1] - 1) * STRICT
-            reach = 2 * largest if top >= largest else min(top / (1 - min(top / roots[0], 1.0) / 2), 2 * largest)
+            reach = 2 * largest if top >= largest else top / (1 - min(top / roots[0], 1.0) / 2)
             # at a gap of 0 nothing drifts, whatever the steps
             drift += (reach - before) * u if u > 0 else 0.0
             before = reach
@@ -237,8 +243,8 @@ class ScheduleBounds(DescentBounds):
         counts, gaps, kept = (np.array(column, dtype=np.float64) for column in zip(*rows, strict=True))
         slowest = np.minimum.accumulate((gains / 2)[::-1])[::-1]
         decay = LevelCurve(self.levels, slowest)
-        shortest, largest = min(rule.first, float(roots[0])), min(largest, rule.at(FAR))
-        return ScheduleCurve(float(self.levels[0]), shortest, least, counts, gaps, kept, largest, decay), drift
+        shortest = min(rule.first, float(roots[0]))
+        return ScheduleCurve(float(self.levels[0]), shortest, least, counts, gaps, kept, largest, rule, decay), drift
 
 
 def least_sum(a: float, b: float, s: float) -> float:
