@@ -15,6 +15,7 @@ SMALL = {
     "implicit_bias": {"n": "4", "N": "2", "m": "1", "h": "10,40", "a": "0.5,0.25", "seeds": "2", "until": "1e-6"},
     "init_map": {"n": "3", "h": "6", "grid": "20", "seeds": "4", "start": "0.5x1.5"},
     "real_data": {"start": "NTK,imbalanced", "layers": "2", "until": "1e-3", "h_digits": "20"},
+    "greedy": {"n": "4", "values": "2,1", "known": "0.9", "alphas": "1e-2,1e-4", "seeds": "1"},
     "small_start": {"values": "2,1", "alpha": "1e-2", "alphas": "1e-2,1e-3", "depth": "2,4", "h": "3", "seeds": "1"},
     "verified_runs": {"n": "4", "m": "2", "h": "8", "until": "1e-3", "h_diabetes": "8", "h_digits": "12"},
 }

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from linflow import plots
-from linflow.experiments.figures import small_start
+from linflow.experiments.figures import greedy, small_start
 
-MODULES = (small_start,)
+MODULES = (small_start, greedy)
 
 
 def silent(fraction, note=""):
@@ -43,3 +43,12 @@ def test_modes_that_are_wrong_are_caught(monkeypatch):
     real = small_start.spectral
     monkeypatch.setattr(small_start, "spectral", lambda net, Y, t: 1.001 * real(net, Y, t))
     assert any("closed form" in text for text in failed(small_start))
+
+
+def test_phases_and_bounds_that_are_wrong_are_caught(monkeypatch):
+    low, high = greedy.symmetric_bounds, greedy.greedy_low_rank
+    monkeypatch.setattr(greedy, "symmetric_bounds", lambda *args: [1.05 * x for x in low(*args)])
+    monkeypatch.setattr(greedy, "greedy_low_rank", lambda f, rank, **_: high(f, rank, size=0.3, rest=0.3))
+    texts = failed(greedy)
+    for part in ("stay between bounds", "best completion of rank one"):
+        assert any(part in text for text in texts), part

@@ -40,6 +40,7 @@ MODULES = (
     "step_sizes",
     "verified_runs",
     "small_start",
+    "greedy",
 )
 
 EXPERIMENTS: dict[str, PaperFigure]  # filled on first use
