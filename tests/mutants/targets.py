@@ -50,9 +50,10 @@ TARGETS = {
     "geometry.alignment": ["geometry/test_alignment"],
     "exact.symmetric": ["exact/test_symmetric"],
     **{
-        name: ["model/test_literal"]
-        for name in ("geometry.operator", "geometry.imbalance", "geometry.extreme_eigenvalues", "model.spectrum")
+        name: ["model/test_literal", "geometry/test_operator"]
+        for name in ("geometry.operator", "geometry.imbalance", "geometry.extreme_eigenvalues")
     },
+    "model.spectrum": ["model/test_literal"],
     "model.network": ["model/test_literal", "model/test_network"],
     **{f"model.{name}": ["model/test_literal_objectives"] for name in ("objectives", "quadratics")},
     "model.classification": ["model/test_classification", "model/test_literal_tails"],
