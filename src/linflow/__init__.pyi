@@ -24,12 +24,16 @@ from .dynamics import gradient_descent as gradient_descent
 from .dynamics import gradient_flow as gradient_flow
 from .dynamics import gradient_flow_many as gradient_flow_many
 from .dynamics import greedy_low_rank as greedy_low_rank
+from .dynamics import linearized_flow as linearized_flow
 from .files import load as load
 from .geometry.alignment import Alignment as Alignment
 from .geometry.alignment import alignment as alignment
 from .geometry.imbalance import imbalance_drift as imbalance_drift
 from .geometry.imbalance import imbalance_matrices as imbalance_matrices
 from .geometry.imbalance import imbalance_spectrum as imbalance_spectrum
+from .geometry.laziness import LimitKernel as LimitKernel
+from .geometry.laziness import limit_kernel as limit_kernel
+from .geometry.laziness import tangent_change as tangent_change
 from .geometry.operator import TangentOperator as TangentOperator
 from .geometry.reduction import Reduction as Reduction
 from .geometry.reduction import reduce_width as reduce_width

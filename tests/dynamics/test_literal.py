@@ -1040,7 +1040,7 @@ def test_what_is_recorded_is_what_is_asked_for():
     net = lf.Network([np.array([[1.0, 0.2], [0.0, 0.8]]), np.array([[0.5, 0.1, 0.0], [0.2, 0.6, 0.3]])])
     moved = lf.Network([1.1 * W for W in net.weights])
     field = GradientField(f, net)
-    recorder = Recorder(field, ("least_eigenvalue", "imbalance_drift", "singular_values"))
+    recorder = Recorder(field, ("least_eigenvalue", "imbalance_drift", "tangent_change", "singular_values"))
     for t, now in ((0.0, net), (0.5, moved)):
         recorder.add(t, field.at(field.flatten(now.weights)))
     found = recorder.arrays()
@@ -1049,11 +1049,13 @@ def test_what_is_recorded_is_what_is_asked_for():
     assert found["least_eigenvalue"] == near(least, rel=1e-9)
     D = net.weights[0].T @ net.weights[0] - net.weights[1] @ net.weights[1].T
     assert found["imbalance_drift"] == near([0.0, 0.21 * np.linalg.norm(D)], rel=1e-9)
+    assert found["tangent_change"] == near([0.0, 0.21], rel=1e-12)
     np.testing.assert_allclose(found["singular_values"][1], np.linalg.svd(moved.product(), compute_uv=False))
     recorder.add(0.7, Point(field.flatten(net.weights), field.flatten(net.weights), math.inf, 1.0))
     blank = recorder.arrays()
     assert blank["singular_values"].shape == (3, 2) and np.isnan(blank["singular_values"][2]).all()
     assert np.isnan(blank["least_eigenvalue"][2]) and np.isnan(blank["imbalance_drift"][2])
+    assert np.isnan(blank["tangent_change"][2])
     recorder.cut(0.5)
     assert recorder.t == [0.0, 0.5] and all(len(column) == 2 for column in recorder.extra.values())
     recorder.rate.pop()

@@ -14,7 +14,7 @@ from linflow._support.arrays import to_numpy
 from linflow.dynamics import Stats
 from linflow.dynamics.storage import schema as _schema
 
-RECORD = ("loss", "rate", "least_eigenvalue", "imbalance_drift", "singular_values")
+RECORD = ("loss", "rate", "least_eigenvalue", "imbalance_drift", "tangent_change", "singular_values")
 
 
 def flow(widths=(3, 5, 2), **options):
@@ -84,7 +84,7 @@ def save(run, tmp_path, **options):
 
 def test_a_run_comes_back_to_the_last_bit(run, tmp_path, rng):
     back = files.load_run(save(run, tmp_path))
-    for name in ("t", "gap", "rate", "step_sizes", "least_eigenvalue", "imbalance_drift", "singular_values", "loss"):
+    for name in ("t", "gap", "rate", "step_sizes", *RECORD[2:], "loss"):
         assert same(getattr(back, name), getattr(run, name)), name
     for name in ("minimum", "result", "notes", "algorithm", "step_size", "until"):
         assert getattr(back, name) == getattr(run, name), name
@@ -113,6 +113,7 @@ def test_every_quantity_of_a_run_is_covered():
     """Fails where a field is added to a run and not to its file."""
     stored = {"t", "gap", "rate", "minimum", "start", "final", "result", "stats", "notes", "algorithm"}
     stored |= {"step_size", "step_sizes", "least_eigenvalue", "imbalance_drift", "singular_values", "until"}
+    stored |= {"tangent_change"}
     stored |= {"_nodes", "_checkpoints"}
     assert {field.name for field in dataclasses.fields(lf.Trajectory)} == stored
     of_stats = {field.name for field in dataclasses.fields(Stats)} - {"_estimate"} | {"gap_error"}

@@ -69,6 +69,8 @@ TARGETS = {
         f"dynamics.{name}": ["dynamics/test_interpreted"]
         for name in ("_kernels", "_march", "_tiled_products", "_compiled")
     },
+    "dynamics.linearized": ["dynamics/test_linearized"],
+    "geometry.laziness": ["geometry/test_laziness"],
     "dynamics.trajectory": ["dynamics/test_literal"],
     "dynamics.saddles": ["dynamics/test_literal", "_support/test_range"],
     "torch._imbalance_law": ["torch/test_literal"],

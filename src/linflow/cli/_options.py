@@ -56,7 +56,12 @@ OPTIONS: dict[str, tuple[str, type, str, str]] = {
     "t_max": ("flow.t_max", float, "Run", "Time at which a flow ends at the latest; no limit by default."),
     "rtol": ("flow.rtol", float, "Run", "Relative tolerance of one step of the flow."),
     "max_steps": ("flow.max_steps", int, "Run", "Maximum number of steps of the integration."),
-    "record": ("flow.record", str, "Run", "Along the run: least_eigenvalue, imbalance_drift, singular_values."),
+    "record": (
+        "flow.record",
+        str,
+        "Run",
+        "Along the run: least_eigenvalue, imbalance_drift, tangent_change, singular_values.",
+    ),
     "step_size": ("descent.step_size", str, "Run", "Step size of a descent (the first, if it changes), or safe."),
     "schedule": (
         "descent.schedule",

@@ -3,6 +3,7 @@ from .flow import gradient_flow as gradient_flow
 from .greedy import GreedyLowRank as GreedyLowRank
 from .greedy import Phase as Phase
 from .greedy import greedy_low_rank as greedy_low_rank
+from .linearized import linearized_flow as linearized_flow
 from .many import Failure as Failure
 from .many import gradient_flow_many as gradient_flow_many
 from .trajectory import Interrupted as Interrupted

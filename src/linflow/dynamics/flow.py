@@ -68,7 +68,8 @@ def gradient_flow(
         until: fraction of the initial loss gap to reach, in (0, 1); 1e-10 if neither `until` nor `t_max` is given.
         t_max: time to stop at.
         record: any of "loss", "rate" (both always kept), "least_eigenvalue" (of T, restricted to what the objective
-            sees), "imbalance_drift", "singular_values" (of the product).
+            sees), "imbalance_drift", "tangent_change" (`‖T(t) − T(0)‖_F/‖T(0)‖_F`), "singular_values" (of the
+            product).
         times: times at which a step must end exactly; those before the end of the run appear in `run.t`, among the
             accepted steps.
         rtol: relative tolerance of one step.

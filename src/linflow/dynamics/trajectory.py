@@ -24,11 +24,12 @@ from linflow.dynamics._stepping import advance
 from linflow.dynamics.field import GradientField, Point
 from linflow.dynamics.storage.stored_weights import StoredWeights
 from linflow.geometry.imbalance import imbalance_drift
+from linflow.geometry.laziness import tangent_change
 from linflow.geometry.operator import TangentOperator
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
 
-OBSERVABLES = ("loss", "rate", "least_eigenvalue", "imbalance_drift", "singular_values")
+OBSERVABLES = ("loss", "rate", "least_eigenvalue", "imbalance_drift", "tangent_change", "singular_values")
 
 
 class Result(StrEnum):
@@ -118,7 +119,7 @@ class Trajectory:
         algorithm: "flow" or "descent".
         step_size: η of a descent with a constant step, else None.
         step_sizes: the steps of a descent, one for each step taken, shape `(stats.steps,)`; None for a flow.
-        least_eigenvalue, imbalance_drift: shape `(N,)` if recorded, else None.
+        least_eigenvalue, imbalance_drift, tangent_change: shape `(N,)` if recorded, else None.
         singular_values: of the product, shape `(N, min(n, m))` if recorded, else None.
         until: the requested fraction of the initial gap, None if none was given.
     """
@@ -139,6 +140,7 @@ class Trajectory:
     imbalance_drift: Array | None = None
     singular_values: Array | None = None
     until: float | None = None
+    tangent_change: Array | None = None
     _nodes: tuple[np.ndarray, ...] = field(default=())
     _checkpoints: Checkpoints | StoredWeights | None = field(default=None)
 
@@ -352,6 +354,9 @@ class Recorder:
             self.extra["least_eigenvalue"].append(float(TangentOperator(effective).least_eigenvalue()))
         if "imbalance_drift" in self.extra:
             self.extra["imbalance_drift"].append(imbalance_drift(network, self.start))
+        if "tangent_change" in self.extra:
+            first = self.gradient.objective.effective(self.start)[1]
+            self.extra["tangent_change"].append(tangent_change(effective, first))
         if "singular_values" in self.extra:
             self.extra["singular_values"].append(to_numpy(singular_values(network.product())))
 

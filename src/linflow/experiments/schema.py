@@ -60,7 +60,7 @@ class FlowSection(_Section):
     t_max: Positive | None = None
     rtol: Fraction = 1e-8
     max_steps: Count = 100_000
-    record: tuple[Literal["least_eigenvalue", "imbalance_drift", "singular_values"], ...] = ()
+    record: tuple[Literal["least_eigenvalue", "imbalance_drift", "tangent_change", "singular_values"], ...] = ()
 
     def limits(self) -> dict[str, Any]:
         """Return the tolerance and the end of the flow, as arguments of `gradient_flow`."""

@@ -18,6 +18,7 @@ RECORDS = {
     "rate": ("instantaneous rate, the squared gradient norm over the loss gap", "1/time"),
     "least_eigenvalue": ("least eigenvalue of the operator T on what the objective sees", "1"),
     "imbalance_drift": ("largest change of an imbalance since the start, Frobenius norm", "1"),
+    "tangent_change": ("change of the operator T since the start, Frobenius norm, over T at the start", "1"),
 }
 """One number for each recorded time `t`."""
 

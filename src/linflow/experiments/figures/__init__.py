@@ -32,6 +32,7 @@ MODULES = (
     "spectrum",
     "convergence",
     "implicit_bias",
+    "laziness",
     "init_map",
     "tightness",
     "real_data",
