@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from decimal import Decimal, localcontext
 from fractions import Fraction
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -14,11 +14,13 @@ import linflow as lf
 from linflow import schedules
 from linflow.certificates.curves import StepCurve, decayed, steps_to_decay
 from linflow.certificates.descent import descent_guarantees, safe_step_size
+from linflow.certificates.lazy import interaction
 from linflow.certificates.published_descent import balanced_descent, two_layer_descent
 from linflow.certificates.setting import Setting
-from linflow.certificates.step_bounds import DescentBounds, LevelStepCurve, interaction
+from linflow.certificates.step_bounds import DescentBounds, LevelStepCurve
 from linflow.dynamics.local_smoothness import local_constant
 from linflow.model.classification import ExponentialLoss, LogisticLoss
+from linflow.model.scalar_chain import chain_root
 from tests.random_networks import FAMILIES, draw_weights
 from tests.reference import algebra, certificates
 from tests.reference.algebra import spectral_norm
@@ -140,26 +142,41 @@ def test_certificates_hold_along_descents():
     assert lazy >= 50
 
 
+def ceilings_of(low, high, product_norm):
+    """Bounds on `‖P_l‖²` and `‖S_{l+1}‖²`, l = 0 … L, from the ends of the imbalances."""
+    sides = []
+    for steps in (high, [-x for x in reversed(low)]):
+        c = np.concatenate([[0.0], -np.cumsum(steps)])
+        c = c - c.min()
+        sides.append(np.cumprod([1.0, *(float(chain_root(c, product_norm)) + c)]))
+    return sides[0], sides[1][::-1]
+
+
 def literal_caps(Ds, product_norm, drift):
     """Caps on `‖W_l‖²` of docs/theory.md, by bisection, with every eigenvalue worsened by the drift."""
     low = [np.linalg.eigvalsh(D)[0] - drift for D in Ds]
     high = [np.linalg.eigvalsh(D)[-1] + drift for D in Ds]
 
-    def largest(steps):
-        """The largest x with `x Π_l (x + Σ_{k≥l} steps_k)_+ ≤ ‖W‖²`."""
+    def largest(steps, square=product_norm**2):
+        """The largest x with `x Π_l (x + Σ_{k≥l} steps_k)_+ ≤ square`."""
 
         def value(x):
             return x * math.prod(max(x + sum(steps[l:]), 0.0) for l in range(len(steps)))
 
         a, b = 0.0, 1.0
-        while value(b) <= product_norm**2:
+        while value(b) <= square:
             b *= 2
         for _ in range(200):
-            a, b = ((a + b) / 2, b) if value((a + b) / 2) <= product_norm**2 else (a, (a + b) / 2)
+            a, b = ((a + b) / 2, b) if value((a + b) / 2) <= square else (a, (a + b) / 2)
         return b
 
     caps = [math.inf] * (len(Ds) + 1)
     caps[-1], caps[0] = largest(low), largest([-x for x in reversed(high)])
+    # A layer within ends a prefix and begins a suffix, whose norms have ceilings (tests/bounds/test_ceilings.py).
+    L = len(Ds) + 1
+    p, q = ceilings_of(low, high, product_norm)
+    for l in range(1, L - 1):
+        caps[l] = min(largest(low[:l], p[l + 1]), largest([-x for x in reversed(high[l:])], q[l]))
     for _ in Ds:  # closed under both rules
         for l in range(len(Ds)):
             caps[l + 1] = min(caps[l + 1], max(0.0, caps[l] - low[l]))
@@ -169,14 +186,15 @@ def literal_caps(Ds, product_norm, drift):
 
 def literal_beta(Ds, norm_star, gap, mu, K, drift, scale):
     """β of docs/theory.md without balls."""
-    omega = [math.sqrt(x) for x in literal_caps(Ds, (norm_star + math.sqrt(2 * gap / mu)) / scale, drift)]
-    L = len(omega)
-
-    def others(*skip):
-        return scale * math.prod(omega[i] for i in range(L) if i not in skip)
-
-    C = np.array([[0.0 if i == j else others(i, j) for j in range(L)] for i in range(L)])
-    return K * sum(others(l) ** 2 for l in range(L)) + math.sqrt(2 * K * gap) * np.linalg.eigvalsh(C)[-1]
+    size = (norm_star + math.sqrt(2 * gap / mu)) / scale
+    omega = [math.sqrt(x) for x in literal_caps(Ds, size, drift)]
+    L, low = len(omega), [np.linalg.eigvalsh(D)[0] - drift for D in Ds]
+    P, S = (np.sqrt(x) for x in ceilings_of(low, [np.linalg.eigvalsh(D)[-1] + drift for D in Ds], size))
+    C = np.zeros((L, L))
+    for i, j in combinations(range(L), 2):
+        C[i, j] = C[j, i] = P[i] * math.prod(omega[i + 1 : j]) * S[j + 1]
+    T = sum((P[l] * S[l + 1]) ** 2 for l in range(L))
+    return K * scale**2 * T + math.sqrt(2 * K * gap) * scale * np.linalg.eigvalsh(C)[-1]
 
 
 def test_against_the_literal_fixed_point():

@@ -12,6 +12,7 @@ import pytest
 
 import linflow as lf
 from linflow import schedules
+from linflow.certificates.caps import Caps
 from linflow.certificates.scheduled_descent import (
     GROWING,
     LOCAL,
@@ -187,7 +188,7 @@ def test_root_is_that_of_the_capped_constant():
         f, net, _ = problem(3 * index + 1)
         bounds = ScheduleBounds(Setting(f, net), Rule(math.inf, printed))
         omega = np.array([[1.3 + index / 10], [0.9]]) * np.ones(len(bounds.levels))
-        roots = bounds.roots(omega, np.full(len(bounds.levels), math.inf))
+        roots = bounds.roots(Caps.of(omega), np.full(len(bounds.levels), math.inf))
         greatest, whole = net.scale**2 * float((omega[:, 0] ** 2).sum()), bounds.network.shape == net.shape
         size = net.scale * math.sqrt(np.prod(omega[:, 0] ** 2 + bounds.unseen * (f.effective(net)[1] is not net)))
         size = min(size, net.scale * float(bounds.high[0])) if whole else size

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 import linflow as lf
-from linflow.bounds import Invariants, _base, any_imbalance, product_aware, three_layers, two_layers
+from linflow.bounds import Invariants, _base, any_imbalance, three_layers, two_layers
+from linflow.bounds.ceilings import prefix_ceilings, suffix_ceilings
 from linflow.certificates import (
     _base as guarantees,
 )
@@ -28,10 +29,12 @@ from linflow.certificates import (
     tail,
 )
 from linflow.certificates import scheduled_descent as scheduled
+from linflow.certificates.caps import Caps
 from linflow.certificates.setting import Setting
 from linflow.dynamics.local_smoothness import local_constant
 from linflow.geometry import operator
 
+FLOORS = import_module("linflow.bounds.operator_floors").THEOREM
 margin = import_module("linflow.certificates.margin")  # the package has a function of that name
 SAME = 1e-12
 COARSE = 2.0**-10
@@ -712,16 +715,34 @@ class Literal:
 
         return np.sqrt(layer_caps(self.shifted(drift, drift), self.high[k])) * self.strict
 
-    def beta(self, omega, ceiling, k):
-        terms = self.c**2 * sum(math.prod(omega[i] for i in range(self.L) if i != l) ** 2 for l in range(self.L))
+    def ends(self, omega, drift, k):
+        """Caps on ‖P_l‖ and ‖S_{l+1}‖, l = 0 … L: their ceilings, or the product of the caps on the layers."""
+        Ds, L = self.shifted(drift, drift), self.L
+        p, q = prefix_ceilings(Ds, self.high[k]), suffix_ceilings(Ds, self.high[k])
+        P = [min(math.sqrt(p[l]) * self.strict**l, math.prod(omega[:l])) for l in range(L + 1)]
+        return P, [min(math.sqrt(q[l]) * self.strict ** (L - l), math.prod(omega[l:])) for l in range(L + 1)]
+
+    def beta(self, omega, ceiling, k, drift=None):
+        """β of caps on layers; for all weights within a drift, if one is given, with the ceilings."""
+        L = self.L
+        P = [math.prod(omega[:l]) for l in range(L + 1)]
+        S = [math.prod(omega[l:]) for l in range(L + 1)]
+        if drift is not None:
+            P, S = self.ends(omega, drift, k)
+        terms = self.c**2 * sum((P[l] * S[l + 1]) ** 2 for l in range(L))
+        C = np.zeros((L, L))
+        for i in range(L):
+            for j in range(i + 1, L):
+                C[i, j] = C[j, i] = P[i] * math.prod(omega[i + 1 : j]) * S[j + 1]
         slope = math.sqrt(2 * self.f.smoothness * (self.levels[k] + self.f.rounding(self.net)))
-        return (self.f.smoothness * min(terms, ceiling) + slope * self.c * interaction_of(omega)) * self.strict
+        turn = np.linalg.eigvalsh(C)[-1]
+        return (self.f.smoothness * min(terms, ceiling) + slope * self.c * turn) * self.strict
 
     def alphas(self, drift, count=None):
         theorems = (
             [two_layers.THEOREM, two_layers.SQUARE]
             if self.L == 2
-            else [three_layers.THEOREM, any_imbalance.THEOREM, product_aware.THEOREM]
+            else [three_layers.THEOREM, any_imbalance.THEOREM, FLOORS]
         )
         parts = 8 if self.L == 2 and drift > 0 else 1
         found = []
@@ -767,7 +788,7 @@ class Literal:
             reach = self.reach(floor)
             for radius, ceiling, j in self.balls():
                 omega = np.minimum(self.caps(drift, 0), self.norms + radius)
-                slack = 1 - eta * self.beta(omega, ceiling, 0) / 2
+                slack = 1 - eta * self.beta(omega, ceiling, 0, drift) / 2
                 needed = 0.0 if j is None else math.inf if reach[j] == 0 else 2 * math.sqrt(self.gap) / reach[j]
                 if slack > needed and slack > 0:
                     break
@@ -781,7 +802,7 @@ class Literal:
     def held(self, eta):
         drift, radius, ceiling, last = self.at(eta)
         omegas = [np.minimum(self.caps(drift, k), self.norms + radius) for k in range(len(self.levels))]
-        betas = np.minimum.accumulate([self.beta(omegas[k], ceiling, k) for k in range(len(self.levels))])
+        betas = np.minimum.accumulate([self.beta(omegas[k], ceiling, k, drift) for k in range(len(self.levels))])
         alphas = self.alphas(drift)
         if last is not None:
             reach = self.reach(alphas[0])
@@ -854,7 +875,7 @@ def test_in_a_ball_each_level_has_the_floor_where_its_path_ends(monkeypatch, j):
     found.radii, found.norms, found.high = np.array([0.0, 2.0, 4.0, math.inf]), np.ones(2), np.full(3, 9.0)
     found.ceilings = np.full(4, 9.0)
     alphas = np.array([0.5, 1.2, 1.4])
-    monkeypatch.setattr(found, "caps", lambda drift, high: np.full((2, 3), 9.0), raising=False)
+    monkeypatch.setattr(found, "caps", lambda drift, high: Caps.of(np.full((2, 3), 9.0)), raising=False)
     monkeypatch.setattr(found, "curvature", lambda *given: betas, raising=False)
     monkeypatch.setattr(found, "alphas", lambda drift: alphas, raising=False)
     held = found._held(eta, 0.25, j)
@@ -903,7 +924,7 @@ def test_one_layer_descends_with_the_curvature_of_the_objective():
         and held.betas[0] == near(0.25, rel=1e-8)
         and held.alphas.tolist() == [0.25] * len(held.alphas)
     )
-    assert found.caps(0.0, found.high)[0][0] == near(float(found.high[0]))
+    assert found.caps(0.0, found.high).layers[0][0] == near(float(found.high[0]))
     assert found.largest == near(8.0, rel=1e-8) and found.best == near(4.0, rel=1e-8)
     assert found.advise() == near(4.0 * (1 - 1e-3), rel=1e-8) and found.at(8.1) is None and found.at(7.99) is not None
 
@@ -919,7 +940,7 @@ def test_the_best_steps_within_a_drift_are_those_that_keep_it(monkeypatch, rng, 
             floor, rows = literal.alphas(drift, 1)[0], []
             reach = literal.reach(floor)
             for radius, ceiling, j in literal.balls():
-                beta = literal.beta(np.minimum(literal.caps(drift, 0), literal.norms + radius), ceiling, 0)
+                beta = literal.beta(np.minimum(literal.caps(drift, 0), literal.norms + radius), ceiling, 0, drift)
                 alpha = max(floor, 0.0 if j is None else literal.ball_floors[j])
                 needed = 0.0 if j is None else math.inf if reach[j] == 0 else 2 * math.sqrt(literal.gap) / reach[j]
                 most = min(2 / beta * max(1 - needed, 0), drift / (literal.gap * strict + drift * beta / 2)) / strict
@@ -935,7 +956,7 @@ def test_the_best_steps_within_a_drift_are_those_that_keep_it(monkeypatch, rng, 
             )
             assert largest == near(max(r[3] for r in rows), rel=1e-10)
         unit = literal.gap / min(
-            literal.beta(np.minimum(literal.caps(0.0, 0), literal.norms + radius), ceiling, 0)
+            literal.beta(np.minimum(literal.caps(0.0, 0), literal.norms + radius), ceiling, 0, 0.0)
             for radius, ceiling, _ in literal.balls()
         )
         assert found._unit == near(unit, rel=1e-10)
@@ -1041,8 +1062,8 @@ def test_two_layers_as_published_replace_each_quantity_by_its_cap(rng):
     c, K = 0.8, f.smoothness
     bounds = published_descent._TwoLayerBounds(Setting(f, net))
     assert bounds.theorems == [two_layers.THEOREM] and bounds.radii.tolist() == [math.inf]
-    eta, omega = 0.03, bounds.caps(0.01, bounds.high)
-    found = bounds.curvature(omega, np.full(len(bounds.levels), math.inf), None, eta)
+    eta, omega = 0.03, bounds.caps(0.01, bounds.high).layers
+    found = bounds.curvature(Caps.of(omega), np.full(len(bounds.levels), math.inf), None, eta)
     noise = f.rounding(net)
     for k in (0, 5, 70):
         T = c**2 * (omega[0, k] ** 2 + omega[1, k] ** 2)
@@ -1259,9 +1280,9 @@ def test_steps_and_caps_of_a_schedule_are_as_written(monkeypatch, rng):
         bounds = scheduled.ScheduleBounds(Setting(f, net), scheduled.Rule(1e-3, printed, along))
         literal = Literal(f, net, strict)
         assert bounds.least_size == near(max(0.0, 2 * np.linalg.norm(f.minimizer, 2) / c - literal.high[0]) / strict)
-        omega = np.minimum(bounds.caps(0.01, bounds.high), literal.norms[:, None] + 0.3)
+        omega = np.minimum(bounds.caps(0.01, bounds.high).layers, literal.norms[:, None] + 0.3)
         ceiling = 7.0
-        found = bounds.roots(omega, np.full(len(levels), ceiling))
+        found = bounds.roots(Caps.of(omega), np.full(len(levels), ceiling))
         a, b = (6, 3) if printed else (1, 1)
         roots = []
         for k in range(len(levels)):

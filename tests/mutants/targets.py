@@ -26,6 +26,7 @@ TARGETS = {
     },
     "certificates.least_norm": ["certificates/test_least_norm"],
     "certificates.tail_descent": ["certificates/test_tail_descent"],
+    "certificates.caps": ["certificates/test_caps"],
     "certificates.certificate": ["certificates/test_literal_certificate"],
     "certificates.setting": ["certificates/test_reasons", *CERTIFICATES, "certificates/test_literal_prior"],
     "certificates.exponential": [*CERTIFICATES, "certificates/test_reasons"],

@@ -99,14 +99,18 @@ def spectral_norms(network: Network) -> np.ndarray:
 def interaction(norms: np.ndarray) -> np.ndarray:
     """Return `λ_max(C)`, `C_ij = Π_{k≠i,j} x_k` with zero diagonal, for each column x of `norms`."""
     L, count = norms.shape
-    if L == 1:
-        return np.zeros(count)
-    if L == 2:
-        return np.ones(count)
     C = np.zeros((count, L, L))
     for i in range(L):
         for j in range(i):
             C[:, i, j] = C[:, j, i] = products_without(norms, i, j)
+    return greatest_eigenvalues(C)
+
+
+def greatest_eigenvalues(C: np.ndarray) -> np.ndarray:
+    """Return the greatest eigenvalue of each symmetric matrix, non-negative with zero diagonal; inf if not finite."""
+    count, L, _ = C.shape
+    if L <= 2:
+        return C[:, 0, -1]
     found = np.full(count, math.inf)
     finite = np.isfinite(C).all(axis=(1, 2))
     found[finite] = np.linalg.eigvalsh(C[finite])[:, -1]

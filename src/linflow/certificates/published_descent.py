@@ -12,6 +12,7 @@ from linflow._support.arrays import EPS, norm
 from linflow._support.words import plural
 from linflow.bounds import two_layers
 from linflow.certificates._base import Guarantee
+from linflow.certificates.caps import Caps
 from linflow.certificates.curves import StepCurve
 from linflow.certificates.setting import NO_SMOOTHNESS, Setting
 from linflow.certificates.step_bounds import DescentBounds, LevelStepCurve
@@ -25,9 +26,9 @@ class _TwoLayerBounds(DescentBounds):
     def __init__(self, setting: Setting):
         super().__init__(setting, [two_layers.THEOREM], nearby=False)
 
-    def curvature(self, omega: np.ndarray, ceiling: np.ndarray, count: int | None, eta: float) -> np.ndarray:
+    def curvature(self, caps: Caps, ceiling: np.ndarray, count: int | None, eta: float) -> np.ndarray:
         """Return `K_t` as printed, with each quantity in it replaced by its bound on the first levels."""
-        beta = super().curvature(omega, ceiling, count, eta)
+        beta = super().curvature(caps, ceiling, count, eta)
         c, K = self.network.scale, self.K
         slope = c * self.slopes[:count]
         with np.errstate(over="ignore", invalid="ignore"):

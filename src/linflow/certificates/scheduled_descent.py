@@ -13,6 +13,7 @@ from linflow._support import checks
 from linflow._support.arrays import EPS, norm, sigma
 from linflow._support.words import plural
 from linflow.certificates._base import Guarantee
+from linflow.certificates.caps import Caps
 from linflow.certificates.curves import LevelCurve, log_ratio
 from linflow.certificates.setting import NO_MARGIN, NO_SMOOTHNESS, Setting, too_narrow
 from linflow.certificates.step_bounds import (
@@ -152,16 +153,16 @@ class ScheduleBounds(DescentBounds):
         pairs = zip(network.weights, setting.network.weights, strict=True)
         self.unseen = np.array([max(norm(A) ** 2 - norm(B) ** 2, 0.0) + 64 * EPS * norm(A) ** 2 for A, B in pairs])
 
-    def roots(self, omega: np.ndarray, ceiling: np.ndarray) -> np.ndarray:
+    def roots(self, caps: Caps, ceiling: np.ndarray) -> np.ndarray:
         """Return floors of the least η with `ηK_t(η) = 1` on the levels: the root with every quantity capped."""
         c, K = self.network.scale, self.K
         a, b = (6.0, 3.0) if self.rule.printed else (1.0, 1.0)
         slope = c * self.slopes
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            full = omega if self.whole else np.sqrt(omega**2 + self.unseen[:, None])
+            full = caps.layers if self.whole else np.sqrt(caps.layers**2 + self.unseen[:, None])
             if self.rule.along and not self.whole:  # that K_t includes the motion of the unseen part
-                omega, ceiling = full, np.full(len(self.levels), math.inf)
-            flat = self.curvature(omega, ceiling, None, 0.0)
+                caps, ceiling = Caps.of(full), np.full(len(self.levels), math.inf)
+            flat = self.curvature(caps, ceiling, None, 0.0)
             size = c * np.prod(full, axis=0)
             size = np.minimum(size, c * self.high) if self.whole else size
             linear, square = b * (flat - slope) * slope, a * c * K * size * slope**2 / 2
@@ -205,8 +206,8 @@ class ScheduleBounds(DescentBounds):
         fits = np.flatnonzero(4 * math.sqrt(max(self.gap, 0.0)) * STRICT < reach[self._chosen])
         j = int(fits[0]) - len(self.radii) if fits.size else -1
         radius = float(self.radii[j])
-        omega = np.minimum(self.caps(drift, self.high), self.norms[:, None] + radius)
-        roots, alphas = self.roots(omega, self.ceilings[j]), floors
+        caps = self.caps(drift, self.high).within(self.norms[:, None] + radius)
+        roots, alphas = self.roots(caps, self.ceilings[j]), floors
         if roots[0] == 0:
             return None, math.inf
         if j < -1:
@@ -216,7 +217,7 @@ class ScheduleBounds(DescentBounds):
             alphas = np.maximum(floors, self._floors[ends])
         largest = self.largest_root(drift, radius, float(alphas.min()))
         curve, wanted = self._curve(roots, alphas, largest)
-        return HeldSchedule(drift, radius, omega[:, 0], roots, largest, alphas, curve), wanted * STRICT
+        return HeldSchedule(drift, radius, caps.layers[:, 0], roots, largest, alphas, curve), wanted * STRICT
 
     def _curve(self, roots: np.ndarray, alphas: np.ndarray, largest: float) -> tuple[ScheduleCurve | None, float]:
         """Return the curve of the worst sequence of gaps, and the bound on the drift along it.

@@ -11,11 +11,12 @@ import numpy as np
 
 from linflow._support.arrays import EPS, is_numpy, to_numpy
 from linflow._support.words import plural
-from linflow.bounds import Invariants, Theorem, any_imbalance, product_aware, three_layers, two_layers
+from linflow.bounds import Invariants, Theorem, any_imbalance, three_layers, two_layers
 from linflow.bounds._base import Spectrum
-from linflow.bounds.layer_norms import layer_caps
+from linflow.bounds.operator_floors import THEOREM as OPERATOR_FLOORS
+from linflow.certificates.caps import Caps
 from linflow.certificates.curves import StepCurve, decayed, steps_to_decay
-from linflow.certificates.lazy import Neighbourhood, interaction, products_without, spectral_norms
+from linflow.certificates.lazy import Neighbourhood, products_without, spectral_norms
 from linflow.certificates.setting import Setting
 from linflow.geometry.operator import DENSE_LIMIT, TangentOperator
 from linflow.model.network import Network
@@ -173,25 +174,23 @@ class DescentBounds:
         rates = np.sqrt(self.gamma * np.maximum(self._floors, alpha))
         return np.concatenate([[0.0], np.cumsum(np.diff(self._radii) * rates[1:])]) / STRICT
 
-    def caps(self, drift: float, high: np.ndarray) -> np.ndarray:
-        """Return caps on `‖W_l‖`, shape `(L, K)`, for all weights within a drift and with `‖W‖/c ≤ high`."""
-        if self.network.depth == 1:
-            return high[None, :]
-        return np.sqrt(layer_caps(self._spectra(drift, drift), high)) * STRICT
+    def caps(self, drift: float, high: np.ndarray) -> Caps:
+        """Return caps on the norms for all weights within a drift and with `‖W‖/c ≤ high`."""
+        return Caps.under(self._spectra(drift, drift), high, STRICT)
 
     def _spectra(self, fall: float, rise: float) -> tuple[Spectrum, ...]:
         """Return spectra that contain all imbalances after a fall and a rise of at most these sizes."""
         return tuple(Spectrum(D.lower - fall, D.upper + rise) for D in self.invariants.spectra)
 
-    def curvature(self, omega: np.ndarray, ceiling: np.ndarray, count: int | None, eta: float) -> np.ndarray:
-        """Return `β = K λ_max(T) + sqrt(2Kℓ) c λ_max(C)` on the first levels, for caps ω on norms, shape `(L, N)`.
+    def curvature(self, caps: Caps, ceiling: np.ndarray, count: int | None, eta: float) -> np.ndarray:
+        """Return `β = K λ_max(T) + sqrt(2Kℓ) c λ_max(C)` on the first levels, for caps on norms.
 
-        `λ_max(T)` is at most `c² Σ_l Π_{i≠l} ω_i²` and at most the ceiling. β does not depend on η here.
+        `λ_max(T)` is at most `c² Σ_l ‖P_{l−1}‖² ‖S_{l+1}‖²` and at most the ceiling. β does not depend on η here.
         """
         c = self.network.scale
         with np.errstate(over="ignore", invalid="ignore"):
-            greatest = np.minimum(c**2 * sum(products_without(omega, i) ** 2 for i in range(len(omega))), ceiling)
-            beta = self.K * greatest + self.slopes[:count] * c * interaction(omega)
+            greatest = np.minimum(c**2 * caps.greatest(), ceiling)
+            beta = self.K * greatest + self.slopes[:count] * c * caps.interaction()
             return np.nan_to_num(beta, nan=math.inf, posinf=math.inf) * STRICT
 
     def alphas(self, drift: float, count: int | None = None) -> np.ndarray:
@@ -228,8 +227,8 @@ class DescentBounds:
         result is β of the whole space, and 0 for the other two.
         """
         balls = slice(None) if floors else slice(-1, None)
-        omega = np.minimum(self.caps(drift, self.high[:1]), self.norms[:, None] + self.radii[balls])
-        beta = self.curvature(omega, self.ceilings[balls], 1, eta)
+        caps = self.caps(drift, self.high[:1]).within(self.norms[:, None] + self.radii[balls])
+        beta = self.curvature(caps, self.ceilings[balls], 1, eta)
         if not floors:
             return beta, np.zeros(1), np.zeros(1)
         floor = float(self.alphas(drift, 1)[0])
@@ -259,8 +258,8 @@ class DescentBounds:
         return None
 
     def _held(self, eta: float, drift: float, j: int) -> Held:
-        omega = np.minimum(self.caps(drift, self.high), self.norms[:, None] + self.radii[j])
-        betas = np.minimum.accumulate(self.curvature(omega, self.ceilings[j], None, eta))
+        caps = self.caps(drift, self.high).within(self.norms[:, None] + self.radii[j])
+        betas = np.minimum.accumulate(self.curvature(caps, self.ceilings[j], None, eta))
         alphas = self.alphas(drift)
         if j < -1:
             # The path up to a gap y has ∫ sqrt(γα) ≤ 2 (sqrt(ℓ(0)) − sqrt(y))/(1 − ηβ/2).
@@ -268,7 +267,7 @@ class DescentBounds:
             passed = 2 * (math.sqrt(self.levels[0]) - left) / (1 - eta * betas[0] / 2)
             ends = np.searchsorted(self._reach(float(alphas[0])), passed, side="left")
             alphas = np.maximum(alphas, self._floors[np.minimum(ends, self._chosen[j + 1])])
-        return Held(eta, drift, float(self.radii[j]), omega[:, 0], betas, alphas)
+        return Held(eta, drift, float(self.radii[j]), caps.layers[:, 0], betas, alphas)
 
     def best_at(self, drift: float) -> tuple[tuple[float, float], tuple[float, float], float]:
         """Return the two best steps and the largest step among those that stay within a drift.
@@ -361,7 +360,7 @@ def _robust(depth: int) -> list[Theorem]:
     """
     if depth == 2:
         return [two_layers.THEOREM, two_layers.SQUARE]
-    return [three_layers.THEOREM, any_imbalance.THEOREM, product_aware.THEOREM]
+    return [three_layers.THEOREM, any_imbalance.THEOREM, OPERATOR_FLOORS]
 
 
 def _positive_part(around: Neighbourhood | None) -> tuple[np.ndarray, np.ndarray]:
