@@ -15,6 +15,7 @@ import linflow as lf
 from linflow.bounds._base import Spectrum
 from linflow.certificates import curves, step_bounds
 from linflow.certificates import scheduled_descent as scheduled
+from linflow.certificates.caps import Caps
 from linflow.certificates.setting import Setting
 
 STRICT = 1.25
@@ -100,7 +101,7 @@ def test_without_strong_convexity_no_product_is_known_to_be_large():
 def test_roots_of_a_flat_objective_exceed_1():
     f = lf.MatrixFactorization(0.01 * np.eye(2))
     found = scheduled.ScheduleBounds(Setting(f, lf.Network([0.1 * np.eye(2)] * 2)), GROWING)
-    omega = np.full((2, len(found.levels)), 0.1)
+    omega = Caps.of(np.full((2, len(found.levels)), 0.1))
     ceiling = np.full(len(found.levels), 0.01)
     flat = found.curvature(omega, ceiling, None, 0.0)
     assert found.gap < 1e-30 and np.all(flat < 0.02)
@@ -168,7 +169,7 @@ def test_the_smallest_ball_that_the_path_does_not_leave(bounds, monkeypatch, rea
 
         monkeypatch.setattr(bounds, name, of, raising=False)
 
-    given = {"alphas": floors, "_reach": np.array(reach), "caps": np.full((2, 3), 2.75), "roots": roots}
+    given = {"alphas": floors, "_reach": np.array(reach), "caps": Caps.of(np.full((2, 3), 2.75)), "roots": roots}
     for name, value in (given | {"largest_root": 0.7, "_curve": (None, 0.375)}).items():
         keep(name, value)
     held, wanted = bounds._within(0.25)
@@ -176,7 +177,7 @@ def test_the_smallest_ball_that_the_path_does_not_leave(bounds, monkeypatch, rea
     assert wanted == 0.375 * STRICT and (held.drift, held.radius, held.largest) == (0.25, radius, 0.7)
     assert held.roots is roots and list(held.caps) == [min(2.75, 1 + radius)] * 2
     assert asked["alphas"] == (0.25,) and asked["_reach"] == (0.5,) and asked["caps"] == (0.25, bounds.high)
-    assert np.all(asked["roots"][0] == min(2.75, 1 + radius)) and asked["roots"][1] == bounds.ceilings[j]
+    assert np.all(asked["roots"][0].layers == min(2.75, 1 + radius)) and asked["roots"][1] == bounds.ceilings[j]
     expected = list(floors)
     if j < -1:
         for k, y in enumerate((0.25, 0.04, 0.0)):
