@@ -7,14 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from linflow import init
 from linflow._support import checks
-from linflow._support.arrays import Array, from_numpy, to_numpy
+from linflow._support.arrays import Array
 from linflow._support.deprecation import renamed_arguments, renamed_attributes
 from linflow._support.html import never_raising
 from linflow.advice._view import view
+from linflow.advice.family import Family
 from linflow.certificates import Certificate, Check, certify
 from linflow.certificates.certificate import ALGORITHMS
 from linflow.certificates.setting import NO_SMOOTHNESS, Setting
@@ -22,6 +21,8 @@ from linflow.certificates.step_bounds import DescentBounds, LevelStepCurve
 from linflow.dynamics import gradient_descent, gradient_flow
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
+from linflow.verified import Enclosure
+from linflow.verified.attempt import attempt
 
 SLACK = 0.01
 """A design can exceed the fewest steps by this fraction. The last percent would need arbitrarily large weights."""
@@ -46,6 +47,7 @@ class Design:
         least_steps: no constant step size of a descent can be certified to need fewer steps; None for the flow.
         reason: why the start has this certificate, in words.
         notes: further remarks.
+        proof: the verified run of a design with `verified=True`.
     """
 
     start: Network
@@ -55,10 +57,16 @@ class Design:
     least_steps: int | None
     reason: str
     notes: tuple[str, ...] = ()
+    proof: Enclosure | None = None
 
     @property
     def rate(self) -> float:
-        """The exponential rate certified at every time (for a descent, per unit of `step_size · steps`)."""
+        """The exponential rate certified at every time (for a descent, per unit of `step_size · steps`).
+
+        With a `proof`, it is the mean rate until the gap is proved to be at most the fraction `until` of the first.
+        """
+        if self.proof is not None:
+            return math.log(1 / self.until) / self.proof.time_bounds(self.until)[1]
         return self.certificate.rate
 
     @property
@@ -101,6 +109,7 @@ class Design:
             "reason": self.reason,
             "notes": list(self.notes),
             "certificate": self.certificate.to_dict(),
+            "proof": None if self.proof is None else self.proof.to_dict(),
         }
 
     def __str__(self) -> str:
@@ -129,6 +138,7 @@ def design(
     scale: float = 1.0,
     rng: init.Seed = None,
     like: Array | None = None,
+    verified: bool = False,
 ) -> Design:
     """Return a start with a certified rate of at least `rate` for the flow, or with few certified steps of descent.
 
@@ -143,6 +153,10 @@ def design(
     *Descent.* As λ grows, every step comes closer to `W ← W − (1/K) ∇f`. No certificate with a constant step promises
     a better factor than `1 − γ/(2K)` per step. With `steps=`, λ is the least one that certifies at most that many
     steps to `until`. Otherwise the design needs the fewest steps possible, to 1 %. η is chosen together with λ.
+
+    *Verified.* With `verified`, λ is the least one, to 5 %, for which a verified run (`enclose`) proves that the flow
+    brings the gap down to `until` by the time `log(1/until)/rate`. A run sees how the product itself speeds up the
+    flow, so this λ is smaller, often by a factor of 100. It is at least 10⁻⁶ of the λ that the certificate needs.
 
     The minimiser enters only the certificate (through the initial loss, the constants and the margin), never the
     weights.
@@ -160,6 +174,7 @@ def design(
         scale: output scale c.
         rng: seed or generator for the hidden bases.
         like: array whose kind and device the weights get; the objective's minimiser if not given.
+        verified: whether to design by verified runs of the flow instead of by the certificate.
 
     Raises:
         ValueError: the request is impossible (the error says what is possible), or an argument belongs to the other
@@ -174,10 +189,13 @@ def design(
         (Design(Network(3×4×2, numpy), λ=2.5, rate=5), True)
         >>> lf.design(lf.MatrixFactorization(np.ones((3, 2))), (3, 4, 2), algorithm="descent", steps=10, rng=0).steps
         10
+        >>> proved = lf.design(lf.MatrixFactorization(np.ones((3, 2))), (3, 4, 2), rate=5.0, rng=0, verified=True)
+        >>> proved.rate >= 5.0, proved.imbalance < found.imbalance
+        (True, True)
     """
     algorithm = checks.choice(algorithm, "algorithm", ALGORITHMS)
     until = checks.fraction(until, "until")
-    family = _Family(objective, widths, product, scale, rng, like)
+    family = Family(objective, widths, product, scale, rng, like)
     if algorithm == "flow":
         if steps is not None:
             raise ValueError(f'steps is {steps!r}, but the flow takes no steps; say algorithm="descent".')
@@ -186,7 +204,13 @@ def design(
                 "rate is needed. Any rate of the flow is possible with enough imbalance; to reach the fraction ε by "
                 "time t, give rate = log(1/ε)/t."
             )
-        return _for_rate(family, checks.positive(rate, "rate"), until)
+        rate = checks.positive(rate, "rate")
+        return _proved(family, rate, until) if verified else _for_rate(family, rate, until)
+    if verified:
+        raise ValueError(
+            "verified designs are for the flow; design the descent without verified=True, then find its largest "
+            "proved step with linflow.safe_step_size(f, start, verified=True)."
+        )
     if rate is not None:
         raise ValueError(
             f"rate is {rate!r}, but a descent is designed for its number of steps; give steps= instead, or "
@@ -195,77 +219,7 @@ def design(
     return _for_steps(family, None if steps is None else checks.count(steps, "steps"), until)
 
 
-class _Family:
-    """The starts with a given product and `D_{L−1} = λ` (or `D_1 = −λ`) on `min(n, m)` directions, one for each λ."""
-
-    def __init__(
-        self, objective: Objective, widths: Sequence[int], product: Any, scale: float, rng: Any, like: Array | None
-    ):
-        self.objective, self.widths = objective, checks.widths(widths)
-        self.scale = checks.positive(scale, "scale")
-        self.seed = int(np.random.default_rng(rng).integers(2**63))
-        self.like = objective.minimizer if like is None else like
-        self.depth = len(self.widths) - 1
-        if self.depth == 1:
-            raise ValueError("one layer has no imbalance: its rate is γc² from every start. Give a hidden width.")
-        n, m = self.widths[0], self.widths[-1]
-        # Find the parts of the outer layers that the objective depends on, by restricting identity matrices.
-        whole = Network([self._own(X) for X in (np.eye(n), np.zeros((n, m)), np.eye(m))])
-        objective.check_network(whole)
-        self.seen, restricted = objective.effective(whole)
-        self.left, self.right = to_numpy(restricted.weights[0]).T, to_numpy(restricted.weights[-1])
-        W = np.zeros((n, m)) if product is None else to_numpy(checks.matrix(product, "product", (n, m))[0])
-        self.product = self.left.T @ W @ self.right
-        self.notes: tuple[str, ...] = ()
-        if np.linalg.norm(self.left @ self.product @ self.right.T - W) > 1e-12 * np.linalg.norm(W):
-            self.notes = ("the part of the product that the objective does not see was left out",)
-        self.modes = min(self.product.shape)
-        narrow = min(self.widths[1:-1])
-        if narrow < self.modes:
-            raise ValueError(
-                f"the hidden width h_{self.widths.index(narrow, 1)} = {narrow} is below min(n, m) = {self.modes}: "
-                "T is then singular at all weights, and no start has a certified rate. Widen that layer to at least "
-                f"{self.modes}; then every rate is possible."
-            )
-        self.gap = objective.gap(self._own(self.left @ self.product @ self.right.T))
-        if self.seen.pl_constant == 0:
-            why = (
-                "the loss falls more slowly than any exponential"
-                if objective.derived
-                else "declare strong_convexity= or pl_constant="
-            )
-            raise ValueError(f"the objective has no gradient dominance (γ = 0), so no rate is certified: {why}.")
-
-    def _own(self, X: np.ndarray) -> Array:
-        return X if self.like is None else from_numpy(X, self.like)
-
-    @property
-    def single(self) -> bool:
-        """Whether the product is 0. Then one layer is 0 as well."""
-        return not self.product.any()
-
-    def at(self, imbalance: float, *, narrow: bool = False) -> Network:
-        """Return the start for one λ. With `narrow`, it is narrower, and its spectra differ only in their zeros."""
-        rows, columns = self.product.shape
-        ends = [0.0] * (self.depth - 1)
-        if rows <= columns:
-            ends[-1] = imbalance
-        else:
-            ends[0] = -imbalance
-        hidden = [min(h, self.modes + 1) if narrow else h for h in self.widths[1:-1]]
-        net = init.imbalanced((rows, *hidden, columns), ends, self.product / self.scale, rng=self.seed)
-        weights = list(net.weights)
-        weights[0], weights[-1] = self.left @ weights[0], weights[-1] @ self.right.T
-        return Network([self._own(W) for W in weights], self.scale)
-
-    def describe(self) -> str:
-        """Return a description of the imbalances, in words."""
-        rows, columns = self.product.shape
-        where = f"D_{self.depth - 1} has the eigenvalue λ" if rows <= columns else "D_1 has the eigenvalue −λ"
-        return f"{where} on min(n, m) = {self.modes} directions and all else is balanced, so λ_min(T) ≥ c²λ^{{L−1}}"
-
-
-def _for_rate(family: _Family, rate: float, until: float) -> Design:
+def _for_rate(family: Family, rate: float, until: float) -> Design:
     objective = family.objective
 
     def enough(imbalance: float) -> bool:
@@ -292,7 +246,36 @@ def _for_rate(family: _Family, rate: float, until: float) -> Design:
     return Design(network, certificate, imbalance, until, None, reason, (*family.notes, *objective.notes))
 
 
-def _for_steps(family: _Family, steps: int | None, until: float) -> Design:
+def _proved(family: Family, rate: float, until: float) -> Design:
+    """Return the start of least λ from which the flow is proved to reach `until` by the time `log(1/until)/rate`."""
+    objective, end = family.objective, math.log(1 / until) / rate
+    proofs: dict[float, Enclosure] = {}
+
+    def enough(imbalance: float) -> bool:
+        # The path goes on past the target, so that its time is known from both sides.
+        proof = attempt(objective, family.at(imbalance), until=until, t_max=1.05 * end)[0]
+        if not isinstance(proof, Enclosure) or proof.time_bounds(until)[1] > end:
+            return False
+        proofs[imbalance] = proof
+        return True
+
+    most = (rate / (family.seen.pl_constant * family.scale**2)) ** (1 / (family.depth - 1))
+    if not family.single and enough(0.0):
+        imbalance = 0.0
+    elif enough(most):
+        imbalance = _least(enough, most * 2.0**-20, most, _CLOSE)
+    else:
+        raise ValueError(
+            f"no verified run proves the rate {rate:g} to {until:g}, not even with the imbalance {most:.4g}; take a "
+            "larger until, or leave out verified=True."
+        )
+    network = family.at(imbalance)
+    reason = f"{family.describe()}; a verified run from here reaches {until:g} of the first gap in time"
+    certificate, notes = certify(objective, network), (*family.notes, *objective.notes)
+    return Design(network, certificate, imbalance, until, None, reason, notes, proofs[imbalance])
+
+
+def _for_steps(family: Family, steps: int | None, until: float) -> Design:
     objective, seen = family.objective, family.seen
     if math.isinf(seen.smoothness):
         raise ValueError(f"no step size is certified: {NO_SMOOTHNESS}.")
@@ -337,7 +320,7 @@ def _for_steps(family: _Family, steps: int | None, until: float) -> Design:
     return Design(network, certificate, imbalance, until, least, reason, (*family.notes, *objective.notes))
 
 
-def _unit(family: _Family) -> float:
+def _unit(family: Family) -> float:
     """Return the imbalance at which the layers are as large as the distance that they have to move."""
     way = math.sqrt(4 * max(family.gap, 0.0) / family.seen.pl_constant) / family.scale
     return way ** (2 / family.depth) or 1.0
