@@ -79,6 +79,9 @@ def objective(kind, n, m, rng):
         return lf.LinearRegression(np.ones((3, 1)) * rng.standard_normal((1, n)), rng.standard_normal((3, m)))
     if kind == "right":
         return lf.Quadratic(np.eye(n), np.diag([2.0] * (m - 1) + [0.0]), np.zeros((n, m)))
+    if kind == "left":  # one row is seen, and every column
+        v = rng.standard_normal((1, n))
+        return lf.Quadratic(v.T @ v, np.diag(np.arange(1.0, m + 1)), v.T @ rng.standard_normal((1, m)))
     X = rng.standard_normal((n + 2, n))
     Y = np.sign(X @ rng.standard_normal((n, m)))
     return {"exponential": ExponentialLoss, "logistic": LogisticLoss}[kind](X, Y)
@@ -90,7 +93,7 @@ CASES = [
     ("regression", (5, 3, 2, 4)),
     ("regression", (4, 4, 4, 4)), ("quadratic", (2, 3, 4)), ("quadratic", (4, 5, 3)), ("right", (3, 3, 2)),
     ("exponential", (2, 3, 1)), ("exponential", (3, 2, 2, 2)), ("logistic", (3, 4, 1)), ("logistic", (2, 2, 3)),
-    ("regression", (1, 3, 2)), ("deficient", (3, 4, 2)),
+    ("regression", (1, 3, 2)), ("deficient", (3, 4, 2)), ("left", (3, 4, 2)), ("factorization", (2, 3, 3, 2, 4)),
 ]  # fmt: skip
 
 
@@ -122,6 +125,67 @@ def test_values_slopes_curvatures_and_steps_are_those_of_the_plain_loop(kind, wi
     one.reach(0.3)
     stop = float(np.nextafter(one.t + 0.3, 0.0))  # what leads past a stop by rounding ends there
     assert one.accept(stop).t == stop == one.t
+
+
+@pytest.mark.parametrize(("kind", "widths"), CASES)
+def test_nothing_is_read_before_it_is_written(kind, widths):
+    f, net = problem(kind, widths)
+    field = GradientField(f, net)
+    one, point = _compiled.CompiledMarch(field, RTOL, 1), field.at(field.flatten(net.weights))
+    spec, data, _, _, y, K, work, _ = one._state[:8]
+    work[:] = math.nan
+    gap = KERNELS["evaluate"](spec, data, y, work, K, 0)
+    assert gap == near(point.gap) and K[: len(y)] == near(point.slope, rel=1e-10, abs=1e-13)
+    rate = point.speed**2 / gap
+    bend = KERNELS["curvature"](spec, data, y, K, work, gap, rate)
+    assert bend == near(field.curvature(point), rel=1e-9, abs=1e-11 * rate**2)
+
+
+@pytest.mark.parametrize(("kind", "widths"), CASES)
+def test_the_parts_of_the_work_lie_side_by_side(kind, widths):
+    f, net = problem(kind, widths)
+    spec, data, room = _compiled.layout(GradientField(f, net), RTOL)
+    n, m, r = widths[0], widths[-1], min(widths[0], widths[-1])
+    seen, right = int(spec[_kernels.LEFT]) or n, int(spec[_kernels.RIGHT])
+    largest = r * max(widths)
+    sizes = [n * m, n * m, seen * m, seen * max(m, right), largest, largest, 5 * largest]
+    places = spec[_kernels.PRODUCT_AT : _kernels.PRODUCT_AT + 7].tolist()
+    assert places == [sum(sizes[:k]) for k in range(7)] and spec[_kernels.JET_SIZE] == largest
+    chain = spec[_kernels.HEADER + 2 * len(widths) :].tolist()
+    assert chain == [sum(sizes) + r * sum(widths[:k]) for k in range(len(widths))]
+    assert room == sum(sizes) + r * sum(widths)
+    star = f.minimizer_size if f.quadratic else 0.0
+    assert data[:5].tolist() == [net.scale, f.smoothness, star, RTOL, 0.0]
+
+
+def test_the_second_derivative_keeps_the_factor_of_large_losses():
+    """`⟨V, ∇²f[V]⟩ = Σ e^{−z}(XV)²` with margins near −690, where the loss is near the largest float."""
+    X = np.array([[1.0, 0.2], [0.9, -0.3], [1.1, 0.1]])
+    f, net = ExponentialLoss(X, np.ones((3, 1))), lf.Network([np.eye(2), np.array([[-620.0], [10.0]])])
+    one = _compiled.CompiledMarch(GradientField(f, net), RTOL, 1)
+    spec, data, _, _, y, K, work, _ = one._state[:8]
+    KERNELS["evaluate"](spec, data, y, work, K, 0)
+    V, at = np.array([0.7, -0.4]), int(spec[_kernels.JET_AT])
+    work[at : at + 2] = V
+    literal = float(np.sum(np.exp(-(X @ net.product())[:, 0]) * (X @ V) ** 2))
+    assert KERNELS["_hessian_form"](spec, data, work, at, at + 2) == near(literal, rel=1e-10)
+
+
+def test_the_curvature_of_a_gap_of_0_is_0():
+    f, net = problem("factorization", (2, 3, 2))
+    one = _compiled.CompiledMarch(GradientField(f, net), RTOL, 1)
+    spec, data, _, _, y, K, work, _ = one._state[:8]
+    assert MARCH["_curved"](spec, data, y, K, work, 0.0, np.float64(1.0)) == 0.0
+
+
+@pytest.mark.parametrize("chunk", [8, 1024])
+def test_stages_are_combined_in_chunks(rng, chunk):
+    MARCH["_CHUNK"] = chunk
+    size, count = 21, 8
+    y, K, weights = rng.standard_normal(size), rng.standard_normal(12 * size), rng.standard_normal(count)
+    places, out = np.array([0, 2, 3, 5, 6, 8, 9, 11]), np.full(size, math.nan)
+    MARCH["_combine"](y, K, size, weights, places, count, 0.3, out)
+    assert out == near(y + 0.3 * weights @ K.reshape(12, size)[places])
 
 
 @pytest.mark.parametrize("radius", [0.0, 40.0])
@@ -332,7 +396,7 @@ def test_derivatives_of_the_losses():
 def test_norms_are_safe():
     norm = KERNELS["norm"]
     x = np.array([9.0, 3.0, -4.0, 9.0])
-    for unit in (1.0, 1e-150, 1e150, 1e-99, 1e99, 1e101, 1e-101):
+    for unit in (1.0, 1e-150, 1e150, 1e-99, 1e99, 1e101, 1e-101, 1e-205, 1e205):
         assert norm(unit * x, 1, 3) == norm(-unit * np.abs(x), 1, 3) == near(5 * unit, rel=1e-15)
     assert norm(0 * x, 0, 4) == 0.0 and norm(x, 2, 2) == 0.0
     for bad in (math.inf, -math.inf, math.nan):
@@ -402,8 +466,32 @@ def test_a_trial_is_judged_as_in_the_plain_loop(size, radius):
     ):  # fmt: skip
         (usable, ratio), _ = attempted(one, 1e-4, evaluate=lambda *a, gap=gap: gap, **small)
         assert usable == fine and ratio == (0.0 if fine else 1e3)
+    # A gap that rose by more than 1e-10 of itself may have done so by its rounding.
+    rises = point.gap * (1 + 2e-10)
+    for level, fine in ((3e-10 * point.gap, True), (1e-10 * point.gap, False)):
+        replaced = {"evaluate": lambda *a: rises, "rounding": lambda *a, level=level: (level, 0.0, 0.0), **small}
+        assert attempted(one, 1e-4, **replaced)[0][0] == fine
+
+    def steep(spec, data, y, work, out, o):
+        out[o : o + len(y)] = math.inf
+        return point.gap
+
+    assert attempted(one, 1e-4, evaluate=steep, **small)[0] == (False, 1e3)
     broken = {**small, "_step": lambda *a: math.nan, "_difference": lambda *a: math.nan}
     assert attempted(one, 1e-4, **still, **broken)[0] == (False, 1e16)
+
+
+def test_a_long_stabilised_step_may_err_by_the_grain_of_all_it_adds_up():
+    f, net = problem("regression", (3, 4, 2))
+    field = GradientField(f, net)
+    one, point = _compiled.CompiledMarch(field, 1e-17, 1), field.at(field.flatten(net.weights))
+    one._numbers[_march.RADIUS] = 50.0
+    allowed = _stepping.allowed_error(field, point, 1.0, 1e-17, 50.0)
+    assert allowed == near(50 * 4 * EPS * field.grain(point))
+    (usable, ratio), _ = attempted(
+        one, 1.0, evaluate=lambda *a: point.gap, _difference=lambda *a: 0.5 * allowed, _stabilized_step=lambda *a: 6
+    )
+    assert usable and ratio == near(0.5)
 
 
 def advancing(one, **replaced):
@@ -453,6 +541,58 @@ def test_steps_that_stall_are_looked_at():
         assert found.name == event and len(steps) == 1 and one.h == near(h * 0.9 * 0.01 ** (-1 / 8))
 
 
+def test_a_gap_on_the_target_has_reached_it_and_lengths_are_those_of_all_weights():
+    f, net = problem("factorization", (2, 3, 2))
+    one, lengths = _compiled.CompiledMarch(GradientField(f, net), RTOL, 4), []
+
+    def attempt(spec, data, w, p, y, K, work, new, numbers, counts, length, h):
+        lengths.append(length)
+        new[:] = np.arange(3.0, 3.0 + len(new)) * (1 + len(lengths))
+        numbers[_march.TAKEN], numbers[_march.NEW_GAP] = h, 0.5 * numbers[_march.GAP]
+        numbers[_march.NEW_SPEED] = 1.0
+        return True, 0.01
+
+    advancing(one, _attempt=attempt, may_rest=lambda *a: False, _curved=lambda *a: 0.0)
+    event, steps = one.advance(9.0, 0.25 * one.point.gap, 9)
+    assert event is _stepping.Event.CROSSED and len(steps) == 1
+    assert lengths == [
+        near(np.linalg.norm(one.field.flatten(net.weights))),
+        near(2 * np.linalg.norm(np.arange(3, 15))),
+    ]
+
+
+def test_steps_are_reviewed_after_so_many_and_a_look_may_be_at_rest(monkeypatch):
+    monkeypatch.setattr(_compiled, "REVIEW", 3)
+    f, net = problem("factorization", (2, 3, 2))
+    one, reviewed = _compiled.CompiledMarch(GradientField(f, net), RTOL, 8), []
+
+    def review(point, h, allowed):
+        reviewed.append((one.accepted, point.gap, allowed(h)))
+        return 0.5 * h
+
+    monkeypatch.setattr(one.stiffness, "review", review)
+    for accepted in (3, 6, 9):
+        h, gap, y = one.h, one.point.gap, one.point.y
+        event, _ = one.advance(1e9, 0.0, 99)
+        assert event is _stepping.Event.PAUSE and one.accepted == accepted and not one.may_rest
+        if accepted > 3:
+            allowed = _stepping.allowed_error(one.field, one.field.at(y), h, RTOL, 0.0)
+            assert reviewed[-1] == (accepted - 3, gap, near(allowed, rel=1e-9))
+    assert len(reviewed) == 2
+    event, _ = one.advance(one.t + 0.1 * one.h, 0.0, 99)
+    assert event is _stepping.Event.LOOK and one.may_rest
+
+
+def test_evaluations_of_a_reach_are_counted():
+    f, net = problem("factorization", (2, 3, 2))
+    field = GradientField(f, net)
+    one = _compiled.CompiledMarch(field, RTOL, 1)
+    for h, count in ((0.0, 1), (0.1, 12)):
+        before = field.evaluations
+        one.reach(h)
+        assert field.evaluations == before + count
+
+
 def test_blocks_are_so_long_and_problems_so_large(monkeypatch):
     f, net = problem("factorization", (5, 6, 4))
     field = GradientField(f, net)
@@ -462,6 +602,11 @@ def test_blocks_are_so_long_and_problems_so_large(monkeypatch):
     assert _compiled.large(field)
     monkeypatch.setattr(_compiled, "BLAS_FROM", 30 * 4 + 1)
     assert not _compiled.large(field)
+    # The largest product of two layers is that with the narrower end.
+    narrow = GradientField(*problem("factorization", (3, 6, 4)))
+    for size, many in ((24 * 3, True), (24 * 3 + 1, False)):
+        monkeypatch.setattr(_compiled, "BLAS_FROM", size)
+        assert _compiled.large(narrow) == many
     assert len(_compiled.CompiledMarch(field, RTOL)._steps) == 128
     monkeypatch.setattr(_compiled, "BLOCK_BYTES", 8 * 54 * 7 + 5)
     assert len(_compiled.CompiledMarch(field, RTOL)._steps) == 7

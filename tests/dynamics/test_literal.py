@@ -225,6 +225,7 @@ def test_a_point_is_stationary_where_every_gradient_is_rounding(rng):
             slope = field.flatten(slopes)
             assert field.is_stationary(Point(y, slope, 1.0, float(np.linalg.norm(slope)))) == still
     assert field.is_stationary(Point(y, 0 * point.slope, 1.0, 0.0))
+    assert field.grain(Point(y, 1e-3 * point.slope, 1.0, 1e-3 * point.speed)) == near(field.grain(point))
     assert (
         Point(y, y, 0.0, 1.0).rate == 0.0
         and not Point(y, y, math.nan, 1.0).finite
@@ -499,7 +500,7 @@ def test_the_method_is_chosen_by_what_a_unit_of_time_costs(monkeypatch, rng):
     # Not in use: tried where the step is near the limit of stability, by the length that its error allows.
     longest = (249**2 - 1) / (1.54 * radius)
     for h in (2.9 / radius, 3.1 / radius, 50 / radius, 5000 / radius):
-        for error in (1e-12, 1e-4, 1e2, math.inf):
+        for error in (*np.geomspace(1e-12, 1e2, 99), math.inf):
             stiff.radius, outcome["error"] = 0.0, error
             trials.clear()
             found = stiff.review(point, h, allowed)
@@ -515,10 +516,35 @@ def test_the_method_is_chosen_by_what_a_unit_of_time_costs(monkeypatch, rng):
                 assert found == near(length) and stiff.radius == near(radius)
             else:
                 assert found == h and stiff.radius == 0.0
-    still = Point(point.y, point.slope, 1.0, 0.0)
-    assert stiff.review(still, 50 / radius, allowed) == 50 / radius
-    endless = lf.Objective(f.value, f.gradient, shape=f.shape, pl_constant=1.0, minimum=0.0)
-    assert not _stabilized.Stiffness(GradientField(endless, net)).possible
+    # At rest nothing is tried.
+    outcome["error"], stiff.radius = 1e-12, 0.0
+    trials.clear()
+    assert stiff.review(Point(point.y, point.slope, 1.0, 0.0), 50 / radius, allowed) == 50 / radius and not trials
+    assert stiff.review(Point(point.y, point.slope, 1.0, 1.0), 50 / radius, allowed) != 50 / radius and trials
+    asked = []
+    endless = lf.Objective(
+        f.value, lambda W: asked.append(W) or f.gradient(W), shape=f.shape, pl_constant=1.0, minimum=0.0
+    )
+    stiff = _stabilized.Stiffness(GradientField(endless, net))
+    asked.clear()
+    assert not stiff.possible and stiff.review(point, 50 / radius, allowed) == 50 / radius and not asked
+
+
+def test_a_descent_has_diverged_at_1e12_times_its_first_gap(rng):
+    f, net = start(rng, 2)
+    field = GradientField(f, net)
+    y = field.flatten(net.weights)
+    for factor, ended in ((0.9e12, None), (1.1e12, lf.Result.DIVERGED)):
+        assert descent_module._ended(field, Point(y, y, 2.0 * factor, 1.0), 2.0, None) is ended
+
+
+@pytest.mark.parametrize("size", [1e-35, 1e-90])
+def test_a_step_whose_polynomial_leaves_float64_has_no_root(size):
+    """At 1e-35 the first coefficient is finite and others are not; at 1e-90 the unit of the step is not."""
+    f, net = lf.MatrixFactorization(np.diag([2.0, 1.0])), lf.Network([size * np.eye(2)] * 3)
+    field = GradientField(f, net)
+    found = local_smoothness.along_the_step(field, net, field.at(field.flatten(net.weights)))
+    assert all(math.isnan(eta) for eta in found)
 
 
 def test_the_spectral_radius_bounds_the_hessian_by_norms(rng):

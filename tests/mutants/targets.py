@@ -63,8 +63,9 @@ TARGETS = {
     "model.scalar_chain": ["model/test_literal"],
     **{
         f"dynamics.{name}": ["dynamics/test_literal"]
-        for name in ("_hermite", "_stepping", "_stabilized", "_dop853", "field", "descent")
+        for name in ("_hermite", "_stepping", "_stabilized", "_dop853", "descent")
     },
+    "dynamics.field": ["dynamics/test_literal", "dynamics/test_pickling"],
     **{f"dynamics.{name}": ["dynamics/test_literal"] for name in ("step_rules", "local_smoothness")},
     **{
         f"dynamics.{name}": ["dynamics/test_interpreted"]

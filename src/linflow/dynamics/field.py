@@ -132,8 +132,6 @@ class GradientField:
 
     def is_stationary(self, point: Point) -> bool:
         """Return whether every layer's gradient is mere rounding, given the norms of the factors that form it."""
-        if point.speed == 0.0:
-            return True
         weights = self.unflatten(point.y)
         network = self.network_at(point.y)
         G = self.objective.gradient(network.product())
