@@ -25,6 +25,9 @@ from .dynamics import gradient_flow as gradient_flow
 from .dynamics import gradient_flow_many as gradient_flow_many
 from .dynamics import greedy_low_rank as greedy_low_rank
 from .dynamics import linearized_flow as linearized_flow
+from .dynamics.landscape import Landscape as Landscape
+from .dynamics.landscape import Verdict as Verdict
+from .dynamics.landscape import landscape as landscape
 from .files import load as load
 from .geometry.alignment import Alignment as Alignment
 from .geometry.alignment import alignment as alignment

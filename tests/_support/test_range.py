@@ -257,7 +257,11 @@ def test_a_stationary_start_at_the_origin_is_a_saddle(depth, least):
         assert note.startswith("at a saddle: the loss is 5 above f*")
         assert note.endswith(f"(least eigenvalue of its Hessian {least:.3g})")
     for narrow in resting_runs(f, [np.zeros((2, 1)), np.zeros((1, 2))]):
-        assert narrow.notes == ()  # the best of rank one has a gap too
+        (note,) = narrow.notes  # the best of rank one has a gap too, but there is a way down
+        assert note.startswith("at a saddle: the loss is 5 above f*")
+        assert note.endswith("(least eigenvalue of its Hessian -3)")
+    for best in resting_runs(f, [np.array([[3.0], [0.0]]), np.array([[1.0, 0.0]])]):
+        assert best.notes == ()
     moves = lf.gradient_descent(f, [np.eye(2), 0.5 * np.eye(2)], step_size=1e-3, steps=3)
     assert moves.notes == ()
 

@@ -1157,12 +1157,21 @@ def test_a_saddle_is_said_where_it_is_certain():
     blind = lf.LinearRegression(np.array([[1.0, 0.0]]), np.array([[3.0, 1.0]]))  # convex, and not strongly
     for f, said in (
         (lf.MatrixFactorization(Y), "5"), (blind, "5"), (user(strong_convexity=0.5), "2.5"),
-        (user(pl_constant=1.0), None), (user(), None),
+        (user(pl_constant=1.0), "2.5"), (user(), "2.5"),  # a negative eigenvalue needs no convexity
     ):  # fmt: skip
         note = saddles.saddle_note(f, lf.Network(zero))
+        assert note.startswith(f"at a saddle: the loss is {said} above f*")
+    flat = [np.zeros((2, 2))] * 3
+    for f, said in ((lf.MatrixFactorization(Y), "5"), (user(strong_convexity=0.5), "2.5"), (user(), None)):
+        note = saddles.saddle_note(f, lf.Network(flat))
         assert (note is None) if said is None else note.startswith(f"at a saddle: the loss is {said} above f*")
     assert saddles.saddle_note(lf.MatrixFactorization(Y), lf.Network([np.eye(2), Y])) is None  # the minimum
-    assert saddles.saddle_note(lf.MatrixFactorization(Y), lf.Network([np.zeros((2, 1)), np.zeros((1, 2))])) is None
+    narrow = [np.zeros((2, 1)), np.zeros((1, 2))]
+    found = saddles.saddle_note(lf.MatrixFactorization(Y), lf.Network(narrow))
+    assert (
+        found
+        == "at a saddle: the loss is 5 above f*, and its Hessian has a way down (least eigenvalue of its Hessian -3)"
+    )
     # The Hessian is formed up to 200 weights.
     assert saddles.MOST_WEIGHTS == 200
     for widths, formed in (((2, 50, 2), True), ((1, 67, 2), False)):

@@ -74,6 +74,7 @@ TARGETS = {
     "dynamics.linearized": ["dynamics/test_linearized"],
     "geometry.laziness": ["geometry/test_laziness"],
     "dynamics.trajectory": ["dynamics/test_literal"],
+    "dynamics.landscape": ["dynamics/test_landscape", "dynamics/test_literal"],
     "dynamics.saddles": ["dynamics/test_literal", "_support/test_range"],
     "torch._imbalance_law": ["torch/test_literal"],
     **{f"torch.{name}": ["torch/test_literal"] for name in ("_extremes", "_tangent", "certified")},

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from linflow._support.arrays import from_numpy, norm, to_numpy
 from linflow.dynamics.field import GradientField
+from linflow.dynamics.landscape import Verdict, judge
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
 
@@ -16,30 +14,19 @@ MOST_WEIGHTS = 200
 def saddle_note(f: Objective, network: Network) -> str | None:
     """Return a note that stationary weights are a saddle, with the least eigenvalue of `∇²L`; None if uncertain.
 
-    For convex f and hidden widths of at least min(n, m) every local minimum of the loss is a global one (Laurent and
-    von Brecht 2018), so a stationary point with a loss above f* is a saddle. If `∇f(W)` itself is rounding, W may
-    just as well be a minimum, in a direction that f hardly sees. At the origin the least eigenvalue is
-    `−c σ_1(∇f(0))` for two layers and 0 for more.
+    The verdict is that of `landscape`. If `∇f(W)` itself is rounding, W may just as well be a minimum, in a direction
+    that f hardly sees. At the origin the least eigenvalue is `−c σ_1(∇f(0))` for two layers and 0 for more.
 
     Args:
         f: the objective.
         network: the weights at full width; a reduced network has fewer ways out.
     """
-    W = network.product()
-    gap, convex = f.gap(W), f.derived or f.strong_convexity > 0
-    if not convex or not network.overparametrized or not gap > f.rounding(network):
+    found = judge(GradientField(f, network), stationary=True, most=MOST_WEIGHTS)
+    if found.verdict is Verdict.MINIMUM:
+        return f"at a minimum up to symmetry: the loss is {found.gap:.3g} above f*, and {found.reason}"
+    if found.verdict not in {Verdict.STRICT_SADDLE, Verdict.FLAT_SADDLE, Verdict.SADDLE}:
         return None
-    if not norm(f.gradient(W)) > f.gradient_rounding(network):
-        return None
-    text = f"at a saddle: the loss is {gap:.3g} above f*, and for a convex f in full width no minimum is"
-    field = GradientField(f, network)
-    y = field.flatten(network.weights)
-    if y.shape[0] > MOST_WEIGHTS:
+    text = f"at a saddle: {found.reason}"
+    if found.least is None:
         return text
-    moved = [
-        to_numpy(field.flatten(field._slope_derivative(network.weights, field.unflatten(from_numpy(row, y)))))
-        for row in np.eye(y.shape[0])
-    ]
-    H = -np.array(moved)
-    least = float(np.linalg.eigvalsh((H + H.T) / 2)[0])
-    return f"{text} (least eigenvalue of its Hessian {0.0 if abs(least) < 1e-300 else least:.3g})"
+    return f"{text} (least eigenvalue of its Hessian {0.0 if abs(found.least) < 1e-300 else found.least:.3g})"
