@@ -59,7 +59,10 @@ def ntk(widths: Sequence[int], *, rng: Seed = None, like: Array | None = None) -
         0.1
     """
     widths = checks.widths(widths)
-    return _draw(widths, [1.0] * (len(widths) - 1), rng, like, scale=1 / math.sqrt(math.prod(widths[1:-1])))
+    hidden = math.prod(widths[1:-1])
+    if hidden > 2**1000:
+        raise ValueError("the hidden widths multiply to over 10^300, which the scale is made of; use fewer layers.")
+    return _draw(widths, [1.0] * (len(widths) - 1), rng, like, scale=1 / math.sqrt(hidden))
 
 
 def fan_in(widths: Sequence[int], *, rng: Seed = None, like: Array | None = None) -> Network:

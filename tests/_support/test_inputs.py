@@ -1,5 +1,7 @@
 """Bad input gets one clear error: what was given, what is needed, the way out."""
 
+import warnings
+
 import numpy as np
 import pytest
 from scipy.sparse import csr_array
@@ -259,3 +261,42 @@ def test_input_is_not_changed():
     lf.gradient_descent(f, weights, step_size=0.1, steps=3)
     for W in weights:
         np.testing.assert_array_equal(W, 1.0)
+
+
+def test_tensors_without_numbers_are_refused():
+    torch = pytest.importorskip("torch")
+
+    parts = [torch.ones(2), torch.ones(3)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of PyTorch, that nested and quantized tensors are young or old
+        others = {
+            "meta": torch.empty(2, 2, device="meta"),
+            "nested": torch.nested.nested_tensor(parts),
+            "quantized": torch.quantize_per_tensor(torch.eye(2), 0.1, 0, torch.qint8),
+        }
+    for kind, tensor in others.items():
+        with pytest.raises(TypeError, match=f"Y is a {kind} tensor; a dense array is needed: pass "):
+            lf.MatrixFactorization(tensor)
+        with pytest.raises(TypeError, match=f"W_2 is a {kind} tensor"):
+            lf.Network([torch.eye(2), tensor])
+
+
+@pytest.mark.parametrize("order", [">f8", "<f8", ">f4", ">i4"])
+def test_numbers_in_the_byte_order_of_another_processor(order):
+    Y = np.array([[2.0, 1.0], [0.0, 1.0]])
+    swapped = Y.astype(order)
+    got = lf.certify(lf.MatrixFactorization(swapped), [swapped, swapped])
+    assert got.rate == lf.certify(lf.MatrixFactorization(Y), [Y, Y]).rate
+    assert lf.Network([swapped]).weights[0].dtype == np.float64
+    assert swapped.dtype == np.dtype(order)
+
+
+def test_whole_numbers_that_float64_does_not_hold_are_noted(tmp_path):
+    """2^53 + 1 becomes 2^53, which is not the number that was given."""
+    for top, noted in ((2**53 - 1, False), (2**53 + 1, True), (-(2**60), True)):
+        W = np.array([[top, 1], [0, 1]])
+        (note,) = lf.Network([W]).notes
+        assert note == "W_1 was promoted from int64 to float64" + ", which rounds whole numbers beyond 2^53" * noted
+        np.savez(tmp_path / "w.npz", W1=W)
+        (note,) = lf.load(tmp_path / "w.npz").notes
+        assert note.endswith("beyond 2^53") is noted

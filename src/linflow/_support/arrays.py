@@ -20,6 +20,8 @@ Array = Any
 Namespace = Any
 """The module of functions for one kind of array."""
 
+EXACT = 2.0**53
+"""Below this size float64 holds every whole number."""
 EPS = float(np.finfo(np.float64).eps)
 
 
@@ -87,6 +89,8 @@ def to_float64(array: Array, name: str) -> tuple[Array, str | None]:
         ValueError: entries are masked.
     """
     array = unmasked(array, name)
+    if is_numpy(array) and not array.dtype.isnative:  # as another processor orders the bytes
+        array = array.astype(array.dtype.newbyteorder("="))
     xp = namespace(array)
     if array.dtype == xp.float64:
         return array, None
@@ -102,7 +106,10 @@ def to_float64(array: Array, name: str) -> tuple[Array, str | None]:
             f"{name} could not be promoted from {given} to float64 and certificates need float64. "
             'With JAX, call jax.config.update("jax_enable_x64", True) first.'
         )
-    return promoted, f"{name} was promoted from {given} to float64"
+    note = f"{name} was promoted from {given} to float64"
+    if "float" not in kind and bool(xp.any(xp.abs(promoted) >= EXACT)):
+        note += ", which rounds whole numbers beyond 2^53"
+    return promoted, note
 
 
 def detach(array: Array) -> Array:

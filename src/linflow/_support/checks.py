@@ -12,6 +12,13 @@ import numpy as np
 from linflow._support.arrays import Array, is_array, namespace, to_float64, unmasked
 from linflow._support.memory import check_weights
 
+_WITHOUT_NUMBERS = {
+    "is_nested": ("nested", "its parts one by one"),
+    "is_meta": ("meta", "the numbers themselves, from a device that holds them"),
+    "is_quantized": ("quantized", "x.dequantize()"),
+}
+"""Tensors of PyTorch that look like arrays, by the attribute that tells them, with what to do."""
+
 
 def matrix(x: Any, name: str, shape: tuple[int | None, int | None] | None = None) -> tuple[Array, str | None]:
     """Check a real, finite, non-empty matrix and promote it to float64.
@@ -25,6 +32,9 @@ def matrix(x: Any, name: str, shape: tuple[int | None, int | None] | None = None
         The float64 array, and a description of the promotion (None if the array was float64 already).
     """
     x = unmasked(x, name)
+    for attribute, (what, way) in _WITHOUT_NUMBERS.items():
+        if getattr(x, attribute, False) is True:
+            raise TypeError(f"{name} is a {what} tensor; a dense array is needed: pass {way}.")
     if hasattr(x, "todense") or "sparse" in str(getattr(x, "layout", "")):
         dense = "to_dense" if hasattr(x, "to_dense") else "toarray"
         raise TypeError(f"{name} is a sparse {type(x).__name__}; a dense array is needed: pass x.{dense}().")

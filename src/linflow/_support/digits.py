@@ -41,6 +41,8 @@ def in_bytes(size: float) -> str:
     >>> in_bytes(2**31), in_bytes(1000)
     ('2 GiB', '1000 bytes')
     """
+    if size >= 2.0**1000:  # a product of widths that no one means
+        return "over 10^300 bytes"
     for unit, power in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
         if size >= 2**power:
             return f"{size / 2**power:.4g} {unit}"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import Any
 
 
 def plural(count: float, noun: str, verb: str = "") -> str:
@@ -87,3 +90,49 @@ def in_one_line(text: str) -> str:
         a b\u0000
     """
     return visible(re.sub(r"\s*[\n\r\t]\s*", " ", text))
+
+
+_ASCII = str.maketrans(
+    {
+        "×": "x", "→": "->", "−": "-", "–": "-", "…": "...", "·": "*", "⋯": "...", "√": "sqrt", "≤": "<=", "≥": ">=",
+        "≈": "~", "≠": "!=", "‖": "|", "∞": "inf", "✓": "ok", "✗": "no", "²": "^2", "ᵀ": "^T", "•": "-", "ℓ": "l",
+        "\u202f": " ", "\u00a0": " ", "α": "alpha", "γ": "gamma", "δ": "delta", "ε": "eps", "η": "eta", "θ": "theta",
+        "κ": "kappa", "λ": "lambda", "μ": "mu", "ρ": "rho", "σ": "sigma", "τ": "tau", "Λ": "Lambda", "Σ": "Sigma",
+    }
+)  # fmt: skip
+"""Signs that other encodings lack, in letters."""
+
+
+def shown(build: Callable[[Any], str]) -> Callable[[Any], str]:
+    """Decorate a `__str__`: names from files cannot act on a terminal, and any terminal can show the text.
+
+    Signs that the encoding of the standard output lacks are written in letters.
+    """
+
+    @wraps(build)
+    def text(self: Any) -> str:
+        return _encodable(visible(build(self)), getattr(sys.stdout, "encoding", None) or "utf-8")
+
+    return text
+
+
+def _encodable(text: str, encoding: str) -> str:
+    r"""Return text in an encoding, with other signs as letters.
+
+    >>> print(_encodable("20×5, σ_min ≥ 10⁻⁶", "ascii"), _encodable("σ ²", "latin-1"))
+    20x5, sigma_min >= 10\u207b\u2076 sigma ²
+    """
+    try:
+        text.encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        pass
+    else:
+        return text
+    found = []
+    for sign in text:
+        try:
+            sign.encode(encoding)
+            found.append(sign)
+        except (UnicodeEncodeError, LookupError):
+            found.append(sign.translate(_ASCII).encode("ascii", "backslashreplace").decode())
+    return "".join(found)

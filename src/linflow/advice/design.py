@@ -12,6 +12,7 @@ from linflow._support import checks
 from linflow._support.arrays import Array
 from linflow._support.deprecation import renamed_arguments, renamed_attributes
 from linflow._support.html import never_raising
+from linflow._support.words import shown
 from linflow.advice._view import view
 from linflow.advice.family import Family
 from linflow.certificates import Certificate, Check, certify
@@ -112,6 +113,7 @@ class Design:
             "proof": None if self.proof is None else self.proof.to_dict(),
         }
 
+    @shown
     def __str__(self) -> str:
         return "\n".join([repr(self), self.reason, *self.notes, str(self.certificate)])
 

@@ -13,6 +13,7 @@ from linflow._support.deprecation import renamed_arguments, renamed_attributes
 from linflow._support.digits import number
 from linflow._support.fractions import FRACTIONS, SHOWN
 from linflow._support.html import block, folded_reasons, never_raising, notes, table
+from linflow._support.words import shown
 from linflow.certificates._base import Guarantee, finite
 from linflow.certificates.checking import Check, Proof, check_run
 from linflow.certificates.curves import Curve, ExponentialCurve, StepCurve
@@ -207,6 +208,7 @@ class Certificate:
             "notes": list(self.notes),
         }
 
+    @shown
     def __str__(self) -> str:
         head = f"initial gap {self.gap:.4g}, γ = {self.pl_constant:.4g}"
         if self.step_size is not None:

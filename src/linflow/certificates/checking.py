@@ -10,6 +10,7 @@ import numpy as np
 
 from linflow._support.arrays import EPS, to_numpy
 from linflow._support.fractions import FRACTIONS
+from linflow._support.words import shown
 from linflow.certificates._base import Guarantee, finite
 from linflow.certificates.curves import StepCurve
 from linflow.model.network import Network
@@ -63,6 +64,7 @@ class Check:
     violation: Violation | None
     time_ratios: dict[float, float] = field(default_factory=dict)
 
+    @shown
     def __str__(self) -> str:
         if self.violation is None:
             lines = [f"kept at every recorded time; observed rate at least {self.worst_slack:.4g} of the guaranteed"]

@@ -13,6 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 from linflow._support.extras import explained
 from linflow._support.kept import Kept
 from linflow._support.version import __version__
+from linflow._support.words import visible
 from linflow.cli._ctrl_c import remember_ctrl_c
 
 _Usage: Any = typer.BadParameter.__bases__[0]
@@ -158,8 +159,14 @@ def _after(flag: str, given: Sequence[str]) -> str | None:
     return found
 
 
+def say(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Print text. Names from files and options cannot act on the terminal."""
+    typer.echo(visible(text), err=err, nl=nl)
+
+
 def fail(text: str, code: int) -> None:
-    typer.echo("linflow: " + " ".join(text.split()), err=True)
+    """Print one line on what went wrong, and exit with a code."""
+    say("linflow: " + " ".join(text.split()), err=True)
     raise typer.Exit(code)
 
 
@@ -170,7 +177,7 @@ def interrupted(stop: KeyboardInterrupt) -> str:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"linflow {__version__}")
+        say(f"linflow {__version__}")
         raise typer.Exit
 
 

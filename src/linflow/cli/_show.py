@@ -9,16 +9,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from linflow._support.digits import number
 from linflow._support.fractions import FRACTIONS
-from linflow._support.words import plural
+from linflow._support.words import plural, visible
+from linflow.cli._app import say
 from linflow.cli._ctrl_c import raise_if_asked
 
 if TYPE_CHECKING:
     from linflow.experiments.analysis import Analysis
     from linflow.experiments.schema import Experiment
+
+
+_NEEDS = {
+    ".nc": ("xarray", "h5netcdf"), ".parquet": ("pyarrow",), ".csv": ("pyarrow",), ".safetensors": ("safetensors",),
+}  # fmt: skip
+"""The packages that write a file, by its suffix."""
 
 
 def load_writers() -> None:
@@ -46,6 +51,7 @@ def ready(path: Path, kinds: Sequence[str] = (), *, made: bool = False) -> None:
         ValueError: another suffix.
         FileNotFoundError, PermissionError: the file cannot be written.
         FileExistsError: the file exists and linflow has not written it.
+        ImportError: a package that writes such a file is not installed.
     """
     if kinds and path.suffix.lower() not in kinds:
         raise ValueError(
@@ -62,7 +68,10 @@ def ready(path: Path, kinds: Sequence[str] = (), *, made: bool = False) -> None:
             f"{str(path)!r} cannot be written; name another file, or a folder that you can write to."
         )
     from linflow._support.own_files import refuse_foreign_files
+    from linflow._support.paths import import_for
 
+    for package in _NEEDS.get(path.suffix.lower(), ()):
+        import_for(package, path)
     written = [beside_table(path), path] if path.suffix.lower() == ".csv" else [path]
     refuse_foreign_files(written, f"name another {'folder' if made else 'file'}")
 
@@ -114,10 +123,10 @@ def print_analysis(found: "Analysis", index: Path) -> None:
 
     console, cert, run = Console(highlight=False), found.certificate, found.run
     style = "green" if found.passed else "bold red"
-    console.print(Text(f"{found.network}: {found.verdict}", style))
+    console.print(Text(visible(f"{found.network}: {found.verdict}"), style))
     points = Table.grid(padding=(0, 1))
     for finding in found.findings:
-        points.add_row("•", Text(finding.text))
+        points.add_row("•", Text(visible(finding.text)))
     console.print(points)
 
     applying = [g for g in cert.guarantees if g.applies]
@@ -140,7 +149,8 @@ def print_analysis(found: "Analysis", index: Path) -> None:
         Text(f"{plural(others, 'other guarantee', 'do')} not apply; linflow certify and the report say why.")
     )
     console.print(
-        Text(f"Run: {run.result.value}; {plural(run.stats.steps, 'step')}. The report is {index}"), soft_wrap=True
+        Text(visible(f"Run: {run.result.value}; {plural(run.stats.steps, 'step')}. The report is {index}")),
+        soft_wrap=True,
     )
 
 
@@ -148,7 +158,7 @@ def print_json(value: Any) -> None:
     """Print a value as JSON. Numbers that are not finite become null."""
     from linflow._support.plain import plain
 
-    typer.echo(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False))
+    say(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def columns() -> tuple[Any, ...]:

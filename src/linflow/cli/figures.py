@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from linflow._support.kept import Kept
-from linflow.cli._app import app
+from linflow._support.words import visible
+from linflow.cli._app import app, say
 from linflow.cli._show import columns
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def reproduce(
     except report.ReportInterrupted as stop:
         raise Kept(_kept(stop.report)) from stop
     if as_json:
-        typer.echo(found.json(), nl=False)
+        say(found.json(), nl=False)
     else:
         _print_report(found)
     raise typer.Exit(0 if found.passed else 1)
@@ -85,15 +86,15 @@ def _print_list(experiments: "list[PaperFigure]", as_json: bool, *, in_full: boo
             {"id": e.id, "title": e.title, "paper": e.paper, "source": e.source, "settings": e.settings().texts()}
             for e in experiments
         ]
-        typer.echo(json.dumps(listed, indent=2, ensure_ascii=False))
+        say(json.dumps(listed, indent=2, ensure_ascii=False))
         return
     width = max((len(e.id) for e in experiments), default=0)
     papers = sorted({e.paper for e in experiments}, key=lambda paper: (paper == OWN, _year(paper), paper))
     for i, paper in enumerate(papers):
-        typer.echo(("\n" if i else "") + paper)
+        say(("\n" if i else "") + paper)
         for e in experiments:
             if e.paper == paper:
-                typer.echo(f"  {e.id:{width}}  {e.title}" + (" (takes minutes; --full)" if e.full else ""))
+                say(f"  {e.id:{width}}  {e.title}" + (" (takes minutes; --full)" if e.full else ""))
                 if in_full:
                     _print_settings(e)
 
@@ -102,7 +103,7 @@ def _print_settings(experiment: "PaperFigure") -> None:
     values, meanings = experiment.settings().texts(), experiment.settings.meanings()
     width = max((len(f"{name}={value}") for name, value in values.items()), default=0)
     for name, value in values.items():
-        typer.echo(f"    {f'{name}={value}':{width}}  {meanings[name]}")
+        say(f"    {f'{name}={value}':{width}}  {meanings[name]}")
 
 
 def _year(paper: str) -> str:
@@ -131,7 +132,7 @@ def _print_report(found: "Report") -> None:
             table.add_row(Text(name), Text(one.text), Text(one.reason), Text("left out", "dim"))
             name = ""
     console.print(table)
-    console.print(Text(f"{found.verdict}. The report is {found.index}"), soft_wrap=True)
+    console.print(Text(visible(f"{found.verdict}. The report is {found.index}")), soft_wrap=True)
 
 
 def _kept(report: "Report") -> str:

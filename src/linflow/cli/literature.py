@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from linflow.cli._app import app
+from linflow.cli._app import app, say
 
 
 @app.command()
@@ -27,10 +27,10 @@ def cite(
 
         fields = ("key", "title") if show_list else ("key", "title", "bibtex")
         listed = [{name: getattr(reference, name) for name in fields} for reference in chosen]
-        typer.echo(json.dumps(listed, indent=2, ensure_ascii=False))
+        say(json.dumps(listed, indent=2, ensure_ascii=False))
     elif show_list:
         width = max(len(reference.key) for reference in chosen)
         for reference in chosen:
-            typer.echo(f"{reference.key:{width}}  {reference.title}")
+            say(f"{reference.key:{width}}  {reference.title}")
     else:
-        typer.echo("\n\n".join(reference.bibtex for reference in chosen))
+        say("\n\n".join(reference.bibtex for reference in chosen))

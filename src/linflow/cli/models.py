@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from linflow.cli._app import app
+from linflow.cli._app import app, say
 
 
 @app.command()
@@ -39,5 +39,5 @@ def audit(
     found = audit_file(
         file, named=[names.split(",") for names in chain or ()], heads=heads, kv_heads=kv_heads, scaling=scaling
     )
-    typer.echo(found.to_json() if as_json else str(found))
+    say(found.to_json() if as_json else str(found))
     raise typer.Exit(0 if found.chains else 1)

@@ -6,7 +6,7 @@ import typer
 
 from linflow._support.kept import Kept
 from linflow._support.words import plural
-from linflow.cli._app import app
+from linflow.cli._app import app, say
 from linflow.cli._options import OPTIONS, ExperimentCommand, takes_experiment
 from linflow.cli._show import load_writers, print_analysis, print_json, progress, ready, write_run
 
@@ -59,11 +59,11 @@ def certify(
         told = {"proof": {"reason": reason} if proof is None else proof.to_dict()} if verified else {}
         print_json({**cert.to_dict(), **told, **experiment.echo()})
     else:
-        typer.echo(str(cert))
+        say(str(cert))
         if proof is not None:
-            typer.echo(f"\n{next(proved(proof, cert, experiment.flow.until)).text}")
+            say(f"\n{next(proved(proof, cert, experiment.flow.until)).text}")
         elif verified:
-            typer.echo(f"\nNothing is proved by computing: {reason}.")
+            say(f"\nNothing is proved by computing: {reason}.")
     done = proof is not None and proof.result == "target proved"
     raise typer.Exit(0 if cert.best is not None or done else 1)
 
@@ -111,11 +111,11 @@ def simulate(experiment: "Experiment", as_json: Json = False) -> None:
     if as_json:
         print_json({**run_summary(run), **experiment.echo(), "written": [str(p) for p in written]})
     else:
-        typer.echo(repr(run))
+        say(repr(run))
         for note in run.notes:
-            typer.echo(f"note: {note}")
+            say(f"note: {note}")
         for path in written:
-            typer.echo(f"wrote {path}")
+            say(f"wrote {path}")
     raise typer.Exit(0 if run.result.ok else 1)
 
 
@@ -156,14 +156,14 @@ def design(experiment: "Experiment", as_json: Json = False) -> None:
         kept: dict[str, Any] = {} if check is None else {"confirmed": check.holds}
         print_json({**found.to_dict(), **kept, **experiment.echo()})
     else:
-        typer.echo(repr(found))
-        typer.echo(found.reason)
+        say(repr(found))
+        say(found.reason)
         for note in found.notes:
-            typer.echo(f"note: {note}")
+            say(f"note: {note}")
         if check is not None:
-            typer.echo(str(check).rstrip())
+            say(str(check).rstrip())
         if out is not None:
-            typer.echo(f"wrote {out}")
+            say(f"wrote {out}")
     raise typer.Exit(0 if check is None or check.holds else 1)
 
 
@@ -208,5 +208,5 @@ def analyze(experiment: "Experiment", as_json: Json = False) -> None:
     else:
         print_analysis(found, index)
         if earlier:
-            typer.echo("It replaced an earlier one; use --out FOLDER to keep both.")
+            say("It replaced an earlier one; use --out FOLDER to keep both.")
     raise typer.Exit(0 if found.passed else 1)

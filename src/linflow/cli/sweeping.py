@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from linflow.cli._app import App, Group, app
+from linflow.cli._app import App, Group, app, say
 from linflow.cli._show import ready
 
 if TYPE_CHECKING:
@@ -83,10 +83,10 @@ def run(
 
     given = read_grid(grid)
     for doubt in given.doubts:
-        typer.echo(f"note: {doubt}", err=True)
+        say(f"note: {doubt}", err=True)
     with _progress() as watch:
         summary = run_sweep(given, out, workers, scheduler, time_limit, retry, watch)
-    typer.echo(str(summary))
+    say(str(summary))
     raise typer.Exit(1 if summary.failed else 0)
 
 
@@ -118,7 +118,7 @@ def plot(
     path = out or folder / f"{y}-over-{x}{f'-by-{hue}' if hue else ''}.pdf"
     ready(path, (".pdf", ".svg", ".png"))
     plots.save(plot_sweep(folder, x, y, hue, theme=theme), path)
-    typer.echo(f"wrote {path}")
+    say(f"wrote {path}")
 
 
 @sweeps.command()
@@ -132,7 +132,7 @@ def report(
     """
     from linflow.sweeps.page import write_report
 
-    typer.echo(f"wrote {write_report(folder, out)}")
+    say(f"wrote {write_report(folder, out)}")
 
 
 def _tell(folder: Path) -> NoReturn:
@@ -140,7 +140,7 @@ def _tell(folder: Path) -> NoReturn:
     from linflow.sweeps.status import sweep_status
 
     found = sweep_status(folder)
-    typer.echo(str(found))
+    say(str(found))
     raise typer.Exit(0 if found.done == found.total and not found.failed else 1)
 
 

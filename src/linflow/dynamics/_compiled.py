@@ -170,7 +170,8 @@ class CompiledMarch:
             point = self.point
             self.h = self.stiffness.review(point, self.h, lambda h: allowed_error(self.field, point, h, self.rtol))
             numbers[at.RADIUS] = self.stiffness.radius
-        numbers[at.H], numbers[at.STOP], numbers[at.TARGET], counts[at.ATTEMPTS] = self.h, stop, target, attempts
+        numbers[at.H], numbers[at.STOP], numbers[at.TARGET] = self.h, stop, target
+        counts[at.ATTEMPTS] = min(attempts, 2**62)  # as many as it can count
         room = self._review - self.accepted
         event = Event(self._advance(*self._state, self._steps[:room], self._kept))
         self.stiffness.radius = float(numbers[at.RADIUS])

@@ -9,6 +9,7 @@ import numpy as np
 
 from linflow._support import checks
 from linflow._support.arrays import Array, from_numpy, namespace, norm, to_numpy
+from linflow._support.words import shown
 from linflow.dynamics.field import GradientField
 from linflow.dynamics.flow import gradient_flow
 from linflow.dynamics.trajectory import Trajectory
@@ -67,6 +68,7 @@ class GreedyLowRank:
         """The gap at W = 0 and at the end of each phase."""
         return [self.first, *(phase.gap for phase in self.phases)]
 
+    @shown
     def __str__(self) -> str:
         lines = ["rank   slope at its saddle   gap at its end", f"   0                         {self.first:.6g}"]
         for one in self.phases:

@@ -21,6 +21,8 @@ WORK = 8
 
 It is 5.8 for a flow and 7.9 for a descent of a million units.
 """
+MOST_LAYERS = 10_000
+"""Work on a start grows with the square of the layers."""
 _FITTED = {"regression": LinearRegression, "logistic": LogisticLoss, "exponential": ExponentialLoss}
 
 
@@ -84,10 +86,14 @@ def widths_of(experiment: Experiment, objective: Objective, wider: int = 1) -> t
     """Return the widths of the layers, hidden ones `wider` times as wide.
 
     Raises:
-        ValueError: no hidden widths are given.
+        ValueError: no hidden widths are given, or too many.
     """
     if not experiment.start.hidden:
         raise ValueError("the start has no hidden widths; give --hidden 64 or --hidden 64,64, or --weights FILE.")
+    if len(experiment.start.hidden) >= MOST_LAYERS:
+        raise ValueError(
+            f"start.hidden has {len(experiment.start.hidden)} widths; fewer than {MOST_LAYERS} layers are needed."
+        )
     n, m = objective.shape
     return (n, *(wider * h for h in experiment.start.hidden), m)
 

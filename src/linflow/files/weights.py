@@ -94,8 +94,8 @@ def load_weights(
 
     The layers are all the 2-D arrays of the file. If their names differ only in numbers, the numbers give the order
     (W2 before W10). Otherwise the layers of a `.pt` are taken in the order in which they were saved, and `notes` says
-    so; other files are refused, and need `layers`. Smaller floats and integers become float64, exactly, and `notes`
-    says so. Biases are accepted if they are zero.
+    so; other files are refused, and need `layers`. Smaller floats and integers become float64 (exactly up to
+    2^53), and `notes` says so. Biases are accepted if they are zero.
 
     There are two conventions. "product": `W_l` is (inputs, outputs) and the layers multiply left to right,
     `X W_1 W_2 ⋯ W_L`. "torch": each layer is (outputs, inputs), as `nn.Linear` stores it, and is transposed; `notes`

@@ -18,7 +18,7 @@ import numpy as np
 from linflow._support import checks
 from linflow._support.kept import Kept
 from linflow._support.paths import readable, write_whole
-from linflow._support.words import plural, verb_for
+from linflow._support.words import plural, shown, verb_for
 from linflow.sweeps.engine import AHEAD, DaskEngine, Engine, LocalEngine, cores
 from linflow.sweeps.grid import Grid
 from linflow.sweeps.grid_file import GRID, HEADER, read_grid, to_toml
@@ -55,6 +55,7 @@ class Summary:
     seconds: float
     ids: np.ndarray = field(repr=False)
 
+    @shown
     def __str__(self) -> str:
         lines = [f"{plural(self.total, 'cell')}, {self.computed} of them computed now, in {self.seconds:.1f} s"]
         if self.failed:

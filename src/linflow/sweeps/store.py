@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from linflow._support.paths import quote, readable
@@ -43,6 +44,9 @@ MADE_OF = b"linflow.sweep"
 """The metadata key under which the table records the ids and parts that it is made from."""
 KEPT = 16
 """The number of decoded parts in the cache."""
+EVERY_ROW = ("id", "status", "failure", "reason", "versions", "finished")
+GOOD_ROW = ("certified_rate", "least_rate", "certified_time", "time", "certificate")
+"""Columns that have a value in every row, and in every row of a cell that did not fail."""
 ID = f"S{ID_LENGTH}"
 
 
@@ -185,6 +189,9 @@ class Store:
         if not table.schema.equals(SCHEMA):
             self.notes.append(f"{name} is left out and its cells are computed again: it has other columns.")
             return None
+        if (lack := _lack(table)) is not None:
+            self.notes.append(f"{name} is left out and its cells are computed again: {lack}.")
+            return None
         return table
 
     def _cached(self, name: str) -> pa.Table | None:
@@ -284,6 +291,16 @@ class Store:
         found = np.flatnonzero(part >= 0)
         found = found[np.argsort(position[found])]
         return Chosen(names, part[found], at[found], rank[found] == 1, finished[found], count)
+
+
+def _lack(table: pa.Table) -> str | None:
+    """Return what no sweep has written in a part, or None."""
+    good = table.filter(pc.equal(table["status"], "ok"))
+    for rows, names in ((table, EVERY_ROW), (good, GOOD_ROW)):
+        for name in names:
+            if rows[name].null_count:
+                return f"a row has no {name}"
+    return None if pc.all(pc.string_is_ascii(table["id"])).as_py() is not False else "an id is not of its kind"
 
 
 def _part_name(table: pa.Table) -> str:

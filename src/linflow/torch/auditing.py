@@ -12,7 +12,7 @@ from typing import Any
 from linflow._support.arrays import Array, norm, to_numpy
 from linflow._support.digits import number
 from linflow._support.paths import LIMIT, PathLike, readable, suffix
-from linflow._support.words import plural
+from linflow._support.words import plural, shown
 from linflow.geometry.imbalance import imbalance_spectrum
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
@@ -132,6 +132,7 @@ class ChainAudit:
         shape = "×".join(map(str, self.chain.widths))
         return f"ChainAudit({self.name!r}, {shape}, balancedness={min(self.balancedness):.3g})"
 
+    @shown
     def __str__(self) -> str:
         s, d = self.spectrum, self.imbalances
         lines = [repr(self.chain)]
@@ -199,6 +200,7 @@ class Audit:
     def __repr__(self) -> str:
         return f"Audit({plural(len(self.chains), 'chain')}, {len(self.skipped)} skipped)"
 
+    @shown
     def __str__(self) -> str:
         head = ("chain", "kind", "shape", "λ(D)", "balanced", "σ(W)", "λ(T) tangent", "λ(T)", "guarantee")
         rows = [head] + [

@@ -14,7 +14,7 @@ from typing import Any
 from linflow._support import checks
 from linflow._support.arrays import Array, namespace, norm, to_numpy
 from linflow._support.number_formats import COMPUTED, FLOAT64, FORMATS, dtype_name
-from linflow._support.words import plural
+from linflow._support.words import plural, shown
 from linflow.model.network import Network
 from linflow.torch._tangent import tangent_spectrum
 from linflow.torch.auditing import balancedness
@@ -135,6 +135,7 @@ class LoraReport:
     def __repr__(self) -> str:
         return f"LoraReport({plural(len(self.adapters), 'adapter')}, {len(self.skipped)} skipped)"
 
+    @shown
     def __str__(self) -> str:
         lines = table([COLUMNS, *(a.row() for a in self.adapters)]) if self.adapters else "no adapter was found"
         return "\n".join([lines, *(f"skipped {name}: {reason}" for name, reason in self.skipped)])

@@ -10,6 +10,7 @@ from typing import Any
 
 from linflow._support.arrays import to_numpy
 from linflow._support.checks import choice, count, matrix, positive
+from linflow._support.words import shown
 from linflow.torch.lora import COLUMNS, Adapter, Alignment, adapters, alignment, table
 
 METHODS = ("default", "gaussian", "orthogonal", "olora", "pissa", "eva")
@@ -54,6 +55,7 @@ class LoraComparison:
                 content[method]["alignment_times"] = [t if math.isfinite(t) else None for t in times]
         return content
 
+    @shown
     def __str__(self) -> str:
         with_phase = self.alignments[0] is not None
         rows: list[tuple[str, ...]] = [("start", *COLUMNS[2:], *(("start of mode 1", "time") if with_phase else ()))]

@@ -11,7 +11,7 @@ import numpy as np
 
 import torch
 from linflow._support import checks
-from linflow._support.words import plural
+from linflow._support.words import plural, shown
 from linflow.certificates.setting import too_narrow
 from linflow.geometry.imbalance import imbalance_drift
 from linflow.model.network import Network
@@ -343,6 +343,7 @@ class Monitor:
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    @shown
     def __str__(self) -> str:
         shown = [name for name in COLUMNS if any(math.isfinite(row[name]) for row in self.rows)]
         lines = [shown, *([_cell(row[name], name, "#.4g") for name in shown] for row in self.rows)]
