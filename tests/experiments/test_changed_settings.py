@@ -16,6 +16,7 @@ SMALL = {
     "laziness": {"n": "3", "m": "2", "h": "10,40", "depth": "2,4", "target": "1", "seeds": "2", "until": "1e-3"},
     "init_map": {"n": "3", "h": "6", "grid": "20", "seeds": "4", "start": "0.5x1.5"},
     "real_data": {"start": "NTK,imbalanced", "layers": "2", "until": "1e-3", "h_digits": "20"},
+    "exploding": {"depth": "2,4", "step": "0.5", "values": "2,1", "start": "0.8", "until": "1e-3"},
     "greedy": {"n": "4", "values": "2,1", "known": "0.9", "alphas": "1e-2,1e-4", "seeds": "1"},
     "small_start": {"values": "2,1", "alpha": "1e-2", "alphas": "1e-2,1e-3", "depth": "2,4", "h": "3", "seeds": "1"},
     "verified_runs": {"n": "4", "m": "2", "h": "8", "until": "1e-3", "h_diabetes": "8", "h_digits": "12"},

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from linflow import plots
-from linflow.experiments.figures import greedy, small_start
+from linflow.experiments.figures import exploding, greedy, small_start
 
-MODULES = (small_start, greedy)
+MODULES = (small_start, greedy, exploding)
 
 
 def silent(fraction, note=""):
@@ -51,4 +51,18 @@ def test_phases_and_bounds_that_are_wrong_are_caught(monkeypatch):
     monkeypatch.setattr(greedy, "greedy_low_rank", lambda f, rank, **_: high(f, rank, size=0.3, rest=0.3))
     texts = failed(greedy)
     for part in ("stay between bounds", "best completion of rank one"):
+        assert any(part in text for text in texts), part
+
+
+def test_eigenvalues_that_are_wrong_are_caught(monkeypatch):
+    class Wrong(exploding.TangentOperator):
+        def greatest_eigenvalue(self):
+            return 1.2 * float(super().greatest_eigenvalue())
+
+        def least_eigenvalue(self):
+            return 0.7 * float(super().least_eigenvalue())
+
+    monkeypatch.setattr(exploding, "TangentOperator", Wrong)
+    texts = failed(exploding)
+    for part in ("at least λ^{L−1}", "at least ε^{L−1}(L−1)!", "stable up to 2/λ_max(T)"):
         assert any(part in text for text in texts), part

@@ -29,6 +29,7 @@ __all__ = [
 MODULES = (
     "phase_plane",
     "depth",
+    "exploding",
     "spectrum",
     "convergence",
     "implicit_bias",
