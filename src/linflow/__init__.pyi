@@ -31,6 +31,8 @@ from .dynamics.landscape import landscape as landscape
 from .files import load as load
 from .geometry.alignment import Alignment as Alignment
 from .geometry.alignment import alignment as alignment
+from .geometry.conserved import Conserved as Conserved
+from .geometry.conserved import conserved as conserved
 from .geometry.imbalance import imbalance_drift as imbalance_drift
 from .geometry.imbalance import imbalance_matrices as imbalance_matrices
 from .geometry.imbalance import imbalance_spectrum as imbalance_spectrum

@@ -72,6 +72,7 @@ TARGETS = {
         for name in ("_kernels", "_march", "_tiled_products", "_compiled")
     },
     "dynamics.linearized": ["dynamics/test_linearized"],
+    "geometry.conserved": ["geometry/test_conserved"],
     "geometry.laziness": ["geometry/test_laziness"],
     "dynamics.trajectory": ["dynamics/test_literal"],
     "dynamics.landscape": ["dynamics/test_landscape", "dynamics/test_literal"],

@@ -45,6 +45,11 @@ class _Quadratic(Objective):
             )
 
     @property
+    def column_space(self) -> Array | None:
+        """Orthonormal basis, shape `(m, q)`, of the space in which f sees the rows of W; None if it sees all."""
+        return self._U
+
+    @property
     def factors(self) -> tuple[Array | None, Array | None]:
         """`F` and `H`, None for the identity."""
         return self._F, self._H

@@ -28,6 +28,7 @@ __all__ = [
 # Each module holds one `experiment: PaperFigure`.
 MODULES = (
     "phase_plane",
+    "symmetry",
     "depth",
     "exploding",
     "spectrum",

@@ -1,0 +1,78 @@
+"""What the flow conserves: values, counts as ranks of derivatives, and the laws along runs at rtol 1e-8 a step."""
+
+import numpy as np
+import pytest
+from scipy.integrate import solve_ivp
+
+import linflow as lf
+
+
+def derivative_rank(net, value):
+    """The rank of the derivative of `value(weights)`, a quadratic or linear map, by exact differences."""
+    columns = []
+    for l, W in enumerate(net.weights):
+        for entry in np.ndindex(*W.shape):
+            step = np.zeros(W.shape)
+            step[entry] = 0.5
+            up, down = ([*net.weights[:l], W + s * step, *net.weights[l + 1 :]] for s in (1, -1))
+            columns.append((value(up) - value(down)).ravel())  # the second order cancels
+    return np.linalg.matrix_rank(np.array(columns), tol=1e-9)
+
+
+@pytest.mark.parametrize("widths", [(1, 1, 1), (2, 3, 2), (2, 7, 2), (1, 4, 1), (3, 2, 4), (2, 3, 4, 2)])
+def test_values_and_counts(rng, widths):
+    net = lf.init.gaussian(widths, rng=rng)
+    found = lf.conserved(net)
+    assert [one.name for one in found] == [f"D_{l}" for l in range(1, net.depth)]
+    for l, one in enumerate(found):
+        np.testing.assert_array_equal(one.value, lf.imbalance_matrices(net)[l])
+        assert one.count == derivative_rank(net, lambda weights, l=l: lf.imbalance_matrices(weights)[l])
+        assert one.decay == 0.0 and one.symmetry == f"W_{l + 1} → W_{l + 1} S, W_{l + 2} → S⁻¹ W_{l + 2}"
+
+
+def test_what_an_objective_does_not_see_is_frozen(rng):
+    f = lf.LinearRegression(rng.standard_normal((2, 5)), rng.standard_normal((2, 3)))
+    net = lf.init.gaussian((5, 4, 3), 0.5, rng=rng)
+    *_, frozen = lf.conserved(net, f)
+    P = np.eye(5) - np.linalg.pinv(f.X) @ f.X
+    assert (frozen.name, frozen.decay) == ("frozen rows of W_1", 0.0)
+    np.testing.assert_allclose(frozen.value, P @ net.weights[0], atol=1e-14)
+    assert frozen.count == derivative_rank(net, lambda weights: P @ weights[0]) == 12
+    run = lf.gradient_flow(f, net, until=1e-6)
+    np.testing.assert_allclose(lf.conserved(run.final, f)[1].value, frozen.value, atol=1e-13)
+    q = lf.Quadratic(np.eye(3), np.diag([2.0, 1.0, 0.0]), np.array([[1.0, 2.0, 0.0]] * 3))
+    net = lf.init.gaussian((3, 4, 3), 0.5, rng=rng)
+    *_, frozen = lf.conserved(net, q)
+    assert frozen.name == "frozen columns of W_2" and frozen.symmetry == "W_2 → W_2 + Z (I − UUᵀ)"
+    right = np.diag([0.0, 0.0, 1.0])
+    np.testing.assert_allclose(frozen.value, net.weights[1] @ right, atol=1e-14)
+    assert frozen.count == derivative_rank(net, lambda weights: weights[1] @ right) == 4
+    assert len(lf.conserved(net, lf.MatrixFactorization(np.eye(3)))) == 1
+
+
+def test_weight_decay_lets_them_fall(rng):
+    decay, end = 0.3, 1.5
+    f = lf.LinearRegression(rng.standard_normal((1, 2)), rng.standard_normal((1, 2)))
+    net = lf.init.gaussian((2, 3, 2), rng=rng)
+
+    def slope(t, y):
+        weights = [y[:6].reshape(2, 3), y[6:].reshape(3, 2)]
+        G = f.gradient(weights[0] @ weights[1])
+        parts = G @ weights[1].T, weights[0].T @ G
+        return -np.concatenate([(g + decay * W).ravel() for g, W in zip(parts, weights, strict=True)])
+
+    y = solve_ivp(slope, (0, end), np.concatenate([W.ravel() for W in net.weights]), rtol=1e-11, atol=1e-12).y[:, -1]
+    last = [y[:6].reshape(2, 3), y[6:].reshape(3, 2)]
+    for one, then in zip(
+        lf.conserved(net, f, weight_decay=decay), lf.conserved(last, f, weight_decay=decay), strict=True
+    ):
+        np.testing.assert_allclose(np.exp(one.decay * end) * then.value, one.value, atol=1e-8)
+    assert "falls as e^(−0.6t)" in repr(lf.conserved(net, weight_decay=decay)[0])
+
+
+def test_what_does_not_fit(rng):
+    with pytest.raises(ValueError, match="weight_decay"):
+        lf.conserved(lf.init.gaussian((2, 3, 2), rng=rng), weight_decay=-1.0)
+    with pytest.raises(ValueError, match="product is 2×2"):
+        lf.conserved(lf.init.gaussian((2, 3, 2), rng=rng), lf.MatrixFactorization(np.ones((3, 2))))
+    assert lf.conserved([np.eye(2)]) == ()
