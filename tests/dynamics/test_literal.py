@@ -13,7 +13,16 @@ import pytest
 
 import linflow as lf
 from linflow import schedules
-from linflow.dynamics import _dop853, _hermite, _stabilized, _stepping, local_smoothness, saddles, step_rules
+from linflow.dynamics import (
+    _dop853,
+    _hermite,
+    _stabilized,
+    _stepping,
+    local_smoothness,
+    saddles,
+    step_rules,
+    trajectory,
+)
 from linflow.dynamics import descent as descent_module
 from linflow.dynamics.descent import Iterate
 from linflow.dynamics.field import GradientField, Point
@@ -1201,3 +1210,29 @@ def test_the_product_along_a_step_is_a_polynomial(rng, widths):
         np.testing.assert_allclose(sum(eta**k * m for k, m in enumerate(M)), literal, rtol=1e-11, atol=1e-12)
     # What is nothing beside the rest is left out: 1/1e-310 is past float64.
     assert local_smoothness.first_root([2.0, 1e-310]) == near(0.5 * (1 - 1e-9))
+
+
+# --- trajectories --------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_ends_just_above_its_target_has_reached_it():
+    """The last gap of a flow is at its target to 1e-9; so are fractions that a rounding of 1e-12 takes for it."""
+    target, unit = 1e-3, trajectory.LEVEL
+    nodes = np.array([0.0, 2.0]), np.array([0.0, math.log(target) + 1e-9])
+    asked = [target, target * (1 - 0.5 * unit), target * (1 - 2 * unit), 0.5]
+    for result, until, ends in (
+        (lf.Result.TARGET, target, True), (lf.Result.TARGET, None, False), (lf.Result.TIME_LIMIT, target, False),
+    ):  # fmt: skip
+        run = SimpleNamespace(gap=[1.0], result=result, until=until, _nodes=nodes)
+        found = trajectory.Trajectory.time_to(run, asked)
+        literal = 2 * math.log(0.5) / nodes[1][-1]
+        assert found.tolist() == [2.0 if ends else math.inf, 2.0 if ends else math.inf, math.inf, near(literal)]
+
+
+def test_curves_are_compared_at_the_steps_of_one_and_halfway_between_those_of_the_other():
+    line = np.array([0.0, 6.0]), np.array([0.0, 1.0])
+    bent = np.array([0.0, 2.0, 6.0]), np.array([0.0, 0.0, 1.0])
+    assert trajectory.difference(bent, line) == near(1 / 6)
+    assert trajectory.difference(line, bent) == near(1 / 3)
+    ahead = np.array([0.0, 3.0]), np.array([0.0, 2.0])
+    assert trajectory.difference(ahead, line) == near(0.75)  # at 1.5; at 6 the other has ended

@@ -102,6 +102,20 @@ def test_the_rounding_of_the_law_is_at_the_size_of_the_weights():
     assert law.rounding(chain) == near(np.finfo(float).eps * (2e-6 + 8e-6), rel=SAME)
 
 
+def test_a_scale_without_entries_fits_no_weight():
+    assert _numbers._spread(torch.zeros((0, 2)), (4, 4), {}) is None
+
+
+def test_followed_directions_that_depend_on_each_other_are_left_out(monkeypatch):
+    rng = np.random.default_rng(0)
+    net = lf.Network([torch.tensor(rng.standard_normal(s) / 3) for s in ((11, 12), (12, 13), (13, 11))])
+    monkeypatch.setattr(_extremes, "DEPENDENT", 0.999)  # the last direction is never as independent as that
+    sizes, plain = [], torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda A: sizes.append(len(A)) or plain(A))
+    _extremes.Extremes(iterations=3)._iterate(_extremes._Terms(net), largest=True)
+    assert set(sizes[2:]) == {2}  # the first two are the eigenbases of the outer terms
+
+
 def test_where_the_law_does_not_hold_it_says_why(rng):
     chain = Plain([np.eye(2), np.eye(2)])
     first, second = chain.parameters
@@ -115,6 +129,8 @@ def test_where_the_law_does_not_hold_it_says_why(rng):
     assert "layer 2 is not trained" in _law.why_no_law(torch.optim.SGD([first], lr=0.1), chain)
     split = [{"params": [second], "lr": 0.2}, {"params": [first], "lr": 0.1, "weight_decay": 0.4}]
     assert _law.rate_of(torch.optim.SGD(split, lr=1.0), chain) == (0.1, 0.4)
+    beside = [{"params": [second], "lr": 0.2}, {"params": [torch.nn.Parameter(torch.ones(1)), first], "lr": 0.3}]
+    assert _law.rate_of(torch.optim.SGD(beside, lr=1.0), chain) == (0.3, 0.0)
     first.requires_grad_(False)
     assert "layer 1 is frozen" in _law.why_no_law(torch.optim.SGD(chain.parameters, lr=0.1), chain)
     # The group of the first layer, or else the first; a rule without decay has none.
@@ -193,6 +209,7 @@ def test_terms_in_eigenbases_are_those_of_t(rng):
         (((2, 2), (2, 3), (3, 7)), None),
         (((3, 3), (3, 3), (3, 3)), [True, False, True]),
         (((6, 2), (2, 3), (3, 5)), [False, True, True]),
+        (((2, 5), (5, 3), (3, 6)), None),
         (((6, 2), (2, 3), (3, 5)), [True, True, False]),
     ],
 )
@@ -222,6 +239,7 @@ def test_what_a_product_moves_by_is_first_order():
     assert _tangent._outer_extremes(np.array([4.0, 2.0]), np.array([3.0]), 3, 2) == (0.0, 2.0, 7.0)
     assert _tangent._outer_extremes(np.array([4.0, 2.0]), np.array([3.0]), 2, 1) == (5.0, 5.0, 7.0)
     assert _tangent._outer_extremes(np.zeros(1), np.zeros(1), 1, 1) == (0.0, 0.0, 0.0)
+    assert _tangent._outer_extremes(np.array([0.5, 0.25]), np.array([0.5]), 2, 2) == (0.25, 0.25, 1.0)
 
 
 def test_what_storing_may_have_left_of_a_zero_counts_as_one():
@@ -246,7 +264,7 @@ def test_what_storing_may_have_left_of_a_zero_counts_as_one():
     assert _tangent._squares(np.diag([2.0, 1.0]), 4, 0.0, plain).tolist() == [4.0, 1.0, 0.0, 0.0]
 
 
-def test_followed_eigenvalues_are_rayleigh_quotients_with_their_residuals(rng):
+def test_followed_eigenvalues_are_rayleigh_quotients_with_their_residuals(monkeypatch, rng):
     weights = [rng.standard_normal(s) / 3 for s in ((11, 12), (12, 13), (13, 11))]
     plain = lf.Network(weights, 0.7)
     T = lf.TangentOperator(plain)
@@ -267,6 +285,12 @@ def test_followed_eigenvalues_are_rayleigh_quotients_with_their_residuals(rng):
     assert least == near(values[0], rel=1e-2) and greatest == near(values[-1], rel=1e-4)
     size = float(_extremes._Terms(net).size)
     assert error <= 0.49 * max(1e-6 * size, 1e-3 * least / 0.49) * (1 + 1e-9)
+    # Two layers need no iteration, and a narrow layer makes the least eigenvalue 0 exactly.
+    monkeypatch.setattr(_extremes, "DENSE", 0)
+    monkeypatch.setattr(_extremes.Extremes, "_iterate", None)
+    assert follow(lf.Network([torch.ones(3, 4), torch.ones(4, 3)]))[0] == near(0.0, abs=1e-5)
+    assert follow(lf.Network([torch.ones(3, 1), torch.ones(1, 3)]))[::2] == (0.0, 0.0)
+    monkeypatch.undo()
     assert (_extremes.DENSE, _extremes.TOLERANCE, _extremes.RELATIVE) == (100, 1e-6, {False: 1e-3, True: 1e-2})
     assert (_extremes.DEPENDENT, _extremes.FIRST) == (1e-7, 40)
     assert _law.PROBES == 8
@@ -520,9 +544,45 @@ def test_the_range_of_products_is_that_of_the_margin(rng):
         certified._product_range(lf.MatrixFactorization(2 * torch.ones((1, 2), dtype=torch.float64)), single)[1]
         == math.inf
     )
+    for convexity, least in ((0.0, torch.eye(2)), (1.0, None)):
+        unknown = SimpleNamespace(strong_convexity=convexity, minimizer=least)
+        low, following, high = certified._product_range(unknown, net)
+        assert (float(low), float(following), high) == (0.0, 0.0, math.inf)
     blind = lf.Objective(lambda W: float((W**2).sum()), lambda W: 2 * W, shape=(2, 2), pl_constant=1.0, minimum=0.0)
     low, following, high = certified._product_range(blind, net)
     assert (float(low), float(following), high) == (0.0, 0.0, math.inf)
+
+
+def test_the_bounds_of_the_rate_are_asked_at_the_layers_without_their_scale(monkeypatch):
+    f, asked = lf.MatrixFactorization(torch.diag(torch.tensor([1.0, 0.8], dtype=torch.float64))), []
+    one = SimpleNamespace(
+        name="named", null_set=False, differentiable=None, hypothesis=lambda inv: None,
+        evaluate=lambda inv: asked.append(inv) or inv.sigma_min * 1.0,
+    )  # fmt: skip
+    monkeypatch.setattr(certified, "THEOREMS", [one])
+    weights = leaves([[1.0, 0.0], [0.0, 0.9]], [[4.0, 0.0], [0.0, 3.6]])
+    net = lf.Network(weights, 0.25)
+    low, following, high = product_range(f, net.detach(), np.array([f.gap(net.detach().product())]))
+    rate = lt.certified_rate(f, net)
+    assert len(asked) == 2 and rate.item() == near(2 * 0.25**2 * float(low[0]) / 0.25)
+    for inv in asked:
+        found = [float(x.detach()) for x in (inv.sigma_min, inv.sigma_next, inv.sigma_max)]
+        assert found == near([4 * float(x[0]) for x in (low, following, high)])
+    # A constant γ of 1 is one like others.
+    monkeypatch.undo()
+    g = lf.Objective(lambda W: 0.5 * (W * W).sum(), lambda W: W, shape=(2, 2), pl_constant=1.0, minimum=0.0)
+    assert lt.certified_rate(g, leaves([[3.0, 0.0], [0.0, 2.0]], [[0.1, 0.0], [0.0, 0.1]])).item() > 0
+
+
+def test_a_certified_rate_is_for_tensors():
+    with pytest.raises(TypeError, match="of type ndarray; tensors are needed"):
+        lt.certified_rate(lf.MatrixFactorization(np.eye(2)), [np.eye(2)])
+
+
+def test_the_ends_of_a_spectrum_are_moved_apart_by_the_allowance():
+    A, B = torch.diag(torch.tensor([3.0, 1.0])), torch.diag(torch.tensor([1.0, 2.0]))
+    found = certified._spectrum(A, B, 0.25)
+    assert found.lower.tolist() == [7.75, -3.25] and found.upper.tolist() == [8.25, -2.75]
 
 
 def test_a_bound_on_a_null_set_must_be_ahead_of_the_others(monkeypatch):

@@ -158,10 +158,9 @@ def _deep(
         return TangentSpectrum(
             None, None, None, values, ranks, "the iteration for the eigenvalues of T did not converge"
         )
-    greatest = max(size, float(outside.max(initial=0.0)))
     if float(bottom.value) > max(bottom.error, k * p * EPS * size, rounding[0] * size, rounding[1]):
         spectrum = np.concatenate([[float(bottom.value)], outside])
         tangent = float(spectrum[spectrum > 0].min())
-        return TangentSpectrum(factor * float(spectrum.min()), factor * tangent, factor * greatest, values, ranks)
+        return TangentSpectrum(factor * float(spectrum.min()), factor * tangent, factor * size, values, ranks)
     why = f"T is singular on its core, {k}×{p}; its least non-zero eigenvalue is found up to {DENSE_LIMIT} entries"
-    return TangentSpectrum(0.0, None, factor * greatest, values, ranks, why)
+    return TangentSpectrum(0.0, None, factor * size, values, ranks, why)

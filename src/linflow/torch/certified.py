@@ -144,6 +144,6 @@ def _follow(excess: Callable[[Tensor], Tensor], root: np.ndarray, device: torch.
     x = torch.tensor(float(root), dtype=torch.float64, device=device)
     with torch.enable_grad():
         free = x.clone().requires_grad_()
-        (slope,) = torch.autograd.grad(excess(free), free, retain_graph=True)
+        (slope,) = torch.autograd.grad(excess(free), free)
     value = excess(x)
     return x - (value - value.detach()) / slope
