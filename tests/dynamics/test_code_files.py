@@ -11,8 +11,9 @@ import pytest
 
 pytest.importorskip("numba", reason="compiled code needs numba: pip install 'linflow[fast]'")
 
-from linflow.dynamics import _code_files, _march
-from linflow.dynamics._code_files import CodeFiles
+from linflow._support import code_files as _code_files
+from linflow._support.code_files import CodeFiles
+from linflow.dynamics import _march
 
 KEY, CODE = ("signature", "processor"), ("name", b"\x7fELF code", 3.0)
 

@@ -297,7 +297,7 @@ def test_where_nothing_compiles_the_plain_loop_runs_and_says_so(rng, monkeypatch
 def test_the_run_that_compiles_gives_the_numbers_of_those_that_load(tmp_path):
     script = """
 import sys, numpy as np, linflow as lf
-from linflow.dynamics import _programs
+from linflow._support import programs as _programs
 apart, asked = _programs._compile_in_another_process, []
 # Another process is asked to compile what is not on the disk; or there is none to ask.
 _programs._compile_in_another_process = lambda build: asked.append(1) or ("alone" not in sys.argv and apart(build))

@@ -16,6 +16,10 @@ TARGETS = {
     "bounds.operator_floors": ["bounds/test_literal_floors"],
     **{f"bounds.{name}": [*BOUNDS, "torch/test_autograd"] for name in ("scalar_chain", "special_imbalance")},
     "bounds.ceilings": ["bounds/test_ceilings", "bounds/test_literal"],
+    **{
+        f"bounds.{name}": ["bounds/test_literal_interval"]
+        for name in ("operator_interval", "_interval_numbers", "_interval_program", "_interval_search")
+    },
     "bounds.optimum": ["bounds/test_literal_optimum", "bounds/test_optimum"],
     "bounds._weight_search": ["bounds/test_literal_search", "bounds/test_optimum"],
     **{

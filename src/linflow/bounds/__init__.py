@@ -34,6 +34,8 @@ from linflow.bounds.ceilings import Ceilings, ceilings
 from linflow.bounds.layer_norms import norms
 from linflow.bounds.operator_floors import THEOREM as _OPERATOR_FLOORS
 from linflow.bounds.operator_floors import operator_floors
+from linflow.bounds.operator_interval import THEOREM as _OPERATOR_INTERVAL
+from linflow.bounds.operator_interval import operator_interval
 from linflow.bounds.optimum import Optimum, optimum
 from linflow.bounds.product_aware import deep_product
 from linflow.bounds.scalar_chain import scalar, scalar_exact
@@ -58,6 +60,7 @@ __all__ = [
     "homogeneous",
     "norms",
     "operator_floors",
+    "operator_interval",
     "optimum",
     "scalar",
     "scalar_exact",
@@ -83,6 +86,7 @@ THEOREMS: tuple[Theorem, ...] = (
     any_imbalance.THEOREM,
     product_aware.THEOREM,
     _OPERATOR_FLOORS,
+    _OPERATOR_INTERVAL,
 )
 
 

@@ -215,6 +215,7 @@ class Theorem:
         null_set: whether the hypotheses hold only on a null set; elsewhere the bound says nothing.
         differentiable: a version with derivatives, for a formula that is evaluated in NumPy and has none. It takes
             the invariants, the same as constants, and a `Follow`. None if the formula itself has derivatives.
+        smooth: whether there are derivatives at all; a bound that comes from a search has none.
 
     All functions are named at module level, so that bounds can be pickled.
     """
@@ -227,6 +228,7 @@ class Theorem:
     formula: Callable[[Invariants], Array]
     null_set: bool = False
     differentiable: Callable[[Invariants, Invariants, Follow], Array] | None = None
+    smooth: bool = True
 
     def evaluate(self, invariants: Invariants) -> Array:
         """Return the bound for the network without its output scale; see `at_unit_size`."""

@@ -51,7 +51,7 @@ def operator_floors(Ds: Sequence[Any], n: int, m: int, sigma_min: Any, sigma_max
         >>> import numpy as np, linflow as lf
         >>> Ds = [np.array([2.0, 0.5]), np.array([1.0, 0.5])]  # two hidden layers of width 2 with these eigenvalues
         >>> round(float(lf.bounds.operator_floors(Ds, 3, 2, sigma_min=1.0)), 6)  # t_2 t_3 at d = (2, 1)
-        0.310803
+        0.307979
     """
     least, largest = product_aware.given_sigmas(sigma_min, sigma_max)
     widened = rounded(spectra(Ds), least if np.isinf(largest).any() else largest)

@@ -10,9 +10,10 @@ from typing import Any
 
 from numba import types
 
+from linflow._support import programs as _programs
 from linflow._support.arrays import EPS
 from linflow.dynamics import _kernels as kernels
-from linflow.dynamics import _programs, _stabilized, _stepping
+from linflow.dynamics import _stabilized, _stepping
 from linflow.dynamics import _tiled_products as tiles
 from linflow.dynamics._kernels import RTOL, SIZE, curvature, evaluate, grain, may_rest, norm, rounding
 from linflow.dynamics._stabilized import DAMPING, NEGLIGIBLE, STRICTER

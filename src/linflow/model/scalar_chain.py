@@ -34,7 +34,7 @@ def chain_log_root(c: np.ndarray, w: np.ndarray | float) -> np.ndarray:
         level = 2 * np.log(np.abs(np.asarray(w, dtype=np.float64)))
         log_c = np.log(c)
     usable = np.isfinite(level)
-    s = np.where(usable, level, 0.0) / len(c)
+    s = np.where(usable, level, 0.0) / np.asarray(c).shape[-1]
     for _ in range(200):
         terms = np.logaddexp(s[..., None], log_c)  # log(x + c), even if x = e^s underflows
         step = (terms.sum(axis=-1) - np.where(usable, level, 0.0)) / np.exp(s[..., None] - terms).sum(axis=-1)

@@ -77,9 +77,9 @@ def certified_rate(objective: Objective, network: Network | Sequence[Any]) -> Te
     fixed, c = Invariants.of(net.detach()), net.scale
     fixed = fixed.at(*(detach(x) / c if isinstance(x, Tensor) else x for x in (low, high, following)))
     # Only the best bound gets a graph: a non-finite derivative of another one would spoil the result. A bound without
-    # derivative must exceed the others by more than rounding.
+    # derivative must exceed the others by more than rounding, and the result of a search is left out.
     best, theorem = 0.0, None
-    for candidate in sorted(THEOREMS, key=lambda candidate: candidate.null_set):
+    for candidate in sorted((t for t in THEOREMS if t.smooth), key=lambda t: t.null_set):
         ahead = 1 + _AHEAD if candidate.null_set else 1.0
         if candidate.hypothesis(fixed) is None and (value := float(candidate.evaluate(fixed))) > ahead * best:
             best, theorem = value, candidate

@@ -9,7 +9,7 @@ from typing import Any
 
 from numba import types
 
-from linflow.dynamics import _programs
+from linflow._support import programs as _programs
 from linflow.dynamics import _tiled_products as tiles
 from linflow.verified import _bound_loops as bounds
 from linflow.verified import _frame as frame

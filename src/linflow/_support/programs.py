@@ -14,8 +14,8 @@ from typing import Any
 from numba import njit
 from numba.core.compiler import Compiler
 
+from linflow._support.code_files import CodeFiles
 from linflow._support.interpreter import environment, is_python, python
-from linflow.dynamics._code_files import CodeFiles
 
 Program = tuple[Any, tuple[Any, ...]]
 """A compiled function and the types of its arguments."""

@@ -1,0 +1,461 @@
+"""The joint program of the operator interval, as docs/operator_intervals.md has it, inequality by inequality.
+
+The numbers of a column come from a twin at 50 digits. Where weights are drawn, the entries of their own Gram matrices
+must satisfy each inequality: 1e-9 of the larger side covers the rounding of inverses of matrices of condition 1e6.
+"""
+
+import math
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+import linflow as lf
+from linflow.bounds import _interval_numbers as numbers
+from linflow.bounds import _interval_program as program
+from linflow.bounds import _interval_search as search
+from linflow.bounds import operator_interval
+from linflow.bounds._base import Invariants, Spectrum
+from tests.random_networks import draw_weights
+from tests.reference import intervals as twin
+from tests.reference.algebra import least_tangent_eigenvalue
+
+module = sys.modules["linflow.bounds.operator_interval"]
+ROOM = 1e-9
+FAMILIES = ["gaussian", "scaled", "near balanced", "orthogonal", "unimodal"]
+
+
+def network(n, depth, family, seed, extra=()):
+    widths = (n, *(n + (extra[l] if l < len(extra) else 0) for l in range(depth - 1)), n)
+    return draw_weights(widths, family, seed)
+
+
+def ends(weights):
+    values = [np.linalg.eigvalsh(D) for D in lf.imbalance_matrices(weights)]
+    return [float(v[-1]) for v in values], [float(v[0]) for v in values]
+
+
+class Grams:
+    """`X_l` and `Y_l` of square layers in the singular basis of W, and the twin's numbers."""
+
+    def __init__(self, weights):
+        W = np.linalg.multi_dot(weights)
+        U, self.sigmas, Vt = np.linalg.svd(W)
+        assume(self.sigmas[-1] > 1e-3 * self.sigmas[0])
+        n, L = len(W), len(weights)
+        self.X, self.Y = [], []
+        for l in range(L + 1):
+            P = U.T @ np.linalg.multi_dot([np.eye(n), np.eye(n), *weights[:l]])
+            S = np.linalg.multi_dot([*weights[l:], np.eye(n), np.eye(n)]) @ Vt.T
+            self.X.append(P @ P.T)
+            self.Y.append(S.T @ S)
+        assume(all(np.linalg.cond(A) < 1e6 for A in (*self.X, *self.Y)))
+        following = float(self.sigmas[-2]) if n > 1 else None
+        self.of = twin.Numbers(*ends(weights), float(self.sigmas[-1]), following, float(self.sigmas[0]))
+        self.eta = [float(X[-1, -1]) for X in self.X[1:-1]]
+        self.zeta = [float(Y[-1, -1]) for Y in self.Y[1:-1]]
+
+
+def least(A, size):
+    """The least eigenvalue, in units of the size of the terms."""
+    return float(np.linalg.eigvalsh(A)[0]) / size
+
+
+square = given(
+    n=st.integers(1, 4), depth=st.integers(2, 5), family=st.sampled_from(FAMILIES), seed=st.integers(0, 2**31)
+)
+
+
+@settings(max_examples=40)
+@square
+def test_one_step_and_interval(n, depth, family, seed):
+    """Lemma 2 and Theorem 1."""
+    weights = network(n, depth, family, seed)
+    g = Grams(weights)
+    a, b = ends(weights)
+    for l in range(1, depth):
+        X, Y = g.X[l], g.Y[l]
+        left, right = X @ np.linalg.inv(g.X[l - 1]) @ X, g.X[l + 1]
+        size = np.linalg.norm(left) + np.linalg.norm(right) + max(abs(a[l - 1]), abs(b[l - 1])) * np.linalg.norm(X)
+        assert least(right + a[l - 1] * X - left, size) > -ROOM and least(left - right - b[l - 1] * X, size) > -ROOM
+        left, right = Y @ np.linalg.inv(g.Y[l + 1]) @ Y, g.Y[l - 1]
+        size = np.linalg.norm(left) + np.linalg.norm(right) + max(abs(a[l - 1]), abs(b[l - 1])) * np.linalg.norm(Y)
+        assert least(right - b[l - 1] * Y - left, size) > -ROOM
+        upper, lower = (np.array([twin.prefixes(d, float(x))[l - 1] for x in g.sigmas]) for d in (a, b))
+        for A, low, high in ((X, lower, upper), (Y, g.sigmas**2 / upper, g.sigmas**2 / lower)):
+            assert least(A - np.diag(low), np.linalg.norm(high)) > -ROOM
+            assert least(np.diag(high) - A, np.linalg.norm(high)) > -ROOM
+
+
+@settings(max_examples=60)
+@square
+def test_every_inequality_of_the_program(n, depth, family, seed):
+    """(C1), (C2), (B), (B1), (B2), (Λ), (F) and (D) at weights."""
+    weights = network(n, depth, family, seed)
+    g = Grams(weights)
+    of, D = g.of, depth - 1
+    eta, zeta = [1.0, *g.eta, of.s], [of.s, *g.zeta, 1.0]
+    for l in range(D):
+        assert eta[l + 1] <= twin.phi(of.a[l], eta[l], eta[l + 2]) * (1 + ROOM)
+        assert zeta[l + 1] <= twin.phi(-of.b[l], zeta[l + 2], zeta[l]) * (1 + ROOM)
+        assert of.s / zeta[l + 1] >= of.reach(l, eta[l + 1]) * (1 - ROOM)
+        for A, (low, high, o, k) in zip((g.X[l + 1], g.Y[l + 1]), of.pairs(l, g.zeta[l], g.eta[l]), strict=True):
+            assert least(A, 1.0) >= 1 / (low + (high - low) * k) * (1 - ROOM)
+            for theta in (0.0, 0.3, 1.0, 5.0, 100.0):
+                first = program.first_entry(k, low, high, theta)
+                last = float(program.last_entry(k, low, high, o, theta))
+                if n > 1 and low > o * (1 + 1e-6) and k > 0:  # as (D) has them; differences divide
+                    c = 1 + theta * k * (high - low) / (low - o)
+                    assert first == pytest.approx(1 / (o + (low - o) * c), rel=1e-9, abs=0)
+                    assert last == pytest.approx(1 / (o + (high - o) * k * c / (c - 1 + k)), rel=1e-7, abs=0)
+                bound = np.diag([first] * (n - 1) + [last])
+                assert least(A - bound, max(first * (n > 1), last)) > -1e-7  # differences of inverses, condition 1e6
+    after = eta[2]
+    assert of.s / zeta[1] >= of.first_reach(eta[1], after) * (1 - ROOM)
+    size = zeta[D] ** 2 + abs(of.b[-1]) * zeta[D] + zeta[D - 1]
+    apart = of.s / eta[D] - of.low_y[-1]
+    # (B2) divides by what a small interval leaves to rounding.
+    assert n == 1 or apart < 1e-6 * zeta[D] or of.last_holds(eta[D], zeta[D] * (1 - ROOM), zeta[D - 1]) <= ROOM * size
+    if depth > 2:
+        assert least(g.X[1], 1.0) >= twin.phi(of.b[0], 1.0, least(g.X[2], 1.0)) * (1 - ROOM)
+        assert least(g.Y[D], 1.0) >= twin.phi(-of.a[-1], 1.0, least(g.Y[D - 1], 1.0)) * (1 - ROOM)
+
+
+@settings(max_examples=60)
+@square
+def test_the_box_of_a_network_holds_it(n, depth, family, seed):
+    """A box of no size at the network's own η: not empty, its caps above the ζ, its value below `λ_min(T)`."""
+    weights = network(n, depth, family, seed)
+    g = Grams(weights)
+    inv = Invariants.of(lf.Network(weights))
+    table, s, _ = numbers.table(
+        np.array([float(D.upper[0]) for D in inv.spectra]),
+        np.array([float(D.lower[-1]) for D in inv.spectra]),
+        numbers.cells(inv.spectra, inv.widths, n),
+        *(np.array([float(x)]) for x in (inv.sigma_min, inv.sigma_next, inv.sigma_max)),
+    )
+    q, eta = table[0], np.array(g.eta)
+    high, caps = eta * (1 + ROOM), np.empty(depth - 1)
+    assert bool(program.shrink(eta * (1 - ROOM), high, caps, q, s[0]))
+    assert (caps >= np.array(g.zeta) * (1 - ROOM)).all()
+    T = lf.TangentOperator(weights)
+    size = float(T.greatest_eigenvalue())
+    for theta in (0.2, 1.0, 8.0):
+        value = float(program.value(high, caps, q, s[0], np.full((1, 2 * depth - 2), theta)))
+        assert value <= least_tangent_eigenvalue(weights) * (1 + 1e-8) + 1e-13 * size
+    thetas = np.ones(2 * depth - 2)
+    better = program.improved(high, caps, q, float(s[0]), thetas)
+    assert better >= program.value(high, caps, q, s[0], np.ones((1, 2 * depth - 2))) * (1 - 1e-12)
+    assert better == pytest.approx(float(program.value(high, caps, q, s[0], thetas[None])), rel=1e-9, abs=0)
+    assert better <= least_tangent_eigenvalue(weights) * (1 + 1e-8) + 1e-13 * size
+
+
+def given_numbers(rng, depth, scale=1.0):
+    """Numbers of no network, but in order: a above b, σ_n below σ_{n−1} below ‖W‖."""
+    b = rng.normal(size=depth - 1) * scale
+    a = b + rng.exponential(size=depth - 1) * scale * rng.choice([0.01, 0.3, 1.0])
+    sigma_n = 10.0 ** rng.uniform(-2, 0)
+    following = sigma_n * 10.0 ** rng.uniform(0, 1)
+    return a, b, sigma_n, following, following * 10.0 ** rng.uniform(0, 1)
+
+
+def test_the_numbers_of_a_column_are_those_of_the_twin():
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        a, b, sigma_n, following, top = given_numbers(rng, int(rng.integers(2, 5)))
+        of = twin.Numbers(a, b, sigma_n, following, top)
+        rows, s, group = numbers.table(a, b, b[None], *(np.array([x]) for x in (sigma_n, following, top)))
+        q = rows[0]
+        assert rows.shape == (1, len(program.ROWS), len(a)) and group.tolist() == [0] and float(s[0]) == of.s
+        expected = {
+            program.A: of.a,
+            program.B: of.b,
+            program.LEAST: of.least,
+            program.LEAST_2: of.least,
+            program.REST: of.rest,
+            program.REST_2: of.rest,
+            program.MOST: of.most,
+            program.CAP: of.low_y,
+            program.MIRRORED_REST: of.rest_y,
+            program.X_REST: [1 / x for x in of.rest],
+            program.X_LEAST: [1 / x for x in of.least],
+            program.X_MOST: [1 / x for x in of.top_x],
+            program.Y_REST: [1 / x for x in of.rest_y],
+            program.Y_LEAST: [1 / x for x in of.low_y],
+            program.Y_MOST: [1 / x for x in of.top_y],
+        }
+        for row, values in expected.items():
+            # Sums of the d are widened by 8ε of all of them, which counts where a t is as small as 1e-3 of them.
+            assert q[row] == pytest.approx(values, rel=1e-10, abs=1e-14), row
+        # The twin takes the largest of 30 ratios; the library bounds the curve between 25 nodes.
+        assert (q[program.SPREAD] >= np.array(of.spread) * (1 - 1e-9)).all()
+        assert (q[program.SPREAD] <= np.array(of.spread) * 1.1 + 0.02).all()
+
+
+def test_which_way_each_number_is_rounded():
+    """The lower chain from below, the upper from above, each with its own end."""
+    a, b = np.array([0.7, -0.2]), np.array([0.3, -0.9])
+    rows, _, _ = numbers.table(a, b, b[None], np.array([0.5]), np.array([1.0]), np.array([2.0]))
+    of = twin.Numbers(a, b, 0.5, 1.0, 2.0)
+    q = rows[0]
+    assert (q[program.A] > a).all() and (q[program.B] < b).all()
+    assert (
+        (q[program.LEAST] < of.least).all()
+        and (q[program.MOST] > of.most).all()
+        and (q[program.REST] < of.rest).all()
+    )
+    assert (q[program.CAP] < of.low_y).all() and (q[program.MIRRORED_REST] < of.rest_y).all()
+    for row, value in ((program.X_MOST, of.top_x), (program.Y_MOST, of.top_y)):
+        assert (q[row] < 1 / np.array(value)).all()
+    for row, value in ((program.X_LEAST, of.least), (program.Y_LEAST, of.low_y), (program.X_REST, of.rest)):
+        assert (q[row] > 1 / np.array(value)).all()
+
+
+def test_one_row_has_no_rest():
+    rows, _, _ = numbers.table(
+        np.array([0.5, 0.1]),
+        np.array([0.2, -0.3]),
+        np.array([[0.2, -0.3]]),
+        np.array([0.5]),
+        np.array([math.inf]),
+        np.array([0.5]),
+    )
+    q = rows[0]
+    assert (q[program.SPREAD] == 0).all() and (q[program.X_REST] == q[program.X_MOST]).all()
+    assert (q[program.Y_REST] == q[program.Y_MOST]).all() and (q[program.REST] == 1e250).all()
+    assert (q[program.MIRRORED_REST] == 0).all()
+
+
+@pytest.mark.parametrize("depth", [2, 3, 5])
+@pytest.mark.parametrize("unknown", [False, True])
+def test_the_ratio_of_two_chains_between_the_nodes(depth, unknown):
+    rng = np.random.default_rng(depth)
+    for _ in range(8):
+        a, b, first, _, last = given_numbers(rng, depth)
+        found = numbers.ratio(a, b[None], np.array([first]), np.array([math.inf if unknown else last]))[0, 0]
+        sigmas = np.exp(np.linspace(np.log(first), np.log(1e4 if unknown else last), 400))
+        t, u = (np.cumprod(numbers.squares(d[None], sigmas)[0], axis=1)[:, :-1] for d in (a, b))
+        seen = (t / u).max(axis=0) - 1
+        assert (found >= seen * (1 - 1e-9)).all()
+        assert (found <= seen * 1.15 + (0.1 if unknown else 0.02)).all()  # an unknown end has its nodes far apart
+
+
+def test_the_curvature_of_the_ratio():
+    """`|e'| ≤ 4/27`, and the derivative of e' by the imbalances: at most 1.25 over the least t."""
+    rng = np.random.default_rng(1)
+
+    def shares(t):
+        u = 1 / t
+        return np.cumsum(u)[:-1] / u.sum()
+
+    for _ in range(200):
+        t = 10.0 ** rng.uniform(-2, 2, int(rng.integers(2, 6)))
+        d, sigma, h = t[:-1] - t[1:], math.sqrt(np.prod(t)), 1e-4
+
+        def slope(d, sigma=sigma, h=h):
+            up, down = (numbers.squares(d[None], np.array(sigma * math.exp(x / 2)))[0] for x in (h, -h))
+            return (shares(up) - shares(down)) / (2 * h)
+
+        assert (np.abs(slope(d)) <= 4 / 27 * (1 + 1e-6)).all()
+        for j in range(len(d)):
+            move = np.zeros(len(d))
+            move[j] = 1e-4 * t.min()
+            change = (slope(d + move) - slope(d - move)) / (2 * move[j])
+            assert (np.abs(change) <= 1.25 / t.min() * 1.01).all()
+
+
+def test_the_leak_of_wide_layers():
+    """The rows of `cells`, from the two least eigenvalues of each imbalance."""
+    D1, D2 = (Spectrum(np.array(x), np.array(x) + 0.1) for x in ([2.0, 1.0, -0.5], [1.0, 0.3, -0.2, -0.4]))
+    rows = numbers.cells([D1, D2], (2, 3, 4, 2), 2)
+    edges = np.linspace(0, 0.5, numbers.CELLS + 1)
+    assert len(rows) == numbers.CELLS
+    for row, low, high in zip(rows, edges[:-1], edges[1:], strict=True):
+        # h_1 − n = 1 leaks once; D_2 has the least pair −0.2 and −0.4.
+        assert row == pytest.approx([max(-0.5, 0.5 + low), max(-0.4 - high, -0.6 - high)], rel=1e-12)
+    assert numbers.cells([D1, D2], (3, 3, 4, 3), 3).tolist() == [[-0.5, max(-0.4, -0.6)]]  # h_1 = n: no leak
+    deep = numbers.cells([D1, D1, D1], (2, 3, 3, 3, 2), 2)
+    assert deep.tolist() == [pytest.approx([0.5, max(-0.5 - 0.5, 0.5 - 0.5), max(-0.5 - 1.0, 0.5 - 1.0)])]
+
+
+@settings(max_examples=60)
+@given(
+    n=st.integers(1, 3),
+    extra=st.lists(st.integers(0, 3), min_size=2, max_size=3),
+    family=st.sampled_from(FAMILIES),
+    seed=st.integers(0, 2**31),
+)
+def test_the_reduction_of_a_network_lies_in_a_cell(n, extra, family, seed):
+    weights = network(n, len(extra) + 1, family, seed, extra)
+    W = np.linalg.multi_dot(weights)
+    sigma = np.linalg.svd(W, compute_uv=False)
+    assume(sigma[-1] > 1e-6 * sigma[0])
+    Q, reduced, P = np.eye(n), [], np.eye(n)
+    for A in weights[:-1]:
+        P = P @ A
+        basis = np.linalg.svd(P, full_matrices=False)[2].T
+        reduced.append(Q.T @ A @ basis)
+        Q = basis
+    reduced.append(Q.T @ weights[-1])
+    hats = [np.linalg.eigvalsh(D) for D in lf.imbalance_matrices(reduced)]
+    inv = Invariants.of(lf.Network(weights))
+    rows = numbers.cells(inv.spectra, inv.widths, n)
+    size = 1e-9 * inv.size  # bases of prefixes of condition 1e6
+    assert any(all(h[0] >= b - size for h, b in zip(hats, row, strict=True)) for row in rows)
+    assert all(h[-1] <= float(D.upper[0]) + size for h, D in zip(hats, inv.spectra, strict=True))
+    assert least_tangent_eigenvalue(reduced) <= least_tangent_eigenvalue(weights) * (1 + 1e-7) + 1e-12 * size
+
+
+def pair_value(a, b, sigma_n, following, top):
+    inv = Invariants.given([Spectrum(np.array([x, y]), np.array([x, y])) for x, y in zip(a, b, strict=True)], 2, 2)
+    inv = inv.at(sigma_n, top, following)
+    sigmas = (np.array([float(x)]) for x in (inv.sigma_min, inv.sigma_next, inv.sigma_max))
+    return float(module.joint(inv.spectra, 2, *sigmas)[0])
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_the_search_against_a_grid(depth):
+    """The least of the twin's value over a fine grid of η, with (D) left out: at most that, and near it from below.
+
+    (D) can only raise the value, by up to a half in these draws. The grid of 200 (40 × 40) points per case misses the
+    least value by a few per cent.
+    """
+    rng = np.random.default_rng(depth)
+    for _ in range(6 if depth == 3 else 12):
+        numbers_given = given_numbers(rng, depth)
+        of = twin.Numbers(*numbers_given)
+        axes = [
+            np.exp(np.linspace(np.log(x), np.log(y), 200 if depth == 2 else 30))
+            for x, y in zip(of.least, of.most, strict=True)
+        ]
+        least_seen = math.inf
+        for eta in np.stack(np.meshgrid(*axes), axis=-1).reshape(-1, depth - 1):
+            zeta = of.largest_zeta([float(x) for x in eta])
+            if zeta is not None:
+                least_seen = min(least_seen, of.simple_value(eta, zeta))
+        found = pair_value(*numbers_given)
+        assert found >= least_seen * (0.985 if depth == 2 else 0.9)
+        assert found <= least_seen * 1.6
+
+
+def test_scalars_and_homogeneous_imbalances_are_exact_to_the_tolerance():
+    for d in ([0.5, -0.3], [2.0, 1.0, -1.5]):
+        exact = lf.bounds.scalar_exact(d, 0.7)
+        found = float(operator_interval([np.array([x]) for x in d], 1, 0.7, sigma_max=0.7))
+        assert exact * (1 - 1e-8) <= found <= exact
+        of_two = [np.array([x, x]) for x in d]
+        found = float(operator_interval(of_two, 2, 0.7, 0.9, 0.9))
+        assert exact * (1 - 1e-6) <= found <= exact * (1 + 1e-9)
+
+
+@settings(max_examples=80)
+@given(
+    n=st.integers(1, 4),
+    extra=st.lists(st.integers(0, 3), min_size=1, max_size=4),
+    family=st.sampled_from([*FAMILIES, "low rank", "integer", "repeated"]),
+    seed=st.integers(0, 2**31),
+)
+def test_never_above_the_truth_nor_below_the_floors(n, extra, family, seed):
+    weights = network(n, len(extra) + 1, family, seed, extra)
+    inv = Invariants.of(lf.Network(weights))
+    sigmas = (np.array([float(x)]) for x in (inv.sigma_min, inv.sigma_next, inv.sigma_max))
+    size = float(lf.TangentOperator(weights).greatest_eigenvalue())
+    found = float(module.joint(inv.spectra, n, *sigmas)[0])
+    assert found <= least_tangent_eigenvalue(weights) + 1e-12 * size
+    if len(extra) > 1:
+        floors = sys.modules["linflow.bounds.operator_floors"].THEOREM.evaluate(inv)
+        assert float(module.THEOREM.evaluate(inv)) == max(float(floors), found)
+
+
+def test_compiled_and_plain_searches_are_the_same():
+    pytest.importorskip("numba")
+    compiled = search.programs()
+    assert compiled is not program.PLAIN
+    rng = np.random.default_rng(4)
+    for depth in (2, 3, 4, 6):
+        for wide in (0, 2):
+            inv = Invariants.of(
+                lf.Network(network(2, depth, "gaussian", int(rng.integers(2**31)), [wide] * (depth - 1)))
+            )
+            sigmas = [np.array([0.5, 1.0]) * float(x) for x in (inv.sigma_min, inv.sigma_next)]
+            sigmas.append(np.full(2, 1.1 * float(inv.sigma_max)))
+            both = [module.joint(inv.spectra, 2, *sigmas, run) for run in (compiled, program.PLAIN)]
+            # The same operations in the same order; exp and sums over θ may round differently.
+            np.testing.assert_allclose(both[0], both[1], rtol=1e-9, atol=0)
+
+
+def test_it_uses_the_two_functions_it_is_given():
+    def measure(*args):
+        seen.append(len(args[3]))
+        program.measure(*args)
+
+    seen = []
+    inv = Invariants.of(lf.Network(network(2, 3, "gaussian", 0)))
+    sigmas = [np.array([float(x)]) for x in (inv.sigma_min, inv.sigma_next, inv.sigma_max)]
+    found = module.joint(inv.spectra, 2, *sigmas, program.Programs(measure, program.improved))
+    assert seen[0] == 1 and len(seen) > 3
+    assert found == module.joint(inv.spectra, 2, *sigmas, program.PLAIN)
+
+
+def test_a_search_that_is_cut_off_is_lower_and_still_a_bound(monkeypatch):
+    inv = Invariants.of(lf.Network(network(2, 3, "gaussian", 1)))
+    sigmas = [np.array([float(x)]) for x in (inv.sigma_min, inv.sigma_next, inv.sigma_max)]
+    full = float(module.joint(inv.spectra, 2, *sigmas)[0])
+    monkeypatch.setattr(search, "MOST_BOXES", 10)
+    cut = float(module.joint(inv.spectra, 2, *sigmas)[0])
+    assert 0 <= cut < full
+
+
+def test_the_bound_follows_each_argument():
+    """Theorem 3: to the tolerance of the search, 1 %."""
+    rng = np.random.default_rng(7)
+    for _ in range(12):
+        a, b, sigma_n, following, top = given_numbers(rng, 3)
+        base = pair_value(a, b, sigma_n, following, top)
+        assert pair_value(a + 0.2, b, sigma_n, following, top) <= base * 1.011
+        assert pair_value(a, b - 0.2, sigma_n, following, top) <= base * 1.011
+        assert pair_value(a, b, 0.7 * sigma_n, following, top) <= base * 1.011
+        assert pair_value(a, b, sigma_n, max(0.7 * following, sigma_n), top) <= base * 1.011
+        assert pair_value(a, b, sigma_n, following, 2 * top) <= base * 1.011
+        assert pair_value(a, b, sigma_n, following, math.inf) <= base * 1.011
+
+
+def test_many_products_share_the_bounds_of_weaker_ones():
+    inv = Invariants.of(lf.Network(network(3, 3, "near balanced", 3)))
+    shares = np.linspace(0.05, 1, 60)
+    levels = [shares * float(x) for x in (inv.sigma_min, inv.sigma_next)]
+    several = inv.at(levels[0], np.full(60, float(inv.sigma_max)), levels[1])
+    few = module._few(several)
+    assert len(few[0]) <= module.LEVELS and few[3].shape == (60,)
+    for k, i in enumerate(few[3]):
+        assert few[0][i] <= levels[0][k] and few[1][i] <= levels[1][k] and few[2][i] >= float(inv.sigma_max)
+    assert few[0].min() == levels[0][0]  # the weakest stands for itself
+    together = module.THEOREM.evaluate(several)
+    alone = [float(module.THEOREM.evaluate(inv.at(x, float(inv.sigma_max), y))) for x, y in zip(*levels, strict=True)]
+    assert together.shape == (60,)
+    assert (together <= np.array(alone) * 1.011).all() and together[0] == pytest.approx(alone[0], rel=0.011)
+    none = module._few(inv.at(np.zeros(40), np.full(40, 3.0), np.zeros(40)))
+    assert len(none[0]) == 40  # nothing to solve
+
+
+def test_hypotheses_and_arguments():
+    def reason(widths):
+        return module.THEOREM.hypothesis(Invariants.of(lf.Network([np.ones(shape) for shape in pairwise(widths)])))
+
+    assert reason((2, 2)) == "one layer has no imbalance"
+    assert reason((2, 3, 3, 1)) == "the product is 2×1, not square"
+    assert reason((2, 3, 1, 2)) == "a layer of width 1 is narrower than n = 2"
+    assert "two layers" in reason((2, 3, 2)) and reason((2, 3, 2, 2)) is None
+    Ds = [np.array([0.1, -0.1])] * 2
+    with pytest.raises(ValueError, match=r"0 ≤ σ_n ≤ σ_{n−1} ≤ ‖W‖ is needed"):
+        operator_interval(Ds, 2, 1.0, 0.5, 2.0)
+    with pytest.raises(ValueError, match="does not apply: for two layers"):
+        operator_interval(Ds[:1], 2, 0.5, 1.0, 2.0)
+    at_once = operator_interval(Ds, 2, np.array([0.0, 0.5]), np.array([0.5, 1.0]), np.array([1.0, 1.0]))
+    assert at_once.shape == (2,) and at_once[1] == pytest.approx(
+        float(operator_interval(Ds, 2, 0.5, 1.0, 1.0)), rel=1e-9
+    )
+    assert float(operator_interval(Ds, 2, 0.5, sigma_max=1.0)) <= at_once[1] * 1.011  # σ_{n−1} unknown
