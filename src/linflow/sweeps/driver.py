@@ -211,6 +211,7 @@ def _compute(work: Work, start: Callable[[], Engine], progress: Watcher | None) 
                 work.store.flush()
             raise
         finally:
+            work.store.notes += engine.notes
             engine.close()
 
 

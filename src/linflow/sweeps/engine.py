@@ -19,7 +19,9 @@ from subprocess import PIPE
 from typing import IO, Any, NoReturn, Protocol, cast
 
 from linflow._support.interpreter import environment, is_python, python
-from linflow.sweeps.cells import Answer, Task, run_task
+from linflow._support.provenance import software
+from linflow.sweeps.cells import Answer, Task
+from linflow.sweeps.cluster import OtherVersions, check_scheduler, compared, refusal, run_checked
 from linflow.sweeps.worker import BEGINS
 
 AHEAD = 2
@@ -47,6 +49,9 @@ class Late(Exception):  # noqa: N818
 
 class Engine(Protocol):
     """An engine that computes tasks."""
+
+    notes: list[str]
+    """Sentences on what differs between the processes and changes no number."""
 
     @property
     def workers(self) -> int:
@@ -170,6 +175,7 @@ class LocalEngine:
     """Processes of this machine. Each has its own tasks, so if one dies, the task that it ran is known."""
 
     def __init__(self, workers: int | None = None):
+        self.notes: list[str] = []
         self._news: queue.SimpleQueue[tuple[Worker, Any]] = queue.SimpleQueue()
         self._workers: list[Worker] = []
         self._false_starts = 0
@@ -275,6 +281,10 @@ class DaskEngine:
                 "scheduler out to use the cores of this machine."
             ) from None
         self.address = address
+        self.notes: list[str] = []
+        self._versions = software()
+        self._held: deque[Task] = deque()
+        self._known: set[str] = set()
         self._tasks: dict[Any, Task] = {}
         self._ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
@@ -289,20 +299,34 @@ class DaskEngine:
         return not self._threads()
 
     def submit(self, task: Task) -> None:
-        """Submit a task; the scheduler picks a free worker."""
-        future = self._client.submit(run_task, task, pure=False)
-        self._tasks[future] = task
-        future.add_done_callback(self._ended.put)
+        """Submit a task; the scheduler picks a free worker. It is held back until a worker has been checked."""
+        self._held.append(task)
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        there = set(self._threads())
+        if new := there - self._known:
+            if not self._known:
+                check_scheduler(self._client, self.address)
+            checked, notes = compared(self._client, new, self._versions)
+            self._known |= checked
+            self.notes += notes
+        while self._held and there & self._known:
+            task = self._held.popleft()
+            future = self._client.submit(run_checked, task, self._versions, pure=False)
+            self._tasks[future] = task
+            future.add_done_callback(self._ended.put)
 
     def wait(self, seconds: float) -> list[tuple[Task, Answer | Exception]]:
         """Return the tasks that have ended.
 
         Raises:
             ConnectionError: the scheduler is gone.
-            RuntimeError: a worker cannot run cells.
+            OSError: a worker cannot run cells, or has other versions.
         """
         from distributed import KilledWorker  # noqa: PLC0415 - an extra
 
+        self._hand_out()
         ended = []
         try:
             ended.append(self._ended.get(timeout=seconds))
@@ -323,10 +347,13 @@ class DaskEngine:
                 found.append((self._tasks.pop(future), answer))
             elif future.status == "error":
                 error = future.exception()
+                if isinstance(error, OtherVersions):
+                    raise OSError(refusal(f"of {self.address} that ran a cell", str(error)))
                 if not isinstance(error, KilledWorker):
-                    raise RuntimeError(
-                        f"a worker of {self.address} cannot run cells ({type(error).__name__}: {error}); it needs "
-                        "the same linflow as this machine."
+                    told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                    raise OSError(
+                        f"a worker of {self.address} cannot run cells ({told}); it needs the same linflow as this "
+                        "machine."
                     )
                 found.append((self._tasks.pop(future), Died()))
             else:
