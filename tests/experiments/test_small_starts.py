@@ -1,12 +1,12 @@
-"""Figures about small starts: every claim holds at two seeds, and a wrong formula or drawing is caught."""
+"""Figures about small starts, depth and width: every claim holds at two seeds, and a wrong formula is caught."""
 
 import numpy as np
 import pytest
 
 from linflow import plots
-from linflow.experiments.figures import exploding, greedy, small_start
+from linflow.experiments.figures import exploding, greedy, small_start, width_map
 
-MODULES = (small_start, greedy, exploding)
+MODULES = (small_start, greedy, exploding, width_map)
 
 
 def silent(fraction, note=""):
@@ -66,3 +66,11 @@ def test_eigenvalues_that_are_wrong_are_caught(monkeypatch):
     texts = failed(exploding)
     for part in ("at least λ^{L−1}", "at least ε^{L−1}(L−1)!", "stable up to 2/λ_max(T)"):
         assert any(part in text for text in texts), part
+
+
+def test_the_steps_of_infinite_width_are_those_of_one_linear_map():
+    s = width_map.WidthMapSettings(kappa=2.0, until=1e-3)
+    steps = width_map.WidthMapData(s, np.zeros((1, 1, 1))).wide
+    residual = (1 - 1 / 6) ** steps  # each step of m/(3Lσ_max²) with T = (L/m) I, in the slowest direction
+    assert residual**2 == pytest.approx(1e-3, rel=1e-12)
+    assert width_map.WidthMapData(s, np.zeros((1, 1, 1))).asked()[0] == 2 * 4 * 8 * 2

@@ -44,6 +44,7 @@ MODULES = (
     "verified_runs",
     "small_start",
     "greedy",
+    "width_map",
 )
 
 EXPERIMENTS: dict[str, PaperFigure]  # filled on first use
