@@ -167,7 +167,7 @@ def test_what_an_algorithm_does_not_use_makes_no_cell():
         ({"grid": {"size": {"range": [1, 1e308, 1e-300]}}}, ["size", "at most"]),
         ({"grid": {"seeds": 10**9}}, ["seeds", "at most"]),
         ({"grid": {"seeds": 10**4, "width": {"range": [1, 1000, 1]}}}, ["10,000,000 cells", "at most"]),
-        ({"sweep": {"chekc": True}}, ["sweep.chekc", "check, verified, curves, time_limit"]),
+        ({"sweep": {"chekc": True}}, ["sweep.chekc", "check, verified, rigorous, curves, time_limit"]),
         ({"sweep": {"check": 2}}, ["sweep.check is 2", "true or false"]),
         ({"sweep": {"time_limit": -1}}, ["time_limit", "-1"]),
         ({"sweep": {"curves": 1.5}}, ["curves", "1.5"]),

@@ -748,3 +748,17 @@ def test_a_proof_of_every_cell_has_its_columns(tmp_path):
             # The run's own error.
             assert row["proved_earliest"] * (1 - 1e-6) <= row["time"] <= row["proved_latest"] * (1 + 1e-6)
     assert any(row["proof"] == "target proved" and row["proved_rate"] > 0 for row in table)
+
+
+def test_a_certificate_with_its_rounding_proved_has_its_columns(tmp_path):
+    table = lf.sweep(grid_of(sweep={"rigorous": True}), tmp_path / "proved", workers=1).to_pylist()
+    plain = lf.sweep(grid_of(), tmp_path / "plain", workers=1).to_pylist()
+    assert not {row["id"] for row in table} & {row["id"] for row in plain}
+    for row, without in zip(table, plain, strict=True):
+        assert without["rigorous_certificate"] is None and without["rigorous_time"] is None
+        # Proving the rounding costs little, and gains nothing.
+        assert row["rigorous_rate"] <= row["certified_rate"] and row["rigorous_time"] >= row["certified_time"]
+        assert (
+            (row["rigorous_rate"] > 0) is (row["rigorous_certificate"] != "") is math.isfinite(row["rigorous_time"])
+        )
+    assert any(row["rigorous_rate"] > 0.99 * row["certified_rate"] > 0 for row in table)

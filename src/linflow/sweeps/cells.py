@@ -70,6 +70,7 @@ class Task:
     cells: tuple[Cell, ...]
     check: bool = False
     verified: bool = False
+    rigorous: bool = False
     curves: int = 0
     time_limit: float | None = None
 
@@ -101,7 +102,12 @@ def run_task(task: Task) -> Answer:
         for cell in task.cells:
             rows.append(
                 run_cell(
-                    cell, check=task.check, verified=task.verified, curves=task.curves, time_limit=task.time_limit
+                    cell,
+                    check=task.check,
+                    verified=task.verified,
+                    rigorous=task.rigorous,
+                    curves=task.curves,
+                    time_limit=task.time_limit,
                 )
             )
             seconds = time.perf_counter() - began
@@ -127,7 +133,13 @@ def ready() -> str:
 
 
 def run_cell(
-    cell: Cell, *, check: bool = False, verified: bool = False, curves: int = 0, time_limit: float | None = None
+    cell: Cell,
+    *,
+    check: bool = False,
+    verified: bool = False,
+    rigorous: bool = False,
+    curves: int = 0,
+    time_limit: float | None = None,
 ) -> dict[str, Any]:
     """Certify a start, run it and return its row. If anything goes wrong, the row has failed and gives the reason.
 
@@ -135,6 +147,7 @@ def run_cell(
         cell: the cell to run.
         check: compare the run with every guarantee at every recorded time.
         verified: prove by verified computation when the target is reached.
+        rigorous: certify with the rounding proved, too.
         curves: the most points of the run to keep.
         time_limit: seconds after which the cell fails; checked between certificate and run, and during the run.
 
@@ -144,7 +157,7 @@ def run_cell(
     began = time.perf_counter()
     row = failed(cell, "error", "")
     try:
-        row |= _measured(cell, check, verified, curves, None if time_limit is None else began + time_limit)
+        row |= _measured(cell, check, verified, rigorous, curves, None if time_limit is None else began + time_limit)
     except _OutOfTime:
         row |= {"failure": "time limit", "reason": f"it took longer than the limit of {time_limit:g} s"}
     except _OtherFile as error:
@@ -178,8 +191,10 @@ def failed(cell: Cell, failure: str, reason: str) -> dict[str, Any]:
     }
 
 
-def _measured(cell: Cell, check: bool, verified: bool, curves: int, deadline: float | None) -> dict[str, Any]:
-    from linflow.sweeps.proofs import proof_columns  # noqa: PLC0415 - see `ready`
+def _measured(
+    cell: Cell, check: bool, verified: bool, rigorous: bool, curves: int, deadline: float | None
+) -> dict[str, Any]:
+    from linflow.sweeps.proofs import proof_columns, rigorous_columns  # noqa: PLC0415 - see `ready`
 
     setup = prepared(cell.settings, cell.digests)
     objective, network, until = setup.objective, setup.network, setup.experiment.flow.until
@@ -197,6 +212,9 @@ def _measured(cell: Cell, check: bool, verified: bool, curves: int, deadline: fl
     if verified:
         _in_time(deadline)
         row |= proof_columns(setup)
+    if rigorous:
+        _in_time(deadline)
+        row |= rigorous_columns(setup)
     if curves:
         some = _spread(len(run.t), curves)
         row |= {f"curve_{name}": to_numpy(getattr(run, name))[some].tolist() for name in ("t", "gap", "rate")}

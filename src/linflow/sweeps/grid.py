@@ -41,6 +41,7 @@ class Grid:
         axes: the settings that change; the last axis changes fastest.
         check: whether each run is compared with its certificate at every recorded time.
         verified: whether each cell gets a verified run as well.
+        rigorous: whether each cell is also certified with the rounding proved.
         curves: the most points of each run to keep, 0 for none.
         time_limit: seconds that a cell may take, None for no limit. It is not part of the id of a cell.
         arrays: data that were given as arrays, by the names of the files that will hold them.
@@ -54,6 +55,7 @@ class Grid:
     axes: tuple[Axis, ...]
     check: bool = False
     verified: bool = False
+    rigorous: bool = False
     curves: int = 0
     time_limit: float | None = None
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
@@ -105,6 +107,8 @@ class Grid:
                 told[name] = self.digest(told[name]) + Path(told[name]).suffix.lower()
         if self.verified:  # left out otherwise, as in versions without proofs
             told["sweep.verified"] = True
+        if self.rigorous:
+            told["sweep.rigorous"] = True
         old = {new: key for key, new in OLD_KEYS.items()}  # a new name changes no id
         told = {old.get(name, name): value for name, value in told.items()}
         return _json({**told, "sweep.check": self.check, "sweep.curves": self.curves})

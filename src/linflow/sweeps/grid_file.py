@@ -42,7 +42,7 @@ KINDS: dict[str, tuple[Any, Any]] = {
 GRID = "grid.toml"
 """Name of the grid file in the folder of a sweep."""
 HEADER = "# The grid of a sweep, written by linflow."
-OPTIONS = ("check", "verified", "curves", "time_limit")
+OPTIONS = ("check", "verified", "rigorous", "curves", "time_limit")
 
 
 def read_grid(source: Grid | Mapping[str, Any] | str | os.PathLike[str]) -> Grid:
@@ -257,7 +257,7 @@ def _options(given: Mapping[str, Any], where: str) -> dict[str, Any]:
     for key in given:
         if key not in OPTIONS:
             raise ValueError(f"{where}: sweep.{key} is an unknown key; there are {', '.join(OPTIONS)}.")
-    asked = {key: given.get(key, False) for key in ("check", "verified")}
+    asked = {key: given.get(key, False) for key in ("check", "verified", "rigorous")}
     for key, value in asked.items():
         if value not in (True, False):
             raise ValueError(f"{where}: sweep.{key} is {value!r}; true or false is needed.")

@@ -1,4 +1,4 @@
-"""The columns of verified runs in the rows of a sweep."""
+"""The columns of proofs in the rows of a sweep."""
 
 from __future__ import annotations
 
@@ -25,3 +25,14 @@ def proof_columns(setup: Setup) -> dict[str, Any]:
     earliest, latest = proof.time_bounds(until)
     rate = proof.certificate.rate if proof.certificate else 0.0
     return row | {"proved_earliest": earliest, "proved_latest": latest, "proved_rate": rate}
+
+
+def rigorous_columns(setup: Setup) -> dict[str, Any]:
+    """Return the columns of the certificate with its rounding proved: its best guarantee, the rate and the time."""
+    certificate = setup.certify(rigorous=True)
+    best = certificate.best
+    return {
+        "rigorous_certificate": "" if best is None else best.name,
+        "rigorous_rate": certificate.rate,
+        "rigorous_time": certificate.time_to(setup.experiment.flow.until),
+    }

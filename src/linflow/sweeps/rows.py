@@ -43,6 +43,8 @@ SCHEMA = pa.schema(
         ("holds", pa.bool_()), ("worst_slack", _F), ("worst_gap", _F),
         # The verified run, if it is requested.
         ("proof", _S), ("proved_earliest", _F), ("proved_latest", _F), ("proved_rate", _F),
+        # The certificate with its rounding proved, if it is requested.
+        ("rigorous_certificate", _S), ("rigorous_rate", _F), ("rigorous_time", _F),
         # Curves, if they are requested.
         ("curve_t", _FS), ("curve_gap", _FS), ("curve_rate", _FS), ("curve_step_size", _FS),
         ("notes", _S), ("versions", _S), ("seconds", _F), ("finished", _F),

@@ -108,7 +108,8 @@ class Work:
             yield i
 
     def _task(self, cells: tuple[Cell, ...]) -> Task:
-        return Task(cells, self.grid.check, self.grid.verified, self.grid.curves, self.limit)
+        grid = self.grid
+        return Task(cells, grid.check, grid.verified, grid.rigorous, grid.curves, self.limit)
 
     def answer(self, task: Task, found: Answer | Exception) -> None:
         """Process the outcome of a task: keep its rows, and queue again what was not computed."""
