@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -164,3 +165,92 @@ def test_independent_directions_are_told_from_dependent_ones(rng):
         first[0, 0], first[1, 0], first[1, 1] = 1.0, 1.0, distance
         layers = [first, np.linalg.qr(rng.standard_normal((6, 6)))[0], rng.standard_normal((6, 2))]
         assert reduction._independent(layers, [2, 1]) == independent
+
+
+def test_a_dead_unit_alone_does_not_reach_the_gain(rng):
+    weights = [rng.standard_normal((5, 10)), rng.standard_normal((10, 5))]
+    weights[0][:, 3], weights[1][3] = 0.0, 0.0
+    found = lf.reduce_width(weights)  # ten units become nine: less than the factor 1.25
+    assert found.identity and found.network.widths == (5, 10, 5) and found.bases == (None,)
+    assert lf.reduce_width(weights, gain=1.1).network.widths == (5, 9, 5)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_directions_that_come_back_are_mapped_on(rng, turned):
+    """Blocks of 4 and 2 hidden units, rotated: the fourth direction of a layer comes from the way back."""
+    first = rng.standard_normal((2, 4)), rng.standard_normal((4, 4)), rng.standard_normal((4, 1))
+    beside = rng.standard_normal((2, 2))
+    A, B = (np.linalg.qr(rng.standard_normal((6, 6)))[0] for _ in range(2))
+    middle = np.zeros((6, 6))
+    middle[:4, :4], middle[4:, 4:] = first[1], beside
+    ends = np.hstack([first[0], np.zeros((2, 2))]), np.vstack([first[2], np.zeros((2, 1))])
+    weights = [ends[0] @ A, A.T @ middle @ B, B.T @ ends[1]]
+    weights = [W.T for W in reversed(weights)] if turned else weights
+    assert lf.reduce_width(weights, thorough=True).network.widths == ((1, 4, 4, 2) if turned else (2, 4, 4, 1))
+
+
+def test_structure_counts_if_it_reaches_the_gain(rng):
+    low = rng.standard_normal((4, 3)) @ rng.standard_normal((3, 4))
+    layers = [low / 4, (low / 4).T]  # of rank 3, with one range: 32 weights become 24
+    assert [V.shape for V in reduction._structure(layers, 1.3, True)] == [(4, 3)]
+    assert reduction._structure(layers, 1.35, True) == [None]
+
+
+def test_the_search_looks_at_so_many_directions(monkeypatch, rng):
+    asked = []
+    monkeypatch.setattr(reduction, "_independent", lambda layers, enough: asked.append(enough) or True)
+    layers = [rng.standard_normal(s) for s in ((4, 10), (10, 20), (20, 1), (1, 3))]
+    assert reduction._structure(layers, 1.25, False) == [None] * 3
+    root = math.sqrt(1.25)
+    assert asked == [[math.floor(10 / root) + 1, math.floor(20 / root) + 1, 1]]
+
+
+def test_a_layer_wider_than_its_neighbours_is_enough_for_a_reduction(monkeypatch):
+    asked = []
+    found = SimpleNamespace(identity=True)
+    monkeypatch.setattr(reduction, "reduce_width", lambda network: asked.append(network) or found)
+    monkeypatch.setattr(reduction, "REDUCE_FROM", 10)
+    monkeypatch.setattr(reduction, "SEARCH_FROM", 1000)
+    for widths, wide in (((2, 9, 3, 3), True), ((2, 5, 3), False), ((2, 6, 3), True)):
+        asked.clear()
+        assert reduction.worthwhile_reduction(lf.init.gaussian(widths, rng=0)) is None and bool(asked) is wide
+
+
+def spans(weights):
+    """`U_l ⊇ W_lᵀU_{l−1} + W_{l+1}U_{l+1}` by repetition until no rank grows; their dimensions."""
+    sizes = [weights[0].shape[0], *(W.shape[1] for W in weights)]
+    U = [np.eye(sizes[0]), *(np.zeros((h, 0)) for h in sizes[1:-1]), np.eye(sizes[-1])]
+    while True:
+        before = [V.shape[1] for V in U]
+        for l in range(1, len(weights)):
+            X = np.hstack([U[l], weights[l - 1].T @ U[l - 1], weights[l] @ U[l + 1]])
+            Q, s, _ = np.linalg.svd(X / np.maximum(np.linalg.norm(X, axis=0), 1e-300), full_matrices=False)
+            U[l] = Q[:, s > 1e-6]
+        if [V.shape[1] for V in U] == before:
+            return before
+
+
+def blocks(rng):
+    """Five layers of two rotated blocks, the second of which no input and no output reaches."""
+    own, idle = rng.integers(1, 5, 4).tolist(), rng.integers(1, 3, 4).tolist()
+    own = [int(rng.integers(1, 3)), *own, int(rng.integers(1, 3))]
+    turns = [np.linalg.qr(rng.standard_normal((a + b, a + b)))[0] for a, b in zip(own[1:-1], idle, strict=True)]
+    turns, weights = [np.eye(own[0]), *turns, np.eye(own[-1])], []
+    for l, (a, b) in enumerate(itertools.pairwise([0, *idle, 0])):
+        W = np.zeros((own[l] + a, own[l + 1] + b))
+        W[: own[l], : own[l + 1]] = rng.standard_normal((own[l], own[l + 1]))
+        W[own[l] :, own[l + 1] :] = rng.standard_normal((a, b))
+        weights.append(turns[l].T @ W @ turns[l + 1])
+    return weights
+
+
+def test_widths_are_never_below_those_of_a_plain_repetition(rng):
+    """Directions that come late carry rounding, which may be kept as some more: most widths are equal."""
+    equal = 0
+    for _ in range(40):
+        weights = blocks(rng)
+        found = reduce_width(weights, gain=1.0, thorough=True).network.widths
+        needed = [max(k, 1) for k in spans(weights)]
+        assert all(a >= b for a, b in zip(found, needed, strict=True))
+        equal += list(found) == needed
+    assert equal >= 20  # 32 were seen
