@@ -121,6 +121,39 @@ def test_weights_whose_squares_leave_float64_are_refused(sizes, scale, fits):
 # --- imbalance -----------------------------------------------------------------------------------------------------
 
 
+class Module:
+    def named_modules(self):
+        return []
+
+
+def test_what_is_no_list_of_matrices_is_told_what_it_is():
+    W = np.ones((1, 1))
+    for model in (Module(), [Module(), Module()], [Module(), W], (W, Module())):
+        with pytest.raises(TypeError, match=r"linflow\.torch\.network\(model\) is its network"):
+            lf.Network(model)
+    for other in (lf.Network([W]), "ab", W, 3):
+        with pytest.raises(TypeError, match="a list of matrices"):
+            lf.Network(other)
+    with pytest.raises(ValueError, match="W_2"):
+        lf.Network([W, np.array([[math.nan]])])
+    with pytest.raises(ValueError, match="W_1 is 1×1 but W_2 is 2×1: the columns of W_1 must equal the rows of W_2"):
+        lf.Network([W, np.ones((2, 1))])
+    lf.Network([[[1e150]]])
+    with pytest.raises(ValueError, match="past float64"):
+        lf.Network([[[1.001e150]]])
+
+
+def test_a_network_is_detached_where_a_layer_has_a_graph(monkeypatch):
+    W, V = np.ones((1, 1)), np.ones((1, 1), dtype=np.float32)
+    net = lf.Network([W, V])
+    assert net.notes and net.detach() is net
+    for layer in net.weights:
+        monkeypatch.setattr(network, "detach", lambda A, layer=layer: A + 1.0 if A is layer else A)
+        other = net.detach()
+        assert other is not net and other.notes == net.notes
+        assert [float(A[0, 0]) for A in other.weights] == [2.0 if A is layer else 1.0 for A in net.weights]
+
+
 def test_imbalances_are_the_differences_of_grams(rng):
     for shapes in SHAPES[1:]:
         net = draw(rng, shapes)
@@ -147,6 +180,28 @@ def test_imbalances_are_the_differences_of_grams(rng):
         for layer in (0, net.depth):
             with pytest.raises((ValueError, TypeError)):
                 imbalance.imbalance_eigenvalues(net, layer)
+
+
+def test_a_drift_below_1_is_its_size():
+    start = [np.array([[1.0]]), np.array([[1.0]]), np.array([[1.0]])]
+    now = [np.array([[1.1]]), np.array([[1.0]]), np.array([[1.2]])]
+    assert lf.imbalance_drift(now, start) == near(0.44, rel=SAME) and lf.imbalance_drift(start, start) == 0.0
+
+
+def test_sums_of_grams_have_their_factors_and_their_side(rng):
+    A, B = rng.standard_normal((3, 3)), rng.standard_normal((7, 2))
+    assert np.array_equal(spectrum.signed_gram([(2.0, A)]), 2.0 * (A @ A.T))  # not smaller by another way
+    small = spectrum.signed_gram([(0.25, B), (-3.0, B[:, :1])])
+    assert small.shape == (3, 3)
+    found, whole = np.linalg.eigvalsh(small), np.linalg.eigvalsh(0.25 * B @ B.T - 3.0 * np.outer(B[:, 0], B[:, 0]))
+    np.testing.assert_allclose(found[[0, -1]], whole[[0, -1]], rtol=1e-12)
+
+
+def test_no_number_of_a_spectrum_is_a_negative_zero():
+    for values in ([1.0, -1.0], [-0.0, 0.0], [0.0, -0.0], [-1.0, -1.0], [1.0, 1.0]):
+        found = spectrum.ImbalanceSpectrum.of(np.array(values), 2, 2)
+        for x in (found.spectral_gap, found.positive_spread, found.negative_spread):
+            assert math.copysign(1.0, x) == 1.0, values
 
 
 def test_wide_imbalances_come_from_a_small_matrix(rng):
@@ -195,6 +250,15 @@ def test_terms_of_layers_that_are_not_trained_are_left_out(rng, shapes):
     for bad in ([True], [1] * net.depth, [True] * (net.depth + 1)):
         with pytest.raises(ValueError, match="True or False"):
             lf.TangentOperator(net, bad)
+
+
+def test_a_term_that_is_missing_is_a_zero_of_its_side(rng):
+    net = draw(rng, ((2, 3), (3, 4)))
+    for trained, shapes in (([True, False], ((2, 2), (4, 4))), ([False, True], ((2, 2), (4, 4)))):
+        outer = lf.TangentOperator(net, trained)._outer
+        assert tuple(A.shape for A in outer) == shapes and [bool(A.any()) for A in outer] == trained[::-1]
+    with pytest.raises(ValueError, match="True or False for each of the 2 layers"):
+        lf.TangentOperator(net, [True, "no"])
 
 
 def test_errors_of_eigenvalues_are_their_rounding(monkeypatch, rng):

@@ -122,10 +122,32 @@ def test_a_quadratic_has_the_constants_of_its_matrices(rng, a, b):
         assert seen.minimizer_size == near(f.minimizer_size) and seen.minimum == f.minimum
 
 
+def test_a_quadratic_is_restricted_at_both_ends_of_more_layers(rng):
+    f = lf.Quadratic(np.diag([2.0, 0.0]), np.diag([3.0, 1.0, 0.0]), np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]))
+    net = lf.Network([rng.standard_normal(s) for s in ((2, 4), (4, 5), (5, 3))], 0.7)
+    seen, restricted = f.effective(net)
+    assert restricted.widths == (1, 4, 5, 2)
+    assert seen.gap(restricted.product()) == near(f.gap(net.product()), rel=1e-9)
+
+
+def test_quadratics_without_a_linear_or_a_square_part():
+    assert not lf.Quadratic(np.eye(2), C=np.zeros((2, 2))).minimizer.any()
+    with pytest.raises(ValueError, match="A is zero"):
+        lf.Quadratic(np.zeros((2, 2)), C=np.ones((2, 2)))
+    for A in (np.diag([-1.0, -5.0]), np.diag([1.0, -5.0]), np.diag([0.0, -5.0])):
+        with pytest.raises(ValueError, match="A has the negative eigenvalue -5"):
+            lf.Quadratic(A, C=np.ones((2, 2)))
+    # A is 1.8e-10 off symmetry, and what counts is half of it in each place.
+    W = lf.Quadratic(np.array([[2.0, 1.8e-10], [0.0, 2.0]]), C=np.array([[1.0], [0.0]])).minimizer
+    assert W[1, 0] == near(-0.9e-10 / 4, rel=1e-4)
+    # A singular value at the rounding of the greatest is not above it.
+    assert quadratics._rank(np.array([4.0, 3 * EPS * 4.0]), 3, "A") == 1
+
+
 def test_limits_of_quadratics(rng):
     one = lf.Quadratic(3 * np.eye(2), C=np.ones((2, 4)))
     assert (one.smoothness, one.strong_convexity, one.pl_constant) == (near(3.0), near(3.0), near(6.0))
-    for part, fine in ((0.9, True), (1.1, False)):
+    for part, fine in ((0.999, True), (1.001, False)):
         # A part of C that A does not see, of the size of C.
         C = np.zeros((2, 4))
         C[0, 0], C[1, 0] = 5.0, part * 100 * 4 * EPS * 5.0
@@ -226,13 +248,63 @@ def test_the_second_derivative_is_a_central_difference(rng):
     assert np.array_equal(f.hessian_product(W, np.zeros((2, 2))), np.zeros((2, 2)))
 
 
-def test_a_minimum_is_found_to_a_part_of_the_way_down(monkeypatch):
+def test_a_network_is_of_the_kind_of_the_minimizer(monkeypatch):
+    from linflow.model import objectives
+
+    asked, net = [], lf.Network([np.ones((2, 2))])
+    monkeypatch.setattr(objectives, "namespace", lambda *arrays: asked.append(arrays))
+    quartic(strong_convexity=1.0, minimum=3.0).check_network(net)
+    assert not asked
+    known = quartic(minimizer=np.zeros((2, 2)))
+    known.check_network(net)
+    assert len(asked) == 1 and asked[0][0] is known.minimizer and asked[0][1] is net.weights[0]
+
+
+def test_functions_that_cannot_be_pickled_are_left_behind():
+    import pickle
+
+    state = quartic(strong_convexity=1.0).__getstate__()
+    assert state["_value"] is state["_gradient"]
+    with pytest.raises(Exception, match="pickle"):
+        state["_value"](np.zeros((2, 2)))
+    kept = lf.Objective(np.sum, np.negative, shape=(2, 2), minimum=0.0).__getstate__()
+    assert (kept["_value"], kept["_gradient"]) == (np.sum, np.negative)
+    again = pickle.loads(pickle.dumps(quartic(strong_convexity=1.0)))
+    assert again.minimum == 3.0 and again.strong_convexity == 1.0
+    assert "_value" not in lf.MatrixFactorization(np.eye(2)).__getstate__()
+
+
+def test_a_minimum_at_the_first_guess_is_found():
+    f = lf.Objective(lambda W: 0.5 * float(np.sum(W**2)), lambda W: W, shape=(1, 2), strong_convexity=1.0)
+    assert f.minimum == 0.0 and not f.minimizer.any()
+
+
+def test_the_search_for_a_minimum_is_begun_20_times(monkeypatch):
+    from types import SimpleNamespace
+
+    import scipy.optimize
+
+    asked = []
+
+    def slowly(function, x, **given):
+        asked.append(x)
+        return SimpleNamespace(x=(3 * x + 7.0) / 4, fun=function((3 * x + 7.0) / 4)[0])
+
+    monkeypatch.setattr(scipy.optimize, "minimize", slowly)
+    value, slope = (lambda W: 0.5 * float(np.sum((W - 7.0) ** 2))), (lambda W: W - 7.0)
+    with pytest.raises(ValueError, match="could not be computed"):
+        lf.Objective(value, slope, shape=(1, 1), strong_convexity=1.0)
+    assert len(asked) == 20 and asked[1] == [1.75]
+
+
+@pytest.mark.parametrize("f0", [-5.0, -5e6])
+def test_a_minimum_is_found_to_a_part_of_the_way_down(monkeypatch, f0):
     from types import SimpleNamespace
 
     import scipy.optimize
 
     # Half a square above −5: the gradient that is left, over γ = 2, is twice what the value may be too high by.
-    f0, start = -5.0, np.full((1, 2), 7.0)
+    start = np.full((1, 2), 7.0)
     end, asked = {}, []
 
     def stopped(function, x, **given):

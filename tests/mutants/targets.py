@@ -55,10 +55,12 @@ TARGETS = {
     "geometry.alignment": ["geometry/test_alignment"],
     "exact.symmetric": ["exact/test_symmetric"],
     **{
-        name: ["model/test_literal", "geometry/test_operator"]
-        for name in ("geometry.operator", "geometry.imbalance", "geometry.extreme_eigenvalues")
+        name: ["model/test_literal", "geometry/test_operator"] for name in ("geometry.operator", "geometry.imbalance")
     },
     "model.spectrum": ["model/test_literal"],
+    "geometry.extreme_eigenvalues": [
+        "geometry/test_literal_eigenvalues", "model/test_literal", "geometry/test_operator",
+    ],
     "model.network": ["model/test_literal", "model/test_network"],
     **{f"model.{name}": ["model/test_literal_objectives"] for name in ("objectives", "quadratics")},
     "model.classification": ["model/test_classification", "model/test_literal_tails"],

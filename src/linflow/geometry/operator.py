@@ -174,7 +174,7 @@ class TangentOperator:
 
     def _converged(self, which: str) -> Array:
         found = self.eigenvalue(which)
-        if found.iterations == 0:
+        if not found.iterations:  # it was computed, to rounding
             return found.value
         n, m = self.shape
         size = sum(norm(A) / math.sqrt(A.shape[0]) for A in self._outer)

@@ -263,7 +263,7 @@ def _semidefinite_root(A: Any, name: str, side: int) -> tuple[Array, np.ndarray,
         raise ValueError(f"{name} is not symmetric; pass ({name} + {name}ᵀ)/2, which gives the same f.")
     values, vectors = xp.linalg.eigh((A + A.T) / 2)
     eigenvalues = to_numpy(values)
-    floor = side * EPS * float(np.max(np.abs(eigenvalues)))
+    floor = side * EPS * float(np.max(eigenvalues))
     if eigenvalues[0] < -10 * floor:
         raise ValueError(
             f"{name} has the negative eigenvalue {eigenvalues[0]:.3g}; positive semidefinite is needed, "
