@@ -171,6 +171,20 @@ def test_the_second_derivative_keeps_the_factor_of_large_losses():
     assert KERNELS["_hessian_form"](spec, data, work, at, at + 2) == near(literal, rel=1e-10)
 
 
+def test_a_curvature_that_has_vanished_is_0_whatever_the_speed():
+    """With margins near −1e130, `φ''` is 0, and the speed of the product has a square beyond float64."""
+    f, net = LogisticLoss(np.array([[1.0]]), np.ones((1, 1))), lf.Network([np.array([[-1e65]]), np.array([[1e65]])])
+    field = GradientField(f, net)
+    point = field.at(field.flatten(net.weights))
+    one = _compiled.CompiledMarch(field, RTOL, 1)
+    spec, data, _, _, y, K, work, _ = one._state[:8]
+    KERNELS["evaluate"](spec, data, y, work, K, 0)
+    at = int(spec[_kernels.JET_AT])
+    work[at] = 1e200
+    assert KERNELS["_hessian_form"](spec, data, work, at, at + 1) == 0.0
+    assert one.start.curvature == near(field.curvature(point), rel=1e-9)
+
+
 def test_the_curvature_of_a_gap_of_0_is_0():
     f, net = problem("factorization", (2, 3, 2))
     one = _compiled.CompiledMarch(GradientField(f, net), RTOL, 1)

@@ -225,7 +225,8 @@ def _hessian_form(spec, data, work, v, part):
     place, moved = spec[FIRST_AT], spec[SECOND_AT]
     product(data, spec[F_AT], work, v, work, moved, a, n, m)
     for i in range(count):
-        total += _derivative(kind, work[place + i], 2, shift) * work[moved + i] ** 2
+        # The square alone may leave float64 where the derivative is 0.
+        total += _derivative(kind, work[place + i], 2, shift) * work[moved + i] * work[moved + i]
     return total if shift == 0.0 else math.exp(min(shift, _LARGEST_LOG)) * total
 
 
