@@ -378,7 +378,7 @@ class TestDescent:
 def test_checkpoints_keep_a_budget(rng):
     f, net = problem((4, 6, 3), rng)
     run = lf.gradient_flow(f, net, until=1e-8)
-    points = run._checkpoints
+    points = run.checkpoints
     points.budget, count = 10 * points.vectors[0].shape[0] * 8, len(points.times)
     assert count > 10
     for t, y in zip(np.linspace(run.t[-1], run.t[-1] + 1, 40), [points.vectors[-1]] * 40, strict=True):

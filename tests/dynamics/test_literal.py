@@ -1223,7 +1223,7 @@ def test_a_run_that_ends_just_above_its_target_has_reached_it():
     for result, until, ends in (
         (lf.Result.TARGET, target, True), (lf.Result.TARGET, None, False), (lf.Result.TIME_LIMIT, target, False),
     ):  # fmt: skip
-        run = SimpleNamespace(gap=[1.0], result=result, until=until, _nodes=nodes)
+        run = SimpleNamespace(gap=[1.0], result=result, until=until, nodes=nodes)
         found = trajectory.Trajectory.time_to(run, asked)
         literal = 2 * math.log(0.5) / nodes[1][-1]
         assert found.tolist() == [2.0 if ends else math.inf, 2.0 if ends else math.inf, math.inf, near(literal)]

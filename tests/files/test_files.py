@@ -92,7 +92,7 @@ def test_a_run_comes_back_to_the_last_bit(run, tmp_path, rng):
         assert getattr(back.stats, name) == getattr(run.stats, name), name
         assert type(getattr(back.stats, name)) is type(getattr(run.stats, name)), name
     assert same_network(back.start, run.start) and same_network(back.final, run.final)
-    assert len(back._nodes) == len(run._nodes) and all(map(same, back._nodes, run._nodes))
+    assert len(back.nodes) == len(run.nodes) and all(map(same, back.nodes, run.nodes))
     if run.result is lf.Result.DIVERGED:
         return
     times = np.concatenate([rng.uniform(0, float(run.t[-1]), 50), run.t])
@@ -114,7 +114,7 @@ def test_every_quantity_of_a_run_is_covered():
     stored = {"t", "gap", "rate", "minimum", "start", "final", "result", "stats", "notes", "algorithm"}
     stored |= {"step_size", "step_sizes", "least_eigenvalue", "imbalance_drift", "singular_values", "until"}
     stored |= {"tangent_change"}
-    stored |= {"_nodes", "_checkpoints"}
+    stored |= {"nodes", "checkpoints"}
     assert {field.name for field in dataclasses.fields(lf.Trajectory)} == stored
     of_stats = {field.name for field in dataclasses.fields(Stats)} - {"_estimate"} | {"gap_error"}
     assert of_stats == set(_schema.STATS)
@@ -125,7 +125,7 @@ def test_the_weights_along_a_flow(tmp_path):
     for widths in ((3, 5, 2), (2, 300, 2)):  # the second is integrated in a lesser width
         run = flow(widths)
         back = files.load_run(save(run, tmp_path, weights="all"))
-        times = run._checkpoints.times
+        times = run.checkpoints.times
         assert len(times) > 5
         for t in times:
             assert same_network(back.network_at(t), run.network_at(t))
@@ -154,7 +154,7 @@ def test_the_ends_of_a_flow_are_always_there(tmp_path):
 
 def test_a_thinned_flow_keeps_its_last_weights(tmp_path):
     run = flow()
-    run._checkpoints.times, run._checkpoints.vectors = run._checkpoints.times[:-1:2], run._checkpoints.vectors[:-1:2]
+    run.checkpoints.times, run.checkpoints.vectors = run.checkpoints.times[:-1:2], run.checkpoints.vectors[:-1:2]
     back = files.load_run(save(run, tmp_path, weights="all"))
     assert same_network(back.network_at(float(run.t[-1])), run.final)
 
@@ -243,7 +243,7 @@ def test_a_run_rewritten_by_xarray_loads(tmp_path):
     data["node_slope"] = data.node_slope.astype(">f8")
     data.to_netcdf(tmp_path / "again.nc", engine="h5netcdf", encoding=encoding)
     back = files.load_run(tmp_path / "again.nc")
-    assert same(back.gap, run.gap) and all(map(same, back._nodes, run._nodes))
+    assert same(back.gap, run.gap) and all(map(same, back.nodes, run.nodes))
 
 
 WIDTHS = [(1, 1), (1, 1, 1), (3, 50, 2), (4, 3, 2, 5), (2,) * 13]

@@ -171,7 +171,7 @@ def gradient_descent(
         step_size=constant,
         step_sizes=from_numpy(np.asarray(taken), net.weights[0]),
         until=until,
-        _nodes=(np.asarray(recorder.t), np.log(np.maximum(gaps, 5e-324))),
+        nodes=(np.asarray(recorder.t), np.log(np.maximum(gaps, 5e-324))),
     )
     if result is Result.INTERRUPTED:
         raise Interrupted(run)

@@ -142,7 +142,7 @@ def _error(
         again = gradient_flow(objective, network, rtol=min(COARSER * rtol, 0.5 * (1 + rtol)), **options)
     except LeftBehindError:
         return math.nan
-    return difference(nodes, again._nodes)
+    return difference(nodes, again.nodes)
 
 
 def _march(field: GradientField, rtol: float, engine: str, block: int) -> tuple[March, tuple[str, ...]]:
@@ -293,6 +293,6 @@ class _Loop:
             stats=stats,
             notes=notes,
             until=self.until,
-            _nodes=nodes,
-            _checkpoints=self.checkpoints,
+            nodes=nodes,
+            checkpoints=self.checkpoints,
         )

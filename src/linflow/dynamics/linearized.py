@@ -65,7 +65,7 @@ def linearized_flow(
     linear = _Linearized(objective, net)
     options = {"t_max": t_max, "times": times, "rtol": rtol, "max_steps": max_steps}
     run = gradient_flow(linear, [linear.origin], until=until, engine="plain", **options)
-    kept = run._checkpoints
+    kept = run.checkpoints
     assert isinstance(kept, Checkpoints)
     kept.expand = linear.model_at
     ends = (linear.model_at(run.start), linear.model_at(run.final))

@@ -122,6 +122,9 @@ class Trajectory:
         least_eigenvalue, imbalance_drift, tangent_change: shape `(N,)` if recorded, else None.
         singular_values: of the product, shape `(N, min(n, m))` if recorded, else None.
         until: the requested fraction of the initial gap, None if none was given.
+        nodes: what the curve of the gap is interpolated from: times, `log(L − f*)` and, for a flow, its first and
+            second derivative. `gap_at`, `time_to` and saved files read it.
+        checkpoints: the weights along a flow at some of its steps, which `network_at` reads; None for a descent.
     """
 
     t: Array
@@ -141,15 +144,15 @@ class Trajectory:
     singular_values: Array | None = None
     until: float | None = None
     tangent_change: Array | None = None
-    _nodes: tuple[np.ndarray, ...] = field(default=())
-    _checkpoints: Checkpoints | StoredWeights | None = field(default=None)
+    nodes: tuple[np.ndarray, ...] = field(default=())
+    checkpoints: Checkpoints | StoredWeights | None = field(default=None)
 
     def difference(self, other: Trajectory) -> float:
         """Return the largest difference of `log(L − f*)` to another run, over the time both cover.
 
         The curves are compared at the steps of the other run and halfway between the steps of this one.
         """
-        return difference(self._nodes, other._nodes)
+        return difference(self.nodes, other.nodes)
 
     @property
     def loss(self) -> Array:
@@ -159,7 +162,7 @@ class Trajectory:
     @property
     def objective(self) -> Objective | None:
         """The objective of a flow; None for a descent or a run from a file, where `network_at` cannot integrate."""
-        return None if self._checkpoints is None else self._checkpoints.objective
+        return None if self.checkpoints is None else self.checkpoints.objective
 
     @property
     def weights(self) -> tuple[Array, ...]:
@@ -176,10 +179,10 @@ class Trajectory:
             ValueError: times outside the run.
         """
         times = checks.numbers(t, "t")
-        end = float(self._nodes[0][-1])
+        end = float(self.nodes[0][-1])
         if times.size and not (times.min() >= 0 and times.max() <= end):
             raise ValueError(f"the run covers t = 0 to {end!r} ({self.result.value}); {t!r} lies outside.")
-        values = np.exp(interpolate(times, *self._nodes))
+        values = np.exp(interpolate(times, *self.nodes))
         return float(values) if times.ndim == 0 else from_numpy(values, self.gap)
 
     def loss_at(self, t: Any) -> Any:
@@ -201,11 +204,11 @@ class Trajectory:
         if float(self.gap[0]) == 0.0:  # every fraction is reached at once
             found = np.zeros(len(each))
         else:
-            found = first_times(self._nodes[1][0] + np.log(each), *self._nodes)
+            found = first_times(self.nodes[1][0] + np.log(each), *self.nodes)
             if self.result is Result.TARGET and self.until is not None:
                 # A flow meets its target to a tolerance, or to rounding of the gap, so it may end just above.
                 reached = each >= self.until * (1 - LEVEL)
-                found[reached] = np.minimum(found[reached], float(self._nodes[0][-1]))
+                found[reached] = np.minimum(found[reached], float(self.nodes[0][-1]))
         return float(found[0]) if np.ndim(given) == 0 else found.reshape(given.shape)
 
     def network_at(self, t: float) -> Network:
@@ -216,16 +219,16 @@ class Trajectory:
         Raises:
             ValueError: a time outside the run, one that was not stored, or a descent.
         """
-        if self._checkpoints is None:
+        if self.checkpoints is None:
             raise ValueError(
                 "a descent keeps its first and last weights only: they are run.start and run.final; for those in "
                 "between, run it again with fewer steps."
             )
-        end = float(self._nodes[0][-1])
+        end = float(self.nodes[0][-1])
         t = checks.positive(t, "t", allow_zero=True)
         if t > end:
             raise ValueError(f"the run covers t = 0 to {end!r}; {t!r} lies outside.")
-        return self._checkpoints.network_at(t)
+        return self.checkpoints.network_at(t)
 
     @property
     def citations(self) -> frozenset[str]:

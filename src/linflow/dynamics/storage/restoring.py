@@ -107,8 +107,8 @@ def trajectory_of(source: RunFile) -> Trajectory:
         step_size=None if step_size is None else float(step_size),
         step_sizes=steps,
         until=_until(source),
-        _nodes=_nodes(source, algorithm),
-        _checkpoints=cast(Any, _stored(source, algorithm, start, end, float(t[-1]))),
+        nodes=_nodes(source, algorithm),
+        checkpoints=cast(Any, _stored(source, algorithm, start, end, float(t[-1]))),
     )
 
 

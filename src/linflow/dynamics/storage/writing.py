@@ -129,7 +129,7 @@ def _records(run: Any) -> Variables:
     if run.step_sizes is not None:
         meaning = "step sizes of the descent, one for each step"
         variables["step_sizes"] = (("step",), to_numpy(run.step_sizes), meaning, "time of the flow")
-    for (name, (meaning, units)), values in zip(_schema.NODES.items(), run._nodes, strict=False):
+    for (name, (meaning, units)), values in zip(_schema.NODES.items(), run.nodes, strict=False):
         variables[name] = (("node",), to_numpy(values), meaning, units)
     return variables
 
@@ -166,7 +166,7 @@ def _weights(run: Any, everything: bool) -> Variables:
 
 def _path(run: Any) -> tuple[list[float], list[Network]]:
     """Return the times and weights of every stored step, including the last."""
-    kept: Any = run._checkpoints
+    kept: Any = run.checkpoints
     if kept is None:
         raise ValueError(
             'weights is "all", and a descent keeps the first and the last weights only; leave it at "ends".'
@@ -181,7 +181,7 @@ def _path(run: Any) -> tuple[list[float], list[Network]]:
     networks = [kept.gradient.network_at(y) for y in kept.vectors]
     if kept.expand is not None:
         networks = [kept.expand(network) for network in networks]
-    end = float(run._nodes[0][-1])
+    end = float(run.nodes[0][-1])
     return (times, networks) if times[-1] == end else ([*times, end], [*networks, run.final])
 
 
