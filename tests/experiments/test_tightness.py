@@ -79,7 +79,7 @@ def test_a_start_is_measured_as_it_stands(widths, family):
     assert start.size == pytest.approx(values[-1], rel=1e-13)
     best = bounds.best(net)
     assert (start.bound, start.theorem) == (float(best.value), best.name)
-    assert 0 <= start.published <= start.bound
+    assert 0 <= start.published <= start.before <= start.bound
 
 
 def test_what_counts_as_published():
@@ -159,12 +159,14 @@ def test_the_figure_shows_every_number(small, monkeypatch):
     assert 6.5 <= fig.get_figwidth() <= 7.2
     left, right = fig.axes
     starts = starts_of(small)
-    for name, marker in (("published", "s"), ("bound", "o")):
+    for name, marker in (("published", "s"), ("before", "^"), ("bound", "o")):
         ratio = np.array([getattr(s, name) / s.optimum for s in starts])
         drawn = np.concatenate([line.get_xdata() for line in left.lines if line.get_marker() == marker])
         assert np.array_equal(np.sort(drawn), np.sort(ratio[ratio >= FLOOR]))
     below = sum(int(text.get_text().split(" of ")[0]) for text in left.texts)
-    assert below == sum(getattr(s, name) / s.optimum < FLOOR for s in starts for name in ("published", "bound"))
+    assert below == sum(
+        getattr(s, name) / s.optimum < FLOOR for s in starts for name in ("published", "before", "bound")
+    )
     for name, marker in (("optimum", "D"), ("bound", "o")):
         (line,) = (line for line in right.lines if line.get_marker() == marker)
         assert list(zip(*line.get_data(), strict=True)) == [(s.actual, getattr(s, name)) for s in starts]
@@ -178,8 +180,10 @@ def test_the_tables_are_the_medians(small):
     for row in by_kind.rows:
         chosen = [s for s in starts if s.kind == row[0]]
         assert row[1] == len(chosen)
-        assert row[3] == np.median([s.bound / s.optimum for s in chosen])
-        assert row[4] == min(s.bound / s.optimum for s in chosen)
-        assert row[5] == np.median([s.bound / s.actual for s in chosen])
+        assert [row[2], row[3], row[4]] == [
+            np.median([getattr(s, name) / s.optimum for s in chosen]) for name in ("published", "before", "bound")
+        ]
+        assert row[5] == min(s.bound / s.optimum for s in chosen)
+        assert row[6] == np.median([s.bound / s.actual for s in chosen])
     assert [row[0] for row in by_family.rows] == list(FAMILIES)
     assert sum(row[1] for row in by_family.rows) == sum(s.kind in LEAST for s in starts)

@@ -10,9 +10,10 @@ from linflow.bounds._interval_program import LEAST, LEAST_2, MOST, PLAIN, ROUNDI
 
 SHAVED = 1e-10
 """Relative amount by which the result is lowered, for the rounding of a value."""
-TOLERANCE, MOST_BOXES = 0.01, 4000
-"""A box is closed if its value is within this share of the best point; and the most boxes for each problem."""
-CHOICES, POINTS, TOGETHER, FEWEST = 6, 8, 256, 32
+TOLERANCE, MOST_BOXES, SHARE = 0.01, 4000, 500
+"""A box is closed if its value is within this share of the best point. The search ends when it has seen the most
+boxes for one or two problems, or a share for each of many."""
+CHOICES, POINTS, TOGETHER, FEWEST = 6, 8, 256, 64
 """How many θ a problem keeps; boxes in which points are tried; boxes split in a round, of all and of one problem."""
 
 
@@ -40,7 +41,7 @@ def least(numbers: np.ndarray, s: np.ndarray, group: np.ndarray, run: Programs |
     while len(search.at):
         search.try_points()
         search.close()
-        if search.seen > MOST_BOXES * len(search.best):
+        if search.seen > max(MOST_BOXES * min(len(search.best), 2), SHARE * len(search.best)):
             break
         search.split()
     return search.result()

@@ -73,7 +73,7 @@ def operator_interval(
     inv = Invariants.given(plain(widened), n, n).at(least, largest, following)
     if reason := _hypothesis(inv):
         raise ValueError(f"the bound does not apply: {reason}; linflow.bounds.best chooses one that does.")
-    return from_numpy(THEOREM.evaluate(inv), widened[0].zero)
+    return from_numpy(np.maximum(THEOREM.evaluate(inv), FLOORS.evaluate(inv)), widened[0].zero)
 
 
 def joint(
@@ -133,10 +133,9 @@ def _few(inv: Invariants) -> tuple[np.ndarray, ...]:
 
 
 def _evaluate(inv: Invariants) -> Array:
-    floors = to_numpy(FLOORS.formula(inv))
     least, following, largest, index = _few(inv)
-    found = joint(plain(inv.spectra), inv.n, least, following, largest)[index].reshape(floors.shape)
-    return from_numpy(np.maximum(floors, found), inv.sigma_min)
+    found = joint(plain(inv.spectra), inv.n, least, following, largest)[index]
+    return from_numpy(found.reshape(to_numpy(inv.sigma_min).shape), inv.sigma_min)
 
 
 def _hypothesis(inv: Invariants) -> str | None:
