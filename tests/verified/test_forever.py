@@ -63,6 +63,27 @@ def test_the_rate_is_that_of_the_best_bound_at_every_level_or_of_the_weights(mon
     assert later.rate == pytest.approx(0.01 * floors.min(), rel=1e-14)
 
 
+@pytest.mark.parametrize(
+    ("least", "said"), [(0.0, "λ_min(T) can tend to 0"), (1e-13, "tend to 0"), (1e-2, "a smaller")]
+)
+def test_where_the_rate_tends_to_0_no_smaller_target_is_advised(least, said):
+    """Balanced layers, and a mode of W* that is 0: the mode falls like 1/t, as `σ' = −2σ²`."""
+    f = lf.MatrixFactorization(np.diag([2.0, least]))
+    net = lf.Network([np.diag([1.4, 0.1]), np.diag([1.4, 0.1])])
+    certificate, why = ever_after(f, net, net, 0.0, 5.0, 1.0)
+    assert certificate is None and said in why and ("smaller until" in why) is (least == 1e-2)
+    if least == 0.0:
+        slow, slower = (lf.gradient_flow(f, net, t_max=t).final.product()[1, 1] for t in (1e2, 1e3))
+        assert slow == pytest.approx(0.01 / (1 + 2 * 0.01 * 1e2), rel=1e-4) and slower == pytest.approx(
+            slow / 7, rel=1e-3
+        )
+    # So it is after a verified run; an imbalance gives a floor at every gap.
+    enc = lf.enclose(lf.MatrixFactorization(np.diag([2.0, 0.0])), net, until=1e-3)
+    assert "from balanced layers it does" in enc.certificate_reason
+    apart = lf.Network([np.diag([1.4, 0.1]), np.diag([1.0, 0.5])])
+    assert "tend to 0" not in lf.enclose(f, apart, until=1e-3).certificate_reason
+
+
 def test_where_nothing_is_proved_for_ever_the_reason_is_told(monkeypatch):
     f, net = lf.MatrixFactorization(np.diag([2.0, 1.0])), lf.Network([np.eye(2), np.eye(2)])
     assert ever_after(f, net, net, 0.0, 1e-9, 1.0)[0] is not None

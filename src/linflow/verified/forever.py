@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from linflow._support.arrays import sigma
 from linflow.certificates import Guarantee
 from linflow.certificates.envelope import envelope, gap_levels
 from linflow.certificates.exponential import bounds_on
@@ -53,7 +54,7 @@ def ever_after(
     if curve is None or curve.rate <= 0:
         return None, (
             f"neither the imbalance nor the weights reached prove λ_min(T) > 0 from then on (gap {gap:.3g}, radius "
-            f"{radius:.2g}); try a smaller until"
+            f"{radius:.2g}); {_way_out(setting, float(floors[-1]))}"
         )
     facts = {"final rate": curve.final_rate, "radius": radius}
     guarantee = Guarantee(
@@ -67,6 +68,17 @@ def ever_after(
         facts=facts,
     )
     return guarantee, ""
+
+
+def _way_out(setting: Setting, last: float) -> str:
+    """Return what would help if nothing is proved: a smaller target, unless λ_min(T) can tend to 0."""
+    target = setting.objective.minimizer
+    if target is not None and last <= 0 and setting.least_of_target <= 1e-12 * float(sigma(target, 1)):
+        return (
+            "W* does not have full rank and the imbalance gives no floor, so λ_min(T) can tend to 0 (from balanced "
+            "layers it does); the loss then falls more slowly than any exponential"
+        )
+    return "try a smaller until"
 
 
 def shifted(nearby: Neighbourhood, radius: float) -> Neighbourhood:
