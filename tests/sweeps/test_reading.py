@@ -287,3 +287,12 @@ def test_every_command_shows_an_example(linflow):
         result = linflow("sweep", *words, "--help")
         assert result.exit_code == 0
         assert "Example: linflow sweep" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("former", "name"), [("scale", "multiplier"), ("start.scale", "multiplier"), ("factor", "output_scale")]
+)
+def test_former_names_of_columns_are_known(former, name):
+    table = pa.Table.from_pylist([{**ROWS[0], name: x} for x in (1.0, 2.0)])
+    lines = [plot_sweep(table, x=x, y="rate").lines[0].get_xdata().tolist() for x in (former, name)]
+    assert lines == [[1.0, 2.0]] * 2

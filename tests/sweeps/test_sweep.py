@@ -382,7 +382,7 @@ def test_a_row_says_only_what_it_used(tmp_path):
     data = {"target": str(tmp_path / "Y.npy")}
     grid = read_grid({"data": data, "start": {"weights": str(tmp_path / "w.npz")}})
     row = run_cell(Cell.of(grid, 0))
-    assert (row["init"], row["seed"], row["scale"], row["hidden"]) == (None, None, None, [5])
+    assert (row["init"], row["seed"], row["multiplier"], row["hidden"]) == (None, None, None, [5])
     assert (row["schedule"], row["max_descent_steps"], row["rtol"]) == (None, None, 1e-8)
     descent = read_grid({"data": data, "start": {"hidden": [5]}, "algorithm": "descent"})
     row = run_cell(Cell.of(descent, 0))

@@ -255,7 +255,7 @@ def _start(certificate: Certificate, network: Network) -> dict[str, Any]:
         "width": min(network.widths[1:-1], default=None),
         "depth": network.depth,
         "hidden": list(network.widths[1:-1]),
-        "factor": network.scale,
+        "output_scale": network.scale,
         "initial_gap": certificate.gap,
         "pl_constant": certificate.pl_constant,
     }

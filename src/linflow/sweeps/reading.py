@@ -14,14 +14,14 @@ from linflow.sweeps.rows import SCHEMA, SETTINGS
 
 ALIASES = {
     **SETTINGS,
-    "multiplier": "scale",
-    "start.scale": "scale",
-    "output_scale": "factor",
+    "start.scale": "multiplier",
+    "scale": "multiplier",
+    "factor": "output_scale",
     "descent.step_size": "step_size",
     "bound": "certified_rate",
     "truth": "least_rate",
 }
-"""Other names of columns: the names of settings in a grid, and clearer names."""
+"""Other names of columns: the names of settings in a grid, former names, and clearer names."""
 BAND = (10.0, 90.0)
 """Percentiles that bound the band over seeds."""
 MOST_GROUPS = 8

@@ -27,11 +27,12 @@ SCHEMA = pa.schema(
         ("id", _S), ("status", _S), ("failure", _S), ("reason", _S),
         # Settings.
         ("algorithm", _S), ("objective", _S), ("x", _S), ("y", _S), ("target", _S), ("weights", _S),
-        ("init", _S), ("hidden", _IS), ("size", _F), ("scale", _F), ("seed", _I),
+        ("init", _S), ("hidden", _IS), ("size", _F), ("multiplier", _F), ("seed", _I),
         ("until", _F), ("t_max", _F), ("rtol", _F), ("max_steps", _I),
         ("max_descent_steps", _I), ("schedule", _S), ("settings", _S),
         # The start.
-        ("n", _I), ("m", _I), ("width", _I), ("depth", _I), ("factor", _F), ("initial_gap", _F), ("pl_constant", _F),
+        ("n", _I), ("m", _I), ("width", _I), ("depth", _I), ("output_scale", _F),
+        ("initial_gap", _F), ("pl_constant", _F),
         # The certificate.
         ("certificate", _S), ("certified_rate", _F), *((name, _F) for name in fraction_columns("certified_time")),
         ("certified_time", _F), ("guarantees", _SS), ("guaranteed_rates", _FS),
@@ -57,8 +58,7 @@ SETTINGS = {
     "descent.steps": "max_descent_steps",
     "descent.schedule": "schedule",
     **{f"data.{key}": key for key in ("x", "y", "target", "objective")},
-    **{f"start.{key}": key for key in ("init", "hidden", "size", "seed", "weights")},
-    "start.multiplier": "scale",
+    **{f"start.{key}": key for key in ("init", "hidden", "size", "multiplier", "seed", "weights")},
     **{f"flow.{key}": key for key in ("until", "t_max", "rtol", "max_steps")},
 }
 """The column of each setting. Settings that are missing here are only in the column `settings`."""
