@@ -14,7 +14,7 @@ SEED ?= 0
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help reproduce test test-slow newest floors soundness proofs proof-tables mutants bench examples check format setup-test clean
+.PHONY: help reproduce test test-slow newest floors soundness attack proofs proof-tables mutants bench examples check format setup-test clean
 
 help:
 	@echo "make reproduce   compute every figure and its claims into report/index.html"
@@ -23,6 +23,7 @@ help:
 	@echo "make newest      the core's tests on the newest Python found, with the newest packages"
 	@echo "make floors      the core's tests with the oldest packages that pyproject.toml allows"
 	@echo "make soundness   every bound against lambda_min(T) on a million random networks (INSTANCES=, SEED=)"
+	@echo "make attack      damaged files, odd command lines and extreme numbers (COUNT=, SEED=)"
 	@echo "make proofs      verified runs against flows and descents of 60 digits (INSTANCES=, SEED=)"
 	@echo "make proof-tables how sharp verified runs are (TABLE=gaussian, real, ...; FIRST=, COUNT=)"
 	@echo "make mutants     errors of one place in the formulas, and whether a test sees them (MODULES=, EVERY=)"
@@ -83,6 +84,9 @@ floors: $(VENV)-floors/.installed
 
 soundness: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.soundness --instances $(INSTANCES) --seed $(SEED) --workers $(WORKERS)
+
+attack: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.attack --instances $(or $(COUNT),20000) --seed $(SEED) --workers $(WORKERS)
 
 proofs: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.proofs --instances $(INSTANCES) --seed $(SEED) --workers $(WORKERS)

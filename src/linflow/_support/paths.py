@@ -13,6 +13,7 @@ from typing import Any
 
 from linflow._support.digits import in_bytes
 from linflow._support.extras import install
+from linflow._support.words import visible
 
 LIMIT = 2 * 2**30
 """The most bytes that a file may decode to, unless a caller allows more."""
@@ -55,7 +56,7 @@ def quote(path: PathLike) -> str:
 
 def one_line(error: BaseException) -> str:
     """Return the text of another library's error on one line of bounded length."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = visible(" ".join(str(error).split())) or type(error).__name__
     return text if len(text) <= 200 else text[:197] + "…"
 
 

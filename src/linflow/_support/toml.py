@@ -11,6 +11,7 @@ from typing import Any
 
 from linflow._support.digits import in_bytes
 from linflow._support.paths import readable
+from linflow._support.words import visible
 
 LIMIT = 2**24
 """The most bytes of a TOML file. Parsed, it can take thirty times as much."""
@@ -49,7 +50,7 @@ def read_toml(path: str | os.PathLike[str], *, links: bool = True) -> tuple[dict
     try:
         return tomllib.loads(text), text
     except ValueError as error:  # not TOML, or an integer of thousands of digits
-        raise ValueError(f"{path} is not TOML: {error}.") from None
+        raise ValueError(f"{path} is not TOML: {visible(str(error))}.") from None
 
 
 def _too_deep(text: str) -> int | None:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from linflow._support.provenance import provenance
 from linflow._support.toml import line_of, read_toml, toml_value
+from linflow._support.words import visible
 from linflow.experiments.old_keys import OLD_KEYS, with_new_names
 from linflow.experiments.unused import unused
 
@@ -195,7 +196,7 @@ def _validated(
     try:
         return Experiment.model_validate(tree)
     except ValidationError as error:
-        raise ValueError(_explained(error, path, text, options, flags)) from None
+        raise ValueError(visible(_explained(error, path, text, options, flags))) from None
 
 
 def _where(

@@ -12,7 +12,7 @@ from typing import Any
 
 from linflow._support import checks
 from linflow._support.toml import read_toml, toml_value
-from linflow._support.words import plural, verb_for
+from linflow._support.words import plural, verb_for, visible
 from linflow.experiments.schema import Experiment, validated
 from linflow.experiments.unused import unused
 from linflow.sweeps.axes import (
@@ -70,7 +70,12 @@ def read_grid(source: Grid | Mapping[str, Any] | str | os.PathLike[str]) -> Grid
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(f"grid is {source!r:.60}; the path of a file, or a dict of what it holds, is needed.")
     tree, _ = read_toml(source)
-    return _grid(tree, Path(source).resolve().parent, str(source))
+    try:
+        return _grid(tree, Path(source).resolve().parent, str(source))
+    except ValueError as error:
+        if (text := visible(str(error))) != str(error):  # a key of others
+            raise ValueError(text) from None
+        raise
 
 
 def recorded_grid(folder: str | os.PathLike[str]) -> Grid:
