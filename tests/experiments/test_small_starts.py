@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from linflow import plots
-from linflow.experiments.figures import exploding, greedy, small_start, width_map
+from linflow.experiments.figures import balanced_descent, exploding, greedy, small_start, width_map
 
-MODULES = (small_start, greedy, exploding, width_map)
+MODULES = (small_start, greedy, exploding, width_map, balanced_descent)
 
 
 def silent(fraction, note=""):
@@ -74,3 +74,14 @@ def test_the_steps_of_infinite_width_are_those_of_one_linear_map():
     residual = (1 - 1 / 6) ** steps  # each step of m/(3Lσ_max²) with T = (L/m) I, in the slowest direction
     assert residual**2 == pytest.approx(1e-3, rel=1e-12)
     assert width_map.WidthMapData(s, np.zeros((1, 1, 1))).asked()[0] == 2 * 4 * 8 * 2
+
+
+def test_the_printed_step_and_a_start_without_margin(monkeypatch):
+    # L = 2, ‖Φ‖ = 1, c = ½: c³/(6144·8); and with ‖Φ‖ = 2 the divisor grows by 2⁴.
+    assert balanced_descent.printed_step(0.5, 1.0, 2) == pytest.approx(0.125 / 49152, rel=1e-15, abs=0)
+    assert balanced_descent.printed_step(0.5, 2.0, 2) == pytest.approx(0.125 / 49152 / 16, rel=1e-15, abs=0)
+    with pytest.raises(ValueError, match=r"start=0\.1 is too far from the target"):
+        balanced_descent.compute(balanced_descent.BalancedDescentSettings(start=0.1), 0, silent)
+    real = balanced_descent.printed_step
+    monkeypatch.setattr(balanced_descent, "printed_step", lambda *args: 1.1 * real(*args))
+    assert any("at the largest step that it allows" in text for text in failed(balanced_descent))

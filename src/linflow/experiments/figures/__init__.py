@@ -45,6 +45,7 @@ MODULES = (
     "small_start",
     "greedy",
     "width_map",
+    "balanced_descent",
 )
 
 EXPERIMENTS: dict[str, PaperFigure]  # filled on first use
