@@ -47,6 +47,7 @@ from .model.classification import ExponentialTail as ExponentialTail
 from .model.classification import LogisticLoss as LogisticLoss
 from .model.network import Network as Network
 from .model.objectives import Objective as Objective
+from .model.powers import LpRegression as LpRegression
 from .model.quadratics import LinearRegression as LinearRegression
 from .model.quadratics import MatrixFactorization as MatrixFactorization
 from .model.quadratics import Quadratic as Quadratic

@@ -15,6 +15,7 @@ SMALL = {
     "implicit_bias": {"n": "4", "N": "2", "m": "1", "h": "10,40", "a": "0.5,0.25", "seeds": "2", "until": "1e-6"},
     "laziness": {"n": "3", "m": "2", "h": "10,40", "depth": "2,4", "target": "1", "seeds": "2", "until": "1e-3"},
     "symmetry": {"n": "2", "m": "2", "h": "3", "eta": "0.02", "t_max": "1"},
+    "implicit_acceleration": {"p": "3", "depth": "1,2", "y": "2,1,0.5", "x": "1,2,3", "until": "1e-2", "steps": "60"},
     "init_map": {"n": "3", "h": "6", "grid": "20", "seeds": "4", "start": "0.5x1.5"},
     "real_data": {"start": "NTK,imbalanced", "layers": "2", "until": "1e-3", "h_digits": "20"},
     "exploding": {"depth": "2,4", "step": "0.5", "values": "2,1", "start": "0.8", "until": "1e-3"},

@@ -29,6 +29,7 @@ __all__ = [
 MODULES = (
     "phase_plane",
     "symmetry",
+    "implicit_acceleration",
     "depth",
     "exploding",
     "spectrum",
