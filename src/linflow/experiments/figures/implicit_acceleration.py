@@ -166,6 +166,8 @@ def claims(data: ImplicitAccelerationData) -> Iterable[Claim | LeftOut]:
 def _of_the_paper(data: ImplicitAccelerationData) -> Iterable[Claim]:
     steps = {p: {L: one.best[1] for L, one in by_depth.items()} for p, by_depth in data.found.items()}
     words = {p: ", ".join(f"{count} at depth {L}" for L, count in some.items()) for p, some in steps.items()}
+    if not {2.0, 4.0} <= steps.keys() or not {1, 2, 3} <= set(data.settings.depth):
+        return  # the statements name these
     fewest = min(steps[2.0].values()) == steps[2.0][1]
     yield Claim("For p = 2 depth does not help: one layer needs the fewest steps", words[2.0], fewest)
     yield Claim(
