@@ -107,7 +107,7 @@ TARGETS = {
             (("classification", "tail_march"), ["verified/test_literal_tails", "verified/test_tails"]),
             (("smooth", "convex_descent"), ["verified/test_literal_tails", "verified/test_tails"]),
             (("declared", "declared_march"), ["verified/test_literal_declared", "verified/test_declared"]),
-            (("tail_enclosure",), ["verified/test_tails"]),
+            (("tail_enclosure",), ["verified/test_literal_tail_enclosure", "verified/test_tails"]),
             (("steps",), ["verified/test_steps"]),
         )
         for name in names

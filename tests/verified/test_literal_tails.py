@@ -90,9 +90,10 @@ def test_the_rounding_and_the_slopes(loss):
     np.testing.assert_allclose(problem.most(Z, off), most(loss, Z, off), rtol=1e-12)
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
 @pytest.mark.parametrize("error", [0.0, 0.25])
-def test_the_loss(loss, error):
-    W = drawn(2, 2)
+def test_the_loss(loss, error, sign):
+    W = sign * drawn(2, 2)
     Z = Y * (X @ W)
     off = (rounding_of(fro(W)) + lengths() * error) * up
     slack = g(Z.size + 4) + 32 * u + 4 * u
@@ -100,8 +101,13 @@ def test_the_loss(loss, error):
     least = sum(phi(loss, Z[i, j] + off[i]) for i, j in np.ndindex(Z.shape))
     largest = sum(phi(loss, Z[i, j] - off[i]) for i, j in np.ndindex(Z.shape))
     low, high = problem_of(loss).value(W, error)
-    assert low == near(least * (1 - slack - moved) - tiny) and low > 0
+    assert low == near(least * (1 - slack - moved) / up - tiny) and low > 0
     assert high == near(largest * (1 + slack + moved) * up + tiny)
+
+
+def test_a_loss_past_float64_is_bounded_by_0_from_below():
+    low, high = problem_of("exponential").value(np.full((2, 2), 1e4), 0.0)
+    assert (low, high) == (0.0, math.inf)
 
 
 def gradient_error(loss, W, off):
@@ -221,7 +227,7 @@ def bounds_of(loss, series):
     W_error = C * (error + 2 * u * fro(P)) * up
     Z = Y * (X @ (C * P))
     Z_error = (rounding_of(fro(C * P)) + lengths() * W_error) * up
-    moved = C * (math.prod(wide) * up - math.prod(start) * (1 - 1e-12))
+    moved = C * (math.prod(wide) * up - math.prod(start) / up)
     slope = C * sizes_of(loss, Z, Z_error + lengths() * moved * up)[0] * up
     speed = [sum(x * k * (reach * S) ** (k - 1) for k, x in enumerate(layer) if k) for layer in sizes]
     others = [math.prod(wide[:l] + wide[l + 1 :]) for l in range(L)]
@@ -233,7 +239,7 @@ def bounds_of(loss, series):
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
-def test_what_is_known_around_a_step(loss, depth):
+def test_what_is_known_around_a_step(loss, depth, monkeypatch):
     path, series = path_of(loss, depth)
     known = bounds_of(loss, series)
     assert path.wide == near(known["wide"]) and path.layers == near(known["layers"])
@@ -241,6 +247,9 @@ def test_what_is_known_around_a_step(loss, depth):
     np.testing.assert_allclose(path.state[0], known["Z"], rtol=1e-12)
     assert path.slope == near(known["slope"]) and path.most == near(known["most"])
     assert path.usable == (loss == "exponential" or known["turn"] <= 1.5)
+    for limit, usable in ((known["turn"] * (1 + 1e-9), True), (known["turn"] * (1 - 1e-9), loss == "exponential")):
+        monkeypatch.setattr(tail_march, "LARGEST_TURN", limit)
+        assert path_of(loss, depth)[0].usable == usable
     nodes = [0.5 * S * (1 + math.cos((2 * k + 1) * math.pi / 64)) for k in range(32)]
     np.testing.assert_allclose(path.nodes, sorted(nodes), rtol=1e-12)
 
@@ -465,3 +474,128 @@ def test_a_step_of_the_march(loss):
     assert step.radius == near(radius) and march.radius == near(after) and march.exponent == near(exponent)
     assert step.exponent == near(exponent) and step.constants.motion == near(path.constants(reach).motion)
     assert march.t == S * TAU == step.length and march.gap == march._gap(march.weights, after)
+
+
+def test_the_gap_of_the_march_allows_for_the_radius_and_the_rounding_of_the_product(loss):
+    problem, weights = problem_of(loss), layers_of(2)
+    march = tail_march.TailMarch(problem, weights, C)
+    assert march.length == 0.0 and march.first == march.gap == march._gap(weights, 0.0)
+    P, error = product_error(weights, [0.0, 0.0])
+    moved = smooth.grown([spectral(W) for W in weights], [0.125, 0.125])
+    literal = problem.value(C * P, C * (error + 2 * u * fro(P) + moved) * up)
+    assert march._gap(weights, 0.125) == (near(literal[0]), near(literal[1]))
+
+
+@pytest.mark.parametrize("depth", [1, 3, 4])
+def test_the_path_follows_the_flow(loss, depth):
+    """`dθ/ds = −τ∇L` to the order of the path, at a time so short that the next term is rounding."""
+    problem = problem_of(loss)
+    weights = [0.5 * drawn(2, *([3] if depth > 1 else [2])), *(0.5 * drawn(3, 3, seed=k) for k in range(depth - 2))]
+    weights += [0.5 * drawn(3, 2, seed=9)] * (depth > 1)
+    series = tail_march.taylor(problem, weights, C, TAU, 8)
+    s = 0.01
+    now = [sum(c * s**k for k, c in enumerate(layer)) for layer in series]
+    for l, layer in enumerate(series):
+        before, after = np.eye(2), np.eye(2)
+        for W in now[:l]:
+            before = before @ W
+        for W in reversed(now[l + 1 :]):
+            after = W @ after
+        Z = Y * (X @ (C * np.linalg.multi_dot([np.eye(2), *now, np.eye(2)])))
+        G = -C * X.T @ (Y * np.array([[slope(loss, z) for z in row] for row in Z]))
+        velocity = sum(k * c * s ** (k - 1) for k, c in enumerate(layer) if k)
+        np.testing.assert_allclose(velocity, -TAU * before.T @ G @ after.T, atol=1e-12)
+
+
+def test_the_unit_of_time_is_that_of_the_last_step_or_of_the_speed(loss):
+    weights = [0.25 * W for W in layers_of(2)]
+    march = tail_march.TailMarch(problem_of(loss), weights, C)
+    for length, tau in ((0.3, 0.25), (0.8, 1.0), (3.0, 4.0)):
+        march.length = length
+        assert march._series()[0] == tau
+    march.length = 0.0
+    tau, series = march._series()
+    speed = math.sqrt(sum(np.sum(layer[1] ** 2) for layer in series)) / tau
+    size = math.sqrt(sum(np.sum(W**2) for W in weights))
+    assert tau == 2.0 ** round(math.log2(size / speed)) and len(series[0]) == 21
+
+
+def tried(monkeypatch, march, series, passes=99):
+    """The steps, in units of τ, that the march tries with this path."""
+    lengths = []
+
+    def attempt(tau, s, series):
+        lengths.append(s)
+        return "step" if len(lengths) > passes else None
+
+    monkeypatch.setattr(march, "_series", lambda: (TAU, series), raising=False)
+    monkeypatch.setattr(march, "_try", attempt, raising=False)
+    return march.advance(), lengths
+
+
+@pytest.mark.parametrize("unit", [0.1, 1.0, 5.0])
+def test_the_length_of_a_step_is_that_of_the_last_terms(loss, monkeypatch, unit):
+    weights = [unit * W for W in layers_of(2)]
+    march, rng = tail_march.TailMarch(problem_of(loss), weights, C), np.random.default_rng(0)
+    series = [np.zeros((21, *W.shape)) for W in weights]
+    for layer in series:
+        layer[19:] = unit * rng.standard_normal(layer[19:].shape)
+    sizes = [math.sqrt(sum(np.sum(layer[k] ** 2) for layer in series)) for k in (19, 20)]
+    size = math.sqrt(sum(np.sum(W**2) for W in weights))
+    first = (1e-16 * size) ** (1 / 20) / max(sizes[0] ** (1 / 19), sizes[1] ** (1 / 20))
+    found, lengths = tried(monkeypatch, march, series)
+    assert found is None and march.trouble == "no radius was confirmed, however short the step"
+    # Each length is rounded down to 20 binary digits, so that times stay exact.
+    assert lengths == [pytest.approx(first * 0.7**k, rel=1e-4) for k in range(30)]
+    march.trouble = "a reason"
+    assert tried(monkeypatch, march, series)[0] is None and march.trouble == "a reason"
+    found, lengths = tried(monkeypatch, march, series, passes=2)
+    assert found == "step" and len(lengths) == 3
+    # Only one of the two last orders is there.
+    for k, other in ((19, 20), (20, 19)):
+        alone = [layer.copy() for layer in series]
+        for layer in alone:
+            layer[k] = 0.0
+        first = (1e-16 * size) ** (1 / 20) / sizes[other - 19] ** (1 / other)
+        assert tried(monkeypatch, march, alone)[1][0] == pytest.approx(first, rel=1e-4)
+
+
+def test_without_terms_or_weights_a_step_is_the_unit_of_time(loss, monkeypatch):
+    march = tail_march.TailMarch(problem_of(loss), layers_of(2), C)
+    zero = [np.zeros((21, *W.shape)) for W in march.weights]
+    assert tried(monkeypatch, march, zero)[1][0] == 1.0
+    march.weights = [0 * W for W in march.weights]
+    assert tried(monkeypatch, march, [layer + 1.0 for layer in zero])[1][0] == 1.0
+    for layer in (0, 1):
+        broken = [c.copy() for c in zero]
+        broken[layer][3, 0, 0] = math.inf
+        found, lengths = tried(monkeypatch, march, broken)
+        assert found is None and lengths == [] and march.trouble == "the derivatives of the flow are past float64"
+
+
+def test_a_tube_must_hold_what_it_was_computed_for(loss, monkeypatch):
+    """A radius that would fit but for the rounding of the end needs a wider tube, twice what was found."""
+    march = tail_march.TailMarch(problem_of(loss), layers_of(2), C, radius=1e-3)
+    series = tail_march.taylor(march.problem, march.weights, C, TAU, ORDER)
+    path = tail_march._Path(march.problem, series, C, TAU, S)
+    rounded = np.linalg.norm(rounding_of_value(path.lengths, S)) * up
+    added, jump = (1e-3 + path.defect() * S) * up, path.end()[1]
+    first = 4 * (added + rounded)
+    after = first - 0.5 * rounded
+    exponent = math.log((after / up - jump) / (added * up * up))
+    asked = []
+
+    def norm(self, reach):
+        asked.append(reach)
+        return exponent / (TAU * up)
+
+    monkeypatch.setattr(tail_march._Path, "exponent", norm)
+    step = march._try(TAU, S, series)
+    assert asked == [near(first), near(2 * (after + rounded))] and step is not None
+    # A tube that always asks for a hundred times itself is given up.
+    march = tail_march.TailMarch(march.problem, layers_of(2), C, radius=1e-3)
+    monkeypatch.setattr(
+        tail_march._Path, "exponent", lambda self, reach: asked.append(reach) or math.log(100 * reach / added) / TAU
+    )
+    asked.clear()
+    assert march._try(TAU, S, series) is None and len(asked) == 8 and "curvature of the loss" in march.trouble

@@ -101,7 +101,7 @@ class TailGradient(ConvexGradient):
         slack = gamma(Z.size + 4) + EXP + 4 * U
         # The rounding of Z ± off adds a relative error of the loss, proportional to |z|.
         moved = float(np.expm1(2 * U * (np.abs(Z).max() + off.max()))) * UP
-        low = sums[0] * (1 - slack - moved) * (1 - 1e-15) - TINY
+        low = sums[0] * (1 - slack - moved) / UP - TINY
         # If the loss overflows float64, the lower bound 0 is returned: no target is a fraction of infinity.
         return (max(0.0, low) if low < math.inf else 0.0), sums[1] * (1 + slack + moved) * UP + TINY
 

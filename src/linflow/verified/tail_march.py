@@ -196,7 +196,7 @@ class _Path(ProductTube):
         self.wide = [(a + b) * UP for a, b in zip(self.start, far, strict=True)]
         self.layers = [(a + b) * UP for a, b in zip(self.start, near, strict=True)]
         speed = np.sum(self.lengths[:, 1:] * k[1:] * (REACH * s) ** (k[1:] - 1), axis=1)
-        moved = c * (math.prod(self.wide) * UP - math.prod(self.start) * (1 - 1e-12))
+        moved = c * (math.prod(self.wide) * UP - math.prod(self.start) / UP)
         turn = float(problem.lengths.max()) * moved * UP
         slope, _ = problem.around(self.state, moved)
         self.usable = math.isfinite(slope) and (problem.exponential or turn <= LARGEST_TURN)
