@@ -281,7 +281,14 @@ def test_the_step_of_descent():
     assert "shorter" in taken.text
     assert "step" not in of(EYE, net, algorithm="descent", step_size=eta)
     x, y = np.array([[1.0, 0.2], [-1.0, 0.3]]), np.array([[1.0], [-1.0]])
-    none = of(lf.ExponentialLoss(x, y), lf.init.gaussian((2, 4, 1), rng=0))["step"]
+    f, tailed = lf.ExponentialLoss(x, y), lf.init.gaussian((2, 4, 1), rng=0)
+    found = of(f, tailed)["step"]
+    # K on the level of the start is ℓ(0) max ‖x‖², and λ_max(T) = ‖W_1‖² + ‖W_2‖².
+    level = f.value(tailed.product()) * 1.09
+    greatest = sum(float(np.linalg.norm(W, 2)) ** 2 for W in tailed.weights)
+    assert found.numbers["curvature_at_start"] == pytest.approx(level * greatest, rel=1e-9, abs=0)
+    assert found.numbers["curvature_cap"] > found.numbers["curvature_at_start"]
+    none = of(f, lf.Network([np.zeros((2, 4)), np.zeros((4, 1))]))["step"]
     assert none.text.startswith("For gradient descent, no step size is certified")
 
 

@@ -351,11 +351,15 @@ def test_no_safe_step_says_what_to_do():
     X = np.array([[1.0, 0.2], [0.5, 1.0]])
     net = lf.init.gaussian((2, 3, 1), rng=0)
     logistic, exponential = LogisticLoss(X, [1, 1]), ExponentialLoss(X, [1, 1])
+
+    def user(f, **constants):
+        return lf.Objective(f.value, f.gradient, shape=f.shape, minimum=0.0, **constants)
+
     with pytest.raises(ValueError, match=r"no step size is certified: no smoothness K .*\n?.*backtracking"):
-        safe_step_size(exponential, net)
+        safe_step_size(user(exponential), net)
     with pytest.raises(ValueError, match=r"no bound on the weights along the run is known"):
-        safe_step_size(logistic, net)
-    for f in (exponential, logistic):
+        safe_step_size(user(logistic, smoothness=logistic.smoothness), net)
+    for f in (user(exponential), user(logistic, smoothness=logistic.smoothness)):
         eta, rows = descent_guarantees(Setting(f, net), None)
         assert eta > 0 and not any(row.applies for row in rows)
         run = lf.gradient_descent(f, net, step_size=eta, steps=1)

@@ -132,7 +132,9 @@ def step(cert: Certificate, descent: Certificate, until: float) -> Iterator[Find
     text = f"Gradient descent with the step {eta:.3g} is guaranteed never to raise the loss"
     if math.isfinite(steps):
         text += f", and to reach {until:g} of the gap in {counted(steps)}"
-    curvature = cert.setting.objective.smoothness * float(cert.setting.tangent.eigenvalue("greatest").value)
+    seen = cert.setting.objective
+    K = seen.smoothness if seen.tail is None else seen.smoothness_on(cert.gap)
+    curvature = K * float(cert.setting.tangent.eigenvalue("greatest").value)
     facts = next((g.facts for g in descent.guarantees if "β" in g.facts), {})
     if facts and curvature > 0:
         text += (

@@ -330,6 +330,8 @@ def _rule(schedule: Schedule) -> tuple[Rule | None, str]:
 def _why_not(setting: Setting) -> str:
     if setting.depth != 2:
         return f"the network has {plural(setting.depth, 'layer')}, not 2"
+    if setting.gamma == 0 and setting.objective.tail is not None:
+        return "steps that grow as the loss falls let the imbalance drift without end; certify a constant step"
     if math.isinf(setting.whole_objective.smoothness):
         return NO_SMOOTHNESS
     if setting.gamma == 0:
