@@ -273,6 +273,11 @@ def test_torch_weights_and_other_objectives():
         lf.enclose(declared, W, until=1e-2)
     with pytest.raises((ValueError, TypeError)):
         lf.enclose(f, [np.ones((3, 2)), np.ones((2, 2))])
+    fourth = lf.LpRegression(np.eye(2), np.eye(2), p=4)
+    with pytest.raises(
+        ValueError, match="a convex Objective that declares its constants and errors, not LpRegression"
+    ):
+        lf.enclose(fourth, W, until=1e-2)
 
 
 def test_a_rank_deficient_regression_is_enclosed_and_says_what_its_gap_is_measured_from():

@@ -98,8 +98,9 @@ def affine_gradient(objective: Objective) -> AffineGradient:
     if isinstance(objective, Quadratic):
         return _general(objective)
     raise ValueError(
-        f"this needs MatrixFactorization, LinearRegression or Quadratic, not {type(objective).__name__}; enclose "
-        "also takes convex losses, and gradient_flow and certify take every objective."
+        "a verified run needs MatrixFactorization, LinearRegression, Quadratic, ExponentialLoss, LogisticLoss or a "
+        "convex Objective that declares its constants and errors, not "
+        f"{type(objective).__name__}; gradient_flow and certify take every objective."
     )
 
 
