@@ -98,18 +98,10 @@ def run_task(task: Task) -> Answer:
     """
     ready()
     rows, began, seconds = [], time.perf_counter(), 0.0
+    options = {name: value for name, value in vars(task).items() if name != "cells"}
     with _one_thread_for_all():
         for cell in task.cells:
-            rows.append(
-                run_cell(
-                    cell,
-                    check=task.check,
-                    verified=task.verified,
-                    rigorous=task.rigorous,
-                    curves=task.curves,
-                    time_limit=task.time_limit,
-                )
-            )
+            rows.append(run_cell(cell, **options))
             seconds = time.perf_counter() - began
             if seconds > ENOUGH:
                 break
