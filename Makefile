@@ -14,7 +14,7 @@ SEED ?= 0
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help reproduce test test-slow newest floors soundness attack proofs proof-tables mutants bench examples check format setup-test clean
+.PHONY: help reproduce test test-slow newest floors package soundness attack proofs proof-tables mutants bench examples check format setup-test clean
 
 help:
 	@echo "make reproduce   compute every figure and its claims into report/index.html"
@@ -22,6 +22,7 @@ help:
 	@echo "make test-slow   run the tests marked slow as well"
 	@echo "make newest      the core's tests on the newest Python found, with the newest packages"
 	@echo "make floors      the core's tests with the oldest packages that pyproject.toml allows"
+	@echo "make package     wheel and sdist in dist/, checked, and each tried in an empty environment"
 	@echo "make soundness   every bound against lambda_min(T) on a million random networks (INSTANCES=, SEED=)"
 	@echo "make attack      damaged files, odd command lines and extreme numbers (COUNT=, SEED=)"
 	@echo "make proofs      verified runs against flows and descents of 60 digits (INSTANCES=, SEED=)"
@@ -81,6 +82,22 @@ $(VENV)-floors/.installed: pyproject.toml
 
 floors: $(VENV)-floors/.installed
 	$(VENV)-floors/bin/python -m pytest -n $(WORKERS) -m "not slow" $(CORE)
+
+# Tried outside this folder, where only the installed package can be imported.
+TRIED = import numpy as np, linflow as lf; assert lf.certify(lf.MatrixFactorization(np.eye(2)), [np.eye(2)] * 2).rate > 1.9
+
+package:
+	rm -rf dist $(VENV)-package
+	$(PYTHON) -m venv $(VENV)-package/tools
+	$(VENV)-package/tools/bin/pip install --quiet --disable-pip-version-check build twine check-wheel-contents
+	$(VENV)-package/tools/bin/pyproject-build
+	$(VENV)-package/tools/bin/twine check --strict dist/*
+	$(VENV)-package/tools/bin/check-wheel-contents dist/*.whl
+	for kind in whl tar.gz; do \
+	  $(PYTHON) -m venv $(VENV)-package/$$kind && \
+	  $(VENV)-package/$$kind/bin/pip install --quiet --disable-pip-version-check dist/*.$$kind && \
+	  (cd / && $(CURDIR)/$(VENV)-package/$$kind/bin/python -c "$(TRIED)" && \
+	  $(CURDIR)/$(VENV)-package/$$kind/bin/linflow --version) || exit 1; done
 
 soundness: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.soundness --instances $(INSTANCES) --seed $(SEED) --workers $(WORKERS)
