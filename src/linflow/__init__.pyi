@@ -45,6 +45,7 @@ from .geometry.reduction import reduce_width as reduce_width
 from .model.classification import ExponentialLoss as ExponentialLoss
 from .model.classification import ExponentialTail as ExponentialTail
 from .model.classification import LogisticLoss as LogisticLoss
+from .model.diagonal import DiagonalRegression as DiagonalRegression
 from .model.network import Network as Network
 from .model.objectives import Objective as Objective
 from .model.powers import LpRegression as LpRegression
