@@ -41,13 +41,13 @@ def test_what_an_objective_does_not_see_is_frozen(rng):
     run = lf.gradient_flow(f, net, until=1e-6)
     np.testing.assert_allclose(lf.conserved(run.final, f)[1].value, frozen.value, atol=1e-13)
     q = lf.Quadratic(np.eye(3), np.diag([2.0, 1.0, 0.0]), np.array([[1.0, 2.0, 0.0]] * 3))
-    net = lf.init.gaussian((3, 4, 3), 0.5, rng=rng)
+    net = lf.init.gaussian((3, 4, 5, 3), 0.5, rng=rng)
     *_, frozen = lf.conserved(net, q)
-    assert frozen.name == "frozen columns of W_2" and frozen.symmetry == "W_2 → W_2 + Z (I − UUᵀ)"
+    assert frozen.name == "frozen columns of W_3" and frozen.symmetry == "W_3 → W_3 + Z (I − UUᵀ)"
     right = np.diag([0.0, 0.0, 1.0])
-    np.testing.assert_allclose(frozen.value, net.weights[1] @ right, atol=1e-14)
-    assert frozen.count == derivative_rank(net, lambda weights: weights[1] @ right) == 4
-    assert len(lf.conserved(net, lf.MatrixFactorization(np.eye(3)))) == 1
+    np.testing.assert_allclose(frozen.value, net.weights[2] @ right, atol=1e-14)
+    assert frozen.count == derivative_rank(net, lambda weights: weights[2] @ right) == 5
+    assert len(lf.conserved(net, lf.MatrixFactorization(np.eye(3)))) == 2
 
 
 def test_weight_decay_lets_them_fall(rng):

@@ -124,6 +124,30 @@ def test_runs_reach_the_minimum(rng):
     assert f.gap(run.final.product()) == near(1e-6 * run.gap[0], 1e-3)
 
 
+@pytest.mark.parametrize("p", [2.0, 3.0, 4.0])
+def test_the_dual_bounds_the_minimum_from_below(rng, p):
+    # Inputs (1, 1) and targets 0 and 4: w = 2 leaves 2 twice. Any multiple of that residual gives the whole minimum.
+    X, y = np.ones((2, 1)), np.array([0.0, 4.0])
+    for size in (0.5, 1.0, 2.0):
+        assert powers._dual(X, size * np.array([1.0, -1.0]), y, p) == near(2 * 2**p / p)
+    assert powers._dual(X, np.array([-1.0, 1.0]), y, p) == 0.0 == powers._dual(X, np.zeros(2), y, p)
+    X, y = rng.standard_normal((6, 2)), rng.standard_normal(6)
+    least = lf.LpRegression(X, y[:, None], p).minimum
+    for _ in range(20):
+        assert powers._dual(X, X @ rng.standard_normal(2) - y, y, p) <= least * (1 + 1e-12)
+
+
+def test_the_minimum_may_be_off_by_a_part_in_1e9_of_it(rng, monkeypatch):
+    X, Y = 10 * rng.standard_normal((6, 2)), 10 * rng.standard_normal((6, 1))
+    least = lf.LpRegression(X, Y, 4).minimum
+    assert least > 10
+    monkeypatch.setattr(powers, "_dual", lambda *args: least * (1 - 0.9e-9))
+    lf.LpRegression(X, Y, 4)
+    monkeypatch.setattr(powers, "_dual", lambda *args: least * (1 - 1.1e-9))
+    with pytest.raises(ValueError, match="could not be computed to 1e-09"):
+        lf.LpRegression(X, Y, 4)
+
+
 def test_what_is_refused(rng, monkeypatch):
     X, Y = rng.standard_normal((5, 2)), rng.standard_normal((5, 1))
     for p in (1.9, math.nan, math.inf):
