@@ -29,6 +29,7 @@ def instance(rng: np.random.Generator) -> lf.Network:
     """Return a random network of up to five layers."""
     depth = int(rng.integers(2, 6))
     n, m = (int(x) for x in rng.integers(1, 7, 2))
+    m = n if rng.random() < 0.5 else m  # operator intervals are for square products
     least = 1 if rng.random() < 0.1 else min(n, m)
     hidden = [int(h) for h in rng.integers(least, 9, depth - 1)]
     family = FAMILIES[rng.integers(len(FAMILIES))]
