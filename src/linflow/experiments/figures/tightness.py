@@ -213,8 +213,8 @@ def _rise_claim(kind: str, chosen: Sequence[MeasuredStart], least: float) -> Cla
     published, before, after = (float(np.median(_ratio(chosen, name))) for name in ("published", "before", "bound"))
     return Claim(
         f"{kind[0].upper()}{kind[1:]}: the median of bound over optimum rises, to {least} or more",
-        f"from {number(published)} by {number(before)} without operator intervals to {number(after)}, "
-        f"in {len(chosen)} starts",
+        f"{number(published)} of published bounds, {number(before)} without operator intervals, {number(after)} now; "
+        f"{len(chosen)} starts",
         published <= before <= after and published < after and after >= least,
         (published, before, after),
     )
