@@ -251,6 +251,25 @@ def test_how_far_layers_are_from_their_modes_is_relative_to_each(size):
     assert exact.off == 4 * EPS
 
 
+def test_the_last_layer_is_compared_from_both_sides_relative_to_its_size():
+    off = 3e-13
+    layers = [np.eye(2), 1e3 * np.array([[2.0, off], [0.0, 1.0]])]
+    found = modes.aligned_modes(Setting(lf.MatrixFactorization(np.diag([3.0, 1.0])), lf.Network(layers)))
+    assert 0.1 * off < found.off < 3 * off
+
+
+def test_the_size_of_a_curve_is_that_of_its_largest_start_or_target():
+    assert curve(2, 1.0, 1.0, (1.0, 0.0), (2.0, 1.0), (-3.0, 0.5))._size == 3.0
+    assert curve(2, 1.0, 1.0, (1.0, 0.0), (4.0, 1.0), (-3.0, 0.5))._size == 4.0
+
+
+def test_a_mode_without_a_target_may_begin_at_0():
+    target, weights = np.array([2.0, 0.0]), np.array([[1.0, 0.0], [1.0, 0.0]])
+    aligned = modes._Aligned(modes.Modes(np.eye(2), np.eye(2), target, weights), 4 * EPS, 1.0)
+    found = modes._curve(diagonal((1.0, 0.0), (1.0, 0.0), Y=(2.0, 0.0)), aligned)
+    assert not isinstance(found, str) and list(found.s) == [2.0, 0.0]
+
+
 # --- D = λI --------------------------------------------------------------------------------------------------------
 
 

@@ -436,6 +436,25 @@ def test_times_at_the_edges_of_the_table_are_inside(monkeypatch):
 EPS = np.finfo(float).eps
 
 
+def test_a_step_out_of_its_panel_is_replaced_by_half_of_the_way(monkeypatch):
+    chain = object.__new__(ScalarChain)
+    chain.sign, chain.depth, chain._s, chain._kappa, chain._v0 = 1.0, 3, 4.0, 1.0, 1.0
+    monkeypatch.setattr(chain, "_table", lambda t: (np.array([0.0, 1.0]), np.array([0.0, 1.0])), raising=False)
+    monkeypatch.setattr(chain, "_panels", lambda start, z: z**2 - start**2, raising=False)
+    # The slope that is said is a tenth, so that each of Newton's steps is too long.
+    monkeypatch.setattr(chain, "_state", lambda z: (np.full(z.shape, 0.1), z, z), raising=False)
+    assert list(chain._invert(np.array([0.25]))) == [near(0.5)]
+
+
+def test_as_many_vectors_as_entries_are_orthonormalised_and_more_are_not(rng):
+    Q, doubt = rng.standard_normal((3, 3)), np.array([2.0, 0.0, 1.0])
+    V = _alignment._orthonormal(Q, doubt)
+    np.testing.assert_allclose(V.T @ V, np.eye(3), atol=1e-14)
+    assert abs(V[:, 1] @ Q[:, 1]) == near(np.linalg.norm(Q[:, 1]))  # the best known keeps its direction
+    wide = rng.standard_normal((2, 3))
+    assert _alignment._orthonormal(wide, doubt) is wide
+
+
 def frame(rng, rows, columns):
     return np.linalg.qr(rng.standard_normal((rows, columns)))[0]
 

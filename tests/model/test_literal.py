@@ -372,6 +372,14 @@ def test_roots_of_a_chain_are_right_to_rounding_at_any_size(c):
     assert root[0] == 0.0 and root[2] == math.inf and float(np.prod(root[1] + np.array(c))) == near(4.0, rel=1e-13)
 
 
+def test_roots_of_a_table_of_products_are_those_of_each():
+    c, w = np.array([0.0, 0.5, 2.0]), np.array([[1e-3, 1.0, 0.0], [7.0, math.inf, 2.0]])
+    found = scalar_chain.chain_log_root(c, w)
+    for place in np.ndindex(2, 3):
+        assert found[place] == scalar_chain.chain_log_root(c, w[place])
+    assert found[0, 2] == -math.inf and found[1, 1] == math.inf
+
+
 def test_the_slope_of_a_chain_is_its_sum_of_products():
     c, xs = np.array([0.0, 1.5, 0.25, 3.0]), np.array([0.0, 0.7, 20.0])
     for x, found in zip(xs, scalar_chain.chain_slope(c, xs), strict=True):

@@ -65,7 +65,9 @@ TARGETS = {
     "model.network": ["model/test_literal", "model/test_network"],
     **{f"model.{name}": ["model/test_literal_objectives"] for name in ("objectives", "quadratics")},
     "model.powers": ["model/test_powers"],
-    "model.classification": ["model/test_classification", "model/test_literal_tails"],
+    "model.classification": [
+        "model/test_literal_classification", "model/test_classification", "model/test_literal_tails",
+    ],
     "model.tails": ["model/test_literal_tails"],
     "geometry.reduction": ["geometry/test_literal", "geometry/test_reduction"],
     "model.scalar_chain": ["model/test_literal"],

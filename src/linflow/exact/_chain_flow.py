@@ -58,7 +58,7 @@ class ScalarChain:
             return
         self._pole = self._xi(self._end)
         self._start = self._xi(v0)
-        self._direction = -1.0 if math.isinf(self._pole) else math.copysign(1.0, self._s - self._w0)
+        self._direction = math.copysign(1.0, self._s - self._w0)
         self._b = 1 / self.depth
         self._z0 = 0.0 if math.isinf(self._pole) else self._coordinate(self._start, self._w0)
         # Beyond the last z the product is its limit to rounding (of the limit, or of the smallest number if it is 0).

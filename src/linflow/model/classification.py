@@ -371,7 +371,8 @@ def _hard_margin(Z: np.ndarray) -> tuple[float, float, np.ndarray]:
             lower, best = (least, u / length) if least > lower else (lower, best)
     upper = largest
     for lam in weights:
-        if lam.sum() > 0:
+        total = lam.sum()
+        if total > 0:
             allowance = (n + len(support) + 8) * EPS * largest
-            upper = min(upper, float(np.linalg.norm(Z[support].T @ (lam / lam.sum()))) + allowance)
+            upper = min(upper, float(np.linalg.norm(Z[support].T @ (lam / total))) + allowance)
     return lower * (1 - 4 * EPS), upper, best
