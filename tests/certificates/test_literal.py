@@ -781,19 +781,36 @@ class Literal:
         ]
         return [*rows, (math.inf, math.inf, None)]
 
+    def ball_betas(self, drift):
+        """β at the initial gap on each ball and on the whole space."""
+        return [
+            self.beta(np.minimum(self.caps(drift, 0), self.norms + radius), ceiling, 0, drift)
+            for radius, ceiling, _ in self.balls()
+        ]
+
+    def gained(self, eta, drift, alpha):
+        """∫ (1 − ηβ/2) sqrt(γ max(κ, α)) up to each radius, from below: β of the next ball."""
+        reach, betas, total, found, ball = self.reach(alpha), self.ball_betas(drift), 0.0, [0.0], 0
+        for j in range(1, len(reach)):
+            while self.chosen[ball] < j:
+                ball += 1
+            total += (reach[j] - reach[j - 1]) * (1 - eta * betas[ball] / 2)
+            found.append(total)
+        return found
+
     def at(self, eta):
         drift = 0.0
         while True:
             floor = self.alphas(drift, 1)[0]
-            reach = self.reach(floor)
-            for radius, ceiling, j in self.balls():
-                omega = np.minimum(self.caps(drift, 0), self.norms + radius)
-                slack = 1 - eta * self.beta(omega, ceiling, 0, drift) / 2
-                needed = 0.0 if j is None else math.inf if reach[j] == 0 else 2 * math.sqrt(self.gap) / reach[j]
-                if slack > needed and slack > 0:
-                    break
-            else:
+            gained, betas = self.gained(eta, drift, floor), self.ball_betas(drift)
+            fits = [
+                (*ball, 1 - eta * beta / 2)
+                for ball, beta in zip(self.balls(), betas, strict=True)
+                if eta * beta < 2 and (ball[2] is None or gained[ball[2]] > 2 * math.sqrt(self.gap))
+            ]
+            if not fits:
                 return None
+            radius, ceiling, j, slack = fits[0]
             wanted = eta * self.gap / slack * self.strict
             if wanted <= drift:
                 return drift, radius, ceiling, j
@@ -805,11 +822,11 @@ class Literal:
         betas = np.minimum.accumulate([self.beta(omegas[k], ceiling, k, drift) for k in range(len(self.levels))])
         alphas = self.alphas(drift)
         if last is not None:
-            reach = self.reach(alphas[0])
+            gained = self.gained(eta, drift, alphas[0])[: last + 1]
             for k in range(len(alphas)):
                 after = self.levels[k + 1] if k + 1 < len(alphas) else 0.0
-                passed = 2 * (math.sqrt(self.gap) - math.sqrt(after)) / (1 - eta * betas[0] / 2)
-                end = next((j for j, r in enumerate(reach) if r >= passed), len(reach))
+                passed = 2 * (math.sqrt(self.gap) - math.sqrt(after))
+                end = next((j for j, r in enumerate(gained) if r >= passed), last)
                 alphas[k] = max(alphas[k], self.ball_floors[min(end, last)])
         return drift, radius, omegas[0], betas, alphas
 
@@ -863,9 +880,10 @@ def test_descent_holds_caps_curvature_and_floors_as_written(monkeypatch, rng, de
 
 @pytest.mark.parametrize("j", [-3, -2])
 def test_in_a_ball_each_level_has_the_floor_where_its_path_ends(monkeypatch, j):
-    """Until the gap is y, `∫ sqrt(γ max(κ, α)) dr ≤ 2 (sqrt(ℓ) − sqrt(y))/(1 − ηβ/2)` along the path, α of the start.
+    """Until the gap is y, `∫ (1 − ηβ/2) sqrt(γ max(κ, α)) dr ≤ 2 (sqrt(ℓ) − sqrt(y))` along the path, α of the start.
 
-    The floor of a later level holds from that level on: it must not shorten the path to it.
+    β is that of the next ball, and does not fall with the radius. The floor of a later level holds from that level
+    on: it must not shorten the path to it.
     """
     found = object.__new__(step_bounds.DescentBounds)
     gamma, eta, betas = 1.0, 0.1, np.array([4.0, 3.0, 2.0])
@@ -878,13 +896,13 @@ def test_in_a_ball_each_level_has_the_floor_where_its_path_ends(monkeypatch, j):
     monkeypatch.setattr(found, "caps", lambda drift, high: Caps.of(np.full((2, 3), 9.0)), raising=False)
     monkeypatch.setattr(found, "curvature", lambda *given: betas, raising=False)
     monkeypatch.setattr(found, "alphas", lambda drift: alphas, raising=False)
-    held = found._held(eta, 0.25, j)
+    held = found._held(eta, 0.25, j, np.array([2.0, 6.0, 5.0, 50.0]))
     expected = []
     for k, y in enumerate((0.09, 0.04, 0.0)):
-        path, reached, place = 2 * (1.2 - math.sqrt(y)) / (1 - eta * betas[0] / 2), 0.0, 0
+        path, reached, place = 2 * (1.2 - math.sqrt(y)), 0.0, 0
         while reached / step_bounds.STRICT < path and place < found._chosen[j + 1]:
             place += 1
-            reached += math.sqrt(gamma * max(floors[place], alphas[0]))
+            reached += (1 - eta * 6.0 / 2) * math.sqrt(gamma * max(floors[place], alphas[0]))
         expected.append(max(alphas[k], floors[place]))
     assert list(held.alphas) == expected and expected[0] > alphas[0]
     assert (held.drift, held.radius, list(held.betas)) == (0.25, found.radii[j], list(betas))
@@ -938,12 +956,14 @@ def test_the_best_steps_within_a_drift_are_those_that_keep_it(monkeypatch, rng, 
         found, literal = step_bounds.DescentBounds(Setting(f, net)), Literal(f, net, strict)
         for drift in (1e-3, 0.05):
             floor, rows = literal.alphas(drift, 1)[0], []
-            reach = literal.reach(floor)
-            for radius, ceiling, j in literal.balls():
-                beta = literal.beta(np.minimum(literal.caps(drift, 0), literal.norms + radius), ceiling, 0, drift)
-                alpha = max(floor, 0.0 if j is None else literal.ball_floors[j])
-                needed = 0.0 if j is None else math.inf if reach[j] == 0 else 2 * math.sqrt(literal.gap) / reach[j]
-                most = min(2 / beta * max(1 - needed, 0), drift / (literal.gap * strict + drift * beta / 2)) / strict
+            betas = literal.ball_betas(drift)
+            for (_, _, j), beta in zip(literal.balls(), betas, strict=True):
+                alpha, limit = max(floor, 0.0 if j is None else literal.ball_floors[j]), math.inf
+                if j is not None:
+                    free = literal.gained(0.0, drift, floor)[j]  # what is gained falls linearly in η
+                    bent = (free - literal.gained(1.0, drift, floor)[j]) or math.inf
+                    limit = max((free - 2 * math.sqrt(literal.gap)) / bent, 0.0)
+                most = min(2 / beta, limit, drift / (literal.gap * strict + drift * beta / 2)) / strict
                 eta = min(1 / beta, most)
                 fall = eta * (1 - eta * beta / 2)
                 rows.append((fall * alpha, fall, eta, most))

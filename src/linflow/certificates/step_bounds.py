@@ -221,52 +221,54 @@ class DescentBounds:
         return np.maximum.accumulate(least)
 
     def _start(self, drift: float, eta: float = 0.0, *, floors: bool = True) -> tuple[np.ndarray, ...]:
-        """Return β and α on each ball at the initial gap, and `2 sqrt(ℓ)/∫ sqrt(γα) dr`.
+        """Return β and α on each ball at the initial gap, and a limit on η: below it the path stays inside.
 
-        A ball fits, so that the path stays inside, if `1 − ηβ/2` exceeds the last of these. Without floors, the
-        result is β of the whole space, and 0 for the other two.
+        A ball of radius r fits if `∫_0^r (1 − ηβ(s)/2) sqrt(γα(s)) ds > 2 sqrt(ℓ)`, with β(s) and α(s) on the ball of
+        radius s. The whole space has no limit. Without floors, only its β is computed, and α is 0.
         """
         balls = slice(None) if floors else slice(-1, None)
         caps = self.caps(drift, self.high[:1]).within(self.norms[:, None] + self.radii[balls])
         beta = self.curvature(caps, self.ceilings[balls], 1, eta)
         if not floors:
-            return beta, np.zeros(1), np.zeros(1)
-        floor = float(self.alphas(drift, 1)[0])
-        needed = np.zeros(len(self.radii))
-        if len(self.radii) > 1:
+            return beta, np.zeros(1), np.full(1, math.inf)
+        floor, limit = float(self.alphas(drift, 1)[0]), np.full(len(self.radii), math.inf)
+        if len(self.radii) > 1 and self.gap > 0:
+            reach = self._reach(floor)[self._chosen]
             with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-                path = 2 * math.sqrt(max(self.gap, 0.0)) / self._reach(floor)[self._chosen]
-            needed[:-1] = np.nan_to_num(path, nan=0.0, posinf=math.inf)
-        return beta, np.maximum(self.floors, floor), needed
+                bent = np.cumsum(np.maximum.accumulate(beta[:-1]) * np.diff(reach, prepend=0.0))
+                limit[:-1] = np.nan_to_num(2 * (reach - 2 * math.sqrt(self.gap)) / bent, nan=0.0)
+        return beta, np.maximum(self.floors, floor), limit
 
     @np.errstate(over="ignore")
     def at(self, eta: float) -> Held | None:
         """Return what holds at every step of size η, or None if η is not certified. δ is raised to a fixed point."""
         drift, floors = 0.0, len(self.radii) > 1
         for _ in range(300):
-            beta, _, needed = self._start(drift, eta, floors=floors)
+            beta, _, limit = self._start(drift, eta, floors=floors)
             slack = 1 - eta * beta / 2
-            fits = np.flatnonzero((slack > needed) & (slack > 0))
+            fits = np.flatnonzero((eta < limit) & (slack > 0))
             if fits.size == 0:
                 return None
             j = int(fits[0]) - len(slack)  # −1 is the whole space
             floors = floors and j < -1  # as the drift grows, no further ball fits
             wanted = float(eta * self.gap / slack[j] * STRICT) if self.network.depth > 1 else 0.0
             if wanted <= drift:
-                return self._held(eta, drift, j)
+                return self._held(eta, drift, j, beta)
             drift = wanted * (1 + 1e-3)
         return None
 
-    def _held(self, eta: float, drift: float, j: int) -> Held:
+    def _held(self, eta: float, drift: float, j: int, on_balls: np.ndarray) -> Held:
         caps = self.caps(drift, self.high).within(self.norms[:, None] + self.radii[j])
         betas = np.minimum.accumulate(self.curvature(caps, self.ceilings[j], None, eta))
         alphas = self.alphas(drift)
         if j < -1:
-            # The path up to a gap y has ∫ sqrt(γα) ≤ 2 (sqrt(ℓ(0)) − sqrt(y))/(1 − ηβ/2).
-            left = np.sqrt(np.append(self.levels[1:], 0.0))
-            passed = 2 * (math.sqrt(self.levels[0]) - left) / (1 - eta * betas[0] / 2)
-            ends = np.searchsorted(self._reach(float(alphas[0])), passed, side="left")
-            alphas = np.maximum(alphas, self._floors[np.minimum(ends, self._chosen[j + 1])])
+            # The path up to a gap y has ∫ (1 − ηβ/2) sqrt(γα) ≤ 2 (sqrt(ℓ(0)) − sqrt(y)); β is that of the next ball.
+            passed = 2 * (math.sqrt(self.levels[0]) - np.sqrt(np.append(self.levels[1:], 0.0)))
+            last = int(self._chosen[j + 1])
+            beta = np.maximum.accumulate(on_balls[:-1])[np.searchsorted(self._chosen, np.arange(last + 1))]
+            gained = np.diff(self._reach(float(alphas[0]))[: last + 1], prepend=0.0) * (1 - eta * beta / 2)
+            ends = np.searchsorted(np.cumsum(gained), passed, side="left")
+            alphas = np.maximum(alphas, self._floors[np.minimum(ends, last)])
         return Held(eta, drift, float(self.radii[j]), caps.layers[:, 0], betas, alphas)
 
     def best_at(self, drift: float) -> tuple[tuple[float, float], tuple[float, float], float]:
@@ -275,9 +277,9 @@ class DescentBounds:
         The best steps maximise `η(1 − ηβ/2)α` and `η(1 − ηβ/2)` at the initial gap. Each is paired with its maximum:
         `((maximum, step), (maximum, step), largest)`.
         """
-        beta, alpha, needed = self._start(drift)
+        beta, alpha, limit = self._start(drift)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            largest = 2 / beta * np.maximum(1 - needed, 0.0)
+            largest = np.minimum(2 / beta, np.maximum(limit, 0.0))
             largest = np.minimum(largest, drift / (self.gap * STRICT + drift * beta / 2))
             largest = np.nan_to_num(largest, nan=0.0) / STRICT
             eta = np.minimum(1 / beta, largest)
