@@ -35,6 +35,7 @@ from linflow.dynamics.local_smoothness import local_constant
 from linflow.geometry import operator
 
 FLOORS = import_module("linflow.bounds.operator_floors").THEOREM
+INTERVAL = import_module("linflow.bounds.operator_interval").THEOREM
 margin = import_module("linflow.certificates.margin")  # the package has a function of that name
 SAME = 1e-12
 COARSE = 2.0**-10
@@ -705,7 +706,7 @@ class Literal:
         self.chosen = sorted({int(x) for x in np.linspace(0, len(self.ball_radii) - 1, 64)})
         T = np.linalg.eigvalsh(lf.TangentOperator(net).dense())
         crude = self.c**2 * sum(math.prod(self.norms[k] for k in range(self.L) if k != l) ** 2 for l in range(self.L))
-        self.greatest = T[-1] + 1e-12 * crude
+        self.greatest, self.known = T[-1] + 1e-12 * crude, {}
 
     def shifted(self, fall, rise):
         return [_base.Spectrum(D.lower - fall, D.upper + rise) for D in self.inv.spectra]
@@ -717,8 +718,11 @@ class Literal:
 
     def ends(self, omega, drift, k):
         """Caps on ‖P_l‖ and ‖S_{l+1}‖, l = 0 … L: their ceilings, or the product of the caps on the layers."""
-        Ds, L = self.shifted(drift, drift), self.L
-        p, q = prefix_ceilings(Ds, self.high[k]), suffix_ceilings(Ds, self.high[k])
+        L = self.L
+        if (drift, k) not in self.known:
+            Ds = self.shifted(drift, drift)
+            self.known[drift, k] = prefix_ceilings(Ds, self.high[k]), suffix_ceilings(Ds, self.high[k])
+        p, q = self.known[drift, k]
         P = [min(math.sqrt(p[l]) * self.strict**l, math.prod(omega[:l])) for l in range(L + 1)]
         return P, [min(math.sqrt(q[l]) * self.strict ** (L - l), math.prod(omega[l:])) for l in range(L + 1)]
 
@@ -762,6 +766,10 @@ class Literal:
                     max([0.0] + [self.c**2 * float(t.evaluate(inv)) for t in theorems if t.hypothesis(inv) is None])
                 )
             found.append(min(cells))
+        if count is None and self.L > 2:  # the program is solved for all levels at once
+            inv = replace(Invariants.of(self.net), spectra=tuple(self.shifted(drift, drift)))
+            inv = inv.at(self.low / self.c, self.high, self.following / self.c)
+            found = np.maximum(found, self.c**2 * INTERVAL.evaluate(inv))
         return np.maximum.accumulate(found)
 
     def reach(self, alpha):
@@ -783,14 +791,15 @@ class Literal:
 
     def ball_betas(self, drift):
         """β at the initial gap on each ball and on the whole space."""
+        caps = self.caps(drift, 0)
         return [
-            self.beta(np.minimum(self.caps(drift, 0), self.norms + radius), ceiling, 0, drift)
-            for radius, ceiling, _ in self.balls()
+            self.beta(np.minimum(caps, self.norms + radius), ceiling, 0, drift) for radius, ceiling, _ in self.balls()
         ]
 
-    def gained(self, eta, drift, alpha):
+    def gained(self, eta, drift, alpha, betas=None):
         """∫ (1 − ηβ/2) sqrt(γ max(κ, α)) up to each radius, from below: β of the next ball."""
-        reach, betas, total, found, ball = self.reach(alpha), self.ball_betas(drift), 0.0, [0.0], 0
+        betas = betas or self.ball_betas(drift)
+        reach, total, found, ball = self.reach(alpha), 0.0, [0.0], 0
         for j in range(1, len(reach)):
             while self.chosen[ball] < j:
                 ball += 1
@@ -802,7 +811,8 @@ class Literal:
         drift = 0.0
         while True:
             floor = self.alphas(drift, 1)[0]
-            gained, betas = self.gained(eta, drift, floor), self.ball_betas(drift)
+            betas = self.ball_betas(drift)
+            gained = self.gained(eta, drift, floor, betas)
             fits = [
                 (*ball, 1 - eta * beta / 2)
                 for ball, beta in zip(self.balls(), betas, strict=True)
@@ -956,13 +966,12 @@ def test_the_best_steps_within_a_drift_are_those_that_keep_it(monkeypatch, rng, 
         found, literal = step_bounds.DescentBounds(Setting(f, net)), Literal(f, net, strict)
         for drift in (1e-3, 0.05):
             floor, rows = literal.alphas(drift, 1)[0], []
-            betas = literal.ball_betas(drift)
+            betas, free, steep = literal.ball_betas(drift), literal.reach(floor), literal.gained(1.0, drift, floor)
             for (_, _, j), beta in zip(literal.balls(), betas, strict=True):
                 alpha, limit = max(floor, 0.0 if j is None else literal.ball_floors[j]), math.inf
                 if j is not None:
-                    free = literal.gained(0.0, drift, floor)[j]  # what is gained falls linearly in η
-                    bent = (free - literal.gained(1.0, drift, floor)[j]) or math.inf
-                    limit = max((free - 2 * math.sqrt(literal.gap)) / bent, 0.0)
+                    bent = (free[j] - steep[j]) or math.inf  # what is gained falls linearly in η
+                    limit = max((free[j] - 2 * math.sqrt(literal.gap)) / bent, 0.0)
                 most = min(2 / beta, limit, drift / (literal.gap * strict + drift * beta / 2)) / strict
                 eta = min(1 / beta, most)
                 fall = eta * (1 - eta * beta / 2)

@@ -14,6 +14,7 @@ from linflow._support.words import plural
 from linflow.bounds import Invariants, Theorem, any_imbalance, three_layers, two_layers
 from linflow.bounds._base import Spectrum
 from linflow.bounds.operator_floors import THEOREM as OPERATOR_FLOORS
+from linflow.bounds.operator_interval import THEOREM as OPERATOR_INTERVAL
 from linflow.certificates.caps import Caps
 from linflow.certificates.curves import StepCurve, decayed, steps_to_decay
 from linflow.certificates.lazy import Neighbourhood, products_without, spectral_norms
@@ -196,6 +197,7 @@ class DescentBounds:
     def alphas(self, drift: float, count: int | None = None) -> np.ndarray:
         """Return floors of `λ_min(T)` on the first levels, for all weights within a drift.
 
+        The search for a step asks for the first levels many times, without the program of the operator interval.
         For two layers, `D` falls by at most `a_2` and rises by at most `a_1`, with `a_l = η² Σ_k ‖G_l‖_F²` and
         `a_1 + a_2` within the drift. The floor is the least over a grid of cells that covers all such `(a_1, a_2)`.
         """
@@ -215,7 +217,7 @@ class DescentBounds:
             )
             best = zero
             for theorem in self.theorems:
-                if theorem.hypothesis(inv) is None:
+                if theorem.hypothesis(inv) is None and (count is None or theorem is not OPERATOR_INTERVAL):
                     best = np.maximum(best, c2 * to_numpy(theorem.evaluate(inv)))
             least = np.minimum(least, best)
         return np.maximum.accumulate(least)
@@ -362,7 +364,7 @@ def _robust(depth: int) -> list[Theorem]:
     """
     if depth == 2:
         return [two_layers.THEOREM, two_layers.SQUARE]
-    return [three_layers.THEOREM, any_imbalance.THEOREM, OPERATOR_FLOORS]
+    return [three_layers.THEOREM, any_imbalance.THEOREM, OPERATOR_FLOORS, OPERATOR_INTERVAL]
 
 
 def _positive_part(around: Neighbourhood | None) -> tuple[np.ndarray, np.ndarray]:
