@@ -15,6 +15,7 @@ TARGETS = {
     },
     "bounds.operator_floors": ["bounds/test_literal_floors"],
     **{f"bounds.{name}": [*BOUNDS, "torch/test_autograd"] for name in ("scalar_chain", "special_imbalance")},
+    "bounds.mode_floors": ["bounds/test_mode_floors"],
     "bounds.ceilings": ["bounds/test_ceilings", "bounds/test_literal"],
     **{
         f"bounds.{name}": ["bounds/test_literal_interval"]

@@ -5,9 +5,9 @@ Each bound is a function of the imbalance spectra. Some theorems also use the le
 
 The function of a single theorem returns the value of its bound: a float if the arguments are numbers, otherwise a
 0-d array of the same kind as the arguments. `best` returns a `Bound`, which knows its theorem, and `table` returns
-a list of them. Three functions do not return lower bounds: `norms` returns a list of upper bounds on the layers,
-`ceilings` upper bounds on prefixes, suffixes and T, and `optimum` an `Optimum`, the result of a search. `float` of a
-value, a `Bound` or an `Optimum` is the number.
+a list of them. Four functions return something else: `norms` a list of upper bounds on the layers, `ceilings`
+upper bounds on prefixes, suffixes and T, `mode_floors` a bound for each mode, and `optimum` an `Optimum`, the result
+of a search. `float` of a value, a `Bound` or an `Optimum` is the number.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from linflow.bounds._table import BoundTable
 from linflow.bounds.any_imbalance import deep
 from linflow.bounds.ceilings import Ceilings, ceilings
 from linflow.bounds.layer_norms import norms
+from linflow.bounds.mode_floors import mode_floors
 from linflow.bounds.operator_floors import THEOREM as _OPERATOR_FLOORS
 from linflow.bounds.operator_floors import operator_floors
 from linflow.bounds.operator_interval import THEOREM as _OPERATOR_INTERVAL
@@ -58,6 +59,7 @@ __all__ = [
     "deep",
     "deep_product",
     "homogeneous",
+    "mode_floors",
     "norms",
     "operator_floors",
     "operator_interval",

@@ -34,8 +34,8 @@ def safe_step_size(objective: Objective, network: Network | Sequence[Any]) -> fl
 
     β and α are those of the worst weights that the caps allow, so the step is cautious. Compared with the largest
     step for which a run still converged, it was 0.18 and 0.10 of that step on 20×5 with two layers of width 1000 and
-    100, 0.03 at width 30, and 0.01 on 10×10 with three layers of width 100. `linflow.schedules.local_smoothness` uses
-    the current weights instead.
+    100, 0.03 at width 30, and 0.013 on 10×10 with three layers of width 100.
+    `linflow.schedules.local_smoothness` uses the current weights instead.
 
     Args:
         objective: what is minimised, with finite smoothness K, or with a tail. The caps need μ and W*, or γ.
