@@ -255,8 +255,8 @@ def attack_line(rng: np.random.Generator) -> tuple[str, str]:
             given += [option, OPTIONS[option][rng.integers(len(OPTIONS[option]))]]
     else:
         some = (*WORDS, "status", "plot", "report", "--list", "--set", "--out", "--json", "e.toml")
-        given += [some[rng.integers(len(some))] for _ in range(int(rng.integers(1, 3)))]
         given += ["--list"] if command == "reproduce" else []  # figures take minutes
+        given += [some[rng.integers(len(some))] for _ in range(int(rng.integers(1, 3)))]
     before = os.getcwd()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
