@@ -18,20 +18,20 @@ def near(x, rel=1e-7, abs=0.0):
 
 
 def nets(rng):
-    yield lf.Network([rng.standard_normal((3, 2))], 0.7)
-    yield lf.Network(lf.init.gaussian((3, 4, 2), 0.6, rng=rng).weights, 0.7)
-    yield lf.Network(lf.init.gaussian((3, 4, 5, 2), 0.6, rng=rng).weights, 0.7)
+    yield lf.Network([rng.standard_normal((4, 3))], 0.7)
+    yield lf.Network(lf.init.gaussian((4, 5, 3), 0.6, rng=rng).weights, 0.7)
+    yield lf.Network(lf.init.gaussian((4, 6, 5, 3), 0.6, rng=rng).weights, 0.7)
 
 
 def test_the_solution_is_an_exponential_of_the_first_operator(rng):
-    X, Y = rng.standard_normal((6, 3)), rng.standard_normal((6, 2))
+    X, Y = rng.standard_normal((6, 4)), rng.standard_normal((6, 3))
     f = lf.LinearRegression(X, Y)
     for net in nets(rng):
         run = lf.linearized_flow(f, net, t_max=0.3, times=[0.1])
-        T, H = lf.TangentOperator(net).dense(), np.kron(X.T @ X, np.eye(2))
+        T, H = lf.TangentOperator(net).dense(), np.kron(X.T @ X, np.eye(3))
         away = (net.product() - f.minimizer).ravel()
         for t in (0.1, 0.3):
-            W = f.minimizer + (expm(-t * T @ H) @ away).reshape(3, 2)
+            W = f.minimizer + (expm(-t * T @ H) @ away).reshape(4, 3)
             np.testing.assert_allclose(run.network_at(t).product(), W, rtol=1e-7, atol=1e-8)
             assert run.gap_at(t) == near(f.gap(W), 1e-6)
         np.testing.assert_allclose(run.final.product(), W, rtol=1e-7, atol=1e-8)
@@ -41,10 +41,11 @@ def test_the_solution_is_an_exponential_of_the_first_operator(rng):
 
 
 def test_the_root_squares_to_the_operator(rng):
-    f = lf.MatrixFactorization(rng.standard_normal((3, 2)))
-    E, V = rng.standard_normal((2, 3, 2))
+    f = lf.MatrixFactorization(rng.standard_normal((4, 3)))
+    E, V = rng.standard_normal((2, 4, 3))
     for net in nets(rng):
         g = linearized._Linearized(f, net)
+        assert g.strong_convexity == 0.0 == g.pl_constant  # T may be singular
         T = lf.TangentOperator(net)
         np.testing.assert_allclose(g.root(g.root(E)), T.apply(E), rtol=1e-12, atol=1e-13)
         W = net.product() + g.root(V - g.origin)
@@ -81,8 +82,10 @@ def test_runs_end_as_those_of_the_model(rng):
 
 
 def test_what_is_too_large_is_refused(monkeypatch, rng):
-    monkeypatch.setattr(linearized, "LARGEST", 5)
     f = lf.MatrixFactorization(np.ones((3, 2)))
+    monkeypatch.setattr(linearized, "LARGEST", 6)
+    lf.linearized_flow(f, lf.init.ntk((3, 4, 4, 2), rng=1), t_max=0.1)
+    monkeypatch.setattr(linearized, "LARGEST", 5)
     lf.linearized_flow(f, lf.init.ntk((3, 4, 2), rng=1), t_max=0.1)  # two layers need no dense matrix
     with pytest.raises(ValueError, match="nm = 6 is above 5"):
         lf.linearized_flow(f, lf.init.ntk((3, 4, 4, 2), rng=1), t_max=0.1)

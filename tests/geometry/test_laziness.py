@@ -25,6 +25,15 @@ def test_the_change_is_that_of_the_dense_matrices(rng, widths, scale):
     assert lf.tangent_change(first, first) == 0.0
 
 
+def test_the_scales_and_the_size_of_the_layers_count(rng):
+    first, now = lf.init.gaussian((3, 4, 2), 1e-3, rng=rng), lf.init.gaussian((3, 4, 2), 1e-3, rng=rng)
+    first, now = lf.Network(first.weights, 0.3), lf.Network(now.weights, 0.6)
+    T, T_0 = lf.TangentOperator(now).dense(), lf.TangentOperator(first).dense()
+    assert lf.tangent_change(now, first) == near(np.linalg.norm(T - T_0) / np.linalg.norm(T_0))
+    zero = [np.zeros((3, 4)), np.zeros((4, 2))]
+    assert lf.tangent_change(now, zero) == math.inf
+
+
 def test_a_small_change_keeps_its_digits(rng):
     net = lf.init.gaussian((3, 5, 4, 2), rng=rng)
     step = [rng.standard_normal(W.shape) for W in net.weights]
