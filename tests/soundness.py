@@ -5,7 +5,8 @@
 Each instance draws depth, widths (narrow hidden layers included), one of the families of `random_networks` and an
 output scale; evaluates every theorem with the rounding allowances of the library; and compares with the least
 eigenvalue of the dense T, itself computed. A bound counts as telling when it exceeds 1e-9 of the greatest eigenvalue.
-Prints what was seen and exits with 1 if any bound was above the truth.
+The ceilings of T and of the norms of layers are compared, too.
+Prints what was seen and exits with 1 if any bound was above the truth, or a ceiling below it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections import Counter
 import numpy as np
 
 import linflow as lf
+from linflow.certificates.caps import Caps
 from tests.campaign import main
 from tests.random_networks import FAMILIES, draw_weights
 
@@ -59,6 +61,20 @@ def block(seed: int, first: int, count: int) -> tuple[Counter, list[str]]:
             if value > least + COMPUTED * greatest:
                 violations.append(
                     f"block {index} instance {k}: {bound.name} says {value!r}, λ_min(T) = {least!r}, "
+                    f"widths {network.widths}, scale {network.scale}"
+                )
+        # The ceilings of T and of the layers, from the same invariants.
+        inv = lf.bounds.Invariants.of(network)
+        caps = Caps.under(inv.spectra, np.atleast_1d(inv.sigma_max))
+        for name, value, true in (
+            ("the ceiling of T", network.scale**2 * float(caps.greatest()[0]), greatest),
+            *((f"the cap on layer {l}", float(x[0]), np.linalg.norm(W, 2)) for l, (x, W) in
+              enumerate(zip(caps.layers, network.weights, strict=True), 1)),
+        ):  # fmt: skip
+            seen["ceilings"] += 1
+            if value < true * (1 - COMPUTED):
+                violations.append(
+                    f"block {index} instance {k}: {name} is {value!r}, the truth {true!r}, "
                     f"widths {network.widths}, scale {network.scale}"
                 )
         seen["instances with a telling bound"] += best > 1e-9 * greatest
