@@ -89,7 +89,7 @@ class LevelStepCurve(StepCurve):
 def follow(levels: np.ndarray, d: np.ndarray, u: float, t: float, end: int | None, rows: list) -> float:
     """Return u at step `end` from u at step t, with the decrease of each level; append each piece `(t, u, d)`."""
     tops = np.minimum(levels * (1 - d) * (1 + 4 * EPS), levels)
-    ahead = np.append(np.maximum.accumulate(tops[::-1])[::-1], 0.0)  # max (1 − d(y)) y from a level on
+    ahead = np.maximum.accumulate(tops[::-1])[::-1]  # max (1 − d(y)) y from a level on
     while end is None or t < end:
         k = max(int(np.searchsorted(-levels, -u, side="right")) - 1, 0)
         decrease = float(d[k])
