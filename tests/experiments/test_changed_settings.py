@@ -22,6 +22,7 @@ SMALL = {
     "greedy": {"n": "4", "values": "2,1", "known": "0.9", "alphas": "1e-2,1e-4", "seeds": "1"},
     "small_start": {"values": "2,1", "alpha": "1e-2", "alphas": "1e-2,1e-3", "depth": "2,4", "h": "3", "seeds": "1"},
     "balanced_descent": {"depth": "4,2", "values": "2,1.9", "start": "1.1", "until": "1e-2"},
+    "sparse": {"n": "5", "d": "8", "support": "1", "noise": "0.2", "depth": "2", "alpha": "1e-2", "start": "0.5,2"},
     "width_map": {"h": "64,8", "depth": "3,2", "n": "2", "m": "1", "kappa": "1.5", "until": "1e-2", "seeds": "2"},
     "verified_runs": {"n": "4", "m": "2", "h": "8", "until": "1e-3", "h_diabetes": "8", "h_digits": "12"},
 }

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from linflow import plots
-from linflow.experiments.figures import balanced_descent, exploding, greedy, small_start, width_map
+from linflow.experiments.figures import balanced_descent, exploding, greedy, small_start, sparse, width_map
 
-MODULES = (small_start, greedy, exploding, width_map, balanced_descent)
+MODULES = (small_start, greedy, exploding, width_map, balanced_descent, sparse)
 
 
 def silent(fraction, note=""):

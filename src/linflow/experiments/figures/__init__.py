@@ -45,6 +45,7 @@ MODULES = (
     "verified_runs",
     "small_start",
     "greedy",
+    "sparse",
     "width_map",
     "balanced_descent",
 )
