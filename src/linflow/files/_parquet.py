@@ -66,15 +66,20 @@ def read_parquet(path: Path, limit: int, columns: Sequence[str] | None = None) -
         groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
         if metadata.num_rows < 0 or any(group.num_rows < 0 for group in groups):
             raise FileError(f"{quote(path)} states negative sizes: it is corrupt. Write or fetch it again.")
+        listed = [group.get(1) or [] for group in _footer(content).get(4) or []]
+        if [len(columns) for columns in listed] != [metadata.num_columns] * len(groups):
+            raise FileError(f"{quote(path)} has columns missing: it is corrupt. Write or fetch it again.")
+        if sum(group.num_rows for group in groups) != metadata.num_rows:
+            raise FileError(f"{quote(path)} has other rows than it states: it is corrupt. Write or fetch it again.")
         wanted = [
             (j, *_kind(schema.column(j)))
             for j in range(metadata.num_columns)
             if columns is None or schema.column(j).path.partition(".")[0] in columns
         ]
         parts, total = [], 0
-        for group in groups:
+        for group, chunks in zip(groups, listed, strict=True):
             found = [
-                _measured(group.column(j), content, group.num_rows, width, nested) for j, width, nested in wanted
+                _measured(_Chunk.of(chunks[j]), content, group.num_rows, width, nested) for j, width, nested in wanted
             ]
             total += sum(column.size for column in found)
             check_size(total, limit, path)
@@ -90,11 +95,37 @@ def read_parquet(path: Path, limit: int, columns: Sequence[str] | None = None) -
                 total += batch.nbytes
                 check_size(total, limit, path)
                 batches.append(batch)
+        if sum(map(len, batches)) != metadata.num_rows:
+            raise FileError(f"{quote(path)} has other rows than it states: it is corrupt. Write or fetch it again.")
         kept = file.schema_arrow
         if columns is not None:
             kept = pa.schema([kept.field(name) for name in columns], kept.metadata)
             batches = [batch.select(columns) for batch in batches]
         return pa.Table.from_batches(batches, kept)
+
+
+@dataclass
+class _Chunk:
+    """What the footer says of a column in one row group. Read by pyarrow, a damaged one would end the process."""
+
+    num_values: int
+    total_compressed_size: int
+    data_page_offset: int
+    dictionary_page_offset: int
+
+    @classmethod
+    def of(cls, told: dict[int, Any]) -> _Chunk:
+        """Return it from the fields of the footer."""
+        meta = told[3]
+        return cls(meta[5], meta[7], meta[9], meta.get(11, 0))
+
+
+def _footer(content: IO[bytes]) -> dict[int, Any]:
+    """Return the footer by the numbers of its fields."""
+    end = content.seek(-8, io.SEEK_END)
+    size = int.from_bytes(content.read(4), "little")
+    content.seek(max(end - size, 0))
+    return _struct(io.BytesIO(content.read(size)))
 
 
 def _kind(column: Any) -> tuple[int | None, bool]:
@@ -105,7 +136,7 @@ def _kind(column: Any) -> tuple[int | None, bool]:
     return width, column.max_repetition_level > 0
 
 
-def _measured(chunk: Any, content: IO[bytes], rows: int, width: int | None, nested: bool) -> _Column:
+def _measured(chunk: _Chunk, content: IO[bytes], rows: int, width: int | None, nested: bool) -> _Column:
     """Return what a column decodes to in one row group, from the headers of its pages."""
     found = _Column(0, 0, 0, 0, nested)
     stored = words = 0
@@ -120,7 +151,9 @@ def _measured(chunk: Any, content: IO[bytes], rows: int, width: int | None, nest
         else:
             stored += page
             found.shared = max(found.shared, page if encoding == _ONTO_THE_LAST else 0)
-    found.values = max(found.values, chunk.num_values, rows)
+    # The decoder takes these counts for granted, and may read beyond its memory if they differ.
+    if found.values != chunk.num_values or (not nested and found.values != rows) or found.values < rows:
+        raise ValueError("a column has other values than it states")
     if width is None:
         found.size = stored + _OFFSET * found.values
     else:
@@ -128,10 +161,10 @@ def _measured(chunk: Any, content: IO[bytes], rows: int, width: int | None, nest
     return found
 
 
-def _pages(chunk: Any, content: IO[bytes]) -> Iterator[tuple[int, int | None, int]]:
+def _pages(chunk: _Chunk, content: IO[bytes]) -> Iterator[tuple[int, int | None, int]]:
     """Yield for each page its decompressed size, its encoding (None for a dictionary), and its number of values."""
     place, seen = chunk.data_page_offset, 0
-    if chunk.has_dictionary_page and chunk.dictionary_page_offset:
+    if chunk.dictionary_page_offset:
         place = min(place, chunk.dictionary_page_offset)
     end = place + chunk.total_compressed_size
     if place < 0 or chunk.num_values < 0:
@@ -185,6 +218,10 @@ def _value(source: io.BytesIO, kind: int, depth: int) -> Any:
         if len(source.read(length)) < length:
             raise EOFError
         return None
+    if kind in (9, 10) and depth < 8:
+        first = _byte(source)
+        count = _unsigned(source) if first >> 4 == 15 else first >> 4
+        return [_value(source, 3 if first & 15 in (1, 2) else first & 15, depth + 1) for _ in range(count)]
     if kind == 12 and depth < 8:
         return _struct(source, depth + 1)
     raise ValueError(f"the header of a page has a field of kind {kind}")
