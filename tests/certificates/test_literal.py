@@ -659,6 +659,12 @@ def test_a_gap_that_reaches_a_border_follows_from_the_step_before(monkeypatch):
     for end in (0, 1, 2):
         assert step_bounds.follow(levels, d, 4.0, 0, end, []) == near(4.0 * 0.5**end, rel=1e-13)
     assert step_bounds.follow(levels, d, 4.0, 3, 5, []) == near(1.0, rel=1e-13)
+    assert step_bounds.follow(levels, d, 4.0, 0, 5, []) == near(0.75**3, rel=1e-13)
+    assert step_bounds.follow(levels, d, 0.5, 3, 5, []) == near(0.5 * 0.75**2, rel=1e-13)
+    assert step_bounds.follow(levels, d, 1.0, 0, 2, []) == near(0.75**2, rel=1e-13)
+    # A decrease so small that the number of steps leaves float64.
+    for end in (None, 10):
+        assert step_bounds.follow(levels, np.array([5e-324, 0.5]), 4.0, 0, end, []) == 4.0
     assert step_bounds.follow(levels, np.array([0.5, 0.0]), 4.0, 0, 50, []) == near(1.0, rel=1e-13)
     assert step_bounds.follow(levels, np.array([0.0, 0.5]), 4.0, 0, 50, []) == 4.0
     assert step_bounds.follow(levels, np.array([0.0, 0.5]), 4.0, 0, None, []) == 4.0
@@ -1004,7 +1010,61 @@ def test_at_a_minimum_any_step_below_2_over_the_curvature_holds():
     found = step_bounds.DescentBounds(Setting(f, net))
     beta = float(found._start(0.0)[0].min())
     assert beta == near(5.0, rel=1e-6)  # K λ_max(T), the slope being rounding
+    assert found._start(0.0)[2].tolist() == [0.0] * len(found.radii)
     assert found.largest == near(2 / beta / step_bounds.STRICT) and found.best == near(found.largest / 2)
+
+
+@pytest.mark.parametrize(("beta", "inverse"), [(math.inf, 0.0), (0.5, 2.0), (8.0, 0.125), (0.0, 0.0)])
+def test_where_the_curvature_is_not_known_no_step_is(monkeypatch, rng, beta, inverse):
+    f, net = descent_start(rng, 2)
+    still = lf.MatrixFactorization(net.product())  # at the minimum already
+    for objective, one in ((f, net), (still, net)):
+        found = step_bounds.DescentBounds(Setting(objective, one))
+        monkeypatch.setattr(found, "_start", lambda drift: (np.array([beta, 2 * beta]), None, None))
+        if objective is f:
+            assert found._unit == near(found.gap * inverse)
+            if inverse == 0.0:
+                assert (found.largest, found.best) == (0.0, 0.0)
+        else:
+            assert found.gap <= 0 and found.largest == near(2 * inverse / step_bounds.STRICT)
+
+
+def test_the_unit_of_drifts_is_that_of_the_start(rng):
+    f, net = descent_start(rng, 2)
+    found = step_bounds.DescentBounds(Setting(f, net), nearby=False)
+    assert found.radii.tolist() == [math.inf] and found._start(1.0)[0].min() > 1.1 * found._start(0.0)[0].min()
+    assert found._unit == near(found.gap / found._start(0.0)[0].min(), rel=SAME)
+
+
+def test_a_rate_below_1_is_a_rate(monkeypatch, rng):
+    f, net = descent_start(rng, 2)
+    found = step_bounds.DescentBounds(Setting(f, net))
+    monkeypatch.setattr(step_bounds, "scan", lambda score: (0.5, 0.25))
+    monkeypatch.setattr(found, "best_at", lambda drift: ((0.5, 0.25), (3.0, 4.0), 5.0))
+    assert found.best == 0.25
+
+
+def test_decreases_are_at_most_the_whole_gap():
+    held = step_bounds.Held(1.0, 0.0, math.inf, np.ones(2), np.array([0.1, 1.9]), np.array([3.0, 0.5]))
+    assert held.decreases(2.0).tolist() == [1.0, near(0.05 * 0.5 * 2, rel=1e-8)]
+
+
+def test_the_last_ball_is_the_whole_space_and_floors_need_a_constant_above_0_only(rng):
+    Y = np.diag([1.0, 0.8])
+    net = lf.Network([np.eye(2), 0.99 * Y])
+    for factor in (0.4, 1.0):
+        found = step_bounds.DescentBounds(Setting(lf.Quadratic(factor * np.eye(2), C=factor * Y), net))
+        assert found.gamma == near(2 * factor) and len(found.radii) > 2
+        assert (found.radii[-1], found.floors[-1], found.ceilings[-1]) == (math.inf, 0.0, math.inf)
+
+
+def test_balls_are_those_with_a_floor_above_0():
+    def part(floors):
+        around = SimpleNamespace(floors=np.array(floors), radii=np.arange(float(len(floors))))
+        return [found.tolist() for found in step_bounds._positive_part(around)]
+
+    assert part([2.0, 1.0, 0.0]) == [[0.0, 1.0], [2.0, 1.0]] and part([2.0, 0.0]) == [[], []]
+    assert [found.tolist() for found in step_bounds._positive_part(None)] == [[], []]
 
 
 def test_the_search_is_over_drifts_in_powers_of_ten(monkeypatch, rng):

@@ -94,7 +94,7 @@ def follow(levels: np.ndarray, d: np.ndarray, u: float, t: float, end: int | Non
         k = max(int(np.searchsorted(-levels, -u, side="right")) - 1, 0)
         decrease = float(d[k])
         rows.append((t, u, decrease))
-        if u == 0.0 or k == len(levels) - 1 or decrease <= 0:
+        if k == len(levels) - 1 or decrease <= 0:
             return u if end is None or decrease <= 0 else decayed(u, decrease, end - t)
         level = float(levels[k + 1])
         try:
