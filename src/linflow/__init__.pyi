@@ -29,7 +29,7 @@ from .dynamics.landscape import Landscape as Landscape
 from .dynamics.landscape import Verdict as Verdict
 from .dynamics.landscape import landscape as landscape
 from .files import load as load
-from .geometry.alignment import Alignment as Alignment
+from .geometry.alignment import SpectralAlignment as SpectralAlignment
 from .geometry.alignment import alignment as alignment
 from .geometry.conserved import Conserved as Conserved
 from .geometry.conserved import conserved as conserved

@@ -1010,7 +1010,7 @@ def test_at_a_minimum_any_step_below_2_over_the_curvature_holds():
     found = step_bounds.DescentBounds(Setting(f, net))
     beta = float(found._start(0.0)[0].min())
     assert beta == near(5.0, rel=1e-6)  # K λ_max(T), the slope being rounding
-    assert found._start(0.0)[2].tolist() == [0.0] * len(found.radii)
+    assert found._start(0.0)[2].tolist() == [math.inf] * len(found.radii)  # a gap of 0 leads nowhere
     assert found.largest == near(2 / beta / step_bounds.STRICT) and found.best == near(found.largest / 2)
 
 

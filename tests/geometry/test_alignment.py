@@ -21,7 +21,7 @@ def test_the_sines_are_those_of_the_angles_between_the_leading_vectors():
     assert found.right == pytest.approx([1e-9], rel=1e-6)  # rounding of 1 in the vectors is 1e-7 of 1e-9
     assert found.sine == pytest.approx(math.sin(0.3), rel=1e-14)
     assert lf.alignment(f, [W1.T, W2]).sine == pytest.approx(math.sin(0.3), rel=1e-8)  # on the right
-    assert found.rank == 1 and repr(found) == "Alignment(rank 1, sine 0.2955)"
+    assert found.rank == 1 and repr(found) == "SpectralAlignment(rank 1, sine 0.2955)"
 
 
 def test_angles_of_subspaces_are_principal_angles():

@@ -16,7 +16,7 @@ from linflow.model.objectives import Objective
 
 
 @dataclass(frozen=True)
-class Alignment:
+class SpectralAlignment:
     """Sines of the principal angles between subspaces of leading singular vectors, greatest first.
 
     Attributes:
@@ -38,10 +38,10 @@ class Alignment:
         return max(float(self.left[0]), float(self.right[0]))
 
     def __repr__(self) -> str:
-        return f"Alignment(rank {self.rank}, sine {self.sine:.4g})"
+        return f"SpectralAlignment(rank {self.rank}, sine {self.sine:.4g})"
 
 
-def alignment(objective: Objective, network: Network | Sequence[Any], rank: int = 1) -> Alignment:
+def alignment(objective: Objective, network: Network | Sequence[Any], rank: int = 1) -> SpectralAlignment:
     """Return how far the product is aligned with `−∇f(0)`, whose singular vectors a small start learns first.
 
     While the weights are small, `∇f(W) ≈ ∇f(0)`. The flow of two layers is then linear, and the leading singular
@@ -55,7 +55,7 @@ def alignment(objective: Objective, network: Network | Sequence[Any], rank: int 
         rank: r, the number of leading singular vectors.
 
     Returns:
-        An `Alignment`, with arrays of the kind of the weights.
+        A `SpectralAlignment`, with arrays of the kind of the weights.
 
     Raises:
         ValueError: the r-th singular value of the product or of `−∇f(0)` equals the next one to rounding, so the r
@@ -68,7 +68,7 @@ def alignment(objective: Objective, network: Network | Sequence[Any], rank: int 
         >>> f = lf.MatrixFactorization(np.diag([2.0, 1.0]))
         >>> run = lf.gradient_flow(f, lf.init.small((2, 2, 2), 1e-4, rng=0), until=0.5)
         >>> lf.alignment(f, run.start), lf.alignment(f, run.final)
-        (Alignment(rank 1, sine 0.9712), Alignment(rank 1, sine 0.003962))
+        (SpectralAlignment(rank 1, sine 0.9712), SpectralAlignment(rank 1, sine 0.003962))
     """
     net = Network.of(network).detach()
     objective.check_network(net)
@@ -88,7 +88,7 @@ def alignment(objective: Objective, network: Network | Sequence[Any], rank: int 
             pairs.append(np.nan)
     left, right = (_sines(a, b) for a, b in zip(first, now, strict=True))
     like = net.weights[0]
-    return Alignment(from_numpy(left, like), from_numpy(right, like), from_numpy(np.array(pairs), like), rank)
+    return SpectralAlignment(from_numpy(left, like), from_numpy(right, like), from_numpy(np.array(pairs), like), rank)
 
 
 def _leading(A: np.ndarray, rank: int, what: str, then: str) -> tuple[np.ndarray, np.ndarray]:

@@ -43,7 +43,7 @@ class ExplodingSettings(Settings):
 
 
 @dataclass(frozen=True)
-class Chain:
+class Compared:
     """The flow and the descents from one start.
 
     Attributes:
@@ -68,7 +68,7 @@ class ExplodingData:
     """The chains of each family, by depth."""
 
     settings: ExplodingSettings
-    chains: dict[str, list[Chain]]
+    chains: dict[str, list[Compared]]
 
     def of(self, family: str, name: str) -> np.ndarray:
         """One number of each chain of a family."""
@@ -88,7 +88,7 @@ def offsets(family: str, depth: int, step: float) -> np.ndarray:
 
 def compute(s: ExplodingSettings, seed: int, progress: Progress) -> ExplodingData:
     """Run the flow and descents for every family and depth."""
-    chains: dict[str, list[Chain]] = {name: [] for name in FAMILIES}
+    chains: dict[str, list[Compared]] = {name: [] for name in FAMILIES}
     n, rng = len(s.values), np.random.default_rng(seed)
     f = MatrixFactorization(np.diag(s.values))
     U, _, Vt = np.linalg.svd(np.eye(n) + 0.2 * rng.standard_normal((n, n)))
@@ -102,7 +102,7 @@ def compute(s: ExplodingSettings, seed: int, progress: Progress) -> ExplodingDat
     return ExplodingData(s, chains)
 
 
-def _chain(f: MatrixFactorization, net: Network, until: float, rng: np.random.Generator) -> Chain:
+def _chain(f: MatrixFactorization, net: Network, until: float, rng: np.random.Generator) -> Compared:
     flow = gradient_flow(f, net, until=until)
     T = TangentOperator(flow.final)
     least, greatest = float(T.least_eigenvalue()), float(T.greatest_eigenvalue())
@@ -113,7 +113,7 @@ def _chain(f: MatrixFactorization, net: Network, until: float, rng: np.random.Ge
     end = gradient_flow(f, flow.final, until=1e-12)
     near = [W + 1e-7 * rng.standard_normal(W.shape) for W in end.weights]
     stable = [eta for eta in NEAR / greatest if _comes_back(f, near, eta)]
-    return Chain(
+    return Compared(
         flow, least, greatest, max(stable, default=0.0), float(GRID[np.argmin(counts)] / greatest), min(counts)
     )
 
