@@ -33,7 +33,7 @@ shrink, value, best_thetas = plain.shrink, plain.value, register_jitable(plain.i
 
 def _measuring(source: int) -> Any:
     def measure(low, high, caps, at, data, values):
-        source  # noqa: B018 - a copy on disk belongs to these sources
+        _ = source  # a copy on disk belongs to these sources
         numbers, s, group, pool = data
         for i in range(len(at)):
             c = at[i]
@@ -45,7 +45,7 @@ def _measuring(source: int) -> Any:
 
 def _improving(source: int) -> Any:
     def improve(high, caps, q, s, thetas):
-        source  # noqa: B018
+        _ = source
         return best_thetas(high, caps, q, s, thetas)
 
     return improve
