@@ -43,7 +43,7 @@ class Scripted:
     workers, waiting = 1, False
 
     def __init__(self, *script):
-        self.script, self.tasks, self.closed = list(script), [], 0
+        self.script, self.tasks, self.closed, self.notes = list(script), [], 0, []
 
     def submit(self, task):
         self.tasks.append(task)

@@ -80,7 +80,7 @@ def ceilings(Ds: Sequence[Any], n: int, m: int, sigmas: Any) -> Ceilings:
     widths = [n, *(D.size for D in given), m]
     prefixes = _table(prefix_ceilings(scaled, _padded(sigma, n)), widths, e)
     suffixes = _table(suffix_ceilings(scaled, _padded(sigma, m))[::-1], widths[::-1], e)[::-1]
-    return Ceilings(prefixes, suffixes, greatest(prefixes[:, 0], suffixes[:, 0]))
+    return Ceilings(prefixes, suffixes, float(greatest(prefixes[:, 0], suffixes[:, 0])))
 
 
 def prefix_ceilings(Ds: Sequence[Spectrum], sigma: Array, follow: Follow | None = None) -> list[Array]:
@@ -105,7 +105,7 @@ def greatest(prefixes: Array, suffixes: Array) -> Any:
     Example:
         >>> import numpy as np
         >>> from linflow.bounds.ceilings import greatest
-        >>> float(greatest(np.array([1.0, 4.0, 4.0]), np.array([4.0, 1.0, 1.0])))  # w = (2, 1)
+        >>> round(float(greatest(np.array([1.0, 4.0, 4.0]), np.array([4.0, 1.0, 1.0]))), 9)  # w = (2, 1)
         5.0
     """
     with np.errstate(over="ignore"):

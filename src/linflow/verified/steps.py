@@ -102,7 +102,8 @@ def safe_step_size(
             progress(min(0.99, len(found) / 20))
         return enc.result == "target proved"
 
-    first = _edge(objective, Network.of(network).detach())
+    start = Network.of(network).detach()
+    first = _edge(objective, start)
     eta = _largest(proved, first, PRECISION)
     if not eta:
         raise ValueError(
@@ -111,7 +112,9 @@ def safe_step_size(
         )
     step = VerifiedStep(eta)
     step.enclosure = found[eta]
-    step.edge = (first, _edge(objective, step.enclosure.final))
+    ends = zip(step.enclosure.final.weights, start.weights, strict=True)
+    last = start.with_weights([from_numpy(to_numpy(W), like) for W, like in ends])
+    step.edge = (first, _edge(objective, last))
     return step
 
 
