@@ -281,8 +281,6 @@ def attack_line(rng: np.random.Generator) -> tuple[str, str]:
 POWERS = (0.0, 0.0, 0.0, -1.0, 1.0, -10.0, 10.0, -100.0, 100.0, -154.0, 150.0, -300.0, 300.0, -320.0)
 RUN = 200
 """The most steps of a run."""
-RATES = (1e-140, 1e140)
-"""Rates with squares in float64. Beyond, the gap of a run has no second derivative, and its error is not known."""
 
 
 def attack_numbers(rng: np.random.Generator) -> tuple[str, str]:
@@ -315,7 +313,7 @@ def attack_numbers(rng: np.random.Generator) -> tuple[str, str]:
         holds = cert.check(run).holds
     except (ValueError, TypeError) as error:
         return told, _one_line(str(error))
-    if not holds and RATES[0] < cert.rate < RATES[1]:
+    if not holds:
         raise AssertionError(f"a certificate fails on its own run: {cert.check(run)}")
     return told, "certified" if cert.best else "not certified"
 

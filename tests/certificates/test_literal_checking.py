@@ -114,6 +114,9 @@ def test_a_gap_carries_the_rounding_of_a_square():
         found = check(promise(bound, noise=noise), run_of())
         assert found.violation == Violation("row", 0.0, "loss gap", 4.0, least * (1 - 1e-8))
         assert found.worst_gap == pytest.approx(1 + 1e-8, rel=1e-12)
+    # A rounding past float64 excuses every gap, infinite ones, too.
+    past = {"start": math.inf, "end": 0.0}
+    assert check(promise(row(lambda t: 0.0), gap=math.inf, noise=past), run_of((math.inf, 2.0, 1.0))).holds
     # A gap that is rounding alone breaks nothing.
     assert check(
         promise(row(lambda t: 0.0), gap=1e-3, noise={"start": 1.0, "end": 0.0}), run_of((1e-3, 1e-4, 1e-5))

@@ -69,6 +69,16 @@ def test_each_time_is_interpolated_in_its_own_interval():
         assert found[k] == form.at(t[k : k + 1])[0]
 
 
+def test_interpolation_without_curvatures_that_left_float64(rng):
+    """Of degree 7 from values and slopes at four nodes; the curve is that of a rate of 1e198."""
+    p, unit = np.polynomial.Polynomial(rng.standard_normal(8)), 1e-198
+    nodes, t = np.linspace(-1, 1, 4), np.linspace(-1, 1, 37)
+    data = p(nodes), p.deriv()(nodes) / unit, np.full(4, math.inf)
+    np.testing.assert_allclose(_hermite.interpolate(unit * t, unit * nodes, *data), p(t), rtol=1e-9, atol=1e-10)
+    falls = [-nodes, np.full(4, -1 / unit), np.array([0.0, math.inf, 0.0, 0.0])]
+    assert _hermite.first_times(np.array([0.2]), unit * nodes, *falls) == near([-0.2 * unit])
+
+
 def test_interpolation_is_local():
     nodes = np.linspace(0.0, 10.0, 11)
     t = np.linspace(0.0, 10.0, 87)

@@ -156,7 +156,9 @@ def check_run(certificate: Promise, run: Trajectory) -> Check:
     t, gap, rate = t[seen], gap[seen], rate[seen]
     if len(t) == 0:
         return Check(True, math.inf, 0.0, None)
-    least, most = np.maximum(np.sqrt(gap) - root, 0.0) ** 2, (np.sqrt(gap) + root) ** 2
+    with np.errstate(over="ignore", invalid="ignore"):  # a rounding past float64 leaves 0 and infinity
+        below = np.nan_to_num(np.maximum(np.sqrt(gap) - root, 0.0), nan=0.0)
+        least, most = below**2, (np.sqrt(gap) + root) ** 2
     promised = np.array([certificate.rate_at(float(y)) for y in gap])
     if certificate.algorithm == "descent":
         # A promise that falls with the gap, as in a tail, is kept over several steps as it stands at the last.

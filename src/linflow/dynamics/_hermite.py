@@ -28,7 +28,8 @@ def interpolate(
     """Interpolate at t from value, slope and curvature at up to four nodes around it; linear from values alone.
 
     The ends of the interval and one node beyond each give a polynomial of degree 11. Its error is of order 12 in the
-    step length, a higher order than that of the steps themselves.
+    step length, a higher order than that of the steps themselves. Rates above 1e154 have curvatures that leave
+    float64; the polynomial is then of degree 7.
     """
     if slopes is None or curvatures is None:
         return np.interp(t, nodes, values)
@@ -37,7 +38,7 @@ def interpolate(
         return np.full(t.shape, values[0])
     result = np.empty(t.shape)
     i = np.clip(np.searchsorted(nodes, t, side="right") - 1, 0, len(nodes) - 2)
-    for some, form in _pieces(i, nodes, np.stack([values, slopes, curvatures / 2])):
+    for some, form in _pieces(i, nodes, _known(values, slopes, curvatures)):
         result[some] = form.at(t[some])
     return result
 
@@ -63,10 +64,16 @@ def first_times(
     if slopes is None or curvatures is None:
         found[between] = nodes[i] + (nodes[i + 1] - nodes[i]) * (levels - values[i]) / (values[i + 1] - values[i])
         return found
-    for some, form in _pieces(i, nodes, np.stack([values, slopes, curvatures / 2])):
+    for some, form in _pieces(i, nodes, _known(values, slopes, curvatures)):
         j = i[some]
         found[between[some]] = form.solve(levels[some], nodes[j], nodes[j + 1], values[j], values[j + 1])
     return found
+
+
+def _known(values: np.ndarray, slopes: np.ndarray, curvatures: np.ndarray) -> np.ndarray:
+    """Return the Taylor coefficients at the nodes, without the curvatures if one has left float64."""
+    data = np.stack([values, slopes, curvatures / 2])
+    return data if np.isfinite(curvatures).all() else data[:2]
 
 
 def _pieces(i: np.ndarray, nodes: np.ndarray, data: np.ndarray) -> Iterator[tuple[np.ndarray, NewtonForm]]:
