@@ -1020,7 +1020,9 @@ def test_where_the_curvature_is_not_known_no_step_is(monkeypatch, rng, beta, inv
     still = lf.MatrixFactorization(net.product())  # at the minimum already
     for objective, one in ((f, net), (still, net)):
         found = step_bounds.DescentBounds(Setting(objective, one))
-        monkeypatch.setattr(found, "_start", lambda drift: (np.array([beta, 2 * beta]), None, None))
+        monkeypatch.setattr(
+            found, "_start", lambda drift: (np.array([beta, 2 * beta]) * (1 if drift == 0 else 3), None, None)
+        )
         if objective is f:
             assert found._unit == near(found.gap * inverse)
             if inverse == 0.0:
@@ -1039,8 +1041,8 @@ def test_the_unit_of_drifts_is_that_of_the_start(rng):
 def test_a_rate_below_1_is_a_rate(monkeypatch, rng):
     f, net = descent_start(rng, 2)
     found = step_bounds.DescentBounds(Setting(f, net))
-    monkeypatch.setattr(step_bounds, "scan", lambda score: (0.5, 0.25))
-    monkeypatch.setattr(found, "best_at", lambda drift: ((0.5, 0.25), (3.0, 4.0), 5.0))
+    scans = iter([(0.5, 0.25), (3.0, 4.0)])
+    monkeypatch.setattr(step_bounds, "scan", lambda score: next(scans))
     assert found.best == 0.25
 
 
@@ -1056,6 +1058,18 @@ def test_the_last_ball_is_the_whole_space_and_floors_need_a_constant_above_0_onl
         found = step_bounds.DescentBounds(Setting(lf.Quadratic(factor * np.eye(2), C=factor * Y), net))
         assert found.gamma == near(2 * factor) and len(found.radii) > 2
         assert (found.radii[-1], found.floors[-1], found.ceilings[-1]) == (math.inf, 0.0, math.inf)
+
+
+def test_bounds_of_a_descent_of_tensors_are_those_of_arrays(rng):
+    torch = pytest.importorskip("torch")
+    _, net = descent_start(rng, 2)
+    f, g = (lf.MatrixFactorization(kind(1.01 * net.product())) for kind in (np.array, torch.tensor))
+    tensors = lf.Network([torch.tensor(W) for W in net.weights], net.scale)
+    one, two = (step_bounds.DescentBounds(Setting(*pair)) for pair in ((f, net), (g, tensors)))
+    eta = 0.02 / one._start(0.0)[0].min()
+    assert all(type(W) is np.ndarray for W in two.network.weights)
+    assert two.at(eta).drift == near(one.at(eta).drift, rel=1e-10)
+    np.testing.assert_allclose(two.at(eta).betas, one.at(eta).betas, rtol=1e-10)
 
 
 def test_balls_are_those_with_a_floor_above_0():

@@ -601,8 +601,8 @@ def test_evaluations_of_a_reach_are_counted():
     f, net = problem("factorization", (2, 3, 2))
     field = GradientField(f, net)
     one = _compiled.CompiledMarch(field, RTOL, 1)
-    for h, count in ((0.0, 1), (0.1, 12)):
-        before = field.evaluations
+    for radius, h, count in ((0.0, 0.0, 1), (0.0, 0.1, 12), (40.0, 0.0, 1)):
+        before, one._numbers[_march.RADIUS] = field.evaluations, radius
         one.reach(h)
         assert field.evaluations == before + count
 

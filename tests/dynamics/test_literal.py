@@ -1239,6 +1239,12 @@ def test_a_run_that_ends_just_above_its_target_has_reached_it():
         assert found.tolist() == [2.0 if ends else math.inf, 2.0 if ends else math.inf, math.inf, near(literal)]
 
 
+def test_an_error_is_estimated_when_it_was_asked_for():
+    stats = trajectory.Stats(1, 0, 1, 0.0, 0.0, lambda: 0.5)
+    assert not stats.estimated and stats.gap_error == 0.5 and stats.estimated
+    assert trajectory.Stats(1, 0, 1, 0.0, 0.0, 0.25).estimated
+
+
 def test_curves_are_compared_at_the_steps_of_one_and_halfway_between_those_of_the_other():
     line = np.array([0.0, 6.0]), np.array([0.0, 1.0])
     bent = np.array([0.0, 2.0, 6.0]), np.array([0.0, 0.0, 1.0])
