@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 import linflow as lf
 from linflow.bounds import THEOREMS
 from linflow.bounds._base import Spectrum
+from linflow.bounds._interval_search import TOLERANCE
 from linflow.bounds.any_imbalance import prefix_floors
+from linflow.bounds.operator_interval import THEOREM as OPERATOR_INTERVAL
 from tests.random_networks import FAMILIES, draw_weights, networks
 from tests.reference import algebra
 from tests.reference import bounds as twin
@@ -191,8 +193,10 @@ def _same_table(one, other):
     size = float(lf.TangentOperator(one).greatest_eigenvalue()) + 1e-300
     for a, b in zip(lf.bounds.table(one), lf.bounds.table(other), strict=True):
         if a.applies and b.applies:  # hypotheses on equality may turn at rounding level
-            # Root-like bounds may move by the square root of ε where the rank drops.
-            assert float(a.value) / size == pytest.approx(float(b.value) / size, abs=1e-7), a.name
+            # Root-like bounds may move by the square root of ε where the rank drops. The search for an operator
+            # interval ends within its tolerance of the least value, and rounding may lead it elsewhere.
+            rel = 1.1 * TOLERANCE if a.name == OPERATOR_INTERVAL.name else 0.0
+            assert float(a.value) / size == pytest.approx(float(b.value) / size, rel=rel, abs=1e-7), a.name
 
 
 @given(net=networks(), c=st.floats(0.1, 10))
