@@ -162,6 +162,12 @@ class Invariants:
         digits = max(math.log2(max(largest, 5e-324)), 2 / L * math.log2(max(known, 5e-324)))
         return 0 if max(largest, known) == 0 or abs(digits) * 2 * L < ROOM else math.ceil(digits / 2)
 
+    def once(self, name: str, compute: Callable[[], Any]) -> Any:
+        """Return what several bounds have in common; the first of them computes it."""
+        if name not in self.__dict__:
+            self.__dict__[name] = compute()
+        return self.__dict__[name]
+
     def times(self, e: int) -> Invariants:
         """Return the invariants after multiplying every layer by `2^e`."""
         square, power = _power(2 * e), self.depth * e
@@ -310,14 +316,6 @@ def times_power(value: Array, e: int) -> Array:
             step = max(-1000, min(e, 1000))
             value, e = value * 2.0**step, e - step
     return value
-
-
-def hypot(a: Array, b: Array) -> Array:
-    """Return `sqrt(a² + b²)` for a, b ≥ 0, over the whole range of float64; not differentiable at 0."""
-    xp = namespace(a, b)
-    larger, smaller = maximum(a, b), xp.where(b < a, b, a)
-    safe = xp.where(larger > 0, larger, larger + 1.0)
-    return larger * xp.sqrt(1 + (smaller / safe) ** 2)
 
 
 def _power(e: int) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from linflow._support import checks
 from linflow._support.arrays import EPS, Array, from_numpy, namespace, to_numpy
 from linflow.bounds import product_aware
-from linflow.bounds._base import Follow, Invariants, Spectrum, Theorem, has_imbalance, plain, rounded, spectra
+from linflow.bounds._base import Follow, Invariants, Spectrum, Theorem, maximum, plain, rounded, spectra
 from linflow.model.scalar_chain import chain_root
 
 SHAVED = 1e-12
@@ -63,7 +64,18 @@ def bound(
     Ds: Sequence[Spectrum], n: int, m: int, least: Array, largest: Array, follow: Follow | None = None
 ) -> Array:
     """Return the bound for spectra that already allow for rounding; arguments as in `product_aware.bound`."""
-    return product_aware.bound(Ds, n, m, least, largest, follow, chain_floors)
+    found = product_aware.sides(Ds, n, m, least, largest, follow)
+    return Ds[0].zero + 0.0 * least if found is None else raised(found, n, m, follow).bound()
+
+
+def raised(sides: product_aware.Sides, n: int, m: int, follow: Follow | None = None) -> product_aware.Sides:
+    """Return the floors with those of the chains where these are larger."""
+    chains = chain_floors(sides.spectra, n, m, sides.least, follow)
+    left, right = (
+        [maximum(a, b) for a, b in zip(*both, strict=True)]
+        for both in zip((sides.left, sides.right), chains, strict=True)
+    )
+    return replace(sides, left=left, right=right)
 
 
 def chain_floors(
@@ -118,7 +130,8 @@ def _followed(c: Array, sigma: Array, root: np.ndarray, follow: Follow) -> Array
 
 
 def _evaluate(inv: Invariants) -> Array:
-    value = bound(plain(inv.spectra), inv.n, inv.m, to_numpy(inv.sigma_min), to_numpy(inv.sigma_max))
+    found = product_aware.sides_of(inv)
+    value = 0.0 * to_numpy(inv.sigma_min) if found is None else raised(found, inv.n, inv.m).bound()
     return from_numpy(np.maximum(value, 0.0), inv.sigma_min)
 
 
@@ -126,18 +139,12 @@ def _differentiable(inv: Invariants, _: Invariants, follow: Follow) -> Array:
     return bound(inv.spectra, inv.n, inv.m, inv.sigma_min, inv.sigma_max, follow)
 
 
-def _hypothesis(inv: Invariants) -> str | None:
-    if inv.depth < 2:
-        return has_imbalance(inv)
-    return "for two layers it is Prop. 1 of Min, Tarmoun, Vidal & Mallada 2021" if inv.depth == 2 else None
-
-
 THEOREM = Theorem(
     "any depth, operator floors",
     "linflow, docs/operator_intervals.md",
     "linflow",
     "lower",
-    _hypothesis,
+    product_aware.hypothesis,
     _evaluate,
     differentiable=_differentiable,
 )

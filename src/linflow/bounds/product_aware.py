@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,6 @@ from linflow.bounds._base import (
 from linflow.bounds.any_imbalance import Known, prefix_floors
 from linflow.bounds.layer_norms import layer_caps
 
-Floors = Callable[[Sequence[Spectrum], int, int, Array, Follow | None], tuple[list[Array], list[Array]]]
-"""Maps spectra, n, m, `σ_min` and `follow` to floors of `λ_n(P_lP_lᵀ)` and, from the other end, `λ_m(SᵀS)`."""
 STEPS, WIDTH = 100, 2e-13
 """The most steps in the search for the logarithm of a floor, and the bracket width at which it ends."""
 SMALLEST, LARGEST = 1e-280, 640.0
@@ -82,16 +81,36 @@ def given_sigmas(sigma_min: Any, sigma_max: Any) -> tuple[np.ndarray, np.ndarray
     return least, largest
 
 
-def bound(
-    Ds: Sequence[Spectrum],
-    n: int,
-    m: int,
-    least: Array,
-    largest: Array,
-    follow: Follow | None = None,
-    more: Floors | None = None,
-) -> Array:
-    """Return the bound for spectra that already allow for rounding; it is computed with layers scaled to size 1.
+@dataclass(frozen=True)
+class Sides:
+    """Floors of every prefix and suffix of the product, for layers scaled to size 1.
+
+    Attributes:
+        log_size: logarithm of `‖W_l‖²` of the layers that were scaled.
+        spectra: the scaled spectra.
+        least: lower bounds on the scaled `σ_min(W)`.
+        left: floors of `λ_n(P_{l−1}P_{l−1}ᵀ)`, l = 1 … L.
+        right: floors of `λ_m(S_{l+1}ᵀS_{l+1})`, l = L … 1.
+    """
+
+    log_size: float
+    spectra: list[Spectrum]
+    least: Array
+    left: list[Array]
+    right: list[Array]
+
+    def bound(self) -> Array:
+        """Return `Σ_l λ_n(P_{l−1}P_{l−1}ᵀ) λ_m(S_{l+1}ᵀS_{l+1})` in the units of the layers, from below."""
+        total = 0.0 * self.least
+        for before, after in zip(self.left, reversed(self.right), strict=True):
+            total = total + before * after
+        return math.exp(len(self.spectra) * self.log_size) * total
+
+
+def sides(
+    Ds: Sequence[Spectrum], n: int, m: int, least: Array, largest: Array, follow: Follow | None = None
+) -> Sides | None:
+    """Return the floors for spectra that already allow for rounding; None if they are 0 or would leave float64.
 
     Args:
         Ds: spectra of `D_1, …, D_{L-1}`.
@@ -100,7 +119,6 @@ def bound(
         least: lower bounds on `σ_min(W)`, of the kind of the spectra.
         largest: upper bounds on `‖W‖`, of the same kind.
         follow: gives roots their derivatives. It needs a 0-d σ of an array kind that has derivatives.
-        more: gives further floors of prefixes and suffixes.
     """
     L = len(Ds) + 1
     size = max(float(np.max(np.abs(end))) for D in plain(Ds) for end in (D.lower, D.upper))
@@ -109,36 +127,36 @@ def bound(
         log_size = max(math.log(size) if size > 0 else -math.inf, float(np.max(2 / L * np.log(known))))
     # Everything is zero, or the bound itself would leave float64 or lose digits.
     if not -700 < (L - 1) * log_size < 700:
-        return Ds[0].zero + 0.0 * least
+        return None
     least, largest = (sigma * math.exp(-L / 2 * log_size) for sigma in (least, largest))
     least = namespace(least).where(least > SMALLEST_SIGMA, least, 0.0)
     factor = math.exp(-log_size)
     scaled = [Spectrum(D.lower * factor, D.upper * factor) for D in Ds]
-    return math.exp((L - 1) * log_size) * _of_size_one(scaled, n, m, least, largest, follow, more)
-
-
-def _of_size_one(
-    Ds: Sequence[Spectrum], n: int, m: int, least: Array, largest: Array, follow: Follow | None, more: Floors | None
-) -> Array:
     least, largest = namespace(least).broadcast_arrays(least, largest)
-    caps, none = layer_caps(Ds, largest, follow), 0.0 * least
-    mirrored = [D.negated() for D in reversed(Ds)]
+    caps, none = layer_caps(scaled, largest, follow), 0.0 * least
+    mirrored = [D.negated() for D in reversed(scaled)]
     first = outer_floor(mirrored, n, least, namespace(caps).flip(caps, axis=0), follow) if n <= m else none
-    last = outer_floor(Ds, m, least, caps, follow) if m <= n else none
+    last = outer_floor(scaled, m, least, caps, follow) if m <= n else none
     # For n = m the chain from either end uses the floors of both outer layers.
     ends = (first, last) if n == m else (first, none)
-    left = prefix_floors(Ds, n, _known(ends, least, list(caps)) if n <= m else None)
+    left = prefix_floors(scaled, n, _known(ends, least, list(caps)) if n <= m else None)
     ends = (last, first) if n == m else (last, none)
     right = prefix_floors(mirrored, m, _known(ends, least, list(caps)[::-1]) if m <= n else None)
-    if more is not None:
-        left, right = (
-            [maximum(a, b) for a, b in zip(*sides, strict=True)]
-            for sides in zip((left, right), more(Ds, n, m, least, follow), strict=True)
-        )
-    total = none
-    for before, after in zip(left, reversed(right), strict=True):
-        total = total + before * after
-    return total
+    return Sides(log_size, scaled, least, left, right)
+
+
+def bound(
+    Ds: Sequence[Spectrum], n: int, m: int, least: Array, largest: Array, follow: Follow | None = None
+) -> Array:
+    """Return the bound for spectra that already allow for rounding; the arguments are those of `sides`."""
+    found = sides(Ds, n, m, least, largest, follow)
+    return Ds[0].zero + 0.0 * least if found is None else found.bound()
+
+
+def sides_of(inv: Invariants) -> Sides | None:
+    """Return the floors of given invariants; they are computed once."""
+    least, largest = to_numpy(inv.sigma_min), to_numpy(inv.sigma_max)
+    return inv.once("sides", lambda: sides(plain(inv.spectra), inv.n, inv.m, least, largest))
 
 
 def _known(ends: tuple[Array, Array], least: Array, caps: Sequence[Array]) -> Known:
@@ -267,7 +285,8 @@ def _log_reach(Ds: Sequence[Spectrum], start: Array, c: Array, base: Array, caps
 
 
 def _evaluate(inv: Invariants) -> Array:
-    value = bound(plain(inv.spectra), inv.n, inv.m, to_numpy(inv.sigma_min), to_numpy(inv.sigma_max))
+    found = sides_of(inv)
+    value = 0.0 * to_numpy(inv.sigma_min) if found is None else found.bound()
     return from_numpy(np.maximum(value, 0.0), inv.sigma_min)
 
 
@@ -275,7 +294,8 @@ def _differentiable(inv: Invariants, _: Invariants, follow: Follow) -> Array:
     return bound(inv.spectra, inv.n, inv.m, inv.sigma_min, inv.sigma_max, follow)
 
 
-def _hypothesis(inv: Invariants) -> str | None:
+def hypothesis(inv: Invariants) -> str | None:
+    """Return why the bound does not apply; None if it does."""
     if inv.depth < 2:
         return has_imbalance(inv)
     return "for two layers it is Prop. 1 of Min, Tarmoun, Vidal & Mallada 2021" if inv.depth == 2 else None
@@ -286,7 +306,7 @@ THEOREM = Theorem(
     "linflow, docs/theory.md",
     "linflow",
     "lower",
-    _hypothesis,
+    hypothesis,
     _evaluate,
     differentiable=_differentiable,
 )

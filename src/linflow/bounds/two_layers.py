@@ -8,7 +8,7 @@ from typing import Any
 from linflow._support import checks
 from linflow._support.arrays import Array, namespace
 from linflow._support.words import plural
-from linflow.bounds._base import Invariants, Spectrum, Theorem, hypot, maximum, spectrum
+from linflow.bounds._base import Invariants, Spectrum, Theorem, maximum, spectrum
 
 
 def two_layer(D: Any, n: int, m: int, sigma_n: Any, sigma_m: Any) -> Array:
@@ -110,9 +110,17 @@ def _halves(D: Spectrum, n: int, m: int, sigma_n: Array, sigma_m: Array) -> tupl
 def _excess(spread: Array, sigma: Array) -> Array:
     """Return the root `x ≥ 0` of `x (x + spread) = σ²`, without cancellation when the spread is large."""
     xp = namespace(spread)
-    total = spread + hypot(spread, 2 * sigma)
+    total = spread + _hypot(spread, 2 * sigma)
     safe = xp.where(total > 0, total, total + 1.0)
     return xp.where(total > 0, 2 * sigma * (sigma / safe), total * 0.0)
+
+
+def _hypot(a: Array, b: Array) -> Array:
+    """Return `sqrt(a² + b²)` for a, b ≥ 0, over the whole range of float64; not differentiable at 0."""
+    xp = namespace(a, b)
+    larger, smaller = maximum(a, b), xp.where(b < a, b, a)
+    safe = xp.where(larger > 0, larger, larger + 1.0)
+    return larger * xp.sqrt(1 + (smaller / safe) ** 2)
 
 
 def _square(D: Spectrum, n: int, sigma_n: Array, sigma_next: Array) -> Array:
