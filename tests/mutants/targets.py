@@ -111,6 +111,10 @@ TARGETS = {
             (("prior",), ["verified/test_literal_rigorous", "verified/test_prior"]),
             (("classification", "tail_march"), ["verified/test_literal_tails", "verified/test_tails"]),
             (("smooth", "convex_descent"), ["verified/test_literal_tails", "verified/test_tails"]),
+            (
+                ("convex_march",),
+                ["verified/test_literal_tails", "verified/test_literal_declared", "verified/test_tails"],
+            ),
             (("declared", "declared_march"), ["verified/test_literal_declared", "verified/test_declared"]),
             (("tail_enclosure",), ["verified/test_literal_tail_enclosure", "verified/test_tails"]),
             (("steps",), ["verified/test_steps"]),

@@ -10,11 +10,12 @@ import linflow as lf
 from linflow.verified import declared_march
 from linflow.verified.declared import DeclaredGradient
 from linflow.verified.declared_march import DeclaredMarch, DeclaredPath
-from linflow.verified.march import product_error, rounding_of_value
+from linflow.verified.log_norm import greatest
+from linflow.verified.march import product_error
 from linflow.verified.rounding import spectral
 from linflow.verified.smooth import ProductTube, cross
-from linflow.verified.tail_march import greatest
-from tests.verified.test_literal_path import coarse, drawn, fro, g, near, tiny, u, up
+from tests.verified.test_literal_path import coarse, drawn, fro, near, tiny, u, up
+from tests.verified.test_literal_tails import confirmed, value_at
 
 __all__ = ["coarse"]
 K, H, VALUE, SLOPE, LEAST = 3.0, 0.75, 2.0**-6, 2.0**-7, -0.5
@@ -116,17 +117,6 @@ def test_how_fast_the_gradient_turns(problem, depth):
     assert path.second_derivative() == near(math.sqrt(squares) * up * up)
 
 
-def value_at(series, s):
-    weights, velocity, off, rounding = [], [], [], []
-    for layer in series:
-        weights.append(sum(c * s**k for k, c in enumerate(layer)))
-        velocity.append(sum(k * c * s ** (k - 1) for k, c in enumerate(layer) if k))
-        off.append(sum(fro(c) * g(2 * k + 1) * s**k for k, c in enumerate(layer)) * up + tiny)
-        parts = (fro(c) * k * g(2 * k + 2) * s ** (k - 1) for k, c in enumerate(layer) if k)
-        rounding.append(sum(parts) * up + tiny)
-    return weights, velocity, off, rounding
-
-
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_the_defect(problem, depth):
     path, series = path_of(problem, depth)
@@ -187,18 +177,9 @@ def test_a_step_of_the_march(problem):
     sizes = [spectral(W) for W in march.weights]
     away = (math.prod(x + 1e-3 for x in sizes) - math.prod(sizes)) * up
     W_error = C * (error + 2 * u * fro(P)) * up
-    assert march.gap == march.first == tuple(near(x) for x in problem.gap(C * P, (W_error + C * away) * up))
+    assert march.gap == march.first == tuple(near(x) for x in problem.gap(C * P, W_error + C * away * up))
     step = march._confirmed(path, 2.0**-9)
-    rounded = np.linalg.norm(rounding_of_value(path.lengths, S)) * up
-    added = (1e-3 + 2.0**-9) * up
-    reach = 4 * (added + rounded)
-    while True:
-        exponent = TAU * path.exponent(reach) * up
-        radius = added * math.exp(exponent) * up * up
-        after = (radius + path.end()[1]) * up
-        if after + rounded <= reach:
-            break
-        reach = 2 * (after + rounded)
+    reach, exponent, radius, after = confirmed(path, 1e-3, 2.0**-9)
     assert step.radius == near(radius) and march.radius == near(after) and march.exponent == near(exponent)
     assert step.exponent == near(exponent) and step.constants == path.constants(reach)
     assert march.t == S * TAU == step.length and march.gap == march._gap(march.weights, after) == step.gap

@@ -10,6 +10,7 @@ import linflow as lf
 from linflow.verified import classification, smooth, tail_march
 from linflow.verified.classification import TailGradient
 from linflow.verified.convex_descent import ConvexDescentMarch
+from linflow.verified.log_norm import greatest
 from linflow.verified.march import product_error, rounding_of_value
 from linflow.verified.rounding import spectral
 from linflow.verified.smooth import ProductTube
@@ -323,7 +324,7 @@ def test_the_constants_of_a_tube(loss, depth):
     pairs = np.zeros((depth, depth))
     for i, j in itertools.permutations(range(depth), 2):
         pairs[i, j] = math.prod(wide[k] for k in range(depth) if k not in (i, j)) * up
-    bend = C * tail_march.greatest(pairs) * up
+    bend = C * greatest(pairs) * up
     constants = path.constants(radius)
     assert constants.motion == near(motion) and constants.bend == near(bend)
     assert list(vars(constants).values())[2:] == [near(slope), near((curvature * motion**2 + slope / C * bend) * up)]
@@ -370,7 +371,7 @@ def test_the_logarithmic_norm(loss, depth):
             middle += bend * (math.prod(wide[i + 1 : j]) if j > i + 1 else 0.0)
             middle += moved_product(inner, [radius] * len(inner)) * up
             bounds[i, j] = bounds[j, i] = x * middle * up
-        total += (times[k + 1] - times[k]) * (1 + 4 * u) * tail_march.greatest(bounds)
+        total += (times[k + 1] - times[k]) * (1 + 4 * u) * greatest(bounds)
     assert path.exponent(radius) == pytest.approx(total * up, rel=1e-9, abs=0)
 
 
@@ -393,7 +394,7 @@ def test_how_far_a_disturbance_of_a_descent_grows(loss, depth, eta):
     known, W, W_error = known_at(loss, weights)
     march = ConvexDescentMarch(problem_of(loss), weights, C, radius, eta)
     away = moved_product(known["start"], [radius] * depth) * up
-    assert march.gap == march.first == march.problem.gap(W, (W_error + C * away) * up)
+    assert march.gap == march.first == march.problem.gap(W, W_error + C * away * up)
     _, slope, curvature, motion = on_tube(loss, known, radius)
     G, G_error, _ = gradients_of(loss, weights, [0.0] * depth, C)
     steps = sum(sum(W.shape) for W in weights) + depth
@@ -410,7 +411,7 @@ def test_how_far_a_disturbance_of_a_descent_grows(loss, depth, eta):
         more = moved_product(outer, [radius] * len(outer)) * up
         x += (slope * more + C * curvature * motion * radius * (math.prod(outer) + more)) * up
         bounds[i, j] = bounds[j, i] = x * (middle + moved_product(inner, [radius] * len(inner)) * up) * up
-    m = tail_march.greatest(bounds)
+    m = greatest(bounds)
     M = (curvature * motion**2 + m) * up
     assert march.growth(eta) == pytest.approx(max(1 + eta * m, eta * M - 1) * up, rel=1e-11, abs=0)
     assert bool(eta * M - 1 > 1 + eta * m) is (eta > 1)
@@ -428,13 +429,10 @@ def test_a_step_of_a_descent(loss, depth, monkeypatch):
         asked.append((W, list(taken)))
         return 0.125
 
-    monkeypatch.setattr(
-        ProductTube, "__init__", lambda self, problem, W, c: vars(self).update(start=[1.0], W=1, W_error=0)
-    )
-    monkeypatch.setattr(type(problem), "gap", lambda self, W, error: (1.0, 2.0))
+    monkeypatch.setattr(ProductTube, "__init__", lambda self, problem, W, c: None)
+    monkeypatch.setattr(ProductTube, "gap", lambda self, radius: (1.0, 2.0))
     monkeypatch.setattr(type(problem), "loss_gradient", lambda self, W, off, c: (None, None, gradients, errors))
     monkeypatch.setattr(ConvexDescentMarch, "growth", lambda self, eta: 1.25)
-    monkeypatch.setattr("linflow.verified.convex_descent.grown", lambda sizes, errors: 0.0)
     march = ConvexDescentMarch(problem, weights, C, 2.0**-8, rule)
     new = [W - 0.125 * slope for W, slope in zip(weights, gradients, strict=True)]
     moved = math.hypot(*(fro(W) for W in new)) * up
@@ -454,6 +452,20 @@ def test_a_step_of_a_descent(loss, depth, monkeypatch):
     assert not march.advance()
 
 
+def confirmed(path, radius, added):
+    """The tube that holds a step, and the exponent and the radii in it: on the step, and of the rounded weights."""
+    rounded = np.linalg.norm(rounding_of_value(path.lengths, path.s)) * up
+    added = (radius + added) * up
+    reach = 4 * (added + rounded)
+    while True:
+        exponent = path.tau * path.exponent(reach) * up
+        radius = added * math.exp(exponent) * up * up
+        after = (radius + path.end()[1]) * up
+        if after + rounded <= reach:
+            return reach, exponent, radius, after
+        reach = 2 * (after + rounded)
+
+
 def test_a_step_of_the_march(loss):
     """The radius at the end: what was there and what the defect adds, magnified, and the rounding of the weights."""
     problem, weights = problem_of(loss), layers_of(2)
@@ -461,16 +473,7 @@ def test_a_step_of_the_march(loss):
     series = tail_march.taylor(problem, weights, C, TAU, ORDER)
     path = tail_march._Path(problem, series, C, TAU, S)
     step = march._try(TAU, S, series)
-    rounded = np.linalg.norm(rounding_of_value(path.lengths, S)) * up
-    added = (1e-3 + path.defect() * S) * up
-    reach = 4 * (added + rounded)
-    while True:
-        exponent = TAU * path.exponent(reach) * up
-        radius = added * math.exp(exponent) * up * up
-        after = (radius + path.end()[1]) * up
-        if after + rounded <= reach:
-            break
-        reach = 2 * (after + rounded)
+    reach, exponent, radius, after = confirmed(path, 1e-3, path.defect() * S)
     assert step.radius == near(radius) and march.radius == near(after) and march.exponent == near(exponent)
     assert step.exponent == near(exponent) and step.constants.motion == near(path.constants(reach).motion)
     assert march.t == S * TAU == step.length and march.gap == march._gap(march.weights, after)

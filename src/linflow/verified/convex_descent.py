@@ -14,7 +14,7 @@ import numpy as np
 from linflow.verified.descent import StepRule
 from linflow.verified.log_norm import greatest
 from linflow.verified.rounding import TINY, UP, U, frobenius
-from linflow.verified.smooth import ConvexGradient, ProductTube, cross, grown
+from linflow.verified.smooth import ConvexGradient, ProductTube, cross
 
 
 class ConvexDescentMarch:
@@ -37,8 +37,7 @@ class ConvexDescentMarch:
         """Compute what is known around an iterate, and the gap."""
         self.weights = weights
         self.tube = ProductTube(self.problem, weights, self.scale)
-        away = grown(self.tube.start, [self.radius] * len(weights))
-        self.gap = self.problem.gap(self.tube.W, (self.tube.W_error + self.scale * away) * UP)
+        self.gap = self.tube.gap(self.radius)
 
     def advance(self) -> bool:
         """Take a step. Return False if the radius becomes too large (`trouble` says why)."""

@@ -6,9 +6,8 @@ import math
 from collections.abc import Callable
 
 from linflow._support.words import plural
-from linflow.verified.declared_march import DeclaredMarch
+from linflow.verified.convex_march import ConvexMarch
 from linflow.verified.march import EnclosureMarch, EnclosureStep
-from linflow.verified.tail_march import TailMarch
 
 MARGIN = 0.99
 """The path goes on to this fraction of the target, so that the time of the target is bounded from both sides."""
@@ -18,7 +17,7 @@ USELESS = 0.5
 
 
 def enclose_flow(
-    march: EnclosureMarch | TailMarch | DeclaredMarch,
+    march: EnclosureMarch | ConvexMarch,
     until: float | None,
     end: float,
     max_steps: int,
@@ -58,7 +57,7 @@ def enclose_flow(
     return result, reason, tuple(steps)
 
 
-def _done(march: EnclosureMarch | TailMarch | DeclaredMarch, until: float | None, end: float) -> float:
+def _done(march: EnclosureMarch | ConvexMarch, until: float | None, end: float) -> float:
     """Return the fraction done, by time or by the logarithm of the gap, whichever is larger."""
     by_time = march.t / end if math.isfinite(end) else 0.0
     if until is None or not 0 < march.gap[1] < march.first[1]:

@@ -39,6 +39,9 @@ REACHES = 8
 BITS = 20
 """Binary digits of the length of a step, so that times and lengths are sums without rounding."""
 
+TOO_SHORT = "the step is too short to change the time reached"
+NO_RADIUS = "no radius was confirmed, however short the step"
+
 
 def budget(size: int) -> float:
     """Return the total amount that the bound by products may add to the exponent, for `size` weights."""
@@ -209,7 +212,7 @@ class EnclosureMarch:
         for _ in range(40):
             after = next_time(self.t, s * path.tau, end)
             if after is None:
-                self.trouble = "the step is too short to change the time reached"
+                self.trouble = TOO_SHORT
                 return None
             s = (after - self.t) / path.tau  # exact: τ is a power of two
             tube = self._tube(s)
@@ -221,7 +224,7 @@ class EnclosureMarch:
             if step is not None:
                 return step
             s *= 0.5
-        self.trouble = self.trouble or "no radius was confirmed, however short the step"
+        self.trouble = self.trouble or NO_RADIUS
         return None
 
     def _level(self, tube: Tube) -> int:

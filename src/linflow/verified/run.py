@@ -20,6 +20,7 @@ from linflow.model.objectives import Objective
 from linflow.verified.arithmetic import FLOAT64, PAIRS, Arithmetic
 from linflow.verified.classification import TailGradient
 from linflow.verified.convex_descent import ConvexDescentMarch
+from linflow.verified.convex_march import ConvexMarch
 from linflow.verified.declared import DeclaredGradient
 from linflow.verified.declared_march import ACCURACY, DeclaredMarch
 from linflow.verified.descent import DescentEnclosure, DescentMarch, StepRule, enclose_descent
@@ -178,15 +179,13 @@ class _Beginning:
         weights = [np.ascontiguousarray(W if is_numpy(W) else to_numpy(W), dtype=np.float64) for W in net.weights]
         return cls(objective, net, problem, narrowed(weights), (*objective.notes, *net.notes, *problem.notes))
 
-    def _march(
-        self, until: float | None, arithmetic: Arithmetic, finer: float = 1.0
-    ) -> EnclosureMarch | TailMarch | DeclaredMarch:
+    def _march(self, until: float | None, arithmetic: Arithmetic, finer: float = 1.0) -> EnclosureMarch | ConvexMarch:
         problem, narrow, scale = self.problem, self.narrow, self.network.scale
         if isinstance(problem, TailGradient):
             return TailMarch(problem, narrow.weights, scale, narrow.radius)
         if isinstance(problem, DeclaredGradient):
             accuracy = finer * ACCURACY * math.sqrt(1e-6 if until is None else until)
-            return DeclaredMarch(problem, narrow.weights, scale, narrow.radius, accuracy)
+            return DeclaredMarch(problem, narrow.weights, scale, narrow.radius, accuracy=accuracy)
         assert isinstance(problem, AffineGradient)
         return EnclosureMarch(problem, narrow.weights, scale, narrow.radius, arithmetic=arithmetic, fast=True)
 

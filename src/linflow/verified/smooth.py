@@ -141,6 +141,11 @@ class ProductTube:
         self.W, self.W_error = c * P, c * (error + 2 * U * float(frobenius(P))) * UP
         self.state = problem.at(self.W, self.W_error)
 
+    def gap(self, radius: float) -> tuple[float, float]:
+        """Return bounds of the loss gap at all weights within the radius of the start."""
+        away = grown(self.start, [radius] * self.depth)
+        return self.problem.gap(self.W, self.W_error + self.c * away * UP)
+
     def moved(self, radius: float) -> dict[tuple[int, int], tuple[float, float]]:
         """Return how far each of the two factors can move within the radius of the path."""
         x, L, c = self.layers, self.depth, self.c

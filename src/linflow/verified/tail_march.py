@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from linflow.verified.classification import LARGEST_TURN, TailGradient
-from linflow.verified.log_norm import greatest
-from linflow.verified.march import EnclosureStep, next_time, product_error, rounding_of_value, time_exponent
-from linflow.verified.rounding import TINY, UP, U, frobenius, gamma, spectral
-from linflow.verified.smooth import ProductTube, cross, grown
+from linflow.verified.convex_march import SHORTER, ConvexMarch, ConvexPath
+from linflow.verified.march import NO_RADIUS, TOO_SHORT, EnclosureStep, next_time, time_exponent
+from linflow.verified.rounding import TINY, UP, U, frobenius
 
 ORDER = 20
 """Degree of the path."""
@@ -42,44 +41,20 @@ LEBESGUE = 1 + 2 / math.pi * math.log(NODES)
 PIECES = 32
 """Number of pieces of a step on which the logarithmic norm is bounded."""
 
-TUBES, SHORTER = 8, 30
-"""Largest number of tubes that are tried, and of shorter steps."""
-
 
 @dataclass
-class TailMarch:
-    """State of a verified flow, with the same interface as `EnclosureMarch`.
+class TailMarch(ConvexMarch):
+    """State of a verified flow of an exponential or a logistic loss.
 
     Attributes:
-        problem: the gradient of the loss.
-        weights: the weights that the path has reached.
-        scale: output scale c.
-        radius: upper bound of the distance of the exact weights to `weights`.
-        t: time reached.
-        exponent: `∫ m` so far.
-        first: bounds of the first loss gap.
-        gap: bounds of the loss gap now.
-        trouble: why the march cannot go on; empty while it can.
+        length: duration of the last step; 0 before the first.
     """
 
     problem: TailGradient
-    weights: list[np.ndarray]
-    scale: float
-    radius: float = 0.0
-    t: float = 0.0
-    exponent: float = 0.0
-    trouble: str = ""
-    hessians: int = 0
-    first: tuple[float, float] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.first = self.gap = self._gap(self.weights, self.radius)
+        super().__post_init__()
         self.length = 0.0
-
-    def _gap(self, weights: list[np.ndarray], radius: float) -> tuple[float, float]:
-        P, error = product_error(weights, [0.0] * len(weights))
-        moved = grown([spectral(W) for W in weights], [radius] * len(weights))
-        return self.problem.value(self.scale * P, self.scale * (error + 2 * U * float(frobenius(P)) + moved) * UP)
 
     def advance(self, end: float = math.inf) -> EnclosureStep | None:
         """Take one step, at most to `end`. Return None if no radius is confirmed (`trouble` says why)."""
@@ -93,14 +68,14 @@ class TailMarch:
         for _ in range(SHORTER):
             after = next_time(self.t, s * tau, end)
             if after is None:
-                self.trouble = "the step is too short to change the time reached"
+                self.trouble = TOO_SHORT
                 return None
             s = (after - self.t) / tau  # exact: τ is a power of two
             step = self._try(tau, s, series)
             if step is not None:
                 return step
             s *= 0.7
-        self.trouble = self.trouble or "no radius was confirmed, however short the step"
+        self.trouble = self.trouble or NO_RADIUS
         return None
 
     def _series(self) -> tuple[float, list[np.ndarray]]:
@@ -119,30 +94,8 @@ class TailMarch:
         if not path.usable:
             self.trouble = "the derivatives of the loss are not bounded around so long a step"
             return None
-        weights, jump = path.end()
-        rounded = float(np.linalg.norm(rounding_of_value(path.lengths, s))) * UP
-        added = (self.radius + path.defect() * s) * UP
-        reach = 4 * (added + rounded)
-        for _ in range(TUBES):
-            exponent = tau * path.exponent(reach) * UP
-            if exponent > 300:
-                self.trouble = f"the logarithmic norm would multiply the radius by e^{exponent:.0f} in one step"
-                return None
-            radius = added * math.exp(exponent) * UP * UP
-            after = (radius + jump) * UP
-            if after + rounded <= reach:
-                break
-            reach = 2 * (after + rounded)
-        else:
-            self.trouble = f"the radius of the enclosure, {added:.2g}, is too large for the curvature of the loss"
-            return None
-        gap = self._gap(weights, after)
-        length = s * tau
-        step = EnclosureStep(
-            self.t, length, tau, tuple(series), path.lengths, radius, path.constants(reach), exponent, gap
-        )
-        self.t, self.length, self.radius, self.exponent = self.t + length, length, after, self.exponent + exponent
-        self.weights, self.gap = weights, gap
+        step = self._confirmed(path, path.defect() * s)
+        self.length = self.length if step is None else step.length
         return step
 
 
@@ -183,14 +136,12 @@ def _cauchy(A: np.ndarray, B: np.ndarray, k: int) -> np.ndarray:
     return A[0] @ B[0] if k == 0 else np.matmul(A[: k + 1], B[k::-1]).sum(axis=0)
 
 
-class _Path(ProductTube):
+class _Path(ConvexPath):
     """A polynomial path over one step, with its bounds at nodes and on an ellipse around the step."""
 
     def __init__(self, problem: TailGradient, series: list[np.ndarray], c: float, tau: float, s: float):
-        self.series, self.tau, self.s, self.order = series, tau, s, len(series[0]) - 1
-        self.lengths = np.array([frobenius(layer) for layer in series])
-        super().__init__(problem, [layer[0] for layer in series], c)
-        k = np.arange(self.order + 1)
+        super().__init__(problem, series, c, tau, s)
+        k = np.arange(self.lengths.shape[1])
         # On the ellipse, and on the step itself: how far each layer may be from its value at the start.
         far, near = (np.sum(self.lengths[:, 1:] * (length * s) ** k[1:], axis=1) * UP for length in (REACH, 1.0))
         self.wide = [(a + b) * UP for a, b in zip(self.start, far, strict=True)]
@@ -207,37 +158,13 @@ class _Path(ProductTube):
         self.most = (math.sqrt(float(np.sum(speed * speed))) * UP + gradients) * UP
         u = np.cos((2 * np.arange(NODES)[::-1] + 1) * math.pi / (2 * NODES))
         self.nodes = 0.5 * s * (1 + u)
-
-    def end(self) -> tuple[list[np.ndarray], float]:
-        """Return the rounded weights at the end, and a bound of their distance to the polynomial."""
-        weights, off = self._at(np.array([self.s]))
-        return [np.ascontiguousarray(W[0]) for W in weights], math.sqrt(float(np.sum(off * off))) * UP + TINY
-
-    def _at(self, s: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-        """Return the weights at several times, and a bound of the rounding of each layer, shape `(L, times)`."""
-        k = np.arange(self.order + 1)
-        per = np.array([gamma(2 * int(j) + 1) for j in k])[:, None] * s ** k[:, None]
-        return [self._horner(layer, s) for layer in self.series], self.lengths @ per * UP + TINY
-
-    def _velocity(self, s: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-        """Return `dθ̃/ds` at several times, and a bound of its rounding in each layer."""
-        k = np.arange(1, self.order + 1)
-        per = (np.array([gamma(2 * int(j) + 2) for j in k]) * k)[:, None] * s ** (k - 1)[:, None]
-        found = [self._horner(layer[1:] * k[:, None, None], s) for layer in self.series]
-        return found, self.lengths[:, 1:] @ per * UP + TINY
-
-    @staticmethod
-    def _horner(series: np.ndarray, s: np.ndarray) -> np.ndarray:
-        x = s[:, None, None]
-        value = series[-1] + 0.0 * x
-        for coefficient in series[-2::-1]:
-            value = value * x + coefficient
-        return value
+        self.knots = np.linspace(0.0, s, PIECES + 1)
+        self.widths = (np.diff(self.knots) * (1 + 4 * U)).tolist()
 
     def defect(self) -> float:
         """Return an upper bound of `‖dθ̃/ds + τ∇L(θ̃)‖` over the step."""
-        weights, off = self._at(self.nodes)
-        velocity, rounding = self._velocity(self.nodes)
+        weights, off = self.at(self.nodes)
+        velocity, rounding = self.velocity(self.nodes)
         _, _, gradients, errors = self.problem.loss_gradient(weights, off, self.c)
         total = np.zeros(NODES)
         for l in range(self.depth):
@@ -250,35 +177,16 @@ class _Path(ProductTube):
         between = 4 * self.most * RHO ** (1 - NODES) / (RHO - 1)
         return ((largest + shifted) * LEBESGUE + between) * UP + TINY
 
-    def exponent(self, radius: float) -> float:
-        """Return an upper bound of `∫ m ds` over the step, on the tube of this radius."""
-        L, grown_by = self.depth, self.moved(radius)
-        if L == 1:
-            return 0.0
-        times, found = self.times, self.cross
-        total = 0.0
-        for k, (a, b) in enumerate(itertools.pairwise(times.tolist())):
-            # Between two times, a function deviates from its straight line by at most Δ²/8 times its second
-            # derivative. With size M on the ellipse, that is at most 2M over the squared distance to the ellipse.
-            bend = 0.25 * ((b - a) * (1 + 8 * U) / (APART * self.s)) ** 2 * UP
-            C = np.zeros((L, L))
-            for i, j in itertools.combinations(range(L), 2):
-                x_most = self.slope * math.prod(self.wide[:i]) * math.prod(self.wide[j + 1 :])
-                m_most = math.prod(self.wide[i + 1 : j]) if j > i + 1 else 0.0
-                (x, mid), (x_more, mid_more) = found[i, j], grown_by[i, j]
-                x_here = max(x[k], x[k + 1]) + bend * x_most + x_more
-                mid_here = max(mid[k], mid[k + 1]) + bend * m_most + mid_more
-                C[i, j] = C[j, i] = x_here * mid_here * UP
-            total += (b - a) * (1 + 4 * U) * greatest(C)
-        return total * UP
-
     @cached_property
-    def times(self) -> np.ndarray:
-        """The times of the step at which the products are computed."""
-        return np.linspace(0.0, self.s, PIECES + 1)
+    def bends(self) -> dict[tuple[int, int], tuple[float, float]]:
+        """Upper bounds of how far the two norms of `cross` exceed their chords between two knots.
 
-    @cached_property
-    def cross(self) -> dict[tuple[int, int], tuple[list[float], list[float]]]:
-        """Upper bounds of `‖P_{i−1}ᵀ G S_{j+1}ᵀ‖₂` and `‖W_{i+1} ⋯ W_{j−1}‖₂` at the times."""
-        weights, off = self._at(self.times)
-        return cross(self.problem, weights, off, self.c)
+        That is at most Δ²/8 times the second derivative. With size M on the ellipse, the second derivative is at most
+        2M over the squared distance to the ellipse.
+        """
+        widest = float(np.diff(self.knots).max()) * (1 + 8 * U)
+        bend, x, found = 0.25 * (widest / (APART * self.s)) ** 2 * UP, self.wide, {}
+        for i, j in itertools.combinations(range(self.depth), 2):
+            outer = self.slope * math.prod(x[:i]) * math.prod(x[j + 1 :])
+            found[i, j] = bend * outer, bend * math.prod(x[i + 1 : j]) if j > i + 1 else 0.0
+        return found
