@@ -145,7 +145,7 @@ def test_a_disturbance_of_a_descent_stays_within_its_radius(eta):
 def test_a_step_of_descent_grants_the_rounding_of_its_gradient_and_of_its_sum():
     f = AffineGradient(np.full((1, 1), 3.0))
     march = DescentMarch(f, [np.full((1, 1), 1.0), np.full((1, 1), 0.3)], 1.0, 0.0, 0.1)
-    rounding, growth = 0.1 * float(march.path.rounding[0]), march._growth()
+    rounding, growth = 0.1 * float(march.path.rounding[0]), march.growth(0.1)
     new = [series[0] + 0.1 * series[1] for series in march.path.coefficients]
     assert growth >= 1 and march.advance()
     assert march.radius >= rounding + 2.0**-53 * math.hypot(*(float(W[0, 0]) for W in new))

@@ -45,7 +45,7 @@ def test_a_start_and_a_step_are_known_with_their_rounding(coarse, monkeypatch, w
         return march.problem.gap(path.distance, (path.distance_error + motion * radius) * up)
 
     assert march.gap == march.first == gap(path, radius)
-    monkeypatch.setattr(DescentMarch, "_growth", lambda self: growth)
+    monkeypatch.setattr(DescentMarch, "growth", lambda self, eta: growth)
     # Weights so large that the radius, as coarse as it is here, is less than a thousandth of them.
     big = SimpleNamespace(
         coefficients=[np.stack([c[0] * 1e4, c[1]]) for c in path.coefficients], rounding=np.array([2.0**-5])
@@ -69,7 +69,7 @@ def test_a_rule_is_asked_for_every_step_at_the_computed_weights_and_the_steps_ar
 
     march = DescentMarch(AffineGradient(np.eye(2) * 4e4), [1e4 * np.eye(2)], 1.0, 2.0**-9, rule)
     grown = []
-    monkeypatch.setattr(DescentMarch, "_growth", lambda self: grown.append(self.eta) or 1.0)
+    monkeypatch.setattr(DescentMarch, "growth", lambda self, eta: grown.append(eta) or 1.0)
     for k, eta in enumerate(steps):
         march.radius = radius = 2.0**-9  # what one step adds, as coarse as it is here, is nearly all that is allowed
         march.path = SimpleNamespace(coefficients=march.path.coefficients, rounding=np.array([2.0**-8]))
@@ -81,16 +81,16 @@ def test_a_rule_is_asked_for_every_step_at_the_computed_weights_and_the_steps_ar
 
 
 def test_a_radius_of_a_thousandth_of_the_weights_ends_the_proof(monkeypatch):
-    monkeypatch.setattr(DescentMarch, "_growth", lambda self: 1.0)
+    monkeypatch.setattr(DescentMarch, "growth", lambda self, eta: 1.0)
     for radius, goes_on in ((0.9e-3, True), (1.1e-3, False)):
         march = DescentMarch(AffineGradient(np.eye(1)), [np.eye(1)], 1.0, radius, 0.5)
         assert march.advance() is goes_on  # at the target of one layer, where nothing moves
         assert march.radius == pytest.approx(radius, rel=1e-9) and (march.trouble == "") is goes_on
     assert "the radius of the enclosure, 0.0011, is too large for weights of norm 1" in march.trouble
-    monkeypatch.setattr(DescentMarch, "_growth", lambda self: math.inf)
+    monkeypatch.setattr(DescentMarch, "growth", lambda self, eta: math.inf)
     march = DescentMarch(AffineGradient(np.eye(1)), [np.eye(1)], 1.0, 0.0, 0.5)
     assert not march.advance()
-    monkeypatch.setattr(DescentMarch, "_growth", lambda self: 0.5)
+    monkeypatch.setattr(DescentMarch, "growth", lambda self, eta: 0.5)
     march = DescentMarch(AffineGradient(np.eye(1)), [np.eye(1)], 1.0, 1e-6, 0.5)
     assert march.advance() and march.exponent == 0.0 and march.radius == pytest.approx(0.5e-6, rel=1e-6)
 
@@ -107,58 +107,60 @@ def second_order(march):
 
 def curvature(monkeypatch, least=-2.0, most=9.0, third=7.0, away=0.25):
     known = _Curvature([], least, most, 1.0, third)
-    monkeypatch.setattr(DescentMarch, "_near", lambda self: known)
+    monkeypatch.setattr(DescentMarch, "_near", lambda self, eta: known)
     monkeypatch.setattr(DescentMarch, "_distance", lambda self, seen: away if seen is known else None)
 
 
 def test_a_disturbance_grows_by_the_bound_by_products_while_that_is_cheap(coarse):
+    eta = 2.0**-12
     for widths, radius in (((2, 3, 2), 2.0**-20), ((2, 3, 2), 2.0**-6), ((2, 2), 0.5), ((2, 3, 3, 2), 2.0**-10)):
-        march = march_of(widths, radius, 2.0**-12)
+        march = march_of(widths, radius)
         second, most = second_order(march)
-        assert march.eta * most < 2
-        assert march._growth() == near((1 + march.eta * second) * up)
-        assert march.loose == pytest.approx(march.eta * second, rel=1e-12, abs=0)
-        march._growth()
-        assert march.loose == pytest.approx(2 * march.eta * second, rel=1e-12, abs=0)
+        assert eta * most < 2
+        assert march.growth(eta) == near((1 + eta * second) * up)
+        assert march.loose == pytest.approx(eta * second, rel=1e-12, abs=0)
+        march.growth(eta)
+        assert march.loose == pytest.approx(2 * eta * second, rel=1e-12, abs=0)
 
 
 def test_a_disturbance_grows_by_the_hessian_where_the_bound_by_products_is_spent(coarse, monkeypatch):
     curvature(monkeypatch)
-    march = march_of((2, 3, 2), 2.0**-6, 2.0**-12)
-    spent = march.eta * second_order(march)[0]
+    march = march_of((2, 3, 2), 2.0**-6)
+    eta = 2.0**-12
+    spent = eta * second_order(march)[0]
     away = 0.25 + 0.5 * 2.0**-6
     m, M = (2.0 + 7.0 * away) * up, (9.0 + 7.0 * away) * up
-    by_hessian = max(1 + march.eta * m, march.eta * M - 1) * up
+    by_hessian = max(1 + eta * m, eta * M - 1) * up
     for allowed, size in ((0.5, 300), (3.0, 301), (3.0, 1500)):
         assert budget(size) == allowed
         for part, cheap in ((1.001, True), (0.999, False)):
             loose = allowed - part * spent
             march.loose, march.size = loose, size
-            assert march._growth() == near((1 + spent) * up if cheap else by_hessian)
+            assert march.growth(eta) == near((1 + spent) * up if cheap else by_hessian)
             assert march.loose == (pytest.approx(loose + spent, rel=1e-12) if cheap else loose)
     # Of more than 1500 weights no Hessian is formed.
     march.loose, march.size = 3.0, 1501
-    assert march._growth() == near((1 + spent) * up) and march.loose == pytest.approx(3 + spent, rel=1e-12)
+    assert march.growth(eta) == near((1 + spent) * up) and march.loose == pytest.approx(3 + spent, rel=1e-12)
     # One layer has no second order, and needs no Hessian whatever was spent.
-    march = march_of((2, 2), 0.5, 2.0**-12)
+    march = march_of((2, 2), 0.5)
     march.loose = 9.0
-    assert march._growth() == near(up)
+    assert march.growth(eta) == near(up)
 
 
 @pytest.mark.parametrize(("least", "most"), [(-2.0, 9.0), (3.0, 9.0), (1.5, 2.0), (-2.0, 900.0), (-300.0, 9.0)])
 def test_large_steps_need_the_spectrum_of_the_hessian(coarse, monkeypatch, least, most):
     curvature(monkeypatch, least, most)
-    march = march_of((2, 3, 2), 2.0**-6, 0.5)
+    march = march_of((2, 3, 2), 2.0**-6)
     second, whole = second_order(march)
-    assert march.eta * whole > 2 + march.eta * second
+    assert 0.5 * whole > 2 + 0.5 * second
     away = 0.25 + 0.5 * 2.0**-6
     m, M = max(0.0, -least + 7.0 * away) * up, (most + 7.0 * away) * up
-    assert march._growth() == near(max(1 + 0.5 * m, 0.5 * M - 1) * up) and march.loose == 0.0
+    assert march.growth(0.5) == near(max(1 + 0.5 * m, 0.5 * M - 1) * up) and march.loose == 0.0
     # Where that is too large to be formed, the products serve.
     march.size = 1501
-    assert march._growth() == near((0.5 * whole - 1) * up) and march.loose == 0.0
+    assert march.growth(0.5) == near((0.5 * whole - 1) * up) and march.loose == 0.0
     march.size = 1500
-    assert march._growth() == near(max(1 + 0.5 * m, 0.5 * M - 1) * up)
+    assert march.growth(0.5) == near(max(1 + 0.5 * m, 0.5 * M - 1) * up)
 
 
 def test_the_largest_step_that_products_alone_allow(coarse, monkeypatch):
@@ -169,8 +171,8 @@ def test_the_largest_step_that_products_alone_allow(coarse, monkeypatch):
     march.size = 1501  # whatever it costs
     edge = 2 / (whole - second)
     for eta, small in ((edge * (1 - 1e-9), True), (edge * (1 + 1e-9), False)):
-        march.eta, march.loose = eta, 0.0
-        march._growth()
+        march.loose = 0.0
+        march.growth(eta)
         assert (march.loose > 0) is small
 
 
@@ -191,9 +193,9 @@ def test_the_distance_of_weights_is_granted_a_part_in_10_to_the_12(monkeypatch):
 
 
 def test_a_hessian_is_that_of_the_weights_and_its_ball_is_what_the_next_steps_may_use(coarse, monkeypatch):
-    march = march_of((2, 3, 2), 2.0**-9, 0.125)
+    march = march_of((2, 3, 2), 2.0**-9)
     H, error = hessian(march.path)
-    known = march._near()
+    known = march._near(0.125)
     assert (known.least, known.most) == (least_eigenvalue(H, error), -least_eigenvalue(-H, error))
     assert known.least < 0 < known.most and known.weights is march.weights and march.hessians == 1
     # As far as a tenth of the exponent and 10⁻⁴ go, but no further than a tenth of the weights.
@@ -202,16 +204,16 @@ def test_a_hessian_is_that_of_the_weights_and_its_ball_is_what_the_next_steps_ma
     assert known.ball == near(ball) and known.third == Tube(march.path, 0.0).constants(known.ball).third
     march.constants = Constants(1.0, 1.0, 1.0, 2.0**-40)
     march.known = None
-    assert march._near().ball == near(0.1 * march.path.norm() + 2 * march.radius) and march.hessians == 2
+    assert march._near(0.125).ball == near(0.1 * march.path.norm() + 2 * march.radius) and march.hessians == 2
     # Of a convex point 10⁻⁴ is all.
     monkeypatch.setattr(descent, "least_eigenvalue", lambda H, error: 0.5 if np.trace(H) > 0 else -9.0)
     march.known, march.constants = None, Constants(1.0, 1.0, 1.0, 8.0)
-    assert march._near().ball == near(2 * march.radius + 1e-4 / (1.0 + tiny))
+    assert march._near(0.125).ball == near(2 * march.radius + 1e-4 / (1.0 + tiny))
 
 
 @pytest.mark.parametrize("least", [-2.0, 2.0])
 def test_a_hessian_is_used_while_it_is_near(coarse, monkeypatch, least):
-    march = march_of((2, 3, 2), 2.0**-14, 0.125)
+    march = march_of((2, 3, 2), 2.0**-14)
     distance = [0.0]
     monkeypatch.setattr(DescentMarch, "_distance", lambda self, known: distance[0])
     allowed = 0.1 * 0.125 * max(0.0, -least) + 1e-4
@@ -221,12 +223,12 @@ def test_a_hessian_is_used_while_it_is_near(coarse, monkeypatch, least):
     for d, near_enough in ((edge * (1 - 1e-9), True), (edge * (1 + 1e-9), False)):
         march.known = known = _Curvature([], least, 9.0, 1e3, third)
         distance[0] = d
-        assert (march._near() is known) is near_enough
+        assert (march._near(0.125) is known) is near_enough
     # … and the ball on which Λ_3 holds is not left.
     for d, near_enough in ((0.5 - march.radius, True), (0.5 - march.radius + 1e-9, False)):
         march.known = known = _Curvature([], least, 9.0, 0.5, 1e-9)
         distance[0] = d
-        assert (march._near() is known) is near_enough
+        assert (march._near(0.125) is known) is near_enough
 
 
 # --- the loop ------------------------------------------------------------------------------------------------------

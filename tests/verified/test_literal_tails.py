@@ -435,7 +435,7 @@ def test_a_step_of_a_descent(loss, depth, monkeypatch):
     monkeypatch.setattr(ConvexDescentMarch, "growth", lambda self, eta: 1.25)
     march = ConvexDescentMarch(problem, weights, C, 2.0**-8, rule)
     new = [W - 0.125 * slope for W, slope in zip(weights, gradients, strict=True)]
-    moved = math.hypot(*(fro(W) for W in new)) * up
+    moved = math.hypot(*(fro(W) for W in new))
     rounding = math.hypot(*(e + 2 * u * fro(slope) for slope, e in zip(gradients, errors, strict=True)))
     assert march.advance() and march.radius == near((2.0**-8 * 1.25 + 0.125 * rounding + u * moved) * up + tiny)
     assert march.exponent == near(math.log(1.25)) and march.taken == [0.125] and march.hessians == 0

@@ -11,57 +11,27 @@ import math
 
 import numpy as np
 
-from linflow.verified.descent import StepRule
+from linflow.verified.descent import StepMarch
 from linflow.verified.log_norm import greatest
-from linflow.verified.rounding import TINY, UP, U, frobenius
-from linflow.verified.smooth import ConvexGradient, ProductTube, cross
+from linflow.verified.rounding import UP, U, frobenius
+from linflow.verified.smooth import ProductTube, cross
 
 
-class ConvexDescentMarch:
-    """State of a verified descent, with the same interface as `DescentMarch`."""
-
-    hessians = 0
-
-    def __init__(
-        self, problem: ConvexGradient, weights: list[np.ndarray], scale: float, radius: float, rule: float | StepRule
-    ):
-        self.problem, self.scale, self.radius = problem, scale, radius
-        self.rule: StepRule = rule if callable(rule) else lambda weights, taken: rule
-        self.taken: list[float] = []
-        self.exponent = 0.0
-        self.trouble = ""
-        self._arrive(weights)
-        self.first = self.gap
+class ConvexDescentMarch(StepMarch):
+    """State of a verified descent of a convex smooth loss."""
 
     def _arrive(self, weights: list[np.ndarray]) -> None:
-        """Compute what is known around an iterate, and the gap."""
         self.weights = weights
         self.tube = ProductTube(self.problem, weights, self.scale)
         self.gap = self.tube.gap(self.radius)
 
-    def advance(self) -> bool:
-        """Take a step. Return False if the radius becomes too large (`trouble` says why)."""
-        L = len(self.weights)
-        eta = self.rule(self.weights, self.taken)
-        growth = self.growth(eta)
-        _, _, gradients, errors = self.problem.loss_gradient(self.weights, np.zeros(L), self.scale)
+    def step(self, eta: float) -> tuple[list[np.ndarray], float]:
+        """Return the next iterate, and a bound of the rounding of the step, without that of the sum."""
+        off = np.zeros(len(self.weights))
+        _, _, gradients, errors = self.problem.loss_gradient(self.weights, off, self.scale)
         new = [W - eta * g for W, g in zip(self.weights, gradients, strict=True)]
-        moved = math.hypot(*(float(frobenius(W)) for W in new)) * UP
-        rounding = math.hypot(
-            *(float(e) + 2 * U * float(frobenius(g)) for g, e in zip(gradients, errors, strict=True))
-        )
-        radius = (self.radius * growth + eta * rounding + U * moved) * UP + TINY
-        if not radius < 1e-3 * (TINY + moved) or not math.isfinite(growth):
-            self.trouble = (
-                f"the radius of the enclosure, {radius:.2g}, is too large for weights of norm {moved:.3g}; try a "
-                "smaller step"
-            )
-            return False
-        self.exponent += max(0.0, math.log(growth))
-        self.radius = radius
-        self.taken.append(eta)
-        self._arrive(new)
-        return True
+        rounding = (float(e) + 2 * U * float(frobenius(g)) for g, e in zip(gradients, errors, strict=True))
+        return new, eta * math.hypot(*rounding)
 
     def growth(self, eta: float) -> float:
         """Return `max(1 + ηm, ηM − 1)` on the ball of the radius around the iterate."""

@@ -183,42 +183,41 @@ class _Curvature:
     third: float
 
 
-class DescentMarch:
+class StepMarch:
     """State of a verified descent with a step η, or with the steps that a rule returns at the computed iterates."""
 
-    def __init__(
-        self, problem: AffineGradient, weights: list[np.ndarray], scale: float, radius: float, eta: float | StepRule
-    ):
+    weights: list[np.ndarray]
+    gap: tuple[float, float]
+    hessians = 0
+    trouble = ""
+
+    def __init__(self, problem: Any, weights: list[np.ndarray], scale: float, radius: float, eta: float | StepRule):
         self.problem, self.scale, self.radius = problem, scale, radius
         self.rule: StepRule = eta if callable(eta) else lambda weights, taken: eta
         self.taken: list[float] = []
-        self.eta = 0.0 if callable(eta) else eta
-        self.size = sum(W.size for W in weights)
-        self.exponent = self.loose = 0.0
-        self.hessians = 0
-        self.trouble = ""
-        self.known: _Curvature | None = None
+        self.exponent = 0.0
         self._arrive(weights)
         self.first = self.gap
 
     def _arrive(self, weights: list[np.ndarray]) -> None:
-        """Compute the gradient at an iterate, with its rounding, and the gap."""
-        self.weights = weights
-        self.path = Expansion(self.problem, weights, self.scale, 1.0, 1)
-        self.tube = Tube(self.path, 0.0)
-        self.constants = self.tube.constants(self.radius)
-        error = (self.path.distance_error + self.constants.motion * self.radius) * UP
-        self.gap = self.problem.gap(self.path.distance, error)
+        """Compute what is known at an iterate, and the gap."""
+        raise NotImplementedError
+
+    def growth(self, eta: float) -> float:
+        """Return `max(1 + ηm, ηM − 1)` between the exact iterate and the computed one."""
+        raise NotImplementedError
+
+    def step(self, eta: float) -> tuple[list[np.ndarray], float]:
+        """Return the next iterate, and a bound of the rounding of the step, without that of the sum."""
+        raise NotImplementedError
 
     def advance(self) -> bool:
         """Take a step. Return False if the radius becomes too large (`trouble` says why)."""
-        path = self.path
-        eta = self.eta = self.rule(self.weights, self.taken)
-        growth = self._growth()
-        new = [series[0] + eta * series[1] for series in path.coefficients]
-        moved = math.sqrt(sum(float(frobenius(W)) ** 2 for W in new))
-        rounding = eta * float(path.rounding[0]) + U * moved
-        radius = (self.radius * growth + rounding) * UP + TINY
+        eta = self.rule(self.weights, self.taken)
+        growth = self.growth(eta)
+        new, rounding = self.step(eta)
+        moved = math.hypot(*(float(frobenius(W)) for W in new))
+        radius = (self.radius * growth + rounding + U * moved) * UP + TINY
         if not radius < 1e-3 * (TINY + moved) or not math.isfinite(growth):
             self.trouble = (
                 f"the radius of the enclosure, {radius:.2g}, is too large for weights of norm {moved:.3g}; try a "
@@ -231,9 +230,36 @@ class DescentMarch:
         self._arrive(new)
         return True
 
-    def _growth(self) -> float:
+
+class DescentMarch(StepMarch):
+    """State of a verified descent of a quadratic loss."""
+
+    def __init__(
+        self, problem: AffineGradient, weights: list[np.ndarray], scale: float, radius: float, eta: float | StepRule
+    ):
+        self.size = sum(W.size for W in weights)
+        self.loose = 0.0
+        self.known: _Curvature | None = None
+        super().__init__(problem, weights, scale, radius, eta)
+
+    def _arrive(self, weights: list[np.ndarray]) -> None:
+        """Compute the gradient at an iterate, with its rounding, and the gap."""
+        self.weights = weights
+        self.path = Expansion(self.problem, weights, self.scale, 1.0, 1)
+        self.tube = Tube(self.path, 0.0)
+        self.constants = self.tube.constants(self.radius)
+        error = (self.path.distance_error + self.constants.motion * self.radius) * UP
+        self.gap = self.problem.gap(self.path.distance, error)
+
+    def step(self, eta: float) -> tuple[list[np.ndarray], float]:
+        """Return the next iterate, and a bound of the rounding of the step, without that of the sum."""
+        # The path's rounding includes that of a product with its unit of time; this unit is 1, and η takes its place.
+        new = [series[0] + eta * series[1] for series in self.path.coefficients]
+        return new, eta * float(self.path.rounding[0])
+
+    def growth(self, eta: float) -> float:
         """Return `max(1 + ηm, ηM − 1)` on the segment between the exact iterate and the computed one."""
-        eta, K, constants = self.eta, self.problem.smoothness, self.constants
+        K, constants = self.problem.smoothness, self.constants
         x, between = Node(self.path).products
         twist = 0.5 * constants.third * self.radius
         second = (greatest(x * between) + twist) * UP
@@ -245,7 +271,7 @@ class DescentMarch:
                 return (1 + spent) * UP
         elif self.size > LARGEST_HESSIAN:
             return (eta * most - 1) * UP
-        known = self._near()
+        known = self._near(eta)
         away = self._distance(known) + 0.5 * self.radius
         m = max(0.0, -known.least + known.third * away) * UP
         M = (known.most + known.third * away) * UP
@@ -255,9 +281,9 @@ class DescentMarch:
         squares = sum(float(np.sum((W - V) ** 2)) for W, V in zip(self.weights, known.weights, strict=True))
         return (math.sqrt(squares) * (1 + 1e-12) + 4 * U * self.path.norm()) * UP
 
-    def _near(self) -> _Curvature:
+    def _near(self, eta: float) -> _Curvature:
         """Return the spectrum of the last Hessian if it is near enough, else that of a new one."""
-        known, eta = self.known, self.eta
+        known = self.known
         if known is not None:
             away = self._distance(known) + self.radius
             added = eta * known.third * away
@@ -275,7 +301,7 @@ class DescentMarch:
 
 
 def enclose_descent(
-    march: Any,
+    march: StepMarch,
     until: float | None,
     steps: int,
     progress: Callable[[float], None] | None,
@@ -283,7 +309,7 @@ def enclose_descent(
 ) -> tuple[str, str, np.ndarray, np.ndarray]:
     """Run a verified descent; return its result, the reason, the gaps and the radii.
 
-    The march is a `DescentMarch` or a `ConvexDescentMarch`. If `iterates` is given, the iterates are appended to it.
+    If `iterates` is given, the iterates are appended to it.
     """
     gaps, radii = [march.gap], [march.radius]
     target = -math.inf if until is None else until * march.first[0] * (1 - 1e-12)
