@@ -154,7 +154,8 @@ def test_the_logarithmic_norm(problem, depth):
     jets, here, width = [jet_of(layer) for layer in series], [], S / 4
     for s in (0.0, S / 4, S / 2, 0.75 * S, S):
         weights, _, off, _ = value_at(series, s)
-        found = cross(problem, [W[None] for W in weights], np.array(off)[:, None], C)
+        G, G_error, _, _ = problem.loss_gradient(weights, np.array(off), C)
+        found = cross([W[None] for W in weights], np.array(off)[:, None], G[None], G_error)
         here.append({pair: (x[0], mid[0]) for pair, (x, mid) in found.items()})
     more, total = path.moved(radius), 0.0
     for a, b in itertools.pairwise(here):

@@ -24,11 +24,11 @@ class ConvexDescentMarch(StepMarch):
         self.weights = weights
         self.tube = ProductTube(self.problem, weights, self.scale)
         self.gap = self.tube.gap(self.radius)
+        self.slope = self.problem.loss_gradient(weights, np.zeros(len(weights)), self.scale)
 
     def step(self, eta: float) -> tuple[list[np.ndarray], float]:
         """Return the next iterate, and a bound of the rounding of the step, without that of the sum."""
-        off = np.zeros(len(self.weights))
-        _, _, gradients, errors = self.problem.loss_gradient(self.weights, off, self.scale)
+        _, _, gradients, errors = self.slope
         new = [W - eta * g for W, g in zip(self.weights, gradients, strict=True)]
         rounding = (float(e) + 2 * U * float(frobenius(g)) for g, e in zip(gradients, errors, strict=True))
         return new, eta * math.hypot(*rounding)
@@ -39,7 +39,8 @@ class ConvexDescentMarch(StepMarch):
         _, curvature, motion = self.tube.sizes(self.radius)
         C = np.zeros((L, L))
         if L > 1:
-            here = cross(self.problem, [W[None] for W in self.weights], np.zeros((L, 1)), self.scale)
+            G, G_error, _, _ = self.slope
+            here = cross([W[None] for W in self.weights], np.zeros((L, 1)), G[None], G_error)
             more = self.tube.moved(self.radius)
             for i, j in itertools.combinations(range(L), 2):
                 (x, mid), (x_more, mid_more) = here[i, j], more[i, j]

@@ -115,7 +115,8 @@ class ConvexPath(ProductTube):
     def cross(self) -> dict[tuple[int, int], tuple[list[float], list[float]]]:
         """Upper bounds of `‖P_{i−1}ᵀ G S_{j+1}ᵀ‖₂` and `‖W_{i+1} ⋯ W_{j−1}‖₂` at the knots."""
         weights, off = self.at(self.knots)
-        return cross(self.problem, weights, off, self.c)
+        G, G_error, _, _ = self.problem.loss_gradient(weights, off, self.c)
+        return cross(weights, off, G, G_error)
 
     def exponent(self, radius: float) -> float:
         """Return an upper bound of `∫ m ds` over the step, on the tube of this radius."""

@@ -103,10 +103,12 @@ def grown(sizes: list, errors: Any) -> Any:
 
 
 def cross(
-    problem: ConvexGradient, weights: list[np.ndarray], off: np.ndarray, c: float
+    weights: list[np.ndarray], off: np.ndarray, G: np.ndarray, G_error: Any
 ) -> dict[tuple[int, int], tuple[list[float], list[float]]]:
-    """Return upper bounds of `‖P_{i−1}ᵀ G S_{j+1}ᵀ‖₂` and `‖W_{i+1} ⋯ W_{j−1}‖₂`, `G = c∇f`, for each of a stack."""
-    G, G_error, _, _ = problem.loss_gradient(weights, off, c)
+    """Return upper bounds of `‖P_{i−1}ᵀ G S_{j+1}ᵀ‖₂` and `‖W_{i+1} ⋯ W_{j−1}‖₂` for each of a stack.
+
+    `G = c∇f` and its error are those of `ConvexGradient.loss_gradient`.
+    """
     P, S = products(weights)
     sizes, length, found = [frobenius(W) for W in weights], frobenius(G), {}
     for i, j in itertools.combinations(range(len(weights)), 2):
