@@ -13,6 +13,8 @@ from uuid import uuid4
 
 from numba.core.caching import IndexDataCacheFile
 
+from linflow._support.paths import open_careful
+
 _LENGTH = sha256().digest_size
 
 
@@ -68,18 +70,13 @@ class CodeFiles(IndexDataCacheFile):
 def _content(path: str) -> Any:
     """Return what a file holds, or None if it is not whole, or not of this user."""
     try:
-        with open(path, "rb", opener=_careful) as file:
+        with open(path, "rb", opener=open_careful) as file:
             content = file.read() if _own(os.fstat(file.fileno())) else b""
     except OSError:
         return None
     digest, content = content[:_LENGTH], content[_LENGTH:]
     # Only what has its hash and its owner is unpickled.
     return pickle.loads(content) if content and sha256(content).digest() == digest else None
-
-
-def _careful(path: str, flags: int) -> int:
-    """Open a file without waiting for the other end of a pipe, and not through a link."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0))
 
 
 def _own(found: os.stat_result) -> bool:

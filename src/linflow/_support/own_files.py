@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import mmap
 import re
+import stat
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from linflow._support.paths import PathLike, quote
+from linflow._support.paths import PathLike, check_regular, quote
 
 GENERATOR = '<meta name="generator" content="linflow">'
 """The mark in every page."""
@@ -39,7 +40,7 @@ def refuse_foreign_files(
         head: the first line of files that linflow wrote, if that line is their mark.
 
     Raises:
-        FileExistsError: there is such a file, and it is not empty; or a symbolic link.
+        FileExistsError: there is such a file, and it is not empty; or there is a link, a pipe or a device.
 
     Example:
         >>> import tempfile, pathlib
@@ -54,13 +55,14 @@ def refuse_foreign_files(
         exists and was not written by linflow; name another file, or move it away.
     """
     for path in map(Path, paths):
-        if path.is_symlink():  # before any work is done; nothing is written through a link
-            raise FileExistsError(
-                f"{quote(path)} is a symbolic link, and links are not written; {way}, or remove it."
-            )
-        if path.exists() and not (path.is_file() or path.is_dir()):  # opened, a pipe would wait for its other end
-            raise FileExistsError(f"{quote(path)} is not a regular file; {way}, or remove it.")
-        if path.is_file() and path.stat().st_size > 0 and not _own(path, head):
+        try:
+            found = path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        if stat.S_ISDIR(found.st_mode):
+            continue
+        check_regular(found, path, f"written; {way}, or remove it", f"; {way}, or remove it", FileExistsError)
+        if found.st_size > 0 and not _own(path, head):
             raise FileExistsError(
                 f"{quote(path)} already exists and was not written by linflow; {way}, or move it away."
             )

@@ -34,8 +34,7 @@ _WAYS = {
 }
 """Advice for files of other kinds, by their suffixes."""
 
-
-_LINK = "{} is a symbolic link, and links are not {} here; put the file itself in its place, or remove the link."
+_NO_LINK = "here; put the file itself in its place, or remove the link"
 
 
 class FileError(ValueError):
@@ -102,17 +101,40 @@ def readable(path: PathLike, *, links: bool = True, empty: bool = False) -> Path
         ) from error
     except OSError as error:
         raise type(error)(f"{quote(path)} cannot be reached ({error.strerror}); check the name.") from error
-    if stat.S_ISDIR(found.st_mode):
-        raise IsADirectoryError(f"{quote(path)} is a directory; name a file in it.")
-    if stat.S_ISLNK(found.st_mode):
-        raise OSError(_LINK.format(quote(path), "read"))
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError(f"{quote(path)} is not a regular file; copy its content to one first.")
+    check_regular(found, path, f"read {_NO_LINK}", "; copy its content to one first")
     if not os.access(path, os.R_OK):
         raise PermissionError(f"{quote(path)} may not be read; check its permissions.")
     if found.st_size == 0 and not empty:
         raise FileError(f"{quote(path)} is empty (0 bytes); write it again.")
     return Path(path)
+
+
+def check_regular(
+    found: os.stat_result, path: PathLike, link: str, other: str, error: type[OSError] = OSError
+) -> None:
+    """Raise an error unless a regular file was found at a path. Nothing is opened: a pipe could wait forever.
+
+    Args:
+        found: what `os.stat` or `os.lstat` found.
+        path: the path, for the message.
+        link: how the message about a symbolic link ends, after "links are not".
+        other: how the message about anything else ends, such as a pipe.
+        error: the class of both errors.
+
+    Raises:
+        IsADirectoryError: a directory.
+    """
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(f"{quote(path)} is a directory; name a file in it.")
+    if stat.S_ISLNK(found.st_mode):
+        raise error(f"{quote(path)} is a symbolic link, and links are not {link}.")
+    if not stat.S_ISREG(found.st_mode):
+        raise error(f"{quote(path)} is not a regular file{other}.")
+
+
+def open_careful(path: PathLike, flags: int, mode: int = 0o666) -> int:
+    """Open a file, but not through a link, and without waiting for the other end of a pipe. Return its handle."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), mode)
 
 
 def check_size(size: int, limit: int, path: PathLike, what: str = "it") -> None:
@@ -122,6 +144,13 @@ def check_size(size: int, limit: int, path: PathLike, what: str = "it") -> None:
             f"{quote(path)} is too large: {what} would take {in_bytes(size)}, and {in_bytes(limit)} are allowed. "
             f"If you trust it and have the memory, pass limit={size}."
         )
+
+
+def blocks(path: PathLike) -> Iterator[bytes]:
+    """Yield the bytes of a file piece by piece, so that it may be larger than the memory."""
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            yield block
 
 
 @contextmanager
@@ -231,12 +260,7 @@ def _target(path: PathLike) -> tuple[Path, int | None]:
         return target, None
     except NotADirectoryError as error:
         raise NotADirectoryError(f"{quote(path)} cannot be written: a part of its path is a file.") from error
-    if stat.S_ISDIR(found.st_mode):
-        raise IsADirectoryError(f"{quote(path)} is a directory; name a file in it.")
-    if stat.S_ISLNK(found.st_mode):
-        raise OSError(_LINK.format(quote(path), "written"))
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError(f"{quote(path)} is not a regular file, so it was not replaced; choose another name.")
+    check_regular(found, path, f"written {_NO_LINK}", ", so it was not replaced; choose another name")
     if not os.access(target, os.W_OK):
         raise PermissionError(f"{quote(path)} may not be written; change its permissions or name another.")
     return target, stat.S_IMODE(found.st_mode)

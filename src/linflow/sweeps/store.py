@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from linflow._support.paths import quote, readable
+from linflow._support.paths import open_careful, quote, readable
 from linflow._support.words import plural
 from linflow.files import FileError, atomic, read_table, write_table
 from linflow.sweeps.grid import ID_LENGTH
@@ -183,16 +183,13 @@ class Store:
         """Return a part, or None (with a note) if it is truncated, corrupt or from another version."""
         try:
             table = read_table(readable(self.parts / name, links=False))
+            lack = _lack(table)
         except (FileError, OSError) as error:
-            self.notes.append(f"{name} is left out and its cells are computed again: {error}")
-            return None
-        if not table.schema.equals(SCHEMA):
-            self.notes.append(f"{name} is left out and its cells are computed again: it has other columns.")
-            return None
-        if (lack := _lack(table)) is not None:
-            self.notes.append(f"{name} is left out and its cells are computed again: {lack}.")
-            return None
-        return table
+            table, lack = None, str(error)
+        if lack is None:
+            return table
+        self.notes.append(f"{name} is left out and its cells are computed again: {lack}")
+        return None
 
     def _cached(self, name: str) -> pa.Table | None:
         """Return a part as `read` does, from the cache if it was used recently."""
@@ -294,13 +291,15 @@ class Store:
 
 
 def _lack(table: pa.Table) -> str | None:
-    """Return what no sweep has written in a part, or None."""
+    """Return in a sentence what no sweep of this version has written in a part, or None."""
+    if not table.schema.equals(SCHEMA):
+        return "it has other columns."
     good = table.filter(pc.field("status") == "ok")
     for rows, names in ((table, EVERY_ROW), (good, GOOD_ROW)):
         for name in names:
             if rows[name].null_count:
-                return f"a row has no {name}"
-    return None if all(name.isascii() for name in table["id"].to_pylist()) else "an id is not of its kind"
+                return f"a row has no {name}."
+    return None if all(name.isascii() for name in table["id"].to_pylist()) else "an id is not of its kind."
 
 
 def _part_name(table: pa.Table) -> str:
@@ -342,10 +341,9 @@ def running(folder: str | os.PathLike[str], first: int = 0) -> bool | None:
 
 def _opened(path: Path, flags: int) -> int | None:
     """Open a plain file, or return None if something else is there: a link, a pipe, a device."""
-    careful = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # a pipe would wait for its other end
     if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
         return None
-    handle = os.open(path, flags | careful, 0o666)
+    handle = open_careful(path, flags)
     if stat.S_ISREG(os.fstat(handle).st_mode):
         return handle
     os.close(handle)
