@@ -122,6 +122,17 @@ def test_a_table_of_empty_cells(tmp_path):
     assert files.read_table(path, limit=2 * SMALL).num_rows == 100_000
 
 
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
+def test_short_lines_count_however_they_end(tmp_path, end):
+    """Each takes eight bytes in memory, and as few as two on disk."""
+    path = tmp_path / "m.csv"
+    path.write_bytes(f"1{end}".encode() * 100_000)
+    refused(files.read_matrix, path, limit=8 * 10**5)
+    assert files.read_matrix(path, limit=8 * (10**5 + 1)).shape == (10**5, 1)
+    refused(files.read_table, path, limit=8 * 10**5)
+    assert files.read_table(path, limit=8 * (10**5 + 1)).num_rows == 10**5 - 1  # the first line names the column
+
+
 @pytest.mark.parametrize("end", ["csv", "tsv", "txt"])
 def test_one_long_line(tmp_path, end):
     """Cut into cells, it takes 30 times its size."""

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from linflow._support.paths import FileError, check_size, decoding, quote
+from linflow._support.paths import FileError, blocks, check_size, decoding, quote
 from linflow.files._index import check_counting, check_unnamed
 
 _DELIMITERS = ("\t", ";", ",")
 _LOOKED_AT = 20
 """The number of lines that determine the delimiter."""
-_BLOCK = 2**20
 _TIMES = 32
 """How many times as much memory as on disk a line takes, cut into cells of one digit."""
 _WHOLE = re.compile(r"\s*[-+]?\d+\s*")
@@ -31,7 +30,7 @@ def read_text(path: Path, limit: int) -> np.ndarray:
         FileError: a cell that is not a number, a header that does not fit, an index, ragged lines, or too large.
     """
     check_size(path.stat().st_size, limit, path, "its text")
-    _check_lines(path, limit)
+    lines = _count_lines(path, limit)
     head = _head(path)
     if not head:
         raise FileError(f"{quote(path)} holds no numbers; lines of numbers are needed.")
@@ -40,7 +39,7 @@ def read_text(path: Path, limit: int) -> np.ndarray:
     cells = _cells(line, delimiter)
     rows = [_cells(line, delimiter) for _, line in head[1:]]
     header = _is_header(cells)
-    _check_text_size(path, len(cells), limit)
+    check_size(8 * lines * len(cells), limit, path)
     if header and not rows:
         raise FileError(f"{quote(path)} holds a header and no numbers below it; lines of numbers are needed.")
     if header:
@@ -173,22 +172,26 @@ def _check_first_line(cells: Sequence[str], rows: Sequence[Sequence[str]], delim
                 )
 
 
-def _check_lines(path: Path, limit: int) -> None:
-    """Raise FileError if a line is so long that its cells, as Python text, would take more than `limit` bytes."""
-    most, length = max(limit // _TIMES, 1), 0
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(_BLOCK), b""):
-            first, *rest = block.split(b"\n") if b"\n" in block else block.split(b"\r")
-            longest = max([length + len(first), *map(len, rest)])
-            if longest > most:
-                check_size(_TIMES * longest, limit, path, f"a line of {longest} characters")
-            length = len(rest[-1]) if rest else length + len(first)
+def _count_lines(path: Path, limit: int) -> int:
+    """Return the number of lines, empty ones too.
+
+    Raises:
+        FileError: a line is so long that its cells, as Python text, would take more than `limit` bytes.
+    """
+    most, count, length = max(limit // _TIMES, 1), 1, 0
+    for block in blocks(path):
+        first, *rest = block.split(b"\n") if b"\n" in block else block.split(b"\r")
+        longest = max([length + len(first), *map(len, rest)])
+        if longest > most:
+            check_size(_TIMES * longest, limit, path, f"a line of {longest} characters")
+        count += line_ends(block)
+        length = len(rest[-1]) if rest else length + len(first)
+    return count
 
 
-def _check_text_size(path: Path, columns: int, limit: int) -> None:
-    with open(path, "rb") as file:
-        rows = 1 + sum(block.count(b"\n") for block in iter(lambda: file.read(_BLOCK), b""))
-    check_size(8 * rows * columns, limit, path)
+def line_ends(block: bytes) -> int:
+    """Return how many lines end in some bytes, as each system ends them."""
+    return block.count(b"\n") + block.count(b"\r") - block.count(b"\r\n")
 
 
 def _find(path: Path, delimiter: str | None, skip: int) -> None:

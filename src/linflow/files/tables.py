@@ -11,6 +11,7 @@ import numpy as np
 from linflow._support.paths import (
     LIMIT,
     PathLike,
+    blocks,
     check_size,
     decoding,
     import_for,
@@ -20,6 +21,7 @@ from linflow._support.paths import (
     write_bytes,
 )
 from linflow.files._parquet import read_parquet
+from linflow.files._text import line_ends
 
 KINDS = (".parquet", ".csv")
 
@@ -106,8 +108,7 @@ def _plain(x: Any) -> Any:
 
 def _cells(path: Path) -> int:
     """Return the most cells that a CSV file can have. Decoded, an empty one takes as much as any number."""
-    with open(path, "rb") as file:
-        return 1 + sum(block.count(b",") + block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
+    return 1 + sum(block.count(b",") + line_ends(block) for block in blocks(path))
 
 
 def read_table(path: PathLike, *, limit: int = LIMIT, columns: Sequence[str] | None = None) -> Any:
