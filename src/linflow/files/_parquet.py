@@ -62,46 +62,59 @@ def read_parquet(path: Path, limit: int, columns: Sequence[str] | None = None) -
     """
     pa, pq = import_for("pyarrow", path), import_for("pyarrow.parquet", path)
     with pq.ParquetFile(path, page_checksum_verification=True) as file, open(path, "rb") as content:
-        metadata, schema = file.metadata, file.schema
-        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-        if metadata.num_rows < 0 or any(group.num_rows < 0 for group in groups):
-            raise FileError(f"{quote(path)} states negative sizes: it is corrupt. Write or fetch it again.")
-        listed = [group.get(1) or [] for group in _footer(content).get(4) or []]
-        if [len(columns) for columns in listed] != [metadata.num_columns] * len(groups):
-            raise FileError(f"{quote(path)} has columns missing: it is corrupt. Write or fetch it again.")
-        if sum(group.num_rows for group in groups) != metadata.num_rows:
-            raise FileError(f"{quote(path)} has other rows than it states: it is corrupt. Write or fetch it again.")
-        wanted = [
-            (j, *_kind(schema.column(j)))
-            for j in range(metadata.num_columns)
-            if columns is None or schema.column(j).path.partition(".")[0] in columns
-        ]
-        parts, total = [], 0
-        for group, chunks in zip(groups, listed, strict=True):
-            found = [
-                _measured(_Chunk.of(chunks[j]), content, group.num_rows, width, nested) for j, width, nested in wanted
-            ]
-            total += sum(column.size for column in found)
-            check_size(total, limit, path)
-            check_size(max((column.page for column in found), default=0), limit, path, "a page of it")
-            rows = max(1, group.num_rows)
-            while rows > 1 and sum(column.shared_by(rows) for column in found) > limit:
-                rows //= 2
-            check_size(sum(column.shared_by(rows) for column in found), limit, path, "a row of it")
-            parts.append(rows)
         batches, total = [], 0
-        for i, rows in enumerate(parts):
+        for i, rows in enumerate(_rows_at_once(file, content, path, limit, columns)):
             for batch in file.iter_batches(batch_size=rows, row_groups=[i], columns=columns):
                 total += batch.nbytes
                 check_size(total, limit, path)
                 batches.append(batch)
-        if sum(map(len, batches)) != metadata.num_rows:
-            raise FileError(f"{quote(path)} has other rows than it states: it is corrupt. Write or fetch it again.")
+        if sum(map(len, batches)) != file.metadata.num_rows:
+            raise _corrupt(path, "has other rows than it states")
         kept = file.schema_arrow
         if columns is not None:
             kept = pa.schema([kept.field(name) for name in columns], kept.metadata)
             batches = [batch.select(columns) for batch in batches]
         return pa.Table.from_batches(batches, kept)
+
+
+def _rows_at_once(file: Any, content: IO[bytes], path: Path, limit: int, columns: Sequence[str] | None) -> list[int]:
+    """Return for each row group how many of its rows are decoded at once. Nothing is decoded yet.
+
+    Raises:
+        FileError: the table, a page or a row would take more than `limit` bytes, or the counts do not agree.
+    """
+    metadata, schema = file.metadata, file.schema
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    if metadata.num_rows < 0 or any(group.num_rows < 0 for group in groups):
+        raise _corrupt(path, "states negative sizes")
+    listed = [group.get(1) or [] for group in _footer(content).get(4) or []]
+    if [len(chunks) for chunks in listed] != [metadata.num_columns] * len(groups):
+        raise _corrupt(path, "has columns missing")
+    if sum(group.num_rows for group in groups) != metadata.num_rows:
+        raise _corrupt(path, "has other rows than it states")
+    wanted = [
+        (j, *_kind(schema.column(j)))
+        for j in range(metadata.num_columns)
+        if columns is None or schema.column(j).path.partition(".")[0] in columns
+    ]
+    parts, total = [], 0
+    for group, chunks in zip(groups, listed, strict=True):
+        found = [
+            _measured(_Chunk.of(chunks[j]), content, group.num_rows, width, nested) for j, width, nested in wanted
+        ]
+        total += sum(column.size for column in found)
+        check_size(total, limit, path)
+        check_size(max((column.page for column in found), default=0), limit, path, "a page of it")
+        rows = max(1, group.num_rows)
+        while (shared := sum(column.shared_by(rows) for column in found)) > limit and rows > 1:
+            rows //= 2
+        check_size(shared, limit, path, "a row of it")
+        parts.append(rows)
+    return parts
+
+
+def _corrupt(path: Path, what: str) -> FileError:
+    return FileError(f"{quote(path)} {what}: it is corrupt. Write or fetch it again.")
 
 
 @dataclass
