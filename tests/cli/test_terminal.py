@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 import linflow as lf
 from linflow._support import words
 from linflow.cli import _show, app
+from tests.attack import ACTS
 
-ACTS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]")
 EVIL = "\x1b]0;mine\x07\x1b[2J\x9b1m\u202e"
 
 

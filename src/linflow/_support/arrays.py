@@ -8,7 +8,7 @@ certificate in float32 means nothing. Integers and smaller floats are promoted, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import array_api_compat
@@ -20,7 +20,7 @@ Array = Any
 Namespace = Any
 """The module of functions for one kind of array."""
 
-EXACT = 2.0**53
+_EXACT = 2.0**53
 """Below this size float64 holds every whole number."""
 EPS = float(np.finfo(np.float64).eps)
 
@@ -106,10 +106,14 @@ def to_float64(array: Array, name: str) -> tuple[Array, str | None]:
             f"{name} could not be promoted from {given} to float64 and certificates need float64. "
             'With JAX, call jax.config.update("jax_enable_x64", True) first.'
         )
-    note = f"{name} was promoted from {given} to float64"
-    if "float" not in kind and bool(xp.any(xp.abs(promoted) >= EXACT)):
-        note += ", which rounds whole numbers beyond 2^53"
-    return promoted, note
+    whole = [] if "float" in kind else [promoted]
+    return promoted, f"{name} was promoted from {given} to float64{rounding(whole)}"
+
+
+def rounding(whole: Iterable[Array]) -> str:
+    """Return how a note ends on whole numbers that are now float64: empty if none of them can have been rounded."""
+    large = any(bool(namespace(x).any(abs(x) >= _EXACT)) for x in whole)
+    return ", which rounds whole numbers beyond 2^53" if large else ""
 
 
 def detach(array: Array) -> Array:

@@ -10,11 +10,14 @@ from typing import Any
 
 from linflow._support.version import __version__
 
+PACKAGES = ("numpy", "scipy", "numba")
+"""The packages, besides linflow, that numbers depend on."""
+
 
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
     """Return the versions of the packages that numbers depend on. Do not change the dictionary: it is cached."""
-    return {"linflow": __version__, **{name: _version(name) for name in ("numpy", "scipy", "numba")}}
+    return {"linflow": __version__, **{name: _version(name) for name in PACKAGES}}
 
 
 def software(*others: str) -> dict[str, str]:

@@ -124,15 +124,8 @@ def _encodable(text: str, encoding: str) -> str:
     """
     try:
         text.encode(encoding)
-    except (UnicodeEncodeError, LookupError):
-        pass
-    else:
-        return text
-    found = []
-    for sign in text:
-        try:
-            sign.encode(encoding)
-            found.append(sign)
-        except (UnicodeEncodeError, LookupError):
-            found.append(sign.translate(_ASCII).encode("ascii", "backslashreplace").decode())
-    return "".join(found)
+    except (UnicodeEncodeError, LookupError):  # or the encoding is unknown
+        if len(text) > 1:
+            return "".join(_encodable(sign, encoding) for sign in text)
+        return text.translate(_ASCII).encode("ascii", "backslashreplace").decode()
+    return text

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from linflow._support import checks
-from linflow._support.arrays import EXACT, first_bad
+from linflow._support.arrays import first_bad, rounding
 from linflow._support.paths import FileError, quote
 from linflow._support.words import listed, position
 from linflow.model.network import Network
@@ -64,10 +64,8 @@ def network_from(
         matrices = [W.T for W in matrices]
     small = sorted({(stored or {}).get(name, str(arrays[name].dtype)) for name in names} - {"float64"})
     if small:
-        whole = [arrays[name] for name in names if arrays[name].dtype.kind in "iu"]
-        rounded = any(np.abs(W.astype(np.float64)).max() >= EXACT for W in whole)
-        more = ", which rounds whole numbers beyond 2^53" if rounded else ""
-        notes = (*notes, f"the layers were promoted from {' and '.join(small)} to float64{more}")
+        whole = (arrays[name].astype(np.float64) for name in names if arrays[name].dtype.kind in "iu")
+        notes = (*notes, f"the layers were promoted from {' and '.join(small)} to float64{rounding(whole)}")
     try:
         network = Network(
             [np.array(W, dtype=np.float64, order="C") for W in matrices], 1.0 if scale is None else scale

@@ -8,7 +8,6 @@ import pickletools
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -250,11 +249,15 @@ def read_torch(
 
 
 def _check_pickle(content: bytes, path: Path) -> None:
-    """Refuse what PyTorch's weights-only loader allows, and what takes memory without an end: bytearray(N)."""
-    named: list[Any] = []
-    with suppress(ValueError):  # not a pickle; PyTorch says so
-        named += (argument for code, argument, _ in pickletools.genops(content) if code.name == "GLOBAL")
-    if any(str(name).endswith(" bytearray") for name in named):
+    """Refuse bytearray(N), which PyTorch's weights-only loader allows, and which takes any amount of memory."""
+    try:
+        found = any(
+            code.name == "GLOBAL" and str(argument).endswith(" bytearray")
+            for code, argument, _ in pickletools.genops(content)
+        )
+    except ValueError:  # not a pickle; PyTorch says so
+        return
+    if found:
         raise FileError(
             f"{quote(path)} makes a bytearray, which can take any amount of memory; save model.state_dict() alone."
         )

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from linflow._support.paths import one_line
-from linflow._support.provenance import software
+from linflow._support.provenance import PACKAGES, software
 from linflow.sweeps.cells import Answer, Task, run_task
 
-COMPARED = ("linflow", "numpy", "scipy", "numba")
-"""The packages on which numbers depend."""
+COMPARED = ("linflow", *PACKAGES)
+"""The packages whose versions must be the same."""
 QUESTION = "__import__('linflow._support.provenance', fromlist=['software']).software()"
 """Asked by `eval`, which every Python has. A function of linflow would end a worker that cannot import linflow."""
 

@@ -182,13 +182,13 @@ def run_sweep(
 
 def _own(path: Path) -> None:
     """Refuse a folder in which the sweep would overwrite a file that is not its own."""
-    results = path.with_name(RESULTS)
-    if not os.path.lexists(path):
-        if os.path.lexists(results):
-            raise ValueError(f"{results} does not belong to a sweep and would be overwritten; choose another folder.")
-        return
+    results, begun = path.with_name(RESULTS), os.path.lexists(path)
     if os.path.lexists(results):
+        if not begun:
+            raise ValueError(f"{results} does not belong to a sweep and would be overwritten; choose another folder.")
         readable(results, links=False, empty=True)  # no link and no pipe
+    if not begun:
+        return
     with open(readable(path, links=False, empty=True), "rb") as file:
         if file.read(len(HEADER)) != HEADER.encode():
             raise ValueError(f"{path} is not the file of a sweep and would be overwritten; choose another folder.")

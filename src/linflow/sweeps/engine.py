@@ -19,6 +19,7 @@ from subprocess import PIPE
 from typing import IO, Any, NoReturn, Protocol, cast
 
 from linflow._support.interpreter import environment, is_python, python
+from linflow._support.paths import one_line
 from linflow._support.provenance import software
 from linflow.sweeps.cells import Answer, Task
 from linflow.sweeps.cluster import OtherVersions, check_scheduler, compared, refusal, run_checked
@@ -350,10 +351,9 @@ class DaskEngine:
                 if isinstance(error, OtherVersions):
                     raise OSError(refusal(f"of {self.address} that ran a cell", str(error)))
                 if not isinstance(error, KilledWorker):
-                    told = f"{type(error).__name__}: {' '.join(str(error).split())}"
                     raise OSError(
-                        f"a worker of {self.address} cannot run cells ({told}); it needs the same linflow as this "
-                        "machine."
+                        f"a worker of {self.address} cannot run cells ({type(error).__name__}: {one_line(error)}); "
+                        "it needs the same linflow as this machine."
                     )
                 found.append((self._tasks.pop(future), Died()))
             else:
