@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from hashlib import sha256
 from typing import Any
 from uuid import uuid4
@@ -51,16 +50,11 @@ class CodeFiles(IndexDataCacheFile):
 
     def _write(self, path: str, value: Any) -> None:
         content = self._dump(value)
-        with self._open_for_write(path) as file:
-            file.write(sha256(content).digest() + content)
-
-    @contextmanager
-    def _open_for_write(self, filepath: str) -> Iterator[Any]:
-        made = f"{filepath}.tmp.{uuid4().hex[:16]}"
+        made = f"{path}.tmp.{uuid4().hex[:16]}"
         try:
             with os.fdopen(os.open(made, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
-                yield file
-            os.replace(made, filepath)
+                file.write(sha256(content).digest() + content)
+            os.replace(made, path)
         except BaseException:
             with suppress(OSError):
                 os.unlink(made)
