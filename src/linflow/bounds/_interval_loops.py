@@ -19,6 +19,7 @@ def _pick(condition, yes, no):
 
 for _function in (
     plain.phi,
+    plain.visited,
     plain.share,
     plain.first_entry,
     plain.last_entry,

@@ -13,15 +13,15 @@ import numpy as np
 from linflow._support.arrays import EPS
 from linflow.bounds import _interval_program as program
 from linflow.bounds._base import Spectrum
-from linflow.model.scalar_chain import chain_root
+from linflow.bounds.operator_floors import SHAVED
+from linflow.model.scalar_chain import chain_offsets, chain_root
 
-CHAIN = 1e-12
-"""Relative rounding of a product of the squares of a chain, as in `operator_floors`."""
 NODES, GRADING = 24, 3.0
 """Nodes in `log σ²` on which the ratio of two chains is compared, and how much closer they lie at the lower end."""
 CELLS = 8
 """Cells of the leak of the first layer, for three layers."""
 CURVATURE = 8 / 27
+"""The largest size of the second derivative of `log p_l(σ; a)/p_l(σ; b)` as a function of `log σ²`."""
 UNBOUNDED = 1e250
 """Stands for `γ` where there is no other direction, n = 1."""
 FAR = 1e6
@@ -30,8 +30,7 @@ FAR = 1e6
 
 def squares(d: np.ndarray, sigma: np.ndarray) -> np.ndarray:
     """Return the squares `t_l` of the scalar chains: d of shape (N, D) and σ of shape (…) give (N, …, L)."""
-    sums = np.concatenate([np.zeros((len(d), 1)), -np.cumsum(d, axis=1)], axis=1)
-    c = (sums - sums.min(axis=1, keepdims=True)).reshape(len(d), *[1] * np.ndim(sigma), -1)
+    c = chain_offsets(d).reshape(len(d), *[1] * np.ndim(sigma), -1)
     return chain_root(c, sigma)[..., None] + c
 
 
@@ -90,7 +89,7 @@ def ratio(upper: np.ndarray, lower: np.ndarray, first: np.ndarray, last: np.ndar
     beyond = np.where(some[..., -1], L / 4 * total[..., 0] / safe[..., -1], np.inf)[..., None]
     top = np.where(known[:, None], top, np.maximum(top, beyond))
     with np.errstate(over="ignore"):
-        return np.expm1(np.maximum(np.nan_to_num(top, nan=np.inf), 0.0) * (1 + 1e-9) + 4 * CHAIN)
+        return np.expm1(np.maximum(np.nan_to_num(top, nan=np.inf), 0.0) * (1 + 1e-9) + 4 * SHAVED)
 
 
 def cells(Ds: Sequence[Spectrum], widths: Sequence[int], n: int) -> np.ndarray:
@@ -134,32 +133,37 @@ def table(
     """
     N, M, D = len(hats), len(sigma_n), len(upper)
     a = widened(upper, up=True)
-    b = np.concatenate(
-        [widened(hats, up=False), widened(lower, up=False)[None]]
-    )  # the last row is the second interval
+    b = widened(np.concatenate([hats, lower[None]]), up=False)  # the last row is the second interval
+
+    def highest(sigma: np.ndarray) -> np.ndarray:
+        return prefixes(squares(a[None], sigma))[0] * (1 + SHAVED)
+
+    def lowest(sigma: np.ndarray) -> np.ndarray:
+        return prefixes(squares(b, sigma)) * (1 - SHAVED)
+
     s, single = sigma_n**2, not np.isfinite(sigma_next).any()
-    following = np.maximum(sigma_next, sigma_n)
-    most = prefixes(squares(a[None], sigma_n))[0] * (1 + CHAIN)
-    below = np.minimum(prefixes(squares(b, sigma_n)) * (1 - CHAIN), most)
-    rows = np.empty((N, M, len(program.ROWS), D))
+    most = highest(sigma_n)
+    below = np.minimum(lowest(sigma_n), most)
     known = np.isfinite(top)[:, None]
     finite = np.where(np.isfinite(top), top, 1.0)
-    x_most = np.where(known, 1 / (prefixes(squares(a[None], finite))[0] * (1 + CHAIN)), 0.0)
-    y_most = np.where(known, prefixes(squares(b, finite)) * (1 - CHAIN) / finite[:, None] ** 2, 0.0)
-    if single:
-        spread, rest, mirrored = np.zeros((N + 1, M, D)), np.full((N + 1, M, D), UNBOUNDED), np.ones((M, D))
+    x_most = np.where(known, 1 / highest(finite), 0.0)
+    y_most = np.where(known, lowest(finite) / finite[:, None] ** 2, 0.0)
+    if single:  # without γ^Y, (B2) has no last term
+        spread, rest, mirrored = np.zeros((N + 1, M, D)), np.full((N + 1, M, D), UNBOUNDED), np.zeros((M, D))
     else:
-        spread = ratio(a, b, following, np.maximum(top, following))
-        rest = prefixes(squares(b, following)) * (1 - CHAIN)
-        mirrored = following[:, None] ** 2 / (prefixes(squares(a[None], following))[0] * (1 + CHAIN))
+        following = np.maximum(sigma_next, sigma_n)
+        spread, rest = ratio(a, b, following, np.maximum(top, following)), lowest(following)
+        mirrored = following[:, None] ** 2 / highest(following)
+    rows = np.empty((N, M, len(program.ROWS), D))
     rows[:, :, program.A], rows[:, :, program.B] = a, b[:N, None]
-    for k, (own, second) in enumerate(
-        ((program.LEAST, program.LEAST_2), (program.SPREAD, program.SPREAD_2), (program.REST, program.REST_2))
+    for own, second, each in (
+        (program.LEAST, program.LEAST_2, below),
+        (program.SPREAD, program.SPREAD_2, spread),
+        (program.REST, program.REST_2, np.minimum(rest, UNBOUNDED)),
     ):
-        each = (below, spread, np.minimum(rest, 1e250))[k]
         rows[:, :, own], rows[:, :, second] = each[:N], each[N:]
     rows[:, :, program.MOST], rows[:, :, program.CAP] = most, s[:, None] / most
-    rows[:, :, program.MIRRORED_REST] = 0.0 if single else mirrored  # 0: (B2) without its last term
+    rows[:, :, program.MIRRORED_REST] = mirrored
     better = below[:N] >= below[N:]
     x_rest = x_most if single else np.maximum(1 / np.where(better, rest[:N], rest[N:]), x_most)
     y_most = np.maximum(y_most[:N], y_most[N:])

@@ -35,11 +35,17 @@ def phi(d: Any, a: Any, b: Any) -> Any:
     return pick(half >= 0, half + root, a * b / pick(half >= 0, 1.0, root - half))
 
 
+def visited(step: int, D: int) -> int:
+    """Return the layer that a step visits: from the first of D to the last, back to the first, and so on."""
+    l = step % (2 * D)
+    return l if l < D else 2 * D - 1 - l
+
+
 def shrink(low: Any, high: Any, caps: Any, q: Any, s: Any) -> Any:
     """Lower `high`, fill `caps` with the largest ζ on the box `low ≤ η ≤ high`; return whether a point is left."""
     D = len(low)
     for step in range(SWEEPS * 2 * D):
-        l = step % (2 * D) if step % (2 * D) < D else 2 * D - 1 - step % (2 * D)
+        l = visited(step, D)
         before = high[l - 1] if l > 0 else 1.0 + 0.0 * s
         after = high[l + 1] if l < D - 1 else s
         high[l] = np.minimum(high[l], phi(q[A, l], before, after) * (1 + ROUNDING))  # (C1)
@@ -63,8 +69,7 @@ def shrink(low: Any, high: Any, caps: Any, q: Any, s: Any) -> Any:
                 reach = np.maximum(reach, least + above * above / pick(rest > 0, rest, 1.0))  # (B1)
         caps[l] = s / reach * (1 + ROUNDING)
     for step in range(SWEEPS * 2 * D):
-        l = step % (2 * D) if step % (2 * D) < D else 2 * D - 1 - step % (2 * D)
-        l = D - 1 - l
+        l = D - 1 - visited(step, D)
         before = caps[l - 1] if l > 0 else s
         after = caps[l + 1] if l < D - 1 else 1.0 + 0.0 * s
         caps[l] = np.minimum(caps[l], phi(-q[B, l], after, before) * (1 + ROUNDING))  # (C2)

@@ -131,7 +131,8 @@ def root_above(steps: Sequence[Array], w: Any, follow: Follow | None = None) -> 
     off = 8 * EPS * sum(abs(step) for step in steps)
     sums = xp.stack(list(itertools.accumulate([steps[0] * 0.0, *(step + off for step in steps)])))
     top = xp.max(sums)
-    c, known = top - sums, to_numpy(top - sums)
+    c = top - sums
+    known = to_numpy(c)
     log_x = chain_log_root(known, to_numpy(w))
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         largest = np.maximum(np.abs(log_x), np.abs(np.logaddexp(log_x, np.log(known.max()))))
@@ -141,19 +142,19 @@ def root_above(steps: Sequence[Array], w: Any, follow: Follow | None = None) -> 
         x = from_numpy(x, c)
     else:
         x = follow(lambda y: xp.sum(xp.log(y + c)) - 2 * xp.log(w), np.exp(log_x)) * (1 + float(allowed))
-    return top + x, xp.stack([x + c[l] for l in range(len(known))])
+    return top + x, xp.stack([x + offset for offset in c])
 
 
 def _products(d: Sequence[Array], sigma: Array, follow: Follow | None) -> list[Array]:
     """Return `p_0 = 1, p_1, …, p_L` of the scalar chain, from above; they increase in every `d_l` and in σ."""
     _, factors = root_above(d, sigma, follow)
     xp = namespace(factors)
-    values, some = [xp.ones_like(factors[0])], factors[0] >= 0
+    values = [xp.ones_like(factors[0])]
     with np.errstate(over="ignore", invalid="ignore"):
-        for l in range(len(d) + 1):
-            some = some & (factors[l] > 0)
-            raised = values[-1] * factors[l] * (1 + 4 * EPS)
-            values.append(xp.where(some, xp.where(raised > SMALLEST_NORMAL, raised, SMALLEST_NORMAL), 0.0))
+        for factor in factors:
+            raised = values[-1] * factor * (1 + 4 * EPS)
+            raised = xp.where(raised > SMALLEST_NORMAL, raised, SMALLEST_NORMAL)
+            values.append(xp.where((values[-1] > 0) & (factor > 0), raised, 0.0))
     return values
 
 

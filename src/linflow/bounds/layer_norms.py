@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,10 +58,12 @@ def layers_below(
     xp, L = namespace(Ds[0].lower), len(Ds) + 1
     falls = [D.upper[0] for D in Ds]  # λ_max(D_l): how far ‖W_l‖² may exceed ‖W_{l+1}‖²
     rises = [-D.lower[-1] for D in Ds]  # λ_max(−D_l): the reverse
-    bound = [prefixes[1], *([xp.full_like(prefixes[1], math.inf)] * (L - 2)), suffixes[L - 1]]
+    bound = [prefixes[1]]
     for l in range(1, L - 1):  # W_{l+1} is the last layer of P_{l+1} and the first of S_{l+1}
         behind, _ = root_above(rises[:l][::-1], xp.sqrt(prefixes[l + 1]), follow)
-        bound[l] = xp.minimum(behind, root_above(falls[l:], xp.sqrt(suffixes[l]), follow)[0])
+        ahead, _ = root_above(falls[l:], xp.sqrt(suffixes[l]), follow)
+        bound.append(xp.minimum(behind, ahead))
+    bound.append(suffixes[L - 1])
     for l in range(L - 1):
         bound[l + 1] = xp.minimum(bound[l + 1], xp.maximum(bound[l] + rises[l], 0.0))
     for l in range(L - 2, -1, -1):

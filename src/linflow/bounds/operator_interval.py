@@ -14,9 +14,8 @@ from linflow.bounds import _interval_numbers as numbers
 from linflow.bounds import _interval_search as search
 from linflow.bounds._base import Invariants, Spectrum, Theorem, has_imbalance, plain, rounded, spectra
 from linflow.bounds.operator_floors import THEOREM as FLOORS
+from linflow.bounds.product_aware import SMALLEST_SIGMA
 
-SMALLEST = 1e-100
-"""The least σ that is used, for layers of about size 1."""
 LEVELS = 16
 """The most products for which the program is solved at once; more of them share the bound of a weaker one."""
 
@@ -95,7 +94,7 @@ def joint(
         run: the functions that look at boxes; compiled ones by default.
     """
     found = np.zeros(least.shape)
-    some = least > SMALLEST
+    some = least > SMALLEST_SIGMA
     if not some.any():
         return found
     sigmas = least[some], following[some], largest[some]
@@ -120,7 +119,7 @@ def _few(inv: Invariants) -> tuple[np.ndarray, ...]:
     least, following, largest = (np.ravel(to_numpy(x)) for x in (inv.sigma_min, inv.sigma_next, inv.sigma_max))
     least, following, largest = np.broadcast_arrays(least, following, largest)
     index = np.arange(len(least))
-    positive = least > SMALLEST
+    positive = least > SMALLEST_SIGMA
     if len(least) > LEVELS and positive.any():
         logs = np.log(np.where(positive, least, 1.0))
         first, last = logs[positive].min(), logs[positive].max()

@@ -13,9 +13,10 @@ import numpy as np
 
 
 def chain_offsets(d: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Return the offsets `c_1, …, c_L ≥ 0` with `c_l − c_{l+1} = d_l` and `min c = 0`."""
-    c = np.concatenate([[0.0], -np.cumsum(np.asarray(d, dtype=np.float64).ravel())])
-    return c - c.min()
+    """Return the offsets `c_1, …, c_L ≥ 0` with `c_l − c_{l+1} = d_l` and `min c = 0`, along the last axis."""
+    sums = np.cumsum(np.asarray(d, dtype=np.float64), axis=-1)
+    c = np.concatenate([np.zeros((*sums.shape[:-1], 1)), -sums], axis=-1)
+    return c - c.min(axis=-1, keepdims=True)
 
 
 def chain_root(c: np.ndarray, w: np.ndarray | float) -> np.ndarray:
