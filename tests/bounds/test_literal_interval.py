@@ -94,7 +94,7 @@ def test_one_step_and_interval(n, depth, family, seed):
 @example(n=2, depth=5, family="scaled", seed=0)
 @square
 def test_every_inequality_of_the_program(n, depth, family, seed):
-    """(C1), (C2), (B), (B1), (B2), (Λ), (F) and (D) at weights."""
+    """(C1), (C2), (B), (B1), (B2) and (D) at weights, and Lemma 2 for the least eigenvalues of the outer layers."""
     weights = network(n, depth, family, seed)
     g = Grams(weights)
     of, D = g.of, depth - 1

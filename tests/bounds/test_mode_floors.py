@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import linflow as lf
-from tests.bounds.test_ceilings import chain_of
 from tests.random_networks import FAMILIES, draw_weights
 from tests.reference import algebra
+from tests.reference.intervals import chain
 
 ROUNDED = 1e-12
 """T computed, relative to the product of the squares of the layers: a few hundred ε."""
@@ -61,8 +61,8 @@ def test_they_are_sums_of_chains_as_written(rng, n, m):
     assert floors.shape == (n, m)
     for i in range(n):
         for j in range(m):
-            left = chain_of(b, sigmas[i]) if i < len(sigmas) else None
-            right = chain_of(a, sigmas[j]) if j < len(sigmas) else None
+            left = chain(b, sigmas[i]) if i < len(sigmas) else None
+            right = chain(a, sigmas[j]) if j < len(sigmas) else None
             first, last = (1, 1) if n > m else (4, 4) if n < m else (1, 4)
             literal = sum(
                 (mpmath.fprod(left[: l - 1]) if l > 1 else 1) * (mpmath.fprod(right[l:]) if l < 4 else 1)

@@ -7,19 +7,23 @@ import numpy as np
 
 
 def chain(d: Sequence[float], sigma: float) -> list:
-    """`t_1, …, t_L > 0` with `t_l − t_{l+1} = d_l` and `Π t_l = σ²`: Newton's method at 50 digits, from above."""
-    with mpmath.workdps(50):
+    """`t_1, …, t_L ≥ 0` with `t_l − t_{l+1} = d_l` and `Π t_l = σ²`: Newton's method at 60 digits, from above."""
+    with mpmath.workdps(60):
         sums = [mpmath.mpf(0)]
         for step in d:
             sums.append(sums[-1] - mpmath.mpf(step))
         c = [x - min(sums) for x in sums]
         target = mpmath.mpf(sigma) ** 2
-        x = target ** (mpmath.mpf(1) / len(c))
+        if target == 0:
+            return c
+        # Π (x + c) ≥ x^k times the product of the L − k largest c, for each k.
+        top = sorted(c)
+        x = min((target / mpmath.fprod(top[k:])) ** (mpmath.mpf(1) / k) for k in range(1, len(c) + 1) if all(top[k:]))
         for _ in range(500):  # the product is convex in x, so every step stays above the root
             t = [x + y for y in c]
             step = (1 - target / mpmath.fprod(t)) / mpmath.fsum(1 / y for y in t)
             x -= step
-            if abs(step) <= x * mpmath.mpf(10) ** -45:
+            if abs(step) <= x * mpmath.mpf(10) ** -55:
                 break
         return [x + y for y in c]
 
@@ -33,12 +37,11 @@ def prefixes(d: Sequence[float], sigma: float) -> list[float]:
 class Numbers:
     """The numbers of section 4 of square layers with `b_l ≤ D_l ≤ a_l`; σ_{n−1} is None for n = 1."""
 
-    def __init__(self, a, b, sigma_n, sigma_next, top, hats=None):
-        """`hats`: the b of (C1) and (C2); the intervals are those of a and b."""
-        self.a, self.b, self.s = list(a), list(b if hats is None else hats), sigma_n**2
+    def __init__(self, a, b, sigma_n, sigma_next, top):
+        self.a, self.b, self.s = list(a), list(b), sigma_n**2
         self.most, self.least = prefixes(a, sigma_n), prefixes(b, sigma_n)
         self.top_x, self.top_y = prefixes(a, top), [top**2 / x for x in prefixes(b, top)]
-        self.low_y, self.high_y = [self.s / x for x in self.most], [self.s / x for x in self.least]
+        self.low_y = [self.s / x for x in self.most]
         if sigma_next is None:
             self.spread, self.rest, self.rest_y = [0.0] * len(a), self.top_x, self.top_y
         else:
