@@ -19,14 +19,7 @@ from typing import TYPE_CHECKING, Any
 from linflow._support import checks
 from linflow._support.arrays import Array
 from linflow._support.names import missing
-from linflow.bounds import (
-    any_imbalance,
-    product_aware,
-    scalar_chain,
-    special_imbalance,
-    three_layers,
-    two_layers,
-)
+from linflow.bounds import any_imbalance, product_aware, scalar_chain, special_imbalance, three_layers, two_layers
 from linflow.bounds._base import Bound, Invariants, Theorem, within_normal
 from linflow.bounds._table import BoundTable
 from linflow.bounds.any_imbalance import deep
