@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from numba import njit
 
 exact: Any = njit(nogil=True, cache=True, error_model="numpy", fastmath=False)
+LANES = 8
+"""Columns that are computed together."""
 SPLIT = 134217729.0
 """`2²⁷ + 1`, which splits a float64 into two halves (Dekker, Veltkamp)."""
 
@@ -58,14 +61,27 @@ def _multiply(xh, xl, yh, yl):
 @exact
 def cauchy(A, B, k, out):
     """`out = Σ_{i≤k} A_i B_{k−i}`."""
-    for i in range(A.shape[1]):
-        for j in range(B.shape[2]):
-            h, l = 0.0, 0.0
-            for r in range(k + 1):
-                for q in range(A.shape[2]):
-                    ph, pl = _multiply(A[r, i, q, 0], A[r, i, q, 1], B[k - r, q, j, 0], B[k - r, q, j, 1])
-                    h, l = _add(h, l, ph, pl)
-            out[i, j, 0], out[i, j, 1] = h, l
+    rows, inner, columns = A.shape[1], A.shape[2], B.shape[2]
+    # Columns are contiguous and independent of each other, so the processor takes several of them at once. Columns of
+    # zeros fill the last group.
+    padded = (columns + LANES - 1) // LANES * LANES
+    Bh, Bl = np.zeros((k + 1, inner, padded)), np.zeros((k + 1, inner, padded))
+    for r in range(k + 1):
+        for q in range(inner):
+            for j in range(columns):
+                Bh[r, q, j], Bl[r, q, j] = B[k - r, q, j, 0], B[k - r, q, j, 1]
+    high, low = np.empty(padded), np.empty(padded)
+    for i in range(rows):
+        high[:] = 0.0
+        low[:] = 0.0
+        for r in range(k + 1):
+            for q in range(inner):
+                ah, al = A[r, i, q, 0], A[r, i, q, 1]
+                for j in range(padded):
+                    ph, pl = _multiply(ah, al, Bh[r, q, j], Bl[r, q, j])
+                    high[j], low[j] = _add(high[j], low[j], ph, pl)
+        for j in range(columns):
+            out[i, j, 0], out[i, j, 1] = high[j], low[j]
 
 
 @exact

@@ -6,6 +6,7 @@ a relative error below `8u²` (Joldes, Muller & Popescu 2017; the division is of
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -160,6 +161,7 @@ class Pairs:
         return True
 
 
+@cache
 def _loops() -> Any:
     from linflow.verified import _pairs  # noqa: PLC0415 - numba is slow to import
 
