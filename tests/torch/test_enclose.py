@@ -41,6 +41,32 @@ def test_sgd_in_float64_stays_within_the_proved_gaps(reduction, rate):
     assert proof.steps_bounds(1e-3) == (np.argmax(losses <= 1e-3 * losses[0]),) * 2
 
 
+def test_a_schedule_gives_the_rates_of_sgd():
+    model, X, Y = model_and_data(torch.float64)
+    proof = lt.enclose(model, X, Y, schedule=lf.schedules.local_smoothness("curvature"), until=1e-4)
+    assert proof.result == "target proved"
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    for rate in proof.step_sizes[: proof.steps]:
+        optimizer.param_groups[0]["lr"] = float(rate)
+        optimizer.zero_grad()
+        torch.nn.functional.mse_loss(model(X), Y).backward()
+        optimizer.step()
+    low, high = proof.gaps
+    last = torch.nn.functional.mse_loss(model(X), Y).item()
+    slack = 1e-10 * high[0]  # rounding of PyTorch's own steps; the minimum of these data is 0
+    assert low[-1] - slack <= last <= high[-1] + slack
+
+
+@pytest.mark.parametrize(
+    "given", [{"steps": 10}, {"step_size": 0.1, "t_max": 1.0}, {"step_size": 0.1, "schedule": lf.schedules.constant}]
+)
+def test_arguments_of_the_other_algorithm_are_refused(given):
+    model, X, Y = model_and_data(torch.float64)
+    given = {name: value(0.1) if callable(value) else value for name, value in given.items()}
+    with pytest.raises(ValueError, match=r"steps|t_max|schedule"):
+        lt.enclose(model, X, Y, **given)
+
+
 def test_weights_of_float32_are_read_in_float64_and_the_flow_is_proved():
     model, X, Y = model_and_data(torch.float32)
     proof = lt.enclose(model, X, Y, until=1e-4)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from linflow.torch._module import network
+from linflow.schedules import Schedule
 from linflow.torch.smoothness import regression
 from linflow.verified import DescentEnclosure, Enclosure
 from linflow.verified import enclose as enclose_start
@@ -21,6 +22,7 @@ def enclose(
     until: float | None = None,
     t_max: float | None = None,
     step_size: float | None = None,
+    schedule: Schedule | None = None,
     steps: int | None = None,
     max_steps: int = 5000,
     progress: Callable[[float], None] | None = None,
@@ -28,8 +30,8 @@ def enclose(
     """Prove where training of a deep linear model on `nn.MSELoss` goes from its current weights.
 
     The weights and data are read in float64. The proof is about exact arithmetic, so training in float32 differs by
-    its own rounding. Without `step_size` the proof is about gradient flow; with it, about
-    `torch.optim.SGD(lr=step_size)` on the whole batch.
+    its own rounding. Without `step_size` and `schedule` the proof is about gradient flow; with one of them, about
+    `torch.optim.SGD` on the whole batch with these learning rates.
 
     Args:
         model: a model that `linflow.torch.network` reads: an `nn.Sequential` of bias-free `nn.Linear`, or a list of
@@ -40,7 +42,8 @@ def enclose(
         reduction: reduction of `nn.MSELoss`: "mean", "sum", or "half" for `½‖Y − XW‖_F²`.
         until: fraction of the initial loss gap to prove; 1e-6 if none of until, t_max and steps is given.
         t_max: time at which the flow stops.
-        step_size: learning rate of SGD; gradient flow if omitted.
+        step_size: learning rate of SGD.
+        schedule: a rule for the learning rate, used instead of `step_size`; see `linflow.schedules`.
         steps: largest number of steps of SGD.
         max_steps: limit on the steps of the flow's path.
         progress: called with the fraction done after each step.
@@ -64,8 +67,16 @@ def enclose(
         ('target proved', True)
     """
     objective, net = regression(X, Y, reduction), network(model, scale=scale)
-    if step_size is None:
-        return enclose_start(objective, net, until=until, t_max=t_max, max_steps=max_steps, progress=progress)
-    return enclose_start(
-        objective, net, algorithm="descent", step_size=step_size, until=until, steps=steps, progress=progress
+    run: Any = enclose_start  # its overloads ask for the algorithm by name
+    return run(
+        objective,
+        net,
+        until=until,
+        t_max=t_max,
+        max_steps=max_steps,
+        algorithm="flow" if step_size is None and schedule is None else "descent",
+        step_size=step_size,
+        schedule=schedule,
+        steps=steps,
+        progress=progress,
     )

@@ -10,7 +10,7 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from linflow._support import checks
-from linflow._support.arrays import is_numpy, to_numpy
+from linflow._support.arrays import from_numpy, is_numpy, to_numpy
 from linflow._support.threads import one_thread_when_small
 from linflow.dynamics.descent import Iterate, Schedule, constant_step, scheduled_step
 from linflow.dynamics.field import GradientField
@@ -221,10 +221,10 @@ class _Beginning:
 
     def rule(self, schedule: Schedule | None) -> StepRule:
         """Return a schedule as a rule for the narrow weights. It reads the weights of full width."""
-        field = GradientField(self.objective, self.network)
+        field, first = GradientField(self.objective, self.network), self.network.weights[0]
 
         def step(weights: list[np.ndarray], taken: Sequence[float]) -> float:
-            full = self.network.with_weights(self.narrow.expand(weights))
+            full = self.network.with_weights([from_numpy(W, first) for W in self.narrow.expand(weights)])
             point = field.at(field.flatten(full.weights))
             return scheduled_step(schedule, Iterate(field, point, len(taken), taken[-1] if taken else None))
 
