@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from linflow.torch._module import network
 from linflow.schedules import Schedule
+from linflow.torch._module import network
 from linflow.torch.smoothness import regression
 from linflow.verified import DescentEnclosure, Enclosure
 from linflow.verified import enclose as enclose_start
