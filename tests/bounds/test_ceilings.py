@@ -174,6 +174,26 @@ def test_zero_layers_have_zero_ceilings():
     assert found.greatest == 0.0 and not found.prefixes[1:].any() and not found.suffixes[:-1].any()
 
 
+def test_a_product_of_0_stays_0():
+    assert lf.bounds.ceilings([np.array([-1.0])], 1, 1, 0.0).prefixes[:, 0].tolist() == [1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("others", [0.0, 1e-200])
+def test_a_product_of_layers_of_any_size_is_its_norm(others):
+    """‖W_1W_2W_3‖² may leave float64 where ‖W‖² does not."""
+    Ds = [np.array([x]) for x in (others, 0.0, 1e110)]
+    assert lf.bounds.ceilings(Ds, 1, 1, 1e70).prefixes[4, 0] == pytest.approx(1e140, rel=1e-11, abs=0)
+
+
+def test_layers_are_scaled_by_the_largest_eigenvalue():
+    """Layers of σ alone would leave float64 here: the bound on ‖W‖² = 1 is poor, and finite."""
+    Ds = [np.zeros(2)] * 3
+    found = lf.bounds.ceilings([*Ds, np.array([1e80, -1e-200])], 2, 2, 1.0)
+    assert 1 <= found.prefixes[5, 0] < 1e95 and found.prefixes[4, 0] == math.inf
+    found = lf.bounds.ceilings([np.array([1e-200, -1e80]), *Ds], 2, 2, 1.0)
+    assert 1 <= found.suffixes[0, 0] < 1e95 and found.suffixes[1, 0] == math.inf
+
+
 def test_tiny_factors_are_not_rounded_to_0():
     # w² = (1e-200, 1e-200, 1e200): the product of the first two is no number of float64.
     found = lf.bounds.ceilings([np.array([0.0]), np.array([-1e200])], 1, 1, 1e-100)
@@ -184,6 +204,8 @@ def test_tiny_factors_are_not_rounded_to_0():
 def test_singular_values_are_checked(sigmas):
     with pytest.raises(ValueError, match="upper bounds on σ_1 ≥ … ≥ σ_2 ≥ 0"):
         lf.bounds.ceilings([np.eye(2)], 2, 2, sigmas)
+    with pytest.raises(ValueError, match="upper bounds on σ_1 ≥ … ≥ σ_3 ≥ 0"):
+        lf.bounds.ceilings([np.eye(3)], 3, 3, [3.0, 1.0, 2.0])
 
 
 def test_it_says_what_it_bounds():
@@ -204,6 +226,15 @@ def test_every_allowance_is_in_the_upward_direction(monkeypatch):
     top, factors = module.root_above([np.float64(z) for z in d], w)
     assert float(top) == pytest.approx(raised + sums.max(), rel=1e-12, abs=0)
     np.testing.assert_allclose(factors, raised + c, rtol=1e-12)
+    followed, _ = module.root_above([np.float64(z) for z in d], w, lambda function, root: np.float64(root))
+    allowed = 8 * COARSE * 5 * (1 + max(abs(math.log(x)), abs(math.log(x + c.max()))))
+    assert float(followed) == pytest.approx(x * (1 + allowed) + sums.max(), rel=1e-12, abs=0)
+    for tiny in (1e-30, 1e-3):  # the logarithm of the root, or of the largest factor, is the larger
+        x = float(min(chain(steps, tiny)))
+        raised_tiny = math.exp(math.log(x) + 8 * COARSE * 5 * (1 + max(abs(math.log(x)), abs(math.log(x + c.max())))))
+        np.testing.assert_allclose(
+            module.root_above([np.float64(z) for z in d], tiny)[1], raised_tiny + c, rtol=1e-12
+        )
     Ds = [_base.Spectrum(np.array([z - 0.125]), np.array([z])) for z in d]
     found = module.prefix_ceilings(Ds, np.float64(w))
     literal = np.cumprod([1.0, *((raised + c) * (1 + 4 * COARSE))])

@@ -697,6 +697,30 @@ def test_norms_of_layers_are_capped_by_polynomial_and_neighbours(rng, L):
         assert layer_norms.layer_caps(Ds, np.array([product, math.inf]))[:, 1].tolist() == [math.inf] * L
 
 
+@pytest.mark.parametrize(
+    ("high", "low", "product", "l"),
+    [
+        ([15.6, 0.4, -1.8], [-2.3, 0.2, -23.2], 2.5, 1),  # W_2 by W_3
+        ([16.8, -1.6, 1.9], [0.1, -1.7, -0.4], 0.2, 2),  # W_3 by W_2
+        ([25.1, 0.0, -13.0, 2.9], [-0.6, -0.2, -24.3, 2.3], 1.2, 1),  # below 1
+        ([46.3, 0.1, -4.3, 4.7], [2.2, -0.1, -4.7, -1.5], 1.3, 2),
+        ([99.1, 5.4, 0.4, -2.7], [-1.4, 0.0, -0.1, -15.7], 1.7, 2),
+        ([12.0, 35.1, -1.0, 1.2], [8.3, 0.2, -1.3, -0.5], 0.3, 3),
+    ],
+)
+def test_a_neighbour_improves_the_cap_of_a_layer_within(high, low, product, l):
+    """By 5 % at least, in either direction; the outer layers have theirs from scalars that attain them."""
+    ends = [Ends([a, b], [a, b]) for a, b in zip(high, low, strict=True)]
+    found, literal = layer_norms.layer_caps([E.spectrum() for E in ends], product), caps_of(ends, product)
+    np.testing.assert_allclose(found, literal, rtol=1e-12)
+    a, b = chain(high, product), chain(low, product)
+    behind = low[:l][::-1], mpmath.fprod(a[: l + 1])  # x Π (x + Σ λ_min(D)) ≤ ‖P_{l+1}‖²
+    ahead = [-x for x in high[l:]], mpmath.fprod(b[l:])
+    for steps, square in (behind, ahead):
+        assert math.prod(float(found[l]) / 0.95 + s for s in [0.0, *np.cumsum(steps)]) < square
+    assert found[0] == near(float(a[0]), rel=1e-12) and found[-1] == near(float(b[-1]), rel=1e-12)
+
+
 def test_caps_on_norms_allow_for_rounding(monkeypatch):
     monkeypatch.setattr(_base, "EPS", COARSE)
     off = 16 * COARSE * (3 + 4)
@@ -709,6 +733,7 @@ def test_caps_on_norms_allow_for_rounding(monkeypatch):
 
     same = lf.bounds.norms([np.array([3.0])], 4.0)
     assert lf.bounds.norms([strict.asarray([3.0])], 4.0) == same
+    assert isinstance(layer_norms.layer_caps(_base.spectra([strict.asarray([3.0])]), 4.0), np.ndarray)
 
 
 def reach_of(ends, m, c, base, caps):

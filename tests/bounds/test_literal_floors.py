@@ -3,6 +3,7 @@
 The floors are lowered by 1e-12 and the chain rounds at a few 1e-15 per layer, so both sides agree to 2e-12.
 """
 
+import math
 import sys
 from itertools import pairwise
 
@@ -44,6 +45,47 @@ def test_prefix_products_are_those_of_the_scalar_chain(d, sigma):
         assert float(p) <= exact or l == 0
     for l, (a, b) in enumerate(pairwise(t)):
         assert float(a - b) == pytest.approx(d[l], abs=1e-14)  # what a chain is
+
+
+@pytest.mark.parametrize("d", [[-2.0], [1.0, -4.0], [-1.0, 3.0, 0.25]])
+def test_imbalances_are_lowered_by_the_rounding_of_their_sums(monkeypatch, d):
+    monkeypatch.setattr(module, "EPS", 2.0**-10)
+    off = 8 * 2.0**-10 * sum(map(abs, d))
+    t = twin.chain([x - off for x in d], 0.7)
+    found = module.prefix_products([np.float64(x) for x in d], np.float64(0.7))
+    assert [float(x) for x in found] == near([float(mpmath.fprod(t[:l])) for l in range(len(t))])
+
+
+def test_the_root_is_followed_by_the_equation_of_the_chain():
+    def follow(function, root):
+        seen.append((function, float(root)))
+        return root * 1.5
+
+    seen: list = []
+    d, sigma = [2.0, -1.0, 0.5], 0.25
+    found = module.prefix_products([np.float64(x) for x in d], np.float64(sigma), follow)
+    ((function, root),) = seen
+    c = [float(t - min(twin.chain(d, sigma))) for t in twin.chain(d, sigma)]
+    for x in (root, 2 * root, 40.0):
+        literal = sum(math.log(x + y) for y in c) - 2 * math.log(sigma)
+        assert function(np.float64(x)) == pytest.approx(literal, rel=SAME, abs=SAME)  # 0 at the root
+    moved = np.cumprod([1.0, *(1.5 * root + y for y in c)])[:-1]
+    assert [float(x) for x in found] == near(moved.tolist())
+    seen.clear()  # a root of 0 is a constant
+    assert float(module.prefix_products([np.float64(x) for x in (-2.0, 1.0)], np.float64(0.0), follow)[1]) == 0.0
+    assert not seen
+    module.prefix_products([np.float64(0.0)], np.float64(0.5), follow)
+    assert [root for _, root in seen] == near([0.5])  # below 1
+
+
+def test_the_theorem_is_the_function():
+    D1, D2 = exactly([1.0, -0.5]), exactly([0.3, -1.0])
+    inv = Invariants.given([D1, D2], 2, 2).at(0.1, 3.0)
+    value = float(module.THEOREM.evaluate(inv))
+    assert value == near(float(module.bound([D1, D2], 2, 2, np.float64(0.1), np.float64(3.0)))) and 0 < value < 0.5
+    nothing = [exactly([0.0])] * 2
+    assert float(module.THEOREM.evaluate(Invariants.given(nothing, 1, 1).at(0.0, 0.0))) == 0.0
+    assert float(module.bound(nothing, 1, 1, np.float64(0.0), np.float64(0.0))) == 0.0
 
 
 def test_each_end_of_a_spectrum_goes_where_it_makes_the_floor_smaller():
@@ -146,6 +188,12 @@ def test_several_products_at_once():
     alone = [float(module.bound(Ds, 2, 2, np.float64(s), np.float64(3.0))) for s in sigmas]
     assert together.shape == (3,)
     np.testing.assert_allclose(together, alone, rtol=1e-10)  # the searches of `deep_product` end apart
+    given = [np.array([1.0, -0.5]), np.array([0.3, -1.0])]
+    together = operator_floors(given, 2, 2, sigmas, [3.0, math.inf, math.inf])  # a norm that is not known for some
+    alone = [
+        float(operator_floors(given, 2, 2, s, top)) for s, top in zip(sigmas, [3.0, math.inf, math.inf], strict=True)
+    ]
+    np.testing.assert_allclose(together, alone, rtol=1e-10, atol=1e-13)  # 16ε of the imbalances
 
 
 def test_two_layers_have_their_own_rows():

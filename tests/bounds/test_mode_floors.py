@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import linflow as lf
+from linflow.bounds import _base
 from tests.random_networks import FAMILIES, draw_weights
 from tests.reference import algebra
 from tests.reference.intervals import chain
@@ -72,7 +73,23 @@ def test_they_are_sums_of_chains_as_written(rng, n, m):
             assert floors[i, j] <= literal
 
 
+def test_imbalances_are_widened_by_their_rounding(monkeypatch):
+    """By 16ε of the imbalances and of layers of ‖W‖, and the chains by their own 8ε."""
+    eps, Ds, sigmas = 2.0**-12, [np.array([1.0, -0.5]), np.array([0.75, 0.25])], [3.0, 0.5]
+    monkeypatch.setattr(_base, "EPS", eps)
+    off = 16 * eps * (1 + 0.75 + 3 ** (2 / 3))
+    b, a = [-0.5 - off, 0.25 - off], [1 + off, 0.75 + off]
+    floors = lf.bounds.mode_floors(Ds, 2, 2, sigmas)
+    for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        x, y = chain(b, sigmas[i]), chain(a, sigmas[j])
+        assert floors[i, j] == pytest.approx(float(y[1] * y[2] + x[0] * y[2] + x[0] * x[1]), rel=1e-11, abs=0)
+
+
 def test_wrong_arguments():
+    with pytest.raises(ValueError, match="3 finite numbers"):
+        lf.bounds.mode_floors([np.eye(3)], 3, 3, [3.0, 1.0, 2.0])
+    with pytest.raises(ValueError, match="a layer of width 1 is narrower"):
+        lf.bounds.mode_floors([np.eye(1), np.eye(2)], 2, 2, [1.0, 0.5])
     for sigmas in (1.0, [1.0], [1.0, 2.0], [1.0, -1.0], [math.inf, 1.0], [math.nan, 1.0]):
         with pytest.raises(ValueError, match="2 finite numbers σ_1 ≥ … ≥ σ_2 ≥ 0 are needed"):
             lf.bounds.mode_floors([np.eye(2)], 2, 2, sigmas)

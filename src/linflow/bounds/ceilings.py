@@ -135,8 +135,8 @@ def root_above(steps: Sequence[Array], w: Any, follow: Follow | None = None) -> 
     known = to_numpy(c)
     log_x = chain_log_root(known, to_numpy(w))
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        largest = np.maximum(np.abs(log_x), np.abs(np.logaddexp(log_x, np.log(known.max()))))
-        allowed = np.where(np.isfinite(log_x), 8 * EPS * (len(known) + 2) * (1 + largest), 0.0)
+        largest = np.maximum(np.abs(log_x), np.logaddexp(log_x, np.log(known.max())))
+        allowed = 8 * EPS * (len(known) + 2) * (1 + largest)
         x = np.where(log_x > -np.inf, np.maximum(np.exp(log_x + allowed), SMALLEST_NORMAL), 0.0)
     if follow is None or not (x > 0 and np.isfinite(x)):
         x = from_numpy(x, c)

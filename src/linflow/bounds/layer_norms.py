@@ -64,8 +64,9 @@ def layers_below(
         ahead, _ = root_above(falls[l:], xp.sqrt(suffixes[l]), follow)
         bound.append(xp.minimum(behind, ahead))
     bound.append(suffixes[L - 1])
-    for l in range(L - 1):
+    # Scalars attain the bounds of the outer layers: no neighbour improves them, nor do they improve a neighbour.
+    for l in range(1, L - 2):
         bound[l + 1] = xp.minimum(bound[l + 1], xp.maximum(bound[l] + rises[l], 0.0))
-    for l in range(L - 2, -1, -1):
+    for l in range(L - 3, 0, -1):
         bound[l] = xp.minimum(bound[l], xp.maximum(bound[l + 1] + falls[l], 0.0))
     return xp.stack(bound)

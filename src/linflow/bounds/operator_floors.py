@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -123,7 +122,7 @@ def prefix_products(d: Sequence[Array], sigma: Array, follow: Follow | None = No
 
 def _followed(c: Array, sigma: Array, root: np.ndarray, follow: Follow) -> Array:
     """Return the root with derivatives; a root of 0 is a constant."""
-    if not (root > 0 and math.isfinite(float(root))):
+    if not root > 0:
         return from_numpy(np.asarray(root), sigma)
     xp = namespace(c)
     return follow(lambda x: xp.sum(xp.log(x + c)) - 2 * xp.log(sigma), root)
@@ -132,7 +131,7 @@ def _followed(c: Array, sigma: Array, root: np.ndarray, follow: Follow) -> Array
 def _evaluate(inv: Invariants) -> Array:
     found = product_aware.sides_of(inv)
     value = 0.0 * to_numpy(inv.sigma_min) if found is None else raised(found, inv.n, inv.m).bound()
-    return from_numpy(np.maximum(value, 0.0), inv.sigma_min)
+    return from_numpy(value, inv.sigma_min)
 
 
 def _differentiable(inv: Invariants, _: Invariants, follow: Follow) -> Array:
