@@ -28,6 +28,8 @@ from .dynamics import linearized_flow as linearized_flow
 from .dynamics.landscape import Landscape as Landscape
 from .dynamics.landscape import Verdict as Verdict
 from .dynamics.landscape import landscape as landscape
+from .exact.limit import PredictedLimit as PredictedLimit
+from .exact.limit import predicted_limit as predicted_limit
 from .files import load as load
 from .geometry.alignment import SpectralAlignment as SpectralAlignment
 from .geometry.alignment import alignment as alignment
@@ -42,6 +44,7 @@ from .geometry.laziness import tangent_change as tangent_change
 from .geometry.operator import TangentOperator as TangentOperator
 from .geometry.reduction import Reduction as Reduction
 from .geometry.reduction import reduce_width as reduce_width
+from .model.circular import CircularRegression as CircularRegression
 from .model.classification import ExponentialLoss as ExponentialLoss
 from .model.classification import ExponentialTail as ExponentialTail
 from .model.classification import LogisticLoss as LogisticLoss

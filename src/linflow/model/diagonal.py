@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 
 from linflow._support import checks
-from linflow._support.arrays import EPS, Array, from_numpy, namespace, norm, to_numpy, unmasked
-from linflow._support.words import plural
+from linflow._support.arrays import Array, from_numpy, namespace, to_numpy, unmasked
+from linflow.model.coefficients import Chains, CoefficientRegression, within
 from linflow.model.network import Network
-from linflow.model.objectives import Objective
 
 
-class DiagonalRegression(Objective):
+class DiagonalRegression(CoefficientRegression):
     """Linear regression `½‖y − Xβ‖²` on the diagonal of a product: `β = u^N − v^N`, entry by entry.
 
     The product W is `2d × 2d`, with the coefficients `β(W) = (W_11, …, W_dd) − (W_{d+1,d+1}, …, W_{2d,2d})`; with
@@ -44,33 +43,13 @@ class DiagonalRegression(Objective):
     """
 
     name = "diagonal regression objective"
-    derived = True
     citations = frozenset({"li2021sparse"})
 
     def __init__(self, X: Any, y: Any, *, signed: bool = True):
-        X, note = checks.matrix(X, "X")
-        if np.ndim(y) == 1:
-            y = y[:, None] if hasattr(y, "shape") else [[each] for each in y]
-        y, note_y = checks.matrix(y, "y", (None, 1))
-        namespace(X, y)
-        if X.shape[0] != y.shape[0]:
-            raise ValueError(
-                f"X has {plural(X.shape[0], 'row')} and y has {y.shape[0]}; both need one row per sample."
-            )
-        s = np.linalg.svd(to_numpy(X), compute_uv=False)
-        rank = int(np.sum(s > max(X.shape) * EPS * s[0]))
-        if rank == 0:
-            raise ValueError("X is zero; its columns are the inputs.")
-        parts, d = 2 if signed else 1, X.shape[1]
-        beta = np.linalg.lstsq(to_numpy(X), to_numpy(y), rcond=max(X.shape) * EPS)[0][:, 0]
-        self.X, self.y, self.signed, self.shape = X, y, bool(signed), (parts * d, parts * d)
-        self.minimizer = from_numpy(np.diag(np.concatenate([beta / 2, -beta / 2]) if signed else beta), X)
-        self._best = from_numpy(beta[:, None], X)
-        left_over = norm(y - X @ self._best)
-        self.minimum = 0.5 * left_over * left_over
-        self.smoothness, self.strong_convexity = parts * float(s[0]) ** 2, 0.0
-        self.pl_constant = 2 * parts * float(s[rank - 1]) ** 2
-        self.notes = tuple(one for one in (note, note_y) if one)
+        super().__init__(X, y, 2 if signed else 1)
+        beta, d = to_numpy(self._best)[:, 0], self.X.shape[1]
+        self.signed, self.shape = bool(signed), (2 * d, 2 * d) if signed else (d, d)
+        self.minimizer = from_numpy(np.diag(np.concatenate([beta / 2, -beta / 2]) if signed else beta), self.X)
 
     def coefficients(self, W: Network | Array) -> Array:
         """Return β, shape `(d,)`, of a network or of a product."""
@@ -95,35 +74,23 @@ class DiagonalRegression(Objective):
         layer = from_numpy(np.diag(np.broadcast_to(sizes, (n,)).astype(float)), self.X)
         return Network([layer] * depth)
 
-    def value(self, W: Array) -> float:
-        """Return `f(W)`."""
-        return self.gap(W) + self.minimum
+    def chains(self, network: Network) -> Chains:
+        """Return the entries of the diagonals as scalar chains.
 
-    def gap(self, W: Array) -> float:
-        """Return `f(W) − f* = ½‖X(β − β*)‖²`, without cancellation."""
-        away = norm(self.X @ (self.coefficients(W)[:, None] - self._best))
-        return 0.5 * away * away
+        Raises:
+            ValueError: a layer is not diagonal.
+        """
+        layers = [to_numpy(W) for W in network.weights]
+        diagonals = [np.diagonal(W) for W in layers]
+        within(layers, [np.diag(one) for one in diagonals], "diagonal")
+        basis = np.eye(self.X.shape[1])
+        if self.signed:
+            basis = np.hstack([basis, -basis])
+        scale = network.scale ** (1 / network.depth)
+        costs = np.ones(basis.shape[1])
+        return Chains(scale * np.array(diagonals), to_numpy(self.X) @ basis, costs, basis, scale**2, self.signed)
 
-    def gradient(self, W: Array) -> Array:
-        """Return `∇f(W)`: the diagonal matrix of `XᵀX(β − β*)` and its negative."""
-        return self._spread(self.coefficients(W)[:, None] - self._best)
-
-    def hessian_product(self, W: Array, V: Array) -> Array:
-        """Return `∇²f[V]`, which does not depend on W."""
-        return self._spread(self.coefficients(V)[:, None])
-
-    def _spread(self, away: Array) -> Array:
-        """Return the diagonal matrix of `XᵀX away`, followed by its negative if there are two parts."""
-        xp = namespace(away)
-        g = self.X.T @ (self.X @ away)
-        column = xp.concat([g, -g]) if self.signed else g
+    def _spread(self, g: Array) -> Array:
+        """Return the diagonal matrix of g, followed by its negative if there are two parts."""
+        column = namespace(g).concat([g, -g]) if self.signed else g
         return column * from_numpy(np.eye(self.shape[0]), self.X)
-
-    def rounding(self, network: Network) -> float:
-        """Return the size below which the gap is rounding: `½K (4ε (c Π‖W_l‖_F + ‖W*‖_F))²`."""
-        size = 4 * EPS * (network.magnitude() + norm(self.minimizer))
-        return 0.5 * self.smoothness * size * size
-
-    def gradient_rounding(self, network: Network) -> float:
-        """Return the size of the rounding in `∇f(W)`: `4εK (c Π‖W_l‖_F + ‖W*‖_F)`."""
-        return 4 * EPS * self.smoothness * (network.magnitude() + norm(self.minimizer))

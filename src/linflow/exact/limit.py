@@ -1,0 +1,222 @@
+"""The limit of the flow of diagonal and circular networks on an underdetermined regression, as a convex program."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from linflow._support.arrays import EPS, Array, from_numpy, to_numpy
+from linflow.exact._exposure import ExposedChains
+from linflow.model.coefficients import Chains, CoefficientRegression
+from linflow.model.network import Network
+from linflow.model.objectives import Objective
+
+FACTOR = 3.0
+"""From one start of the path to the next, the weights shrink by this factor."""
+_ROUNDS, _HALVINGS = 400, 60
+_SLACK, _NEAR = 1e-9, 1e-6
+"""Relative allowance for the rounding of a rate, and how near a bound of a minimum is to it."""
+_CLOSE = 1e-12
+"""Relative residual of the data at which Newton's method ends on the path; at its end it goes on to rounding."""
+
+
+@dataclass(frozen=True)
+class PredictedLimit:
+    """The solution that a flow ends at, known from its start, with the error of the prediction.
+
+    Attributes:
+        coefficients: β, shape `(d,)`, with `Xβ = y`, or the nearest to it that X allows.
+        gap: an upper bound on the duality gap of the program at β, up to rounding.
+        distance: an upper bound on the distance of β to the exact minimiser, up to rounding; inf if there is none.
+        divergence: B, with `f(t) − f* ≤ B/t` along the flow.
+        exposure: the limits of `s_i = −κ ∫(Aᵀ(Ap − y))_i/c_i dt`, one for each chain.
+        products: the limits of the products of the chains, of which β is made.
+        imbalances: what the flow conserves, `w_{l,i}² − w_{l+1,i}²`, shape `(L − 1, k)`.
+        rate: the gap falls at least at this rate, for all time: γ times the least T of a chain.
+    """
+
+    coefficients: Array
+    gap: float
+    distance: float
+    divergence: float
+    exposure: np.ndarray
+    products: np.ndarray
+    imbalances: np.ndarray
+    rate: float
+
+    def __repr__(self) -> str:
+        return (
+            f"PredictedLimit({len(self.products)} chains, duality gap {self.gap:.2g}, "
+            f"distance {self.distance:.2g}, rate {self.rate:.4g})"
+        )
+
+
+def predicted_limit(objective: Objective, network: Network | Sequence[Any]) -> PredictedLimit:
+    """Return the solution at which the flow of a diagonal or circular network ends, without running it.
+
+    Such a network is made of scalar chains with products `p_i`, and `p_i = P_i(s_i)` depends on the exposure
+    `s_i = −∫(Aᵀ(Ap − y))_i/c_i dt` alone. `P_i` increases, so the limit minimises the convex function
+
+        `Σ_i c_i φ_i(p_i)`, `φ_i' = P_i^{−1}`, among all p with `Ap = y`,
+
+    because its exposures `(Aᵀν)_i/c_i` satisfy the condition for a minimum. For two layers `φ_i'(b) =
+    ½ asinh(2b/|d_i|) + const`, a hyperbolic entropy; for d = 0 and products of one sign, a relative entropy. The dual
+    problem is solved by Newton's method, along starts that shrink to the one given. If it has a solution, the flow
+    does converge to it (docs/small_starts.md).
+
+    Args:
+        objective: a `DiagonalRegression` or `CircularRegression`.
+        network: diagonal or circulant layers.
+
+    Raises:
+        ValueError: the layers have another form, a frequency of a circular network is not real, or no products that
+            the flow can reach fit the data.
+        TypeError: another objective.
+
+    Source: Woodworth et al. (COLT 2020) for diagonal layers that are equal; Yun, Krishnan & Mobahi (ICLR 2021),
+        theorem 4; for any start, with the error of the prediction, this library (docs/small_starts.md).
+
+    Example:
+        >>> import numpy as np, linflow as lf
+        >>> f = lf.DiagonalRegression([[1.0, 2.0]], [1.0])
+        >>> found = lf.predicted_limit(f, f.start(depth=2, size=0.3))
+        >>> found.coefficients.round(4), found.gap < 1e-12
+        (array([0.1581, 0.4209]), True)
+        >>> run = lf.gradient_flow(f, f.start(depth=2, size=0.3), until=1e-12)
+        >>> f.coefficients(run.final).round(4)
+        array([0.1581, 0.4209])
+    """
+    if not isinstance(objective, CoefficientRegression):
+        raise TypeError(f"{objective.name} has no known limit; DiagonalRegression and CircularRegression have one.")
+    net = Network.of(network).detach()
+    objective.check_network(net)
+    chains = objective.chains(net)
+    flow, A, c = ExposedChains(chains.layers), chains.inputs, chains.costs
+    y = to_numpy(objective.X @ objective.coefficients(objective.minimizer))
+    U, sizes, Vt = np.linalg.svd(A, full_matrices=False)
+    rank = int(np.sum(sizes > max(A.shape) * EPS * sizes[0]))
+    V, wanted = Vt[:rank], (U[:, :rank].T @ y) / sizes[:rank]
+    nu, p = _followed(chains.layers, V, wanted, c)
+    s = V.T @ nu / c
+    slope = flow.slope(p) / c
+    # The step of Newton's method in p: it meets the data, and moves each product by a part of itself.
+    fitted = p + slope * (V.T @ np.linalg.lstsq((V * slope) @ V.T, wanted - V @ p, rcond=None)[0])
+    seen = flow.exposure(fitted)
+    off = np.where(flow.stuck, 0.0, seen - s)
+    gap = float(np.sum(np.abs(c * (fitted - p) * off)))
+    squares = chains.layers[:-1] ** 2 - chains.layers[1:] ** 2
+    return PredictedLimit(
+        from_numpy(chains.basis @ fitted, objective.X),
+        gap if np.isfinite(off).all() else math.inf,
+        _distance(flow, chains.basis, c, fitted, off),
+        0.5 * float(np.sum(c * s * (p - flow.start))) / chains.speed,
+        s,
+        fitted,
+        squares / net.scale ** (2 / net.depth),
+        net.scale ** (2 / net.depth) * objective.pl_constant * _least_slope(flow, chains),
+    )
+
+
+def _followed(layers: np.ndarray, V: np.ndarray, wanted: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return ν and the products at which `V P(Vᵀν/c) = wanted`, along starts from large ones to the one given."""
+    depth = len(layers)
+    size = np.abs(layers).max()
+    goal = max(float(np.abs(wanted).max()), float(np.finfo(float).tiny)) ** (1 / depth)
+    stages = max(0, math.ceil(math.log(goal / size, FACTOR))) if size > 0 else 0
+    nu = np.zeros(len(wanted))
+    p = np.zeros(layers.shape[1])
+    for stage in range(stages, -1, -1):
+        nu *= FACTOR ** (depth - 2) if stage < stages else 1.0
+        flow = ExposedChains(layers * FACTOR**stage)
+        nu, p = _solved(flow, V, wanted, c, nu, last=stage == 0)
+    return nu, p
+
+
+def _solved(
+    flow: ExposedChains, V: np.ndarray, wanted: np.ndarray, c: np.ndarray, nu: np.ndarray, *, last: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Solve `V P(Vᵀν/c) = wanted` by Newton's method with halved steps; its matrix is symmetric and positive."""
+
+    def at(nu: np.ndarray) -> tuple[np.ndarray, float]:
+        p = flow.product(V.T @ nu / c)
+        return p, float(np.linalg.norm(V @ p - wanted)) if np.isfinite(p).all() else math.inf
+
+    p, miss = at(nu)
+    if not math.isfinite(miss):
+        nu = np.zeros_like(nu)
+        p, miss = at(nu)
+    size = float(np.linalg.norm(wanted))
+    for _ in range(_ROUNDS):
+        if miss <= (4 * EPS if last else _CLOSE) * size:
+            break
+        slope = flow.slope(p) / c
+        step = np.linalg.lstsq((V * slope) @ V.T, wanted - V @ p, rcond=None)[0]
+        length = 1.0
+        for _ in range(_HALVINGS):
+            new_p, new_miss = at(nu + length * step)
+            if new_miss < miss:
+                break
+            length /= 2
+        else:
+            break
+        nu, p, miss = nu + length * step, new_p, new_miss
+    if miss > 1e-9 * size:
+        raise ValueError(
+            f"no products that the flow can reach fit the data: the nearest found are {miss / size:.2g} away, "
+            "relatively. Products of equal layers keep their sign; use a start with two parts, or unequal layers."
+        )
+    return nu, p
+
+
+def _least_slope(flow: ExposedChains, chains: Chains) -> float:
+    """Return a lower bound on `min_i T_i` for all exposures, or on the mean of two chains whose s are opposite.
+
+    A chain has its least T where its product is 0, `Π_{l≥2} c_l`. `T(s)` is convex, and so is the mean of two.
+    """
+    if not chains.opposite:
+        # The offsets carry the rounding of the spectra, a few ε of the squares of all weights.
+        offsets = np.maximum(flow.offsets[:, 1:] - 64 * EPS * np.sum(chains.layers**2), 0.0)
+        return float(np.prod(offsets, axis=1).min()) * (1 - _SLACK)
+    half = len(flow.start) // 2
+
+    def mean(s: np.ndarray) -> np.ndarray:
+        slopes = flow.slope(flow.product(np.concatenate([s, -s])))
+        return 0.5 * (slopes[:half] + slopes[half:])
+
+    return float(_least_convex(mean, half).min()) * (1 - _SLACK)
+
+
+def _least_convex(function: Callable[[np.ndarray], np.ndarray], count: int) -> np.ndarray:
+    """Return lower bounds on the minima of convex functions of one number.
+
+    If the middle of three points has the least value, the lines through the middle and either end bound the function
+    from below between the other two: by `2f(middle) − f(end)`.
+    """
+    middle, width, found = np.zeros(count), np.ones(count), np.zeros(count)
+    for _ in range(200):
+        left, here, right = function(middle - width), function(middle), function(middle + width)
+        inside = (here <= left) & (here <= right)
+        with np.errstate(invalid="ignore"):
+            found = np.where(inside, 2 * here - np.maximum(left, right), 0.0)
+        if np.all(inside & (found >= (1 - _NEAR) * here)):
+            break
+        middle = np.where(inside, middle, np.where(left < right, middle - width, middle + width))
+        width = np.where(inside, width / 2, 2 * width)
+    return np.maximum(found, 0.0)
+
+
+def _distance(flow: ExposedChains, basis: np.ndarray, c: np.ndarray, p: np.ndarray, off: np.ndarray) -> float:
+    """Return a bound on the distance of the coefficients to the minimiser (docs/small_starts.md)."""
+    slope = 2 * flow.slope(p)
+    for _ in range(_HALVINGS):
+        radius = math.sqrt(float(np.sum(c * slope * off**2)))
+        reach = radius * np.sqrt(slope / c)
+        largest = np.maximum(flow.slope(p - reach), flow.slope(p + reach))
+        if np.all(largest <= slope):
+            return float(np.linalg.norm(basis * np.sqrt(slope / c), 2)) * radius
+        slope = np.where(largest <= slope, slope, 2 * largest)
+    return math.inf

@@ -1,0 +1,194 @@
+"""The predicted limit of diagonal and circular networks: against integration, a literal program, and runs."""
+
+import numpy as np
+import pytest
+from scipy.integrate import solve_ivp
+from scipy.optimize import minimize
+
+import linflow as lf
+from linflow.exact import limit
+from linflow.exact._exposure import ExposedChains
+
+
+def moved(layers, s):
+    """Integrate `dw_l/dσ = s Π_{k≠l} w_k` over [0, 1]."""
+
+    def field(_, z):
+        W = z.reshape(layers.shape)
+        return (s * np.array([np.prod(np.delete(W, l, 0), 0) for l in range(len(W))])).ravel()
+
+    return (
+        solve_ivp(field, (0, 1), layers.ravel(), method="DOP853", rtol=1e-12, atol=1e-15)
+        .y[:, -1]
+        .reshape(layers.shape)
+    )
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 5])
+@pytest.mark.parametrize("kind", ["any", "equal", "zero", "two equal"])
+def test_products_and_exposures_are_those_of_the_flow_of_the_chain(depth, kind, rng):
+    layers = rng.standard_normal((depth, 5)) * 10 ** rng.uniform(-2, 0.0, 5)
+    if kind == "equal":
+        layers[:] = layers[0]
+    if kind == "zero":
+        layers[-1] = 0
+    if kind == "two equal":
+        layers[-1] = -layers[0]
+    s = rng.uniform(-0.2, 0.2, 5)  # the largest chains would end at about 1
+    end = moved(layers, s)
+    w = np.prod(end, axis=0)
+    chains = ExposedChains(layers)
+    np.testing.assert_allclose(chains.product(s), w, rtol=1e-9, atol=1e-13)  # the twin's tolerance
+    slopes = sum(np.prod(np.delete(end, l, 0), 0) ** 2 for l in range(depth))
+    # Rounding of w, and of the coordinate ξ of up to 5, changes s by this much.
+    error = 1e-13 + 64 * np.finfo(float).eps * np.abs(w) / np.maximum(slopes, 1e-300)
+    assert np.all(np.abs(chains.exposure(chains.product(s)) - s)[slopes > 0] <= error[slopes > 0])
+    np.testing.assert_allclose(chains.slope(w), slopes, rtol=1e-8, atol=1e-13)
+
+
+def test_chains_that_end_and_chains_that_never_move():
+    chains = ExposedChains(np.array([[1.0, 1.0, 0.0], [1.0, -1.0, 0.0], [1.0, 1.0, 2.0]]))
+    # v̇ = v² from 1 ends at s = 1; from v = −1, s < 0 drives it away.
+    assert chains.product(np.array([2.0, -2.0, 5.0])).tolist() == [np.inf, -np.inf, 0.0]
+    np.testing.assert_allclose(chains.product(np.array([0.5, -0.5, 0.0])), [8.0, -8.0, 0.0], rtol=1e-13)
+    assert np.isnan(chains.exposure(np.array([-1.0, 1.0, 1.0]))).all()
+
+
+def entropy(X, y, alpha, tall):
+    """Minimise `Σ φ(β)`, `φ' = ½ asinh(β/2α²)`, among the solutions, over coordinates of the kernel."""
+    first = np.linalg.lstsq(X, y, rcond=None)[0]
+    K = np.linalg.svd(X)[2][len(X) :].T
+    a = 2 * alpha**2
+
+    def value(z):
+        b = first + K @ z
+        u = np.arcsinh(b / a)
+        return float(np.sum(b * u - np.hypot(b, a))), K.T @ u
+
+    return first + K @ minimize(value, np.zeros(K.shape[1]), jac=True, method="BFGS", options={"gtol": tall}).x
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.3, 3.0])
+def test_two_equal_layers_minimise_a_hyperbolic_entropy(alpha, rng):
+    X = rng.standard_normal((3, 6))
+    y = X @ [1.0, -1, 0, 0, 0, 0] + 0.1 * rng.standard_normal(3)
+    f = lf.DiagonalRegression(X, y)
+    found = lf.predicted_limit(f, f.start(2, alpha))
+    np.testing.assert_allclose(found.coefficients, entropy(X, y, alpha, 1e-9), rtol=0, atol=1e-6)
+    assert found.gap < 1e-20 and found.distance < 1e-9
+
+
+def starts(rng, kind, depth):
+    if kind == "circular, one sample":
+        f = lf.CircularRegression(rng.standard_normal((1, 5)), [1.3])
+        filters = np.zeros((depth, 5))
+        filters[:, 0] = rng.uniform(0.3, 1.0, depth)
+        filters[-1] = 0
+        return f, f.start(filters)
+    if kind == "circular, even":
+        rows = rng.standard_normal((2, 4))[:, [0, 1, 2, 3, 2, 1]]
+        f = lf.CircularRegression(rows, rng.standard_normal(2))
+        return f, f.start(0.6 * rng.standard_normal((depth, 4))[:, [0, 1, 2, 3, 2, 1]])
+    if kind == "circular, two":
+        f = lf.CircularRegression(rng.standard_normal((1, 2)), [0.7])
+        return f, f.start(rng.standard_normal((depth, 2)))
+    X = rng.standard_normal((2, 4))
+    f = lf.DiagonalRegression(X, rng.standard_normal(2), signed=kind == "signed")
+    if kind == "signed":
+        return f, f.start(depth, 0.5)
+    return f, lf.Network([np.diag(w) for w in 0.7 * rng.standard_normal((depth, 4))], scale=1.7)
+
+
+KINDS = ["signed", "unequal", "circular, one sample", "circular, even", "circular, two"]
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_flow_ends_there_as_fast_as_said(kind, depth, rng):
+    f, net = starts(rng, kind, depth)
+    found = lf.predicted_limit(f, net)
+    run = lf.gradient_flow(f, net, until=1e-12)
+    # The last gap leaves 10⁻⁶ of the distance; a step's relative tolerance is 10⁻⁸.
+    np.testing.assert_allclose(f.coefficients(run.final), found.coefficients, rtol=0, atol=2e-5)
+    np.testing.assert_allclose(f.X @ found.coefficients, f.X @ f.coefficients(f.minimizer), rtol=0, atol=1e-12)
+    assert found.gap < 1e-20 and found.distance < 1e-10
+    assert run.rate.min() >= found.rate * (1 - 1e-7)  # of the rate observed, as for certificates
+    assert np.all(run.gap[1:] * run.t[1:] <= found.divergence * (1 + 1e-7))
+    chains = f.chains(run.final)
+    np.testing.assert_allclose(
+        chains.layers[:-1] ** 2 - chains.layers[1:] ** 2,
+        found.imbalances * net.scale ** (2 / net.depth),
+        rtol=0,
+        atol=1e-6,
+    )
+
+
+def test_the_rate_is_that_of_the_least_chain():
+    f = lf.CircularRegression([[1.0, 2.0]], [1.0])
+    found = lf.predicted_limit(f, f.start([[0.5, 0.0], [0.0, 0.0]]))
+    # γ = 2·5/2 and T = 0.25 + 0 at the start, the least of all time.
+    assert found.rate == pytest.approx(5 * 0.25, rel=1e-8, abs=0) and found.rate < 5 * 0.25
+    f = lf.DiagonalRegression([[1.0, 2.0]], [1.0])
+    found = lf.predicted_limit(f, f.start(2, 0.3))
+    # γ = 4·5, and the mean of 2u² and 2v² is least at u = v = α.
+    assert found.rate == pytest.approx(20 * 2 * 0.09, rel=2e-6, abs=0) and found.rate < 20 * 2 * 0.09
+
+
+def test_least_values_of_convex_functions_are_bounded_from_below():
+    centres = np.array([0.0, 30.0, -200.0])
+    low = limit._least_convex(lambda s: np.cosh(s - centres) + 0.01 * s, 3)
+    shift = np.arcsinh(-0.01)
+    exact = np.cosh(shift) + 0.01 * (centres + shift)
+    positive = exact > 0
+    assert np.all(low[positive] <= exact[positive]) and np.all(low[positive] >= exact[positive] * (1 - 1e-5))
+
+
+def test_the_distance_bounds_the_error_of_a_wrong_solution(rng):
+    f, net = starts(rng, "unequal", 3)
+    chains = f.chains(net)
+    flow = ExposedChains(chains.layers)
+    right = lf.predicted_limit(f, net)
+    kernel = np.linalg.svd(chains.inputs)[2][2:].T
+    for size in (1e-6, 1e-3, 3e-2):
+        away = kernel @ rng.standard_normal(2)
+        wrong = right.products + size * away / np.linalg.norm(away)
+        off = flow.exposure(wrong) - right.exposure
+        bound = limit._distance(flow, chains.basis, chains.costs, wrong, off)
+        assert size <= bound <= 100 * size  # at most the condition number of T
+        gap = np.sum(off * (wrong - right.products))
+        assert gap > 0
+
+
+def test_what_has_no_known_limit(rng):
+    f = lf.CircularRegression(rng.standard_normal((2, 5)), [1.0, 2.0])
+    with pytest.raises(ValueError, match="phases of the inputs differ"):
+        lf.predicted_limit(f, f.start(np.eye(5)[:2]))
+    f = lf.CircularRegression(rng.standard_normal((1, 5)), [1.0])
+    with pytest.raises(ValueError, match="phases of the product of the filters differ"):
+        lf.predicted_limit(f, f.start(rng.standard_normal((2, 5))))
+    with pytest.raises(ValueError, match="W_1 is not circulant"):
+        lf.predicted_limit(f, [rng.standard_normal((5, 5)), np.eye(5)])
+    g = lf.DiagonalRegression([[1.0, 2.0]], [-1.0], signed=False)
+    with pytest.raises(ValueError, match="W_2 is not diagonal"):
+        lf.predicted_limit(g, [np.eye(2), np.ones((2, 2))])
+    with pytest.raises(ValueError, match="no products that the flow can reach fit the data"):
+        lf.predicted_limit(g, g.start(2, 0.5))  # β > 0 for ever
+    with pytest.raises(TypeError, match="has no known limit"):
+        lf.predicted_limit(lf.MatrixFactorization(np.eye(2)), [np.eye(2), np.eye(2)])
+
+
+def test_a_complex_frequency_has_no_potential():
+    """Two exposures with the same ends lead a complex chain to different products: no φ has φ' = s."""
+    u, v = np.array([1.0 + 0j, 0.0j]), 1e-2
+
+    def step(z, s):
+        return np.array([z[0] + np.conj(z[1]) * s, z[1] + np.conj(z[0]) * s])
+
+    ends = []
+    for order in ((1.0, 1j), (1j, 1.0)):
+        z = u.copy()
+        for direction in order:
+            for _ in range(100):
+                z = step(z, v * direction)
+        ends.append(z[0] * z[1])
+    assert abs(ends[0] - ends[1]) > 0.5
