@@ -26,8 +26,8 @@ if not TYPE_CHECKING:  # type checkers know the names
     __getattr__ = missing(
         __name__,
         (
-            "balanced", "fan_in", "fan_out", "gaussian", "imbalanced", "ntk", "orthogonal", "small", "spectral",
-            "with_imbalance",
+            "balanced", "fan_in", "fan_out", "gaussian", "identity", "imbalanced", "ntk", "orthogonal", "small",
+            "spectral", "with_imbalance",
         ),
         {
             "xavier": "Its variance 2/(rows + columns) lies between those of fan_in and fan_out.",
@@ -98,6 +98,21 @@ def small(widths: Sequence[int], size: float = 1e-3, *, rng: Seed = None, like: 
         Network(4×8×4, numpy)
     """
     return gaussian(widths, checks.positive(size, "size"), rng=rng, like=like)
+
+
+def identity(widths: Sequence[int], size: float = 1.0, *, rng: Seed = None, like: Array | None = None) -> Network:
+    """Every layer `size` times the identity (its first rows or columns where a layer is not square).
+
+    These are the equal layers from which diagonal and circular networks start. Nothing is drawn; `rng` is ignored.
+
+    Example:
+        >>> import linflow as lf
+        >>> lf.init.identity((2, 2, 2), 0.5).weights[1]
+        array([[0.5, 0. ],
+               [0. , 0.5]])
+    """
+    widths, size = checks.widths(widths), checks.positive(size, "size")
+    return _network([size * np.eye(rows, columns) for rows, columns in itertools.pairwise(widths)], like)
 
 
 def orthogonal(widths: Sequence[int], gain: float = 1.0, *, rng: Seed = None, like: Array | None = None) -> Network:

@@ -104,6 +104,44 @@ def test_arrays_of_one_file_and_what_is_left_out_of_another(linflow, tmp_path):
     assert told in json.loads(linflow("certify", *again, "--json").stdout)["notes"]
 
 
+def test_landscape_is_the_library(linflow):
+    weights = {"W1": np.diag([0.0, 2, 0]), "W2": np.diag([0.0, 1, 0])}
+    np.savetxt("Z.csv", np.diag([3.0, 2, 1]), delimiter=",")
+    np.savez("end.npz", **weights)
+    done = linflow("landscape", "--target", "Z.csv", "--weights", "end.npz")
+    found = lf.landscape(lf.MatrixFactorization(np.diag([3.0, 2, 1])), list(weights.values()))
+    assert done.exit_code == 0 and done.stdout.strip() == str(found)
+    told = json.loads(linflow("landscape", "--target", "Z.csv", "--weights", "end.npz", "--json").stdout)
+    assert told["verdict"] == "strict saddle" and told["modes"] == [2] and told["least"] == found.least
+    assert told["settings"]["data"]["target"] == "Z.csv"
+    assert "not stationary" in linflow("landscape", *TARGET).stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "made"),
+    [
+        (("powers",), lambda X, y: lf.LpRegression(X, y, 4)),
+        (("powers", "--p", "3"), lambda X, y: lf.LpRegression(X, y, 3)),
+        (("diagonal", "--init", "identity", "--size", "0.5"), lf.DiagonalRegression),
+        (("circular", "--init", "identity", "--size", "0.5"), lf.CircularRegression),
+    ],
+)
+def test_objectives_by_name(linflow, options, made):
+    X, y = lf.files.read_matrix("X.csv"), np.load("T.npy")[:, :1]
+    np.save("one.npy", y)
+    f = made(X, y)
+    width = f.shape[0]
+    done = linflow("simulate", "--x", "X.csv", "--y", "one.npy", "--hidden", width, "--objective", *options,
+                   "--until", "0.5", "--json")  # fmt: skip
+    told = json.loads(done.stdout)
+    assert done.exit_code == 0
+    if "identity" in options:
+        net = lf.init.identity((width, width, width), 0.5)
+    else:
+        net = lf.init.ntk((width, width, 1), rng=0)
+    assert told["initial_gap"] == pytest.approx(f.gap(net.product()), rel=1e-12, abs=0)
+
+
 def test_certify_says_when_there_is_nothing(linflow):
     result = linflow("certify", "--target", "Y.csv", "--init", "balanced", "--hidden", "12", "--size", "0.01")
     assert result.exit_code == 1
@@ -256,6 +294,8 @@ def test_findings_on_a_start_near_a_saddle_and_bad_data(linflow):
         (("design", *TARGET, "--rate", "5", "--within", "9"), "option --within is 9, which is not used"),
         (("design", *TARGET), "rate is needed"),
         (("design", *TARGET, "--rate", "-1"), "--rate is -1.0"),
+        (("certify", *REGRESSION, "--p", "3"), "p is 3, but regression has no power"),
+        (("certify", *REGRESSION, "--objective", "powers", "--p", "1.5"), "--p is 1.5"),
     ],
 )
 def test_mistakes_are_one_line(linflow, arguments, message):
@@ -267,7 +307,7 @@ def test_mistakes_are_one_line(linflow, arguments, message):
     assert result.exception is None or isinstance(result.exception, SystemExit)
 
 
-@pytest.mark.parametrize("command", ["certify", "simulate", "design", "analyze", "reproduce", "cite"])
+@pytest.mark.parametrize("command", ["certify", "landscape", "simulate", "design", "analyze", "reproduce", "cite"])
 def test_every_command_explains_itself(linflow, command):
     result = linflow(command, "--help")
     assert result.exit_code == 0

@@ -22,13 +22,15 @@ OPTIONS: dict[str, tuple[str, type, str, str]] = {
         "data.objective",
         str,
         "Data",
-        "factorization, regression, logistic or exponential; default factorization with a target, else regression.",
+        "factorization, regression, logistic, exponential, powers, diagonal or circular; default factorization with "
+        "a target, else regression.",
     ),
+    "p": ("data.p", float, "Data", "Power of the residuals for the objective powers, 2 or more; default 4."),
     "init": (
         "start.init",
         str,
         "Start",
-        "gaussian, ntk, fan_in, fan_out, orthogonal, balanced, imbalanced, spectral or small.",
+        "gaussian, ntk, fan_in, fan_out, orthogonal, balanced, imbalanced, spectral, small or identity.",
     ),
     "hidden": ("start.hidden", str, "Start", "Hidden widths, such as 64 or 64,64; needed by a drawn start."),
     "size": (

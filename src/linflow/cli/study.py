@@ -1,4 +1,4 @@
-"""`linflow certify`, `simulate`, `design` and `analyze`, which study one start on given data."""
+"""`linflow certify`, `landscape`, `simulate`, `design` and `analyze`, which study one start on given data."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,11 +17,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, not text.")]
 Rigorous = Annotated[bool, typer.Option("--rigorous", help="Also prove the rounding of the certificate.")]
 Verified = Annotated[bool, typer.Option("--verified", help="Also prove by computing when the target is reached.")]
 RUN = tuple(name for name, (_, _, panel, _) in OPTIONS.items() if panel in ("Data", "Start", "Run"))
-START = (
+WEIGHTS = (
     "x",
     "y",
     "target",
     "objective",
+    "p",
     "init",
     "hidden",
     "size",
@@ -29,10 +30,8 @@ START = (
     "seed",
     "weights",
     "layers",
-    "algorithm",
-    "step_size",
-    "schedule",
 )
+START = (*WEIGHTS, "algorithm", "step_size", "schedule")
 
 
 @app.command(cls=ExperimentCommand)
@@ -66,6 +65,27 @@ def certify(
             say(f"\nNothing is proved by computing: {reason}.")
     done = proof is not None and proof.result == "target proved"
     raise typer.Exit(0 if cert.best is not None or done else 1)
+
+
+@app.command(cls=ExperimentCommand)
+@takes_experiment(*WEIGHTS)
+def landscape(experiment: "Experiment", as_json: Json = False) -> None:
+    """Say what kind of point the weights are: gradient and Hessian of the loss, and a verdict.
+
+    Example: linflow landscape --target Y.csv --weights end.npz
+
+    Exit code 0: the kind is known; 1: it is undecided; 2: bad input.
+    """
+    import linflow as lf
+    from linflow.experiments.building import network_of, objective_of
+
+    objective = objective_of(experiment.data)
+    found = lf.landscape(objective, network_of(experiment, objective))
+    if as_json:
+        print_json({**found.to_dict(), **experiment.echo()})
+    else:
+        say(str(found))
+    raise typer.Exit(1 if found.verdict is lf.Verdict.UNDECIDED else 0)
 
 
 @app.command(cls=ExperimentCommand)
@@ -121,7 +141,7 @@ def simulate(experiment: "Experiment", as_json: Json = False) -> None:
 
 @app.command(cls=ExperimentCommand)
 @takes_experiment(
-    "x", "y", "target", "objective", "hidden", "seed", "until", "algorithm", "rate", "within", "confirm", "out"
+    "x", "y", "target", "objective", "p", "hidden", "seed", "until", "algorithm", "rate", "within", "confirm", "out"
 )
 def design(experiment: "Experiment", as_json: Json = False) -> None:
     """Make a start with a certified rate, or one that descends in few certified steps.

@@ -75,6 +75,10 @@ class Landscape:
         """Keys of the references behind the verdict."""
         return frozenset({"laurent2018"} | ({"achour2024"} if self.modes is not None else set()))
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return all attributes as plain data."""
+        return {**vars(self), "verdict": self.verdict.value, "modes": self.modes and list(self.modes)}
+
     def __str__(self) -> str:
         known = self.least is not None
         ends = f"{self.least:.4g} to {self.greatest:.4g} (± {self.error:.1g})" if known else "not computed"

@@ -11,9 +11,12 @@ from linflow.certificates import safe_step_size
 from linflow.experiments.schema import DataSection, Experiment
 from linflow.experiments.unused import SIZES
 from linflow.files import load_weights, read_matrix
+from linflow.model.circular import CircularRegression
 from linflow.model.classification import ExponentialLoss, LogisticLoss
+from linflow.model.diagonal import DiagonalRegression
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
+from linflow.model.powers import LpRegression
 from linflow.model.quadratics import LinearRegression, MatrixFactorization
 
 WORK = 8
@@ -23,7 +26,15 @@ It is 5.8 for a flow and 7.9 for a descent of a million units.
 """
 MOST_LAYERS = 10_000
 """Work on a start grows with the square of the layers."""
-_FITTED = {"regression": LinearRegression, "logistic": LogisticLoss, "exponential": ExponentialLoss}
+POWER = 4.0
+"""The power p of the objective `powers` if none is given."""
+_FITTED = {
+    "regression": LinearRegression,
+    "logistic": LogisticLoss,
+    "exponential": ExponentialLoss,
+    "diagonal": DiagonalRegression,
+    "circular": CircularRegression,
+}
 
 
 def objective_of(data: DataSection) -> Objective:
@@ -34,6 +45,8 @@ def objective_of(data: DataSection) -> Objective:
     """
     notes: list[str] = []
     kind = data.objective or ("regression" if data.x else "factorization")
+    if data.p is not None and kind != "powers":
+        raise ValueError(f"p is {data.p:g}, but {kind} has no power; leave it out, or use --objective powers.")
     if kind == "factorization":
         if data.target is None or data.x is not None or data.y is not None:
             raise ValueError("a factorization needs a target, and no x or y: give --target Y.csv.")
@@ -47,7 +60,7 @@ def objective_of(data: DataSection) -> Objective:
                 f"{data.x} has {plural(len(X), 'row')} and {data.y} has {len(Y)}; one row for each sample is "
                 "needed in both."
             )
-        made = _FITTED[kind](X, Y)
+        made = LpRegression(X, Y, data.p or POWER) if kind == "powers" else _FITTED[kind](X, Y)
     made.notes = (*made.notes, *notes)
     return made
 

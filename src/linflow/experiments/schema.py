@@ -21,8 +21,10 @@ from linflow._support.words import visible
 from linflow.experiments.old_keys import OLD_KEYS, with_new_names
 from linflow.experiments.unused import unused
 
-Kind = Literal["factorization", "regression", "logistic", "exponential"]
-Init = Literal["gaussian", "ntk", "fan_in", "fan_out", "orthogonal", "balanced", "imbalanced", "spectral", "small"]
+Kind = Literal["factorization", "regression", "logistic", "exponential", "powers", "diagonal", "circular"]
+Init = Literal[
+    "gaussian", "ntk", "fan_in", "fan_out", "orthogonal", "balanced", "imbalanced", "spectral", "small", "identity"
+]
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Fraction = Annotated[float, Field(gt=0, lt=1, strict=True)]
@@ -34,12 +36,16 @@ class _Section(BaseModel):
 
 
 class DataSection(_Section):
-    """What is fitted: `x` and `y` of a regression or classification, or the `target` of a factorization."""
+    """What is fitted: `x` and `y` of a regression or classification, or the `target` of a factorization.
+
+    `p` is the power of the objective `powers`.
+    """
 
     x: Path | None = None
     y: Path | None = None
     target: Path | None = None
     objective: Kind | None = None
+    p: Annotated[float, Field(ge=2, allow_inf_nan=False, strict=True)] | None = None
 
 
 class StartSection(_Section):

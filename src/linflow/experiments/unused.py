@@ -11,6 +11,7 @@ SIZES: dict[str, tuple[str, float]] = {
     "imbalanced": ("imbalance", 1.0),
     "spectral": ("values", 1.0),
     "small": ("size", 1e-3),
+    "identity": ("size", 1.0),
 }
 """Initialisation → its own name for `start.size`, and the default; an initialisation without a size is not listed."""
 
