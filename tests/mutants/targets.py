@@ -118,6 +118,7 @@ TARGETS = {
             (("declared", "declared_march"), ["verified/test_literal_declared", "verified/test_declared"]),
             (("tail_enclosure",), ["verified/test_literal_tail_enclosure", "verified/test_tails"]),
             (("steps",), ["verified/test_steps"]),
+            (("chain_floors",), ["verified/test_chain_floors"]),
         )
         for name in names
     },

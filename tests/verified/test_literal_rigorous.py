@@ -153,13 +153,7 @@ def invariants_of(monkeypatch, levels, problem, weights, c):
             return self
 
     monkeypatch.setattr(prior, "Invariants", Recorded)
-    rows = [
-        SimpleNamespace(name="two layers", applies=True),
-        SimpleNamespace(name="two layers, n = m", applies=False),
-        SimpleNamespace(name="unimodal imbalance", applies=True),
-    ]
-    monkeypatch.setattr(prior.bounds, "evaluate", lambda invariants, c: rows)
-    assert prior._bounds_on(levels, problem, weights, c) == rows[:1]
+    prior._invariants(levels, problem, weights, c)
     return asked
 
 
@@ -196,6 +190,32 @@ def test_a_product_of_rank_one_has_no_second_singular_value(monkeypatch):
     problem = affine_gradient(lf.MatrixFactorization(np.full((1, 1), 30.0)))
     _, (_, _, following) = invariants_of(monkeypatch, np.array([1.0, 0.5]), problem, layers, 1.0)
     assert (following == math.inf).all() and len(following) == 2
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_the_floors_at_the_levels(monkeypatch, depth):
+    """Rows that are proved and apply, less their rounding; the chains are another row from three layers on."""
+    value = np.array([4.0, 0.5])
+    rows = [
+        SimpleNamespace(name="two layers", applies=True, value=value),
+        SimpleNamespace(name="two layers, n = m", applies=False, value=value),
+        SimpleNamespace(name="unimodal imbalance", applies=True, value=value),
+    ]
+    invariants = SimpleNamespace(depth=depth, spectra="spectra", n=2, m=3, sigma_min=np.array([0.25, 0.5]))
+    asked = []
+    monkeypatch.setattr(prior.bounds, "evaluate", lambda invariants, c: rows)
+    monkeypatch.setattr(prior, "chain_floors", lambda *given: asked.append(given) or np.array([1.0, 2.0]))
+    found = prior._floors(invariants, [np.eye(2)], 3.0)
+    chains = {"any depth, operator floors": [near(9 * down), near(18 * down)]} if depth == 3 else {}
+    expected = {"two layers": [near(4 * down), near(0.5 * down)], **chains}
+    assert {name: list(floors) for name, floors in found.items()} == expected
+    assert all(given[:3] == ("spectra", 2, 3) and list(given[3]) == [0.25, 0.5] for given in asked)
+
+
+def test_a_tiny_bound_counts_as_0():
+    c = 2.0**400  # a bound of 1e-300 rounds to a few digits before it is multiplied by c²
+    row = SimpleNamespace(name="two layers", value=np.array([1e-289, 1e-291]) * c * c)
+    assert list(prior._lowered(row, [np.eye(2)], c)) == [near(1e-289 * c * c * down), 0.0]
 
 
 def test_a_bound_less_its_rounding():

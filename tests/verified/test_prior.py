@@ -51,12 +51,13 @@ def test_what_is_proved_is_a_little_below_what_is_computed(case):
     plain, sure, _, net = case
     by_name = {g.name: g for g in plain.guarantees}
     applying = [g for g in sure.guarantees if g.applies]
+    without_product = ("envelope", "any depth, operator floors")
     assert applying and sure.best is not None
     for g in applying:
         other = by_name[g.name]
-        # The formula of three layers subtracts squares, so its allowance is not relative; the envelope of three
-        # layers and more does without the bound from imbalance and product.
-        loose = 1e-4 if "Δ*" in g.name else 1e-2 if g.name == "envelope" and net.depth > 2 else 1e-9
+        # The formula of three layers subtracts squares, so its allowance is not relative. Operator floors, and with
+        # them the envelope of three layers and more, do without the bound from imbalance and product.
+        loose = 1e-4 if "Δ*" in g.name else 5e-2 if net.depth > 2 and g.name in without_product else 1e-9
         # The balls of three layers and more are on a grid of their own, which may fit a little better.
         grid = 1e-3 if net.depth > 2 and g.name in ("envelope", "lazy regime") else 0.0
         assert other.rate * (1 - loose - grid) < g.rate < other.rate * (1 + grid)
@@ -91,7 +92,7 @@ def test_every_row_is_there_and_one_that_is_not_proved_says_so(case):
     for g in plain.guarantees:
         if not g.applies:
             assert reasons[g.name] == g.reason
-        elif g.name in ("unimodal imbalance", "any depth, imbalance and product"):
+        elif g.name in ("unimodal imbalance", "any depth, imbalance and product", "operator interval, n = m"):
             assert reasons[g.name] == prior.NOT_PROVED
 
 
@@ -217,19 +218,16 @@ def test_times_are_to_parts_of_the_least_first_gap():
     assert math.isinf(prior.SureCurve(np.array([2.0, 1.0]), np.array([1.0, 1.0])).time(1.0))
 
 
-def seen(monkeypatch, problem, weights, c, levels):
+def seen(problem, weights, c, levels):
     """Return what the theorems are told."""
-    told = []
-    monkeypatch.setattr(prior.bounds, "evaluate", lambda invariants, scale: told.append(invariants) or [])
-    assert prior._bounds_on(levels, problem, weights, c) == []
-    return told[0]
+    return prior._invariants(levels, problem, weights, c)
 
 
-def test_the_theorems_are_told_of_all_that_is_not_known(monkeypatch):
+def test_the_theorems_are_told_of_all_that_is_not_known():
     """Singular values of the exact minimiser, at all weights with the gap, and imbalances with room for sums."""
     V, weights = np.diag([5.0, 3.0]), [np.diag([2.0, 1.0]), np.diag([1.0, 1.0])]
     problem = AffineGradient(V, residue=0.25, least=0.5)
-    found = seen(monkeypatch, problem, weights, 2.0, np.array([0.25, 0.01]))
+    found = seen(problem, weights, 2.0, np.array([0.25, 0.01]))
     reach = np.sqrt(2 * np.array([0.25, 0.01]) / 0.5) + 0.5  # ‖R‖/μ
     for told, true in (
         (found.sigma_min, (3 - reach) / 2),
@@ -243,8 +241,8 @@ def test_the_theorems_are_told_of_all_that_is_not_known(monkeypatch):
     assert (D.upper - D.lower < 4 * room).all()
 
 
-def test_a_vector_has_no_second_singular_value(monkeypatch):
-    found = seen(monkeypatch, AffineGradient(np.array([[5.0], [0.0]])), [np.eye(2), np.ones((2, 1))], 1.0, np.ones(1))
+def test_a_vector_has_no_second_singular_value():
+    found = seen(AffineGradient(np.array([[5.0], [0.0]])), [np.eye(2), np.ones((2, 1))], 1.0, np.ones(1))
     assert math.isinf(found.sigma_next[0]) and found.sigma_min[0] == pytest.approx(5 - math.sqrt(2))
 
 

@@ -22,15 +22,13 @@ from linflow.certificates.curves import LevelCurve
 from linflow.certificates.envelope import envelope, gap_levels
 from linflow.certificates.lazy import GRID, Neighbourhood
 from linflow.model.network import Network
+from linflow.verified.chain_floors import DOWN, LEAST, chain_floors
 from linflow.verified.enclosure import LARGEST_OPERATOR, _operator
 from linflow.verified.log_norm import greatest
 from linflow.verified.march import product_error
 from linflow.verified.problem import AffineGradient, affine_gradient
 from linflow.verified.rounding import TINY, UP, U, frobenius, gamma, least_eigenvalue, spectral
 from linflow.verified.spectra import imbalance_bounds, singular_value_bounds
-
-DOWN = 1 - 1e-12
-"""Factor that covers the rounding of a lower bound given by a formula of non-negative terms."""
 
 SURE = 1 - 1e-11
 """Factor for rates and radii. It covers the rounding of their comparison and summation over the gap levels."""
@@ -40,7 +38,7 @@ NOT_PROVED = "its rounding is not proved; call certify without rigorous=True for
 DESCENT = 'guarantees for descent are not available with proved rounding; lf.enclose(…, algorithm="descent") proves'
 
 PROVED = ("two layers", "two layers, n = m", "three layers, Δ*", "any depth, imbalance only")
-"""Theorems whose formulas are evaluated with their rounding bounded."""
+"""Theorems whose formulas are evaluated with their rounding bounded, besides operator floors."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -154,8 +152,7 @@ class _Start:
         low, high = problem.gap(c * W - problem.V, off)
         high *= UP  # so that the rounding of a bound at any time stays below it
         levels = gap_levels(high) if high > 0 else np.zeros(1)
-        rows = _bounds_on(levels, problem, weights, c) if len(weights) > 1 else []
-        floors = {row.name: _lowered(row, weights, c) for row in rows}
+        floors = _floors(_invariants(levels, problem, weights, c), weights, c) if len(weights) > 1 else {}
         return cls(weights, c, (low, high), levels, floors, neighbourhood(weights, c))
 
     def proved(self, guarantee: Guarantee, gamma_: float) -> Guarantee:
@@ -183,8 +180,8 @@ class _Start:
         return replace(guarantee, curve=sure, gap=self.gap[1], facts=facts)
 
 
-def _bounds_on(levels: np.ndarray, problem: AffineGradient, weights: list[np.ndarray], c: float) -> list[Bound]:
-    """Return bounds on `λ_min(T)` over all weights with these imbalances, for a gap of at most each level."""
+def _invariants(levels: np.ndarray, problem: AffineGradient, weights: list[np.ndarray], c: float) -> Invariants:
+    """Return bounds on imbalances and singular values of all weights of the run with a gap of at most each level."""
     ends = [imbalance_bounds(A, B) for A, B in pairwise(weights)]
     # The floors of the formulas are sums of a few of these. Their rounding is subtracted here.
     largest = max(float(max(abs(low[-1]), abs(high[0]), TINY)) for low, high in ends)
@@ -198,8 +195,18 @@ def _bounds_on(levels: np.ndarray, problem: AffineGradient, weights: list[np.nda
     following = np.maximum(s_low[-2] - reach, 0.0) * DOWN / c if len(s_low) > 1 else np.full(len(levels), math.inf)
     size = max(float(frobenius(W)) for W in weights) ** 2
     widths = (weights[0].shape[0], *(W.shape[1] for W in weights))
-    invariants = Invariants(widths, spectra, low[-1], low[-1], high[0], size, room).at(low, high, following)
-    return [row for row in bounds.evaluate(invariants, c) if row.name in PROVED and row.applies]
+    return Invariants(widths, spectra, low[-1], low[-1], high[0], size, room).at(low, high, following)
+
+
+def _floors(invariants: Invariants, weights: list[np.ndarray], c: float) -> dict[str, np.ndarray]:
+    """Return floors of `λ_min(T)` at each level, by the name of the theorem."""
+    rows = [row for row in bounds.evaluate(invariants, c) if row.name in PROVED and row.applies]
+    floors = {row.name: _lowered(row, weights, c) for row in rows}
+    if invariants.depth > 2:
+        sigma = np.asarray(invariants.sigma_min)
+        chains = chain_floors(invariants.spectra, invariants.n, invariants.m, sigma)
+        floors["any depth, operator floors"] = chains * c * c * DOWN
+    return floors
 
 
 def _lowered(row: Bound, weights: list[np.ndarray], c: float) -> np.ndarray:
@@ -209,7 +216,7 @@ def _lowered(row: Bound, weights: list[np.ndarray], c: float) -> np.ndarray:
         hidden = max(W.shape[1] for W in weights[:-1])
         size = sum(float(frobenius(W)) ** 2 for W in weights)
         value = value - 100 * (hidden + 8) * hidden * hidden * U * (c * size) ** 2
-    return np.maximum(value, 0.0)
+    return np.where(value >= LEAST * c * c, value, 0.0)
 
 
 def neighbourhood(weights: list[np.ndarray], c: float) -> Neighbourhood:
