@@ -14,7 +14,7 @@ SEED ?= 0
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help reproduce test test-slow newest floors package soundness attack proofs proof-tables mutants bench examples check format setup-test clean
+.PHONY: help reproduce test test-slow newest floors package soundness attack proofs proof-tables mutants bench examples docs check format setup-test clean
 
 help:
 	@echo "make reproduce   compute every figure and its claims into report/index.html"
@@ -30,6 +30,7 @@ help:
 	@echo "make mutants     errors of one place in the formulas, and whether a test sees them (MODULES=, EVERY=)"
 	@echo "make bench       time the flow against other solvers at equal error (QUICK=1: two minutes; TASKS=, SOLVERS=, ERROR=)"
 	@echo "make examples    run the examples, with their figures in figures/"
+	@echo "make docs        the site in build/site: every page runs, every link leads somewhere"
 	@echo "make check       lint, formatting and types"
 	@echo "make format      let ruff format the code"
 	@echo "make clean       remove the environment, the caches and the report"
@@ -127,6 +128,17 @@ bench: $(VENV)-bench/.installed
 examples: $(VENV)/.installed-reproduce
 	mkdir -p figures
 	for script in examples/*.py; do $(BIN)/python $$script figures || exit 1; done
+
+$(VENV)/.installed-docs: pyproject.toml | $(BIN)/python
+	$(PIP) -e '.[docs]'
+	@touch $@
+
+# Warnings are errors. Pages that did not change are not run again; `make clean` forgets them.
+docs: $(VENV)/.installed-docs
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/sphinx-build -W --keep-going -q -j $(WORKERS) -d build/doctrees docs build/site
+	$(BIN)/python docs/_ext/check_links.py build/site
+	$(BIN)/codespell docs README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md src
+	@echo "the site is build/site/index.html"
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

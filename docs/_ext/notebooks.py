@@ -1,0 +1,78 @@
+"""Every page with code that runs can be downloaded as a Jupyter notebook."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from myst_nb.core.read import is_myst_markdown_notebook, read_myst_markdown_notebook
+from sphinx.application import Sphinx
+
+SOLUTION = re.compile(r"^:::\{dropdown\} (.*)$\n((?:^:.*$\n)*)(.*?)^:::$", re.DOTALL | re.MULTILINE)
+DIRECTIVE = re.compile(r"^:{3,}\{[\w-]+\}[ ]?(.*)$\n(?:^:\w.*$\n)*", re.MULTILINE)
+LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?!https?://)[^)]+\)")
+
+
+def plain(markdown: str) -> str:
+    """Return Markdown that Jupyter shows as well: directives become text, and links into the site words."""
+    markdown = SOLUTION.sub(r"**\1**\n\n\3", markdown)
+    markdown = re.sub(
+        r"^:{3,}\{([\w-]+)\}[ ]?(.*)$\n((?:^:\w.*$\n)*)",
+        lambda m: f"**{m[2]}**\n\n" if m[2] else "",
+        markdown,
+        flags=re.MULTILINE,
+    )
+    markdown = re.sub(r"^:{3,}$\n?", "", markdown, flags=re.MULTILINE)
+    return LINK.sub(r"\1", markdown)
+
+
+def converted(text: str, path: Path) -> nbformat.NotebookNode:
+    """Return a page as a notebook without outputs."""
+    notebook = read_myst_markdown_notebook(text, path=str(path))
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = plain(cell.source)
+        cell.metadata = {}
+    notebook.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    return notebook
+
+
+def sources(app: Sphinx) -> dict[str, Path]:
+    """Return the pages that run code."""
+    found = {}
+    for name in app.env.found_docs:
+        path = Path(app.env.doc2path(name))
+        if path.suffix == ".md" and is_myst_markdown_notebook(path.read_text(encoding="utf-8")):
+            found[name] = path
+    return found
+
+
+def place(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
+    """Tell the template of a page where its notebook lies."""
+    here = pagename in app.linflow_notebooks  # type: ignore[attr-defined]
+    context["notebook"] = context["pathto"](f"notebooks/{pagename}.ipynb", resource=True) if here else ""
+
+
+def write(app: Sphinx, error: Exception | None) -> None:
+    """Write the notebooks beside the pages."""
+    if error is not None or app.builder.format != "html":
+        return
+    for name, path in app.linflow_notebooks.items():  # type: ignore[attr-defined]
+        target = Path(app.outdir) / "notebooks" / f"{name}.ipynb"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(converted(path.read_text(encoding="utf-8"), path), target)
+
+
+def collect(app: Sphinx, env: Any) -> None:
+    """Find the pages once."""
+    app.linflow_notebooks = sources(app)  # type: ignore[attr-defined]
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Connect the steps."""
+    app.connect("env-check-consistency", collect)
+    app.connect("html-page-context", place)
+    app.connect("build-finished", write)
+    return {"version": "1", "parallel_read_safe": True}
