@@ -141,7 +141,7 @@ def test_an_analysis_that_is_replaced_is_told_and_can_be_run_from_its_own_file(l
 
 
 @pytest.mark.parametrize(
-    "name", ["index.html", "report.json", "figures/toy.pdf", "figures/toy.svg", "figures/toy.png"]
+    "name", ["index.html", "report.json", "play.html", "figures/toy.pdf", "figures/toy.svg", "figures/toy.png"]
 )
 def test_reproduce(linflow, name, monkeypatch):
     def draw():

@@ -19,6 +19,7 @@ from linflow._support.plain import plain
 from linflow._support.provenance import machine, software
 from linflow._support.words import plural, verb_for
 from linflow.experiments.figures import Claim, Outcome, PaperFigure, Settings, assigned, select
+from linflow.pages import play
 from linflow.pages.templating import environment, inlined
 from linflow.plots.saving import rendered
 
@@ -158,8 +159,8 @@ def reproduce(
 ) -> Report:
     """Run experiments one after another and write what they found.
 
-    Writes ``index.html``, ``report.json`` and ``figures/ID.{svg,pdf,png}``. An experiment that stops with an
-    error becomes a failed claim, and the others go on.
+    Writes ``index.html``, ``report.json``, ``play.html`` (a page to drag starts on) and ``figures/ID.{svg,pdf,png}``.
+    An experiment that stops with an error becomes a failed claim, and the others go on.
 
     Args:
         names: Ids of the experiments. By default all of them, except those that take minutes.
@@ -181,7 +182,9 @@ def reproduce(
     out, watcher, start = Path(out), progress or (lambda *_: None), time.perf_counter()
     # Fail now, not after minutes, if nothing can be written or the files there are not linflow's.
     drawn = [out / "figures" / f"{experiment.id}.{kind}" for experiment in experiments for kind in _FORMATS]
-    refuse_foreign_files([out / "index.html", out / "report.json", *drawn], "name another folder")
+    refuse_foreign_files(
+        [out / name for name in ("index.html", "report.json", "play.html")] + drawn, "name another folder"
+    )
     if (out / "figures").is_symlink():
         raise FileExistsError(
             f"{str(out / 'figures')!r} is a symbolic link; name another folder, or remove the link."
@@ -202,6 +205,7 @@ def reproduce(
     if figures:  # otherwise keep an earlier report
         write_whole(out / "report.json", report.json())
         write_whole(report.index, report.html())
+        play.write(out / "play.html")
     if stopped:
         raise ReportInterrupted(report)
     return report

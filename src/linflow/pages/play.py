@@ -1,0 +1,48 @@
+"""A page to play with: two weights and scalar chains in closed form, without a server and without a network."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+
+from markupsafe import Markup
+
+from linflow._support.paths import write_whole
+from linflow._support.version import __version__
+from linflow.pages.templating import environment
+
+TWO = (
+    ("imbalanced", {"u": 2.0, "v": 0.1, "s": 1.0}),
+    ("balanced, near the target", {"u": 0.8, "v": 0.8, "s": 1.0}),
+    ("small", {"u": 0.05, "v": 0.04, "s": 1.0}),
+    ("wrong sign", {"u": 1.2, "v": -0.8, "s": 1.0}),
+    ("ends at the saddle", {"u": 1.0, "v": -1.0, "s": 1.0}),
+)
+"""Starts of two weights, as in the phase plane of the talk."""
+
+DEEP = (
+    ("balanced", {"layers": [0.9, 0.9, 0.9], "s": 1.0}),
+    ("one layer larger", {"layers": [1.8, 0.7, 0.7], "s": 1.0}),
+    ("one layer smaller", {"layers": [1.5, 0.2, 1.5], "s": 1.0}),
+    ("all differ", {"layers": [1.7, 1.2, 0.8, 0.3], "s": 1.0}),
+    ("deep", {"layers": [1.3, 1.2, 1.1, 1.0, 0.9, 0.8], "s": 1.0}),
+)
+"""Starts of chains of scalars."""
+
+
+@lru_cache(maxsize=1)
+def page() -> str:
+    """Return the page, with its program and its style inside."""
+    folder = files("linflow.pages") / "templates" / "play"
+    program = {
+        name: Markup((folder / f"{file}.js").read_text(encoding="utf-8"))  # files of this package
+        for name, file in (("mathematics", "mathematics"), ("program", "play"))
+    }
+    template = environment().get_template("play.html.j2")
+    return template.render(two_presets=TWO, deep_presets=DEEP, version=__version__, **program)
+
+
+def write(path: Path) -> None:
+    """Write the page to a file, whole or not at all."""
+    write_whole(path, page())
