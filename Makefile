@@ -14,7 +14,7 @@ SEED ?= 0
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help reproduce test test-slow newest floors package soundness attack proofs proof-tables mutants bench examples docs check format setup-test clean
+.PHONY: help reproduce test test-slow newest floors package soundness relu-soundness attack proofs proof-tables mutants bench examples docs check format setup-test clean
 
 help:
 	@echo "make reproduce   compute every figure and its claims into report/index.html"
@@ -24,6 +24,7 @@ help:
 	@echo "make floors      the core's tests with the oldest packages that pyproject.toml allows"
 	@echo "make package     wheel and sdist in dist/, checked, and each tried in an empty environment"
 	@echo "make soundness   every bound against lambda_min(T) on a million random networks (INSTANCES=, SEED=)"
+	@echo "make relu-soundness   flows of ReLU networks against every statement on them (COUNT=, SEED=)"
 	@echo "make attack      damaged files, odd command lines and extreme numbers (COUNT=, SEED=)"
 	@echo "make proofs      verified runs against flows and descents of 60 digits (INSTANCES=, SEED=)"
 	@echo "make proof-tables how sharp verified runs are (TABLE=gaussian, real, ...; FIRST=, COUNT=)"
@@ -102,6 +103,9 @@ package:
 
 soundness: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.soundness --instances $(INSTANCES) --seed $(SEED) --workers $(WORKERS)
+
+relu-soundness: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.relu_soundness --instances $(or $(COUNT),3000) --seed $(SEED) --workers $(WORKERS)
 
 attack: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.attack --instances $(or $(COUNT),20000) --seed $(SEED) --workers $(WORKERS)

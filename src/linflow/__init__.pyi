@@ -3,6 +3,7 @@ from . import exact as exact
 from . import files as files
 from . import init as init
 from . import plots as plots
+from . import relu as relu
 from . import schedules as schedules
 from ._support.references import cite as cite
 from .advice.design import Design as Design

@@ -31,7 +31,7 @@ OPPOSITE = dict(
 )  # fmt: skip
 OPPOSITE |= {"log1p": "log", "expm1": "exp"}
 DROPPED = {"sqrt", "abs", "fabs"}
-SILENT = {"__repr__", "__str__", "_repr_html_", "_view", "_spectrum_view", "_text_table", "rows", "text", "to_dict"}
+SILENT = {"__repr__", "__str__", "_repr_html_", "_view", "_spectrum_view", "text_table", "rows", "text", "to_dict"}
 """Functions that only show what was computed."""
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from linflow._support import checks
-from linflow._support.deprecation import renamed_arguments, renamed_attributes
+from linflow._support.deprecation import renamed_attributes
 from linflow._support.digits import number
 from linflow._support.fractions import FRACTIONS, SHOWN
 from linflow._support.html import block, folded_reasons, never_raising, notes, table
@@ -20,6 +19,7 @@ from linflow.certificates.curves import Curve, ExponentialCurve, StepCurve
 from linflow.certificates.descent import descent_guarantees
 from linflow.certificates.exponential import exponential
 from linflow.certificates.prior import prior_results
+from linflow.certificates.promises import Promises
 from linflow.certificates.scheduled_descent import schedule_guarantees
 from linflow.certificates.setting import Setting
 from linflow.certificates.tail import exponential_tail
@@ -38,7 +38,7 @@ ALLOWED_FOR = "float64 numbers; their rounding is allowed for, but not proved (r
 
 @renamed_attributes(network="start")
 @dataclass(frozen=True, repr=False)
-class Certificate:
+class Certificate(Promises):
     """Every guarantee of a start, best first. `print` shows them as a table.
 
     Attributes:
@@ -78,66 +78,10 @@ class Certificate:
         return ALLOWED_FOR
 
     @property
-    def best(self) -> Guarantee | None:
-        """The guarantee that is fastest to 10⁻⁶ of the initial gap; None if none applies."""
-        first = self.guarantees[0]
-        return first if first.applies else None
-
-    @property
     def citations(self) -> frozenset[str]:
         """Keys of the references behind the guarantees that apply, the objective, and the software."""
         applying = (g.citations for g in self.guarantees if g.applies)
         return frozenset({"linflow"}).union(self.objective.citations, *applying)
-
-    @property
-    def rate(self) -> float:
-        """The best exponential rate guaranteed at every time; 0 if there is none."""
-        return max(g.rate for g in self.guarantees)
-
-    @renamed_arguments(fraction="until")
-    def time_to(self, until: Any) -> Any:
-        """Return a time by which the loss gap is at most `until` times the initial gap; inf if none is known.
-
-        Args:
-            until: fraction in (0, 1), or a sequence of them.
-
-        Example:
-            >>> import numpy as np, linflow as lf
-            >>> cert = lf.certify(lf.MatrixFactorization([[2.0]]), [np.array([[1.0]]), np.array([[1.0]])])
-            >>> bool((cert.time_to([1e-2, 1e-4]) == [cert.time_to(1e-2), cert.time_to(1e-4)]).all())
-            True
-        """
-        return checks.each(lambda x: min(g.time_to(x) for g in self.guarantees), until, "until")
-
-    @renamed_arguments(fraction="until")
-    def steps_to(self, until: Any) -> Any:
-        """Return a number of steps after which the loss gap is at most `until` times the initial gap.
-
-        Args:
-            until: fraction in (0, 1), or a sequence of them.
-        """
-        if self.algorithm == "flow":
-            raise TypeError(
-                'the certificate is for the flow, which takes no steps; certify with algorithm="descent".'
-            )
-        return checks.each(lambda x: min(g.steps_to(x) for g in self.guarantees), until, "until")
-
-    @renamed_arguments(fraction="until")
-    def arrival(self, guarantee: Guarantee, until: float) -> float:
-        """Return the time to a fraction by one guarantee; for descent the steps, nan if it does not count steps."""
-        if self.algorithm == "flow":
-            return guarantee.time_to(until)
-        if guarantee.curve is not None and not isinstance(guarantee.curve, StepCurve):
-            return math.nan
-        return guarantee.steps_to(until)
-
-    def gap_at(self, t: Any) -> Any:
-        """Return an upper bound on the loss gap at a time or times t: the least over all guarantees."""
-        return checks.each(lambda x: min(g.gap_at(x) for g in self.guarantees), t, "t")
-
-    def rate_at(self, gap: float) -> float:
-        """Return the rate `−ℓ̇/ℓ` guaranteed at the moment when the run from this start has this gap."""
-        return max((g.curve.rate_at(gap) for g in self.guarantees if g.curve), default=0.0)
 
     def loss_at(self, t: Any) -> Any:
         """Return an upper bound on the loss at a time or times t."""
@@ -215,27 +159,8 @@ class Certificate:
             head += f", gradient descent with step {self.step_size:.4g}"
         if self.schedule is not None:
             head += f", gradient descent with {self.schedule!r}"
-        blocks = [head, f"rests on {self.rests_on}", *self.notes, self._text_table("guarantee", self.guarantees), ""]
-        return "\n".join([*blocks, self._text_table("published result", (self.baseline, *self.prior))])
-
-    def _text_table(self, title: str, guarantees: Sequence[Guarantee]) -> str:
-        """Return aligned rows of text; guarantees that apply come first."""
-        rows = [
-            (
-                title,
-                "rate",
-                "time to 1e-6" if self.algorithm == "flow" else "steps to 1e-6",
-                "source, or why it does not apply",
-            )
-        ]
-        for g in guarantees:
-            if g.applies:
-                arrival = self.arrival(g, 1e-6)
-                rows.append((g.name, f"{g.rate:.4g}", number(arrival), g.source))
-            else:
-                rows.append((g.name, "–", "–", g.reason))
-        w = [max(len(row[i]) for row in rows) for i in range(3)]
-        return "\n".join(f"{a:<{w[0]}}  {b:>{w[1]}}  {c:>{w[2]}}  {d}" for a, b, c, d in rows)
+        blocks = [head, f"rests on {self.rests_on}", *self.notes, self.text_table("guarantee", self.guarantees), ""]
+        return "\n".join([*blocks, self.text_table("published result", (self.baseline, *self.prior))])
 
     def _repr_html_(self) -> str:
         return never_raising(_view, self)

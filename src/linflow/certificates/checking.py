@@ -13,8 +13,6 @@ from linflow._support.fractions import FRACTIONS
 from linflow._support.words import shown
 from linflow.certificates._base import Guarantee, finite
 from linflow.certificates.curves import StepCurve
-from linflow.model.network import Network
-from linflow.model.objectives import Objective
 
 if TYPE_CHECKING:
     from linflow.dynamics.trajectory import Trajectory
@@ -91,14 +89,14 @@ class Check:
 
 
 class Promise(Protocol):
-    """The part of a `Certificate` that a check uses."""
+    """The part of a certificate that a check uses; its objective tells the rounding of a network of its kind."""
 
     @property
     def guarantees(self) -> tuple[Guarantee, ...]: ...  # noqa: D102
     @property
-    def objective(self) -> Objective: ...  # noqa: D102
+    def objective(self) -> Any: ...  # noqa: D102
     @property
-    def start(self) -> Network: ...  # noqa: D102
+    def start(self) -> Any: ...  # noqa: D102
     @property
     def gap(self) -> float: ...  # noqa: D102
     @property

@@ -1,0 +1,15 @@
+"""Two-layer ReLU networks: certified rates, flows with their flips, descent, and designed starts."""
+
+from typing import TYPE_CHECKING
+
+from linflow._support.names import missing
+from linflow.relu.certificate import Certificate, certify
+from linflow.relu.flow import gradient_flow
+from linflow.relu.network import Network, imbalance
+from linflow.relu.starts import paired
+from linflow.relu.trajectory import Flip, Trajectory
+
+__all__ = ["Certificate", "Flip", "Network", "Trajectory", "certify", "gradient_flow", "imbalance", "paired"]
+
+if not TYPE_CHECKING:  # type checkers know the names
+    __getattr__ = missing(__name__, __all__)

@@ -1,0 +1,231 @@
+"""Guarantees for the training of a two-layer ReLU network, before any run is made."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from linflow._support import checks
+from linflow._support.fractions import FRACTIONS
+from linflow._support.html import block, folded_reasons, never_raising, notes, table
+from linflow._support.words import percent, shown
+from linflow.certificates._base import Guarantee, finite
+from linflow.certificates.checking import Check, check_run
+from linflow.certificates.curves import Curve
+from linflow.certificates.promises import Promises
+from linflow.relu.floor import Floor
+from linflow.relu.movement import Movement, Mover
+from linflow.relu.network import Network, targets
+from linflow.relu.path import Path, march
+from linflow.relu.problem import Regression, Start
+
+RESTS_ON = "float64 numbers; their rounding is allowed for, but not proved"
+SOURCE = "linflow, docs/relu.md"
+
+
+@dataclass(frozen=True, repr=False)
+class Certificate(Promises):
+    """Every guarantee of a start of a ReLU network, best first. `print` shows them as a table.
+
+    `rate`, `time_to`, `gap_at` and `check` are those of `lf.Certificate`.
+
+    Attributes:
+        guarantees: ordered by the time to 10⁻⁶ of the initial loss, fastest first. Those that do not apply come last
+            and say why in `reason`.
+        objective: the regression.
+        start: the network.
+        gap: the initial loss; its minimum is taken to be 0.
+        algorithm: "flow" or "descent".
+        step_size: η of the descent; None for the flow.
+        notes: messages on conversions of the input to float64.
+        movement: how far each neuron can move along the whole run; None without a certificate.
+    """
+
+    guarantees: tuple[Guarantee, ...]
+    objective: Regression
+    start: Network
+    gap: float
+    algorithm: str = "flow"
+    step_size: float | None = None
+    notes: tuple[str, ...] = ()
+    movement: Movement | None = None
+
+    schedule: None = None
+
+    @property
+    def rests_on(self) -> str:
+        """What the guarantees rest on."""
+        return RESTS_ON
+
+    @property
+    def reason(self) -> str:
+        """Why no guarantee applies; empty if one does."""
+        return "" if self.best else self.guarantees[0].reason
+
+    @property
+    def citations(self) -> frozenset[str]:
+        """Keys of the references behind the guarantees that apply, and the software."""
+        return frozenset({"linflow"}).union(*(g.citations for g in self.guarantees if g.applies))
+
+    @cached_property
+    def may_flip(self) -> np.ndarray:
+        """Which pairs of a sample and a neuron may change their sign, shape `(N, h)`; all without a certificate."""
+        if self.movement is None:
+            return np.ones((len(self.objective.X), self.start.width), dtype=bool)
+        return ~self.movement.frozen.T
+
+    def check(self, run: Any) -> Check:
+        """Compare every guarantee with a run from this start; see `lf.Check`.
+
+        Raises:
+            ValueError: the run began at another loss, or used the other algorithm or another step.
+        """
+        return check_run(self, run)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the certificate as plain data, ready for JSON: infinities become None."""
+        descent = self.algorithm == "descent"
+        return {
+            "algorithm": self.algorithm,
+            "step_size": None if self.step_size is None else finite(self.step_size),
+            "widths": list(self.start.widths),
+            "slope": self.start.slope,
+            "bias": self.start.bias is not None,
+            "initial_gap": finite(self.gap),
+            "rate": self.rate,
+            "time_to": {f"{x:g}": finite(self.time_to(x)) for x in FRACTIONS},
+            "steps_to": {f"{x:g}": finite(self.steps_to(x)) for x in FRACTIONS} if descent else None,
+            "guarantees": [g.to_dict() for g in self.guarantees],
+            "rests_on": self.rests_on,
+            "notes": list(self.notes),
+        }
+
+    @shown
+    def __str__(self) -> str:
+        step = f", gradient descent with step {self.step_size:.4g}" if self.step_size is not None else ""
+        head = f"{self.start!r}, {len(self.objective.X)} samples, initial loss {self.gap:.4g}{step}"
+        return "\n".join([head, f"rests on {RESTS_ON}", *self.notes, self.text_table("guarantee", self.guarantees)])
+
+    def _repr_html_(self) -> str:
+        return never_raising(_view, self)
+
+    def __repr__(self) -> str:
+        return f"Certificate(rate={self.rate:.4g}, {self.best.name if self.best else 'none applies'})"
+
+
+def certify(X: Any, Y: Any, network: Any, *, loss: str = "squared") -> Certificate:
+    """Return the guarantees on the gradient flow of `½‖σ(XU + 1bᵀ)V − Y‖_F²` from this start.
+
+    While the path `τ = ∫‖R‖dt` of the residual is at most some τ, Lemma 1 bounds how far every neuron moved, so that
+    most signs of pre-activations are known, and Theorem 1 gives a floor `λ(τ)` of `λ_min(H)`, `−L̇ = ⟨R, H(R)⟩`.
+    *If `∫_0^{τ*} λ dτ ≥ ‖R(0)‖` and `λ(τ*) > 0`, then `τ ≤ τ*` for ever, and the loss falls at least at the rate
+    `2λ(τ*)`* (Theorem R⁺). The flow may be any solution in the sense of Filippov.
+
+    Args:
+        X: inputs, shape `(N, d)`.
+        Y: targets, shape `(N, m)`, or `(N,)` for one output.
+        network: a `relu.Network`; two layers stand for a ReLU without bias.
+        loss: "squared".
+
+    Returns:
+        A `Certificate`. If nothing can be certified, `reason` says why.
+
+    Raises:
+        ValueError, TypeError: invalid arrays, or an unknown loss.
+
+    Source: docs/relu.md, Theorem R⁺.
+
+    Example:
+        >>> import numpy as np
+        >>> from linflow import relu
+        >>> rng = np.random.default_rng(0)
+        >>> X, Y = rng.standard_normal((6, 12)) / 12**0.5, rng.standard_normal(6)
+        >>> cert = relu.certify(X, Y, relu.paired((12, 400, 1), 3.0, rng=0))
+        >>> cert.rate > 100, int(cert.may_flip.sum()), cert.may_flip.size
+        (True, 16, 2400)
+    """
+    checks.choice(loss, "loss", ("squared",))
+    net = Network.of(network)
+    problem = regression(X, Y, net)
+    path, movement, reason, facts = follow(Start.of(problem, net))
+    gap, curve = problem.loss(net), None
+    if path is not None:
+        curve = path_curve(path, Start.of(problem, net))
+    found = guarantee(gap, "path of the residual", "Theorem R⁺", reason, curve, facts)
+    return Certificate((found,), problem, net, gap, notes=net.notes, movement=movement)
+
+
+def regression(X: Any, Y: Any, net: Network) -> Regression:
+    """Check the data and return the regression."""
+    rows = net.inputs(X)
+    return Regression(rows if net.bias is None else rows[:, :-1], targets(Y, len(rows), net.widths[2]))
+
+
+def guarantee(
+    gap: float, name: str, theorem: str, reason: str, curve: Curve | None, facts: dict[str, float]
+) -> Guarantee:
+    """Return a row of the certificate."""
+    return Guarantee(
+        name=name,
+        source=f"{SOURCE}, {theorem}",
+        citation=("linflow", "du2018"),
+        reason=reason,
+        curve=curve,
+        gap=gap,
+        minimum=0.0,
+        facts=facts,
+    )
+
+
+def path_curve(path: Path, start: Start) -> Curve:
+    """Return the bound on the loss in the units of the data."""
+    return path.curve(2.0 ** (2 * start.input_power + 4 * start.weight_power), 2.0**start.rate_power)
+
+
+def follow(start: Start) -> tuple[Path | None, Movement | None, str, dict[str, float]]:
+    """Return the path that closes, the movement at its end, the reason if none closes, and facts."""
+    if start.beyond_float64:
+        return None, None, start.beyond_float64, {}
+    if start.residual == 0 or not np.isfinite(start.residual):
+        return None, None, "the residual is 0 or not finite", {}
+    floor, mover = Floor(start), Mover(start)
+    first = mover.at(0.0)
+    least = floor.at(first) if first is not None else 0.0
+    facts = {"λ_min(H(0)), at least": math.ldexp(least, start.rate_power)}
+    if least <= 0:
+        return None, None, "λ_min(H) is 0 at the start, or cannot be told from 0; widen the network", facts
+    found: Path | None = None
+    for finer in (1, 4):
+        mover.reset()
+
+        def at(tau: float) -> float:
+            movement = mover.at(tau)
+            return 0.0 if movement is None else floor.at(movement)
+
+        found = march(at, start.residual, start.residual / least, finer)
+        if found.closes or not found.might_close:
+            break
+    assert found is not None
+    if not found.closes:
+        part = percent(found.covered)
+        return None, None, f"the floor of λ_min(H) falls to 0 when {part} of the residual is proved to go", facts
+    mover.reset()
+    movement = mover.at(float(found.paths[-1]))
+    facts["path τ*"] = math.ldexp(float(found.paths[-1]), -start.input_power)
+    facts["pairs that may flip"] = float(0 if movement is None else (~movement.frozen).sum())
+    return found, movement, "", facts
+
+
+def _view(certificate: Certificate) -> str:
+    """Return HTML with the guarantees that apply; the others and their reasons are folded away."""
+    applying = [g for g in certificate.guarantees if g.applies]
+    body = "<div>no guarantee applies</div>"
+    if applying:
+        body = table(("guarantee", "rate", "source"), [(g.name, f"{g.rate:.4g}", g.source) for g in applying])
+    body += folded_reasons([(g.name, g.reason) for g in certificate.guarantees if not g.applies])
+    head = f"gradient {certificate.algorithm}, initial loss {certificate.gap:.4g}"
+    return block("Certificate", head, body, notes(certificate.notes))

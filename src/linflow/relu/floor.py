@@ -1,0 +1,102 @@
+"""A floor of the least eigenvalue of H at every path up to a given one (docs/relu.md, Theorem 1)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from linflow._support.arrays import EPS
+from linflow.relu.movement import Movement
+from linflow.relu.problem import Start, greatest_ceiling
+from linflow.relu.shadows import Shadows
+
+ROUNDS = 6
+"""Steps of the search for the best constant c of the second layer's part."""
+RATIOS = (0.25, 0.5, 1.0, 2.0)
+"""The ratios θ tried in `c_j = θ ‖v_j‖/ε_j`, for several outputs."""
+LARGEST_C = 1e8
+"""A constant c beyond which `1 − 1/c` gains nothing."""
+
+
+class Floor:
+    """Computes floors of `λ_min(H)` for a start: each call gives one for all paths up to that of a movement.
+
+    Rounding is allowed for in the direction that lowers them: see `Shadows.error`, and the docs.
+    """
+
+    def __init__(self, start: Start):
+        self.start, self.shadows = start, Shadows(start)
+        h, m = start.V.shape
+        gram = start.features @ start.features.T
+        self._gram = gram if m == 1 else np.kron(gram, np.eye(m))
+        self._gram_error = (h + 16) * EPS * float(np.sum(start.features**2))
+
+    def at(self, movement: Movement, drift: np.ndarray | float = 0.0, *, second: bool = True) -> float:
+        """Return a floor of `λ_min(H)`, at least 0, for all paths up to that of the movement.
+
+        Args:
+            movement: the bounds of Lemma 1.
+            drift: how much `‖u_j‖² − v_j²` may have risen, for gradient descent; used for one output.
+            second: whether the part `ΦΦᵀ` of the second layer counts.
+        """
+        best = 0.0
+        for multiplier in self.shadows.choices(movement):
+            parts = self.shadows.parts(movement, multiplier)
+            if self.start.V.shape[1] == 1:
+                found = [self._single(parts, movement.squares_floor(drift))]
+            else:
+                found = [self._several(parts, movement, ratio) for ratio in RATIOS]
+            best = max(best, *(self._with_second(A, movement.features_moved if second else None) for A in found))
+        return best
+
+    def _single(self, parts: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Return a lower bound on `Σ_j v_j² D_{a_j}KD_{a_j}` for one output, with `weights ≤ v_j²`."""
+        A = np.tensordot(weights, parts, 1)
+        A[range(len(A)), range(len(A))] -= self.shadows.error * weights.sum()
+        return A * np.outer(self.start.lengths, self.start.lengths)
+
+    def _several(self, parts: np.ndarray, movement: Movement, ratio: float) -> np.ndarray:
+        """Return a lower bound on `Σ_j D_{a_j}KD_{a_j} ⊗ v_jv_jᵀ`."""
+        V, (sizes, _), (N, m) = self.start.V, self.start.sizes, self.start.Y.shape
+        moves = movement.second > 0
+        with np.errstate(over="ignore"):
+            c = np.clip(
+                np.where(moves, ratio * sizes / np.where(moves, movement.second, 1.0), np.inf), 1.0, LARGEST_C
+            )
+        w = (1 - 1 / c) * (1 - 4 * EPS)
+        outer = V[:, :, None] * V[:, None, :] * w[:, None, None]
+        A = np.tensordot(parts, outer, (0, 0)) if len(V) else np.zeros((N, N, m, m))
+        A = np.swapaxes(A, 1, 2).reshape(N * m, N * m)
+        A[range(N * m), range(N * m)] -= self.shadows.error * float(w @ sizes**2)
+        lengths = np.repeat(self.start.lengths, m)
+        A *= np.outer(lengths, lengths)
+        A[range(N * m), range(N * m)] -= self._price(movement, (c - 1) * movement.second**2)
+        return A
+
+    def _price(self, movement: Movement, losses: np.ndarray) -> float:
+        """Return the smaller of two upper bounds on `Σ_j losses_j ‖X ᵀD_{a_j}‖²` as a form in R."""
+        caps = np.where(movement.active, 1.0, self.start.slope)
+        together = greatest_ceiling(self.start.kernel_ceiling * ((caps.T * losses) @ caps))
+        apart = np.max((losses * movement.kappa) @ (caps > 0))
+        return min(float(together), float(apart)) * (1 + (len(losses) + 16) * EPS)
+
+    def _with_second(self, A: np.ndarray, spread: float | None) -> float:
+        """Return `max_c λ_min(A + [(1 − 1/c) Φ̂Φ̂ᵀ − (c − 1)Ē² I] ⊗ I)`, less its rounding; c = 1 is tried first.
+
+        It is concave as a function of 1/c, and has the slope `⟨r, Φ̂Φ̂ᵀr⟩/c² − Ē²` in c at an eigenvector r.
+        """
+        best, c, low, high = -math.inf, 1.0, 1.0, LARGEST_C
+        for _ in range(1 if spread is None else ROUNDS):
+            values, vectors = np.linalg.eigh(A + (1 - 1 / c) * self._gram)
+            off = 32 * len(A) * EPS * max(abs(values[0]), abs(values[-1])) + self._gram_error
+            paid = 0.0 if spread is None or c == 1 else (c - 1) * spread**2 * (1 + 16 * EPS)
+            best = max(best, float(values[0]) - off - paid)
+            r = vectors[:, 0]
+            rise = math.sqrt(max(0.0, float(r @ self._gram @ r)))
+            balanced = rise / spread if spread else math.inf
+            low, high = (c, high) if balanced > c else (low, c)
+            if high <= 1 or low >= high:
+                break
+            c = balanced if low < balanced < high else high if math.isinf(balanced) else math.sqrt(low * high)
+        return best

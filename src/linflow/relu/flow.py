@@ -1,0 +1,390 @@
+"""Gradient flow of a two-layer ReLU network: smooth pieces, joined where a pre-activation crosses 0."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from linflow._support import checks
+from linflow._support.arrays import EPS, norm
+from linflow.dynamics.trajectory import Result, Stats
+from linflow.relu.certificate import regression
+from linflow.relu.network import Network, drift
+from linflow.relu.pieces import OFF, ON, SLIDING, Field, Pattern, Point
+from linflow.relu.problem import Regression
+from linflow.relu.trajectory import WORDS, Flip, Trajectory, find_root
+
+AT_ZERO = 1e-12
+"""A pre-activation below this part of `‖x_i‖‖u_j‖` on the wrong side has crossed; the crossing is at half of it."""
+NODES = 0.5 - 0.5 * np.cos(np.pi * np.arange(8) / 7)
+"""Chebyshev points of a step. Its dense output has degree 7: the values there determine it."""
+BUDGET = 256 * 2**20
+"""Bytes of weights kept along a run; beyond, every second of those between flips is dropped."""
+
+
+def gradient_flow(
+    X: Any,
+    Y: Any,
+    network: Any,
+    *,
+    until: float | None = None,
+    t_max: float | None = None,
+    rtol: float = 1e-8,
+    max_steps: int = 20_000,
+) -> Trajectory:
+    """Integrate the gradient flow of `½‖σ(XU + 1bᵀ)V − Y‖_F²`, from flip to flip.
+
+    Between flips the slopes are constant and the flow is smooth; it is integrated by Dormand–Prince of order 8, with
+    an error of at most `rtol · min(‖y‖, L/‖∇L‖)` a step. Where a pre-activation reaches 0, the step ends. There the
+    flow goes on as Filippov defines it: across, or, if it is pushed back from both sides, along `z_ij = 0` with the
+    one slope in `[slope, 1]` that keeps it there ("sliding"), until that slope leaves the interval. Where several
+    ways to go on exist, which can only be so at the start, the slope at 0 is that of `z < 0`, as in PyTorch.
+
+    Args:
+        X: inputs, shape `(N, d)`.
+        Y: targets, shape `(N, m)`, or `(N,)` for one output.
+        network: a `relu.Network`; two layers stand for a ReLU without bias.
+        until: fraction of the initial loss to reach, in (0, 1); 1e-8 if neither `until` nor `t_max` is given.
+        t_max: time to stop at.
+        rtol: relative tolerance of one step.
+        max_steps: limit on the number of steps, pieces included.
+
+    Returns:
+        A `relu.Trajectory`.
+
+    Raises:
+        ValueError, TypeError: invalid arguments.
+
+    Source: docs/relu.md, section 7.
+
+    Example:
+        >>> import numpy as np
+        >>> from linflow import relu
+        >>> rng = np.random.default_rng(0)
+        >>> X, Y = rng.standard_normal((6, 12)) / 12**0.5, rng.standard_normal(6)
+        >>> run = relu.gradient_flow(X, Y, relu.paired((12, 100, 1), 1.0, rng=0), until=1e-4)
+        >>> run.result.value, bool(abs(run.gap[-1] / run.gap[0] / 1e-4 - 1) < 1e-6), len(run.flips) > 0
+        ('target reached', True, True)
+    """
+    began = time.perf_counter()
+    net = Network.of(network)
+    problem = regression(X, Y, net)
+    until = checks.fraction(until, "until") if until is not None else None if t_max is not None else 1e-8
+    end = math.inf if t_max is None else checks.positive(t_max, "t_max")
+    rtol = checks.fraction(rtol, "rtol", "the relative tolerance of one step", "1e-8")
+    loop = _Loop(problem, net, until, end, rtol, checks.count(max_steps, "max_steps"))
+    with np.errstate(over="ignore", invalid="ignore"):
+        result = loop.run()
+    again = partial(_difference, problem, net, until, t_max, rtol, max_steps)
+    return loop.trajectory(result, time.perf_counter() - began, again)
+
+
+def _difference(
+    problem: Regression,
+    net: Network,
+    until: float | None,
+    t_max: float | None,
+    rtol: float,
+    max_steps: int,
+    run: Trajectory,
+) -> float:
+    """Return how far a run with ten times the tolerance is from this one."""
+    again = gradient_flow(
+        problem.X, problem.Y, net, until=until, t_max=t_max, rtol=min(10 * rtol, 0.5), max_steps=max_steps
+    )
+    return run.difference(again)
+
+
+@dataclass(repr=False)
+class _Kept:
+    """The weights at one step, and the pattern on which the flow goes on."""
+
+    t: float
+    y: np.ndarray
+    pattern: Pattern
+    flip: bool
+
+
+class _Loop:
+    """One integration."""
+
+    def __init__(
+        self, problem: Regression, net: Network, until: float | None, end: float, rtol: float, max_steps: int
+    ):
+        self.problem, self.net, self.until, self.end = problem, net, until, end
+        self.rtol, self.max_steps = rtol, max_steps
+        self.field = Field(net.inputs(problem.X), problem.Y, net.slope, net.width)
+        self.lengths = np.linalg.norm(self.field.X, axis=1)
+        self.t, self.y = 0.0, self.field.vector(net.extended, net.V)
+        z, noise = self.field.z(self.y), self.field.z_noise(self.y)
+        self.pattern = Pattern(np.where(z > 0, ON, OFF), net.slope)
+        for j in np.flatnonzero((np.abs(z) <= noise).any(axis=0)):
+            self.pattern = self.field.resolve(
+                self.y, self.pattern, int(j), np.flatnonzero(np.abs(z[:, j]) <= noise[:, j])
+            )
+        self.point = self.field.at(self.y, self.pattern)
+        self.target = -math.inf if until is None else until * self.point.gap
+        self.steps = self.rejected = self.evaluations = 0
+        self.flips: list[Flip] = []
+        self.times, self.gaps, self.rates, self.paths = [0.0], [self.point.gap], [self.point.rate], [0.0]
+        self.kept = [_Kept(0.0, self.y, self.pattern, True)]
+        self.length: float | None = None
+
+    def tolerance(self, y: np.ndarray, point: Point) -> float:
+        """Return the error allowed in a step, in norm."""
+        speed = math.sqrt(point.speed)
+        relative = point.gap / speed if speed > 0 else math.inf
+        return max(self.rtol * min(norm(y), relative), 4 * EPS * norm(y))
+
+    def run(self) -> Result:
+        """Run to the end."""
+        while self.steps < self.max_steps:
+            ended = self._ended()
+            if ended is not None:
+                return ended
+            step = self._step(self.y, self.t, self.end)
+            if step is None:
+                return Result.ROUNDING if self._at_rounding() else Result.STEP_UNDERFLOW
+            y, t, dense = step
+            event = self._first_event(t, dense)
+            if event is not None:
+                t = event[0]
+            if self.field.at(dense(t), self.pattern).gap <= self.target:
+                self._keep(*self._land(t, dense), False)
+                return Result.TARGET
+            if event is None:
+                self._keep(t, y, False)
+            else:
+                self._turn(*event)
+        return Result.STEP_LIMIT
+
+    def _ended(self) -> Result | None:
+        if not math.isfinite(self.point.gap):
+            return Result.DIVERGED
+        if self.t >= self.end:
+            return Result.TIME_LIMIT
+        if self.point.speed == 0 or self._at_rounding():
+            return Result.STATIONARY if not self._at_rounding() else Result.ROUNDING
+        slow = math.sqrt(self.point.speed) * norm(self.y) <= 16 * EPS * norm(self.field.Y) ** 2
+        return Result.STATIONARY if slow else None
+
+    def _at_rounding(self) -> bool:
+        return self.point.gap <= self.problem.rounding(self._network(self.y))
+
+    def _network(self, y: np.ndarray) -> Network:
+        return self.net.with_layers(*self.field.layers(y))
+
+    def _step(
+        self, y: np.ndarray, t: float, end: float
+    ) -> tuple[np.ndarray, float, Callable[..., np.ndarray]] | None:
+        """Take one step on the present pattern, at most to `end`. Return None if the tolerance cannot be met."""
+        from scipy.integrate import DOP853  # noqa: PLC0415 - scipy.integrate is slow to import
+
+        pattern = self.pattern
+        point = self.field.at(y, pattern)
+        allowed = self.tolerance(y, point) / math.sqrt(len(y))
+        first = self.length or min(0.01 * norm(y), point.gap / max(math.sqrt(point.speed), 1e-300)) / max(
+            math.sqrt(point.speed), 1e-300
+        )
+        solver = DOP853(
+            lambda _, x: self.field.velocity(x, pattern),
+            t,
+            y,
+            end,
+            rtol=1e-13,
+            atol=allowed,
+            first_step=min(first, end - t),
+        )
+        with np.errstate(all="ignore"):
+            solver.step()
+        self.steps += 1
+        self.evaluations += solver.nfev
+        if solver.status == "failed":
+            return None
+        self.length = float(solver.h_abs) if solver.t < end else self.length
+        return solver.y, float(solver.t), solver.dense_output()
+
+    def _first_event(
+        self, t: float, dense: Callable[..., np.ndarray]
+    ) -> tuple[float, list[tuple[int, int, int]]] | None:
+        """Return the first time in the step at which pairs leave their sides, and these pairs.
+
+        The pairs are `(sample, neuron, way)`: for a sliding pair, the way out is ON or OFF; for others it is 0.
+        """
+        times = self.t + NODES * (t - self.t)
+        states = [dense(s) for s in times]
+        y_size = np.linalg.norm(self.field.layers(self.y)[0], axis=0)
+        zero = AT_ZERO * np.outer(self.lengths, y_size)
+        sides = self.pattern.sides
+        signed = np.stack([self.field.z(y) * sides for y in states])
+        curves, ways, pairs = [], [], []
+        for i, j in zip(*np.nonzero(self._may_leave(signed, zero)), strict=True):
+            curves.append(signed[:, i, j] + 0.5 * zero[i, j])
+            ways.append(0)
+            pairs.append((int(i), int(j)))
+        if (sides == SLIDING).any():
+            found = [self.field.sliding_slopes(y, self.pattern) for y in states]
+            a = np.stack([slopes for _, _, slopes in found])
+            for k, (i, j) in enumerate(zip(*found[0][:2], strict=True)):
+                for way, room in ((ON, 1 - a[:, k]), (OFF, a[:, k] - self.net.slope)):
+                    curves.append(room + 1e-9)
+                    ways.append(way)
+                    pairs.append((int(i), int(j)))
+        first = [_first_root(np.array(curve)) for curve in curves]
+        hit = [theta for theta in first if theta is not None]
+        if not hit:
+            return None
+        earliest = min(hit)
+        together = [
+            (*pair, way)
+            for theta, pair, way in zip(first, pairs, ways, strict=True)
+            if theta is not None and theta <= earliest + 1e-10
+        ]
+        return self.t + earliest * (t - self.t), together
+
+    def _may_leave(self, signed: np.ndarray, zero: np.ndarray) -> np.ndarray:
+        """Return the pairs that are beyond 0 at a node of the step, or may be between nodes: `(N, h)`."""
+        beyond = (signed < -zero).any(axis=0)
+        jump = np.max(np.abs(np.diff(signed, axis=0)), axis=0)
+        near = signed.min(axis=0) < 0.5 * jump
+        return (beyond | near) & (self.pattern.sides != SLIDING)
+
+    def _turn(self, t: float, pairs: list[tuple[int, int, int]]) -> None:
+        """Go to the time of an event and change the pattern there."""
+        y = self._advance(self.y, self.t, t, self.pattern)
+        before = self.field.at(y, self.pattern)
+        old = self.pattern
+        for j in sorted({j for _, j, _ in pairs}):
+            leaving = [(i, way) for i, neuron, way in pairs if neuron == j and way]
+            for i, way in leaving:
+                self.pattern = self.pattern.turned(np.array([i]), j, np.array([way]))
+            crossing = np.array(sorted(i for i, neuron, way in pairs if neuron == j and not way), dtype=int)
+            if crossing.size:
+                held = np.flatnonzero(self.pattern.sides[:, j] == SLIDING)
+                at_zero = np.union1d(crossing, held)
+                y = self._onto_zero(y, j, at_zero)
+                self.pattern = self.field.resolve(y, self.pattern, j, at_zero)
+        changed = np.nonzero(self.pattern.sides != old.sides)
+        for i, j in zip(*changed, strict=True):
+            words = WORDS[int(old.sides[i, j])], WORDS[int(self.pattern.sides[i, j])]
+            self.flips.append(Flip(t, int(j), int(i), *words))
+        self._keep(t, y, True, before.rate)
+
+    def _onto_zero(self, y: np.ndarray, neuron: int, samples: np.ndarray) -> np.ndarray:
+        """Return the point with `x_iᵀu_j = 0` on some samples, changed by rounding only."""
+        y = y.copy()
+        U, _ = self.field.layers(y)
+        rows = self.field.X[samples]
+        U[:, neuron] -= np.linalg.lstsq(rows, rows @ U[:, neuron], rcond=None)[0]
+        return y
+
+    def _advance(self, y: np.ndarray, t: float, end: float, pattern: Pattern) -> np.ndarray:
+        """Return the weights at `end`, on one pattern."""
+        kept, self.pattern, length = self.pattern, pattern, self.length
+        while t < end:
+            self.length = min(length or end - t, end - t)
+            step = self._step(y, t, end)
+            if step is None:
+                break
+            y, t, _ = step
+        self.pattern, self.length = kept, length
+        return y
+
+    def _land(self, t: float, dense: Callable[..., np.ndarray]) -> tuple[float, np.ndarray]:
+        """Return the time in the step at which the loss meets the target, and the weights there."""
+
+        def above(s: float) -> float:
+            return math.log(self.field.at(dense(s), self.pattern).gap / self.target)
+
+        at = t
+        if above(t) < 0 < above(self.t):
+            at = find_root(above, self.t, t)
+        y = self.y
+        for _ in range(3):  # the weights are those of a step, which the dense output meets to its own error
+            y = self._advance(self.y, self.t, at, self.pattern)
+            point = self.field.at(y, self.pattern)
+            off = math.log(point.gap / self.target)
+            if abs(off) <= 1e-3 * self.rtol:
+                break
+            at = min(max(at + off / point.rate, self.t), t)
+        return at, y
+
+    def _keep(self, t: float, y: np.ndarray, flip: bool, rate: float = math.inf) -> None:
+        """Record a point; `rate` is the other one-sided rate, at a flip."""
+        self.t, self.y, self.point = t, y, self.field.at(y, self.pattern)
+        values = self.point.gap, min(rate, self.point.rate)
+        if t > self.times[-1]:
+            self.times.append(t)
+            self.gaps.append(values[0])
+            self.rates.append(values[1])
+            self.paths.append(float(y[-1]))
+        else:  # several flips at one time
+            self.gaps[-1], self.rates[-1] = values[0], min(values[1], self.rates[-1])
+        self.kept.append(_Kept(t, y, self.pattern, flip))
+        if len(self.kept) * y.nbytes > BUDGET and len(self.kept) > 4:
+            self.kept = [one for k, one in enumerate(self.kept) if one.flip or k % 2 == 0]
+
+    def weights_at(self, t: float) -> Network:
+        """Return the network at a time, from the nearest kept weights before."""
+        k = int(np.searchsorted([one.t for one in self.kept], t, side="right")) - 1
+        one = self.kept[k]
+        return self._network(self._advance(one.y, one.t, t, one.pattern) if t > one.t else one.y)
+
+    def trajectory(self, result: Result, seconds: float, again: Callable[[Trajectory], float]) -> Trajectory:
+        """Return what was computed."""
+        last = self._network(self.y)
+        made: list[Trajectory] = []
+        stats = Stats(
+            self.steps, self.rejected, self.evaluations, drift(self.net, last), seconds, lambda: again(made[0])
+        )
+        run = Trajectory(
+            np.array(self.times),
+            np.array(self.gaps),
+            np.array(self.rates),
+            np.array(self.paths),
+            self.net,
+            last,
+            tuple(self.flips),
+            result,
+            stats,
+            self.problem,
+            until=self.until,
+            weights_at=self.weights_at,
+        )
+        made.append(run)
+        return run
+
+
+def _first_root(values: np.ndarray) -> float | None:
+    """Return the first θ in [0, 1] at which the polynomial through the Chebyshev values goes below 0; else None."""
+    grid = np.linspace(0.0, 1.0, 65)
+    on_grid = _interpolate(values, grid)
+    below = np.flatnonzero(on_grid < 0)
+    if not below.size:
+        return None
+    k = int(below[0])
+    if k == 0:
+        return 0.0
+    low, high = grid[k - 1], grid[k]
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        low, high = (low, middle) if _interpolate(values, np.array([middle]))[0] < 0 else (middle, high)
+    return float(high)
+
+
+_SIGNS = np.array([0.5, -1, 1, -1, 1, -1, 1, -0.5])
+
+
+def _interpolate(values: np.ndarray, theta: np.ndarray) -> np.ndarray:
+    """Return the polynomial of degree 7 through values at `NODES`, by the barycentric formula."""
+    gaps = theta[:, None] - NODES
+    exact = gaps == 0
+    weights = _SIGNS / np.where(exact, 1.0, gaps)
+    found = weights @ values / weights.sum(axis=1)
+    return np.where(exact.any(axis=1), values[np.argmax(exact, axis=1)], found)

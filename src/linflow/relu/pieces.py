@@ -1,0 +1,177 @@
+"""Between flips a ReLU network is a multi-linear model: its field on one pattern, and what happens at a kink."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from linflow._support.arrays import EPS, norm
+
+ON, OFF, SLIDING = 1, -1, 0
+"""How a neuron stands to a sample: `z > 0`; `z ≤ 0`; held at `z = 0` by forces from both sides."""
+MOST_TOGETHER = 6
+"""Up to so many samples at 0 of one neuron, all patterns are tried; beyond, samples are turned one by one."""
+
+
+@dataclass(frozen=True, repr=False)
+class Pattern:
+    """How every neuron stands to every sample, `ON`, `OFF` or `SLIDING`, shape `(N, h)`."""
+
+    sides: np.ndarray
+    slope: float
+
+    @cached_property
+    def slopes(self) -> np.ndarray:
+        """`a_ij`: 1, the slope, or 0 where the pair slides, for its z is 0."""
+        return np.where(self.sides == ON, 1.0, np.where(self.sides == OFF, self.slope, 0.0))
+
+    @cached_property
+    def sliding(self) -> list[tuple[int, np.ndarray]]:
+        """Every neuron with sliding samples, and these."""
+        held = self.sides == SLIDING
+        return [(int(j), np.flatnonzero(held[:, j])) for j in np.flatnonzero(held.any(axis=0))]
+
+    def turned(self, samples: np.ndarray, neuron: int, sides: np.ndarray) -> Pattern:
+        """Return the pattern with other sides for some samples of a neuron."""
+        changed = self.sides.copy()
+        changed[samples, neuron] = sides
+        return replace(self, sides=changed)
+
+
+@dataclass(frozen=True, repr=False)
+class Point:
+    """The flow at one instant, on one pattern.
+
+    Attributes:
+        residual: `R`, shape `(N, m)`.
+        forces: `a_ij (R v_j)_i`, shape `(N, h)`; `u̇_j = −Xᵀ forces_j`.
+        pulls: `(R v_j)_i`, shape `(N, h)`.
+        U_dot, V_dot: the velocities of the layers.
+    """
+
+    residual: np.ndarray
+    forces: np.ndarray
+    pulls: np.ndarray
+    U_dot: np.ndarray
+    V_dot: np.ndarray
+
+    @property
+    def gap(self) -> float:
+        """`½‖R‖²`."""
+        return 0.5 * float(np.vdot(self.residual, self.residual))
+
+    @property
+    def speed(self) -> float:
+        """`−L̇ = ‖U̇‖² + ‖V̇‖²`."""
+        return float(np.vdot(self.U_dot, self.U_dot) + np.vdot(self.V_dot, self.V_dot))
+
+    @property
+    def rate(self) -> float:
+        """`−L̇/L`; inf where the loss is 0."""
+        return self.speed / self.gap if self.gap > 0 else np.inf
+
+
+class Field:
+    """The gradient flow of `½‖σ(XU)V − Y‖²` on a given pattern, for the vector `(U, V, τ)`, `τ̇ = ‖R‖`."""
+
+    def __init__(self, X: np.ndarray, Y: np.ndarray, slope: float, width: int):
+        self.X, self.Y, self.slope = X, Y, slope
+        self.K = X @ X.T
+        self.shape = X.shape[1], width, Y.shape[1]
+
+    def layers(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return `U` and `V`."""
+        d, h, m = self.shape
+        return y[: d * h].reshape(d, h), y[d * h : -1].reshape(h, m)
+
+    def vector(self, U: np.ndarray, V: np.ndarray, path: float = 0.0) -> np.ndarray:
+        """Return the two layers and the path as one vector."""
+        return np.concatenate([U.ravel(), V.ravel(), [path]])
+
+    def z(self, y: np.ndarray) -> np.ndarray:
+        """Return the pre-activations `XU`."""
+        return self.X @ self.layers(y)[0]
+
+    def z_noise(self, y: np.ndarray) -> np.ndarray:
+        """Return the rounding of the pre-activations."""
+        return (self.shape[0] + 8) * EPS * (np.abs(self.X) @ np.abs(self.layers(y)[0]))
+
+    def at(self, y: np.ndarray, pattern: Pattern) -> Point:
+        """Return the flow at a point. Sliding pairs get the slopes that keep their z at 0."""
+        U, V = self.layers(y)
+        slopes = pattern.slopes
+        features = slopes * (self.X @ U)
+        R = features @ V - self.Y
+        pulls = R @ V.T
+        forces = slopes * pulls
+        for j, S in pattern.sliding:
+            forces[S, j] = self._balance(S, forces[:, j])
+        return Point(R, forces, pulls, -(self.X.T @ forces), -(features.T @ R))
+
+    def _balance(self, S: np.ndarray, forces: np.ndarray) -> np.ndarray:
+        """Return the forces on the samples S that keep their z constant, given those on the others (0 on S)."""
+        if len(S) == 1:
+            return -(self.K[S] @ forces) / self.K[S, S]
+        return np.linalg.lstsq(self.K[np.ix_(S, S)], -self.K[S] @ forces, rcond=None)[0]
+
+    def velocity(self, y: np.ndarray, pattern: Pattern) -> np.ndarray:
+        """Return `ẏ`."""
+        point = self.at(y, pattern)
+        return self.vector(point.U_dot, point.V_dot, norm(point.residual))
+
+    def sliding_slopes(self, y: np.ndarray, pattern: Pattern) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return samples, neurons and slopes of the sliding pairs: they must stay in `[slope, 1]`."""
+        samples, neurons = np.nonzero(pattern.sides == SLIDING)
+        if not len(samples):
+            return samples, neurons, np.zeros(0)
+        point = self.at(y, pattern)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            a = point.forces[samples, neurons] / point.pulls[samples, neurons]
+        return samples, neurons, np.nan_to_num(a, nan=self.slope)
+
+    def resolve(self, y: np.ndarray, pattern: Pattern, neuron: int, samples: np.ndarray) -> Pattern:
+        """Return the pattern in which the flow goes on, for samples of a neuron that are at `z = 0` now.
+
+        With slopes `a ∈ [s, 1]` there, `ż = g − K (a ∘ q)`. A solution has a = 1 where ż > 0, a = s where ż < 0, and
+        any a where ż = 0 (Filippov). The pattern with a = s everywhere is taken if it is one, as PyTorch does.
+        """
+        trial = pattern.turned(samples, neuron, np.full(len(samples), OFF))
+        point = self.at(y, trial)
+        q, forces = point.pulls[samples, neuron], point.forces[:, neuron].copy()
+        forces[samples] = 0.0
+        g, K = -self.K[samples] @ forces, self.K[np.ix_(samples, samples)]
+        noise = 64 * EPS * (np.abs(self.K[samples]) @ np.abs(point.pulls[:, neuron]))
+        if len(samples) <= MOST_TOGETHER:
+            tries = itertools.product((OFF, ON, SLIDING), repeat=len(samples))
+            for sides in sorted(tries, key=lambda sides: (sides.count(SLIDING), sides.count(ON))):
+                if self._consistent(np.array(sides), g, K, q, noise):
+                    return pattern.turned(samples, neuron, np.array(sides))
+        return pattern.turned(samples, neuron, self._one_by_one(g, K, q, noise))
+
+    def _consistent(self, sides: np.ndarray, g: np.ndarray, K: np.ndarray, q: np.ndarray, noise: np.ndarray) -> bool:
+        forces = np.where(sides == ON, q, np.where(sides == OFF, self.slope * q, 0.0))
+        slides = sides == SLIDING
+        if slides.any():
+            balance = np.linalg.lstsq(K[np.ix_(slides, slides)], (g - K @ forces)[slides], rcond=None)[0]
+            share = balance * np.sign(q[slides])
+            size = np.abs(q[slides])
+            if (share < self.slope * size).any() or (share > size).any() or (size == 0).any():
+                return False
+            forces[slides] = balance
+        z_dot = g - K @ forces
+        held = np.abs(z_dot) <= noise
+        return bool(np.where(sides == ON, (z_dot > 0) | held, np.where(sides == OFF, z_dot <= noise, held)).all())
+
+    def _one_by_one(self, g: np.ndarray, K: np.ndarray, q: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """Return sides by turning on, one after the other, the sample that is pushed most from OFF to ON."""
+        sides = np.full(len(g), OFF)
+        for _ in range(len(g)):
+            z_dot = g - K @ np.where(sides == ON, q, self.slope * q)
+            pushed = np.where((sides == OFF) & (z_dot > noise), z_dot, 0.0)
+            if not pushed.any():
+                break
+            sides[np.argmax(pushed)] = ON
+        return sides

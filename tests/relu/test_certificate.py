@@ -1,0 +1,195 @@
+"""Certificates: against runs, against the plain theorem, in every unit, and in words."""
+
+import json
+
+import numpy as np
+import pytest
+
+import linflow as lf
+from linflow import relu
+from linflow.relu.floor import Floor
+from linflow.relu.movement import Mover
+from linflow.relu.path import Path, march
+from tests.reference import relu as reference
+from tests.relu.starts import drawn, started
+from tests.relu_soundness import kernel
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("kind", [{}, {"m": 2}, {"s": 0.2, "bias": True}])
+def test_a_certificate_holds_along_the_flow(seed, kind):
+    X, Y, net = drawn([1, seed], h=120, size=4.0, paired=seed % 2 == 0, **kind)
+    Y = net.outputs(X) + 0.5 * Y
+    cert = relu.certify(X, Y, net)
+    assert cert.rate > 0 and cert.reason == ""
+    run = relu.gradient_flow(X, Y, net, until=1e-4)
+    check = cert.check(run)
+    assert check.holds and check.worst_slack >= 1 and check.worst_gap <= 1 + 1e-9
+    assert run.path[-1] <= cert.guarantees[0].facts["path τ*"]
+    assert not any(~cert.may_flip[f.sample, f.neuron] for f in run.flips)
+    for until in (0.5, 1e-2):
+        assert run.time_to(until) <= cert.time_to(until)
+        assert cert.gap_at(run.time_to(until)) >= until * run.gap[0] * (1 - 1e-9)
+
+
+def test_rates_are_at_least_those_of_the_plain_theorem():
+    """Theorem R counts neurons that are frozen on every sample, and nothing of the second layer."""
+    both = 0
+    for seed in range(12):
+        X, Y, net = drawn([2, seed], N=5, d=8, h=150, size=[2.0, 5.0][seed % 2], bias=seed % 3 == 0)
+        plain = reference.plain_theorem(net.inputs(X), net.extended, net.V, Y)
+        rate = relu.certify(X, Y, net).rate
+        assert rate >= plain
+        both += plain > 0
+    assert both >= 4
+
+
+def test_path_is_the_first_at_which_the_residual_is_used_up():
+    """On a given floor `λ(τ) = 3 − τ`, `∫_0^τ λ = 2` at `τ = 3 − √5`: the grid comes close from above."""
+    path = march(lambda tau: max(0.0, 3 - tau), 2.0, 2 / 3, finer=40)
+    assert path.closes and 3 - 5**0.5 < path.paths[-1] < 1.02 * (3 - 5**0.5)
+    assert path.floors[-1] == pytest.approx(3 - path.paths[-1], rel=1e-15, abs=0)
+    short = march(lambda tau: max(0.0, 1 - tau), 2.0, 2.0)
+    assert not short.closes and not short.might_close and 0.2 < short.covered < 0.25
+
+
+def test_curve_has_the_levels_and_times_of_the_theorem():
+    path = Path(np.array([0.0, 1.0, 3.0]), np.array([2.0, 1.0]), np.array([3.0, 1.0, -1.0]), 3.0)
+    curve = path.curve(4.0, 0.5)
+    # levels ½ρ², rates 2λ
+    assert curve.levels.tolist() == [18.0, 2.0] and curve.rates == pytest.approx([2.0, 1.0], rel=1e-12)
+    assert (curve.rates < [2.0, 1.0]).all()
+    assert curve.time(18 / 81) == pytest.approx(np.log(9.0) / 2 + np.log(9.0) / 1, rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", [{}, {"m": 2}, {"s": 0.3}])
+def test_units_do_not_matter(kind):
+    """Powers of two in data and weights change rates by the power they must, to the last bit."""
+    X, Y, net = drawn(3, h=120, size=4.0, **kind)
+    one = relu.certify(X, Y, net)
+    for p, a in ((60, 0), (0, 45), (-70, 20), (30, -60)):
+        P, A = 2.0**p, 2.0**a
+        scaled = relu.certify(P * X, P * A * A * Y, relu.Network(A * net.U, A * net.V, slope=net.slope))
+        assert scaled.rate == one.rate * (P * A) ** 2 and scaled.time_to(1e-3) == one.time_to(1e-3) / (P * A) ** 2
+        assert scaled.guarantees[0].facts["path τ*"] == one.guarantees[0].facts["path τ*"] / P
+
+
+def test_zero_neurons_change_nothing_but_rounding():
+    X, Y, net = drawn(4, h=100, size=4.0)
+    more = relu.Network(np.hstack([net.U, np.zeros((6, 5))]), np.vstack([net.V, np.zeros((5, 1))]))
+    # the allowances grow with the width, by parts of 1e-10
+    assert relu.certify(X, Y, more).rate == pytest.approx(relu.certify(X, Y, net).rate, rel=1e-8, abs=0)
+
+
+def test_a_bias_is_a_row_of_ones():
+    X, Y, net = drawn(5, h=100, size=4.0, bias=True)
+    other = relu.Network(net.extended, net.V)
+    assert relu.certify(X, Y, net).rate == relu.certify(net.inputs(X), Y, other).rate > 0
+
+
+@pytest.mark.parametrize("which", ["repeated", "zero row", "no weights", "narrow", "far", "huge"])
+def test_where_nothing_can_be_certified_a_reason_is_given(which):
+    X, Y, net = drawn(6, h=100, size=4.0)
+    text = {"repeated": "cannot be told from 0", "zero row": "row 2", "no weights": "nothing moves"}.get(which, "")
+    if which == "repeated":
+        X[1] = X[0]
+    elif which == "zero row":
+        X[1] = 0
+    elif which == "no weights":
+        net = relu.Network(0 * net.U, 0 * net.V)
+    elif which == "narrow":
+        net, text = relu.Network(net.U[:, :2], net.V[:2]), "cannot be told from 0"
+    elif which == "far":
+        Y, text = 1e3 * Y, "% of the residual"
+    else:
+        Y, text = 1e200 * Y, "rescale"
+    cert = relu.certify(X, Y, net)
+    assert cert.rate == 0 and cert.best is None and text in cert.reason and cert.time_to(0.1) == np.inf
+    assert cert.may_flip.all() and text in str(cert)
+
+
+def test_a_perfect_start_has_no_path():
+    X, _, net = drawn(7, h=100, size=4.0)
+    cert = relu.certify(X, np.zeros((4, 1)), net)
+    # the residual is rounding; if something is certified, it is of that size
+    assert cert.gap < 1e-25 and cert.gap_at(1.0) < 1e-25
+
+
+def test_a_certificate_as_data_and_in_words():
+    X, Y, net = drawn(8, h=120, size=4.0)
+    cert = relu.certify(X, Y, net)
+    data = json.loads(json.dumps(cert.to_dict()))
+    assert (
+        data["rate"] == cert.rate and data["widths"] == [6, 120, 1] and data["time_to"]["0.01"] == cert.time_to(0.01)
+    )
+    assert "Theorem R⁺" in str(cert) and f"{cert.rate:.4g}" in repr(cert) and "<table" in cert._repr_html_()
+    assert "du2018" in cert.citations and "@" in lf.cite(cert)
+    other = relu.gradient_flow(X, 2 * Y, net, t_max=1e-4)
+    with pytest.raises(ValueError, match="the run starts at a loss gap"):
+        cert.check(other)
+    with pytest.raises(ValueError, match="'squared'"):
+        relu.certify(X, Y, net, loss="hinge")
+    with pytest.raises(ValueError, match="4×1 is needed"):
+        relu.certify(X, Y[:3], net)
+
+
+def test_a_run_that_is_too_slow_is_seen():
+    X, Y, net = drawn(9, h=120, size=4.0)
+    run = relu.gradient_flow(X, Y, net, t_max=1e-3)
+    cert = relu.certify(X, Y, net)
+    slowed = lf.relu.Trajectory(**{**vars(run), "t": 3 * run.t, "rate": run.rate / 3})
+    assert cert.check(run).holds and not cert.check(slowed).holds
+
+
+COARSE = 1e-6
+
+
+@pytest.mark.parametrize("module", ["problem", "movement", "shadows", "floor"])
+def test_with_a_coarse_rounding_every_bound_moves_to_its_safe_side(module, monkeypatch):
+    """Each module's ε alone, 10⁻⁶: bounds on the movement rise and floors fall, by as much as the ε is worth."""
+    kind = {"N": 5, "d": 4, "h": 40, "size": 2.0, "paired": False}
+    start = started(*drawn(10, **kind))
+    fine = Mover(start).at(0.05)
+    values = [Floor(start).at(fine, second=second) for second in (True, False)]
+    monkeypatch.setattr(f"linflow.relu.{module}.EPS", COARSE)
+    start = started(*drawn(10, **kind))
+    coarse = Mover(start).at(0.05)
+    if module in ("problem", "movement"):
+        assert (coarse.kappa > fine.kappa * (1 + COARSE)).all() and (coarse.growth > fine.growth * (1 + COARSE)).all()
+        assert (coarse.second > fine.second * (1 + COARSE)).all() and (coarse.moved > fine.moved * (1 + COARSE)).all()
+        assert (coarse.frozen <= fine.frozen).all() and (
+            coarse.second_floor <= fine.second_floor * (1 - 0.2 * COARSE)
+        ).all()
+        assert coarse.features_moved > fine.features_moved * (1 + COARSE)
+    size = np.linalg.eigvalsh(start.cosines)[-1]
+    again = [Floor(start).at(coarse, second=second) for second in (True, False)]
+    assert all(0 < new < old * (1 - COARSE) for new, old in zip(again, values, strict=True)) and size > 0
+
+
+def test_allowances_of_the_start(monkeypatch):
+    """Each stated allowance, with ε = 2^-20, literally."""
+    e = 2.0**-20
+    for module in ("problem", "movement", "shadows", "floor"):
+        monkeypatch.setattr(f"linflow.relu.{module}.EPS", e)
+    start = started(*drawn(11, N=5, d=4, h=12, m=2, paired=False))
+    d, h, N, m = 4, 12, 5, 2
+    X, U, V, Y = np.abs(start.X), np.abs(start.U), np.abs(start.V), np.abs(start.Y)
+    np.testing.assert_allclose(start.z_error, (d + 8) * e * (X @ U), rtol=1e-12)
+    off = (h + 16) * e * (np.abs(start.features) @ V) + start.z_error @ V + e * Y
+    R = reference.outputs(start.X, start.U, start.V, 0.0) - start.Y
+    exact = (np.linalg.norm(R) + np.linalg.norm(off)) * (1 + (N * m + d) * e)
+    assert start.residual == pytest.approx(exact, rel=1e-12, abs=0)
+    assert start.cosine_error == (4 * d + 32) * e
+    v, f = start.sizes
+    np.testing.assert_allclose(v, np.linalg.norm(V, axis=1) * (1 + (m + 8) * e), rtol=1e-12)
+    up = np.linalg.norm(np.abs(start.features) + start.z_error, axis=0) * (1 + (N + 8) * e)
+    np.testing.assert_allclose(f, up, rtol=1e-12)
+    floor = Floor(start)
+    n = N * m
+    assert floor.shadows.error == 8 * (n + 2) * (n + d + h + 16) * e
+
+
+def test_the_campaigns_kernel_is_the_literal_one():
+    rng = np.random.default_rng(12)
+    X, U, V, a = (rng.standard_normal(shape) for shape in ((4, 3), (3, 6), (6, 2), (4, 6)))
+    np.testing.assert_allclose(kernel(X, U, V, a, 0.1), reference.H(X, U, V, a, 0.1), rtol=1e-12, atol=1e-12)

@@ -1,0 +1,64 @@
+"""Networks, starts and what is conserved."""
+
+import numpy as np
+import pytest
+
+import linflow as lf
+from linflow import relu
+from tests.reference import relu as reference
+from tests.relu.starts import drawn
+
+
+@pytest.mark.parametrize(("s", "bias"), [(0.0, False), (0.3, True)])
+def test_outputs_are_those_of_the_definition(s, bias):
+    X, _, net = drawn(0, m=2, s=s, bias=bias, paired=False)
+    extended = np.hstack([X, np.ones((len(X), 1))]) if bias else X
+    U = np.vstack([net.U, net.bias]) if bias else net.U
+    np.testing.assert_allclose(net.outputs(X), reference.outputs(extended, U, net.V, s), rtol=1e-13, atol=1e-13)
+
+
+def test_pairs_cancel_for_every_input():
+    net = relu.paired((3, 8, 2), 4.0, bias=True, slope=0.2, rng=1)
+    X = np.random.default_rng(0).standard_normal((20, 3))
+    # sums of opposite numbers of size about 10
+    assert abs(net.outputs(X)).max() < 1e-13
+    np.testing.assert_allclose(np.linalg.norm(net.V, axis=1), 4.0, rtol=1e-15)
+    assert relu.paired((3, 8, 2), 0.0, rng=1).V.any() == np.False_
+
+
+def test_imbalance_includes_the_bias():
+    net = relu.Network([[1.0, 2.0]], [[1.0, 1.0], [0.0, 3.0]], bias=[2.0, 0.0])
+    assert relu.imbalance(net).tolist() == [1 + 4 - 2, 4 - 9]
+    assert relu.imbalance([np.array([[3.0]]), np.array([[2.0]])]).tolist() == [5.0]
+
+
+def test_two_layers_of_a_linear_start_make_a_network():
+    layers = lf.init.gaussian((3, 5, 2), rng=0)
+    net = relu.Network.of(layers, slope=0.1)
+    assert net.slope == 0.1 and net.U.shape == (3, 5) and relu.Network.of(net) is net
+    with pytest.raises(ValueError, match="output scale"):
+        relu.Network.of(lf.init.ntk((3, 5, 2), rng=0))
+    with pytest.raises(ValueError, match="3 layers"):
+        relu.Network.of(lf.init.gaussian((3, 5, 5, 2), rng=0))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"U": np.ones((2, 3)), "V": np.ones((2, 1))}, "column, and V a row, for each neuron"),
+        ({"U": np.ones((2, 3)), "V": np.ones((3, 1)), "slope": 1.0}, "linear"),
+        ({"U": np.ones((2, 3)), "V": np.ones((3, 1)), "slope": -0.1}, "non-negative"),
+        ({"U": np.ones((2, 3)), "V": np.ones((3, 1)), "bias": [1.0, 2.0]}, "1×3 is needed"),
+        ({"U": np.ones((2, 3)), "V": np.full((3, 1), np.nan)}, "NaN"),
+    ],
+)
+def test_wrong_networks_are_refused(arguments, text):
+    with pytest.raises(ValueError, match=text):
+        relu.Network(**arguments)
+
+
+def test_odd_widths_and_other_depths_have_no_pairs():
+    with pytest.raises(ValueError, match="pairs"):
+        relu.paired((3, 5, 1))
+    with pytest.raises(ValueError, match="three"):
+        relu.paired((3, 4, 4, 1))
