@@ -117,8 +117,10 @@ def against_points(seen: Counter, start: Start, run: relu.Trajectory) -> list[st
         U, V = now.extended / a, now.V / a
         moved, far = np.abs(start.X @ (U - start.U)).T, np.linalg.norm(V - start.V, axis=1)
         value, true = floor.at(movement), np.inf
-        for zero in (0.0, 1e-9 * scale_U):  # pairs at 0 may count as either
-            values = np.linalg.eigvalsh(kernel(start.X, U, V, np.where(zero < start.X @ U, 1.0, s), s))
+        sizes = np.abs(start.X) @ np.abs(U)
+        for zero in (0.0, 1e-11):  # pairs at 0 may count as either
+            a_now = np.where(start.X @ U - zero * sizes > 0, 1.0, s)
+            values = np.linalg.eigvalsh(kernel(start.X, U, V, a_now, s))
             true = min(true, values[0] * (1 + COMPUTED) + 1e-9 * values[-1])
         for kept, text in (
             ((moved <= movement.moved * (1 + COMPUTED) + 1e-9 * scale_U).all(), "a pre-activation moved too far"),
@@ -136,6 +138,50 @@ def against_points(seen: Counter, start: Start, run: relu.Trajectory) -> list[st
     return bad
 
 
+def against_descent(seen: Counter, X: np.ndarray, Y: np.ndarray, net: relu.Network) -> list[str]:
+    """Return what a descent did not keep of its certificate, and of the lemmas for one that is not certified."""
+    cert = relu.certify(X, Y, net, algorithm="descent")
+    seen["descents"] += 1
+    if cert.step_size is None:
+        return []
+    bad = []
+    if cert.rate > 0:
+        seen["descents certified"] += 1
+        run = relu.gradient_descent(X, Y, net, step_size=cert.step_size, until=1e-4, steps=20_000)
+        seen["steps compared"] += run.stats.steps
+        seen["flips of descents"] += len(run.flips)
+        found = cert.check(run)
+        bad += [] if found.holds else [f"descent: {found.violation}"]
+        if {(f.sample, f.neuron) for f in run.flips} & set(zip(*np.nonzero(~cert.may_flip), strict=True)):
+            bad.append("descent: a pair flipped that may not")
+        change = relu.imbalance(run.final) - relu.imbalance(net)
+        size = np.sum(net.extended**2) + np.sum(net.V**2)
+        if np.abs(change - run.imbalance_law).max() > 1e-15 * size * (10 + run.stats.steps):
+            bad.append(f"descent: the law is off by {np.abs(change - run.imbalance_law).max() / size}")
+    start = Start.of(cert.objective, net)
+    mover, scale_U, scale_V = Mover(start), np.linalg.norm(start.U) + 1, np.linalg.norm(start.V) + 1
+    for steps in (1, 4, 16, 64):
+        run = relu.gradient_descent(X, Y, net, step_size=2 * cert.step_size, steps=steps)
+        movement = mover.at(float(run.path[-1]) * 2.0**start.input_power * (1 + 1e-12))
+        if movement is None or not run.gap.max() <= run.gap[0]:
+            break
+        U, V = run.final.extended / 2.0**start.weight_power, run.final.V / 2.0**start.weight_power
+        seen["points of descents"] += 1
+        eta = 2 * cert.step_size * 2.0**start.rate_power
+        least = movement.squares_floor(
+            eta * start.residual * movement.path * movement.kappa * movement.second_size**2
+        )
+        moved, far = np.abs(start.X @ (U - start.U)).T, np.linalg.norm(V - start.V, axis=1)
+        for kept, text in (
+            ((moved <= movement.moved * (1 + 1e-9) + 1e-12 * scale_U).all(), "a pre-activation moved too far"),
+            ((far <= movement.second * (1 + 1e-9) + 1e-12 * scale_V).all(), "a second layer moved too far"),
+            (V.shape[1] > 1 or (least <= V[:, 0] ** 2 + 1e-12 * scale_V**2).all(), "v² below its floor"),
+        ):
+            seen["comparisons"] += 1
+            bad += [] if kept else [f"descent: {text}"]
+    return bad
+
+
 def compare(
     seen: Counter, X: np.ndarray, Y: np.ndarray, net: relu.Network
 ) -> tuple[list[str], relu.Certificate, float]:
@@ -147,8 +193,10 @@ def compare(
     seen["slides"] += sum(f.after == "sliding" for f in run.flips)
     seen["flows that ended early"] += not run.result.ok
     bad = against_run(seen, cert, run) if cert.rate > 0 else []
+    if seen["flows"] % 4 == 0:
+        bad += against_descent(seen, X, Y, net)
     start = Start.of(cert.objective, net)
-    return bad + ([] if start.beyond_float64 else against_points(seen, start, run)), cert, float(run.rate.min())
+    return bad + ([] if start.unfit else against_points(seen, start, run)), cert, float(run.rate.min())
 
 
 def block(seed: int, first: int, count: int) -> tuple[Counter, list[str]]:

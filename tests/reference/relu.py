@@ -145,3 +145,28 @@ def plain_theorem(X: Matrix, U: Matrix, V: Matrix, Y: Matrix, steps: int = 400) 
         left -= value * part
         if left <= 0:
             return 2 * value
+
+
+def explicit_size(X: Matrix, U: Matrix, Y: Matrix) -> float:
+    """The least α for which the conditions of Theorem 4(a) hold, by bisection; one output, ReLU, pairs."""
+    a, Z, K = (X @ U > 0).astype(float), X @ U, X @ X.T
+    mu = float(np.linalg.eigvalsh(a @ a.T * K)[0])
+    f = max(np.linalg.norm(np.maximum(Z[:, j], 0)) for j in range(U.shape[1]))
+    kappa = np.linalg.norm(X, 2) ** 2
+    zeta = min(abs(Z[i, j]) / np.linalg.norm(X @ X[i]) for i in range(len(X)) for j in range(U.shape[1]))
+
+    def holds(alpha: float) -> bool:
+        tau = 2 * np.linalg.norm(Y) / (alpha**2 * mu)
+        return (
+            np.sqrt(kappa) * tau <= 1
+            and 1.18 * alpha * tau + 0.55 * f * tau**2 < zeta
+            and 1.18 * f * tau + 0.55 * alpha * kappa * tau**2 <= 0.29 * alpha
+        )
+
+    low, high = 0.0, 1.0
+    while not holds(high):
+        high *= 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high

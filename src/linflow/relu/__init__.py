@@ -3,13 +3,28 @@
 from typing import TYPE_CHECKING
 
 from linflow._support.names import missing
-from linflow.relu.certificate import Certificate, certify
+from linflow.relu.certificate import Certificate, certify, safe_step_size
+from linflow.relu.descent import gradient_descent
+from linflow.relu.design import Design, design
 from linflow.relu.flow import gradient_flow
 from linflow.relu.network import Network, imbalance
 from linflow.relu.starts import paired
 from linflow.relu.trajectory import Flip, Trajectory
 
-__all__ = ["Certificate", "Flip", "Network", "Trajectory", "certify", "gradient_flow", "imbalance", "paired"]
+__all__ = [
+    "Certificate",
+    "Design",
+    "Flip",
+    "Network",
+    "Trajectory",
+    "certify",
+    "design",
+    "gradient_descent",
+    "gradient_flow",
+    "imbalance",
+    "paired",
+    "safe_step_size",
+]
 
 if not TYPE_CHECKING:  # type checkers know the names
     __getattr__ = missing(__name__, __all__)

@@ -22,6 +22,7 @@ from linflow.relu.movement import Movement, Mover
 from linflow.relu.network import Network, targets
 from linflow.relu.path import Path, march
 from linflow.relu.problem import Regression, Start
+from linflow.relu.steps import Descent, Steps
 
 RESTS_ON = "float64 numbers; their rounding is allowed for, but not proved"
 SOURCE = "linflow, docs/relu.md"
@@ -117,27 +118,39 @@ class Certificate(Promises):
         return f"Certificate(rate={self.rate:.4g}, {self.best.name if self.best else 'none applies'})"
 
 
-def certify(X: Any, Y: Any, network: Any, *, loss: str = "squared") -> Certificate:
-    """Return the guarantees on the gradient flow of `½‖σ(XU + 1bᵀ)V − Y‖_F²` from this start.
+def certify(
+    X: Any,
+    Y: Any,
+    network: Any,
+    *,
+    loss: str = "squared",
+    algorithm: str = "flow",
+    step_size: float | None = None,
+) -> Certificate:
+    """Return the guarantees on training `½‖σ(XU + 1bᵀ)V − Y‖_F²` from this start.
 
-    While the path `τ = ∫‖R‖dt` of the residual is at most some τ, Lemma 1 bounds how far every neuron moved, so that
-    most signs of pre-activations are known, and Theorem 1 gives a floor `λ(τ)` of `λ_min(H)`, `−L̇ = ⟨R, H(R)⟩`.
-    *If `∫_0^{τ*} λ dτ ≥ ‖R(0)‖` and `λ(τ*) > 0`, then `τ ≤ τ*` for ever, and the loss falls at least at the rate
-    `2λ(τ*)`* (Theorem R⁺). The flow may be any solution in the sense of Filippov.
+    *Flow.* While the path `τ = ∫‖R‖dt` of the residual is at most some τ, Lemma 1 bounds how far every neuron moved,
+    so that most signs of pre-activations are known, and Theorem 1 gives a floor `λ(τ)` of `λ_min(H)`,
+    `−L̇ = ⟨R, H(R)⟩`. *If `∫_0^{τ*} λ dτ ≥ ‖R(0)‖` and `λ(τ*) > 0`, then `τ ≤ τ*` for ever, and the loss falls at
+    least at the rate `2λ(τ*)`* (Theorem R⁺). The flow may be any solution in the sense of Filippov.
+
+    *Descent.* The same with what a step of size η may lose (Theorem 3): `‖R_{k+1}‖ ≤ (1 − ηΛ)‖R_k‖` at every step.
 
     Args:
         X: inputs, shape `(N, d)`.
         Y: targets, shape `(N, m)`, or `(N,)` for one output.
         network: a `relu.Network`; two layers stand for a ReLU without bias.
         loss: "squared".
+        algorithm: "flow" or "descent".
+        step_size: η of the descent; None takes `relu.safe_step_size`.
 
     Returns:
         A `Certificate`. If nothing can be certified, `reason` says why.
 
     Raises:
-        ValueError, TypeError: invalid arrays, or an unknown loss.
+        ValueError, TypeError: invalid arrays, an unknown loss, or a step size for the flow.
 
-    Source: docs/relu.md, Theorem R⁺.
+    Source: docs/relu.md, Theorems R⁺ and 3.
 
     Example:
         >>> import numpy as np
@@ -149,14 +162,72 @@ def certify(X: Any, Y: Any, network: Any, *, loss: str = "squared") -> Certifica
         (True, 16, 2400)
     """
     checks.choice(loss, "loss", ("squared",))
+    descends = checks.choice(algorithm, "algorithm", ("flow", "descent")) == "descent"
+    if step_size is not None and not descends:
+        raise ValueError(f'step_size is {step_size!r}, but the flow takes no steps; say algorithm="descent".')
     net = Network.of(network)
     problem = regression(X, Y, net)
-    path, movement, reason, facts = follow(Start.of(problem, net))
-    gap, curve = problem.loss(net), None
-    if path is not None:
-        curve = path_curve(path, Start.of(problem, net))
-    found = guarantee(gap, "path of the residual", "Theorem R⁺", reason, curve, facts)
-    return Certificate((found,), problem, net, gap, notes=net.notes, movement=movement)
+    start, gap = Start.of(problem, net), problem.loss(net)
+    if not descends:
+        path, movement, reason, facts = follow(start)
+        curve = None if path is None else path_curve(path, start)
+        found = guarantee(gap, "path of the residual", "Theorem R⁺", reason, curve, facts)
+        return Certificate((found,), problem, net, gap, notes=net.notes, movement=movement)
+    eta, steps, reason = stepped(start, step_size)
+    curve = None if steps is None or eta is None else steps.curve(gap, eta)
+    facts = {} if steps is None else {"Λ": math.ldexp(steps.gain, start.rate_power)}
+    found = guarantee(gap, "steps of the residual", "Theorem 3", reason, curve, facts)
+    movement = None if steps is None else steps.movement
+    return Certificate((found,), problem, net, gap, "descent", eta, net.notes, movement)
+
+
+def stepped(start: Start, step_size: float | None) -> tuple[float | None, Steps | None, str]:
+    """Return the step in the units of the data, what is certified of it, and the reason if nothing is."""
+    eta = None if step_size is None else checks.positive(step_size, "step_size")
+    if start.unfit:
+        return eta, None, start.unfit
+    descent = Descent(start)
+    if eta is None:
+        steps = descent.best()
+        eta = math.ldexp(steps.step_size, -start.rate_power)
+    else:
+        steps = descent.certify(math.ldexp(eta, start.rate_power))
+    if steps.gain > 0:
+        return eta, steps, ""
+    part = percent(steps.covered)
+    return eta, None, f"with the step {eta:.3g}, {part} of the residual is proved to go; shorten the step"
+
+
+def safe_step_size(X: Any, Y: Any, network: Any) -> float:
+    """Return the step of gradient descent, of a few, with the best certificate: the largest `ηΛ`.
+
+    Args:
+        X: inputs, shape `(N, d)`.
+        Y: targets, shape `(N, m)`, or `(N,)` for one output.
+        network: a `relu.Network`; two layers stand for a ReLU without bias.
+
+    Raises:
+        ValueError: no step can be certified; the message says why.
+
+    Source: docs/relu.md, Theorem 3.
+
+    Example:
+        >>> import numpy as np
+        >>> from linflow import relu
+        >>> rng = np.random.default_rng(0)
+        >>> X, Y = rng.standard_normal((6, 12)) / 12**0.5, rng.standard_normal(6)
+        >>> net = relu.paired((12, 400, 1), 5.0, rng=0)
+        >>> eta = relu.safe_step_size(X, Y, net)
+        >>> cert = relu.certify(X, Y, net, algorithm="descent", step_size=eta)
+        >>> cert.check(relu.gradient_descent(X, Y, net, step_size=eta, until=1e-6)).holds
+        True
+    """
+    net = Network.of(network)
+    start = Start.of(regression(X, Y, net), net)
+    eta, steps, reason = stepped(start, None)
+    if eta is None or steps is None:
+        raise ValueError(f"no step is certified: {reason}.")
+    return eta
 
 
 def regression(X: Any, Y: Any, net: Network) -> Regression:
@@ -188,10 +259,8 @@ def path_curve(path: Path, start: Start) -> Curve:
 
 def follow(start: Start) -> tuple[Path | None, Movement | None, str, dict[str, float]]:
     """Return the path that closes, the movement at its end, the reason if none closes, and facts."""
-    if start.beyond_float64:
-        return None, None, start.beyond_float64, {}
-    if start.residual == 0 or not np.isfinite(start.residual):
-        return None, None, "the residual is 0 or not finite", {}
+    if start.unfit:
+        return None, None, start.unfit, {}
     floor, mover = Floor(start), Mover(start)
     first = mover.at(0.0)
     least = floor.at(first) if first is not None else 0.0

@@ -32,12 +32,20 @@ class Floor:
         self._gram = gram if m == 1 else np.kron(gram, np.eye(m))
         self._gram_error = (h + 16) * EPS * float(np.sum(start.features**2))
 
-    def at(self, movement: Movement, drift: np.ndarray | float = 0.0, *, second: bool = True) -> float:
+    def at(
+        self,
+        movement: Movement,
+        drift: np.ndarray | float = 0.0,
+        less: np.ndarray | float = 0.0,
+        *,
+        second: bool = True,
+    ) -> float:
         """Return a floor of `λ_min(H)`, at least 0, for all paths up to that of the movement.
 
         Args:
             movement: the bounds of Lemma 1.
             drift: how much `‖u_j‖² − v_j²` may have risen, for gradient descent; used for one output.
+            less: what is subtracted from H for each sample, a number or shape `(N,)`, not negative.
             second: whether the part `ΦΦᵀ` of the second layer counts.
         """
         best = 0.0
@@ -47,7 +55,11 @@ class Floor:
                 found = [self._single(parts, movement.squares_floor(drift))]
             else:
                 found = [self._several(parts, movement, ratio) for ratio in RATIOS]
-            best = max(best, *(self._with_second(A, movement.features_moved if second else None) for A in found))
+            for A in found:
+                A[np.diag_indices(len(A))] -= np.repeat(
+                    np.broadcast_to(less, len(self.start.X)), len(self.start.V[0])
+                )
+                best = max(best, self._with_second(A, movement.features_moved if second else None))
         return best
 
     def _single(self, parts: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from linflow.relu.problem import Regression
 from linflow.relu.trajectory import WORDS, Flip, Trajectory, find_root
 
 AT_ZERO = 1e-12
-"""A pre-activation below this part of `‖x_i‖‖u_j‖` on the wrong side has crossed; the crossing is at half of it."""
+"""A pre-activation below this part of `|x_i|ᵀ|u_j|` on the wrong side has crossed; the crossing is at half of it."""
 NODES = 0.5 - 0.5 * np.cos(np.pi * np.arange(8) / 7)
 """Chebyshev points of a step. Its dense output has degree 7: the values there determine it."""
 BUDGET = 256 * 2**20
@@ -61,7 +61,7 @@ def gradient_flow(
     Raises:
         ValueError, TypeError: invalid arguments.
 
-    Source: docs/relu.md, section 7.
+    Source: docs/relu.md, section 9.
 
     Example:
         >>> import numpy as np
@@ -120,7 +120,6 @@ class _Loop:
         self.problem, self.net, self.until, self.end = problem, net, until, end
         self.rtol, self.max_steps = rtol, max_steps
         self.field = Field(net.inputs(problem.X), problem.Y, net.slope, net.width)
-        self.lengths = np.linalg.norm(self.field.X, axis=1)
         self.t, self.y = 0.0, self.field.vector(net.extended, net.V)
         z, noise = self.field.z(self.y), self.field.z_noise(self.y)
         self.pattern = Pattern(np.where(z > 0, ON, OFF), net.slope)
@@ -219,8 +218,7 @@ class _Loop:
         """
         times = self.t + NODES * (t - self.t)
         states = [dense(s) for s in times]
-        y_size = np.linalg.norm(self.field.layers(self.y)[0], axis=0)
-        zero = AT_ZERO * np.outer(self.lengths, y_size)
+        zero = AT_ZERO * (np.abs(self.field.X) @ np.abs(self.field.layers(self.y)[0]))
         sides = self.pattern.sides
         signed = np.stack([self.field.z(y) * sides for y in states])
         curves, ways, pairs = [], [], []

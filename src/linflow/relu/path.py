@@ -18,7 +18,7 @@ DOWN = 1 - 64 * EPS
 
 @dataclass(frozen=True, repr=False)
 class Path:
-    """A path `0 = τ_0 < τ_1 < …` with floors of `λ_min(H)`, and what is left of the residual.
+    """A path `τ_0 < τ_1 < …`, from 0 for a flow, with floors of `λ_min(H)`, and what is left of the residual.
 
     Attributes:
         paths: `τ_0, …, τ_K`.
@@ -57,7 +57,9 @@ class Path:
         return LevelCurve(levels[:last], rates[:last])
 
 
-def march(floor: Callable[[float], float], residual: float, shortest: float, finer: int = 1) -> Path:
+def march(
+    floor: Callable[[float], float], residual: float, shortest: float, finer: int = 1, begin: float = 0.0
+) -> Path:
     """Return the floors along a grid of paths, until the residual is used up or no floor is left.
 
     Args:
@@ -65,11 +67,12 @@ def march(floor: Callable[[float], float], residual: float, shortest: float, fin
         residual: an upper bound on `‖R(0)‖`, positive.
         shortest: the first guess of the path, positive.
         finer: how many times as fine the grid is.
+        begin: `τ_0`.
     """
-    paths, floors, left = [0.0], [], [residual]
+    paths, floors, left = [begin], [], [residual]
     part = shortest / (STEPS * finer)
     while True:
-        if paths[-1] > shortest:
+        if paths[-1] - begin > shortest:
             part *= GROWTH ** (1 / finer)
         tau = paths[-1] + part
         value = max(0.0, floor(tau))

@@ -102,7 +102,7 @@ class Start:
         return 2 * (self.input_power + self.weight_power)
 
     @cached_property
-    def beyond_float64(self) -> str:
+    def unfit(self) -> str:
         """The reason why these numbers cannot be handled in float64, or why no rate can hold; "" if neither is so."""
         if not (np.abs(self.X).max() > 0 and max(np.abs(self.U).max(), np.abs(self.V).max()) > 0):
             return "all inputs, or all weights, are 0: nothing moves"
@@ -114,7 +114,7 @@ class Start:
         power = 2 * self.input_power + 4 * self.weight_power
         if max(abs(self.rate_power), abs(power)) > 900:
             return f"the loss or the rate is about 2^{power} or 2^{self.rate_power}, past float64; rescale the data"
-        return ""
+        return "" if 0 < self.residual < math.inf else "the residual is 0"
 
     @cached_property
     def z(self) -> np.ndarray:
@@ -167,6 +167,13 @@ class Start:
         """Upper bounds on `|K_il|`, shape `(N, N)`."""
         C = np.minimum(np.abs(self.cosines) + self.cosine_error, 1.0)
         return C * np.outer(self.lengths, self.lengths) * (1 + (self.X.shape[1] + 16) * EPS)
+
+    @cached_property
+    def input_norm(self) -> float:
+        """An upper bound on `‖X‖`."""
+        trace = float(np.sum(self.lengths**2))
+        S = self.cosines * np.outer(self.lengths, self.lengths)
+        return math.sqrt((float(greatest_ceiling(S)) + self.cosine_error * trace) * (1 + 16 * EPS))
 
     @cached_property
     def sizes(self) -> tuple[np.ndarray, np.ndarray]:

@@ -53,6 +53,7 @@ class Trajectory:
         problem: the regression.
         algorithm: "flow" or "descent".
         step_size: η of a descent.
+        imbalance_law: of a descent, the change of every imbalance that its exact law gives, shape `(h,)`; else None.
         until: the requested fraction of the initial loss, None if none was given.
     """
 
@@ -69,6 +70,7 @@ class Trajectory:
     algorithm: str = "flow"
     step_size: float | None = None
     until: float | None = None
+    imbalance_law: np.ndarray | None = None
     weights_at: Callable[[float], Network] | None = field(default=None, compare=False)
 
     @property
