@@ -19,6 +19,8 @@ X_REST, X_LEAST, X_MOST, Y_REST, Y_LEAST, Y_MOST = ROWS[11:]
 `η⁻`, `ρ` and `γ` of the first and of the second interval; `η⁺`; `ζ⁻`; `γ^Y`; g, h, o of X; and g, h, o of Y."""
 ROUNDING = 1e-12
 """Relative room for rounding: boxes are wider by it, and caps higher; the operations of a box round at a tenth."""
+CANCELLED = 1e-13
+"""Room for the rounding of a difference, relative to the sum of the sizes of its terms."""
 SWEEPS, STEPS = 2, 12
 """Sweeps over the layers that carry a cap along, and steps of the search for θ."""
 
@@ -64,7 +66,7 @@ def shrink(low: Any, high: Any, caps: Any, q: Any, s: Any) -> Any:
             if l == 0:
                 after = high[1] if D > 1 else s
                 top = np.minimum(np.maximum(0.5 * q[A, 0], low[0]), high[0])
-                excess = (after + q[A, 0] * top - top * top) + 1e-13 * (after + abs(q[A, 0]) * top + top * top)
+                excess = (after + q[A, 0] * top - top * top) + CANCELLED * (after + abs(q[A, 0]) * top + top * top)
                 rest = above + np.maximum(excess, 0.0) / q[REST + i, 0]
                 reach = np.maximum(reach, least + above * above / pick(rest > 0, rest, 1.0))  # (B1)
         caps[l] = s / reach * (1 + ROUNDING)
@@ -92,7 +94,7 @@ def last_cap(eta: Any, before: Any, b: Any, least: Any, rest: Any, s: Any) -> An
     known = apart > 1e-9 * q
     w = pick(known, rest / pick(known, apart, 1.0), 0.0)
     slope = 2 * q + b + pick(known, rest, 0.0)
-    constant = np.maximum(before - q * q - b * q + 1e-13 * (before + q * q + abs(b) * q), 0.0)
+    constant = np.maximum(before - q * q - b * q + CANCELLED * (before + q * q + abs(b) * q), 0.0)
     root = np.sqrt(slope * slope + 4 * (1 + w) * constant)
     safe = pick(slope > 0, slope + root, 1.0)
     y = pick(slope > 0, 2 * constant / safe, (root - slope) / (2 * (1 + w)))

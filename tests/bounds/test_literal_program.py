@@ -1,0 +1,469 @@
+"""The numbers, the caps and the value of a box of the operator interval, written out anew with a coarse rounding.
+
+Both sides do the same few operations: they agree to a few roundings of the chains (1e-11) or of the sums (1e-12).
+"""
+
+import itertools
+import math
+import sys
+
+import mpmath
+import numpy as np
+import pytest
+
+from linflow.bounds import _interval_numbers as numbers
+from linflow.bounds import _interval_program as program
+from linflow.bounds import _interval_search as search
+from linflow.bounds import operator_interval
+from linflow.bounds._base import Invariants, Spectrum
+from tests.reference.intervals import chain, phi
+
+module = sys.modules["linflow.bounds.operator_interval"]
+COARSE = 2.0**-7
+A, B, LEAST, SPREAD, REST, MOST = (getattr(program, x) for x in ("A", "B", "LEAST", "SPREAD", "REST", "MOST"))
+
+
+def near(x, rel=1e-12):
+    return pytest.approx(x, rel=rel, abs=0.0)
+
+
+# --- the functions of a box ----------------------------------------------------------------------------------------
+
+
+def test_phi_is_the_positive_root_at_any_sizes():
+    for d, a, b in itertools.product((0.0, 1.0, -1.0, 1e9, -1e9), (0.25, 4.0), (0.5, 3.0)):
+        with mpmath.workdps(50):
+            literal = float((mpmath.mpf(d) * a + mpmath.sqrt(mpmath.mpf(d * a) ** 2 + mpmath.mpf(4) * a * b)) / 2)
+        found = float(program.phi(d, a, b))
+        assert found == near(literal, 1e-15)
+
+
+def test_layers_are_visited_there_and_back():
+    assert [program.visited(step, 3) for step in range(8)] == [0, 1, 2, 2, 1, 0, 0, 1]
+
+
+def literal_last_cap(eta, before, b, least, rest, s):
+    """The largest ζ = q + y: `(1 + w) y² + (2q + b + rest) y = before − q² − bq`, raised; w of an open interval."""
+    q = s / eta
+    constant = max(before - q * q - b * q + COARSE / 8 * (before + q * q + abs(b) * q), 0.0)
+    known = q - least > 1e-9 * q
+    w, slope = (rest / (q - least), 2 * q + b + rest) if known else (0.0, 2 * q + b)
+    return (q + max(np.roots([1 + w, slope, -constant]).real)) * (1 + COARSE)
+
+
+@pytest.fixture
+def coarse(monkeypatch):
+    monkeypatch.setattr(program, "ROUNDING", COARSE)
+    monkeypatch.setattr(program, "CANCELLED", COARSE / 8)
+
+
+def test_the_last_cap_is_the_root_of_its_quadratic(coarse):
+    for eta, before, b, least, rest, s in (
+        (1.0, 3.0, 0.5, 0.25, 0.75, 1.0),
+        (1.0, 3.0, -4.0, 0.25, 0.5, 1.0),  # a slope below 0
+        (1.0, 3.0, -4.0, 1.0, 0.5, 1.0),  # q is the least ζ: the interval is closed
+        (1.0, 3.0, 0.5, 1.0 - 2e-9, 0.75, 1.0),  # and where it is hardly open
+        (1.0, 3.0, 0.5, 1.0 - 5e-10, 0.75, 1.0),
+        (1.0, 3.0, -4.0, 0.25, 0.0, 1.0),
+        (0.5, 1.0, 0.5, 0.25, 0.75, 1.0),  # before < q²: y = 0
+        (2.0, 3.0, 0.5, 0.25, 0.75, 3.0),
+        (2.0, 3.0, 0.5, 0.25, 0.75, 0.5),
+    ):
+        found = float(program.last_cap(eta, before, b, least, rest, s))
+        assert found == near(float(literal_last_cap(eta, before, b, least, rest, s)), 1e-9)
+
+
+def literal_shrink(low, high, q, s):
+    """(C1), (B), (B1), (C2) and (B2) in the order of the library: layers there and back, twice."""
+    D, up = len(low), 1 + COARSE
+    there, high, caps = [*range(D)], [float(x) for x in high], []
+    for l in [*there, *reversed(there)] * 2:
+        around = [1.0, *high, s]
+        high[l] = min(high[l], phi(q[A, l], around[l], around[l + 2]) * up)
+    left = all(h >= x for h, x in zip(high, low, strict=True))
+    high = [max(h, float(x)) for h, x in zip(high, low, strict=True)]
+    for l in there:
+        eta, most = low[l] * (1 - COARSE), q[MOST, l]
+        reached = [0.0]
+        for i in range(2):
+            least = q[LEAST + i, l]
+            above, width = max(eta - least, 0.0), most - least
+            part = min(max((most - eta) / (width if width > 0 else 1.0), 0.0), 1.0)
+            reached.append(least + above / (1 + q[SPREAD + i, l] * part))
+            if l == 0:
+                after, a = [*high, s][1], q[A, 0]
+                x = min(max(a / 2, low[0]), high[0])
+                excess = max(after + a * x - x * x + COARSE / 8 * (after + abs(a) * x + x * x), 0.0)
+                rest = above + excess / q[REST + i, 0]
+                reached.append(least + (above * above / rest if rest > 0 else 0.0))
+        caps.append(s / max(reached) * up)
+    for l in [*reversed(there), *there] * 2:
+        around = [s, *caps, 1.0]
+        caps[l] = min(caps[l], phi(-q[B, l], around[l + 2], around[l]) * up)
+        if l == D - 1:
+            given = q[B, l], q[program.CAP, l], q[program.MIRRORED_REST, l], s
+            caps[l] = min(caps[l], float(literal_last_cap(low[l] * (1 - COARSE), around[l], *given)))
+    left = left and all(z >= s / h * (1 - COARSE) for z, h in zip(caps, high, strict=True))
+    return left, high, caps
+
+
+def draw_box(rng, D):
+    """Numbers of about size 1, in order, and a box; the two intervals apart."""
+    q = np.empty((len(program.ROWS), D))
+    q[A], s = rng.normal(0.3, 1, D), float(10 ** rng.uniform(-1, 0.5))
+    q[B] = q[A] - rng.exponential(0.5, D)
+    for i in range(2):
+        q[LEAST + i], q[SPREAD + i], q[REST + i] = (
+            rng.uniform(0.1, 1, D),
+            rng.exponential(1, D),
+            rng.uniform(0.5, 3, D),
+        )
+    q[MOST] = np.maximum(q[LEAST], q[LEAST + 1]) * rng.choice([1.0, 1.5, 3.0], D)
+    q[program.CAP], q[program.MIRRORED_REST] = s / q[MOST], rng.uniform(0.1, 2, D)
+    for most, least, rest in (
+        (program.X_MOST, program.X_LEAST, program.X_REST),
+        (program.Y_MOST, program.Y_LEAST, program.Y_REST),
+    ):
+        q[most] = rng.uniform(0.05, 0.3, D)
+        q[rest] = q[most] + rng.exponential(1, D)
+        q[least] = q[rest] + rng.exponential(1, D)
+    low = rng.uniform(0.2, 1.5, D)
+    return q, s, low, low * rng.choice([1.0, 1.2, 4.0])
+
+
+@pytest.mark.parametrize("D", [1, 2, 3])
+def test_a_box_is_shrunk_inequality_by_inequality(coarse, D):
+    rng, kept, empty = np.random.default_rng(D), 0, 0
+    for _ in range(150):
+        q, s, low, top = draw_box(rng, D)
+        high, caps = top.copy(), np.empty(D)
+        left = bool(program.shrink(low, high, caps, q, s))
+        expected, highs, literal = literal_shrink(low, top, q, s)
+        assert left == expected
+        np.testing.assert_allclose(high, highs, rtol=1e-12)
+        if left:
+            np.testing.assert_allclose(caps, literal, rtol=1e-8)  # roots of quadratics by their companion matrix
+        kept, empty = kept + left, empty + (not left)
+    assert kept > 10 and empty > 10
+
+
+def test_shares_and_entries():
+    assert [float(program.share(x, 3.0, 1.0)) for x in (0.0, 1.0, 1.5, 3.0, 4.0)] == [0.0, 0.0, 0.25, 1.0, 1.0]
+    assert [float(program.share(x, 3.0, 3.0)) for x in (0.0, 3.0, 4.0)] == [1.0] * 3
+    assert program.first_entry(0.25, 2.0, 5.0, 4.0) == 1 / (2 + 4 * 0.25 * 3)
+    # B = 1/(o + (h − o) (g − o + kθ(h − g))/(g − o + θ(h − g)))
+    assert program.last_entry(0.25, 2.0, 5.0, 0.5, 4.0) == near(1 / (0.5 + 4.5 * (1.5 + 3) / (1.5 + 12)))
+    assert program.last_entry(0.25, 2.0, 2.0, 2.0, 4.0) == 0.5
+    assert program.last_entry(0.25, 1.0, 3.0, 1.0, 0.0) == near(1 / 3)
+
+
+def entries(values, rows, q, s, thetas):
+    pairs = []
+    for x, rest, least, most, theta in zip(values, *(q[row] for row in rows), thetas, strict=True):
+        k = min(max((x / s - most) / (least - most), 0.0), 1.0) if least > most else 1.0
+        c = 1 + theta * k * (least - rest) / (rest - most)
+        part = k * c / (c - 1 + k) if k > 0 else 1 / (1 + theta * (least - rest) / (rest - most))
+        pairs.append((1 / (most + (rest - most) * c), 1 / (most + (least - most) * part)))
+    return pairs
+
+
+def literal_value(high, caps, q, s, thetas):
+    """The least of `Σ_l x_{l−1} y_l` over the choices of all first or all last entries, at the best θ."""
+    D, best = len(high), 0.0
+    for th in thetas:
+        X = entries(caps, (program.X_REST, program.X_LEAST, program.X_MOST), q, s, th[:D])
+        Y = entries(high, (program.Y_REST, program.Y_LEAST, program.Y_MOST), q, s, th[D:])
+        sums = [
+            sum(x * y for x, y in zip([1.0, *(p[i] for p in X)], [*(p[j] for p in Y), 1.0], strict=True))
+            for i in range(2)
+            for j in range(2)
+        ]
+        best = max(best, min(sums))
+    return best
+
+
+@pytest.mark.parametrize("D", [1, 2, 3])
+def test_the_value_of_a_box_is_the_least_of_four_sums(D):
+    rng = np.random.default_rng(D)
+    boxes = [draw_box(rng, D) for _ in range(60)]
+    for q, s, caps, high in boxes:
+        thetas = 10.0 ** rng.uniform(-1.5, 1.5, (2, 2 * D))
+        literal = literal_value(high, caps, q, s, thetas)
+        assert float(program.value(high, caps, q, s, thetas)) == near(literal, 1e-11)
+        alone = [literal_value(high, caps, q, s, th[None]) for th in thetas]
+        assert literal == max(alone)
+    # Many boxes at once, of two problems.
+    columns, s = np.stack([box[0] for box in boxes]), np.array([box[1] for box in boxes])
+    low, high = (np.stack([box[i] for box in boxes], axis=1) for i in (2, 3))
+    group, pool, at = np.arange(60) % 2, 10.0 ** rng.uniform(-1, 1, (2, 3, 2 * D)), np.arange(60)[::-1].copy()
+    highs, caps, values = high[:, ::-1].copy(), np.empty((D, 60)), np.empty(60)
+    program.measure(low[:, ::-1].copy(), highs, caps, at, (columns, s, group, pool), values)
+    assert np.isinf(values).any() and np.isfinite(values).any()
+    for i, c in enumerate(at):
+        own, z = high[:, c].copy(), np.empty(D)
+        left = program.shrink(low[:, c], own, z, columns[c], s[c])
+        alone = program.value(own, z, columns[c], s[c], pool[group[c]]) if left else math.inf
+        np.testing.assert_allclose(highs[:, i], own, rtol=1e-14)
+        np.testing.assert_allclose(caps[:, i], z, rtol=1e-14)
+        assert values[i] == near(float(alone))
+
+
+def test_the_peak_of_a_weighted_pair():
+    """`first·A + last·B(A)`, B by θ: at least what a fine grid finds, and within the range of A."""
+    rng = np.random.default_rng(0)
+    inside = 0
+    for _ in range(200):
+        most, k = rng.uniform(0, 0.5), rng.uniform(0.05, 1)
+        rest = most + rng.exponential(1) * rng.choice([0.01, 1.0])
+        least = rest + rng.exponential(2)
+        first, last = 10.0 ** rng.uniform(-3, 1, 2)
+        A = np.geomspace(1e-6 / rest, 1 / rest, 2000)
+        theta = (1 / A - rest) / (k * (least - rest))
+        values = first * A + last * program.last_entry(k, rest, least, most, theta)
+        found = program.peak(k, rest, least, most, first, last)
+        at = program.last_entry(k, rest, least, most, (1 / found - rest) / (k * (least - rest)))
+        assert 1e-6 / rest * (1 - 1e-12) <= found <= 1 / rest
+        assert first * found + last * at >= values.max() * (1 - 1e-12)
+        inside += 1e-5 < found * rest < 0.999
+    assert inside > 20
+    assert program.peak(0.5, 2.0, 5.0, 0.5, 0.0, 1.0) == program.peak(0.5, 2.0, 5.0, 0.5, 1e-101, 1.0) == 1e-6 / 2
+    assert program.peak(0.5, 2.0, 5.0, 0.5, 1.0, 0.0) == 0.5
+    # o = 0, so B is linear in A: the one end or the other.
+    assert (
+        program.peak(0.5, 2.0, 5.0, 0.0, 1.0, 0.1) == 0.5 and program.peak(0.5, 2.0, 5.0, 0.0, 0.1, 1.0) == 1e-6 / 2
+    )
+
+
+@pytest.mark.parametrize("D", [1, 2])
+def test_the_search_for_theta_comes_near_the_best_of_a_grid(D):
+    rng, shares = np.random.default_rng(D), []
+    axis = 10.0 ** np.linspace(-2.5, 2.5, 41 if D == 1 else 9)
+    grid = np.array(list(itertools.product(axis, repeat=2 * D)))
+    for _ in range(40):
+        q, s, caps, high = draw_box(rng, D)
+        thetas = np.ones(2 * D)
+        found = program.improved(high, caps, q, s, thetas)
+        assert found == near(literal_value(high, caps, q, s, thetas[None]), 1e-9)
+        # A row with one number for each of many boxes.
+        shares.append(found / program.value(high, caps, q, s, grid.T[None]).max())
+    # Twelve steps reach the best of two θ; of four they come this near in these boxes.
+    least, mean = (1 - 1e-12, 1 - 1e-12) if D == 1 else (0.85, 0.992)
+    assert min(shares) > least and np.mean(shares) > mean
+
+
+# --- the numbers of a column ---------------------------------------------------------------------------------------
+
+
+def products(d, sigma):
+    t = chain(d, sigma)
+    return np.array([float(mpmath.fprod(t[:l])) for l in range(1, len(t))])
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4])
+@pytest.mark.parametrize("known", [True, False])
+def test_every_number_of_a_column_with_coarse_allowances(monkeypatch, depth, known):
+    eps, shaved = 2.0**-14, 2.0**-10
+    monkeypatch.setattr(numbers, "EPS", eps)
+    monkeypatch.setattr(numbers, "SHAVED", shaved)
+    asked = []
+    monkeypatch.setattr(numbers, "ratio", lambda *x: asked.append(x) or np.full((3, 2, depth - 1), 7.0))
+    rng = np.random.default_rng(depth)
+    b = rng.normal(size=depth - 1)
+    a, hats = b + rng.exponential(size=depth - 1), b + np.array([[0.1], [-0.1]])
+    sigma_n, following = np.array([0.3, 0.7]), np.array([0.6, 0.5])  # the second pair is not in order
+    top = np.array([2.0, 3.0]) if known else np.full(2, math.inf)
+    rows, s, group = numbers.table(a, b, hats, sigma_n, following, top)
+    assert rows.shape == (4, 17, depth - 1) and group.tolist() == [0, 1, 0, 1]
+    np.testing.assert_allclose(s, [0.09, 0.49] * 2, rtol=1e-15)
+    up = a + 8 * eps * np.abs(a).sum()
+    lows = [x - 8 * eps * np.abs(x).sum() for x in (*hats, b)]
+    for column, (i, k) in enumerate(itertools.product(range(2), range(2))):
+        sigma, rest, norm, q = sigma_n[k], max(following[k], sigma_n[k]), top[k], rows[column]
+        most = products(up, sigma) * (1 + shaved)
+        first, second = (np.minimum(products(lows[j], sigma) * (1 - shaved), most) for j in (i, 2))
+        rests = [products(lows[j], rest) * (1 - shaved) for j in (i, 2)]
+        mirrored = rest**2 / (products(up, rest) * (1 + shaved))
+        zero = np.zeros(depth - 1)
+        x_most = 1 / (products(up, norm) * (1 + shaved)) if known else zero
+        y_most = max(products(lows[j], norm)[0] for j in (i, 2)) if known else 0.0
+        ends = [products(lows[j], norm) * (1 - shaved) / norm**2 for j in (i, 2)] if known else [zero, zero]
+        y_most = np.maximum(*ends)
+        x_rest = np.maximum(1 / np.where(first >= second, *rests), x_most)
+        y_rest = np.maximum(1 / mirrored, y_most)
+        expected = {
+            A: up,
+            B: lows[i],
+            LEAST: first,
+            LEAST + 1: second,
+            SPREAD: 7 + zero,
+            SPREAD + 1: 7 + zero,
+            REST: rests[0],
+            REST + 1: rests[1],
+            MOST: most,
+            program.CAP: sigma**2 / most,
+            program.MIRRORED_REST: mirrored,
+            program.X_REST: x_rest,
+            program.X_LEAST: np.maximum(1 / np.maximum(first, second), x_rest),
+            program.X_MOST: x_most,
+            program.Y_REST: y_rest,
+            program.Y_LEAST: np.maximum(most / sigma**2, y_rest),
+            program.Y_MOST: y_most,
+        }
+        for row in program.ROWS:
+            np.testing.assert_allclose(q[row], expected[row], rtol=1e-11, err_msg=str(row))
+    ((upper, lower, first, last),) = asked
+    np.testing.assert_allclose(upper, up, rtol=1e-15)
+    np.testing.assert_allclose(lower, lows, rtol=1e-15)
+    assert first.tolist() == [0.6, 0.7] and last.tolist() == top.tolist()
+
+
+def literal_ratio(a, b, first, last, shaved):
+    """Three parabolas between each two nodes, their second derivative by the least square of the chains between."""
+    L, known = len(a) + 1, math.isfinite(last)
+    size = np.abs(a).sum() + np.abs(b).sum()
+    end = last if known else max(10 * first, (1e6 * size) ** (L / 2))
+    places = [math.expm1(3 * i / 24) / math.expm1(3) * 2 * math.log(end / first) for i in range(25)]
+    nodes = []
+    for tau in places:
+        t, u = (np.array([float(x) for x in chain(d, first * math.exp(tau / 2))]) for d in (a, b))
+        shares = [np.cumsum(1 / x)[:-1] / (1 / x).sum() for x in (t, u)]
+        gain = np.concatenate([[0.0], np.cumsum(a - b)])
+        least = np.maximum(u - gain, t - (gain[-1] - gain)).min()
+        f = np.cumsum(np.log(t))[:-1] - np.cumsum(np.log(u))[:-1]
+        nodes.append((tau, f, shares[0] - shares[1], least))
+    total, tops = (a - b).sum(), []
+    for (tau, f, slope, least), (tau_2, f_2, slope_2, _) in itertools.pairwise(nodes):
+        h = tau_2 - tau
+        bend = min(8 / 27, 1.25 * total / least) if least > 0 else 8 / 27
+        tops.append(
+            np.minimum(
+                np.minimum(
+                    np.maximum(f, f + slope * h + bend * h * h / 2),
+                    np.maximum(f_2, f_2 - slope_2 * h + bend * h * h / 2),
+                ),
+                np.maximum(f, f_2) + bend * h * h / 8,
+            )
+        )
+    top = np.max(tops, axis=0)
+    if not known:
+        top = np.maximum(top, L / 4 * total / nodes[-1][3])
+    return np.expm1(np.maximum(top, 0.0) * (1 + 1e-9) + 4 * shaved)
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4])
+@pytest.mark.parametrize("known", [True, False])
+def test_the_ratio_of_two_chains_by_its_parabolas(monkeypatch, depth, known):
+    monkeypatch.setattr(numbers, "SHAVED", 2.0**-10)
+    rng = np.random.default_rng(depth)
+    b = rng.normal(size=(2, depth - 1))
+    a = b.max(axis=0) + rng.exponential(size=depth - 1) * rng.choice([0.01, 0.3, 2.0])
+    firsts = np.array([0.02, 0.9, 30.0])
+    lasts = np.array([0.4, 0.95, 1e4]) if known else np.full(3, math.inf)
+    found = numbers.ratio(a, b, firsts, lasts)
+    assert found.shape == (2, 3, depth - 1)
+    # An unknown end depends on the size of both.
+    size = np.abs(b).sum(axis=1)
+    for i, k in itertools.product(range(2), range(3)):
+        if known or size[i] == size.max():
+            literal = literal_ratio(a, b[i], float(firsts[k]), float(lasts[k]), 2.0**-10)
+            np.testing.assert_allclose(found[i, k], literal, rtol=1e-9)
+
+
+# --- the joint program ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What the program is asked, without a search: the values are 1, 2, …, one for each problem."""
+    seen: dict = {"tables": [], "cells": []}
+
+    def table(upper, lower, hats, *sigmas):
+        seen["tables"].append((upper.tolist(), lower.tolist(), [x.tolist() for x in sigmas]))
+        count = len(sigmas[0])
+        return np.full((count, 17, len(upper)), seen.get("fill", 1.0)), sigmas[0] ** 2, np.arange(count)
+
+    def least(rows, squares, groups, run):
+        seen.update(rows=rows.shape, squares=squares.tolist(), groups=groups.tolist(), run=run)
+        return (
+            np.arange(1.0, 1 + groups.max() + 1) if seen.get("rising", True) else np.arange(groups.max() + 1.0, 0, -1)
+        )
+
+    def cells(Ds, widths, n):
+        seen["cells"].append(([(D.lower.tolist(), D.upper.tolist()) for D in Ds], widths, n))
+        return np.zeros((1, len(Ds)))
+
+    monkeypatch.setattr(numbers, "table", table)
+    monkeypatch.setattr(numbers, "cells", cells)
+    monkeypatch.setattr(search, "least", least)
+    return seen
+
+
+def spectrum(low, off):
+    return Spectrum(np.array(low), np.array(low) + off)
+
+
+def test_the_program_reads_both_reductions_and_the_worse_ends(asked):
+    D1, D2 = spectrum([2.0, 0.5, -1.0], 0.25), spectrum([1.0, -0.5], 0.125)
+    sigmas = np.array([0.5, 0.0, 1e-101, 2.0]), np.array([1.0, 1.0, 1.0, 3.0]), np.array([4.0, 5.0, 6.0, 7.0])
+    found = module.joint([D1, D2], 2, *sigmas)
+    kept = [[0.5, 2.0], [1.0, 3.0], [4.0, 7.0]]
+    assert asked["tables"] == [([2.25, 1.125], [-1.0, -0.5], kept), ([0.5, 0.75 + 0.25], [-1.125, -2.25], kept)]
+    own = [(D.lower.tolist(), D.upper.tolist()) for D in (D1, D2)]
+    turned = [(D.lower.tolist(), D.upper.tolist()) for D in (D2.negated(), D1.negated())]
+    assert asked["cells"] == [(own, (2, 3, 2, 2), 2), (turned, (2, 2, 3, 2), 2)]
+    assert asked["rows"] == (4, 17, 2) and asked["groups"] == [0, 1, 2, 3]
+    assert asked["squares"] == [0.25, 4.0] * 2 and asked["run"] is None
+    assert found.tolist() == [3.0, 0.0, 0.0, 4.0]  # the better of the two
+    asked["rising"] = False
+    assert module.joint([D1, D2], 2, *sigmas).tolist() == [4.0, 0.0, 0.0, 3.0]
+    asked["tables"].clear()
+    assert module.joint([D2, D2], 2, *sigmas).tolist() == [2.0, 0.0, 0.0, 1.0] and len(asked["tables"]) == 1
+    asked["fill"] = math.inf
+    assert module.joint([D1, D2], 2, *sigmas).tolist() == [0.0] * 4
+    original = numbers.table
+
+    def one_is_infinite(*given):
+        rows, *rest = original(*given)
+        rows[0, 0, 0] = math.inf
+        return rows, *rest
+
+    asked["fill"] = 1.0
+    numbers.table = one_is_infinite  # undone by the fixture
+    assert module.joint([D1, D2], 2, *sigmas).tolist() == [0.0] * 4
+
+
+def test_products_share_levels_by_their_logarithms():
+    """Sixteen products at most, equally far apart; each stands for those above it, to 1/1000 of a level."""
+    inv = Invariants.given([spectrum([0.0], 0.0)] * 2, 1, 1)
+    distances = np.array([0.0, 0.5, 0.9995, 1.0, 1.00095, 1.0015, 1.9, 2.0, 2.7, 3.0, *range(4, 15)])
+    sigmas, largest = np.concatenate([np.exp(3 - distances), [0.0, 1e-101]]), 30.0 + np.arange(23)
+    least, following, top, index = module._few(inv.at(sigmas, largest, sigmas + 1))
+    places = [0, 1, 1, 1, 1, 2, 2, 2, 3, 3, *range(4, 15), 15, 15]
+    assert index.tolist() == places
+    for k in range(16):
+        mine = np.array(places) == k
+        assert least[k] == sigmas[mine].min() and top[k] == largest[mine].max()
+        assert following[k] == (sigmas + 1)[mine].min()
+    some = np.linspace(1, 2, 16)
+    least, _, _, index = module._few(inv.at(some, np.full(16, 3.0), some))
+    assert least.tolist() == some.tolist() and index.tolist() == [*range(16)]
+    assert len(module._few(inv.at(np.full(20, 0.5), np.full(20, 3.0), np.full(20, 0.5)))[0]) == 1
+
+
+def test_each_singular_value_must_be_in_order(asked):
+    Ds = [np.array([0.5, -0.5])] * 2
+    good = np.array([0.5, 0.6]), np.array([1.0, 1.1]), np.array([1.5, 1.6])
+    operator_interval(Ds, 2, *good)
+    for k, wrong in ((0, -0.1), (1, 0.4), (2, 1.05)):
+        bad = [x.copy() for x in good]
+        bad[k][1] = wrong
+        with pytest.raises(ValueError, match=r"0 ≤ σ_n ≤ σ_{n−1} ≤ ‖W‖ is needed"):
+            operator_interval(Ds, 2, *bad)
+    asked["tables"].clear()
+    operator_interval([np.array([0.5])] * 2, 1, 0.5, 0.25, 0.75)  # there is no σ_{n−1}
+    assert asked["tables"][0][2] == [[0.5], [math.inf], [0.75]]
+    # An infinite norm says nothing of how the imbalances round.
+    asked["tables"].clear()
+    operator_interval(Ds, 2, good[0], good[1], np.array([1.5, math.inf]))
+    assert np.isfinite(asked["tables"][0][0]).all()
+    assert not module.THEOREM.smooth
