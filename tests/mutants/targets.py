@@ -117,6 +117,10 @@ TARGETS = {
                 ["verified/test_literal_tails", "verified/test_literal_declared", "verified/test_tails"],
             ),
             (("declared", "declared_march"), ["verified/test_literal_declared", "verified/test_declared"]),
+            (
+                ("_frame", "_bound_loops", "_taylor_loops", "_tube_loops", "_hessian_loops", "_least_loops"),
+                ["verified/test_literal_loops"],
+            ),
             (("tail_enclosure",), ["verified/test_literal_tail_enclosure", "verified/test_tails"]),
             (("steps",), ["verified/test_steps"]),
             (("chain_floors",), ["verified/test_chain_floors"]),
