@@ -467,3 +467,136 @@ def test_each_singular_value_must_be_in_order(asked):
     operator_interval(Ds, 2, good[0], good[1], np.array([1.5, math.inf]))
     assert np.isfinite(asked["tables"][0][0]).all()
     assert not module.THEOREM.smooth
+
+
+# --- branch and bound ----------------------------------------------------------------------------------------------
+
+
+class Valley:
+    """A toy program: a box has the least of `s + Σ (log η_l − centre)²` on it; what it is asked is kept."""
+
+    def __init__(self, centre, share=1.0):
+        self.centre, self.share, self.boxes, self.points, self.pools, self.better = (
+            np.array(centre),
+            share,
+            [],
+            [],
+            [],
+            0.0,
+        )
+
+    def least(self, low, high, s):
+        off = np.maximum(np.maximum(np.log(low) - self.centre[:, None], self.centre[:, None] - np.log(high)), 0.0)
+        return (s + (off**2).sum(axis=0)) * np.where((low == high).all(axis=0), 1.0, self.share)
+
+    def measure(self, low, high, caps, at, data, values):
+        _, s, _, pool = data
+        (self.points if (low == high).all() else self.boxes).append((low.copy(), high.copy(), at.copy()))
+        self.pools.append(pool.copy())
+        caps[:] = high
+        values[:] = self.least(low, high, s[at])
+
+    def improve(self, high, caps, q, s, thetas):
+        thetas[:] = 10.0 + len(self.points)
+        return self.better * float(self.least(high[:, None], high[:, None], s)[0])
+
+    def search(self, rows, s, group):
+        run = program.Programs(self.measure, self.improve)
+        return search.least(rows, np.array(s), np.array(group), run)
+
+
+def columns(*ends):
+    """Columns of numbers with boxes between these ends; of odd columns the second interval is the higher."""
+    rows = np.zeros((len(ends), 17, len(ends[0][0])))
+    for i, (low, high) in enumerate(ends):
+        rows[i, LEAST + i % 2], rows[i, LEAST + 1 - i % 2], rows[i, MOST] = low, np.array(low) / 2, high
+    return rows
+
+
+def test_the_first_boxes_are_the_intervals_widened(monkeypatch):
+    monkeypatch.setattr(search, "ROUNDING", COARSE)
+    valley = Valley([0.0, 0.0])
+    valley.search(columns(([0.5, 0.25], [2.0, 4.0]), ([0.5, 1.0], [3.0, 0.75])), [1.0, 1.5], [0, 1])
+    low, high, at = valley.boxes[0]
+    np.testing.assert_allclose(low.T, np.array([[0.5, 0.25], [0.5, 1.0]]) * (1 - COARSE), rtol=1e-15)
+    # An interval that is empty by rounding is a point.
+    np.testing.assert_allclose(high.T, np.array([[2.0, 4.0], [3.0, 1.0 - COARSE]]) * (1 + COARSE), rtol=1e-15)
+    assert at.tolist() == [0, 1]
+
+
+def test_the_least_value_is_found_from_below_within_its_tolerance():
+    """A column of a problem that is higher counts for nothing."""
+    valley = Valley([0.3, -0.2])
+    found = valley.search(columns(*[([0.1, 0.2], [5.0, 4.0])] * 3), [2.0, 1.0, 3.0], [1, 1, 0])
+    assert np.all(found <= [3.0, 1.0]) and np.all(found >= np.array([3.0, 1.0]) * 0.9899)
+    # Each box is halved along its longest side, in logarithms.
+    (lows, highs, _), (low, high, at) = valley.boxes[:2]
+    assert set(at) == {1, 2}
+    for c in (1, 2):
+        mine = np.flatnonzero(at == c)
+        k = int(np.argmax(np.log(highs[:, c] / lows[:, c])))
+        middle = math.sqrt(lows[k, c] * highs[k, c])
+        assert sorted(low[k, mine]) == near([lows[k, c], middle])
+        assert sorted(high[k, mine]) == near([middle, highs[k, c]])
+        assert low[1 - k, mine] == near([lows[1 - k, c]] * 2) and high[1 - k, mine] == near([highs[1 - k, c]] * 2)
+    # Points are the upper corners and the middles.
+    low, high, at = valley.points[0]
+    assert at.tolist() == [2, 1, 0, 2, 1, 0] or at.tolist() == [2, 0, 1, 2, 0, 1] or len(at) == 6
+    for i, c in enumerate(at):
+        literal = highs[:, c] if i < 3 else np.sqrt(lows[:, c] * highs[:, c])
+        assert low[:, i] == near(literal.tolist()) and high[:, i] == near(literal.tolist())
+
+
+def test_a_box_is_closed_at_a_hundredth_below_the_best_point():
+    for share, rounds in ((0.989, 2), (0.991, 1)):
+        valley = Valley([0.0], share)
+        valley.search(columns(([1.0], [1.0 + 1e-9])), [1.0], [0])
+        assert (len(valley.boxes) > 1) == (rounds > 1)
+
+
+def test_the_result_is_lowered_and_without_boxes_it_is_0(monkeypatch):
+    monkeypatch.setattr(search, "SHAVED", COARSE)
+    valley = Valley([0.0])
+    valley.least = lambda low, high, s: np.where(s > 2, np.inf, s + 0 * low[0])
+    found = valley.search(columns(*[([0.5], [2.0])] * 3), [1.5, 3.0, 2.0], [0, 1, 0])
+    assert found.tolist() == [1.5 * (1 - COARSE), 0.0]
+    assert len(valley.boxes) == 1  # every box is as low as its points
+
+
+@pytest.mark.parametrize(("count", "limit"), [(1, 50), (3, 100), (6, 120)])
+def test_boxes_are_split_in_rounds_until_there_are_enough(monkeypatch, count, limit):
+    for name, value in (("MOST_BOXES", 50), ("SHARE", 20), ("TOGETHER", 8), ("FEWEST", 3), ("POINTS", 2)):
+        monkeypatch.setattr(search, name, value)
+    valley = Valley([0.0], 0.5)  # no box is ever closed
+    found = valley.search(columns(*[([0.5], [2.0])] * count), [1.0] * count, [*range(count)])
+    assert found == near([0.5] * count, 1e-9)
+    most, seen, rounds, opened = max(8 // count, 3), count, [], 1
+    while seen <= limit:
+        rounds.append(2 * min(opened, most) * count)
+        seen, opened = seen + rounds[-1], opened + min(opened, most)
+    assert [len(at) for _, _, at in valley.boxes] == [count, *rounds]
+    assert [len(at) for _, _, at in valley.points] == [2 * count, *[4 * count] * len(rounds)]
+    # The lowest boxes go first; the others reach 0.74.
+    low, high, at = valley.boxes[-1]
+    assert valley.least(low, high, np.ones(len(at))).max() < 0.56
+
+
+def test_better_choices_of_theta_are_kept_in_turn(monkeypatch):
+    for name, value in (("MOST_BOXES", 300), ("TOGETHER", 4), ("FEWEST", 1), ("CHOICES", 4)):
+        monkeypatch.setattr(search, name, value)
+    valley = Valley([0.0], 0.5)
+    valley.better = 1.002
+    found = valley.search(columns(([0.5], [2.0])), [1.0], [0])
+    assert found == near([0.5], 1e-9)
+    # Each round finds one, at its own number; the first place keeps 1.
+    assert np.all(valley.pools[0] == 1.0)
+    for k in range(1, 9):
+        pool = valley.pools[2 * k]
+        slots = [max((n for n in range(1, k + 1) if (n - 1) % 3 == place), default=None) for place in range(3)]
+        assert pool[0, :, 0].tolist() == [1.0, *(1.0 if n is None else 10.0 + n for n in slots)]
+    # What is hardly better is not kept.
+    for better, kept in ((1.0005, False), (1.0015, True)):
+        valley = Valley([0.0], 0.5)
+        valley.better = better
+        valley.search(columns(([0.5], [2.0])), [1.0], [0])
+        assert bool(np.any(valley.pools[-1] != 1.0)) == kept

@@ -19,9 +19,8 @@ TARGETS = {
     "bounds.ceilings": ["bounds/test_ceilings", "bounds/test_literal"],
     **{
         f"bounds.{name}": ["bounds/test_literal_program"]
-        for name in ("operator_interval", "_interval_numbers", "_interval_program")
+        for name in ("operator_interval", "_interval_numbers", "_interval_program", "_interval_search")
     },
-    "bounds._interval_search": ["bounds/test_literal_interval"],
     "bounds.optimum": ["bounds/test_literal_optimum", "bounds/test_optimum"],
     "bounds._weight_search": ["bounds/test_literal_search", "bounds/test_optimum"],
     **{
