@@ -58,6 +58,8 @@ def pytest_runtestloop(session):
     left = {tuple(pair) for pair in json.loads(Path(config.getoption("--mutants-leave")).read_text(encoding="utf-8"))}
     chosen = [m for m in list(mutants(tree))[::every] if (m.function, m.text) not in left]
     reached = _baseline(session.items, str(source))
+    live = _live(module.__file__)
+    gc.freeze()  # what is there already is not collected in a child, whose pages it would copy
     results, waiting = [], list(enumerate(chosen))[::-1]
     running: dict[int, int] = {}
     while waiting or running:
@@ -70,7 +72,7 @@ def pytest_runtestloop(session):
             sys.stdout.flush()
             pid = os.fork()
             if pid == 0:
-                _child(mutant, items, tree, module, [reached[i.nodeid][0] for i in items])
+                _child(mutant, items, tree, module, live, [reached[i.nodeid][0] for i in items])
             running[pid] = k
         if running:
             pid, status = os.wait()
@@ -130,14 +132,14 @@ def _reaching(mutant: Mutant, items, reached) -> list:
     return sorted(hit, key=lambda item: reached[item.nodeid][0])
 
 
-def _child(mutant: Mutant, items, tree, module, seconds: list[float]) -> None:
+def _child(mutant: Mutant, items, tree, module, live: dict, seconds: list[float]) -> None:
     """Make the error, run the tests, and end the process with what came of it."""
     signal.setitimer(signal.ITIMER_REAL, WALL + 100 * sum(seconds))
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
     try:
-        if not _install(mutant, tree, module):
+        if not _install(mutant, tree, module, live):
             os._exit(BROKEN)
     except BaseException:
         os._exit(BROKEN if mutant.outer is not None else SEEN)  # a module that cannot be imported is seen
@@ -154,8 +156,7 @@ def _child(mutant: Mutant, items, tree, module, seconds: list[float]) -> None:
     os._exit(code)
 
 
-def _install(mutant: Mutant, tree, module) -> bool:
-    live = _live(module.__file__) if mutant.outer is not None else {}
+def _install(mutant: Mutant, tree, module, live: dict) -> bool:
     before = _codes(compile(tree, module.__file__, "exec"))
     mutant.make()
     if mutant.outer is None:
