@@ -216,21 +216,6 @@ def test_which_way_each_number_is_rounded():
         assert (q[row] > 1 / np.array(value)).all()
 
 
-def test_one_row_has_no_rest():
-    rows, _, _ = numbers.table(
-        np.array([0.5, 0.1]),
-        np.array([0.2, -0.3]),
-        np.array([[0.2, -0.3]]),
-        np.array([0.5]),
-        np.array([math.inf]),
-        np.array([0.5]),
-    )
-    q = rows[0]
-    assert (q[program.SPREAD] == 0).all() and (q[program.X_REST] == q[program.X_MOST]).all()
-    assert (q[program.Y_REST] == q[program.Y_MOST]).all() and (q[program.REST] == 1e250).all()
-    assert (q[program.MIRRORED_REST] == 0).all()
-
-
 @pytest.mark.parametrize("depth", [2, 3, 5])
 @pytest.mark.parametrize("unknown", [False, True])
 def test_the_ratio_of_two_chains_between_the_nodes(depth, unknown):
@@ -267,20 +252,6 @@ def test_the_curvature_of_the_ratio():
             move[j] = 1e-4 * t.min()
             change = (slope(d + move) - slope(d - move)) / (2 * move[j])
             assert (np.abs(change) <= 1.25 / t.min() * 1.01).all()
-
-
-def test_the_leak_of_wide_layers():
-    """The rows of `cells`, from the two least eigenvalues of each imbalance."""
-    D1, D2 = (Spectrum(np.array(x), np.array(x) + 0.1) for x in ([2.0, 1.0, -0.5], [1.0, 0.3, -0.2, -0.4]))
-    rows = numbers.cells([D1, D2], (2, 3, 4, 2), 2)
-    edges = np.linspace(0, 0.5, numbers.CELLS + 1)
-    assert len(rows) == numbers.CELLS
-    for row, low, high in zip(rows, edges[:-1], edges[1:], strict=True):
-        # h_1 − n = 1 leaks once; D_2 has the least pair −0.2 and −0.4.
-        assert row == pytest.approx([max(-0.5, 0.5 + low), max(-0.4 - high, -0.6 - high)], rel=1e-12)
-    assert numbers.cells([D1, D2], (3, 3, 4, 3), 3).tolist() == [[-0.5, max(-0.4, -0.6)]]  # h_1 = n: no leak
-    deep = numbers.cells([D1, D1, D1], (2, 3, 3, 3, 2), 2)
-    assert deep.tolist() == [pytest.approx([0.5, max(-0.5 - 0.5, 0.5 - 0.5), max(-0.5 - 1.0, 0.5 - 1.0)])]
 
 
 @settings(max_examples=60)

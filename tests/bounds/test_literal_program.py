@@ -317,12 +317,12 @@ def test_every_number_of_a_column_with_coarse_allowances(monkeypatch, depth, kno
     assert first.tolist() == [0.6, 0.7] and last.tolist() == top.tolist()
 
 
-def literal_ratio(a, b, first, last, shaved):
+def literal_ratio(a, b, first, last, count, far=1e-3):
     """Three parabolas between each two nodes, their second derivative by the least square of the chains between."""
     L, known = len(a) + 1, math.isfinite(last)
     size = np.abs(a).sum() + np.abs(b).sum()
-    end = last if known else max(10 * first, (1e6 * size) ** (L / 2))
-    places = [math.expm1(3 * i / 24) / math.expm1(3) * 2 * math.log(end / first) for i in range(25)]
+    end = last if known else max(10 * first, (far * size) ** (L / 2))
+    places = [math.expm1(3 * i / count) / math.expm1(3) * 2 * math.log(end / first) for i in range(count + 1)]
     nodes = []
     for tau in places:
         t, u = (np.array([float(x) for x in chain(d, first * math.exp(tau / 2))]) for d in (a, b))
@@ -346,27 +346,82 @@ def literal_ratio(a, b, first, last, shaved):
         )
     top = np.max(tops, axis=0)
     if not known:
-        top = np.maximum(top, L / 4 * total / nodes[-1][3])
-    return np.expm1(np.maximum(top, 0.0) * (1 + 1e-9) + 4 * shaved)
+        top = np.maximum(top, L / 4 * total / nodes[-1][3] if nodes[-1][3] > 0 else math.inf)
+    return np.expm1(np.maximum(top, 0.0) * (1 + 1e-9) + 4 * 2.0**-10)
 
 
 @pytest.mark.parametrize("depth", [2, 3, 4])
 @pytest.mark.parametrize("known", [True, False])
-def test_the_ratio_of_two_chains_by_its_parabolas(monkeypatch, depth, known):
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_the_ratio_of_two_chains_by_its_parabolas(monkeypatch, depth, known, nodes):
+    """With few nodes each parabola counts; their number and how they are placed is another test."""
     monkeypatch.setattr(numbers, "SHAVED", 2.0**-10)
+    monkeypatch.setattr(numbers, "NODES", nodes)
+    monkeypatch.setattr(numbers, "FAR", 1e-3)
     rng = np.random.default_rng(depth)
-    b = rng.normal(size=(2, depth - 1))
-    a = b.max(axis=0) + rng.exponential(size=depth - 1) * rng.choice([0.01, 0.3, 2.0])
-    firsts = np.array([0.02, 0.9, 30.0])
-    lasts = np.array([0.4, 0.95, 1e4]) if known else np.full(3, math.inf)
-    found = numbers.ratio(a, b, firsts, lasts)
-    assert found.shape == (2, 3, depth - 1)
-    # An unknown end depends on the size of both.
-    size = np.abs(b).sum(axis=1)
-    for i, k in itertools.product(range(2), range(3)):
-        if known or size[i] == size.max():
-            literal = literal_ratio(a, b[i], float(firsts[k]), float(lasts[k]), 2.0**-10)
-            np.testing.assert_allclose(found[i, k], literal, rtol=1e-9)
+    for apart in (1e-3, 0.05, 1.0):
+        b = rng.normal(size=(2, depth - 1))
+        a = b.max(axis=0) + rng.exponential(size=depth - 1) * apart
+        firsts = np.array([0.02, 0.2, 0.9, 30.0])
+        lasts = np.array([0.4, 40.0, 0.95, 1e4]) if known else np.full(4, math.inf)
+        found = numbers.ratio(a, b, firsts, lasts)
+        assert found.shape == (2, 4, depth - 1)
+        # An unknown end depends on the size of both.
+        size = np.abs(b).sum(axis=1)
+        for i, k in itertools.product(range(2), range(4)):
+            if known or size[i] == size.max():
+                literal = literal_ratio(a, b[i], float(firsts[k]), float(lasts[k]), nodes)
+                np.testing.assert_allclose(found[i, k], literal, rtol=1e-9)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_nodes_of_a_ratio(monkeypatch, known):
+    monkeypatch.setattr(numbers, "SHAVED", 2.0**-10)
+    for a, b in np.array([[[0.7, -0.2], [0.3, -0.9]], [[2.0, 1.0], [-1.0, 1.0]]]):
+        for first in (0.1, 1.0):
+            last = 5.0 if known else math.inf
+            found = numbers.ratio(a, b[None], np.array([first]), np.array([last]))[0, 0]
+            np.testing.assert_allclose(found, literal_ratio(a, b, first, last, 24, 1e6), rtol=1e-9)
+
+
+def test_past_the_last_node_the_ratio_is_bounded_by_all_imbalances(monkeypatch):
+    """Five layers that differ at the far end: the first changes by a fifth, and the bound past all nodes by more."""
+    monkeypatch.setattr(numbers, "SHAVED", 0.0)
+    a, b = np.array([0.0, 0.0, 0.0, 2.0]), np.array([0.0, 0.0, 0.0, 1.0])
+    found = numbers.ratio(a, b[None], np.array([1e20]), np.array([math.inf]))[0, 0]
+    u = np.array([float(x) for x in chain(b, 1e21)])
+    t = np.array([float(x) for x in chain(a, 1e21)])
+    least = np.maximum(u - [0, 0, 0, 0, 1], t - [1, 1, 1, 1, 0]).min()
+    assert found[0] == near(5 / 4 * 1.0 / least, 1e-6)  # the ratio itself is small, and 1 + 1e-9 is there
+
+
+def test_the_leak_of_wide_layers():
+    """The rows of `cells`, from the two least eigenvalues of each imbalance."""
+    D1, D2 = (Spectrum(np.array(x), np.array(x) + 0.1) for x in ([2.0, 1.0, -0.5], [1.0, 0.3, -0.2, -0.4]))
+    rows = numbers.cells([D1, D2], (2, 3, 4, 2), 2)
+    edges = np.linspace(0, 0.5, numbers.CELLS + 1)
+    assert len(rows) == numbers.CELLS == 8
+    for row, low, high in zip(rows, edges[:-1], edges[1:], strict=True):
+        # h_1 − n = 1 leaks once; D_2 has the least pair −0.2 and −0.4.
+        assert row == pytest.approx([max(-0.5, 0.5 + low), max(-0.4 - high, -0.6 - high)], rel=1e-12)
+    assert numbers.cells([D1, D2], (3, 3, 4, 3), 3).tolist() == [[-0.5, max(-0.4, -0.6)]]  # h_1 = n: no leak
+    deep = numbers.cells([D1, D1, D1], (2, 3, 3, 3, 2), 2)
+    assert deep.tolist() == [pytest.approx([0.5, max(-0.5 - 0.5, 0.5 - 0.5), max(-0.5 - 1.0, 0.5 - 1.0)])]
+
+
+def test_one_row_has_no_rest():
+    rows, _, _ = numbers.table(
+        np.array([0.5, 0.1]),
+        np.array([0.2, -0.3]),
+        np.array([[0.2, -0.3]]),
+        np.array([0.5]),
+        np.array([math.inf]),
+        np.array([0.5]),
+    )
+    q = rows[0]
+    assert (q[program.SPREAD] == 0).all() and (q[program.X_REST] == q[program.X_MOST]).all()
+    assert (q[program.Y_REST] == q[program.Y_MOST]).all() and (q[program.REST] == 1e250).all()
+    assert (q[program.MIRRORED_REST] == 0).all()
 
 
 # --- the joint program ---------------------------------------------------------------------------------------------

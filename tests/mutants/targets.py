@@ -31,7 +31,7 @@ TARGETS = {
     },
     "certificates.step_bounds": ["certificates/test_literal_levels", *CERTIFICATES],
     "certificates.least_norm": ["certificates/test_least_norm"],
-    "certificates.tail_descent": ["certificates/test_tail_descent"],
+    "certificates.tail_descent": ["certificates/test_literal_tail_descent"],
     "certificates.caps": ["certificates/test_caps"],
     "certificates.certificate": ["certificates/test_literal_certificate"],
     "certificates.setting": ["certificates/test_reasons", *CERTIFICATES, "certificates/test_literal_prior"],
