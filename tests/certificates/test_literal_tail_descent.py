@@ -44,6 +44,7 @@ def test_a_number_of_steps_is_rounded_up(coarse):
     for t, n in ((2.0, 5.0), (1.95, 4.0), (1.98, 5.0), (0.1, 1.0), (0.0, 1.0)):
         assert steps_of(Tail(1.0), 1.0, 1.0, 1 / (1 + t), 0.5) == n
     assert steps_of(Tail(1.0), 1.0, 1.0, 1 / 2.94, 0.5) == 4.0  # 3.94 with the rounding
+    assert steps_of(Tail(1.0), 1.0, 1.0, 1 / 32.5, 0.5) == 64.0  # 63.98
 
 
 def test_counts_beyond_float64_are_lowered_and_raised(coarse, monkeypatch):
@@ -60,6 +61,7 @@ def test_counts_beyond_float64_are_lowered_and_raised(coarse, monkeypatch):
     assert curve.steps(1 / 2.25) == 3 and curve.steps(1 / 4.25) == 7
     assert curve.steps(1 / 4.95) == math.ceil(9 * (1 + 8 * EPS)) == 10  # 8.03 is 9
     assert curve.steps(1 / 4.75) == math.ceil(8 * (1 + 8 * EPS)) == 9
+    assert curve.steps(1 / 32.5) == 66  # 64 (1 + 8ε)
     assert isinstance(curve.steps(1 / 4.75), int) and isinstance(curve.steps(1 / 2.25), int)
     monkeypatch.setattr(tail_descent, "COUNTED", 19)
     # 18 · (1 + 4ε) is 19: the second level is just not counted; with 20 it is.
@@ -125,9 +127,12 @@ def test_levels_are_fine_first_and_reach_far(depth, size, rng):
 
 @pytest.mark.parametrize("depth", [2, 3, 4])
 @pytest.mark.parametrize("loss", [lf.ExponentialLoss, lf.LogisticLoss])
-def test_caps_on_the_curvature_cell_by_cell(coarse, depth, loss, rng):
+@pytest.mark.parametrize("size", [1.0, 30.0])
+def test_caps_on_the_curvature_cell_by_cell(coarse, depth, loss, size, rng):
+    """With a last layer that is far larger the sum of the products is below that of equal layers."""
     f, c, q, alpha = loss(X, Y), 0.7, 0.4, 0.3
-    bounds = of(f, start(rng, depth), c)
+    weights = start(rng, depth)
+    bounds = of(f, [weights[0] / size, *weights[1:-1], size * weights[-1]], c)
     levels, norms = bounds.levels, np.array([np.linalg.norm(W, 2) for W in bounds.setting.network.weights])
     reach = bounds.tail.path(float(levels[0]), levels) * COARSE / (q * math.sqrt(alpha))
     greatest, bent = [], []
@@ -262,12 +267,12 @@ def test_reasons_at_their_limits():
         bounds = of(f, weights)
         if levels is not None:
             bounds.__dict__["levels"] = np.array(levels)
-        bounds.__dict__["_path"] = np.array([0.0, 1.0 if path is None else path])
+        bounds.__dict__["_path"] = np.array([0.0, 1.0, 1.0 if path is None else path])
         return bounds.why
 
     good = [2 * np.eye(2), np.ones((2, 1))]
-    assert why(good) == why(good, [1.0, 1.1e-300]) == ""
-    assert "out of reach" in why(good, [1.0, 0.9e-300]) and "out of reach" in why(good, path=math.inf)
+    assert why(good) == why(good, [1.0, 1e-9, 1.1e-300]) == ""
+    assert "out of reach" in why(good, [1.0, 1e-9, 0.9e-300]) and "out of reach" in why(good, path=math.inf)
     assert of(f, [0.5 * W for W in good]).alpha(0.0) < 1 and why([0.5 * W for W in good]) == ""
     nothing = lf.Objective(
         lambda W: 0.0, lambda W: 0 * W, shape=(2, 1), minimum=0.0, tail_constant=1.0, smoothness=1.0

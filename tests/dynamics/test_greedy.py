@@ -164,3 +164,8 @@ def test_what_is_refused():
         lf.greedy_low_rank(lf.MatrixFactorization(np.zeros((2, 2))))
     with pytest.raises(ValueError, match="size"):
         lf.greedy_low_rank(f, size=2.0)
+
+
+def test_it_ends_where_the_slope_is_small_beside_the_first():
+    found = lf.greedy_low_rank(lf.MatrixFactorization(np.diag([4.0, 0.3])), rest=0.1, until=1e-3)
+    assert len(found.phases) == 1 and found.slope == pytest.approx(0.3, rel=1e-3)

@@ -120,3 +120,16 @@ def test_the_limit_of_two_layers_minimises_a_hyperbolic_entropy(data, alpha):
     P = np.linalg.pinv(X) @ X
     # The condition holds all along the flow; the run's relative tolerance of a step is 1e-8.
     np.testing.assert_allclose(P @ slope, slope, rtol=0, atol=1e-5)
+
+
+def test_the_rank_allows_for_the_longer_side():
+    """Of 1000 samples, a singular value of 100ε of the largest is rounding."""
+    X, y = np.zeros((1000, 2)), np.zeros(1000)
+    X[0, 0], X[1, 1], y[0], y[1] = 1.0, 100 * np.finfo(float).eps, 1.0, 1.0
+    f = lf.DiagonalRegression(X, y)
+    assert f.coefficients(f.minimizer).tolist() == [1.0, 0.0] and f.pl_constant == pytest.approx(4.0, rel=1e-12)
+
+
+def test_sizes_are_one_row():
+    with pytest.raises(ValueError, match="one number, or 2 numbers are needed"):
+        lf.DiagonalRegression(np.eye(1), [1.0]).start(2, [[1.0, 2.0]])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import linflow as lf
+from linflow.model import tails
 from linflow.model.tails import UP, LogisticTail, Tail
 
 
@@ -46,6 +47,33 @@ def test_the_logistic_gap_satisfies_its_equation():
         assert F(after) == near(F(gap0) - 2 * 2.25 * t, rel=1e-12)
     assert tail.constant_on(4.0) == near(1.5 * (1 - math.exp(-4)) / 4) and tail.constant_on(0.0) == 1.5
     assert tail.constant_on(1e-300) == near(1.5)
+
+
+def test_starts_and_times_at_the_ends_of_float64():
+    assert Tail(1.0).time(0.0, 0.5, 1.0) == 0.0 and Tail(1.0).time(4.0, 4.0, 0.0) == 0.0
+    assert Tail(1.0).gap(4.0, 0.5, 2.0) == near(1 / 1.25)  # αγ²t = 1
+    assert LogisticTail(1.0).gap(0.0, 3.0, 2.0) == 0.0
+    # αγ²t = 1e310: the gap is 1e-310, and never 0.
+    assert Tail(1.0).gap(1.0, 1e308, 100.0) >= 1e-310
+
+
+def test_paths_are_integrals_of_the_inverse_slope():
+    gaps = np.array([4.0, 0.5, 1e-3])
+    np.testing.assert_allclose(Tail(1.5).path(4.0, gaps), np.log(4.0 / gaps) / 1.5, rtol=1e-14, atol=1e-15)
+    literal = [(math.log(math.expm1(4.0)) - math.log(math.expm1(x))) / 1.5 for x in gaps]
+    np.testing.assert_allclose(LogisticTail(1.5).path(4.0, gaps), literal, rtol=1e-13, atol=1e-15)
+
+
+def test_the_logistic_time_is_shortened_by_its_rounding(monkeypatch):
+    monkeypatch.setattr(tails, "EPS", 2.0**-8)
+    for gap0, s in ((4.0, 3.0), (0.2, 5.0), (4.0, 60.0), (0.05, 0.5)):
+        v0 = 1 / math.expm1(gap0)
+        z = s + v0 + math.log(v0) - 4 * 2.0**-8 * (s + v0 + abs(math.log(v0)))
+        low, high = 1e-12, 1e6
+        for _ in range(200):
+            middle = math.sqrt(low * high)
+            low, high = (middle, high) if middle + math.log(middle) < z else (low, middle)
+        assert LogisticTail(1.0).gap(gap0, s, 1.0) == near(min(math.log1p(1 / low), gap0), rel=1e-12)
 
 
 def test_results_are_rounded_up():

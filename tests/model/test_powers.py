@@ -160,3 +160,24 @@ def test_what_is_refused(rng, monkeypatch):
     monkeypatch.setattr(powers, "_dual", lambda *args: 0.0)
     with pytest.raises(ValueError, match="could not be computed"):
         lf.LpRegression(X, Y, 4)
+
+
+def test_the_rank_allows_for_the_longer_side():
+    X = np.zeros((1000, 2))
+    X[0, 0], X[1, 1] = 1.0, 100 * np.finfo(float).eps
+    assert lf.LpRegression(X, np.ones((1000, 1)), 2).rank == 1
+
+
+def test_growth_counts_every_entry():
+    f = lf.LpRegression(np.diag([3.0, 2.0]), np.ones((2, 3)), 4)  # Nm = 6, σ = 2
+    assert f.growth == near(2.0**-2 * 6.0**-1 * 2.0**4)
+    assert f.smoothness_below(0.0) == 0.0  # the data fit
+
+
+def test_data_fit_to_rounding(monkeypatch):
+    """To 16ε of the longer side and of ‖X‖‖w‖ + ‖y‖: 0.1875 with an ε of 2⁻¹⁰, two samples and w = 3."""
+    monkeypatch.setattr(powers, "EPS", 2.0**-10)
+    X = np.array([[1.0], [0.0]])
+    for off, fits in ((0.18, True), (0.19, False)):
+        value, w = powers._minimised(X, np.array([3.0, off]), np.array([3.0]), 4.0)
+        assert (value == 0.0) == fits and w == pytest.approx([3.0])

@@ -82,9 +82,10 @@ def ratio(upper: np.ndarray, lower: np.ndarray, first: np.ndarray, last: np.ndar
     bend = np.where(some, np.minimum(CURVATURE, 1.25 * total / safe), CURVATURE)[:, :, :-1, None]
     step = np.diff(tau, axis=-1)[..., None]
     curve = bend * step**2 / 2
-    left = np.maximum(f[:, :, :-1], f[:, :, :-1] + slope[:, :, :-1] * step + curve)
-    right = np.maximum(f[:, :, 1:], f[:, :, 1:] - slope[:, :, 1:] * step + curve)
-    chord = np.maximum(f[:, :, :-1], f[:, :, 1:]) + curve / 4
+    before, after = f[:, :, :-1], f[:, :, 1:]
+    left = np.maximum(before, before + slope[:, :, :-1] * step + curve)
+    right = np.maximum(after, after - slope[:, :, 1:] * step + curve)
+    chord = np.maximum(before, after) + curve / 4
     top = np.minimum(np.minimum(left, right), chord).max(axis=2)
     beyond = np.where(some[..., -1], L / 4 * total[..., 0] / safe[..., -1], np.inf)[..., None]
     top = np.where(known[:, None], top, np.maximum(top, beyond))
@@ -101,14 +102,14 @@ def cells(Ds: Sequence[Spectrum], widths: Sequence[int], n: int) -> np.ndarray:
     edges = most * np.arange(count + 1) / count
     rows = []
     for i in range(count):
-        before, row = (0.0, 0.0), []
+        leak, row = 0.0, []
         for l in range(len(Ds)):
-            low, high = (edges[i], edges[i + 1]) if l == 0 else (0.0, max(before[1] - least[l], 0.0))
+            low, high = (edges[i], edges[i + 1]) if l == 0 else (0.0, max(leak - least[l], 0.0))
             if Ds[l].size == n:
                 low = high = 0.0
-            lost = min(2, widths[l] - n) * before[1]
-            row.append(max(least[l] - before[1], pairs[l] - lost + low))
-            before = (low, high)
+            lost = min(2, widths[l] - n) * leak
+            row.append(max(least[l] - leak, pairs[l] - lost + low))
+            leak = high
         rows.append(row)
     return np.array(rows)
 

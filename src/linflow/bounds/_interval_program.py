@@ -34,7 +34,8 @@ def phi(d: Any, a: Any, b: Any) -> Any:
     """Return `Φ_d(a, b)`: the positive root x of `x²/a − dx = b`."""
     half = 0.5 * d * a
     root = np.sqrt(half * half + a * b)
-    return pick(half >= 0, half + root, a * b / pick(half >= 0, 1.0, root - half))
+    rising = half >= 0
+    return pick(rising, half + root, a * b / pick(rising, 1.0, root - half))
 
 
 def visited(step: int, D: int) -> int:
@@ -61,7 +62,7 @@ def shrink(low: Any, high: Any, caps: Any, q: Any, s: Any) -> Any:
             least = q[LEAST + i, l]
             above = np.maximum(eta - least, 0.0)
             width = q[MOST, l] - least
-            share = np.minimum(np.maximum((q[MOST, l] - eta) / pick(width > 0, width, 1.0), 0.0), 1.0)
+            share = np.maximum((q[MOST, l] - eta) / pick(width > 0, width, 1.0), 0.0)
             reach = np.maximum(reach, least + above / (1 + q[SPREAD + i, l] * share))  # (B)
             if l == 0:
                 after = high[1] if D > 1 else s
@@ -96,8 +97,8 @@ def last_cap(eta: Any, before: Any, b: Any, least: Any, rest: Any, s: Any) -> An
     slope = 2 * q + b + pick(known, rest, 0.0)
     constant = np.maximum(before - q * q - b * q + CANCELLED * (before + q * q + abs(b) * q), 0.0)
     root = np.sqrt(slope * slope + 4 * (1 + w) * constant)
-    safe = pick(slope > 0, slope + root, 1.0)
-    y = pick(slope > 0, 2 * constant / safe, (root - slope) / (2 * (1 + w)))
+    rising = slope > 0
+    y = pick(rising, 2 * constant / pick(rising, slope + root, 1.0), (root - slope) / (2 * (1 + w)))
     return (q + y) * (1 + ROUNDING)
 
 
@@ -145,8 +146,7 @@ def improved(high: Any, caps: Any, q: Any, s: float, thetas: Any) -> float:
     concave function of A. Frank and Wolfe's method climbs a soft minimum that hardens, in the X and the Y by turns.
     """
     D = len(high)
-    k, a, b = np.empty(2 * D), np.empty(2 * D), np.empty(2 * D)
-    tried = np.ones(2 * D)
+    k, a, b, tried = np.empty_like(thetas), np.empty_like(thetas), np.empty_like(thetas), np.ones_like(thetas)
     for l in range(D):
         k[l] = share(caps[l] / s, q[X_LEAST, l], q[X_MOST, l])
         k[D + l] = share(high[l] / s, q[Y_LEAST, l], q[Y_MOST, l])

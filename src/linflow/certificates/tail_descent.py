@@ -51,7 +51,7 @@ class TailStepCurve(StepCurve):
     def of(cls, tail: Tail, alpha: float, levels: np.ndarray, spans: np.ndarray, step_size: float) -> TailStepCurve:
         """Return the curve with τ = `spans[k]` once the gap is at most `levels[k]`."""
         first = u = float(levels[0])
-        rows, count, k = [], 0.0, 0
+        rows, count = [], 0.0
         while True:
             k = int(np.searchsorted(-levels, -u, side="right")) - 1
             rows.append((count, u, float(spans[k])))

@@ -63,7 +63,7 @@ class LpRegression(Objective):
         X, note_x = checks.matrix(X, "X")
         Y, note_y = checks.matrix(Y, "Y")
         self.p = checks.number(p, "p")
-        if not 2 <= self.p < math.inf:
+        if not self.p >= 2:
             raise ValueError(f"p is {p!r}; a power of 2 or more is needed: below 2 the curvature is infinite at 0.")
         if X.shape[0] != Y.shape[0]:
             raise ValueError(
