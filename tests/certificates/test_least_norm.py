@@ -169,6 +169,13 @@ def test_the_exposure_is_the_smaller_of_two_bounds(rng, monkeypatch):
     assert least_norm._exposure(solved) == (0.0, 1.5, "") and asked[-1] == 0.0
 
 
+def test_the_later_layers_multiply_the_bound(rng, monkeypatch):
+    f, net = problem(rng, 2, 4, 2), lf.Network(lf.init.gaussian((4, 9, 5, 2), 0.4, rng=rng).weights, 0.7)
+    monkeypatch.setattr(least_norm, "_exposure", lambda setting: (0.5, 3.0, ""))
+    a, b = by_hand(f, net)[2:]
+    assert lf.least_norm_distance(f, net).bound == near(0.7 * 3 * (a * math.cosh(0.5) + b * math.sinh(0.5)), 1e-9)
+
+
 def test_rounding_is_added(rng, monkeypatch):
     eps = 2.0**-30  # makes every allowance visible
     monkeypatch.setattr(least_norm, "EPS", eps)
@@ -189,6 +196,9 @@ def test_rounding_is_added(rng, monkeypatch):
         bare = least_norm.Setting(lf.LinearRegression(f.X, np.eye(2, 4)), without)
         assert least_norm._along_the_path(bare, 0.1 * lowered) == near(-math.log1p(-0.1), 1e-14)
     line = lf.LinearRegression(np.array([[1.0, 0.0]]), np.array([[1.0]]))
+    one = lf.Network([np.array([[3.0], [0.25]])], 0.5)
+    noise = 16 * eps * math.sqrt(2) * 0.5 * math.hypot(3.0, 0.25)
+    assert lf.least_norm_distance(line, one).bound == near(0.125 + noise)
     limit = 2 * 16 * eps * math.sqrt(2) * 1.0  # of the two norms of about 1
     for factor, exact in ((0.99, True), (1.01, False)):
         moved = lf.Network([np.array([[1.0, 0.0], [0.0, factor * limit]]), np.array([[1e-30], [1.0]])])
@@ -243,7 +253,7 @@ def test_one_layer_keeps_what_it_does_not_see(rng):
 def test_a_loss_that_sees_all_has_one_minimiser(rng):
     f = problem(rng, 4, 3, 2)
     found = lf.least_norm_distance(f, lf.init.gaussian((3, 5, 2), rng=rng))
-    assert found.exact and found.bound == found.mixing == found.unseen == 0.0 < found.distance
+    assert found.exact and found.bound == found.mixing == found.unseen == found.exposure == 0.0 < found.distance
     Y = rng.standard_normal((3, 2))
     net = lf.init.gaussian((3, 5, 2), rng=rng)
     found = lf.least_norm_distance(lf.MatrixFactorization(Y), net)

@@ -38,9 +38,18 @@ def test_the_constants():
     assert (declared_march.DEGREE, declared_march.PIECES, declared_march.COARSE) == (8, 32, 8)
 
 
+def test_half_of_what_is_declared_and_errors_of_0():
+    constants = {"minimum": 0.0, "smoothness": K, "convex": True, "hessian_lipschitz": H}
+    errors = {"value_error": 0.0, "gradient_error": 0.0}
+    f = lf.Objective(lambda W: 1.0, lambda W: 0.0 * W, shape=(2, 2), pl_constant=0.75, **constants, **errors)
+    given = DeclaredGradient.of(f, np.eye(2), "flow")
+    assert given.least == 0.375 and given._error(0.0, "value_error", np.eye(2)) == 0.0
+
+
 @pytest.mark.parametrize("error", [0.0, 0.25])
-def test_the_loss(problem, error):
-    W = drawn(2, 2)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_loss(problem, error, sign):
+    W = sign * drawn(2, 2)
     value = float(np.sum(np.sin(W)))
     slope = fro(np.cos(W)) + SLOPE * np.abs(W).max() * up
     moved = slope * error * up

@@ -602,3 +602,25 @@ def test_a_tube_must_hold_what_it_was_computed_for(loss, monkeypatch):
     )
     asked.clear()
     assert march._try(TAU, S, series) is None and len(asked) == 8 and "curvature of the loss" in march.trouble
+
+
+def test_operations_behind_a_product_of_stacks():
+    assert smooth.sides([np.zeros((9, 2, 3)), np.zeros((9, 3, 5))]) == 2 + 3 + 3 + 5 + 2
+
+
+def test_what_a_product_moves_is_raised_by_the_rounding_of_the_difference(monkeypatch):
+    """`Π(x + ρ) − Πx (1 − 1e-12)` at ρ = 0."""
+    monkeypatch.setattr(smooth, "UP", 1.0)
+    asked = []
+    tube = object.__new__(smooth.ProductTube)
+    tube.start = tube.layers = [2.0, 3.0]
+    tube.c, tube.depth, tube.state = 0.5, 2, None
+
+    class Problem:
+        def around(self, state, moved):
+            asked.append(moved)
+            return 1.0, 1.0
+
+    tube.problem = Problem()
+    tube.sizes(0.0)
+    assert asked == [pytest.approx(3e-12, rel=1e-3, abs=0)]  # the last digits of 1 − 1e-12
