@@ -11,7 +11,7 @@ from linflow.verified import declared_march
 from linflow.verified.declared import DeclaredGradient
 from linflow.verified.declared_march import DeclaredMarch, DeclaredPath
 from linflow.verified.log_norm import greatest
-from linflow.verified.march import product_error
+from linflow.verified.march import product_error, time_exponent
 from linflow.verified.rounding import spectral
 from linflow.verified.smooth import ProductTube, cross
 from tests.verified.test_literal_path import coarse, drawn, fro, near, tiny, u, up
@@ -32,10 +32,6 @@ def objective():
 @pytest.fixture
 def problem(coarse):
     return DeclaredGradient.of(objective(), np.eye(2), "flow")
-
-
-def test_the_constants():
-    assert (declared_march.DEGREE, declared_march.PIECES, declared_march.COARSE) == (8, 32, 8)
 
 
 def test_half_of_what_is_declared_and_errors_of_0():
@@ -250,3 +246,123 @@ def test_a_step_whose_defect_is_too_large_is_shortened(problem, monkeypatch):
     monkeypatch.setattr(DeclaredPath, "defect", lambda self: (lengths.append(self.s * self.tau) or 1.0, 0.0))
     assert march.advance() is None and march.trouble == "no radius was confirmed, however short the step"
     assert lengths[:4] == [1.0, 0.25, 0.0625, 0.015625] and len(lengths) <= 30
+
+
+# --- the length of a step and its path -----------------------------------------------------------------------------
+
+
+def march_of(problem, **given):
+    return DeclaredMarch(problem, [layer[0] for layer in layers_of(2)], C, **given)
+
+
+def test_the_first_step_is_a_32nd_of_the_time_of_the_weights(problem):
+    march = march_of(problem)
+    gradients = problem.loss_gradient(march.weights, np.zeros(2), C)[2]
+    size, speed = (math.hypot(*(np.linalg.norm(x) for x in of)) for of in (march.weights, gradients))
+    assert march.length == 2.0 ** (time_exponent(size, speed) - 5)
+
+
+def stepped(problem, monkeypatch, parts, confirmed, way=8.0, found=None):
+    """What `_series` and the lengths were, for defects of these parts and steps that are confirmed or not."""
+    march, asked, lengths = march_of(problem, accuracy=1.0), [], []
+    march.length = 3.0
+    series, parts, confirmed = iter(found or [True] * 9), iter(parts), iter(confirmed)
+
+    def ask(self, tau, s):
+        asked.append((tau, s))
+        return layers_of(2) if next(series) else None
+
+    def defect(self):
+        return 3.0 + next(parts) * (march.accuracy * way + tiny), 3.0
+
+    def confirm(self, path, added):
+        lengths.append(march.length)
+        return (path, added) if next(confirmed) else None
+
+    monkeypatch.setattr(DeclaredMarch, "_series", ask)
+    monkeypatch.setattr(DeclaredPath, "way", lambda self: way)
+    monkeypatch.setattr(DeclaredPath, "defect", defect)
+    monkeypatch.setattr(DeclaredMarch, "_confirmed", confirm)
+    assert march.advance() is not None
+    return asked, lengths
+
+
+def test_steps_are_shortened_and_lengthened(problem, monkeypatch):
+    asked, lengths = stepped(problem, monkeypatch, [0.81], [True])
+    assert asked == [(4.0, 0.75)] and lengths == near([3.0])  # the unit is a power of two
+    asked, lengths = stepped(problem, monkeypatch, [2.5, 0.81], [True])
+    after = 3.0 * 0.9 / math.sqrt(2.5)
+    assert asked[0] == (4.0, 0.75) and asked[1] == pytest.approx((2.0, after / 2), rel=1e-5)  # times are rounded
+    assert lengths == pytest.approx([after], rel=1e-5)
+    asked, _ = stepped(problem, monkeypatch, [0.0, 0.0], [False, True])
+    assert asked == [(4.0, 0.75), (2.0, 0.75)]
+    asked, _ = stepped(problem, monkeypatch, [0.0], [True], found=[False, True])
+    assert asked == [(4.0, 0.75), (2.0, 0.75)]
+    _, lengths = stepped(problem, monkeypatch, [0.5], [True], way=0.0)
+    assert lengths == [pytest.approx(3.0 * 0.9 / math.sqrt(0.5), rel=1e-6)]  # 3 + tiny/2 has its last digits
+
+
+def literal_series(problem, weights, tau, s, accuracy):
+    """Sweeps of `k ← −τ × (coefficients of the polynomial through the slopes at eight times)`, until they settle."""
+    times = 0.5 * s * (1 - np.cos(np.pi * np.arange(8) / 7))
+    ks, last = [np.zeros((8, *W.shape)) for W in weights], math.inf
+    for sweep in range(1, 17):
+        at = [
+            W + sum(k[j] * times[:, None, None] ** (j + 1) for j in range(8))
+            for W, k in zip(weights, ks, strict=True)
+        ]
+        slopes = problem.loss_gradient(at, np.zeros((len(weights), 8)), C)[2]
+        new = []
+        for slope in slopes:
+            fitted = np.linalg.solve(times[:, None] ** np.arange(8), slope.reshape(8, -1))
+            new.append(-tau * fitted.reshape(slope.shape) / np.arange(1, 9)[:, None, None])
+        powers = s ** np.arange(8.0)[:, None, None]
+        change = max(float((abs(a - b) * powers).max()) for a, b in zip(new, ks, strict=True))
+        ks, size = new, max(float(abs(k[0]).max()) for k in new)
+        if change <= 0.01 * accuracy * size and change <= last:
+            return ks, sweep
+        last = change
+    return None, 16
+
+
+@pytest.mark.parametrize("scales", [(1.0, 0.05), (0.05, 1.0), (1.0, 1.0)])
+@pytest.mark.parametrize("accuracy", [1e-1, 1e-3, 1e-5])
+def test_sweeps_settle_where_they_change_little(monkeypatch, scales, accuracy):
+    assert (declared_march.DEGREE, declared_march.SWEEPS) == (8, 16)
+    assert (declared_march.PIECES, declared_march.COARSE) == (32, 8)
+    problem = DeclaredGradient.of(objective(), np.eye(2), "flow")
+    weights = [x * layer[0] for x, layer in zip(scales, layers_of(2), strict=True)]
+    tau, s = 0.5, 1.5
+    literal, sweeps = literal_series(problem, weights, tau, s, accuracy)
+    march, calls = DeclaredMarch(problem, weights, C, accuracy=accuracy), []
+    original = DeclaredGradient.loss_gradient
+    monkeypatch.setattr(
+        DeclaredGradient, "loss_gradient", lambda self, *given: calls.append(1) or original(self, *given)
+    )
+    found = march._series(tau, s)
+    assert found is not None and len(calls) == sweeps
+    for k, layer in zip(literal, found, strict=True):
+        np.testing.assert_allclose(layer[1:], k, rtol=1e-9, atol=1e-10)
+
+
+def test_sweeps_that_do_not_settle_or_leave_float64_are_given_up(monkeypatch):
+    march = march_of(DeclaredGradient.of(objective(), np.eye(2), "flow"))
+    shapes, calls, value = [(8, *W.shape) for W in march.weights], [], itertools.count(1.0)
+
+    def slopes(*given):
+        calls.append(1)
+        return None, None, [np.full(shape, next(value)) for shape in shapes], None
+
+    monkeypatch.setattr(DeclaredGradient, "loss_gradient", slopes)
+    assert march._series(0.5, 1.0) is None and len(calls) == 16
+    for wrong in range(2):
+
+        def partly(*given, wrong=wrong):
+            calls.append(1)
+            found = [np.ones(shape) for shape in shapes]
+            found[wrong][:, 0, 0] = math.nan
+            return None, None, found, None
+
+        calls.clear()
+        monkeypatch.setattr(DeclaredGradient, "loss_gradient", partly)
+        assert march._series(0.5, 1.0) is None and len(calls) == 1
