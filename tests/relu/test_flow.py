@@ -8,6 +8,7 @@ import pytest
 import linflow as lf
 from linflow import relu
 from linflow.relu.pieces import OFF, ON, SLIDING, Field, Pattern
+from linflow.relu.problem import Regression
 from tests.reference import relu as reference
 from tests.relu.starts import drawn
 
@@ -79,7 +80,7 @@ def test_sliding_slopes_balance_and_stay_within_the_interval():
     run = relu.gradient_flow(X, Y, net, t_max=0.3)
     t = next(f.t for f in run.flips if f.after == "sliding") + 0.01
     now = run.network_at(t)
-    field = Field(X, Y, 0.0, 1)
+    field = Field(Regression(X, Y), net)
     y = field.vector(now.U, now.V)
     pattern = Pattern(np.array([[SLIDING], [ON]]), 0.0)
     a = field.sliding_slopes(y, pattern)[2]
@@ -98,7 +99,7 @@ def test_the_rate_is_the_slope_of_the_loss_on_every_piece():
         now = run.network_at(t)
         slope = math.log(run.gap_at(t - h) / run.gap_at(t + h)) / (2 * h)
         sides = np.where(np.abs(now.preactivations(X)) < 1e-11, SLIDING, np.where(now.preactivations(X) > 0, ON, OFF))
-        field = Field(X, Y, 0.0, 20)
+        field = Field(Regression(X, Y), net)
         # differences over 1e-4 of a step, of losses with an error of 1e-12 or so
         assert field.at(field.vector(now.U, now.V), Pattern(sides, 0.0)).rate == pytest.approx(slope, rel=1e-4, abs=0)
 
@@ -148,7 +149,7 @@ def test_three_samples_at_zero_are_resolved_together():
     for _ in range(40):
         X, Y, v = rng.standard_normal((4, 3)), rng.standard_normal((4, 1)), rng.standard_normal((2, 1))
         u = np.linalg.svd(X[:2])[2][2]  # x_0 and x_1 at 0
-        field = Field(X, Y, 0.0, 2)
+        field = Field(Regression(X, Y), relu.Network(rng.standard_normal((3, 2)), v))
         y = field.vector(np.column_stack([u, rng.standard_normal(3)]), v)
         pattern = Pattern(np.where(field.z(y) > 0, ON, OFF), 0.0)
         found = field.resolve(y, pattern, 0, np.array([0, 1]))

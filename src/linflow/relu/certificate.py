@@ -17,6 +17,7 @@ from linflow.certificates._base import Guarantee, finite
 from linflow.certificates.checking import Check, check_run
 from linflow.certificates.curves import Curve
 from linflow.certificates.promises import Promises
+from linflow.relu.aligned import FORMS, Classification, aligned_phase, labels
 from linflow.relu.floor import Floor
 from linflow.relu.movement import Movement, Mover
 from linflow.relu.network import Network, targets
@@ -37,7 +38,7 @@ class Certificate(Promises):
     Attributes:
         guarantees: ordered by the time to 10⁻⁶ of the initial loss, fastest first. Those that do not apply come last
             and say why in `reason`.
-        objective: the regression.
+        objective: the loss.
         start: the network.
         gap: the initial loss; its minimum is taken to be 0.
         algorithm: "flow" or "descent".
@@ -47,7 +48,7 @@ class Certificate(Promises):
     """
 
     guarantees: tuple[Guarantee, ...]
-    objective: Regression
+    objective: Regression | Classification
     start: Network
     gap: float
     algorithm: str = "flow"
@@ -134,13 +135,16 @@ def certify(
     `−L̇ = ⟨R, H(R)⟩`. *If `∫_0^{τ*} λ dτ ≥ ‖R(0)‖` and `λ(τ*) > 0`, then `τ ≤ τ*` for ever, and the loss falls at
     least at the rate `2λ(τ*)`* (Theorem R⁺). The flow may be any solution in the sense of Filippov.
 
+    *Classification.* If `y_i y_k ⟨x_i, x_k⟩ ≥ 0` for all samples, and every neuron is active on exactly the samples
+    of its class, or on none, this stays so, and the loss falls like 1/t (Theorem A). Ask it of any time of a run.
+
     *Descent.* The same with what a step of size η may lose (Theorem 3): `‖R_{k+1}‖ ≤ (1 − ηΛ)‖R_k‖` at every step.
 
     Args:
         X: inputs, shape `(N, d)`.
         Y: targets, shape `(N, m)`, or `(N,)` for one output.
         network: a `relu.Network`; two layers stand for a ReLU without bias.
-        loss: "squared".
+        loss: "squared"; or, for labels ±1 and one output, "exponential" or "logistic", sums over the samples.
         algorithm: "flow" or "descent".
         step_size: η of the descent; None takes `relu.safe_step_size`.
 
@@ -150,7 +154,7 @@ def certify(
     Raises:
         ValueError, TypeError: invalid arrays, an unknown loss, or a step size for the flow.
 
-    Source: docs/relu.md, Theorems R⁺ and 3.
+    Source: docs/relu.md, Theorems R⁺, 3 and A.
 
     Example:
         >>> import numpy as np
@@ -161,13 +165,19 @@ def certify(
         >>> cert.rate > 100, int(cert.may_flip.sum()), cert.may_flip.size
         (True, 16, 2400)
     """
-    checks.choice(loss, "loss", ("squared",))
     descends = checks.choice(algorithm, "algorithm", ("flow", "descent")) == "descent"
     if step_size is not None and not descends:
         raise ValueError(f'step_size is {step_size!r}, but the flow takes no steps; say algorithm="descent".')
     net = Network.of(network)
-    problem = regression(X, Y, net)
-    start, gap = Start.of(problem, net), problem.loss(net)
+    problem = problem_of(X, Y, net, loss)
+    gap = problem.loss(net)
+    if isinstance(problem, Classification):
+        if descends:
+            raise ValueError(f"the loss {loss!r} is certified for the flow only; leave algorithm out.")
+        reason, tail, facts = aligned_phase(problem, net)
+        found = guarantee(gap, "aligned phase", "Theorem A", reason, tail, facts, problem.of_outputs.citations)
+        return Certificate((found,), problem, net, gap, notes=net.notes)
+    start = Start.of(problem, net)
     if not descends:
         path, movement, reason, facts = follow(start)
         curve = None if path is None else path_curve(path, start)
@@ -230,6 +240,16 @@ def safe_step_size(X: Any, Y: Any, network: Any) -> float:
     return eta
 
 
+def problem_of(X: Any, Y: Any, net: Network, loss: str) -> Regression | Classification:
+    """Check the data and the name of the loss, and return the problem."""
+    if checks.choice(loss, "loss", ("squared", *FORMS)) == "squared":
+        return regression(X, Y, net)
+    rows = net.inputs(X)
+    if net.V.shape[1] != 1:
+        raise ValueError(f"the network has {net.V.shape[1]} outputs; the loss {loss!r} is for one.")
+    return labels(rows if net.bias is None else rows[:, :-1], Y, loss)
+
+
 def regression(X: Any, Y: Any, net: Network) -> Regression:
     """Check the data and return the regression."""
     rows = net.inputs(X)
@@ -237,13 +257,19 @@ def regression(X: Any, Y: Any, net: Network) -> Regression:
 
 
 def guarantee(
-    gap: float, name: str, theorem: str, reason: str, curve: Curve | None, facts: dict[str, float]
+    gap: float,
+    name: str,
+    theorem: str,
+    reason: str,
+    curve: Curve | None,
+    facts: dict[str, float],
+    cited: frozenset[str] = frozenset(),
 ) -> Guarantee:
     """Return a row of the certificate."""
     return Guarantee(
         name=name,
         source=f"{SOURCE}, {theorem}",
-        citation=("linflow", "du2018"),
+        citation=("linflow", "du2018", *sorted(cited)),
         reason=reason,
         curve=curve,
         gap=gap,

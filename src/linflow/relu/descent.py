@@ -66,7 +66,7 @@ def gradient_descent(
     eta = checks.positive(step_size, "step_size")
     most = 100_000 if steps is None else checks.count(steps, "steps")
     target = -1.0 if until is None else checks.fraction(until, "until")
-    field = Field(net.inputs(problem.X), problem.Y, net.slope, net.width)
+    field = Field(problem, net)
     y = field.vector(net.extended, net.V)
     sides = np.where(field.z(y) > 0, ON, OFF)
     point = field.at(y, Pattern(sides, net.slope))

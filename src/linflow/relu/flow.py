@@ -14,10 +14,10 @@ import numpy as np
 from linflow._support import checks
 from linflow._support.arrays import EPS, norm
 from linflow.dynamics.trajectory import Result, Stats
-from linflow.relu.certificate import regression
+from linflow.relu.certificate import problem_of
 from linflow.relu.network import Network, drift
 from linflow.relu.pieces import OFF, ON, SLIDING, Field, Pattern, Point
-from linflow.relu.problem import Regression
+from linflow.relu.problem import Problem
 from linflow.relu.trajectory import WORDS, Flip, Trajectory, find_root
 
 AT_ZERO = 1e-12
@@ -35,10 +35,11 @@ def gradient_flow(
     *,
     until: float | None = None,
     t_max: float | None = None,
+    loss: str = "squared",
     rtol: float = 1e-8,
     max_steps: int = 20_000,
 ) -> Trajectory:
-    """Integrate the gradient flow of `½‖σ(XU + 1bᵀ)V − Y‖_F²`, from flip to flip.
+    """Integrate the gradient flow of `½‖σ(XU + 1bᵀ)V − Y‖_F²`, or of a loss for classification, from flip to flip.
 
     Between flips the slopes are constant and the flow is smooth; it is integrated by Dormand–Prince of order 8, with
     an error of at most `rtol · min(‖y‖, L/‖∇L‖)` a step. Where a pre-activation reaches 0, the step ends. There the
@@ -52,6 +53,7 @@ def gradient_flow(
         network: a `relu.Network`; two layers stand for a ReLU without bias.
         until: fraction of the initial loss to reach, in (0, 1); 1e-8 if neither `until` nor `t_max` is given.
         t_max: time to stop at.
+        loss: "squared", or the sum "exponential" or "logistic", as for `relu.certify`.
         rtol: relative tolerance of one step.
         max_steps: limit on the number of steps, pieces included.
 
@@ -61,7 +63,7 @@ def gradient_flow(
     Raises:
         ValueError, TypeError: invalid arguments.
 
-    Source: docs/relu.md, section 9.
+    Source: docs/relu.md, section 10.
 
     Example:
         >>> import numpy as np
@@ -74,7 +76,7 @@ def gradient_flow(
     """
     began = time.perf_counter()
     net = Network.of(network)
-    problem = regression(X, Y, net)
+    problem = problem_of(X, Y, net, loss)
     until = checks.fraction(until, "until") if until is not None else None if t_max is not None else 1e-8
     end = math.inf if t_max is None else checks.positive(t_max, "t_max")
     rtol = checks.fraction(rtol, "rtol", "the relative tolerance of one step", "1e-8")
@@ -86,7 +88,7 @@ def gradient_flow(
 
 
 def _difference(
-    problem: Regression,
+    problem: Problem,
     net: Network,
     until: float | None,
     t_max: float | None,
@@ -95,10 +97,9 @@ def _difference(
     run: Trajectory,
 ) -> float:
     """Return how far a run with ten times the tolerance is from this one."""
-    again = gradient_flow(
-        problem.X, problem.Y, net, until=until, t_max=t_max, rtol=min(10 * rtol, 0.5), max_steps=max_steps
-    )
-    return run.difference(again)
+    again = _Loop(problem, net, until, math.inf if t_max is None else t_max, min(10 * rtol, 0.5), max_steps)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return run.difference(again.trajectory(again.run(), 0.0, lambda _: math.nan))
 
 
 @dataclass(repr=False)
@@ -114,12 +115,10 @@ class _Kept:
 class _Loop:
     """One integration."""
 
-    def __init__(
-        self, problem: Regression, net: Network, until: float | None, end: float, rtol: float, max_steps: int
-    ):
+    def __init__(self, problem: Problem, net: Network, until: float | None, end: float, rtol: float, max_steps: int):
         self.problem, self.net, self.until, self.end = problem, net, until, end
         self.rtol, self.max_steps = rtol, max_steps
-        self.field = Field(net.inputs(problem.X), problem.Y, net.slope, net.width)
+        self.field = Field(problem, net)
         self.t, self.y = 0.0, self.field.vector(net.extended, net.V)
         z, noise = self.field.z(self.y), self.field.z_noise(self.y)
         self.pattern = Pattern(np.where(z > 0, ON, OFF), net.slope)
@@ -170,7 +169,7 @@ class _Loop:
             return Result.TIME_LIMIT
         if self.point.speed == 0 or self._at_rounding():
             return Result.STATIONARY if not self._at_rounding() else Result.ROUNDING
-        slow = math.sqrt(self.point.speed) * norm(self.y) <= 16 * EPS * norm(self.field.Y) ** 2
+        slow = math.sqrt(self.point.speed) * norm(self.y) <= 16 * EPS * self.problem.scale(self.point.gap)
         return Result.STATIONARY if slow else None
 
     def _at_rounding(self) -> bool:

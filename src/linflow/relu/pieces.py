@@ -9,6 +9,8 @@ from functools import cached_property
 import numpy as np
 
 from linflow._support.arrays import EPS, norm
+from linflow.relu.network import Network
+from linflow.relu.problem import Problem
 
 ON, OFF, SLIDING = 1, -1, 0
 """How a neuron stands to a sample: `z > 0`; `z ≤ 0`; held at `z = 0` by forces from both sides."""
@@ -46,22 +48,19 @@ class Point:
     """The flow at one instant, on one pattern.
 
     Attributes:
-        residual: `R`, shape `(N, m)`.
+        gap: the loss.
+        residual: `R`, the derivative of the loss by the outputs, shape `(N, m)`.
         forces: `a_ij (R v_j)_i`, shape `(N, h)`; `u̇_j = −Xᵀ forces_j`.
         pulls: `(R v_j)_i`, shape `(N, h)`.
         U_dot, V_dot: the velocities of the layers.
     """
 
+    gap: float
     residual: np.ndarray
     forces: np.ndarray
     pulls: np.ndarray
     U_dot: np.ndarray
     V_dot: np.ndarray
-
-    @property
-    def gap(self) -> float:
-        """`½‖R‖²`."""
-        return 0.5 * float(np.vdot(self.residual, self.residual))
 
     @property
     def speed(self) -> float:
@@ -75,12 +74,13 @@ class Point:
 
 
 class Field:
-    """The gradient flow of `½‖σ(XU)V − Y‖²` on a given pattern, for the vector `(U, V, τ)`, `τ̇ = ‖R‖`."""
+    """The gradient flow of a loss of `σ(XU)V` on a given pattern, for the vector `(U, V, τ)`, `τ̇ = ‖R‖`."""
 
-    def __init__(self, X: np.ndarray, Y: np.ndarray, slope: float, width: int):
-        self.X, self.Y, self.slope = X, Y, slope
-        self.K = X @ X.T
-        self.shape = X.shape[1], width, Y.shape[1]
+    def __init__(self, problem: Problem, net: Network):
+        self.problem, self.slope = problem, net.slope
+        self.X = net.inputs(problem.X)
+        self.K = self.X @ self.X.T
+        self.shape = self.X.shape[1], net.width, net.V.shape[1]
 
     def layers(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return `U` and `V`."""
@@ -104,12 +104,13 @@ class Field:
         U, V = self.layers(y)
         slopes = pattern.slopes
         features = slopes * (self.X @ U)
-        R = features @ V - self.Y
+        Z = features @ V
+        R = self.problem.gradient(Z)
         pulls = R @ V.T
         forces = slopes * pulls
         for j, S in pattern.sliding:
             forces[S, j] = self._balance(S, forces[:, j])
-        return Point(R, forces, pulls, -(self.X.T @ forces), -(features.T @ R))
+        return Point(self.problem.value(Z), R, forces, pulls, -(self.X.T @ forces), -(features.T @ R))
 
     def _balance(self, S: np.ndarray, forces: np.ndarray) -> np.ndarray:
         """Return the forces on the samples S that keep their z constant, given those on the others (0 on S)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 
@@ -15,6 +16,22 @@ TINY = 1e-290
 """Allowed in every computed pre-activation besides its relative error: products below it lose digits."""
 LARGEST = 1e140
 """The largest residual in these units that is looked at: its square and small multiples stay within float64."""
+
+
+class Problem(Protocol):
+    """A loss of the outputs of a network on given inputs."""
+
+    @property
+    def X(self) -> np.ndarray: ...  # noqa: D102
+    @property
+    def Y(self) -> np.ndarray: ...  # noqa: D102
+    @property
+    def minimum(self) -> float: ...  # noqa: D102
+    def value(self, Z: np.ndarray) -> float: ...  # noqa: D102
+    def gradient(self, Z: np.ndarray) -> np.ndarray: ...  # noqa: D102
+    def loss(self, net: Network) -> float: ...  # noqa: D102
+    def scale(self, gap: float) -> float: ...  # noqa: D102
+    def rounding(self, net: Network) -> float: ...  # noqa: D102
 
 
 @dataclass(frozen=True, repr=False)
@@ -33,14 +50,22 @@ class Regression:
     minimum: float = 0.0
     derived: bool = True
 
-    def residual(self, net: Network) -> np.ndarray:
-        """Return `R = σ(XU)V − Y`."""
-        return net.outputs(self.X) - self.Y
+    def value(self, Z: np.ndarray) -> float:
+        """Return the loss of outputs, `½‖Z − Y‖_F²`."""
+        size = norm(Z - self.Y)
+        return 0.5 * size * size
+
+    def gradient(self, Z: np.ndarray) -> np.ndarray:
+        """Return the derivative of the loss by the outputs, the residual `R = Z − Y`."""
+        return Z - self.Y
 
     def loss(self, net: Network) -> float:
-        """Return `½‖R‖_F²`."""
-        size = norm(self.residual(net))
-        return 0.5 * size * size
+        """Return the loss of a network."""
+        return self.value(net.outputs(self.X))
+
+    def scale(self, gap: float) -> float:
+        """Return the size of the loss that its rounding is relative to: `‖Y‖²`, or the loss if that is larger."""
+        return max(gap, norm(self.Y) ** 2)
 
     def residual_error(self, net: Network) -> float:
         """Return a bound on the error of the computed residual, in norm.

@@ -13,7 +13,7 @@ from linflow._support.words import plural
 from linflow.dynamics.trajectory import Result, Stats
 from linflow.relu.network import Network
 from linflow.relu.pieces import OFF, ON, SLIDING
-from linflow.relu.problem import Regression
+from linflow.relu.problem import Problem
 
 WORDS = {ON: "on", OFF: "off", SLIDING: "sliding"}
 
@@ -43,14 +43,14 @@ class Trajectory:
 
     Attributes:
         t: recorded times, increasing, shape `(k,)`: every accepted step, and every flip.
-        gap: losses `½‖R‖²`, shape `(k,)`; the minimum is taken to be 0.
+        gap: losses, shape `(k,)`; the minimum is taken to be 0.
         rate: `‖∇L‖²/L`, shape `(k,)`: for the flow `−L̇/L`, at a flip the smaller of its two one-sided values.
         path: `τ(t) = ∫_0^t ‖R‖` of a flow, `η Σ ‖R_k‖` of a descent, shape `(k,)`.
         start, final: the first and the last network.
         flips: every `Flip`, in order.
         result: how the run ended, an `lf.Result`.
         stats: cost, and the change of all imbalances (an `lf.Stats`).
-        problem: the regression.
+        problem: the loss.
         algorithm: "flow" or "descent".
         step_size: η of a descent.
         imbalance_law: of a descent, the change of every imbalance that its exact law gives, shape `(h,)`; else None.
@@ -66,7 +66,7 @@ class Trajectory:
     flips: tuple[Flip, ...]
     result: Result
     stats: Stats
-    problem: Regression
+    problem: Problem
     algorithm: str = "flow"
     step_size: float | None = None
     until: float | None = None

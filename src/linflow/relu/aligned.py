@@ -1,0 +1,155 @@
+"""Classification once every neuron has chosen a class: two linear models (docs/relu.md, Theorem A)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from linflow._support.arrays import EPS
+from linflow.certificates.curves import Curve
+from linflow.certificates.tail import TailCurve
+from linflow.model.classification import ExponentialLoss, ExponentialTail, LogisticLoss
+from linflow.model.network import Network as LinearNetwork
+from linflow.relu.network import Network, targets
+
+FORMS: dict[str, Callable[[Any, Any], ExponentialTail]] = {"exponential": ExponentialLoss, "logistic": LogisticLoss}
+"""The losses by name."""
+
+
+@dataclass(frozen=True, repr=False)
+class Classification:
+    """`L = Σ_ij φ(y_ij z_ij)` of the outputs `Z = σ(XU)V`, as a function of the network.
+
+    Attributes:
+        X: inputs without the column of ones, shape `(N, d)`.
+        Y: labels ±1, shape `(N, m)`.
+        form: "exponential" or "logistic".
+        minimum: 0, approached and never attained.
+        derived: True: nothing about this loss is declared.
+    """
+
+    X: np.ndarray
+    Y: np.ndarray
+    form: str
+    minimum: float = 0.0
+    derived: bool = True
+
+    @cached_property
+    def of_outputs(self) -> ExponentialTail:
+        """The loss as a function of the outputs."""
+        return FORMS[self.form](np.eye(len(self.Y)), self.Y)
+
+    def value(self, Z: np.ndarray) -> float:
+        """Return the loss of outputs."""
+        return self.of_outputs.value(Z)
+
+    def gradient(self, Z: np.ndarray) -> np.ndarray:
+        """Return the derivative of the loss by the outputs."""
+        return self.of_outputs.gradient(Z)
+
+    def loss(self, net: Network) -> float:
+        """Return the loss of a network."""
+        return self.value(net.outputs(self.X))
+
+    def scale(self, gap: float) -> float:
+        """Return the size of the loss that its rounding is relative to: the loss itself."""
+        return gap
+
+    def rounding(self, net: Network) -> float:
+        """Return a bound on the error of the computed loss: every output has the slope `|φ'|` of its own error."""
+        Xe, (d, h) = net.inputs(self.X), net.extended.shape
+        Z = net.outputs(self.X)
+        off = (d + h + 16) * EPS * ((np.abs(Xe) @ np.abs(net.extended)) @ np.abs(net.V))
+        return 8 * EPS * self.value(Z) + float(np.sum(np.abs(self.gradient(Z)) * off))
+
+
+@dataclass(frozen=True)
+class SumCurve:
+    """The sum of bounds on parts of the loss that fall each on its own, with `−ℓ̇_k ≥ c_k ℓ_k²` for each part."""
+
+    parts: tuple[TailCurve, ...]
+    rate: float = 0.0
+
+    def gap(self, t: float) -> float:
+        """Return the bound at time t."""
+        return sum(part.gap(t) for part in self.parts) * (1 + 4 * EPS)
+
+    def time(self, gap: float) -> float:
+        """Return when the bound comes down to `gap`: the upper end of a bisection, to 10⁻¹² of itself."""
+        low, high = 0.0, max(part.time(gap / len(self.parts) / (1 + 16 * EPS)) for part in self.parts)
+        if self.gap(0.0) <= gap:
+            return 0.0
+        while math.isfinite(high) and high - low > 1e-12 * high:
+            middle = 0.5 * (low + high)
+            low, high = (low, middle) if self.gap(middle) <= gap else (middle, high)
+        return high
+
+    def rate_at(self, gap: float) -> float:
+        """Return a floor of `−ℓ̇/ℓ` where the parts add up to `gap`: `gap/Σ(1/c_k)`, at the worst split."""
+        each = [part.alpha * part.tail.constant_on(gap) ** 2 for part in self.parts]
+        return gap / sum(1 / c for c in each) * (1 - 16 * EPS) if min(each) > 0 else 0.0
+
+
+def labels(X: np.ndarray, Y: Any, form: str) -> Classification:
+    """Check the labels and return the problem.
+
+    Raises:
+        ValueError: labels other than ±1, or more than one output.
+    """
+    signs = targets(Y, len(X), 1)
+    if not np.isin(signs, (-1.0, 1.0)).all():
+        raise ValueError("Y holds labels other than −1 and 1; the losses for classification need these two.")
+    return Classification(X, signs, form)
+
+
+def aligned_phase(problem: Classification, net: Network) -> tuple[str, Curve | None, dict[str, float]]:
+    """Return the reason why Theorem A does not apply, or the bound that it gives; and numbers behind it."""
+    X, y, v = net.inputs(problem.X), problem.Y[:, 0], net.V[:, 0]
+    reason = _not_aligned(X, y, net)
+    if reason:
+        return reason, None, {}
+    parts, facts = [], {}
+    for sign, word in ((1.0, "positive"), (-1.0, "negative")):
+        rows, neurons = y == sign, (v * sign > 0) & (X @ net.extended > 0)[y == sign].any(axis=0)
+        if not rows.any():
+            continue
+        half = FORMS[problem.form](X[rows], y[rows])
+        alpha = float(np.sum(v[neurons] ** 2)) * (1 - (len(v) + 8) * EPS)
+        if not half.hard_margin > 0:
+            return f"the {word} samples have no margin that float64 can show", None, {}
+        layers = LinearNetwork([net.extended[:, neurons], v[neurons, None]])
+        gap = half.value(layers.product()) + half.rounding(layers)
+        if not (math.isfinite(gap) and 0 < alpha < math.inf):
+            return f"the loss of the {word} samples, or the second layer, is beyond float64", None, {}
+        parts.append(TailCurve(half.tail, gap, alpha))
+        facts |= {f"hard margin, {word}": half.hard_margin, f"α, {word}": alpha}
+    return "", SumCurve(tuple(parts)), facts
+
+
+def _not_aligned(X: np.ndarray, y: np.ndarray, net: Network) -> str:
+    """Return which hypothesis fails; "" if all hold, rounding included."""
+    if net.slope != 0:
+        return f"the aligned phase is a statement on the ReLU, and the slope is {net.slope:g}"
+    d = X.shape[1]
+    off = (d + 8) * EPS * (np.abs(X) @ np.abs(X).T)
+    K = (X @ X.T) * np.outer(y, y)
+    if not (off <= K).all() and not ((off <= K) | (off == 0)).all():
+        i, k = (int(n[0]) for n in np.nonzero(~((off <= K) | (off == 0))))
+        return f"samples {i + 1} and {k + 1} have y_i y_k ⟨x_i, x_k⟩ = {K[i, k]:.3g}, which is not surely ≥ 0"
+    z, error = X @ net.extended, (d + 8) * EPS * (np.abs(X) @ np.abs(net.extended))
+    own = np.outer(y, np.sign(net.V[:, 0])) > 0
+    on, off_side = z > error, (z < -error) | (error == 0)
+    chosen = np.where(own, on, off_side).all(axis=0) & (net.V[:, 0] != 0)
+    dead = (z < -error).all(axis=0)
+    mixed = np.flatnonzero(~(chosen | dead))
+    if mixed.size:
+        return f"{mixed.size} of {net.width} neurons are active on samples of both classes, or only on part of one"
+    for sign, word in ((1, "positive"), (-1, "negative")):
+        if (y == sign).any() and not (chosen & ~dead & (net.V[:, 0] * sign > 0)).any():
+            return f"no neuron is active on the {word} samples"
+    return ""
