@@ -29,8 +29,9 @@ extensions = [
     "public",
     "tables",
     "notebooks",
+    "paper_figures",
 ]
-exclude_patterns = ["_build", "_ext"]
+exclude_patterns = ["_ext", "_generated"]
 root_doc = "index"
 default_role = "code"
 nitpicky = False

@@ -19,7 +19,7 @@ SIGNS = {
     "⊗": r"\otimes", "∘": r"\circ", "∇": r"\nabla", "∂": r"\partial", "∫": r"\int", "Σ": r"\sum", "Π": r"\prod",
     "∞": r"\infty", "½": r"\tfrac12", "¼": r"\tfrac14", "∧": r"\wedge", "↦": r"\mapsto", "→": r"\to",
     "←": r"\leftarrow", "∓": r"\mp", "±": r"\pm", "∈": r"\in", "⊂": r"\subset", "⊇": r"\supseteq", "≪": r"\ll",
-    "≫": r"\gg", "′": "'", "%": r"\%", "#": r"\#", "&": r"\&", "⊥": r"\perp", "°": r"^{\circ}",
+    "≫": r"\gg", "′": "'", "%": r"\%", "#": r"\#", "&": r"\&", "⊥": r"\perp", "⊛": r"\circledast", "°": r"^{\circ}",
     "⌈": r"\lceil", "⌉": r"\rceil", "⌊": r"\lfloor", "⌋": r"\rfloor", "∪": r"\cup", "∩": r"\cap",
 }  # fmt: skip
 RAISED = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ᵀᵏⁿ", [*"0123456789+-", r"\top", "k", "n"], strict=True))
