@@ -21,7 +21,7 @@ FUNCTIONS = {
     "operator interval, n = m": "operator_interval",
 }
 """The function of `lf.bounds` that evaluates each theorem on its own."""
-MODULES = ("bounds", "exact", "files", "init", "plots", "schedules", "torch")
+MODULES = ("bounds", "exact", "files", "init", "plots", "relu", "schedules", "torch")
 
 
 def members(module: Any) -> list[str]:
