@@ -9,22 +9,22 @@ from tests.relu.starts import drawn
 
 
 def test_every_size_of_the_grid_above_the_design_is_certified():
-    X, Y, _ = drawn(1, N=4, d=6)
-    made = relu.design(X, Y, 30, rng=0)
+    X, Y, _ = drawn(1, N=3, d=8)
+    made = relu.design(X, Y, 20, rng=0)
     assert made.rate > 0 and (made.rates[made.sizes >= made.size] > 0).all()
     assert (made.sizes >= made.size).sum() >= 8
     np.testing.assert_allclose(np.linalg.norm(made.start.V, axis=1), made.size, rtol=1e-14)
     below = relu.Network(made.start.U, made.start.V / 1.02)
     assert relu.certify(X, Y, below).rate == 0
     assert relu.gradient_flow(X, Y, made.start, until=1e-3).time_to(1e-3) <= made.certificate.time_to(1e-3)
-    again = relu.design(X, Y, 30, rng=0)
+    again = relu.design(X, Y, 20, rng=0)
     assert again.size == made.size and "second layer" in repr(made)
 
 
 def test_a_rate_is_reached_with_a_larger_second_layer():
-    X, Y, _ = drawn(2, N=3, d=6)
-    any_rate = relu.design(X, Y, 30, rng=0)
-    made = relu.design(X, Y, 30, rate=8 * any_rate.rate, rng=0)
+    X, Y, _ = drawn(2, N=2, d=6)
+    any_rate = relu.design(X, Y, 20, rng=0)
+    made = relu.design(X, Y, 20, rate=8 * any_rate.rate, rng=0)
     assert made.rate >= 8 * any_rate.rate and made.size > any_rate.size
 
 

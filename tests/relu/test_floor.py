@@ -94,7 +94,7 @@ def test_one_output_floor_is_the_twins(kind, tau):
     start = started(*drawn(7, **kind))
     floor = Floor(start)
     value = floor.at(Mover(start).at(tau))
-    deltas = list(floor.shadows.multipliers)
+    deltas = list(floor.shadows.choices(Mover(start).at(tau)))
     twin = reference.one_output_floor(start.X, start.U, start.V, start.slope, tau, deltas)
     size = np.linalg.eigvalsh(reference.H(start.X, start.U, start.V, reference.slopes(start.X, start.U, 0), 0))[-1]
     # the library stops its search for c after six steps; SMALLEST costs 1e-9

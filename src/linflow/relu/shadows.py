@@ -34,8 +34,10 @@ class Shadows:
         self._known: dict[tuple[bytes, float], np.ndarray] = {}
 
     def choices(self, movement: Movement) -> tuple[float, ...]:
-        """Return the multipliers worth trying: one, if no neuron has a free sample."""
-        return self.multipliers[:1] if movement.frozen.all() else self.multipliers
+        """Return the multipliers worth trying: one, if no neuron has a free sample, or for a ReLU with N ≤ d."""
+        N, d = self.start.X.shape
+        few = movement.frozen.all() or (self.start.slope == 0 and d >= N)
+        return self.multipliers[:1] if few else self.multipliers
 
     def parts(self, movement: Movement, multiplier: float) -> np.ndarray:
         """Return `S'_j` of every neuron, shape `(h, N, N)`."""
