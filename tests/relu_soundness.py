@@ -24,7 +24,7 @@ from tests.reference import relu as reference
 
 BLOCK = 25
 COMPUTED = 1e-6
-"""What a point of a run of tolerance 1e-9 may be off by, relative to the motion."""
+"""What a point of a run of tolerance 1e-8 may be off by, relative to the motion."""
 HOSTILE = ("plain", "boundary", "dead", "repeated", "opposite", "zero weights", "zero second layer", "large", "small")
 
 
@@ -35,7 +35,8 @@ def instance(rng: np.random.Generator, kind: str) -> tuple[np.ndarray, np.ndarra
         int(rng.integers(4, 13) if plain else rng.integers(2, 7)),
         int(rng.integers(8, 21) if plain else rng.integers(2, 9)),
     )
-    h, m = 2 * int(rng.integers(25, 301) if plain else rng.integers(5, 60)), int(rng.choice([1, 1, 2, 3]))
+    most = 300 if plain else 60
+    h, m = 2 * int(np.exp(rng.uniform(*np.log([5 if not plain else 25, most])))), int(rng.choice([1, 1, 2, 3]))
     s, bias, size = (
         float(rng.choice([0, 0, 0.1, 0.3])),
         bool(rng.random() < 0.25),
@@ -69,7 +70,7 @@ def instance(rng: np.random.Generator, kind: str) -> tuple[np.ndarray, np.ndarra
     elif kind == "zero second layer":
         V *= 0.0
     elif kind in ("large", "small"):
-        power = float(rng.integers(10, 60)) * (1 if kind == "large" else -1)
+        power = float(rng.integers(10, 101)) * (1 if kind == "large" else -1)
         X = X * 10**power
         if rng.random() < 0.5:
             U, V = U * 10 ** (-power / 2), V * 10 ** (-power / 2)
@@ -187,13 +188,13 @@ def compare(
 ) -> tuple[list[str], relu.Certificate, float]:
     """Return violations in words, the certificate, and the least observed rate."""
     cert = relu.certify(X, Y, net)
-    run = relu.gradient_flow(X, Y, net, until=1e-4, rtol=1e-9, max_steps=1500)
+    run = relu.gradient_flow(X, Y, net, until=1e-4, max_steps=1500)
     seen["flows"] += 1
     seen["flips"] += len(run.flips)
     seen["slides"] += sum(f.after == "sliding" for f in run.flips)
     seen["flows that ended early"] += not run.result.ok
     bad = against_run(seen, cert, run) if cert.rate > 0 else []
-    if seen["flows"] % 4 == 0:
+    if seen["flows"] % 8 == 0:
         bad += against_descent(seen, X, Y, net)
     start = Start.of(cert.objective, net)
     return bad + ([] if start.unfit else against_points(seen, start, run)), cert, float(run.rate.min())
