@@ -35,7 +35,10 @@ TARGETS = {
     "certificates.caps": ["certificates/test_caps"],
     "certificates.certificate": ["certificates/test_literal_certificate"],
     "certificates.promises": ["certificates/test_literal_certificate"],
-    **{f"relu.{name}": ["relu/test_floor", "relu/test_certificate"] for name in ("movement", "shadows", "floor", "path")},
+    **{
+        f"relu.{name}": ["relu/test_floor", "relu/test_certificate"]
+        for name in ("movement", "shadows", "floor", "path")
+    },
     "relu.steps": ["relu/test_descent"],
     "relu.aligned": ["relu/test_aligned"],
     "certificates.setting": ["certificates/test_reasons", *CERTIFICATES, "certificates/test_literal_prior"],

@@ -1,6 +1,8 @@
 """The flow: against steps that know nothing of events, its flips, sliding, and what it conserves."""
 
+import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -172,3 +174,12 @@ def test_literal_twin_of_outputs_is_used_by_the_loss():
     run = relu.gradient_flow(X, Y, net, t_max=1e-3)
     R = reference.outputs(X, net.U, net.V, 0.0) - Y
     assert run.loss[0] == pytest.approx(0.5 * np.sum(R**2), rel=1e-14, abs=0)
+
+
+def test_runs_and_certificates_can_be_pickled():
+    X, Y, net = drawn(10, h=60, size=3.0)
+    run, cert = relu.gradient_flow(X, Y, net, until=1e-2), relu.certify(X, Y, net)
+    again, same = pickle.loads(pickle.dumps((run, cert)))
+    assert (again.gap == run.gap).all() and again.gap_at(0.5 * run.t[-1]) == run.gap_at(0.5 * run.t[-1])
+    assert again.stats.gap_error == run.stats.gap_error and same.rate == cert.rate
+    assert copy.deepcopy(cert).check(again).holds

@@ -83,23 +83,15 @@ def gradient_flow(
     loop = _Loop(problem, net, until, end, rtol, checks.count(max_steps, "max_steps"))
     with np.errstate(over="ignore", invalid="ignore"):
         result = loop.run()
-    again = partial(_difference, problem, net, until, t_max, rtol, max_steps)
-    return loop.trajectory(result, time.perf_counter() - began, again)
+    return loop.trajectory(result, time.perf_counter() - began, partial(_difference, loop, result))
 
 
-def _difference(
-    problem: Problem,
-    net: Network,
-    until: float | None,
-    t_max: float | None,
-    rtol: float,
-    max_steps: int,
-    run: Trajectory,
-) -> float:
+def _difference(loop: _Loop, result: Result) -> float:
     """Return how far a run with ten times the tolerance is from this one."""
-    again = _Loop(problem, net, until, math.inf if t_max is None else t_max, min(10 * rtol, 0.5), max_steps)
+    coarse = _Loop(loop.problem, loop.net, loop.until, loop.end, min(10 * loop.rtol, 0.5), loop.max_steps)
     with np.errstate(over="ignore", invalid="ignore"):
-        return run.difference(again.trajectory(again.run(), 0.0, lambda _: math.nan))
+        again = coarse.trajectory(coarse.run(), 0.0, math.nan)
+        return loop.trajectory(result, 0.0, math.nan).difference(again)
 
 
 @dataclass(repr=False)
@@ -128,7 +120,7 @@ class _Loop:
             )
         self.point = self.field.at(self.y, self.pattern)
         self.target = -math.inf if until is None else until * self.point.gap
-        self.steps = self.rejected = self.evaluations = 0
+        self.steps = self.evaluations = 0
         self.flips: list[Flip] = []
         self.times, self.gaps, self.rates, self.paths = [0.0], [self.point.gap], [self.point.rate], [0.0]
         self.kept = [_Kept(0.0, self.y, self.pattern, True)]
@@ -333,14 +325,11 @@ class _Loop:
         one = self.kept[k]
         return self._network(self._advance(one.y, one.t, t, one.pattern) if t > one.t else one.y)
 
-    def trajectory(self, result: Result, seconds: float, again: Callable[[Trajectory], float]) -> Trajectory:
+    def trajectory(self, result: Result, seconds: float, error: Callable[[], float] | float) -> Trajectory:
         """Return what was computed."""
         last = self._network(self.y)
-        made: list[Trajectory] = []
-        stats = Stats(
-            self.steps, self.rejected, self.evaluations, drift(self.net, last), seconds, lambda: again(made[0])
-        )
-        run = Trajectory(
+        stats = Stats(self.steps, 0, self.evaluations, drift(self.net, last), seconds, error)
+        return Trajectory(
             np.array(self.times),
             np.array(self.gaps),
             np.array(self.rates),
@@ -354,8 +343,6 @@ class _Loop:
             until=self.until,
             weights_at=self.weights_at,
         )
-        made.append(run)
-        return run
 
 
 def _first_root(values: np.ndarray) -> float | None:
