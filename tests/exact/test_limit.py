@@ -177,6 +177,25 @@ def test_what_has_no_known_limit(rng):
         lf.predicted_limit(lf.MatrixFactorization(np.eye(2)), [np.eye(2), np.eye(2)])
 
 
+@pytest.mark.parametrize(("h", "scale"), [(1, 1.0), (2, 0.5), (6, 1.3)])
+def test_one_sample_through_two_full_layers(h, scale, rng):
+    x, y = rng.standard_normal(4), -1.7
+    net = lf.Network([0.6 * rng.standard_normal((4, h)), 0.6 * rng.standard_normal((h, 1))], scale=scale)
+    run = lf.gradient_flow(lf.LinearRegression(x[None, :], np.array([[y]])), net, until=1e-14)
+    # A step's relative tolerance is 10⁻⁸, and the last gap leaves 10⁻⁷.
+    np.testing.assert_allclose(lf.exact.one_sample_limit(x, y, net), run.final.product()[:, 0], rtol=0, atol=2e-6)
+
+
+def test_one_sample_that_has_no_limit():
+    x = [1.0, 0.0]
+    with pytest.raises(ValueError, match="p = ±w at the start"):
+        lf.exact.one_sample_limit(x, 1.0, [np.array([[1.0], [2.0]]), np.array([[-1.0]])])
+    with pytest.raises(ValueError, match="two layers with one output"):
+        lf.exact.one_sample_limit(x, 1.0, [np.ones((2, 2)), np.ones((2, 2))])
+    with pytest.raises(ValueError, match="x is zero"):
+        lf.exact.one_sample_limit([0.0, 0.0], 1.0, [np.ones((2, 2)), np.ones((2, 1))])
+
+
 def test_a_complex_frequency_has_no_potential():
     """Two exposures with the same ends lead a complex chain to different products: no φ has φ' = s."""
     u, v = np.array([1.0 + 0j, 0.0j]), 1e-2

@@ -7,6 +7,7 @@ product, a sequence gives an array with time as its first axis.
 from typing import TYPE_CHECKING
 
 from linflow._support.names import missing
+from linflow.exact.limit import one_sample_limit
 from linflow.exact.modes import learning_times, spectral
 from linflow.exact.reduced import balanced_end_to_end, non_overparametrized
 from linflow.exact.scalar import scalar_balanced, scalar_balanced_time, two_layer_scalar
@@ -18,6 +19,7 @@ __all__ = [
     "lambda_balanced",
     "learning_times",
     "non_overparametrized",
+    "one_sample_limit",
     "scalar_balanced",
     "scalar_balanced_time",
     "spectral",

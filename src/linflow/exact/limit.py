@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from linflow._support import checks
 from linflow._support.arrays import EPS, Array, from_numpy, to_numpy
 from linflow.exact._exposure import ExposedChains
 from linflow.model.coefficients import Chains, CoefficientRegression
@@ -220,3 +221,57 @@ def _distance(flow: ExposedChains, basis: np.ndarray, c: np.ndarray, p: np.ndarr
             return float(np.linalg.norm(basis * np.sqrt(slope / c), 2)) * radius
         slope = np.where(largest <= slope, slope, 2 * largest)
     return math.inf
+
+
+def one_sample_limit(x: Any, y: float, network: Network | Sequence[Any]) -> Array:
+    """Return the product at which the flow of two fully connected layers ends, for one sample and one output.
+
+    With `e = x/‖x‖` and the prediction `c ‖x‖ pᵀw`, `p = W_1ᵀe`, the loss `½(y − c xᵀW_1w)²` moves p and w by
+    `dp/ds = w`, `dw/ds = p`, and nothing else: `(I − eeᵀ)W_1` is frozen. So `p = p_0 cosh s + w_0 sinh s`,
+    `w = w_0 cosh s + p_0 sinh s`, and s solves `pᵀw = y/(c‖x‖)`: with `a = p_0ᵀw_0` and `b = ½(‖p_0‖² + ‖w_0‖²)`,
+
+        `a cosh 2s + b sinh 2s = y/(c‖x‖)`.
+
+    The limit is `c W_1w`. As the start vanishes it tends to the least-norm solution `x y/‖x‖²`.
+
+    Args:
+        x: the input, shape `(n,)`.
+        y: the output.
+        network: two layers, `n × h` and `h × 1`.
+
+    Returns:
+        The product, shape `(n,)`.
+
+    Raises:
+        ValueError: shapes that do not fit, x is zero, or `p_0 = ±w_0`, from where the sign of `pᵀw` cannot change.
+
+    Source: Yun, Krishnan & Mobahi (ICLR 2021), section 5, for the limit of small starts; the closed form is of this
+        library.
+
+    Example:
+        >>> import numpy as np, linflow as lf
+        >>> net = [0.5 * np.eye(2), np.array([[0.3], [0.1]])]
+        >>> lf.exact.one_sample_limit([1.0, 2.0], 1.0, net).round(4)
+        array([0.3173, 0.3414])
+        >>> f = lf.LinearRegression(np.array([[1.0, 2.0]]), np.array([[1.0]]))
+        >>> lf.gradient_flow(f, net, until=1e-12).final.product()[:, 0].round(4)
+        array([0.3173, 0.3414])
+    """
+    net = Network.of(network).detach()
+    row = checks.matrix(np.asarray(x, dtype=np.float64)[None, :], "x", (1, net.widths[0]))[0][0]
+    target, size = checks.number(y, "y"), float(np.linalg.norm(row))
+    if net.depth != 2 or net.widths[-1] != 1:
+        raise ValueError(f"the network is {net!r}; two layers with one output are needed.")
+    if size == 0:
+        raise ValueError("x is zero; the loss does not depend on the weights.")
+    W, w = (to_numpy(each) for each in net.weights)
+    e, w = row / size, w[:, 0]
+    p, wanted = W.T @ e, target / (net.scale * size)
+    sides = float(np.linalg.norm(p + w)), float(np.linalg.norm(p - w))
+    if min(sides) <= 1e-12 * max(sides):
+        raise ValueError("p = ±w at the start, with p = W₁ᵀx/‖x‖; such layers stay so. Change one of the weights.")
+    # a cosh θ + b sinh θ = r sinh(θ + log(‖p + w‖/‖p − w‖)), r = ½‖p + w‖‖p − w‖, θ = 2s.
+    s = 0.5 * (math.asinh(2 * wanted / (sides[0] * sides[1])) - math.log(sides[0] / sides[1]))
+    last = w * math.cosh(s) + p * math.sinh(s)
+    frozen = W - np.outer(e, p)
+    return from_numpy(net.scale * (frozen @ last + e * wanted), net.weights[0])

@@ -28,6 +28,7 @@ __all__ = [
 # Each module holds one `experiment: PaperFigure`.
 MODULES = (
     "phase_plane",
+    "one_and_two_layers",
     "symmetry",
     "implicit_acceleration",
     "depth",
@@ -41,11 +42,15 @@ MODULES = (
     "real_data",
     "box_plot",
     "three_layers",
+    "two_layer_descent",
     "step_sizes",
+    "classification",
     "verified_runs",
     "small_start",
+    "saddles",
     "greedy",
     "sparse",
+    "network_bias",
     "width_map",
     "balanced_descent",
 )
