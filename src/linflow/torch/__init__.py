@@ -7,8 +7,8 @@ of a state dict of NumPy arrays does not import PyTorch.
 Training (docs/torch_training.md): `network` reads the layers of a model. `regression` is `nn.MSELoss` as an
 objective. `Monitor` and Lightning's `MonitorCallback` log the quantities of the theory. `LocalSmoothnessLR` takes the
 step 1/K_t of `local_smoothness`. `init_`, with `balanced_`, `imbalanced_` and `designed_`, initialises weights in
-place. `certified_rate` is differentiable. `enclose` proves where training goes. The training tools need
-`linflow[torch]`; TensorBoard and Lightning come with `linflow[monitor]`.
+place. `certified_rate` is differentiable. `enclose` proves where training goes. `relu_network` reads a two-layer ReLU
+model for `lf.relu`. The training tools need `linflow[torch]`; TensorBoard and Lightning come with `linflow[monitor]`.
 """
 
 import lazy_loader as _lazy
@@ -24,6 +24,7 @@ _attribute, __dir__, __all__ = _lazy.attach(
         "lora": ["Adapter", "Alignment", "LoraReport", "adapters", "alignment"],
         "lora_starts": ["LoraComparison", "compare_initialisations"],
         "_module": ["network"],
+        "_relu": ["relu_network"],
         "certified": ["certified_rate"],
         "enclosing": ["enclose"],
         "initialize": ["balanced_", "designed_", "imbalanced_", "init_"],
