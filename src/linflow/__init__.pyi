@@ -57,6 +57,7 @@ from .model.quadratics import LinearRegression as LinearRegression
 from .model.quadratics import MatrixFactorization as MatrixFactorization
 from .model.quadratics import Quadratic as Quadratic
 from .model.spectrum import ImbalanceSpectrum as ImbalanceSpectrum
+from .model.tied import TiedLayers as TiedLayers
 from .sweeps import sweep as sweep
 from .verified import DescentEnclosure as DescentEnclosure
 from .verified import Enclosure as Enclosure
