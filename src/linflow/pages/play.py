@@ -31,18 +31,38 @@ DEEP = (
 """Starts of chains of scalars."""
 
 
-@lru_cache(maxsize=1)
-def page() -> str:
-    """Return the page, with its program and its style inside."""
+LAYERS = (
+    ("imbalanced", {"n": 2, "m": 2, "eigenvalues": [2.0, 0.5, 0.0, -1.0], "targets": [1.0, 0.5], "part": 0.6}),
+    (
+        "no margin, spectral gap",
+        {"n": 3, "m": 1, "eigenvalues": [3.0, 2.0, 1.5, 0.0, -1.0], "targets": [1.0], "part": 0.0},
+    ),
+    ("balanced", {"n": 2, "m": 2, "eigenvalues": [0.0, 0.0], "targets": [1.0, 0.9], "part": 0.8}),
+    ("wide", {"n": 2, "m": 1, "eigenvalues": [4.0, 3.0, 0.0, 0.0, 0.0, 0.0, -3.5], "targets": [1.0], "part": 0.1}),
+)
+"""Starts of two layers."""
+
+PROGRAMS = ("mathematics", "drawing", "play")
+"""Files of the page, in the order in which they run. The explorer has one more."""
+
+
+@lru_cache(maxsize=2)
+def page(served: bool = False) -> str:
+    """Return the page, with its programs and its style inside; `served` adds the views of the explorer."""
     folder = files("linflow.pages") / "templates" / "play"
-    program = {
-        name: Markup((folder / f"{file}.js").read_text(encoding="utf-8"))  # files of this package
-        for name, file in (("mathematics", "mathematics"), ("program", "play"))
-    }
+    names = (*PROGRAMS, "explore") if served else PROGRAMS
+    programs = [Markup((folder / f"{name}.js").read_text(encoding="utf-8")) for name in names]  # of this package
     template = environment().get_template("play.html.j2")
-    return template.render(two_presets=TWO, deep_presets=DEEP, version=__version__, **program)
+    return template.render(
+        two_presets=TWO,
+        deep_presets=DEEP,
+        layer_presets=LAYERS,
+        version=__version__,
+        programs=programs,
+        served=served,
+    )
 
 
 def write(path: Path) -> None:
-    """Write the page to a file, whole or not at all."""
+    """Write the page without a server to a file, whole or not at all."""
     write_whole(path, page())
