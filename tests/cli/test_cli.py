@@ -263,7 +263,7 @@ def test_help_says_the_defaults(linflow):
     shown = " ".join(linflow("analyze", "--help").stdout.replace("│", " ").split())
     made = settings.Experiment()
     for words, value in (
-        ("spectral or small.", made.start.init),
+        ("small or identity.", made.start.init),
         ("Seed of the start.", made.start.seed),
         ("flow or descent.", made.algorithm),
         ("at which the run ends.", made.flow.until),

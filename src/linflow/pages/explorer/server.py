@@ -72,7 +72,7 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 60
-    server: _Server
+    server: _Server  # pyright: ignore[reportIncompatibleVariableOverride] - what it was made with
 
     def do_GET(self) -> None:
         """Send the page."""
