@@ -60,7 +60,7 @@ TARGETS = {
         f"exact.{name}": ["exact/test_literal", "exact/test_exact"]
         for name in ("reduced", "scalar", "modes", "two_layers", "_chain_flow", "_riccati", "_alignment")
     },
-    "model.diagonal": ["model/test_diagonal"],
+    "model.diagonal": ["model/test_diagonal", "exact/test_limit"],
     "dynamics.greedy": ["dynamics/test_greedy"],
     "geometry.alignment": ["geometry/test_alignment"],
     "exact.symmetric": ["exact/test_symmetric"],

@@ -325,7 +325,7 @@ def literal_series(problem, weights, tau, s, accuracy):
     return None, 16
 
 
-@pytest.mark.parametrize("scales", [(1.0, 0.05), (0.05, 1.0), (1.0, 1.0)])
+@pytest.mark.parametrize("scales", [(1.0, 0.05), (0.05, 1.0), (-1.0, 0.05), (0.05, -1.0), (4.0, 5.0)])
 @pytest.mark.parametrize("accuracy", [1e-1, 1e-3, 1e-5])
 def test_sweeps_settle_where_they_change_little(monkeypatch, scales, accuracy):
     assert (declared_march.DEGREE, declared_march.SWEEPS) == (8, 16)
@@ -343,6 +343,14 @@ def test_sweeps_settle_where_they_change_little(monkeypatch, scales, accuracy):
     assert found is not None and len(calls) == sweeps
     for k, layer in zip(literal, found, strict=True):
         np.testing.assert_allclose(layer[1:], k, rtol=1e-9, atol=1e-10)
+
+
+def test_slopes_at_eight_times_give_a_polynomial():
+    times, matrix = declared_march._collocation.__wrapped__()  # not those of an earlier test
+    assert times.tolist() == near([0.5 - 0.5 * math.cos(math.pi * k / 7) for k in range(8)])
+    slope = drawn(8)
+    values = np.polynomial.polynomial.polyval(times, slope)
+    np.testing.assert_allclose(matrix @ values, slope / np.arange(1, 9), rtol=1e-9, atol=1e-9)
 
 
 def test_sweeps_that_do_not_settle_or_leave_float64_are_given_up(monkeypatch):

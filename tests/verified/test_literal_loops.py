@@ -27,6 +27,7 @@ from linflow.verified import (
 from linflow.verified.compiled import CompiledNode, CompiledPath
 from linflow.verified.hessian import Matrix, between, coefficient, first
 from linflow.verified.log_norm import times
+from linflow.verified.problem import AffineGradient
 from linflow.verified.taylor import Expansion
 from tests.verified.test_compiled import KINDS, cases, laid, symmetric
 from tests.verified.test_literal_path import coarse, tiny, u, up  # noqa: F401 - the fixture
@@ -121,6 +122,11 @@ def small(kind):
     for problem, _, weights, scale in cases(kind, False):
         if max(max(W.shape) for W in weights) <= 4:
             yield problem, weights, scale
+    if kind == "plain":  # the last layers are larger than the first
+        rng = np.random.default_rng(9)
+        for widths in ((1, 2, 3), (1, 1, 2, 4)):
+            weights = [0.5 * rng.standard_normal(s) for s in itertools.pairwise(widths)]
+            yield AffineGradient(rng.standard_normal((1, widths[-1]))), weights, 0.7
 
 
 # --- norms ---------------------------------------------------------------------------------------------------------
@@ -186,6 +192,32 @@ def test_paths_are_those_of_the_plain_class(coarse, kind, order):  # noqa: F811
             row = _frame.tail_row.py_func(path.layout.spec, of, l)
             assert len(norms) == count
             same(path.tails[row, :count], norms)
+
+
+@pytest.mark.parametrize("turned", [True, False])
+@pytest.mark.parametrize(("rows", "between", "columns"), [(2, 3, 2), (3, 1, 4), (1, 1, 1), (5, 6, 3), (2, 2, 5)])
+def test_a_coefficient_of_a_product_of_series(turned, rows, between, columns):
+    rng, k = np.random.default_rng(rows), 2
+    A, B = rng.standard_normal((5, rows, between)), rng.standard_normal((7, between, columns))
+    given = np.swapaxes(A, 1, 2) if turned else A
+    C, work, size = np.ones(3 + rows * columns + 2), np.zeros(rows * columns), between * columns
+    TAYLOR["cauchy"](
+        turned, given.ravel(), 0, B.ravel(), 2 * size, k, C, 3, work, 0, rows, between, columns
+    )  # B begins with the third of the seven
+    literal = sum(A[i] @ B[2 + k - i] for i in range(k + 1))
+    same(C[3:-2].reshape(rows, columns), literal, atol=1e-14)
+    assert C[:3].tolist() == [1.0] * 3 and C[-2:].tolist() == [1.0] * 2
+
+
+def test_nothing_is_read_before_it_is_written(coarse, monkeypatch):  # noqa: F811
+    for problem, weights, scale in small("both"):
+        plain = Expansion(problem, weights, scale, 2.0**-5, 3)
+        with monkeypatch.context() as patch:
+            patch.setattr(np, "empty", lambda shape, *_, **__: np.full(shape, math.nan))
+            path = read_path(problem, weights, scale, order=3)
+        same(path.defects[: len(plain.defects)], plain.defects)
+        same(path.longest(), plain.longest())
+        assert np.isfinite(path.series).all() and np.isfinite(path.heads).all()
 
 
 def test_the_longest_step_is_where_the_truncation_is_its_share(coarse):  # noqa: F811
@@ -594,7 +626,7 @@ def literal_least(H, error, v, enough):
         if min(top, high) - low <= width:
             break
         s = min((low + high) / 2, max(quotient - width / 2, (low + top) / 2), 0.0)
-    return low - (error + 4 * u * abs(low)) * up if low > -math.inf else low, v
+    return low - (error + 4 * u * abs(low)) * up, v
 
 
 @pytest.mark.parametrize("fine", [True, False])
@@ -622,7 +654,17 @@ def test_a_least_eigenvalue_by_trial_shifts(monkeypatch, coarse, fine):  # noqa:
         same(found, expected, rtol=1e-9)  # quotients of vectors that are solved for
         if trial % 4:  # from the greatest eigenvector, rounding leads to the least
             same(got, vector, rtol=0, atol=1e-6)
-    for wrong in (math.nan, math.inf):
-        H = np.eye(3)
-        H[2, 0] = wrong
-        assert PROGRAMS.least(H.ravel(), 3, 0.0, np.ones(3), 1e-7, np.zeros(9)) == -math.inf
+    with np.errstate(invalid="ignore"):
+        for wrong, place in itertools.product((math.nan, math.inf, -math.inf), ((0, 0), (2, 0), (2, 1), (2, 2))):
+            H = np.eye(3)
+            H[place] = wrong
+            assert PROGRAMS.least(H.ravel(), 3, 0.0, np.ones(3), 1e-7, np.zeros(9)) == -math.inf
+
+
+def test_a_pivot_is_above_0_and_finite():
+    for entry, shift, complete in ((2.0, 1.0, True), (2.0, 2.0, False), (2.0, 3.0, False), (math.inf, 1.0, False)):
+        assert LEAST["_factored"](np.array([entry]), 1, shift, np.zeros(1)) == complete
+
+
+def test_the_compiler_does_not_rearrange_bounds():
+    assert FRAME["gamma"](1) > u and _frame.proved(lambda x: x).targetoptions["fastmath"] is False

@@ -168,7 +168,7 @@ class DescentBounds:
         # No singular value of E ↦ (P_{l−1}ᵀ E S_{l+1}ᵀ)_l moves by more than the bound on the fall of the least.
         ceilings = (math.sqrt(_ceiling(net, self.norms)) + roots[:1] - roots) ** 2
         self.radii = np.append(self._radii[self._chosen], math.inf)  # the last ball is the whole space
-        self.floors, self.ceilings = np.append(roots**2, 0.0), np.append(ceilings, math.inf)
+        self.floors, self.ceilings = np.append(self._floors[self._chosen], 0.0), np.append(ceilings, math.inf)
 
     def _reach(self, alpha: float) -> np.ndarray:
         """Return a lower bound on `∫_0^r sqrt(γ max(κ, α))` for each radius, with κ the known floors."""
@@ -281,8 +281,7 @@ class DescentBounds:
         """
         beta, alpha, limit = self._start(drift)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            largest = np.minimum(2 / beta, np.maximum(limit, 0.0))
-            largest = np.minimum(largest, drift / (self.gap * STRICT + drift * beta / 2))
+            largest = np.minimum(np.maximum(limit, 0.0), drift / (self.gap * STRICT + drift * beta / 2))  # below 2/β
             largest = np.nan_to_num(largest, nan=0.0) / STRICT
             eta = np.minimum(1 / beta, largest)
             decrease = np.nan_to_num(eta * (1 - eta * beta / 2))
