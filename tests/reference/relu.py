@@ -170,3 +170,29 @@ def explicit_size(X: Matrix, U: Matrix, Y: Matrix) -> float:
         middle = (low + high) / 2
         low, high = (low, middle) if holds(middle) else (middle, high)
     return high
+
+
+def several_outputs_floor(
+    X: Matrix, U: Matrix, V: Matrix, s: float, tau: float, deltas: list[float], ratios: tuple[float, ...]
+) -> float:
+    """Theorem 1 for several outputs: the largest floor over some δ, some θ in `c_j = θ‖v_j‖/ε_j`, every c ≥ 1."""
+    K, (N, m) = X @ X.T, (len(X), V.shape[1])
+    neurons = [movement(X, u, v, s, tau) for u, v in zip(U.T, V, strict=True)]
+    Phi = np.array([n["phi"] for n in neurons]).T
+    E = np.array([n["E"] for n in neurons]).T
+    spread = min(np.linalg.norm(E, 2), np.sqrt(sum((n["kappa"] * n["V"]) ** 2 for n in neurons)))
+    best = 0.0
+    for delta in deltas:
+        for ratio in ratios:
+            A, together, apart = np.zeros((N * m, N * m)), np.zeros((N, N)), np.zeros(N)
+            for j, n in enumerate(neurons):
+                size, free = np.linalg.norm(V[j]), ~n["frozen"]
+                c = min(max(1.0, ratio * size / n["eps"]), 1e8) if n["eps"] > 0 else 1e8
+                used = min(deltas) if s == 0 and 2 * free.sum() > N else delta
+                a = np.where(X @ U[:, j] > 0, 1.0, s)
+                A += (1 - 1 / c) * np.kron(shadow(K, a, free, used, s), np.outer(V[j], V[j]))
+                together += (c - 1) * n["eps"] ** 2 * np.outer(n["t"], n["t"])
+                apart += (c - 1) * n["eps"] ** 2 * n["kappa"] * (n["t"] > 0)
+            price = min(np.linalg.norm(np.abs(K) * together, 2), apart.max())
+            best = max(best, best_c(A - price * np.eye(N * m), np.kron(Phi @ Phi.T, np.eye(m)), spread))
+    return best

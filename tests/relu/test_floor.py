@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from linflow.relu.floor import Floor
+from linflow.relu.floor import RATIOS, Floor
 from linflow.relu.movement import Mover
 from linflow.relu.shadows import SMALLEST, Shadows
 from tests.reference import relu as reference
@@ -41,6 +41,8 @@ def test_movement_is_the_least_fixed_point(kind, tau):
             size = start.V[j, 0] ** 2 + np.sum(start.U[:, j] ** 2)
             # a difference of squares, less an allowance of 1e-11 of them
             assert least - 1e-10 * size * (1 + tau) <= found.second_floor[j] <= least + 4e-16 * size
+            drifted = reference.second_floor(start.X, start.U[:, j], start.V[j, 0], twin, drift=0.1)
+            assert abs(found.squares_floor(0.1)[j] - drifted) <= 1e-10 * size * (1 + tau)
     E = np.array(
         [reference.movement(start.X, u, v, start.slope, tau)["E"] for u, v in zip(start.U.T, start.V, strict=True)]
     )
@@ -98,6 +100,20 @@ def test_one_output_floor_is_the_twins(kind, tau):
     twin = reference.one_output_floor(start.X, start.U, start.V, start.slope, tau, deltas)
     size = np.linalg.eigvalsh(reference.H(start.X, start.U, start.V, reference.slopes(start.X, start.U, 0), 0))[-1]
     # the library stops its search for c after six steps; SMALLEST costs 1e-9
+    assert 0.99 * twin - 1e-8 * size <= value <= twin + 1e-9 * size
+
+
+@pytest.mark.parametrize("kind", [{"m": 2}, {"m": 3, "s": 0.3}, {"m": 2, "N": 5, "d": 3, "bias": True}])
+@pytest.mark.parametrize("tau", [0.005, 0.03])
+def test_several_outputs_floor_is_the_twins(kind, tau):
+    start = started(*drawn(12, **{"N": 3, "h": 30, "size": 3.0, **kind}))
+    floor, movement = Floor(start), Mover(start).at(tau)
+    value = floor.at(movement)
+    deltas = list(floor.shadows.choices(movement))
+    twin = reference.several_outputs_floor(start.X, start.U, start.V, start.slope, tau, deltas, RATIOS)
+    assert twin > 0 or tau > 0.01
+    size = np.linalg.eigvalsh(reference.H(start.X, start.U, start.V, reference.slopes(start.X, start.U, 0), 0))[-1]
+    # as for one output
     assert 0.99 * twin - 1e-8 * size <= value <= twin + 1e-9 * size
 
 
