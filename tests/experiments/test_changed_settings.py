@@ -37,6 +37,7 @@ SMALL = {
     "saddles": {"values": "2,1", "h": "2", "depth": "2", "size": "1e-4", "seeds": "1", "until": "1e-4"},
     "classification": {"N": "4", "n": "2", "margin": "1", "h": "3", "depth": "1", "steps": "60", "seeds": "1"},
     "width_map": {"h": "64,8", "depth": "3,2", "n": "2", "m": "1", "kappa": "1.5", "until": "1e-2", "seeds": "2"},
+    "relu": {"n": "3", "d": "6", "width": "20,60", "alpha": "1,4", "seeds": "1"},
     "verified_runs": {"n": "4", "m": "2", "h": "8", "until": "1e-3", "h_diabetes": "8", "h_digits": "12"},
 }
 """Of the other figures the tests beside this one change the settings."""

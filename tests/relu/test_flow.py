@@ -183,3 +183,12 @@ def test_runs_and_certificates_can_be_pickled():
     assert (again.gap == run.gap).all() and again.gap_at(0.5 * run.t[-1]) == run.gap_at(0.5 * run.t[-1])
     assert again.stats.gap_error == run.stats.gap_error and same.rate == cert.rate
     assert copy.deepcopy(cert).check(again).holds
+
+
+def test_times_at_recorded_levels_are_found_though_losses_round():
+    X, Y, net = drawn(11, h=60, size=3.0)
+    run = relu.gradient_flow(X, Y, net, until=1e-3)
+    for k in range(1, len(run.t)):
+        level = float(run.gap[k] / run.gap[0])
+        for near in (level, level * (1 - 2e-16), level * (1 + 2e-16)):
+            assert run.time_to(min(near, 1 - 1e-16)) == pytest.approx(run.t[k], rel=1e-9, abs=0)

@@ -129,12 +129,15 @@ class Trajectory:
         if i == 0 or self.algorithm == "descent":
             return float(self.t[i])
         low, high = float(self.t[i - 1]), float(self.t[i])
-        if self.gap[i] >= level:
-            return high
 
         def above(t: float) -> float:
             return float(np.log(self.gap_at(t) / level))
 
+        # The recorded loss and that of the weights differ by rounding.
+        if above(high) >= 0:
+            return high
+        if above(low) <= 0:
+            return low
         return find_root(above, low, high)
 
     def difference(self, other: Trajectory) -> float:

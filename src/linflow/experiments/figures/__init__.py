@@ -53,6 +53,7 @@ MODULES = (
     "network_bias",
     "width_map",
     "balanced_descent",
+    "relu_rates",
 )
 
 EXPERIMENTS: dict[str, PaperFigure]  # filled on first use
