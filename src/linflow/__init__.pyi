@@ -8,6 +8,8 @@ from . import schedules as schedules
 from ._support.references import cite as cite
 from .advice.design import Design as Design
 from .advice.design import design as design
+from .advice.rebalance import Rebalanced as Rebalanced
+from .advice.rebalance import rebalance as rebalance
 from .certificates import Certificate as Certificate
 from .certificates import Check as Check
 from .certificates import Guarantee as Guarantee
@@ -15,6 +17,8 @@ from .certificates import Violation as Violation
 from .certificates import margin as margin
 from .certificates.least_norm import LeastNormDistance as LeastNormDistance
 from .certificates.least_norm import least_norm_distance as least_norm_distance
+from .certificates.optimality import OptimalityGap as OptimalityGap
+from .certificates.optimality import optimality_gap as optimality_gap
 from .dynamics import Failure as Failure
 from .dynamics import GreedyLowRank as GreedyLowRank
 from .dynamics import Interrupted as Interrupted
@@ -52,6 +56,7 @@ from .model.classification import LogisticLoss as LogisticLoss
 from .model.diagonal import DiagonalRegression as DiagonalRegression
 from .model.network import Network as Network
 from .model.objectives import Objective as Objective
+from .model.optimizer import Optimizer as Optimizer
 from .model.powers import LpRegression as LpRegression
 from .model.quadratics import LinearRegression as LinearRegression
 from .model.quadratics import MatrixFactorization as MatrixFactorization

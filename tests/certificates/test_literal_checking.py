@@ -12,13 +12,15 @@ import linflow as lf
 from linflow._support.arrays import EPS
 from linflow.certificates import Violation
 from linflow.certificates.curves import StepCurve
+from linflow.model.optimizer import PLAIN
 
 checking = import_module("linflow.certificates.checking")
 OVER = 1e-9  # what an observed value is granted
 
 
 def run_of(gap=(4.0, 2.0, 1.0), rate=(8.0, 6.0, 4.0), t=(0.0, 1.0, 2.0), *, error=0.0, times=1.0, **more):
-    more = {"algorithm": "flow", "step_size": None, "step_sizes": None, "final": "end"} | more
+    plain = {"optimizer": PLAIN, "algorithm": "flow"}
+    more = plain | {"step_size": None, "step_sizes": None, "final": "end"} | more
     return SimpleNamespace(
         t=np.array(t),
         gap=np.array(gap),
@@ -35,7 +37,8 @@ def row(gap_at=lambda t: 9.0, name="row", curve=None, applies=True, gap=4.0):
 
 def promise(*rows, rate=lambda gap: 0.0, gap=4.0, noise=None, derived=True, minimum=0.0, **more):
     noise = {"start": 0.0, "end": 0.0} if noise is None else noise
-    more = {"algorithm": "flow", "step_size": None, "schedule": None} | more
+    plain = {"optimizer": PLAIN, "imbalance": None, "algorithm": "flow"}
+    more = plain | {"step_size": None, "schedule": None} | more
     return SimpleNamespace(
         objective=SimpleNamespace(rounding=noise.get, derived=derived, minimum=minimum),
         start="start",

@@ -86,7 +86,7 @@ def test_a_run_comes_back_to_the_last_bit(run, tmp_path, rng):
     back = files.load_run(save(run, tmp_path))
     for name in ("t", "gap", "rate", "step_sizes", *RECORD[2:], "loss"):
         assert same(getattr(back, name), getattr(run, name)), name
-    for name in ("minimum", "result", "notes", "algorithm", "step_size", "until"):
+    for name in ("minimum", "result", "notes", "algorithm", "step_size", "until", "optimizer"):
         assert getattr(back, name) == getattr(run, name), name
     for name in _schema.STATS:
         assert getattr(back.stats, name) == getattr(run.stats, name), name
@@ -113,7 +113,7 @@ def test_every_quantity_of_a_run_is_covered():
     """Fails where a field is added to a run and not to its file."""
     stored = {"t", "gap", "rate", "minimum", "start", "final", "result", "stats", "notes", "algorithm"}
     stored |= {"step_size", "step_sizes", "least_eigenvalue", "imbalance_drift", "singular_values", "until"}
-    stored |= {"tangent_change"}
+    stored |= {"tangent_change", "law_error", "optimizer"}
     stored |= {"nodes", "checkpoints"}
     assert {field.name for field in dataclasses.fields(lf.Trajectory)} == stored
     of_stats = {field.name for field in dataclasses.fields(Stats)} - {"_estimate"} | {"gap_error"}

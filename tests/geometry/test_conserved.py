@@ -76,3 +76,28 @@ def test_what_does_not_fit(rng):
     with pytest.raises(ValueError, match="product is 2×2"):
         lf.conserved(lf.init.gaussian((2, 3, 2), rng=rng), lf.MatrixFactorization(np.ones((3, 2))))
     assert lf.conserved([np.eye(2)]) == ()
+
+
+def test_layer_rates_and_friction(rng):
+    f = lf.LinearRegression(rng.standard_normal((1, 2)), rng.standard_normal((1, 2)))
+    net, rates = lf.init.gaussian((2, 3, 2), rng=rng), (1.0, 5.0)
+    first, frozen = lf.conserved(net, f, layer_rates=rates)
+    A, B = net.weights
+    np.testing.assert_allclose(first.value, A.T @ A - B @ B.T / 5, atol=1e-14)
+    run = lf.gradient_flow(f, net, t_max=1.0, layer_rates=rates)
+    last, _ = lf.conserved(run.final, f, layer_rates=rates)
+    np.testing.assert_allclose(last.value, first.value, atol=1e-8)
+    assert [one.name for one in lf.conserved(net, f, layer_rates=rates, weight_decay=0.1)] == [frozen.name]
+    equal = lf.conserved(net, layer_rates=(2, 2), weight_decay=0.1)
+    assert [one.decay for one in equal] == [0.4]
+    spin, still = lf.conserved(net, f, friction=0.5)
+    assert (spin.name, spin.decay, still.name) == ("angular momentum 1", 0.5, "frozen rows of W_1")
+    assert spin.count == 3 and not spin.value.any() and spin.symmetry.endswith("S orthogonal")
+    # It stays 0 along a heavy ball from rest, whose imbalance changes; rates by central differences of 1e-4.
+    times = (0.7 - 1e-4, 0.7, 0.7 + 1e-4)
+    run = lf.gradient_flow(f, net, t_max=1.0, friction=0.5, times=times, rtol=1e-10)
+    before, now, after = (run.network_at(t).weights for t in times)
+    V = [(b - a) / 2e-4 for a, b in zip(before, after, strict=True)]
+    M = now[0].T @ V[0] - V[1] @ now[1].T
+    np.testing.assert_allclose(M, M.T, atol=1e-6)
+    assert np.abs(M).max() > 1e-2 and run.stats.imbalance_drift > 1e-2

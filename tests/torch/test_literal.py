@@ -15,7 +15,7 @@ import linflow.torch as lt  # noqa: E402
 from linflow._support import number_formats  # noqa: E402
 from linflow.bounds import scalar_chain  # noqa: E402
 from linflow.certificates.margin import product_range  # noqa: E402
-from linflow.torch import _extremes, _numbers, _tangent, certified  # noqa: E402
+from linflow.torch import _extremes, _numbers, _sgd, _tangent, certified  # noqa: E402
 from linflow.torch import _imbalance_law as _law  # noqa: E402
 
 SAME = 1e-12
@@ -86,11 +86,11 @@ def test_the_law_is_that_of_sgd_with_weight_decay(rng):
         optimizer.zero_grad()
         loss = torch.sum((chain.parameters[0] @ chain.parameters[1] - 1) ** 2) / 2
         loss.backward()
-        law.add(*_law.rate_of(optimizer, chain), [p.grad for p in chain.parameters])
+        law.add(*_sgd.rate_of(optimizer, chain), [p.grad for p in chain.parameters])
         optimizer.step()
     by_law, seen, error = law.compare(chain.weights())
     assert seen == near(by_law, rel=1e-10) and error < 1e-12 < seen  # three steps of rounding
-    assert _law.rate_of(optimizer, chain) == (0.1, 0.3)
+    assert _sgd.rate_of(optimizer, chain) == (0.1, 0.3)
 
 
 def test_the_rounding_of_the_law_is_at_the_size_of_the_weights():
@@ -119,23 +119,39 @@ def test_followed_directions_that_depend_on_each_other_are_left_out(monkeypatch)
 def test_where_the_law_does_not_hold_it_says_why(rng):
     chain = Plain([np.eye(2), np.eye(2)])
     first, second = chain.parameters
-    assert _law.why_no_law(torch.optim.SGD(chain.parameters, lr=0.1), chain) is None
-    assert "Adam" in _law.why_no_law(torch.optim.Adam(chain.parameters), chain)
-    assert "momentum 0.5" in _law.why_no_law(torch.optim.SGD(chain.parameters, lr=0.1, momentum=0.5), chain)
+    assert _sgd.why_no_law(torch.optim.SGD(chain.parameters, lr=0.1), chain) is None
+    assert "Adam" in _sgd.why_no_law(torch.optim.Adam(chain.parameters), chain)
+    assert _sgd.why_not_plain(torch.optim.SGD(chain.parameters, lr=0.1), chain) is None
+    heavy = torch.optim.SGD(chain.parameters, lr=0.1, momentum=0.5)
+    assert _sgd.why_no_law(heavy, chain) is None and "momentum 0.5" in _sgd.why_not_plain(heavy, chain)
     split = [{"params": [first], "lr": 0.1}, {"params": [second], "lr": 0.2}]
-    assert "different" in _law.why_no_law(torch.optim.SGD(split, lr=0.1), chain)
+    fast = torch.optim.SGD(split, lr=0.1)
+    assert _sgd.why_no_law(fast, chain) is None and "different learning rates" in _sgd.why_not_plain(fast, chain)
+    assert _sgd.Sgd.of(fast, chain).rates == (1.0, 2.0)
     split = [{"params": [first], "weight_decay": 0.1}, {"params": [second]}]
-    assert "different" in _law.why_no_law(torch.optim.SGD(split, lr=0.1), chain)
-    assert "layer 2 is not trained" in _law.why_no_law(torch.optim.SGD([first], lr=0.1), chain)
+    assert "different products" in _sgd.why_no_law(torch.optim.SGD(split, lr=0.1), chain)
+    split = [
+        {"params": [first], "lr": 0.1, "weight_decay": 0.4},
+        {"params": [second], "lr": 0.4, "weight_decay": 0.1},
+    ]
+    assert _sgd.why_no_law(torch.optim.SGD(split), chain) is None
+    split = [{"params": [first], "momentum": 0.4}, {"params": [second]}]
+    assert "different momentum" in _sgd.why_no_law(torch.optim.SGD(split, lr=0.1), chain)
+    split = [{"params": [first], "lr": 0.1}, {"params": [second], "lr": 0.0}]
+    assert "rate of a layer is 0" in _sgd.why_no_law(torch.optim.SGD(split), chain)
+    still = torch.optim.SGD(chain.parameters, lr=0.0)
+    assert _sgd.why_no_law(still, chain) is None and _sgd.Sgd.of(still, chain) == _sgd.Sgd()
+    assert _sgd.Sgd.of(torch.optim.Adam(chain.parameters), chain) == _sgd.Sgd() == _sgd.Sgd.of(None, chain)
+    assert "layer 2 is not trained" in _sgd.why_no_law(torch.optim.SGD([first], lr=0.1), chain)
     split = [{"params": [second], "lr": 0.2}, {"params": [first], "lr": 0.1, "weight_decay": 0.4}]
-    assert _law.rate_of(torch.optim.SGD(split, lr=1.0), chain) == (0.1, 0.4)
+    assert _sgd.rate_of(torch.optim.SGD(split, lr=1.0), chain) == (0.1, 0.4)
     beside = [{"params": [second], "lr": 0.2}, {"params": [torch.nn.Parameter(torch.ones(1)), first], "lr": 0.3}]
-    assert _law.rate_of(torch.optim.SGD(beside, lr=1.0), chain) == (0.3, 0.0)
+    assert _sgd.rate_of(torch.optim.SGD(beside, lr=1.0), chain) == (0.3, 0.0)
     first.requires_grad_(False)
-    assert "layer 1 is frozen" in _law.why_no_law(torch.optim.SGD(chain.parameters, lr=0.1), chain)
+    assert "layer 1 is frozen" in _sgd.why_no_law(torch.optim.SGD(chain.parameters, lr=0.1), chain)
     # The group of the first layer, or else the first; a rule without decay has none.
-    assert _law.rate_of(torch.optim.SGD([{"params": [second], "lr": 0.3}], lr=1.0), chain)[0] == 0.3
-    assert _law.rate_of(torch.optim.Rprop(chain.parameters, lr=0.7), chain) == (0.7, 0.0)
+    assert _sgd.rate_of(torch.optim.SGD([{"params": [second], "lr": 0.3}], lr=1.0), chain)[0] == 0.3
+    assert _sgd.rate_of(torch.optim.Rprop(chain.parameters, lr=0.7), chain) == (0.7, 0.0)
     half = Plain([np.eye(2), np.eye(2)])
     half.parameters = [torch.nn.Parameter(p.detach().float()) for p in half.parameters]
     assert _law.ImbalanceLaw(half).dtype == torch.float32

@@ -159,8 +159,12 @@ def test_gradients_clipped_together_keep_the_law():
 def test_optimisers_without_the_law_are_named():
     cases = [
         (torch.optim.Adam, "Adam does not step along the gradient"),
-        (lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), "the momentum 0.9"),
-        (lambda p: torch.optim.SGD([{"params": p[:1], "lr": 0.1}, {"params": p[1:]}], lr=0.2), "different"),
+        (torch.optim.AdamW, "AdamW does not step along the gradient"),
+        (torch.optim.RMSprop, "RMSprop does not step along the gradient"),
+        (
+            lambda p: torch.optim.SGD([{"params": p[:1], "momentum": 0.1}, {"params": p[1:]}], lr=0.2),
+            "the layers have different momentum",
+        ),
         (lambda p: torch.optim.SGD(p[:1], lr=0.1), "layer 2 is not trained by the optimizer"),
         (torch.optim.LBFGS, "LBFGS does not step along the gradient"),
     ]

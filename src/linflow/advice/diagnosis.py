@@ -64,6 +64,11 @@ def findings(
         >>> [finding.text for finding in findings(cert, None, 1e-6) if finding.kind == "narrow"]
         ['A hidden layer of 1 unit is narrower than min(n, m) = 2: T is singular at all weights. Widen it to 2.']
     """
+    if not cert.optimizer.plain:
+        raise ValueError(
+            f"the findings are about the plain flow and descent, and this certificate is for {cert.optimizer}; print "
+            "the certificate, and check a run against it."
+        )
     descent = descent_of(cert)
     parts = (
         proved(proof, cert, until),

@@ -30,6 +30,8 @@ class Guarantee:
         gap: the initial loss gap `L(0) − f*`.
         minimum: `f*`.
         facts: numbers behind it, such as the radius of the lazy regime or the cap on the drift.
+        ceiling: what the gap never exceeds if the guarantee does not apply: inf for a descent, whose loss may rise;
+            the initial gap if it is None.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Guarantee:
     gap: float
     minimum: float
     facts: dict[str, float] = field(default_factory=dict)
+    ceiling: float | None = None
 
     @property
     def citations(self) -> frozenset[str]:
@@ -99,7 +102,11 @@ class Guarantee:
 
     def _gap_at(self, t: Any) -> float:
         t = checks.positive(t, "t", allow_zero=True)
-        return min(self.gap, self.curve.gap(t)) if self.curve else self.gap
+        return min(self.gap, self.curve.gap(t)) if self.curve else self._most
+
+    @property
+    def _most(self) -> float:
+        return self.gap if self.ceiling is None else self.ceiling
 
     def __repr__(self) -> str:
         if not self.applies:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from linflow._support import checks
+from linflow._support.arrays import norm
 from linflow._support.deprecation import renamed_attributes
 from linflow._support.digits import number
 from linflow._support.fractions import FRACTIONS, SHOWN
@@ -18,6 +19,8 @@ from linflow.certificates.checking import Check, Proof, check_run
 from linflow.certificates.curves import Curve, ExponentialCurve, StepCurve
 from linflow.certificates.descent import descent_guarantees
 from linflow.certificates.exponential import exponential
+from linflow.certificates.heavy_ball import heavy_ball
+from linflow.certificates.imbalance_law import ImbalanceGuarantee, imbalance_guarantee
 from linflow.certificates.prior import prior_results
 from linflow.certificates.promises import Promises
 from linflow.certificates.scheduled_descent import schedule_guarantees
@@ -26,6 +29,7 @@ from linflow.certificates.tail import exponential_tail
 from linflow.dynamics.descent import Constant
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
+from linflow.model.optimizer import PLAIN, Optimizer
 
 if TYPE_CHECKING:
     from linflow.dynamics.descent import Schedule
@@ -51,6 +55,10 @@ class Certificate(Promises):
         step_size: η of the descent; None for the flow and for a schedule.
         notes: messages on conversions of the input to float64.
         schedule: the rule for the steps of the descent; None for the flow and for a constant step.
+        optimizer: layer rates, weight decay and friction of what is certified. With layer rates, T, γα and the
+            imbalances are those of the layers `W_l/√ρ_l`.
+        imbalance: what is certain about the imbalances of the flow; None for a descent, whose guarantees name their
+            cap on the drift, and if nothing is known.
     """
 
     guarantees: tuple[Guarantee, ...]
@@ -61,11 +69,13 @@ class Certificate(Promises):
     step_size: float | None = None
     notes: tuple[str, ...] = ()
     schedule: Schedule | None = None
+    optimizer: Optimizer = PLAIN
+    imbalance: ImbalanceGuarantee | None = None
 
     @cached_property
     def setting(self) -> Setting:
         """The subject of the guarantees, with the quantities they use: the restricted pair, margins, imbalance, T."""
-        return Setting(self.objective, self.start, self.algorithm)
+        return Setting(self.objective, self.optimizer.coordinates(self.start), self.algorithm)
 
     @property
     def pl_constant(self) -> float:
@@ -97,7 +107,9 @@ class Certificate(Promises):
         gamma, K = setting.gamma, setting.objective.smoothness
         curve: Curve | None = None
         reason = setting.beyond_float64
-        if gamma == 0:
+        if not self.optimizer.only_rates:
+            reason = f"it is for the plain gradient, but this certificate is for {self.optimizer}"
+        elif gamma == 0:
             reason = "no pl_constant is known for the objective"
         elif reason:
             pass
@@ -120,7 +132,7 @@ class Certificate(Promises):
     @cached_property
     def prior(self) -> tuple[Guarantee, ...]:
         """One row for each published result on this start: its bound, or the reason why it does not apply."""
-        return tuple(prior_results(self.setting, self.guarantees))
+        return tuple(prior_results(self.setting, self.guarantees)) if self.optimizer.only_rates else ()
 
     def check(self, run: Trajectory | Proof) -> Check:
         """Compare every guarantee with a run from this start, or with a proof of one (`enclose`); see `Check`.
@@ -134,6 +146,7 @@ class Certificate(Promises):
         """Return the certificate as plain data, ready for JSON: infinities become None."""
         return {
             "algorithm": self.algorithm,
+            "optimizer": self.optimizer.to_dict(),
             "step_size": None if self.step_size is None else finite(self.step_size),
             "schedule": None if self.schedule is None else repr(self.schedule),
             "widths": list(self.start.widths),
@@ -159,6 +172,9 @@ class Certificate(Promises):
             head += f", gradient descent with step {self.step_size:.4g}"
         if self.schedule is not None:
             head += f", gradient descent with {self.schedule!r}"
+        if not self.optimizer.plain:
+            head += f", {self.optimizer}"
+            head += "" if self.imbalance is None else f"\nimbalance: {self.imbalance.statement}"
         blocks = [head, f"rests on {self.rests_on}", *self.notes, self.text_table("guarantee", self.guarantees), ""]
         return "\n".join([*blocks, self.text_table("published result", (self.baseline, *self.prior))])
 
@@ -177,15 +193,16 @@ def certify(
     algorithm: str = "flow",
     step_size: float | None = None,
     schedule: Schedule | None = None,
+    optimizer: Optimizer = PLAIN,
 ) -> Certificate:
     """Return every guarantee on the gradient flow, or on gradient descent, from this start, best first.
 
-    `linflow.certify` describes the arguments, and can prove the rounding too.
+    `linflow.certify` describes the arguments, and can prove the rounding too; `optimizer` holds its other options.
     """
     algorithm = checks.choice(algorithm, "algorithm", ALGORITHMS)
     net = Network.of(network).detach()
     objective.check_network(net)
-    setting = Setting(objective, net, algorithm)
+    setting = Setting(objective, optimizer.coordinates(net), algorithm)
     notes = (*objective.notes, *net.notes)
     if algorithm == "flow":
         for name, value in (("step_size", step_size), ("schedule", schedule)):
@@ -193,8 +210,12 @@ def certify(
                 raise ValueError(
                     f'{name} is {value!r}, but the flow takes no steps; say algorithm="descent", or leave it out.'
                 )
-        found = [*exponential(setting), *exponential_tail(setting)]
-        return Certificate(_sorted(found), objective, net, setting.gap, notes=notes)
+        law = imbalance_guarantee(optimizer, setting.whole_network, setting.gap)
+        found = _on_flow(setting, optimizer)
+        return Certificate(
+            _sorted(found), objective, net, setting.gap, notes=notes, optimizer=optimizer, imbalance=law
+        )
+    _refuse_descent(optimizer)
     if schedule is not None:
         if step_size is not None:
             raise ValueError(f"both step_size = {step_size!r} and schedule = {schedule!r} are given; leave one out.")
@@ -202,9 +223,44 @@ def certify(
             step_size = schedule.step_size
         else:
             found = schedule_guarantees(setting, schedule)
-            return Certificate(_sorted(found), objective, net, setting.gap, algorithm, None, notes, schedule)
+            return Certificate(
+                _sorted(found), objective, net, setting.gap, algorithm, None, notes, schedule, optimizer
+            )
     eta, found = descent_guarantees(setting, step_size)
-    return Certificate(_sorted(found), objective, net, setting.gap, algorithm, eta, notes)
+    return Certificate(_sorted(found), objective, net, setting.gap, algorithm, eta, notes, optimizer=optimizer)
+
+
+def _on_flow(setting: Setting, optimizer: Optimizer) -> list[Guarantee]:
+    """Return the guarantees on the loss along the flow of an optimizer, in whose coordinates the setting is."""
+    if optimizer.weight_decay:
+        reason = (
+            "with weight decay the loss does not fall to f*; lf.optimality_gap(…, weight_decay=) bounds how far any "
+            "weights are from the best value of the loss with decay"
+        )
+        row = setting.guarantee(
+            name="loss", source="linflow, docs/optimisers.md", citation=("linflow",), reason=reason
+        )
+        # The loss with decay never rises, but the loss alone may.
+        decays, layers = optimizer.decays(setting.whole_network.depth), setting.whole_network.weights
+        penalty = sum(0.5 * k * norm(V) * norm(V) for k, V in zip(decays, layers, strict=True))
+        return [replace(row, ceiling=(setting.gap + penalty) * (1 + 1e-12))]
+    if optimizer.friction is not None:
+        return [heavy_ball(setting, optimizer.friction)]
+    return [*exponential(setting), *exponential_tail(setting)]
+
+
+def _refuse_descent(optimizer: Optimizer) -> None:
+    """Raise ValueError if no guarantee is known for descent with these options."""
+    for given, word, way in (
+        (optimizer.friction is not None, "friction", "friction= is for the flow"),
+        (optimizer.momentum, "momentum", "certify(…, friction=) is about the heavy-ball flow"),
+        (optimizer.weight_decay, "weight decay", "lf.optimality_gap bounds the excess of any weights"),
+    ):
+        if given:
+            raise ValueError(
+                f"no guarantee on the loss is known for descent with {word}: {way}, and the law of the imbalance is "
+                'exact along a run (gradient_descent(…, record="law_error")). Leave it out for plain descent.'
+            )
 
 
 def _sorted(guarantees: Sequence[Guarantee]) -> tuple[Guarantee, ...]:
@@ -222,6 +278,7 @@ def _view(certificate: Certificate) -> str:
         head += f", step {certificate.step_size:.4g}"
     if certificate.schedule is not None:
         head += f", {certificate.schedule!r}"
+    head += "" if certificate.optimizer.plain else f", {certificate.optimizer}"
     body = "<div>no guarantee applies</div>"
     if applying:
         titles = ("guarantee", "rate", *(f"{'time' if flow else 'steps'} to {x}" for x in SHOWN), "source")

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from linflow._support.arrays import EPS, to_numpy
+from linflow._support.arrays import EPS, norm, to_numpy
 from linflow._support.fractions import FRACTIONS
 from linflow._support.words import shown
 from linflow.certificates._base import Guarantee, finite
 from linflow.certificates.curves import StepCurve
+from linflow.certificates.imbalance_law import ImbalanceGuarantee
+from linflow.model.optimizer import Optimizer, difference
 
 if TYPE_CHECKING:
     from linflow.dynamics.trajectory import Trajectory
@@ -28,7 +30,7 @@ class Violation:
     Attributes:
         guarantee: name of the guarantee.
         t: first recorded time of the violation.
-        quantity: "loss gap" or "rate".
+        quantity: "loss gap", "rate" or "imbalance".
         observed: the value in the run.
         guaranteed: the guaranteed value: an upper bound on a gap, a lower bound on a rate.
     """
@@ -65,7 +67,9 @@ class Check:
     @shown
     def __str__(self) -> str:
         if self.violation is None:
-            lines = [f"kept at every recorded time; observed rate at least {self.worst_slack:.4g} of the guaranteed"]
+            lines = ["kept at every recorded time"]
+            if math.isfinite(self.worst_slack):
+                lines = [f"{lines[0]}; observed rate at least {self.worst_slack:.4g} of the guaranteed"]
         else:
             v = self.violation
             lines = [
@@ -105,6 +109,10 @@ class Promise(Protocol):
     def step_size(self) -> float | None: ...  # noqa: D102
     @property
     def schedule(self) -> Any: ...  # noqa: D102
+    @property
+    def optimizer(self) -> Optimizer: ...  # noqa: D102
+    @property
+    def imbalance(self) -> ImbalanceGuarantee | None: ...  # noqa: D102
     def rate_at(self, gap: float) -> float: ...  # noqa: D102
     def time_to(self, until: Any) -> Any: ...  # noqa: D102
     def steps_to(self, until: Any) -> Any: ...  # noqa: D102
@@ -130,25 +138,7 @@ def check_run(certificate: Promise, run: Trajectory) -> Check:
     """
     t, gap, rate = (to_numpy(x) for x in (run.t, run.gap, run.rate))
     root = 4 * math.sqrt(_noise(certificate, run))
-    # At a minimum the gap is only rounding, and it differs if the run reduces the width.
-    same = math.isclose(gap[0], certificate.gap, rel_tol=1e-9, abs_tol=1e-300)
-    if not (same or abs(math.sqrt(gap[0]) - math.sqrt(certificate.gap)) <= root):
-        raise ValueError(
-            f"the run starts at a loss gap of {gap[0]:.6g} and the certificate at {certificate.gap:.6g}; "
-            "certify the objective and network that the run began with."
-        )
-    if run.algorithm != certificate.algorithm:
-        raise ValueError(
-            f"the certificate is for the {certificate.algorithm} and the run is a {run.algorithm}; certify with "
-            f'algorithm="{run.algorithm}".'
-        )
-    eta = certificate.step_size
-    if eta is not None and not (run.step_size is not None and math.isclose(run.step_size, eta, rel_tol=1e-12)):
-        taken = "steps of a schedule" if run.step_size is None else f"the step {run.step_size:g}"
-        raise ValueError(
-            f"the certificate is for the constant step {eta:g} and the run took {taken}; certify that step, "
-            f"or run gradient_descent(…, step_size={eta:g})."
-        )
+    _check_pair(certificate, run, root)
     seen = gap > 0  # a gap of zero has no rate
     done = None if certificate.schedule is None else _steps_done(certificate, run)[seen]
     t, gap, rate = t[seen], gap[seen], rate[seen]
@@ -160,6 +150,7 @@ def check_run(certificate: Promise, run: Trajectory) -> Check:
     promised = np.array([certificate.rate_at(float(y)) for y in gap])
     if certificate.algorithm == "descent":
         # A promise that falls with the gap, as in a tail, is kept over several steps as it stands at the last.
+        eta = certificate.step_size
         several = eta is not None and np.diff(t) > 1.5 * eta
         promised = np.where(several, np.minimum(promised[1:], promised[:-1]), promised[:-1])
         t_end, rate = t[1:], _mean_rate(t, least, most)
@@ -185,12 +176,55 @@ def check_run(certificate: Promise, run: Trajectory) -> Check:
         if bad.size:
             i = int(bad[0])
             found.append(Violation(guarantee.name, float(t[i]), "loss gap", float(gap[i]), float(bound[i])))
+    found += _imbalance_violation(certificate, run)
     violation = min(found, key=lambda v: v.t) if found else None
     if done is None:
         ratios = {x: _ratio(certificate.time_to(x), run.time_to(x)) for x in FRACTIONS}
     else:
         ratios = {x: _ratio(certificate.steps_to(x), steps_taken(run, x)) for x in FRACTIONS}
     return Check(violation is None, float(np.min(slack, initial=math.inf)), worst, violation, ratios)
+
+
+def _check_pair(certificate: Promise, run: Trajectory, root: float) -> None:
+    """Raise ValueError unless certificate and run are of the same start and the same algorithm."""
+    # At a minimum the gap is only rounding, and it differs if the run reduces the width.
+    first = float(run.gap[0])
+    same = math.isclose(first, certificate.gap, rel_tol=1e-9, abs_tol=1e-300)
+    if not (same or abs(math.sqrt(first) - math.sqrt(certificate.gap)) <= root):
+        raise ValueError(
+            f"the run starts at a loss gap of {first:.6g} and the certificate at {certificate.gap:.6g}; "
+            "certify the objective and network that the run began with."
+        )
+    if run.algorithm != certificate.algorithm:
+        raise ValueError(
+            f"the certificate is for the {certificate.algorithm} and the run is a {run.algorithm}; certify with "
+            f'algorithm="{run.algorithm}".'
+        )
+    if unlike := difference(certificate.optimizer, run.optimizer, "the certificate", "the run"):
+        raise ValueError(f"{unlike}; certify what was run, or run what was certified.")
+    eta = certificate.step_size
+    if eta is not None and not (run.step_size is not None and math.isclose(run.step_size, eta, rel_tol=1e-12)):
+        taken = "steps of a schedule" if run.step_size is None else f"the step {run.step_size:g}"
+        raise ValueError(
+            f"the certificate is for the constant step {eta:g} and the run took {taken}; certify that step, "
+            f"or run gradient_descent(…, step_size={eta:g})."
+        )
+
+
+def _imbalance_violation(certificate: Promise, run: Trajectory) -> list[Violation]:
+    """Return the violation of the statement on the imbalances at the end of a run, if there is one.
+
+    An error of the integration by a part ε of the weights changes an imbalance by `2ε Σ‖W_l‖²`. ε is taken to be the
+    error estimate of the gap, and for plain gradient nothing is compared: the drift of such a run is that error.
+    """
+    law = certificate.imbalance
+    if law is None or run.optimizer.only_rates:
+        return []
+    t, seen, promised = float(run.nodes[0][-1]), run.stats.imbalance_drift, law.change_at(float(run.nodes[0][-1]))
+    error = run.stats.gap_error
+    size = sum(norm(W) ** 2 for network in (run.start, run.final) for W in network.weights)
+    allowed = (OBSERVED_ALLOWANCE + (0.0 if math.isnan(error) else 2 * error)) * size
+    return [Violation("imbalance", t, "imbalance", seen, promised)] if seen > promised + allowed else []
 
 
 def _beyond(excess: np.ndarray, run: Trajectory) -> np.ndarray:
@@ -224,7 +258,10 @@ def _steps_done(certificate: Promise, run: Trajectory) -> np.ndarray:
 
     times = _step_times(run)
     if len(times) > 1:
-        one = gradient_descent(certificate.objective, certificate.start, schedule=certificate.schedule, steps=1)
+        options = certificate.optimizer.options()
+        one = gradient_descent(
+            certificate.objective, certificate.start, schedule=certificate.schedule, steps=1, **options
+        )
         assert one.step_sizes is not None
         taken, due = float(times[1]), float(one.step_sizes[0])
         if run.step_size is not None or not math.isclose(taken, due, rel_tol=1e-9):

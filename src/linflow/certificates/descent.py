@@ -17,9 +17,10 @@ from linflow.certificates.step_bounds import NO_CAPS, DescentBounds, Held, Level
 from linflow.certificates.tail_descent import TailDescent
 from linflow.model.network import Network, multiply
 from linflow.model.objectives import Objective
+from linflow.model.optimizer import PLAIN, Optimizer
 
 
-def safe_step_size(objective: Objective, network: Network | Sequence[Any]) -> float:
+def safe_step_size(objective: Objective, network: Network | Sequence[Any], optimizer: Optimizer = PLAIN) -> float:
     """Return the step of gradient descent with the smallest certified factor per step.
 
     For a step η, caps δ on the drift of the imbalances and β on the curvature of the loss along each step are found
@@ -40,6 +41,7 @@ def safe_step_size(objective: Objective, network: Network | Sequence[Any]) -> fl
     Args:
         objective: what is minimised, with finite smoothness K, or with a tail. The caps need μ and W*, or γ.
         network: a `Network` or its weights.
+        optimizer: may hold layer rates; the step of layer l is then `ηρ_l`.
 
     Returns:
         The step η.
@@ -59,7 +61,12 @@ def safe_step_size(objective: Objective, network: Network | Sequence[Any]) -> fl
     """
     net = Network.of(network).detach()
     objective.check_network(net)
-    setting = Setting(objective, net, "descent")
+    if not optimizer.only_rates:
+        raise ValueError(
+            f"no step is certified for descent with {optimizer}, only for the plain one and for layer rates; give a "
+            "step size yourself."
+        )
+    setting = Setting(objective, optimizer.coordinates(net), "descent")
     why, bounds, tail = _bounds(setting)
     eta = _advised(bounds, tail)
     if eta == 0:

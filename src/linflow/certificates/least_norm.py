@@ -101,8 +101,9 @@ def least_norm_distance(objective: Objective, network: Network | Sequence[Any] |
         return LeastNormDistance(distance, unseen, 0.0, True, 0.0, 0.0)
     exact = mixing <= 2 * noise
     exposure, omega, reason = _exposure(setting)
-    if run is not None and run.algorithm != "flow" and not reason:
-        exposure, reason = math.inf, "the bound is for the flow, and this run is a descent; its start gives the bound"
+    if run is not None and not reason and not (run.algorithm == "flow" and run.optimizer.plain):
+        what = "a descent" if run.algorithm == "descent" else f"a flow with {run.optimizer}"
+        exposure, reason = math.inf, f"the bound is for the flow, and this run is {what}; its start gives the bound"
     if reason:
         return LeastNormDistance(distance, unseen, mixing, exact, math.inf, math.inf, reason)
     with np.errstate(over="ignore"):

@@ -11,6 +11,8 @@ from linflow._support.deprecation import renamed_arguments
 from linflow._support.digits import number
 from linflow.certificates._base import Guarantee
 from linflow.certificates.curves import StepCurve
+from linflow.certificates.imbalance_law import ImbalanceGuarantee
+from linflow.model.optimizer import PLAIN, Optimizer
 
 
 class Promises:
@@ -19,10 +21,14 @@ class Promises:
     Attributes:
         guarantees: ordered by the time to 10⁻⁶ of the initial gap; those that do not apply come last.
         algorithm: "flow" or "descent".
+        optimizer: layer rates, weight decay and friction of what is certified.
+        imbalance: what is certain about the imbalances; None if nothing is.
     """
 
     guarantees: tuple[Guarantee, ...]
     algorithm: str
+    optimizer: Optimizer = PLAIN
+    imbalance: ImbalanceGuarantee | None = None
 
     @property
     def best(self) -> Guarantee | None:

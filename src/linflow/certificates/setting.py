@@ -206,6 +206,7 @@ class Setting:
             gap=self.gap,
             minimum=self.minimum,
             facts=facts or {},
+            ceiling=math.inf if self.algorithm == "descent" else None,
         )
 
     def __repr__(self) -> str:

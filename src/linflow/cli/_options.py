@@ -62,7 +62,7 @@ OPTIONS: dict[str, tuple[str, type, str, str]] = {
         "flow.record",
         str,
         "Run",
-        "Along the run: least_eigenvalue, imbalance_drift, tangent_change, singular_values.",
+        "Along the run: least_eigenvalue, imbalance_drift, tangent_change, law_error, singular_values.",
     ),
     "step_size": ("descent.step_size", str, "Run", "Step size of a descent (the first, if it changes), or safe."),
     "schedule": (
@@ -72,6 +72,18 @@ OPTIONS: dict[str, tuple[str, type, str, str]] = {
         "constant, backtracking, local_smoothness or xu2025: how the step of a descent changes.",
     ),
     "steps": ("descent.steps", int, "Run", "Maximum number of steps of a descent."),
+    "layer_rates": ("optimizer.layer_rates", str, "Optimizer", "Rate of each layer, such as 1,16."),
+    "weight_decay": ("optimizer.weight_decay", float, "Optimizer", "Weight decay, as of torch.optim.SGD."),
+    "momentum": ("optimizer.momentum", float, "Optimizer", "Momentum of a descent, as of torch.optim.SGD."),
+    "nesterov": ("optimizer.nesterov", bool, "Optimizer", "Nesterov's form of the momentum."),
+    "friction": ("optimizer.friction", float, "Optimizer", "Friction of the heavy-ball flow."),
+    "batch_size": (
+        "optimizer.batch_size",
+        int,
+        "Optimizer",
+        "Samples of each mini-batch of a descent; all by default.",
+    ),
+    "batch_seed": ("optimizer.batch_seed", int, "Optimizer", "Seed of the mini-batches."),
     "proof_steps": ("proof.steps", int, "Proof", "Maximum number of steps of a flow's proof; 0 for no proof."),
     "rate": ("design.rate", float, "Design", "Rate of the flow to certify."),
     "within": (
@@ -90,7 +102,7 @@ OPTIONS: dict[str, tuple[str, type, str, str]] = {
 """For each option: the key in the file, the type, the panel in the help, and the help text."""
 OLD_FLAGS = {"multiplier": "--scale"}
 """Old names of options. They still work."""
-FLAGS = {"folder": "--out", "confirm": "--confirm"}
+FLAGS = {"folder": "--out", "confirm": "--confirm", "nesterov": "--nesterov"}
 """Options that are not named after their parameter, or that take no value."""
 
 
@@ -196,6 +208,11 @@ def widths(text: str, name: str) -> list[int]:
 def _value(name: str, given: Any) -> Any:
     if name == "hidden":
         return widths(given, name)
+    if name == "layer_rates":
+        try:
+            return [float(part) for part in given.split(",")]
+        except ValueError:
+            raise ValueError(f"option --layer-rates is {given!r}; numbers are needed, such as 1,16.") from None
     if name in ("record", "layers"):
         return given.split(",")
     if name == "step_size" and given != "safe":

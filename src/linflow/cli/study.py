@@ -17,6 +17,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, not text.")]
 Rigorous = Annotated[bool, typer.Option("--rigorous", help="Also prove the rounding of the certificate.")]
 Verified = Annotated[bool, typer.Option("--verified", help="Also prove by computing when the target is reached.")]
 RUN = tuple(name for name, (_, _, panel, _) in OPTIONS.items() if panel in ("Data", "Start", "Run"))
+OPTIMIZER = tuple(name for name, (_, _, panel, _) in OPTIONS.items() if panel == "Optimizer")
 WEIGHTS = (
     "x",
     "y",
@@ -35,7 +36,7 @@ START = (*WEIGHTS, "algorithm", "step_size", "schedule")
 
 
 @app.command(cls=ExperimentCommand)
-@takes_experiment(*START, "until", "steps", "proof_steps")
+@takes_experiment(*START, "until", "steps", *OPTIMIZER, "proof_steps")
 def certify(
     experiment: "Experiment", rigorous: Rigorous = False, verified: Verified = False, as_json: Json = False
 ) -> None:
@@ -89,7 +90,7 @@ def landscape(experiment: "Experiment", as_json: Json = False) -> None:
 
 
 @app.command(cls=ExperimentCommand)
-@takes_experiment(*RUN, "save", "table", "plot")
+@takes_experiment(*RUN, *OPTIMIZER, "save", "table", "plot")
 def simulate(experiment: "Experiment", as_json: Json = False) -> None:
     """Run the gradient flow, or a descent, and say how it went.
 

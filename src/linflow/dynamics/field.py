@@ -87,6 +87,14 @@ class GradientField:
         slope = self._slope(weights, suffixes, W)
         return Point(y, slope, self.objective.gap(W), norm(slope))
 
+    def slope_on(self, y: Array, rows: Array) -> Array:
+        """Return `−∇L(y)` on some samples, scaled to all of them (`Objective.batch_gradient`)."""
+        weights = self.unflatten(y)
+        suffixes = running_suffixes(weights)
+        self.evaluations += 1
+        G = self.objective.batch_gradient(self._product(weights, suffixes), rows)
+        return self.flatten(layer_gradients(weights, -self.network.scale * detach(G), suffixes))
+
     def _product(self, weights: Sequence[Array], suffixes: Sequence[Array]) -> Array:
         W = weights[0] if suffixes[0] is None else weights[0] @ suffixes[0]
         return self.network.scale * W
@@ -96,10 +104,13 @@ class GradientField:
         G = -self.network.scale * detach(self.objective.gradient(W))
         return self.flatten(layer_gradients(weights, G, suffixes))
 
+    def slope_change(self, y: Array, velocity: Array) -> Array:
+        """Return the derivative of `−∇L` at y along a velocity, `−∇²L(y) velocity`."""
+        return self.flatten(self._slope_derivative(self.unflatten(y), self.unflatten(velocity)))
+
     def curvature(self, point: Point) -> float:
         """Return `d²/dt² log(L − f*) = −(d‖∇L‖²/dt / (L − f*) + rate²)`, from the slope's change along itself."""
-        weights, rates = self.unflatten(point.y), self.unflatten(point.slope)
-        change = self.flatten(self._slope_derivative(weights, rates))
+        change = self.slope_change(point.y, point.slope)
         growth = 2 * float(self.xp.sum(point.slope * change))  # d‖∇L‖²/dt
         return -(growth / point.gap + point.rate * point.rate)
 

@@ -16,23 +16,17 @@ from linflow._support.arrays import EPS, norm, unmasked
 from linflow._support.threads import one_thread_when_small
 from linflow.dynamics._compiled import BLOCK, CompiledMarch, compiler_trouble, large, why_not_compiled
 from linflow.dynamics._stepping import Event, March, PlainMarch, Step, shorten
+from linflow.dynamics.coordinates import Coordinates
 from linflow.dynamics.declared import DeclaredConstants
-from linflow.dynamics.field import GradientField, prepared
+from linflow.dynamics.ending import Result, Stats
+from linflow.dynamics.field import GradientField, Point, prepared
+from linflow.dynamics.other_flows import Limits, other_flow
 from linflow.dynamics.saddles import saddle_note
-from linflow.dynamics.trajectory import (
-    Checkpoints,
-    Interrupted,
-    Recorder,
-    Result,
-    Stats,
-    Trajectory,
-    difference,
-    ended_outside,
-)
+from linflow.dynamics.trajectory import Checkpoints, Interrupted, Recorder, Trajectory, difference, ended_outside
 from linflow.geometry.imbalance import imbalance_drift
-from linflow.geometry.reduction import Reduction, worthwhile_reduction
 from linflow.model.network import Network
 from linflow.model.objectives import LeftBehindError, Objective
+from linflow.model.optimizer import Optimizer
 
 COARSER = 10.0
 """Factor on the tolerance for the second run, which estimates the error of the first."""
@@ -52,6 +46,9 @@ def gradient_flow(
     engine: str = "auto",
     reduce: bool = True,
     stopped: Callable[[], bool] | None = None,
+    layer_rates: Sequence[float] | None = None,
+    weight_decay: float = 0.0,
+    friction: float | None = None,
 ) -> Trajectory:
     """Integrate the gradient flow `Ẇ_l = −∂L/∂W_l` and record it at every accepted step.
 
@@ -82,6 +79,10 @@ def gradient_flow(
         reduce: integrate at the smallest width that holds the flow (`reduce_width`), if that is faster. The result is
             exact to rounding, and its weights have the full width.
         stopped: a function called between blocks of steps; if it returns True, the run ends as with Ctrl-C.
+        layer_rates: `ρ_1, …, ρ_L`, for the flow `Ẇ_l = −ρ_l ∂L/∂W_l`.
+        weight_decay: `λ ≥ 0`, for the flow `Ẇ_l = −ρ_l (∂L/∂W_l + λW_l)`. The loss and its gap leave the decay out.
+        friction: `a > 0`, for the heavy-ball flow `Ẅ_l + aẆ_l = −ρ_l (∂L/∂W_l + λW_l)` from rest. Its loss can rise,
+            and `gap_at` interpolates linearly between its steps.
 
     Returns:
         A `Trajectory`. If a run cannot reach its target, `result` names the reason, and everything computed so far is
@@ -100,6 +101,7 @@ def gradient_flow(
     """
     began = time.perf_counter()
     net = prepared(objective, network)
+    optimizer = Optimizer.of(net.depth, layer_rates=layer_rates, weight_decay=weight_decay, friction=friction)
     until = checks.fraction(until, "until") if until is not None else None if t_max is not None else 1e-10
     end = math.inf if t_max is None else checks.positive(t_max, "t_max")
     rtol = checks.fraction(rtol, "rtol", "the relative tolerance of one step", "1e-8")
@@ -108,17 +110,26 @@ def gradient_flow(
     if stops and stops[-1] > end:
         raise ValueError(f"times holds {stops[-1]:g}, beyond t_max = {end:g}; leave it out or raise t_max.")
     engine = checks.choice(engine, "engine", ("auto", "compiled", "plain"))
-    reduction = worthwhile_reduction(net) if reduce else None
-    field = GradientField(objective, reduction.network if reduction else net)
+    coordinates = Coordinates.of(optimizer, net, reduce=reduce)
+    again = {"until": until, "t_max": t_max, "max_steps": max_steps, "engine": engine, "reduce": reduce}
+    again |= optimizer.options()
+    if not optimizer.only_rates:
+        if engine == "compiled":
+            raise ValueError(f"engine 'compiled' cannot run this: {optimizer}. Leave engine at 'auto'.")
+        limits = Limits(until, end, tuple(stops), rtol, max_steps)
+        run = other_flow(objective, coordinates, limits, record, progress, stopped or (lambda: False))
+        if run.result is Result.INTERRUPTED:
+            raise Interrupted(run)
+        return run
+    field = GradientField(objective, coordinates.network)
     with np.errstate(over="ignore", invalid="ignore"):
         march, notes = _march(field, rtol, engine, 1 if progress is not None else BLOCK)
         loop = _Loop(march, field, until, end, record, stops, rtol, max_steps, notes)
         with one_thread_when_small(field.network.weights) if loop.uses_blas else nullcontext():
             result = loop.run(progress, stopped or (lambda: False))
 
-    again = {"until": until, "t_max": t_max, "max_steps": max_steps, "engine": engine, "reduce": reduce}
     error = partial(_error, objective, net, rtol, result is Result.INTERRUPTED, again)
-    run = loop.trajectory(result, net, reduction, time.perf_counter() - began, error)
+    run = loop.trajectory(result, coordinates, time.perf_counter() - began, error)
     if result is Result.INTERRUPTED:
         raise Interrupted(run)
     return run
@@ -160,6 +171,11 @@ def _march(field: GradientField, rtol: float, engine: str, block: int) -> tuple[
     return PlainMarch(field, rtol), notes
 
 
+def _drift(field: GradientField, point: Point) -> float:
+    """Return the change of the imbalances since the start; by their law it is 0."""
+    return imbalance_drift(field.network_at(point.y), field.network)
+
+
 class _Loop:
     """One integration: keeps the records of the march and decides how it ends."""
 
@@ -176,7 +192,7 @@ class _Loop:
         notes: Sequence[str],
     ):
         self.march, self.field, self.notes = march, field, notes
-        self.recorder = Recorder(field, record)
+        self.recorder = Recorder(field, record, lambda t, point: _drift(field, point))
         self.checkpoints = Checkpoints(field, rtol)
         self.declared = DeclaredConstants(field.objective)
         self.curvatures: list[float] = []
@@ -267,15 +283,14 @@ class _Loop:
     def trajectory(
         self,
         result: Result,
-        start: Network,
-        reduction: Reduction | None,
+        coordinates: Coordinates,
         seconds: float,
         error: Callable[[tuple[np.ndarray, ...]], float],
     ) -> Trajectory:
-        march, network = self.march, self.field.network_at(self.last.point.y)
+        march, network, start = self.march, self.field.network_at(self.last.point.y), coordinates.start
         drift = imbalance_drift(network, self.field.network)
-        if reduction is not None:
-            network, self.checkpoints.expand = reduction.expand(network), reduction.expand
+        if not coordinates.same:
+            network, self.checkpoints.expand = coordinates.expand(network), coordinates.expand
         self.recorder.cut(self.last.t)
         t, gaps, rates = (np.asarray(values) for values in (self.recorder.t, self.recorder.gap, self.recorder.rate))
         nodes = (t, np.log(np.maximum(gaps, 5e-324)), -rates, np.asarray(self.curvatures[: len(t)]))
@@ -295,4 +310,5 @@ class _Loop:
             until=self.until,
             nodes=nodes,
             checkpoints=self.checkpoints,
+            optimizer=coordinates.optimizer,
         )

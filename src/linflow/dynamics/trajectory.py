@@ -5,8 +5,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
-from functools import cached_property
 from os import PathLike
 from typing import Any
 
@@ -21,6 +19,7 @@ from linflow._support.html import block, never_raising, notes, sparkline, table
 from linflow._support.words import plural
 from linflow.dynamics._hermite import LEVEL, first_times, interpolate
 from linflow.dynamics._stepping import advance
+from linflow.dynamics.ending import Result, Stats
 from linflow.dynamics.field import GradientField, Point
 from linflow.dynamics.storage.stored_weights import StoredWeights
 from linflow.geometry.imbalance import imbalance_drift
@@ -28,28 +27,17 @@ from linflow.geometry.laziness import tangent_change
 from linflow.geometry.operator import TangentOperator
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
+from linflow.model.optimizer import PLAIN, Optimizer
 
-OBSERVABLES = ("loss", "rate", "least_eigenvalue", "imbalance_drift", "tangent_change", "singular_values")
-
-
-class Result(StrEnum):
-    """How a run ended."""
-
-    TARGET = "target reached"
-    TIME_LIMIT = "time limit reached"
-    STEPS_DONE = "all steps done"
-    STATIONARY = "stationary: the gradient is zero to rounding, at a saddle or a minimum"
-    ROUNDING = "rounding level reached: the loss gap cannot fall further in float64"
-    STEP_LIMIT = "step limit reached"
-    STEP_UNDERFLOW = "step size underflow: the tolerance cannot be met"
-    BELOW_MINIMUM = "the loss fell below the declared minimum"
-    DIVERGED = "diverged: the loss grew without bound or is not finite"
-    INTERRUPTED = "interrupted from the keyboard"
-
-    @property
-    def ok(self) -> bool:
-        """Whether the run did what was asked."""
-        return self in (Result.TARGET, Result.TIME_LIMIT, Result.STEPS_DONE, Result.ROUNDING)
+OBSERVABLES = (
+    "loss",
+    "rate",
+    "least_eigenvalue",
+    "imbalance_drift",
+    "tangent_change",
+    "law_error",
+    "singular_values",
+)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -63,41 +51,6 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, run: Any):
         super().__init__("interrupted; the run so far is in .run")
         self.run = run
-
-
-@dataclass(frozen=True)
-class Stats:
-    """Cost and quality of a run.
-
-    Attributes:
-        steps: accepted steps.
-        rejected: rejected steps.
-        evaluations: evaluations of the gradient.
-        imbalance_drift: `max_l ‖D_l(end) − D_l(0)‖_F`; for the flow it is pure integration error.
-        seconds: wall time.
-    """
-
-    steps: int
-    rejected: int
-    evaluations: int
-    imbalance_drift: float
-    seconds: float
-    _estimate: Callable[[], float] | float = field(default=0.0, repr=False, compare=False)
-
-    @cached_property
-    def gap_error(self) -> float:
-        """Estimated error of `log(L − f*)` along a flow, at its largest; 0 for a descent.
-
-        NaN if it was not estimated, as for a run that Ctrl-C ended on the command line.
-
-        The first access runs the flow again with ten times the tolerance and compares the two curves.
-        """
-        return self._estimate() if callable(self._estimate) else self._estimate
-
-    @property
-    def estimated(self) -> bool:
-        """Whether `gap_error` is already known, so that reading it needs no second run."""
-        return not callable(self._estimate) or "gap_error" in self.__dict__
 
 
 @renamed_attributes(network="final")
@@ -117,9 +70,11 @@ class Trajectory:
         stats: cost and imbalance drift.
         notes: messages, for example on converted input or contradicted declarations.
         algorithm: "flow" or "descent".
+        optimizer: layer rates, weight decay, momentum, friction and mini-batches of the run. With layer rates, what
+            is recorded of T and of the imbalance is of the layers `W_l/√ρ_l`, and so is `rate`.
         step_size: η of a descent with a constant step, else None.
         step_sizes: the steps of a descent, one for each step taken, shape `(stats.steps,)`; None for a flow.
-        least_eigenvalue, imbalance_drift, tangent_change: shape `(N,)` if recorded, else None.
+        least_eigenvalue, imbalance_drift, tangent_change, law_error: shape `(N,)` if recorded, else None.
         singular_values: of the product, shape `(N, min(n, m))` if recorded, else None.
         until: the requested fraction of the initial gap, None if none was given.
         nodes: what the curve of the gap is interpolated from: times, `log(L − f*)` and, for a flow, its first and
@@ -146,6 +101,8 @@ class Trajectory:
     tangent_change: Array | None = None
     nodes: tuple[np.ndarray, ...] = field(default=())
     checkpoints: Checkpoints | StoredWeights | None = field(default=None)
+    optimizer: Optimizer = PLAIN
+    law_error: Array | None = None
 
     def difference(self, other: Trajectory) -> float:
         """Return the largest difference of `log(L − f*)` to another run, over the time both cover.
@@ -268,7 +225,7 @@ class Trajectory:
         t, gap = to_numpy(self.t), to_numpy(self.gap)
         return (
             f"Trajectory({self.result.value}; t = {t[-1]:.6g}, loss gap {gap[0]:.4g} → {gap[-1]:.4g}, "
-            f"{plural(self.stats.steps, 'step')})"
+            f"{plural(self.stats.steps, 'step')}{'' if self.optimizer.plain else f'; {self.optimizer}'})"
         )
 
 
@@ -290,8 +247,14 @@ def ended_outside(gradient: GradientField, point: Point) -> Result:
 class Checkpoints:
     """Weights along a flow, within a memory budget: every step at first, then every 2nd, 4th, … as they grow."""
 
-    def __init__(self, gradient: GradientField, tolerance: float, budget: int = 256 * 2**20):
-        self.gradient, self.tolerance, self.budget = gradient, tolerance, budget
+    def __init__(
+        self,
+        gradient: GradientField,
+        tolerance: float,
+        budget: int = 256 * 2**20,
+        further: Callable[[Array, float], Array] | None = None,
+    ):
+        self.gradient, self.tolerance, self.budget, self._further = gradient, tolerance, budget, further
         self.times: list[float] = []
         self.vectors: list[Array] = []
         self.expand: Callable[[Network], Network] | None = None  # from a reduced width of integration to the full one
@@ -318,7 +281,8 @@ class Checkpoints:
         i = int(np.searchsorted(self.times, t, side="right")) - 1
         y, rest = self.vectors[i], t - self.times[i]
         if rest > 0:
-            y = advance(self.gradient, y, rest, self.tolerance)
+            further = self._further
+            y = advance(self.gradient, y, rest, self.tolerance) if further is None else further(y, rest)
         network = self.gradient.network_at(y)
         return network if self.expand is None else self.expand(network)
 
@@ -326,12 +290,19 @@ class Checkpoints:
 class Recorder:
     """Collects what a run is asked to record."""
 
-    def __init__(self, gradient: GradientField, record: Sequence[str]):
+    def __init__(
+        self, gradient: GradientField, record: Sequence[str], law: Callable[[float, Point], float] | None = None
+    ):
         if isinstance(record, str):
             record = (record,)
         for name in record:
             checks.choice(name, "record", OBSERVABLES)
-        self.gradient, self.start = gradient, gradient.network
+        if "law_error" in record and law is None:
+            raise ValueError(
+                "record holds law_error, and the imbalance of this run follows no law in closed form (heavy ball, or "
+                "a decay that differs between layers along a flow); record imbalance_drift."
+            )
+        self.gradient, self.start, self.law = gradient, gradient.network, law
         self.names = [name for name in OBSERVABLES[2:] if name in record]
         self.t: list[float] = []
         self.gap: list[float] = []
@@ -360,6 +331,8 @@ class Recorder:
         if "tangent_change" in self.extra:
             first = self.gradient.objective.effective(self.start)[1]
             self.extra["tangent_change"].append(tangent_change(effective, first))
+        if "law_error" in self.extra and self.law is not None:
+            self.extra["law_error"].append(self.law(t, point))
         if "singular_values" in self.extra:
             self.extra["singular_values"].append(to_numpy(singular_values(network.product())))
 
@@ -381,6 +354,7 @@ def _view(run: Trajectory) -> str:
     """Return how the run ended, its numbers, and the logarithm of the loss gap against time."""
     t, gap = to_numpy(run.t), to_numpy(run.gap)
     step = "" if run.step_size is None else f", step {run.step_size:.4g}"
+    step += "" if run.optimizer.plain else f", {run.optimizer}"
     rows = [
         ("time", f"{t[-1]:.4g}"),
         ("loss gap", f"{gap[0]:.4g} → {gap[-1]:.4g}"),

@@ -107,6 +107,7 @@ def run_summary(run: Trajectory) -> dict[str, Any]:
     """Return how a run went, as plain data without wall times."""
     return {
         "algorithm": run.algorithm,
+        "optimizer": run.optimizer.to_dict(),
         "result": run.result.value,
         "t": float(run.t[-1]),
         "steps": run.stats.steps,
@@ -124,9 +125,15 @@ def started(experiment: Experiment, progress: Callable[[float], None] | None = N
     """Certify and run, without comparing the two yet.
 
     Raises:
+        ValueError: the run has layer rates, decay, momentum, friction or mini-batches.
         AnalysisInterrupted: Ctrl-C was pressed during the run.
     """
     setup = Setup.of(experiment)
+    if not setup.optimizer.plain:
+        raise ValueError(
+            f"an analysis is of the plain flow or descent, and this has {setup.optimizer}: its proof and its advice "
+            "would be about another algorithm. Use linflow certify and linflow simulate, or leave the options out."
+        )
     certificate = setup.certify()
     try:
         return Analysis(setup, certificate, setup.run(progress=progress))

@@ -122,8 +122,9 @@ def steps_of(experiment: Experiment, objective: Objective, network: Network) -> 
     if experiment.algorithm == "flow":
         return {}
     given, name = experiment.descent.step_size, experiment.descent.schedule
+    optimizer = experiment.optimizer.optimizer(network.depth)
     if name == "constant":
-        return {"step_size": safe_step_size(objective, network) if given == "safe" else float(given)}
+        return {"step_size": safe_step_size(objective, network, optimizer) if given == "safe" else float(given)}
     if name == "local_smoothness":
         if given != "safe":
             raise ValueError("local_smoothness computes its own steps; leave out --step-size.")
@@ -131,4 +132,4 @@ def steps_of(experiment: Experiment, objective: Objective, network: Network) -> 
     first = () if given == "safe" else (float(given),)
     if name == "backtracking":
         return {"schedule": schedules.backtracking(*first)}
-    return {"schedule": schedules.xu2025(objective, network, *first)}
+    return {"schedule": schedules.xu2025(objective, optimizer.coordinates(network), *first)}

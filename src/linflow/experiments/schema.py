@@ -20,6 +20,7 @@ from linflow._support.toml import line_of, read_toml, toml_value
 from linflow._support.words import visible
 from linflow.experiments.old_keys import OLD_KEYS, with_new_names
 from linflow.experiments.unused import unused
+from linflow.model.optimizer import Batches, Optimizer
 
 Kind = Literal["factorization", "regression", "logistic", "exponential", "powers", "diagonal", "circular"]
 Init = Literal[
@@ -67,7 +68,9 @@ class FlowSection(_Section):
     t_max: Positive | None = None
     rtol: Fraction = 1e-8
     max_steps: Count = 100_000
-    record: tuple[Literal["least_eigenvalue", "imbalance_drift", "tangent_change", "singular_values"], ...] = ()
+    record: tuple[
+        Literal["least_eigenvalue", "imbalance_drift", "tangent_change", "law_error", "singular_values"], ...
+    ] = ()
 
     def limits(self) -> dict[str, Any]:
         """Return the tolerance and the end of the flow, as arguments of `gradient_flow`."""
@@ -86,6 +89,34 @@ class DescentSection(_Section):
     step_size: Positive | Literal["safe"] = "safe"
     schedule: Literal["constant", "backtracking", "local_smoothness", "xu2025"] = "constant"
     steps: Count = 10_000
+
+
+class OptimizerSection(_Section):
+    """What the run does besides following the gradient: the options of `gradient_flow` and `gradient_descent`."""
+
+    layer_rates: tuple[Positive, ...] = ()
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)] = 0.0
+    momentum: Annotated[float, Field(ge=0, lt=1, strict=True)] = 0.0
+    nesterov: bool = False
+    friction: Positive | None = None
+    batch_size: Count | None = None
+    batch_seed: Annotated[int, Field(ge=0, strict=True)] = 0
+
+    def optimizer(self, depth: int) -> Optimizer:
+        """Return the optimizer of a network of this depth.
+
+        Raises:
+            ValueError: there is not one rate for each layer, or Nesterov's form has no momentum.
+        """
+        return Optimizer.of(
+            depth,
+            layer_rates=self.layer_rates or None,
+            weight_decay=self.weight_decay,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+            friction=self.friction,
+            batches=Batches.of(None, self.batch_size, self.batch_seed if self.batch_size else None),
+        )
 
 
 class DesignSection(_Section):
@@ -114,6 +145,7 @@ class Experiment(_Section):
     start: StartSection = StartSection()
     flow: FlowSection = FlowSection()
     descent: DescentSection = DescentSection()
+    optimizer: OptimizerSection = OptimizerSection()
     proof: ProofSection = ProofSection()
     design: DesignSection = DesignSection()
     output: OutputSection = OutputSection()
@@ -144,6 +176,7 @@ SECTIONS: dict[str, type[_Section]] = {
     "start": StartSection,
     "flow": FlowSection,
     "descent": DescentSection,
+    "optimizer": OptimizerSection,
     "proof": ProofSection,
     "design": DesignSection,
     "output": OutputSection,
@@ -253,7 +286,8 @@ def _needed(error: Any, dotted: str) -> str:
     if dotted in SECTIONS:
         return f"a table is needed, such as [{dotted}]"
     if error["type"] == "tuple_type":
-        return "a list is needed, such as [64, 64]" if dotted == "start.hidden" else "a list is needed"
+        example = {"start.hidden": ", such as [64, 64]", "optimizer.layer_rates": ", such as [1.0, 16.0]"}
+        return f"a list is needed{example.get(dotted, '')}"
     message = error["msg"][0].lower() + error["msg"][1:]
     if dotted == "descent.step_size":
         return "a positive number, or safe, is needed"

@@ -12,6 +12,7 @@ from linflow.experiments.building import network_of, objective_of, steps_of
 from linflow.experiments.schema import Experiment
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
+from linflow.model.optimizer import Optimizer
 from linflow.verified import DescentEnclosure, Enclosure, certify
 from linflow.verified.attempt import attempt
 
@@ -40,10 +41,31 @@ class Setup:
         return cls(experiment, objective, network, steps_of(experiment, objective, network))
 
     def certify(self, *, rigorous: bool = False) -> Certificate:
-        """Return what is certified before the run, with its rounding proved if `rigorous`."""
+        """Return what is certified before the run, with its rounding proved if `rigorous`.
+
+        Raises:
+            ValueError: no guarantee is known for the optimizer.
+        """
+        optimizer = self.optimizer
+        if optimizer.batches is not None:
+            raise ValueError(
+                f"no guarantee is known for descent with {optimizer.batches}: the law of the imbalance is exact for "
+                "every batch, but no rate is claimed. Leave out batch_size (--batch-size) for the whole gradient."
+            )
+        options = {name: value for name, value in optimizer.options().items() if name != "nesterov"}
         return certify(
-            self.objective, self.network, algorithm=self.experiment.algorithm, rigorous=rigorous, **self.steps
+            self.objective,
+            self.network,
+            algorithm=self.experiment.algorithm,
+            rigorous=rigorous,
+            **self.steps,
+            **options,
         )
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """Layer rates, weight decay, momentum, friction and mini-batches of the run."""
+        return self.experiment.optimizer.optimizer(self.network.depth)
 
     def run(
         self,
@@ -65,11 +87,15 @@ class Setup:
         flow, descent = self.experiment.flow, self.experiment.descent
         if self.experiment.algorithm == "flow":
             options = {**flow.limits(), "record": flow.record, "progress": progress, "stopped": stopped}
-            return gradient_flow(self.objective, self.network, **options)
+            return gradient_flow(self.objective, self.network, **options, **self.optimizer.options())
+        batches = self.optimizer.batches
+        drawn: dict[str, Any] = {} if batches is None else {"batch_size": batches.size, "seed": batches.seed}
         return gradient_descent(
             self.objective,
             self.network,
             **self.steps,
+            **self.optimizer.options(),
+            **drawn,
             steps=descent.steps,
             until=flow.until,
             record=flow.record,
@@ -82,6 +108,8 @@ class Setup:
         self, progress: Callable[[float], None] | None = None
     ) -> tuple[Enclosure | DescentEnclosure | None, str]:
         """Return the verified run, or None and the reason."""
+        if not self.optimizer.plain:
+            return None, f"verified runs are of the plain flow and descent, and this has {self.optimizer}"
         options: dict[str, Any] = {"until": self.experiment.flow.until, "max_steps": self.experiment.proof.steps}
         if self.experiment.algorithm == "flow":
             options["t_max"] = self.experiment.flow.t_max

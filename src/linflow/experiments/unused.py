@@ -20,12 +20,17 @@ UNUSED: dict[str, dict[str, str]] = {
         "descent.step_size": "a flow takes no steps of a set size; leave it out, or choose algorithm descent",
         "descent.schedule": "a flow takes no steps of a set size; leave it out, or choose algorithm descent",
         "descent.steps": "a flow takes as many steps as it needs; leave it out, or choose algorithm descent",
+        "optimizer.momentum": "a flow has a friction instead (--friction); leave it out, or choose algorithm descent",
+        "optimizer.nesterov": "a flow has a friction instead (--friction); leave it out, or choose algorithm descent",
+        "optimizer.batch_size": "a flow uses all samples; leave it out, or choose algorithm descent",
+        "optimizer.batch_seed": "a flow uses all samples; leave it out, or choose algorithm descent",
         "design.steps": "a flow is designed for a rate; leave it out, or choose algorithm descent",
     },
     "descent": {
         "flow.t_max": "a descent ends after descent.steps (--steps); leave it out, or choose algorithm flow",
         "flow.rtol": "a descent has no tolerance; leave it out, or choose algorithm flow",
         "flow.max_steps": "a descent ends after descent.steps (--steps); leave it out, or choose algorithm flow",
+        "optimizer.friction": "a descent has a momentum instead (--momentum); leave it out, or choose algorithm flow",
         "design.rate": "a descent is designed for design.steps (--within); leave it out, or choose algorithm flow",
     },
     "weights": dict.fromkeys(

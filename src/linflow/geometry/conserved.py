@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from linflow._support import checks
 from linflow._support.arrays import Array, detach, to_numpy
 from linflow._support.words import plural
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
+from linflow.model.optimizer import Optimizer
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Conserved:
     """One conserved quantity.
 
     Attributes:
-        name: "D_1", …, or "frozen rows of W_1", "frozen columns of W_L".
+        name: "D_1", …, or "frozen rows of W_1", "frozen columns of W_L"; for a heavy ball "angular momentum 1", ….
         value: its value at the weights given, a matrix.
         count: how many independent numbers it holds: the rank of its derivative at these weights.
         decay: `e^{decay·t}` times the value is constant; 0 without weight decay.
@@ -41,7 +41,12 @@ class Conserved:
 
 
 def conserved(
-    network: Network | Sequence[Any], objective: Objective | None = None, *, weight_decay: float = 0.0
+    network: Network | Sequence[Any],
+    objective: Objective | None = None,
+    *,
+    weight_decay: float = 0.0,
+    layer_rates: Sequence[float] | None = None,
+    friction: float | None = None,
 ) -> tuple[Conserved, ...]:
     """Return what the gradient flow from these weights conserves, with the symmetry that each quantity comes from.
 
@@ -54,11 +59,20 @@ def conserved(
       singular B.
     - With weight decay, `L + (λ/2) Σ‖W_l‖_F²`, the decay keeps only the orthogonal symmetries. The quantities follow
       `Ḋ_l = −2λD_l`, and frozen parts fall as `e^{−λt}`.
+    - With layer rates, `Ẇ_l = −ρ_l ∂L/∂W_l`, the imbalance that is constant is that of the layers `W_l/√ρ_l`:
+      `W_lᵀW_l/ρ_l − W_{l+1}W_{l+1}ᵀ/ρ_{l+1}`. With weight decay it follows a law of its own only if all `ρ_lλ` are
+      equal, and is left out otherwise.
+    - A heavy ball, `Ẅ_l + aẆ_l = −∂L/∂W_l`, conserves no imbalance. The rotations among the S give the angular
+      momentum `M_l − M_lᵀ`, `M_l = W_lᵀẆ_l − Ẇ_{l+1}W_{l+1}ᵀ`, which falls as `e^{−at}`, from 0 if it starts at rest.
+
+    For descent, the law of the imbalance with momentum, decay, rates and mini-batches is in docs/optimisers.md.
 
     Args:
         network: a `Network` or its weights.
         objective: what is minimised; if omitted, one that sees the whole product.
         weight_decay: `λ ≥ 0`.
+        layer_rates: `ρ_1, …, ρ_L`, as in `gradient_flow`.
+        friction: a of a heavy ball.
 
     Returns:
         A tuple with one entry for each quantity. Different `D_l` can share numbers: their counts are not added up.
@@ -78,25 +92,41 @@ def conserved(
         ['D_1', 'frozen rows of W_1']
     """
     net = Network.of(network)
-    decay = checks.positive(weight_decay, "weight_decay", allow_zero=True)
+    optimizer = Optimizer.of(net.depth, weight_decay=weight_decay, layer_rates=layer_rates, friction=friction)
+    decays = optimizer.decays(net.depth)
     found = []
-    for l, (A, B) in enumerate(itertools.pairwise(net.weights), 1):
+    for l, (A, B) in enumerate(itertools.pairwise(optimizer.coordinates(net).weights), 1):
         both = np.hstack([to_numpy(detach(A)).T, to_numpy(detach(B))])
         h, rank = both.shape[0], int(np.linalg.matrix_rank(both))
-        count = h * (h + 1) // 2 - (h - rank) * (h - rank + 1) // 2
-        symmetry = f"W_{l} → W_{l} S, W_{l + 1} → S⁻¹ W_{l + 1}"
-        found.append(Conserved(f"D_{l}", A.T @ A - B @ B.T, count, 2 * decay, symmetry))
-    if objective is None:
-        return tuple(found)
+        moved = f"W_{l} → W_{l} S, W_{l + 1} → S⁻¹ W_{l + 1}"
+        D = A.T @ A - B @ B.T
+        if friction is not None:
+            count = h * (h - 1) // 2 - (h - rank) * (h - rank - 1) // 2
+            found.append(
+                Conserved(
+                    f"angular momentum {l}", 0.0 * D, count, optimizer.friction or 0.0, f"{moved}, S orthogonal"
+                )
+            )
+        elif decays[l - 1] == decays[l]:
+            count = h * (h + 1) // 2 - (h - rank) * (h - rank + 1) // 2
+            found.append(Conserved(f"D_{l}", D, count, 2 * decays[l], moved))
+    if objective is not None and (friction is None or not optimizer.weight_decay):
+        found += _frozen(net, objective, decays)
+    return tuple(found)
+
+
+def _frozen(net: Network, objective: Objective, decays: Sequence[float]) -> list[Conserved]:
+    """Return the parts of the outer layers that the objective does not see."""
+    found = []
     objective.check_network(net)
     first, last = net.weights[0], net.weights[-1]
     V, U = objective.row_space, getattr(objective, "column_space", None)
     if V is not None:
         count = (V.shape[0] - V.shape[1]) * first.shape[1]
         symmetry = "W_1 → W_1 + (I − VVᵀ) Z"
-        found.append(Conserved("frozen rows of W_1", first - V @ (V.T @ first), count, decay, symmetry))
+        found.append(Conserved("frozen rows of W_1", first - V @ (V.T @ first), count, decays[0], symmetry))
     if U is not None:
         count = (U.shape[0] - U.shape[1]) * last.shape[0]
         name, symmetry = f"frozen columns of W_{net.depth}", f"W_{net.depth} → W_{net.depth} + Z (I − UUᵀ)"
-        found.append(Conserved(name, last - (last @ U) @ U.T, count, decay, symmetry))
-    return tuple(found)
+        found.append(Conserved(name, last - (last @ U) @ U.T, count, decays[-1], symmetry))
+    return found

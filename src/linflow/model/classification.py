@@ -42,6 +42,7 @@ class ExponentialTail(Objective):
     """
 
     derived = True
+    convex = True
     citations = frozenset({"soudry2018"})
     _largest_curvature = math.inf
     _tail_form = Tail
@@ -59,7 +60,7 @@ class ExponentialTail(Objective):
         self.shape = (int(X.shape[1]), int(Y.shape[1]))
         self.minimizer, self.minimum, self.notes = None, 0.0, (note,) if note else ()
         self.strong_convexity = self.pl_constant = 0.0
-        self._X, self._Y = X, Y
+        self._X, self._Y, self.samples = X, Y, int(X.shape[0])
         self._lengths = size * xp.sqrt(xp.sum((X / (size or 1.0)) ** 2, axis=1))[:, None]  # ‖x_i‖
         self._longest = float(to_numpy(self._lengths).max()) * (1 + (X.shape[1] + 8) * EPS)
         with one_thread():  # for many small operations, a second thread costs time
@@ -121,6 +122,12 @@ class ExponentialTail(Objective):
         """Return `∇f(W)`, shape `(n, m)`. If f exceeds float64, the result is finite but meaningless."""
         A, s = self._derivative(self._z(W), 1)
         return self._scaled(-(self._X.T @ (self._Y * A)), s)
+
+    def batch_gradient(self, W: Array, rows: Array) -> Array:
+        """Return `N/|B| Σ_{i∈B} ∇f_i(W)`, the gradient on the samples `rows` scaled to all of them."""
+        part = copy.copy(self)
+        part._X, part._Y = self._X[rows], self._Y[rows]
+        return (self._X.shape[0] / len(rows)) * part.gradient(W)
 
     def hessian_product(self, W: Array, V: Array) -> Array:
         """Return `∇²f(W)[V]`."""

@@ -47,6 +47,7 @@ class CoefficientRegression(Objective):
     """
 
     derived = True
+    convex = True
 
     def __init__(self, X: Any, y: Any, parts: float):
         """Check the data; `parts` is `1/t`, and `shape` is set."""

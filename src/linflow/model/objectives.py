@@ -121,6 +121,8 @@ class Objective:
     value_error: Error = None
     gradient_error: Error = None
     """Upper bounds of the rounding of value and gradient: numbers, functions of W, or None if not known."""
+    samples: int | None = None
+    """Number of samples, if f is a sum over samples that `batch_gradient` can take in parts; else None."""
     row_space: Any = None
     """Orthonormal basis, shape `(n, r)`, of the subspace in which f sees the columns of W; None if it sees all."""
 
@@ -234,6 +236,19 @@ class Objective:
     def gradient(self, W: Array) -> Array:
         """Return `∇f(W)`, shape `(n, m)`."""
         return unmasked(self._gradient(W), "the gradient")
+
+    def batch_gradient(self, W: Array, rows: Array) -> Array:
+        """Return `N/|B| Σ_{i∈B} ∇f_i(W)`, shape `(n, m)`, for the samples `rows` of the N in `f = Σ f_i`.
+
+        Its mean over all batches of one size is `∇f(W)`.
+
+        Raises:
+            ValueError: the objective is not known as a sum over samples.
+        """
+        raise ValueError(
+            f"the {self.name} is not known as a sum over samples, so it has no mini-batches; leave out batches= and "
+            "batch_size=, or use LinearRegression, LogisticLoss or ExponentialLoss."
+        )
 
     def hessian_product(self, W: Array, V: Array) -> Array:
         """Return `∇²f(W)[V]`, by a central difference of the gradient unless a subclass has a better formula."""

@@ -58,6 +58,7 @@ class LpRegression(Objective):
     name = "p-norm regression objective"
     citations = frozenset({"arora2018"})
     derived = True
+    convex = True
 
     def __init__(self, X: Any, Y: Any, p: float):
         X, note_x = checks.matrix(X, "X")

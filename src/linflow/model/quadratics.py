@@ -25,6 +25,7 @@ class _Quadratic(Objective):
     """
 
     derived = True
+    convex = True
     quadratic = True
 
     def __init__(self, minimizer, minimum, F=None, H=None, s=(1.0,), t=(1.0,), V=None, U=None, notes=(), size=0.0):
@@ -173,7 +174,7 @@ class LinearRegression(_Quadratic):
             raise ValueError(
                 f"X has {plural(X.shape[0], 'row')} and Y has {Y.shape[0]}; both need one row per sample."
             )
-        self.X, self.Y = X, Y
+        self.X, self.Y, self.samples = X, Y, int(X.shape[0])
         left, s, Vt = xp.linalg.svd(X, full_matrices=False)
         rank = _rank(s, max(X.shape), "X")
         self.rank = rank
@@ -190,6 +191,11 @@ class LinearRegression(_Quadratic):
             size=SOLVED * (norm(W) + left_over / float(s[-1])),
             notes=[note for note in (note_x, note_y) if note],
         )
+
+    def batch_gradient(self, W: Array, rows: Array) -> Array:
+        """Return `N/|B| X_Bᵀ(X_B W − Y_B)`, the gradient on the samples `rows` scaled to all of them."""
+        X, N = self.X[rows], self.X.shape[0]
+        return (N / len(rows)) * (X.T @ (X @ unmasked(W, "W") - self.Y[rows]))
 
 
 class Quadratic(_Quadratic):

@@ -63,6 +63,8 @@ def proof(
     last = 1.33 * end if t_max is None else t_max
     t = np.linspace(0, min(end, last), POINTS)
     low, high = enclosure.gap_bounds(t)
+    if run is not None and not run.optimizer.plain:
+        raise ValueError(f"the proof is of the plain flow, and the run has {run.optimizer}; leave the run out.")
     first = enclosure.first[0]
     low, high = np.maximum(low, 1e-3 * high) / first, high / first
     colour = c.colour("blue")

@@ -15,6 +15,7 @@ from linflow._support.words import plural
 from linflow.certificates import Certificate
 from linflow.certificates.curves import StepCurve
 from linflow.dynamics import Failure, Trajectory
+from linflow.model.optimizer import difference
 from linflow.plots._canvas import DASHES, MARKERS, Canvas, canvas, from_zero, label_ends, legend, log_ticks
 
 FEW = 6
@@ -183,6 +184,8 @@ def _belongs(cert: Any, run: Trajectory, i: int) -> None:
         )
     if cert.algorithm != run.algorithm:
         raise ValueError(f"run {i} is a {run.algorithm}, but its certificate is for a {cert.algorithm}.")
+    if unlike := difference(cert.optimizer, run.optimizer, "its certificate", f"run {i}"):
+        raise ValueError(f"{unlike}.")
     eta, taken = cert.step_size, run.step_size
     if eta is not None and not (taken is not None and math.isclose(taken, eta, rel_tol=1e-12)):
         steps = "the steps of a schedule" if taken is None else f"the step {taken:g}"

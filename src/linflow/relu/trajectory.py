@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from linflow._support import checks
 from linflow._support.words import plural
 from linflow.dynamics.trajectory import Result, Stats
+from linflow.model.optimizer import PLAIN, Optimizer
 from linflow.relu.network import Network
 from linflow.relu.pieces import OFF, ON, SLIDING
 from linflow.relu.problem import Problem
@@ -72,6 +73,7 @@ class Trajectory:
     until: float | None = None
     imbalance_law: np.ndarray | None = None
     weights_at: Callable[[float], Network] | None = field(default=None, compare=False)
+    optimizer: ClassVar[Optimizer] = PLAIN
 
     @property
     def loss(self) -> np.ndarray:

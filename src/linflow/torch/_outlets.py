@@ -10,6 +10,27 @@ from typing import Any, TextIO
 
 from linflow._support.own_files import refuse_foreign_files
 
+COLUMNS = {
+    "step": "steps done",
+    "lr": "learning rate of the last step",
+    "loss": "the objective, or what `observe` was given",
+    "gap": "loss over the minimum, ℓ",
+    "drift": "max_l ‖D_l − D_l(0)‖_F",
+    "change": "change of the imbalances since the start (exact), or in the last step",
+    "law": "the change that the law of SGD makes in the same steps, η²(G_lᵀG_l − G_{l+1}G_{l+1}ᵀ) without momentum",
+    "law_error": "norm of the difference of the two",
+    "rounding": "what rounding of the weights to their dtype may do to it",
+    "lambda_min": "least eigenvalue of T; a Rayleigh quotient, and so not below it, where it was iterated",
+    "lambda_min_error": "an eigenvalue is within this of it",
+    "lambda_max": "greatest eigenvalue of T",
+    "pl": "local PL constant (gradient dominance) γ λ_min(T), as exact as lambda_min",
+    "rate": "‖∇L‖²/ℓ, never below pl",
+    "smoothness": "K_t, smoothness along the gradient step, at the step 1/K_t",
+    "local_step": "1/K_t",
+    "safe_step": "largest step now for which no step up to it can raise the loss",
+}
+"""The logged columns and their meanings. NaN stands for an unknown value."""
+
 
 def rows_into(path: str | PathLike[str], columns: Sequence[str], *, go_on: bool) -> tuple[TextIO, Any]:
     """Return an open file and its row writer; raise FileExistsError if it is not a table of these columns.

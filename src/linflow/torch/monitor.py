@@ -17,31 +17,11 @@ from linflow.geometry.imbalance import imbalance_drift
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
 from linflow.torch._extremes import Extremes
-from linflow.torch._imbalance_law import PROBES, ImbalanceLaw, rate_of, why_no_law
+from linflow.torch._imbalance_law import PROBES, ImbalanceLaw
 from linflow.torch._module import Layers
-from linflow.torch._outlets import rows_into, scalars_into
+from linflow.torch._outlets import COLUMNS, rows_into, scalars_into
+from linflow.torch._sgd import Sgd, buffers_of, rate_of, why_no_law, why_not_plain
 from linflow.torch.smoothness import gradient_mismatch, local_smoothness
-
-COLUMNS = {
-    "step": "steps done",
-    "lr": "learning rate of the last step",
-    "loss": "the objective, or what `observe` was given",
-    "gap": "loss over the minimum, ℓ",
-    "drift": "max_l ‖D_l − D_l(0)‖_F",
-    "change": "change of the imbalances since the start (exact), or in the last step",
-    "law": "the change that η²(G_lᵀG_l − G_{l+1}G_{l+1}ᵀ) makes in the same steps",
-    "law_error": "norm of the difference of the two",
-    "rounding": "what rounding of the weights to their dtype may do to it",
-    "lambda_min": "least eigenvalue of T; a Rayleigh quotient, and so not below it, where it was iterated",
-    "lambda_min_error": "an eigenvalue is within this of it",
-    "lambda_max": "greatest eigenvalue of T",
-    "pl": "local PL constant (gradient dominance) γ λ_min(T), as exact as lambda_min",
-    "rate": "‖∇L‖²/ℓ, never below pl",
-    "smoothness": "K_t, smoothness along the gradient step, at the step 1/K_t",
-    "local_step": "1/K_t",
-    "safe_step": "largest step now for which no step up to it can raise the loss",
-}
-"""The logged columns and their meanings. NaN stands for an unknown value."""
 
 
 class Monitor:
@@ -52,14 +32,16 @@ class Monitor:
     Rows are computed in float64 from the current weights, on their device. The first row describes the start.
 
     *The law.* A step of SGD without momentum, mini-batch or not, changes `D_l` by exactly
-    `η² (G_lᵀG_l − G_{l+1}G_{l+1}ᵀ)`, after the factor `(1 − ηλ)²` of a weight decay λ. With `exact=True` the change
-    is accumulated at every step, in a few vectors for wide layers. Otherwise only the last step before each row is
-    checked, because the sum needs all the gradients. A difference larger than rounding means that the training is not
-    plain descent: entrywise clipping, a frozen layer, or weights written from outside.
+    `η² (G_lᵀG_l − G_{l+1}G_{l+1}ᵀ)`, after the factor `(1 − ηλ)²` of a weight decay λ. With momentum, Nesterov's or
+    not, and any schedules, the law is that of docs/optimisers.md. With parameter groups of different learning rates
+    it is about the layers `W_l/√ρ_l`. With `exact=True` the change is accumulated at every step, in a few vectors for
+    wide layers. Otherwise only the last step before each row is checked, because the sum needs all the gradients. A
+    difference larger than rounding means that the training is not SGD on the product: entrywise clipping, a frozen
+    layer, or weights written from outside.
 
-    *Other optimisers.* The law does not hold for momentum, Adam, LBFGS and frozen layers. Moreover, `smoothness`,
-    `local_step` and `safe_step` are about steps along the objective's gradient, which these do not take. `notes` says
-    so.
+    *Other optimisers.* Adam and its kin, LBFGS and frozen layers follow no law. Moreover, `smoothness`, `local_step`
+    and `safe_step` are about steps along the objective's gradient at one rate, which these and SGD with momentum or
+    different rates do not take. `notes` says so.
 
     *The cost.* A row is postponed to the next multiple of `every` if another row as costly as the last would bring
     the rows above `budget`, a fraction of the time since the monitor was made. The final row is always written, but
@@ -144,10 +126,11 @@ class Monitor:
                     f"the objective leaves out the weight decay {decay:g}: pl, rate, smoothness and safe_step are of "
                     "the objective alone"
                 )
-        self._law = ImbalanceLaw(layers, checks.count(probes, "probes"))
+        self._sgd = Sgd.of(optimizer, layers)
+        before = buffers_of(optimizer, layers, torch.float64)
+        self._law = ImbalanceLaw(layers, checks.count(probes, "probes"), self._sgd.rates, before)
         self._no_law = None if optimizer is None else why_no_law(optimizer, layers)
-        if self._no_law:
-            self._note(self._other_steps())
+        self._other_steps()
         if narrow := too_narrow(self._start):
             self._note(f"λ_min(T) is 0 at all weights, so it certifies no rate: {narrow}")
         self._extremes, self._loss, self._last_lr = Extremes(), math.nan, math.nan
@@ -210,7 +193,7 @@ class Monitor:
         self._armed = due and (self.budget is None or self._affordable(self.budget))
         if self._armed and not self.exact and self._no_law is None:
             began = time.perf_counter()
-            self._law.restart(self._layers.weights())
+            self._law.restart(self._layers.weights(), buffers_of(self._optimizer, self._layers, torch.float64))
             self._spend(time.perf_counter() - began)
 
     def _spend(self, seconds: float) -> None:
@@ -226,6 +209,10 @@ class Monitor:
         if self._optimizer is not None:
             self._last_lr, decay = rate_of(self._optimizer, self._layers)
             self._no_law = self._no_law or why_no_law(self._optimizer, self._layers)
+            sgd = Sgd.of(self._optimizer, self._layers)
+            if not sgd.alike(self._sgd):
+                self._no_law = self._no_law or "the ratio of the learning rates of the layers changed"
+            self._sgd = sgd
         else:
             self._last_lr = math.nan if lr is None else checks.positive(lr, "lr")
             if lr is None:
@@ -233,10 +220,10 @@ class Monitor:
         gradients = self._layers.gradients(self._law.dtype)
         if gradients is None:
             self._no_law = self._no_law or "the gradients were gone when the step was counted"
-        if self._no_law:
-            self._note(self._other_steps())
-        elif gradients is not None:
-            self._law.add(self._last_lr, decay, gradients)
+        self._other_steps()
+        if self._no_law is None and gradients is not None:
+            buffers = buffers_of(self._optimizer, self._layers, self._law.dtype)
+            self._law.add(self._last_lr, decay, gradients, self._sgd, buffers)
 
     def _record(self, *, spectrum: bool = True) -> None:
         """Compute one row, with or without the eigenvalues of T, and write it."""
@@ -360,11 +347,21 @@ class Monitor:
         if text not in self.notes:
             self.notes.append(text)
 
-    def _other_steps(self) -> str:
+    def _other_steps(self) -> None:
+        """Note why there is no law, and that the steps are not along the gradient."""
+        why = self._no_law or (None if self._optimizer is None else why_not_plain(self._optimizer, self._layers))
+        if why is None:
+            return
         rest = "" if self.objective is None else "; smoothness, local_step and safe_step are not of its steps"
         if not all(p.requires_grad for p in self._layers.parameters):
             rest += "; lambda_min, lambda_max, pl and rate are those of training all layers"
-        return f"the law of the imbalances is not followed: {self._no_law}{rest}"
+        if self._no_law:
+            self._note(f"the law of the imbalances is not followed: {why}{rest}")
+        elif rest:
+            self._note(f"{why}{rest}; lambda_min, pl and rate are those of one rate and no momentum")
+        if self._sgd.rates and self._no_law is None:
+            rates = ", ".join(f"{r:g}" for r in self._sgd.rates)
+            self._note(f"change and law are of the layers W_l/√ρ_l, with the rates ρ = ({rates})")
 
     def _look(self, *_: Any) -> None:
         """Keep the weights before the first step; a closure may compute its gradient only during the step."""

@@ -22,8 +22,8 @@ from linflow.dynamics.step_rules import FORMS, check_form
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
 from linflow.model.quadratics import LinearRegression
-from linflow.torch._imbalance_law import why_no_law
 from linflow.torch._module import Layers
+from linflow.torch._sgd import why_not_plain
 
 RULES = (*FORMS, "xu2025")
 
@@ -293,7 +293,7 @@ def regression(X: torch.Tensor, Y: torch.Tensor, reduction: str = "mean") -> Lin
 
 def _check_optimizer(optimizer: torch.optim.Optimizer, layers: Layers) -> None:
     """Raise an error unless the optimiser takes plain gradient steps on the layers and nothing else."""
-    why = why_no_law(optimizer, layers)
+    why = why_not_plain(optimizer, layers)
     if why is None:
         groups = optimizer.param_groups
         own = {id(p) for p in layers.parameters}

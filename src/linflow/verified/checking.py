@@ -37,6 +37,11 @@ def check_proof(certificate: Certificate, enclosure: Bounded) -> Check:
             "the certificate is for descent, but the enclosure is of the flow; call certify without algorithm=, or "
             'call enclose with algorithm="descent".'
         )
+    if not certificate.optimizer.plain:
+        raise ValueError(
+            f"the certificate is for {certificate.optimizer}, but the enclosure is of the plain flow; a statement on "
+            "one says nothing about the other."
+        )
     low, high = enclosure.first
     if not low * (1 - 1e-9) <= certificate.gap <= high * (1 + 1e-9):
         raise ValueError(

@@ -90,6 +90,8 @@ class SureCurve(LevelCurve):
 def rigorously(certificate: Certificate) -> RigorousCertificate:
     """Return the certificate with all rounding proved. A guarantee that does not hold then states its reason."""
     gamma_, gap, reason = 0.0, certificate.gap, DESCENT if certificate.algorithm == "descent" else ""
+    if not certificate.optimizer.plain:
+        reason = reason or f"rounding is proved for the plain flow only, not for {certificate.optimizer}"
     found = list(certificate.guarantees)
     try:
         problem = affine_gradient(certificate.objective)
@@ -114,7 +116,8 @@ def rigorously(certificate: Certificate) -> RigorousCertificate:
         certificate.step_size,
         certificate.notes,
         certificate.schedule,
-        gamma_,
+        certificate.optimizer,
+        gamma=gamma_,
     )
 
 

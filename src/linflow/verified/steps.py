@@ -15,6 +15,7 @@ from linflow.dynamics import Result, gradient_descent
 from linflow.dynamics.field import GradientField
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
+from linflow.model.optimizer import Optimizer
 from linflow.verified.descent import DescentEnclosure
 from linflow.verified.run import enclose
 
@@ -56,6 +57,7 @@ def safe_step_size(
     until: float = 1e-6,
     steps: int = 20_000,
     progress: Callable[[float], None] | None = None,
+    layer_rates: Sequence[float] | None = None,
 ) -> float:
     """Return a certified step size of gradient descent, or with `verified` the largest step proved by computing.
 
@@ -72,6 +74,7 @@ def safe_step_size(
         until: fraction of the first gap that the verified descent must reach.
         steps: limit on the steps of each descent that is tried.
         progress: called with the fraction of the search that is done.
+        layer_rates: `ρ_1, …, ρ_L`, for the descent in which layer l takes the step `ηρ_l`; not with `verified`.
 
     Returns:
         The step η. With `verified`, it is a `VerifiedStep` that holds its proof.
@@ -89,8 +92,12 @@ def safe_step_size(
         >>> bool(before < 0.5 * proved), proved.enclosure.result
         (True, 'target proved')
     """
+    start = Network.of(network).detach()
+    optimizer = Optimizer.of(start.depth, layer_rates=layer_rates)
     if not verified:
-        return certificates.safe_step_size(objective, network)
+        return certificates.safe_step_size(objective, start, optimizer)
+    if not optimizer.plain:
+        raise ValueError(f"verified runs are of the plain descent, not with {optimizer}; leave out verified=True.")
     until, steps = checks.fraction(until, "until"), checks.count(steps, "steps")
     found: dict[float, DescentEnclosure] = {}
 
@@ -102,7 +109,6 @@ def safe_step_size(
             progress(min(0.99, len(found) / 20))
         return enc.result == "target proved"
 
-    start = Network.of(network).detach()
     first = _edge(objective, start)
     eta = _largest(proved, first, PRECISION)
     if not eta:

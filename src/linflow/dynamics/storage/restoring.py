@@ -14,6 +14,7 @@ from linflow.dynamics.storage import schema as _schema
 from linflow.dynamics.storage.hdf5 import RunFile, read_run
 from linflow.dynamics.storage.stored_weights import StoredWeights
 from linflow.model.network import Network
+from linflow.model.optimizer import Optimizer
 
 if TYPE_CHECKING:
     from linflow.dynamics import Stats, Trajectory
@@ -91,6 +92,7 @@ def trajectory_of(source: RunFile) -> Trajectory:
     for name in ("gap", "rate"):
         if records[name] is None:
             raise source.error(f"it has no variable {name!r}")
+    optimizer = _optimizer(source, start.depth)
     step_size = source.optional("step_size", ())
     steps = source.optional("step_sizes", (stats.steps,))
     return Trajectory(
@@ -107,9 +109,18 @@ def trajectory_of(source: RunFile) -> Trajectory:
         step_size=None if step_size is None else float(step_size),
         step_sizes=steps,
         until=_until(source),
-        nodes=_nodes(source, algorithm),
+        nodes=_nodes(source, linear=algorithm == "descent" or optimizer.friction is not None),
         checkpoints=cast(Any, _stored(source, algorithm, start, end, float(t[-1]))),
+        optimizer=optimizer,
     )
+
+
+def _optimizer(source: RunFile, depth: int) -> Optimizer:
+    told = source.json("optimizer", dict, {})
+    try:
+        return Optimizer.from_dict(told, depth)
+    except (TypeError, ValueError) as error:
+        raise source.error(f"its optimizer is not known: {str(error).rstrip('.')}") from error
 
 
 def _until(source: RunFile) -> float | None:
@@ -140,9 +151,9 @@ def _times(source: RunFile, name: str) -> np.ndarray:
     return t
 
 
-def _nodes(source: RunFile, algorithm: str) -> tuple[np.ndarray, ...]:
+def _nodes(source: RunFile, *, linear: bool) -> tuple[np.ndarray, ...]:
     t = _times(source, "node_t")
-    names = list(_schema.NODES)[1 : 4 if algorithm == "flow" else 2]
+    names = list(_schema.NODES)[1 : 2 if linear else 4]
     return (t, *(source.array(name, t.shape, last_free=True) for name in names))
 
 

@@ -19,6 +19,7 @@ RECORDS = {
     "least_eigenvalue": ("least eigenvalue of the operator T on what the objective sees", "1"),
     "imbalance_drift": ("largest change of an imbalance since the start, Frobenius norm", "1"),
     "tangent_change": ("change of the operator T since the start, Frobenius norm, over T at the start", "1"),
+    "law_error": ("largest distance of an imbalance from its exact law, Frobenius norm", "1"),
 }
 """One number for each recorded time `t`."""
 
@@ -47,8 +48,9 @@ OPTIONAL_STATS = ("gap_error",)
 """Statistics that a file holds only if they were estimated; NaN otherwise."""
 COUNTS = ("steps", "rejected", "evaluations")
 
-CHECKED = ("format_version", "algorithm", "result", "notes", "settings")
-"""The attributes that the checksum covers."""
+CHECKED = ("format_version", "algorithm", "result", "notes", "settings", "optimizer")
+"""The attributes that the checksum covers. A file of plain flow or descent has no `optimizer`; a reader that does not
+know the attribute finds another checksum, and refuses the run instead of taking it for a plain one."""
 ALSO_READ = ("source", "checksum", "until")
 """Attributes that the checksum leaves out. `until` was added later; older readers must find the same checksum."""
 

@@ -193,6 +193,8 @@ def _attributes(run: Any, settings: Mapping[str, Any] | None) -> dict[str, Any]:
         "result_text": run.result.value,
         "notes": as_json(list(run.notes)),
     }
+    if not run.optimizer.plain:
+        attributes["optimizer"] = as_json(run.optimizer.to_dict())
     if run.until is not None:
         attributes["until"] = run.until
     if settings is not None:

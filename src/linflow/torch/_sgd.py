@@ -1,0 +1,119 @@
+"""What `torch.optim.SGD` does to the layers of a model, and why another optimiser follows no law of the imbalance."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from linflow.torch._module import Layers
+from torch import Tensor
+
+SAME = 1e-9
+"""Ratios of learning rates that differ by less than this, relatively, are the same."""
+
+
+@dataclass(frozen=True)
+class Sgd:
+    """The options of SGD that enter the law of the imbalance.
+
+    Attributes:
+        rates: `ρ_l`, the learning rate of each layer over that of the first; empty if they are the same.
+        momentum, dampening, nesterov, maximize: as in PyTorch.
+    """
+
+    rates: tuple[float, ...] = ()
+    momentum: float = 0.0
+    dampening: float = 0.0
+    nesterov: bool = False
+    maximize: bool = False
+
+    @classmethod
+    def of(cls, optimizer: Any, layers: Layers) -> Sgd:
+        """Return the options of an SGD for which `why_no_law` finds no reason; the default if there is none."""
+        if optimizer is None or not isinstance(optimizer, torch.optim.SGD):
+            return cls()
+        group = _group(optimizer, layers.parameters[0]) or optimizer.param_groups[0]
+        rates = _rates(optimizer, layers)
+        return cls(
+            () if all(math.isclose(r, 1.0, rel_tol=SAME) for r in rates) else rates,
+            float(group["momentum"]),
+            float(group["dampening"]),
+            bool(group["nesterov"]),
+            bool(group.get("maximize")),
+        )
+
+    def alike(self, other: Sgd) -> bool:
+        """Whether the ratios of the learning rates are the same; the momentum may change from step to step."""
+        if len(self.rates) != len(other.rates):
+            return False
+        return all(math.isclose(a, b, rel_tol=SAME) for a, b in zip(self.rates, other.rates, strict=True))
+
+
+def buffers_of(optimizer: Any, layers: Layers, dtype: torch.dtype) -> list[Tensor] | None:
+    """Return the momentum buffers of the layers, as matrices `(h_{l-1}, h_l)`; None if there are none yet."""
+    if optimizer is None:
+        return None
+    found = [optimizer.state.get(p, {}).get("momentum_buffer") for p in layers.parameters]
+    return None if any(b is None for b in found) else layers.oriented((b for b in found if b is not None), dtype)
+
+
+def why_no_law(optimizer: Any, layers: Layers) -> str | None:
+    """Return why the imbalance follows no law; None if it does: SGD with one momentum on all layers."""
+    if not isinstance(optimizer, torch.optim.SGD):
+        return f"{type(optimizer).__name__} does not step along the gradient; torch.optim.SGD does"
+    seen = set()
+    for l, p in enumerate(layers.parameters, 1):
+        group = _group(optimizer, p)
+        if group is None or not p.requires_grad:
+            why = "frozen (requires_grad is False)" if group is not None else "not trained by the optimizer"
+            return f"layer {l} is {why}, so its neighbours change alone"
+        seen.add((float(group["momentum"]), float(group["dampening"]), group["nesterov"], group.get("maximize")))
+    if len(seen) > 1:
+        return "the layers have different momentum"
+    rates = _rates(optimizer, layers)
+    if not all(0 < r < math.inf for r in rates):
+        return "the learning rate of a layer is 0, so its neighbours change alone"
+    decays = _decays(optimizer, layers, rates)
+    if not all(math.isclose(k, decays[0], rel_tol=SAME) for k in decays):
+        return (
+            "the layers have different products of learning rate and weight decay, so the decay does not act on the "
+            "imbalance as a whole"
+        )
+    return None
+
+
+def why_not_plain(optimizer: Any, layers: Layers) -> str | None:
+    """Return why the steps are not along the gradient of all layers at one rate; None if they are."""
+    if why := why_no_law(optimizer, layers):
+        return why
+    sgd = Sgd.of(optimizer, layers)
+    if sgd.momentum != 0:
+        return f"the momentum {sgd.momentum:g} moves the weights along earlier gradients"
+    return "the layers have different learning rates" if sgd.rates else None
+
+
+def rate_of(optimizer: Any, layers: Layers) -> tuple[float, float]:
+    """Return the learning rate and weight decay of the parameter group of the first layer."""
+    group = _group(optimizer, layers.parameters[0]) or optimizer.param_groups[0]
+    return float(group["lr"]), float(group.get("weight_decay", 0.0))
+
+
+def _group(optimizer: Any, p: Tensor) -> dict[str, Any] | None:
+    return next((g for g in optimizer.param_groups if any(q is p for q in g["params"])), None)
+
+
+def _rates(optimizer: Any, layers: Layers) -> tuple[float, ...]:
+    """Return the learning rates over that of the first layer; where that is 0, as in a warm-up, the initial ones."""
+    groups = [_group(optimizer, p) or optimizer.param_groups[0] for p in layers.parameters]
+    rates = [float(g["lr"]) for g in groups]
+    if rates[0] == 0 and not any(rates):
+        rates = [float(g.get("initial_lr", 1.0)) for g in groups]
+    return tuple(r / rates[0] if rates[0] else math.inf for r in rates)
+
+
+def _decays(optimizer: Any, layers: Layers, rates: tuple[float, ...]) -> list[float]:
+    """Return the weight decays `ρ_lλ_l` of the layers `W_l/√ρ_l`."""
+    groups = [_group(optimizer, p) or optimizer.param_groups[0] for p in layers.parameters]
+    return [r * float(g["weight_decay"]) for g, r in zip(groups, rates, strict=True)]
