@@ -83,7 +83,7 @@ def test_a_statement_on_one_algorithm_is_not_compared_with_another(problem, tmp_
         with pytest.raises(ValueError, match="the enclosure is of the plain flow"):
             cert.check(proof)
     with pytest.raises(ValueError, match="leave the run out"):
-        lf.plots.verified(proof, run=lf.gradient_flow(f, net, t_max=0.1, friction=1.0))
+        lf.plots.proof(proof, run=lf.gradient_flow(f, net, t_max=0.1, friction=1.0))
     with pytest.raises(ValueError, match="says nothing about the other"):
         lf.plots.convergence(lf.gradient_flow(f, net, t_max=0.1, friction=1.0), certs[0])
 
@@ -187,10 +187,10 @@ def test_the_cap_on_the_drift_of_a_heavy_ball_is_nearly_reached():
     """A start at rest whose energy goes into one layer: the change of D comes within a tenth of the cap."""
     f = lf.MatrixFactorization([[0.3]])
     net = [np.array([[1.0]]), np.array([[1e-6]])]
-    cert = lf.certify(f, net, friction=0.2)
-    run = lf.gradient_flow(f, net, t_max=200.0, friction=0.2)
+    cert = lf.certify(f, net, friction=1.0)
+    run = lf.gradient_flow(f, net, t_max=60.0, friction=1.0)
     assert cert.check(run).holds
-    assert run.stats.imbalance_drift > 0.9 * cert.imbalance.change_at(200.0)
+    assert run.stats.imbalance_drift > 0.9 * cert.imbalance.change_at(float(run.t[-1]))
 
 
 def test_reasons_without_a_rate(problem):
@@ -223,7 +223,9 @@ def test_the_decay_of_the_imbalance_is_certified(problem):
     # The loss alone may rise, up to what the penalty can give.
     penalty = 0.1 * sum(np.linalg.norm(W) ** 2 for W in net.weights)
     assert cert.gap_at(1.0) == pytest.approx(f.gap(net.product()) + penalty, rel=1e-11)
-    assert run.gap.max() > cert.gap and run.gap.max() < cert.gap_at(1.0)
+    near = lf.init.imbalanced((3, 5, 2), 4.0, 0.99 * f.minimizer, rng=0)
+    rising, known = lf.gradient_flow(f, near, t_max=1.0, weight_decay=0.2), lf.certify(f, near, weight_decay=0.2)
+    assert known.gap < rising.gap.max() < known.gap_at(1.0) and known.gap_at(1.0) > 2 * known.gap
     assert lf.certify(f, net, weight_decay=0.2, layer_rates=(1, 2)).imbalance is None
     assert lf.certify(f, net, weight_decay=0.2, friction=1.0).imbalance is None
     equal = lf.certify(f, net, weight_decay=0.2, layer_rates=(2, 2))

@@ -147,9 +147,10 @@ class _March:
         while True:
             h = min(self.h, stop - self.t)
             z, error = _dop853.step(field, state.z, state.rate, h)
-            ratio = error / self._allowed(h)
+            allowed = self._allowed(h)
+            ratio = error / allowed
             new = field.at(z) if ratio <= 1 else None
-            rises = new is not None and not new.total <= state.total * (1 + 1e-10) + 1e-300
+            rises = new is not None and not new.total <= state.total + self._slack(allowed)
             if new is not None and not rises:
                 break
             self.rejected += 1
@@ -160,6 +161,12 @@ class _March:
         self.h = max(self.h, h * grow(ratio)) if h < self.h else h * grow(ratio)
         self.state, self.accepted = new, self.accepted + 1
         return True
+
+    def _slack(self, error: float) -> float:
+        """Return by how much an error of the state can raise the total, to second order, and 1e-10 of it."""
+        state = self.state
+        bent = state.steepness * (error * (state.steepness / max(state.total, 5e-324)))
+        return 1e-10 * state.total + 2 * error * (state.steepness + bent)
 
     def _allowed(self, h: float) -> float:
         """Return the allowed error of a step: the parts of the rule of the plain flow, for `total`."""
