@@ -9,12 +9,13 @@ PIP = $(BIN)/pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS)
 # Of `make soundness`; an instance of `make proofs` takes a second instead of a millisecond.
 INSTANCES ?= 1000000
 proofs: INSTANCES := $(if $(filter file,$(origin INSTANCES)),10000,$(INSTANCES))
+optimizers: INSTANCES := $(if $(filter file,$(origin INSTANCES)),100000,$(INSTANCES))
 SEED ?= 0
 # Parallelism is over tests and runs; threads inside BLAS only get in the way of small matrices.
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: help reproduce test test-slow newest floors package soundness relu-soundness attack proofs proof-tables mutants bench examples docs check format setup-test clean
+.PHONY: help reproduce test test-slow newest floors package soundness relu-soundness optimizers attack proofs proof-tables mutants bench examples docs check format setup-test clean
 
 help:
 	@echo "make reproduce   compute every figure and its claims into report/index.html"
@@ -25,6 +26,7 @@ help:
 	@echo "make package     wheel and sdist in dist/, checked, and each tried in an empty environment"
 	@echo "make soundness   every bound against lambda_min(T) on a million random networks (INSTANCES=, SEED=)"
 	@echo "make relu-soundness   flows of ReLU networks against every statement on them (COUNT=, SEED=)"
+	@echo "make optimizers  laws and bounds of momentum, weight decay and layer rates on random instances (INSTANCES=, SEED=)"
 	@echo "make attack      damaged files, odd command lines and extreme numbers (COUNT=, SEED=)"
 	@echo "make proofs      verified runs against flows and descents of 60 digits (INSTANCES=, SEED=)"
 	@echo "make proof-tables how sharp verified runs are (TABLE=gaussian, real, ...; FIRST=, COUNT=)"
@@ -106,6 +108,9 @@ soundness: $(VENV)/.installed-dev
 
 relu-soundness: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.relu_soundness --instances $(or $(COUNT),3000) --seed $(SEED) --workers $(WORKERS)
+
+optimizers: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.optimizer_campaign --instances $(INSTANCES) --seed $(SEED) --workers $(WORKERS)
 
 attack: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.attack --instances $(or $(COUNT),20000) --seed $(SEED) --workers $(WORKERS)

@@ -2,10 +2,10 @@
 
     python -m tests.optimizer_campaign --instances 100000 --seed 0 --workers 2
 
-Each instance is tried in four ways: a short descent with random options against the law of its imbalance; the bounds
-for layer rates against a T that is written out; the guarantee of a heavy ball, and its cap on the drift, against an
-integration of the flow; the lower bound of `optimality_gap` against the convex problem, solved by proximal steps.
-Prints what was seen and exits with 1 if anything was violated.
+Each instance is a short descent with random options, against the law of its imbalance, written out. Beside each block of a thousand, fewer instances are tried of what takes longer: the bounds for
+layer rates against a T that is written out; the guarantee of a heavy ball, and its cap on the drift, against an
+integration of the flow; `optimality_gap` against the convex problem, solved by proximal steps. Prints what was seen
+and exits with 1 if anything was violated.
 """
 
 from __future__ import annotations
@@ -30,6 +30,63 @@ COMPUTED = 1e-12
 """What a computed least eigenvalue of order up to 16 may be off by, relative to the greatest."""
 INTEGRATED = 1e-6
 """Allowed relative error of the heavy-ball integration: RK4 with 20 steps per unit of the fastest motion."""
+
+
+def laws(rng: np.random.Generator, count: int) -> list[str]:
+    """Return the violations of the law along descents of one shape and one kind, all of them together."""
+    depth, momentum = int(rng.integers(2, 5)), bool(rng.random() < 0.7)
+    nesterov, decays, batched = momentum and rng.random() < 0.5, rng.random() < 0.5, rng.random() < 0.5
+    widths = [int(h) for h in rng.integers(1, 6, depth + 1)]
+    samples = int(rng.integers(2, 9))
+    X, Y = (rng.standard_normal((count, samples, k)) for k in (widths[0], widths[-1]))
+    X /= np.linalg.norm(X, axis=(1, 2), keepdims=True)
+    size = 10 ** rng.uniform(-1, 0, count)[:, None, None]
+    W = [size * rng.standard_normal((count, a, b)) for a, b in itertools.pairwise(widths)]
+    mu = rng.uniform(0.1, 0.99, count)[:, None, None] * momentum
+    # The weights are those of the scaled layers; a decay λ and rates ρ_l are decays ρ_lλ of them.
+    kappa = decays * 10 ** rng.uniform(-3, 0, (depth, count, 1, 1)) ** rng.choice([1.0, 0.0], (1, count, 1, 1))
+
+    def form(P, Q):
+        found = []
+        for (A, B), (C, D) in zip(itertools.pairwise(P), itertools.pairwise(Q), strict=True):
+            M = np.swapaxes(A, 1, 2) @ C - B @ np.swapaxes(D, 1, 2)
+            found.append(M + np.swapaxes(M, 1, 2))
+        return found
+
+    D = [0.5 * M for M in form(W, W)]
+    b = C = last = None
+    largest = np.max([np.sum(V * V, axis=(1, 2)) for V in W], axis=0)
+    for _ in range(12):
+        eta = (0.02 * 10 ** rng.uniform(-2, 0, count))[:, None, None]
+        rows = rng.integers(samples, size=2) if batched else np.arange(samples)
+        R = X[:, rows]
+        for V in W:
+            R = R @ V
+        E = np.swapaxes(X[:, rows], 1, 2) @ (R - Y[:, rows])
+        g = []
+        for l in range(depth):
+            G = E
+            for V in W[:l]:
+                G = np.swapaxes(V, 1, 2) @ G
+            for V in reversed(W[l + 1 :]):
+                G = G @ np.swapaxes(V, 1, 2)
+            g.append(G + kappa[l] * W[l])
+        source = form(W, [k * V for k, V in zip(kappa, W, strict=True)])
+        b = g if b is None else [mu * old + new for old, new in zip(b, g, strict=True)]
+        d = [new + mu * old for old, new in zip(b, g, strict=True)] if nesterov else b
+        C = source if C is None else [mu * (c - x) + s for c, x, s in zip(C, last, source, strict=True)]
+        P = [s + mu * c for c, s in zip(C, source, strict=True)] if nesterov else C
+        squares = form(d, d)
+        D = [M - eta * p + 0.5 * eta * eta * q for M, p, q in zip(D, P, squares, strict=True)]
+        last = [eta * x for x in form(d, b)]
+        W = [V - eta * step for V, step in zip(W, d, strict=True)]
+        largest = np.maximum(largest, np.max([np.sum(V * V, axis=(1, 2)) for V in W], axis=0))
+    off = np.max(
+        [np.sqrt(np.sum((M - 0.5 * Q) ** 2, axis=(1, 2))) for M, Q in zip(D, form(W, W), strict=True)], axis=0
+    )
+    return [
+        f"law {i}, widths {widths}: {off[i]!r} against {largest[i]!r}" for i in np.flatnonzero(off > LAW * largest)
+    ]
 
 
 def law(rng: np.random.Generator) -> str:
@@ -191,7 +248,7 @@ def optimality(rng: np.random.Generator, count: int, seen: Counter) -> list[str]
             continue
         f = lf.LinearRegression(X[i], Y[i])
         best = f.gap(Z[i]) + theta[i] * nuclear[i]  # not below the minimum of the convex problem
-        steps = 40 if i % 5 == 0 else 0
+        steps = 40 if i % 10 == 0 else 0
         found = lf.optimality_gap(f, lf.Network([A[i], B[i]], scale), weight_decay=float(decay[i]), steps=steps)
         seen["excess within 1 % of its bound"] += found.bound <= 1.01 * (found.value - best)
         if found.lower > best * (1 + 1e-12) + 1e-14 or found.bound < found.value - best - 1e-14:
@@ -202,14 +259,18 @@ def optimality(rng: np.random.Generator, count: int, seen: Counter) -> list[str]
 def block(seed: int, first: int, count: int) -> tuple[Counter, list[str]]:
     """Return the counts of some instances, and the violations in words."""
     rng, seen, bad = np.random.default_rng((seed, first // BLOCK)), Counter(), []
-    for one in itertools.islice(itertools.repeat(rng), count):
-        bad += [text for text in (law(one), rates(one)) if text]
-    parts = 4  # shapes in a block
-    for _ in range(parts):
-        bad += heavy_balls(rng, count // parts, seen)
-        bad += optimality(rng, count // parts, seen)
-    seen["laws, layer rates"] += count
-    seen["heavy balls, excesses"] += parts * (count // parts)
+    shapes = max(1, count // 100)
+    for _ in range(shapes):
+        bad += laws(rng, count // shapes)
+    seen["laws"] += shapes * (count // shapes)
+    for _ in range(count // 20):
+        bad += [text for text in (law(rng), rates(rng)) if text]
+        seen["laws by the library, bounds for layer rates"] += 1
+    for _ in range(4):  # shapes
+        bad += heavy_balls(rng, count // 16, seen)
+        bad += optimality(rng, count // 8, seen)
+        seen["heavy balls"] += count // 16
+        seen["excesses"] += count // 8
     return seen, [f"block {first // BLOCK}: {text}" for text in bad]
 
 

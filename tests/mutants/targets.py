@@ -33,6 +33,13 @@ TARGETS = {
     "certificates.least_norm": ["certificates/test_least_norm"],
     "certificates.tail_descent": ["certificates/test_literal_tail_descent"],
     "certificates.caps": ["certificates/test_caps"],
+    **{
+        f"certificates.{name}": ["certificates/test_optimizers"]
+        for name in ("heavy_ball", "imbalance_law", "optimality")
+    },
+    "advice.rebalance": ["advice/test_rebalance"],
+    "model.optimizer": ["dynamics/test_optimizers"],
+    **{f"dynamics.{name}": ["dynamics/test_optimizers"] for name in ("motion", "other_flows", "coordinates")},
     "certificates.certificate": ["certificates/test_literal_certificate"],
     "certificates.promises": ["certificates/test_literal_certificate"],
     **{
@@ -96,7 +103,8 @@ TARGETS = {
     "dynamics.landscape": ["dynamics/test_landscape", "dynamics/test_literal"],
     "dynamics.trajectory": ["dynamics/test_literal", "dynamics/test_pickling"],
     "dynamics.saddles": ["dynamics/test_literal", "_support/test_range"],
-    "torch._imbalance_law": ["torch/test_literal"],
+    "torch._imbalance_law": ["torch/test_literal", "torch/test_monitor_optimizers"],
+    "torch._sgd": ["torch/test_literal", "torch/test_monitor_optimizers"],
     **{f"torch.{name}": ["torch/test_literal"] for name in ("_extremes", "_tangent", "certified")},
     "torch._numbers": ["torch/test_literal"],
     **{
