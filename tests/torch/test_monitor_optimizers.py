@@ -25,7 +25,7 @@ OPTIONS = [
 ]
 
 
-def make(seed=0, dtype=torch.float64, size=0.7):
+def make(seed=0, dtype=torch.float64, size=0.5):
     generator = torch.Generator().manual_seed(seed)
     model = torch.nn.Sequential(*(torch.nn.Linear(a, b, bias=False, dtype=dtype) for a, b in pairwise(WIDTHS)))
     for layer in model:
@@ -43,7 +43,7 @@ def groups_of(model, rates, options):
     """Parameter groups of which layer l has the rate ρ_l and the decay λ/ρ_l, so that the decays act alike."""
     decay = options.get("weight_decay", 0.0)
     return [
-        {"params": layer.parameters(), "lr": 0.01 * r, "weight_decay": decay / r}
+        {"params": layer.parameters(), "lr": 0.003 * r, "weight_decay": decay / r}
         for layer, r in zip(model, rates, strict=True)
     ]
 
@@ -135,7 +135,7 @@ def test_notes_on_steps_that_are_not_plain():
     heavy.close()
     optimizer = torch.optim.SGD(groups_of(model, RATES, {}), lr=0.01)
     with lt.Monitor(model, optimizer, f, every=1, exact=True, budget=None) as monitor:
-        for rate in (0.01, 0.02):
+        for rate in (0.003, 0.006):
             optimizer.param_groups[0]["lr"] = rate
             optimizer.zero_grad()
             torch.nn.functional.mse_loss(model(X), Y).backward()
