@@ -128,7 +128,7 @@ def rebalance(
         (array([[2., 0.],
                [0., 1.]]), True)
         >>> round(found.before.least, 2), round(found.after.least, 2), round(found.after.condition, 2)
-        (4.25, 2.0, 4.0)
+        (4.16, 2.0, 4.0)
     """
     net = Network.of(network).detach()
     if objective is not None:
