@@ -2,7 +2,8 @@
 
     python -m tests.optimizer_campaign --instances 100000 --seed 0 --workers 2
 
-Each instance is a short descent with random options, against the law of its imbalance, written out. Beside each block of a thousand, fewer instances are tried of what takes longer: the bounds for
+Each instance is a short descent with random options, against the law of its imbalance, written out. Beside each block
+of a thousand, fewer instances are tried of what takes longer: descents by the library against the law; the bounds for
 layer rates against a T that is written out; the guarantee of a heavy ball, and its cap on the drift, against an
 integration of the flow; `optimality_gap` against the convex problem, solved by proximal steps. Prints what was seen
 and exits with 1 if anything was violated.
