@@ -133,3 +133,11 @@ def test_the_rank_allows_for_the_longer_side():
 def test_sizes_are_one_row():
     with pytest.raises(ValueError, match="one number, or 2 numbers are needed"):
         lf.DiagonalRegression(np.eye(1), [1.0]).start(2, [[1.0, 2.0]])
+
+
+def test_chains_share_the_output_scale():
+    """Each layer has the N-th root of it, and moves at its square."""
+    f = lf.DiagonalRegression(np.eye(1), [1.0])
+    found = f.chains(lf.Network([np.diag([2.0, 3.0])] * 3, 0.5))
+    assert found.speed == pytest.approx(0.5 ** (2 / 3), rel=1e-14)
+    np.testing.assert_allclose(found.layers, 0.5 ** (1 / 3) * np.array([[2.0, 3.0]] * 3), rtol=1e-14)

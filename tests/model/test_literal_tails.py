@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import linflow as lf
-from linflow.model import tails
+from linflow.model import classification, tails
 from linflow.model.tails import UP, LogisticTail, Tail
 
 
@@ -145,6 +145,13 @@ def test_curvature_and_slope_on_a_level_of_classification():
         assert h.smoothness_on(0.0) == h.steepest_on(0.0) == 0.0
     assert f.smoothness_on(10.0) == near(160.0) and f.steepest_on(10.0) == near(40.0)
     assert g.smoothness_on(10.0) == 4.0 and g.steepest_on(8.0) == near(8.0)  # K = 16/4, sqrt(2·4·8)
+    assert g.steepest_on(8.0) >= 8.0 and g.strong_convexity == g.pl_constant == 0.0
+
+
+def test_the_longest_sample_is_raised_by_its_rounding(monkeypatch):
+    monkeypatch.setattr(classification, "EPS", 2.0**-10)
+    f = lf.ExponentialLoss(np.array([[3.0, 0.0], [0.0, -4.0]]), np.array([1.0, -1.0]))
+    assert f.tail_smoothness == near((4 * (1 + 10 * 2.0**-10)) ** 2)
 
 
 @pytest.mark.parametrize("loss", [lf.ExponentialLoss, lf.LogisticLoss])

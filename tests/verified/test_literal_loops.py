@@ -238,6 +238,7 @@ def test_the_longest_step_is_where_the_truncation_is_its_share(coarse):  # noqa:
         same(found, s)
     assert truncation(1.0) == 0 and found == 1e3
     same(BOUNDS["integral"](np.array([1.0, 2.0, 3.0]), 3, 0.5), (0.5 + 0.25 + 0.125) * up)
+    assert _bound_loops.FARTHEST == 1e3
     # Two hundred tries: it is a bound as it is.
     same(BOUNDS["longest"](np.array([1e300]), 1, 2, 1.0, 0.25), 1e3 * 0.93**200)
 

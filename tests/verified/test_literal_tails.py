@@ -625,3 +625,12 @@ def test_what_a_product_moves_is_raised_by_the_rounding_of_the_difference(monkey
     tube.problem = Problem()
     tube.sizes(0.0)
     assert asked == [pytest.approx(3e-12, rel=1e-3, abs=0)]  # the last digits of 1 − 1e-12
+
+
+def test_the_widest_piece_counts(loss):
+    found = []
+    for knots in ([0.0, 0.25, 1.0], [0.0, 0.75, 1.5]):
+        path = path_of(loss, 3)[0]
+        path.knots = np.array(knots) * path.s
+        found.append(path.bends)
+    assert found[0] == found[1] and found[0][0, 1][0] > 0
