@@ -192,3 +192,19 @@ def test_times_at_recorded_levels_are_found_though_losses_round():
         level = float(run.gap[k] / run.gap[0])
         for near in (level, level * (1 - 2e-16), level * (1 + 2e-16)):
             assert run.time_to(min(near, 1 - 1e-16)) == pytest.approx(run.t[k], rel=1e-9, abs=0)
+
+
+@pytest.mark.parametrize(("p", "a"), [(200, -100), (-200, 50), (-250, 0), (120, 0)])
+def test_units_do_not_matter(p, a):
+    """Data and weights times powers of two: the same run but for the scale of time."""
+    X, Y, net = drawn(12, h=30, size=1.0)
+    one = relu.gradient_flow(X, Y, net, until=1e-3)
+    P, A = 2.0**p, 2.0**a
+    run = relu.gradient_flow(P * X, P * A * A * Y, relu.Network(A * net.U, A * net.V), until=1e-3)
+    assert run.result is lf.Result.TARGET and len(run.flips) == len(one.flips)
+    # steps differ by the rounding of exponents; both have rtol 1e-8
+    assert run.t[-1] * (P * A) ** 2 == pytest.approx(one.t[-1], rel=1e-6, abs=0)
+    assert run.path[-1] * P == pytest.approx(one.path[-1], rel=1e-6, abs=0)
+    assert run.rate.min() / (P * A) ** 2 == pytest.approx(one.rate.min(), rel=1e-5, abs=0)
+    cert = relu.certify(P * X, P * A * A * Y, relu.Network(A * net.U, A * net.V))
+    assert cert.check(run).holds

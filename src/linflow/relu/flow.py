@@ -119,6 +119,10 @@ class _Loop:
                 self.y, self.pattern, int(j), np.flatnonzero(np.abs(z[:, j]) <= noise[:, j])
             )
         self.point = self.field.at(self.y, self.pattern)
+        # Time is measured in a power of two near that in which the weights move by their own size: squares of
+        # velocities stay within float64 in the integrator.
+        ratio = self.point.speed / max(norm(self.y[:-1]), 1e-300)
+        self.unit = 2.0 ** round(math.log2(ratio)) if 0 < ratio < math.inf else 1.0
         self.target = -math.inf if until is None else until * self.point.gap
         self.steps = self.evaluations = 0
         self.flips: list[Flip] = []
@@ -128,9 +132,9 @@ class _Loop:
 
     def tolerance(self, y: np.ndarray, point: Point) -> float:
         """Return the error allowed in a step, in norm."""
-        speed = math.sqrt(point.speed)
-        relative = point.gap / speed if speed > 0 else math.inf
-        return max(self.rtol * min(norm(y), relative), 4 * EPS * norm(y))
+        relative = point.gap / point.speed if point.speed > 0 else math.inf
+        size = norm(y[:-1])
+        return max(self.rtol * min(size, relative), 4 * EPS * size)
 
     def run(self) -> Result:
         """Run to the end."""
@@ -155,13 +159,13 @@ class _Loop:
         return Result.STEP_LIMIT
 
     def _ended(self) -> Result | None:
-        if not math.isfinite(self.point.gap):
+        if not (math.isfinite(self.point.gap) and math.isfinite(self.point.speed)):
             return Result.DIVERGED
         if self.t >= self.end:
             return Result.TIME_LIMIT
         if self.point.speed == 0 or self._at_rounding():
             return Result.STATIONARY if not self._at_rounding() else Result.ROUNDING
-        slow = math.sqrt(self.point.speed) * norm(self.y) <= 16 * EPS * self.problem.scale(self.point.gap)
+        slow = self.point.speed * norm(self.y[:-1]) <= 16 * EPS * self.problem.scale(self.point.gap)
         return Result.STATIONARY if slow else None
 
     def _at_rounding(self) -> bool:
@@ -178,18 +182,19 @@ class _Loop:
 
         pattern = self.pattern
         point = self.field.at(y, pattern)
-        allowed = self.tolerance(y, point) / math.sqrt(len(y))
-        first = self.length or min(0.01 * norm(y), point.gap / max(math.sqrt(point.speed), 1e-300)) / max(
-            math.sqrt(point.speed), 1e-300
-        )
+        allowed = np.full(len(y), self.tolerance(y, point) / math.sqrt(len(y)))
+        speed, unit = max(point.speed, 1e-300), self.unit
+        # The path has its own size: that of the residual over one fall of the loss.
+        allowed[-1] = max(self.rtol * norm(point.residual) * min(point.gap / speed, norm(y[:-1])) / speed, 1e-300)
+        first = self.length or min(0.01 * norm(y[:-1]), point.gap / speed) / speed
         solver = DOP853(
-            lambda _, x: self.field.velocity(x, pattern),
-            t,
+            lambda _, x: self.field.velocity(x, pattern) / unit,
+            t * unit,
             y,
-            end,
+            end * unit,
             rtol=1e-13,
-            atol=allowed,
-            first_step=min(first, end - t),
+            atol=allowed,  # pyright: ignore[reportArgumentType] - SciPy takes an array, its stubs do not
+            first_step=min(first, end - t) * unit,
         )
         with np.errstate(all="ignore"):
             solver.step()
@@ -197,8 +202,10 @@ class _Loop:
         self.evaluations += solver.nfev
         if solver.status == "failed":
             return None
-        self.length = float(solver.h_abs) if solver.t < end else self.length
-        return solver.y, float(solver.t), solver.dense_output()
+        reached = min(float(solver.t) / unit, end)
+        self.length = float(solver.h_abs) / unit if reached < end else self.length
+        dense = solver.dense_output()
+        return solver.y, reached, lambda s: dense(s * unit)
 
     def _first_event(
         self, t: float, dense: Callable[..., np.ndarray]

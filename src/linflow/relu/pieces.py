@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -64,13 +65,13 @@ class Point:
 
     @property
     def speed(self) -> float:
-        """`−L̇ = ‖U̇‖² + ‖V̇‖²`."""
-        return float(np.vdot(self.U_dot, self.U_dot) + np.vdot(self.V_dot, self.V_dot))
+        """`√(−L̇) = √(‖U̇‖² + ‖V̇‖²)`: squares may leave float64."""
+        return math.hypot(norm(self.U_dot), norm(self.V_dot))
 
     @property
     def rate(self) -> float:
         """`−L̇/L`; inf where the loss is 0."""
-        return self.speed / self.gap if self.gap > 0 else np.inf
+        return (self.speed / math.sqrt(self.gap)) ** 2 if self.gap > 0 else math.inf
 
 
 class Field:
