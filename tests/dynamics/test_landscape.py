@@ -211,3 +211,74 @@ def test_classification_has_no_stationary_point():
     origin = lf.landscape(f, 2 * [np.zeros((1, 1))])
     assert origin.verdict is Verdict.STRICT_SADDLE and origin.least == near(-1.5)  # ∇f(0) = −(1 + 2)/2
     assert math.isfinite(origin.error)
+
+
+# --- written out ---------------------------------------------------------------------------------------------------
+
+
+def test_the_rounding_of_eigenvalues_as_written(monkeypatch, rng):
+    monkeypatch.setattr(module, "EPS", 2.0**-10)
+    monkeypatch.setattr(module, "DIFFERENCE", 2.0**-8)
+    f = lf.MatrixFactorization(rng.standard_normal((2, 3)))
+    net = lf.Network(
+        [s * rng.standard_normal(w) for s, w in zip((1, 2, 3), ((2, 4), (4, 3), (3, 3)), strict=True)], 0.5
+    )
+    a, b, c = (np.linalg.norm(W) for W in net.weights)
+    G = 0.5 * (8 * 2.0**-10 * np.linalg.norm(f.gradient(net.product())) + f.gradient_rounding(net))
+    assert module._error(f, net, 29, 7.0) == near((8 * 29 + 64) * 2.0**-10 * 7 + G * 2 * (a + b + c))
+    mine = lf.Objective(f.value, f.gradient, shape=f.shape, minimum=0.0, smoothness=1.0)
+    G = 0.5 * (8 * 2.0**-10 * np.linalg.norm(f.gradient(net.product())) + mine.gradient_rounding(net))
+    assert module._error(mine, net, 29, 7.0) == near(2.0**-8 * 7 + G * 2 * (a + b + c))
+
+
+def test_the_error_is_that_of_the_eigenvalue_farthest_from_0(monkeypatch):
+    f, net = lf.MatrixFactorization(Y), lf.Network(2 * [np.eye(3)])
+    for ends in ((-5.0, 1.0), (-1.0, 5.0), (1.0, 5.0)):
+        monkeypatch.setattr(module, "_ends", lambda product, count, ends=ends: (np.array(ends), False))
+        assert lf.landscape(f, net).error == near(module._error(f, net, 18, 5.0))
+
+
+def test_symmetries_of_layers_of_different_widths(rng):
+    weights = [rng.standard_normal(s) for s in pairwise((3, 2, 4, 3))]
+    # Of 2² + 4² directions, those of A_2 with W_2A_2 = 0 = A_2W_3 do nothing: 2 · 1.
+    assert module._orbit(lf.Network(weights)) == 18
+    assert module._orbit(lf.Network([np.eye(3)] * 2)) == 9
+
+
+def test_ends_of_many_weights(monkeypatch):
+    monkeypatch.setattr(module, "DENSE", 0)
+    size = np.array([2.0, -1.0, 0, 0, 0, 0, 0, 0])
+    ends, formed = module._ends(lambda v: size * v.ravel(), 8)
+    np.testing.assert_allclose(ends, [-1.0, 2.0], rtol=1e-7)
+    assert not formed
+    assert module._ends(lambda v: 0.0 * v.ravel(), 8)[0].tolist() == [0.0, 0.0]
+    from scipy.sparse import linalg
+
+    for error in (linalg.ArpackError(-9), linalg.ArpackNoConvergence("", np.empty(0), np.empty(0))):
+
+        def fail(*_, error=error, **__):
+            raise error
+
+        monkeypatch.setattr(linalg, "eigsh", fail)
+        assert module._ends(lambda v: size * v.ravel(), 8)[0].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("unit", [1e-4, 1.0, 1e4])
+def test_modes_are_told_in_any_unit(unit):
+    """Distinct to CLOSE of the largest, whatever that is; learned or not to CLOSE of each."""
+    f = lf.MatrixFactorization(unit * Y)
+
+    def kind(product):
+        return module._critical_type(f, lf.Network([unit * np.array(product), np.eye(3)]))[0]
+
+    assert kind(np.diag([3.0, 0.0, 1.0])) == (1, 3) and kind(np.diag([3.0, 0.0, -1.0])) is None
+    assert kind(np.diag([3.0, 1.0, 1.0])) is None
+    off = np.diag([3.0, 2.0, 0.0])
+    off[0, 1] = 10 * module.CLOSE * 3
+    assert kind(off) is None
+    off[0, 1] = 0.1 * module.CLOSE * 3
+    assert kind(off) == (1, 2)
+    for apart, told in ((10 * module.CLOSE, (1,)), (0.1 * module.CLOSE, None)):
+        g = lf.MatrixFactorization(unit * np.diag([3.0, 3.0 * (1 - apart)]))
+        first = unit * np.diag([3.0, 0.0])
+        assert module._critical_type(g, lf.Network([first, np.eye(2)]))[0] == told
