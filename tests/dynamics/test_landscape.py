@@ -224,6 +224,8 @@ def test_the_rounding_of_eigenvalues_as_written(monkeypatch, rng):
         [s * rng.standard_normal(w) for s, w in zip((1, 2, 3), ((2, 4), (4, 3), (3, 3)), strict=True)], 0.5
     )
     a, b, c = (np.linalg.norm(W) for W in net.weights)
+    monkeypatch.setattr(lf.Objective, "gradient_rounding", lambda self, net: 0.25)
+    monkeypatch.setattr(lf.MatrixFactorization, "gradient_rounding", lambda self, net: 0.25)
     G = 0.5 * (8 * 2.0**-10 * np.linalg.norm(f.gradient(net.product())) + f.gradient_rounding(net))
     assert module._error(f, net, 29, 7.0) == near((8 * 29 + 64) * 2.0**-10 * 7 + G * 2 * (a + b + c))
     mine = lf.Objective(f.value, f.gradient, shape=f.shape, minimum=0.0, smoothness=1.0)
@@ -236,6 +238,12 @@ def test_the_error_is_that_of_the_eigenvalue_farthest_from_0(monkeypatch):
     for ends in ((-5.0, 1.0), (-1.0, 5.0), (1.0, 5.0)):
         monkeypatch.setattr(module, "_ends", lambda product, count, ends=ends: (np.array(ends), False))
         assert lf.landscape(f, net).error == near(module._error(f, net, 18, 5.0))
+
+
+def test_without_a_hessian_there_is_no_error():
+    f = lf.MatrixFactorization(Y)
+    found = judge(GradientField(f, lf.Network(2 * [np.eye(3)])), stationary=True, most=0)
+    assert found.error == 0.0 and found.least is None
 
 
 def test_symmetries_of_layers_of_different_widths(rng):
