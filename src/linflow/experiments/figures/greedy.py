@@ -174,8 +174,8 @@ def claims(data: GreedyData) -> Iterable[Claim | LeftOut]:
             1 + 1e-6,
         ),
         Claim.within(
-            "From the smallest start the flow passes the end of the first phase nearer than from the largest, in every "
-            "draw: ratio of distances",
+            "From the smallest start the flow passes the end of the first phase nearer than from the largest, in "
+            "every draw: ratio of distances",
             data.every[:, -1, 0] / data.every[:, 0, 0],
             high=1.0,
         ),

@@ -81,7 +81,8 @@ def compute(s: SparseSettings, seed: int, progress: Progress) -> SparseData:
         plane.append(np.array([flat.coefficients(run.network_at(float(t))) for t in np.asarray(run.t)]))
         slope = np.arcsinh(plane[-1][-1] / (2 * alpha**2))
         off.append(np.linalg.norm(slope - direction * (direction @ slope)) / np.linalg.norm(slope))
-    return SparseData(s, *draws[0], np.array(found), plane, np.array(off))
+    runs, errors = draws[0]
+    return SparseData(s, runs, errors, np.array(found), plane, np.array(off))
 
 
 def _runs(s: SparseSettings, seed: int) -> tuple[list[Trajectory], list[np.ndarray]]:
