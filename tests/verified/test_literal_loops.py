@@ -124,9 +124,9 @@ def small(kind):
             yield problem, weights, scale
     if kind == "plain":  # the last layers are larger than the first
         rng = np.random.default_rng(9)
-        for widths in ((1, 2, 3), (1, 1, 2, 4)):
+        for widths in ((1, 2, 3), (1, 1, 2, 4), (2, 3, 3, 3, 2)):
             weights = [0.5 * rng.standard_normal(s) for s in itertools.pairwise(widths)]
-            yield AffineGradient(rng.standard_normal((1, widths[-1]))), weights, 0.7
+            yield AffineGradient(rng.standard_normal((widths[0], widths[-1]))), weights, 0.7
 
 
 # --- norms ---------------------------------------------------------------------------------------------------------
@@ -277,6 +277,13 @@ def test_products_and_norms_of_a_node(coarse, kind):  # noqa: F811
         assert all(norms[k, i * L + i] == 0.0 for k in range(2) for i in range(L))
 
 
+def test_the_triple_of_a_product(coarse):  # noqa: F811
+    triple = np.array([3.0, 2.0, 0.25])
+    TUBE["multiplied_by"](triple, 5.0, 4.0, 0.5, 6, 1e9)
+    lost = rounding.gamma(6) * 3 * 5 + 0.25 * 4.5 + 2 * 0.5
+    same(triple, [1e9, (2 * 4 * up + lost) * up, lost * up + tiny])
+
+
 class Jets:
     """A tube of drawn jets, and the places of each in the flat array."""
 
@@ -395,7 +402,8 @@ def test_a_tube_from_the_series_of_its_norms(coarse, exact_eigenvalues, L):  # n
     slope = put(2, 0, L * p + 1)
     bounds[1 : 3 * L : 3, 0] = x0 = rng.random(L) * 0.1 + 0.1
     norms = np.zeros((2, L * L))
-    norms[1] = rng.random(L * L)
+    norms[1] = 0.01 * rng.random(L * L)  # below what the norms of the layers give
+    norms[1, 2:3] = 9.0  # and above it
     jets = np.full(9 * L + 3 + 3 * L * L + 1, math.nan)
     PROGRAMS.surround(spec, data, p, bounds, tails, norms, s, jets)
 
@@ -491,6 +499,9 @@ def test_a_matrix_of_norms_by_its_own_formula(coarse):  # noqa: F811
             C = rng.random((L, L)) ** 3
             C = C + C.T
             assert largest(C) * up * (1 - 1e-12) <= greatest(C) <= largest(C) * up * (1 + 2e-6)
+    TUBE["ROUNDS"], rounds = 2, TUBE["ROUNDS"]
+    assert all(greatest(C[:k, :k]) >= largest(C[:k, :k]) for k in (3, 4, 5))  # a bound whenever it ends
+    TUBE["ROUNDS"] = rounds
     assert greatest(np.zeros((3, 3))) == 0.0
     C[1, 2] = math.nan
     assert greatest(C) == math.inf
