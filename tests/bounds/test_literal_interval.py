@@ -120,6 +120,9 @@ def test_every_inequality_of_the_program(n, depth, family, seed):
     apart = of.s / eta[D] - of.low_y[-1]
     # (B2) divides by what a small interval leaves to rounding.
     assert n == 1 or apart < 1e-6 * zeta[D] or of.last_holds(eta[D], zeta[D] * (1 - ROOM), zeta[D - 1]) <= ROOM * size
+    for numbers_of, own, inverse in ((of, g.eta, g.zeta), (of.reversed(), g.zeta[::-1], g.eta[::-1])):  # (V), (U)
+        for l in range(D):
+            assert of.s / inverse[l] >= numbers_of.tied_reach(l, own) * (1 - 1e-6)  # differences, condition 1e6
     if depth > 2:
         assert least(g.X[1], 1.0) >= twin.phi(of.b[0], 1.0, least(g.X[2], 1.0)) * (1 - ROOM)
         assert least(g.Y[D], 1.0) >= twin.phi(-of.a[-1], 1.0, least(g.Y[D - 1], 1.0)) * (1 - ROOM)
@@ -154,6 +157,109 @@ def test_the_box_of_a_network_holds_it(n, depth, family, seed):
     assert better <= least_tangent_eigenvalue(weights) * (1 + 1e-8) + 1e-13 * size
 
 
+@settings(max_examples=60)
+@given(
+    n=st.integers(1, 4),
+    depth=st.integers(2, 5),
+    family=st.sampled_from(FAMILIES),
+    seed=st.integers(0, 2**31),
+    less=st.sampled_from([1.0, 0.9, 0.3, 0.01]),
+    exact=st.booleans(),
+)
+@example(n=3, depth=4, family="scaled", seed=3, less=0.3, exact=True)
+def test_the_program_of_a_smaller_sigma_holds_the_network(n, depth, family, seed, less, exact):
+    """Theorem 3: at a lower bound on σ_n, and weaker other numbers, the point `(μ, ν)` of the weights is a point."""
+    weights = network(n, depth, family, seed)
+    g = Grams(weights)
+    a, b = ends(weights)
+    room = 1e-9 * np.abs([*a, *b]).max()
+    top = float(g.sigmas[0]) * (1.0 if exact else 1.5)
+    following = float(g.sigmas[-2]) * max(less, 0.5) if n > 1 else math.inf
+    sigma_n = min(float(g.sigmas[-1]) * less, following)
+    rows, s, _ = numbers.table(
+        np.array(a) + room,
+        np.array(b) - room,
+        np.array([b]) - room,
+        *(np.array([x]) for x in (sigma_n, following, top)),
+        np.array([float(g.sigmas[-1]) * (1 + ROOM) if exact else top]),
+    )
+    q, share = rows[0], float(s[0]) / g.of.s
+    eta, zeta = np.array(g.eta) * share, np.array(g.zeta) * share
+    assert (eta >= q[program.EDGE] * (1 - ROOM)).all() and (eta <= q[program.MOST] * (1 + ROOM)).all()
+    for width in (0.0, 0.1):  # a box around it
+        high, caps = np.minimum(eta * (1 + ROOM + width), q[program.MOST] * (1 + ROOM)), np.empty(depth - 1)
+        assert bool(program.shrink(eta * (1 - ROOM - width), high, caps, q, s[0]))
+        assert (caps >= zeta * (1 - 1e-6)).all() and (high >= eta * (1 - ROOM)).all()
+    value = float(program.value(high, caps, q, s[0], np.ones((1, 2 * depth - 2))))
+    size = float(lf.TangentOperator(weights).greatest_eigenvalue())
+    assert value <= least_tangent_eigenvalue(weights) * (1 + 1e-8) + 1e-13 * size
+
+
+def test_the_caps_of_the_prefixes_and_suffixes_are_those_of_the_twin():
+    """(V) at a point, and (U) after (C2)."""
+    rng = np.random.default_rng(12)
+    told = 0  # caps that (V) or (U) lowers
+    for _ in range(12):
+        depth = int(rng.integers(3, 6))
+        a, b, sigma_n, following, _ = given_numbers(rng, depth)
+        top = following * (1 + 1e-9)  # one σ besides σ_n: the supremum of every ratio is at it
+        of = twin.Numbers(a, b, sigma_n, following, top)
+        q = numbers.table(a, b, b[None], *(np.array([x]) for x in (sigma_n, following, top, sigma_n)))[0][0]
+        share = rng.uniform(0.3, 1) * np.ones(depth - 1) + rng.uniform(-0.05, 0, depth - 1)
+        eta = np.array(of.least) ** (1 - share) * np.array(of.most) ** share
+        q[[program.SPREAD, program.SPREAD_2]] = math.inf  # (B) says nothing; the ties have their spreads already
+        caps = np.empty(depth - 1)
+        program.cap_by_prefixes(eta, eta.copy(), caps, q, of.s)
+        expected = of.s / np.array([of.tied_reach(l, eta) for l in range(depth - 1)])
+        told += int((expected < of.s / np.array(of.least) * 0.99).sum())
+        # The spread is rounded up by up to a tenth, see above, and enters (V) as a square root.
+        assert (caps >= expected * (1 - 1e-6)).all() and (caps <= expected * 1.06).all()
+        program.spread_caps(eta, caps, q, of.s)
+        before = np.maximum(caps, of.s / eta)
+        found = before.copy()
+        program.cap_by_suffixes(eta, eta.copy(), found, q, of.s)
+        expected = np.array(of.suffix_caps(eta, before))
+        told += int((expected < before * 0.999).sum())
+        assert (found >= expected * (1 - 1e-6)).all() and (found <= expected * 1.06).all()
+    assert told > 20  # of 60 or so
+
+
+def test_what_is_left_of_an_inequality_is_taken_from_above():
+    assert 0 < program.slack(1.0, 1.0, 2.0, 2.0) < 1e-11  # 2 + 2 = 4
+    assert program.slack(-1.0, 2.0, 1.0, 1.0) == pytest.approx(0.0, abs=1e-12)
+    assert program.slack(0.5, 2.0, 3.0, 1.0) == pytest.approx(3.0, rel=1e-12)
+    assert program.slack(0.5, 2.0, 3.0, 4.0) == 0
+    for d in (-3.0, 0.2, 3.0):  # at an end, whatever the sign of d
+        values = [(3.0 + d * x - x * x / 2.0) / x**2 for x in np.linspace(0.5, 2.0, 301)]
+        found = program.longest(d, 2.0, 3.0, 0.5, 2.0) ** 2
+        assert found == pytest.approx(max(*values, 0.0), rel=1e-9, abs=1e-12)
+    assert program.least_zeta(2.0, 0.5, 0.1, 3.0) == 0.75 * (1 - 1e-12)
+    assert program.least_zeta(2.0, 0.0, 0.1, 3.0) == 0.1 * (1 - 1e-12)
+
+
+def test_without_a_bound_on_sigma_from_above_nothing_is_tied():
+    """(V) and (U) need ŝ; (B1) and (B2) do not."""
+    rng = np.random.default_rng(5)
+    for depth in (3, 4):
+        a, b, sigma_n, following, top = given_numbers(rng, depth)
+        sigmas = [np.array([x]) for x in (sigma_n, following, top)]
+        known = numbers.table(a, b, b[None], *sigmas)[0][0]
+        free = numbers.table(a, b, b[None], *sigmas[:2], np.array([math.inf]))[0][0]
+        assert (free[program.SHARE_OF_S] == 0).all() and (free[program.MIRRORED_EDGE] == 0).all()
+        assert (free[program.EDGE] == free[program.LEAST]).all()
+        loose = known.copy()
+        loose[[program.SHARE_OF_S, program.MIRRORED_EDGE]] = 0.0
+        eta = np.sqrt(known[program.LEAST] * known[program.MOST])
+        caps, simple = np.empty(depth - 1), np.empty(depth - 1)
+        program.cap_by_prefixes(eta, eta.copy(), caps, loose, sigma_n**2)
+        loose[[program.TIE, program.TIE_2], 1:] *= 1e6
+        program.cap_by_prefixes(eta, eta.copy(), simple, loose, sigma_n**2)
+        assert (caps == simple).all()
+        before = caps.copy()
+        program.cap_by_suffixes(eta, eta.copy(), caps, loose, sigma_n**2)
+        assert (caps == before).all()
+
+
 def given_numbers(rng, depth, scale=1.0):
     """Numbers of no network, but in order: a above b, σ_n below σ_{n−1} below ‖W‖."""
     b = rng.normal(size=depth - 1) * scale
@@ -168,8 +274,10 @@ def test_the_numbers_of_a_column_are_those_of_the_twin():
     for _ in range(10):
         a, b, sigma_n, following, top = given_numbers(rng, int(rng.integers(2, 5)))
         of = twin.Numbers(a, b, sigma_n, following, top)
-        rows, s, group = numbers.table(a, b, b[None], *(np.array([x]) for x in (sigma_n, following, top)))
+        most = sigma_n + 0.3 * (top - sigma_n)
+        rows, s, group = numbers.table(a, b, b[None], *(np.array([x]) for x in (sigma_n, following, top, most)))
         q = rows[0]
+        wide = twin.Numbers(a, b, most, None, top)
         assert rows.shape == (1, len(program.ROWS), len(a)) and group.tolist() == [0] and float(s[0]) == of.s
         expected = {
             program.A: of.a,
@@ -187,10 +295,19 @@ def test_the_numbers_of_a_column_are_those_of_the_twin():
             program.Y_REST: [1 / x for x in of.rest_y],
             program.Y_LEAST: [1 / x for x in of.low_y],
             program.Y_MOST: [1 / x for x in of.top_y],
+            program.SHARE_OF_S: np.full(len(a), (sigma_n / most) ** 2),
+            program.EDGE: [(sigma_n / most) ** 2 * x for x in wide.least],
+            program.MIRRORED_EDGE: [of.s / x for x in wide.most],
         }
         for row, values in expected.items():
             # Sums of the d are widened by 8ε of all of them, which counts where a t is as small as 1e-3 of them.
             assert q[row] == pytest.approx(values, rel=1e-10, abs=1e-14), row
+        spread, rest = q[program.SPREAD], q[program.REST]
+        ties = [1.0, *np.sqrt((1 + spread) * rest)[:-1]]
+        for row in (program.TIE, program.TIE_2):
+            assert q[row] == pytest.approx(ties, rel=1e-12, abs=0)
+        mirrored = [*np.sqrt((1 + spread) * q[program.MIRRORED_REST])[1:], 1.0]
+        assert q[program.MIRRORED_TIE] == pytest.approx(mirrored, rel=1e-12, abs=0)
         # The twin takes the largest of 30 ratios; the library bounds the curve between 25 nodes.
         assert (q[program.SPREAD] >= np.array(of.spread) * (1 - 1e-9)).all()
         assert (q[program.SPREAD] <= np.array(of.spread) * 1.1 + 0.02).all()
@@ -209,6 +326,12 @@ def test_which_way_each_number_is_rounded():
         and (q[program.REST] < of.rest).all()
     )
     assert (q[program.CAP] < of.low_y).all() and (q[program.MIRRORED_REST] < of.rest_y).all()
+    wide = twin.Numbers(a, b, 2.0, 2.0, 2.0)  # σ_n ≤ ‖W‖
+    assert (q[program.SHARE_OF_S] < 0.25 / 4).all() and (q[program.EDGE] < np.array(wide.least) / 16).all()
+    assert (q[program.MIRRORED_EDGE] < 0.25 / np.array(wide.most)).all()
+    assert (
+        numbers.table(a, b, b[None], *np.array([[0.5], [1.0], [2.0], [0.5]]))[0][0, program.EDGE] < of.least
+    ).all()
     for row, value in ((program.X_MOST, of.top_x), (program.Y_MOST, of.top_y)):
         assert (q[row] < 1 / np.array(value)).all()
     for row, value in ((program.X_LEAST, of.least), (program.Y_LEAST, of.low_y), (program.X_REST, of.rest)):
@@ -333,7 +456,7 @@ def test_scalars_and_homogeneous_imbalances_are_exact_to_the_tolerance():
 def test_never_above_the_truth_nor_below_the_floors(n, extra, family, seed):
     weights = network(n, len(extra) + 1, family, seed, extra)
     inv = Invariants.of(lf.Network(weights))
-    sigmas = (np.array([float(x)]) for x in (inv.sigma_min, inv.sigma_next, inv.sigma_max))
+    sigmas = (np.array([float(x)]) for x in (inv.sigma_min, inv.sigma_next, inv.sigma_max, inv.sigma_min_most))
     size = float(lf.TangentOperator(weights).greatest_eigenvalue())
     found = float(module.joint(inv.spectra, n, *sigmas)[0])
     assert found <= least_tangent_eigenvalue(weights) + 1e-12 * size
@@ -341,7 +464,8 @@ def test_never_above_the_truth_nor_below_the_floors(n, extra, family, seed):
         floors = sys.modules["linflow.bounds.operator_floors"].THEOREM.evaluate(inv)
         assert float(module.THEOREM.evaluate(inv)) == found
         Ds = [(D.lower + D.upper) / 2 for D in inv.spectra]
-        given = float(operator_interval(Ds, n, *(float(x) for x in (inv.sigma_min, inv.sigma_next, inv.sigma_max))))
+        given = (float(x) for x in (inv.sigma_min, inv.sigma_next, inv.sigma_max))
+        given = float(operator_interval(Ds, n, *given, sigma_n_most=float(inv.sigma_min_most)))
         # The given D count as exact: their allowance is smaller. The search ends within 1 %.
         assert given >= max(float(floors), found) * 0.989
 
@@ -358,7 +482,7 @@ def test_compiled_and_plain_searches_are_the_same():
             )
             sigmas = [np.array([0.5, 1.0]) * float(x) for x in (inv.sigma_min, inv.sigma_next)]
             sigmas.append(np.full(2, 1.1 * float(inv.sigma_max)))
-            both = [module.joint(inv.spectra, 2, *sigmas, run) for run in (compiled, program.PLAIN)]
+            both = [module.joint(inv.spectra, 2, *sigmas, run=run) for run in (compiled, program.PLAIN)]
             # The same operations in the same order; exp and sums over θ may round differently.
             np.testing.assert_allclose(both[0], both[1], rtol=1e-9, atol=0)
 
@@ -371,9 +495,9 @@ def test_it_uses_the_two_functions_it_is_given():
     seen = []
     inv = Invariants.of(lf.Network(network(2, 3, "gaussian", 0)))
     sigmas = [np.array([float(x)]) for x in (inv.sigma_min, inv.sigma_next, inv.sigma_max)]
-    found = module.joint(inv.spectra, 2, *sigmas, program.Programs(measure, program.improved))
+    found = module.joint(inv.spectra, 2, *sigmas, run=program.Programs(measure, program.improved))
     assert seen[0] == 1 and len(seen) > 3
-    assert found == module.joint(inv.spectra, 2, *sigmas, program.PLAIN)
+    assert found == module.joint(inv.spectra, 2, *sigmas, run=program.PLAIN)
 
 
 def test_a_search_that_is_cut_off_is_lower_and_still_a_bound(monkeypatch):
@@ -406,8 +530,8 @@ def test_many_products_share_the_bounds_of_weaker_ones():
     levels = [shares * float(x) for x in (inv.sigma_min, inv.sigma_next)]
     several = inv.at(levels[0], np.full(60, float(inv.sigma_max)), levels[1])
     few = module._few(several)
-    assert len(few[0]) <= module.LEVELS and few[3].shape == (60,)
-    for k, i in enumerate(few[3]):
+    assert len(few[0]) <= module.LEVELS and few[4].shape == (60,)
+    for k, i in enumerate(few[4]):
         assert few[0][i] <= levels[0][k] and few[1][i] <= levels[1][k] and few[2][i] >= float(inv.sigma_max)
     assert few[0].min() == levels[0][0]  # the weakest stands for itself
     together = module.THEOREM.evaluate(several)

@@ -42,6 +42,7 @@ class Numbers:
         self.most, self.least = prefixes(a, sigma_n), prefixes(b, sigma_n)
         self.top_x, self.top_y = prefixes(a, top), [top**2 / x for x in prefixes(b, top)]
         self.low_y = [self.s / x for x in self.most]
+        self.ties = None
         if sigma_next is None:
             self.spread, self.rest, self.rest_y = [0.0] * len(a), self.top_x, self.top_y
         else:
@@ -50,6 +51,13 @@ class Numbers:
             sigmas = np.exp(np.linspace(np.log(sigma_next), np.log(top), 30))
             both = [(prefixes(a, float(x)), prefixes(b, float(x))) for x in sigmas]
             self.spread = [max(u[l] / v[l] - 1 for u, v in both) for l in range(len(a))]
+            # ties[j][l]: the largest x_j⁺/x_l⁻
+            L = len(a) + 1
+            above, below = ([[1.0, *p[i], x * x] for p, x in zip(both, sigmas, strict=True)] for i in range(2))
+            self.ties = [
+                [max(u[j] / v[l] for u, v in zip(above, below, strict=True)) for l in range(L + 1)]
+                for j in range(L + 1)
+            ]
 
     def reach(self, l: int, eta: float) -> float:
         """R of (B)."""
@@ -61,6 +69,53 @@ class Numbers:
         """The right side of (B1)."""
         d, excess = eta - self.least[0], max(after + self.a[0] * eta - eta**2, 0.0)
         return self.least[0] + (d * d / (d + excess / self.rest[0]) if d > 0 else 0.0)
+
+    def squares_of_v(self, eta) -> list[float]:
+        """Upper bounds on `‖v_l‖²` in the metric of `x_l⁻(Σ)⁻¹`, l = 1 … L − 1: (V). 0 for n = 1."""
+        around, lengths = [1.0, *eta, self.s], []
+        for l in range(1, len(eta) + 1):
+            left = around[l + 1] + self.a[l - 1] * around[l] - around[l] ** 2 / around[l - 1]
+            lengths.append(np.sqrt(max(left, 0.0)) / around[l])
+        if self.ties is None:
+            return [0.0] * len(eta)
+        L = len(eta) + 1
+        return [sum(np.sqrt(self.ties[j - 1][l]) * lengths[j - 1] for j in range(1, l + 1)) ** 2 for l in range(1, L)]
+
+    def tied_reach(self, l: int, eta) -> float:
+        """The right side of (V), a lower bound on `1/μ`."""
+        d, B = eta[l] - self.least[l], eta[l] ** 2 * self.squares_of_v(eta)[l]
+        return self.least[l] + (d * d / (d + B) if d > 0 else 0.0)
+
+    def suffix_caps(self, eta, caps) -> list[float]:
+        """The largest ζ that (U) allows at η, layer by layer from the last; the last is not lowered."""
+        D, caps, lengths = len(eta), [float(x) for x in caps], [0.0] * len(eta)
+        for l in range(D - 1, -1, -1):
+            before, after = caps[l - 1] if l else self.s, caps[l + 1] if l < D - 1 else 1.0
+
+            def left(x, l=l, before=before, after=after):
+                return max(before - self.b[l] * x - x * x / after, 0.0)
+
+            low = min(self.s / eta[l], caps[l])
+            if l < D - 1:
+                theta = [np.sqrt(self.ties[l + 1][j + 2]) for j in range(D)]  # x_l⁺/x_{j+1}⁻, layers counted from 1
+                first = max(left(x) for x in np.linspace(low, caps[l], 2001))
+                B = (caps[l] * sum(theta[j] * lengths[j] for j in range(l + 1, D)) + theta[l] * np.sqrt(first)) ** 2
+                p = max(self.s / eta[l] - self.low_y[l], 0.0)
+                caps[l] = min(caps[l], self.low_y[l] + (p + np.sqrt(p * p + 4 * p * B)) / 2)
+                low = min(low, caps[l])
+            lengths[l] = max(np.sqrt(left(x)) / x for x in (low, caps[l]))
+        return caps
+
+    def reversed(self) -> "Numbers":
+        """The numbers of the reversed layers: `Y_l` is their `X_{L−l}`."""
+        other = Numbers.__new__(Numbers)
+        other.a, other.b, other.s = [-x for x in self.b[::-1]], [-x for x in self.a[::-1]], self.s
+        other.least = self.low_y[::-1]
+        other.ties = None
+        if self.ties is not None:
+            L = len(self.a) + 1  # y_j⁺/y_l⁻ = x_l⁺/x_j⁻, and the suffix l is the prefix L − l
+            other.ties = [[self.ties[L - l][L - j] for l in range(L + 1)] for j in range(L + 1)]
+        return other
 
     def last_holds(self, eta: float, zeta: float, before: float) -> float:
         """Left minus right side of (B2)."""
@@ -75,7 +130,7 @@ class Numbers:
         for l in range(D):
             if eta[l] > phi(self.a[l], around[l], around[l + 2]) * (1 + 1e-12):
                 return None
-        zeta = [self.s / self.reach(l, eta[l]) for l in range(D)]
+        zeta = [self.s / max(self.reach(l, eta[l]), self.tied_reach(l, eta)) for l in range(D)]
         zeta[0] = min(zeta[0], self.s / self.first_reach(eta[0], around[2]))
         for _ in range(200):
             for l in range(D):

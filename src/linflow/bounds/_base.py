@@ -94,6 +94,7 @@ class Invariants:
         sigma_max: an upper bound on `‖W_1 ⋯ W_L‖`, of the same shape.
         size: `max_l ‖W_l‖_F²`.
         allowance: bound on the error of an eigenvalue of an imbalance.
+        sigma_min_most: an upper bound on σ_min(W), of the shape of `sigma_min`; None if only `sigma_max` is one.
     """
 
     widths: tuple[int, ...]
@@ -103,6 +104,7 @@ class Invariants:
     sigma_max: Array
     size: float
     allowance: float
+    sigma_min_most: Array | None = None
 
     @classmethod
     def of(cls, network: Network) -> Invariants:
@@ -121,20 +123,22 @@ class Invariants:
         slack = 16 * EPS * network.depth * network.magnitude() / network.scale
         low = maximum(sigmas - slack, sigmas * 0.0)
         following = low[-2] if low.shape[0] > 1 else low[-1] * 0.0 + math.inf
-        return cls(network.widths, spectra, low[-1], following, sigmas[0] + slack, size, allowance)
+        high = sigmas + slack
+        return cls(network.widths, spectra, low[-1], following, high[0], size, allowance, high[-1])
 
     def __repr__(self) -> str:
         return f"Invariants({'×'.join(map(str, self.widths))}, {', '.join(map(repr, self.spectra))})"
 
-    def at(self, sigma_min: Any, sigma_max: Any, sigma_next: Any = None) -> Invariants:
-        """Return the same imbalances with other bounds on the singular values, 0-d or 1-D; `σ_min ≤ σ_next`."""
+    def at(self, sigma_min: Any, sigma_max: Any, sigma_next: Any = None, most: Any = None) -> Invariants:
+        """Return the same imbalances with other bounds on the singular values, 0-d or 1-D; `σ_min ≤ most`, `σ_next`."""
         zero = self.spectra[0].zero if self.spectra else self.sigma_min * 0.0
         if sigma_next is None:
             sigma_next = sigma_min if min(self.n, self.m) > 1 else math.inf
-        low, following, high = (
-            zero + (from_numpy(x, zero) if is_numpy(x) else x) for x in (sigma_min, sigma_next, sigma_max)
+        low, following, high, most = (
+            x if x is None else zero + (from_numpy(x, zero) if is_numpy(x) else x)
+            for x in (sigma_min, sigma_next, sigma_max, most)
         )
-        return replace(self, sigma_min=low, sigma_next=following, sigma_max=high)
+        return replace(self, sigma_min=low, sigma_next=following, sigma_max=high, sigma_min_most=most)
 
     @classmethod
     def given(
@@ -177,6 +181,7 @@ class Invariants:
             sigma_min=times_power(self.sigma_min, power),
             sigma_next=times_power(self.sigma_next, power),
             sigma_max=times_power(self.sigma_max, power),
+            sigma_min_most=None if self.sigma_min_most is None else times_power(self.sigma_min_most, power),
             size=self.size * square,
             allowance=self.allowance * square,
         )

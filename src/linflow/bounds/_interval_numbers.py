@@ -121,6 +121,7 @@ def table(
     sigma_n: np.ndarray,
     sigma_next: np.ndarray,
     top: np.ndarray,
+    sigma_most: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the numbers, the `s` and the groups for `least`: a column for each σ and each cell, a group for each σ.
 
@@ -131,6 +132,7 @@ def table(
         sigma_n: lower bounds on `σ_n`, positive, shape (M,).
         sigma_next: lower bounds on `σ_{n−1}`, inf for n = 1.
         top: upper bounds on `‖W‖`, or inf.
+        sigma_most: upper bounds on `σ_n`; `top` if None.
     """
     N, M, D = len(hats), len(sigma_n), len(upper)
     a = widened(upper, up=True)
@@ -173,4 +175,23 @@ def table(
     rows[:, :, program.X_LEAST] = np.maximum(1 / np.where(better, below[:N], below[N:]), x_rest)
     rows[:, :, program.Y_MOST], rows[:, :, program.Y_REST] = y_most, y_rest
     rows[:, :, program.Y_LEAST] = np.maximum(most / s[:, None], y_rest)
+    _tie(rows, spread, 0.0 * rest if single else rest, mirrored)
+    end = np.maximum(top if sigma_most is None else np.minimum(sigma_most, top), sigma_n)
+    known = np.isfinite(end)[:, None]
+    end = np.where(known[:, 0], end, 1.0)
+    moved = lowest(end) * (s / end**2 * (1 - SHAVED))[:, None]
+    below, moved = (np.maximum(each[:N], each[N:]) for each in (below, moved))
+    rows[:, :, program.SHARE_OF_S] = np.where(known, (s / end**2 * (1 - SHAVED))[:, None], 0.0)
+    rows[:, :, program.EDGE] = np.where(known, np.minimum(moved, below), below)
+    rows[:, :, program.MIRRORED_EDGE] = np.where(known, s[:, None] / highest(end), 0.0)
     return rows.reshape(N * M, len(program.ROWS), D), np.tile(s, N), np.tile(np.arange(M), N)
+
+
+def _tie(rows: np.ndarray, spread: np.ndarray, rest: np.ndarray, mirrored: np.ndarray) -> None:
+    """Fill the rows κ: the roots of `(1 + ρ)γ` of the layer before, of `(1 + ρ)γ^Y` of the one after, or 1."""
+    N, root = len(rows), np.sqrt(1 + spread)
+    ties = root * np.sqrt(rest)
+    for own, each in ((program.TIE, ties[:N]), (program.TIE_2, ties[N:])):
+        rows[:, :, own, 0], rows[:, :, own, 1:] = 1.0, each[:, :, :-1]
+    last = np.minimum(root[:N], root[N:]) * np.sqrt(mirrored)
+    rows[:, :, program.MIRRORED_TIE, -1], rows[:, :, program.MIRRORED_TIE, :-1] = 1.0, last[:, :, 1:]

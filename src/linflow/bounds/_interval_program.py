@@ -12,11 +12,16 @@ from typing import Any
 
 import numpy as np
 
-ROWS = range(17)
+ROWS = range(23)
 A, B, LEAST, LEAST_2, SPREAD, SPREAD_2, REST, REST_2, MOST, CAP, MIRRORED_REST = ROWS[:11]
-X_REST, X_LEAST, X_MOST, Y_REST, Y_LEAST, Y_MOST = ROWS[11:]
+X_REST, X_LEAST, X_MOST, Y_REST, Y_LEAST, Y_MOST = ROWS[11:17]
+TIE, TIE_2, MIRRORED_TIE, SHARE_OF_S, EDGE, MIRRORED_EDGE = ROWS[17:]
 """Rows of the numbers of a column, each with one entry per hidden layer. In the notation of the documents: `a`, `b̂`;
-`η⁻`, `ρ` and `γ` of the first and of the second interval; `η⁺`; `ζ⁻`; `γ^Y`; g, h, o of X; and g, h, o of Y."""
+`η⁻`, `ρ` and `γ` of the first and of the second interval; `η⁺`; `ζ⁻`; `γ^Y`; g, h, o of X; g, h, o of Y; κ of the
+first and of the second interval and `κ^Y`; `s/ŝ`, or 0 if ŝ is unknown; and the least η and the least ζ for all
+`σ_n²` up to ŝ."""
+LOOSE = 1e140
+"""The largest `η_lV_l`. It stands for it where ŝ is unknown; then (V) and (U) say nothing."""
 ROUNDING = 1e-12
 """Relative room for rounding: boxes are wider by it, and caps higher; the operations of a box round at a tenth."""
 CANCELLED = 1e-13
@@ -56,21 +61,41 @@ def shrink(low: Any, high: Any, caps: Any, q: Any, s: Any) -> Any:
     for l in range(D):
         some = some & (high[l] >= low[l])
         high[l] = np.maximum(high[l], low[l])
-        eta = low[l] * (1 - ROUNDING)
-        reach = 0.0 * s
-        for i in range(2):
+    cap_by_prefixes(low, high, caps, q, s)
+    spread_caps(low, caps, q, s)
+    cap_by_suffixes(low, high, caps, q, s)
+    for l in range(D):
+        some = some & (caps[l] >= least_zeta(high[l], q[SHARE_OF_S, l], q[MIRRORED_EDGE, l], s))
+    return some
+
+
+def cap_by_prefixes(low: Any, high: Any, caps: Any, q: Any, s: Any) -> None:
+    """Fill `caps` by (B), (B1) and (V), with the `v_l` of each of the two intervals."""
+    D = len(low)
+    for i in range(2):
+        size = 0.0 * s
+        for l in range(D):
+            before = high[l - 1] if l > 0 else 1.0 + 0.0 * s
+            after = high[l + 1] if l < D - 1 else s
+            eta = low[l] * (1 - ROUNDING)
             least = q[LEAST + i, l]
             above = np.maximum(eta - least, 0.0)
             width = q[MOST, l] - least
             share = np.maximum((q[MOST, l] - eta) / pick(width > 0, width, 1.0), 0.0)
-            reach = np.maximum(reach, least + above / (1 + q[SPREAD + i, l] * share))  # (B)
-            if l == 0:
-                after = high[1] if D > 1 else s
-                top = np.minimum(np.maximum(0.5 * q[A, 0], low[0]), high[0])
-                excess = (after + q[A, 0] * top - top * top) + CANCELLED * (after + abs(q[A, 0]) * top + top * top)
-                rest = above + np.maximum(excess, 0.0) / q[REST + i, 0]
-                reach = np.maximum(reach, least + above * above / pick(rest > 0, rest, 1.0))  # (B1)
-        caps[l] = s / reach * (1 + ROUNDING)
+            reach = least + above / (1 + q[SPREAD + i, l] * share)  # (B)
+            top = np.minimum(np.maximum(0.5 * q[A, l] * before, eta), high[l])
+            length = high[l] * size + q[TIE + i, l] * np.sqrt(slack(q[A, l], before, after, top))
+            length = pick((l == 0) | (q[SHARE_OF_S, l] > 0), np.minimum(length, LOOSE), LOOSE)
+            rest = above + ratio_of_squares(length, q[REST + i, l])
+            reach = np.maximum(reach, least + above * above / pick(rest > 0, rest, 1.0))  # (B1), (V)
+            size = size + q[TIE + i, l] * longest(q[A, l], before, after, eta, high[l])
+            cap = s / reach * (1 + ROUNDING)
+            caps[l] = cap if i == 0 else np.minimum(caps[l], cap)
+
+
+def spread_caps(low: Any, caps: Any, q: Any, s: Any) -> None:
+    """Lower the caps by (C2), from layer to layer, and by (B2)."""
+    D = len(low)
     for step in range(SWEEPS * 2 * D):
         l = D - 1 - visited(step, D)
         before = caps[l - 1] if l > 0 else s
@@ -80,9 +105,49 @@ def shrink(low: Any, high: Any, caps: Any, q: Any, s: Any) -> Any:
             caps[l] = np.minimum(
                 caps[l], last_cap(low[l] * (1 - ROUNDING), before, q[B, l], q[CAP, l], q[MIRRORED_REST, l], s)
             )
-    for l in range(D):
-        some = some & (caps[l] >= s / high[l] * (1 - ROUNDING))  # μη ≥ 1
-    return some
+
+
+def cap_by_suffixes(low: Any, high: Any, caps: Any, q: Any, s: Any) -> None:
+    """Lower the caps of all layers but the last by (U)."""
+    D, size = len(low), 0.0 * s
+    for step in range(D):
+        l = D - 1 - step
+        before = caps[l - 1] if l > 0 else s
+        after = caps[l + 1] if l < D - 1 else 1.0 + 0.0 * s
+        known = q[SHARE_OF_S, l] > 0
+        zeta = np.minimum(least_zeta(high[l], q[SHARE_OF_S, l], q[MIRRORED_EDGE, l], s), caps[l])
+        zeta = pick(known, zeta, caps[l])
+        if l < D - 1:
+            top = np.minimum(np.maximum(-0.5 * q[B, l] * after, zeta), caps[l])
+            length = caps[l] * size + q[MIRRORED_TIE, l] * np.sqrt(slack(-q[B, l], after, before, top))
+            some = known & (q[MIRRORED_REST, l] > 0)
+            length = pick(some, np.minimum(length, LOOSE), LOOSE)
+            p = np.maximum(s / (low[l] * (1 - ROUNDING)) - q[CAP, l], 0.0)
+            root = np.sqrt(p * (p + 4 * ratio_of_squares(length, pick(some, q[MIRRORED_REST, l], 1.0))))
+            caps[l] = np.minimum(caps[l], (q[CAP, l] + 0.5 * (p + root)) * (1 + ROUNDING))
+            zeta = np.minimum(zeta, caps[l])
+        size = size + q[MIRRORED_TIE, l] * longest(-q[B, l], after, before, zeta, caps[l])
+
+
+def slack(d: Any, a: Any, b: Any, x: Any) -> Any:
+    """Return `[b + dx − x²/a]_+`, by how much (C1) or (C2) is not an equality, from above."""
+    square = x * x / a
+    return np.maximum((b + d * x) - square + CANCELLED * (b + abs(d) * x + square), 0.0)
+
+
+def longest(d: Any, a: Any, b: Any, low: Any, high: Any) -> Any:
+    """Return the square root of the largest `[b + dx − x²/a]_+/x²` for `low ≤ x ≤ high`: convex in `1/x`."""
+    return np.maximum(np.sqrt(slack(d, a, b, low)) / low, np.sqrt(slack(d, a, b, high)) / high)
+
+
+def ratio_of_squares(x: Any, rest: Any) -> Any:
+    """Return `x²/rest`, at most `LOOSE²`."""
+    return np.minimum(x / np.sqrt(rest), LOOSE) ** 2
+
+
+def least_zeta(high: Any, share: Any, edge: Any, s: Any) -> Any:
+    """Return a lower bound on ζ where `η ≤ high`: `s μ ≥ s/(ŝ ν)`."""
+    return np.maximum(share * s / high, edge) * (1 - ROUNDING)
 
 
 def last_cap(eta: Any, before: Any, b: Any, least: Any, rest: Any, s: Any) -> Any:

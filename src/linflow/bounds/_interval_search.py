@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from linflow.bounds._interval_program import LEAST, LEAST_2, MOST, PLAIN, ROUNDING, Programs
+from linflow.bounds._interval_program import EDGE, MOST, PLAIN, ROUNDING, Programs
 
 SHAVED = 1e-10
 """Relative amount by which the result is lowered, for the rounding of a value."""
@@ -65,7 +65,7 @@ class _Search:
         count, D = int(group.max()) + 1, numbers.shape[2]
         self._pool, self._newest = np.ones((count, CHOICES, 2 * D)), np.zeros(count, dtype=np.int64)
         self.lowest, self.best = np.full(count, np.inf), np.full(count, np.inf)
-        low = np.maximum(numbers[:, LEAST], numbers[:, LEAST_2]).T * (1 - ROUNDING)
+        low = numbers[:, EDGE].T * (1 - ROUNDING)
         high = np.maximum(numbers[:, MOST].T, low) * (1 + ROUNDING)
         self.seen, self.at = len(s), np.arange(len(s))
         high, _, values = self._look(low, high, self.at)

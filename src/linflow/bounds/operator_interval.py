@@ -21,7 +21,13 @@ LEVELS = 16
 
 
 def operator_interval(
-    Ds: Sequence[Any], n: int, sigma_n: Any, sigma_next: Any = None, sigma_max: Any = math.inf
+    Ds: Sequence[Any],
+    n: int,
+    sigma_n: Any,
+    sigma_next: Any = None,
+    sigma_max: Any = math.inf,
+    *,
+    sigma_n_most: Any = None,
 ) -> Array:
     """Lower bound on `λ_min(T)` for `n × n` products of any depth: the joint program of the operator interval.
 
@@ -31,9 +37,10 @@ def operator_interval(
     bound on `λ_min(T)` over this set is found by branch and bound, from below: boxes within 1 % of it are not split.
     `operator_floors` is used where it is larger. All widths must be at least n.
 
-    The program's least value does not fall as σ_n, σ_{n−1} or λ_min(D_l) grow, and does not rise as λ_max(D_l) or ‖W‖
-    grow. So what holds along a flow can take the place of each: the margins `[σ_k(W*) − sqrt(2ℓ/μ)]_+` for `σ_k(W)`,
-    k = n, n − 1, and `‖W*‖ + sqrt(2ℓ/μ)` for `‖W‖`. Proof: `docs/operator_intervals.md`.
+    Lower bounds may take the place of σ_n, σ_{n−1} and λ_min(D_l), and upper bounds that of λ_max(D_l) and ‖W‖. So
+    what holds along a flow serves as well: the margins `[σ_k(W*) − sqrt(2ℓ/μ)]_+` for `σ_k(W)`, k = n, n − 1, and
+    `‖W*‖ + sqrt(2ℓ/μ)` for `‖W‖`. The bound is larger if σ_n is known from both sides. Proof:
+    `docs/operator_intervals.md`.
 
     Args:
         Ds: `[D_1, …, D_{L-1}]`, matrices or 1-D arrays of eigenvalues. The extreme eigenvalues are used, and for
@@ -42,6 +49,8 @@ def operator_interval(
         sigma_n: `σ_n(W)` or a lower bound on it, 0-d or 1-D.
         sigma_next: `σ_{n−1}(W)` or a lower bound on it, of the same shape; `sigma_n` if None. Ignored for n = 1.
         sigma_max: `‖W‖` or an upper bound on it, of the same shape; inf if unknown.
+        sigma_n_most: an upper bound on `σ_n(W)`, of the same shape; `sigma_n` itself if that is exact. `sigma_max`
+            if None.
 
     Returns:
         A float64 array of the kind of the Ds and the shape of `sigma_n`.
@@ -68,8 +77,11 @@ def operator_interval(
             f"sigma_n is {sigma_n!r}, sigma_next {sigma_next!r} and sigma_max {sigma_max!r}; "
             "0 ≤ σ_n ≤ σ_{n−1} ≤ ‖W‖ is needed."
         )
+    most = largest if sigma_n_most is None else checks.numbers(sigma_n_most, "sigma_n_most")
+    if not np.all(most >= least):
+        raise ValueError(f"sigma_n_most is {sigma_n_most!r}; an upper bound on σ_n, at least {sigma_n!r}, is needed.")
     widened = rounded(spectra(Ds), least if np.isinf(largest).any() else largest)
-    inv = Invariants.given(plain(widened), n, n).at(least, largest, following)
+    inv = Invariants.given(plain(widened), n, n).at(least, largest, following, most)
     if reason := _hypothesis(inv):
         raise ValueError(f"the bound does not apply: {reason}; linflow.bounds.best chooses one that does.")
     return from_numpy(np.maximum(THEOREM.evaluate(inv), FLOORS.evaluate(inv)), widened[0].zero)
@@ -81,6 +93,7 @@ def joint(
     least: np.ndarray,
     following: np.ndarray,
     largest: np.ndarray,
+    most: np.ndarray | None = None,
     run: search.Programs | None = None,
 ) -> np.ndarray:
     """Return the bound of the joint program alone, for spectra that allow for rounding; 0 where it says nothing.
@@ -91,13 +104,14 @@ def joint(
         least: lower bounds on `σ_n(W)`, for layers of about size 1; 1-D.
         following: lower bounds on `σ_{n−1}(W)`, inf for n = 1.
         largest: upper bounds on `‖W‖`.
+        most: upper bounds on `σ_n(W)`; `largest` if None.
         run: the functions that look at boxes; compiled ones by default.
     """
     found = np.zeros(least.shape)
     some = least > SMALLEST_SIGMA
     if not some.any():
         return found
-    sigmas = least[some], following[some], largest[some]
+    sigmas = least[some], following[some], largest[some], (largest if most is None else most)[some]
     widths = (n, *(D.size for D in Ds), n)
     tables = []
     for each, sides in ((list(Ds), widths), ([D.negated() for D in reversed(Ds)], widths[::-1])):
@@ -115,9 +129,10 @@ def joint(
 
 
 def _few(inv: Invariants) -> tuple[np.ndarray, ...]:
-    """Return at most `LEVELS` triples of σ, 1-D, and for each product the index of a triple that is not stronger."""
-    least, following, largest = (np.ravel(to_numpy(x)) for x in (inv.sigma_min, inv.sigma_next, inv.sigma_max))
-    least, following, largest = np.broadcast_arrays(least, following, largest)
+    """Return at most `LEVELS` sets of four σ, 1-D, and for each product the index of a set that is not stronger."""
+    most = inv.sigma_max if inv.sigma_min_most is None else inv.sigma_min_most
+    given = (np.ravel(to_numpy(x)) for x in (inv.sigma_min, inv.sigma_next, inv.sigma_max, most))
+    least, following, largest, most = np.broadcast_arrays(*given)
     index = np.arange(len(least))
     positive = least > SMALLEST_SIGMA
     if len(least) > LEVELS and positive.any():
@@ -127,13 +142,13 @@ def _few(inv: Invariants) -> tuple[np.ndarray, ...]:
         _, index = np.unique(np.where(positive, place, LEVELS), return_inverse=True)
         parts = [index == i for i in range(int(index.max()) + 1)]
         least, following = (np.array([x[part].min() for part in parts]) for x in (least, following))
-        largest = np.array([largest[part].max() for part in parts])
-    return least, following, largest, index
+        largest, most = (np.array([x[part].max() for part in parts]) for x in (largest, most))
+    return least, following, largest, most, index
 
 
 def _evaluate(inv: Invariants) -> Array:
-    least, following, largest, index = _few(inv)
-    found = joint(plain(inv.spectra), inv.n, least, following, largest)[index]
+    least, following, largest, most, index = _few(inv)
+    found = joint(plain(inv.spectra), inv.n, least, following, largest, most)[index]
     return from_numpy(found.reshape(to_numpy(inv.sigma_min).shape), inv.sigma_min)
 
 
