@@ -119,6 +119,7 @@ def test_the_invariants_of_a_network_allow_for_rounding_as_written(monkeypatch, 
     assert float(inv.sigma_min) == near(max(sigmas[1] - slack, 0.0), rel=SAME)
     assert float(inv.sigma_next) == near(max(sigmas[0] - slack, 0.0), rel=SAME)
     assert float(inv.sigma_max) == near(sigmas[0] + slack, rel=SAME)
+    assert float(inv.sigma_min_most) == near(sigmas[1] + slack, rel=SAME)
     assert inv.widths == (2, 6, 5, 3) and (inv.n, inv.m, inv.depth) == (2, 3, 3)
 
 
@@ -132,8 +133,11 @@ def test_other_singular_values_replace_those_of_the_network():
     inv = Invariants.given([Spectrum(np.zeros(2), np.zeros(2))], 2, 3, 0.5)
     assert (float(inv.sigma_min), float(inv.sigma_next), float(inv.sigma_max)) == (0.5, 0.5, math.inf)
     assert (inv.size, inv.allowance, inv.widths) == (0.0, 0.0, (2, 2, 3))
-    inv = inv.at(1.0, 3.0, 2.0)
+    assert inv.sigma_min_most is None and inv.times(3).sigma_min_most is None
+    inv = inv.at(1.0, 3.0, 2.0, 1.5)
     assert (float(inv.sigma_min), float(inv.sigma_next), float(inv.sigma_max)) == (1.0, 2.0, 3.0)
+    assert float(inv.sigma_min_most) == 1.5 and float(inv.times(3).sigma_min_most) == 1.5 * 64
+    assert inv.at(1.0, 3.0, 2.0).sigma_min_most is None  # a bound on another product is none on this one
     for n, m, following in ((1, 3, math.inf), (3, 1, math.inf), (1, 1, math.inf), (2, 2, 1.0)):
         assert (
             float(Invariants.given([Spectrum(np.zeros(2), np.zeros(2))], n, m).at(1.0, 1.0).sigma_next) == following

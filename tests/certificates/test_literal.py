@@ -329,6 +329,7 @@ def test_the_margin_is_its_definition_less_its_rounding(monkeypatch, regression)
     np.testing.assert_allclose(low, np.maximum(sigmas[1] - reach, 0), rtol=SAME)
     np.testing.assert_allclose(following, np.maximum(sigmas[0] - reach, 0), rtol=SAME)
     np.testing.assert_allclose(high, sigmas[0] + reach, rtol=SAME)
+    np.testing.assert_allclose(margin.most_of_least(f, net, gaps), sigmas[1] + reach, rtol=SAME)
 
 
 def test_the_reach_of_a_gap_grows_by_its_rounding(monkeypatch, regression):
@@ -349,6 +350,7 @@ def test_without_curvature_or_minimiser_there_is_no_margin():
         assert lf.margin(f, net) == lf.margin(f, net, "distance") == 0.0
         low, following, high = margin.product_range(f, net, np.ones(2))
         assert low.tolist() == [0, 0] and following.tolist() == [0, 0] and high.tolist() == [math.inf, math.inf]
+        assert margin.most_of_least(f, net, np.ones(2)).tolist() == [math.inf, math.inf]
     smooth = lf.Objective(value, gradient, shape=(2, 2), strong_convexity=1.0, smoothness=2.0, minimum=0.0)
     flat = lf.Objective(value, gradient, shape=(2, 2), pl_constant=2.0, smoothness=2.0, minimizer=np.zeros((2, 2)))
     assert lf.margin(smooth, net, "distance") == lf.margin(flat, net, "distance") == 0.0
@@ -469,7 +471,8 @@ def test_certificates_on_the_flow_are_gamma_times_the_bounds_at_the_margin(rng, 
     gap = f.gap(net.product())
     levels = envelope.gap_levels(gap)
     low, following, high = margin.product_range(f, net, levels)
-    rows = lf.bounds.evaluate(Invariants.of(net).at(low / 0.8, high / 0.8, following / 0.8), 0.8)
+    most = margin.most_of_least(f, net, levels)
+    rows = lf.bounds.evaluate(Invariants.of(net).at(low / 0.8, high / 0.8, following / 0.8, most / 0.8), 0.8)
     found = exponential.exponential(Setting(f, net))
     by_name = {g.name: g for g in found}
     assert [g.name for g in found[:2]] == ["envelope", "lazy regime"]
@@ -506,7 +509,8 @@ def test_bounds_are_those_of_every_level_of_the_gap(rng):
         rows, values, held = exponential.bounds_on(Setting(f, net), levels)
         margins.add((bool(low[0] > 0), bool(low[-1] > 0)))
         assert held == low[0]
-        literal = lf.bounds.evaluate(Invariants.of(net).at(low / 0.6, high / 0.6, following / 0.6), 0.6)
+        most = margin.most_of_least(f, net, levels)
+        literal = lf.bounds.evaluate(Invariants.of(net).at(low / 0.6, high / 0.6, following / 0.6, most / 0.6), 0.6)
         for row in literal:
             every = np.broadcast_to(row.value, levels.shape)
             # Without a margin every level has the bound of the first, which is the least.
@@ -774,7 +778,8 @@ class Literal:
             found.append(min(cells))
         if count is None and self.L > 2:  # the program is solved for all levels at once
             inv = replace(Invariants.of(self.net), spectra=tuple(self.shifted(drift, drift)))
-            inv = inv.at(self.low / self.c, self.high, self.following / self.c)
+            most = margin.most_of_least(self.f, self.net, self.levels)
+            inv = inv.at(self.low / self.c, self.high, self.following / self.c, most / self.c)
             found = np.maximum(found, self.c**2 * INTERVAL.evaluate(inv))
         return np.maximum.accumulate(found)
 

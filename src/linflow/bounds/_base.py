@@ -130,7 +130,7 @@ class Invariants:
         return f"Invariants({'×'.join(map(str, self.widths))}, {', '.join(map(repr, self.spectra))})"
 
     def at(self, sigma_min: Any, sigma_max: Any, sigma_next: Any = None, most: Any = None) -> Invariants:
-        """Return the same imbalances with other bounds on the singular values, 0-d or 1-D; `σ_min ≤ most`, `σ_next`."""
+        """Return the same imbalances with other bounds on singular values, 0-d or 1-D; `σ_min ≤ most`, `σ_next`."""
         zero = self.spectra[0].zero if self.spectra else self.sigma_min * 0.0
         if sigma_next is None:
             sigma_next = sigma_min if min(self.n, self.m) > 1 else math.inf

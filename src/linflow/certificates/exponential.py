@@ -13,7 +13,7 @@ from linflow.bounds import Bound
 from linflow.certificates._base import Guarantee
 from linflow.certificates.curves import ExponentialCurve, LevelCurve
 from linflow.certificates.envelope import envelope
-from linflow.certificates.margin import product_range
+from linflow.certificates.margin import most_of_least, product_range
 from linflow.certificates.setting import NO_MARGIN, Setting
 
 
@@ -76,7 +76,8 @@ def bounds_on(setting: Setting, levels: np.ndarray) -> tuple[list[Bound], dict, 
     low, following, high = product_range(setting.objective, setting.network, levels)
     seen = (low > 0) | (np.arange(len(levels)) == 0)  # a level without a margin shares the bound of the first
     c = setting.scale
-    invariants = setting.invariants.at(low[seen] / c, high[seen] / c, following[seen] / c)
+    most = most_of_least(setting.objective, setting.network, levels)[seen] / c
+    invariants = setting.invariants.at(low[seen] / c, high[seen] / c, following[seen] / c, most)
     rows = bounds.evaluate(invariants, c)
     index = np.cumsum(seen) - 1
     return rows, {row.name: to_numpy(row.value)[index] for row in rows}, float(low[0])

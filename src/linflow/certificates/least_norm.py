@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from linflow._support.arrays import EPS, norm, sigma
-from linflow.bounds.layer_norms import layer_caps
+from linflow.bounds._base import plain
+from linflow.bounds.ceilings import suffix_ceilings
 from linflow.certificates.curves import LevelCurve
 from linflow.certificates.exponential import exponential
 from linflow.certificates.lazy import spectral_norms
@@ -194,5 +195,4 @@ def _later_layers(setting: Setting, path: float) -> float:
     moved = float(np.prod(sizes + path) - np.prod(sizes))
     from_start = float(sigma(multiply(setting.network.weights[2:]), 1)) * (1 + 1e-12) + moved
     largest = float(setting.ranges[2][0]) / setting.scale
-    caps = layer_caps(setting.invariants.spectra, largest)[2:]
-    return min(from_start, math.sqrt(math.prod(float(x) for x in caps)))
+    return min(from_start, math.sqrt(float(suffix_ceilings(plain(setting.invariants.spectra), largest)[2])))

@@ -77,6 +77,16 @@ def product_range(
     return low, none if single else np.maximum(sigmas[-2] - reach, 0.0), sigmas[0] + reach
 
 
+def most_of_least(objective: Objective, network: Network, gaps: np.ndarray) -> np.ndarray:
+    """Return upper bounds on σ_min(W) for every W with a gap of at most `gaps`: `σ_min(W*) + sqrt(2ℓ/μ)`, or inf.
+
+    The arguments are those of `product_range`.
+    """
+    if objective.strong_convexity == 0 or objective.minimizer is None:
+        return np.full(len(gaps), math.inf)
+    return float(sigma(objective.minimizer, min(network.shape))) + _reach(objective, network, gaps)
+
+
 def _reach(objective: Objective, network: Network, gaps: np.ndarray) -> np.ndarray:
     """Return bounds on `‖W − W*‖_F` for loss gaps of at most `gaps`."""
     mu = objective.strong_convexity

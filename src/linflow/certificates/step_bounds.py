@@ -18,6 +18,7 @@ from linflow.bounds.operator_interval import THEOREM as OPERATOR_INTERVAL
 from linflow.certificates.caps import Caps
 from linflow.certificates.curves import StepCurve, decayed, steps_to_decay
 from linflow.certificates.lazy import Neighbourhood, products_without, spectral_norms
+from linflow.certificates.margin import most_of_least
 from linflow.certificates.setting import Setting
 from linflow.geometry.operator import DENSE_LIMIT, TangentOperator
 from linflow.model.network import Network
@@ -158,7 +159,8 @@ class DescentBounds:
         known = setting.invariants if net is setting.network else Invariants.of(net)
         self.network, self.high = net, high / c
         self.slopes = np.sqrt(2 * self.K * (self.levels + noise))  # ‖∇f‖ ≤ sqrt(2Kℓ)
-        self.invariants = known.at(low / c, self.high, following / c)
+        most = most_of_least(seen, setting.network, self.levels) / c
+        self.invariants = known.at(low / c, self.high, following / c, most)
         self.theorems = _robust(net.depth) if theorems is None else list(theorems)
         self.norms = spectral_norms(net)
         around = setting.nearby if nearby and net.depth > 1 and self.gamma > 0 else None
@@ -214,6 +216,7 @@ class DescentBounds:
                 sigma_min=base.sigma_min[:count],
                 sigma_next=base.sigma_next[:count],
                 sigma_max=base.sigma_max[:count],
+                sigma_min_most=base.sigma_min_most[:count],
             )
             best = zero
             for theorem in self.theorems:
