@@ -436,6 +436,55 @@ def test_the_search_against_a_grid(depth):
         assert found <= least_seen * 1.6
 
 
+def test_known_floors_of_wide_layers_are_those_of_the_other_bounds():
+    """Floors of the `X_l` and `Y_l` in the units of the layers; the sum of (2.1) on a box with them."""
+    told = 0
+    for seed in range(6):
+        weights = network(2, 4, "scaled", seed, (2, 1, 2))
+        inv = Invariants.of(lf.Network(weights))
+        least_sigma, largest = (np.array([x * float(y) for x in (0.5, 1.0)]) for y in (inv.sigma_min, inv.sigma_max))
+        prefixes, suffixes = module._floors(inv.spectra, 2, least_sigma, np.maximum(largest, largest[1]))
+        for l in range(1, 4):
+            P, S = np.linalg.multi_dot([np.eye(2), *weights[:l]]), np.linalg.multi_dot([*weights[l:], np.eye(2)])
+            assert prefixes[l - 1, 1] <= np.linalg.svd(P)[1][1] ** 2 * (1 + 1e-9)
+            assert suffixes[l - 1, 1] <= np.linalg.svd(S)[1][1] ** 2 * (1 + 1e-9)
+            assert prefixes[l - 1, 0] <= prefixes[l - 1, 1] * (1 + 1e-12)
+        total = np.sum(
+            np.concatenate([np.ones((1, 2)), prefixes]) * np.concatenate([suffixes, np.ones((1, 2))]), axis=0
+        )
+        floors = sys.modules["linflow.bounds.operator_floors"].bound(
+            list(inv.spectra), 2, 2, least_sigma, np.maximum(largest, largest[1])
+        )
+        assert total == pytest.approx(floors, rel=1e-9, abs=0)
+        q = numbers.table(
+            np.array([float(D.upper[0]) for D in inv.spectra]),
+            np.array([float(D.lower[-1]) for D in inv.spectra]),
+            numbers.cells(inv.spectra, inv.widths, 2),
+            least_sigma,
+            least_sigma,
+            np.maximum(largest, largest[1]),
+        )
+        rows, s, _ = q
+        eta = np.sqrt(rows[1, program.LEAST] * rows[1, program.MOST])
+        caps, ones = s[1] / rows[1, program.LEAST], np.ones((1, 6))
+        bare = float(program.value(eta, caps, rows[1], s[1], ones))
+        numbers.add_floors(rows, prefixes, suffixes)
+        assert (rows[1, program.FLOOR] == prefixes[:, 1]).all()
+        assert (rows[1, program.MIRRORED_FLOOR] == suffixes[:, 1]).all()
+        of, literal, before = rows[1], 0.0, 1.0
+        for l in range(3):
+            k = (eta[l] / s[1] - of[program.Y_MOST, l]) / (of[program.Y_LEAST, l] - of[program.Y_MOST, l])
+            own = 1 / (of[program.Y_REST, l] + (of[program.Y_LEAST, l] - of[program.Y_REST, l]) * min(k, 1.0))
+            literal += before * max(own, suffixes[l, 1])
+            k = (caps[l] / s[1] - of[program.X_MOST, l]) / (of[program.X_LEAST, l] - of[program.X_MOST, l])
+            own = 1 / (of[program.X_REST, l] + (of[program.X_LEAST, l] - of[program.X_REST, l]) * min(k, 1.0))
+            before = max(own, prefixes[l, 1])
+        found = float(program.value(eta, caps, of, s[1], ones))
+        assert found == pytest.approx(max(bare, literal + before), rel=1e-12, abs=0)
+        told += found > bare * 1.001
+    assert told
+
+
 def test_scalars_and_homogeneous_imbalances_are_exact_to_the_tolerance():
     for d in ([0.5, -0.3], [2.0, 1.0, -1.5]):
         exact = lf.bounds.scalar_exact(d, 0.7)

@@ -157,7 +157,7 @@ def table(
         following = np.maximum(sigma_next, sigma_n)
         spread, rest = ratio(a, b, following, np.maximum(top, following)), lowest(following)
         mirrored = following[:, None] ** 2 / highest(following)
-    rows = np.empty((N, M, len(program.ROWS), D))
+    rows = np.zeros((N, M, len(program.ROWS), D))
     rows[:, :, program.A], rows[:, :, program.B] = a, b[:N, None]
     for own, second, each in (
         (program.LEAST, program.LEAST_2, below),
@@ -185,6 +185,12 @@ def table(
     rows[:, :, program.EDGE] = np.where(known, np.minimum(moved, below), below)
     rows[:, :, program.MIRRORED_EDGE] = np.where(known, s[:, None] / highest(end), 0.0)
     return rows.reshape(N * M, len(program.ROWS), D), np.tile(s, N), np.tile(np.arange(M), N)
+
+
+def add_floors(rows: np.ndarray, prefixes: np.ndarray, suffixes: np.ndarray) -> None:
+    """Fill the rows of floors: of `λ_min(X_l)` and `λ_min(Y_l)`, shape (D, M) for M triples of σ."""
+    each = rows.reshape(-1, prefixes.shape[1], *rows.shape[1:])
+    each[:, :, program.FLOOR], each[:, :, program.MIRRORED_FLOOR] = prefixes.T, suffixes.T
 
 
 def _tie(rows: np.ndarray, spread: np.ndarray, rest: np.ndarray, mirrored: np.ndarray) -> None:

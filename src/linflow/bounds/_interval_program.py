@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-ROWS = range(23)
+ROWS = range(25)
 A, B, LEAST, LEAST_2, SPREAD, SPREAD_2, REST, REST_2, MOST, CAP, MIRRORED_REST = ROWS[:11]
 X_REST, X_LEAST, X_MOST, Y_REST, Y_LEAST, Y_MOST = ROWS[11:17]
-TIE, TIE_2, MIRRORED_TIE, SHARE_OF_S, EDGE, MIRRORED_EDGE = ROWS[17:]
+TIE, TIE_2, MIRRORED_TIE, SHARE_OF_S, EDGE, MIRRORED_EDGE, FLOOR, MIRRORED_FLOOR = ROWS[17:]
 """Rows of the numbers of a column, each with one entry per hidden layer. In the notation of the documents: `a`, `b̂`;
 `η⁻`, `ρ` and `γ` of the first and of the second interval; `η⁺`; `ζ⁻`; `γ^Y`; g, h, o of X; g, h, o of Y; κ of the
-first and of the second interval and `κ^Y`; `s/ŝ`, or 0 if ŝ is unknown; and the least η and the least ζ for all
-`σ_n²` up to ŝ."""
+first and of the second interval and `κ^Y`; `s/ŝ`, or 0 if ŝ is unknown; the least η and the least ζ for all
+`σ_n²` up to ŝ; and known floors of `λ_min(X_l)` and `λ_min(Y_l)`, or 0."""
 LOOSE = 1e140
 """The largest `η_lV_l`. It stands for it where ŝ is unknown; then (V) and (U) say nothing."""
 ROUNDING = 1e-12
@@ -186,7 +186,7 @@ def last_entry(k: Any, rest: Any, least: Any, most: Any, theta: Any) -> Any:
 
 
 def value(high: Any, caps: Any, q: Any, s: Any, thetas: Any) -> Any:
-    """Return the lower bound on `λ_min(T)` on a box: the largest over the choices of θ."""
+    """Return the lower bound on `λ_min(T)` on a box: the largest over the choices of θ, or the sum with floors."""
     D, best = len(high), 0.0 * s
     for choice in range(len(thetas)):
         th = thetas[choice]
@@ -201,7 +201,13 @@ def value(high: Any, caps: Any, q: Any, s: Any, thetas: Any) -> Any:
             a = first_entry(k, q[X_REST, l], q[X_LEAST, l], th[l])
             b = last_entry(k, q[X_REST, l], q[X_LEAST, l], q[X_MOST, l], th[l])
         best = np.maximum(best, np.minimum(np.minimum(rr + a, rn + a), np.minimum(nr + b, nn + b)))
-    return best
+    before, total = 1.0 + 0.0 * s, 0.0 * s
+    for l in range(D):
+        k = share(high[l] / s, q[Y_LEAST, l], q[Y_MOST, l])
+        total = total + before * np.maximum(first_entry(k, q[Y_REST, l], q[Y_LEAST, l], 1.0), q[MIRRORED_FLOOR, l])
+        k = share(caps[l] / s, q[X_LEAST, l], q[X_MOST, l])
+        before = np.maximum(first_entry(k, q[X_REST, l], q[X_LEAST, l], 1.0), q[FLOOR, l])
+    return np.maximum(best, total + before)
 
 
 def improved(high: Any, caps: Any, q: Any, s: float, thetas: Any) -> float:

@@ -12,8 +12,10 @@ from linflow._support import checks
 from linflow._support.arrays import Array, from_numpy, to_numpy
 from linflow.bounds import _interval_numbers as numbers
 from linflow.bounds import _interval_search as search
+from linflow.bounds import product_aware
 from linflow.bounds._base import Invariants, Spectrum, Theorem, has_imbalance, plain, rounded, spectra
 from linflow.bounds.operator_floors import THEOREM as FLOORS
+from linflow.bounds.operator_floors import raised
 from linflow.bounds.product_aware import SMALLEST_SIGMA
 
 LEVELS = 16
@@ -113,11 +115,14 @@ def joint(
         return found
     sigmas = least[some], following[some], largest[some], (largest if most is None else most)[some]
     widths = (n, *(D.size for D in Ds), n)
-    tables = []
+    tables, floors = [], _floors(Ds, n, *sigmas[::2]) if max(widths) > n else None
     for each, sides in ((list(Ds), widths), ([D.negated() for D in reversed(Ds)], widths[::-1])):
         upper = np.array([float(D.upper[0]) for D in each])
         lower = np.array([float(D.lower[-1]) for D in each])
         tables.append(numbers.table(upper, lower, numbers.cells(each, sides, n), *sigmas))
+        if floors is not None:
+            numbers.add_floors(tables[-1][0], *floors)
+            floors = floors[1][::-1], floors[0][::-1]
         if max(widths) == n:  # nothing leaks: both reductions are the network itself
             break
     groups = [group + len(sigmas[0]) * i for i, (_, _, group) in enumerate(tables)]
@@ -126,6 +131,17 @@ def joint(
         values = search.least(rows, squares, np.concatenate(groups), run)
         found[some] = values.reshape(len(tables), -1).max(axis=0)
     return found
+
+
+def _floors(Ds: Sequence[Spectrum], n: int, least: np.ndarray, largest: np.ndarray) -> tuple[np.ndarray, ...] | None:
+    """Return floors of `λ_min(X_l)` and `λ_min(Y_l)`, l = 1 … L − 1, as `operator_floors` has them; shape (D, M)."""
+    found = product_aware.sides(Ds, n, n, least, largest)
+    if found is None:
+        return None
+    found = raised(found, n, n)
+    sizes = np.exp(found.log_size * np.arange(1, len(Ds) + 1))[:, None]
+    prefixes, suffixes = (np.stack([0.0 * least + x for x in side[1:]]) * sizes for side in (found.left, found.right))
+    return prefixes, suffixes[::-1]
 
 
 def _few(inv: Invariants) -> tuple[np.ndarray, ...]:
