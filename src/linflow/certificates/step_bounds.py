@@ -216,7 +216,7 @@ class DescentBounds:
                 sigma_min=base.sigma_min[:count],
                 sigma_next=base.sigma_next[:count],
                 sigma_max=base.sigma_max[:count],
-                sigma_min_most=base.sigma_min_most[:count],
+                sigma_min_most=None if base.sigma_min_most is None else base.sigma_min_most[:count],
             )
             best = zero
             for theorem in self.theorems:
