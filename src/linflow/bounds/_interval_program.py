@@ -123,7 +123,7 @@ def cap_by_suffixes(low: Any, high: Any, caps: Any, q: Any, s: Any) -> None:
             some = known & (q[MIRRORED_REST, l] > 0)
             length = pick(some, np.minimum(length, LOOSE), LOOSE)
             p = np.maximum(s / (low[l] * (1 - ROUNDING)) - q[CAP, l], 0.0)
-            root = np.sqrt(p * (p + 4 * ratio_of_squares(length, pick(some, q[MIRRORED_REST, l], 1.0))))
+            root = np.sqrt(p) * np.sqrt(p + 4 * ratio_of_squares(length, pick(some, q[MIRRORED_REST, l], 1.0)))
             caps[l] = np.minimum(caps[l], (q[CAP, l] + 0.5 * (p + root)) * (1 + ROUNDING))
             zeta = np.minimum(zeta, caps[l])
         size = size + q[MIRRORED_TIE, l] * longest(-q[B, l], after, before, zeta, caps[l])
