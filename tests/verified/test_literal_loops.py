@@ -501,6 +501,8 @@ def test_a_matrix_of_norms_by_its_own_formula(coarse):  # noqa: F811
             assert largest(C) * up * (1 - 1e-12) <= greatest(C) <= largest(C) * up * (1 + 2e-6)
     TUBE["ROUNDS"], rounds = 2, TUBE["ROUNDS"]
     assert all(greatest(C[:k, :k]) >= largest(C[:k, :k]) for k in (3, 4, 5))  # a bound whenever it ends
+    star = np.array([[0.0, 1.0, 1.0], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+    assert greatest(star) == pytest.approx(1.5 * up, rel=1e-6) and math.sqrt(2) < 1.5  # max (Cv)_i/v_i at (3, 2, 2)
     TUBE["ROUNDS"] = rounds
     assert greatest(np.zeros((3, 3))) == 0.0
     C[1, 2] = math.nan

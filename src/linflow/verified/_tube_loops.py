@@ -69,7 +69,8 @@ def _greatest(C):
             total = 0.0
             for j in range(L):
                 total += C[i, j] * v[j]
-            most, least = max(most, total / v[i]), min(least, total / v[i])
+            ratio = total / v[i]
+            most, least = max(most, ratio), min(least, ratio)
             w[i] = total + top * v[i]
             size = max(size, w[i])
         if most <= least * (1 + 1e-6) or (turn % 20 == 19 and most > before * (1 - 1e-6)):
