@@ -46,7 +46,7 @@ suppress_warnings = ["myst.xref_missing.placeholder"]
 # Chapters, guides and gallery are notebooks in Markdown; a cell that fails fails the build.
 nb_execution_mode = "cache"
 nb_execution_raise_on_error = True
-nb_execution_timeout = 120
+nb_execution_timeout = 600  # a cell may be the first to compile the bounds
 nb_execution_in_temp = True
 nb_merge_streams = True
 nb_number_source_lines = False

@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import nbformat
 from myst_nb.core.read import is_myst_markdown_notebook, read_myst_markdown_notebook
+from plain_markdown import plain
 from sphinx.application import Sphinx
-
-SOLUTION = re.compile(r"^:::\{dropdown\} (.*)$\n((?:^:.*$\n)*)(.*?)^:::$", re.DOTALL | re.MULTILINE)
-DIRECTIVE = re.compile(r"^:{3,}\{[\w-]+\}[ ]?(.*)$\n(?:^:\w.*$\n)*", re.MULTILINE)
-LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?!https?://)[^)]+\)")
-
-
-def plain(markdown: str) -> str:
-    """Return Markdown that Jupyter shows as well: directives become text, and links into the site words."""
-    markdown = SOLUTION.sub(r"**\1**\n\n\3", markdown)
-    markdown = re.sub(
-        r"^:{3,}\{([\w-]+)\}[ ]?(.*)$\n((?:^:\w.*$\n)*)",
-        lambda m: f"**{m[2]}**\n\n" if m[2] else "",
-        markdown,
-        flags=re.MULTILINE,
-    )
-    markdown = re.sub(r"^:{3,}$\n?", "", markdown, flags=re.MULTILINE)
-    return LINK.sub(r"\1", markdown)
 
 
 def converted(text: str, path: Path) -> nbformat.NotebookNode:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import linflow as lf
+from linflow.experiments import figures
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -26,7 +27,7 @@ PAGES = sorted(
 def site():
     """The modules of `docs/_ext` that need no Sphinx."""
     sys.path.insert(0, str(DOCS / "_ext"))
-    yield {name: import_module(name) for name in ("formulas", "names", "check_links")}
+    yield {name: import_module(name) for name in ("formulas", "names", "check_links", "plain_markdown")}
     sys.path.remove(str(DOCS / "_ext"))
 
 
@@ -122,6 +123,62 @@ def test_links_are_checked(site, tmp_path):
         (tmp_path / "a.html").write_text(wrong, encoding="utf-8")
         (fault,) = site["check_links"].faults(tmp_path)
         assert words in fault
+
+
+def test_pages_become_plain_markdown(site):
+    page = """See {py:obj}`linflow.certify` and [this](../theory.md).
+
+:::{paper-figure} spectrum
+:set: seeds=5
+:alt: Eigenvalues
+:::
+
+:::{dropdown} Answer
+Four.
+:::
+"""
+    plain = site["plain_markdown"].plain(page)
+    assert plain.startswith("See `linflow.certify` and this.\n")
+    assert "`linflow reproduce spectrum --set seeds=5`" in plain and "**Answer**\n\nFour." in plain
+    assert ":::" not in plain and "{" not in plain
+
+
+CHAPTERS = ("one_weight", "two_weights", "imbalance", "two_layers", "depth", "descent", "proofs")
+OF_THE_TALK = {
+    *("phase_plane", "depth", "spectrum", "convergence", "init_map", "exploding"),
+    *("box_plot", "three_layers", "step_sizes"),
+}
+
+
+def test_the_course_has_every_figure_of_the_talk_and_exercises_with_answers():
+    drawn = set()
+    for number, name in enumerate(CHAPTERS, 1):
+        text = (DOCS / "learn" / f"{name}.md").read_text(encoding="utf-8")
+        assert f"\n# {number}. " in text and "```{code-cell}" in text
+        for heading in ("## The claim", "## The code", "## What was seen", "## Exercises"):
+            assert heading in text, (name, heading)
+        exercises = len(re.findall(r"^\*\*\d\.\*\*", text, re.MULTILINE))
+        assert exercises >= 2 and exercises == text.count(":::{dropdown} Answer"), name
+        drawn |= set(re.findall(r":::\{paper-figure\} (\w+)", text))
+    assert drawn >= OF_THE_TALK and drawn <= set(figures.MODULES)
+
+
+def test_every_plot_is_in_the_gallery():
+    text = "".join(path.read_text(encoding="utf-8") for path in (DOCS / "gallery").glob("*.md"))
+    drawing = set(lf.plots.__all__) - {"COLOURS", "THEMES", "Theme", "rasterize_large", "save"}
+    assert not [name for name in drawing if f"lf.plots.{name}(" not in text]
+
+
+def test_formulas_of_pages_in_folders_are_latex():
+    for page in PAGES:
+        if "/" in page and page.endswith(".md"):
+            text = re.sub(
+                r"^(`{3,}).*?^\1", "", (DOCS / page).read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
+            )
+            spans = re.findall(r"`([^`]+)`", text)
+            assert not [span for span in spans if set(span) & set("λσηγμκβΔΣΠ∇‖⟨⟩ᵀ²½√≤≥⪰⪯∫∂ℓ")], page
+            prose = re.sub(r"`[^`]*`", "", text)
+            assert "$" not in re.sub(r"\$\$.*?\$\$|\$[^$]*\$", "", prose, flags=re.DOTALL), page
 
 
 def test_ci_builds_the_site():
