@@ -43,10 +43,10 @@ def test_no_bound_exceeds_the_least_eigenvalue(net):
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_no_bound_exceeds_the_least_eigenvalue_on_many(family):
-    """A hundred thousand networks in all, with a count of those where a bound says something."""
+    """Ten thousand networks in all, with a count of those where a bound says something."""
     rng = np.random.default_rng(FAMILIES.index(family))
     telling = 0
-    for k in range(12_500):
+    for k in range(1_250):
         L = rng.integers(2, 6)
         n, m = rng.integers(1, 5, 2)
         widths = (n, *rng.integers(1 if k % 10 == 0 else min(n, m), 7, L - 1), m)
@@ -55,7 +55,7 @@ def test_no_bound_exceeds_the_least_eigenvalue_on_many(family):
         least, rounding = truth(net)
         assert best <= least + rounding, (widths, k)
         telling += best > rounding
-    assert telling > 6_000
+    assert telling > 600
 
 
 @given(net=networks(layers=st.just(2)))

@@ -103,13 +103,15 @@ def test_the_compiled_loops_are_kept_so():
     assert all(type(program._cache._cache_file) is CodeFiles for program in programs)
 
 
-@pytest.mark.slow  # compiles, four times
-def test_a_run_compiles_again_what_is_damaged(tmp_path):
+@pytest.mark.slow  # compiles, five times
+def test_what_is_damaged_is_compiled_again(tmp_path):
+    """Shown with the smallest programs, those of a bound; the loops of the flow are kept in the same way."""
     script = """
 import numpy as np, linflow as lf
-Y = np.random.default_rng(5).normal(size=(4, 3))
-run = lf.gradient_flow(lf.MatrixFactorization(Y), lf.init.ntk((4, 6, 3), rng=0), until=1e-4, engine="compiled")
-print(run.gap.tobytes().hex())
+from linflow.bounds import _interval_search
+from linflow.bounds._interval_program import PLAIN
+print(lf.bounds.best(lf.init.ntk((3, 5, 4, 3), rng=0)).value.tobytes().hex())
+assert _interval_search.programs() is not PLAIN
 """
 
     def run():

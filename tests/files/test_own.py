@@ -14,6 +14,7 @@ from linflow.cli import app
 from linflow.experiments.figures import EXPERIMENTS, Claim, Outcome
 from linflow.files import save_weights, write_table
 from linflow.pages import reproduction as report
+from linflow.pages.analysis import FILES
 from linflow.plots import figure
 from linflow.sweeps import read_grid, run_sweep, write_report
 from tests.fake_figures import whole
@@ -52,24 +53,26 @@ def other(path):
     return path.read_bytes()
 
 
-def refuses(linflow, words, path):
-    """Assert that a command refuses a file of others before it does anything, and replaces one of its own."""
-    words = [*words]
-    assert linflow(*words).exit_code in (0, 1), linflow(*words).output
-    first = Path(path).read_bytes()
-    assert linflow(*words).exit_code in (0, 1), linflow(*words).output  # its own
-    assert len(Path(path).read_bytes()) > 0
-    content = other(path)
-    there = sorted(Path().rglob("*"))
-    result = linflow(*words)
-    assert result.exit_code == 2, (path, result.output)
-    assert REFUSED in result.stderr
-    assert Path(path).name in result.stderr
-    assert Path(path).read_bytes() == content
-    assert sorted(Path().rglob("*")) == there
-    Path(path).write_bytes(b"")  # nothing to lose
+def refuses(linflow, words, *paths):
+    """Assert that a command refuses each file of others before it does anything, and replaces those of its own."""
+    words, paths = [*words], [Path(path) for path in paths]
+    for _ in range(2):  # the second time they are its own
+        assert linflow(*words).exit_code in (0, 1), linflow(*words).output
+        assert all(path.stat().st_size > 0 for path in paths)
+    for path in paths:
+        own, content = path.read_bytes(), other(path)
+        there = sorted(Path().rglob("*"))
+        result = linflow(*words)
+        assert result.exit_code == 2, (path, result.output)
+        assert REFUSED in result.stderr
+        assert path.name in result.stderr
+        assert path.read_bytes() == content
+        assert sorted(Path().rglob("*")) == there
+        path.write_bytes(own)
+    for path in paths:
+        path.write_bytes(b"")  # nothing to lose
     assert linflow(*words).exit_code in (0, 1)
-    assert len(first) > 0
+    assert all(path.stat().st_size > 0 for path in paths)
 
 
 @pytest.mark.parametrize(
@@ -118,10 +121,9 @@ def test_design(linflow, kind):
 
 
 @pytest.mark.parametrize("folder", ["analysis", "."])
-@pytest.mark.parametrize("name", ["index.html", "analysis.json", "run.nc", "experiment.toml"])
-def test_analyze(linflow, folder, name):
+def test_analyze(linflow, folder):
     words = ("analyze", *DATA, *(() if folder == "analysis" else ("--out", folder)))
-    refuses(linflow, words, f"{folder}/{name}")
+    refuses(linflow, words, *(f"{folder}/{name}" for name in FILES))
 
 
 def test_an_analysis_that_is_replaced_is_told_and_can_be_run_from_its_own_file(linflow):
@@ -140,10 +142,7 @@ def test_an_analysis_that_is_replaced_is_told_and_can_be_run_from_its_own_file(l
     assert Path("experiment.toml").read_text() == mine
 
 
-@pytest.mark.parametrize(
-    "name", ["index.html", "report.json", "play.html", "figures/toy.pdf", "figures/toy.svg", "figures/toy.png"]
-)
-def test_reproduce(linflow, name, monkeypatch):
+def test_reproduce(linflow, monkeypatch):
     def draw():
         return figure("column")[0]
 
@@ -151,8 +150,9 @@ def test_reproduce(linflow, name, monkeypatch):
         return Outcome([Claim("It is so", "it is", True)], draw=draw, data={}, setup={})
 
     monkeypatch.setitem(EXPERIMENTS, "toy", whole("toy", run))
+    names = ("index.html", "report.json", "play.html", "figures/toy.pdf", "figures/toy.svg", "figures/toy.png")
     for folder in ("report", "."):
-        refuses(linflow, ("reproduce", "toy", "--out", folder), f"{folder}/{name}")
+        refuses(linflow, ("reproduce", "toy", "--out", folder), *(f"{folder}/{name}" for name in names))
     # Figures that another run made stay its own where it ended before its page was written.
     Path("report/index.html").unlink()
     Path("report/report.json").unlink()

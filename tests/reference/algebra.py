@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,13 @@ def lam(A: Matrix, k: int) -> float:
         return np.inf
     if k > A.shape[0]:
         return -np.inf
-    return float(np.sort(np.linalg.eigvalsh(A))[::-1][k - 1])
+    return _descending(A.tobytes(), A.dtype.str, A.shape[0])[k - 1]
+
+
+@lru_cache(maxsize=64)
+def _descending(content: bytes, kind: str, side: int) -> list[float]:
+    """The eigenvalues of a symmetric matrix, largest first; formulas ask for several, at many points."""
+    return np.sort(np.linalg.eigvalsh(np.frombuffer(content, kind).reshape(side, side)))[::-1].tolist()
 
 
 def sigma(W: Matrix, k: int) -> float:

@@ -364,8 +364,7 @@ def outer_floor(Ds: Sequence[Matrix], m: int, sigma_m: float, caps: Sequence[flo
         return start
     grid = np.concatenate([[start], np.geomspace(max(start, 1e-12 * sigma_m), max(caps[-1], 2 * start, 1e-6), 400)])
     grid = np.unique(grid)
-    below = [c for c in grid if chain_ceiling(Ds, m, c, caps) < sigma_m**2]
-    if not below or below[0] != grid[0]:
+    if not chain_ceiling(Ds, m, grid[0], caps) < sigma_m**2:
         return start
     k = next((i for i, c in enumerate(grid) if chain_ceiling(Ds, m, c, caps) >= sigma_m**2), len(grid) - 1)
     return _root(lambda c: chain_ceiling(Ds, m, c, caps), sigma_m**2, float(grid[max(k - 1, 0)]), float(grid[k]))

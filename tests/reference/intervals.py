@@ -133,6 +133,7 @@ class Numbers:
         zeta = [self.s / max(self.reach(l, eta[l]), self.tied_reach(l, eta)) for l in range(D)]
         zeta[0] = min(zeta[0], self.s / self.first_reach(eta[0], around[2]))
         for _ in range(200):
+            last = list(zeta)
             for l in range(D):
                 before = zeta[l - 1] if l else self.s
                 after = zeta[l + 1] if l < D - 1 else 1.0
@@ -145,6 +146,8 @@ class Numbers:
                     middle = (low + high) / 2
                     low, high = (middle, high) if self.last_holds(eta[-1], middle, before) <= 0 else (low, middle)
                 zeta[-1] = high
+            if zeta == last:  # and so in every further round
+                break
         return zeta if all(z >= self.s / e * (1 - 1e-9) for z, e in zip(zeta, eta, strict=True)) else None
 
     def pairs(self, l: int, zeta: float, eta: float):
