@@ -1,10 +1,7 @@
 """Seeds, array kinds and random networks shared by the tests."""
 
-import gc
 import os
-from functools import lru_cache
 
-import matplotlib.mathtext
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
@@ -14,17 +11,6 @@ settings.register_profile("linflow", deadline=None, suppress_health_check=[Healt
 settings.load_profile("linflow")
 # Parallelism is over tests.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Half of the time of a drawing goes into the labels of its ticks. matplotlib keeps 50 of them, fewer than a page has.
-matplotlib.mathtext.MathTextParser._parse_cached = lru_cache(4096)(
-    matplotlib.mathtext.MathTextParser._parse_cached.__wrapped__
-)
-
-
-def pytest_collection_finish():
-    """Spare the garbage collector the tests and the modules, which live to the end."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 20)
 
 
 @pytest.fixture

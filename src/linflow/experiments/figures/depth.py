@@ -40,7 +40,7 @@ class DepthSettings(Settings):
 
 
 @dataclass(frozen=True)
-class Chains:
+class DrawnChains:
     """Random imbalances and products, at which the formulas are compared."""
 
     apart: list[tuple[int, list[float], float]]  # depth, imbalances and product
@@ -56,7 +56,7 @@ class DepthData:
     settings: DepthSettings
     curves: dict[str, np.ndarray]
     shown: dict[str, np.ndarray]
-    chains: Chains
+    chains: DrawnChains
     runs: list[Trajectory]
 
 
@@ -106,7 +106,7 @@ def _factorial(step: float, depth: int) -> float:
     return step ** (depth - 1) * math.factorial(depth - 1)
 
 
-def _chains(s: DepthSettings, rng: np.random.Generator) -> Chains:
+def _chains(s: DepthSettings, rng: np.random.Generator) -> DrawnChains:
     apart = [(L, _imbalances(_apart(L, s.step, rng)), w) for L in s.depth for w in rng.lognormal(0, 1, s.seeds)]
     two = [_imbalances(_apart(2, s.step, rng)) for _ in range(s.seeds)]
     products = rng.lognormal(0, 1, s.seeds).tolist()
@@ -117,7 +117,7 @@ def _chains(s: DepthSettings, rng: np.random.Generator) -> Chains:
             # Draw the weights first, so that nothing is assumed about the chain's root.
             squares = offsets(L, s.step, rng) + rng.exponential()
             weights.append(np.sqrt(squares) * rng.choice((-1, 1), L))
-    return Chains(apart, list(zip(two, products, strict=True)), stepped, weights)
+    return DrawnChains(apart, list(zip(two, products, strict=True)), stepped, weights)
 
 
 def claims(data: DepthData) -> Iterable[Claim | LeftOut]:
