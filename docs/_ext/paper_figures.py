@@ -79,8 +79,9 @@ class Figure(SphinxDirective):
         uri = "/" + path.relative_to(self.env.srcdir).as_posix()
         command = " ".join(["linflow", "reproduce", figure.id, *(f"--set {k}={v}" for k, v in given.items())])
         image = nodes.image(uri=uri, alt=self.options.get("alt", figure.title))
-        words = [nodes.Text(f"{figure.title}. After {figure.source}; "), nodes.literal("", command), nodes.Text(".")]
-        holder = nodes.figure("", image, nodes.caption("", "", *words), classes=["paper-figure"])
+        words = f"{figure.title}. Source: {figure.source}. It is drawn by "
+        caption = nodes.caption("", "", nodes.Text(words), nodes.literal("", command), nodes.Text("."))
+        holder = nodes.figure("", image, caption, classes=["paper-figure"])
         self.env.note_dependency(__file__)
         return holder
 
