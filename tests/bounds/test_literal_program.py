@@ -569,7 +569,7 @@ def asked(monkeypatch):
         return np.full((count, 25, len(upper)), seen.get("fill", 1.0)), sigmas[0] ** 2, np.arange(count)
 
     def least(rows, squares, groups, run):
-        seen.update(rows=rows.shape, squares=squares.tolist(), groups=groups.tolist(), run=run)
+        seen.update(all=rows, rows=rows.shape, squares=squares.tolist(), groups=groups.tolist(), run=run)
         return (
             np.arange(1.0, 1 + groups.max() + 1) if seen.get("rising", True) else np.arange(groups.max() + 1.0, 0, -1)
         )
@@ -807,3 +807,38 @@ def test_hypotheses():
     assert reason((2, 3, 3, 1)) == "the product is 2×1, not square"
     assert reason((2, 3, 1, 2)) == "a layer of width 1 is narrower than n = 2"
     assert "two layers" in reason((2, 3, 2)) and reason((2, 3, 2, 2)) is None
+
+
+def test_floors_of_scalars_are_their_chain():
+    d, sigmas = [2.0, -1.0, 0.5], np.array([0.7, 30.0])
+    found = module._floors([spectrum([x], 0.0) for x in d], 1, sigmas, sigmas)
+    assert found is not None
+    for k, sigma in enumerate(sigmas):
+        np.testing.assert_allclose(found[0][:, k], products(d, sigma), rtol=1e-9)
+        np.testing.assert_allclose(found[1][:, k], sigma**2 / products(d, sigma), rtol=1e-9)
+    assert module._floors([spectrum([0.0], 0.0)] * 2, 1, np.zeros(1), np.zeros(1)) is None
+    rows = np.zeros((4, 25, 3))
+    numbers.add_floors(rows, *found)
+    for column, k in enumerate((0, 1, 0, 1)):
+        assert rows[column, program.FLOOR].tolist() == found[0][:, k].tolist()
+        assert rows[column, program.MIRRORED_FLOOR].tolist() == found[1][:, k].tolist()
+
+
+def test_wide_layers_bring_their_floors_to_both_reductions(asked, monkeypatch):
+    D1, D2 = spectrum([2.0, 0.5, -1.0], 0.25), spectrum([1.0, -0.5], 0.125)
+    calls: list = []
+    floors = np.array([[3.0], [5.0]]), np.array([[7.0], [11.0]])
+    monkeypatch.setattr(module, "_floors", lambda *given: calls.append(given) or floors)
+    sigmas = np.array([0.5]), np.array([1.0]), np.array([4.0]), np.array([0.75])
+    module.joint([D1, D2], 2, *sigmas)
+    assert [x.tolist() for x in calls[0][2:]] == [[0.5], [4.0]]
+    assert asked["all"][:, program.FLOOR].tolist() == [[3.0, 5.0], [11.0, 7.0]]
+    assert asked["all"][:, program.MIRRORED_FLOOR].tolist() == [[7.0, 11.0], [5.0, 3.0]]
+    module.joint([D2, D2], 2, *sigmas)
+    assert len(calls) == 1  # nothing is wide
+
+
+def test_an_upper_end_of_the_least_singular_value_is_in_order():
+    Ds = [np.array([0.5, -0.5])] * 2
+    with pytest.raises(ValueError, match="sigma_n_most"):
+        operator_interval(Ds, 2, np.array([0.5, 0.5]), 1.0, 2.0, sigma_n_most=np.array([0.6, 0.4]))
