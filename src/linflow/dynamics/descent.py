@@ -17,7 +17,7 @@ from linflow.dynamics.coordinates import Coordinates
 from linflow.dynamics.declared import DeclaredConstants
 from linflow.dynamics.ending import Result, Stats
 from linflow.dynamics.field import GradientField, Point, prepared
-from linflow.dynamics.motion import ImbalanceLaw, Motion
+from linflow.dynamics.motion import Motion, MotionLaw
 from linflow.dynamics.saddles import saddle_note
 from linflow.dynamics.trajectory import Interrupted, Recorder, Trajectory, ended_outside
 from linflow.geometry.imbalance import imbalance_drift
@@ -157,7 +157,7 @@ def gradient_descent(
     until = None if until is None else checks.fraction(until, "until")
     # Beyond two layers, the local smoothness refers to the full width, and a schedule may read it.
     narrow = reduce and (constant is not None or net.depth == 2)
-    loop = _Loop(objective, Coordinates.of(optimizer, net, reduce=narrow), constant, schedule, record)
+    loop = _DescentLoop(objective, Coordinates.of(optimizer, net, reduce=narrow), constant, schedule, record)
     with one_thread_when_small(loop.field.network.weights), np.errstate(over="ignore", invalid="ignore"):
         result = loop.run(steps, every, until, progress, stopped)
     run = loop.trajectory(result, until)
@@ -166,7 +166,7 @@ def gradient_descent(
     return run
 
 
-class _Loop:
+class _DescentLoop:
     """One descent: its weights, its records and how it ends."""
 
     def __init__(
@@ -183,7 +183,7 @@ class _Loop:
         self.field = field = GradientField(objective, coordinates.network)
         self.declared = DeclaredConstants(objective)
         self.motion = Motion(self.optimizer, field)
-        law = ImbalanceLaw(self.motion, field)
+        law = MotionLaw(self.motion, field)
         self.law = law if "law_error" in record else None
         self.recorder = Recorder(field, record, law.error)
         self.batches = self._draws()

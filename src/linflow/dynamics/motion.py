@@ -36,7 +36,7 @@ class Motion:
         return s + self.momentum * v if self.nesterov else v
 
 
-class ImbalanceLaw:
+class MotionLaw:
     """The imbalances that the steps of a `Motion` must give, by the exact law of docs/optimisers.md.
 
     With `⟨X, Y⟩_l = X_lᵀY_l + Y_lᵀX_l − X_{l+1}Y_{l+1}ᵀ − Y_{l+1}X_{l+1}ᵀ` and `Q(X) = ½⟨X, X⟩`, a step turns D into

@@ -44,7 +44,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class State:
+class FlowState:
     """A state of the flow: `z`, the weights y or the pair (y, ẏ), with its derivative.
 
     Attributes:
@@ -92,7 +92,7 @@ class OtherField:
         p = z[self.size :]
         return self.inner.xp.concat([p, force - self.friction * p])
 
-    def at(self, z: Array) -> State:
+    def at(self, z: Array) -> FlowState:
         """Return everything that a step needs of a state."""
         y, p = z[: self.size], z[self.size :]
         point = self.inner.at(y)
@@ -102,10 +102,10 @@ class OtherField:
             total += 0.5 * float(self.inner.xp.sum(self.kappa * y * y))
             force = force - self.kappa * y
         if self.friction is None:
-            return State(z, rate, point, total, norm(force))
-        return State(z, rate, point, total + 0.5 * norm(p) ** 2, math.hypot(norm(force), norm(p)))
+            return FlowState(z, rate, point, total, norm(force))
+        return FlowState(z, rate, point, total + 0.5 * norm(p) ** 2, math.hypot(norm(force), norm(p)))
 
-    def bend(self, state: State) -> tuple[float, float]:
+    def bend(self, state: FlowState) -> tuple[float, float]:
         """Return the first and the second derivative of the logarithm of the loss gap, along a flow with decay."""
         y, point, gap = state.z[: self.size], state.point, state.point.gap
         if gap <= 0 or self.kappa is None:
@@ -128,7 +128,7 @@ class OtherField:
 class _March:
     """Accepted steps of one integration."""
 
-    def __init__(self, field: OtherField, state: State, rtol: float):
+    def __init__(self, field: OtherField, state: FlowState, rtol: float):
         self.field, self.state, self.rtol = field, state, rtol
         self.t, self.accepted, self.rejected = 0.0, 0, 0
         size, speed = norm(state.z), norm(state.rate)
@@ -185,13 +185,13 @@ def other_flow(
     stopped: Callable[[], bool] = lambda: False,
 ) -> Trajectory:
     """Integrate the flow of an optimizer with weight decay or friction; see `gradient_flow`."""
-    loop = _Loop(objective, coordinates, limits, record)
+    loop = _MotionLoop(objective, coordinates, limits, record)
     with np.errstate(over="ignore", invalid="ignore"), one_thread_when_small(coordinates.network.weights):
         result = loop.run(progress, stopped)
         return loop.trajectory(result)
 
 
-class _Loop:
+class _MotionLoop:
     """One integration: keeps its records and decides how it ends."""
 
     def __init__(self, objective: Objective, coordinates: Coordinates, limits: Limits, record: Sequence[str]):
@@ -307,7 +307,7 @@ def _error(
         return 0.0
     again = replace(limits, until=None, end=end, rtol=FINER * limits.rtol)
     try:
-        loop = _Loop(objective, coordinates, again, ())
+        loop = _MotionLoop(objective, coordinates, again, ())
         with np.errstate(over="ignore", invalid="ignore"):
             totals = [loop.march.state.total]
             found = [loop.march.state.point.gap]

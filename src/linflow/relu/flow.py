@@ -16,7 +16,7 @@ from linflow._support.arrays import EPS, norm
 from linflow.dynamics.trajectory import Result, Stats
 from linflow.relu.certificate import problem_of
 from linflow.relu.network import Network, drift
-from linflow.relu.pieces import OFF, ON, SLIDING, Field, Pattern, Point
+from linflow.relu.pieces import OFF, ON, SLIDING, Field, Pattern, PiecePoint
 from linflow.relu.problem import Problem
 from linflow.relu.trajectory import WORDS, Flip, Trajectory, find_root
 
@@ -80,15 +80,15 @@ def gradient_flow(
     until = checks.fraction(until, "until") if until is not None else None if t_max is not None else 1e-8
     end = math.inf if t_max is None else checks.positive(t_max, "t_max")
     rtol = checks.fraction(rtol, "rtol", "the relative tolerance of one step", "1e-8")
-    loop = _Loop(problem, net, until, end, rtol, checks.count(max_steps, "max_steps"))
+    loop = _PieceLoop(problem, net, until, end, rtol, checks.count(max_steps, "max_steps"))
     with np.errstate(over="ignore", invalid="ignore"):
         result = loop.run()
     return loop.trajectory(result, time.perf_counter() - began, partial(_difference, loop, result))
 
 
-def _difference(loop: _Loop, result: Result) -> float:
+def _difference(loop: _PieceLoop, result: Result) -> float:
     """Return how far a run with ten times the tolerance is from this one."""
-    coarse = _Loop(loop.problem, loop.net, loop.until, loop.end, min(10 * loop.rtol, 0.5), loop.max_steps)
+    coarse = _PieceLoop(loop.problem, loop.net, loop.until, loop.end, min(10 * loop.rtol, 0.5), loop.max_steps)
     with np.errstate(over="ignore", invalid="ignore"):
         again = coarse.trajectory(coarse.run(), 0.0, math.nan)
         return loop.trajectory(result, 0.0, math.nan).difference(again)
@@ -104,7 +104,7 @@ class _Kept:
     flip: bool
 
 
-class _Loop:
+class _PieceLoop:
     """One integration."""
 
     def __init__(self, problem: Problem, net: Network, until: float | None, end: float, rtol: float, max_steps: int):
@@ -130,7 +130,7 @@ class _Loop:
         self.kept = [_Kept(0.0, self.y, self.pattern, True)]
         self.length: float | None = None
 
-    def tolerance(self, y: np.ndarray, point: Point) -> float:
+    def tolerance(self, y: np.ndarray, point: PiecePoint) -> float:
         """Return the error allowed in a step, in norm."""
         relative = point.gap / point.speed if point.speed > 0 else math.inf
         size = norm(y[:-1])

@@ -45,7 +45,7 @@ class Pattern:
 
 
 @dataclass(frozen=True, repr=False)
-class Point:
+class PiecePoint:
     """The flow at one instant, on one pattern.
 
     Attributes:
@@ -100,7 +100,7 @@ class Field:
         """Return the rounding of the pre-activations."""
         return (self.shape[0] + 8) * EPS * (np.abs(self.X) @ np.abs(self.layers(y)[0]))
 
-    def at(self, y: np.ndarray, pattern: Pattern) -> Point:
+    def at(self, y: np.ndarray, pattern: Pattern) -> PiecePoint:
         """Return the flow at a point. Sliding pairs get the slopes that keep their z at 0."""
         U, V = self.layers(y)
         slopes = pattern.slopes
@@ -111,7 +111,7 @@ class Field:
         forces = slopes * pulls
         for j, S in pattern.sliding:
             forces[S, j] = self._balance(S, forces[:, j])
-        return Point(self.problem.value(Z), R, forces, pulls, -(self.X.T @ forces), -(features.T @ R))
+        return PiecePoint(self.problem.value(Z), R, forces, pulls, -(self.X.T @ forces), -(features.T @ R))
 
     def _balance(self, S: np.ndarray, forces: np.ndarray) -> np.ndarray:
         """Return the forces on the samples S that keep their z constant, given those on the others (0 on S)."""

@@ -37,7 +37,7 @@ class TwoLayerDescentSettings(Settings):
 
 
 @dataclass(frozen=True)
-class Descent:
+class DrawnDescent:
     """One draw: its certificate and its runs.
 
     Attributes:
@@ -65,7 +65,7 @@ class TwoLayerDescentData:
 
     settings: TwoLayerDescentSettings
     objective: LinearRegression
-    draws: list[list[Descent]]
+    draws: list[list[DrawnDescent]]
 
     def steps(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return certified steps (published, this library) and taken ones, shape `(widths, draws)`; inf if none."""
@@ -101,13 +101,13 @@ def compute(s: TwoLayerDescentSettings, seed: int, progress: Progress) -> TwoLay
     return TwoLayerDescentData(s, f, draws)
 
 
-def _descent(f: LinearRegression, s: TwoLayerDescentSettings, h: int, seed: int, *, first: bool) -> Descent:
+def _descent(f: LinearRegression, s: TwoLayerDescentSettings, h: int, seed: int, *, first: bool) -> DrawnDescent:
     net = start(s.start, (s.n, h, s.n), seed)
     step = safe_step_size(f, net)
     cert = certify(f, net, algorithm="descent", step_size=step)
     limits: dict[str, Any] = {"steps": 100_000, "until": s.until}
     run = gradient_descent(f, net, step_size=step, **limits)
-    return Descent(step, cert, run, _again(f, run, step) if first else [])
+    return DrawnDescent(step, cert, run, _again(f, run, step) if first else [])
 
 
 def _again(f: LinearRegression, run: Trajectory, step: float) -> list[tuple[float, float, float]]:
@@ -159,7 +159,7 @@ def claims(data: TwoLayerDescentData) -> Iterable[Claim | LeftOut]:
     yield from about_these(s.changes("n", "h", "start", "kappa", "until"), list(_paper_claims(data)))
 
 
-def _bound(one: Descent) -> np.ndarray:
+def _bound(one: DrawnDescent) -> np.ndarray:
     """Return the gap that the published row promises after every recorded step."""
     return np.asarray(one.published.gap_at(np.asarray(one.run.t)))
 
