@@ -94,6 +94,7 @@ def promised(*curves, gap=4.0, rate=lambda gap: 0.0, time=10.0):
     rows = [SimpleNamespace(name=f"row {k}", applies=True, gap_at=curve) for k, curve in enumerate(curves)]
     return SimpleNamespace(
         algorithm="flow",
+        optimizer=lf.Optimizer(),
         gap=gap,
         guarantees=rows,
         rate_at=rate,
