@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any, TypeVar
@@ -61,6 +61,12 @@ class Settings:
         return ", ".join(
             f"{name} = {mine[name]}, not {paper[name]}" for name in names or mine if mine[name] != paper[name]
         )
+
+
+def require_width(h: int, values: Sequence[float]) -> None:
+    """Raise ValueError if a hidden width is less than the number of singular values of the target."""
+    if h < len(values):
+        raise ValueError(f"h={h} is less than the {len(values)} values; a width of as many is needed.")
 
 
 def written(value: Any) -> str:

@@ -15,7 +15,7 @@ from linflow.exact.scalar import two_layer_scalar
 from linflow.experiments.figures._outcome import Claim, LeftOut, Progress, Table, about_these, number
 from linflow.experiments.figures._paper_figure import PaperFigure
 from linflow.experiments.figures._runs import kept_claim
-from linflow.experiments.figures._settings import Settings, setting
+from linflow.experiments.figures._settings import Settings, require_width, setting
 from linflow.experiments.figures._sweep import seeds_of
 from linflow.model.network import Network
 from linflow.model.quadratics import MatrixFactorization
@@ -39,8 +39,7 @@ class OneAndTwoLayersSettings(Settings):
     seeds: int = setting(10, "the random starts of each size")
 
     def __post_init__(self) -> None:
-        if self.h < len(self.values):
-            raise ValueError(f"h={self.h} is less than the {len(self.values)} values; a width of as many is needed.")
+        require_width(self.h, self.values)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from linflow.dynamics import gradient_flow
 from linflow.dynamics.landscape import Landscape, Verdict, landscape
 from linflow.experiments.figures._outcome import Claim, LeftOut, Progress, Table, about_these, number
 from linflow.experiments.figures._paper_figure import PaperFigure
-from linflow.experiments.figures._settings import Settings, setting
+from linflow.experiments.figures._settings import Settings, require_width, setting
 from linflow.experiments.figures._sweep import seeds_of
 from linflow.model.network import Network
 from linflow.model.quadratics import MatrixFactorization
@@ -36,8 +36,7 @@ class SaddlesSettings(Settings):
     until: float = setting(1e-8, "the fraction of the first loss gap at which a run ends")
 
     def __post_init__(self) -> None:
-        if self.h < len(self.values):
-            raise ValueError(f"h={self.h} is less than the {len(self.values)} values; a width of as many is needed.")
+        require_width(self.h, self.values)
 
 
 @dataclass(frozen=True)
