@@ -58,7 +58,6 @@ def pytest_runtestloop(session):
     left = {tuple(pair) for pair in json.loads(Path(config.getoption("--mutants-leave")).read_text(encoding="utf-8"))}
     chosen = [m for m in list(mutants(tree))[::every] if (m.function, m.text) not in left]
     reached = _baseline(session.items, str(source))
-    gc.unfreeze()  # the tests freeze what is collected, and what is frozen is not listed
     live = _live(module.__file__)
     gc.freeze()  # what is there already is not collected in a child, whose pages it would copy
     results, waiting = [], list(enumerate(chosen))[::-1]
