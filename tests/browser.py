@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,12 @@ def executable() -> str | None:
     """Return the path of Chromium: `LINFLOW_BROWSER`, or the first one found."""
     names = (os.environ.get("LINFLOW_BROWSER"), "chromium", "chromium-browser", "google-chrome")
     return next((path for name in names if name and (path := shutil.which(name))), None)
+
+
+def shown(page: Any, view: str, term: str) -> float:
+    """Return the number beside a term of a view, as it is read off the page."""
+    text = page.locator(f"#{view}-numbers div", has=page.get_by_text(term, exact=True)).locator("dd").inner_text()
+    return float(re.sub(r"^[tη] = ", "", text).replace("−", "-").replace("∞", "inf"))
 
 
 @contextmanager

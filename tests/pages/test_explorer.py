@@ -21,7 +21,7 @@ from linflow.cli import app
 from linflow.pages.explorer import Explorer
 from linflow.pages.explorer.state import Given
 from linflow.pages.explorer.views import VIEWS, descent, two_layers, two_weights
-from tests.browser import chromium
+from tests.browser import chromium, shown
 from tests.waiting import waited
 
 TWO = {"u": 1.6, "v": -0.4, "s": 1.0}
@@ -297,11 +297,6 @@ def page(explorer, browser):
 
 def said(page, name):
     return page.locator(f"#{name}").text_content()
-
-
-def shown(page, view, term):
-    text = page.locator(f"#{view}-numbers div", has=page.get_by_text(term, exact=True)).locator("dd").inner_text()
-    return float(re.sub(r"^[tη] = ", "", text).replace("−", "-").replace("∞", "inf"))
 
 
 def test_an_eigenvalue_is_dragged(page):

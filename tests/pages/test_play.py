@@ -10,7 +10,7 @@ import pytest
 import linflow as lf
 from linflow.exact import scalar_balanced_time, two_layer_scalar
 from linflow.pages import play
-from tests.browser import chromium
+from tests.browser import chromium, shown
 
 STARTS = [
     *itertools.product((2.0, 0.05, -1.3), (0.4, -0.7, 1.3), (1.0, -0.5, 0.0)),
@@ -54,12 +54,6 @@ def page(context, file):
     yield found
     found.close()
     assert wrong == []
-
-
-def shown(page, views, term):
-    """The number beside a term, read off the page."""
-    text = page.locator(f"#{views}-numbers div", has=page.get_by_text(term, exact=True)).locator("dd").inner_text()
-    return float(text.removeprefix("t = ").replace("−", "-").replace("∞", "inf"))
 
 
 def test_the_page_is_small_and_asks_nothing_of_a_network():

@@ -60,10 +60,16 @@ class View:
         return {"curves": self.curves, "numbers": numbers, "words": self.words, "code": self.code}
 
 
+def _scalars(given: Given) -> tuple[tuple[float, float, float], MatrixFactorization, Network, str]:
+    """Return u, v and the target s, the objective, the start, and the lines of Python that make both."""
+    u, v, s = given.number("u", -2.5, 2.5), given.number("v", -2.5, 2.5), given.number("s", -3, 3)
+    lines = f"import linflow as lf\n\nf = lf.MatrixFactorization([[{s!r}]])\nstart = [[[{u!r}]], [[{v!r}]]]\n"
+    return (u, v, s), MatrixFactorization(np.array([[s]])), Network([np.array([[u]]), np.array([[v]])]), lines
+
+
 def two_weights(given: Given) -> View:
     """A verified run of two weights: bounds of the time from both sides."""
-    u, v, s = given.number("u", -2.5, 2.5), given.number("v", -2.5, 2.5), given.number("s", -3, 3)
-    f, start = MatrixFactorization(np.array([[s]])), Network([np.array([[u]]), np.array([[v]])])
+    (u, v, s), f, start, lines = _scalars(given)
     proof = enclose(f, start, until=TARGET, max_steps=400) if s != u * v else None
     low, high = proof.time_bounds(TARGET) if proof else (0.0, 0.0)
     if proof is None:
@@ -72,11 +78,7 @@ def two_weights(given: Given) -> View:
         words = f"Proved: the loss is 10⁻⁶ of the first at t = {high:.6g} (± {(high - low) / 2:.1g})."
     else:
         words = f"No proof to 10⁻⁶: {proof.reason}."
-    code = (
-        "import linflow as lf\n\n"
-        f"f = lf.MatrixFactorization([[{s!r}]])\nstart = [[[{u!r}]], [[{v!r}]]]\n"
-        f"print(lf.certify(f, start))\nprint(lf.enclose(f, start, until={TARGET:g}))\n"
-    )
+    code = f"{lines}print(lf.certify(f, start))\nprint(lf.enclose(f, start, until={TARGET:g}))\n"
 
     def draw() -> Any:
         return plots.phase_plane(f, gradient_flow(f, start, until=TARGET) if proof else ())
@@ -149,13 +151,10 @@ def _points(x: np.ndarray, y: np.ndarray) -> list[list[float]]:
 
 def descent(given: Given) -> View:
     """Gradient descent of two weights: the steps taken, what is certified, and how far the proof reaches."""
-    u, v, s = given.number("u", -2.5, 2.5), given.number("v", -2.5, 2.5), given.number("s", -3, 3)
+    (u, v, s), f, start, lines = _scalars(given)
     eta = given.number("step", 1e-3, 2)
-    f, start = MatrixFactorization(np.array([[s]])), Network([np.array([[u]]), np.array([[v]])])
     code = (
-        "import linflow as lf\n\n"
-        f"f = lf.MatrixFactorization([[{s!r}]])\nstart = [[[{u!r}]], [[{v!r}]]]\n"
-        f"run = lf.gradient_descent(f, start, step_size={eta!r}, steps={STEPS}, until={TARGET:g})\n"
+        f"{lines}run = lf.gradient_descent(f, start, step_size={eta!r}, steps={STEPS}, until={TARGET:g})\n"
         f'print(lf.enclose(f, start, algorithm="descent", step_size={eta!r}, until={TARGET:g}))\n'
     )
     if s == u * v:
@@ -191,7 +190,10 @@ def _certified_step(u: float, v: float, s: float) -> float:
 
 
 def _descended(u: float, v: float, s: float, eta: float) -> tuple[list, list, float | None]:
-    """Return the iterates and the losses of gradient descent, as parts of the first, and the steps to `TARGET`."""
+    """Return the iterates and the losses of gradient descent, as parts of the first, and the steps to `TARGET`.
+
+    A run of `gradient_descent` does not keep its iterates, which are drawn here.
+    """
     first, path, losses = 0.5 * (s - u * v) ** 2, [], []
     for k in range(STEPS + 1):
         loss = 0.5 * (s - u * v) ** 2 / first

@@ -113,5 +113,18 @@ const drawing = (() => {
     }
   }
 
-  return { byId, make, number, frame, whole, powers, niceTicks, handle, clamp, tidy, fill };
+  // The curve uv = s, where the loss of two weights is 0.
+  function optima(plane, s, reach) {
+    const steps = Array.from({ length: 241 }, (_, k) => Math.pow(10, -2 + 2.5 * k / 240));
+    if (s === 0) { plane.line([[-reach, 0], [reach, 0]], "optima"); plane.line([[0, -reach], [0, reach]], "optima"); return; }
+    for (const sign of [1, -1]) plane.line(steps.map(a => [sign * a, sign * s / a]), "optima");
+  }
+
+  function presets(id, apply) {
+    for (const button of byId(id).querySelectorAll("button")) {
+      button.addEventListener("click", () => apply(JSON.parse(button.dataset.state)));
+    }
+  }
+
+  return { optima, presets, byId, make, number, frame, whole, powers, niceTicks, handle, clamp, tidy, fill };
 })();

@@ -2,7 +2,11 @@
 "use strict";
 
 const explore = (() => {
-  const { byId, make, number, frame, whole, powers, niceTicks, handle, clamp, tidy, fill } = drawing;
+  const { optima, presets, byId, make, number, frame, whole, powers, niceTicks, handle, clamp, tidy, fill } = drawing;
+
+  const post = (path, state) => fetch(path, {
+    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(state),
+  });
 
   // One question at a time for each view; of those that come meanwhile only the last is asked.
   function asker(view, show) {
@@ -12,7 +16,7 @@ const explore = (() => {
       busy = true;
       const began = performance.now();
       try {
-        const reply = await fetch(view, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(state) });
+        const reply = await post(view, state);
         const found = await reply.json();
         show(reply.ok ? found : { error: found.error });
       } catch {
@@ -31,7 +35,7 @@ const explore = (() => {
   function sayCode(view, text) { byId(view + "-code").textContent = text; }
 
   async function download(view, kind, state) {
-    const reply = await fetch(`${view}.${kind}`, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(state) });
+    const reply = await post(`${view}.${kind}`, state);
     if (!reply.ok) return;
     const link = document.createElement("a");
     link.href = URL.createObjectURL(await reply.blob());
@@ -131,8 +135,7 @@ const explore = (() => {
     const path = found.curves.path || [[play.two.u, play.two.v]], losses = found.curves.losses || [[0, 1]];
     const plane = frame(byId("descent-plane"), { x: [-2.5, 2.5], y: [-2.5, 2.5], xlabel: "u", ylabel: "v",
       xticks: whole(-2, 2), yticks: whole(-2, 2), size: [420, 420] });
-    const s = play.two.s, curve = Array.from({ length: 161 }, (_, k) => Math.pow(10, -2 + 2.5 * k / 160));
-    for (const sign of [1, -1]) plane.line(s ? curve.map(a => [sign * a, sign * s / a]) : [[-2.5, 0], [2.5, 0]], "optima");
+    optima(plane, play.two.s, 2.5);
     plane.line(path, "path");
     path.slice(0, 80).forEach(([a, b]) => {
       if (Math.abs(a) <= 2.5 && Math.abs(b) <= 2.5) make("circle", { class: "step", cx: plane.px(a), cy: plane.py(b), r: 3 }, plane.inside);
@@ -177,9 +180,7 @@ const explore = (() => {
       resize(layers.eigenvalues, clamp(Math.round(event.target.valueAsNumber) || 1, 1, 12), 0);
       drawLayers();
     });
-    for (const button of byId("layers-presets").querySelectorAll("button")) {
-      button.addEventListener("click", () => { Object.assign(layers, JSON.parse(button.dataset.state)); drawLayers(); });
-    }
+    presets("layers-presets", state => { Object.assign(layers, state); drawLayers(); });
     buttons("two_weights", () => ({ u: play.two.u, v: play.two.v, s: play.two.s }));
     buttons("two_layers", () => layers);
     buttons("descent", descentState);

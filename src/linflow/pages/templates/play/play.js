@@ -2,7 +2,7 @@
 "use strict";
 
 const play = (() => {
-  const { byId, make, number, frame, whole, powers, niceTicks, handle, clamp, tidy, fill } = drawing;
+  const { optima, presets, byId, make, number, frame, whole, powers, niceTicks, handle, clamp, tidy, fill } = drawing;
   const watchers = [];  // called with the name of a view that changed
 
   // --- two weights ------------------------------------------------------------------------------------------------
@@ -15,13 +15,7 @@ const play = (() => {
     const flow = mathematics.twoWeights(two.u, two.v, two.s);
     const plane = frame(byId("plane"), { x: [-REACH, REACH], y: [-REACH, REACH], xlabel: "u", ylabel: "v",
       xticks: whole(-2, 2), yticks: whole(-2, 2), size: [420, 420] });
-    const steps = Array.from({ length: 241 }, (_, k) => Math.pow(10, -2 + 2.5 * k / 240));
-    if (two.s !== 0) {
-      for (const sign of [1, -1]) plane.line(steps.map(a => [sign * a, sign * two.s / a]), "optima");
-    } else {
-      plane.line([[-REACH, 0], [REACH, 0]], "optima");
-      plane.line([[0, -REACH], [0, REACH]], "optima");
-    }
+    optima(plane, two.s, REACH);
     const level = Array.from({ length: 241 }, (_, k) => -2.5 + k * 5 / 240);
     for (const sign of [1, -1]) {
       if (flow.d >= 0) plane.line(level.map(b => [sign * Math.sqrt(b * b + flow.d), b]), "conserved");
@@ -170,12 +164,6 @@ const play = (() => {
       const x = event.target.valueAsNumber;
       if (Number.isFinite(x)) apply(x);
     });
-  }
-
-  function presets(id, apply) {
-    for (const button of byId(id).querySelectorAll("button")) {
-      button.addEventListener("click", () => apply(JSON.parse(button.dataset.state)));
-    }
   }
 
   function begin() {
