@@ -19,10 +19,11 @@ def plural(count: float, noun: str, verb: str = "") -> str:
         verb: the verb, in the plural form, such as "are" or "lie".
 
     Example:
-        >>> plural(1, "cell"), plural(0, "cell"), plural(1, "run", "are"), plural(2, "law", "lie")
-        ('1 cell', '0 cells', '1 run is', '2 laws lie')
+        >>> plural(1, "cell"), plural(0, "cell"), plural(1, "run", "are"), plural(2, "batch", "lie")
+        ('1 cell', '0 cells', '1 run is', '2 batches lie')
     """
-    text = f"{count} {noun}{'' if count == 1 else 's'}"
+    ending = "es" if noun.endswith(("s", "x", "ch", "sh")) else "s"
+    text = f"{count} {noun}{'' if count == 1 else ending}"
     return f"{text} {verb_for(count, verb)}" if verb else text
 
 

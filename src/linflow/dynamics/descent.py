@@ -183,9 +183,8 @@ class _DescentLoop:
         self.field = field = GradientField(objective, coordinates.network)
         self.declared = DeclaredConstants(objective)
         self.motion = Motion(self.optimizer, field)
-        law = MotionLaw(self.motion, field)
-        self.law = law if "law_error" in record else None
-        self.recorder = Recorder(field, record, law.error)
+        self.law = MotionLaw(self.motion, field) if "law_error" in record else None
+        self.recorder = Recorder(field, record, self.law.error if self.law is not None else None)
         self.batches = self._draws()
         self.taken: list[float] = []
         self.k, self.t = 0, 0.0

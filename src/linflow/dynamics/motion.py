@@ -54,7 +54,7 @@ class MotionLaw:
     def advance(self, eta: float, y: Array, u: Array) -> None:
         """Follow the step from y along u."""
         mu, kappas = self.motion.momentum, self.motion.decays
-        if kappas[0] == kappas[-1] and len(set(kappas)) == 1:
+        if len(set(kappas)) == 1:
             source = [-2 * kappas[0] * D for D in self.D]
         else:
             weights = self.field.unflatten(y)

@@ -80,7 +80,7 @@ class Batches:
 
     def __str__(self) -> str:
         if self.size is None:
-            return f"{plural(self.count, 'given mini-batch').replace('batchs', 'batches')}"
+            return plural(self.count, "given mini-batch")
         return f"mini-batches of {self.size} (seed {self.seed})"
 
 
