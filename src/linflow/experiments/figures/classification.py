@@ -184,7 +184,7 @@ def draw(data: ClassificationData) -> Any:
     margin.set_xticks(range(len(data.fits)), [f"{name[:3]}., {L}" for name, L in data.fits])
     margin.set(ylabel="margin over the hard margin", xlabel="loss, layers")
     margin.set_title(f"After {s.steps} steps or fewer")
-    margin.legend(loc="lower right", fontsize=7)
+    margin.legend(loc="lower left", fontsize=7)
     return fig
 
 

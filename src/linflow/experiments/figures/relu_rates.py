@@ -107,6 +107,8 @@ def draw(data: ReluData) -> Any:
     for i, h in enumerate(s.width):
         colour = COLOURS[SHADES[i % len(SHADES)]]
         axes[0].semilogx(np.array(s.alpha)[order], data.share[i, order], "o-", color=colour, label=f"$h={h}$")
+    axes[0].set_xticks(s.alpha, [f"{alpha:g}" for alpha in s.alpha])
+    axes[0].minorticks_off()
     axes[0].set(ylim=(-0.03, 1.03), xlabel=r"$\Vert v_j\Vert$", ylabel="certified / observed rate")
     axes[0].set_title("How much of the rate is certified")
     axes[0].legend(loc="lower right")
