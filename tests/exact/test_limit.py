@@ -6,7 +6,7 @@ from scipy.integrate import solve_ivp
 from scipy.optimize import minimize
 
 import linflow as lf
-from linflow.exact import limit
+from linflow.exact import chain_rate, limit
 from linflow.exact._exposure import ExposedChains
 
 
@@ -136,7 +136,7 @@ def test_the_rate_is_that_of_the_least_chain():
 
 def test_least_values_of_convex_functions_are_bounded_from_below():
     centres = np.array([0.0, 30.0, -200.0])
-    low = limit._least_convex(lambda s: np.cosh(s - centres) + 0.01 * s, 3)
+    low = chain_rate._least_convex(lambda s: np.cosh(s - centres) + 0.01 * s, 3)
     shift = np.arcsinh(-0.01)
     exact = np.cosh(shift) + 0.01 * (centres + shift)
     positive = exact > 0

@@ -15,6 +15,8 @@ from linflow.certificates.curves import ExponentialCurve, LevelCurve
 from linflow.certificates.envelope import envelope
 from linflow.certificates.margin import most_of_least, product_range
 from linflow.certificates.setting import NO_MARGIN, Setting
+from linflow.exact.chain_rate import least_slope
+from linflow.model.coefficients import CoefficientRegression
 
 
 def exponential(setting: Setting) -> list[Guarantee]:
@@ -22,6 +24,7 @@ def exponential(setting: Setting) -> list[Guarantee]:
 
     - One for each bound α on `λ_min(T)`: D is conserved and `σ_min(W(t))` never falls below the margin, so
       `ℓ(t) ≤ e^{−γ α(D, margin) t} ℓ(0)` (Min, Vidal & Mallada 2023, section 4).
+    - Diagonal and circulant layers stay so, and are scalar chains: `ℓ(t) ≤ e^{−γ min_i T_i t} ℓ(0)`.
     - The lazy regime: weights that stay near their start keep its T.
     - The envelope: the best of these on every level of the gap. The margin grows while the gap falls.
 
@@ -55,6 +58,7 @@ def exponential(setting: Setting) -> list[Guarantee]:
         for row in sorted(rows, key=lambda row: not row.applies)
         for rate in [gamma * float(values[row.name][0])]
     ]
+    found = [*_structured(setting), *found]
     if gap <= 0:
         return found
     lazy = envelope(levels, gamma, np.zeros(len(levels)), setting.nearby)
@@ -129,6 +133,32 @@ def _lazy(setting: Setting, curve: LevelCurve | None) -> Guarantee:
         curve=None if reason else curve,
         facts=facts,
     )
+
+
+def _structured(setting: Setting) -> list[Guarantee]:
+    """Return the guarantee of layers that are diagonal or circulant and stay so: `γ min_i T_i` of their chains."""
+    f, net = setting.whole_objective, setting.whole_network
+    if not isinstance(f, CoefficientRegression):
+        return []
+    reason, rate = "", 0.0
+    try:
+        rate = setting.gamma * net.scale**2 * least_slope(f.modes(net), opposite=f.opposite)
+    except ValueError as error:
+        reason = str(error)
+    reason = reason or (
+        ""
+        if rate > 0
+        else "a chain has T = 0 where its product is 0, as its two least weights are equal in size; imbalance it"
+    )
+    return [
+        setting.guarantee(
+            name="diagonal or circulant layers",
+            source="linflow, docs/small_starts.md",
+            citation=("linflow", *sorted(f.citations)),
+            reason=reason,
+            curve=ExponentialCurve(setting.gap, rate) if rate > 0 else None,
+        )
+    ]
 
 
 def _why_zero(setting: Setting, held: float) -> str:

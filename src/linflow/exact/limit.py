@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,15 +12,14 @@ import numpy as np
 from linflow._support import checks
 from linflow._support.arrays import EPS, Array, from_numpy, to_numpy
 from linflow.exact._exposure import ExposedChains
-from linflow.model.coefficients import Chains, CoefficientRegression
+from linflow.exact.chain_rate import least_slope
+from linflow.model.coefficients import CoefficientRegression
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
 
 FACTOR = 3.0
 """From one start of the path to the next, the weights shrink by this factor."""
 _ROUNDS, _HALVINGS = 400, 60
-_SLACK, _NEAR = 1e-9, 1e-6
-"""Relative allowance for the rounding of a rate, and how near a bound of a minimum is to it."""
 _CLOSE = 1e-12
 """Relative residual of the data at which Newton's method ends on the path; at its end it goes on to rounding."""
 
@@ -118,7 +117,7 @@ def predicted_limit(objective: Objective, network: Network | Sequence[Any]) -> P
         s,
         fitted,
         squares / net.scale ** (2 / net.depth),
-        net.scale ** (2 / net.depth) * objective.pl_constant * _least_slope(flow, chains),
+        net.scale ** (2 / net.depth) * objective.pl_constant * least_slope(chains.layers, opposite=chains.opposite),
     )
 
 
@@ -171,43 +170,6 @@ def _solved(
             "relatively. Products of equal layers keep their sign; use a start with two parts, or unequal layers."
         )
     return nu, p
-
-
-def _least_slope(flow: ExposedChains, chains: Chains) -> float:
-    """Return a lower bound on `min_i T_i` for all exposures, or on the mean of two chains whose s are opposite.
-
-    A chain has its least T where its product is 0, `Π_{l≥2} c_l`. `T(s)` is convex, and so is the mean of two.
-    """
-    if not chains.opposite:
-        # The offsets carry the rounding of the spectra, a few ε of the squares of all weights.
-        offsets = np.maximum(flow.offsets[:, 1:] - 64 * EPS * np.sum(chains.layers**2), 0.0)
-        return float(np.prod(offsets, axis=1).min()) * (1 - _SLACK)
-    half = len(flow.start) // 2
-
-    def mean(s: np.ndarray) -> np.ndarray:
-        slopes = flow.slope(flow.product(np.concatenate([s, -s])))
-        return 0.5 * (slopes[:half] + slopes[half:])
-
-    return float(_least_convex(mean, half).min()) * (1 - _SLACK)
-
-
-def _least_convex(function: Callable[[np.ndarray], np.ndarray], count: int) -> np.ndarray:
-    """Return lower bounds on the minima of convex functions of one number.
-
-    If the middle of three points has the least value, the lines through the middle and either end bound the function
-    from below between the other two: by `2f(middle) − f(end)`.
-    """
-    middle, width, found = np.zeros(count), np.ones(count), np.zeros(count)
-    for _ in range(200):
-        left, here, right = function(middle - width), function(middle), function(middle + width)
-        inside = (here <= left) & (here <= right)
-        with np.errstate(invalid="ignore"):
-            found = np.where(inside, 2 * here - np.maximum(left, right), 0.0)
-        if np.all(inside & (found >= (1 - _NEAR) * here)):
-            break
-        middle = np.where(inside, middle, np.where(left < right, middle - width, middle + width))
-        width = np.where(inside, width / 2, 2 * width)
-    return np.maximum(found, 0.0)
 
 
 def _distance(flow: ExposedChains, basis: np.ndarray, c: np.ndarray, p: np.ndarray, off: np.ndarray) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 
 from linflow._support import checks
 from linflow._support.arrays import Array, from_numpy, to_numpy, unmasked
-from linflow.model.coefficients import STRUCTURE, Chains, CoefficientRegression, within
+from linflow.model.coefficients import STRUCTURE, Chains, CoefficientRegression, exactly, within
 from linflow.model.network import Network
 
 
@@ -110,6 +110,17 @@ class CircularRegression(CoefficientRegression):
         basis = many * (waves * phases).real
         scale = network.scale ** (1 / network.depth)
         return Chains(scale * signs * sizes, many * np.real(seen), many, basis, scale**2 / d)
+
+    def modes(self, network: Network) -> np.ndarray:
+        """Return the spectra of the filters, complex, shape `(L, d)`.
+
+        Raises:
+            ValueError: a layer is not exactly circulant.
+        """
+        layers = [to_numpy(W) for W in network.weights]
+        square = [W[0] if W.shape == self.shape else np.zeros(self.shape[0]) for W in layers]
+        exactly(layers, [circulant(one) for one in square], "circulant")
+        return np.fft.fft(np.array(square))
 
     def _spread(self, g: Array) -> Array:
         """Return the circulant matrix of g over d."""

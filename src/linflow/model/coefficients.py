@@ -82,6 +82,20 @@ class CoefficientRegression(Objective):
         """Return the scalar chains of a network; ValueError if it is not made of them."""
 
     @abstractmethod
+    def modes(self, network: Network) -> np.ndarray:
+        """Return the weights of the chains that the layers are, shape `(L, k)`: diagonals, or spectra of filters.
+
+        Raises:
+            ValueError: a layer does not have the structure exactly. Rounding may grow along a flow, so what the
+                structure conserves holds for exact layers only, such as those of `start`.
+        """
+
+    @property
+    def opposite(self) -> bool:
+        """Whether the second half of the chains have the exposures of the first, negated."""
+        return False
+
+    @abstractmethod
     def _spread(self, g: Array) -> Array:
         """Return the gradient in W, from that in β, a column."""
 
@@ -117,3 +131,11 @@ def within(layers: list[np.ndarray], structured: list[np.ndarray], what: str) ->
     for l, (W, S) in enumerate(zip(layers, structured, strict=True), 1):
         if W.shape != S.shape or np.linalg.norm(W - S) > STRUCTURE * np.linalg.norm(W):
             raise ValueError(f"W_{l} is not {what}; the chains of the flow are known for {what} layers only.")
+
+
+def exactly(layers: list[np.ndarray], structured: list[np.ndarray], what: str) -> None:
+    """Raise ValueError unless each layer is its structured part, to the last bit."""
+    for l, (W, S) in enumerate(zip(layers, structured, strict=True), 1):
+        if not np.array_equal(W, S):
+            away = "" if W.shape != S.shape else f": an entry is {np.abs(W - S).max():.2g} away"
+            raise ValueError(f"W_{l} is not exactly {what}{away}; start() makes layers that are")

@@ -9,7 +9,7 @@ import numpy as np
 
 from linflow._support import checks
 from linflow._support.arrays import Array, from_numpy, namespace, to_numpy, unmasked
-from linflow.model.coefficients import Chains, CoefficientRegression, within
+from linflow.model.coefficients import Chains, CoefficientRegression, exactly, within
 from linflow.model.network import Network
 
 
@@ -89,6 +89,22 @@ class DiagonalRegression(CoefficientRegression):
         scale = network.scale ** (1 / network.depth)
         costs = np.ones(basis.shape[1])
         return Chains(scale * np.array(diagonals), to_numpy(self.X) @ basis, costs, basis, scale**2, self.signed)
+
+    def modes(self, network: Network) -> np.ndarray:
+        """Return the diagonals of the layers, shape `(L, k)`.
+
+        Raises:
+            ValueError: a layer is not exactly diagonal.
+        """
+        layers = [to_numpy(W) for W in network.weights]
+        diagonals = [np.diagonal(W) for W in layers]
+        exactly(layers, [np.diag(one) for one in diagonals], "diagonal")
+        return np.array(diagonals)
+
+    @property
+    def opposite(self) -> bool:
+        """Whether β has two parts, whose exposures are opposite."""
+        return self.signed
 
     def _spread(self, g: Array) -> Array:
         """Return the diagonal matrix of g, followed by its negative if there are two parts."""
