@@ -122,6 +122,9 @@ def test_the_largest_step_takes_the_ends_of_the_spectrum_that_make_it_longer(bou
     # (10/1.25 − 2)² and (5/1.25 − 2)² = 4, below 7 − 1
     assert bounds.largest_root(1.0, 2.0, 0.0) == near(STRICT**2 / (3 * 0.25 * (36 + 6)))
     assert bounds.largest_root(20.0, 2.0, 0.0) == near(STRICT**2 / (3 * 0.25 * (36 + 4)))
+    # Far from the start, and after so much drift, only the product keeps the layers from 0: x + y ≥ 2s.
+    bounds.norms, bounds.least_size = np.array([1.0, 1.0]), 0.5
+    assert bounds.largest_root(20.0, 5.0, 0.0) == near(STRICT**2 / (3 * 0.25 * 2 * 0.5))
 
 
 def test_a_drift_is_raised_until_it_holds_or_is_hopeless(bounds, monkeypatch):
@@ -184,6 +187,10 @@ def test_the_smallest_ball_that_the_path_does_not_leave(bounds, monkeypatch, rea
             expected[k] = max(floors[k], bounds._floors[sum(x < 4 * (1 - math.sqrt(y)) for x in reach)])
     assert list(held.alphas) == expected
     assert asked["largest_root"] == (0.25, radius, min(expected))
+    bounds.gap = 0.25  # half the path: 4 · 0.5 · 1.25
+    assert bounds._within(0.25)[0].radius == bounds.radii[sum(reach[k] <= 2.5 for k in (0, 2, 4))]
+    bounds.gap = -1e-9  # a gap that is 0 to rounding takes no path
+    assert bounds._within(0.25)[0].radius == bounds.radii[0]
     keep("roots", 0 * roots)
     assert bounds._within(0.25) == (None, math.inf)
 
@@ -219,6 +226,11 @@ def test_a_step_lowers_the_gap_by_no_more_than_all_of_it(bounds):
     bounds.levels, bounds.rule = np.array([1.0]), scheduled.Rule(math.inf, printed=False)
     curve, _ = bounds._curve(np.array([0.5]), np.array([100.0]), 0.5)
     assert curve.decrease == 1.0 == curve.decreases[-1] and curve.gap_after(1) == 0.0
+
+
+def test_a_level_without_a_decrease_leaves_no_curve(bounds):
+    bounds.levels, bounds.rule = np.array([1.0, 0.25]), scheduled.Rule(math.inf, printed=False)
+    assert bounds._curve(np.array([0.5, 0.5]), np.array([0.0, 0.1]), 0.5)[0] is None
 
 
 def test_nothing_drifts_without_a_gap_however_long_the_steps(bounds):

@@ -10,6 +10,7 @@ import pytest
 
 import linflow as lf
 from linflow.certificates.heavy_ball import HeavyBallCurve, best_curve, drift_cap, heavy_ball
+from linflow.certificates.imbalance_law import imbalance_guarantee
 from linflow.certificates.setting import Setting
 from linflow.certificates.step_bounds import STRICT, DescentBounds
 from linflow.model.optimizer import Optimizer
@@ -181,6 +182,15 @@ def test_beta_and_alpha_are_those_at_the_drift(problem):
     caps = bounds.caps(drift * STRICT, bounds.high[:1])
     beta = float(bounds.curvature(caps, np.array([math.inf]), 1, 0.0)[0])
     assert row.facts["β"] == pytest.approx(beta, rel=1e-12)
+    assert row.curve == best_curve(f.gap(net.product()), 2.0, row.facts["β"], f.pl_constant * row.facts["α"])
+
+
+def test_alpha_is_that_of_the_largest_gap():
+    """A start whose floor comes from the product: it rises as the gap falls, and the gap need not fall."""
+    f, net = lf.MatrixFactorization(np.eye(2)), lf.Network([0.9 * np.eye(2)] * 2)
+    row = heavy_ball(Setting(f, net), 20.0)
+    alphas = DescentBounds(Setting(f, net), nearby=False).alphas(drift_cap(row.gap, 20.0))
+    assert row.facts["α"] == alphas[0] < alphas[1]
 
 
 def test_the_cap_on_the_drift_of_a_heavy_ball_is_nearly_reached():
@@ -204,6 +214,8 @@ def test_reasons_without_a_rate(problem):
     assert "no gradient dominance" in flat.guarantees[0].reason
     assert not flat.guarantees[0].applies and flat.prior == () and "heavy ball" in flat.baseline.reason
     assert lf.certify(f, at, friction=1.0).guarantees[0].gap < 1e-20
+    there = lf.certify(lf.MatrixFactorization(np.eye(2)), [np.eye(2)] * 2, friction=1.0).guarantees[0]
+    assert there.gap == 0.0 and there.reason == "the start is at the minimum"
 
 
 # --- weight decay --------------------------------------------------------------------------------------------------
@@ -231,6 +243,18 @@ def test_the_decay_of_the_imbalance_is_certified(problem):
     equal = lf.certify(f, net, weight_decay=0.2, layer_rates=(2, 2))
     assert equal.imbalance.decay == pytest.approx(0.8)
     assert equal.check(lf.gradient_flow(f, net, t_max=1.0, weight_decay=0.2, layer_rates=(2, 2))).holds
+
+
+def test_the_statement_on_the_imbalances_is_about_the_largest_of_them(rng):
+    net = lf.Network([a * rng.standard_normal((2, 2)) for a in (3.0, 1.0, 2.0, 2.0)])
+    sizes = [float(np.linalg.norm(D)) for D in lf.imbalance_matrices(net)]
+    assert min(sizes) < 0.9 * max(sizes)
+    for optimizer, words in (
+        (Optimizer(), "D_l is constant for every l"),
+        (Optimizer.of(4, weight_decay=1.0), "D_l(t) = e^(−2t) D_l(0) for every l"),
+    ):
+        found = imbalance_guarantee(optimizer, net, 1.0)
+        assert found.statement == words and found.size == pytest.approx(max(sizes), rel=1e-12)
 
 
 def test_an_imbalance_that_breaks_its_statement_is_told(problem):

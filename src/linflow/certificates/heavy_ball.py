@@ -57,10 +57,9 @@ def heavy_ball(setting: Setting, friction: float) -> Guarantee:
     if not why:
         drift = drift_cap(setting.gap, friction)
         bounds = DescentBounds(setting, nearby=False)
-        spread = drift if setting.depth > 1 else 0.0
-        caps = bounds.caps(spread, bounds.high[:1])
+        caps = bounds.caps(drift, bounds.high[:1])
         beta = float(bounds.curvature(caps, np.full(1, math.inf), 1, 0.0)[0])
-        alpha = float(bounds.alphas(spread)[0])
+        alpha = float(bounds.alphas(drift)[0])
         facts = {"β": beta, "α": alpha} | cap_facts(drift, math.inf, caps.layers[:, 0])
         if not math.isfinite(beta):
             why = NO_CAPS
