@@ -207,6 +207,35 @@ def test_a_box_is_shrunk_inequality_by_inequality(coarse, D):
     assert kept > 10 and empty > 10
 
 
+@pytest.mark.parametrize("D", [1, 2, 3, 4])
+def test_the_ties_of_neighbouring_layers_cap_both_ends(coarse, D):
+    """(V) and (U) alone, where (B) says little and `γ` is large, so that they decide."""
+    rng, tied, mirrored = np.random.default_rng(D), 0, 0
+    for _ in range(100):
+        q, s, low, high = draw_box(rng, D)
+        q[[SPREAD, SPREAD + 1]] *= 1e3
+        q[[REST, REST + 1]] = 10.0 ** rng.uniform(-1, 4, (2, D))
+        q[program.MIRRORED_REST] = 10.0 ** rng.uniform(-1, 4, D) * (rng.random(D) < 0.8)
+        q[B] = rng.normal(0, 2, D)
+        caps = np.empty(D)
+        program.cap_by_prefixes(low, high, caps, q, s)
+        np.testing.assert_allclose(caps, caps_by_prefixes(low, high, q, s), rtol=1e-12)
+        loosened = q.copy()
+        loosened[[REST, REST + 1]] = 1e-9
+        tied += bool(np.any(caps[1:] < 0.9 * np.array(caps_by_prefixes(low, high, loosened, s))[1:]))
+        caps = s / low * 10.0 ** rng.uniform(-0.3, 1.5, D)
+        literal, before = caps.tolist(), caps.copy()
+        zeta = [
+            max(x * s / h, edge) * (1 - COARSE)
+            for x, h, edge in zip(q[program.SHARE_OF_S], high, q[program.MIRRORED_EDGE], strict=True)
+        ]
+        program.cap_by_suffixes(low, high, caps, q, s)
+        caps_by_suffixes(low, high, literal, zeta, q, s)
+        np.testing.assert_allclose(caps, literal, rtol=1e-12)
+        mirrored += bool(np.any(caps < 0.9 * before))
+    assert (tied > 10 and mirrored > 20) or D == 1
+
+
 def test_shares_and_entries():
     assert [float(program.share(x, 3.0, 1.0)) for x in (0.0, 1.0, 1.5, 3.0, 4.0)] == [0.0, 0.0, 0.25, 1.0, 1.0]
     assert [float(program.share(x, 3.0, 3.0)) for x in (0.0, 3.0, 4.0)] == [1.0] * 3
@@ -377,7 +406,9 @@ def test_every_number_of_a_column_with_coarse_allowances(monkeypatch, depth, kno
     monkeypatch.setattr(numbers, "EPS", eps)
     monkeypatch.setattr(numbers, "SHAVED", shaved)
     asked = []
-    monkeypatch.setattr(numbers, "ratio", lambda *x: asked.append(x) or np.full((3, 2, depth - 1), 7.0))
+    spreads = np.array([5.0, 9.0, 7.0])  # of the two cells, and of the second interval
+    ratio = np.broadcast_to(spreads[:, None, None], (3, 2, depth - 1))
+    monkeypatch.setattr(numbers, "ratio", lambda *x: asked.append(x) or ratio)
     rng = np.random.default_rng(depth)
     b = rng.normal(size=depth - 1)
     a, hats = b + rng.exponential(size=depth - 1), b + np.array([[0.1], [-0.1]])
@@ -406,7 +437,7 @@ def test_every_number_of_a_column_with_coarse_allowances(monkeypatch, depth, kno
             B: lows[i],
             LEAST: first,
             LEAST + 1: second,
-            SPREAD: 7 + zero,
+            SPREAD: spreads[i] + zero,
             SPREAD + 1: 7 + zero,
             REST: rests[0],
             REST + 1: rests[1],
@@ -419,9 +450,9 @@ def test_every_number_of_a_column_with_coarse_allowances(monkeypatch, depth, kno
             program.Y_REST: y_rest,
             program.Y_LEAST: np.maximum(most / sigma**2, y_rest),
             program.Y_MOST: y_most,
-            program.TIE: [1.0, *np.sqrt(8 * rests[0][:-1])],  # 1 + ρ is 8
+            program.TIE: [1.0, *np.sqrt((1 + spreads[i]) * rests[0][:-1])],
             program.TIE_2: [1.0, *np.sqrt(8 * rests[1][:-1])],
-            program.MIRRORED_TIE: [*np.sqrt(8 * mirrored[1:]), 1.0],
+            program.MIRRORED_TIE: [*np.sqrt((1 + min(spreads[i], 7)) * mirrored[1:]), 1.0],
             program.FLOOR: zero,
             program.MIRRORED_FLOOR: zero,
         }
@@ -438,6 +469,18 @@ def test_every_number_of_a_column_with_coarse_allowances(monkeypatch, depth, kno
     np.testing.assert_allclose(upper, up, rtol=1e-15)
     np.testing.assert_allclose(lower, lows, rtol=1e-15)
     assert first.tolist() == [0.6, 0.7] and last.tolist() == top.tolist()
+
+
+def test_an_upper_end_of_the_least_singular_value_moves_the_ends_of_the_boxes_alone():
+    given = np.array([0.5, 0.1]), np.array([0.2, -0.3]), np.array([[0.2, -0.3]])
+    sigmas = np.array([0.5]), np.array([1.0])
+    ends = [program.SHARE_OF_S, program.EDGE, program.MIRRORED_EDGE]
+    others = [row for row in program.ROWS if row not in ends]
+    far, near_by = (numbers.table(*given, *sigmas, np.array([top]))[0] for top in (4.0, 2.0))
+    for most, end in ((2.0, near_by), (6.0, far)):
+        found = numbers.table(*given, *sigmas, np.array([4.0]), np.array([most]))[0]
+        assert (found[:, others] == far[:, others]).all() and (found[:, ends] == end[:, ends]).all()
+    assert (far[:, ends] != near_by[:, ends]).all()
 
 
 def literal_ratio(a, b, first, last, count, far=1e-3):
