@@ -14,6 +14,8 @@ SEED ?= 0
 # Parallelism is over tests and runs; threads inside BLAS only get in the way of small matrices.
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
+# Without kept bytecode, each test process compiles every module and every test anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help reproduce test test-slow newest floors package soundness relu-soundness optimizers attack proofs proof-tables mutants bench examples docs check format setup-test clean
 

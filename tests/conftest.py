@@ -1,6 +1,9 @@
 """Seeds, array kinds and random networks shared by the tests."""
 
 import os
+import subprocess
+import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -11,6 +14,30 @@ settings.register_profile("linflow", deadline=None, suppress_health_check=[Healt
 settings.load_profile("linflow")
 # Parallelism is over tests.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+COMPILED = """
+from threading import Thread
+from linflow.bounds import _interval_loops
+from linflow.dynamics import _march
+from linflow.verified import _loops
+for module in (_loops, _march, _interval_loops):
+    Thread(target=module.programs).start()
+"""
+"""Puts all compiled programs on the disk, each in a process of its own."""
+compiling = pytest.StashKey[subprocess.Popen]()
+
+
+def pytest_configure(config):
+    """Compile once, while the workers collect the tests, and not where one of them first needs a program."""
+    if getattr(config.option, "numprocesses", None) and find_spec("numba"):
+        config.stash[compiling] = subprocess.Popen([sys.executable, "-c", COMPILED])
+
+
+def pytest_unconfigure(config):
+    """Leave no process behind."""
+    if process := config.stash.get(compiling, None):
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture

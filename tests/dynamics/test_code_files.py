@@ -5,6 +5,8 @@ import pickle
 import stat
 import subprocess
 import sys
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ import pytest
 pytest.importorskip("numba", reason="compiled code needs numba: pip install 'linflow[fast]'")
 
 from linflow._support import code_files as _code_files
+from linflow._support import programs
 from linflow._support.code_files import CodeFiles
 from linflow.dynamics import _march
 
@@ -101,6 +104,36 @@ def test_a_folder_that_cannot_be_written_is_no_error(tmp_path):
 def test_the_compiled_loops_are_kept_so():
     programs: Any = _march.programs()
     assert all(type(program._cache._cache_file) is CodeFiles for program in programs)
+
+
+@pytest.mark.parametrize("meanwhile", [True, False])
+def test_processes_that_begin_together_compile_once(tmp_path, monkeypatch, meanwhile):
+    """What another process compiles while this one waits for its turn is loaded."""
+    done, asked = [], []
+
+    class Program:
+        _cache = SimpleNamespace(_cache_path=str(tmp_path), _impl=SimpleNamespace(filename_base="march.py311"))
+
+        def compile(self, arguments):
+            if not done:
+                raise programs._NotKept
+
+    @contextmanager
+    def in_turn(path, patience):
+        assert (path, patience) == (tmp_path / "march.py311.turn", 600.0)
+        done.extend([1] * meanwhile)
+        yield
+        assert done
+
+    monkeypatch.setattr(programs, "in_turn", in_turn)
+    monkeypatch.setattr(programs, "_compile_in_another_process", lambda build: (asked.append(build), done.append(1)))
+    made = Program()
+
+    def build():
+        return [(made, ())]
+
+    assert programs.loaded(build) == [made]
+    assert asked == [build] * (not meanwhile)
 
 
 @pytest.mark.slow  # compiles, five times

@@ -16,9 +16,12 @@ from numba.core.compiler import Compiler
 
 from linflow._support.code_files import CodeFiles
 from linflow._support.interpreter import environment, is_python, python
+from linflow._support.turns import in_turn
 
 Program = tuple[Any, tuple[Any, ...]]
 """A compiled function and the types of its arguments."""
+PATIENCE = 600.0
+"""Seconds that a process waits for another one that compiles."""
 
 
 class _NotKept(Exception):  # noqa: N818 - not an error: the program is compiled then
@@ -68,8 +71,14 @@ def loaded(build: Callable[[], Sequence[Program]]) -> list[Any]:
         load(found, compiling=False)
     except _NotKept:
         # Freshly compiled code and code from the disk are assembled differently and may round differently. So another
-        # process compiles, and a first run gives the same numbers as all later ones.
-        _compile_in_another_process(build)
+        # process compiles, and a first run gives the same numbers as all later ones. Several processes that begin
+        # together take turns, and all but the first find what they need.
+        cache = found[0][0]._cache
+        with in_turn(Path(cache._cache_path) / f"{cache._impl.filename_base}.turn", PATIENCE):
+            try:
+                load(found, compiling=False)
+            except _NotKept:
+                _compile_in_another_process(build)
         try:
             load(found, compiling=False)
         except _NotKept:  # no other process can run, or nothing can be written
@@ -101,5 +110,5 @@ def _compile_in_another_process(build: Callable[[], Sequence[Program]]) -> None:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             check=False,
-            timeout=600,
+            timeout=PATIENCE,
         )
