@@ -99,6 +99,8 @@ def test_spread_is_blamed_where_it_costs_the_rate_and_nowhere_else():
 def test_narrow_layers():
     found = of(EYE, lf.init.gaussian((2, 1, 2), rng=0))
     assert found["narrow"].numbers == {"width": 1.0, "needed": 2.0}
+    limit = found["rate"].numbers["limit"]
+    assert f"guaranteed to fall to {limit:.4g}, 94% of the first, at rate 0.7758 (low rank)" in found["rate"].text
     assert "hold" not in found
     assert "narrow" not in of(EYE, homogeneous())
     # With a single direction of data one unit is enough.

@@ -16,6 +16,7 @@ FIGURES = {
         "deep_linear_autoencoder_monitor.png",
         "deep_linear_autoencoder_steps.png",
     },
+    "lora_on_minilm": {"lora_on_minilm.png"},
     "talk_in_ten_minutes": {"phase_plane.png", "certificate.png", "init_map.png"},
     "slow_factorization": {"slow_factorization.png"},
     "width_and_step_size": {"width_and_step_size.png"},
@@ -26,11 +27,17 @@ def test_every_example_is_run():
     assert {path.stem for path in EXAMPLES.glob("*.py")} == set(FIGURES)
 
 
+NEEDS = {
+    "deep_linear_autoencoder": ("torch",),
+    "lora_on_minilm": ("torch", "peft", "transformers", "all_minilm_l6_v2"),
+}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(FIGURES))
 def test_example_keeps_its_claims(name, tmp_path):
-    if name == "deep_linear_autoencoder":
-        pytest.importorskip("torch", reason="PyTorch is not installed (CI installs it)")
+    for package in NEEDS.get(name, ()):
+        pytest.importorskip(package, reason=f"{package} is not installed (CI installs it)")
     folder = tmp_path / "not" / "there"
     command = [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py"), str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}

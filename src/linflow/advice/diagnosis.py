@@ -15,6 +15,7 @@ from linflow.advice.finding import Finding, times
 from linflow.advice.proof_findings import proved
 from linflow.advice.step_findings import counted, descent_of, fewest, on_steps, rate_in_steps, step
 from linflow.certificates import Certificate, certify
+from linflow.certificates.curves import LimitCurve
 from linflow.dynamics import Trajectory
 from linflow.geometry.imbalance import imbalance_spectrum
 from linflow.model.network import Network
@@ -97,10 +98,19 @@ def _rate(cert: Certificate, run: Trajectory | None, until: float) -> Iterator[F
         yield rate_in_steps(cert, best.name, run, until)
         return
     sure = cert.time_to(until)
-    numbers = {"rate": cert.rate, "certified_time": sure}
+    numbers = {"rate": cert.rate}
     if not math.isfinite(sure):
-        yield Finding("rate", f"A bound is certified ({best.name}), but no time to {until:g}.", numbers)
+        text = f"A bound is certified ({best.name}), but no time to {until:g}."
+        if isinstance(best.curve, LimitCurve):
+            limit, speed = best.curve.limit, best.curve.speed
+            text = (
+                f"The loss gap is guaranteed to fall to {limit:.4g}, {percent(limit / best.gap)} of the first, "
+                f"at rate {speed:.4g} ({best.name}); nothing is certified below that."
+            )
+            numbers |= {"limit": limit, "rate_to_limit": speed}
+        yield Finding("rate", text, numbers)
         return
+    numbers["certified_time"] = sure
     text = f"It is guaranteed to reach {until:g} of the first loss gap by t = {sure:.4g} ({best.name})"
     needed = math.nan if run is None else run.time_to(until)
     if math.isfinite(needed) and needed > 0:

@@ -21,6 +21,7 @@ from linflow.certificates.descent import descent_guarantees
 from linflow.certificates.exponential import exponential
 from linflow.certificates.heavy_ball import heavy_ball
 from linflow.certificates.imbalance_law import ImbalanceGuarantee, imbalance_guarantee
+from linflow.certificates.low_rank import low_rank
 from linflow.certificates.prior import prior_results
 from linflow.certificates.promises import Promises
 from linflow.certificates.scheduled_descent import schedule_guarantees
@@ -246,7 +247,7 @@ def _on_flow(setting: Setting, optimizer: Optimizer) -> list[Guarantee]:
         return [replace(row, ceiling=(setting.gap + penalty) * (1 + 1e-12))]
     if optimizer.friction is not None:
         return [heavy_ball(setting, optimizer.friction)]
-    return [*exponential(setting), *exponential_tail(setting)]
+    return [*exponential(setting), *exponential_tail(setting), *low_rank(setting)]
 
 
 def _refuse_descent(optimizer: Optimizer) -> None:

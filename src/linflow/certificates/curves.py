@@ -151,6 +151,37 @@ class LevelCurve:
 
 
 @dataclass(frozen=True)
+class LimitCurve:
+    """`ℓ(t) ≤ limit + (ℓ(0) − limit) e^{−speed·t}`: a decay that is not known to go below a limit."""
+
+    first: float
+    limit: float
+    speed: float
+
+    @property
+    def rate(self) -> float:
+        """0: the gap itself is not known to decay exponentially."""
+        return 0.0
+
+    def gap(self, t: float) -> float:
+        """Return the bound at time t."""
+        x = self.speed * t
+        return min(self.first, self.limit + (self.first - self.limit) * math.exp(-x) * (1 + 8 * EPS * (1 + x)))
+
+    def time(self, gap: float) -> float:
+        """Return when the bound comes down to `gap`; inf at the limit and below."""
+        if gap >= self.first:
+            return 0.0
+        if gap <= self.limit * (1 + 4 * EPS):
+            return math.inf
+        return log_ratio(self.first - self.limit, (gap - self.limit) * (1 - 4 * EPS)) / self.speed * (1 + 4 * EPS)
+
+    def rate_at(self, gap: float) -> float:
+        """Return `speed · (gap − limit)/gap`; 0 at the limit and below."""
+        return self.speed * (gap - self.limit) / gap if gap > self.limit else 0.0
+
+
+@dataclass(frozen=True)
 class StepCurve:
     """`ℓ_{k+1} ≤ (1 − decrease) ℓ_k` for gradient descent with a constant step η; time is `kη`.
 

@@ -10,7 +10,7 @@ from linflow._support import checks
 from linflow._support.deprecation import renamed_arguments
 from linflow._support.digits import number
 from linflow.certificates._base import Guarantee
-from linflow.certificates.curves import StepCurve
+from linflow.certificates.curves import LimitCurve, StepCurve
 from linflow.certificates.imbalance_law import ImbalanceGuarantee
 from linflow.model.optimizer import PLAIN, Optimizer
 
@@ -99,8 +99,16 @@ class Promises:
         for g in guarantees:
             if g.applies:
                 arrival = self.arrival(g, 1e-6)
-                rows.append((g.name, f"{g.rate:.4g}", number(arrival), g.source))
+                rows.append((g.name, f"{g.rate:.4g}", number(arrival), g.source + limit(g)))
             else:
                 rows.append((g.name, "–", "–", g.reason))
         w = [max(len(row[i]) for row in rows) for i in range(3)]
         return "\n".join(f"{a:<{w[0]}}  {b:>{w[1]}}  {c:>{w[2]}}  {d}" for a, b, c, d in rows)
+
+
+def limit(guarantee: Guarantee) -> str:
+    """Return in words to which gap a guarantee holds that ends above the minimum; "" for others."""
+    curve = guarantee.curve
+    if not isinstance(curve, LimitCurve):
+        return ""
+    return f"; the gap falls to {curve.limit:.4g}, at rate {curve.speed:.4g}"

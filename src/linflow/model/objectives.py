@@ -35,6 +35,16 @@ def _declared_error(error: Error, name: str) -> Error:
     return error if error is None or callable(error) else checks.positive(error, name, allow_zero=True)
 
 
+class _Shifted:
+    """`W ↦ function(W_0 + W)`, which can be pickled if the function can."""
+
+    def __init__(self, function: Callable[[Array], Any], W0: Array):
+        self.function, self.W0 = function, W0
+
+    def __call__(self, W: Array) -> Any:
+        return self.function(self.W0 + W)
+
+
 class Objective:
     """A function of the product, given by its value and gradient, with declared constants.
 
@@ -266,6 +276,35 @@ class Objective:
         restricted pair, which follows the same flow.
         """
         return self, network
+
+    def shifted(self, W0: Any) -> Objective:
+        """Return `W ↦ f(W_0 + W)` with the same constants, and with the minimiser `W* − W_0` if W* is known.
+
+        Args:
+            W0: shape `(n, m)`.
+
+        Example:
+            >>> import numpy as np, linflow as lf
+            >>> lf.MatrixFactorization(np.eye(2)).shifted(0.5 * np.eye(2)).Y
+            array([[0.5, 0. ],
+                   [0. , 0.5]])
+        """
+        W0, note = checks.matrix(W0, "W0", self.shape)
+        new = Objective(
+            _Shifted(self.value, W0),
+            _Shifted(self.gradient, W0),
+            shape=self.shape,
+            strong_convexity=self.strong_convexity or None,
+            smoothness=self.smoothness if math.isfinite(self.smoothness) else None,
+            pl_constant=self.pl_constant or None,
+            tail_constant=self._tail_constant or None,
+            tail_smoothness=self.tail_smoothness if math.isfinite(self.tail_smoothness) else None,
+            minimum=self.minimum,
+            minimizer=None if self.minimizer is None else self.minimizer - W0,
+            convex=self.convex,
+        )
+        new.notes = (*self.notes, *([note] if note else []), *new.notes)
+        return new
 
     def check_network(self, network: Network) -> None:
         """Raise ValueError or TypeError unless `network` has the shape and array kind that this objective needs."""

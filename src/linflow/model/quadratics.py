@@ -142,6 +142,11 @@ class MatrixFactorization(_Quadratic):
         self.Y = Y
         super().__init__(Y, 0.0, notes=(note,) if note else ())
 
+    def shifted(self, W0: Any) -> MatrixFactorization:
+        """Return `W ↦ f(W_0 + W)`, the factorization of `Y − W_0`."""
+        W0, note = checks.matrix(W0, "W0", self.shape)
+        return _noted(MatrixFactorization(self.Y - W0), self.notes, note)
+
 
 class LinearRegression(_Quadratic):
     """Linear regression `f(W) = ½‖Y − XW‖_F²` with `N` samples in rows.
@@ -191,6 +196,11 @@ class LinearRegression(_Quadratic):
             size=SOLVED * (norm(W) + left_over / float(s[-1])),
             notes=[note for note in (note_x, note_y) if note],
         )
+
+    def shifted(self, W0: Any) -> LinearRegression:
+        """Return `W ↦ f(W_0 + W)`, the regression of the residuals `Y − XW_0`."""
+        W0, note = checks.matrix(W0, "W0", self.shape)
+        return _noted(LinearRegression(self.X, self.Y - self.X @ W0), self.notes, note)
 
     def batch_gradient(self, W: Array, rows: Array) -> Array:
         """Return `N/|B| X_Bᵀ(X_B W − Y_B)`, the gradient on the samples `rows` scaled to all of them."""
@@ -251,6 +261,19 @@ class Quadratic(_Quadratic):
             notes=[note for note in (note_a, note_b, note_c) if note],
             size=SOLVED * norm(W) * float(max(s) / min(s)) * float(max(t) / min(t)),
         )
+
+    def shifted(self, W0: Any) -> Quadratic:
+        """Return `W ↦ f(W_0 + W) − f(W_0)`: the same A and B, and `C − A W_0 B`."""
+        W0, note = checks.matrix(W0, "W0", self.shape)
+        moved = checks.matrix(self.A, "A")[0] @ W0
+        moved = moved if self.B is None else moved @ checks.matrix(self.B, "B")[0]
+        return _noted(Quadratic(self.A, self.B, self.C - moved), self.notes, note)
+
+
+def _noted(objective: Any, notes: tuple[str, ...], note: str | None) -> Any:
+    """Return a shifted objective with the notes of the one that it was made of, and of W_0."""
+    objective.notes = (*notes, *([note] if note else []))
+    return objective
 
 
 def _rank(s: Array, side: int, name: str) -> int:
