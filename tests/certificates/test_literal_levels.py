@@ -59,7 +59,7 @@ def test_two_floors_above_0_are_enough_for_a_ball():
 
 
 class Rule:
-    """A theorem that notes what it is asked, and says a number."""
+    """A theorem that notes what it is asked, and says a number, or one for each imbalance."""
 
     def __init__(self, value, reason=None):
         self.value, self.asked = value, []
@@ -67,7 +67,7 @@ class Rule:
 
     def evaluate(self, inv):
         self.asked.append([(D.lower[-1], D.upper[0]) for D in inv.spectra])
-        return np.full(len(inv.sigma_min), float(self.value))
+        return self.value + np.zeros(np.broadcast_shapes(inv.sigma_min.shape, inv.spectra[0].lower.shape[1:]))
 
 
 def bounds_of(widths, theorems, scale=0.5):
@@ -75,18 +75,22 @@ def bounds_of(widths, theorems, scale=0.5):
     return DescentBounds(Setting(lf.MatrixFactorization(net.product() + 0.01), net, "descent"), theorems)
 
 
-@pytest.mark.parametrize(
-    ("widths", "drift", "parts"), [((2, 3, 2), 0.25, 0), ((2, 3, 2), 0.0, 1), ((2, 3, 3, 2), 0.25, 1)]
-)
-def test_only_two_layers_share_their_drift(widths, drift, parts):
-    rule = Rule(2.0)
+@pytest.mark.parametrize(("widths", "drift"), [((2, 3, 2), 0.25), ((2, 3, 2), 0.0), ((2, 3, 3, 2), 0.25)])
+def test_only_two_layers_share_their_drift(widths, drift):
+    """Then the cells cover all `(a_1, a_2)`, and the floor is the least over the cells, for each level."""
+    shared = len(widths) == 3 and drift > 0
+    rule = Rule(2.0 + np.abs(np.arange(step_bounds.CELLS) - 1.0)[:, None] if shared else 2.0)
     bounds = bounds_of(widths, [rule])
-    parts = parts or step_bounds.CELLS
-    assert bounds.alphas(drift, 1).tolist() == [near(0.25 * 2.0)]
+    count = 3
+    assert bounds.alphas(drift, count).tolist() == [near(0.25 * 2.0)] * count
     known = [(D.lower[-1], D.upper[0]) for D in bounds.invariants.spectra]
-    assert rule.asked == [
-        [(low - drift * (i + 1) / parts, high + drift * (1 - i / parts)) for low, high in known] for i in range(parts)
-    ]
+    (asked,) = rule.asked
+    parts = step_bounds.CELLS if shared else 1
+    for (low, high), (least, most) in zip(known, asked, strict=True):
+        assert np.shape(least) == np.shape(most) == ((parts, 1) if shared else ())
+        for i in range(parts):
+            assert np.ravel(least)[i] == low - (drift * (i + 1) / parts if shared else drift)
+            assert np.ravel(most)[i] == high + (drift * (1 - i / parts) if shared else drift)
 
 
 def test_floors_come_from_what_applies(monkeypatch):

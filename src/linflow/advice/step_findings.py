@@ -110,8 +110,10 @@ def fewest(descent: Certificate, until: float, worth: float) -> Iterator[Finding
 
 def step(cert: Certificate, descent: Certificate, until: float) -> Iterator[Finding]:
     """Yield a finding on the certified step of gradient descent and what limits it."""
+    facts = next((g.facts for g in descent.guarantees if "β" in g.facts), {})
     try:
-        eta = safe_step_size(cert.objective, cert.start)
+        # What holds along a descent is known only of the certified step.
+        eta = descent.step_size if facts and descent.step_size else safe_step_size(cert.objective, cert.start)
     except ValueError as error:
         text = str(error)
         yield Finding("step", f"For gradient descent, {text[0].lower()}{text[1:]}")
@@ -135,7 +137,6 @@ def step(cert: Certificate, descent: Certificate, until: float) -> Iterator[Find
     seen = cert.setting.objective
     K = seen.smoothness if seen.tail is None else seen.smoothness_on(cert.gap)
     curvature = K * float(cert.setting.tangent.eigenvalue("greatest").value)
-    facts = next((g.facts for g in descent.guarantees if "β" in g.facts), {})
     if facts and curvature > 0:
         text += (
             f". It is limited by the curvature that the whole run may meet, at most {facts['β']:.3g}; at the start "

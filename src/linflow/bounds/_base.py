@@ -14,7 +14,6 @@ from linflow._support import checks
 from linflow._support.arrays import (
     EPS,
     Array,
-    detach,
     eigenvalues,
     from_numpy,
     is_array,
@@ -43,7 +42,8 @@ SPECTRA_LIMIT = 1e300
 class Spectrum:
     """Eigenvalues of one imbalance, descending, each given as an interval.
 
-    The interval covers the error from rounding or drift. A bound uses the end that makes it smaller.
+    The interval covers the error from rounding or drift. A bound uses the end that makes it smaller. The formulas for
+    two layers also take several imbalances at once, along further axes.
     """
 
     lower: Array
@@ -56,8 +56,12 @@ class Spectrum:
 
     def negated(self) -> Spectrum:
         """Return the spectrum of `−D`."""
+        return self._negated
+
+    @cached_property
+    def _negated(self) -> Spectrum:
         flip = namespace(self.lower).flip
-        return Spectrum(-flip(self.upper), -flip(self.lower))
+        return Spectrum(-flip(self.upper, axis=0), -flip(self.lower, axis=0))
 
     def at_least(self, k: int) -> Array:
         """Return a lower bound on `[λ_k]_+`; 0 if k exceeds the size."""
@@ -158,9 +162,8 @@ class Invariants:
     def exponent(self) -> int:
         """The least e with `D_l ≤ 4^e`, `W ≤ 2^{eL}`; 0 if the powers in a formula stay within float64 unscaled."""
         L = self.depth
-        largest = max(
-            [self.size, *(max(float(detach(D.upper[0])), -float(detach(D.lower[-1]))) for D in self.spectra)]
-        )
+        ends = (float(to_numpy(end).max()) for D in self.spectra for end in (D.upper[0], -D.lower[-1]))
+        largest = max([self.size, *ends])
         sigmas = np.concatenate([to_numpy(x).ravel() for x in (self.sigma_min, self.sigma_next, self.sigma_max)])
         known = float(np.max(sigmas, initial=0.0, where=np.isfinite(sigmas)))
         digits = max(math.log2(max(largest, 5e-324)), 2 / L * math.log2(max(known, 5e-324)))

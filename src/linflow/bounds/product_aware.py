@@ -238,10 +238,10 @@ def _crossing(excess, low: np.ndarray, high: np.ndarray, f_low: np.ndarray, f_hi
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         for _ in range(STEPS):
             width = np.abs(b - a)
-            if np.all((width <= WIDTH) | done):
+            if ((width <= WIDTH) | done).all():
                 break
             edge = np.minimum(0.5, 0.25 * WIDTH / np.where(width > 0, width, 1.0))
-            x = a + np.clip(t, edge, 1 - edge) * (b - a)
+            x = a + np.minimum(np.maximum(t, edge), 1 - edge) * (b - a)
             fx = excess(x)
             same = (fx < 0) == (fa < 0)
             c, fc = np.where(same, a, b), np.where(same, fa, fb)

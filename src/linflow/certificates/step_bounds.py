@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -181,9 +182,13 @@ class DescentBounds:
         """Return caps on the norms for all weights within a drift and with `‖W‖/c ≤ high`."""
         return Caps.under(self._spectra(drift, drift), high, STRICT)
 
-    def _spectra(self, fall: float, rise: float) -> tuple[Spectrum, ...]:
-        """Return spectra that contain all imbalances after a fall and a rise of at most these sizes."""
-        return tuple(Spectrum(D.lower - fall, D.upper + rise) for D in self.invariants.spectra)
+    def _spectra(self, fall: Any, rise: Any) -> tuple[Spectrum, ...]:
+        """Return spectra that contain all imbalances after a fall and a rise of at most these sizes.
+
+        Falls and rises of shape `(N, 1)` give N spectra at once, of shape `(h, N, 1)`.
+        """
+        spectra = self.invariants.spectra
+        return tuple(Spectrum(np.subtract.outer(D.lower, fall), np.add.outer(D.upper, rise)) for D in spectra)
 
     def curvature(self, caps: Caps, ceiling: np.ndarray, count: int | None, eta: float) -> np.ndarray:
         """Return `β = K λ_max(T) + sqrt(2Kℓ) c λ_max(C)` on the first levels, for caps on norms.
@@ -207,23 +212,23 @@ class DescentBounds:
         zero = np.zeros(len(self.levels[:count]))
         if self.network.depth == 1:
             return zero + c2
-        parts = CELLS if self.network.depth == 2 and drift > 0 else 1
-        least = zero + math.inf
-        for i in range(parts):
-            inv = replace(
-                base,
-                spectra=self._spectra(drift * (i + 1) / parts, drift * (1 - i / parts)),
-                sigma_min=base.sigma_min[:count],
-                sigma_next=base.sigma_next[:count],
-                sigma_max=base.sigma_max[:count],
-                sigma_min_most=None if base.sigma_min_most is None else base.sigma_min_most[:count],
-            )
-            best = zero
-            for theorem in self.theorems:
-                if theorem.hypothesis(inv) is None and (count is None or theorem is not OPERATOR_INTERVAL):
-                    best = np.maximum(best, c2 * to_numpy(theorem.evaluate(inv)))
-            least = np.minimum(least, best)
-        return np.maximum.accumulate(least)
+        fall = rise = drift
+        if self.network.depth == 2 and drift > 0:
+            cells = np.arange(CELLS)[:, None]
+            fall, rise = drift * (cells + 1) / CELLS, drift * (1 - cells / CELLS)
+        inv = replace(
+            base,
+            spectra=self._spectra(fall, rise),
+            sigma_min=base.sigma_min[:count],
+            sigma_next=base.sigma_next[:count],
+            sigma_max=base.sigma_max[:count],
+            sigma_min_most=None if base.sigma_min_most is None else base.sigma_min_most[:count],
+        )
+        best = zero
+        for theorem in self.theorems:
+            if theorem.hypothesis(inv) is None and (count is None or theorem is not OPERATOR_INTERVAL):
+                best = np.maximum(best, c2 * to_numpy(theorem.evaluate(inv)))
+        return np.maximum.accumulate(np.min(best.reshape(-1, len(zero)), axis=0))
 
     def _start(self, drift: float, eta: float = 0.0, *, floors: bool = True) -> tuple[np.ndarray, ...]:
         """Return β and α on each ball at the initial gap, and a limit on η: below it the path stays inside.

@@ -35,13 +35,14 @@ def chain_log_root(c: np.ndarray, w: np.ndarray | float) -> np.ndarray:
         level = 2 * np.log(np.abs(np.asarray(w, dtype=np.float64)))
         log_c = np.log(c)
     usable = np.isfinite(level)
-    s = np.where(usable, level, 0.0) / np.asarray(c).shape[-1]
+    target = np.where(usable, level, 0.0)
+    s = target / np.asarray(c).shape[-1]
     for _ in range(200):
         terms = np.logaddexp(s[..., None], log_c)  # log(x + c), even if x = e^s underflows
-        step = (terms.sum(axis=-1) - np.where(usable, level, 0.0)) / np.exp(s[..., None] - terms).sum(axis=-1)
-        step = np.maximum(step, 0.0)  # from above, every step goes down, except for rounding at the end
+        excess, slope = np.add.reduce(terms, axis=-1) - target, np.add.reduce(np.exp(s[..., None] - terms), axis=-1)
+        step = np.maximum(excess / slope, 0.0)  # from above, every step goes down, except for rounding at the end
         s = s - step
-        if np.all((step <= 4e-16 * np.maximum(np.abs(s), 1.0)) | ~usable):
+        if ((step <= 4e-16 * np.maximum(np.abs(s), 1.0)) | ~usable).all():
             break
     return np.where(usable, s, level)  # −inf and inf stay as they are
 
