@@ -294,7 +294,7 @@ def test_findings_on_a_start_near_a_saddle_and_bad_data(linflow):
         (("design", *TARGET, "--rate", "5", "--within", "9"), "option --within is 9, which is not used"),
         (("design", *TARGET), "rate is needed"),
         (("design", *TARGET, "--rate", "-1"), "--rate is -1.0"),
-        (("certify", *REGRESSION, "--p", "3"), "p is 3, but regression has no power"),
+        (("certify", *REGRESSION, "--p", "3"), "p is 3, but regression does not use it"),
         (("certify", *REGRESSION, "--objective", "powers", "--p", "1.5"), "--p is 1.5"),
     ],
 )

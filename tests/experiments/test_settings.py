@@ -66,7 +66,10 @@ def test_a_file_says_what_it_was_made_from(tmp_path):
         ('[start]\ninit = "nkt"\n', r"line 2: start\.init is 'nkt': .*Did you mean ntk\?"),
         ("[start]\nseed = true\n", r"line 2: start\.seed is True"),
         ('[flow]\nuntil = "1e-3"\n', r"line 2: flow\.until is '1e-3'"),
-        ("[data]\nzzz = 1\n", r"line 2: data\.zzz is an unknown key; there are x, y, target, objective, p\."),
+        (
+            "[data]\nzzz = 1\n",
+            r"line 2: data\.zzz is an unknown key; there are x, y, target, objective, p, shape, missing\.",
+        ),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(text, message, tmp_path):

@@ -16,7 +16,7 @@ from linflow.certificates.envelope import envelope
 from linflow.certificates.margin import most_of_least, product_range
 from linflow.certificates.setting import NO_MARGIN, Setting
 from linflow.exact.chain_rate import least_slope
-from linflow.model.coefficients import CoefficientRegression
+from linflow.model.coefficients import ChainRegression
 
 
 def exponential(setting: Setting) -> list[Guarantee]:
@@ -138,7 +138,7 @@ def _lazy(setting: Setting, curve: LevelCurve | None) -> Guarantee:
 def _structured(setting: Setting) -> list[Guarantee]:
     """Return the guarantee of layers that are diagonal or circulant and stay so: `γ min_i T_i` of their chains."""
     f, net = setting.whole_objective, setting.whole_network
-    if not isinstance(f, CoefficientRegression):
+    if not isinstance(f, ChainRegression):
         return []
     reason, rate = "", 0.0
     try:

@@ -22,10 +22,12 @@ OPTIONS: dict[str, tuple[str, type, str, str]] = {
         "data.objective",
         str,
         "Data",
-        "factorization, regression, logistic, exponential, powers, diagonal or circular; default factorization with "
-        "a target, else regression.",
+        "factorization, completion, regression, sensing, logistic, exponential, powers, diagonal or circular; "
+        "default factorization with a target, else regression.",
     ),
     "p": ("data.p", float, "Data", "Power of the residuals for the objective powers, 2 or more; default 4."),
+    "shape": ("data.shape", str, "Data", "Rows and columns of the product of the objective sensing, such as 3,2."),
+    "missing": ("data.missing", str, "Data", "What a missing entry of the target is: nan. It makes a completion."),
     "init": (
         "start.init",
         str,
@@ -206,7 +208,7 @@ def widths(text: str, name: str) -> list[int]:
 
 
 def _value(name: str, given: Any) -> Any:
-    if name == "hidden":
+    if name in ("hidden", "shape"):
         return widths(given, name)
     if name == "layer_rates":
         try:

@@ -18,20 +18,10 @@ Rigorous = Annotated[bool, typer.Option("--rigorous", help="Also prove the round
 Verified = Annotated[bool, typer.Option("--verified", help="Also prove by computing when the target is reached.")]
 RUN = tuple(name for name, (_, _, panel, _) in OPTIONS.items() if panel in ("Data", "Start", "Run"))
 OPTIMIZER = tuple(name for name, (_, _, panel, _) in OPTIONS.items() if panel == "Optimizer")
-WEIGHTS = (
-    "x",
-    "y",
-    "target",
-    "objective",
-    "p",
-    "init",
-    "hidden",
-    "size",
-    "multiplier",
-    "seed",
-    "weights",
-    "layers",
+DATA, DRAWN = (
+    tuple(name for name, (_, _, panel, _) in OPTIONS.items() if panel == part) for part in ("Data", "Start")
 )
+WEIGHTS = (*DATA, *DRAWN)
 START = (*WEIGHTS, "algorithm", "step_size", "schedule")
 
 
@@ -141,9 +131,7 @@ def simulate(experiment: "Experiment", as_json: Json = False) -> None:
 
 
 @app.command(cls=ExperimentCommand)
-@takes_experiment(
-    "x", "y", "target", "objective", "p", "hidden", "seed", "until", "algorithm", "rate", "within", "confirm", "out"
-)
+@takes_experiment(*DATA, "hidden", "seed", "until", "algorithm", "rate", "within", "confirm", "out")
 def design(experiment: "Experiment", as_json: Json = False) -> None:
     """Make a start with a certified rate, or one that descends in few certified steps.
 

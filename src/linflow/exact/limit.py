@@ -13,7 +13,7 @@ from linflow._support import checks
 from linflow._support.arrays import EPS, Array, from_numpy, to_numpy
 from linflow.exact._exposure import ExposedChains
 from linflow.exact.chain_rate import least_slope
-from linflow.model.coefficients import CoefficientRegression
+from linflow.model.coefficients import ChainRegression
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
 
@@ -90,7 +90,7 @@ def predicted_limit(objective: Objective, network: Network | Sequence[Any]) -> P
         >>> f.coefficients(run.final).round(4)
         array([0.1581, 0.4209])
     """
-    if not isinstance(objective, CoefficientRegression):
+    if not isinstance(objective, ChainRegression):
         raise TypeError(f"{objective.name} has no known limit; DiagonalRegression and CircularRegression have one.")
     net = Network.of(network).detach()
     objective.check_network(net)

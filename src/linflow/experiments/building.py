@@ -8,16 +8,12 @@ from linflow import init, schedules
 from linflow._support.memory import check_weights
 from linflow._support.words import plural
 from linflow.certificates import safe_step_size
+from linflow.experiments.forms import FORMS, OPTIONS, options_of
 from linflow.experiments.schema import DataSection, Experiment
 from linflow.experiments.unused import SIZES
 from linflow.files import load_weights, read_matrix
-from linflow.model.circular import CircularRegression
-from linflow.model.classification import ExponentialLoss, LogisticLoss
-from linflow.model.diagonal import DiagonalRegression
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
-from linflow.model.powers import LpRegression
-from linflow.model.quadratics import LinearRegression, MatrixFactorization
 
 WORK = 8
 """Memory that work on two wide layers takes, in multiples of the weights.
@@ -26,15 +22,6 @@ It is 5.8 for a flow and 7.9 for a descent of a million units.
 """
 MOST_LAYERS = 10_000
 """Work on a start grows with the square of the layers."""
-POWER = 4.0
-"""The power p of the objective `powers` if none is given."""
-_FITTED = {
-    "regression": LinearRegression,
-    "logistic": LogisticLoss,
-    "exponential": ExponentialLoss,
-    "diagonal": DiagonalRegression,
-    "circular": CircularRegression,
-}
 
 
 def objective_of(data: DataSection) -> Objective:
@@ -44,13 +31,15 @@ def objective_of(data: DataSection) -> Objective:
         ValueError: data are missing, contradict each other, or do not fit the kind of objective.
     """
     notes: list[str] = []
-    kind = data.objective or ("regression" if data.x else "factorization")
-    if data.p is not None and kind != "powers":
-        raise ValueError(f"p is {data.p:g}, but {kind} has no power; leave it out, or use --objective powers.")
-    if kind == "factorization":
+    kind = data.objective or (
+        "regression" if data.x else "completion" if data.missing is not None else "factorization"
+    )
+    form = FORMS[kind]
+    options = options_of(kind, {key: getattr(data, key) for key in OPTIONS})
+    if form.target:
         if data.target is None or data.x is not None or data.y is not None:
-            raise ValueError("a factorization needs a target, and no x or y: give --target Y.csv.")
-        made: Objective = MatrixFactorization(read_matrix(data.target, notes=notes))
+            raise ValueError(f"a {kind} needs a target, and no x or y: give --target Y.csv.")
+        made = form.make(read_matrix(data.target, notes=notes, missing=data.missing is not None), **options)
     elif data.x is None or data.y is None or data.target is not None:
         raise ValueError(f"{kind} needs x and y, and no target: give --x X.csv --y Y.csv.")
     else:
@@ -60,7 +49,7 @@ def objective_of(data: DataSection) -> Objective:
                 f"{data.x} has {plural(len(X), 'row')} and {data.y} has {len(Y)}; one row for each sample is "
                 "needed in both."
             )
-        made = LpRegression(X, Y, data.p or POWER) if kind == "powers" else _FITTED[kind](X, Y)
+        made = form.make(X, Y, **options)
     made.notes = (*made.notes, *notes)
     return made
 

@@ -22,7 +22,17 @@ from linflow.experiments.old_keys import OLD_KEYS, with_new_names
 from linflow.experiments.unused import unused
 from linflow.model.optimizer import Batches, Optimizer
 
-Kind = Literal["factorization", "regression", "logistic", "exponential", "powers", "diagonal", "circular"]
+Kind = Literal[
+    "factorization",
+    "completion",
+    "regression",
+    "sensing",
+    "logistic",
+    "exponential",
+    "powers",
+    "diagonal",
+    "circular",
+]
 Init = Literal[
     "gaussian", "ntk", "fan_in", "fan_out", "orthogonal", "balanced", "imbalanced", "spectral", "small", "identity"
 ]
@@ -39,7 +49,8 @@ class _Section(BaseModel):
 class DataSection(_Section):
     """What is fitted: `x` and `y` of a regression or classification, or the `target` of a factorization.
 
-    `p` is the power of the objective `powers`.
+    `p` is the power of the objective `powers`, `shape` the rows and columns of the product of `sensing`, and
+    `missing` what stands for a missing entry of a target, which makes it a `completion`.
     """
 
     x: Path | None = None
@@ -47,6 +58,8 @@ class DataSection(_Section):
     target: Path | None = None
     objective: Kind | None = None
     p: Annotated[float, Field(ge=2, allow_inf_nan=False, strict=True)] | None = None
+    shape: tuple[Count, Count] | None = None
+    missing: Literal["nan"] | None = None
 
 
 class StartSection(_Section):
@@ -289,6 +302,8 @@ def _needed(error: Any, dotted: str) -> str:
         example = {"start.hidden": ", such as [64, 64]", "optimizer.layer_rates": ", such as [1.0, 16.0]"}
         return f"a list is needed{example.get(dotted, '')}"
     message = error["msg"][0].lower() + error["msg"][1:]
+    if dotted == "data.shape":
+        return "two whole numbers are needed, the rows and columns of the product, such as 3,2"
     if dotted == "descent.step_size":
         return "a positive number, or safe, is needed"
     if error["type"] == "literal_error":

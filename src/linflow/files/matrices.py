@@ -30,7 +30,12 @@ READ = (".csv", ".tsv", ".txt", ".npy", ".npz", ".parquet")
 
 
 def read_matrix(
-    path: PathLike, key: str | None = None, *, limit: int = LIMIT, notes: list[str] | None = None
+    path: PathLike,
+    key: str | None = None,
+    *,
+    limit: int = LIMIT,
+    notes: list[str] | None = None,
+    missing: bool = False,
 ) -> np.ndarray:
     r"""Read a matrix of finite numbers. The suffix of the file determines the format.
 
@@ -47,6 +52,7 @@ def read_matrix(
         key: the name of the array in an npz.
         limit: the most bytes that the matrix may take in float64; checked before anything is decoded.
         notes: a list that receives a sentence if something was left out.
+        missing: whether NaN is a missing entry, and allowed.
 
     Returns:
         A float64 array of shape `(n, m)`; a vector becomes one column.
@@ -74,7 +80,7 @@ def read_matrix(
     if key is not None and end != ".npz":
         raise ValueError(f"key is {key!r}, and {quote(path)} is not an .npz; leave it out.")
     if end in (".csv", ".tsv", ".txt"):
-        return _finite(read_text(file, limit), file)  # cells are checked on the way
+        return _finite(read_text(file, limit), file, missing)  # cells are checked on the way
     if end == ".npy":
         x = read_npy(file, limit)
     elif end == ".npz":
@@ -83,7 +89,7 @@ def read_matrix(
         x = _read_parquet(file, limit, [] if notes is None else notes)
     if x.ndim not in (1, 2):
         raise FileError(f"{quote(path)} has {x.ndim} dimensions (shape {x.shape}); a matrix is needed. Reshape it.")
-    return _finite(x.reshape(-1, 1) if x.ndim == 1 else x, file)
+    return _finite(x.reshape(-1, 1) if x.ndim == 1 else x, file, missing)
 
 
 def member(path: Any) -> tuple[Any, str | None]:
@@ -98,20 +104,23 @@ def member(path: Any) -> tuple[Any, str | None]:
     return (found[1], found[2]) if found else (path, None)
 
 
-def _finite(x: np.ndarray, path: Path) -> np.ndarray:
+def _finite(x: np.ndarray, path: Path, missing: bool) -> np.ndarray:
     if x.size == 0:
         raise FileError(f"{quote(path)} holds an empty matrix (shape {x.shape}); every side must be at least 1.")
-    if not np.isfinite(x).all():
-        place = first_bad(x)
+    given = np.where(np.isnan(x), 0.0, x) if missing else x
+    if not np.isfinite(given).all():
+        place = first_bad(given)
         raise FileError(
             f"{quote(path)} holds {x[tuple(place)]} at {position(place)}; finite numbers are needed. "
             "Remove or impute it."
         )
     with np.errstate(over="ignore"):  # a longdouble can be too large; checked below
         y = np.array(x, dtype=np.float64, order="C")
-    if not np.isfinite(y).all():
+    large = np.isinf(y)
+    if large.any():
         raise FileError(
-            f"{quote(path)} holds a number too large for float64 at {position(first_bad(y))}. Rescale it."
+            f"{quote(path)} holds a number too large for float64 at {position(first_bad(np.where(large, y, 0.0)))}. "
+            "Rescale it."
         )
     return y
 

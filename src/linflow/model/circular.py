@@ -9,11 +9,11 @@ import numpy as np
 
 from linflow._support import checks
 from linflow._support.arrays import Array, from_numpy, to_numpy, unmasked
-from linflow.model.coefficients import STRUCTURE, Chains, CoefficientRegression, exactly, within
+from linflow.model.coefficients import STRUCTURE, ChainRegression, Chains, exactly, within
 from linflow.model.network import Network
 
 
-class CircularRegression(CoefficientRegression):
+class CircularRegression(ChainRegression):
     """Linear regression `½‖y − Xβ‖²` on a circular convolution of filters, `β = w_1 ⊛ ⋯ ⊛ w_L`.
 
     A filter w of length d is the circulant matrix `W_ij = w_{(j−i) mod d}`; circulants multiply as their filters

@@ -1,4 +1,4 @@
-"""Regression on coefficients that are a linear function of the product: what diagonal and circular networks share."""
+"""Regression on coefficients that are a linear function of the product: sensing, diagonal and circular networks."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Chains:
 class CoefficientRegression(Objective):
     """Regression `½‖y − Xβ(W)‖²` on `β(W) = B vec(W)`, with `B Bᵀ = I/t`.
 
-    Constants: `K = σ_max²(X)/t` and `γ = 2σ_r²(X)/t`, r the rank of X. Subclasses give `coefficients`, its transpose
-    `_spread`, and the scalar chains of a network.
+    Constants: `K = σ_max²(X)/t` and `γ = 2σ_r²(X)/t`, r the rank of X. Subclasses give `coefficients` and its
+    transpose `_spread`.
     """
 
     derived = True
@@ -65,7 +65,7 @@ class CoefficientRegression(Objective):
         if rank == 0:
             raise ValueError("X is zero; its columns are the inputs.")
         beta = np.linalg.lstsq(to_numpy(X), to_numpy(y), rcond=max(X.shape) * EPS)[0]
-        self.X, self.y = X, y
+        self.X, self.y, self.rank = X, y, rank
         self._best = from_numpy(beta, X)
         left_over = norm(y - X @ self._best)
         self.minimum = 0.5 * left_over * left_over
@@ -76,24 +76,6 @@ class CoefficientRegression(Objective):
     @abstractmethod
     def coefficients(self, W: Network | Array) -> Array:
         """Return β, shape `(d,)`, of a network or of a product."""
-
-    @abstractmethod
-    def chains(self, network: Network) -> Chains:
-        """Return the scalar chains of a network; ValueError if it is not made of them."""
-
-    @abstractmethod
-    def modes(self, network: Network) -> np.ndarray:
-        """Return the weights of the chains that the layers are, shape `(L, k)`: diagonals, or spectra of filters.
-
-        Raises:
-            ValueError: a layer does not have the structure exactly. Rounding may grow along a flow, so what the
-                structure conserves holds for exact layers only, such as those of `start`.
-        """
-
-    @property
-    def opposite(self) -> bool:
-        """Whether the second half of the chains have the exposures of the first, negated."""
-        return False
 
     @abstractmethod
     def _spread(self, g: Array) -> Array:
@@ -124,6 +106,31 @@ class CoefficientRegression(Objective):
     def gradient_rounding(self, network: Network) -> float:
         """Return the size of the rounding in `∇f(W)`: `4εK (c Π‖W_l‖_F + ‖W*‖_F)`."""
         return 4 * EPS * self.smoothness * (network.magnitude() + norm(self.minimizer))
+
+
+class ChainRegression(CoefficientRegression):
+    """Regression on coefficients of layers of a structure that the flow keeps, such as diagonal ones.
+
+    Subclasses give the scalar chains of such layers.
+    """
+
+    @abstractmethod
+    def chains(self, network: Network) -> Chains:
+        """Return the scalar chains of a network; ValueError if it is not made of them."""
+
+    @abstractmethod
+    def modes(self, network: Network) -> np.ndarray:
+        """Return the weights of the chains that the layers are, shape `(L, k)`: diagonals, or spectra of filters.
+
+        Raises:
+            ValueError: a layer does not have the structure exactly. Rounding may grow along a flow, so what the
+                structure conserves holds for exact layers only, such as those of `start`.
+        """
+
+    @property
+    def opposite(self) -> bool:
+        """Whether the second half of the chains have the exposures of the first, negated."""
+        return False
 
 
 def within(layers: list[np.ndarray], structured: list[np.ndarray], what: str) -> None:

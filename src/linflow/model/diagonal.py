@@ -9,11 +9,11 @@ import numpy as np
 
 from linflow._support import checks
 from linflow._support.arrays import Array, from_numpy, namespace, to_numpy, unmasked
-from linflow.model.coefficients import Chains, CoefficientRegression, exactly, within
+from linflow.model.coefficients import ChainRegression, Chains, exactly, within
 from linflow.model.network import Network
 
 
-class DiagonalRegression(CoefficientRegression):
+class DiagonalRegression(ChainRegression):
     """Linear regression `½‖y − Xβ‖²` on the diagonal of a product: `β = u^N − v^N`, entry by entry.
 
     The product W is `2d × 2d`, with the coefficients `β(W) = (W_11, …, W_dd) − (W_{d+1,d+1}, …, W_{2d,2d})`; with

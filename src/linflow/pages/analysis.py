@@ -15,6 +15,7 @@ from linflow._support.paths import write_whole
 from linflow._support.plain import plain
 from linflow._support.provenance import provenance
 from linflow.experiments.analysis import Analysis
+from linflow.experiments.forms import FORMS
 from linflow.experiments.unused import SIZES
 from linflow.pages.templating import environment, number, svg
 from linflow.verified import Enclosure
@@ -62,23 +63,13 @@ def page(found: Analysis, *, drawings: bool = True) -> str:
     )
 
 
-_LOSSES = {
-    "logistic": ", by logistic loss",
-    "exponential": ", by exponential loss",
-    "powers": " in the p-norm",
-    "diagonal": " by the diagonal of the product",
-    "circular": " by a circular convolution",
-}
-"""What the heading says of an objective that is not the squared loss of the product."""
-
-
 def heading(found: Analysis) -> str:
     """Say in one line what is fitted, by which layers, how, and from which start."""
     data, net = found.experiment.data, found.network
     layers = f"{_COUNTS[net.depth] if net.depth < len(_COUNTS) else net.depth} layer{'s' * (net.depth > 1)}"
     x, y = (path.name if path is not None else "" for path in (data.x, data.y or data.target))
     fitted = f"to {y}" if data.x is None else f"to {y}, given {x}"
-    loss = _LOSSES.get(data.objective or "", "")
+    loss = FORMS[data.objective or ("completion" if data.missing else "regression")].phrase
     how = "gradient flow" if found.experiment.algorithm == "flow" else "gradient descent"
     return f"{layers}, {'×'.join(map(str, net.widths))}, fitted {fitted}{loss}: {how} from {_origin(found)}"
 

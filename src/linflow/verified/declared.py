@@ -69,6 +69,11 @@ class DeclaredGradient(ConvexGradient):
         """Half of the declared γ, as for a strongly convex objective."""
         return 0.5 * self.objective.pl_constant
 
+    @property
+    def smoothness(self) -> float:
+        """The declared K."""
+        return self.objective.smoothness
+
     def gap(self, E: np.ndarray, error: float) -> tuple[float, float]:
         """Return bounds of `f − f*` at all products within `error` of E.
 
@@ -83,7 +88,7 @@ class DeclaredGradient(ConvexGradient):
         return value - f.minimum - (off + moved) * UP, value - f.minimum + (off + moved + self._bend(error)) * UP
 
     def _bend(self, error: float) -> float:
-        return 0.5 * self.objective.smoothness * error * error * UP
+        return 0.5 * self.smoothness * error * error * UP
 
     def gradient(self, W: np.ndarray, off: Any) -> tuple[np.ndarray, Any]:
         """Return the `∇f` computed from W, and a bound of its Frobenius distance to `∇f` at the exact product.
@@ -97,7 +102,7 @@ class DeclaredGradient(ConvexGradient):
             return np.stack([G for G, _ in parts]), np.array([error for _, error in parts])
         f, here = self.objective, from_numpy(W, self.like)
         G = np.asarray(to_numpy(f.gradient(here)), dtype=np.float64)
-        return G, (self._error(f.gradient_error, "gradient_error", here) + f.smoothness * off) * UP
+        return G, (self._error(f.gradient_error, "gradient_error", here) + self.smoothness * off) * UP
 
     def at(self, W: np.ndarray, error: float) -> float:
         """Return an upper bound of `‖∇f‖_F` at the exact product."""
@@ -106,7 +111,7 @@ class DeclaredGradient(ConvexGradient):
 
     def around(self, state: float, moved: float) -> tuple[float, float]:
         """Return upper bounds of `‖∇f‖_F` and `‖∇²f‖` at all products within `moved` of that of `at`."""
-        K = self.objective.smoothness
+        K = self.smoothness
         return (state + K * moved) * UP, K
 
     @staticmethod

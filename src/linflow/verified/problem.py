@@ -94,19 +94,19 @@ def affine_gradient(objective: Objective) -> AffineGradient:
     if isinstance(objective, MatrixFactorization):
         return AffineGradient(_numpy(objective.Y))
     if isinstance(objective, LinearRegression):
-        return _regression(objective)
+        X, Y, V = _numpy(objective.X), _numpy(objective.Y), _numpy(objective.minimizer)
+        return regression_gradient(X, Y, V, objective.rank)
     if isinstance(objective, Quadratic):
         return _general(objective)
     raise ValueError(
-        "a verified run needs MatrixFactorization, LinearRegression, Quadratic, ExponentialLoss, LogisticLoss or a "
-        "convex Objective that declares its constants and errors, not "
+        "a verified run needs MatrixFactorization, LinearRegression, Quadratic, Sensing, Completion, "
+        "ExponentialLoss, LogisticLoss or a convex Objective that declares its constants and errors, not "
         f"{type(objective).__name__}; gradient_flow and certify take every objective."
     )
 
 
-def _regression(objective: LinearRegression) -> AffineGradient:
-    """Return the gradient of a regression: `A = XᵀX`, `R = Xᵀ(XV − Y)`."""
-    X, Y, V = _numpy(objective.X), _numpy(objective.Y), _numpy(objective.minimizer)
+def regression_gradient(X: np.ndarray, Y: np.ndarray, V: np.ndarray, rank: int) -> AffineGradient:
+    """Return the gradient of a regression: `A = XᵀX`, `R = Xᵀ(XV − Y)`, for a computed minimiser V."""
     samples, inputs = X.shape
     A = X.T @ X
     A = (A + A.T) / 2
@@ -128,7 +128,7 @@ def _regression(objective: LinearRegression) -> AffineGradient:
     if least <= 0:
         least, full = 0.0, False
         notes = (
-            f"the rank of X ({objective.rank} of {min(X.shape)}) is numerical: the gap is measured from the loss of "
+            f"the rank of X ({rank} of {min(X.shape)}) is numerical: the gap is measured from the loss of "
             "the least-norm solution of this rank.",
         )
     offset = 0.5 * residue * residue / least * UP if least > 0 else 0.0

@@ -17,6 +17,7 @@ from linflow.dynamics.field import GradientField
 from linflow.model.classification import ExponentialTail
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
+from linflow.model.sensing import Completion, Sensing
 from linflow.verified.arithmetic import FLOAT64, PAIRS, Arithmetic
 from linflow.verified.classification import TailGradient
 from linflow.verified.convex_descent import ConvexDescentMarch
@@ -27,6 +28,7 @@ from linflow.verified.descent import DescentEnclosure, DescentMarch, StepRule, e
 from linflow.verified.enclosure import Enclosure
 from linflow.verified.flow import enclose_flow
 from linflow.verified.march import EnclosureMarch
+from linflow.verified.operators import OperatorGradient
 from linflow.verified.problem import AffineGradient, affine_gradient
 from linflow.verified.reduction import Narrowed, narrowed
 from linflow.verified.smooth import ConvexGradient
@@ -91,8 +93,9 @@ def enclose(
     are in `step_sizes`.
 
     Args:
-        objective: `MatrixFactorization`, `LinearRegression`, `Quadratic`, `ExponentialLoss`, `LogisticLoss`, or a
-            convex `Objective` that declares its smoothness and errors, and for a flow `hessian_lipschitz`.
+        objective: `MatrixFactorization`, `LinearRegression`, `Quadratic`, `Sensing`, `Completion`,
+            `ExponentialLoss`, `LogisticLoss`, or a convex `Objective` that declares its smoothness and errors, and
+            for a flow `hessian_lipschitz`.
         network: a `Network` or its weights.
         until: fraction of the first loss gap to prove; 1e-6 if until, t_max and steps are all left out.
         t_max: time at which the flow stops.
@@ -172,6 +175,8 @@ class _Beginning:
         objective.check_network(net)
         if isinstance(objective, ExponentialTail):
             problem: AffineGradient | ConvexGradient = TailGradient.of(objective)
+        elif isinstance(objective, (Sensing, Completion)):
+            problem = OperatorGradient.over(objective, net.weights[0])
         elif objective.derived:
             problem = affine_gradient(objective)
         else:

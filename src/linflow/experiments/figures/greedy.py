@@ -15,7 +15,7 @@ from linflow.experiments.figures._outcome import Claim, LeftOut, Progress, Table
 from linflow.experiments.figures._paper_figure import PaperFigure
 from linflow.experiments.figures._settings import Settings, setting
 from linflow.experiments.figures._sweep import seeds_of
-from linflow.model.objectives import Objective
+from linflow.model.sensing import Completion
 from linflow.plots import COLOURS, figure
 
 SHADES = ("blue", "vermillion", "green", "orange")
@@ -66,17 +66,6 @@ class GreedyData:
     high: np.ndarray
 
 
-def completion(Y: np.ndarray, known: np.ndarray) -> Objective:
-    """Return `½‖known ∘ (W − Y)‖²`, whose minimum is 0 and whose gradient is 1-Lipschitz."""
-    return Objective(
-        lambda W: 0.5 * float(np.sum(known * (W - Y) ** 2)),
-        lambda W: known * (W - Y),
-        shape=Y.shape,
-        smoothness=1.0,
-        minimum=0.0,
-    )
-
-
 def compute(s: GreedySettings, seed: int, progress: Progress) -> GreedyData:
     """Learn completions phase by phase and by flows, and solve tied layers."""
     values = np.sort(s.values)[::-1][: s.n]
@@ -97,7 +86,7 @@ def _completed(
     """Return the phases and flows of one completion, how near they pass, and the best loss of rank one."""
     U, V = (np.linalg.qr(rng.standard_normal((s.n, s.n)))[0][:, : len(values)] for _ in range(2))
     Y, known = (U * values) @ V.T, _mask(s, rng)
-    f, sizes = completion(Y, known), np.sort(s.alphas)[::-1]
+    f, sizes = Completion(Y, known), np.sort(s.alphas)[::-1]
     phases = greedy_low_rank(f, len(values), rest=1e-5)
     sides = [rng.standard_normal((s.n, s.n)) / np.sqrt(s.n) for _ in range(2)]
     flows, passed = [], []

@@ -16,7 +16,7 @@ from linflow.experiments.figures._paper_figure import PaperFigure
 from linflow.experiments.figures._settings import Settings, setting
 from linflow.experiments.figures._sweep import seeds_of
 from linflow.model.circular import CircularRegression
-from linflow.model.coefficients import CoefficientRegression
+from linflow.model.coefficients import ChainRegression
 from linflow.model.diagonal import DiagonalRegression
 from linflow.model.network import Network
 from linflow.model.quadratics import LinearRegression
@@ -144,7 +144,7 @@ def _in_the_plane(kind: str, alpha: float) -> tuple[np.ndarray, np.ndarray]:
         path = [run.network_at(float(t)).product()[:, 0] for t in np.asarray(run.t)]
         return np.array(path), np.asarray(one_sample_limit(X[0], float(Y[0, 0]), net))
     if kind == "diagonal":
-        f: CoefficientRegression = DiagonalRegression(X, Y, signed=False)
+        f: ChainRegression = DiagonalRegression(X, Y, signed=False)
         net = Network([alpha * np.eye(2), np.diag(last)])
     else:
         f = CircularRegression(X, Y)
@@ -154,7 +154,7 @@ def _in_the_plane(kind: str, alpha: float) -> tuple[np.ndarray, np.ndarray]:
     return np.array(path), np.asarray(predicted_limit(f, net).coefficients)
 
 
-def _regression(kind: str, s: NetworkBiasSettings, rng: np.random.Generator) -> CoefficientRegression:
+def _regression(kind: str, s: NetworkBiasSettings, rng: np.random.Generator) -> ChainRegression:
     """Return a regression on d coefficients, or d frequencies of even rows, of which two are not 0."""
     rows = np.linalg.qr(rng.standard_normal((s.d, s.n)))[0].T
     true = np.zeros(s.d)
@@ -167,7 +167,7 @@ def _regression(kind: str, s: NetworkBiasSettings, rng: np.random.Generator) -> 
     return CircularRegression(even, even @ np.fft.irfft(true, length))
 
 
-def _start(f: CoefficientRegression, depth: int, alpha: float) -> Network:
+def _start(f: ChainRegression, depth: int, alpha: float) -> Network:
     """Return equal layers for `u^N − v^N`, and for filters one layer less that is 0."""
     if isinstance(f, DiagonalRegression):
         return f.start(depth, alpha ** (1 / depth))
@@ -175,7 +175,7 @@ def _start(f: CoefficientRegression, depth: int, alpha: float) -> Network:
     return Network([size * np.eye(f.shape[0])] * (depth - 1) + [np.zeros(f.shape)])
 
 
-def _pair(f: CoefficientRegression, net: Network, until: float) -> Pair:
+def _pair(f: ChainRegression, net: Network, until: float) -> Pair:
     predicted, run = predicted_limit(f, net), gradient_flow(f, net, until=until, record=("imbalance_drift",))
     t, gap, rate = (np.asarray(each) for each in (run.t, run.gap, run.rate))
     return Pair(
@@ -192,7 +192,7 @@ def _drift(run: Trajectory) -> float:
     return float(np.asarray(run.imbalance_drift).max()) / size**2
 
 
-def _sparsest(f: CoefficientRegression) -> np.ndarray:
+def _sparsest(f: ChainRegression) -> np.ndarray:
     """Return the solution of least ℓ₁ norm, of the coefficients or of their real spectrum, by linear programming."""
     chains = f.chains(_start(f, 2, 1.0))
     A, basis = chains.inputs, chains.basis
