@@ -35,8 +35,9 @@ TARGETS = {
     "certificates.caps": ["certificates/test_caps"],
     **{
         f"certificates.{name}": ["certificates/test_optimizers"]
-        for name in ("heavy_ball", "imbalance_law", "optimality")
+        for name in ("heavy_ball", "imbalance_law")
     },
+    "certificates.optimality": ["certificates/test_literal_optimality", "certificates/test_optimizers"],
     "advice.rebalance": ["advice/test_rebalance"],
     "model.optimizer": ["dynamics/test_optimizers"],
     **{f"dynamics.{name}": ["dynamics/test_optimizers"] for name in ("motion", "other_flows", "coordinates")},
