@@ -45,9 +45,12 @@ TARGETS = {
     "certificates.promises": ["certificates/test_literal_certificate"],
     **{
         f"relu.{name}": ["relu/test_floor", "relu/test_certificate"]
-        for name in ("movement", "shadows", "floor", "path")
+        for name in ("movement", "shadows", "floor", "path", "problem", "certificate")
     },
-    "relu.steps": ["relu/test_descent"],
+    **{f"relu.{name}": ["relu/test_descent"] for name in ("steps", "descent")},
+    **{f"relu.{name}": ["relu/test_flow"] for name in ("flow", "pieces", "trajectory")},
+    **{f"relu.{name}": ["relu/test_network"] for name in ("network", "starts")},
+    "relu.design": ["relu/test_design"],
     "relu.aligned": ["relu/test_aligned"],
     "certificates.setting": ["certificates/test_reasons", *CERTIFICATES, "certificates/test_literal_prior"],
     "certificates.exponential": [*CERTIFICATES, "certificates/test_reasons"],
@@ -68,7 +71,13 @@ TARGETS = {
         f"exact.{name}": ["exact/test_literal", "exact/test_exact"]
         for name in ("reduced", "scalar", "modes", "two_layers", "_chain_flow", "_riccati", "_alignment")
     },
+    **{f"exact.{name}": ["exact/test_limit"] for name in ("limit", "_exposure", "chain_rate")},
     "model.diagonal": ["model/test_diagonal", "exact/test_limit"],
+    "model.circular": ["model/test_circular", "exact/test_limit"],
+    "model.coefficients": ["model/test_diagonal", "model/test_circular", "exact/test_limit"],
+    "model.tied": ["model/test_tied"],
+    "torch._relu": ["torch/test_relu"],
+    "torch.rebalancing": ["advice/test_rebalance"],
     "dynamics.greedy": ["dynamics/test_greedy"],
     "geometry.alignment": ["geometry/test_alignment"],
     "exact.symmetric": ["exact/test_symmetric"],
