@@ -44,10 +44,10 @@ TARGETS = {
     "certificates.certificate": ["certificates/test_literal_certificate"],
     "certificates.promises": ["certificates/test_literal_certificate"],
     **{
-        f"relu.{name}": ["relu/test_floor", "relu/test_certificate"]
+        f"relu.{name}": ["relu/test_literal", "relu/test_floor", "relu/test_certificate"]
         for name in ("movement", "shadows", "floor", "path", "problem", "certificate")
     },
-    **{f"relu.{name}": ["relu/test_descent"] for name in ("steps", "descent")},
+    **{f"relu.{name}": ["relu/test_literal", "relu/test_descent"] for name in ("steps", "descent")},
     **{f"relu.{name}": ["relu/test_flow"] for name in ("flow", "pieces", "trajectory")},
     **{f"relu.{name}": ["relu/test_network"] for name in ("network", "starts")},
     "relu.design": ["relu/test_design"],

@@ -1,0 +1,405 @@
+"""Movement, floor, path and steps of ReLU networks with a coarse ε, formula by formula: docs/relu.md, section 9.
+
+Both sides do the same operations on the same numbers, which agree to 1e-11; ε is 2⁻²⁰ in the module that is tested.
+"""
+
+import math
+
+import numpy as np
+import pytest
+
+from linflow.relu import floor as floor_module
+from linflow.relu import movement as movement_module
+from linflow.relu import path as path_module
+from linflow.relu import steps as steps_module
+from linflow.relu.floor import Floor
+from linflow.relu.movement import Mover
+from linflow.relu.path import Path, march
+from linflow.relu.problem import greatest_ceiling, norm_ceiling
+from linflow.relu.steps import Descent, Steps
+from tests.relu.starts import drawn, started
+
+E = 2.0**-20
+
+
+def near(x, rel=1e-11):
+    return pytest.approx(x, rel=rel, abs=0)
+
+
+def same(found, literal, rel=1e-11):
+    np.testing.assert_allclose(found, literal, rtol=rel, atol=0)
+
+
+KINDS = [
+    {"s": 0.2, "paired": False},
+    {"s": 0.0, "N": 6, "d": 3, "h": 20, "paired": False},
+    {"s": 0.3, "N": 5, "d": 7, "m": 2, "size": 0.3, "paired": False},
+]
+
+
+@pytest.fixture(params=KINDS, ids=str)
+def start(request):
+    found = started(*drawn(21, **request.param))
+    assert found.cosine_error > 0  # with the fine ε
+    return found
+
+
+# --- movement ------------------------------------------------------------------------------------------------------
+
+
+def grown(v, f, kappa, path):
+    x = math.sqrt(kappa) * path
+    up = 1 + (64 + 16 * x) * E
+    first, rest = (
+        (path, path**2 / 2) if x == 0 else (math.sinh(x) / math.sqrt(kappa), 2 * math.sinh(x / 2) ** 2 / kappa)
+    )
+    return (v * first + f * rest) * up, (f * first + v * kappa * rest) * up
+
+
+@pytest.mark.parametrize("tau", [0.02, 0.3, 1.5])
+def test_the_movement_with_its_allowances(start, tau, monkeypatch):
+    monkeypatch.setattr(movement_module, "EPS", E)
+    found = Mover(start).at(tau)
+    s, (sizes, features), N = start.slope, start.sizes, len(start.X)
+    t = np.where(found.active, 1.0, s)
+    z, error = start.z.T, start.z_error.T
+    for j in range(start.net.width):
+        scaled = t[j] * start.lengths
+        trace, off = float(scaled @ scaled), start.cosine_error + 8 * E
+        kappa = min(
+            float(greatest_ceiling(np.outer(scaled, scaled) * start.cosines)) + off * trace, trace * (1 + off)
+        )
+        assert found.kappa[j] == near(kappa)
+        V, eps = grown(sizes[j], features[j], kappa, tau)
+        assert found.growth[j] == near(V) and found.second[j] == near(eps)
+        assert found.second_size[j] == near((sizes[j] + eps) * (1 + 4 * E))
+        for i in range(N):
+            row = math.sqrt(sum((t[j, k] * start.kernel_ceiling[k, i]) ** 2 for k in range(N)))
+            assert found.moved[j, i] == near(row * (1 + (N + 8) * E) * V * (1 + 4 * E))
+            assert found.active[j, i] == (z[j, i] >= -error[j, i] or abs(z[j, i]) - error[j, i] <= found.moved[j, i])
+            assert found.frozen[j, i] == (abs(z[j, i]) - error[j, i] > found.moved[j, i])
+    bound = np.zeros_like(z)
+    for j, i in np.ndindex(*z.shape):
+        M, size = found.moved[j, i] + error[j, i], abs(z[j, i])
+        if z[j, i] > 0:
+            bound[j, i] = M
+        else:
+            bound[j, i] = s * M if size >= M else max(s * M, s * size + M - size)
+    bound += error
+    joint = np.linalg.norm(found.kappa * found.growth) * (1 + (len(z) + 8) * E) + np.linalg.norm(error)
+    assert found.features_moved == near(min(norm_ceiling(bound), joint) * (1 + 8 * E))
+
+
+def test_a_neuron_that_no_sample_moves_grows_with_the_path(monkeypatch):
+    monkeypatch.setattr(movement_module, "EPS", E)
+    V, eps = movement_module._grown(np.array([3.0, 3.0]), np.array([0.0, 2.0]), np.array([0.0, 4.0]), 0.5)
+    for j, (f, kappa) in enumerate(((0.0, 0.0), (2.0, 4.0))):
+        literal = grown(3.0, f, kappa, 0.5)
+        assert (V[j], eps[j]) == (near(literal[0]), near(literal[1]) if kappa else 0.0)
+
+
+def test_both_bounds_on_the_change_of_the_features_are_used():
+    less = set()
+    for tau in (0.02, 1.5):
+        for kind in KINDS:
+            start = started(*drawn(21, **kind))
+            found = Mover(start).at(tau)
+            less.add(found.features_moved < 0.99 * np.linalg.norm(found.kappa * found.growth))
+    assert less == {True, False}
+
+
+@pytest.mark.parametrize("drift", [0.0, 0.05])
+def test_the_floor_of_the_second_layer_with_its_allowances(drift, monkeypatch):
+    """Both entries of φ: wide data, where Q is not the identity, and tall data."""
+    monkeypatch.setattr(movement_module, "EPS", E)
+    won = []
+    for kind, tau in (
+        ({}, 0.05),
+        ({"N": 6, "d": 3}, 0.05),
+        ({"size": 4.0, "paired": False}, 0.2),
+        ({"size": 4.0}, 2.0),
+    ):
+        start = started(*drawn(22, **kind))
+        p, off = start.row_space_sizes
+        off *= 1e10  # as if the rows of X left the range of Q
+        vars(start)["row_space_sizes"] = p, off
+        found = Mover(start).at(tau)
+        for j in range(start.net.width):
+            v, w = abs(start.V[j, 0]), math.sqrt(found.kappa[j]) * found.growth[j] * (1 + 8 * E)
+            total = np.linalg.norm(start.U[:, j]) + w
+            leak = 2 * off * max(start.lengths) * math.sqrt(len(start.X)) * found.growth[j] * total
+            law = v**2 - p[j] ** 2 + max(p[j] - w, 0) ** 2 - leak - drift - 16 * E * (v**2 + p[j] ** 2)
+            alone = max(v * (1 - 4 * E) - found.second[j], 0) ** 2
+            # differences of squares
+            assert found.squares_floor(drift)[j] == near(max(alone, law) * (1 - 8 * E), rel=1e-9)
+            won.append((law > alone and off > 0, law > alone and p[j] > w, law > alone and p[j] < w, alone > law))
+    assert np.all(np.any(won, axis=0)) or drift
+
+
+def test_nothing_is_computed_past_the_farthest_path(monkeypatch):
+    start = started(*drawn(21, **KINDS[0]))
+    mover = Mover(start)
+    x = float(np.sqrt(mover.at(0.3).kappa.max())) * 0.3
+    monkeypatch.setattr(movement_module, "FARTHEST", x * (1 + 1e-9))
+    assert Mover(start).at(0.3) is not None
+    monkeypatch.setattr(movement_module, "FARTHEST", x)
+    assert Mover(start).at(0.3) is None
+
+
+# --- the floor -----------------------------------------------------------------------------------------------------
+
+
+def test_the_form_of_one_output_with_its_allowances(start, monkeypatch):
+    monkeypatch.setattr(floor_module, "EPS", E)
+    rng = np.random.default_rng(0)
+    found, N = Floor(start), len(start.X)
+    h, m = start.V.shape
+    assert found._gram_error == near((h + 16) * E * np.sum(start.features**2))
+    same(found._gram, np.kron(start.features @ start.features.T, np.eye(m)))
+    parts, weights = rng.standard_normal((h, N, N)), rng.random(h)
+    monkeypatch.setattr(found.shadows, "error", 0.01)
+    literal = sum(w * S for w, S in zip(weights, parts, strict=True)) - 0.01 * weights.sum() * np.eye(N)
+    same(found._single(parts, weights), literal * np.outer(start.lengths, start.lengths), 1e-9)
+
+
+@pytest.mark.parametrize("ratio", [0.25, 2.0])
+def test_the_form_of_several_outputs_with_its_allowances(ratio, monkeypatch):
+    monkeypatch.setattr(floor_module, "EPS", E)
+    start = started(*drawn(23, N=3, h=12, m=2, size=3.0, s=0.1))
+    movement, found, rng = Mover(start).at(0.02), Floor(start), np.random.default_rng(0)
+    parts = rng.standard_normal((12, 3, 3))
+    monkeypatch.setattr(found.shadows, "error", 0.01)
+    A, losses, unit = np.zeros((6, 6)), [], 0.0
+    scale = np.outer(np.repeat(start.lengths, 2), np.repeat(start.lengths, 2))
+    for j in range(12):
+        c = min(max(1.0, ratio * start.sizes[0][j] / movement.second[j]), 1e8)
+        w = (1 - 1 / c) * (1 - 4 * E)
+        A += w * np.kron(parts[j], np.outer(start.V[j], start.V[j]))
+        unit += w * start.sizes[0][j] ** 2
+        losses.append((c - 1) * movement.second[j] ** 2)
+    literal = (A - 0.01 * unit * np.eye(6)) * scale - found._price(movement, np.array(losses)) * np.eye(6)
+    same(found._several(parts, movement, ratio), literal, 1e-9)
+
+
+def test_the_price_of_a_second_layer_that_moves(monkeypatch):
+    monkeypatch.setattr(floor_module, "EPS", E)
+    less = set()
+    for s, N, size in ((0.0, 3, 3.0), (0.2, 6, 0.5)):
+        start = started(*drawn(24, N=N, h=12, m=2, size=size, s=s, paired=False))
+        movement = Mover(start).at(0.02)
+        for losses in (np.random.default_rng(0).random(12), *np.eye(12)):
+            t = np.where(movement.active, 1.0, s)
+            together = start.kernel_ceiling * sum(x * np.outer(a, a) for x, a in zip(losses, t, strict=True))
+            apart = max(sum(losses[j] * movement.kappa[j] for j in range(12) if t[j, i] > 0) for i in range(N))
+            literal = min(float(greatest_ceiling(together)), apart)
+            assert Floor(start)._price(movement, losses) == near(literal * (1 + (12 + 16) * E))
+            less.add(apart < 0.99 * float(greatest_ceiling(together)))
+    assert less == {True, False}
+
+
+def test_the_part_of_the_second_layer_with_its_allowances(monkeypatch):
+    """The value at c, for the first two c that are tried: 1, and where the slope says."""
+    monkeypatch.setattr(floor_module, "EPS", E)
+    start = started(*drawn(25, N=3, h=30, size=2.0))
+    found, gram, rng = Floor(start), start.features @ start.features.T, np.random.default_rng(1)
+    rises = 0
+    for trial in range(12):
+        B = rng.standard_normal((3, 3))
+        A = (B + B.T) * 10.0 ** rng.uniform(-2, 1)
+        spread = 10.0 ** rng.uniform(-2, 0.5)
+
+        def value(c, A=A, spread=spread):
+            values = np.linalg.eigvalsh(A + (1 - 1 / c) * gram)
+            off = 32 * 3 * E * max(abs(values[0]), abs(values[-1])) + found._gram_error
+            return values[0] - off - (c - 1) * spread**2 * (1 + 16 * E)
+
+        assert found._with_second(A.copy(), None) == near(value(1.0))
+        r = np.linalg.eigh(A)[1][:, 0]
+        c = math.sqrt(r @ gram @ r) / spread
+        for rounds in (1, 2):
+            monkeypatch.setattr(floor_module, "ROUNDS", rounds)
+            literal = max(value(1.0), value(c)) if rounds == 2 and c > 1 else value(1.0)
+            assert found._with_second(A.copy(), spread) == near(literal, rel=1e-9)
+        rises += c > 1 and value(c) > value(1.0)
+        if trial == 0:  # features that do not move cost nothing: the largest c
+            monkeypatch.setattr(floor_module, "ROUNDS", 2)
+            top = np.linalg.eigvalsh(A + (1 - 1 / floor_module.LARGEST_C) * gram)
+            off = 32 * 3 * E * max(abs(top[0]), abs(top[-1])) + found._gram_error
+            assert found._with_second(A.copy(), 0.0) == near(max(value(1.0), top[0] - off))
+    assert rises > 2
+
+
+def test_what_is_subtracted_counts_for_each_sample(monkeypatch):
+    for m in (1, 2):
+        start = started(*drawn(26, N=3, h=40, m=m, size=4.0))
+        found, movement, seen = Floor(start), Mover(start).at(0.005), []
+        monkeypatch.setattr(
+            found, "_with_second", lambda A, spread, seen=seen: seen.append((A.copy(), spread)) or 1.0
+        )
+        found.at(movement)
+        count = len(seen)
+        less = np.array([0.1, 0.2, 0.4])
+        assert found.at(movement, less=less, second=False) == 1.0 and len(seen) == 2 * count
+        for (A, spread), (B, none) in zip(seen[:count], seen[count:], strict=True):
+            np.testing.assert_allclose(A - B, np.diag(np.repeat(less, m)), rtol=0, atol=1e-12)
+            assert spread == movement.features_moved and none is None
+
+
+# --- the path ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("finer", "begin"), [(1, 0.0), (2, 0.5)])
+def test_the_march_over_a_grid_of_paths(finer, begin, monkeypatch):
+    """24 parts of the shortest path, then parts that grow by 1.05; every floor is lowered, every sum raised."""
+    monkeypatch.setattr(path_module, "EPS", E)
+    monkeypatch.setattr(path_module, "DOWN", 1 - 2.0**-10)
+    asked = []
+
+    def floor(tau):
+        asked.append(tau)
+        return 2.0 / (1 + tau) + (0.5 if len(asked) == 3 else 0.0)
+
+    found = march(floor, 3.0, 1.5, finer, begin)
+    paths, floors, left, part = [begin], [], [3.0], 1.5 / (24 * finer)
+    while left[-1] > 0:
+        part *= 1.05 ** (1 / finer) if paths[-1] - begin > 1.5 else 1.0
+        paths.append(paths[-1] + part)
+        value = 2.0 / (1 + paths[-1]) + (0.5 if len(paths) == 4 else 0.0)
+        floors.append(min(value, *floors[-1:]) if floors else value)
+        rest = left[-1] - floors[-1] * (paths[-1] - paths[-2]) * (1 - 2.0**-10)
+        left.append(rest * (1 + 4 * E) if rest > 0 else rest)
+    same(asked, paths[1:])
+    same(found.paths, paths)
+    same(found.floors, floors)
+    np.testing.assert_allclose(found.left, left, rtol=1e-10, atol=1e-12)
+    assert found.residual == 3.0 and found.closes and found.covered == 1.0 and len(paths) > 24 * finer + 3
+
+
+def test_a_march_ends_where_no_floor_is_left():
+    found = march(lambda tau: 1.0 - tau, 3.0, 1.5)
+    assert not found.closes and found.floors[-1] == 0.0 < found.floors[-2]
+    assert found.covered == near(1 - found.left[-1] / 3.0) and 0 < found.covered < 1
+    assert march(lambda tau: -1.0, 3.0, 1.5).floors.tolist() == [0.0]
+
+
+def path(paths, floors, left, residual=2.0):
+    return Path(*(np.array(x) for x in (paths, floors, left)), residual)
+
+
+def test_what_a_path_says(monkeypatch):
+    monkeypatch.setattr(path_module, "DOWN", 1 - 2.0**-10)
+    assert path([0, 1, 2], [1.0, 0.5], [2.0, 0.5, 0.0]).closes
+    assert not path([0, 1, 2], [1.0, 0.0], [2.0, 0.5, 0.0]).closes
+    assert not path([0, 1, 2], [1.0, 0.5], [2.0, 0.5, 0.1]).closes
+    # The floors at the left ends: 1·1 + 1·2 and 1·1 + 1·0.9.
+    assert path([0, 1, 3], [1.0, 0.5], [2.0, 1.0, 0.1]).might_close
+    assert path([0, 1, 2], [1.0, 0.5], [2.0, 1.0, 0.1]).might_close
+    assert not path([0, 1, 1.9], [1.0, 0.5], [2.0, 1.0, 0.1]).might_close
+    assert path([0, 1], [1.0], [2.0, -1.0]).covered == 1.0 and path([0, 1], [1.0], [2.0, 3.0]).covered == 0.0
+    assert path([0, 1], [1.0], [2.0, 0.5]).covered == 0.75
+    curve = path([0, 1, 2, 3], [4.0, 3.0, 2.0], [2.0, 1.0, 0.5, 0.0]).curve(5.0, 7.0)
+    same(curve.levels, [10.0, 2.5, 0.625])
+    same(curve.rates, np.array([8.0, 6.0, 4.0]) * 7 * (1 - 2.0**-10))
+    tiny = path([0, 1, 2], [4.0, 3.0], [2.0, 1e-200, -1.0]).curve(1.0, 1.0)  # its square is 0 in float64
+    assert len(tiny.levels) == len(tiny.rates) == 1
+
+
+# --- descent -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def coarse(monkeypatch):
+    for name, value in (("EPS", E), ("UP", 1 + 2.0**-10), ("DOWN", 1 - 2.0**-9)):
+        monkeypatch.setattr(steps_module, name, value)
+    return 1 + 2.0**-10, 1 - 2.0**-9
+
+
+@pytest.mark.parametrize("kind", [{"s": 0.0}, {"s": 0.2, "m": 2}])
+def test_the_curvature_of_steps_with_its_allowances(kind, coarse):
+    up, _ = coarse
+    start = started(*drawn(27, N=4, d=5, h=12, paired=False, **kind))
+    movement = Mover(start).at(0.1)
+    t = np.where(movement.active, 1.0, start.slope)
+    inner = sum(v**2 * np.outer(a, a) for v, a in zip(movement.second_size, t, strict=True))
+    first, second = Descent(start).curvature(movement)
+    assert first == near(float(greatest_ceiling(start.kernel_ceiling * inner)) * (1 + 12 * E) * up)
+    assert second == near(norm_ceiling(np.abs(start.features) + start.z_error + movement.moved.T) ** 2 * up)
+
+
+@pytest.mark.parametrize("tau", [0.001, 0.02])
+def test_the_gain_of_a_step_with_its_allowances(tau, coarse, monkeypatch):
+    up, down = coarse
+    start = started(*drawn(7, N=4, d=6, h=80, size=4.0, s=0.1))
+    descent, movement, asked = Descent(start), Mover(start).at(tau), []
+    monkeypatch.setattr(descent.floor, "at", lambda *given: asked.append(given) or 1e3)
+    first, second = descent.curvature(movement)
+    beta, free = (first + second) * up, ~movement.frozen
+    assert free.any() == (tau == 0.02)
+    k, eta = 0.25 if free.any() else 1e-6, 0.1 / beta
+    d = (1 - 0.5 * (1 + k) * eta * beta * up) * down
+    chatter = np.zeros(4)
+    for j in range(80):
+        for i in np.flatnonzero(free[j]):
+            total = sum(start.kernel_ceiling[i, l] for l in np.flatnonzero(free[j]))
+            chatter[i] += 0.9**2 * movement.second_size[j] ** 2 * total
+    found = descent.gain(eta, tau)
+    ((given, drift, less),) = asked
+    assert given.path == tau
+    same(less, (0.25 + eta * beta * (1 + 1 / k) / 8) / d * chatter * (1 + (80 + 64) * E))
+    same(drift, eta * start.residual * tau * movement.kappa * movement.second_size**2 * up)
+    cost = eta * start.input_norm * math.sqrt(first * second) * start.residual * up
+    assert found == near(d * 1e3 * down - cost)
+    monkeypatch.setattr(descent.floor, "at", lambda *given: 0.0)
+    assert descent.gain(eta, tau) == 0.0
+    assert descent.gain(2 / beta, tau) == 0.0  # d < 0
+
+
+def test_what_steps_promise(coarse):
+    _, down = coarse
+    curve = Steps(0.5, 0.25, None, 1.0).curve(3.0, 0.125)
+    shrink = 0.5 * 0.25 * down
+    assert curve.first == 3.0 and curve.step_size == 0.125 and curve.decrease == near(shrink * (2 - shrink) * down)
+
+
+def test_a_step_is_certified_from_the_path_of_one_step_on(coarse, monkeypatch):
+    up, _ = coarse
+    start = started(*drawn(7, N=4, d=6, h=80, size=4.0))
+    descent, asked, marched = Descent(start), [], []
+
+    def gain(eta, tau):
+        asked.append((eta, tau))
+        return 4.0
+
+    def fake(floor, residual, shortest, begin):
+        marched.append((floor(0.75), residual, shortest, begin))
+        return Path(np.array([begin, 0.5]), np.array([3.0]), np.array([residual, marched[0][0] - 4.0]), residual)
+
+    monkeypatch.setattr(descent, "gain", gain)
+    monkeypatch.setattr(steps_module, "march", fake)
+    found = descent.certify(1e-3)
+    begin = 1e-3 * start.residual * up
+    assert asked == [(1e-3, near(begin)), (1e-3, 0.75)]
+    assert marched == [(4.0, start.residual, start.residual / 4.0, near(begin))]
+    assert (found.step_size, found.gain, found.covered) == (1e-3, 3.0, 1.0) and found.movement.path == 0.5
+    monkeypatch.setattr(descent, "gain", lambda eta, tau: 0.0)
+    refused = descent.certify(1e-3)
+    assert (refused.gain, refused.movement, refused.covered) == (0.0, None, 0.0)
+
+
+def test_the_best_of_a_few_steps(monkeypatch):
+    """0.8/β(0) and its halves by √2, fourteen of them, or until the gain is half of the best."""
+    start = started(*drawn(7, N=4, d=6, h=80, size=4.0))
+    descent = Descent(start)
+    unit = 1 / sum(descent.curvature(Mover(start).at(0.0)))
+    for gains, count in (([1.0] * 20, 4), ([2.0**k for k in range(20)], 14), ([0, 0, 0, 1, 5.0, 2.0, 0.1], 6)):
+        tried = []
+
+        def certify(eta, tried=tried, gains=gains):
+            tried.append(eta)
+            return Steps(eta, float(gains[len(tried) - 1]), None, 0.0)
+
+        monkeypatch.setattr(descent, "certify", certify)
+        best = descent.best()
+        assert len(tried) == count
+        same(tried, [0.8 * 2 ** (-k / 2) * unit for k in range(count)])
+        assert best.step_size * best.gain == max(e * g for e, g in zip(tried, gains, strict=False))
