@@ -885,3 +885,37 @@ def test_an_upper_end_of_the_least_singular_value_is_in_order():
     Ds = [np.array([0.5, -0.5])] * 2
     with pytest.raises(ValueError, match="sigma_n_most"):
         operator_interval(Ds, 2, np.array([0.5, 0.5]), 1.0, 2.0, sigma_n_most=np.array([0.6, 0.4]))
+
+
+# --- numbers that leave float64 ----------------------------------------------------------------------------------
+
+
+def test_a_box_whose_value_is_no_number_says_nothing():
+    """Left out as an empty box, it would leave the bound to the other boxes."""
+
+    def measure(low, high, caps, at, data, values):
+        caps[:], values[:] = 1.0, np.where(at == 0, np.nan, 5.0)
+
+    numbers = np.ones((2, len(program.ROWS), 1))
+    run = search.Programs(measure, lambda *given: np.inf)
+    assert search.least(numbers, np.ones(2), np.zeros(2, dtype=np.int64), run).tolist() == [0.0]
+    assert search.least(numbers[1:], np.ones(1), np.zeros(1, dtype=np.int64), run).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("run", [search.PLAIN, search.programs()], ids=["plain", "compiled"])
+def test_a_box_with_numbers_that_are_none_is_not_empty(run):
+    numbers = np.ones((1, len(program.ROWS), 1))
+    numbers[0, program.A] = np.nan
+    low, high, caps, values = np.full((1, 1), 0.5), np.ones((1, 1)), np.empty((1, 1)), np.empty(1)
+    data = (numbers, np.ones(1), np.zeros(1, dtype=np.int64), np.ones((1, search.CHOICES, 2)))
+    with np.errstate(all="ignore"):
+        run.measure(low, high, caps, np.zeros(1, dtype=np.int64), data, values)
+    assert not np.isposinf(values[0])
+
+
+@pytest.mark.parametrize("run", [search.PLAIN, search.programs()], ids=["plain", "compiled"])
+def test_a_search_warns_of_nothing(run):
+    """Sides of boxes may be 0, and squares leave float64; RuntimeWarnings are errors here."""
+    numbers = np.full((1, len(program.ROWS), 2), 1e200)
+    numbers[0, program.EDGE] = 0.0
+    assert np.isfinite(search.least(numbers, np.full(1, 1e-200), np.zeros(1, dtype=np.int64), run)).all()

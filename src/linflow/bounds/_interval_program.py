@@ -50,22 +50,25 @@ def visited(step: int, D: int) -> int:
 
 
 def shrink(low: Any, high: Any, caps: Any, q: Any, s: Any) -> Any:
-    """Lower `high`, fill `caps` with the largest ζ on the box `low ≤ η ≤ high`; return whether a point is left."""
+    """Lower `high`, fill `caps` with the largest ζ on the box `low ≤ η ≤ high`; return whether a point is left.
+
+    NaN, of numbers that left float64, leaves the box.
+    """
     D = len(low)
     for step in range(SWEEPS * 2 * D):
         l = visited(step, D)
         before = high[l - 1] if l > 0 else 1.0 + 0.0 * s
         after = high[l + 1] if l < D - 1 else s
         high[l] = np.minimum(high[l], phi(q[A, l], before, after) * (1 + ROUNDING))  # (C1)
-    some = high[0] >= low[0]
+    some = pick(high[0] < low[0], False, True)
     for l in range(D):
-        some = some & (high[l] >= low[l])
+        some = some & pick(high[l] < low[l], False, True)
         high[l] = np.maximum(high[l], low[l])
     cap_by_prefixes(low, high, caps, q, s)
     spread_caps(low, caps, q, s)
     cap_by_suffixes(low, high, caps, q, s)
     for l in range(D):
-        some = some & (caps[l] >= least_zeta(high[l], q[SHARE_OF_S, l], q[MIRRORED_EDGE, l], s))
+        some = some & pick(caps[l] < least_zeta(high[l], q[SHARE_OF_S, l], q[MIRRORED_EDGE, l], s), False, True)
     return some
 
 

@@ -37,14 +37,15 @@ def least(numbers: np.ndarray, s: np.ndarray, group: np.ndarray, run: Programs |
         group: the problem of each column, from 0. The result of a problem is the least over its columns.
         run: the functions to use; compiled ones by default.
     """
-    search = _Search(numbers, s, group, programs() if run is None else run)
-    while len(search.at):
-        search.try_points()
-        search.close()
-        if search.seen > max(MOST_BOXES * min(len(search.best), 2), SHARE * len(search.best)):
-            break
-        search.split()
-    return search.result()
+    with np.errstate(all="ignore"):  # a side of a box may be 0, and a square leave float64
+        search = _Search(numbers, s, group, programs() if run is None else run)
+        while len(search.at):
+            search.try_points()
+            search.close()
+            if search.seen > max(MOST_BOXES * min(len(search.best), 2), SHARE * len(search.best)):
+                break
+            search.split()
+        return search.result()
 
 
 class _Search:
@@ -76,6 +77,7 @@ class _Search:
         tops, caps, values = np.array(high, order="C"), np.empty(low.shape), np.empty(len(at))
         data = (self._numbers, self._s, self._group, self._pool)
         self._run.measure(np.ascontiguousarray(low), tops, caps, at, data, values)
+        values[np.isnan(values)] = 0.0  # numbers that left float64 say nothing
         return tops, caps, values
 
     def _keep(self, low: np.ndarray, high: np.ndarray, values: np.ndarray) -> None:
