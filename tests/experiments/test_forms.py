@@ -78,3 +78,18 @@ def test_sweeps_take_them(folder):
     net = lf.init.imbalanced((3, 6, 2), [2.0], rng=1)
     row = found.to_pylist()[0] if hasattr(found, "to_pylist") else dict(found.iloc[0])
     assert row["certified_rate"] == pytest.approx(lf.certify(lf.Completion(np.load("missing.npy")), net).rate)
+
+
+def test_regressions_have_weights_and_a_ridge(folder):
+    np.savetxt("w.csv", np.arange(1.0, 7.0))
+    f = made(x="X.npy", y="Y.npy", sample_weights="w.csv", ridge=0.5)
+    twin = lf.LinearRegression(np.load("X.npy"), np.load("Y.npy"), weights=np.arange(1.0, 7.0), ridge=0.5)
+    assert np.array_equal(f.X, twin.X) and f.minimum == twin.minimum  # type: ignore[attr-defined]
+    assert made(x="X.npy", y="Y.npy", ridge=0.0).minimum == made(x="X.npy", y="Y.npy").minimum
+    (folder / "sub").mkdir()
+    (folder / "sub" / "e.toml").write_text('[data]\nx = "../X.npy"\ny = "../Y.npy"\nsample_weights = "../w.csv"\n')
+    assert objective_of(experiment(folder / "sub" / "e.toml").data).minimum > 0
+    grid = {"data": {"x": "X.npy", "y": "Y.npy", "sample_weights": "w.csv"}, "start": {"hidden": [9]}}
+    found = lf.sweep({**grid, "grid": {"ridge": [0.0, 1.0]}})
+    rates = found["pl_constant"].to_pylist() if hasattr(found, "to_pylist") else list(found["pl_constant"])
+    assert rates[1] - rates[0] == pytest.approx(2.0, rel=1e-9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from linflow import init, schedules
@@ -36,6 +37,7 @@ def objective_of(data: DataSection) -> Objective:
     )
     form = FORMS[kind]
     options = options_of(kind, {key: getattr(data, key) for key in OPTIONS})
+    options = {k: read_matrix(v, notes=notes) if isinstance(v, Path) else v for k, v in options.items()}
     if form.target:
         if data.target is None or data.x is not None or data.y is not None:
             raise ValueError(f"a {kind} needs a target, and no x or y: give --target Y.csv.")

@@ -41,6 +41,10 @@ def _completion(Y: Any, *, missing: str) -> Objective:
     return Completion(Y)
 
 
+def _regression(X: Any, Y: Any, *, sample_weights: Any = None, ridge: float = 0.0) -> Objective:
+    return LinearRegression(X, Y, weights=sample_weights, ridge=ridge)
+
+
 def _powers(X: Any, Y: Any, *, p: float = POWER) -> Objective:
     return LpRegression(X, Y, p)
 
@@ -54,7 +58,7 @@ FORMS: dict[str, Form] = {
         (("missing", "what stands for a missing entry; give --missing nan"),),
         target=True,
     ),
-    "regression": Form(LinearRegression),
+    "regression": Form(_regression, options=("sample_weights", "ridge")),
     "sensing": Form(
         Sensing,
         " as measurements of the product",

@@ -42,6 +42,10 @@ Fraction = Annotated[float, Field(gt=0, lt=1, strict=True)]
 Count = Annotated[int, Field(ge=1, strict=True)]
 
 
+PATHS = ("data.x", "data.y", "data.target", "data.sample_weights", "start.weights")
+"""The keys that name files to read."""
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -49,8 +53,9 @@ class _Section(BaseModel):
 class DataSection(_Section):
     """What is fitted: `x` and `y` of a regression or classification, or the `target` of a factorization.
 
-    `p` is the power of the objective `powers`, `shape` the rows and columns of the product of `sensing`, and
-    `missing` what stands for a missing entry of a target, which makes it a `completion`.
+    A regression may have `sample_weights`, one for each row, and a `ridge`. `p` is the power of `powers`, `shape` the
+    rows and columns of the product of `sensing`, and `missing` what stands for a missing entry of a target, which
+    makes it a `completion`.
     """
 
     x: Path | None = None
@@ -60,6 +65,8 @@ class DataSection(_Section):
     p: Annotated[float, Field(ge=2, allow_inf_nan=False, strict=True)] | None = None
     shape: tuple[Count, Count] | None = None
     missing: Literal["nan"] | None = None
+    sample_weights: Path | None = None
+    ridge: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)] | None = None
 
 
 class StartSection(_Section):
@@ -214,7 +221,7 @@ def experiment(
     flags = flags or {}
     tree, text = ({}, "") if path is None else read_toml(path)
     tree, options = with_new_names(tree), {OLD_KEYS.get(key, key): value for key, value in (options or {}).items()}
-    for section, key in (("data", "x"), ("data", "y"), ("data", "target"), ("start", "weights")):
+    for section, key in (path.split(".") for path in PATHS):
         if path is not None and isinstance(tree.get(section), dict) and isinstance(tree[section].get(key), str):
             tree[section][key] = os.path.normpath(os.path.join(Path(path).parent, tree[section][key]))
     for dotted, value in options.items():

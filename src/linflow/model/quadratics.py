@@ -149,29 +149,44 @@ class MatrixFactorization(_Quadratic):
 
 
 class LinearRegression(_Quadratic):
-    """Linear regression `f(W) = ½‖Y − XW‖_F²` with `N` samples in rows.
+    """Linear regression `f(W) = ½ Σ_i w_i ‖y_i − Wᵀx_i‖² + ½ρ‖W‖_F²` with `N` samples in rows; `½‖Y − XW‖_F²` alone.
 
     `μ = σ_min²(X)`, `K = σ_max²(X)` and `γ = 2σ_r²(X)` with `r = rank X`. This is the numerical rank: singular values
     up to `max(N, n)·ε·σ_max` count as 0. If `r < n`, then `μ = 0` on the whole space and `W*` is the minimum-norm
     solution. `effective` then gives the strongly convex restriction to the row space.
 
+    With weights and a ridge it is the regression on `X' = [√w ∘ X; √ρ I]` and `Y' = [√w ∘ Y; 0]`, and all constants
+    are those of `X'`. The ridge is on the product, so it is not weight decay, which is on the layers. The rows are
+    rounded when they are scaled; proofs are about the rounded ones.
+
+    Attributes:
+        X: the inputs that are fitted, `X'`.
+        Y: the outputs that are fitted, `Y'`.
+
     Args:
         X: inputs, shape `(N, n)`.
         Y: outputs, shape `(N, m)`.
+        weights: the weight `w_i ≥ 0` of each sample, shape `(N,)` or `(N, 1)`; 1 for all by default.
+        ridge: ρ ≥ 0.
 
     Raises:
-        ValueError: X and Y have different numbers of rows, X is zero, or entries are not finite.
+        ValueError: X, Y and weights have different numbers of rows, X is zero, a weight is negative, or entries are
+            not finite.
+
+    Source: docs/losses.md, section 2, for weights and ridge.
 
     Example:
         >>> import numpy as np, linflow as lf
         >>> f = lf.LinearRegression(np.diag([1.0, 2.0]), np.ones((2, 1)))
         >>> f, f.minimizer.ravel()
         (LinearRegression(2×1, μ=1, K=4, γ=2), array([1. , 0.5]))
+        >>> lf.LinearRegression(np.diag([1.0, 2.0]), np.ones((2, 1)), weights=[4.0, 0.0], ridge=1.0)
+        LinearRegression(2×1, μ=1, K=5, γ=2)
     """
 
     name = "linear regression objective"
 
-    def __init__(self, X: Any, Y: Any):
+    def __init__(self, X: Any, Y: Any, *, weights: Any = None, ridge: float = 0.0):
         X, note_x = checks.matrix(X, "X")
         Y, note_y = checks.matrix(Y, "Y")
         xp = namespace(X, Y)
@@ -179,7 +194,14 @@ class LinearRegression(_Quadratic):
             raise ValueError(
                 f"X has {plural(X.shape[0], 'row')} and Y has {Y.shape[0]}; both need one row per sample."
             )
-        self.X, self.Y, self.samples = X, Y, int(X.shape[0])
+        self.samples, ridge = int(X.shape[0]), checks.positive(ridge, "ridge", allow_zero=True)
+        if weights is not None:
+            root = from_numpy(np.sqrt(_weights(weights, self.samples)), X)
+            X, Y = root * X, root * Y
+        if ridge:
+            below = np.sqrt(ridge) * np.eye(X.shape[1]), np.zeros((X.shape[1], Y.shape[1]))
+            X, Y = xp.concat([X, from_numpy(below[0], X)]), xp.concat([Y, from_numpy(below[1], X)])
+        self.X, self.Y = X, Y
         left, s, Vt = xp.linalg.svd(X, full_matrices=False)
         rank = _rank(s, max(X.shape), "X")
         self.rank = rank
@@ -200,12 +222,16 @@ class LinearRegression(_Quadratic):
     def shifted(self, W0: Any) -> LinearRegression:
         """Return `W ↦ f(W_0 + W)`, the regression of the residuals `Y − XW_0`."""
         W0, note = checks.matrix(W0, "W0", self.shape)
-        return _noted(LinearRegression(self.X, self.Y - self.X @ W0), self.notes, note)
+        moved = LinearRegression(self.X, self.Y - self.X @ W0)
+        moved.samples = self.samples
+        return _noted(moved, self.notes, note)
 
     def batch_gradient(self, W: Array, rows: Array) -> Array:
-        """Return `N/|B| X_Bᵀ(X_B W − Y_B)`, the gradient on the samples `rows` scaled to all of them."""
-        X, N = self.X[rows], self.X.shape[0]
-        return (N / len(rows)) * (X.T @ (X @ unmasked(W, "W") - self.Y[rows]))
+        """Return `N/|B| X_Bᵀ(X_B W − Y_B) + ρW`, the gradient on the samples `rows` scaled to all of them."""
+        X, N = self.X[rows], self.samples or 0
+        found = (N / len(rows)) * (X.T @ (X @ unmasked(W, "W") - self.Y[rows]))
+        below = self.X[N:]  # those of a ridge belong to every batch
+        return found + below.T @ (below @ W - self.Y[N:]) if below.shape[0] else found
 
 
 class Quadratic(_Quadratic):
@@ -274,6 +300,18 @@ def _noted(objective: Any, notes: tuple[str, ...], note: str | None) -> Any:
     """Return a shifted objective with the notes of the one that it was made of, and of W_0."""
     objective.notes = (*notes, *([note] if note else []))
     return objective
+
+
+def _weights(weights: Any, samples: int) -> np.ndarray:
+    """Return the weights of the samples as a column."""
+    found = checks.numbers(weights, "weights")
+    found = found[:, None] if found.ndim == 1 else found
+    if found.shape != (samples, 1):
+        raise ValueError(f"weights has the shape {found.shape}; one for each of the {samples} samples is needed.")
+    if not ((found >= 0) & (found < np.inf)).all():
+        bad = found[~((found >= 0) & (found < np.inf))][0]
+        raise ValueError(f"weights holds {bad:.3g}; finite numbers that are not negative are needed.")
+    return found
 
 
 def _rank(s: Array, side: int, name: str) -> int:

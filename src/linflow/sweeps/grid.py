@@ -18,12 +18,11 @@ import numpy as np
 from linflow._support.arrays import unmasked
 from linflow._support.paths import readable, write_whole
 from linflow.experiments.old_keys import OLD_KEYS
+from linflow.experiments.schema import PATHS
 from linflow.experiments.unused import SIZES, unused
 from linflow.files.matrices import member
 from linflow.sweeps.axes import SHAPE, Axis, defaults
 
-PATHS = ("data.x", "data.y", "data.target", "start.weights")
-"""Settings that name files."""
 UNREADABLE = "unreadable: {}"
 """The text used as the hash of a file that cannot be read."""
 BLANK = "\0 to be filled in"
