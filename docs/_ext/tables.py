@@ -113,6 +113,8 @@ class Guarantees(Table):
             lf.certify(labels, tail),
             lf.certify(labels, tail, **steps, step_size=1e-3),
             lf.certify(power, start),
+            lf.certify(square, lf.Network([np.eye(2)[:, :1], np.zeros((1, 2))])),
+            lf.certify(square, net, friction=1.0),
         ]
 
     def lines(self) -> Iterator[str]:
