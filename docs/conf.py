@@ -94,7 +94,7 @@ html_theme_options = {
     "footer_end": [],
     "secondary_sidebar_items": ["page-toc", "notebook"],
     "navbar_end": ["theme-switcher"],
-    "pygments_light_style": "tango",
+    "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "monokai",
 }
 templates_path = ["_templates"]
