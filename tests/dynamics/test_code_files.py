@@ -53,7 +53,8 @@ def test_damaged_files_count_as_absent_and_are_written_again(kept, tmp_path, nam
     flipped[len(whole) // 2] ^= 1
     swapped = (tmp_path / "march.py311.2.nbc").read_bytes()[:32] + whole[32:]
     of_numba = pickle.dumps(CODE)  # without a hash
-    for content in (b"", whole[:10], whole[:32], whole[:-1], whole + b"x", bytes(flipped), swapped, of_numba):
+    other = (tmp_path / "march.py311.2.nbc").read_bytes()  # whole, and of another function
+    for content in (b"", whole[:10], whole[:32], whole[:-1], whole + b"x", bytes(flipped), swapped, of_numba, other):
         (tmp_path / name).write_bytes(content)
         assert again(kept).load(KEY) is None
         again(kept).save(KEY, CODE)

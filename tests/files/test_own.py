@@ -196,8 +196,11 @@ def test_a_monitor(tmp_path):
 def test_files_that_are_no_files_of_their_kind_are_of_others(tmp_path):
     save_weights(lf.init.ntk((2, 3, 2), rng=0), tmp_path / "own.npz")
     refuse_foreign_files([tmp_path / "own.npz", tmp_path / "none.npz"])
+    deep = (10**6).to_bytes(8, "little") + b'{"a":' * 100_000
+    newer = bytearray((tmp_path / "own.npz").read_bytes())
+    newer[newer.rfind(b"PK\x01\x02") + 6] = 99  # the version that is needed to unpack it
     for name in ("w.npz", "w.safetensors", "w.nc", "w.txt", "w"):
-        for content in (b"mine", b"\x00" * 100, b"linflow"):
+        for content in (b"mine", b"\x00" * 100, b"linflow", deep, bytes(newer)):
             (tmp_path / name).write_bytes(content)
             with pytest.raises(FileExistsError, match=REFUSED):
                 refuse_foreign_files([tmp_path / name])

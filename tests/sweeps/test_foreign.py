@@ -6,13 +6,17 @@ import re
 import shutil
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
 from linflow.cli import app
+from linflow.plots._canvas import label_text
 from linflow.sweeps import grid as grids
-from linflow.sweeps import read_grid, read_results, run_sweep, sweep_status, write_report
-from linflow.sweeps.store import RESULTS, Store, running
+from linflow.sweeps import plot_sweep, read_grid, read_results, run_sweep, sweep_status, write_report
+from linflow.sweeps import store as store_module
+from linflow.sweeps.grid_file import recorded_grid
+from linflow.sweeps.store import MADE_OF, RESULTS, Store, _made_of, running
 
 GRID = {"data": {"target": "Y.npy"}, "grid": {"width": [2, 3]}, "flow": {"until": 1e-2}}
 
@@ -150,7 +154,6 @@ def test_results_that_are_a_table_of_others_are_left_out(swept):
 def test_a_part_with_rows_that_no_sweep_writes_is_left_out(swept, column):
     """A missing number, or an id that is no hash, is not met in the middle of a page."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     part = min((swept / "parts").glob("*.parquet"))  # there are more where the machine is slow
     rows = pq.read_table(part)
@@ -163,3 +166,105 @@ def test_a_part_with_rows_that_no_sweep_writes_is_left_out(swept, column):
     assert store.read(part.name) is None
     assert re.search("a row has no|an id is not of its kind", store.notes[0])
     assert [linflow("sweep", "status", swept).exit_code, linflow("sweep", "report", swept).exit_code] == [1, 0]
+
+
+def forged(swept, rows):
+    """Write rows as the table of a sweep, as if it was made of the parts that are there."""
+
+    made = _made_of(recorded_grid(swept).ids, Store(swept, make=False).names())
+    pq.write_table(rows.replace_schema_metadata({MADE_OF: made}), swept / RESULTS, compression="zstd")
+
+
+def changed(rows, name, values):
+    import pyarrow as pa
+
+    place = rows.column_names.index(name)
+    return rows.set_column(place, rows.field(name), pa.array(values, rows.field(name).type))
+
+
+@pytest.mark.parametrize("column", ["id", "status", "certified_rate", "versions", "another table", "not ascii"])
+def test_results_with_rows_that_no_sweep_writes_are_left_out(swept, column):
+    """Whoever makes the folder can say that the table is made of its parts."""
+    rows = read_results(swept)
+    if column == "another table":
+        forged(swept, rows.select(["id", "width"]))
+    elif column == "not ascii":
+        forged(swept, changed(rows, "id", ["é" * 10] * 2))
+    else:
+        forged(swept, changed(rows, column, [None, None]))
+    assert linflow("sweep", "report", swept).exit_code == 0
+    assert read_results(swept).equals(rows)
+
+
+def test_results_that_decode_to_more_than_allowed_are_left_out(swept, monkeypatch):
+    rows = read_results(swept)
+    forged(swept, changed(rows, "notes", ["x" * 10**8] * 2))
+    assert (swept / RESULTS).stat().st_size < 10**5
+    monkeypatch.setattr(pq, "ParquetFile", within(2 * 10**7))
+    assert read_results(swept, limit=10**7).equals(rows)
+
+
+def within(limit):
+    """Return ParquetFile, of which no batch may take more than so many bytes."""
+
+    class File(pq.ParquetFile):
+        def iter_batches(self, *given, **options):
+            for batch in super().iter_batches(*given, **options):
+                assert batch.nbytes <= limit
+                yield batch
+
+        def read(self, *given, **options):
+            table = super().read(*given, **options)
+            assert table.nbytes <= limit
+            return table
+
+    return File
+
+
+def test_parts_that_together_take_more_than_allowed(swept, monkeypatch):
+    """Each may take as much as is allowed; not all of them are kept, and no column but those asked for."""
+    rows = read_results(swept)
+    (swept / RESULTS).unlink()
+    for part in (swept / "parts").iterdir():
+        part.unlink()
+    for i in range(2):
+        pq.write_table(changed(rows.slice(i, 1), "notes", ["x" * 10**7]), swept / "parts" / f"part-{i}.parquet")
+    monkeypatch.setattr(store_module, "LIMIT", 15 * 10**6)
+    store = Store(swept, make=False)
+    ids = recorded_grid(swept).ids
+    assert len(store.choose(ids).row) == 2
+    assert len(store._cache) == 1
+    assert read_results(swept, ["width"], limit=1000)["width"].to_pylist() == [2, 3]
+    with pytest.raises(ValueError, match=r"swept' is too large: its rows would take .* pass limit="):
+        read_results(swept, limit=15 * 10**6)
+    assert read_results(swept).num_rows == 2
+
+
+SHOWN = [[1e308, 5e-324], [1e150, 1e-150], [np.inf, np.nan], [-1e308, -0.0]]
+
+
+@pytest.mark.parametrize("values", SHOWN, ids=str)
+def test_numbers_that_no_axis_can_show_are_left_out(swept, values):
+    rows = read_results(swept)
+    for column in ("certified_rate", "least_rate", "rate"):
+        rows = changed(rows, column, values)
+    forged(swept, changed(rows, "tightness", [None, np.inf]))
+    assert linflow("sweep", "report", swept).exit_code == 0
+    result = linflow("sweep", "plot", swept)
+    assert result.exit_code == 0 or "there is nothing to draw" in result.stderr
+
+
+def test_words_of_others_in_a_plot_are_words(swept):
+    rows = read_results(swept)
+    forged(swept, changed(rows, "init", [r"$\frac{$", "a\nb\x1b[2J\u202e" + "x" * 10**4]))
+    for words in (("report", swept), ("plot", swept, "--x", "init", "--hue", "init")):
+        assert linflow("sweep", *words).exit_code == 0
+    assert label_text("a\nb\x1b" + "x" * 100) == "a b\\u001b" + "x" * 27 + "…"
+
+
+def test_more_words_than_an_axis_has_room_for():
+    import pyarrow as pa
+
+    table = pa.table({"init": [f"word {i}" for i in range(501)], "rate": [1.0] * 501})
+    with pytest.raises(ValueError, match="init has 501 values that are words; at most 500"):
+        plot_sweep(table, "init")

@@ -43,6 +43,7 @@ def test_columns_of_a_zip_change_together():
         ({"range": [1, 10, 4]}, [1, 5, 9]),
         ({"log": [10, 1000, 3]}, [10, 100, 1000]),
         ({"linear": [10, 20, 3]}, [10, 15, 20]),
+        ({"linear": [1, 1.7e308, 2]}, [1, int(1.7e308)]),
         ({"log": [1, 4, 10]}, [1, 2, 3, 4]),  # whole numbers, each once
         ([7, 3], [7, 3]),
     ],
@@ -451,3 +452,8 @@ def test_random_grids_keep_their_promises(seed):
     assert len(np.unique(grid.ids)) == len({str(sorted(c.items())) for c in every})
     if "algorithm" not in keys:
         assert len(np.unique(grid.ids)) == len(grid)
+
+
+def test_a_linear_range_may_span_more_than_float64():
+    grid = read_grid({"grid": {"t_max": {"linear": [-1.5e308, 1.5e308, 5]}}, "start": {"hidden": [3]}})
+    assert grid.axes[0].columns[0] == pytest.approx([-1.5e308, -7.5e307, 0.0, 7.5e307, 1.5e308], rel=1e-15, abs=0)

@@ -53,7 +53,7 @@ class CodeFiles(IndexDataCacheFile):
         made = f"{path}.tmp.{uuid4().hex[:16]}"
         try:
             with os.fdopen(os.open(made, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
-                file.write(sha256(content).digest() + content)
+                file.write(_digest(path, content) + content)
             os.replace(made, path)
         except BaseException:
             with suppress(OSError):
@@ -70,7 +70,12 @@ def _content(path: str) -> Any:
         return None
     digest, content = content[:_LENGTH], content[_LENGTH:]
     # Only what has its hash and its owner is unpickled.
-    return pickle.loads(content) if content and sha256(content).digest() == digest else None
+    return pickle.loads(content) if content and _digest(path, content) == digest else None
+
+
+def _digest(path: str, content: bytes) -> bytes:
+    """Return the hash of a file and its name: code of one function in the place of another is damage too."""
+    return sha256(os.path.basename(path).encode() + b"\0" + content).digest()
 
 
 def _own(found: os.stat_result) -> bool:

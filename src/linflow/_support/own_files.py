@@ -96,7 +96,7 @@ def _archived(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             return [name.removesuffix(".npy") for name in archive.namelist()]
-    except zipfile.BadZipFile:
+    except Exception:  # damaged files end in errors of many kinds
         return []
 
 
@@ -105,7 +105,7 @@ def _listed(path: Path) -> list[str]:
         size = int.from_bytes(file.read(8), "little")
         try:
             header = json.loads(file.read(min(size, 2**24)))
-        except ValueError:
+        except (ValueError, RecursionError):
             return []
     told = header.pop("__metadata__", None) if isinstance(header, dict) else None
     return [*header, "scale"] if isinstance(told, dict) and re.fullmatch(r"[-+.\de]+", str(told.get("scale"))) else []

@@ -291,7 +291,7 @@ def _noise(certificate: Promise, run: Trajectory) -> float:
 
 def _mean_rate(t: np.ndarray, least: np.ndarray, most: np.ndarray) -> np.ndarray:
     """Return the largest mean rate of a descent that two neighbouring records allow; inf if the gap is noise."""
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", over="ignore"):  # steps may be too short for a rate within float64
         return np.where(least[1:] > 0, np.log(most[:-1] / least[1:]) / np.diff(t), math.inf)
 
 

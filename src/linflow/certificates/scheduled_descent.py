@@ -24,7 +24,7 @@ from linflow.certificates.step_bounds import (
     cap_facts,
     follow,
 )
-from linflow.dynamics.step_rules import Backtracking, LocalSmoothnessSchedule, Xu2025
+from linflow.dynamics.step_rules import Backtracking, LocalSmoothnessSchedule, Xu2025, growth
 
 if TYPE_CHECKING:
     from linflow.dynamics.descent import Schedule
@@ -52,7 +52,7 @@ class Rule:
     @cached_property
     def growth(self) -> float:
         """The logarithm of the factor by which the cap on the step grows each time."""
-        return 0.5 * math.log1p(self.first**2) if math.isfinite(self.first) else 0.0
+        return growth(self.first) if math.isfinite(self.first) else 0.0
 
     def at(self, t: float) -> float:
         """Return `(1 + η_0²)^{t/2} η_0`."""

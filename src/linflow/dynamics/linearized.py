@@ -7,6 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from linflow._support.arrays import Array, namespace
 from linflow.dynamics.field import prepared
 from linflow.dynamics.flow import gradient_flow
@@ -92,11 +94,12 @@ class _Linearized(Objective):
 
     def root(self, E: Array) -> Array:
         """Return `T^{1/2} E`."""
-        if self._right is None:
-            n, m = self.shape
-            flat = namespace(E).reshape(E, (n * m,))
-            return namespace(E).reshape(self._left @ (self._values * (self._left.T @ flat)), (n, m))
-        return self._left @ (self._values * (self._left.T @ E @ self._right)) @ self._right.T
+        with np.errstate(over="ignore", invalid="ignore"):  # a flow that leaves float64 ends and says so
+            if self._right is None:
+                n, m = self.shape
+                flat = namespace(E).reshape(E, (n * m,))
+                return namespace(E).reshape(self._left @ (self._values * (self._left.T @ flat)), (n, m))
+            return self._left @ (self._values * (self._left.T @ E @ self._right)) @ self._right.T
 
     def product(self, V: Array) -> Array:
         """Return `W = W_0 + T^{1/2} (V − V_0)`."""

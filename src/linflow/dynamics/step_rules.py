@@ -61,9 +61,13 @@ class Xu2025:
 
     def step(self, iterate: Iterate) -> float:
         """Return `min((1 + η_0²)^{t/2} η_0, 1/K_t)`."""
-        exponent = 0.5 * iterate.k * math.log1p(self.first**2)
-        grown = self.first * math.exp(min(exponent, 600.0))
+        grown = self.first * math.exp(min(iterate.k * growth(self.first), 600.0))
         return min(grown, _local_step(iterate, "printed"))
+
+
+def growth(first: float) -> float:
+    """Return `½ log(1 + η_0²)`, also if the square leaves float64."""
+    return 0.5 * math.log1p(first**2) if first < 1e150 else math.log(first)
 
 
 def check_form(objective: Objective, depth: int, form: str) -> None:

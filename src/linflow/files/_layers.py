@@ -85,7 +85,7 @@ def _in_order(
     """
     if not names:
         raise FileError(f"{quote(path)} holds no matrix; the layers of a network, 2-D arrays W1, W2, …, are needed.")
-    numbers = {name: tuple(map(int, re.findall("[0-9]+", name))) for name in names}
+    numbers = {name: tuple(map(int, re.findall("[0-9]{1,18}", name))) for name in names}
     if len({re.sub("[0-9]+", "0", name) for name in names}) == 1 and len({*numbers.values()}) == len(names):
         return sorted(names, key=numbers.__getitem__), ()
     if ordered:

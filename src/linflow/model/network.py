@@ -99,7 +99,7 @@ class Network:
     @property
     def shape(self) -> tuple[int, int]:
         """Shape `(n, m)` of the product."""
-        return self.widths[0], self.widths[-1]
+        return self.weights[0].shape[0], self.weights[-1].shape[1]
 
     @property
     def overparametrized(self) -> bool:

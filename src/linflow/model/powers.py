@@ -107,12 +107,14 @@ class LpRegression(Objective):
     def gradient(self, W: Array) -> Array:
         """Return `∇f(W) = Xᵀ (sign(R) |R|^{p−1})`, `R = XW − Y`."""
         xp, R = namespace(W), self._residual(W)
-        return self.X.T @ (R * xp.abs(R) ** (self.p - 2))
+        with np.errstate(over="ignore", invalid="ignore"):  # inf or NaN, where the value is inf
+            return self.X.T @ (R * xp.abs(R) ** (self.p - 2))
 
     def hessian_product(self, W: Array, V: Array) -> Array:
         """Return `∇²f(W)[V] = (p − 1) Xᵀ (|R|^{p−2} ∘ XV)`."""
         xp, R = namespace(W), self._residual(W)
-        return (self.p - 1) * (self.X.T @ (xp.abs(R) ** (self.p - 2) * (self.X @ V)))
+        with np.errstate(over="ignore", invalid="ignore"):
+            return (self.p - 1) * (self.X.T @ (xp.abs(R) ** (self.p - 2) * (self.X @ V)))
 
     def smoothness_below(self, gap: float) -> float:
         """Return `K(y) = (p − 1) ‖X‖² (p (f* + y))^{1−2/p}`, a bound on the Hessian where `f − f* ≤ y`.
@@ -146,7 +148,12 @@ def _minimised(X: np.ndarray, y: np.ndarray, w: np.ndarray, p: float) -> tuple[f
     def value(w: np.ndarray) -> float:
         return float(np.sum(np.abs(X @ w - y) ** p)) / p
 
-    best = value(w)
+    with np.errstate(over="ignore"):
+        best = value(w)
+    if not math.isfinite(best):
+        raise ValueError(
+            f"the residuals leave float64 when they are raised to the power p = {p:g}; divide Y by a constant."
+        )
     sizes = float(np.linalg.norm(X)) * float(np.linalg.norm(w)) + float(np.linalg.norm(y))
     noise = 16 * EPS * max(X.shape) * sizes
     if float(np.abs(X @ w - y).max()) <= noise:  # the data fit to rounding

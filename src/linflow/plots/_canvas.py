@@ -15,11 +15,18 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from linflow._support.words import in_one_line
 from linflow.plots.themes import Theme, dress, figure, theme_named, theme_of
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = (0, (4, 2))
 """The dash pattern of guarantees."""
+
+
+LARGEST = 1e150
+"""The largest number that an axis can show, and 1 over the smallest: margins and ticks of others leave float64."""
+LONGEST = 32
+"""The most characters of a word in a plot."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +120,25 @@ def from_zero(c: Canvas, line: Line2D) -> None:
     c.ax.update_datalim([(0.0, 0.0)], updatex=False)
     line.sticky_edges.y.append(0.0)
     c.ax.autoscale_view()
+
+
+def drawable(x: np.ndarray) -> np.ndarray:
+    """Tell of each number whether an axis can show it: it is zero, or finite and not beyond 10^±150."""
+    size = np.abs(x)
+    return (size == 0) | ((size >= 1 / LARGEST) & (size <= LARGEST))
+
+
+def label_text(value: Any) -> str:
+    r"""Return a value from a file as a label. No character of it is a command, to matplotlib or to a terminal.
+
+    >>> label_text(None), label_text((1, 2.5)), label_text("$x\x1b")
+    ('none', '1, 2.5', '\\$x\\u001b')
+    """
+    if isinstance(value, tuple):
+        value = ", ".join(map(label_text, value))
+    text = "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    text = in_one_line(text if len(text) <= LONGEST else text[: LONGEST - 1] + "…")
+    return text.replace("$", r"\$")
 
 
 def log_ticks(axis: Any) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from linflow._support.arrays import is_array, to_numpy
 from linflow._support.words import plural
-from linflow.plots._canvas import MARKERS, canvas, log_ticks
+from linflow.plots._canvas import LARGEST, MARKERS, canvas, drawable, log_ticks
 
 ALLOWANCE = 1e-9
 """Largest relative excess of a bound over the true value that counts as rounding."""
@@ -44,8 +44,8 @@ def bound_against_truth(
         The Axes.
 
     Raises:
-        ValueError: the lengths differ, there are no points, the true values are not all positive, the bounds are not
-            all finite numbers, or a name is missing from `order`.
+        ValueError: the lengths differ, there are no points, the true values are not all positive, a number is not
+            finite or beyond 10^±150, or a name is missing from `order`.
 
     Example:
         >>> import linflow as lf
@@ -107,8 +107,11 @@ def bound_against_truth(
 def _groups(bounds: Any, truths: Any, labels: Sequence[str] | None) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return (bounds, truths) of each group by its name. A single group without a name has the name ""."""
     truth = _numbers(truths, "truths")
-    if not (truth > 0).all():
-        raise ValueError("truths holds values that are not positive; a logarithmic axis has no place for them.")
+    if not ((truth > 0) & drawable(truth)).all():
+        raise ValueError(
+            f"truths holds values that are not positive, or below {1 / LARGEST:g}; a logarithmic axis has no place "
+            "for them."
+        )
     if isinstance(bounds, Mapping):
         if labels is not None:
             raise ValueError("labels is given, but the bounds have names already; leave it out.")
@@ -138,4 +141,6 @@ def _numbers(x: Any, name: str) -> np.ndarray:
     values = np.asarray(to_numpy(x) if is_array(x) else [float(v) for v in x], dtype=np.float64).ravel()
     if not np.isfinite(values).all():
         raise ValueError(f"{name} holds NaN or infinite values; leave them out.")
+    if (np.abs(values) > LARGEST).any():
+        raise ValueError(f"{name} holds {values[np.abs(values).argmax()]:.3g}, which no axis can show; leave it out.")
     return values

@@ -239,7 +239,12 @@ def _spread(what: str, kind: str, first: float, last: float, third: float) -> It
             yield float(first if i == 0 else last)
         else:
             s = i / (count - 1)
-            yield float(first + s * (last - first)) if kind == "linear" else _between(first, last, s)
+            yield _along(float(first), float(last), s) if kind == "linear" else _between(first, last, s)
+
+
+def _along(first: float, last: float, s: float) -> float:
+    span = last - first
+    return first + s * span if math.isfinite(span) else (1 - s) * first + s * last
 
 
 def _between(first: float, last: float, s: float) -> float:

@@ -57,7 +57,10 @@ def write_report(folder: str | os.PathLike[str], path: str | os.PathLike[str] | 
     # A run that starts at a minimum shows only rounding, so it has no rates.
     seen = [r for r in ended if r["least_rate"] is not None and math.isfinite(r["least_rate"])]
     good = [r for r in seen if r["least_rate"] > 0]
-    sure = sorted((r for r in good if r["certified_rate"] > 0), key=lambda r: (-r["tightness"], r["id"]))
+    sure = sorted(
+        (r for r in good if r["certified_rate"] > 0 and math.isfinite(r["tightness"] or math.nan)),
+        key=lambda r: (-r["tightness"], r["id"]),
+    )
     reasons = Counter((r["failure"], r["reason"]) for r in rows if r["status"] != "ok").most_common()
     above = sum(r["certified_rate"] > max(r["least_rate"] * (1 + 1e-9), 0.0) for r in seen)
     verdict, holds = _verdict(len(rows), len(ended), len(sure), above, sum(r["holds"] is False for r in rows))
@@ -67,7 +70,7 @@ def write_report(folder: str | os.PathLike[str], path: str | os.PathLike[str] | 
         holds=holds,
         lines=_lines(rows, ended, sure, len(np.unique(grid.ids))),
         varied=varied,
-        drawing=_drawing(good, ended) if good else None,
+        drawing=_drawing(good, ended),
         tightest=sure[:EXTREMES],
         loosest=sure[::-1][:EXTREMES],
         failures=reasons[:MOST_REASONS],
@@ -119,10 +122,14 @@ def _lines(rows: list[dict[str, Any]], ended: list[Any], sure: list[dict[str, An
 def _drawing(good: list[dict[str, Any]], ended: list[dict[str, Any]]) -> Any:
     """Draw the bounds of cells against the truth. Each start has the colour that `plot_sweep` gives it as hue."""
     from linflow import plots  # noqa: PLC0415 - matplotlib is slow to import
+    from linflow.plots._canvas import LARGEST, label_text  # noqa: PLC0415
 
-    each = [r["init"] or READ for r in good]
+    good = [r for r in good if 1 / LARGEST <= r["least_rate"] <= LARGEST and abs(r["certified_rate"]) <= LARGEST]
+    if not good:
+        return None
+    each = [label_text(r["init"] or READ) for r in good]
     labels = each if 1 < len(set(each)) <= MOST_LABELS else None
-    starts = [one or READ for one in in_order(r["init"] for r in ended)]
+    starts = [label_text(one or READ) for one in in_order(r["init"] for r in ended)]
     promised, seen = ([r[name] for r in good] for name in ("certified_rate", "least_rate"))
     ax = plots.bound_against_truth(promised, seen, labels, order=starts if labels else None)
     ax.set(xlabel="Least observed rate", ylabel="Certified rate")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from linflow._support import checks
+from linflow._support.paths import LIMIT
 from linflow.sweeps.rows import SCHEMA, SETTINGS
 
 ALIASES = {
@@ -27,16 +28,22 @@ BAND = (10.0, 90.0)
 MOST_GROUPS = 8
 MOST_DOTS = 40
 """The most places on the x axis at which dots are drawn."""
+MOST_WORDS = 500
 ROOM = 50
 """The most characters of labels below a plot before they are rotated."""
 
 
-def read_results(folder: str | os.PathLike[str], columns: Sequence[str] | None = None) -> Any:
+def read_results(folder: str | os.PathLike[str], columns: Sequence[str] | None = None, *, limit: int = LIMIT) -> Any:
     """Return the table of a sweep, or some of its columns. While the sweep runs, it has the cells written so far.
+
+    Args:
+        folder: the folder of the sweep.
+        columns: the names of the columns to read; all if not given.
+        limit: the most bytes that the table may take.
 
     Raises:
         OSError: no such folder, or no sweep in it.
-        ValueError: an unknown column.
+        ValueError: an unknown column, or a table that would be too large.
     """
     from linflow.sweeps.grid_file import recorded_grid  # noqa: PLC0415 - this module is useful without them
     from linflow.sweeps.store import Store  # noqa: PLC0415
@@ -45,7 +52,7 @@ def read_results(folder: str | os.PathLike[str], columns: Sequence[str] | None =
     for name in columns or ():
         checks.choice(name, "column", SCHEMA.names)
     store = Store(folder, make=False)
-    return store.results(recorded_grid(folder).ids, columns)
+    return store.results(recorded_grid(folder).ids, columns, limit)
 
 
 def plot_sweep(
@@ -59,8 +66,9 @@ def plot_sweep(
 ) -> Any:
     """Draw the median of one column over another, with a band from the 10th to the 90th percentile.
 
-    The band covers everything that varies besides x and hue, mainly the seeds. Failed cells and numbers that are not
-    finite are left out. An axis is logarithmic if all its values are positive and span more than a factor of 20.
+    The band covers everything that varies besides x and hue, mainly the seeds. Failed cells and numbers that no axis
+    can show, beyond 10^±150 or not finite, are left out. An axis is logarithmic if all its values are positive and
+    span more than a factor of 20.
 
     Args:
         source: the folder of a sweep, or its table (of pyarrow or pandas).
@@ -86,7 +94,7 @@ def plot_sweep(
         >>> ax.lines[0].get_ydata().tolist()
         [15.0, 150.0]
     """
-    from linflow.plots._canvas import canvas  # noqa: PLC0415 - matplotlib is slow to import
+    from linflow.plots._canvas import canvas, drawable, label_text  # noqa: PLC0415 - matplotlib is slow to import
 
     names = {role: ALIASES.get(name, name) for role, name in (("x", x), ("y", y), ("hue", hue)) if name}
     columns = _columns(source, names)
@@ -96,9 +104,11 @@ def plot_sweep(
     at, words = _numbers(columns["x"]), []
     if at is None:
         words = in_order(columns["x"])
+        if len(words) > MOST_WORDS:
+            raise ValueError(f"{x} has {len(words)} values that are words; at most {MOST_WORDS} can be placed.")
         place = {word: i for i, word in enumerate(words)}
         at = np.array([place[word] for word in columns["x"]], dtype=np.float64)
-    keep = np.isfinite(values) & np.isfinite(at)
+    keep = drawable(values) & drawable(at)
     if not keep.any():
         raise ValueError(f"no cell has numbers for {x} and {y}; there is nothing to draw.")
     groups = columns["hue"] if hue else [""] * len(values)
@@ -113,10 +123,10 @@ def plot_sweep(
         places, spread = _bands(at[mine], values[mine])
         colour = c.theme.cycle[every.index(group) % len(c.theme.cycle)]
         dot = {"marker": "o", "markersize": 3} if len(places) <= MOST_DOTS else {}
-        c.ax.plot(places, spread[:, 1], color=colour, linewidth=c.line, label=_text(group) or "_", **dot)
+        c.ax.plot(places, spread[:, 1], color=colour, linewidth=c.line, label=label_text(group) or "_", **dot)
         c.ax.fill_between(places, spread[:, 0], spread[:, 2], color=colour, alpha=0.2, linewidth=0, label="_band")
     if words:
-        c.ax.set_xticks(range(len(words)), texts := [_text(word) for word in words])
+        c.ax.set_xticks(range(len(words)), texts := [label_text(word) for word in words])
         if len("  ".join(texts)) > ROOM:
             c.ax.tick_params(axis="x", labelrotation=90)
     elif _wide(at[keep]):
@@ -183,9 +193,3 @@ def _label(name: str) -> str:
 
 def _wide(values: np.ndarray) -> bool:
     return bool(values.min() > 0 and values.max() > 20 * values.min())
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, tuple):
-        return ", ".join(map(_text, value))
-    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value).replace("$", r"\$")

@@ -11,7 +11,7 @@ import os
 import stat
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from linflow._support.paths import open_careful, quote, readable
+from linflow._support.paths import LIMIT, check_size, open_careful, quote, readable
 from linflow._support.words import plural
 from linflow.files import FileError, atomic, read_table, write_table
 from linflow.sweeps.grid import ID_LENGTH
@@ -183,7 +183,7 @@ class Store:
         """Return a part, or None (with a note) if it is truncated, corrupt or from another version."""
         try:
             table = read_table(readable(self.parts / name, links=False))
-            lack = _lack(table)
+            lack = _lack(table) if table.schema.equals(SCHEMA) else "it has other columns."
         except (FileError, OSError) as error:
             table, lack = None, str(error)
         if lack is None:
@@ -198,7 +198,7 @@ class Store:
             if table is None:
                 return None
             self._cache[name] = table
-            if len(self._cache) > KEPT:
+            while len(self._cache) > KEPT or (len(self._cache) > 1 and _bytes(self._cache.values()) > LIMIT):
                 self._cache.popitem(last=False)
         self._cache.move_to_end(name)
         return self._cache[name]
@@ -231,27 +231,34 @@ class Store:
             atomic(self.folder / RESULTS) as temporary,
             pq.ParquetWriter(temporary, schema, write_page_checksum=True) as writer,
         ):
-            for table in self._rows_of(chosen):
+            for table in self._rows_of(chosen, SCHEMA.names):
                 writer.write_table(table)
         return len(chosen.row)
 
-    def results(self, ids: np.ndarray, columns: Sequence[str] | None = None) -> pa.Table:
+    def results(self, ids: np.ndarray, columns: Sequence[str] | None = None, limit: int = LIMIT) -> pa.Table:
         """Return the rows with these ids, in this order.
 
         They come from the table if it is made from these ids and the current parts, and else from the parts.
+
+        Raises:
+            FileError: the rows would take more than `limit` bytes.
         """
         wanted, path = list(columns or SCHEMA.names), self.folder / RESULTS
-        with (
-            # No table yet, a damaged one, or no plain file: the parts have every row.
-            suppress(OSError, FileError, pa.ArrowException),
-            pq.ParquetFile(readable(path, links=False), page_checksum_verification=True) as table,
-        ):
-            if (table.schema_arrow.metadata or {}).get(MADE_OF) == _made_of(ids, self.names()):
-                return table.read(wanted).replace_schema_metadata()
-        pieces = [table.select(wanted) for table in self._rows_of(self.choose(ids))]
-        return pa.concat_tables([SCHEMA.empty_table().select(wanted), *pieces])
+        # No table yet, a damaged one, or no plain file: the parts have every row.
+        with suppress(OSError, FileError, pa.ArrowException):
+            schema = pq.read_schema(readable(path, links=False))
+            if schema.equals(SCHEMA) and (schema.metadata or {}).get(MADE_OF) == _made_of(ids, self.names()):
+                needed = list(dict.fromkeys([*wanted, *EVERY_ROW, *GOOD_ROW]))
+                table = read_table(path, limit=limit, columns=needed)
+                if _lack(table) is None:
+                    return table.select(wanted).replace_schema_metadata()
+        pieces = [SCHEMA.empty_table().select(wanted)]
+        for table in self._rows_of(self.choose(ids), wanted):
+            pieces.append(table)
+            check_size(_bytes(pieces), limit, self.folder, "its rows")
+        return pa.concat_tables(pieces)
 
-    def _rows_of(self, chosen: Chosen) -> Iterator[pa.Table]:
+    def _rows_of(self, chosen: Chosen, columns: Sequence[str]) -> Iterator[pa.Table]:
         for first in range(0, len(chosen.part), CHUNK):
             part, row = chosen.part[first : first + CHUNK], chosen.row[first : first + CHUNK]
             pieces, order = [], []
@@ -260,7 +267,7 @@ class Store:
                 if table is None:
                     raise FileError(f"{chosen.names[p]} was changed while it was read; run the sweep again.")
                 mine = np.flatnonzero(part == p)
-                pieces.append(table.take(row[mine]))
+                pieces.append(table.select(columns).take(row[mine]))
                 order.append(mine)
             yield pa.concat_tables(pieces).take(np.argsort(np.concatenate(order)))
 
@@ -291,15 +298,17 @@ class Store:
 
 
 def _lack(table: pa.Table) -> str | None:
-    """Return in a sentence what no sweep of this version has written in a part, or None."""
-    if not table.schema.equals(SCHEMA):
-        return "it has other columns."
+    """Return in a sentence what no sweep of this version has written in a row, or None."""
     good = table.filter(pc.field("status") == "ok")
     for rows, names in ((table, EVERY_ROW), (good, GOOD_ROW)):
         for name in names:
             if rows[name].null_count:
                 return f"a row has no {name}."
     return None if all(name.isascii() for name in table["id"].to_pylist()) else "an id is not of its kind."
+
+
+def _bytes(tables: Iterable[pa.Table]) -> int:
+    return sum(table.nbytes for table in tables)
 
 
 def _part_name(table: pa.Table) -> str:

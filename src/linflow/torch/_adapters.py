@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
 from numbers import Real
 from typing import Any
 
@@ -20,6 +22,8 @@ _FIRST = re.compile(
 _WORD = re.compile(r"(?:^|\.)(?P<word>lora_\w+)(?:\.(?P<next>\w+))?")
 _OTHER_FACTOR = re.compile(r"(?:^|\.)(?P<word>(?P<stem>lora_(?:embedding_)?)B|lora_(?:down|mid|up))(?=\.|$)")
 _FACTORS = {"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"}
+_STEPS = 300_000
+"""The most steps that patterns may take for one layer. Those of a stranger could take for ever."""
 
 
 def lora_pairs(state: State, scaling: float | None, skipped: list[tuple[str, str]]) -> Iterable[Chain]:
@@ -125,7 +129,10 @@ def _rank(state: State, layer: str, module: Any, adapter: str) -> int | None:
     if isinstance(ranks, Mapping):
         return ranks.get(adapter or "default")
     rank = _by_pattern(state.config, "rank_pattern", layer, state.config.get("r"))
-    return None if rank is None else checks.count(rank, "r (or rank_pattern) of the adapter's configuration")
+    if rank is None:
+        return None
+    with _configured():
+        return checks.count(rank, "r (or rank_pattern) of the adapter's configuration")
 
 
 def _blocks(state: State, layer: str, module: Any, rows: int, rank: int) -> int | None:
@@ -136,7 +143,10 @@ def _blocks(state: State, layer: str, module: Any, rows: int, rank: int) -> int 
         return None
     if module is not None:
         return rows // rank if getattr(module, "num_experts", 1) == rows // rank else None
-    targets = [str(target).rpartition(".")[0] for target in state.config.get("target_parameters") or ()]
+    given = state.config.get("target_parameters") or ()
+    if not isinstance(given, (list, tuple)):
+        raise ValueError(f"target_parameters of the adapter's configuration is {given!r}; a list of names is needed.")  # noqa: TRY004
+    targets = [str(target).rpartition(".")[0] for target in given]
     found = any(re.search(rf"(^|\.){re.escape(target)}$", _bare(layer)) for target in targets)
     return rows // rank if found else None
 
@@ -171,10 +181,11 @@ def _scaling(
     alpha = _by_pattern(state.config, "alpha_pattern", layer, state.config.get("lora_alpha"))
     if alpha is None:
         return 1.0, ["its scaling is not known and taken as 1"]
-    alpha = checks.number(alpha, "lora_alpha (or alpha_pattern) of the adapter's configuration")
+    with _configured():
+        alpha = checks.number(alpha, "lora_alpha (or alpha_pattern) of the adapter's configuration")
     root = state.config.get("use_rslora", False)
     if not isinstance(root, bool | None):
-        raise TypeError(f"use_rslora of the adapter's configuration is {root!r}; true or false is needed.")
+        raise ValueError(f"use_rslora of the adapter's configuration is {root!r}; true or false is needed.")  # noqa: TRY004
     return alpha / (math.sqrt(rank) if root else rank), []
 
 
@@ -183,17 +194,44 @@ def _by_pattern(config: Mapping[str, Any], key: str, layer: str, otherwise: Any)
 
     PEFT reads patterns in the same way.
     """
-    patterns = config.get(key) or {}
+    patterns, layer = config.get(key) or {}, layer.removeprefix("base_model.model.")
     if not isinstance(patterns, Mapping):
-        raise TypeError(f"{key} of the adapter's configuration is {patterns!r}; names with numbers are needed.")
+        raise ValueError(f"{key} of the adapter's configuration is {patterns!r}; names with numbers are needed.")  # noqa: TRY004
+    if sum(_steps(name, len(layer)) for name in patterns) > _STEPS:
+        raise ValueError(
+            f"{key} of the adapter's configuration has patterns that take too long; write out the names."
+        )
     for name, value in patterns.items():
-        try:
-            if re.match(rf"(.*\.)?({name})$", layer.removeprefix("base_model.model.")):
-                if value is None:
-                    raise TypeError(f"{key} of the adapter's configuration has no number for {name!r}.")
-                return value
-        except re.error as error:
-            raise ValueError(
-                f"{key} of the adapter's configuration has {name!r}, no regular expression: {error}."
-            ) from error
+        if _compiled(name, key).match(layer):
+            if value is None:
+                raise ValueError(f"{key} of the adapter's configuration has no number for {name!r}.")
+            return value
     return otherwise
+
+
+@lru_cache(maxsize=4096)
+def _compiled(name: str, key: str) -> re.Pattern[str]:
+    try:
+        return re.compile(rf"(.*\.)?({name})$")
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ValueError(
+            f"{key} of the adapter's configuration has {name!r}, no regular expression: {error}."
+        ) from error
+
+
+def _steps(name: str, length: int) -> int:
+    """Return more steps than a pattern can take: each repetition multiplies them, and each group with choices."""
+    plain = re.sub(r"\\.", "", name)
+    if re.search(r"\)[*+{]", plain):  # a repetition within another takes a power of them
+        return _STEPS + 1
+    repeated, groups = len(re.findall(r"[*+?{]", plain)), min(plain.count("("), 30)
+    return max(length, len(name), 1) ** min(1 + repeated, 9) * (1 + plain.count("|")) ** groups
+
+
+@contextmanager
+def _configured() -> Iterator[None]:
+    """Turn the error of a wrong type into that of a wrong value, which it is in a file."""
+    try:
+        yield
+    except TypeError as error:
+        raise ValueError(str(error)) from None

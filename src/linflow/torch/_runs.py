@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from linflow.torch._chain import Chain, Factor, transposed
 from linflow.torch._state_dict import State
+
+_PLACE = re.compile("0|[1-9][0-9]{0,8}")
+"""The number of a layer, as PyTorch writes it in a name."""
 
 
 def linear_chains(
@@ -195,7 +199,7 @@ def _runs_of_names(state: State) -> Iterator[tuple[list[Factor], str]]:
     groups: dict[str, list[int]] = {}
     for name in state.tensors:
         prefix, _, last = name.removesuffix(".weight").rpartition(".")
-        if name.endswith(".weight") and last.isdigit() and state.matrix(name) is not None:
+        if name.endswith(".weight") and _PLACE.fullmatch(last) and state.matrix(name) is not None:
             groups.setdefault(prefix, []).append(int(last))
     for prefix, numbers in groups.items():
         dot = f"{prefix}." if prefix else ""

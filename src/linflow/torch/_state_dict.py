@@ -13,7 +13,9 @@ from linflow._support.arrays import Array, detach, is_array, unmasked
 from linflow._support.number_formats import Format, coarsest
 from linflow.torch._numbers import eight_bits, formats_of
 
-_DIGITS = re.compile(r"(\d+)")
+_DIGITS = re.compile(r"([0-9]{1,18})")
+_LONGEST = 1000
+"""The most characters of a name: some searches take the square of it."""
 _WRAPPED = re.compile(r"(\.base_layer)+(?=\.|$)")
 
 
@@ -27,6 +29,7 @@ class State:
 
     Raises:
         TypeError: the source is neither.
+        ValueError: a name of over 1000 characters.
 
     Attributes:
         tensors: all arrays by name, detached from their graphs. Names leave out PEFT's `base_layer`. Eight-bit
@@ -69,6 +72,8 @@ class State:
                 f"{wrong!r} of the state dict is a {type(named[wrong]).__name__}; tensors are needed. "
                 "Pass the state dict itself, such as checkpoint['state_dict']."
             )
+        if (longest := max(map(len, named), default=0)) > _LONGEST:
+            raise ValueError(f"a tensor has a name of {longest} characters; at most {_LONGEST} are needed.")
         often = Counter(plain(name) for name in named)  # adapters of one layer may be nested
         kept = {name: plain(name) if often[plain(name)] == 1 else name for name in named}
         self._given = {name: given for given, name in kept.items()}
@@ -121,7 +126,7 @@ def plain(name: str) -> str:
 
 def natural(name: str) -> list[tuple[int, int | str]]:
     """Return a key that sorts "layer.2" before "layer.10"."""
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in _DIGITS.split(name)]
+    return [(0, int(part)) if i % 2 else (1, part) for i, part in enumerate(_DIGITS.split(name))]
 
 
 def configuration(path: Path) -> dict[str, Any]:
@@ -132,7 +137,7 @@ def configuration(path: Path) -> dict[str, Any]:
         if file.is_file() and file.stat().st_size < 2**20:
             try:
                 read = json.loads(file.read_text(encoding="utf-8"))
-            except ValueError:
+            except (ValueError, RecursionError, OSError):
                 continue
             if isinstance(read, dict):
                 content.update(read)

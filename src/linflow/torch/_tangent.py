@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
@@ -73,9 +73,10 @@ def tangent_spectrum(
     values = scale * singular_values(multiply(core))
     moves = [stored.moved(W) if stored.relative else 0.0 for W in weights]
     sizes = [float(singular_values(W)[0]) if any(moves) and len(core) > 2 else 1.0 for W in core]
+    others = _moved(sizes, moves)
     a, b = (
-        _squares(multiply(core[part]), size, _moved(sizes[part], moves[part]), stored)
-        for part, size in ((slice(None, -1), k), (slice(1, None), p))
+        _squares(multiply(core[part]), size, others[left], stored)
+        for part, left, size in ((slice(None, -1), -1, k), (slice(1, None), 0, p))
     )
     ranks = int(np.count_nonzero(a)), int(np.count_nonzero(b))
     first, *_, last = trained or [True, True]
@@ -84,8 +85,7 @@ def tangent_spectrum(
         sums = _outer_extremes(a, b, n, m)
         least, tangent, greatest = (scale**2 * x for x in sums)
         return TangentSpectrum(least, tangent, greatest, values, ranks)
-    others = ([x[:l] + x[l + 1 :] for x in (sizes, moves)] for l in range(len(core)))
-    rounding = (COMPUTED**2 * bool(stored.relative), sum(_moved(*two) ** 2 for two in others))
+    rounding = (COMPUTED**2 * bool(stored.relative), sum(x**2 for x in others))
     return _deep(core, trained, a, b, (n, m), scale**2, values, ranks, rounding)
 
 
@@ -94,9 +94,20 @@ def _square_root(W: Array) -> Array:
     return namespace(W).linalg.qr(W).R if W.shape[0] > W.shape[1] else W
 
 
-def _moved(sizes: Sequence[float], moves: Sequence[float]) -> float:
-    """Return how far a product moves, to first order, when its factors of norms `sizes` move by `moves`."""
-    return sum(move * math.prod(sizes[:l]) * math.prod(sizes[l + 1 :]) for l, move in enumerate(moves))
+def _moved(sizes: Sequence[float], moves: Sequence[float]) -> list[float]:
+    """Return how far each product of all factors but one moves, to first order, when those of norms `sizes` do.
+
+    >>> _moved([2.0, 3.0, 5.0], [1.0, 2.0, 3.0])
+    [19.0, 11.0, 7.0]
+    """
+
+    def up_to(factors: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+        """Return the norm of each product from the start, and how far it moves."""
+        return [*accumulate(factors, lambda x, y: (x[0] * y[0], x[0] * y[1] + x[1] * y[0]), initial=(1.0, 0.0))]
+
+    factors = list(zip(sizes, moves, strict=True))
+    before, after = up_to(factors), up_to(reversed(factors))[::-1]
+    return [x[0] * y[1] + x[1] * y[0] for x, y in zip(before[:-1], after[1:], strict=True)]
 
 
 def _squares(W: Array, size: int, moved: float, stored: Format) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -33,7 +35,7 @@ def examined(
     shared = _shared(state)
     if counted:  # equal memory is one tensor with several names; only partial overlaps count
         shared = {a: b for a, b in shared.items() if _memory(state.tensors[a]) != _memory(state.tensors[b])}
-    alike = _fingerprints(state)
+    alike = _alike(state)
     for chain in chains:
         sources = [source.partition("[")[0] for source in chain.sources]
         tied = next(((name, shared[name]) for name in sources if name in shared), None)
@@ -110,29 +112,35 @@ def overlap(a: Array, b: Array) -> bool:
     return dense or ranges[0][0] == ranges[1][0]
 
 
-def _fingerprints(state: State) -> dict[tuple, list[str]]:
-    """Group names of matrices by values that transposing keeps: the size and the entries at two corners."""
-    groups: dict[tuple, list[str]] = {}
+def _alike(state: State) -> dict[str, list[str]]:
+    """Return the names of all matrices that hold the numbers of another, transposed or not, each with its group."""
+    first: dict[tuple, list[str]] = {}
     for name in state.tensors:
         W = state.matrix(name)
         if W is not None and not getattr(W, "is_meta", False):
-            groups.setdefault((W.shape[0] * W.shape[1], float(W[0, 0]), float(W[-1, -1])), []).append(name)
-    return {key: names for key, names in groups.items() if len(names) > 1}
+            first.setdefault((W.shape[0] * W.shape[1], float(W[0, 0]), float(W[-1, -1])), []).append(name)
+    groups: dict[tuple, list[str]] = {}
+    for name in itertools.chain.from_iterable(names for names in first.values() if len(names) > 1):
+        groups.setdefault(_content(state.matrix(name)), []).append(name)
+    return {name: names for names in groups.values() if len(names) > 1 for name in names}
 
 
-def _equals(sources: Sequence[str], alike: dict[tuple, list[str]], state: State) -> Iterable[str]:
+def _content(W: Array) -> tuple:
+    """Return the shape and a hash of a matrix, which transposing keeps."""
+    numbers = to_numpy(W).astype(np.float64) + 0.0  # -0 is 0
+    return (*sorted(W.shape), min(hashlib.sha256(np.ascontiguousarray(x)).digest() for x in (numbers, numbers.T)))
+
+
+def _equals(sources: Sequence[str], alike: dict[str, list[str]], state: State) -> Iterable[str]:
     """Yield a note for each tensor equal to a layer, except for constants and multiples of the identity."""
-    for name in dict.fromkeys(sources):
+    place = {name: l for l, name in enumerate(dict.fromkeys(sources))}
+    told: set[str] = set()
+    for name in place:
+        if name in told or name not in alike:
+            continue
+        told.update(alike[name])
         W = state.matrix(name)
-        group = next((names for names in alike.values() if name in names), [])
-        for other in group:
-            V = state.tensors[other]
-            if W is None or other == name or (other in sources and sources.index(other) < sources.index(name)):
-                continue
-            same = _same(W, V) or _same(W, V.T)
-            if same and not namespace(W).all((W[0, 0] == W) | (W[0, -1] == W)):
-                yield f"{name} and {other} hold the same numbers: if they are one parameter, this does not apply"
-
-
-def _same(A: Array, B: Array) -> bool:
-    return tuple(A.shape) == tuple(B.shape) and bool(np.array_equal(to_numpy(A), to_numpy(B)))
+        if namespace(W).all((W[0, 0] == W) | (W[0, -1] == W)):
+            continue
+        for other in sorted(alike[name], key=lambda one: place.get(one, len(place)))[1:]:
+            yield f"{name} and {other} hold the same numbers: if they are one parameter, this does not apply"

@@ -12,7 +12,7 @@ from typing import Any
 from linflow._support.arrays import Array, norm, to_numpy
 from linflow._support.digits import number
 from linflow._support.paths import LIMIT, PathLike, readable, suffix
-from linflow._support.words import plural, shown
+from linflow._support.words import in_one_line, plural, shown
 from linflow.geometry.imbalance import imbalance_spectrum
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
@@ -155,7 +155,7 @@ class ChainAudit:
             lines.append(
                 f"  step size: {_number(self.step_size)}" + f" ({self.step_reason})" * bool(self.step_reason)
             )
-        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+        return "\n".join([*lines, *(f"  note: {in_one_line(note)}" for note in self.notes)])
 
 
 @dataclass(frozen=True, repr=False)
@@ -205,7 +205,7 @@ class Audit:
         head = ("chain", "kind", "shape", "λ(D)", "balanced", "σ(W)", "λ(T) tangent", "λ(T)", "guarantee")
         rows = [head] + [
             (
-                c.name,
+                in_one_line(c.name),
                 c.chain.kind,
                 "×".join(map(str, c.chain.widths)),
                 _range(
@@ -223,10 +223,12 @@ class Audit:
         widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
         lines = ["  ".join(x.ljust(w) for x, w in zip(row, widths, strict=True)).rstrip() for row in rows]
         if not self.chains:
-            lines = ["no chain of consecutive linear maps was found" + f": {self.reason}" * bool(self.reason)]
+            lines = [
+                "no chain of consecutive linear maps was found" + f": {in_one_line(self.reason)}" * bool(self.reason)
+            ]
         if len(self.chains) > ROWS:
             lines.append(f"… and {len(self.chains) - ROWS} more, better conditioned")
-        lines += [f"skipped {name}: {reason}" for name, reason in self.skipped[:ROWS]]
+        lines += [in_one_line(f"skipped {name}: {reason}") for name, reason in self.skipped[:ROWS]]
         if len(self.skipped) > ROWS:
             lines.append(f"… and {len(self.skipped) - ROWS} more skipped")
         return "\n".join(lines)
