@@ -90,7 +90,7 @@ def test_the_page_names_the_tightest_and_the_loosest(folder):
     assert "https://" not in re.sub(r"http[s]?://www\.w3\.org/\S+", "", page)  # it stands alone
 
 
-def test_the_page_counts_what_failed_and_escapes_it(tmp_path):
+def test_the_page_counts_what_failed_and_escapes_it(tmp_path, here):
     grid = failing(tmp_path)
     grid["zip"][0]["data.target"][4] = str(tmp_path / "<b>none</b>.npy")
     run_sweep(read_grid(grid), tmp_path / "out", workers=1)
@@ -101,7 +101,7 @@ def test_the_page_counts_what_failed_and_escapes_it(tmp_path):
     assert "<b>none" not in page
 
 
-def test_a_sweep_without_a_good_cell_has_a_page_too(tmp_path):
+def test_a_sweep_without_a_good_cell_has_a_page_too(tmp_path, here):
     np.save(tmp_path / "Y.npy", Y)
     grid = {**grid_of(flow={"max_steps": 1}, grid={"seeds": 2}), "data": {"target": str(tmp_path / "Y.npy")}}
     assert run_sweep(read_grid(grid), tmp_path / "out", workers=1).failed == 2
@@ -120,7 +120,7 @@ def test_a_hue_that_some_rows_lack_and_a_table_without_status():
     assert one == two
 
 
-def test_a_sweep_without_a_good_cell_does_not_pass(tmp_path):
+def test_a_sweep_without_a_good_cell_does_not_pass(tmp_path, here):
     np.save(tmp_path / "Y.npy", Y)
     grid = {**grid_of(flow={"max_steps": 1}, grid={"seeds": 2}), "data": {"target": str(tmp_path / "Y.npy")}}
     run_sweep(read_grid(grid), tmp_path / "out", workers=1)
@@ -129,7 +129,7 @@ def test_a_sweep_without_a_good_cell_does_not_pass(tmp_path):
     assert "✓" not in page
 
 
-def test_cells_that_coincide_are_one_and_the_report_is_done(tmp_path):
+def test_cells_that_coincide_are_one_and_the_report_is_done(tmp_path, here):
     grid = read_grid(grid_of(start={}, grid={"depth": [1, 2], "width": [4, 5]}))
     assert run_sweep(grid, tmp_path, workers=1).total == 3
     assert "not done" not in write_report(tmp_path).read_text()
@@ -186,7 +186,7 @@ def test_a_bound_above_a_gap_that_grew_is_counted(folder, tmp_path):
     assert "✗ 1 bound lies above" in write_report(copy).read_text()
 
 
-def test_a_start_has_one_colour_in_plot_and_report(tmp_path, monkeypatch):
+def test_a_start_has_one_colour_in_plot_and_report(tmp_path, monkeypatch, here):
     """Whatever comes first in the table, and where one start has nothing to draw."""
     drawn = {}
     monkeypatch.setattr(page, "svg", lambda ax, _: drawn.update(report=ax) or "")

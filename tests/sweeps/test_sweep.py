@@ -77,7 +77,7 @@ def test_a_row_says_what_the_library_says(swept):
         assert row["seconds"] > 0
 
 
-def test_a_rerun_computes_nothing_and_a_larger_grid_only_what_is_new(swept, tmp_path):
+def test_a_rerun_computes_nothing_and_a_larger_grid_only_what_is_new(swept, tmp_path, here):
     folder, table = swept
     parts = sorted((folder / "parts").iterdir())
     again = run_sweep(read_grid(grid_of(sweep={"check": True, "curves": 7})), folder, workers=1)
@@ -110,7 +110,7 @@ def test_without_a_folder_nothing_is_left(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_descent_and_depth_and_every_kind_of_data(tmp_path):
+def test_descent_and_depth_and_every_kind_of_data(tmp_path, here):
     rng = np.random.default_rng(1)
     X = rng.normal(size=(12, 4))
     grid = {
@@ -155,7 +155,7 @@ def failing(tmp_path):
     }
 
 
-def test_a_cell_that_fails_is_a_row_with_its_reason(tmp_path):
+def test_a_cell_that_fails_is_a_row_with_its_reason(tmp_path, here):
     summary = run_sweep(read_grid(failing(tmp_path)), tmp_path / "out", workers=1)
     rows = read_results(tmp_path / "out").to_pylist()
     assert [r["status"] for r in rows] == ["ok"] + 5 * ["failed"]
@@ -185,7 +185,7 @@ def test_a_cell_that_fails_is_a_row_with_its_reason(tmp_path):
     assert read_results(tmp_path / "out").num_rows == 6
 
 
-def test_a_failed_cell_that_succeeds_when_tried_again_is_good(tmp_path):
+def test_a_failed_cell_that_succeeds_when_tried_again_is_good(tmp_path, here):
     np.save(tmp_path / "there.npy", Y)
     paths = [str(tmp_path / "there.npy"), str(tmp_path / "Y.npy")]
     grid = {"start": {"hidden": [3]}, "grid": {"target": paths}}
@@ -246,7 +246,7 @@ def test_what_happens_to_a_task_whose_process_dies(tmp_path):
     assert failures == {cells[0].id: "died", cells[1].id: "time limit"}
 
 
-def test_parts_that_are_damaged_are_computed_again(swept, tmp_path):
+def test_parts_that_are_damaged_are_computed_again(swept, tmp_path, here):
     grid = read_grid(grid_of())
     run_sweep(grid, tmp_path, workers=1)
     whole = read_results(tmp_path)
@@ -348,7 +348,7 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path, monkeypatch):
     assert "changed since the sweep began" in run_cell(cell)["reason"]
 
 
-def test_two_files_that_are_missing_are_two_rows(tmp_path):
+def test_two_files_that_are_missing_are_two_rows(tmp_path, here):
     np.save(tmp_path / "there.npy", Y)
     paths = [str(tmp_path / name) for name in ("a.npy", "b.npy", "there.npy")]
     run_sweep(read_grid({"start": {"hidden": [3]}, "grid": {"target": paths}}), tmp_path / "out", workers=1)
@@ -357,7 +357,7 @@ def test_two_files_that_are_missing_are_two_rows(tmp_path):
     assert all("No such file" in r["reason"] or "npy" in r["reason"] for r in rows[:2])
 
 
-def test_the_table_of_another_grid_is_not_that_of_this_one(tmp_path):
+def test_the_table_of_another_grid_is_not_that_of_this_one(tmp_path, here):
     run_sweep(read_grid(grid_of()), tmp_path, workers=1)
     assert read_results(tmp_path).num_rows == 6
     other = read_grid(grid_of(grid={"seeds": 2, "init": ["fan_out", "ntk"]})).placed(tmp_path)
@@ -389,7 +389,7 @@ def test_a_row_says_only_what_it_used(tmp_path):
     assert (row["init"], row["seed"], row["schedule"], row["rtol"]) == ("ntk", 0, "constant", None)
 
 
-def test_a_cell_that_failed_for_a_file_is_tried_again(tmp_path):
+def test_a_cell_that_failed_for_a_file_is_tried_again(tmp_path, here):
     np.save(tmp_path / "Y.npy", Y)
     grid = read_grid({"data": {"target": str(tmp_path / "Y.npy")}, "start": {"hidden": [3]}})
     cell = Cell.of(grid, 0)
@@ -402,7 +402,7 @@ def test_a_cell_that_failed_for_a_file_is_tried_again(tmp_path):
     assert (summary.computed, summary.failed) == (1, 0)
 
 
-def test_a_sweep_returns_its_own_rows_whoever_uses_its_folder(tmp_path):
+def test_a_sweep_returns_its_own_rows_whoever_uses_its_folder(tmp_path, here):
     def other(status):
         if status.done == status.total and not status.running:
             lf.sweep(grid_of(grid={"seeds": [7]}), tmp_path, workers=1)
@@ -453,7 +453,7 @@ def test_the_name_of_a_part_is_a_hash_of_every_value_in_it(swept, tmp_path):
     assert name(rows[::-1]) is not None
 
 
-def test_a_part_that_was_altered_is_read_and_not_what_was_made_of_it_before(tmp_path):
+def test_a_part_that_was_altered_is_read_and_not_what_was_made_of_it_before(tmp_path, here):
     grid = read_grid(grid_of())
     run_sweep(grid, tmp_path, workers=1)
     store = Store(tmp_path)
@@ -465,7 +465,7 @@ def test_a_part_that_was_altered_is_read_and_not_what_was_made_of_it_before(tmp_
     assert read_results(tmp_path)["certified_rate"].to_pylist() == [1.0] * 6
 
 
-def test_a_folder_of_arrays_can_be_moved(tmp_path):
+def test_a_folder_of_arrays_can_be_moved(tmp_path, here):
     lf.sweep(grid_of(grid={"seeds": 3, "target": [Y, 2 * Y]}), tmp_path / "1", workers=1)
     for before, after in (("1", "2"), ("2", "3")):  # and again, after a rerun there
         (tmp_path / before).rename(tmp_path / after)
@@ -539,7 +539,7 @@ def test_places_in_a_folder_are_free_again_when_a_sweep_ends(tmp_path):
     assert running(tmp_path) is False
 
 
-def test_temporary_files_of_others_are_left(tmp_path):
+def test_temporary_files_of_others_are_left(tmp_path, here):
     young, old = tmp_path / ".linflow-1.tmp", tmp_path / ".linflow-2.tmp"
     for path, date in ((young, 2**32), (old, 1)):  # in 2106, and in 1970: however long it takes
         path.touch()
@@ -548,7 +548,7 @@ def test_temporary_files_of_others_are_left(tmp_path):
     assert young.exists() and not old.exists()
 
 
-def test_rows_that_are_lost_while_it_runs_are_no_success(tmp_path):
+def test_rows_that_are_lost_while_it_runs_are_no_success(tmp_path, here):
     def loses(status):
         for path in (tmp_path / "parts").iterdir():
             path.unlink()
@@ -638,7 +638,7 @@ def test_what_a_dead_process_had_begun_is_known(worker):
         worker.hear(MemoryError())
 
 
-def test_a_start_at_a_minimum_has_no_rates(tmp_path):
+def test_a_start_at_a_minimum_has_no_rates(tmp_path, here):
     grid = {"data": {"target": np.zeros((2, 2))}, "start": {"init": "gaussian", "size": 1e-300, "hidden": [2]}}
     (row,) = lf.sweep(grid, tmp_path, workers=1).to_pylist()
     assert (row["status"], row["initial_gap"], row["time"], row["time_1e-2"]) == ("ok", 0.0, 0.0, 0.0)
@@ -646,7 +646,7 @@ def test_a_start_at_a_minimum_has_no_rates(tmp_path):
     assert row["tightness"] is None
 
 
-def test_a_target_that_was_reached_has_a_time(tmp_path):
+def test_a_target_that_was_reached_has_a_time(tmp_path, here):
     from linflow.files import save_weights
 
     np.save(tmp_path / "I.npy", np.eye(2))
@@ -662,7 +662,7 @@ def test_a_target_that_was_reached_has_a_time(tmp_path):
 
 
 @pytest.mark.parametrize("step", [10.0, 1e200, 1e300])
-def test_a_descent_that_diverges_is_a_run_that_failed(step, tmp_path):
+def test_a_descent_that_diverges_is_a_run_that_failed(step, tmp_path, here):
     np.save(tmp_path / "Y.npy", Y)
     grid = {"algorithm": "descent", "data": {"target": str(tmp_path / "Y.npy")}, "start": {"hidden": [6]}}
     (row,) = lf.sweep({**grid, "descent": {"step_size": step}}, tmp_path / "out", workers=1).to_pylist()
@@ -678,7 +678,7 @@ def test_status_tells_rates_of_slow_cells_too():
     assert _rate(now - 0.1 * np.arange(1, 5000), now) == pytest.approx(10, rel=1e-2)
 
 
-def test_status_of_a_folder(swept, tmp_path):
+def test_status_of_a_folder(swept, tmp_path, here):
     folder, _ = swept
     status = sweep_status(folder)
     assert (status.total, status.done, status.failed, status.running, status.remaining) == (6, 6, 0, False, 0.0)
@@ -735,7 +735,7 @@ def test_processes_that_die_as_they_start_end_a_sweep(tmp_path, monkeypatch):
         run_sweep(read_grid(grid_of()), tmp_path, workers=1)
 
 
-def test_a_proof_of_every_cell_has_its_columns(tmp_path):
+def test_a_proof_of_every_cell_has_its_columns(tmp_path, here):
     given = grid_of(sweep={"verified": True})
     table = lf.sweep(given, tmp_path / "proved", workers=1).to_pylist()
     plain = lf.sweep(grid_of(), tmp_path / "plain", workers=1).to_pylist()
@@ -750,7 +750,7 @@ def test_a_proof_of_every_cell_has_its_columns(tmp_path):
     assert any(row["proof"] == "target proved" and row["proved_rate"] > 0 for row in table)
 
 
-def test_a_certificate_with_its_rounding_proved_has_its_columns(tmp_path):
+def test_a_certificate_with_its_rounding_proved_has_its_columns(tmp_path, here):
     table = lf.sweep(grid_of(sweep={"rigorous": True}), tmp_path / "proved", workers=1).to_pylist()
     plain = lf.sweep(grid_of(), tmp_path / "plain", workers=1).to_pylist()
     assert not {row["id"] for row in table} & {row["id"] for row in plain}
