@@ -101,11 +101,31 @@ def test_floors_come_from_what_applies(monkeypatch):
     assert bounds.alphas(0.1) == near([0.25 * 9] * len(bounds.levels)) and len(program.asked) == 1
 
 
+def test_no_floor_is_looked_for_beyond_a_drift_that_has_none():
+    """The weights within a drift are among those within a larger one, and 0 bounds every least eigenvalue."""
+    rule = Rule(0.0)
+    bounds = bounds_of((2, 3, 3, 2), [rule])
+    for drift, value, floor, asked in (
+        (0.25, 2.0, 0.5, 1),
+        (0.5, 0.0, 0.0, 1),
+        (0.5, 2.0, 0.0, 0),
+        (0.75, 2.0, 0.0, 0),
+        (0.375, 2.0, 0.5, 1),
+        (0.125, 0.0, 0.0, 1),
+        (0.25, 2.0, 0.0, 0),
+        (0.0, 2.0, 0.5, 1),
+    ):
+        rule.value = value
+        rule.asked.clear()
+        assert bounds._start(drift)[1].min() == near(floor)
+        assert len(rule.asked) == asked, drift
+
+
 def test_balls_have_the_better_of_two_floors():
     bounds = bounds_of((2, 9, 2), [Rule(0.0)])
     assert len(bounds.radii) > 2
     assert bounds.floors.tolist() == [*bounds._floors[bounds._chosen], 0.0]
-    for value in (0.0, 0.5 * float(bounds._floors[0]) / 0.25, 1e9):
+    for value in (1e9, 0.5 * float(bounds._floors[0]) / 0.25, 0.0):
         bounds.theorems = [Rule(value)]
         alpha = bounds._start(0.1)[1]
         assert alpha == near([max(x, 0.25 * value) for x in bounds.floors])

@@ -163,7 +163,7 @@ class DescentBounds:
         most = most_of_least(seen, setting.network, self.levels) / c
         self.invariants = known.at(low / c, self.high, following / c, most)
         self.theorems = _robust(net.depth) if theorems is None else list(theorems)
-        self.norms = spectral_norms(net)
+        self.norms, self._lost = spectral_norms(net), math.inf
         around = setting.nearby if nearby and net.depth > 1 and self.gamma > 0 else None
         self._radii, self._floors = _positive_part(around)
         self._chosen = np.unique(np.linspace(0, len(self._radii) - 1, BALLS).astype(int)) if len(self._radii) else []
@@ -230,6 +230,12 @@ class DescentBounds:
                 best = np.maximum(best, c2 * to_numpy(theorem.evaluate(inv)))
         return np.maximum.accumulate(np.min(best.reshape(-1, len(zero)), axis=0))
 
+    def _floor(self, drift: float) -> float:
+        """Return the floor at the initial gap. Floors fall as the drift grows, so none is looked for after a 0."""
+        floor = 0.0 if drift >= self._lost else float(self.alphas(drift, 1)[0])
+        self._lost = self._lost if floor > 0 else min(self._lost, drift)
+        return floor
+
     def _start(self, drift: float, eta: float = 0.0, *, floors: bool = True) -> tuple[np.ndarray, ...]:
         """Return β and α on each ball at the initial gap, and a limit on η: below it the path stays inside.
 
@@ -241,7 +247,7 @@ class DescentBounds:
         beta = self.curvature(caps, self.ceilings[balls], 1, eta)
         if not floors:
             return beta, np.zeros(1), np.full(1, math.inf)
-        floor, limit = float(self.alphas(drift, 1)[0]), np.full(len(self.radii), math.inf)
+        floor, limit = self._floor(drift), np.full(len(self.radii), math.inf)
         if len(self.radii) > 1 and self.gap > 0:
             reach = self._reach(floor)[self._chosen]
             with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
