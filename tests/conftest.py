@@ -64,3 +64,9 @@ def _kinds():
 def xp(request):
     """An array namespace other than NumPy."""
     return request.param
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Pages without drawings, which take as long as the rest of an analysis, for tests of that rest."""
+    monkeypatch.setattr("linflow.pages.analysis.svg", lambda ax, name: "")

@@ -44,7 +44,7 @@ def objective():
     return lf.LinearRegression(lf.files.read_matrix("X.csv"), np.load("T.npy"))
 
 
-def test_analyze_of_a_descent_states_its_step_and_its_steps(linflow, tmp_path):
+def test_analyze_of_a_descent_states_its_step_and_its_steps(linflow, tmp_path, undrawn):
     descent = ("--algorithm", "descent", "--until", "1e-4")
     done = linflow("analyze", *TARGET, *descent, "--out", "there")
     net = lf.init.ntk((6, 12, 4), rng=0)
@@ -247,7 +247,7 @@ def test_analyze_writes_a_folder_that_repeats_itself(linflow, tmp_path):
     assert other["settings"]["flow"]["until"] == 1e-3
 
 
-def test_findings_are_computed(linflow):
+def test_findings_are_computed(linflow, undrawn):
     found = json.loads(linflow("analyze", *TARGET, "--json").stdout)
     by = {finding["kind"]: finding for finding in found["findings"]}
     f = lf.MatrixFactorization(lf.files.read_matrix("Y.csv"))
@@ -263,7 +263,7 @@ def test_findings_are_computed(linflow):
     assert f"{by['hold']['numbers']['gap']:.3g}" in by["hold"]["text"]
 
 
-def test_findings_on_a_start_near_a_saddle_and_bad_data(linflow):
+def test_findings_on_a_start_near_a_saddle_and_bad_data(linflow, undrawn):
     X = np.random.default_rng(1).standard_normal((40, 3)) * [1.0, 1.0, 0.05]
     np.savetxt("X3.csv", X, delimiter=",")
     np.save("Y3.npy", X @ np.ones((3, 2)))
@@ -520,13 +520,13 @@ def test_what_cannot_be_written_is_said_before_the_work(linflow, monkeypatch):
         assert result.stderr.count("\n") == 1
 
 
-def test_a_summary_fits_80_columns(linflow):
+def test_a_summary_fits_80_columns(linflow, undrawn):
     result = linflow("analyze", *TARGET)
     assert max(map(len, result.stdout.splitlines()[:-1])) <= 80  # the last line names the page, and is never broken
     assert "guaranteed" in result.stdout
 
 
-def test_analyze_says_when_nothing_is_certified_and_nothing_proved(linflow, tmp_path):
+def test_analyze_says_when_nothing_is_certified_and_nothing_proved(linflow, tmp_path, undrawn):
     command = ("analyze", "--target", "Y.csv", "--init", "balanced", "--hidden", "12")
     result = linflow(*command, "--proof-steps", "0")
     assert result.exit_code == 1
@@ -537,7 +537,7 @@ def test_analyze_says_when_nothing_is_certified_and_nothing_proved(linflow, tmp_
     assert "spread of the imbalance" not in result.stdout
 
 
-def test_analyze_proves_where_nothing_is_certified(linflow, tmp_path):
+def test_analyze_proves_where_nothing_is_certified(linflow, tmp_path, undrawn):
     result = linflow("analyze", "--target", "Y.csv", "--init", "balanced", "--hidden", "12", "--json")
     assert result.exit_code == 0
     told = json.loads(result.stdout)
@@ -553,7 +553,7 @@ def test_analyze_proves_where_nothing_is_certified(linflow, tmp_path):
     assert "proved by the verified run, observed (circles)" in page
 
 
-def test_a_descent_is_proved_to_the_step(linflow):
+def test_a_descent_is_proved_to_the_step(linflow, undrawn):
     options = ("--target", "Y.csv", "--hidden", "12", "--algorithm", "descent", "--step-size", "0.02")
     told = json.loads(linflow("analyze", *options, "--json").stdout)
     fewest, most = told["proof"]["steps_to"]["1e-06"]

@@ -121,12 +121,12 @@ def test_design(linflow, kind):
 
 
 @pytest.mark.parametrize("folder", ["analysis", "."])
-def test_analyze(linflow, folder):
+def test_analyze(linflow, folder, undrawn):
     words = ("analyze", *DATA, *(() if folder == "analysis" else ("--out", folder)))
     refuses(linflow, words, *(f"{folder}/{name}" for name in FILES))
 
 
-def test_an_analysis_that_is_replaced_is_told_and_can_be_run_from_its_own_file(linflow):
+def test_an_analysis_that_is_replaced_is_told_and_can_be_run_from_its_own_file(linflow, undrawn):
     assert "earlier one" not in linflow("analyze", *DATA).stdout
     first = Path("analysis/experiment.toml").read_text()
     assert first.startswith("# experiment.toml was made by: linflow analyze")

@@ -562,7 +562,7 @@ def test_rows_that_are_lost_while_it_runs_are_no_success(tmp_path, here):
     assert run_sweep(read_grid(grid_of()), tmp_path, workers=1).computed == 6
 
 
-def test_ctrl_c_says_what_is_kept_whenever_it_comes(tmp_path, monkeypatch):
+def test_ctrl_c_says_what_is_kept_whenever_it_comes(tmp_path, monkeypatch, here):
     def stop(*_):
         raise KeyboardInterrupt
 
@@ -583,7 +583,7 @@ def test_ctrl_c_says_what_is_kept_whenever_it_comes(tmp_path, monkeypatch):
             lf.sweep(grid_of(grid={"seeds": 1}), workers=1)
 
 
-def test_a_full_disk_is_told_with_what_is_kept(tmp_path, monkeypatch):
+def test_a_full_disk_is_told_with_what_is_kept(tmp_path, monkeypatch, here):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -695,7 +695,7 @@ def test_status_of_a_folder(swept, tmp_path, here):
     assert "not running" in str(status)
 
 
-def test_progress_is_told_and_ends_at_the_end(tmp_path):
+def test_progress_is_told_and_ends_at_the_end(tmp_path, here):
     seen = []
     run_sweep(read_grid(grid_of()), tmp_path, workers=1, progress=seen.append)
     assert (seen[-1].done, seen[-1].total, seen[-1].failed) == (6, 6, 0)
