@@ -1,6 +1,7 @@
 """Sweeps on a Dask cluster: the same numbers, and nothing lost when workers or the scheduler are killed."""
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -179,9 +180,11 @@ def test_no_scheduler_there_is_said(tmp_path):
 
     np.save(tmp_path / "Y.npy", Y)
     (tmp_path / "grid.toml").write_text('[data]\ntarget = "Y.npy"\n[grid]\nwidth = [3]\n')
-    sweep = started(tmp_path, "out", "--scheduler", "tcp://127.0.0.1:9", stderr=subprocess.PIPE, text=True)
+    (tmp_path / "sitecustomize.py").write_text("from linflow.sweeps import engine\nengine.CONNECT = 0.1\n")
+    env = {**ENV, "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, [ENV.get("PYTHONPATH")])])}
+    sweep = started(tmp_path, "out", "--scheduler", "tcp://127.0.0.1:9", stderr=subprocess.PIPE, text=True, env=env)
     _, err = sweep.communicate(timeout=PATIENCE)
     assert sweep.returncode == 2
     assert len(told(err)) == 1
-    assert "there is no Dask scheduler at tcp://127.0.0.1:9" in told(err)[0]
+    assert "there is no Dask scheduler at tcp://127.0.0.1:9" in told(err)[0] and "after 0.1 s" in told(err)[0]
     assert "Traceback" not in err

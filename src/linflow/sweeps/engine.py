@@ -29,6 +29,8 @@ AHEAD = 2
 """The number of tasks that a worker has, including the one it computes."""
 GRACE = 10.0
 """Seconds that a task may take beyond the limits of its cells. Cells check the time themselves when they can."""
+CONNECT = 10.0
+"""Seconds after which a scheduler that does not answer counts as absent."""
 LOGS = ("distributed", "distributed.client")
 WORKER = ("-m", "linflow.sweeps.worker")
 """The arguments with which a process is started."""
@@ -274,7 +276,7 @@ class DaskEngine:
         for name in LOGS:
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
         try:
-            self._client = Client(address, set_as_default=False, timeout=10)
+            self._client = Client(address, set_as_default=False, timeout=CONNECT)
         except (OSError, ValueError) as error:
             self._speak()
             raise ConnectionError(
