@@ -12,6 +12,7 @@ sys.path.insert(0, str(HERE / "_ext"))
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # matrices are small
 
 from linflow import __version__ as release  # noqa: E402 - after BLAS is told how many threads it has
+from linflow.pages import play  # noqa: E402
 
 project = "linflow"
 author = "The linflow developers"
@@ -101,13 +102,14 @@ templates_path = ["_templates"]
 
 
 def setup(app):
-    """Copy MathJax beside the pages."""
+    """Copy MathJax beside the pages, and write the page to play with."""
 
-    def copy_mathjax(app, error):
+    def write_others(app, error):
         if error is None and app.builder.format == "html":
             source = Path(MATHJAX.origin).parent / "static" / "mathjax" / "tex-svg.js"
             target = Path(app.outdir) / "_static" / "mathjax" / "tex-svg.js"
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(source.read_bytes())
+            play.write(Path(app.outdir) / "play.html")
 
-    app.connect("build-finished", copy_mathjax)
+    app.connect("build-finished", write_others)
