@@ -11,6 +11,7 @@ import pytest
 from linflow.relu import floor as floor_module
 from linflow.relu import movement as movement_module
 from linflow.relu import path as path_module
+from linflow.relu import shadows as shadows_module
 from linflow.relu import steps as steps_module
 from linflow.relu.floor import Floor
 from linflow.relu.movement import Mover
@@ -42,6 +43,14 @@ def start(request):
     found = started(*drawn(21, **request.param))
     assert found.cosine_error > 0  # with the fine ε
     return found
+
+
+def test_the_allowances_themselves():
+    """Each is some hundred roundings of 2⁻⁵², of formulas with fewer operations."""
+    lowered, raised = 1 - 64 * 2.0**-52, 1 + 64 * 2.0**-52
+    assert lowered == path_module.DOWN and raised == steps_module.UP
+    assert movement_module.FARTHEST == 300.0 and shadows_module.SMALLEST == 1e-9
+    assert (steps_module.FREE, steps_module.NONE_FREE, floor_module.LARGEST_C) == (0.25, 1e-6, 1e8)
 
 
 # --- movement ------------------------------------------------------------------------------------------------------
@@ -291,6 +300,9 @@ def test_what_a_path_says(monkeypatch):
     assert path([0, 1, 2], [1.0, 0.5], [2.0, 0.5, 0.0]).closes
     assert not path([0, 1, 2], [1.0, 0.0], [2.0, 0.5, 0.0]).closes
     assert not path([0, 1, 2], [1.0, 0.5], [2.0, 0.5, 0.1]).closes
+    assert not path([0, 1, 2, 3], [1.0, 0.5, 0.0], [2.0, 0.5, 0.1, 0.0]).closes
+    assert path([0, 1, 2, 3], [1.0, 0.5, 0.1], [2.0, 0.5, 0.1, -0.1]).closes
+    assert path([0, 0.5, 1, 2], [1.5, 1.0, 0.25], [2.0, 1.0, 0.8, 0.1]).might_close  # 0.5 · 1.5, 0.5 · 1.5, 1 · 1
     # The floors at the left ends: 1·1 + 1·2 and 1·1 + 1·0.9.
     assert path([0, 1, 3], [1.0, 0.5], [2.0, 1.0, 0.1]).might_close
     assert path([0, 1, 2], [1.0, 0.5], [2.0, 1.0, 0.1]).might_close
