@@ -4,6 +4,7 @@ Both sides do the same operations on the same numbers, which agree to 1e-11; ε 
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -68,7 +69,9 @@ def grown(v, f, kappa, path):
 @pytest.mark.parametrize("tau", [0.02, 0.3, 1.5])
 def test_the_movement_with_its_allowances(start, tau, monkeypatch):
     monkeypatch.setattr(movement_module, "EPS", E)
+    vars(start)["z_error"] = np.random.default_rng(2).uniform(0.05, 0.15, start.z.shape)
     found = Mover(start).at(tau)
+    assert (np.abs(start.z) < start.z_error).any()
     s, (sizes, features), N = start.slope, start.sizes, len(start.X)
     t = np.where(found.active, 1.0, s)
     z, error = start.z.T, start.z_error.T
@@ -97,14 +100,28 @@ def test_the_movement_with_its_allowances(start, tau, monkeypatch):
     bound += error
     joint = np.linalg.norm(found.kappa * found.growth) * (1 + (len(z) + 8) * E) + np.linalg.norm(error)
     assert found.features_moved == near(min(norm_ceiling(bound), joint) * (1 + 8 * E))
+    alone = replace(found, kappa=1e6 * found.kappa)  # the other bound is of no use
+    assert alone.features_moved == near(norm_ceiling(bound) * (1 + 8 * E))
 
 
 def test_a_neuron_that_no_sample_moves_grows_with_the_path(monkeypatch):
     monkeypatch.setattr(movement_module, "EPS", E)
-    V, eps = movement_module._grown(np.array([3.0, 3.0]), np.array([0.0, 2.0]), np.array([0.0, 4.0]), 0.5)
-    for j, (f, kappa) in enumerate(((0.0, 0.0), (2.0, 4.0))):
-        literal = grown(3.0, f, kappa, 0.5)
-        assert (V[j], eps[j]) == (near(literal[0]), near(literal[1]) if kappa else 0.0)
+    cases = (2.0, 0.0), (2.0, 4.0)
+    V, eps = movement_module._grown(np.full(2, 3.0), *np.array(cases).T, 0.5)
+    for j, (f, kappa) in enumerate(cases):
+        assert (V[j], eps[j]) == tuple(map(near, grown(3.0, f, kappa, 0.5)))
+
+
+def test_an_eigenvalue_is_at_most_the_trace(monkeypatch):
+    """One active sample: the ceiling of the eigenvalue is above it, and the trace is the better bound."""
+    monkeypatch.setattr(movement_module, "EPS", E)
+    start = started(*drawn(21, **KINDS[1]))
+    monkeypatch.setattr(movement_module, "greatest_ceiling", lambda S: 1.5 * np.linalg.eigvalsh(S)[..., -1])
+    masks = np.array([np.arange(6) == 2, np.arange(6) < 6])
+    one, off = start.lengths[2] ** 2, start.cosine_error + 8 * E
+    whole = 1.5 * np.linalg.eigvalsh(start.X @ start.X.T)[-1]
+    found, trace = Mover(start)._ceilings(masks), np.sum(start.lengths**2)
+    assert found[0] == near(one * (1 + off)) and found[1] == near(min(whole + off * trace, trace * (1 + off)), 1e-9)
 
 
 def test_both_bounds_on_the_change_of_the_features_are_used():
@@ -123,10 +140,10 @@ def test_the_floor_of_the_second_layer_with_its_allowances(drift, monkeypatch):
     monkeypatch.setattr(movement_module, "EPS", E)
     won = []
     for kind, tau in (
-        ({}, 0.05),
+        ({"N": 5}, 0.05),
         ({"N": 6, "d": 3}, 0.05),
-        ({"size": 4.0, "paired": False}, 0.2),
-        ({"size": 4.0}, 2.0),
+        ({"N": 5, "size": 4.0, "paired": False}, 0.2),
+        ({"N": 5, "size": 4.0}, 2.0),
     ):
         start = started(*drawn(22, **kind))
         p, off = start.row_space_sizes

@@ -74,7 +74,7 @@ class Movement:
         s, z, error = self.start.slope, self.start.z.T, self.start.z_error.T
         M = self.moved + error
         below = np.maximum(s * M, s * np.abs(z) + M - np.abs(z))
-        E = np.where(z > 0, M, np.where(np.abs(z) >= M, s * M, below)) + error
+        E = np.where(z > 0, M, below) + error
         joint = np.linalg.norm(self.kappa * self.growth) * (1 + (len(E) + 8) * EPS) + np.linalg.norm(error)
         return min(norm_ceiling(E), float(joint)) * (1 + 8 * EPS)
 
