@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -327,8 +327,9 @@ class DescentBounds:
             return self.largest / 2
         if not self._unit:
             return 0.0
-        rate, eta = scan(lambda x: self.best_at(self._unit * 10.0**x)[0])
-        return eta if rate > 0 else scan(lambda x: self.best_at(self._unit * 10.0**x)[1])[1]
+        best_at = lru_cache(self.best_at)  # both searches begin with one grid
+        rate, eta = scan(lambda x: best_at(self._unit * 10.0**x)[0])
+        return eta if rate > 0 else scan(lambda x: best_at(self._unit * 10.0**x)[1])[1]
 
     def advise(self) -> float:
         """Return the step with the smallest factor at the initial gap that `at` certifies; 0 if there is none."""
