@@ -64,6 +64,7 @@ from .model.quadratics import MatrixFactorization as MatrixFactorization
 from .model.quadratics import Quadratic as Quadratic
 from .model.sensing import Completion as Completion
 from .model.sensing import Sensing as Sensing
+from .model.softmax import SoftmaxLoss as SoftmaxLoss
 from .model.spectrum import ImbalanceSpectrum as ImbalanceSpectrum
 from .model.tied import TiedLayers as TiedLayers
 from .sweeps import sweep as sweep

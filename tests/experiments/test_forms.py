@@ -23,6 +23,8 @@ def folder(tmp_path, monkeypatch):
     np.save("b.npy", rng.standard_normal(4))
     np.save("X.npy", rng.standard_normal((6, 3)))
     np.save("Y.npy", rng.standard_normal((6, 2)))
+    np.savetxt("classes.csv", [0, 1, 2, 0, 1, 2], fmt="%d")
+    np.save("I.npy", np.vstack([np.eye(3), 2 * np.eye(3)]))
     return tmp_path
 
 
@@ -93,3 +95,12 @@ def test_regressions_have_weights_and_a_ridge(folder):
     found = lf.sweep({**grid, "grid": {"ridge": [0.0, 1.0]}})
     rates = found["pl_constant"].to_pylist() if hasattr(found, "to_pylist") else list(found["pl_constant"])
     assert rates[1] - rates[0] == pytest.approx(2.0, rel=1e-9)
+
+
+def test_softmax_takes_classes_and_a_mean(folder):
+    f = made(x="I.npy", y="classes.csv", objective="softmax")
+    g = made(x="I.npy", y="classes.csv", objective="softmax", mean=True)
+    W = np.arange(9.0).reshape(3, 3)
+    assert isinstance(f, lf.SoftmaxLoss) and f.shape == (3, 3) and f.value(W) == pytest.approx(6 * g.value(W))
+    with pytest.raises(ValueError, match="mean is True, but logistic does not use it"):
+        made(x="X.npy", y="Y.npy", objective="logistic", mean=True)

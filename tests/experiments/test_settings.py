@@ -68,7 +68,7 @@ def test_a_file_says_what_it_was_made_from(tmp_path):
         ('[flow]\nuntil = "1e-3"\n', r"line 2: flow\.until is '1e-3'"),
         (
             "[data]\nzzz = 1\n",
-            r"line 2: data\.zzz is an unknown key; there are x, y, target, objective, p, shape, missing, .*ridge",
+            r"line 2: data\.zzz is an unknown key; there are x, y, target, objective, p, shape, missing, .*, ridge",
         ),
     ],
 )

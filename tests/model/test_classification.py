@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import linflow as lf
 from linflow._support.arrays import from_numpy, norm, to_numpy
-from linflow.model.classification import ExponentialLoss, LogisticLoss, _hard_margin
+from linflow.model.classification import ExponentialLoss, LogisticLoss, hard_margin
 
 EPS = float(np.finfo(float).eps)
 LOSSES = (ExponentialLoss, LogisticLoss)
@@ -27,7 +27,7 @@ def separable(rng, N, n, m=1, push=0.3):
         V = rng.standard_normal((n, m))
         Y = np.where(X @ V > 0, 1.0, -1.0)
         X = X + push * np.outer(Y[:, 0], V[:, 0]) / np.linalg.norm(V[:, 0])
-        if all(_hard_margin(Y[:, j, None] * X)[0] > 1e-3 for j in range(m)):
+        if all(hard_margin(Y[:, j, None] * X)[0] > 1e-3 for j in range(m)):
             return X, Y
 
 
@@ -56,7 +56,7 @@ def test_margin_against_enumeration(seed, N, n, whole):
     rng = np.random.default_rng(seed)
     Z = rng.integers(-2, 4, (N, n)).astype(float) if whole else rng.standard_normal((N, n)) + 0.7
     exact = brute_margin(Z)
-    lower, upper, u = _hard_margin(Z)
+    lower, upper, u = hard_margin(Z)
     # The enumeration solves systems with the squares of Z: 1e-7 is the root of their rounding.
     if exact < 1e-7:
         assert lower <= 0 and upper <= 1e-13

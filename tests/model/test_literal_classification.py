@@ -7,7 +7,7 @@ import pytest
 
 import linflow as lf
 from linflow.model import classification
-from linflow.model.classification import ExponentialLoss, LogisticLoss, _hard_margin, _labels
+from linflow.model.classification import ExponentialLoss, LogisticLoss, _labels, hard_margin
 
 EPS = float(np.finfo(float).eps)
 COARSE = 2.0**-10
@@ -103,11 +103,11 @@ def test_wrong_labels_are_shown_up_to_four(y, shown):
 def test_bounds_of_the_margin_allow_for_rounding(monkeypatch):
     monkeypatch.setattr(classification, "EPS", COARSE)
     Z = np.array([[-4.0, 3.0], [-8.0, 6.0], [-80.0, 60.0]])  # of lengths 5, 10 and 100, in one direction
-    lower, upper, u = _hard_margin(Z)
+    lower, upper, u = hard_margin(Z)
     assert list(u) == near([-0.8, 0.6])
     assert lower == near((5 - (2 + 8) * COARSE * 5) * (1 - 4 * COARSE))
     assert upper == near(5 + (2 + 1 + 8) * COARSE * 100)
-    assert _hard_margin(np.zeros((2, 3)))[:2] == (0.0, 0.0)
+    assert hard_margin(np.zeros((2, 3)))[:2] == (0.0, 0.0)
 
 
 def test_the_margin_is_computed_anew_from_its_support(monkeypatch):
@@ -116,8 +116,8 @@ def test_the_margin_is_computed_anew_from_its_support(monkeypatch):
 
     monkeypatch.setattr(scipy.optimize, "nnls", lambda A, b: (np.array([0.9, 0.1]), 0.0))
     Z = np.array([[1.0, 0.1], [1.0, -0.2]])
-    lower, upper, u = _hard_margin(Z)
+    lower, upper, u = hard_margin(Z)
     assert lower == near(1.0) and upper == near(1.0) and list(u) == pytest.approx([1.0, 0.0], abs=1e-14)
     monkeypatch.setattr(classification, "EPS", COARSE)
-    upper = _hard_margin(Z)[1]
+    upper = hard_margin(Z)[1]
     assert upper == near(1 + (2 + 2 + 8) * COARSE * math.sqrt(1.04)) or upper == near(math.sqrt(1.04))

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from linflow import bounds
 from linflow.certificates._base import Guarantee
 from linflow.certificates.setting import Setting
-from linflow.model.classification import ExponentialTail
 from linflow.model.tails import Tail
 
 NOT_FINITE = "the loss at the start is not finite; shrink the weights"
@@ -75,9 +74,9 @@ def exponential_tail(setting: Setting) -> list[Guarantee]:
 
 def tail_name(setting: Setting) -> str:
     """Return what the rows of an objective with a tail are called."""
-    return "exponential tail" if isinstance(setting.objective, ExponentialTail) else "tail"
+    return "exponential tail" if hasattr(setting.objective, "hard_margin") else "tail"
 
 
 def tail_facts(setting: Setting, tail: Tail) -> dict[str, float]:
     """Return the constant of the tail under its name."""
-    return {"hard margin" if isinstance(setting.objective, ExponentialTail) else "tail constant": tail.constant}
+    return {"hard margin" if hasattr(setting.objective, "hard_margin") else "tail constant": tail.constant}

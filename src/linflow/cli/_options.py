@@ -22,14 +22,15 @@ OPTIONS: dict[str, tuple[str, type, str, str]] = {
         "data.objective",
         str,
         "Data",
-        "factorization, completion, regression, sensing, logistic, exponential, powers, diagonal or circular; "
-        "default factorization with a target, else regression.",
+        "factorization, completion, regression, sensing, logistic, exponential, softmax, powers, diagonal or "
+        "circular; default factorization with a target, else regression.",
     ),
     "p": ("data.p", float, "Data", "Power of the residuals for the objective powers, 2 or more; default 4."),
     "shape": ("data.shape", str, "Data", "Rows and columns of the product of the objective sensing, such as 3,2."),
     "missing": ("data.missing", str, "Data", "What a missing entry of the target is: nan. It makes a completion."),
     "sample_weights": ("data.sample_weights", Path, "Data", "Weight of each sample of a regression, one a row."),
     "ridge": ("data.ridge", float, "Data", "Ridge ρ of a regression: ½ρ‖W‖² is added to the loss."),
+    "mean": ("data.mean", bool, "Data", "Divide the softmax loss by the number of samples, as PyTorch does."),
     "init": (
         "start.init",
         str,
@@ -106,7 +107,7 @@ OPTIONS: dict[str, tuple[str, type, str, str]] = {
 """For each option: the key in the file, the type, the panel in the help, and the help text."""
 OLD_FLAGS = {"multiplier": "--scale"}
 """Old names of options. They still work."""
-FLAGS = {"folder": "--out", "confirm": "--confirm", "nesterov": "--nesterov"}
+FLAGS = {"folder": "--out", "confirm": "--confirm", "nesterov": "--nesterov", "mean": "--mean"}
 """Options that are not named after their parameter, or that take no value."""
 
 

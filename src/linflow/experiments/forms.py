@@ -13,6 +13,7 @@ from linflow.model.objectives import Objective
 from linflow.model.powers import LpRegression
 from linflow.model.quadratics import LinearRegression, MatrixFactorization
 from linflow.model.sensing import Completion, Sensing
+from linflow.model.softmax import SoftmaxLoss
 
 POWER = 4.0
 """The power p of the objective `powers` if none is given."""
@@ -45,6 +46,10 @@ def _regression(X: Any, Y: Any, *, sample_weights: Any = None, ridge: float = 0.
     return LinearRegression(X, Y, weights=sample_weights, ridge=ridge)
 
 
+def _softmax(X: Any, Y: Any, *, mean: bool = False) -> Objective:
+    return SoftmaxLoss(X, Y, mean=mean)
+
+
 def _powers(X: Any, Y: Any, *, p: float = POWER) -> Objective:
     return LpRegression(X, Y, p)
 
@@ -66,6 +71,7 @@ FORMS: dict[str, Form] = {
         (("shape", "the rows and columns of the product; give --shape 3,2"),),
     ),
     "logistic": Form(LogisticLoss, ", by logistic loss"),
+    "softmax": Form(_softmax, ", by softmax cross-entropy", ("mean",)),
     "exponential": Form(ExponentialLoss, ", by exponential loss"),
     "powers": Form(_powers, " in the p-norm", ("p",)),
     "diagonal": Form(DiagonalRegression, " by the diagonal of the product"),

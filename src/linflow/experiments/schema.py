@@ -29,6 +29,7 @@ Kind = Literal[
     "sensing",
     "logistic",
     "exponential",
+    "softmax",
     "powers",
     "diagonal",
     "circular",
@@ -55,7 +56,7 @@ class DataSection(_Section):
 
     A regression may have `sample_weights`, one for each row, and a `ridge`. `p` is the power of `powers`, `shape` the
     rows and columns of the product of `sensing`, and `missing` what stands for a missing entry of a target, which
-    makes it a `completion`.
+    makes it a `completion`. `mean` divides the loss of `softmax` by the number of samples.
     """
 
     x: Path | None = None
@@ -66,6 +67,7 @@ class DataSection(_Section):
     shape: tuple[Count, Count] | None = None
     missing: Literal["nan"] | None = None
     sample_weights: Path | None = None
+    mean: bool | None = None
     ridge: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)] | None = None
 
 

@@ -65,7 +65,7 @@ class ExponentialTail(Objective):
         self._longest = float(to_numpy(self._lengths).max()) * (1 + (X.shape[1] + 8) * EPS)
         with one_thread():  # for many small operations, a second thread costs time
             _, s, Vt = xp.linalg.svd(X, full_matrices=False)
-            found = [_hard_margin(labels[:, None] * to_numpy(X)) for labels in to_numpy(Y).T]
+            found = [hard_margin(labels[:, None] * to_numpy(X)) for labels in to_numpy(Y).T]
         top = float(s[0])
         self.smoothness = self._largest_curvature * top * top
         self._cut = max(X.shape) * EPS * top  # singular values up to here count as 0
@@ -341,7 +341,7 @@ def _labels(y: Any, X: Array) -> Array:
     return Y
 
 
-def _hard_margin(Z: np.ndarray) -> tuple[float, float, np.ndarray]:
+def hard_margin(Z: np.ndarray) -> tuple[float, float, np.ndarray]:
     """Return bounds on `max_{‖u‖=1} min_i ⟨u, z_i⟩` and a unit u that attains the lower one; `lower ≤ 0` if none.
 
     Least-distance programming turns `min ‖u‖ s.t. Zu ≥ 1` into the non-negative least-squares problem

@@ -116,3 +116,39 @@ class LogisticTail(Tail):
         z = s + v0 + log_v0 - 4 * EPS * (s + v0 + abs(log_v0))
         v = float(wrightomega(z))
         return math.log1p(1 / v) if v > 1 else v - z + math.log1p(v)
+
+
+@dataclass(frozen=True)
+class MeanTail(Tail):
+    """The inequality `‖∇g(W)‖_F ≥ γ (1 − e^{−Ng(W)})/N` of a mean `g = f/N`, where f has that of `LogisticTail`.
+
+    Along the flow of g, `h = Ng` falls like f along its own flow at the time `t/N`.
+
+    Attributes:
+        constant: γ.
+        samples: N.
+    """
+
+    samples: int = 1
+
+    @property
+    def _whole(self) -> LogisticTail:
+        return LogisticTail(self.constant)
+
+    def constant_on(self, gap0: float) -> float:
+        """Return `γ (1 − e^{−N gap0})/(N gap0)`."""
+        return self._whole.constant_on(self.samples * gap0) / UP
+
+    def time(self, gap0: float, gap: float, alpha: float) -> float:
+        """Return N times the time of the sum, from N times the gaps; rounded up."""
+        N = self.samples
+        return self._whole.time(N * gap0 * UP, N * gap / UP, alpha) * N * UP if gap < gap0 else 0.0
+
+    def gap(self, gap0: float, t: float, alpha: float) -> float:
+        """Return the gap of the sum at the time t/N over N; rounded up."""
+        N = self.samples
+        return min(gap0, self._whole.gap(N * gap0 * UP, t / N / UP, alpha) / N * UP)
+
+    def path(self, gap0: float, gaps: np.ndarray) -> np.ndarray:
+        """Return the path of the sum between N times the gaps."""
+        return self._whole.path(self.samples * gap0, self.samples * gaps)

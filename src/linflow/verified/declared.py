@@ -74,6 +74,19 @@ class DeclaredGradient(ConvexGradient):
         """The declared K."""
         return self.objective.smoothness
 
+    @property
+    def hessian_lipschitz(self) -> float:
+        """The declared H."""
+        return self.objective.hessian_lipschitz
+
+    def value_error(self, W: Array) -> float:
+        """Return the declared bound of the rounding of `f(W)`."""
+        return self._error(self.objective.value_error, "value_error", W)
+
+    def gradient_error(self, W: Array) -> float:
+        """Return the declared bound of the rounding of `∇f(W)`."""
+        return self._error(self.objective.gradient_error, "gradient_error", W)
+
     def gap(self, E: np.ndarray, error: float) -> tuple[float, float]:
         """Return bounds of `f − f*` at all products within `error` of E.
 
@@ -81,7 +94,7 @@ class DeclaredGradient(ConvexGradient):
         `f(W) ≤ f(E) + ‖∇f(E)‖ d + ½K d²` as it is smooth.
         """
         f, W = self.objective, from_numpy(E, self.like)
-        value, off = float(f.value(W)), self._error(f.value_error, "value_error", W)
+        value, off = float(f.value(W)), self.value_error(W)
         G, G_off = self.gradient(E, 0.0)
         moved = (float(frobenius(G)) + float(G_off)) * error * UP
         off = (off + 4 * U * (abs(value) + abs(f.minimum))) * UP
@@ -102,7 +115,7 @@ class DeclaredGradient(ConvexGradient):
             return np.stack([G for G, _ in parts]), np.array([error for _, error in parts])
         f, here = self.objective, from_numpy(W, self.like)
         G = np.asarray(to_numpy(f.gradient(here)), dtype=np.float64)
-        return G, (self._error(f.gradient_error, "gradient_error", here) + self.smoothness * off) * UP
+        return G, (self.gradient_error(here) + self.smoothness * off) * UP
 
     def at(self, W: np.ndarray, error: float) -> float:
         """Return an upper bound of `‖∇f‖_F` at the exact product."""

@@ -117,7 +117,7 @@ class DeclaredPath(ConvexPath):
     @cached_property
     def slope(self) -> Jet:
         """Upper bounds of `‖c∇f‖_F` and of its first two derivatives, over the step."""
-        K, H = self.problem.smoothness, self.problem.objective.hessian_lipschitz
+        K, H = self.problem.smoothness, self.problem.hessian_lipschitz
         _, first, second = times((self.c, 0.0, 0.0), *self.jets)
         value = self.sizes(0.0)[0]
         return value, self.c * K * first * UP, self.c * (H * first * first + K * second) * UP

@@ -100,8 +100,8 @@ def affine_gradient(objective: Objective) -> AffineGradient:
         return _general(objective)
     raise ValueError(
         "a verified run needs MatrixFactorization, LinearRegression, Quadratic, Sensing, Completion, "
-        "ExponentialLoss, LogisticLoss or a convex Objective that declares its constants and errors, not "
-        f"{type(objective).__name__}; gradient_flow and certify take every objective."
+        "ExponentialLoss, LogisticLoss, SoftmaxLoss or a convex Objective that declares its constants and "
+        f"errors, not {type(objective).__name__}; gradient_flow and certify take every objective."
     )
 
 

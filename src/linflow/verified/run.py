@@ -18,6 +18,7 @@ from linflow.model.classification import ExponentialTail
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
 from linflow.model.sensing import Completion, Sensing
+from linflow.model.softmax import SoftmaxLoss
 from linflow.verified.arithmetic import FLOAT64, PAIRS, Arithmetic
 from linflow.verified.classification import TailGradient
 from linflow.verified.convex_descent import ConvexDescentMarch
@@ -32,6 +33,7 @@ from linflow.verified.operators import OperatorGradient
 from linflow.verified.problem import AffineGradient, affine_gradient
 from linflow.verified.reduction import Narrowed, narrowed
 from linflow.verified.smooth import ConvexGradient
+from linflow.verified.softmax import SoftmaxGradient
 from linflow.verified.tail_enclosure import ConvexEnclosure, TailEnclosure
 from linflow.verified.tail_march import TailMarch
 
@@ -94,8 +96,8 @@ def enclose(
 
     Args:
         objective: `MatrixFactorization`, `LinearRegression`, `Quadratic`, `Sensing`, `Completion`,
-            `ExponentialLoss`, `LogisticLoss`, or a convex `Objective` that declares its smoothness and errors, and
-            for a flow `hessian_lipschitz`.
+            `ExponentialLoss`, `LogisticLoss`, `SoftmaxLoss`, or a convex `Objective` that declares its smoothness and
+            errors, and for a flow `hessian_lipschitz`.
         network: a `Network` or its weights.
         until: fraction of the first loss gap to prove; 1e-6 if until, t_max and steps are all left out.
         t_max: time at which the flow stops.
@@ -177,6 +179,8 @@ class _Beginning:
             problem: AffineGradient | ConvexGradient = TailGradient.of(objective)
         elif isinstance(objective, (Sensing, Completion)):
             problem = OperatorGradient.over(objective, net.weights[0])
+        elif isinstance(objective, SoftmaxLoss):
+            problem = SoftmaxGradient.over(objective, net.weights[0])
         elif objective.derived:
             problem = affine_gradient(objective)
         else:
