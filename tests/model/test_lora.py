@@ -34,10 +34,16 @@ def objectives(rng, n=4, m=3):
         "quadratic": lf.Quadratic(A, np.diag([1.0, 2.0, 3.0]), rng.standard_normal((n, m))),
         "quadratic of lists": lf.Quadratic(A.tolist(), C=rng.standard_normal((n, m)).tolist()),
         "given by functions": smooth,
+        "weighted": lf.LinearRegression(X, Y, weights=rng.random(7), ridge=0.3),
+        "sensing": lf.Sensing(rng.standard_normal((5, n, m)), rng.standard_normal(5)),
+        "completion": lf.Completion(rng.standard_normal((n, m)), rng.random((n, m)) < 0.7),
     }
 
 
-@pytest.mark.parametrize("name", ["factorization", "regression", "few samples", "given by functions"])
+ALL = ["factorization", "regression", "few samples", "given by functions", "weighted", "sensing", "completion"]
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_the_loss_is_that_of_the_adapted_weight(name):
     rng, W0, A, B = draw()
     f = objectives(rng)[name]
@@ -49,7 +55,7 @@ def test_the_loss_is_that_of_the_adapted_weight(name):
     np.testing.assert_allclose(shifted.gradient(net.product()), f.gradient(adapted), rtol=1e-11, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["factorization", "regression", "few samples", "quadratic", "quadratic of lists"])
+@pytest.mark.parametrize("name", [*(x for x in ALL if "functions" not in x), "quadratic", "quadratic of lists"])
 def test_a_shifted_quadratic_is_of_the_same_class(name):
     rng, W0, _, _ = draw(1)
     f, W = objectives(rng)[name], rng.standard_normal((4, 3))

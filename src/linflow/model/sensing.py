@@ -67,6 +67,13 @@ class Sensing(CoefficientRegression):
     def _spread(self, g: Array) -> Array:
         return g.reshape(self.shape)
 
+    def shifted(self, W0: Any) -> Sensing:
+        """Return `W ↦ f(W_0 + W)`, the sensing of `b − A(W_0)`."""
+        W0, note = checks.matrix(W0, "W0", self.shape)
+        moved = Sensing(self.X, self.y - self.X @ W0.reshape(-1, 1), shape=self.shape)
+        moved.notes = (*self.notes, *([note] if note else []))
+        return moved
+
 
 class Completion(Objective):
     """Matrix completion `f(W) = ½ Σ_{known} (W_ij − Y_ij)²`.
@@ -132,6 +139,13 @@ class Completion(Objective):
     def hessian_product(self, W: Array, V: Array) -> Array:
         """Return `∇²f[V]`, the known entries of V."""
         return self.known * unmasked(V, "V")
+
+    def shifted(self, W0: Any) -> Completion:
+        """Return `W ↦ f(W_0 + W)`, the completion of `Y − W_0`."""
+        W0, note = checks.matrix(W0, "W0", self.shape)
+        moved = Completion(self.minimizer - W0, self.known)
+        moved.notes = (*self.notes, *([note] if note else []))
+        return moved
 
     def rounding(self, network: Network) -> float:
         """Return the size below which the gap is rounding: `½(4ε (c Π‖W_l‖_F + ‖Y‖_F))²` of the known entries."""
