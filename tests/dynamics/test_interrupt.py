@@ -59,7 +59,7 @@ ONE = """{"result": run.result, "steps": run.stats.steps, "t": run.t.tolist()[-3
 RUNS = {
     "compiled": ('run = lf.gradient_flow(f, net, t_max=1e9, rtol=1e-13, engine="compiled", max_steps=10**9)', ONE),
     "plain": ('run = lf.gradient_flow(f, net, t_max=1e9, rtol=1e-13, engine="plain", max_steps=10**9)', ONE),
-    "descent": ("run = lf.gradient_descent(f, net, step_size=1e-6, steps=10**9, every=1000)", ONE),
+    "descent": ("run = lf.gradient_descent(f, net, step_size=1e-6, steps=10**9, every=100)", ONE),
     "many": (
         "run = lf.gradient_flow_many(f, [net] * 9, workers=2, t_max=1e9, rtol=1e-13, max_steps=10**9)",
         '{"results": [None if one is None else one.result for one in run]}',
