@@ -70,3 +70,11 @@ def xp(request):
 def undrawn(monkeypatch):
     """Pages without drawings, which take as long as the rest of an analysis, for tests of that rest."""
     monkeypatch.setattr("linflow.pages.analysis.svg", lambda ax, name: "")
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Sweeps without processes: each takes a second to start, and rows do not depend on who computes them."""
+    from tests.engine_here import Here
+
+    monkeypatch.setattr("linflow.sweeps.driver.LocalEngine", Here)

@@ -35,7 +35,7 @@ def named_delta(net):
     return net.scale**2 * float(lf.bounds.three_layer(*lf.imbalance_matrices(net), *net.shape))
 
 
-def test_the_box_plot_draws_what_its_axes_say(monkeypatch, tmp_path):
+def test_the_box_plot_draws_what_its_axes_say(monkeypatch, tmp_path, here):
     small = box_plot.BoxPlotSettings(h=80, seeds=3)
     _remember(monkeypatch, box_plot)
     outcome = box_plot.experiment.run(2, silent, small)
@@ -68,7 +68,7 @@ def test_the_box_plot_draws_what_its_axes_say(monkeypatch, tmp_path):
     assert any(text.startswith("Drawn as Δ*") for text in caught)
 
 
-def test_three_layers_in_small(monkeypatch, tmp_path):
+def test_three_layers_in_small(monkeypatch, tmp_path, here):
     small = three_layers.ThreeLayersSettings(h=((10, 20), (20, 30), (30, 40)), seeds=1, eta=5e-4, until=1e-2)
     _remember(monkeypatch, three_layers)
     outcome = three_layers.experiment.run(0, silent, small)
@@ -107,7 +107,7 @@ def _remember(monkeypatch, module):
     monkeypatch.setattr(module, "rows_of", rows_of)
 
 
-def test_step_sizes_in_small(tmp_path):
+def test_step_sizes_in_small(tmp_path, here):
     small = step_sizes.StepSizesSettings(h=(60, 80, 100), seeds=2, until=1e-4)
     outcome = step_sizes.experiment.run(0, silent, small)
     drawn(outcome, tmp_path / "figure.svg")

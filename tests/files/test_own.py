@@ -160,7 +160,7 @@ def test_reproduce(linflow, monkeypatch):
     assert json.loads(Path("report/report.json").read_text())["passed"]
 
 
-def test_sweeps(linflow, tmp_path):
+def test_sweeps(linflow, tmp_path, here):
     run_sweep(read_grid({"data": {"target": "Y.npy"}, "grid": {"width": [2, 3]}}), "swept", workers=1)
     refuses(linflow, ("sweep", "report", "swept"), "swept/report.html")
     refuses(linflow, ("sweep", "report", "swept", "--out", "page.html"), "page.html")

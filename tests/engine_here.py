@@ -1,9 +1,7 @@
-"""Sweeps whose cells are computed by the process of the test, for tests of what is in rows and folders."""
+"""An engine of sweeps that computes in the process of the test, for tests of what is in rows and folders."""
 
 import pickle
 from collections import deque
-
-import pytest
 
 from linflow.sweeps.cells import run_task
 
@@ -30,9 +28,3 @@ class Here:
 
     def close(self):
         self._tasks.clear()
-
-
-@pytest.fixture
-def here(monkeypatch):
-    """No processes: a process takes a second to start, and other tests show that rows do not depend on them."""
-    monkeypatch.setattr("linflow.sweeps.driver.LocalEngine", Here)
