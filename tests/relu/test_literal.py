@@ -12,7 +12,6 @@ import pytest
 from linflow.relu import floor as floor_module
 from linflow.relu import movement as movement_module
 from linflow.relu import path as path_module
-from linflow.relu import shadows as shadows_module
 from linflow.relu import steps as steps_module
 from linflow.relu.floor import Floor
 from linflow.relu.movement import Mover
@@ -44,14 +43,6 @@ def start(request):
     found = started(*drawn(21, **request.param))
     assert found.cosine_error > 0  # with the fine ε
     return found
-
-
-def test_the_allowances_themselves():
-    """Each is some hundred roundings of 2⁻⁵², of formulas with fewer operations."""
-    lowered, raised = 1 - 64 * 2.0**-52, 1 + 64 * 2.0**-52
-    assert lowered == path_module.DOWN and raised == steps_module.UP
-    assert movement_module.FARTHEST == 300.0 and shadows_module.SMALLEST == 1e-9
-    assert (steps_module.FREE, steps_module.NONE_FREE, floor_module.LARGEST_C) == (0.25, 1e-6, 1e8)
 
 
 # --- movement ------------------------------------------------------------------------------------------------------
@@ -164,6 +155,7 @@ def test_the_floor_of_the_second_layer_with_its_allowances(drift, monkeypatch):
 
 def test_nothing_is_computed_past_the_farthest_path(monkeypatch):
     start = started(*drawn(21, **KINDS[0]))
+    assert movement_module.FARTHEST == 300.0
     mover = Mover(start)
     x = float(np.sqrt(mover.at(0.3).kappa.max())) * 0.3
     monkeypatch.setattr(movement_module, "FARTHEST", x * (1 + 1e-9))
@@ -188,11 +180,12 @@ def test_the_form_of_one_output_with_its_allowances(start, monkeypatch):
     same(found._single(parts, weights), literal * np.outer(start.lengths, start.lengths), 1e-9)
 
 
-@pytest.mark.parametrize("ratio", [0.25, 2.0])
-def test_the_form_of_several_outputs_with_its_allowances(ratio, monkeypatch):
+@pytest.mark.parametrize(("ratio", "tau"), [(0.25, 0.02), (2.0, 0.02), (0.25, 1.5)])
+def test_the_form_of_several_outputs_with_its_allowances(ratio, tau, monkeypatch):
     monkeypatch.setattr(floor_module, "EPS", E)
     start = started(*drawn(23, N=3, h=12, m=2, size=3.0, s=0.1))
-    movement, found, rng = Mover(start).at(0.02), Floor(start), np.random.default_rng(0)
+    movement, found, rng = Mover(start).at(tau), Floor(start), np.random.default_rng(0)
+    assert np.any(ratio * start.sizes[0] < movement.second) == (tau > 1)
     parts = rng.standard_normal((12, 3, 3))
     monkeypatch.setattr(found.shadows, "error", 0.01)
     A, losses, unit = np.zeros((6, 6)), [], 0.0
@@ -220,6 +213,9 @@ def test_the_price_of_a_second_layer_that_moves(monkeypatch):
             literal = min(float(greatest_ceiling(together)), apart)
             assert Floor(start)._price(movement, losses) == near(literal * (1 + (12 + 16) * E))
             less.add(apart < 0.99 * float(greatest_ceiling(together)))
+            monkeypatch.setattr(floor_module, "greatest_ceiling", lambda S: np.float64(np.inf))
+            assert Floor(start)._price(movement, losses) == near(apart * (1 + (12 + 16) * E))
+            monkeypatch.setattr(floor_module, "greatest_ceiling", greatest_ceiling)
     assert less == {True, False}
 
 
@@ -229,6 +225,7 @@ def test_the_part_of_the_second_layer_with_its_allowances(monkeypatch):
     start = started(*drawn(25, N=3, h=30, size=2.0))
     found, gram, rng = Floor(start), start.features @ start.features.T, np.random.default_rng(1)
     rises = 0
+    assert floor_module.LARGEST_C == 1e8
     for trial in range(12):
         B = rng.standard_normal((3, 3))
         A = (B + B.T) * 10.0 ** rng.uniform(-2, 1)
@@ -303,6 +300,8 @@ def test_the_march_over_a_grid_of_paths(finer, begin, monkeypatch):
 
 def test_a_march_ends_where_no_floor_is_left():
     found = march(lambda tau: 1.0 - tau, 3.0, 1.5)
+    lowered = 1 - 64 * 2.0**-52  # of a product of two numbers
+    assert lowered == path_module.DOWN
     assert not found.closes and found.floors[-1] == 0.0 < found.floors[-2]
     assert found.covered == near(1 - found.left[-1] / 3.0) and 0 < found.covered < 1
     assert march(lambda tau: -1.0, 3.0, 1.5).floors.tolist() == [0.0]
@@ -347,6 +346,7 @@ def coarse(monkeypatch):
 def test_the_curvature_of_steps_with_its_allowances(kind, coarse):
     up, _ = coarse
     start = started(*drawn(27, N=4, d=5, h=12, paired=False, **kind))
+    vars(start)["z_error"] = np.full(start.z.shape, 0.01)
     movement = Mover(start).at(0.1)
     t = np.where(movement.active, 1.0, start.slope)
     inner = sum(v**2 * np.outer(a, a) for v, a in zip(movement.second_size, t, strict=True))
@@ -381,6 +381,7 @@ def test_the_gain_of_a_step_with_its_allowances(tau, coarse, monkeypatch):
     monkeypatch.setattr(descent.floor, "at", lambda *given: 0.0)
     assert descent.gain(eta, tau) == 0.0
     assert descent.gain(2 / beta, tau) == 0.0  # d < 0
+    assert descent.gain(eta, 1e6) == 0.0  # the movement is beyond all bounds
 
 
 def test_what_steps_promise(coarse):
@@ -401,7 +402,8 @@ def test_a_step_is_certified_from_the_path_of_one_step_on(coarse, monkeypatch):
 
     def fake(floor, residual, shortest, begin):
         marched.append((floor(0.75), residual, shortest, begin))
-        return Path(np.array([begin, 0.5]), np.array([3.0]), np.array([residual, marched[0][0] - 4.0]), residual)
+        left = np.array([residual, 0.2, 0.1, marched[0][0] - 4.0])
+        return Path(np.array([begin, 0.25, 0.3, 0.5]), np.array([3.5, 3.25, 3.0]), left, residual)
 
     monkeypatch.setattr(descent, "gain", gain)
     monkeypatch.setattr(steps_module, "march", fake)
@@ -419,6 +421,8 @@ def test_the_best_of_a_few_steps(monkeypatch):
     """0.8/β(0) and its halves by √2, fourteen of them, or until the gain is half of the best."""
     start = started(*drawn(7, N=4, d=6, h=80, size=4.0))
     descent = Descent(start)
+    raised = 1 + 64 * 2.0**-52
+    assert raised == steps_module.UP and (steps_module.FREE, steps_module.NONE_FREE) == (0.25, 1e-6)
     unit = 1 / sum(descent.curvature(Mover(start).at(0.0)))
     for gains, count in (([1.0] * 20, 4), ([2.0**k for k in range(20)], 14), ([0, 0, 0, 1, 5.0, 2.0, 0.1], 6)):
         tried = []

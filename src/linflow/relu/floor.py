@@ -102,7 +102,7 @@ class Floor:
         for _ in range(1 if spread is None else ROUNDS):
             values, vectors = np.linalg.eigh(A + (1 - 1 / c) * self._gram)
             off = 32 * len(A) * EPS * max(abs(values[0]), abs(values[-1])) + self._gram_error
-            paid = 0.0 if spread is None or c == 1 else (c - 1) * spread**2 * (1 + 16 * EPS)
+            paid = 0.0 if spread is None else (c - 1) * spread**2 * (1 + 16 * EPS)
             best = max(best, float(values[0]) - off - paid)
             r = vectors[:, 0]
             rise = math.sqrt(max(0.0, float(r @ self._gram @ r)))
