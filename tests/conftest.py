@@ -34,7 +34,7 @@ def pytest_configure(config):
 
 
 def pytest_unconfigure(config):
-    """Leave no process behind."""
+    """Wait for nothing: a compiler that is still at work ends by itself, and what it makes is kept."""
     if process := config.stash.get(compiling, None):
         process.kill()
         process.wait()
