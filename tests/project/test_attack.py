@@ -13,7 +13,7 @@ pytest.importorskip("pyarrow")
 
 
 def test_nothing_gets_through():
-    seen, violations = attack.block(seed=20, first=0, count=60)
+    seen, violations = attack.block(seed=20, first=attack.BLOCK, count=60)
     assert violations == []
     assert sum(seen.values()) == 60
     assert {kind.partition(":")[0] for kind in seen} == {"file", "line", "numbers"}
