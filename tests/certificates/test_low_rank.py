@@ -243,3 +243,11 @@ def test_the_curve_falls_to_its_limit():
     assert curve.time(1.0) == curve.time(0.5) == math.inf
     assert curve.rate_at(2.0) == 1.0
     assert curve.rate_at(1.0) == curve.rate_at(0.5) == 0
+
+
+def test_the_rate_of_a_curve_stays_within_float64():
+    """The product of the speed and the gap leaves float64 sooner than the rate, which is at most the speed."""
+    for size in (1e-300, 1.0, 1e300):
+        curve = LimitCurve(5 * size, size, 1e200)
+        assert curve.rate_at(2 * size) == 5e199
+        assert curve.rate_at(5 * size) == pytest.approx(8e199, rel=4e-16, abs=0)  # two roundings

@@ -516,6 +516,10 @@ def test_the_method_is_chosen_by_what_a_unit_of_time_costs(monkeypatch, rng):
             assert found == h and stiff.radius == near(radius)
         else:
             assert found == near(5 / radius) and stiff.radius == 0.0
+    # A step that may have no error at all is not taken by the stabilised method.
+    stiff.radius, outcome["error"] = 0.0, 1.0
+    assert stiff.review(point, 50 / radius, lambda h: 0.0) == 50 / radius
+    assert stiff.radius == 0.0
     # Not in use: tried where the step is near the limit of stability, by the length that its error allows.
     longest = (249**2 - 1) / (1.54 * radius)
     for h in (2.9 / radius, 3.1 / radius, 50 / radius, 5000 / radius):

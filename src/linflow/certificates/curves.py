@@ -178,7 +178,7 @@ class LimitCurve:
 
     def rate_at(self, gap: float) -> float:
         """Return `speed · (gap − limit)/gap`; 0 at the limit and below."""
-        return self.speed * (gap - self.limit) / gap if gap > self.limit else 0.0
+        return self.speed * ((gap - self.limit) / gap) if gap > self.limit else 0.0  # never more than the speed
 
 
 @dataclass(frozen=True)

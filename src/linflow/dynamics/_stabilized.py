@@ -129,7 +129,7 @@ class Stiffness:
             return h if stays else LIMIT / radius
         if h * radius > 0.6 * LIMIT:
             length = self._length(point, min(8 * h, longest_step(MOST_STAGES, radius)), radius, allowed)
-            if stages_for(length, radius) / length < 0.6 * 12 / h:
+            if length > 0 and stages_for(length, radius) / length < 0.6 * 12 / h:
                 self.radius = radius
                 return length
         return h
