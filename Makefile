@@ -17,19 +17,20 @@ export OPENBLAS_NUM_THREADS ?= 1
 # Without kept bytecode, each test process compiles every module and every test anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help reproduce test test-slow newest floors package soundness relu-soundness optimizers attack proofs proof-tables mutants bench examples docs check format setup-test clean
+.PHONY: help reproduce test test-slow newest floors package soundness relu-soundness optimizers attack kills proofs proof-tables mutants bench examples docs check format setup-test clean
 
 help:
 	@echo "make reproduce   compute every figure and its claims into report/index.html"
 	@echo "make test        run the test suite"
 	@echo "make test-slow   run the tests marked slow as well"
 	@echo "make newest      the core's tests on the newest Python found, with the newest packages"
-	@echo "make floors      the core's tests with the oldest packages that pyproject.toml allows"
+	@echo "make floors      the tests of the core, files and sweeps with the oldest packages that pyproject.toml allows"
 	@echo "make package     wheel and sdist in dist/, checked, and each tried in an empty environment"
 	@echo "make soundness   every bound against lambda_min(T) on a million random networks (INSTANCES=, SEED=)"
 	@echo "make relu-soundness   flows of ReLU networks against every statement on them (COUNT=, SEED=)"
 	@echo "make optimizers  laws and bounds of momentum, weight decay and layer rates on random instances (INSTANCES=, SEED=)"
 	@echo "make attack      damaged files, odd command lines and extreme numbers (COUNT=, SEED=)"
+	@echo "make kills       sweeps whose processes are killed, stopped and short of room (COUNT=, SEED=)"
 	@echo "make proofs      verified runs against flows and descents of 60 digits (INSTANCES=, SEED=)"
 	@echo "make proof-tables how sharp verified runs are (TABLE=gaussian, real, ...; FIRST=, COUNT=)"
 	@echo "make mutants     errors of one place in the formulas, and whether a test sees them (MODULES=, EVERY=)"
@@ -65,6 +66,7 @@ test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(WORKERS) -m slow
 
 # The core is what every user has: it is tested on the newest Python and with the oldest packages that are declared.
+# Files and sweeps use most of these packages, so they are tested with the oldest, too.
 CORE = tests/_support tests/model tests/geometry tests/bounds tests/certificates tests/exact tests/cli src
 # On the path, or installed by pyenv.
 NEWEST ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3.14 python3.15 \
@@ -87,7 +89,7 @@ $(VENV)-floors/.installed: pyproject.toml
 	@touch $@
 
 floors: $(VENV)-floors/.installed
-	$(VENV)-floors/bin/python -m pytest -n $(WORKERS) -m "not slow" $(CORE)
+	$(VENV)-floors/bin/python -m pytest -n $(WORKERS) -m "not slow" $(CORE) tests/files tests/sweeps
 
 # Tried outside this folder, where only the installed package can be imported.
 TRIED = import numpy as np, linflow as lf; assert lf.certify(lf.MatrixFactorization(np.eye(2)), [np.eye(2)] * 2).rate > 1.9
@@ -116,6 +118,9 @@ optimizers: $(VENV)/.installed-dev
 
 attack: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.attack --instances $(or $(COUNT),20000) --seed $(SEED) --workers $(WORKERS)
+
+kills: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.kills --kills $(or $(COUNT),100) --seed $(SEED)
 
 proofs: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.proofs --instances $(INSTANCES) --seed $(SEED) --workers $(WORKERS)
