@@ -5,6 +5,7 @@ Both sides do the same operations on the same numbers, which agree to 1e-11; ε 
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,9 @@ from linflow.relu.floor import Floor
 from linflow.relu.movement import Mover
 from linflow.relu.path import Path, march
 from linflow.relu.problem import greatest_ceiling, norm_ceiling
+from linflow.relu.shadows import Shadows
 from linflow.relu.steps import Descent, Steps
+from tests.reference import relu as reference
 from tests.relu.starts import drawn, started
 
 E = 2.0**-20
@@ -162,6 +165,48 @@ def test_nothing_is_computed_past_the_farthest_path(monkeypatch):
     assert Mover(start).at(0.3) is not None
     monkeypatch.setattr(movement_module, "FARTHEST", x)
     assert Mover(start).at(0.3) is None
+
+
+# --- shadows -------------------------------------------------------------------------------------------------------
+
+
+def shadows_of(N, d, s):
+    found = started(*drawn(28, N=N, d=d, h=16, s=s, paired=False))
+    return found, Shadows(found)
+
+
+def moved(frozen):
+    return SimpleNamespace(frozen=np.array(frozen))
+
+
+def test_which_multipliers_are_tried():
+    """One where nothing is free, or for a ReLU with N ≤ d; for a leaky one the best of orthogonal inputs, too."""
+    mixed = np.arange(16 * 5).reshape(16, 5) % 3 > 0
+    for N, d, s, tried in (
+        (5, 6, 0.0, (1e-9,)),
+        (5, 5, 0.0, (1e-9,)),
+        (5, 4, 0.0, (1e-9, 0.03, 0.2)),
+        (5, 6, 0.2, (1e-9, 0.03, 0.2, 2 * 0.2 / 0.8)),
+    ):
+        _, shadows = shadows_of(N, d, s)
+        assert shadows.choices(moved(mixed)) == tried
+        assert shadows.choices(moved(np.ones((16, 5), bool))) == (1e-9,)
+
+
+@pytest.mark.parametrize("s", [0.0, 0.3])
+def test_the_part_of_every_neuron(s):
+    """All sixteen sets of free samples of four; with s = 0, more than half of them take the smallest multiplier."""
+    start, shadows = shadows_of(4, 7, s)
+    free = np.array([[bool(j >> i & 1) for i in range(4)] for j in range(16)])
+    K, unit = start.X @ start.X.T, np.outer(start.lengths, start.lengths)
+    for multiplier in (0.25, 0.03, 0.25):  # what is kept of one is not taken for the other
+        found = shadows.parts(moved(~free), multiplier)
+        for j in range(16):
+            used = 1e-9 if s == 0 and free[j].sum() > 2 else multiplier
+            known = np.where(start.z[:, j] > 0, 1.0, s)
+            literal = reference.shadow(K, known, free[j], used, s) / unit
+            # with 1e-9 the inverse loses as many digits
+            np.testing.assert_allclose(found[j], literal, rtol=0, atol=1e-6 if used == 1e-9 else 1e-12)
 
 
 # --- the floor -----------------------------------------------------------------------------------------------------
