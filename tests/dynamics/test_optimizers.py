@@ -322,3 +322,12 @@ def test_runs_are_pickled_and_copied(problem):
     again = pickle.loads(pickle.dumps(run))
     assert again.optimizer == run.optimizer
     np.testing.assert_array_equal(again.network_at(0.2).weights[0], run.network_at(0.2).weights[0])
+
+
+def test_what_batches_hold_is_checked_and_drawn_from_seed_0():
+    assert Batches.of(None, 4, None) == Batches(4, 0) and Batches.of(None, 4, 3) == Batches(4, 3)
+    with pytest.raises(ValueError, match="holds the index 9, and there are 5 samples"):
+        next(Batches.of([[0, 9], [1]], None, None).draws(5))
+    for rows in ([-1, 2], [2, -1], [[0]], [], [0.5]):
+        with pytest.raises(ValueError, match="a list of sample indices, from 0 on"):
+            Batches.of([[0], rows], None, None)

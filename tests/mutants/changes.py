@@ -1,7 +1,8 @@
 """The one-place errors: which node of a module may be wrong, and how.
 
 Left out is what cannot matter: of which of two arrays the namespace or the shape is taken; the idioms `0.0 * x` for a
-zero, and `a + 0.0 * x` for an a, of the kind of x; and `>` for `≥` in `where(a > b, a, b)`, which is a maximum.
+zero, and `a + 0.0 * x` for an a, of the kind of x; and `>` for `≥` in `where(a > b, a, b)`, which is a maximum. So is
+`while True`, which no formula holds: without its body a function has other code inside, and cannot be exchanged.
 """
 
 from __future__ import annotations
@@ -112,6 +113,8 @@ def _same(node: ast.AST, parent: ast.AST, attribute: str | None) -> bool:
     """Tell whether a change makes no difference where it stands."""
     if isinstance(node, ast.BinOp) and attribute == "op" and isinstance(node.op, ast.Add):
         return _idle(node.left) or _idle(node.right)
+    if isinstance(parent, ast.While) and isinstance(node, ast.Constant):
+        return True
     if not (isinstance(node, ast.Compare) and isinstance(parent, ast.Call) and _called(parent) == "where"):
         return False
     sides = {ast.unparse(node.left), ast.unparse(node.comparators[0])}

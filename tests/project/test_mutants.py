@@ -41,6 +41,7 @@ def made(source: str) -> list[str]:
         ("def f(a): return f'{a + 1}'", []),
         ("def f(a, b): return where(a > b, a, b) + 0.0 * a", []),
         ("def f(a): return namespace(a[0], a[1])", []),
+        ("def f(a):\n    while True:\n        return a", []),
     ],
 )
 def test_errors_are_made_one_at_a_time(source, texts):
