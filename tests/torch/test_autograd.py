@@ -73,6 +73,22 @@ def test_derivatives(case, device):
     torch.autograd.gradcheck(lambda *W: lt.certified_rate(f, W), weights, eps=1e-6, atol=2e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("case", CASES)
+def test_a_rate_without_derivatives_is_the_same(case, device):
+    widths, seed, off, _ = CASES[case]
+    network = lf.init.gaussian(widths, rng=seed)
+    f = lf.MatrixFactorization(torch.as_tensor(target_near(network, off, seed), device=device))
+    weights = tensors(network, device)
+    rate, fixed = lt.certified_rate(f, weights), lt.certified_rate(f, [W.detach() for W in weights])
+    with torch.no_grad():
+        assert torch.equal(lt.certified_rate(f, weights), fixed)
+    assert rate.requires_grad and not fixed.requires_grad
+    assert (fixed.dtype, fixed.shape, fixed.device) == (torch.float64, (), weights[0].device)
+    # Two formulas, as above.
+    assert fixed.item() == pytest.approx(rate.item(), rel=1e-9, abs=0)
+
+
 ALONE = {
     "scalar chain, exact": ((1, 1, 1, 1), 1.0),
     "scalar chain, closed form": ((1, 1, 1, 1), 1.0),

@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 import linflow as lf  # noqa: E402
 import linflow.torch as lt  # noqa: E402
 from linflow._support import number_formats  # noqa: E402
+from linflow._support.arrays import to_numpy  # noqa: E402
 from linflow.bounds import scalar_chain  # noqa: E402
 from linflow.certificates.margin import product_range  # noqa: E402
 from linflow.torch import _extremes, _numbers, _sgd, _tangent, certified  # noqa: E402
@@ -581,8 +582,12 @@ def test_the_bounds_of_the_rate_are_asked_at_the_layers_without_their_scale(monk
     low, following, high = product_range(f, net.detach(), np.array([f.gap(net.detach().product())]))
     rate = lt.certified_rate(f, net)
     assert len(asked) == 2 and rate.item() == near(2 * 0.25**2 * float(low[0]) / 0.25)
+    # First in NumPy, to find the best bound; it alone is then followed, if anybody wants a derivative.
+    assert [type(inv.spectra[0].upper) for inv in asked] == [np.ndarray, torch.Tensor]
+    assert lt.certified_rate(f, net.detach()).item() == near(rate.item())
+    assert len(asked) == 3 and type(asked[2].sigma_min) is np.ndarray
     for inv in asked:
-        found = [float(x.detach()) for x in (inv.sigma_min, inv.sigma_next, inv.sigma_max)]
+        found = [float(to_numpy(x)) for x in (inv.sigma_min, inv.sigma_next, inv.sigma_max)]
         assert found == near([4 * float(x[0]) for x in (low, following, high)])
     # A constant γ of 1 is one like others.
     monkeypatch.undo()

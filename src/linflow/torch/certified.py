@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from linflow._support.arrays import detach, eigenvalues, singular_values, to_numpy
 from linflow.bounds import THEOREMS, Invariants, Theorem
-from linflow.bounds._base import Spectrum, times_power
+from linflow.bounds._base import Spectrum, plain, times_power
 from linflow.certificates.margin import product_range
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
@@ -78,14 +78,16 @@ def certified_rate(objective: Objective, network: Network | Sequence[Any]) -> Te
     fixed = fixed.at(*(detach(x) / c if isinstance(x, Tensor) else x for x in (low, high, following)))
     # Only the best bound gets a graph: a non-finite derivative of another one would spoil the result. A bound without
     # derivative must exceed the others by more than rounding, and the result of a search is left out.
-    best, theorem = 0.0, None
+    best, theorem, known = 0.0, None, _as_numpy(fixed)
     for candidate in sorted((t for t in THEOREMS if t.smooth), key=lambda t: t.null_set):
         ahead = 1 + _AHEAD if candidate.null_set else 1.0
-        if candidate.hypothesis(fixed) is None and (value := float(candidate.evaluate(fixed))) > ahead * best:
+        if candidate.hypothesis(known) is None and (value := float(candidate.evaluate(known))) > ahead * best:
             best, theorem = value, candidate
     if theorem is None:
         return zero
-    if theorem.null_set and torch.is_grad_enabled() and any(W.requires_grad for W in net.weights):
+    if not (torch.is_grad_enabled() and any(W.requires_grad for W in net.weights)):
+        return zero + seen.pl_constant * c**2 * best
+    if theorem.null_set:
         warnings.warn(
             f'the best bound, "{theorem.name}", holds for these layers but not beside them, so the rate has no '
             "derivative here and 0 is given for it; perturb the weights (of the size of 1e-3 of theirs, say).",
@@ -95,6 +97,13 @@ def certified_rate(objective: Objective, network: Network | Sequence[Any]) -> Te
     spectra = [_spectrum(A, B, fixed.allowance) for A, B in pairwise(net.weights)]
     invariants = replace(fixed, spectra=tuple(spectra)).at(low / c, high / c, following / c)
     return zero + seen.pl_constant * c**2 * _evaluate(theorem, invariants, fixed)
+
+
+def _as_numpy(fixed: Invariants) -> Invariants:
+    """Return the same numbers as NumPy arrays, in which every bound is found several times as fast."""
+    names = ("sigma_min", "sigma_next", "sigma_max", "sigma_min_most")
+    arrays = {name: None if (x := getattr(fixed, name)) is None else to_numpy(x) for name in names}
+    return replace(fixed, spectra=tuple(plain(fixed.spectra)), **arrays)
 
 
 def _spectrum(A: Tensor, B: Tensor, allowance: float) -> Spectrum:
