@@ -85,7 +85,7 @@ def workers(place: Path, gate: Gate, kills: int, rng: random.Random) -> None:
     sweep = started(place, "workers", "--workers", "2", env=gate.env)
     for kill in range(kills):
         # Every other one has begun a cell: ten deaths in a row as they start end a sweep, and should.
-        pids = waited(lambda kill=kill: _workers(sweep, gate, kill % 2 == 0) or sweep.poll() is not None)
+        pids: Any = waited(lambda kill=kill: _workers(sweep, gate, kill % 2 == 0) or sweep.poll() is not None)
         assert sweep.poll() is None, "the sweep ended"
         os.kill(rng.choice(pids), signal.SIGKILL)
         KILLED["now"] += 1

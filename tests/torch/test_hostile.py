@@ -8,8 +8,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-import linflow.torch as lt
-from linflow.torch import _adapters
+from linflow.torch import _adapters, audit, audit_file
 from linflow.torch._tangent import _moved
 from tests.cli.test_terminal import EVIL
 
@@ -18,26 +17,26 @@ E = np.eye(3) + np.triu(np.ones((3, 3)))
 
 @pytest.mark.parametrize("names", [("²", "³"), ("00", "01"), ("0", "00"), ("٣", "٤"), ("9" * 900, "1"), ("", "x")])
 def test_names_that_are_nearly_numbers(names):
-    found = lt.audit({f"a.{name}.weight": E for name in names})
+    found = audit({f"a.{name}.weight": E for name in names})
     assert len(found) == 0
     assert "named=" in str(found)
 
 
 def test_names_begin_no_line(tmp_path):
-    found = lt.audit({f"a\nb{EVIL}.{l}.weight": (1 + l) * E for l in range(2)})
+    found = audit({f"a\nb{EVIL}.{l}.weight": (1 + l) * E for l in range(2)})
     assert str(found).count("\n") == 1
     assert str(found[0]).splitlines()[0].startswith("Chain(")
-    assert str(lt.audit({"x\ny.bias": np.ones(3), "x\ny.0.weight": E})).count("\n") == 0
+    assert str(audit({"x\ny.bias": np.ones(3), "x\ny.0.weight": E})).count("\n") == 0
 
 
 def test_a_name_of_any_length(tmp_path):
     with pytest.raises(ValueError, match="a name of 1007 characters; at most 1000"):
-        lt.audit({"a" * 1000 + ".weight": E})
+        audit({"a" * 1000 + ".weight": E})
 
 
 def test_many_layers_take_time_in_proportion():
     """600 layers that are alike: the number of pairs would take half a minute, and that of triples hours."""
-    found = lt.audit({f"a.{l}.weight": E / 3 for l in range(600)})
+    found = audit({f"a.{l}.weight": E / 3 for l in range(600)})
     assert len(found[0].chain.notes) == 600  # one for each layer but the first, and one on their names
     assert "a.0.weight and a.599.weight hold the same numbers" in found[0].chain.notes[-1]
 
@@ -45,12 +44,12 @@ def test_many_layers_take_time_in_proportion():
 def test_layers_alike_are_found_by_content():
     W = np.arange(6.0).reshape(2, 3)
     others = {"b.weight": W.T.copy(), "c.weight": np.where(W == 2, 9, W), "d.weight": W.astype(np.float32)}
-    notes = " ".join(lt.audit({"a.0.weight": W, "a.1.weight": 2 * W.T, **others})[0].chain.notes)
+    notes = " ".join(audit({"a.0.weight": W, "a.1.weight": 2 * W.T, **others})[0].chain.notes)
     assert "a.0.weight and b.weight hold" in notes
     assert "a.0.weight and d.weight hold" in notes
     assert "c.weight" not in notes
     zeros = np.array([[0.0, 1, 2]]), np.array([[-0.0, 1, 2]])
-    found = lt.audit({"a.0.weight": E, "a.1.weight": zeros[0], "b.weight": zeros[1]})
+    found = audit({"a.0.weight": E, "a.1.weight": zeros[0], "b.weight": zeros[1]})
     assert "a.1.weight and b.weight hold" in " ".join(found[0].chain.notes)
 
 
@@ -83,7 +82,7 @@ def test_a_wrong_value_is_an_error_of_one_line_or_none(tmp_path, key, value):
     path = saved(tmp_path, {"lora_alpha": 4, "r": 1, key: value})
     told = ""
     try:
-        str(lt.audit_file(path))
+        str(audit_file(path))
     except ValueError as error:
         told = str(error)
     assert "\n" not in told
@@ -92,7 +91,7 @@ def test_a_wrong_value_is_an_error_of_one_line_or_none(tmp_path, key, value):
 
 @pytest.mark.parametrize("text", ['{"a":' * 50_000, "[" * 50_000, "9" * 5000, "\0", "null", "[1]"])
 def test_a_configuration_that_is_none_counts_as_absent(tmp_path, text):
-    assert len(lt.audit_file(saved(tmp_path, text))) == 1
+    assert len(audit_file(saved(tmp_path, text))) == 1
 
 
 @pytest.mark.parametrize(
@@ -117,4 +116,4 @@ def test_patterns_as_they_are_written_are_read():
 def test_a_header_of_a_great_length_is_no_header(tmp_path):
     (tmp_path / "w.safetensors").write_bytes(struct.pack("<Q", 2**62) + b"{}")
     with pytest.raises(ValueError, match=r"w\.safetensors"):
-        lt.audit_file(tmp_path / "w.safetensors")
+        audit_file(tmp_path / "w.safetensors")

@@ -128,7 +128,7 @@ def _alike(state: State) -> dict[str, list[str]]:
 def _content(W: Array) -> tuple:
     """Return the shape and a hash of a matrix, which transposing keeps."""
     numbers = to_numpy(W).astype(np.float64) + 0.0  # -0 is 0
-    return (*sorted(W.shape), min(hashlib.sha256(np.ascontiguousarray(x)).digest() for x in (numbers, numbers.T)))
+    return (*sorted(W.shape), min(hashlib.sha256(x.tobytes()).digest() for x in (numbers, numbers.T)))
 
 
 def _equals(sources: Sequence[str], alike: dict[str, list[str]], state: State) -> Iterable[str]:
@@ -140,7 +140,7 @@ def _equals(sources: Sequence[str], alike: dict[str, list[str]], state: State) -
             continue
         told.update(alike[name])
         W = state.matrix(name)
-        if namespace(W).all((W[0, 0] == W) | (W[0, -1] == W)):
+        if W is None or namespace(W).all((W[0, 0] == W) | (W[0, -1] == W)):
             continue
         for other in sorted(alike[name], key=lambda one: place.get(one, len(place)))[1:]:
             yield f"{name} and {other} hold the same numbers: if they are one parameter, this does not apply"
