@@ -251,7 +251,8 @@ def test_the_spectrum_of_t_from_inner_matrices_is_that_of_the_whole(rng, shapes,
 
 def test_what_a_product_moves_by_is_first_order():
     sizes, moves = [2.0, 3.0, 5.0], [0.1, 0.2, 0.3]
-    assert _tangent._moved(sizes, moves) == near(0.1 * 15 + 2 * 0.2 * 5 + 6 * 0.3)
+    # Of the products without the first, the second and the third factor.
+    assert _tangent._moved(sizes, moves) == near([0.2 * 5 + 3 * 0.3, 0.1 * 5 + 2 * 0.3, 0.1 * 3 + 2 * 0.2])
     assert _tangent._outer_extremes(np.array([4.0, 0.0]), np.array([3.0, 1.0]), 2, 2) == (1.0, 1.0, 7.0)
     assert _tangent._outer_extremes(np.array([4.0, 2.0]), np.array([3.0]), 3, 2) == (0.0, 2.0, 7.0)
     assert _tangent._outer_extremes(np.array([4.0, 2.0]), np.array([3.0]), 2, 1) == (5.0, 5.0, 7.0)
