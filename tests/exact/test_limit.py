@@ -1,5 +1,7 @@
 """The predicted limit of diagonal and circular networks: against integration, a literal program, and runs."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
@@ -159,6 +161,47 @@ def test_the_distance_bounds_the_error_of_a_wrong_solution(rng):
         assert gap > 0
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_divergence_is_half_a_symmetric_one(kind, rng):
+    """`B = ½ Σ c_i s_i (p_i − p_i(0))`, over the speed of the flow: `D(p, p_0) + D(p_0, p)` is that sum."""
+    f, net = starts(rng, kind, 3)
+    found, chains = lf.predicted_limit(f, net), f.chains(net)
+    moved = found.products - np.prod(chains.layers, axis=0)
+    literal = 0.5 * sum(c * s * x for c, s, x in zip(chains.costs, found.exposure, moved, strict=True)) / chains.speed
+    assert found.divergence == pytest.approx(literal, rel=1e-12, abs=0) and literal > 0
+
+
+@np.errstate(over="ignore", invalid="ignore")  # where no bound holds, the slopes leave float64
+def test_the_distance_takes_the_steepest_chain_within_its_own_reach(rng):
+    """`‖basis diag(√(T/c))‖ √(Σ c T off²)` with T at least the slope of each chain wherever the bound lets it be."""
+    flow, rounds, ends = SimpleNamespace(slope=lambda w: 1 + w**2), set(), set()
+    for _ in range(40):
+        p, off, c = rng.standard_normal(3), 0.15 * rng.standard_normal(3), rng.uniform(0.3, 3, 3)
+        basis, slope = rng.standard_normal((2, 3)), 2 * (1 + p**2)
+        for rest in range(60, 0, -1):
+            radius = np.sqrt(np.sum(c * slope * off**2))
+            reach = radius * np.sqrt(slope / c)
+            largest = np.array([1 + (abs(x) + r) ** 2 for x, r in zip(p, reach, strict=True)])
+            if not np.isfinite(radius) or (largest <= slope).all():
+                rounds.add(min(60 - rest, 2))
+                break
+            slope = np.where(largest <= slope, slope, 2 * largest)
+        finite = np.isfinite(radius)
+        literal = np.linalg.norm(basis @ np.diag(np.sqrt(slope / c)), 2) * radius if finite else np.inf
+        ends.add(bool(finite))
+        assert limit._distance(flow, basis, c, p, off) == pytest.approx(literal, rel=1e-12, abs=0)
+    assert rounds == {0, 1, 2} and ends == {True, False}
+
+
+@pytest.mark.parametrize("unit", [1e-5, 1e5])
+def test_the_limit_in_other_units(unit, rng):
+    """From weights u times as large, coefficients are u² times as large, whatever the unit of X."""
+    X, y = rng.standard_normal((2, 4)), rng.standard_normal(2)
+    f, g = lf.DiagonalRegression(X, y), lf.DiagonalRegression(unit**2 * X, unit**4 * y)
+    one, other = lf.predicted_limit(f, f.start(2, 0.5)), lf.predicted_limit(g, g.start(2, 0.5 * unit))
+    np.testing.assert_allclose(other.coefficients, unit**2 * one.coefficients, rtol=1e-10, atol=0)
+
+
 def test_what_has_no_known_limit(rng):
     f = lf.CircularRegression(rng.standard_normal((2, 5)), [1.0, 2.0])
     with pytest.raises(ValueError, match="phases of the inputs differ"):
@@ -173,6 +216,8 @@ def test_what_has_no_known_limit(rng):
         lf.predicted_limit(g, [np.eye(2), np.ones((2, 2))])
     with pytest.raises(ValueError, match="no products that the flow can reach fit the data"):
         lf.predicted_limit(g, g.start(2, 0.5))  # β > 0 for ever
+    with pytest.raises(ValueError, match="no products that the flow can reach fit the data"):
+        lf.predicted_limit(g, [np.zeros((2, 2))] * 2)  # nothing moves
     with pytest.raises(TypeError, match="has no known limit"):
         lf.predicted_limit(lf.MatrixFactorization(np.eye(2)), [np.eye(2), np.eye(2)])
 

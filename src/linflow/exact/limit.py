@@ -177,6 +177,8 @@ def _distance(flow: ExposedChains, basis: np.ndarray, c: np.ndarray, p: np.ndarr
     slope = 2 * flow.slope(p)
     for _ in range(_HALVINGS):
         radius = math.sqrt(float(np.sum(c * slope * off**2)))
+        if not math.isfinite(radius):
+            break
         reach = radius * np.sqrt(slope / c)
         largest = np.maximum(flow.slope(p - reach), flow.slope(p + reach))
         if np.all(largest <= slope):
