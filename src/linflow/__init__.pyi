@@ -49,6 +49,7 @@ from .geometry.laziness import tangent_change as tangent_change
 from .geometry.operator import TangentOperator as TangentOperator
 from .geometry.reduction import Reduction as Reduction
 from .geometry.reduction import reduce_width as reduce_width
+from .model.autodiff import autodiff as autodiff
 from .model.circular import CircularRegression as CircularRegression
 from .model.classification import ExponentialLoss as ExponentialLoss
 from .model.classification import ExponentialTail as ExponentialTail

@@ -67,7 +67,6 @@ class SoftmaxLoss(Objective):
     citations = frozenset({"soudry2018"})
     minimum, minimizer = 0.0, None
     strong_convexity = pl_constant = 0.0
-    samples: int  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(self, X: Any, labels: Any, *, classes: int | None = None, mean: bool = False):
         X, note = checks.matrix(X, "X")
@@ -80,7 +79,8 @@ class SoftmaxLoss(Objective):
         if math.isinf(size * size):
             raise ValueError(f"X has norm {size:.3g}, whose square leaves float64; rescale the data.")
         self._X, self._labels, self._readout = X, labels, None
-        self.share = 1.0 / self.samples if mean else 1.0
+        self._count = int(X.shape[0])
+        self.share = 1.0 / self._count if mean else 1.0
         self._lengths = from_numpy(np.linalg.norm(given, axis=1)[:, None], X)
         self._longest = float(np.linalg.norm(given, axis=1).max()) * (1 + (X.shape[1] + 8) * EPS)
         with one_thread():
@@ -161,7 +161,7 @@ class SoftmaxLoss(Objective):
         """Return `N/|B| Σ_{i∈B} ∇f_i(W)`, the gradient on the samples `rows` scaled to all of them."""
         part = copy.copy(self)
         part._X, part._labels = self._X[rows], self._labels[to_numpy(rows).astype(int)]
-        return (self.samples / len(rows)) * part.gradient(W)
+        return (self._count / len(rows)) * part.gradient(W)
 
     def hessian_product(self, W: Array, V: Array) -> Array:
         """Return `∇²f(W)[V] = Xᵀ(P ∘ (XV − (P ∘ XV)1))`."""
@@ -232,12 +232,12 @@ class SoftmaxLoss(Objective):
     @property
     def tail(self) -> Tail:
         """The inequality `‖∇f(W)‖_F ≥ γ (1 − e^{−f(W)})` with the margin γ; of the mean, `γ (1 − e^{−Nf})/N`."""
-        return MeanTail(self.hard_margin, self.samples) if self.mean else LogisticTail(self.hard_margin)
+        return MeanTail(self.hard_margin, self._count) if self.mean else LogisticTail(self.hard_margin)
 
     def __repr__(self) -> str:
         n, m = self.shape
         what = "mean over " if self.mean else ""
-        samples = plural(self.samples, "sample")
+        samples = plural(self._count, "sample")
         return f"SoftmaxLoss({n}×{m}, {what}{samples}, hard margin={self.hard_margin:.4g})"
 
 

@@ -1,0 +1,77 @@
+"""Objectives of PyTorch and JAX losses: their gradients, what is refused, certificates, runs and proofs."""
+
+import numpy as np
+import pytest
+
+import linflow as lf
+
+torch = pytest.importorskip("torch")
+Y = torch.tensor([[2.0, 0.3], [-0.4, 1.0]], dtype=torch.float64)
+
+
+def huber(W):
+    return torch.nn.functional.huber_loss(W, Y, reduction="sum", delta=0.7)
+
+
+def test_the_gradient_is_that_of_the_formula(rng):
+    f = lf.autodiff(lambda W: 0.5 * ((W - Y) ** 2).sum(), like=Y, strong_convexity=1.0, smoothness=1.0)
+    g = lf.MatrixFactorization(Y)
+    W = torch.tensor(rng.standard_normal((2, 2)))
+    assert f.value(W) == pytest.approx(g.value(W), rel=1e-14, abs=0)
+    assert torch.equal(f.gradient(W), g.gradient(W)) and not f.gradient(W).requires_grad
+    assert abs(f.minimum) < 1e-20 and torch.allclose(f.minimizer, Y, atol=1e-10)
+    net = lf.Network([torch.tensor(each) for each in lf.init.imbalanced((2, 5, 2), [1.0], rng=3).weights])
+    assert lf.certify(f, net).rate == pytest.approx(lf.certify(g, net).rate, rel=1e-9)
+    run = lf.gradient_flow(f, net, until=1e-6)
+    assert lf.certify(f, net).check(run).holds and not run.notes
+    assert run.time_to(1e-6) == pytest.approx(lf.gradient_flow(g, net, until=1e-6).time_to(1e-6), rel=1e-6)
+
+
+def test_a_parameter_stays_untouched():
+    f = lf.autodiff(huber, like=Y, smoothness=1.0, minimum=0.0, convex=True)
+    W = torch.zeros(2, 2, dtype=torch.float64, requires_grad=True)
+    assert f.gradient(W).tolist() == [[-0.7, -0.3], [0.4, -0.7]] and W.grad is None
+    with torch.no_grad():
+        assert f.gradient(W).tolist() == [[-0.7, -0.3], [0.4, -0.7]]
+
+
+def test_proofs_take_declared_errors():
+    f = lf.autodiff(huber, like=Y, smoothness=1.0, minimum=0.0, convex=True, value_error=1e-12, gradient_error=1e-12)
+    net = [torch.eye(2, dtype=torch.float64)] * 2
+    assert lf.enclose(f, net, algorithm="descent", step_size=0.1, until=1e-2).result == "target proved"
+
+
+def detached(W):
+    return (W * W.detach()).sum()
+
+
+def test_what_is_refused():
+    for loss, what in (
+        (detached, "the gradient is not that of the loss: along one direction"),
+        (lambda W: torch.tensor(float(W.detach().norm())), "cannot be differentiated"),
+        (lambda W: (W - Y) ** 2, "cannot be differentiated"),
+        (lambda W: (W @ Y[:, :1].T).sum(), "cannot be differentiated"),
+        (lambda W: (W / 0).sum(), "the loss or its gradient is not finite"),
+    ):
+        with pytest.raises(ValueError, match=what):
+            lf.autodiff(loss, like=Y, minimum=0.0)
+    with pytest.raises(TypeError, match="like is a ndarray; a tensor of PyTorch or an array of JAX"):
+        lf.autodiff(huber, like=np.eye(2), minimum=0.0)
+    with pytest.raises(TypeError, match="a float64 matrix is needed"):
+        lf.autodiff(huber, like=Y.float(), minimum=0.0)
+    with pytest.raises(ValueError, match="the minimum f"):
+        lf.autodiff(huber, like=Y)
+
+
+def test_jax(rng):
+    jax = pytest.importorskip("jax")
+    with jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64():
+        target = jax.numpy.asarray(np.array(Y))
+        f = lf.autodiff(lambda W: 0.5 * ((W - target) ** 2).sum(), like=target, strong_convexity=1.0)
+        W = jax.numpy.asarray(rng.standard_normal((2, 2)))
+        np.testing.assert_allclose(f.gradient(W), W - target, rtol=0, atol=1e-15)
+        assert isinstance(f.value(W), float)
+        net = [jax.numpy.eye(2) * 1.5, jax.numpy.eye(2)]
+        assert lf.gradient_flow(f, net, until=1e-3).time_to(1e-3) > 0
+        with pytest.raises(ValueError, match="the gradient is not that of the loss"):
+            lf.autodiff(lambda W: (W * jax.lax.stop_gradient(W)).sum(), like=target, minimum=0.0)
