@@ -107,6 +107,8 @@ class PlainMarch:
             self._review = self.accepted + REVIEW
             self.h = self.stiffness.review(point, self.h, lambda h: allowed_error(self.field, point, h, self.rtol))
         trial, radius = min(self.h, stop - self.t), self.stiffness.radius
+        if radius > 0:  # at rest, steps would grow without end, and their stages with them
+            trial = min(trial, _stabilized.longest_step(_stabilized.MOST_STAGES, radius))
         order = _stabilized.ORDER if radius > 0 else _dop853.ORDER
         new, ratio = attempt(self.field, point, trial, self.rtol, radius)
         if new is None:
