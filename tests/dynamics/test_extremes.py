@@ -21,11 +21,12 @@ def test_a_schedule_from_any_first_step(first):
     str(cert), cert.to_dict(), cert.time_to(1e-6)
 
 
-def test_a_flow_at_rest_takes_no_step_of_any_number_of_stages():
+@pytest.mark.parametrize("engine", ["plain", "auto"])
+def test_a_flow_at_rest_takes_no_step_of_any_number_of_stages(engine):
     """The first layer vanishes, the second bounds the steps, and the loss stands still: steps grew tenfold each."""
     f = lf.MatrixFactorization(np.diag([4e-11, 3e-10]))
     W = [np.array([[2e-155, 1e-157], [-8e-156, 2e-154]]), np.array([[0.02, -0.16], [0.02, 0.05]])]
-    run = lf.gradient_flow(f, W, until=1e-3, max_steps=250, engine="plain")
+    run = lf.gradient_flow(f, W, until=1e-3, max_steps=250, engine=engine)
     assert run.stats.evaluations < 250 * 251
 
 

@@ -20,6 +20,8 @@ from linflow.dynamics._stabilized import DAMPING, NEGLIGIBLE, STRICTER
 from linflow.dynamics._stepping import MOTION
 from linflow.dynamics._tiled_products import U, add, copy, jit, noinline
 
+LONGEST = _stabilized.longest_step(_stabilized.MOST_STAGES, 1.0)
+"""The longest step of the stabilised method, times the spectral radius."""
 T, H, STOP, TARGET, GAP, SPEED, BEFORE, HELD, RADIUS = range(9)
 """Places in `numbers`, the state of the integration. `HELD` is 1 after a rejected step; the next may then not grow.
 `RADIUS` is the spectral radius for steps of the stabilised method; if it is 0, steps are of order 8."""
@@ -190,6 +192,8 @@ def _advancing(source: int) -> Callable[..., int]:
         while counts[ACCEPTED] < len(steps) and counts[ACCEPTED] + counts[REJECTED] < counts[ATTEMPTS]:
             t, h, gap, speed = numbers[T], numbers[H], numbers[GAP], numbers[SPEED]
             trial = min(h, stop - t)
+            if numbers[RADIUS] > 0:  # at rest, steps would grow without end, and their stages with them
+                trial = min(trial, LONGEST / numbers[RADIUS])
             usable, ratio = _attempt(spec, data, weights, places, y, K, work, new, numbers, counts, length, trial)
             if not usable:
                 counts[REJECTED] += 1
