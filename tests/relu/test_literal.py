@@ -13,6 +13,7 @@ import pytest
 from linflow.relu import floor as floor_module
 from linflow.relu import movement as movement_module
 from linflow.relu import path as path_module
+from linflow.relu import problem as problem_module
 from linflow.relu import steps as steps_module
 from linflow.relu.floor import Floor
 from linflow.relu.movement import Mover
@@ -46,6 +47,44 @@ def start(request):
     found = started(*drawn(21, **request.param))
     assert found.cosine_error > 0  # with the fine ε
     return found
+
+
+# --- the start -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "kind", [{"N": 5, "d": 4}, {"N": 4, "d": 6}, {"N": 4, "d": 4}, {"N": 3, "d": 9, "size": 0.2}]
+)
+def test_sizes_of_the_start_with_their_allowances(kind, monkeypatch):
+    monkeypatch.setattr(problem_module, "EPS", E)
+    start = started(*drawn(29, h=8, s=0.2, m=2, paired=False, **kind))
+    (N, d), h = start.X.shape, 8
+    lengths, error = np.linalg.norm(start.X, axis=1), (4 * d + 32) * E
+    cosines = (start.X @ start.X.T) / np.outer(lengths, lengths)
+    ceiling = np.minimum(np.abs(cosines) + error, 1) * np.outer(lengths, lengths)
+    same(start.kernel_ceiling, ceiling * (1 + (d + 16) * E))
+    square = np.linalg.norm(start.X, 2) ** 2 * (1 + 32 * N * E) + error * np.sum(lengths**2)
+    assert start.input_norm == near(math.sqrt(square * (1 + 16 * E)))
+    total = np.linalg.norm(start.U, axis=0) * (1 + (d + 8) * E)
+    off = 0.0 if d <= N else 16 * d * N * E
+    projected = np.linalg.norm(np.linalg.pinv(start.X) @ start.X @ start.U, axis=0) * (1 + (d + 8) * E) + off * total
+    sizes, found = start.row_space_sizes
+    assert found == off
+    same(sizes, total if d <= N else np.minimum(total, projected))
+    assert start.least_square == near(lengths.min() ** 2)
+    net, Y = start.net, np.abs(start.problem.Y)
+    off = (d + h + 16) * E * ((np.abs(start.problem.X) @ np.abs(net.U)) @ np.abs(net.V)) + E * Y
+    assert start.problem.residual_error(net) == near(np.linalg.norm(off))
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (5, 3), (4, 4)])
+def test_ceilings_of_eigenvalues_and_norms(shape, monkeypatch):
+    monkeypatch.setattr(problem_module, "EPS", E)
+    A = np.random.default_rng(3).random(shape)
+    few, many = min(shape), max(shape)
+    assert float(greatest_ceiling(A @ A.T)) == near(np.linalg.norm(A, 2) ** 2 * (1 + 32 * shape[0] * E))
+    literal = np.linalg.norm(A, 2) ** 2 * (1 + 32 * few * E) * (1 + (many + 8) * E)
+    assert norm_ceiling(A) == near(math.sqrt(literal))
 
 
 # --- movement ------------------------------------------------------------------------------------------------------
