@@ -164,6 +164,14 @@ def eigenvalues(A: Array) -> Array:
     return xp.flip(xp.linalg.eigvalsh(A))
 
 
+def maximum(*values: Array) -> Array:
+    """Return the elementwise largest of arrays, differentiably."""
+    best = values[0]
+    for value in values[1:]:
+        best = namespace(best).where(value > best, value, best)
+    return best
+
+
 def norm(x: Array) -> float:
     """Return the Euclidean (Frobenius) norm as a Python float, safe from overflow and underflow."""
     if isinstance(x, np.ndarray):  # called a hundred times in a short run

@@ -18,6 +18,7 @@ from linflow._support.arrays import (
     from_numpy,
     is_array,
     is_numpy,
+    maximum,
     namespace,
     norm,
     singular_values,
@@ -388,14 +389,6 @@ def rounded(Ds: Sequence[Spectrum], product: Any) -> list[Spectrum]:
     sizes = [max(abs(float(D.upper[0])), abs(float(D.lower[-1]))) for D in Ds]
     off = 16 * EPS * (sum(sizes) + float(np.max(product)) ** (2 / (len(Ds) + 1)))
     return [Spectrum(D.lower - off, D.upper + off) for D in Ds]
-
-
-def maximum(*values: Array) -> Array:
-    """Return the elementwise largest of arrays, differentiably."""
-    best = values[0]
-    for value in values[1:]:
-        best = namespace(best).where(value > best, value, best)
-    return best
 
 
 def has_imbalance(inv: Invariants) -> str | None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from linflow._support import checks
-from linflow._support.arrays import Array
-from linflow.bounds._base import Invariants, Spectrum, Theorem, has_imbalance, maximum, spectra
+from linflow._support.arrays import Array, maximum
+from linflow.bounds._base import Invariants, Spectrum, Theorem, has_imbalance, spectra
 
 
 def deep(Ds: Sequence[Any], n: int, m: int) -> Array:

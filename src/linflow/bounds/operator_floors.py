@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from linflow._support import checks
-from linflow._support.arrays import EPS, Array, from_numpy, namespace, to_numpy
+from linflow._support.arrays import EPS, Array, from_numpy, maximum, namespace, to_numpy
 from linflow.bounds import product_aware
-from linflow.bounds._base import Follow, Invariants, Spectrum, Theorem, maximum, plain, rounded, spectra
+from linflow.bounds._base import Follow, Invariants, Spectrum, Theorem, plain, rounded, spectra
 from linflow.model.scalar_chain import chain_root
 
 SHAVED = 1e-12

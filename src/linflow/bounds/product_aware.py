@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 
 from linflow._support import checks
-from linflow._support.arrays import Array, from_numpy, namespace, to_numpy
+from linflow._support.arrays import Array, from_numpy, maximum, namespace, to_numpy
 from linflow.bounds._base import (
     Follow,
     Invariants,
     Spectrum,
     Theorem,
     has_imbalance,
-    maximum,
     plain,
     rounded,
     spectra,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from linflow._support import checks
-from linflow._support.arrays import EPS, Array, from_numpy, is_array, to_numpy
+from linflow._support.arrays import EPS, Array, from_numpy, is_array, maximum, to_numpy
 from linflow.bounds._base import (
     LARGEST,
     Follow,
@@ -15,7 +15,6 @@ from linflow.bounds._base import (
     Theorem,
     at_unit_size,
     has_imbalance,
-    maximum,
     scalar_spectra,
     spectra,
 )

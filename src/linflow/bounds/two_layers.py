@@ -6,9 +6,9 @@ import math
 from typing import Any
 
 from linflow._support import checks
-from linflow._support.arrays import Array, namespace
+from linflow._support.arrays import Array, maximum, namespace
 from linflow._support.words import plural
-from linflow.bounds._base import Invariants, Spectrum, Theorem, maximum, spectrum
+from linflow.bounds._base import Invariants, Spectrum, Theorem, spectrum
 
 
 def two_layer(D: Any, n: int, m: int, sigma_n: Any, sigma_m: Any) -> Array:
