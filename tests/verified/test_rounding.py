@@ -384,8 +384,8 @@ def test_a_regression_s_bounds_hold_where_every_operation_errs_as_far_as_it_may(
     for shift in (0.0, 1e-1):  # also where V is no minimiser, so that the residue is known to many digits
         W = V + shift * rng.random(V.shape)
         with coarse(monkeypatch, sign):
-            given = SimpleNamespace(X=X, Y=Y, minimizer=W, rank=np.linalg.matrix_rank(X))
-            problem = problems._regression(given)
+            given = (problems._numpy(each) for each in (X, Y, W))  # so that they err from here on
+            problem = problems.regression_gradient(*given, rank=int(np.linalg.matrix_rank(X)))
         A = X.T @ X
         R = A @ W - X.T @ Y
         assert np.linalg.norm(problem.A - A) <= problem.errors[0]
@@ -405,7 +405,7 @@ def test_the_residue_of_a_regression_covers_the_rounding_of_each_of_its_products
     for Y, W in ((X @ V, V), (X @ V - 1e-6 * np.ones((40, 1)), V), (0.5 * X @ V, V), (np.ones((40, 1)), tiny)):
         for sign in (-1.0, 1.0, -2.0, 2.0):
             with coarse(monkeypatch, sign):
-                problem = problems._regression(SimpleNamespace(X=X, Y=Y, minimizer=W, rank=1))
+                problem = problems.regression_gradient(*(problems._numpy(each) for each in (X, Y, W)), rank=1)
             assert np.linalg.norm(X.T @ (X @ W - Y)) <= problem.residue * (1 + 1e-9)
 
 

@@ -102,7 +102,7 @@ class _Frame:
         Z = namespace(seen).linalg.pinv(seen) @ aim
         return self.U @ Z, 4 * self.U.shape[1] * EPS * norm(self.U) * norm(Z)
 
-    def start(self, squared: float) -> _Start:
+    def start(self, squared: float) -> _Turning:
         """Return the numbers of theorem 2, for a lower bound `squared` of `σ_r(U)²`."""
         objective, c = self.setting.objective, self.setting.scale
         W, off = self.best()
@@ -111,7 +111,7 @@ class _Frame:
         turned = float(np.sum(to_numpy(singular_values(W @ gradient.T)))) * UP + off * norm(gradient) + size * slack
         moved = off * (norm(gradient) + slack) + 0.5 * objective.smoothness * off * off
         sigma = math.sqrt(squared) * DOWN
-        return _Start(
+        return _Turning(
             gap=self.setting.gap,
             floor=objective.gap(self._turned(W)) * UP + moved + objective.rounding(self.setting.network),
             turned=turned,
@@ -125,7 +125,7 @@ class _Frame:
 
 
 @dataclass(frozen=True)
-class _Start:
+class _Turning:
     """The numbers of theorem 2.
 
     Attributes:
