@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -117,6 +118,24 @@ def test_the_upper_sums_come_down_to_the_integral(monkeypatch):
     true = literal(f, net, limit)[1]
     assert found == sorted(found, reverse=True)
     assert true <= found[-1] <= true * 1.005  # an eighth of the error each time
+
+
+@pytest.mark.parametrize("power", [-508, 508])
+def test_a_path_of_extreme_numbers_is_that_of_ordinary_ones(power):
+    f, net = adapter(1, 4.0, other=0.1)
+    start = module._Frame.of(Setting(f, net), first=True).start(2.0)
+    big = 2.0**power  # with κ, a c√(2K) larger by its square, and ‖V(0)‖ smaller, the path is shorter by the factor
+    limit = np.array([start.floor + 0.2 * (start.gap - start.floor)])
+    shifted = replace(start, kappa=big * start.kappa, pull=big * big * start.pull, other=start.other / big)
+    assert shifted.path(limit)[0] * big == pytest.approx(start.path(limit)[0], rel=1e-12, abs=0)
+
+
+def test_a_rank_that_rounds_to_nothing_has_no_limit():
+    f = lf.MatrixFactorization(np.eye(3))
+    net = lf.Network([1e-160 * np.eye(3)[:, :1], np.zeros((1, 3))], 1e-170)
+    row = only((f, net))
+    assert not row.applies
+    assert row.reason
 
 
 def test_the_limit_is_the_least_that_the_theorem_admits_of_its_grid():

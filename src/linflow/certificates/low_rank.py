@@ -37,7 +37,8 @@ def low_rank(setting: Setting) -> list[Guarantee]:
     if not reason:
         frame = _Frame.of(setting, first=least > 0)
         start = frame.start(least if least > 0 else -most)
-        limit = start.limit()
+        with np.errstate(over="ignore", invalid="ignore"):  # a limit that cannot be computed is not kept
+            limit = start.limit() if start.kappa * start.sigma > 0 else None
         if limit is None:
             reason = (
                 f"the range of {frame.name} may turn too far: sqrt(ℓ(0)) is {start.reach:.3g} times "
@@ -158,19 +159,18 @@ class _Turning:
     @property
     def reach(self) -> float:
         """The square root of the gap, in the unit `σκ`."""
-        return math.sqrt(self.gap) / (self.kappa * self.sigma)
+        unit = self.kappa * self.sigma
+        return math.sqrt(self.gap) / unit if unit > 0 else math.inf
 
     def path(self, limit: np.ndarray) -> np.ndarray:
         """Return bounds of `∫ ‖U̇‖ dt` until the gap is at each limit: upper sums of the integral of theorem 2."""
         first = np.sqrt(self.gap - limit)[:, None]
         x = first * np.linspace(1.0, 0.0, CELLS + 1)
-        high, low = x[:, :-1], x[:, 1:]
+        high, low = x[:, :-1], self.kappa * x[:, 1:]
         force = self.pull * np.sqrt(limit[:, None] + high * high)
-        most = force * (self.other + 2 * (first - low) / self.kappa) * UP
-        fast = most >= self.kappa * low
-        low_ = np.where(fast, 1.0, low)
-        slow = 2 * low_ * most / (most * most + (self.kappa * low_) ** 2)
-        return np.sum(np.where(fast, 1 / self.kappa, slow) * (high - low), axis=1) * UP
+        most = force * (self.other + 2 * (first - x[:, 1:]) / self.kappa) * UP
+        r = np.divide(most, low, out=np.ones(low.shape), where=most < low)  # no square, which could overflow
+        return np.sum(2 * r / (1 + r * r) * (high - x[:, 1:]), axis=1) / self.kappa * UP
 
     def held(self, limit: np.ndarray) -> np.ndarray:
         """Return bounds of `m(t) − f*` until the gap is at each limit."""
