@@ -86,7 +86,7 @@ class Reader:
         self.printed: list[str] = []
 
     def python(self, block: Block) -> None:
-        if "import linflow.torch as lt" in block.text:
+        if re.search(r"^import (torch|linflow\.torch)\b", block.text, re.MULTILINE):
             pytest.importorskip("torch", reason="PyTorch is not installed (CI installs it)")
         if self.name == "README.md" and "import linflow.torch as lt" in block.text:
             self.scope |= training()
