@@ -101,3 +101,25 @@ def test_layer_rates_and_friction(rng):
     M = now[0].T @ V[0] - V[1] @ now[1].T
     np.testing.assert_allclose(M, M.T, atol=1e-6)
     assert np.abs(M).max() > 1e-2 and run.stats.imbalance_drift > 1e-2
+
+
+@pytest.mark.parametrize("bias", [None, [0.3, -0.2, 0.0]])
+def test_a_relu_network_keeps_one_number_for_each_neuron(bias):
+    rng = np.random.default_rng(0)
+    X, Y = rng.standard_normal((5, 2)), rng.standard_normal((5, 1))
+    U, V = rng.standard_normal((2, 3)), rng.standard_normal((3, 1))
+    U[:, 2], V[2] = 0.0, 0.0  # this one holds no number
+    net = lf.relu.Network(U, V, bias)
+    (first,) = lf.conserved(net)
+    (last,) = lf.conserved(lf.relu.gradient_flow(X, Y, net, t_max=1.0).final)
+    b = np.zeros(3) if bias is None else np.array(bias)
+    np.testing.assert_allclose(first.value, np.sum(U**2, axis=0) + b**2 - np.sum(V**2, axis=1), rtol=1e-14)
+    np.testing.assert_allclose(last.value, first.value, atol=1e-7)  # the accuracy of the flow
+    assert (first.count, first.decay) == (2, 0.0)
+    assert lf.conserved(net, weight_decay=0.25)[0].decay == 0.5
+
+
+@pytest.mark.parametrize("option", [{"layer_rates": (1.0, 2.0)}, {"friction": 1.0}])
+def test_options_of_linear_networks_are_refused_for_relu_ones(option):
+    with pytest.raises(ValueError, match=f"{next(iter(option))} is for linear networks"):
+        lf.conserved(lf.relu.paired((2, 4, 1), rng=0), **option)

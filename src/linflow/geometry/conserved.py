@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from linflow._support import checks
 from linflow._support.arrays import Array, detach, to_numpy
 from linflow._support.words import plural
 from linflow.model.network import Network
@@ -41,7 +42,7 @@ class Conserved:
 
 
 def conserved(
-    network: Network | Sequence[Any],
+    network: Network | Sequence[Any] | Any,
     objective: Objective | None = None,
     *,
     weight_decay: float = 0.0,
@@ -65,10 +66,12 @@ def conserved(
     - A heavy ball, `Ẅ_l + aẆ_l = −∂L/∂W_l`, conserves no imbalance. The rotations among the S give the angular
       momentum `M_l − M_lᵀ`, `M_l = W_lᵀẆ_l − Ẇ_{l+1}W_{l+1}ᵀ`, which falls as `e^{−at}`, from 0 if it starts at rest.
 
+    - A `linflow.relu.Network` keeps one number for each neuron, by `u_j → s u_j`, `v_j → v_j/s` with `s > 0`.
+
     For descent, the law of the imbalance with momentum, decay, rates and mini-batches is in docs/optimisers.md.
 
     Args:
-        network: a `Network` or its weights.
+        network: a `Network` or its weights, or a `linflow.relu.Network`.
         objective: what is minimised; if omitted, one that sees the whole product.
         weight_decay: `λ ≥ 0`.
         layer_rates: `ρ_1, …, ρ_L`, as in `gradient_flow`.
@@ -91,6 +94,11 @@ def conserved(
         >>> [one.name for one in lf.conserved([np.ones((2, 3)), np.ones((3, 1))], f)]
         ['D_1', 'frozen rows of W_1']
     """
+    if hasattr(network, "conserved"):
+        given = {"objective": objective, "layer_rates": layer_rates, "friction": friction}
+        if wrong := [name for name, value in given.items() if value is not None]:
+            raise ValueError(f"{', '.join(wrong)} is for linear networks; leave it out, or use linflow.Network.")
+        return network.conserved(checks.positive(weight_decay, "weight_decay", allow_zero=True))
     net = Network.of(network)
     optimizer = Optimizer.of(net.depth, weight_decay=weight_decay, layer_rates=layer_rates, friction=friction)
     decays = optimizer.decays(net.depth)

@@ -10,6 +10,7 @@ import numpy as np
 
 from linflow._support import checks
 from linflow._support.arrays import norm, to_numpy
+from linflow.geometry.conserved import Conserved
 from linflow.model.network import Network as LinearNetwork
 
 
@@ -103,6 +104,21 @@ class Network:
     def extended(self) -> np.ndarray:
         """U, with the bias as a last row if there is one, shape `(d, h)` or `(d + 1, h)`."""
         return self.U if self.bias is None else np.vstack([self.U, self.bias])
+
+    def conserved(self, weight_decay: float = 0.0) -> tuple[Conserved, ...]:
+        """Return what the gradient flow conserves: `‖u_j‖² + b_j² − ‖v_j‖²`; `linflow.conserved` asks for it.
+
+        With a weight decay λ it falls as `e^{−2λt}`. A neuron that is 0 holds no number.
+
+        Example:
+            >>> import linflow as lf
+            >>> from linflow import relu
+            >>> lf.conserved(relu.Network([[1.0, -1.0]], [[2.0], [3.0]]))
+            (Conserved(‖u_j‖² − ‖v_j‖², 2, 2 numbers, constant; u_j → s u_j, v_j → v_j/s, s > 0),)
+        """
+        alive = int(np.count_nonzero(np.any(self.extended != 0, axis=0) | np.any(self.V != 0, axis=1)))
+        scaling = "u_j → s u_j, v_j → v_j/s, s > 0"
+        return (Conserved("‖u_j‖² − ‖v_j‖²", imbalance(self), alive, 2 * weight_decay, scaling),)
 
     def inputs(self, X: Any) -> np.ndarray:
         """Return X as an array, with a last column of ones if there is a bias.
