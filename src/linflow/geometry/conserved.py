@@ -42,7 +42,7 @@ class Conserved:
 
 
 def conserved(
-    network: Network | Sequence[Any] | Any,
+    network: Network | Sequence[Any],
     objective: Objective | None = None,
     *,
     weight_decay: float = 0.0,
@@ -94,11 +94,12 @@ def conserved(
         >>> [one.name for one in lf.conserved([np.ones((2, 3)), np.ones((3, 1))], f)]
         ['D_1', 'frozen rows of W_1']
     """
-    if hasattr(network, "conserved"):
+    own: Any = getattr(network, "conserved", None)  # of a network that is not linear
+    if own is not None:
         given = {"objective": objective, "layer_rates": layer_rates, "friction": friction}
         if wrong := [name for name, value in given.items() if value is not None]:
             raise ValueError(f"{', '.join(wrong)} is for linear networks; leave it out, or use linflow.Network.")
-        return network.conserved(checks.positive(weight_decay, "weight_decay", allow_zero=True))
+        return own(checks.positive(weight_decay, "weight_decay", allow_zero=True))
     net = Network.of(network)
     optimizer = Optimizer.of(net.depth, weight_decay=weight_decay, layer_rates=layer_rates, friction=friction)
     decays = optimizer.decays(net.depth)
