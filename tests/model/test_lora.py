@@ -101,6 +101,12 @@ def test_notes_are_kept():
     assert [note.split(":")[0].split(" ")[0] for note in shifted.notes] == ["Y", "W0"]
 
 
+def test_conversions_of_an_adapter_are_noted():
+    small = np.ones((2, 2), dtype=np.float32)
+    f, net = lf.lora(lf.MatrixFactorization(np.ones((2, 2))), small, small, small)
+    assert [note.split(" ")[0] for note in (*f.notes, *net.notes)] == ["W0", "A", "B"]
+
+
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_it_is_certified_run_and_proved_at_any_rank(rank):
     rng, W0, _, _ = draw(3)

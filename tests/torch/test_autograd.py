@@ -57,16 +57,21 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("case", CASES)
-def test_derivatives(case, device):
+def drawn(case, device):
+    """Return the objective, the weights and the best bound of a case."""
     widths, seed, off, name = CASES[case]
     network = lf.init.gaussian(widths, rng=seed)
     f = lf.MatrixFactorization(torch.as_tensor(target_near(network, off, seed), device=device))
+    return f, tensors(network, device), name
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("case", CASES)
+def test_derivatives(case, device):
+    f, weights, name = drawn(case, device)
     if name is not None:
-        rows = lf.certify(f, lf.Network(tensors(network, device))).guarantees
+        rows = lf.certify(f, lf.Network(weights)).guarantees
         assert max((g for g in rows if g.name in BOUNDS), key=lambda g: g.rate).name == name
-    weights = tensors(network, device)
     rate = lt.certified_rate(f, weights)
     assert rate.device == weights[0].device and rate.item() > 0
     # Rates of order one; the second-order error of a difference quotient of step 1e-6, and 1e-13/1e-6 of noise.
@@ -76,10 +81,7 @@ def test_derivatives(case, device):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("case", CASES)
 def test_a_rate_without_derivatives_is_the_same(case, device):
-    widths, seed, off, _ = CASES[case]
-    network = lf.init.gaussian(widths, rng=seed)
-    f = lf.MatrixFactorization(torch.as_tensor(target_near(network, off, seed), device=device))
-    weights = tensors(network, device)
+    f, weights, _ = drawn(case, device)
     rate, fixed = lt.certified_rate(f, weights), lt.certified_rate(f, [W.detach() for W in weights])
     with torch.no_grad():
         assert torch.equal(lt.certified_rate(f, weights), fixed)

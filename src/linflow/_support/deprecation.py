@@ -39,10 +39,10 @@ def renamed_arguments(**new: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
         @wraps(function)
         def taking(*args: P.args, **kwargs: P.kwargs) -> R:
-            shown = name
-            if args and hasattr(type(args[0]), function.__name__) and "." in name:  # a method, perhaps inherited
-                shown = f"{type(args[0]).__name__}.{function.__name__}"
             for old in new.keys() & kwargs:
+                shown = name
+                if args and hasattr(type(args[0]), function.__name__) and "." in name:  # a method, perhaps inherited
+                    shown = f"{type(args[0]).__name__}.{function.__name__}"
                 if new[old] in kwargs:
                     raise TypeError(f"{shown} is given {new[old]} and {old}, its old name; leave out {old}.")
                 warn_renamed(f"{shown}({old}=…)", f"{shown}({new[old]}=…)")

@@ -143,13 +143,12 @@ def _structured(setting: Setting) -> list[Guarantee]:
     reason, rate = "", 0.0
     try:
         rate = setting.gamma * net.scale**2 * least_slope(f.modes(net), opposite=f.opposite)
+        if not rate > 0:
+            reason = (
+                "a chain has T = 0 where its product is 0, as its two least weights are equal in size; imbalance it"
+            )
     except ValueError as error:
         reason = str(error)
-    reason = reason or (
-        ""
-        if rate > 0
-        else "a chain has T = 0 where its product is 0, as its two least weights are equal in size; imbalance it"
-    )
     return [
         setting.guarantee(
             name="diagonal or circulant layers",

@@ -46,10 +46,6 @@ def _regression(X: Any, Y: Any, *, sample_weights: Any = None, ridge: float = 0.
     return LinearRegression(X, Y, weights=sample_weights, ridge=ridge)
 
 
-def _softmax(X: Any, Y: Any, *, mean: bool = False) -> Objective:
-    return SoftmaxLoss(X, Y, mean=mean)
-
-
 def _powers(X: Any, Y: Any, *, p: float = POWER) -> Objective:
     return LpRegression(X, Y, p)
 
@@ -71,7 +67,7 @@ FORMS: dict[str, Form] = {
         (("shape", "the rows and columns of the product; give --shape 3,2"),),
     ),
     "logistic": Form(LogisticLoss, ", by logistic loss"),
-    "softmax": Form(_softmax, ", by softmax cross-entropy", ("mean",)),
+    "softmax": Form(SoftmaxLoss, ", by softmax cross-entropy", ("mean",)),
     "exponential": Form(ExponentialLoss, ", by exponential loss"),
     "powers": Form(_powers, " in the p-norm", ("p",)),
     "diagonal": Form(DiagonalRegression, " by the diagonal of the product"),

@@ -46,17 +46,19 @@ def lora(objective: Objective, W0: Any, A: Any, B: Any, *, scaling: float = 1.0)
         ((4, 2, 3), 2.0, LinearRegression(4×3, μ=8.651, K=29.65, γ=17.3))
     """
     n, m = objective.shape
-    W0, _ = checks.matrix(W0, "W0")
+    W0, note = checks.matrix(W0, "W0")
     if tuple(W0.shape) != (m, n):
         raise ValueError(
             f"W0 is {W0.shape[0]}×{W0.shape[1]}, but the objective is of {n} inputs and {m} outputs, so that a "
             f"weight of shape {m}×{n} is needed (outputs first, as torch.nn.Linear stores it)."
         )
-    A, _ = checks.matrix(A, "A")
-    B, _ = checks.matrix(B, "B")
+    (A, of_A), (B, of_B) = checks.matrix(A, "A"), checks.matrix(B, "B")
     if A.shape[1] != n or B.shape[0] != m or A.shape[0] != B.shape[1]:
         raise ValueError(
             f"A is {A.shape[0]}×{A.shape[1]} and B is {B.shape[0]}×{B.shape[1]}; A of shape (rank, {n}) and B of "
             f"shape ({m}, rank) are needed, as PEFT stores them."
         )
-    return objective.shifted(W0.T), Network([A.T, B.T], checks.positive(scaling, "scaling"))
+    shifted, network = objective.shifted(W0.T), Network([A.T, B.T], checks.positive(scaling, "scaling"))
+    shifted.notes += (note,) if note else ()
+    network.notes = tuple(one for one in (of_A, of_B) if one)
+    return shifted, network

@@ -280,6 +280,9 @@ class Objective:
     def shifted(self, W0: Any) -> Objective:
         """Return `W ↦ f(W_0 + W)` with the same constants, and with the minimiser `W* − W_0` if W* is known.
 
+        Matrix factorization, regression, sensing and completion keep their class. A `Quadratic` does too, and its
+        value is `f(W_0 + W) − f(W_0)`.
+
         Args:
             W0: shape `(n, m)`.
 
@@ -290,7 +293,13 @@ class Objective:
                    [0. , 0.5]])
         """
         W0, note = checks.matrix(W0, "W0", self.shape)
-        new = Objective(
+        new = self._shifted(W0)
+        new.notes = (*self.notes, *([note] if note else []))
+        return new
+
+    def _shifted(self, W0: Array) -> Objective:
+        """Return `shifted(W0)`, without notes. A subclass returns one of its own class where it can."""
+        return Objective(
             _Shifted(self.value, W0),
             _Shifted(self.gradient, W0),
             shape=self.shape,
@@ -303,8 +312,6 @@ class Objective:
             minimizer=None if self.minimizer is None else self.minimizer - W0,
             convex=self.convex,
         )
-        new.notes = (*self.notes, *([note] if note else []), *new.notes)
-        return new
 
     def check_network(self, network: Network) -> None:
         """Raise ValueError or TypeError unless `network` has the shape and array kind that this objective needs."""

@@ -142,10 +142,8 @@ class MatrixFactorization(_Quadratic):
         self.Y = Y
         super().__init__(Y, 0.0, notes=(note,) if note else ())
 
-    def shifted(self, W0: Any) -> MatrixFactorization:
-        """Return `W ↦ f(W_0 + W)`, the factorization of `Y − W_0`."""
-        W0, note = checks.matrix(W0, "W0", self.shape)
-        return _noted(MatrixFactorization(self.Y - W0), self.notes, note)
+    def _shifted(self, W0: Array) -> MatrixFactorization:
+        return MatrixFactorization(self.Y - W0)
 
 
 class LinearRegression(_Quadratic):
@@ -219,12 +217,10 @@ class LinearRegression(_Quadratic):
             notes=[note for note in (note_x, note_y) if note],
         )
 
-    def shifted(self, W0: Any) -> LinearRegression:
-        """Return `W ↦ f(W_0 + W)`, the regression of the residuals `Y − XW_0`."""
-        W0, note = checks.matrix(W0, "W0", self.shape)
+    def _shifted(self, W0: Array) -> LinearRegression:
         moved = LinearRegression(self.X, self.Y - self.X @ W0)
-        moved.samples = self.samples
-        return _noted(moved, self.notes, note)
+        moved.samples = self.samples  # the rows of a ridge are none
+        return moved
 
     def batch_gradient(self, W: Array, rows: Array) -> Array:
         """Return `N/|B| X_Bᵀ(X_B W − Y_B) + ρW`, the gradient on the samples `rows` scaled to all of them."""
@@ -288,18 +284,10 @@ class Quadratic(_Quadratic):
             size=SOLVED * norm(W) * float(max(s) / min(s)) * float(max(t) / min(t)),
         )
 
-    def shifted(self, W0: Any) -> Quadratic:
-        """Return `W ↦ f(W_0 + W) − f(W_0)`: the same A and B, and `C − A W_0 B`."""
-        W0, note = checks.matrix(W0, "W0", self.shape)
+    def _shifted(self, W0: Array) -> Quadratic:
         moved = checks.matrix(self.A, "A")[0] @ W0
         moved = moved if self.B is None else moved @ checks.matrix(self.B, "B")[0]
-        return _noted(Quadratic(self.A, self.B, self.C - moved), self.notes, note)
-
-
-def _noted(objective: Any, notes: tuple[str, ...], note: str | None) -> Any:
-    """Return a shifted objective with the notes of the one that it was made of, and of W_0."""
-    objective.notes = (*notes, *([note] if note else []))
-    return objective
+        return Quadratic(self.A, self.B, self.C - moved)
 
 
 def _weights(weights: Any, samples: int) -> np.ndarray:

@@ -67,12 +67,8 @@ class Sensing(CoefficientRegression):
     def _spread(self, g: Array) -> Array:
         return g.reshape(self.shape)
 
-    def shifted(self, W0: Any) -> Sensing:
-        """Return `W ↦ f(W_0 + W)`, the sensing of `b − A(W_0)`."""
-        W0, note = checks.matrix(W0, "W0", self.shape)
-        moved = Sensing(self.X, self.y - self.X @ W0.reshape(-1, 1), shape=self.shape)
-        moved.notes = (*self.notes, *([note] if note else []))
-        return moved
+    def _shifted(self, W0: Array) -> Sensing:
+        return Sensing(self.X, self.y - self.X @ W0.reshape(-1, 1), shape=self.shape)
 
 
 class Completion(Objective):
@@ -140,12 +136,8 @@ class Completion(Objective):
         """Return `∇²f[V]`, the known entries of V."""
         return self.known * unmasked(V, "V")
 
-    def shifted(self, W0: Any) -> Completion:
-        """Return `W ↦ f(W_0 + W)`, the completion of `Y − W_0`."""
-        W0, note = checks.matrix(W0, "W0", self.shape)
-        moved = Completion(self.minimizer - W0, self.known)
-        moved.notes = (*self.notes, *([note] if note else []))
-        return moved
+    def _shifted(self, W0: Array) -> Completion:
+        return Completion(self.minimizer - W0, self.known)
 
     def rounding(self, network: Network) -> float:
         """Return the size below which the gap is rounding: `½(4ε (c Π‖W_l‖_F + ‖Y‖_F))²` of the known entries."""

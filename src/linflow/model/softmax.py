@@ -78,7 +78,7 @@ class SoftmaxLoss(Objective):
         size = norm(X)
         if math.isinf(size * size):
             raise ValueError(f"X has norm {size:.3g}, whose square leaves float64; rescale the data.")
-        self._X, self._labels, self._readout = X, labels, None
+        self._X, self._hot, self._readout = X, from_numpy(np.eye(m)[labels], X), None
         self._count = int(X.shape[0])
         self.share = 1.0 / self._count if mean else 1.0
         self._lengths = from_numpy(np.linalg.norm(given, axis=1)[:, None], X)
@@ -97,10 +97,9 @@ class SoftmaxLoss(Objective):
         self.direction = from_numpy(U.reshape(self.shape), X)
         self._top = float(s[0])
         self.smoothness = 0.5 * self._top * self._top * self.share
-        self._cut = (
-            math.sqrt(2) * max(X.shape) * EPS * self._top
-        )  # what small singular values can change the margin by
-        rank = int(np.sum(to_numpy(s) > max(X.shape) * EPS * self._top))
+        zero = max(X.shape) * EPS * self._top
+        self._cut = math.sqrt(2) * zero  # what singular values that count as 0 can change the margin by
+        rank = int(np.sum(to_numpy(s) > zero))
         self.row_space = Vt[:rank, :].T if rank < self.shape[0] else None
 
     @property
@@ -125,10 +124,7 @@ class SoftmaxLoss(Objective):
 
     def _right(self, A: Array) -> Array:
         """Return the entry of the right class in each row, as a column."""
-        return namespace(A).sum(A * self._hot(A), axis=1)[:, None]
-
-    def _hot(self, A: Array) -> Array:
-        return from_numpy(np.eye(A.shape[1])[self._labels], A)
+        return namespace(A).sum(A * self._hot, axis=1)[:, None]
 
     def odds(self, W: Array) -> tuple[Array, Array, Array]:
         """Return the loss of each sample, the probabilities of its wrong classes, 0 for the right one, and their sum.
@@ -139,7 +135,7 @@ class SoftmaxLoss(Objective):
         xp = namespace(D)
         top = xp.max(D, axis=1)[:, None]  # 0 if the right class leads
         e = xp.exp(D - top)
-        wrong = e * (1 - self._hot(D))
+        wrong = e * (1 - self._hot)
         rest = xp.sum(wrong, axis=1)[:, None]
         # e^{−top} of the right class is 1 if it leads; then log1p keeps the digits of a small loss.
         losses = xp.where(top > 0, top + xp.log(rest + xp.exp(-top)), xp.log1p(rest))
@@ -154,19 +150,19 @@ class SoftmaxLoss(Objective):
     def gradient(self, W: Array) -> Array:
         """Return `∇f(W) = Xᵀ(P − E)`, with the probabilities P and the right classes E; shape `(n, m)`."""
         _, p, missed = self.odds(W)
-        slope = p - missed * self._hot(p)
+        slope = p - missed * self._hot
         return self._pulled(slope)
 
     def batch_gradient(self, W: Array, rows: Array) -> Array:
         """Return `N/|B| Σ_{i∈B} ∇f_i(W)`, the gradient on the samples `rows` scaled to all of them."""
         part = copy.copy(self)
-        part._X, part._labels = self._X[rows], self._labels[to_numpy(rows).astype(int)]
+        part._X, part._hot = self._X[rows], self._hot[rows]
         return (self._count / len(rows)) * part.gradient(W)
 
     def hessian_product(self, W: Array, V: Array) -> Array:
         """Return `∇²f(W)[V] = Xᵀ(P ∘ (XV − (P ∘ XV)1))`."""
         _, p, missed = self.odds(W)
-        full = p + (1 - missed) * self._hot(p)
+        full = p + (1 - missed) * self._hot
         moved = self._X @ V
         moved = moved if self._readout is None else moved @ self._readout
         moved = moved - self._right(moved)

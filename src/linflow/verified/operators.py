@@ -7,7 +7,7 @@ Proofs: docs/verified.md, sections 5 and 12, and docs/losses.md, section 1.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ class MaskedGradient(AffineGradient):
         known: 1 where an entry is known, else 0; one column.
     """
 
-    known: Any = None
+    known: np.ndarray = field(kw_only=True)
 
     def apply(self, E: np.ndarray) -> np.ndarray:
         """Return the known entries of E."""
@@ -42,7 +42,7 @@ class OperatorGradient(DeclaredGradient):
         affine: the gradient on the entries of W, as one column.
     """
 
-    affine: AffineGradient | None = None
+    affine: AffineGradient = field(kw_only=True)
 
     @classmethod
     def over(cls, objective: Sensing | Completion, like: Array) -> OperatorGradient:
@@ -51,40 +51,35 @@ class OperatorGradient(DeclaredGradient):
             known = to_numpy(objective.known).reshape(-1, 1)
             full = bool(known.all())
             V = to_numpy(objective.minimizer).reshape(-1, 1)
-            return cls(objective, like, (), MaskedGradient(V, full=full, known=known))
+            return cls(objective, like, affine=MaskedGradient(V, full=full, known=known))
         X, y = to_numpy(objective.X), to_numpy(objective.y)
         V = to_numpy(objective.minimizer).reshape(-1, 1)
         affine = regression_gradient(X, y, V, objective.rank)
-        return cls(objective, like, affine.notes, affine)
+        return cls(objective, like, affine.notes, affine=affine)
 
     @property
     def least(self) -> float:
         """Lower bound of the least nonzero eigenvalue of `∇²f`; 0 if none was proved."""
-        return self._affine.least
+        return self.affine.least
 
     @property
     def smoothness(self) -> float:
         """Upper bound of K."""
-        return self._affine.smoothness
-
-    @property
-    def _affine(self) -> AffineGradient:
-        assert self.affine is not None
-        return self.affine
+        return self.affine.smoothness
 
     def _away(self, W: np.ndarray) -> np.ndarray:
         """Return the computed `W − V` of one or more products, as columns."""
-        return W.reshape(-1, W.shape[-2] * W.shape[-1]).T - self._affine.V
+        return W.reshape(-1, W.shape[-2] * W.shape[-1]).T - self.affine.V
 
     def gap(self, E: np.ndarray, error: float) -> tuple[float, float]:
         """Return bounds of `f − f*` at all products within `error` of E."""
         away = self._away(E)
-        return self._affine.gap(away, (error + U * float(frobenius(away))) * UP)
+        return self.affine.gap(away, (error + U * float(frobenius(away))) * UP)
 
     def gradient(self, W: np.ndarray, off: Any) -> tuple[np.ndarray, Any]:
         """Return the `∇f` computed from W, and a bound of its Frobenius distance to `∇f` at the exact product."""
         away = self._away(W)
         lengths = frobenius(away.T[:, None, :])
-        errors = np.asarray(self._affine.error_of(lengths, np.asarray(off) + U * lengths * UP)) + self._affine.residue
-        G = self._affine.apply(away).T.reshape(W.shape)
+        errors = np.asarray(self.affine.error_of(lengths, np.asarray(off) + U * lengths * UP)) + self.affine.residue
+        G = self.affine.apply(away).T.reshape(W.shape)
         return G, (errors * UP if W.ndim == 3 else float(errors[0]) * UP)
