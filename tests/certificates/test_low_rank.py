@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -118,6 +119,56 @@ def test_the_upper_sums_come_down_to_the_integral(monkeypatch):
     true = literal(f, net, limit)[1]
     assert found == sorted(found, reverse=True)
     assert true <= found[-1] <= true * 1.005  # an eighth of the error each time
+
+
+def test_each_cell_takes_the_ends_that_make_its_part_larger(monkeypatch):
+    monkeypatch.setattr(module, "CELLS", 4)
+    monkeypatch.setattr(module, "UP", 1.25)
+    start = module._Turning(5.0, 1.0, 0.5, 0.7, sigma=2.0, kappa=3.0, pull=1.5, other=0.3, smoothness=2.0)
+    limit, found = 2.0, 0.0
+    x = [math.sqrt(3.0) * (1 - k / 4) for k in range(5)]
+    slow = 0
+    for high, low in pairwise(x):
+        a = 1.5 * math.sqrt(limit + high**2) * (0.3 + 2 * (x[0] - low) / 3.0) * 1.25
+        slow += a < 3.0 * low
+        found += (2 * low * a / (a * a + (3.0 * low) ** 2) if a < 3.0 * low else 1 / 3.0) * (high - low)
+    assert 0 < slow < 4  # both forms are used
+    assert start.path(np.array([limit]))[0] == pytest.approx(found * 1.25, rel=1e-13)
+    theta = found * 1.25 / 2.0 * 1.25
+    held = (1.0 + 0.5 * theta + 0.5 * 2.0 * (0.7 * theta) ** 2) * 1.25
+    assert theta < 1
+    assert start.held(np.array([limit]))[0] == pytest.approx(held, rel=1e-13)
+
+
+def test_each_number_is_rounded_to_the_side_that_makes_the_limit_larger(monkeypatch):
+    assert module.UP > 1 > module.DOWN
+    for name, value in (("UP", 1.25), ("DOWN", 0.75), ("EPS", 1e-3)):
+        monkeypatch.setattr(module, name, value)
+    f, net = adapter(1, 4.0, other=0.1)
+    monkeypatch.setattr(type(f), "rounding", lambda self, network: 0.125)
+    monkeypatch.setattr(type(f), "gradient_rounding", lambda self, network: 0.0625)
+    (U, V), c, K = net.weights, net.scale, f.smoothness
+    start = module._Frame.of(Setting(f, net), first=True).start(2.0)
+    W, off = module._Frame.of(Setting(f, net), first=True).best()
+    Z = np.linalg.lstsq(U, W, rcond=None)[0]
+    G = f.gradient(W)
+    slack = 0.0625 + K * off
+    assert off == pytest.approx(4 * 2 * 1e-3 * np.linalg.norm(U) * np.linalg.norm(Z), rel=1e-9)
+    size = (np.linalg.norm(W) + off) * 1.25
+    expected = {
+        "gap": f.gap(net.product()),
+        "floor": f.gap(W) * 1.25 + off * (np.linalg.norm(G) + slack) + 0.5 * K * off**2 + 0.125,
+        "turned": np.linalg.norm(W @ G.T, "nuc") * 1.25 + off * np.linalg.norm(G) + size * slack,
+        "size": size,
+        "sigma": math.sqrt(2.0) * 0.75,
+        "kappa": c * math.sqrt(2.0) * 0.75 * math.sqrt(2 * f.strong_convexity) * 0.75,
+        "pull": c * math.sqrt(2 * K) * 1.25,
+        "other": np.linalg.norm(V, 2) * 1.25,
+        "smoothness": K,
+    }
+    for name, value in expected.items():
+        assert getattr(start, name) == pytest.approx(value, rel=1e-9), name
+    assert start.speed == pytest.approx(expected["kappa"] ** 2 * 0.75, rel=1e-12)
 
 
 @pytest.mark.parametrize("power", [-508, 508])
