@@ -52,10 +52,11 @@ def test_the_rate_and_the_run():
     assert "run" not in of(EYE, net)["rate"].text
     # One that was told to stop at the target has reached it, though it may have landed a little above.
     runs = [
-        (start, lf.gradient_flow(EYE, start, until=1e-6)) for start in (homogeneous(0.5 * d) for d in range(1, 9))
+        (start, lf.gradient_flow(EYE, start, until=1e-6)) for start in (homogeneous(0.5 * d) for d in range(1, 65))
     ]
-    assert any(run.gap[-1] > 1e-6 * run.gap[0] for _, run in runs)
-    for start, run in runs:
+    above = [(start, run) for start, run in runs if run.gap[-1] > 1e-6 * run.gap[0]]
+    assert above  # by rounding, about half of them
+    for start, run in [*above[:4], *runs[:8]]:
         assert "the run did so at t =" in of(EYE, start, run=run)["rate"].text
     nothing = of(EYE, homogeneous(0.0, -9 * np.eye(2)))["rate"]
     assert nothing.text.startswith("Nothing is certified")
