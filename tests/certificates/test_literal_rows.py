@@ -100,7 +100,7 @@ def test_why_there_is_no_margin():
 
 def test_every_published_result_has_its_row():
     names = [row.name for row in lf.certify(F, NET).prior]
-    assert len(names) == len(set(names)) == 16
+    assert len(names) == len(set(names)) == 21
     for year in (2023, 2025):
         source = next(row.source for row in lf.certify(F, NET).prior if row.name == f"Xu et al. {year}")
         assert str(year) in source

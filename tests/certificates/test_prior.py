@@ -23,11 +23,16 @@ NAMES = [
     "Li, Luo & Lyu 2021",
     "Li, Nguyen, Hegde & Wong 2021",
     "Min et al. 2021",
+    "Nguegnang et al. 2021",
     "Stöger & Soltanolkotabi 2021",
     "Tarmoun et al. 2021",
     "Yun et al. 2021",
     "Min et al. 2023",
+    "Ward & Kolda 2023",
     "Xu et al. 2023",
+    "Xu, Wang et al. 2024",
+    "Beneventano & Woodworth 2025",
+    "Mu & Klabjan 2025",
     "Xu et al. 2025",
 ]
 # On an exact solution the integration error shows, which a plateau may enlarge 100-fold over the 1e-12 of a step.

@@ -133,7 +133,9 @@ class Certificate(Promises):
     @cached_property
     def prior(self) -> tuple[Guarantee, ...]:
         """One row for each published result on this start: its bound, or the reason why it does not apply."""
-        return tuple(prior_results(self.setting, self.guarantees)) if self.optimizer.only_rates else ()
+        if not self.optimizer.only_rates:
+            return ()
+        return tuple(prior_results(self.setting, self.guarantees, self.step_size))
 
     def check(self, run: Trajectory | Proof) -> Check:
         """Compare every guarantee with a run from this start, or with a proof of one (`enclose`); see `Check`.

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from linflow.certificates._base import Guarantee
-from linflow.certificates.prior import imbalance, regimes
+from linflow.certificates.prior import descents, imbalance, regimes
 from linflow.certificates.prior._rows import row
 from linflow.certificates.prior.modes import mode_results
 from linflow.certificates.setting import Setting
 
 
-def prior_results(setting: Setting, guarantees: Sequence[Guarantee] = ()) -> list[Guarantee]:
+def prior_results(
+    setting: Setting, guarantees: Sequence[Guarantee] = (), step_size: float | None = None
+) -> list[Guarantee]:
     """Return one row for each published result, with its hypotheses checked on these weights; the earliest first.
 
     A row that applies is an upper bound on the loss gap along the exact flow (for a certificate on descent, along
@@ -22,6 +24,7 @@ def prior_results(setting: Setting, guarantees: Sequence[Guarantee] = ()) -> lis
     Args:
         setting: objective, start and algorithm.
         guarantees: the guarantees of the certificate; the rows on the lazy regime and on descent come from them.
+        step_size: the constant step of a certificate on descent; None for the flow and for schedules.
 
     Source: `docs/published.md`.
 
@@ -51,10 +54,15 @@ def prior_results(setting: Setting, guarantees: Sequence[Guarantee] = ()) -> lis
         regimes.li2021greedy(setting),
         regimes.li2021sparse(setting),
         imbalance.min2021(setting),
+        descents.nguegnang2021(setting),
         regimes.stoger2021(setting),
         tarmoun,
         imbalance.yun2021(setting),
         imbalance.min2023(setting),
+        descents.ward2023(setting),
         regimes.xu(setting, guarantees, 2023),
+        descents.xu2024(setting),
+        descents.beneventano2025(setting, step_size),
+        descents.mu2025(setting),
         regimes.xu(setting, guarantees, 2025),
     ]
