@@ -171,7 +171,7 @@ def test_schemes_by_name():
     with pytest.raises(ValueError, match="scheme is 'kaiming'"):
         lt.init_(a, "kaiming")
     with pytest.raises(ValueError, match="has a bias"):
-        lt.init_(torch.nn.Sequential(torch.nn.Linear(2, 2)))
+        lt.init_(torch.nn.Sequential(*(torch.nn.Linear(2, 2) for _ in range(3))))
     with pytest.raises(ValueError, match="too small"):
         lt.balanced_(make_model((3, 2, 3)))
 

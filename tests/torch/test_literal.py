@@ -30,8 +30,10 @@ def near(x, rel=1e-6, abs=0.0):
 class Plain:
     """What the law asks of the layers of a model."""
 
+    bias = None
+
     def __init__(self, weights):
-        self.parameters = [torch.nn.Parameter(torch.tensor(W)) for W in weights]
+        self.parameters = self.tensors = [torch.nn.Parameter(torch.tensor(W)) for W in weights]
         self.widths = (weights[0].shape[0], *(W.shape[1] for W in weights))
         self.device = torch.device("cpu")
 

@@ -6,10 +6,10 @@ of a state dict of NumPy arrays does not import PyTorch.
 
 Training (docs/torch_training.md): `network` reads the layers of a model. `regression` is `nn.MSELoss` as an
 objective. `Monitor` and Lightning's `MonitorCallback` log the quantities of the theory. `LocalSmoothnessLR` takes the
-step 1/K_t of `local_smoothness`. `init_`, with `balanced_`, `imbalanced_` and `designed_`, initialises weights in
-place, and `rebalance_` keeps their product. `certified_rate` is differentiable. `enclose` proves where training goes.
-`relu_network` reads a two-layer ReLU model for `lf.relu`. The training tools need `linflow[torch]`; TensorBoard and
-Lightning come with `linflow[monitor]`.
+step 1/K_t of `local_smoothness`. `init_`, with `balanced_`, `imbalanced_`, `designed_` and `identity_`, initialises
+weights in place, and `rebalance_` keeps their product. `certified_rate` is differentiable. `enclose` proves where
+training goes. `relu_network` reads a two-layer ReLU model for `lf.relu`. The training tools need `linflow[torch]`;
+TensorBoard and Lightning come with `linflow[monitor]`.
 """
 
 import lazy_loader as _lazy
@@ -28,7 +28,7 @@ _attribute, __dir__, __all__ = _lazy.attach(
         "_relu": ["relu_network"],
         "certified": ["certified_rate"],
         "enclosing": ["enclose"],
-        "initialize": ["balanced_", "designed_", "imbalanced_", "init_"],
+        "initialize": ["balanced_", "designed_", "identity_", "imbalanced_", "init_"],
         "lightning": ["MonitorCallback"],
         "monitor": ["Monitor"],
         "rebalancing": ["rebalance_"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from linflow.geometry.operator import TangentOperator
@@ -33,12 +34,12 @@ class Extremes:
         self.iterations = iterations
         self._vectors: dict[bool, Tensor] = {}
 
-    def __call__(self, network: Network) -> tuple[float, float, float]:
-        """Return `λ_min(T)`, `λ_max(T)`, and the error of `λ_min(T)`."""
+    def __call__(self, network: Network, trained: Sequence[bool] | None = None) -> tuple[float, float, float]:
+        """Return `λ_min(T)`, `λ_max(T)`, and the error of `λ_min(T)`; T has terms of the `trained` layers alone."""
         n, m = network.shape
         singular = not network.overparametrized
-        if network.depth <= 2 or n * m <= DENSE:
-            T = TangentOperator(network)
+        if network.depth <= 2 or n * m <= DENSE or not all(trained or ()):
+            T = TangentOperator(network, trained)
             found = T.eigenvalue("least")
             least, error = (0.0, 0.0) if singular else (float(found.value), found.error)
             return least, float(T.greatest_eigenvalue()), error

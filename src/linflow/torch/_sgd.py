@@ -14,6 +14,10 @@ SAME = 1e-9
 """Ratios of learning rates that differ by less than this, relatively, are the same."""
 
 
+OPTIONS = ("lr", "weight_decay", "momentum", "dampening", "nesterov", "maximize")
+"""Options of SGD that a weight and its bias share if they are one matrix."""
+
+
 @dataclass(frozen=True)
 class Sgd:
     """The options of SGD that enter the law of the imbalance.
@@ -55,7 +59,7 @@ def buffers_of(optimizer: Any, layers: Layers, dtype: torch.dtype) -> list[Tenso
     """Return the momentum buffers of the layers, as matrices `(h_{l-1}, h_l)`; None if there are none yet."""
     if optimizer is None:
         return None
-    found = [optimizer.state.get(p, {}).get("momentum_buffer") for p in layers.parameters]
+    found = [optimizer.state.get(p, {}).get("momentum_buffer") for p in layers.tensors]
     return None if any(b is None for b in found) else layers.oriented((b for b in found if b is not None), dtype)
 
 
@@ -70,8 +74,9 @@ def why_no_law(optimizer: Any, layers: Layers) -> str | None:
             why = "frozen (requires_grad is False)" if group is not None else "not trained by the optimizer"
             return f"layer {l} is {why}, so its neighbours change alone"
         seen.add((float(group["momentum"]), float(group["dampening"]), group["nesterov"], group.get("maximize")))
-    if len(seen) > 1:
-        return "the layers have different momentum"
+    apart = _why_bias_apart(optimizer, layers)
+    if apart or len(seen) > 1:
+        return apart or "the layers have different momentum"
     rates = _rates(optimizer, layers)
     if not all(0 < r < math.inf for r in rates):
         return "the learning rate of a layer is 0, so its neighbours change alone"
@@ -84,6 +89,18 @@ def why_no_law(optimizer: Any, layers: Layers) -> str | None:
     return None
 
 
+def _why_bias_apart(optimizer: Any, layers: Layers) -> str | None:
+    """Return why the bias of the first layer is not trained as a row of it; None if it is, or if there is none."""
+    if layers.bias is None:
+        return None
+    own, first = _group(optimizer, layers.bias), _group(optimizer, layers.parameters[0]) or {}
+    if own is None:
+        return "the bias of layer 1 is not trained by the optimizer, so it is not a row of its matrix"
+    if any(own.get(key) != first.get(key) for key in OPTIONS):
+        return "the bias of layer 1 has other options (learning rate, decay, momentum) than its weight"
+    return None
+
+
 def why_not_plain(optimizer: Any, layers: Layers) -> str | None:
     """Return why the steps are not along the gradient of all layers at one rate; None if they are."""
     if why := why_no_law(optimizer, layers):
@@ -92,6 +109,20 @@ def why_not_plain(optimizer: Any, layers: Layers) -> str | None:
     if sgd.momentum != 0:
         return f"the momentum {sgd.momentum:g} moves the weights along earlier gradients"
     return "the layers have different learning rates" if sgd.rates else None
+
+
+def trained_layers(optimizer: Any, layers: Layers) -> list[bool]:
+    """Return whether each layer is trained: it asks for a gradient, and the optimizer, if there is one, holds it."""
+    held = [optimizer is None or _group(optimizer, p) is not None for p in layers.parameters]
+    found = [free and mine for free, mine in zip(layers.trained, held, strict=True)]
+    return found if any(found) else [True] * len(found)
+
+
+def others(optimizer: Any, layers: Layers) -> bool:
+    """Return whether the optimizer trains anything but the layers."""
+    own = {id(p) for p in layers.tensors}
+    groups = [] if optimizer is None else optimizer.param_groups
+    return any(p.requires_grad and id(p) not in own for group in groups for p in group["params"])
 
 
 def rate_of(optimizer: Any, layers: Layers) -> tuple[float, float]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from linflow.schedules import Schedule
-from linflow.torch._module import network
+from linflow.torch._module import Layers
 from linflow.torch.smoothness import regression
 from linflow.verified import DescentEnclosure, Enclosure
 from linflow.verified import enclose as enclose_start
@@ -34,8 +34,8 @@ def enclose(
     `torch.optim.SGD` on the whole batch with these learning rates.
 
     Args:
-        model: a model that `linflow.torch.network` reads: an `nn.Sequential` of bias-free `nn.Linear`, or a list of
-            layers.
+        model: a model that `linflow.torch.network` reads: an `nn.Sequential` of `nn.Linear`, of which only the
+            first may have a bias, or a list of layers.
         X: inputs, shape `(N, n)`.
         Y: targets, shape `(N, m)`.
         scale: output scale c of the model.
@@ -66,7 +66,8 @@ def enclose(
         >>> proof.result, low == high
         ('target proved', True)
     """
-    objective, net = regression(X, Y, reduction), network(model, scale=scale)
+    layers = Layers.of(model, scale=scale)
+    objective, net = regression(X, Y, reduction, bias=layers.bias is not None), layers.network()
     run: Any = enclose_start  # its overloads ask for the algorithm by name
     return run(
         objective,

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 import torch
 from linflow import init
 from linflow._support import checks
@@ -32,8 +34,9 @@ def balanced_(
     """Fill the layers with balanced weights, `D_l = 0`, that have a given (or N(0, std²)) product.
 
     Args:
-        model: an `nn.Sequential` of bias-free `nn.Linear`, or a list of layers or matrices (`linflow.torch.network`).
-        product: the product, shape `(inputs, outputs)`, output scale included.
+        model: an `nn.Sequential` of `nn.Linear`, or a list of layers or matrices; see `linflow.torch.network`.
+        product: the product, shape `(inputs, outputs)`, output scale included; one more row if the first layer has a
+            bias. A bias of the last layer is left as it is.
         std: standard deviation of the entries of the drawn product.
         scale: output scale of the model.
         convention: how the matrices of a list are stored, "product" or "torch".
@@ -70,9 +73,10 @@ def imbalanced_(
     """Fill the layers with weights of homogeneous imbalance and a given (or N(0, std²)) product.
 
     Args:
-        model: an `nn.Sequential` of bias-free `nn.Linear`, or a list of layers or matrices (`linflow.torch.network`).
+        model: an `nn.Sequential` of `nn.Linear`, or a list of layers or matrices; see `linflow.torch.network`.
         imbalance: `d`, one number for all `D_l` or one for each of the `L − 1`, of any sign.
-        product: the product, shape `(inputs, outputs)`, output scale included.
+        product: the product, shape `(inputs, outputs)`, output scale included; one more row if the first layer has a
+            bias. A bias of the last layer is left as it is.
         std: standard deviation of the entries of the drawn product.
         scale: output scale of the model.
         convention: how the matrices of a list are stored, "product" or "torch".
@@ -93,7 +97,7 @@ def imbalanced_(
         >>> lf.imbalance_spectrum([W1, W2]).eigenvalues.round(decimals=4).abs().tolist()
         [3.0, 3.0, 0.0]
     """
-    layers = Layers.of(model, scale=scale, convention=convention)
+    layers = Layers.of(model, scale=scale, convention=convention, outside=True)
     if product is not None:
         product = to_numpy(checks.matrix(product, "product")[0]) / layers.scale
     # With the output scale, a drawn product has the standard deviation `std`.
@@ -122,7 +126,7 @@ def designed_(
     dtype loses something, the start is designed for a little more.
 
     Args:
-        model: an `nn.Sequential` of bias-free `nn.Linear`, or a list of layers or matrices (`linflow.torch.network`).
+        model: an `nn.Sequential` of `nn.Linear`, or a list of layers or matrices; see `linflow.torch.network`.
         objective: the function to minimise.
         rate: exponential rate of the flow to certify.
         algorithm: "flow" or "descent".
@@ -150,9 +154,10 @@ def designed_(
         True
     """
     layers = Layers.of(model, scale=scale, convention=convention)
+    layers.check_objective(objective)
     seed = _seed(generator)
-    eps = max(torch.finfo(p.dtype).eps for p in layers.parameters)
-    kept = [p.detach().clone() for p in layers.parameters]
+    eps = max(torch.finfo(p.dtype).eps for p in layers.tensors)
+    kept = [p.detach().clone() for p in layers.tensors]
     made: Certificate | None = None
     for k in range(_RETRIES):
         try:
@@ -180,7 +185,7 @@ def designed_(
         if steps is None and rate is None:
             break
     with torch.no_grad():
-        for p, old in zip(layers.parameters, kept, strict=True):
+        for p, old in zip(layers.tensors, kept, strict=True):
             p.copy_(old)
     assert made is not None  # otherwise the first design has raised
     what = f"the rate {made.rate:.6g}" if rate is not None else f"{made.steps_to(until):g} steps"
@@ -198,19 +203,66 @@ def _certified(found: Design, layers: Layers) -> Certificate:
     return certify(was.objective, layers.network_for(was.objective), algorithm="descent", step_size=was.step_size)
 
 
+def identity_(
+    model: Any,
+    size: float = 1.0,
+    std: float = 0.0,
+    *,
+    scale: float = 1.0,
+    convention: str = "product",
+    generator: torch.Generator | None = None,
+) -> Any:
+    """Fill every layer with `size` times the identity plus entries N(0, std²): the start of residual layers.
+
+    A residual layer `x + xA_l` is the layer `I + A_l`, so a chain of plain layers that starts here is trained as a
+    chain of residual ones. A bias of the first layer is set to 0.
+
+    Args:
+        model: an `nn.Sequential` of `nn.Linear`, or a list of layers or matrices; see `linflow.torch.network`.
+        size: the factor of the identity.
+        std: standard deviation of what is added to the entries of the weights.
+        scale: output scale of the model.
+        convention: how the matrices of a list are stored, "product" or "torch".
+        generator: source of random numbers; PyTorch's default generator if omitted.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError, TypeError: as in `linflow.init.identity`, or the model is not a chain of linear layers.
+
+    Source: `linflow.init.identity`.
+
+    Example:
+        >>> import torch, linflow.torch as lt
+        >>> model = torch.nn.Sequential(*(torch.nn.Linear(2, 2, bias=False) for _ in range(3)))
+        >>> lt.identity_(model)[1].weight.tolist()
+        [[1.0, 0.0], [0.0, 1.0]]
+    """
+    layers = Layers.of(model, scale=scale, convention=convention, outside=True)
+    inputs = layers.widths[0] - (layers.bias is not None)
+    net = init.identity((inputs, *layers.widths[1:]), size, std, rng=_seed(generator))
+    first, *rest = net.weights
+    if layers.bias is not None:
+        first = np.concatenate([first, np.zeros_like(first[:1])])
+    layers.write([first, *rest])
+    return model
+
+
 SCHEMES: dict[str, Callable[..., Any]] = {
     "balanced": balanced_,
     "imbalanced": imbalanced_,
     "designed": designed_,
+    "identity": identity_,
 }
 
 
 def init_(model: Any, scheme: str = "balanced", *args: Any, **options: Any) -> Any:
-    """Fill the layers by a named scheme: "balanced", "imbalanced" or "designed".
+    """Fill the layers by a named scheme: "balanced", "imbalanced", "designed" or "identity".
 
     Args:
-        model: an `nn.Sequential` of bias-free `nn.Linear`, or a list of layers or matrices (`linflow.torch.network`).
-        scheme: selects `balanced_`, `imbalanced_` or `designed_`.
+        model: an `nn.Sequential` of `nn.Linear`, or a list of layers or matrices; see `linflow.torch.network`.
+        scheme: selects `balanced_`, `imbalanced_`, `designed_` or `identity_`.
         *args: arguments of the scheme.
         **options: keyword arguments of the scheme.
 

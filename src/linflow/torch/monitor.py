@@ -20,8 +20,8 @@ from linflow.torch._extremes import Extremes
 from linflow.torch._imbalance_law import PROBES, ImbalanceLaw
 from linflow.torch._module import Layers
 from linflow.torch._outlets import COLUMNS, rows_into, scalars_into
-from linflow.torch._sgd import Sgd, buffers_of, rate_of, why_no_law, why_not_plain
-from linflow.torch.smoothness import gradient_mismatch, local_smoothness
+from linflow.torch._sgd import Sgd, buffers_of, others, rate_of, trained_layers, why_no_law, why_not_plain
+from linflow.torch.smoothness import gradient_mismatch, local_smoothness, speed_of
 
 
 class Monitor:
@@ -36,8 +36,12 @@ class Monitor:
     not, and any schedules, the law is that of docs/optimisers.md. With parameter groups of different learning rates
     it is about the layers `W_l/√ρ_l`. With `exact=True` the change is accumulated at every step, in a few vectors for
     wide layers. Otherwise only the last step before each row is checked, because the sum needs all the gradients. A
-    difference larger than rounding means that the training is not SGD on the product: entrywise clipping, a frozen
-    layer, or weights written from outside.
+    difference larger than rounding means that the training is not SGD on the product: entrywise clipping, or weights
+    written from outside.
+
+    *Biases and frozen layers.* A bias of the first layer is a row of `W_1`. A bias of the last layer is outside the
+    product; drift, law and T do not depend on it, and an objective, which does, is refused. If layers are frozen, T
+    and what follows from it are those of the layers that are trained; there is no law, and no step is known.
 
     *Other optimisers.* Adam and its kin, LBFGS and frozen layers follow no law. Moreover, `smoothness`, `local_step`
     and `safe_step` are about steps along the objective's gradient at one rate, which these and SGD with momentum or
@@ -52,7 +56,7 @@ class Monitor:
     Use it as a context manager, or call `close`.
 
     Args:
-        model: an `nn.Sequential` of bias-free `nn.Linear`, or a list of layers or matrices (`linflow.torch.network`).
+        model: an `nn.Sequential` of `nn.Linear`, or a list of layers or matrices; see `linflow.torch.network`.
         optimizer: the optimiser of the model. Its post-step hook drives the monitor. Pass None to call `step`
             yourself, with `lr=` for the law.
         objective: the function to minimise, on all data; `linflow.torch.regression` is `nn.MSELoss`.
@@ -113,18 +117,24 @@ class Monitor:
         self.every, self.exact = checks.count(every, "every"), exact
         self.budget = None if budget is None else checks.fraction(budget, "budget", "the rows' part of time", "0.05")
         self.prefix, self.objective, self._optimizer = prefix, objective, optimizer
-        self._layers = layers = Layers.of(model, scale=scale, convention=convention)
+        loose = {"frozen": True, "outside": objective is None}
+        self._layers = layers = Layers.of(model, scale=scale, convention=convention, **loose)
         self.notes: list[str] = []
         self.rows: list[dict[str, float]] = []
         self._start = layers.network()
         if objective is not None:
-            objective.check_network(layers.network_for(objective))
+            layers.check_objective(objective)
             if math.isinf(objective.smoothness):
                 self._note("no smoothness K is known for the objective, so no step is known to be safe")
             if optimizer is not None and (decay := rate_of(optimizer, layers)[1]) != 0:
                 self._note(
                     f"the objective leaves out the weight decay {decay:g}: pl, rate, smoothness and safe_step are of "
                     "the objective alone"
+                )
+            if others(optimizer, layers):
+                self._note(
+                    "the optimizer also trains parameters that are not layers of the model: gap, pl, rate and the "
+                    "steps are of the objective, a function of the product alone"
                 )
         self._sgd = Sgd.of(optimizer, layers)
         before = buffers_of(optimizer, layers, torch.float64)
@@ -267,9 +277,10 @@ class Monitor:
 
     def _operator(self, row: dict[str, float], net: Network, *, spectrum: bool) -> None:
         f = self.objective
+        trained = trained_layers(self._optimizer, self._layers)
         if f is None:
             if spectrum:
-                row["lambda_min"], row["lambda_max"], row["lambda_min_error"] = self._extremes(net)
+                row["lambda_min"], row["lambda_max"], row["lambda_min_error"] = self._extremes(net, trained)
             return
         own = self._layers.network_for(f)
         seen, restricted = f.effective(own)
@@ -278,15 +289,16 @@ class Monitor:
             inner = [W.to(device) if isinstance(W, torch.Tensor) else torch.as_tensor(W) for W in restricted.weights]
             net = Network([W.to(device) for W in inner], net.scale)
         if spectrum:
-            row["lambda_min"], row["lambda_max"], row["lambda_min_error"] = self._extremes(net)
+            row["lambda_min"], row["lambda_max"], row["lambda_min_error"] = self._extremes(net, trained)
         if seen.pl_constant > 0:
             row["pl"] = seen.pl_constant * row["lambda_min"]
         at = local_smoothness(f, own)
         row["gap"], row["loss"] = at.gap, at.gap + f.minimum
         if at.gap > 0:
-            root = at.speed / math.sqrt(at.gap)
+            root = (at.speed if all(trained) else speed_of(f, own, trained)) / math.sqrt(at.gap)
             row["rate"] = root * root
-        row["smoothness"], row["local_step"], row["safe_step"] = at.constant, at.step, at.largest
+        if all(trained):
+            row["smoothness"], row["local_step"], row["safe_step"] = at.constant, at.step, at.largest
 
     @property
     def overhead(self) -> float:
@@ -353,8 +365,9 @@ class Monitor:
         if why is None:
             return
         rest = "" if self.objective is None else "; smoothness, local_step and safe_step are not of its steps"
-        if not all(p.requires_grad for p in self._layers.parameters):
-            rest += "; lambda_min, lambda_max, pl and rate are those of training all layers"
+        if not all(trained_layers(self._optimizer, self._layers)):
+            rest = "" if self.objective is None else "; smoothness, local_step and safe_step are not computed"
+            rest += "; lambda_min, lambda_max, pl and rate are those of the layers that are trained"
         if self._no_law:
             self._note(f"the law of the imbalances is not followed: {why}{rest}")
         elif rest:

@@ -26,7 +26,7 @@ def rebalance_(
     new one.
 
     Args:
-        model: an `nn.Sequential` of bias-free `nn.Linear`, or a list of layers or matrices (`linflow.torch.network`).
+        model: an `nn.Sequential` of `nn.Linear`, or a list of layers or matrices; see `linflow.torch.network`.
         imbalance: 0, numbers or matrices, as in `linflow.rebalance`.
         objective: if given, rates and steps are those certified for it.
         scale: output scale of the model.
@@ -50,7 +50,7 @@ def rebalance_(
         >>> torch.allclose(model(X), before, atol=1e-5), found.after.imbalance < 1e-5 < found.before.imbalance
         (True, True)
     """
-    layers = Layers.of(model, scale=scale, convention=convention)
+    layers = Layers.of(model, scale=scale, convention=convention, outside=objective is None)
     net = layers.network() if objective is None else layers.network_for(objective)
     found = rebalance(net, imbalance, objective=objective, rng=rng)
     layers.write(found.network.weights)

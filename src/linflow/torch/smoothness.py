@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +88,12 @@ def local_smoothness(objective: Objective, network: Network, rule: str | None = 
     return LocalSmoothness(point.gap, point.speed, 1 / step, step, largest)
 
 
+def speed_of(objective: Objective, network: Network, trained: Sequence[bool]) -> float:
+    """Return the norm of the gradient with respect to the layers that are trained."""
+    slopes = network.gradient(detach(objective.gradient(network.product())))
+    return math.hypot(*(float(norm(G)) for G, free in zip(slopes, trained, strict=True) if free))
+
+
 def _best(objective: Objective) -> str:
     return "curvature" if objective.quadratic else "step"
 
@@ -107,7 +114,7 @@ class LocalSmoothnessLR(LRScheduler):
 
     Args:
         optimizer: `torch.optim.SGD` without momentum or weight decay, for the layers only.
-        model: an `nn.Sequential` of bias-free `nn.Linear`, or a list of layers or matrices (`linflow.torch.network`).
+        model: an `nn.Sequential` of `nn.Linear`, or a list of layers or matrices; see `linflow.torch.network`.
         objective: the function to minimise; `linflow.torch.regression` is `nn.MSELoss`.
         rule: "curvature", "step", "two layers", "printed", "xu2025", or a rule of `linflow.schedules`. The default is
             "curvature" for quadratic objectives, else "step".
@@ -159,8 +166,8 @@ class LocalSmoothnessLR(LRScheduler):
     ):
         self._layers, self._objective = Layers.of(model, scale=scale, convention=convention), objective
         _check_optimizer(optimizer, self._layers)
+        self._layers.check_objective(objective)
         net = self._layers.network_for(objective)
-        objective.check_network(net)
         rule = _best(objective) if rule is None else rule
         if first is not None and rule != "xu2025":
             raise ValueError(f'first is {first!r}, but only the rule "xu2025" has a first step; leave it out.')
@@ -264,7 +271,7 @@ def gradient_mismatch(layers: Layers, objective: Objective, network: Network) ->
     return ""
 
 
-def regression(X: torch.Tensor, Y: torch.Tensor, reduction: str = "mean") -> LinearRegression:
+def regression(X: torch.Tensor, Y: torch.Tensor, reduction: str = "mean", *, bias: bool = False) -> LinearRegression:
     """Return `nn.MSELoss(reduction)` on the outputs of a linear model as an objective, on the tensors' device.
 
     `nn.MSELoss()` divides `‖Y − XW‖_F²` by the number of entries of Y. That is `½‖aY − aXW‖_F²` with
@@ -274,6 +281,7 @@ def regression(X: torch.Tensor, Y: torch.Tensor, reduction: str = "mean") -> Lin
         X: inputs, shape `(N, n)`.
         Y: outputs, shape `(N, m)`.
         reduction: "mean", "sum" or "half".
+        bias: append a column of ones to X, for a model whose first layer has a bias (`linflow.torch.network`).
 
     Raises:
         ValueError, TypeError: as in `LinearRegression`.
@@ -287,6 +295,8 @@ def regression(X: torch.Tensor, Y: torch.Tensor, reduction: str = "mean") -> Lin
     """
     checks.choice(reduction, "reduction", ("mean", "sum", "half"))
     X, Y = (X.detach().to(torch.float64), Y.detach().to(torch.float64))
+    if bias:
+        X = torch.cat([X, torch.ones_like(X[:, :1])], dim=1)
     a = {"mean": math.sqrt(2 / max(Y.numel(), 1)), "sum": math.sqrt(2), "half": 1.0}[reduction]
     return LinearRegression(a * X, a * Y)
 
@@ -296,7 +306,7 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, layers: Layers) -> None:
     why = why_not_plain(optimizer, layers)
     if why is None:
         groups = optimizer.param_groups
-        own = {id(p) for p in layers.parameters}
+        own = {id(p) for p in layers.tensors}
         if any(group["weight_decay"] != 0 for group in groups):
             why = "weight decay minimises another function"
         elif any(group.get("maximize") for group in groups):
