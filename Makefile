@@ -23,8 +23,8 @@ help:
 	@echo "make reproduce   compute every figure and its claims into report/index.html"
 	@echo "make test        run the test suite"
 	@echo "make test-slow   run the tests marked slow as well"
-	@echo "make newest      the core's tests on the newest Python found, with the newest packages"
-	@echo "make floors      the tests of the core, files and sweeps with the oldest packages that pyproject.toml allows"
+	@echo "make newest      the test suite on the newest Python found, with the newest packages (SUITE=core: the core's tests)"
+	@echo "make floors      the test suite with the oldest packages that pyproject.toml allows (SUITE=core)"
 	@echo "make package     wheel and sdist in dist/, checked, and each tried in an empty environment"
 	@echo "make soundness   every bound against lambda_min(T) on a million random networks (INSTANCES=, SEED=)"
 	@echo "make relu-soundness   flows of ReLU networks against every statement on them (COUNT=, SEED=)"
@@ -65,9 +65,11 @@ test: $(VENV)/.installed-dev
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(WORKERS) -m slow
 
-# The core is what every user has: it is tested on the newest Python and with the oldest packages that are declared.
-# Files and sweeps use most of these packages, so they are tested with the oldest, too.
-CORE = tests/_support tests/model tests/geometry tests/bounds tests/certificates tests/exact tests/cli src
+# What `make newest` and `make floors` run: everything that `make test` runs, or the core, which is what every user has.
+SUITE ?= all
+TESTS_all = tests src
+TESTS_core = tests/_support tests/model tests/geometry tests/bounds tests/certificates tests/exact tests/cli src
+TESTS = $(or $(TESTS_$(SUITE)),$(error SUITE is all or core, not $(SUITE)))
 # On the path, or installed by pyenv.
 NEWEST ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3.14 python3.15 \
   $(HOME)/.pyenv/versions/3.1[1-9].*/bin/python3; do \
@@ -79,7 +81,7 @@ $(VENV)-newest/.installed: pyproject.toml
 	@touch $@
 
 newest: $(VENV)-newest/.installed
-	$(VENV)-newest/bin/python -m pytest -n $(WORKERS) -m "not slow" $(CORE)
+	$(VENV)-newest/bin/python -m pytest -n $(WORKERS) -m "not slow" $(TESTS)
 
 # pip has no resolution to the lowest versions; uv has.
 $(VENV)-floors/.installed: pyproject.toml
@@ -89,7 +91,7 @@ $(VENV)-floors/.installed: pyproject.toml
 	@touch $@
 
 floors: $(VENV)-floors/.installed
-	$(VENV)-floors/bin/python -m pytest -n $(WORKERS) -m "not slow" $(CORE) tests/files tests/sweeps
+	$(VENV)-floors/bin/python -m pytest -n $(WORKERS) -m "not slow" $(TESTS)
 
 # Tried outside this folder, where only the installed package can be imported.
 TRIED = import numpy as np, linflow as lf; assert lf.certify(lf.MatrixFactorization(np.eye(2)), [np.eye(2)] * 2).rate > 1.9
