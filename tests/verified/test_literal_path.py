@@ -38,9 +38,10 @@ def coarse(monkeypatch):
             for constant, value in {"U": u, "UP": up, "TINY": tiny}.items():
                 if hasattr(module, constant):
                     monkeypatch.setattr(module, constant, value)
-    monkeypatch.setattr(FLOAT64, "unit", u)
-    monkeypatch.setattr(PAIRS, "unit", u / 2)
-    monkeypatch.setattr(PAIRS, "rest", u)
+    # On the classes: an attribute of the instance would outlast the test and hide that of the class from others.
+    monkeypatch.setattr(type(FLOAT64), "unit", u)
+    monkeypatch.setattr(type(PAIRS), "unit", u / 2)
+    monkeypatch.setattr(type(PAIRS), "rest", u)
 
 
 def near(value):

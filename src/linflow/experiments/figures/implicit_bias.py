@@ -153,7 +153,7 @@ def claims(data: ImplicitBiasData) -> Iterable[Claim | LeftOut]:
     times = np.linspace(0, 1, 40) * min(float(quarter.t[-1]), float(model.t[-1]) / data.middle**0.5)
     yield Claim.same(
         "The model with output scale 1/√h and N(0, 1) entries is that of a = ¼ in the time t/√h",
-        np.log(model.gap_at(times * data.middle**0.5) / model.gap[0]) - 1,
+        np.log(model.gap_at(np.minimum(times * data.middle**0.5, model.t[-1])) / model.gap[0]) - 1,
         np.log(quarter.gap_at(times) / quarter.gap[0]) - 1,
         1e-5,  # two integrations, and interpolation between their steps
     )
