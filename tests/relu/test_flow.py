@@ -82,7 +82,7 @@ def test_sliding_slopes_balance_and_stay_within_the_interval():
     run = relu.gradient_flow(X, Y, net, t_max=0.3)
     t = next(f.t for f in run.flips if f.after == "sliding") + 0.01
     now = run.network_at(t)
-    field = Field(Regression(X, Y), net)
+    field = Field(Regression(X, Y), net, net.slope)
     y = field.vector(now.U, now.V)
     pattern = Pattern(np.array([[SLIDING], [ON]]), 0.0)
     a = field.sliding_slopes(y, pattern)[2]
@@ -101,7 +101,7 @@ def test_the_rate_is_the_slope_of_the_loss_on_every_piece():
         now = run.network_at(t)
         slope = math.log(run.gap_at(t - h) / run.gap_at(t + h)) / (2 * h)
         sides = np.where(np.abs(now.preactivations(X)) < 1e-11, SLIDING, np.where(now.preactivations(X) > 0, ON, OFF))
-        field = Field(Regression(X, Y), net)
+        field = Field(Regression(X, Y), net, net.slope)
         # differences over 1e-4 of a step, of losses with an error of 1e-12 or so
         assert field.at(field.vector(now.U, now.V), Pattern(sides, 0.0)).rate == pytest.approx(slope, rel=1e-4, abs=0)
 
@@ -151,7 +151,7 @@ def test_three_samples_at_zero_are_resolved_together():
     for _ in range(40):
         X, Y, v = rng.standard_normal((4, 3)), rng.standard_normal((4, 1)), rng.standard_normal((2, 1))
         u = np.linalg.svd(X[:2])[2][2]  # x_0 and x_1 at 0
-        field = Field(Regression(X, Y), relu.Network(rng.standard_normal((3, 2)), v))
+        field = Field(Regression(X, Y), relu.Network(rng.standard_normal((3, 2)), v), 0.0)
         y = field.vector(np.column_stack([u, rng.standard_normal(3)]), v)
         pattern = Pattern(np.where(field.z(y) > 0, ON, OFF), 0.0)
         found = field.resolve(y, pattern, 0, np.array([0, 1]))

@@ -12,6 +12,7 @@ import pytest
 
 from linflow.relu import floor as floor_module
 from linflow.relu import movement as movement_module
+from linflow.relu import network as network_module
 from linflow.relu import path as path_module
 from linflow.relu import problem as problem_module
 from linflow.relu import steps as steps_module
@@ -56,6 +57,7 @@ def start(request):
     "kind", [{"N": 5, "d": 4}, {"N": 4, "d": 6}, {"N": 4, "d": 4}, {"N": 3, "d": 9, "size": 0.2}]
 )
 def test_sizes_of_the_start_with_their_allowances(kind, monkeypatch):
+    monkeypatch.setattr(network_module, "EPS", E)
     monkeypatch.setattr(problem_module, "EPS", E)
     start = started(*drawn(29, h=8, s=0.2, m=2, paired=False, **kind))
     (N, d), h = start.X.shape, 8
@@ -140,7 +142,7 @@ def test_the_movement_with_its_allowances(start, tau, monkeypatch):
 def test_a_neuron_that_no_sample_moves_grows_with_the_path(monkeypatch):
     monkeypatch.setattr(movement_module, "EPS", E)
     cases = (2.0, 0.0), (2.0, 4.0)
-    V, eps = movement_module._grown(np.full(2, 3.0), *np.array(cases).T, 0.5)
+    V, eps = movement_module.grown(np.full(2, 3.0), *np.array(cases).T, 0.5)
     for j, (f, kappa) in enumerate(cases):
         assert (V[j], eps[j]) == tuple(map(near, grown(3.0, f, kappa, 0.5)))
 

@@ -1,4 +1,4 @@
-"""Two-layer ReLU networks: certified rates, flows with their flips, descent, and designed starts."""
+"""Two-layer networks with a ReLU or a smooth activation: certificates, flows with their flips, descent, designs."""
 
 from typing import TYPE_CHECKING
 
@@ -8,6 +8,7 @@ from linflow.relu.descent import gradient_descent
 from linflow.relu.design import Design, design
 from linflow.relu.flow import gradient_flow
 from linflow.relu.network import Network, imbalance
+from linflow.relu.smooth import SmoothNetwork
 from linflow.relu.starts import paired
 from linflow.relu.trajectory import Flip, Trajectory
 
@@ -16,6 +17,7 @@ __all__ = [
     "Design",
     "Flip",
     "Network",
+    "SmoothNetwork",
     "Trajectory",
     "certify",
     "design",

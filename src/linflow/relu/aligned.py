@@ -15,6 +15,7 @@ from linflow.certificates.curves import Curve
 from linflow.certificates.tail import TailCurve
 from linflow.model.classification import ExponentialLoss, ExponentialTail, LogisticLoss
 from linflow.model.network import Network as LinearNetwork
+from linflow.relu.layers import TwoLayers
 from linflow.relu.network import Network, targets
 
 FORMS: dict[str, Callable[[Any, Any], ExponentialTail]] = {"exponential": ExponentialLoss, "logistic": LogisticLoss}
@@ -52,7 +53,7 @@ class Classification:
         """Return the derivative of the loss by the outputs."""
         return self.of_outputs.gradient(Z)
 
-    def loss(self, net: Network) -> float:
+    def loss(self, net: TwoLayers) -> float:
         """Return the loss of a network."""
         return self.value(net.outputs(self.X))
 
@@ -60,12 +61,10 @@ class Classification:
         """Return the size of the loss that its rounding is relative to: the loss itself."""
         return gap
 
-    def rounding(self, net: Network) -> float:
+    def rounding(self, net: TwoLayers) -> float:
         """Return a bound on the error of the computed loss: every output has the slope `|φ'|` of its own error."""
-        Xe, (d, h) = net.inputs(self.X), net.extended.shape
         Z = net.outputs(self.X)
-        off = (d + h + 16) * EPS * ((np.abs(Xe) @ np.abs(net.extended)) @ np.abs(net.V))
-        return 8 * EPS * self.value(Z) + float(np.sum(np.abs(self.gradient(Z)) * off))
+        return 8 * EPS * self.value(Z) + float(np.sum(np.abs(self.gradient(Z)) * net.output_error(self.X)))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,10 +20,13 @@ from linflow.certificates.curves import Curve
 from linflow.certificates.promises import Promises
 from linflow.relu.aligned import FORMS, Classification, aligned_phase, labels
 from linflow.relu.floor import Floor
+from linflow.relu.layers import TwoLayers
+from linflow.relu.lazy import Lazy
 from linflow.relu.movement import Movement, Mover
 from linflow.relu.network import Network, targets
 from linflow.relu.path import Path, march
 from linflow.relu.problem import Regression, Start
+from linflow.relu.smooth import SmoothNetwork
 from linflow.relu.steps import Descent, Steps
 
 RESTS_ON = "float64 numbers; their rounding is allowed for, but not proved"
@@ -49,7 +53,7 @@ class Certificate(Promises):
 
     guarantees: tuple[Guarantee, ...]
     objective: Regression | Classification
-    start: Network
+    start: TwoLayers
     gap: float
     algorithm: str = "flow"
     step_size: float | None = None
@@ -95,7 +99,7 @@ class Certificate(Promises):
             "algorithm": self.algorithm,
             "step_size": None if self.step_size is None else finite(self.step_size),
             "widths": list(self.start.widths),
-            "slope": self.start.slope,
+            **self.start.facts(),
             "bias": self.start.bias is not None,
             "initial_gap": finite(self.gap),
             "rate": self.rate,
@@ -138,12 +142,14 @@ def certify(
     *Classification.* If `y_i y_k ⟨x_i, x_k⟩ ≥ 0` for all samples, and every neuron is active on exactly the samples
     of its class, or on none, this stays so, and the loss falls like 1/t (Theorem A). Ask it of any time of a run.
 
+    *Smooth activations.* The same with `√λ(τ) = σ_min(J(0)) − ‖J − J(0)‖` and the Jacobian J (Theorem S).
+
     *Descent.* The same with what a step of size η may lose (Theorem 3): `‖R_{k+1}‖ ≤ (1 − ηΛ)‖R_k‖` at every step.
 
     Args:
         X: inputs, shape `(N, d)`.
         Y: targets, shape `(N, m)`, or `(N,)` for one output.
-        network: a `relu.Network`; two layers stand for a ReLU without bias.
+        network: a `relu.Network` or a `relu.SmoothNetwork`; two layers stand for a ReLU without bias.
         loss: "squared"; or, for labels ±1 and one output, "exponential" or "logistic", sums over the samples.
         algorithm: "flow" or "descent".
         step_size: η of the descent; None takes `relu.safe_step_size`.
@@ -154,7 +160,7 @@ def certify(
     Raises:
         ValueError, TypeError: invalid arrays, an unknown loss, or a step size for the flow.
 
-    Source: docs/relu.md, Theorems R⁺, 3 and A.
+    Source: docs/relu.md, Theorems R⁺, 3, S and A.
 
     Example:
         >>> import numpy as np
@@ -168,9 +174,14 @@ def certify(
     descends = checks.choice(algorithm, "algorithm", ("flow", "descent")) == "descent"
     if step_size is not None and not descends:
         raise ValueError(f'step_size is {step_size!r}, but the flow takes no steps; say algorithm="descent".')
-    net = Network.of(network)
+    net = two_layers(network)
     problem = problem_of(X, Y, net, loss)
     gap = problem.loss(net)
+    if isinstance(net, SmoothNetwork):
+        if descends or isinstance(problem, Classification):
+            what = "a descent" if descends else f"the loss {loss!r}"
+            raise ValueError(f"{net!r} is certified for the flow of the squared loss only, not for {what}.")
+        return Certificate((_lazily(problem, net, gap),), problem, net, gap, notes=net.notes)
     if isinstance(problem, Classification):
         if descends:
             raise ValueError(f"the loss {loss!r} is certified for the flow only; leave algorithm out.")
@@ -240,7 +251,12 @@ def safe_step_size(X: Any, Y: Any, network: Any) -> float:
     return eta
 
 
-def problem_of(X: Any, Y: Any, net: Network, loss: str) -> Regression | Classification:
+def two_layers(network: Any) -> Network | SmoothNetwork:
+    """Return a network of either kind as it is, and two layers as a ReLU network."""
+    return network if isinstance(network, SmoothNetwork) else Network.of(network)
+
+
+def problem_of(X: Any, Y: Any, net: TwoLayers, loss: str) -> Regression | Classification:
     """Check the data and the name of the loss, and return the problem."""
     if checks.choice(loss, "loss", ("squared", *FORMS)) == "squared":
         return regression(X, Y, net)
@@ -250,7 +266,7 @@ def problem_of(X: Any, Y: Any, net: Network, loss: str) -> Regression | Classifi
     return labels(rows if net.bias is None else rows[:, :-1], Y, loss)
 
 
-def regression(X: Any, Y: Any, net: Network) -> Regression:
+def regression(X: Any, Y: Any, net: TwoLayers) -> Regression:
     """Check the data and return the regression."""
     rows = net.inputs(X)
     return Regression(rows if net.bias is None else rows[:, :-1], targets(Y, len(rows), net.widths[2]))
@@ -291,28 +307,58 @@ def follow(start: Start) -> tuple[Path | None, Movement | None, str, dict[str, f
     first = mover.at(0.0)
     least = floor.at(first) if first is not None else 0.0
     facts = {"λ_min(H(0)), at least": math.ldexp(least, start.rate_power)}
-    if least <= 0:
-        return None, None, "λ_min(H) is 0 at the start, or cannot be told from 0; widen the network", facts
-    found: Path | None = None
-    for finer in (1, 4):
-        mover.reset()
 
-        def at(tau: float) -> float:
-            movement = mover.at(tau)
-            return 0.0 if movement is None else floor.at(movement)
+    def at(tau: float) -> float:
+        movement = mover.at(tau)
+        return 0.0 if movement is None else floor.at(movement)
 
-        found = march(at, start.residual, start.residual / least, finer)
-        if found.closes or not found.might_close:
-            break
-    assert found is not None
-    if not found.closes:
-        part = percent(found.covered)
-        return None, None, f"the floor of λ_min(H) falls to 0 when {part} of the residual is proved to go", facts
+    found, reason = closing(at, start.residual, least, mover.reset)
+    if found is None:
+        return None, None, reason, facts
     mover.reset()
     movement = mover.at(float(found.paths[-1]))
     facts["path τ*"] = math.ldexp(float(found.paths[-1]), -start.input_power)
     facts["pairs that may flip"] = float(0 if movement is None else (~movement.frozen).sum())
     return found, movement, "", facts
+
+
+def closing(
+    at: Callable[[float], float], residual: float, least: float, reset: Callable[[], None] = lambda: None
+) -> tuple[Path | None, str]:
+    """Return the path that uses up the residual, or the reason why there is none.
+
+    Args:
+        at: a floor of `λ_min(H)` for all paths up to its argument, called with increasing arguments after `reset`.
+        residual: an upper bound on `‖R(0)‖`.
+        least: the floor at the start.
+        reset: called before each march.
+    """
+    if least <= 0:
+        return None, "λ_min(H) is 0 at the start, or cannot be told from 0; widen the network"
+    found: Path | None = None
+    for finer in (1, 4):
+        reset()
+        found = march(at, residual, residual / least, finer)
+        if found.closes or not found.might_close:
+            break
+    assert found is not None
+    if found.closes:
+        return found, ""
+    return None, f"the floor of λ_min(H) falls to 0 when {percent(found.covered)} of the residual is proved to go"
+
+
+def _lazily(problem: Regression, net: SmoothNetwork, gap: float) -> Guarantee:
+    """Return the row of a smooth network."""
+    lazy = Lazy(problem, net)
+    path, reason, facts = None, lazy.unfit, {}
+    if not reason:
+        least = lazy.at(0.0)
+        facts = {"λ_min(H(0)), at least": least}
+        path, reason = closing(lazy.at, lazy.residual, least)
+    curve = None
+    if path is not None:
+        curve, facts = path.curve(1.0, 1.0), {**facts, "path τ*": float(path.paths[-1])}
+    return guarantee(gap, "path of the residual", "Theorem S", reason, curve, facts)
 
 
 def _view(certificate: Certificate) -> str:

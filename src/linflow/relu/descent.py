@@ -11,7 +11,7 @@ from linflow._support import checks
 from linflow._support.arrays import norm
 from linflow.dynamics.trajectory import Result, Stats
 from linflow.relu.certificate import regression
-from linflow.relu.network import Network, drift
+from linflow.relu.network import Network
 from linflow.relu.pieces import OFF, ON, Field, Pattern
 from linflow.relu.trajectory import WORDS, Flip, Trajectory
 
@@ -66,7 +66,7 @@ def gradient_descent(
     eta = checks.positive(step_size, "step_size")
     most = 100_000 if steps is None else checks.count(steps, "steps")
     target = -1.0 if until is None else checks.fraction(until, "until")
-    field = Field(problem, net)
+    field = Field(problem, net, net.slope)
     y = field.vector(net.extended, net.V)
     sides = np.where(field.z(y) > 0, ON, OFF)
     point = field.at(y, Pattern(sides, net.slope))
@@ -92,7 +92,7 @@ def gradient_descent(
             result = Result.TARGET
             break
     final = net.with_layers(*field.layers(y)) if result is not Result.DIVERGED else net
-    stats = Stats(len(times) - 1, 0, len(times), drift(net, final), time.perf_counter() - began)
+    stats = Stats(len(times) - 1, 0, len(times), net.drift(final), time.perf_counter() - began)
     return Trajectory(
         np.array(times),
         np.array(gaps),

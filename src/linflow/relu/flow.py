@@ -14,10 +14,12 @@ import numpy as np
 from linflow._support import checks
 from linflow._support.arrays import EPS, norm
 from linflow.dynamics.trajectory import Result, Stats
-from linflow.relu.certificate import problem_of
-from linflow.relu.network import Network, drift
-from linflow.relu.pieces import OFF, ON, SLIDING, Field, Pattern, PiecePoint
+from linflow.relu.certificate import problem_of, two_layers
+from linflow.relu.layers import TwoLayers
+from linflow.relu.network import Network
+from linflow.relu.pieces import OFF, ON, SLIDING, Pattern, PiecePoint, field_of
 from linflow.relu.problem import Problem
+from linflow.relu.smooth import SmoothNetwork
 from linflow.relu.trajectory import WORDS, Flip, Trajectory, find_root
 
 AT_ZERO = 1e-12
@@ -50,7 +52,8 @@ def gradient_flow(
     Args:
         X: inputs, shape `(N, d)`.
         Y: targets, shape `(N, m)`, or `(N,)` for one output.
-        network: a `relu.Network`; two layers stand for a ReLU without bias.
+        network: a `relu.Network` or a `relu.SmoothNetwork`, whose flow has no flips; two layers stand for a ReLU
+            without bias.
         until: fraction of the initial loss to reach, in (0, 1); 1e-8 if neither `until` nor `t_max` is given.
         t_max: time to stop at.
         loss: "squared", or the sum "exponential" or "logistic", as for `relu.certify`.
@@ -75,7 +78,7 @@ def gradient_flow(
         ('target reached', True, True)
     """
     began = time.perf_counter()
-    net = Network.of(network)
+    net = two_layers(network)
     problem = problem_of(X, Y, net, loss)
     until = checks.fraction(until, "until") if until is not None else None if t_max is not None else 1e-8
     end = math.inf if t_max is None else checks.positive(t_max, "t_max")
@@ -107,14 +110,22 @@ class _Kept:
 class _PieceLoop:
     """One integration."""
 
-    def __init__(self, problem: Problem, net: Network, until: float | None, end: float, rtol: float, max_steps: int):
+    def __init__(
+        self,
+        problem: Problem,
+        net: Network | SmoothNetwork,
+        until: float | None,
+        end: float,
+        rtol: float,
+        max_steps: int,
+    ):
         self.problem, self.net, self.until, self.end = problem, net, until, end
         self.rtol, self.max_steps = rtol, max_steps
-        self.field = Field(problem, net)
+        self.field = field_of(problem, net)
         self.t, self.y = 0.0, self.field.vector(net.extended, net.V)
         z, noise = self.field.z(self.y), self.field.z_noise(self.y)
-        self.pattern = Pattern(np.where(z > 0, ON, OFF), net.slope)
-        for j in np.flatnonzero((np.abs(z) <= noise).any(axis=0)):
+        self.pattern = Pattern(np.where(z > 0, ON, OFF), self.field.slope)
+        for j in np.flatnonzero((np.abs(z) <= noise).any(axis=0) & self.field.has_kinks):
             self.pattern = self.field.resolve(
                 self.y, self.pattern, int(j), np.flatnonzero(np.abs(z[:, j]) <= noise[:, j])
             )
@@ -171,7 +182,7 @@ class _PieceLoop:
     def _at_rounding(self) -> bool:
         return self.point.gap <= self.problem.rounding(self._network(self.y))
 
-    def _network(self, y: np.ndarray) -> Network:
+    def _network(self, y: np.ndarray) -> TwoLayers:
         return self.net.with_layers(*self.field.layers(y))
 
     def _step(
@@ -214,6 +225,8 @@ class _PieceLoop:
 
         The pairs are `(sample, neuron, way)`: for a sliding pair, the way out is ON or OFF; for others it is 0.
         """
+        if not self.field.has_kinks:
+            return None
         times = self.t + NODES * (t - self.t)
         states = [dense(s) for s in times]
         zero = AT_ZERO * (np.abs(self.field.X) @ np.abs(self.field.layers(self.y)[0]))
@@ -228,7 +241,7 @@ class _PieceLoop:
             found = [self.field.sliding_slopes(y, self.pattern) for y in states]
             a = np.stack([slopes for _, _, slopes in found])
             for k, (i, j) in enumerate(zip(*found[0][:2], strict=True)):
-                for way, room in ((ON, 1 - a[:, k]), (OFF, a[:, k] - self.net.slope)):
+                for way, room in ((ON, 1 - a[:, k]), (OFF, a[:, k] - self.field.slope)):
                     curves.append(room + 1e-9)
                     ways.append(way)
                     pairs.append((int(i), int(j)))
@@ -326,7 +339,7 @@ class _PieceLoop:
         if len(self.kept) * y.nbytes > BUDGET and len(self.kept) > 4:
             self.kept = [one for k, one in enumerate(self.kept) if one.flip or k % 2 == 0]
 
-    def weights_at(self, t: float) -> Network:
+    def weights_at(self, t: float) -> TwoLayers:
         """Return the network at a time, from the nearest kept weights before."""
         k = int(np.searchsorted([one.t for one in self.kept], t, side="right")) - 1
         one = self.kept[k]
@@ -335,7 +348,7 @@ class _PieceLoop:
     def trajectory(self, result: Result, seconds: float, error: Callable[[], float] | float) -> Trajectory:
         """Return what was computed."""
         last = self._network(self.y)
-        stats = Stats(self.steps, 0, self.evaluations, drift(self.net, last), seconds, error)
+        stats = Stats(self.steps, 0, self.evaluations, self.net.drift(last), seconds, error)
         return Trajectory(
             np.array(self.times),
             np.array(self.gaps),

@@ -101,7 +101,7 @@ class Mover:
             x = np.sqrt(kappa) * path
             if not x.max() < FARTHEST:
                 return None
-            growth, second = _grown(*start.sizes, kappa, path)
+            growth, second = grown(*start.sizes, kappa, path)
             slopes = np.where(self.active, 1.0, start.slope)
             rows = np.sqrt(slopes**2 @ self._squares) * (1 + (len(start.X) + 8) * EPS)
             moved = rows * growth[:, None] * (1 + 4 * EPS)
@@ -136,7 +136,7 @@ class Mover:
         return np.minimum(found + off * trace, trace * (1 + off))
 
 
-def _grown(v: np.ndarray, f: np.ndarray, kappa: np.ndarray, path: float) -> tuple[np.ndarray, np.ndarray]:
+def grown(v: np.ndarray, f: np.ndarray, kappa: np.ndarray, path: float) -> tuple[np.ndarray, np.ndarray]:
     """Return `V_j` and `ε_j` of Lemma 1, rounded up.
 
     `V = ‖v‖ sinh x/√κ + ‖φ‖(cosh x − 1)/κ`, `ε = ‖φ‖ sinh x/√κ + ‖v‖(cosh x − 1)`, `x = √κ τ`. An error `δ` of x

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from linflow._support import checks
-from linflow._support.arrays import norm, to_numpy
+from linflow._support.arrays import EPS, norm, to_numpy
 from linflow.geometry.conserved import Conserved
 from linflow.model.network import Network as LinearNetwork
+from linflow.relu.layers import TwoLayers
 
 
-class Network:
+class Network(TwoLayers):
     """A two-layer model `Z = σ(X U + 1 bᵀ) V` with `σ(z) = z` for z > 0 and `slope · z` for z ≤ 0.
 
     Args:
@@ -41,36 +42,25 @@ class Network:
         Network(1×2×1, slope 0)
     """
 
-    __slots__ = ("U", "V", "bias", "notes", "slope")
+    __slots__ = ("slope",)
 
-    U: np.ndarray
-    V: np.ndarray
-    bias: np.ndarray | None
     slope: float
-    notes: tuple[str, ...]
 
     def __init__(self, U: Any, V: Any, bias: Any = None, slope: float = 0.0):
-        (first, said), (second, also) = checks.matrix(U, "U"), checks.matrix(V, "V")
-        self.U, self.V = to_numpy(first), to_numpy(second)
-        if self.U.shape[1] != self.V.shape[0]:
-            raise ValueError(
-                f"U is {self.U.shape[0]}×{self.U.shape[1]} but V is {self.V.shape[0]}×{self.V.shape[1]}: U needs a "
-                "column, and V a row, for each neuron. nn.Linear stores the transposes."
-            )
-        self.bias = None
-        if bias is not None:
-            self.bias = to_numpy(checks.matrix(np.reshape(to_numpy(bias), (1, -1)), "bias", (1, self.width))[0])[0]
+        super().__init__(U, V, bias)
         self.slope = checks.positive(slope, "slope", allow_zero=True)
         if self.slope >= 1:
             raise ValueError(f"slope is {slope!r}; it must be below 1. A slope of 1 is linear: use linflow.Network.")
-        self.notes = tuple(note for note in (said, also) if note)
 
     @classmethod
-    def of(cls, network: Network | LinearNetwork | Sequence[Any], *, bias: Any = None, slope: float = 0.0) -> Network:
+    def of(
+        cls, network: TwoLayers | LinearNetwork | Sequence[Any], *, bias: Any = None, slope: float = 0.0
+    ) -> Network:
         """Return `network` itself, or the network with the two layers of a linear one or of a sequence of matrices.
 
         Raises:
             ValueError: another number of layers, or an output scale that is not 1.
+            TypeError: a network with another activation.
 
         Example:
             >>> import linflow as lf
@@ -80,6 +70,8 @@ class Network:
         """
         if isinstance(network, Network):
             return network
+        if isinstance(network, TwoLayers):
+            raise TypeError(f"network is {network!r}; a network with a ReLU or a leaky ReLU is needed here.")
         layers = LinearNetwork.of(network)
         if layers.depth != 2:
             raise ValueError(f"the network has {layers.depth} layers; two are needed.")
@@ -89,21 +81,6 @@ class Network:
                 "the outputs are the same, and times are multiplied by the scale."
             )
         return cls(*layers.weights, bias=bias, slope=slope)
-
-    @property
-    def width(self) -> int:
-        """Number of neurons h."""
-        return self.U.shape[1]
-
-    @property
-    def widths(self) -> tuple[int, int, int]:
-        """`(d, h, m)`."""
-        return self.U.shape[0], self.width, self.V.shape[1]
-
-    @property
-    def extended(self) -> np.ndarray:
-        """U, with the bias as a last row if there is one, shape `(d, h)` or `(d + 1, h)`."""
-        return self.U if self.bias is None else np.vstack([self.U, self.bias])
 
     def conserved(self, weight_decay: float = 0.0) -> tuple[Conserved, ...]:
         """Return what the gradient flow conserves: `‖u_j‖² + b_j² − ‖v_j‖²`; `linflow.conserved` asks for it.
@@ -120,34 +97,31 @@ class Network:
         scaling = "u_j → s u_j, v_j → v_j/s, s > 0"
         return (Conserved("‖u_j‖² − ‖v_j‖²", imbalance(self), alive, 2 * weight_decay, scaling),)
 
-    def inputs(self, X: Any) -> np.ndarray:
-        """Return X as an array, with a last column of ones if there is a bias.
-
-        Args:
-            X: one input in each row, shape `(N, d)`.
-
-        Raises:
-            ValueError: X is not a finite matrix with d columns.
-        """
-        rows = to_numpy(checks.matrix(X, "X", (None, self.U.shape[0]))[0])
-        return rows if self.bias is None else np.hstack([rows, np.ones((len(rows), 1))])
-
-    def preactivations(self, X: Any) -> np.ndarray:
-        """Return `X U + 1 bᵀ`, shape `(N, h)`."""
-        return self.inputs(X) @ self.extended
-
     def activate(self, Z: np.ndarray) -> np.ndarray:
         """Return `σ(Z)`, entry by entry."""
         return np.where(Z > 0, Z, self.slope * Z)
 
-    def outputs(self, X: Any) -> np.ndarray:
-        """Return `σ(X U + 1 bᵀ) V`, shape `(N, m)`."""
-        return self.activate(self.preactivations(X)) @ self.V
+    def output_error(self, X: np.ndarray) -> np.ndarray:
+        """Return how far each computed output may be from its true value.
 
-    def with_layers(self, extended: np.ndarray, V: np.ndarray) -> Network:
-        """Return a network with the same slope and other weights; `extended` has the bias as its last row."""
-        split = extended if self.bias is None else extended[:-1]
-        return Network(split, V, None if self.bias is None else extended[-1], self.slope)
+        With `N × d` inputs and h neurons, `z_ij` is off by at most `(d + 8) ε (|X||U|)_ij`, σ is 1-Lipschitz, and
+        the product with V, a sum of h terms, is off by at most `(h + 8) ε` of the sizes of its terms.
+        """
+        d, h = self.extended.shape
+        return ((d + h + 16) * EPS) * ((np.abs(self.inputs(X)) @ np.abs(self.extended)) @ np.abs(self.V))
+
+    def like(self, U: Any, V: Any, bias: Any) -> Self:
+        """Return a network with the same slope."""
+        return type(self)(U, V, bias, self.slope)
+
+    def drift(self, last: TwoLayers) -> float:
+        """Return the Euclidean norm of the change of all imbalances."""
+        moved = norm(imbalance(Network.of(last)) - imbalance(self))
+        return moved if math.isfinite(moved) else math.inf
+
+    def facts(self) -> dict[str, Any]:
+        """Return the slope."""
+        return {"slope": self.slope}
 
     def __repr__(self) -> str:
         bias = "" if self.bias is None else ", bias"
@@ -177,9 +151,3 @@ def targets(Y: Any, rows: int, outputs: int) -> np.ndarray:
     if given.ndim == 1:
         given = given[:, None]
     return to_numpy(checks.matrix(given, "Y", (rows, outputs))[0])
-
-
-def drift(first: Network, last: Network) -> float:
-    """Return the Euclidean norm of the change of all imbalances."""
-    moved = norm(imbalance(last) - imbalance(first))
-    return moved if math.isfinite(moved) else math.inf

@@ -10,8 +10,10 @@ from functools import cached_property
 import numpy as np
 
 from linflow._support.arrays import EPS, norm
+from linflow.relu.layers import TwoLayers
 from linflow.relu.network import Network
 from linflow.relu.problem import Problem
+from linflow.relu.smooth import SmoothNetwork
 
 ON, OFF, SLIDING = 1, -1, 0
 """How a neuron stands to a sample: `z > 0`; `z ≤ 0`; held at `z = 0` by forces from both sides."""
@@ -77,8 +79,10 @@ class PiecePoint:
 class Field:
     """The gradient flow of a loss of `σ(XU)V` on a given pattern, for the vector `(U, V, τ)`, `τ̇ = ‖R‖`."""
 
-    def __init__(self, problem: Problem, net: Network):
-        self.problem, self.slope = problem, net.slope
+    has_kinks = True
+
+    def __init__(self, problem: Problem, net: TwoLayers, slope: float):
+        self.problem, self.slope = problem, slope
         self.X = net.inputs(problem.X)
         self.K = self.X @ self.X.T
         self.shape = self.X.shape[1], net.width, net.V.shape[1]
@@ -177,3 +181,29 @@ class Field:
                 break
             sides[np.argmax(pushed)] = ON
         return sides
+
+
+class SmoothField(Field):
+    """The gradient flow of a loss of `φ(XU)V` with a smooth φ: one piece, whatever the pattern."""
+
+    has_kinks = False
+
+    def __init__(self, problem: Problem, net: SmoothNetwork):
+        super().__init__(problem, net, 0.0)
+        self.activation = net.activation
+
+    def at(self, y: np.ndarray, pattern: Pattern) -> PiecePoint:
+        """Return the flow at a point."""
+        U, V = self.layers(y)
+        z = self.X @ U
+        features = self.activation.value(z)
+        Z = features @ V
+        R = self.problem.gradient(Z)
+        pulls = R @ V.T
+        forces = self.activation.slope(z) * pulls
+        return PiecePoint(self.problem.value(Z), R, forces, pulls, -(self.X.T @ forces), -(features.T @ R))
+
+
+def field_of(problem: Problem, net: Network | SmoothNetwork) -> Field:
+    """Return the flow of a network of either kind."""
+    return SmoothField(problem, net) if isinstance(net, SmoothNetwork) else Field(problem, net, net.slope)

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from linflow._support.arrays import EPS, norm
+from linflow.relu.layers import TwoLayers
 from linflow.relu.network import Network
 
 TINY = 1e-290
@@ -29,9 +30,9 @@ class Problem(Protocol):
     def minimum(self) -> float: ...  # noqa: D102
     def value(self, Z: np.ndarray) -> float: ...  # noqa: D102
     def gradient(self, Z: np.ndarray) -> np.ndarray: ...  # noqa: D102
-    def loss(self, net: Network) -> float: ...  # noqa: D102
+    def loss(self, net: TwoLayers) -> float: ...  # noqa: D102
     def scale(self, gap: float) -> float: ...  # noqa: D102
-    def rounding(self, net: Network) -> float: ...  # noqa: D102
+    def rounding(self, net: TwoLayers) -> float: ...  # noqa: D102
 
 
 @dataclass(frozen=True, repr=False)
@@ -59,7 +60,7 @@ class Regression:
         """Return the derivative of the loss by the outputs, the residual `R = Z − Y`."""
         return Z - self.Y
 
-    def loss(self, net: Network) -> float:
+    def loss(self, net: TwoLayers) -> float:
         """Return the loss of a network."""
         return self.value(net.outputs(self.X))
 
@@ -67,19 +68,11 @@ class Regression:
         """Return the size of the loss that its rounding is relative to: `‖Y‖²`, or the loss if that is larger."""
         return max(gap, norm(self.Y) ** 2)
 
-    def residual_error(self, net: Network) -> float:
-        """Return a bound on the error of the computed residual, in norm.
+    def residual_error(self, net: TwoLayers) -> float:
+        """Return a bound on the error of the computed residual, in norm."""
+        return norm(net.output_error(self.X) + EPS * np.abs(self.Y))
 
-        With `N × d` inputs and h neurons, `z_ij` is off by at most `(d + 8) ε (|X||U|)_ij`, and the product with V,
-        a sum of h terms, by at most `(h + 8) ε` of the sizes of its terms.
-        """
-        Xe = net.inputs(self.X)
-        d, h = net.extended.shape
-        return norm(
-            ((d + h + 16) * EPS) * ((np.abs(Xe) @ np.abs(net.extended)) @ np.abs(net.V)) + EPS * np.abs(self.Y)
-        )
-
-    def rounding(self, net: Network) -> float:
+    def rounding(self, net: TwoLayers) -> float:
         """Return the error of the loss near its minimum: half the square of the error of the residual."""
         error = self.residual_error(net)
         return 0.5 * error * error

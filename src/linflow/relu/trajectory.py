@@ -12,7 +12,7 @@ from linflow._support import checks
 from linflow._support.words import plural
 from linflow.dynamics.trajectory import Result, Stats
 from linflow.model.optimizer import PLAIN, Optimizer
-from linflow.relu.network import Network
+from linflow.relu.layers import TwoLayers
 from linflow.relu.pieces import OFF, ON, SLIDING
 from linflow.relu.problem import Problem
 
@@ -40,7 +40,7 @@ class Flip:
 
 @dataclass(frozen=True, repr=False)
 class Trajectory:
-    """A run of gradient flow or gradient descent of a two-layer ReLU network.
+    """A run of gradient flow or gradient descent of a two-layer network.
 
     Attributes:
         t: recorded times, increasing, shape `(k,)`: every accepted step, and every flip.
@@ -62,8 +62,8 @@ class Trajectory:
     gap: np.ndarray
     rate: np.ndarray
     path: np.ndarray
-    start: Network
-    final: Network
+    start: TwoLayers
+    final: TwoLayers
     flips: tuple[Flip, ...]
     result: Result
     stats: Stats
@@ -72,7 +72,7 @@ class Trajectory:
     step_size: float | None = None
     until: float | None = None
     imbalance_law: np.ndarray | None = None
-    weights_at: Callable[[float], Network] | None = field(default=None, compare=False)
+    weights_at: Callable[[float], TwoLayers] | None = field(default=None, compare=False)
     optimizer: ClassVar[Optimizer] = PLAIN
 
     @property
@@ -90,7 +90,7 @@ class Trajectory:
         """Keys of the references behind the run."""
         return frozenset({"linflow", "hairer1993"} if self.algorithm == "flow" else {"linflow"})
 
-    def network_at(self, t: float) -> Network:
+    def network_at(self, t: float) -> TwoLayers:
         """Return the weights at any time of a flow, integrated from the nearest earlier step.
 
         Raises:
