@@ -55,6 +55,7 @@ from .model.classification import ExponentialLoss as ExponentialLoss
 from .model.classification import ExponentialTail as ExponentialTail
 from .model.classification import LogisticLoss as LogisticLoss
 from .model.diagonal import DiagonalRegression as DiagonalRegression
+from .model.huber import Huber as Huber
 from .model.lora import lora as lora
 from .model.network import Network as Network
 from .model.objectives import Objective as Objective

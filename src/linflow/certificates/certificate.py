@@ -80,8 +80,8 @@ class Certificate(Promises):
 
     @property
     def pl_constant(self) -> float:
-        """Gradient dominance γ of the objective."""
-        return self.objective.pl_constant
+        """Gradient dominance γ of the objective, below the level of the start."""
+        return self.setting.gamma
 
     @property
     def rests_on(self) -> str:

@@ -119,7 +119,7 @@ def _any_depth(setting: Setting, bounds: DescentBounds | None, eta: float, why: 
     if bounds is not None and held is not None:
         facts |= {"β": float(held.betas[0]), "α": float(held.alphas.min())}
         facts |= cap_facts(held.drift, held.radius, held.caps)
-        decreases = held.decreases(bounds.gamma)
+        decreases = held.decreases(bounds.gammas)
         if decreases.min() > 0:
             curve = LevelStepCurve.of(bounds.levels, decreases, eta)
             facts |= {"factor": curve.factor, "final factor": curve.final_factor}

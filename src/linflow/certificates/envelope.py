@@ -22,7 +22,9 @@ def gap_levels(first: float) -> np.ndarray:
     return first * np.concatenate([np.linspace(1.0, JOINT, EVEN)[:-1], tail]) ** 2
 
 
-def envelope(levels: np.ndarray, gamma: float, floors: np.ndarray, nearby: Neighbourhood | None) -> LevelCurve | None:
+def envelope(
+    levels: np.ndarray, gamma: float | np.ndarray, floors: np.ndarray, nearby: Neighbourhood | None
+) -> LevelCurve | None:
     """Return the guarantee that follows from floors of `λ_min(T)` at each level of the gap and near the start.
 
     While the gap is in `[y_{k+1}, y_k]`, `λ_min(T) ≥ floors[k]` (the gap is at most `y_k`), and
@@ -31,21 +33,21 @@ def envelope(levels: np.ndarray, gamma: float, floors: np.ndarray, nearby: Neigh
 
     Args:
         levels: decreasing gaps; the first is the initial gap.
-        gamma: gradient dominance.
+        gamma: gradient dominance, one number or one for gaps of at most each level, which then never falls.
         floors: lower bounds on `λ_min(T)` for all weights of the run with a gap of at most each level.
         nearby: floors on balls around the start; None to leave them out.
 
     Returns:
         The curve, or None if it cannot leave even the first level. Nothing is known past a level with rate 0.
     """
-    roots = np.sqrt(np.append(levels, 0.0) / gamma)
+    gammas = np.broadcast_to(gamma, levels.shape)
+    falls = np.sqrt(levels / gammas) - np.sqrt(np.append(levels[1:], 0.0) / gammas)
     rates, travelled = [], 0.0
-    for k, floor in enumerate(floors):
-        fall = roots[k] - roots[k + 1]
+    for fall, floor, one in zip(falls, floors, gammas, strict=True):
         held, reach = nearby.floor_and_reach(travelled, fall) if nearby and travelled < math.inf else (0.0, math.inf)
         if floor >= held:
             held, reach = float(floor), travelled + 2 * fall / math.sqrt(floor) if floor > 0 else math.inf
-        rates.append(gamma * held)
+        rates.append(one * held)
         travelled = reach
     if rates[0] == 0.0:
         return None

@@ -11,7 +11,7 @@ from linflow import bounds
 from linflow._support.arrays import to_numpy
 from linflow.bounds import Bound
 from linflow.certificates._base import Guarantee
-from linflow.certificates.curves import ExponentialCurve, LevelCurve
+from linflow.certificates.curves import Curve, ExponentialCurve, LevelCurve
 from linflow.certificates.envelope import envelope
 from linflow.certificates.margin import most_of_least, product_range
 from linflow.certificates.setting import NO_MARGIN, Setting
@@ -40,7 +40,7 @@ def exponential(setting: Setting) -> list[Guarantee]:
                 name="one layer",
                 source="convex optimisation (gradient dominance)",
                 citation=("karimi2016",),
-                curve=ExponentialCurve(gap, gamma * setting.scale**2),
+                curve=_one_layer(setting),
             )
         ]
     levels = setting.levels
@@ -61,9 +61,17 @@ def exponential(setting: Setting) -> list[Guarantee]:
     found = [*_structured(setting), *found]
     if gap <= 0:
         return found
-    lazy = envelope(levels, gamma, np.zeros(len(levels)), setting.nearby)
-    together = envelope(levels, gamma, np.max(list(values.values()), axis=0), setting.nearby)
+    lazy = envelope(levels, setting.gammas, np.zeros(len(levels)), setting.nearby)
+    together = envelope(levels, setting.gammas, np.max(list(values.values()), axis=0), setting.nearby)
     return [_envelope(setting, together, rows, why), _lazy(setting, lazy), *found]
+
+
+def _one_layer(setting: Setting) -> Curve | None:
+    """Return the decay of one layer, whose T is `c²`: exponential if γ is the same on all levels."""
+    alpha, gammas = setting.scale**2, setting.gammas
+    if setting.gap <= 0 or gammas[-1] == gammas[0]:
+        return ExponentialCurve(setting.gap, setting.gamma * alpha)
+    return envelope(setting.levels, gammas, np.full(len(gammas), alpha), None)
 
 
 def _why_nothing(setting: Setting) -> str:
@@ -165,7 +173,7 @@ def _why_zero(setting: Setting, held: float) -> str:
         return f"the model is not overparametrized: {setting.too_narrow}"
     if held > 0:
         return f"its bound on λ_min(T) is 0 at this imbalance and margin {held:.3g}; imbalance the start more"
-    if not setting.strongly_convex:
+    if not setting.growing:
         return NO_MARGIN
     return (
         f"margin is 0: ‖W(0) − W*‖_F = {setting.distance:.3g} is too far for σ_min(W*) = "

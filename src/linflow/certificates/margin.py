@@ -42,12 +42,10 @@ def margin(objective: Objective, network: Network | Sequence[Any], form: str = "
     net = Network.of(network)
     objective.check_network(net)
     objective, net = objective.effective(net)
-    if objective.strong_convexity == 0 or objective.minimizer is None:
-        return 0.0
     W = net.product()
     if form == "gap":
         return float(product_range(objective, net, np.array([objective.gap(W)]))[0][0])
-    if math.isinf(objective.smoothness):
+    if objective.strong_convexity == 0 or objective.minimizer is None or math.isinf(objective.smoothness):
         return 0.0
     condition = math.sqrt(objective.smoothness / objective.strong_convexity)
     least = float(sigma(objective.minimizer, min(net.shape)))
@@ -59,7 +57,7 @@ def product_range(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return bounds on σ_min, the next larger singular value, and `‖W‖`, for every W with a gap of at most `gaps`.
 
-    As `½μ ‖W − W*‖_F² ≤ ℓ` and singular values are 1-Lipschitz, the lower bounds are `[σ_k(W*) − sqrt(2ℓ/μ)]_+` and
+    As `½μ ‖W − W*‖_F² ≤ ℓ`, with the μ of each level (`Objective.growth_on`), and singular values are 1-Lipschitz, the lower bounds are `[σ_k(W*) − sqrt(2ℓ/μ)]_+` and
     the upper bound is `‖W*‖ + sqrt(2ℓ/μ)`. They are 0 and inf if μ or W* is unknown. The bound on
     the next larger singular value is inf if there is none. Rounding is subtracted from the lower bounds and added to
     the upper one.
@@ -70,7 +68,7 @@ def product_range(
         gaps: loss gaps, shape `(K,)`.
     """
     none, single = np.full(len(gaps), math.inf), min(network.shape) == 1
-    if objective.strong_convexity == 0 or objective.minimizer is None:
+    if not _grows(objective, gaps):
         return np.zeros(len(gaps)), none if single else np.zeros(len(gaps)), none
     reach, sigmas = _reach(objective, network, gaps), to_numpy(singular_values(objective.minimizer))
     low = np.maximum(sigmas[-1] - reach, 0.0)
@@ -82,15 +80,20 @@ def most_of_least(objective: Objective, network: Network, gaps: np.ndarray) -> n
 
     The arguments are those of `product_range`.
     """
-    if objective.strong_convexity == 0 or objective.minimizer is None:
+    if not _grows(objective, gaps):
         return np.full(len(gaps), math.inf)
     return float(sigma(objective.minimizer, min(network.shape))) + _reach(objective, network, gaps)
 
 
+def _grows(objective: Objective, gaps: np.ndarray) -> bool:
+    """Return whether `f − f* ≥ ½μ‖W − W*‖²` with μ > 0 is known for gaps of at most the first, the largest."""
+    return objective.minimizer is not None and float(objective.growth_on(gaps)[0]) > 0
+
+
 def _reach(objective: Objective, network: Network, gaps: np.ndarray) -> np.ndarray:
     """Return bounds on `‖W − W*‖_F` for loss gaps of at most `gaps`."""
-    mu = objective.strong_convexity
-    rounding = _rounding(objective, network) + 4 * math.sqrt(2 * objective.rounding(network) / mu)
+    mu = objective.growth_on(gaps)
+    rounding = _rounding(objective, network) + 4 * np.sqrt(2 * objective.rounding(network) / mu)
     with np.errstate(over="ignore"):
         return np.sqrt(2 * np.maximum(gaps, 0.0) / mu) + rounding
 

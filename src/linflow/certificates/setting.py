@@ -70,8 +70,13 @@ class Setting:
 
     @property
     def gamma(self) -> float:
-        """Gradient dominance γ, 0 if unknown."""
+        """Gradient dominance γ below the level of the start, 0 if unknown."""
         return self.objective.pl_constant
+
+    @cached_property
+    def gammas(self) -> np.ndarray:
+        """Gradient dominance once the gap is at most each of `levels`; it can grow as the gap falls."""
+        return self.objective.pl_constant_on(self.levels)
 
     @property
     def n(self) -> int:
@@ -110,8 +115,13 @@ class Setting:
 
     @property
     def strongly_convex(self) -> bool:
-        """Whether μ > 0 and W* are known; otherwise there is no margin."""
+        """Whether μ > 0 and W* are known."""
         return self.objective.strong_convexity > 0 and self.objective.minimizer is not None
+
+    @cached_property
+    def growing(self) -> bool:
+        """Whether `f − f* ≥ ½μ‖W − W*‖²` is known below the level of the start; otherwise there is no margin."""
+        return self.objective.minimizer is not None and float(self.objective.growth_on(self.gap)) > 0
 
     @cached_property
     def distance(self) -> float:

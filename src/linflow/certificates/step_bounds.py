@@ -129,7 +129,7 @@ class Held:
     betas: np.ndarray
     alphas: np.ndarray
 
-    def decreases(self, gamma: float) -> np.ndarray:
+    def decreases(self, gamma: float | np.ndarray) -> np.ndarray:
         """Return `η(1 − ηβ/2)γα` for each level, lowered for rounding; the factor per step is 1 minus this."""
         eta = self.step_size
         return np.minimum(eta * self.alphas * (1 - eta * self.betas / 2) * gamma / STRICT, 1.0)
@@ -153,6 +153,7 @@ class DescentBounds:
     ):
         self.setting, seen, net = setting, setting.objective, setting.network
         self.gap, self.K, self.gamma, self.levels = setting.gap, seen.smoothness, setting.gamma, setting.levels
+        self.gammas = setting.gammas
         low, following, high = setting.ranges
         noise, c = seen.rounding(net), net.scale
         if not is_numpy(net.weights[0]):

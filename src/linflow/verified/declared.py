@@ -127,6 +127,16 @@ class DeclaredGradient(ConvexGradient):
         K = self.smoothness
         return (state + K * moved) * UP, K
 
+    def kinked(self, W: np.ndarray, off: np.ndarray, moved: float) -> np.ndarray:
+        """Return between which neighbours of a stack of products on a path `∇f` may have a kink: here nowhere.
+
+        Args:
+            W: computed products on a path.
+            off: upper bounds of their distances to the exact ones.
+            moved: upper bound of how far the product moves between two neighbours.
+        """
+        return np.zeros(len(W) - 1, dtype=bool)
+
     @staticmethod
     def _error(declared: Error, name: str, W: Array) -> float:
         error = float(declared(W) if callable(declared) else declared or 0.0)

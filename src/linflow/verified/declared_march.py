@@ -6,10 +6,11 @@ times, and between them a bound of its second derivative bounds it. Proofs: docs
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from linflow.verified.declared import DeclaredGradient
 from linflow.verified.log_norm import Jet, jet, times
 from linflow.verified.march import NO_RADIUS, TOO_SHORT, EnclosureStep, next_time, time_exponent
 from linflow.verified.rounding import TINY, UP, U, frobenius
+from linflow.verified.smooth import whole_error
 
 DEGREE, SWEEPS = 8, 16
 """Degree of the path, and the largest number of sweeps that compute it."""
@@ -29,7 +31,7 @@ ACCURACY = 3e-4
 """The defect of a step may add this times the root of the target to the radius, as a part of the way of the step."""
 
 
-@cache
+@functools.cache
 def _collocation() -> tuple[np.ndarray, np.ndarray]:
     """Return times in [0, 1], and the matrix from slopes there to the coefficients 1 to DEGREE of the path."""
     s = 0.5 - 0.5 * np.cos(np.pi * np.arange(DEGREE) / (DEGREE - 1))
@@ -122,8 +124,25 @@ class DeclaredPath(ConvexPath):
         value = self.sizes(0.0)[0]
         return value, self.c * K * first * UP, self.c * (H * first * first + K * second) * UP
 
+    @cached_property
+    def kinked(self) -> np.ndarray:
+        """Whether `∇f` may have a kink between two neighbours of `times`."""
+        weights, off = self.at(self.times)
+        W = self.c * functools.reduce(np.matmul, weights)
+        moved = times((self.c, 0.0, 0.0), *self.jets)[1] * (self.s / PIECES) * UP
+        return self.problem.kinked(W, whole_error(weights, off, self.c), moved)
+
+    def first_derivative(self) -> float:
+        """Return an upper bound of how fast the defect changes over the step, kinks included."""
+        squares = 0.0
+        for l, row in enumerate(self.lengths):
+            k = np.arange(2, len(row))
+            second = float(np.sum(k * (k - 1) * row[2:] * self.s ** (k - 2)))
+            squares += (second + self.tau * times(self.slope, *self.jets[:l], *self.jets[l + 1 :])[1]) ** 2
+        return math.sqrt(squares) * UP * UP
+
     def second_derivative(self) -> float:
-        """Return an upper bound of the second derivative of the defect over the step."""
+        """Return an upper bound of the second derivative of the defect over the step, between kinks."""
         squares = 0.0
         for l, row in enumerate(self.lengths):
             k = np.arange(3, len(row))
@@ -136,7 +155,7 @@ class DeclaredPath(ConvexPath):
         """Return an upper bound of `∫ ‖dθ̃/ds + τ∇L(θ̃)‖ ds` over the step, and about what errors add to it.
 
         Between two times at a distance Δ, the norm exceeds the straight line by at most `½ s(Δ − s)` times the second
-        derivative.
+        derivative, or, where there may be a kink, by at most `min(s, Δ − s)` times the first.
         """
         weights, off = self.at(self.times)
         velocity, rounding = self.velocity(self.times)
@@ -149,7 +168,9 @@ class DeclaredPath(ConvexPath):
             fixed += self.s * float(error.max())
         sizes, width = np.sqrt(total) * UP, self.s / PIECES
         ends = float(np.sum(sizes[:-1] + sizes[1:])) * 0.5 * width
-        return (ends + self.s * width * width / 12 * self.second_derivative()) * UP + TINY, fixed
+        smooth = self.s * width * width / 12 * self.second_derivative()
+        bent = int(np.sum(self.kinked)) * width * width / 4
+        return (ends + smooth + (bent * self.first_derivative() if bent else 0.0)) * UP + TINY, fixed
 
     def way(self) -> float:
         """Return about the length of the path."""
@@ -159,10 +180,11 @@ class DeclaredPath(ConvexPath):
     def bends(self) -> dict[tuple[int, int], tuple[float, float]]:
         """Upper bounds of how far the two norms of `cross` exceed their chords between two knots.
 
-        That is at most Δ²/8 times the second derivative.
+        That is at most Δ²/8 times the second derivative; if there may be a kink, Δ/2 times the first.
         """
-        bend, found = self.widths[0] ** 2 / 8, {}
+        bend, found, kinked = self.widths[0] ** 2 / 8, {}, bool(self.kinked.any())
         for i, j in itertools.combinations(range(self.depth), 2):
-            outer = times(self.slope, *self.jets[:i], *self.jets[j + 1 :])[2]
-            found[i, j] = bend * outer, bend * times(*self.jets[i + 1 : j])[2]
+            _, first, second = times(self.slope, *self.jets[:i], *self.jets[j + 1 :])
+            outer = 0.5 * self.widths[0] * first * UP if kinked else bend * second
+            found[i, j] = outer, bend * times(*self.jets[i + 1 : j])[2]
         return found

@@ -92,7 +92,7 @@ class Enclosure:
         weights, errors = self.steps[-1].at(self.end)
         reached = self.start.with_weights(weights)
         gap, radius = self.steps[-1].gap[1], (float(self.radius[-1]) + math.sqrt(float(np.sum(errors**2)))) * UP
-        return ever_after(self.objective, self.start, reached, radius, gap, 2 * self.problem.least * (1 - 4 * U))
+        return ever_after(self.objective, self.start, reached, radius, gap, self.problem.dominance(gap))
 
     @property
     def certificate(self) -> Guarantee | None:

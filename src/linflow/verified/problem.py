@@ -53,6 +53,10 @@ class AffineGradient:
         (a, b), (da, db) = self.norms, self.errors
         return (da * b + a * db + da * db) * UP
 
+    def dominance(self, gap: float) -> float:
+        """Return a proved γ with `‖∇f‖² ≥ γ (f − f*)`, wherever the gap is: twice `least`; 0 if none was proved."""
+        return 2 * self.least * (1 - 4 * U)
+
     def apply(self, E: np.ndarray) -> np.ndarray:
         """Return the computed `A E B`."""
         E = E if self.A is None else self.A @ E

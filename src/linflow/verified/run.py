@@ -15,6 +15,7 @@ from linflow._support.threads import one_thread_when_small
 from linflow.dynamics.descent import Iterate, Schedule, constant_step, scheduled_step
 from linflow.dynamics.field import GradientField
 from linflow.model.classification import ExponentialTail
+from linflow.model.huber import Huber
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
 from linflow.model.sensing import Completion, Sensing
@@ -28,6 +29,7 @@ from linflow.verified.declared_march import ACCURACY, DeclaredMarch
 from linflow.verified.descent import DescentEnclosure, DescentMarch, StepRule, enclose_descent
 from linflow.verified.enclosure import Enclosure
 from linflow.verified.flow import enclose_flow
+from linflow.verified.huber import HuberGradient
 from linflow.verified.march import EnclosureMarch
 from linflow.verified.operators import OperatorGradient
 from linflow.verified.problem import AffineGradient, affine_gradient
@@ -181,6 +183,8 @@ class _Beginning:
             problem = OperatorGradient.over(objective, net.weights[0])
         elif isinstance(objective, SoftmaxLoss):
             problem = SoftmaxGradient.over(objective, net.weights[0])
+        elif isinstance(objective, Huber):
+            problem = HuberGradient.over(objective, net.weights[0])
         elif objective.derived:
             problem = affine_gradient(objective)
         else:

@@ -21,6 +21,7 @@ class ConvexGradient:
     """A convex loss f of the product: its gradient and values with proved errors."""
 
     notes: tuple[str, ...]
+    least = 0.0
 
     def gap(self, E: np.ndarray, error: float) -> tuple[float, float]:
         """Return bounds of the loss gap at all products within `error` of E in Frobenius norm."""
@@ -43,6 +44,10 @@ class ConvexGradient:
         """Return upper bounds of `‖∇f‖_F` and `‖∇²f‖` at all products within `moved` of that of `at`."""
         raise NotImplementedError
 
+    def dominance(self, gap: float) -> float:
+        """Return a proved γ with `‖∇f‖² ≥ γ (f − f*)` wherever the gap is at most `gap`: here 2 `least`; 0 if none."""
+        return 2 * self.least * (1 - 4 * U)
+
     def loss_gradient(
         self, weights: list[np.ndarray], off: np.ndarray, c: float
     ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray], list[np.ndarray]]:
@@ -58,9 +63,7 @@ class ConvexGradient:
         """
         P, S = products(weights)
         sizes = [frobenius(W) for W in weights]
-        whole = c * product(sizes)
-        W_error = (c * grown(sizes, off) + (gamma(sides(weights)) + 2 * U) * whole) * UP
-        G, error = self.gradient(c * P[-1], W_error)
+        G, error = self.gradient(c * P[-1], whole_error(weights, off, c))
         G, G_error = c * G, c * (error + 2 * U * frobenius(G)) * UP
         length, gradients, errors = frobenius(G), [], []
         for l in range(len(weights)):
@@ -77,6 +80,12 @@ def products(weights: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarr
     P = list(itertools.accumulate(weights, np.matmul))
     S = list(itertools.accumulate(reversed(weights), lambda after, W: W @ after))[::-1]
     return P, S
+
+
+def whole_error(weights: list[np.ndarray], off: np.ndarray, c: float) -> Any:
+    """Return a bound of the Frobenius distance of the computed `cW_1 ⋯ W_L` to that of layers within `off`."""
+    sizes = [frobenius(W) for W in weights]
+    return (c * grown(sizes, off) + (gamma(sides(weights)) + 2 * U) * (c * product(sizes))) * UP
 
 
 def sides(weights: list[np.ndarray]) -> int:
