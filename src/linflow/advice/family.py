@@ -28,12 +28,12 @@ class Family:
         if self.depth == 1:
             raise ValueError("one layer has no imbalance: its rate is γc² from every start. Give a hidden width.")
         n, m = self.widths[0], self.widths[-1]
+        W = np.zeros((n, m)) if product is None else to_numpy(checks.matrix(product, "product", (n, m))[0])
         # Find the parts of the outer layers that the objective depends on, by restricting identity matrices.
-        whole = Network([self._own(X) for X in (np.eye(n), np.zeros((n, m)), np.eye(m))])
+        whole = Network([self._own(X) for X in (np.eye(n), W, np.eye(m))])
         objective.check_network(whole)
         self.seen, restricted = objective.effective(whole)
         self.left, self.right = to_numpy(restricted.weights[0]).T, to_numpy(restricted.weights[-1])
-        W = np.zeros((n, m)) if product is None else to_numpy(checks.matrix(product, "product", (n, m))[0])
         self.product = self.left.T @ W @ self.right
         self.notes: tuple[str, ...] = ()
         if np.linalg.norm(self.left @ self.product @ self.right.T - W) > 1e-12 * np.linalg.norm(W):

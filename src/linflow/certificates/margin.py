@@ -57,10 +57,10 @@ def product_range(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return bounds on σ_min, the next larger singular value, and `‖W‖`, for every W with a gap of at most `gaps`.
 
-    As `½μ ‖W − W*‖_F² ≤ ℓ`, with the μ of each level (`Objective.growth_on`), and singular values are 1-Lipschitz, the lower bounds are `[σ_k(W*) − sqrt(2ℓ/μ)]_+` and
-    the upper bound is `‖W*‖ + sqrt(2ℓ/μ)`. They are 0 and inf if μ or W* is unknown. The bound on
-    the next larger singular value is inf if there is none. Rounding is subtracted from the lower bounds and added to
-    the upper one.
+    As `½μ ‖W − W*‖_F² ≤ ℓ` with the μ of each level (`Objective.growth_on`) and singular values are 1-Lipschitz, the
+    lower bounds are `[σ_k(W*) − sqrt(2ℓ/μ)]_+` and the upper bound is `‖W*‖ + sqrt(2ℓ/μ)`. They are 0 and inf if μ
+    or W* is unknown. The bound on the next larger singular value is inf if there is none. Rounding is subtracted from
+    the lower bounds and added to the upper one.
 
     Args:
         objective: the objective on the space that the network acts in (`objective.effective`).

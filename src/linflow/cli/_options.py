@@ -22,7 +22,7 @@ OPTIONS: dict[str, tuple[str, type, str, str]] = {
         "data.objective",
         str,
         "Data",
-        "factorization, completion, regression, sensing, logistic, exponential, softmax, powers, diagonal or "
+        "factorization, completion, regression, sensing, huber, logistic, exponential, softmax, powers, diagonal or "
         "circular; default factorization with a target, else regression.",
     ),
     "p": ("data.p", float, "Data", "Power of the residuals for the objective powers, 2 or more; default 4."),
@@ -30,6 +30,7 @@ OPTIONS: dict[str, tuple[str, type, str, str]] = {
     "missing": ("data.missing", str, "Data", "What a missing entry of the target is: nan. It makes a completion."),
     "sample_weights": ("data.sample_weights", Path, "Data", "Weight of each sample of a regression, one a row."),
     "ridge": ("data.ridge", float, "Data", "Ridge ρ of a regression: ½ρ‖W‖² is added to the loss."),
+    "delta": ("data.delta", float, "Data", "Residual from which the objective huber is linear; default 1."),
     "mean": ("data.mean", bool, "Data", "Divide the softmax loss by the number of samples, as PyTorch does."),
     "init": (
         "start.init",

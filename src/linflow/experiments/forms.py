@@ -9,6 +9,7 @@ from typing import Any
 from linflow.model.circular import CircularRegression
 from linflow.model.classification import ExponentialLoss, LogisticLoss
 from linflow.model.diagonal import DiagonalRegression
+from linflow.model.huber import Huber
 from linflow.model.objectives import Objective
 from linflow.model.powers import LpRegression
 from linflow.model.quadratics import LinearRegression, MatrixFactorization
@@ -66,6 +67,7 @@ FORMS: dict[str, Form] = {
         ("shape",),
         (("shape", "the rows and columns of the product; give --shape 3,2"),),
     ),
+    "huber": Form(Huber, ", by the Huber loss", ("delta",)),
     "logistic": Form(LogisticLoss, ", by logistic loss"),
     "softmax": Form(SoftmaxLoss, ", by softmax cross-entropy", ("mean",)),
     "exponential": Form(ExponentialLoss, ", by exponential loss"),

@@ -27,6 +27,7 @@ Kind = Literal[
     "completion",
     "regression",
     "sensing",
+    "huber",
     "logistic",
     "exponential",
     "softmax",
@@ -54,9 +55,10 @@ class _Section(BaseModel):
 class DataSection(_Section):
     """What is fitted: `x` and `y` of a regression or classification, or the `target` of a factorization.
 
-    A regression may have `sample_weights`, one for each row, and a `ridge`. `p` is the power of `powers`, `shape` the
-    rows and columns of the product of `sensing`, and `missing` what stands for a missing entry of a target, which
-    makes it a `completion`. `mean` divides the loss of `softmax` by the number of samples.
+    A regression may have `sample_weights`, one for each row, and a `ridge`. `p` is the power of `powers`, `delta` the
+    threshold of `huber`, `shape` the rows and columns of the product of `sensing`, and `missing` what stands for a
+    missing entry of a target, which makes it a `completion`. `mean` divides the loss of `softmax` by the number of
+    samples.
     """
 
     x: Path | None = None
@@ -67,6 +69,7 @@ class DataSection(_Section):
     shape: tuple[Count, Count] | None = None
     missing: Literal["nan"] | None = None
     sample_weights: Path | None = None
+    delta: Positive | None = None
     mean: bool | None = None
     ridge: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)] | None = None
 

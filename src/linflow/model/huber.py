@@ -18,22 +18,22 @@ from linflow.model.robust import Fit, fitted, huber
 LEAST, LARGEST = 1e-140, 1e140
 """Sizes of δ and of the data whose squares stay within float64, with room for sums."""
 
-SOLVED = 1e-9
+SOLVED = 1e-6
 """Largest excess of a computed minimum, relative to the loss at 0."""
 
 
 class Huber(Objective):
     """Huber regression `f(W) = Σ_ij h(r_ij)`, `r = XW − Y`, `h(r) = ½r²` for `|r| ≤ δ`, else `δ|r| − ½δ²`.
 
-    `K = σ_max²(X)`. Far out f grows only linearly, so on the whole space `μ = γ = 0`. Below a level ℓ of the gap there
-    is more. For every set S of samples with `|r_ij| < δ` at the minimum, let `μ_S` be the least eigenvalue of
-    `X_SᵀX_S`, and `ℓ_S` the least `(δ − |r_i|)²/(2h_i)` over S, with the leverage `h_i = x_iᵀ(X_SᵀX_S)⁻¹x_i`. Then
+    `K = σ_max²(X)`. Far out f grows only linearly, so on the whole space `μ = γ = 0`. Below a level ℓ of the gap
+    there is more. For every set S of samples with `|r_ij| < δ` at the minimum, let `μ_S` be the least eigenvalue of
+    `X_SᵀX_S`, and `ℓ_S` the least `(δ − |r_i|)²/(2h_i)` over S, with `h_i = x_iᵀ(X_SᵀX_S)⁻¹x_i`. Then
 
         `‖∇f(W)‖² ≥ 2μ_S min(f(W) − f*, ℓ_S)` for every W,
 
     so `γ(ℓ) = max_S 2μ_S min(1, ℓ_S/ℓ)` below the level ℓ (`pl_constant_on`). Guarantees use that of the level which
-    they have reached: the gap falls linearly in time at first, then exponentially. Once all residuals are sure to stay
-    within δ, γ is that of the linear regression. `effective` has the constants of the level of the start.
+    they have reached: the gap falls linearly in time at first, then exponentially. Once all residuals are sure to
+    stay within δ, γ is that of the linear regression. `effective` has the constants of the level of the start.
 
     Attributes:
         X: inputs.
@@ -50,7 +50,7 @@ class Huber(Objective):
         ValueError: δ is not positive, shapes do not fit, X is zero, entries are not finite or too large, or the
             minimum cannot be computed.
 
-    Source: docs/losses.md, section 4; the loss is that of Huber 1964.
+    Source: docs/losses.md, section 5; the loss is that of Huber 1964.
 
     Example:
         >>> import numpy as np, linflow as lf
@@ -98,9 +98,7 @@ class Huber(Objective):
         """Compute the minimum, and what is known of the loss around it."""
         seen = inputs if self.row_space is None else inputs @ basis
         columns = [fitted(seen, y, self.delta) for y in outputs.T]
-        self._fits = [
-            Fit.of(seen, y, w, self.delta, least) for y, w in zip(outputs.T, columns, strict=True)
-        ]
+        self._fits = [Fit.of(seen, y, w, self.delta, least) for y, w in zip(outputs.T, columns, strict=True)]
         best = np.stack(columns, axis=1)
         best = best if self.row_space is None else basis @ best
         self.minimizer = from_numpy(best, self.X)
@@ -110,15 +108,15 @@ class Huber(Objective):
         self.minimum = math.fsum(huber(to_numpy(R), self.delta).ravel())
         if not self.excess <= SOLVED * first + 1e3 * LEAST * LEAST:
             raise ValueError(
-                f"the minimum could be computed to {self.excess:.2g} only, against a loss of {first:.3g} at W = 0; use a "
-                "larger delta."
+                f"the minimum could be computed to {self.excess:.2g} only, against a loss of {first:.3g} at W = 0; "
+                "use a larger delta."
             )
         xp, d = namespace(R), self.delta
         self._residual, self._slope = R, xp.clip(R, -d, d)
         self._lengths = from_numpy(np.linalg.norm(inputs, axis=1)[:, None], self.X)
 
     def _moved(self, W: Array) -> tuple[Array, Array, Array]:
-        """Return `X(W − W*)`, the residuals, and how far they are from the slopes at the minimum, without cancellation."""
+        """Return `X(W − W*)`, the residuals, and how far they are from the slopes at the minimum."""
         D = self.X @ (unmasked(W, "W") - self.minimizer)
         return D, self._residual + D, (self._residual - self._slope) + D
 
@@ -186,7 +184,7 @@ class Huber(Objective):
         return seen, network.restricted([V.T @ network.weights[0], *network.weights[1:]])
 
     def _crossers(self, R: Array, D: Array) -> Array:
-        """Return how much the slope of each sample on the other side of a kink may be off by what r* is off by."""
+        """Return what the rounding of r* may change in the slope of each sample that crossed a kink."""
         xp, d = namespace(R), self.delta
         other = xp.where(xp.abs(R) <= d, xp.abs(self._residual) > d, xp.abs(self._residual) <= d)
         off = 4 * EPS * (self._lengths * norm(self.minimizer) + xp.abs(self.Y))
@@ -195,8 +193,8 @@ class Huber(Objective):
     def rounding(self, network: Network) -> float:
         """Return the size below which the gap is rounding.
 
-        It is `8ε(f − f*) + Σ|h'(r) − h'(r*)| e_i + ½Σe_i²` with `e_i = 4ε‖x_i‖(c Π‖W_l‖_F + ‖W*‖_F)`, what r* is off by
-        where a kink was crossed, and the excess of the computed minimum.
+        It is `8ε(f − f*) + Σ|h'(r) − h'(r*)| e_i + ½Σe_i²` with `e_i = 4ε‖x_i‖(c Π‖W_l‖_F + ‖W*‖_F)`, the rounding of
+        r* where a kink was crossed, and the excess of the computed minimum.
         """
         W = network.product()
         D, R, away = self._moved(W)
@@ -206,7 +204,7 @@ class Huber(Objective):
         return 8 * EPS * self.gap(W) + float(detach(moved)) + self.excess
 
     def gradient_rounding(self, network: Network) -> float:
-        """Return the size of the rounding in `∇f(W)`: `‖X‖‖e‖_F + 4ε Σ_i ‖x_i‖ ‖h'(r_i) − h'(r_i*)‖`, and the kinks'."""
+        """Return the size of the rounding in `∇f(W)`: `‖X‖‖e‖_F + 4ε Σ_i ‖x_i‖ ‖h'(r_i) − h'(r_i*)‖`, and kinks."""
         D, R, away = self._moved(network.product())
         xp, e = namespace(R), 4 * EPS * self._lengths * (network.magnitude() + norm(self.minimizer))
         rows = xp.sqrt(xp.sum(self._turned(R, away) ** 2, axis=1))[:, None]
@@ -216,7 +214,7 @@ class Huber(Objective):
 
     @property
     def minimizer_size(self) -> float:
-        """The size to which the rounding of W* is relative: `4‖W*‖_F`, or more if its gradient shows that it is off."""
+        """The size to which the rounding of W* is relative: `4‖W*‖_F`, and what its gradient says that it is off."""
         away = math.hypot(*(fit.distance for fit in self._fits))
         return 4 * norm(self.minimizer) + (away / EPS if math.isfinite(away) else 0.0)
 

@@ -217,11 +217,11 @@ class Objective:
         return math.sqrt(2 * self.smoothness_on(gap0)) * math.sqrt(max(gap0, 0.0)) * UP
 
     def pl_constant_on(self, gaps: Any) -> Any:
-        """Return γ with `‖∇f(W)‖² ≥ γ (f(W) − f*)` wherever `f(W) − f*` is at most each of `gaps`: here one γ for all."""
+        """Return γ with `‖∇f(W)‖² ≥ γ (f(W) − f*)` wherever the gap is at most each of `gaps`: here one for all."""
         return np.full_like(np.asarray(gaps, dtype=np.float64), self.pl_constant)
 
     def growth_on(self, gaps: Any) -> Any:
-        """Return μ with `f(W) − f* ≥ ½μ‖W − W*‖²` wherever `f(W) − f*` is at most each of `gaps`: here one μ for all."""
+        """Return μ with `f(W) − f* ≥ ½μ‖W − W*‖²` wherever the gap is at most each of `gaps`: here one for all."""
         return np.full_like(np.asarray(gaps, dtype=np.float64), self.strong_convexity)
 
     def gap(self, W: Array) -> float:

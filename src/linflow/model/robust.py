@@ -53,35 +53,36 @@ class Piece:
 def fitted(X: np.ndarray, y: np.ndarray, threshold: float) -> np.ndarray:
     """Return a minimiser of `Σ h(Xw − y)` for X of full column rank.
 
-    From least squares, the threshold comes down by factors of two (Clark & Osborne 1986), each time by Newton's method
-    with an exact search along the step (Madsen & Nielsen 1990).
+    From least squares, the threshold comes down by factors of two (Clark & Osborne 1986), each time by Newton's
+    method with an exact search along the step (Madsen & Nielsen 1990).
     """
     w = np.linalg.lstsq(X, y, rcond=None)[0]
     now = float(np.abs(X @ w - y).max())
     while now > threshold:
         now = max(threshold, now / 2)
-        w = _newton(X, y, w, now)
+        w = _newton(X, y, w, now, EPS if now == threshold else 1e-3)
     return w
 
 
-def _newton(X: np.ndarray, y: np.ndarray, w: np.ndarray, threshold: float) -> np.ndarray:
+def _newton(X: np.ndarray, y: np.ndarray, w: np.ndarray, threshold: float, close: float) -> np.ndarray:
+    """Return a minimiser from w, once its gradient is `close` to 0 relative to its terms, or no step improves it."""
     lengths = np.linalg.norm(X, axis=1)
-    r, best = X @ w - y, math.inf
+    r, best, kept, least = X @ w - y, math.inf, w, math.inf
     for _ in range(STEPS):
         slopes = clipped(r, threshold)
-        g = X.T @ slopes
+        g, value = X.T @ slopes, math.fsum(huber(r, threshold))
         size = float(np.linalg.norm(g))
-        if size <= EPS * float(lengths @ np.abs(slopes)):
+        if value >= best and size >= least:
+            break
+        if size < least or value < best * (1 - 8 * EPS):
+            kept, least = w, size
+        best = min(best, value)
+        if size <= close * float(lengths @ np.abs(slopes)):
             break
         p = -_solved(X, r, threshold, g)
-        t = _searched(r, X @ p, threshold)
-        new = w + t * p
-        r = X @ new - y
-        value = math.fsum(huber(r, threshold))
-        if not value < best * (1 + EPS):
-            break
-        best, w = value, new
-    return w
+        w = w + _searched(r, X @ p, threshold) * p
+        r = X @ w - y
+    return kept
 
 
 def _solved(X: np.ndarray, r: np.ndarray, threshold: float, g: np.ndarray) -> np.ndarray:
@@ -90,7 +91,7 @@ def _solved(X: np.ndarray, r: np.ndarray, threshold: float, g: np.ndarray) -> np
     for rows in (some, np.sqrt(threshold / np.maximum(np.abs(r), threshold))[:, None] * X):
         if len(rows) < X.shape[1]:
             continue
-        upper = np.linalg.qr(rows, mode="r")
+        upper = np.asarray(np.linalg.qr(rows, mode="r"))
         diagonal = np.abs(np.diag(upper))
         if diagonal.min() > 1e-10 * diagonal.max():
             return np.linalg.solve(upper, np.linalg.solve(upper.T, g))
@@ -105,6 +106,8 @@ def _searched(r: np.ndarray, d: np.ndarray, threshold: float) -> float:
 
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         kinks = np.concatenate([(threshold - r) / d, (-threshold - r) / d])
+    if slope(1.0) >= 0 and not np.any(kinks[np.isfinite(kinks)] ** 2 - kinks[np.isfinite(kinks)] < 0):
+        return 1.0
     kinks = np.unique(np.concatenate([[0.0], kinks[np.isfinite(kinks) & (kinks > 0)]]))
     low, high = 0, len(kinks) - 1
     if slope(kinks[high]) <= 0:  # flat beyond the last kink

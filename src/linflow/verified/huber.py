@@ -1,7 +1,7 @@
 """Huber regression in a verified run: proved errors of its value and gradient, and where a path meets its kinks.
 
 Everything is measured from the computed minimiser V, whose residuals and gradient are known with proved errors.
-Proofs: docs/losses.md, section 4.
+Proofs: docs/losses.md, section 5.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ class HuberGradient(DeclaredGradient):
         near = self._lengths * within[:, None, None] + self._residual_error
         near = (near + 4 * U * (np.abs(R) + np.abs(self._residual) + d)) * UP
         crossed = np.any(np.abs(np.abs(R) - d) <= near, axis=(1, 2))
-        return crossed[:-1] | crossed[1:]
+        return np.logical_or(crossed[:-1], crossed[1:])
 
 
 def _pieces(X: np.ndarray, slack: np.ndarray, lengths: np.ndarray, slope: float) -> tuple[Piece, ...]:

@@ -103,7 +103,7 @@ def affine_gradient(objective: Objective) -> AffineGradient:
     if isinstance(objective, Quadratic):
         return _general(objective)
     raise ValueError(
-        "a verified run needs MatrixFactorization, LinearRegression, Quadratic, Sensing, Completion, "
+        "a verified run needs MatrixFactorization, LinearRegression, Quadratic, Sensing, Completion, Huber, "
         "ExponentialLoss, LogisticLoss, SoftmaxLoss or a convex Objective that declares its constants and "
         f"errors, not {type(objective).__name__}; gradient_flow and certify take every objective."
     )

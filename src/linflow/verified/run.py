@@ -98,8 +98,8 @@ def enclose(
 
     Args:
         objective: `MatrixFactorization`, `LinearRegression`, `Quadratic`, `Sensing`, `Completion`,
-            `ExponentialLoss`, `LogisticLoss`, `SoftmaxLoss`, or a convex `Objective` that declares its smoothness and
-            errors, and for a flow `hessian_lipschitz`.
+            `Huber`, `ExponentialLoss`, `LogisticLoss`, `SoftmaxLoss`, or a convex `Objective` that declares its
+            smoothness and errors, and for a flow `hessian_lipschitz`.
         network: a `Network` or its weights.
         until: fraction of the first loss gap to prove; 1e-6 if until, t_max and steps are all left out.
         t_max: time at which the flow stops.

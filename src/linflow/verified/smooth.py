@@ -45,7 +45,7 @@ class ConvexGradient:
         raise NotImplementedError
 
     def dominance(self, gap: float) -> float:
-        """Return a proved γ with `‖∇f‖² ≥ γ (f − f*)` wherever the gap is at most `gap`: here 2 `least`; 0 if none."""
+        """Return a proved γ with `‖∇f‖² ≥ γ (f − f*)` wherever the gap is at most `gap`: 2 `least`; 0 if none."""
         return 2 * self.least * (1 - 4 * U)
 
     def loss_gradient(
