@@ -109,5 +109,5 @@ def test_softmax_takes_classes_and_a_mean(folder):
 def test_huber_takes_its_threshold(folder):
     f, g = made(x="X.npy", y="Y.npy", objective="huber", delta=0.25), made(x="X.npy", y="Y.npy", objective="huber")
     assert isinstance(f, lf.Huber) and isinstance(g, lf.Huber) and (f.delta, g.delta) == (0.25, 1.0)
-    with pytest.raises(ValueError, match="delta is 0.25, but regression does not use it"):
+    with pytest.raises(ValueError, match=r"delta is 0\.25, but regression does not use it"):
         made(x="X.npy", y="Y.npy", delta=0.25)
