@@ -1,5 +1,6 @@
 """The objectives by their names in files and on the command line: one registry, its options, headings and sweeps."""
 
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -39,6 +40,9 @@ def test_each_name_has_a_form_and_each_option_a_key():
 
 
 def test_a_target_with_missing_entries_is_a_completion(folder):
+    (folder / "empty.csv").write_text(Path("missing.csv").read_text().replace("nan", ""))
+    g = made(target="empty.csv", missing="empty")
+    assert isinstance(g, lf.Completion) and g.known.tolist() == [[1, 1], [0, 1], [1, 1]]
     for file in ("missing.csv", "missing.npy"):
         f = made(target=file, missing="nan")
         assert isinstance(f, lf.Completion) and f.known.tolist() == [[1, 1], [0, 1], [1, 1]]

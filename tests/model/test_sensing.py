@@ -170,3 +170,41 @@ def test_descent_and_copies_take_them(rng):
         assert lf.certify(f, net, algorithm="descent", step_size=eta).check(run).holds
         W = rng.standard_normal((2, 2))
         assert pickle.loads(pickle.dumps(f)).value(W) == copy.deepcopy(f).value(W) == f.value(W)
+
+
+def test_rows_and_columns_without_a_known_entry_are_left_out():
+    Y = np.array([[1.0, np.nan, 2.0], [np.nan, np.nan, np.nan], [3.0, np.nan, -1.0], [np.nan] * 3])
+    f = lf.Completion(Y)
+    net = lf.init.imbalanced((4, 6, 3), [1.0], rng=1)
+    seen, inner = f.effective(net)
+    assert seen.shape == inner.shape == (2, 2) and seen.strong_convexity == 1.0  # all that is left is known
+    assert np.array_equal(seen.minimizer, [[1.0, 2.0], [3.0, -1.0]])
+    W = net.product()
+    assert np.allclose(inner.product(), W[np.ix_([0, 2], [0, 2])], atol=1e-15)
+    assert seen.gap(inner.product()) == pytest.approx(f.gap(W), rel=1e-14)
+    # the rest never moves, and the same flow has a rate, with the margin of a factorization
+    run = lf.gradient_flow(f, net, until=1e-6)
+    first, last = run.final.weights
+    assert np.array_equal(first[[1, 3]], net.weights[0][[1, 3]]) and np.array_equal(last[:, 1], net.weights[1][:, 1])
+    cert = lf.certify(f, net)
+    assert cert.rate > 0 and cert.check(run).holds
+    twin = lf.certify(lf.MatrixFactorization(np.array([[1.0, 2.0], [3.0, -1.0]])), inner)
+    assert cert.rate == pytest.approx(twin.rate, rel=1e-12)
+    assert np.allclose(f.row_space, np.eye(4)[:, [0, 2]]) and np.allclose(f.column_space, np.eye(3)[:, [0, 2]])
+    assert lf.Completion(Y[:1, :1]).effective(net)[1] is net
+    enc = lf.enclose(f, net, until=1e-3)
+    assert enc.result == "target proved" and cert.check(enc).holds and enc.certificate is not None
+    conserved = lf.conserved(net, f)
+    assert lf.conserved(run.final, f) is not None and conserved is not None
+
+
+def test_only_rows_or_only_columns_can_be_empty():
+    for Y in ([[1.0, 2.0], [np.nan, np.nan]], [[1.0, np.nan], [2.0, np.nan]]):
+        f = lf.Completion(np.array(Y))
+        net = lf.init.imbalanced((2, 5, 2), [1.0], rng=2)
+        seen, inner = f.effective(net)
+        assert (
+            seen.shape == inner.shape and sorted(seen.shape) == [1, 2] and (f.row_space is None) == (Y[1][0] == 2.0)
+        )
+        assert lf.certify(f, net).check(lf.gradient_flow(f, net, until=1e-6)).holds
+        assert lf.certify(f, net, algorithm="descent").step_size > 0

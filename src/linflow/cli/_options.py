@@ -27,7 +27,12 @@ OPTIONS: dict[str, tuple[str, type, str, str]] = {
     ),
     "p": ("data.p", float, "Data", "Power of the residuals for the objective powers, 2 or more; default 4."),
     "shape": ("data.shape", str, "Data", "Rows and columns of the product of the objective sensing, such as 3,2."),
-    "missing": ("data.missing", str, "Data", "What a missing entry of the target is: nan. It makes a completion."),
+    "missing": (
+        "data.missing",
+        str,
+        "Data",
+        "What a missing entry of the target is: nan, or empty for an empty cell. It makes a completion.",
+    ),
     "sample_weights": ("data.sample_weights", Path, "Data", "Weight of each sample of a regression, one a row."),
     "ridge": ("data.ridge", float, "Data", "Ridge ρ of a regression: ½ρ‖W‖² is added to the loss."),
     "delta": ("data.delta", float, "Data", "Residual from which the objective huber is linear; default 1."),

@@ -41,7 +41,7 @@ def objective_of(data: DataSection) -> Objective:
     if form.target:
         if data.target is None or data.x is not None or data.y is not None:
             raise ValueError(f"a {kind} needs a target, and no x or y: give --target Y.csv.")
-        made = form.make(read_matrix(data.target, notes=notes, missing=data.missing is not None), **options)
+        made = form.make(read_matrix(data.target, notes=notes, missing=data.missing), **options)
     elif data.x is None or data.y is None or data.target is not None:
         raise ValueError(f"{kind} needs x and y, and no target: give --x X.csv --y Y.csv.")
     else:

@@ -57,7 +57,7 @@ FORMS: dict[str, Form] = {
         _completion,
         " on its known entries",
         ("missing",),
-        (("missing", "what stands for a missing entry; give --missing nan"),),
+        (("missing", "what stands for a missing entry; give --missing nan or --missing empty"),),
         target=True,
     ),
     "regression": Form(_regression, options=("sample_weights", "ridge")),

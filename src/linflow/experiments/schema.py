@@ -67,7 +67,7 @@ class DataSection(_Section):
     objective: Kind | None = None
     p: Annotated[float, Field(ge=2, allow_inf_nan=False, strict=True)] | None = None
     shape: tuple[Count, Count] | None = None
-    missing: Literal["nan"] | None = None
+    missing: Literal["nan", "empty"] | None = None
     sample_weights: Path | None = None
     delta: Positive | None = None
     mean: bool | None = None

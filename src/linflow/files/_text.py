@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,8 +24,13 @@ _HALF = re.compile(r"(?:^|,)\s*(-?0\d+|-0|(?<=,)\d{10,})\s*(?=,|$)")
 """Cells that are hardly whole numbers, but halves of numbers with a decimal comma: 1,05, -0,5 or 0,6931471806."""
 
 
-def read_text(path: Path, limit: int) -> np.ndarray:
+def read_text(path: Path, limit: int, *, empty: bool = False) -> np.ndarray:
     """Return the numbers in a text file, as an array of shape `(lines, columns)`.
+
+    Args:
+        path: the file.
+        limit: the most bytes that the array may take.
+        empty: whether an empty cell is a missing entry, and becomes NaN. The word nan is then refused.
 
     Raises:
         FileError: a cell that is not a number, a header that does not fit, an index, ragged lines, or too large.
@@ -38,7 +44,9 @@ def read_text(path: Path, limit: int) -> np.ndarray:
     first, line = head[0]
     cells = _cells(line, delimiter)
     rows = [_cells(line, delimiter) for _, line in head[1:]]
-    header = _is_header(cells)
+    if empty:
+        _check_delimited(delimiter, len(cells), path)
+    header = _is_header(cells) and not (empty and not any(map(str.strip, cells)))
     check_size(8 * lines * len(cells), limit, path)
     if header and not rows:
         raise FileError(f"{quote(path)} holds a header and no numbers below it; lines of numbers are needed.")
@@ -49,16 +57,41 @@ def read_text(path: Path, limit: int) -> np.ndarray:
     skip = first - (not header)
     try:
         found = np.loadtxt(
-            path, delimiter=delimiter, skiprows=skip, comments=None, ndmin=2, quotechar='"', encoding="utf-8-sig"
+            path,
+            delimiter=delimiter,
+            skiprows=skip,
+            comments=None,
+            ndmin=2,
+            quotechar='"',
+            encoding="utf-8-sig",
+            converters=_number_or_nothing if empty else None,
         )
     except ValueError:
-        _find(path, delimiter, skip)
+        _find(path, delimiter, skip, empty=empty)
         # Still here: a number that Python reads and NumPy does not.
         with decoding(path, "lines of numbers"):
             raise
     if header:
         check_counting(cells[0], found[:, 0], path)
     return found
+
+
+def _number_or_nothing(cell: str) -> float:
+    """Return a cell as a number, NaN if it is empty."""
+    if not cell.strip():
+        return math.nan
+    if not _is_number(cell) or math.isnan(float(cell)):
+        raise ValueError(f"{cell:.40} is not a number")
+    return float(cell)
+
+
+def _check_delimited(delimiter: str | None, columns: int, path: Path) -> None:
+    """Raise FileError unless empty cells can be told from white space and from empty lines."""
+    if delimiter is None or not delimiter.strip() or columns < 2:
+        raise FileError(
+            f"{quote(path)} has no empty cells that can be told from white space and empty lines; separate two "
+            "columns or more by commas or semicolons, or write nan, and say missing='nan'."
+        )
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -151,7 +184,8 @@ def _check_header(names: Sequence[str], line: int, row: Sequence[str], delimiter
 
 def _check_first_line(cells: Sequence[str], rows: Sequence[Sequence[str]], delimiter: str | None, path: Path) -> None:
     """Raise FileError if the first line looks like column names, or cells look like halves of decimals."""
-    below = [cell for row in rows for cell in row]
+    below = [cell for row in rows for cell in row if cell.strip()]
+    given = [cell for cell in (*cells, *below) if cell.strip()]
     if below and _count_up(cells) and not any(map(_WHOLE.fullmatch, below)):
         many = len(cells) > 1
         shown = ", ".join(cells[:3]) + (", …" if len(cells) > 3 else "")
@@ -161,7 +195,7 @@ def _check_first_line(cells: Sequence[str], rows: Sequence[Sequence[str]], delim
                 "like the decimals below. Leave that line out (header=False), or write data as "
                 f"{int(cells[0])}.0{', …' if many else ''}."
             )
-    if delimiter == "," and len(cells) % 2 == 0 and all(map(_WHOLE.fullmatch, [*cells, *below])):
+    if delimiter == "," and len(cells) % 2 == 0 and all(map(_WHOLE.fullmatch, given)):
         for number, line in _lines(path):
             half = _HALF.search(line)
             if half and not line.lstrip().startswith("#"):
@@ -194,7 +228,7 @@ def line_ends(block: bytes) -> int:
     return block.count(b"\n") + block.count(b"\r") - block.count(b"\r\n")
 
 
-def _find(path: Path, delimiter: str | None, skip: int) -> None:
+def _find(path: Path, delimiter: str | None, skip: int, *, empty: bool = False) -> None:
     """Raise FileError for the first cell that is not a number, or the first line of another length."""
     columns = None
     for number, line in _lines(path):
@@ -206,7 +240,9 @@ def _find(path: Path, delimiter: str | None, skip: int) -> None:
             )
         cells = _cells(line, delimiter)
         for j, cell in enumerate(cells, 1):
-            if not _is_number(cell):
+            if empty and not cell.strip():
+                continue
+            if not _is_number(cell) or (empty and math.isnan(float(cell))):
                 raise FileError(f"{quote(path)}: line {number}, column {j} {_complaint(cell)}")
         columns = columns or (number, len(cells))
         if len(cells) != columns[1]:
@@ -220,7 +256,9 @@ def _complaint(cell: str) -> str:
     if not cell.strip():
         return "is empty; a number is needed. Remove or impute it."
     hint = ""
-    if re.fullmatch(r"\s*[-+]?\d+,\d+\s*", cell) or re.fullmatch(r"\d+\s+[-+]?\d+", cell):
+    if cell.strip().lower().lstrip("+-") == "nan":
+        hint = " Leave a missing cell empty, or say missing='nan'."
+    elif re.fullmatch(r"\s*[-+]?\d+,\d+\s*", cell) or re.fullmatch(r"\d+\s+[-+]?\d+", cell):
         hint = " Write decimals with a point."
     elif cell.strip().lower() in ("true", "false"):
         hint = " Write 1 for true and 0 for false."

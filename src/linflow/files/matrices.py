@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from linflow._support import checks
 from linflow._support.arrays import first_bad
 from linflow._support.paths import (
     LIMIT,
@@ -26,6 +27,9 @@ from linflow.files._numpy import read_npy, read_npz
 from linflow.files._parquet import read_parquet
 from linflow.files._text import read_text
 
+MISSING = ("nan", "empty")
+"""What a missing entry can be."""
+
 READ = (".csv", ".tsv", ".txt", ".npy", ".npz", ".parquet")
 
 
@@ -35,7 +39,7 @@ def read_matrix(
     *,
     limit: int = LIMIT,
     notes: list[str] | None = None,
-    missing: bool = False,
+    missing: str | None = None,
 ) -> np.ndarray:
     r"""Read a matrix of finite numbers. The suffix of the file determines the format.
 
@@ -52,7 +56,8 @@ def read_matrix(
         key: the name of the array in an npz.
         limit: the most bytes that the matrix may take in float64; checked before anything is decoded.
         notes: a list that receives a sentence if something was left out.
-        missing: whether NaN is a missing entry, and allowed.
+        missing: what a missing entry is, which becomes NaN: "nan" (a NaN in any format), or "empty" (an empty cell of
+            a text file with delimiters and two columns or more). None if all entries are needed.
 
     Returns:
         A float64 array of shape `(n, m)`; a vector becomes one column.
@@ -75,12 +80,20 @@ def read_matrix(
     """
     if key is None:
         path, key = member(path)
+    if missing is not None:
+        checks.choice(missing, "missing", MISSING)
     end = suffix(path, READ, "a matrix is read from")
     file = readable(path)
+    if missing == "empty" and end not in (".csv", ".tsv", ".txt"):
+        raise ValueError(
+            f"missing is 'empty', but {quote(path)} has no empty cells; write NaN, and say missing='nan'."
+        )
     if key is not None and end != ".npz":
         raise ValueError(f"key is {key!r}, and {quote(path)} is not an .npz; leave it out.")
     if end in (".csv", ".tsv", ".txt"):
-        return _finite(read_text(file, limit), file, missing)  # cells are checked on the way
+        return _finite(
+            read_text(file, limit, empty=missing == "empty"), file, missing
+        )  # cells are checked on the way
     if end == ".npy":
         x = read_npy(file, limit)
     elif end == ".npz":
@@ -104,7 +117,7 @@ def member(path: Any) -> tuple[Any, str | None]:
     return (found[1], found[2]) if found else (path, None)
 
 
-def _finite(x: np.ndarray, path: Path, missing: bool) -> np.ndarray:
+def _finite(x: np.ndarray, path: Path, missing: str | None) -> np.ndarray:
     if x.size == 0:
         raise FileError(f"{quote(path)} holds an empty matrix (shape {x.shape}); every side must be at least 1.")
     given = np.where(np.isnan(x), 0.0, x) if missing else x

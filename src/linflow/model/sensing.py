@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from linflow._support import checks
-from linflow._support.arrays import EPS, Array, detach, is_array, namespace, norm, to_numpy, unmasked
+from linflow._support.arrays import EPS, Array, detach, from_numpy, is_array, namespace, norm, to_numpy, unmasked
 from linflow._support.words import plural
 from linflow.model.coefficients import CoefficientRegression
 from linflow.model.network import Network
@@ -77,6 +77,7 @@ class Completion(Objective):
     `f* = 0`, `K = 1` and `γ = 2`, whichever entries are known: `∇f` is the residual on the known entries, so
     `‖∇f‖² = 2f`. `μ = 0` unless all entries are known, so there is no margin: guarantees come from the imbalance and
     the lazy regime alone. They are about the training loss, on the known entries. Nothing is said about the others.
+    Rows and columns without any known entry are left out of the theory (`effective`): they never move.
 
     Attributes:
         known: 1 where an entry is known, else 0; shape `(n, m)`.
@@ -138,6 +139,38 @@ class Completion(Objective):
 
     def _shifted(self, W0: Array) -> Completion:
         return Completion(self.minimizer - W0, self.known)
+
+    def _sides(self, axis: int) -> Any:
+        """Return the unit vectors of the rows (axis 1) or columns with a known entry; None if that is all of them."""
+        some = to_numpy(self.known).any(axis=axis)
+        return None if some.all() else from_numpy(np.eye(len(some))[:, some], self.known)
+
+    @property
+    def row_space(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The unit vectors of the rows with a known entry, shape `(n, r)`; None if every row has one."""
+        return self._sides(1)
+
+    @property
+    def column_space(self) -> Any:
+        """The unit vectors of the columns with a known entry, shape `(m, q)`; None if every column has one."""
+        return self._sides(0)
+
+    def effective(self, network: Network) -> tuple[Completion, Network]:
+        """Return objective and network without the rows and columns that have no known entry.
+
+        Those rows of `W_1` and columns of `W_L` never move.
+        """
+        V, U = self.row_space, self.column_space
+        if V is None and U is None:
+            return self, network
+        Y, known, weights = self.minimizer, self.known, list(network.weights)
+        if V is not None:
+            Y, known, weights[0] = V.T @ Y, V.T @ known, V.T @ weights[0]
+        if U is not None:
+            Y, known, weights[-1] = Y @ U, known @ U, weights[-1] @ U
+        seen = Completion(Y, known)
+        seen.notes = self.notes
+        return seen, network.restricted(weights)
 
     def rounding(self, network: Network) -> float:
         """Return the size below which the gap is rounding: `½(4ε (c Π‖W_l‖_F + ‖Y‖_F))²` of the known entries."""
