@@ -108,6 +108,11 @@ class SoftmaxLoss(Objective):
         return self._X
 
     @property
+    def labels(self) -> np.ndarray:
+        """The class of each sample, shape `(N, 1)`."""
+        return np.argmax(to_numpy(self._hot), axis=1)[:, None]
+
+    @property
     def column_space(self) -> Any:
         """Orthonormal basis, shape `(m, m − 1)`, of the space in which f sees the rows of W: those of sum 0."""
         if self._readout is not None:

@@ -11,7 +11,6 @@ import numpy as np
 from linflow._support.paths import LIMIT, PathLike
 from linflow._support.words import listed
 from linflow.dynamics.storage.hdf5 import RunFile, read_run
-from linflow.model.classification import ExponentialTail
 from linflow.model.network import Network
 from linflow.verified.classification import TailGradient
 from linflow.verified.descent import DescentEnclosure
@@ -20,8 +19,9 @@ from linflow.verified.log_norm import Constants
 from linflow.verified.march import EnclosureStep
 from linflow.verified.problem import AffineGradient
 from linflow.verified.reduction import Narrowed
-from linflow.verified.storage.schema import ENCLOSURE, KIND, OBJECTIVES, PROBLEM, READ, RESULTS, STEPS
-from linflow.verified.tail_enclosure import TailEnclosure
+from linflow.verified.storage.objectives import OBJECTIVES
+from linflow.verified.storage.schema import ENCLOSURE, KIND, PROBLEM, READ, RESULTS, STEPS
+from linflow.verified.tail_enclosure import ConvexEnclosure, TailEnclosure
 
 
 def load_enclosure(path: PathLike, *, limit: int = LIMIT) -> Enclosure | DescentEnclosure:
@@ -61,12 +61,12 @@ def enclosure_of(source: RunFile) -> Enclosure | DescentEnclosure:
         raise source.error(str(error).rstrip(".")) from error
     if algorithm == "descent":
         return _descent(source, objective, start, narrowed, str(result), reason, hessians, notes)
-    tail = isinstance(objective, ExponentialTail)
-    problem: Any = TailGradient.of(objective) if tail else _problem(source, start.shape)
+    gradient = OBJECTIVES[type(objective).__name__].gradient
+    problem: Any = _problem(source, start.shape) if gradient is None else gradient(objective, start.weights[0])
     first = source.array("first_gap", (1, 2), last_free=True)[0]
     bounds = (float(first[0]), float(first[1]))
     steps = _steps(source, narrowed)
-    kind = TailEnclosure if tail else Enclosure
+    kind = TailEnclosure if isinstance(problem, TailGradient) else Enclosure if gradient is None else ConvexEnclosure
     return kind(objective, start, problem, steps, bounds, str(result), reason, narrowed, notes, hessians)
 
 
@@ -132,10 +132,10 @@ def _objective(source: RunFile) -> Any:
     name = source.attributes.get("objective")
     if name not in OBJECTIVES:
         raise source.error(f"its objective is {name!r}, none of {listed(OBJECTIVES)}")
-    made, names = OBJECTIVES[name]
-    data = {key: source.optional(f"objective_{key}", (None, None)) for key in names}
+    stored = OBJECTIVES[name]
+    data = {key: source.optional(f"objective_{key}", (None, None)) for key in stored.parts}
     try:
-        return made(**data)
+        return stored.make(**data)
     except (ValueError, TypeError) as error:
         raise source.error(f"its objective cannot be made: {str(error).rstrip('.')}") from error
 

@@ -5,23 +5,13 @@ from __future__ import annotations
 import re
 
 from linflow.dynamics.storage.schema import ALSO_READ, CHECKED, Kind
-from linflow.model.classification import ExponentialLoss, LogisticLoss
-from linflow.model.quadratics import LinearRegression, MatrixFactorization, Quadratic
+from linflow.verified.storage.objectives import NAMES
 
 KIND = "verified run"
 """Value of the attribute `kind` of such a file."""
 
 READ = "read from a file: this is what was proved when it was saved, and it was not proved again"
 """The note added to a verified run that is read from a file."""
-
-OBJECTIVES = {
-    "MatrixFactorization": (MatrixFactorization, {"Y": "Y"}),
-    "LinearRegression": (LinearRegression, {"X": "X", "Y": "Y"}),
-    "Quadratic": (Quadratic, {"A": "A", "B": "B", "C": "C"}),
-    "ExponentialLoss": (ExponentialLoss, {"X": "_X", "y": "_Y"}),
-    "LogisticLoss": (LogisticLoss, {"X": "_X", "y": "_Y"}),
-}
-"""Objectives that can be restored from data: the class, and the attribute that holds each of its arguments."""
 
 PROBLEM = ("norms", "lengths", "errors", "residue", "offset", "least")
 """The numbers of the affine gradient, in file order. The first three are pairs."""
@@ -64,7 +54,7 @@ ENCLOSURE = Kind(
             "problem_B",
             "problem_numbers",
             "problem_full",
-            *(f"objective_{name}" for _, names in OBJECTIVES.values() for name in names),
+            *(f"objective_{name}" for name in NAMES),
         }
     ),
     re.compile(r"(W[1-9][0-9]*_(start|narrow|series|last)|basis[1-9][0-9]*)"),

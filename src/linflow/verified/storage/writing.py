@@ -11,7 +11,8 @@ from linflow._support.arrays import to_numpy
 from linflow._support.paths import PathLike
 from linflow.dynamics.storage.writing import Variables, as_json, dataset, need_writers, origin, write_dataset
 from linflow.verified.problem import AffineGradient
-from linflow.verified.storage.schema import ENCLOSURE, KIND, OBJECTIVES, PROBLEM, READ, STEPS
+from linflow.verified.storage.objectives import matrices
+from linflow.verified.storage.schema import ENCLOSURE, KIND, PROBLEM, READ, STEPS
 
 
 def save_enclosure(enclosure: Any, path: PathLike) -> None:
@@ -51,19 +52,10 @@ def save_enclosure(enclosure: Any, path: PathLike) -> None:
 
 
 def _objective(objective: Any) -> Variables:
-    made, names = OBJECTIVES.get(type(objective).__name__, (None, {}))
-    if made is not type(objective):
-        raise ValueError(
-            f"a verified run of a {type(objective).__name__} cannot be saved, as a file cannot hold its functions; "
-            f"keep what to_dict() returns. Verified runs of {', '.join(OBJECTIVES)} can be saved."
-        )
-    variables: Variables = {}
-    for name, attribute in names.items():
-        value = getattr(objective, attribute)
-        if value is not None:
-            sides = (f"rows_{name}", f"columns_{name}")
-            variables[f"objective_{name}"] = (sides, to_numpy(value), f"{name} of the objective", "1")
-    return variables
+    return {
+        f"objective_{name}": ((f"rows_{name}", f"columns_{name}"), value, f"{name} of the objective", "1")
+        for name, value in matrices(objective).items()
+    }
 
 
 def _weights(enclosure: Any) -> Variables:
