@@ -1,8 +1,8 @@
 """PyTorch: the audit of models and LoRA adapters, and tools for training deep linear models.
 
 Audit (docs/torch_audit.md): `audit` and `audit_file` find the chains of linear maps in a model (with `find_chains`)
-and report what their weights guarantee. `adapters`, `alignment` and `compare_initialisations` are for LoRA. The audit
-of a state dict of NumPy arrays does not import PyTorch.
+and report what their weights guarantee, with the `Neurons` of ReLU models. `adapters`, `alignment` and
+`compare_initialisations` are for LoRA. The audit of a state dict of NumPy arrays does not import PyTorch.
 
 Training (docs/torch_training.md): `network` reads the layers of a model. `regression` is `nn.MSELoss` as an
 objective. `Monitor` and Lightning's `MonitorCallback` log the quantities of the theory. `LocalSmoothnessLR` takes the
@@ -20,7 +20,8 @@ from linflow._support.names import missing as _missing
 _attribute, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
-        "auditing": ["Audit", "ChainAudit", "audit", "audit_file"],
+        "auditing": ["Audit", "audit", "audit_file"],
+        "chain_audit": ["ChainAudit"],
         "chains": ["Chain", "Found", "find_chains"],
         "lora": ["Adapter", "Alignment", "LoraReport", "adapters", "alignment"],
         "lora_starts": ["LoraComparison", "compare_initialisations"],
@@ -31,6 +32,7 @@ _attribute, __dir__, __all__ = _lazy.attach(
         "initialize": ["balanced_", "designed_", "identity_", "imbalanced_", "init_"],
         "lightning": ["MonitorCallback"],
         "monitor": ["Monitor"],
+        "neurons": ["Neurons"],
         "rebalancing": ["rebalance_"],
         "smoothness": ["LocalSmoothness", "LocalSmoothnessLR", "local_smoothness", "regression"],
     },

@@ -148,13 +148,13 @@ def _runs_of_modules(state: State, skipped: list[tuple[str, str]]) -> Iterator[t
     inner: set[str] = set()
     broken: dict[str, str] = {}
     for prefix, module in state.modules.items():
-        if prefix in inner or not _is(module, nn.Sequential):
+        if prefix in inner or not plain_module(module, nn.Sequential):
             continue
         run: list[Factor] = []
         last, between = "", ""
-        for full, child in _parts(prefix, module, nn.Sequential, inner):
+        for full, child in parts_of(prefix, module, nn.Sequential, inner):
             idle = isinstance(child, nn.Dropout) and (child.p == 0 or not child.training)
-            if _is(child, nn.Linear) and state.matrix(f"{full}.weight") is not None:
+            if plain_module(child, nn.Linear) and state.matrix(f"{full}.weight") is not None:
                 if last and between:
                     broken[f"{last} → {full}"] = f"{between} between"
                 run.append(_linear(full, state))
@@ -178,18 +178,18 @@ def _hooks(run: Sequence[Factor], state: State) -> str:
     return "it has hooks, and what they do to the numbers is not seen; a pass shows it: inputs=" * any(hooked)
 
 
-def _parts(prefix: str, module: Any, kind: Any, inner: set[str]) -> Iterator[tuple[str, Any]]:
+def parts_of(prefix: str, module: Any, kind: Any, inner: set[str]) -> Iterator[tuple[str, Any]]:
     """Yield the modules that a Sequential applies, nested ones included; add nested Sequentials to `inner`."""
     for name, child in module._modules.items():
         full = f"{prefix}.{name}" if prefix else name
-        if _is(child, kind):
+        if plain_module(child, kind):
             inner.add(full)
-            yield from _parts(full, child, kind, inner)
+            yield from parts_of(full, child, kind, inner)
         else:
             yield full, child
 
 
-def _is(module: Any, kind: Any) -> bool:
+def plain_module(module: Any, kind: Any) -> bool:
     """Tell whether a module is of this kind and does not override its `forward`."""
     return isinstance(module, kind) and type(module).forward is kind.forward and "forward" not in vars(module)
 

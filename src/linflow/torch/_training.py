@@ -14,7 +14,7 @@ import numpy as np
 from linflow._support.arrays import Array, is_numpy, namespace, to_numpy
 from linflow.torch._state_dict import State
 
-WITH_BIAS = {"linear": (0,), "query-key": (0, 1), "value-output": (0,)}
+WITH_BIAS = {"linear": (0,), "neurons": (0,), "query-key": (0, 1), "value-output": (0,)}
 """Layers of a chain that include the bias of their projection, by the kind of the chain."""
 
 

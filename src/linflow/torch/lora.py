@@ -17,7 +17,7 @@ from linflow._support.number_formats import COMPUTED, FLOAT64, FORMATS, dtype_na
 from linflow._support.words import plural, shown
 from linflow.model.network import Network
 from linflow.torch._tangent import tangent_spectrum
-from linflow.torch.auditing import balancedness
+from linflow.torch.chain_audit import balancedness
 from linflow.torch.chains import Chain, find_chains
 
 COLUMNS = ("adapter", "shape", "s", "λ(D)", "balanced", "floor A", "floor B", "σ₁(sBA)", "η_B/η_A", "λ(T) tangent")
