@@ -5,11 +5,12 @@ and report what their weights guarantee, with the `Neurons` of ReLU models. `ada
 `compare_initialisations` are for LoRA. The audit of a state dict of NumPy arrays does not import PyTorch.
 
 Training (docs/torch_training.md): `network` reads the layers of a model. `regression` is `nn.MSELoss` as an
-objective. `Monitor` and Lightning's `MonitorCallback` log the quantities of the theory. `LocalSmoothnessLR` takes the
-step 1/K_t of `local_smoothness`. `init_`, with `balanced_`, `imbalanced_`, `designed_` and `identity_`, initialises
-weights in place, and `rebalance_` keeps their product. `certified_rate` is differentiable. `enclose` proves where
-training goes. `relu_network` reads a two-layer ReLU model for `lf.relu`. The training tools need `linflow[torch]`;
-TensorBoard and Lightning come with `linflow[monitor]`.
+objective. `Monitor` and Lightning's `MonitorCallback` log the quantities of the theory, and `NeuronMonitor` those of
+the neurons of a ReLU model. `LocalSmoothnessLR` takes the step 1/K_t of `local_smoothness`. `init_`, with
+`balanced_`, `imbalanced_`, `designed_` and `identity_`, initialises weights in place, and `rebalance_` keeps their
+product. `certified_rate` is differentiable. `enclose` proves where training goes. `relu_network` reads a two-layer
+ReLU model for `lf.relu`. The training tools need `linflow[torch]`; TensorBoard and Lightning come with
+`linflow[monitor]`.
 """
 
 import lazy_loader as _lazy
@@ -32,6 +33,7 @@ _attribute, __dir__, __all__ = _lazy.attach(
         "initialize": ["balanced_", "designed_", "identity_", "imbalanced_", "init_"],
         "lightning": ["MonitorCallback"],
         "monitor": ["Monitor"],
+        "neuron_monitor": ["NeuronMonitor"],
         "neurons": ["Neurons"],
         "rebalancing": ["rebalance_"],
         "smoothness": ["LocalSmoothness", "LocalSmoothnessLR", "local_smoothness", "regression"],

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-from linflow.torch._module import Layers
-from linflow.torch._sgd import Sgd
+from linflow.torch._sgd import Sgd, Stack
 from torch import Tensor
 
 PROBES = 8
@@ -31,7 +30,7 @@ class ImbalanceLaw:
 
     def __init__(
         self,
-        layers: Layers,
+        layers: Stack,
         probes: int = PROBES,
         rates: Sequence[float] = (),
         buffers: Sequence[Tensor] | None = None,
@@ -135,7 +134,7 @@ class ImbalanceLaw:
         squares = [float(torch.sum(W * W)) for W in weights]
         self._size = max([self._size, *(a + b for a, b in pairwise(squares))])
 
-    def rounding(self, layers: Layers) -> float:
+    def rounding(self, layers: Stack) -> float:
         """Return how far rounding of the stored weights to the layers' dtype can move an imbalance.
 
         This is `ε (‖W_l‖_F² + ‖W_{l+1}‖_F²)` per step, at the largest weights seen. Rounding within the gradients is

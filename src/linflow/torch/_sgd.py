@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from linflow.torch._module import Layers
 from torch import Tensor
 
 SAME = 1e-9
 """Ratios of learning rates that differ by less than this, relatively, are the same."""
+
+
+class Stack(Protocol):
+    """Layers in training: their tensors, and these as matrices `(h_{l-1}, h_l)`."""
+
+    @property
+    def parameters(self) -> Sequence[Tensor]: ...
+    @property
+    def tensors(self) -> Sequence[Tensor]: ...
+    @property
+    def bias(self) -> Tensor | None: ...
+    @property
+    def trained(self) -> Sequence[bool]: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def widths(self) -> tuple[int, ...]: ...
+    def oriented(self, tensors: Iterable[Tensor], dtype: torch.dtype = ...) -> list[Tensor]: ...
+    def weights(self) -> list[Tensor]: ...
 
 
 OPTIONS = ("lr", "weight_decay", "momentum", "dampening", "nesterov", "maximize")
@@ -34,11 +53,11 @@ class Sgd:
     maximize: bool = False
 
     @classmethod
-    def of(cls, optimizer: Any, layers: Layers) -> Sgd:
+    def of(cls, optimizer: Any, layers: Stack) -> Sgd:
         """Return the options of an SGD for which `why_no_law` finds no reason; the default if there is none."""
         if optimizer is None or not isinstance(optimizer, torch.optim.SGD):
             return cls()
-        group = _group(optimizer, layers.parameters[0]) or optimizer.param_groups[0]
+        group = group_of(optimizer, layers.parameters[0]) or optimizer.param_groups[0]
         rates = _rates(optimizer, layers)
         return cls(
             () if all(math.isclose(r, 1.0, rel_tol=SAME) for r in rates) else rates,
@@ -55,7 +74,7 @@ class Sgd:
         return all(math.isclose(a, b, rel_tol=SAME) for a, b in zip(self.rates, other.rates, strict=True))
 
 
-def buffers_of(optimizer: Any, layers: Layers, dtype: torch.dtype) -> list[Tensor] | None:
+def buffers_of(optimizer: Any, layers: Stack, dtype: torch.dtype) -> list[Tensor] | None:
     """Return the momentum buffers of the layers, as matrices `(h_{l-1}, h_l)`; None if there are none yet."""
     if optimizer is None:
         return None
@@ -63,13 +82,13 @@ def buffers_of(optimizer: Any, layers: Layers, dtype: torch.dtype) -> list[Tenso
     return None if any(b is None for b in found) else layers.oriented((b for b in found if b is not None), dtype)
 
 
-def why_no_law(optimizer: Any, layers: Layers) -> str | None:
+def why_no_law(optimizer: Any, layers: Stack) -> str | None:
     """Return why the imbalance follows no law; None if it does: SGD with one momentum on all layers."""
     if not isinstance(optimizer, torch.optim.SGD):
         return f"{type(optimizer).__name__} does not step along the gradient; torch.optim.SGD does"
     seen = set()
     for l, p in enumerate(layers.parameters, 1):
-        group = _group(optimizer, p)
+        group = group_of(optimizer, p)
         if group is None or not p.requires_grad:
             why = "frozen (requires_grad is False)" if group is not None else "not trained by the optimizer"
             return f"layer {l} is {why}, so its neighbours change alone"
@@ -89,11 +108,11 @@ def why_no_law(optimizer: Any, layers: Layers) -> str | None:
     return None
 
 
-def _why_bias_apart(optimizer: Any, layers: Layers) -> str | None:
+def _why_bias_apart(optimizer: Any, layers: Stack) -> str | None:
     """Return why the bias of the first layer is not trained as a row of it; None if it is, or if there is none."""
     if layers.bias is None:
         return None
-    own, first = _group(optimizer, layers.bias), _group(optimizer, layers.parameters[0]) or {}
+    own, first = group_of(optimizer, layers.bias), group_of(optimizer, layers.parameters[0]) or {}
     if own is None:
         return "the bias of layer 1 is not trained by the optimizer, so it is not a row of its matrix"
     if any(own.get(key) != first.get(key) for key in OPTIONS):
@@ -101,7 +120,7 @@ def _why_bias_apart(optimizer: Any, layers: Layers) -> str | None:
     return None
 
 
-def why_not_plain(optimizer: Any, layers: Layers) -> str | None:
+def why_not_plain(optimizer: Any, layers: Stack) -> str | None:
     """Return why the steps are not along the gradient of all layers at one rate; None if they are."""
     if why := why_no_law(optimizer, layers):
         return why
@@ -111,40 +130,41 @@ def why_not_plain(optimizer: Any, layers: Layers) -> str | None:
     return "the layers have different learning rates" if sgd.rates else None
 
 
-def trained_layers(optimizer: Any, layers: Layers) -> list[bool]:
+def trained_layers(optimizer: Any, layers: Stack) -> list[bool]:
     """Return whether each layer is trained: it asks for a gradient, and the optimizer, if there is one, holds it."""
-    held = [optimizer is None or _group(optimizer, p) is not None for p in layers.parameters]
+    held = [optimizer is None or group_of(optimizer, p) is not None for p in layers.parameters]
     found = [free and mine for free, mine in zip(layers.trained, held, strict=True)]
     return found if any(found) else [True] * len(found)
 
 
-def others(optimizer: Any, layers: Layers) -> bool:
+def others(optimizer: Any, layers: Stack) -> bool:
     """Return whether the optimizer trains anything but the layers."""
     own = {id(p) for p in layers.tensors}
     groups = [] if optimizer is None else optimizer.param_groups
     return any(p.requires_grad and id(p) not in own for group in groups for p in group["params"])
 
 
-def rate_of(optimizer: Any, layers: Layers) -> tuple[float, float]:
+def rate_of(optimizer: Any, layers: Stack) -> tuple[float, float]:
     """Return the learning rate and weight decay of the parameter group of the first layer."""
-    group = _group(optimizer, layers.parameters[0]) or optimizer.param_groups[0]
+    group = group_of(optimizer, layers.parameters[0]) or optimizer.param_groups[0]
     return float(group["lr"]), float(group.get("weight_decay", 0.0))
 
 
-def _group(optimizer: Any, p: Tensor) -> dict[str, Any] | None:
+def group_of(optimizer: Any, p: Tensor) -> dict[str, Any] | None:
+    """Return the parameter group that holds a tensor; None if there is none."""
     return next((g for g in optimizer.param_groups if any(q is p for q in g["params"])), None)
 
 
-def _rates(optimizer: Any, layers: Layers) -> tuple[float, ...]:
+def _rates(optimizer: Any, layers: Stack) -> tuple[float, ...]:
     """Return the learning rates over that of the first layer; where that is 0, as in a warm-up, the initial ones."""
-    groups = [_group(optimizer, p) or optimizer.param_groups[0] for p in layers.parameters]
+    groups = [group_of(optimizer, p) or optimizer.param_groups[0] for p in layers.parameters]
     rates = [float(g["lr"]) for g in groups]
     if rates[0] == 0 and not any(rates):
         rates = [float(g.get("initial_lr", 1.0)) for g in groups]
     return tuple(r / rates[0] if rates[0] else math.inf for r in rates)
 
 
-def _decays(optimizer: Any, layers: Layers, rates: tuple[float, ...]) -> list[float]:
+def _decays(optimizer: Any, layers: Stack, rates: tuple[float, ...]) -> list[float]:
     """Return the weight decays `ρ_lλ_l` of the layers `W_l/√ρ_l`."""
-    groups = [_group(optimizer, p) or optimizer.param_groups[0] for p in layers.parameters]
+    groups = [group_of(optimizer, p) or optimizer.param_groups[0] for p in layers.parameters]
     return [r * float(g["weight_decay"]) for g, r in zip(groups, rates, strict=True)]
