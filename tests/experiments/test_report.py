@@ -259,6 +259,14 @@ def test_page_is_accessible(registry, tmp_path):
     assert scopes == page.tags.count("th")
 
 
+def test_page_groups_the_figures_by_their_papers(registry, tmp_path):
+    text = report.reproduce(out=tmp_path).html()
+    papers = list(dict.fromkeys(one.paper for one in experiments.EXPERIMENTS.values()))
+    assert text.count('class="paper"') == len(papers)
+    for i, one in enumerate(experiments.EXPERIMENTS.values(), 1):
+        assert f'<p class="label">Figure {i}: {one.paper}</p>' in text or one.id == "broken"
+
+
 def test_page_says_everything(registry, tmp_path):
     page = Page(report.reproduce(out=tmp_path, seed=3).html())
     text = " ".join(page.text.split())

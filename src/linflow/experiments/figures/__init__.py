@@ -53,6 +53,9 @@ MODULES = (
     "network_bias",
     "width_map",
     "balanced_descent",
+    "optimizers",
+    "other_losses",
+    "adapters",
     "relu_rates",
 )
 
