@@ -98,27 +98,43 @@ def test_the_sharpness_is_that_of_the_minimum_of_the_flow():
     assert row.facts["imbalance"] == pytest.approx(0.5 * np.hypot(2.4, 0.4) * np.hypot(1.6, 1.0), rel=1e-12)
 
 
-def test_the_bound_is_the_formula():
-    """The last factor, and that of the first level, from docs/published.md with nothing shared."""
-    t, a, b, s = 1.0, 2.0, 0.4, 0.2
+def rho(t, Q, s, x, kept):
+    """ρ of docs/published.md, written out."""
+    least = math.sqrt(4 * max(abs(t) - x, 0.0) ** 2 + (kept * Q) ** 2)
+    return max(1 - s * (1 - s * x / 2) * least, s * math.sqrt(4 * (abs(t) + x) ** 2 + Q**2) - 1)
+
+
+@pytest.mark.parametrize("s", [0.02, 0.2, 0.44])  # the first or the second of the two decides
+@pytest.mark.parametrize("t", [1.0, -1.0, 0.1])
+def test_the_bound_is_the_formula(t, s):
+    """The factors of the first and the last level, and what the imbalance keeps, from docs/published.md."""
+    a, b = 2.0, 0.9 * t / 2.0
     f, net = scalar(t, [a], [b])
     row = row_of(f, net, s)
     e, Q = abs(a * b - t), abs(a * a - b * b)
     assert isinstance(row.curve, LevelStepCurve)
-
-    def rho(x, kept):
-        least = math.sqrt(4 * (t - x) ** 2 + (kept * Q) ** 2)
-        y = min(x, t / 2)
-        most = max(s * math.sqrt(4 * (t + x) ** 2 + Q**2), s * math.sqrt(4 * t * t + Q**2) + s * s * y * (t - y))
-        return max(1 - s * least * (1 - s * x / 2), most - 1)
-
     kept = 1.0
     for _ in range(200):
-        kept = 1 - (s * e) ** 2 / (1 - rho(e, kept) ** 2)
-    # What the imbalance keeps is found from below, to 10⁻⁶ and less.
-    assert row.curve.decrease == pytest.approx(1 - rho(e, kept) ** 2, rel=1e-6, abs=0)
-    assert row.curve.decrease < 1 - rho(e, kept) ** 2
-    assert row.curve.final_factor == pytest.approx(rho(1e-7 * e, kept) ** 2, rel=1e-5, abs=0)
+        kept = 1 - (s * e) ** 2 / (1 - rho(t, Q, s, e, kept) ** 2)
+    # What the imbalance keeps is found from below, to 10⁻⁶, and a decrease is lowered by 10⁻⁹ for rounding.
+    first = 1 - rho(t, Q, s, e, kept) ** 2
+    assert row.curve.decrease == pytest.approx(first, rel=3e-6, abs=0)
+    assert row.curve.decrease < first * (1 - 5e-10)
+    last = 1 - rho(t, Q, s, e * float(lf.certify(f, net).setting.levels[-1] / row.gap) ** 0.5, kept) ** 2
+    assert row.curve.decreases[-1] == pytest.approx(last, rel=3e-6, abs=0)
+    pair = descents._Pair.of(Setting(f, net, "descent"))
+    theta = pair._kept(s)
+    assert theta <= 1 - (s * pair.error) ** 2 / (1 - pair._factor(s, pair.error, theta) ** 2)  # the induction closes
+    assert theta == pytest.approx(kept, rel=3e-6, abs=0)
+
+
+def test_rounding_of_the_first_error_is_allowed_for():
+    f, net = lf.MatrixFactorization([[2.0]]), scalar(2.0, [1.0, 1.0], [1.5, 0.5])[1]  # w = 2 exactly
+    eps = np.finfo(float).eps
+    size = math.sqrt(2.0) * math.sqrt(2.5)
+    assert descents._Pair.of(Setting(f, net, "descent")).error == pytest.approx(
+        16 * eps * (size + 2.0), rel=1e-12, abs=0
+    )
 
 
 @pytest.mark.parametrize("part", [0.5, 1.0, 1.9, 1.99])

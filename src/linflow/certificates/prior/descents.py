@@ -187,8 +187,7 @@ class _Pair:
         """Return ρ with `|ε⁺| ≤ ρ|ε|` for every error |ε| ≤ x, where the imbalance is from `kept` times Q to Q."""
         Q, t = self.imbalance, self.target
         least = math.hypot(2 * max(t - x, 0.0), kept * Q) * (1 - 8 * EPS)
-        opposite = min(x, t / 2)  # −εw is at most this times (|w*| − this)
-        most = max(s * math.hypot(2 * (t + x), Q), s * math.hypot(2 * t, Q) + s * s * opposite * (t - opposite))
+        most = s * math.hypot(2 * (t + x), Q)
         return max(1 - s * least * (1 - s * x / 2), most * (1 + 8 * EPS) - 1)
 
     def _kept(self, s: float) -> float:
