@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import io
+import itertools
 import json
 import os
 import re
@@ -18,15 +19,11 @@ from typer.testing import CliRunner
 
 import linflow as lf
 from linflow.cli import app
-from linflow.pages.explorer import Explorer
 from linflow.pages.explorer.state import Given
-from linflow.pages.explorer.views import VIEWS, descent, two_layers, two_weights
-from tests.browser import chromium, shown
-from tests.waiting import waited
+from linflow.pages.explorer.views import VIEWS, depth, descent, two_layers, two_weights
+from tests.pages.conftest import STATES
 
-TWO = {"u": 1.6, "v": -0.4, "s": 1.0}
-LAYERS = {"n": 2, "m": 2, "eigenvalues": [2.0, 0.5, 0.0, -1.0], "targets": [1.0, 0.5], "part": 0.6}
-STATES = {"two_weights": TWO, "two_layers": LAYERS, "descent": {**TWO, "step": 0.3}}
+TWO, LAYERS = STATES["two_weights"], STATES["two_layers"]
 
 
 # --- views -----------------------------------------------------------------------------------------------
@@ -101,6 +98,19 @@ def test_the_lines_of_python_run(name, monkeypatch):
     assert "rate" in printed.getvalue() or "target proved" in printed.getvalue()
 
 
+def test_depth():
+    view = depth(Given(STATES["depth"]))
+    w, s = STATES["depth"]["layers"], STATES["depth"]["s"]
+    f, net = lf.MatrixFactorization([[s]]), [np.array([[x]]) for x in w]
+    cert = lf.certify(f, net)
+    assert view.numbers["guaranteed rate"] == cert.rate > 0
+    assert view.numbers["guaranteed by"] == cert.time_to(1e-6) and f"{cert.time_to(1e-6):.6g}" in view.words
+    d = [a * a - b * b for a, b in itertools.pairwise(w)]
+    assert view.numbers["exact rate at the margin"] == lf.bounds.scalar_exact(d, lf.margin(f, net))
+    assert depth(Given({"layers": [2.0, 0.5], "s": 1.0})).words == "The start is optimal."
+    assert depth(Given({"layers": [1.0, 1.0], "s": -1.0})).words == "Nothing is guaranteed before the run."
+
+
 def test_weights_that_do_not_exist_are_explained():
     with pytest.raises(ValueError, match="3 positive eigenvalues"):
         two_layers(Given({**LAYERS, "eigenvalues": [1.0, 1.0, 1.0]}))
@@ -151,12 +161,6 @@ def linflow(tmp_path, monkeypatch):
     """Runs the command line in an empty folder."""
     monkeypatch.chdir(tmp_path)
     return lambda *arguments: CliRunner().invoke(app, arguments)
-
-
-@pytest.fixture(scope="module")
-def explorer():
-    with Explorer() as found:
-        yield found
 
 
 def ask(explorer, path, body=None, headers=None, method=None):
@@ -272,81 +276,3 @@ def test_the_page_without_a_server_is_written_and_nobodys_file_is_replaced(linfl
 def test_a_port_that_is_taken_is_one_line(linflow, explorer):
     found = linflow("explore", "--no-browser", "--port", str(explorer.server.server_address[1]))
     assert found.exit_code == 2 and "Traceback" not in found.output
-
-
-# --- in the browser --------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as found:
-        yield found
-
-
-@pytest.fixture
-def page(explorer, browser):
-    found, wrong = browser.new_context(viewport={"width": 1100, "height": 900}).new_page(), []
-    found.on("pageerror", lambda error: wrong.append(str(error)))
-    found.goto(explorer.url)
-    for view in VIEWS:
-        waited(lambda view=view: said(found, f"{view}-code"))
-    yield found
-    found.context.close()
-    assert wrong == []
-
-
-def said(page, name):
-    return page.locator(f"#{name}").text_content()
-
-
-def test_an_eigenvalue_is_dragged(page):
-    before = page.locator("#two_layers-code").text_content()
-    grip = page.locator("#spectrum-0")
-    grip.scroll_into_view_if_needed()
-    box = grip.bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    page.mouse.move(x, y)
-    page.mouse.down()
-    page.mouse.move(x, y - 60, steps=3)
-    page.mouse.up()
-    waited(lambda: said(page, "two_layers-code") != before)
-    value = page.evaluate("explore.layers.eigenvalues[0]")
-    assert value > 3
-    waited(lambda: f"[{value}" in said(page, "two_layers-code"))
-    D, W = np.diag([value, 0.5, 0.0, -1.0]), np.diag([1.0, 0.5])
-    cert = lf.certify(lf.MatrixFactorization(W), lf.init.with_imbalance(D, 0.6 * W))
-    assert shown(page, "two_layers", "guaranteed rate") == pytest.approx(cert.rate, rel=1e-3)
-
-
-def test_a_step_past_the_edge_ends_the_proof(page):
-    before = page.locator("#descent-code").text_content()
-    page.locator("#in-step").fill("0")
-    waited(lambda: said(page, "descent-code") != before)
-    assert "The proof ends" in page.locator("#descent-words").text_content()
-    assert shown(page, "descent", "edge of stability in the end") < 1
-
-
-def test_a_start_without_weights_says_why_and_the_old_curves_fade(page):
-    for k in (2, 3):  # W_1ᵀW_1 would need rank 4, and n is 2
-        page.locator(f"#spectrum-{k}").focus()
-        for _ in range(5):
-            page.keyboard.press("Shift+ArrowUp")
-    waited(lambda: "no such weights" in said(page, "two_layers-words"))
-    assert "stale" in page.locator("#two_layers-shown").get_attribute("class")
-
-
-def test_figures_are_saved(page, tmp_path):
-    with page.expect_download() as saved:
-        page.locator("#descent-pdf").click()
-    saved.value.save_as(tmp_path / "d.pdf")
-    assert (tmp_path / "d.pdf").read_bytes().startswith(b"%PDF")
-
-
-def test_a_server_that_has_stopped_is_said(browser):
-    with Explorer() as gone:
-        page = browser.new_context().new_page()
-        page.goto(gone.url)
-        waited(lambda: said(page, "two_layers-code"))
-    page.locator("#in-part").fill("0.4")
-    waited(lambda: "has stopped" in said(page, "two_layers-words"))
-    page.context.close()

@@ -10,7 +10,7 @@ import pytest
 import linflow as lf
 from linflow.exact import scalar_balanced_time, two_layer_scalar
 from linflow.pages import play
-from tests.browser import chromium, shown
+from tests.browser import shown
 
 STARTS = [
     *itertools.product((2.0, 0.05, -1.3), (0.4, -0.7, 1.3), (1.0, -0.5, 0.0)),
@@ -25,12 +25,6 @@ CHAINS = [
     ([-0.2, 1.3, 0.9], 1.5),
     ([1.1, 1.0, 0.9, 0.8, 0.7, 0.6], 1.2),
 ]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

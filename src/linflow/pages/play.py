@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from linflow._support.paths import write_whole
 from linflow._support.version import __version__
+from linflow.pages.presets import ALONE, FIGURES, PAIRED, around
 from linflow.pages.templating import environment
 
 TWO = (
@@ -42,21 +43,40 @@ LAYERS = (
 )
 """Starts of two layers."""
 
-PROGRAMS = ("mathematics", "drawing", "play")
-"""Files of the page, in the order in which they run. The explorer has one more."""
+AROUND = around((1, -1, 1, -1, 1, -1, 1, -1), (15, 65, 110, 150, 195, 245, 290, 335))
+SAMPLES = {"x": [1.6, 1.0, -1.4, -0.3], "y": [0.5, 1.5, -0.7, -1.6], "labels": [1, 1, -1, -1]}
+NEURONS = (
+    ("small start", {**SAMPLES, **AROUND, "size": 1e-3, "loss": "exponential", "at": 0.4}),
+    ("tiny start", {**SAMPLES, **AROUND, "size": 1e-6, "loss": "exponential", "at": 0.4}),
+    ("large start", {**SAMPLES, **AROUND, "size": 0.7, "loss": "exponential", "at": 0.4}),
+    (
+        "no correlation",
+        {**SAMPLES, "x": [1.6, -1.0, -1.4, 0.9], **AROUND, "size": 1e-3, "loss": "exponential", "at": 0.4},
+    ),
+    ("regression, large start", PAIRED),
+)
+"""Neurons and samples in the plane, with labels."""
+
+PROGRAMS = ("mathematics", "drawing", "address", "play")
+"""Files of the page, in the order in which they run."""
+
+SERVED = (*PROGRAMS, "asking", "two_layers", "descent", "turning", "neurons", "explore")
+"""Those of the explorer."""
 
 
 @lru_cache(maxsize=2)
 def page(served: bool = False) -> str:
     """Return the page, with its programs and its style inside; `served` adds the views of the explorer."""
     folder = files("linflow.pages") / "templates" / "play"
-    names = (*PROGRAMS, "explore") if served else PROGRAMS
+    names = SERVED if served else PROGRAMS
     programs = [Markup((folder / f"{name}.js").read_text(encoding="utf-8")) for name in names]  # of this package
     template = environment().get_template("play.html.j2")
     return template.render(
         two_presets=TWO,
         deep_presets=DEEP,
         layer_presets=LAYERS,
+        neuron_presets=NEURONS,
+        figures=[figure for figure in FIGURES if served or figure.view in ALONE],
         version=__version__,
         programs=programs,
         served=served,

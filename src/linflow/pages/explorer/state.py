@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,28 @@ class Given:
         if not isinstance(found, list) or not count[0] <= len(found) <= count[1]:
             raise ValueError(f"{name} must be a list of {count[0]} to {count[1]} numbers.")
         return [_number(x, name, low, high) for x in found]
+
+    def signs(self, name: str, count: int) -> list[float]:
+        """Return a list of numbers that are 1 or −1.
+
+        Raises:
+            ValueError: another number of them, or another value.
+        """
+        found = self.numbers(name, -1, 1, (count, count))
+        if any(abs(x) != 1 for x in found):
+            raise ValueError(f"{name} must be 1 or −1 each.")
+        return found
+
+    def choice(self, name: str, among: Collection[str]) -> str:
+        """Return one of some words.
+
+        Raises:
+            ValueError: it is another value.
+        """
+        found = self.values.get(name)
+        if not isinstance(found, str) or found not in among:
+            raise ValueError(f"{name} must be one of {', '.join(among)}.")
+        return found
 
     def count(self, name: str, low: int, high: int) -> int:
         """Return a whole number within its limits.

@@ -78,8 +78,13 @@ const drawing = (() => {
     node.setAttribute("role", "slider");
     node.setAttribute("aria-label", label);
     node.setAttribute("aria-valuetext", said);
-    node.addEventListener("pointerdown", event => {
+    // A finger needs more room than the mark. The room lies below every mark.
+    const room = make("circle", { class: "room", cx: node.getAttribute("cx"), cy: node.getAttribute("cy"), r: 24 }, node.parentNode);
+    node.parentNode.prepend(room);
+    for (const place of [node, room]) place.addEventListener("pointerdown", event => {
+      if (event.button) return;
       event.preventDefault();
+      node.focus({ preventScroll: true });
       const follow = e => drag(e);
       const stop = () => {
         window.removeEventListener("pointermove", follow);
@@ -97,6 +102,7 @@ const drawing = (() => {
     });
   }
 
+  const log = points => points.map(([t, y]) => [t, Math.log10(Math.max(y, 1e-12))]);
   const clamp = (x, low, high) => Math.min(high, Math.max(low, x));
   const tidy = x => Math.round(x * 1000) / 1000;
 
@@ -126,5 +132,5 @@ const drawing = (() => {
     }
   }
 
-  return { optima, presets, byId, make, number, frame, whole, powers, niceTicks, handle, clamp, tidy, fill };
+  return { optima, presets, byId, make, number, frame, whole, powers, niceTicks, handle, clamp, tidy, fill, log };
 })();

@@ -3,6 +3,7 @@
 
 const play = (() => {
   const { optima, presets, byId, make, number, frame, whole, powers, niceTicks, handle, clamp, tidy, fill } = drawing;
+  const { remember } = address;
   const watchers = [];  // called with the name of a view that changed
 
   // --- two weights ------------------------------------------------------------------------------------------------
@@ -119,12 +120,20 @@ const play = (() => {
       ? "Two or more of the smallest layers are equal and the product has to change sign: the flow ends at a saddle."
       : flow.exact === 0 ? "No margin, and the smallest layers are equal: nothing is guaranteed. Drag one bar up or down."
         : "The bars differ by conserved amounts. Only the dashed level moves, and the curve on the right says how fast.";
+    for (const watch of watchers) watch("deep");
     if (document.activeElement !== byId("in-target")) byId("in-target").value = deep.s;
     if (document.activeElement !== byId("in-depth")) byId("in-depth").value = L;
   }
 
   function setLayer(k, square) {
     deep.layers[k] = Math.sign(deep.layers[k] || 1) * tidy(Math.sqrt(clamp(square, 0, TALL * TALL)));
+    drawDeep();
+    remember();
+  }
+
+  function setDeep(state) {
+    deep.layers = state.layers.slice();
+    deep.s = state.s;
     drawDeep();
     remember();
   }
@@ -137,25 +146,42 @@ const play = (() => {
     remember();
   }
 
-  // --- the state in the address ------------------------------------------------------------------------------------
+  // --- text for a projector, the address, and the presets of the figures --------------------------------------------
 
-  function remember() {
-    const state = new URLSearchParams({ u: two.u, v: two.v, s: two.s, layers: deep.layers.join(" "), target: deep.s });
-    history.replaceState(null, "", "#" + state);
-  }
+  const look = {
+    write: () => (document.documentElement.classList.contains("large") ? { text: "large" } : {}),
+    read: found => document.documentElement.classList.toggle("large", found.text("text") === "large"),
+    draw: () => byId("in-large").setAttribute("aria-pressed", String(document.documentElement.classList.contains("large"))),
+  };
 
-  function recall() {
-    const state = new URLSearchParams(location.hash.slice(1));
-    const read = (name, low, high) => {
-      const x = Number(state.get(name));
-      return state.has(name) && Number.isFinite(x) ? clamp(x, low, high) : null;
-    };
-    for (const name of ["u", "v"]) two[name] = read(name, -REACH, REACH) ?? two[name];
-    two.s = read("s", -3, 3) ?? two.s;
-    deep.s = read("target", -3, 3) ?? deep.s;
-    const layers = (state.get("layers") || "").split(" ").filter(Boolean).map(Number);
-    if (layers.length >= 2 && layers.length <= 8 && layers.every(Number.isFinite)) {
-      deep.layers = layers.map(w => clamp(w, -TALL, TALL));
+  const keptTwo = {
+    write: () => ({ u: two.u, v: two.v, s: two.s }),
+    read: found => {
+      for (const name of ["u", "v"]) two[name] = found.number(name, -REACH, REACH) ?? two[name];
+      two.s = found.number("s", -3, 3) ?? two.s;
+    },
+    draw: drawTwo,
+  };
+
+  const keptDeep = {
+    write: () => ({ layers: deep.layers.join(" "), target: deep.s }),
+    read: found => {
+      deep.s = found.number("target", -3, 3) ?? deep.s;
+      deep.layers = found.list("layers", -TALL, TALL, 2, 8) ?? deep.layers;
+    },
+    draw: drawDeep,
+  };
+
+  const setters = { two_weights: setTwo, depth: setDeep };  // by view: what a preset of a figure calls
+
+  function figures() {
+    for (const button of document.querySelectorAll("[data-view]")) {
+      button.addEventListener("click", () => {
+        setters[button.dataset.view](JSON.parse(button.dataset.state));
+        const heading = byId(`${button.dataset.view}-title`);
+        heading.scrollIntoView();
+        heading.focus({ preventScroll: true });
+      });
     }
   }
 
@@ -167,20 +193,24 @@ const play = (() => {
   }
 
   function begin() {
-    recall();
+    address.keepers.push(look, keptTwo, keptDeep);
     typed("in-u", x => setTwo({ u: clamp(x, -REACH, REACH) }));
     typed("in-v", x => setTwo({ v: clamp(x, -REACH, REACH) }));
     typed("in-s", x => setTwo({ s: clamp(x, -3, 3) }));
     typed("in-target", x => { deep.s = clamp(x, -3, 3); drawDeep(); remember(); });
     typed("in-depth", setDepth);
     presets("two-presets", setTwo);
-    presets("deep-presets", state => { deep.layers = state.layers.slice(); deep.s = state.s; drawDeep(); remember(); });
-    window.addEventListener("hashchange", () => { recall(); drawTwo(); drawDeep(); });
-    drawTwo();
-    drawDeep();
+    presets("deep-presets", setDeep);
+    figures();
+    byId("in-large").addEventListener("click", () => {
+      document.documentElement.classList.toggle("large");
+      look.draw();
+      remember();
+    });
+    address.again();
   }
 
-  return { begin, two, deep, watchers, setTwo };
+  return { begin, two, deep, watchers, setters, setTwo };
 })();
 
 document.addEventListener("DOMContentLoaded", () => play.begin());

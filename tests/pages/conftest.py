@@ -1,0 +1,43 @@
+"""The explorer, a browser, and its page, for the tests of this folder."""
+
+import pytest
+
+from linflow.pages.explorer import Explorer
+from linflow.pages.explorer.views import VIEWS
+from linflow.pages.play import NEURONS
+from tests.browser import chromium, said, settled
+
+TWO = {"u": 1.6, "v": -0.4, "s": 1.0}
+STATES = {
+    "two_weights": TWO,
+    "depth": {"layers": [1.5, 0.9, 0.6], "s": 1.0},
+    "two_layers": {"n": 2, "m": 2, "eigenvalues": [2.0, 0.5, 0.0, -1.0], "targets": [1.0, 0.5], "part": 0.6},
+    "descent": {**TWO, "step": 0.3},
+    "neurons": dict(NEURONS)["small start"],
+}
+"""What the page shows at first, by view."""
+
+
+@pytest.fixture(scope="package")
+def explorer():
+    with Explorer() as found:
+        yield found
+
+
+@pytest.fixture(scope="package")
+def browser():
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture
+def page(explorer, browser):
+    """The page of the explorer, after every view has its first answer; it must end without an error."""
+    found, wrong = browser.new_context(viewport={"width": 1100, "height": 900}).new_page(), []
+    found.on("pageerror", lambda error: wrong.append(str(error)))
+    found.goto(explorer.url)
+    settled(found)
+    assert all(said(found, f"{view}-code") for view in VIEWS)
+    yield found
+    found.context.close()
+    assert wrong == []
