@@ -1,6 +1,7 @@
 """The explorer in a real browser: drag, read the numbers, compare with the library."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from linflow.pages.explorer.views import VIEWS
 from tests.browser import dragged, said, settled, shown
 from tests.pages.conftest import STATES
 from tests.waiting import waited
+
+KEPT = Path(__file__).parents[2] / "build" / "explorer"
 
 
 def test_an_eigenvalue_is_dragged(page):
@@ -186,3 +189,28 @@ def test_a_finger_drags_in_every_view_and_the_page_scrolls_beside_handles(explor
     assert set(touch) == {"none"}
     assert page.evaluate("getComputedStyle(document.getElementById('plane')).touchAction") == "auto"
     phone.close()
+
+
+SCREENS = {
+    "desktop-light": {"viewport": {"width": 1280, "height": 900}},
+    "desktop-dark": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "dark"},
+    "phone-light": {"viewport": {"width": 390, "height": 800}, "has_touch": True, "is_mobile": True},
+    "phone-dark": {"viewport": {"width": 390, "height": 800}, "is_mobile": True, "color_scheme": "dark"},
+}
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+def test_a_picture_of_every_view_is_kept(explorer, browser, screen):
+    """Pictures to look at, in `build/explorer`; a picture of nothing would have one colour."""
+    image = pytest.importorskip("PIL.Image")
+    page = browser.new_context(**SCREENS[screen]).new_page()
+    page.goto(explorer.url)
+    settled(page)
+    page.evaluate("document.activeElement.blur()")
+    KEPT.mkdir(parents=True, exist_ok=True)
+    for view in VIEWS:
+        path = KEPT / f"{view}-{screen}.png"
+        page.locator(f"section[aria-labelledby={view}-title]").screenshot(path=path)
+        with image.open(path) as picture:
+            assert picture.width > 300 and len(picture.convert("RGB").getcolors(1 << 24)) > 50
+    page.context.close()

@@ -46,7 +46,7 @@ def preset(page):
 @pytest.mark.parametrize("name", STATE)
 def test_titles_are_those_of_the_figures(name):
     module = importlib.import_module(f"linflow.experiments.figures.{'relu_rates' if name == 'relu' else name}")
-    assert CHOSEN[name].title == module.experiment.title and module.experiment.name == name
+    assert CHOSEN[name].title == module.experiment.title and module.experiment.id == name
 
 
 def test_the_figures_of_the_talk_are_there():
@@ -145,7 +145,7 @@ def test_descents(preset, name):
         assert read("steps to 10⁻⁶, proved") == proof.steps_bounds(1e-6)[1]
 
 
-def test_relu(preset):
+def test_relu(preset, page):
     s = STATE["relu"]
     U = np.array([s["a"], s["b"]])
     V = (np.array(s["signs"]) * np.linalg.norm(U, axis=0))[:, None]
@@ -153,4 +153,5 @@ def test_relu(preset):
     cert = relu.certify(X, s["labels"], relu.Network(U, V))
     np.testing.assert_allclose(relu.Network(U, V).outputs(X), 0.0, atol=1e-12)  # paired, as in the figure
     read = preset("relu")
-    assert read("rate guaranteed there") == pytest.approx(cert.rate, rel=1e-3) and cert.rate > 0
+    assert read("rate guaranteed there") == pytest.approx(cert.rate_at(cert.gap), rel=1e-3)
+    assert cert.rate > 0 and f"the rate is {cert.rate:.4g} at least" in page.locator("#neurons-words").inner_text()

@@ -10,7 +10,7 @@ const asking = (() => {
 
   // One question at a time for each view; of those that come meanwhile only the last is asked.
   function asker(view, show) {
-    let busy = false, next = null;
+    let busy = false, next = null, timer = null;
     async function ask(state) {
       if (busy) { next = state; return; }
       busy = true;
@@ -30,8 +30,15 @@ const asking = (() => {
       open -= 1;
       if (next) { const state = next; next = null; ask(state); }
     }
-    return ask;
+    // A view that something else moves is asked when that rests, and leaves the server to what is looked at.
+    function later(state) {
+      if (timer === null) open += 1;
+      else clearTimeout(timer);
+      timer = setTimeout(() => { timer = null; ask(state); open -= 1; }, REST);
+    }
+    return { ask, later };
   }
+  const REST = 150;
   const times = [];  // milliseconds from a question to its drawing
   let open = 0;  // questions without an answer
 

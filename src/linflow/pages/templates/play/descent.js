@@ -6,9 +6,9 @@ const descending = (() => {
 
   const LONGEST = 300, TARGET = 1e-6;
   const steps = { step: 0.3 };
-  const ask = asking.asker("descent", show);
+  const { ask, later } = asking.asker("descent", show);
   const state = () => ({ u: play.two.u, v: play.two.v, s: play.two.s, step: steps.step });
-  let proved = 0;
+  let proved = 0, here = false;  // whether the start is moved in this view
 
   // The iterates, and the losses as parts of the first.
   function taken({ u, v, s, step }) {
@@ -32,7 +32,11 @@ const descending = (() => {
     path.slice(0, 80).forEach(([a, b]) => {
       if (Math.abs(a) <= 2.5 && Math.abs(b) <= 2.5) make("circle", { class: "step", cx: plane.px(a), cy: plane.py(b), r: 4 }, plane.inside);
     });
-    const { u, v } = play.two, go = (a, b) => play.setTwo({ u: clamp(a, -2.5, 2.5), v: clamp(b, -2.5, 2.5) });
+    const { u, v } = play.two, go = (a, b) => {
+      here = true;
+      play.setTwo({ u: clamp(a, -2.5, 2.5), v: clamp(b, -2.5, 2.5) });
+      here = false;
+    };
     const grip = make("circle", { class: "handle", cx: plane.px(u), cy: plane.py(v), r: 11, id: "descent-start" }, plane.svg);
     handle(grip, "start of the descent", event => go(...plane.back(event)),
       (a, b) => { go(u + a, v + b); byId("descent-start").focus(); }, `u ${number(u)}, v ${number(v)}`);
@@ -64,6 +68,12 @@ const descending = (() => {
     ask(state());
   }
 
+  // The start has changed.
+  function follow() {
+    curves();
+    (here ? ask : later)(state());
+  }
+
   function set(given) {
     steps.step = given.step;
     if ("u" in given) play.setTwo({ u: given.u, v: given.v, s: given.s });
@@ -78,5 +88,5 @@ const descending = (() => {
     asking.buttons("descent", state);
   }
 
-  return { begin, steps, set, write, read, draw, taken };
+  return { begin, steps, set, write, read, draw, follow, taken };
 })();

@@ -3,14 +3,14 @@
 
 const explore = (() => {
   const VIEWS = [twoLayers, descending, neurons];
-  const askTwo = asking.asker("two_weights", found => asking.said("two_weights", found));
-  const askDepth = asking.asker("depth", found => asking.said("depth", found));
+  const { ask: askTwo } = asking.asker("two_weights", found => asking.said("two_weights", found));
+  const { ask: askDepth } = asking.asker("depth", found => asking.said("depth", found));
   const two = () => ({ u: play.two.u, v: play.two.v, s: play.two.s });
   const deep = () => ({ layers: play.deep.layers, s: play.deep.s });
 
   function begin() {
     play.watchers.push(name => {
-      if (name === "two") { askTwo(two()); descending.draw(); }
+      if (name === "two") { askTwo(two()); descending.follow(); }
       else askDepth(deep());
     });
     Object.assign(neurons.state, JSON.parse(drawing.byId("neurons-presets").querySelector("button").dataset.state));

@@ -8,7 +8,7 @@ const neurons = (() => {
   const LOSSES = ["exponential", "logistic", "squared"];
   const state = { x: [], y: [], labels: [], a: [], b: [], signs: [], size: 1e-3, loss: "exponential", at: 0.4 };
   const NEW = { samples: [1.2, -0.6], neurons: [0.7, 0.7] };
-  const ask = asking.asker("neurons", show);
+  const { ask } = asking.asker("neurons", show);
   let found = null, answer = null;  // the flow of the page; the answer of the library, with the state that was asked
   let plane = null;
 

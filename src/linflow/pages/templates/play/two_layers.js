@@ -6,7 +6,7 @@ const twoLayers = (() => {
 
   const layers = { n: 2, m: 2, eigenvalues: [2, 0.5, 0, -1], targets: [1, 0.5], part: 0.6 };
   const frames = {};
-  const ask = asking.asker("two_layers", showLayers);
+  const { ask } = asking.asker("two_layers", showLayers);
 
   function bars(id, values, [low, high], label, change, symbol) {
     const ticks = [];
