@@ -17,7 +17,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 # Without kept bytecode, each test process compiles every module and every test anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help reproduce test test-slow newest floors package soundness relu-soundness optimizers attack kills proofs proof-tables mutants bench examples docs check format setup-test clean
+.PHONY: help reproduce test test-slow newest floors package soundness relu-soundness optimizers attack kills proofs proof-tables mutants bench examples explorer-times docs check format setup-test clean
 
 help:
 	@echo "make reproduce   compute every figure and its claims into report/index.html"
@@ -36,6 +36,7 @@ help:
 	@echo "make mutants     errors of one place in the formulas, and whether a test sees them (MODULES=, EVERY=)"
 	@echo "make bench       time the flow against other solvers at equal error (QUICK=1: two minutes; TASKS=, SOLVERS=, ERROR=)"
 	@echo "make examples    run the examples, with their figures in figures/"
+	@echo "make explorer-times   from a pointer's move to new curves, in Chromium (MOVES=)"
 	@echo "make docs        the site in build/site: every page runs, every link leads somewhere"
 	@echo "make check       lint, formatting and types"
 	@echo "make format      let ruff format the code"
@@ -146,6 +147,9 @@ bench: $(VENV)-bench/.installed
 examples: $(VENV)/.installed-reproduce
 	mkdir -p figures
 	for script in examples/*.py; do $(BIN)/python $$script figures || exit 1; done
+
+explorer-times: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.explorer_times --moves $(or $(MOVES),120)
 
 $(VENV)/.installed-docs: pyproject.toml | $(BIN)/python
 	$(PIP) -e '.[docs]'
