@@ -25,7 +25,7 @@ STATE = {preset.figure: preset.state for preset in FIGURES}
 CHOSEN = {preset.figure: preset for preset in FIGURES}
 
 
-def quiet(*_):
+def quiet(fraction: float, note: str = ""):
     """Report no progress."""
 
 
