@@ -71,6 +71,7 @@ SMALL = {
     },
     "adapters": {"n": "4", "m": "3", "r": "1", "start": "4,2", "ratio": "1,3", "size": "4", "seeds": "1"},
     "relu": {"n": "3", "d": "6", "width": "20,60", "alpha": "1,4", "seeds": "1"},
+    "turning": {"size": "1e-2,1e-3", "h": "5", "images": "2", "h_digits": "3"},
     "verified_runs": {"n": "4", "m": "2", "h": "8", "until": "1e-3", "h_diabetes": "8", "h_digits": "12"},
 }
 """Of the other figures the tests beside this one change the settings."""
@@ -88,7 +89,7 @@ def silent(fraction, note=""):
     ],
 )
 def test_a_figure_at_other_settings(name, tmp_path):
-    if name in ("real_data", "verified_runs"):
+    if name in ("real_data", "verified_runs", "turning"):
         pytest.importorskip("sklearn")
     experiment = EXPERIMENTS[name]
     outcome = experiment.run(0, silent, experiment.settings.read(SMALL[name]))

@@ -57,6 +57,7 @@ MODULES = (
     "other_losses",
     "adapters",
     "relu_rates",
+    "turning",
 )
 
 EXPERIMENTS: dict[str, PaperFigure]  # filled on first use

@@ -89,13 +89,19 @@ def linnerud() -> LinearRegression:
     return LinearRegression(X / len(X) ** 0.5, Y / len(Y) ** 0.5)
 
 
+def handwritten() -> tuple[np.ndarray, np.ndarray]:
+    """Return 1797 handwritten digits, images of 8×8 in rows of 64, and which digit each is."""
+    data = _load("load_digits")
+    return data.data, data.target
+
+
 def digits() -> LinearRegression:
     """Return the regression of ten one-hot digits on the leading principal components of 1797 8×8 images.
 
     X and Y have spectral norm 1.
     """
-    data = _load("load_digits")
-    X, Y = data.data - data.data.mean(axis=0), np.eye(10)[data.target]
+    images, labels = handwritten()
+    X, Y = images - images.mean(axis=0), np.eye(10)[labels]
     Y -= Y.mean(axis=0)
     X = X @ np.linalg.svd(X, full_matrices=False)[2][:COMPONENTS].T
     return LinearRegression(X / np.linalg.norm(X, 2), Y / np.linalg.norm(Y, 2))
