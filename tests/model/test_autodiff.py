@@ -61,17 +61,3 @@ def test_what_is_refused():
         lf.autodiff(huber, like=Y.float(), minimum=0.0)
     with pytest.raises(ValueError, match="the minimum f"):
         lf.autodiff(huber, like=Y)
-
-
-def test_jax(rng):
-    jax = pytest.importorskip("jax")
-    with jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64():
-        target = jax.numpy.asarray(np.array(Y))
-        f = lf.autodiff(lambda W: 0.5 * ((W - target) ** 2).sum(), like=target, strong_convexity=1.0)
-        W = jax.numpy.asarray(rng.standard_normal((2, 2)))
-        np.testing.assert_allclose(f.gradient(W), W - target, rtol=0, atol=1e-15)
-        assert isinstance(f.value(W), float)
-        net = [jax.numpy.eye(2) * 1.5, jax.numpy.eye(2)]
-        assert lf.gradient_flow(f, net, until=1e-3).time_to(1e-3) > 0
-        with pytest.raises(ValueError, match="the gradient is not that of the loss"):
-            lf.autodiff(lambda W: (W * jax.lax.stop_gradient(W)).sum(), like=target, minimum=0.0)

@@ -207,4 +207,4 @@ def test_only_rows_or_only_columns_can_be_empty():
             seen.shape == inner.shape and sorted(seen.shape) == [1, 2] and (f.row_space is None) == (Y[1][0] == 2.0)
         )
         assert lf.certify(f, net).check(lf.gradient_flow(f, net, until=1e-6)).holds
-        assert lf.certify(f, net, algorithm="descent").step_size > 0
+        assert (lf.certify(f, net, algorithm="descent").step_size or 0.0) > 0

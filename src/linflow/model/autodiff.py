@@ -18,6 +18,8 @@ CLOSE = 1e-4
 def autodiff(loss: Callable[[Array], Any], *, like: Array, **declared: Any) -> Objective:
     """Return the objective of a loss written in PyTorch or JAX, with the gradient by their differentiation.
 
+    A JAX loss is compiled if it can be, so it must be pure: what it reads besides W stays as it was at first.
+
     The gradient is compared with differences of the loss at a point near `like` here, and by every run at its start.
     Certificates rest on the constants that are declared, as for every `Objective`.
 
@@ -40,17 +42,15 @@ def autodiff(loss: Callable[[Array], Any], *, like: Array, **declared: Any) -> O
         >>> f.gradient(2 * Y).tolist(), round(lf.certify(f, [2 * Y, Y]).rate, 2) > 0
         ([[2.0, 0.0], [0.0, 2.0]], True)
     """
-    if array_api_compat.is_torch_array(like):
-        value, gradient = _of_torch(loss)
-    elif array_api_compat.is_jax_array(like):
-        value, gradient = _of_jax(loss)
-    else:
+    if not (array_api_compat.is_torch_array(like) or array_api_compat.is_jax_array(like)):
         raise TypeError(
             f"like is a {type(like).__name__}; a tensor of PyTorch or an array of JAX is needed, of the kind that "
             "the loss takes. For NumPy give value and gradient to Objective(...)."
         )
     if not str(like.dtype).endswith("float64") or like.ndim != 2:
-        raise TypeError(f"like is {like.dtype} of shape {tuple(like.shape)}; a float64 matrix is needed.")
+        hint = " Call jax.config.update('jax_enable_x64', True) first." if array_api_compat.is_jax_array(like) else ""
+        raise TypeError(f"like is {like.dtype} of shape {tuple(like.shape)}; a float64 matrix is needed.{hint}")
+    value, gradient = _of_torch(loss) if array_api_compat.is_torch_array(like) else _of_jax(loss, like)
     _check(value, gradient, like)
     n, m = (int(side) for side in like.shape)
     return Objective(value, gradient, shape=(n, m), like=like, **declared)
@@ -71,10 +71,20 @@ def _of_torch(loss: Callable[[Array], Any]) -> tuple[Callable, Callable]:
     return value, gradient
 
 
-def _of_jax(loss: Callable[[Array], Any]) -> tuple[Callable, Callable]:
+def _of_jax(loss: Callable[[Array], Any], like: Array) -> tuple[Callable, Callable]:
     import jax  # noqa: PLC0415  # pyright: ignore[reportMissingImports] - only where an array was given
 
-    return lambda W: float(loss(W)), jax.grad(loss)
+    def compiled(function: Callable[[Array], Any], W: Array) -> Callable[[Array], Any]:
+        """Return the function in compiled code, or as it is where that cannot be."""
+        fast = jax.jit(function)
+        try:
+            fast(W)
+        except Exception:  # its course depends on values, or it is wrong, and then fails again where it is checked
+            return function
+        return fast
+
+    value, gradient = compiled(loss, like), compiled(jax.grad(loss), like)
+    return lambda W: float(value(W)), gradient
 
 
 def _check(value: Callable, gradient: Callable, like: Array) -> None:

@@ -142,7 +142,7 @@ class Completion(Objective):
 
     def _sides(self, axis: int) -> Any:
         """Return the unit vectors of the rows (axis 1) or columns with a known entry; None if that is all of them."""
-        some = to_numpy(self.known).any(axis=axis)
+        some = np.asarray(to_numpy(self.known).any(axis=axis))
         return None if some.all() else from_numpy(np.eye(len(some))[:, some], self.known)
 
     @property

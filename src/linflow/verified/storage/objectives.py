@@ -89,7 +89,7 @@ def _softmax(X: Any, labels: Any, classes: Any, mean: Any) -> SoftmaxLoss:
     return SoftmaxLoss(X, labels, classes=_whole(classes, "classes", 2), mean=bool(_whole(mean, "mean", 0)))
 
 
-def _tail(f: ExponentialTail, like: Any) -> TailGradient:
+def _tail(f: ExponentialTail, like: Any) -> Any:
     return TailGradient.of(f)
 
 
