@@ -17,7 +17,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 # Without kept bytecode, each test process compiles every module and every test anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help reproduce test test-slow newest floors package soundness relu-soundness optimizers attack kills proofs proof-tables mutants bench examples explorer-times docs check format setup-test clean
+.PHONY: help reproduce test test-slow newest floors package soundness relu-soundness optimizers losses attack kills proofs proof-tables mutants bench examples explorer-times docs check format setup-test clean
 
 help:
 	@echo "make reproduce   compute every figure and its claims into report/index.html"
@@ -29,6 +29,7 @@ help:
 	@echo "make soundness   every bound against lambda_min(T) on a million random networks (INSTANCES=, SEED=)"
 	@echo "make relu-soundness   flows of ReLU networks against every statement on them (COUNT=, SEED=)"
 	@echo "make optimizers  laws and bounds of momentum, weight decay and layer rates on random instances (INSTANCES=, SEED=)"
+	@echo "make losses      constants, guarantees and proofs of every other loss on random instances (COUNT=, SEED=)"
 	@echo "make attack      damaged files, odd command lines and extreme numbers (COUNT=, SEED=)"
 	@echo "make kills       sweeps whose processes are killed, stopped and short of room (COUNT=, SEED=)"
 	@echo "make proofs      verified runs against flows and descents of 60 digits (INSTANCES=, SEED=)"
@@ -118,6 +119,9 @@ relu-soundness: $(VENV)/.installed-dev
 
 optimizers: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.optimizer_campaign --instances $(INSTANCES) --seed $(SEED) --workers $(WORKERS)
+
+losses: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.losses_campaign --instances $(or $(COUNT),5000) --seed $(SEED) --workers $(WORKERS)
 
 attack: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.attack --instances $(or $(COUNT),20000) --seed $(SEED) --workers $(WORKERS)
