@@ -4,8 +4,8 @@
 
 Each instance is one loss (sensing, completion, softmax, Huber, weighted or ridge regression) and one start. The
 inequalities are tried at 20 random points, the certificate of the flow against a run, and the certificate of descent
-with its safe step against a descent. One in a hundred of each loss is proved by computing, and the proof compared with the
-run. Prints what was seen and exits with 1 if anything was violated.
+with its safe step against a descent. One in a hundred of each loss is proved by computing, and the proof compared with
+the run. Prints what was seen and exits with 1 if anything was violated.
 """
 
 from __future__ import annotations
