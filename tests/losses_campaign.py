@@ -3,8 +3,8 @@
     python -m tests.losses_campaign --instances 5000 --seed 0 --workers 2
 
 Each instance is one loss (sensing, completion, softmax, Huber, weighted or ridge regression) and one start. The
-inequalities are tried at 20 random points, the certificate of the flow against a run, and the certificate of descent
-with its safe step against a descent. One in a hundred of each loss is proved by computing, and the proof compared with
+inequalities are tried at 20 random points, the certificate of the flow against a run, and that of descent with
+its safe step against a descent. One in a hundred of each loss is proved by computing, and the proof compared with
 the run. Prints what was seen and exits with 1 if anything was violated.
 """
 

@@ -11,8 +11,8 @@ import numpy as np
 from linflow._support.paths import LIMIT, PathLike
 from linflow._support.words import listed
 from linflow.dynamics.storage.hdf5 import RunFile, read_run
+from linflow.model.classification import ExponentialTail
 from linflow.model.network import Network
-from linflow.verified.classification import TailGradient
 from linflow.verified.descent import DescentEnclosure
 from linflow.verified.enclosure import Enclosure
 from linflow.verified.log_norm import Constants
@@ -66,7 +66,8 @@ def enclosure_of(source: RunFile) -> Enclosure | DescentEnclosure:
     first = source.array("first_gap", (1, 2), last_free=True)[0]
     bounds = (float(first[0]), float(first[1]))
     steps = _steps(source, narrowed)
-    kind = TailEnclosure if isinstance(problem, TailGradient) else Enclosure if gradient is None else ConvexEnclosure
+    tail = TailEnclosure if isinstance(objective, ExponentialTail) else ConvexEnclosure
+    kind = Enclosure if gradient is None else tail
     return kind(objective, start, problem, steps, bounds, str(result), reason, narrowed, notes, hessians)
 
 
