@@ -14,6 +14,11 @@ from linflow._support.arrays import EPS
 ERROR = 16 * EPS
 """The error of a computed slope, and of a value relative to `|φ(z)| + min(1, |z|)`."""
 
+END = 40.0
+"""Beyond, every `φ'` is within 10⁻¹⁶ of its limit."""
+SILU_TURN = 2.399357280515468
+"""The root of `z tanh(z/2) = 2`, where `φ'' = σ'(z)(2 − z tanh(z/2))` of SiLU changes its sign."""
+
 Function = Callable[[np.ndarray], np.ndarray]
 
 
@@ -52,7 +57,7 @@ class Activation:
     @property
     def steepest(self) -> float:
         """An upper bound on `|φ'|` anywhere."""
-        least, greatest = self.slopes(np.array(-np.inf), np.array(np.inf))
+        least, greatest = self.slopes(np.array(-END), np.array(END))
         return float(max(-least, greatest))
 
 
@@ -71,20 +76,11 @@ def _sigmoid_slope(z: np.ndarray) -> np.ndarray:
 
 
 def _gelu_slope(z: np.ndarray) -> np.ndarray:
-    return special.ndtr(z) + np.where(np.isinf(z), 0.0, z) * _density(z)
+    return special.ndtr(z) + z * _density(z)
 
 
 def _silu_slope(z: np.ndarray) -> np.ndarray:
-    return special.expit(z) + np.where(np.isinf(z), 0.0, z) * _sigmoid_slope(z)
-
-
-def _silu_turn() -> float:
-    """Return the positive root of `z tanh(z/2) = 2`, where `φ'' = σ'(z)(2 − z tanh(z/2)) = 0`, by Newton's method."""
-    z = 2.4
-    for _ in range(8):
-        t = math.tanh(z / 2)
-        z -= (z * t - 2) / (t + z / 2 * (1 - t * t))
-    return z
+    return special.expit(z) + z * _sigmoid_slope(z)
 
 
 ACTIVATIONS = {
@@ -94,7 +90,7 @@ ACTIVATIONS = {
         Activation("sigmoid", special.expit, _sigmoid_slope, (0.0,)),
         Activation("softplus", lambda z: np.logaddexp(0.0, z), special.expit, ()),
         Activation("gelu", lambda z: z * special.ndtr(z), _gelu_slope, (-math.sqrt(2), math.sqrt(2))),
-        Activation("silu", lambda z: z * special.expit(z), _silu_slope, (-_silu_turn(), _silu_turn())),
+        Activation("silu", lambda z: z * special.expit(z), _silu_slope, (-SILU_TURN, SILU_TURN)),
     )
 }
 """The activations, by name: `tanh z`, `1/(1 + e^{−z})`, `log(1 + e^z)`, `z Φ(z)` with the normal distribution
