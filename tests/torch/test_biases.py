@@ -264,6 +264,21 @@ def test_frozen_layers(frozen, biased):
     assert any("frozen" in note or "not trained" in note for note in monitor.notes)
 
 
+def test_a_layer_at_the_rate_0_is_frozen_and_one_held_by_no_optimizer_too():
+    for groups in (lambda p: [{"params": p[:1], "lr": 0.0}, {"params": p[1:]}], lambda p: p[1:]):
+        model, (X, Y) = made(), data()
+        optimizer = torch.optim.SGD(groups(list(model.parameters())), lr=0.01)
+        monitor = lt.Monitor(model, optimizer, lt.regression(X, Y), every=1, budget=None)
+        model[0].requires_grad_(False)
+        values = literal_tangent(model, X)
+        assert monitor.rows[0]["lambda_max"] == pytest.approx(values[-1], rel=1e-9)
+        assert math.isnan(monitor.rows[0]["safe_step"])
+        assert any("those of the layers that are trained" in note for note in monitor.notes)
+    model = made()
+    warm = torch.optim.SGD(model.parameters(), lr=0.0)  # before a warm-up: nothing moves yet, and all will
+    assert lt.Monitor(model, warm, lt.regression(X, Y)).rows[0]["safe_step"] > 0
+
+
 def test_what_is_said_of_frozen_layers_at_an_end_is_true():
     """First layers frozen: a chain on their outputs. Last ones: the quadratic of the product before them."""
     X, Y = data()
@@ -304,7 +319,8 @@ def test_weight_and_bias_are_one_matrix_or_refused():
         with pytest.raises(ValueError, match=words):
             lt.LocalSmoothnessLR(optimizer, model, f)
         monitor = lt.Monitor(model, optimizer, f)
-        assert any(words in note and "law of the imbalances is not followed" in note for note in monitor.notes)
+        (note,) = (note for note in monitor.notes if words in note)
+        assert "law of the imbalances is not followed" in note and note.endswith("of one rate for all layers")
     own = torch.optim.SGD([{"params": rest}, {"params": [model[0].bias]}], lr=0.01)  # groups alike are one
     assert lt.LocalSmoothnessLR(own, model, f).get_last_lr()[0] > 0
 

@@ -131,8 +131,12 @@ def why_not_plain(optimizer: Any, layers: Stack) -> str | None:
 
 
 def trained_layers(optimizer: Any, layers: Stack) -> list[bool]:
-    """Return whether each layer is trained: it asks for a gradient, and the optimizer, if there is one, holds it."""
-    held = [optimizer is None or group_of(optimizer, p) is not None for p in layers.parameters]
+    """Return whether each layer is trained: it asks for a gradient, and the optimizer holds it at a rate above 0.
+
+    Without an optimizer, or if nothing is trained, as before a warm-up, all layers count as trained.
+    """
+    groups = [{} if optimizer is None else group_of(optimizer, p) for p in layers.parameters]
+    held = [group is not None and float(group.get("lr", 1.0)) != 0 for group in groups]
     found = [free and mine for free, mine in zip(layers.trained, held, strict=True)]
     return found if any(found) else [True] * len(found)
 

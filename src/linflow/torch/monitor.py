@@ -364,11 +364,12 @@ class Monitor:
         why = self._no_law or (None if self._optimizer is None else why_not_plain(self._optimizer, self._layers))
         if why is None:
             return
-        rest = "" if self.objective is None else "; smoothness, local_step and safe_step are not of its steps"
-        if not all(trained_layers(self._optimizer, self._layers)):
-            rest = "" if self.objective is None else "; smoothness, local_step and safe_step are not computed"
-            rest += "; lambda_min, lambda_max, pl and rate are those of the layers that are trained"
+        trained = all(trained_layers(self._optimizer, self._layers))
+        steps = "; smoothness, local_step and safe_step are not " + ("of its steps" if trained else "computed")
+        rest = "" if self.objective is None else steps
         if self._no_law:
+            whose = "of one rate for all layers" if trained else "of the layers that are trained"
+            rest += f"; lambda_min, lambda_max, pl and rate are those {whose}"
             self._note(f"the law of the imbalances is not followed: {why}{rest}")
         elif rest:
             self._note(f"{why}{rest}; lambda_min, pl and rate are those of one rate and no momentum")
