@@ -1,5 +1,7 @@
 """The explorer, a browser, and its page, for the tests of this folder."""
 
+from contextlib import contextmanager
+
 import pytest
 
 from linflow.pages.explorer import Explorer
@@ -30,8 +32,8 @@ def browser():
         yield found
 
 
-@pytest.fixture
-def page(explorer, browser):
+@contextmanager
+def opened(explorer, browser):
     """The page of the explorer, after every view has its first answer; it must end without an error."""
     found, wrong = browser.new_context(viewport={"width": 1100, "height": 900}).new_page(), []
     found.on("pageerror", lambda error: wrong.append(str(error)))
@@ -41,3 +43,16 @@ def page(explorer, browser):
     yield found
     found.context.close()
     assert wrong == []
+
+
+@pytest.fixture
+def page(explorer, browser):
+    with opened(explorer, browser) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def shared(explorer, browser):
+    """One page for all tests of a file that do not rest on the first state."""
+    with opened(explorer, browser) as found:
+        yield found

@@ -54,9 +54,9 @@ def test_a_server_that_has_stopped_is_said(browser):
     page.context.close()
 
 
-def test_a_step_of_the_page_is_one_of_the_library(page):
+def test_a_step_of_the_page_is_one_of_the_library(shared):
     state = {**STATES["descent"], "step": 0.1}
-    found = page.evaluate("state => descending.taken(state)", state)
+    found = shared.evaluate("state => descending.taken(state)", state)
     run = lf.gradient_descent(
         lf.MatrixFactorization([[1.0]]), [[[1.6]], [[-0.4]]], step_size=0.1, steps=300, until=1e-6
     )
@@ -109,23 +109,23 @@ def test_a_link_holds_the_state_of_every_view(page, browser):
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_the_lines_of_python_are_copied_and_run(page, view, capsys):
-    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    page.locator(f"#{view}-copy").click()
-    waited(lambda: page.locator(f"#{view}-copy").inner_text() == "copied")
-    lines = page.evaluate("navigator.clipboard.readText()")
-    assert lines == said(page, f"{view}-code")
+def test_the_lines_of_python_are_copied_and_run(shared, view, capsys):
+    shared.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    shared.locator(f"#{view}-copy").click()
+    waited(lambda: shared.locator(f"#{view}-copy").inner_text() == "copied")
+    lines = shared.evaluate("navigator.clipboard.readText()")
+    assert lines == said(shared, f"{view}-code")
     exec(lines, {})
     assert capsys.readouterr().out
 
 
-@pytest.mark.parametrize("view", VIEWS)
-def test_every_view_saves_its_figure(page, view, tmp_path):
-    for kind, begin in (("svg", b"<?xml"), ("pdf", b"%PDF")):
-        with page.expect_download() as saved:
-            page.locator(f"#{view}-{kind}").click()
-        saved.value.save_as(tmp_path / f"{view}.{kind}")
-        assert (tmp_path / f"{view}.{kind}").read_bytes().startswith(begin)
+@pytest.mark.parametrize(("view", "kind", "begin"), [("two_weights", "svg", b"<?xml"), ("neurons", "pdf", b"%PDF")])
+def test_a_figure_is_saved(shared, view, kind, begin, tmp_path):
+    with shared.expect_download() as saved:
+        shared.locator(f"#{view}-{kind}").click()
+    saved.value.save_as(tmp_path / f"{view}.{kind}")
+    assert saved.value.suggested_filename == f"{view}.{kind}"
+    assert (tmp_path / f"{view}.{kind}").read_bytes().startswith(begin)
 
 
 def test_text_is_large_enough_for_a_projector(explorer, browser):
@@ -147,20 +147,20 @@ def test_text_is_large_enough_for_a_projector(explorer, browser):
     page.context.close()
 
 
-def test_a_screen_reader_finds_a_name_on_everything_that_can_be_moved(page):
-    handles = page.locator("[role=slider]").all()
+def test_a_screen_reader_finds_a_name_on_everything_that_can_be_moved(shared):
+    handles = shared.locator("[role=slider]").all()
     assert len(handles) > 20
     for handle in handles:
         assert handle.get_attribute("aria-label") and handle.get_attribute("aria-valuetext")
         assert handle.get_attribute("tabindex") == "0"
-    unnamed = page.evaluate(
+    unnamed = shared.evaluate(
         """() => [...document.querySelectorAll("input, select, button, svg[role], section")]
         .filter(x => !(x.labels?.length || x.ariaLabel || x.getAttribute("aria-labelledby") || x.textContent.trim()))
         .map(x => x.outerHTML)"""
     )
     assert unnamed == []
     for view in VIEWS:
-        assert page.locator(f"#{view}-words").get_attribute("role") == "status"
+        assert shared.locator(f"#{view}-words").get_attribute("role") == "status"
 
 
 def test_a_finger_drags_in_every_view_and_the_page_scrolls_beside_handles(explorer, browser):

@@ -148,10 +148,10 @@ def test_it_answers_anywhere_within_its_limits():
 
 @pytest.mark.parametrize("name", ["small start", "large start", "regression, large start"])
 @pytest.mark.parametrize("loss", ["exponential", "logistic", "squared"])
-def test_the_page_integrates_the_flow_of_the_library(page, name, loss):
+def test_the_page_integrates_the_flow_of_the_library(shared, name, loss):
     state = {**dict(NEURONS)[name], "loss": loss}
     run = run_of(state)
-    found = page.evaluate(
+    found = shared.evaluate(
         """([state, parts]) => { const found = turning.run(state);
         return { end: found.end, weights: parts.map(k => Array.from(turning.at(found, k * found.end))),
                  losses: parts.map(k => turning.lossAt(found, k * found.end)) }; }""",

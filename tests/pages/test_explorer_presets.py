@@ -30,15 +30,15 @@ def quiet(fraction: float, note: str = ""):
 
 
 @pytest.fixture
-def preset(page):
+def preset(shared):
     """Opens the preset of a figure, and returns what reads a number beside a term."""
 
     def opened(name):
-        page.locator(f"[data-figure={name}]").click()
-        settled(page)
+        shared.locator(f"[data-figure={name}]").click()
+        settled(shared)
         view = CHOSEN[name].view
-        assert page.evaluate("document.activeElement.id") == f"{view}-title"
-        return lambda term, of=view: shown(page, of, term)
+        assert shared.evaluate("document.activeElement.id") == f"{view}-title"
+        return lambda term, of=view: shown(shared, of, term)
 
     return opened
 
@@ -73,11 +73,11 @@ def test_symmetry(preset):
     assert read("conserved d = u² − v²", "two") == pytest.approx(u * u - v * v, rel=1e-3)
 
 
-def test_verified_runs(preset, page):
+def test_verified_runs(preset, shared):
     preset("verified_runs")
     s = STATE["verified_runs"]
     low, high = lf.enclose(lf.MatrixFactorization([[s["s"]]]), [[[s["u"]]], [[s["v"]]]], until=1e-6).time_bounds(1e-6)
-    assert f"at t = {high:.6g}" in page.locator("#two_weights-words").inner_text() and low < high
+    assert f"at t = {high:.6g}" in shared.locator("#two_weights-words").inner_text() and low < high
 
 
 def test_one_and_two_layers(preset):
@@ -145,7 +145,7 @@ def test_descents(preset, name):
         assert read("steps to 10⁻⁶, proved") == proof.steps_bounds(1e-6)[1]
 
 
-def test_relu(preset, page):
+def test_relu(preset, shared):
     s = STATE["relu"]
     U = np.array([s["a"], s["b"]])
     V = (np.array(s["signs"]) * np.linalg.norm(U, axis=0))[:, None]
@@ -154,4 +154,4 @@ def test_relu(preset, page):
     np.testing.assert_allclose(relu.Network(U, V).outputs(X), 0.0, atol=1e-12)  # paired, as in the figure
     read = preset("relu")
     assert read("rate guaranteed there") == pytest.approx(cert.rate_at(cert.gap), rel=1e-3)
-    assert cert.rate > 0 and f"the rate is {cert.rate:.4g} at least" in page.locator("#neurons-words").inner_text()
+    assert cert.rate > 0 and f"the rate is {cert.rate:.4g} at least" in shared.locator("#neurons-words").inner_text()
