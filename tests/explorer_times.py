@@ -25,6 +25,7 @@ WATCHED = {
     "two_layers": ("spectrum-0", "layers-loss", "two_layers-numbers"),
     "descent": ("descent-start", "descent-loss", "descent-numbers"),
     "neurons": ("sample-0", "neurons-loss", "neurons-numbers"),
+    "least_norm": ("least_norm-sample", "least_norm-plane", "least_norm-numbers"),
 }
 """By view: what is dragged, where the curves are, and where the certified numbers are."""
 

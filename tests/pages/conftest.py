@@ -16,6 +16,7 @@ STATES = {
     "two_layers": {"n": 2, "m": 2, "eigenvalues": [2.0, 0.5, 0.0, -1.0], "targets": [1.0, 0.5], "part": 0.6},
     "descent": {**TWO, "step": 0.3},
     "neurons": dict(NEURONS)["small start"],
+    "least_norm": {"x1": 1.5, "x2": 0.8, "target": 1.5, "width": 50, "exponent": 0.5, "seed": 0},
 }
 """What the page shows at first, by view."""
 

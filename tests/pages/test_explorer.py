@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 import linflow as lf
 from linflow.cli import app
 from linflow.pages.explorer.state import Given
-from linflow.pages.explorer.views import VIEWS, depth, descent, two_layers, two_weights
+from linflow.pages.explorer.views import VIEWS, depth, descent, least_norm, two_layers, two_weights
 from tests.pages.conftest import STATES
 
 TWO, LAYERS = STATES["two_weights"], STATES["two_layers"]
@@ -95,7 +95,7 @@ def test_the_lines_of_python_run(name, monkeypatch):
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(code, {})
-    assert "rate" in printed.getvalue() or "target proved" in printed.getvalue()
+    assert any(word in printed.getvalue() for word in ("rate", "target proved", "distance="))
 
 
 def test_depth():
@@ -109,6 +109,25 @@ def test_depth():
     assert view.numbers["exact rate at the margin"] == lf.bounds.scalar_exact(d, lf.margin(f, net))
     assert depth(Given({"layers": [2.0, 0.5], "s": 1.0})).words == "The start is optimal."
     assert depth(Given({"layers": [1.0, 1.0], "s": -1.0})).words == "Nothing is guaranteed before the run."
+
+
+def test_least_norm():
+    state = STATES["least_norm"]
+    view, x = least_norm(Given(state)), np.array([state["x1"], state["x2"]])
+    f = lf.LinearRegression(x[None], [[state["target"]]])
+    net = lf.init.gaussian((2, 50, 1), 50**-0.5, rng=0)
+    run = lf.gradient_flow(f, net, until=1e-9)
+    found = lf.least_norm_distance(f, run)
+    assert [view.numbers[name] for name in ("distance", "bound", "mixing", "exposure")] == [
+        found.distance, found.bound, found.mixing, found.exposure,
+    ]  # fmt: skip
+    assert 0 < found.distance <= found.bound and f"{found.bound:.4g}" in view.words
+    least = np.linalg.pinv(x[None]) @ [state["target"]]
+    assert view.curves["solution"][0] == pytest.approx(least.tolist())
+    assert np.linalg.norm(np.array(view.curves["path"][-1]) - least) == pytest.approx(found.distance, rel=1e-9)
+    assert view.curves["path"][0] == pytest.approx(np.asarray(net.product())[:, 0].tolist(), rel=1e-9)
+    with pytest.raises(ValueError, match=r"length 0\.1; 0\.2 or more"):
+        least_norm(Given({**state, "x1": 0.1, "x2": 0.0}))
 
 
 def test_weights_that_do_not_exist_are_explained():

@@ -82,15 +82,27 @@ def test_a_bar_is_dragged_and_the_certificate_is_that_of_the_library(page):
     assert f"10⁻⁶ by t = {cert.time_to(1e-6):.6g}" in said(page, "depth-words")
 
 
+def test_the_sample_is_dragged_and_the_distance_is_that_of_the_library(page):
+    dragged(page, "least_norm-sample", (-20, -25))
+    settled(page)
+    s = page.evaluate("leastNorm.state")
+    assert s["x1"] < 1.5 and s["x2"] > 0.8
+    f = lf.LinearRegression([[s["x1"], s["x2"]]], [[1.5]])
+    found = lf.least_norm_distance(f, lf.gradient_flow(f, lf.init.gaussian((2, 50, 1), 50**-0.5, rng=0), until=1e-9))
+    assert shown(page, "least_norm", "distance to the least norm") == pytest.approx(found.distance, rel=1e-3)
+    assert said(page, "least_norm-words").endswith(f"at most {found.bound:.4g} from the solution of least norm.")
+
+
 def test_a_link_holds_the_state_of_every_view(page, browser):
     page.locator("#in-part").fill("0.3")
     page.locator("#in-step").fill("-1")
     dragged(page, "neuron-1", (20, 10))
     page.locator("#in-size").fill("-2")
+    page.locator("#in-seed").fill("7")
     page.locator("[data-figure=exploding]").click()
     page.get_by_role("button", name="large text").click()
     settled(page)
-    states = "[play.two, play.deep, explore.layers, descending.steps, neurons.state]"
+    states = "[play.two, play.deep, explore.layers, descending.steps, neurons.state, leastNorm.state]"
     other = browser.new_context().new_page()
     other.goto(page.url)
     settled(other)
@@ -177,6 +189,7 @@ def test_a_finger_drags_in_every_view_and_the_page_scrolls_beside_handles(explor
         ("descent-start", "play.two.v"),
         ("sample-2", "neurons.state.y[2]"),
         ("neuron-5", "neurons.state.b[5]"),
+        ("least_norm-sample", "leastNorm.state.x2"),
     ):
         page.locator(f"#{grip}").scroll_into_view_if_needed()
         box = page.locator(f"#{grip}").bounding_box()

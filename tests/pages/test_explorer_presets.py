@@ -51,7 +51,9 @@ def test_titles_are_those_of_the_figures(name):
 
 def test_the_figures_of_the_talk_are_there():
     talk = {"phase_plane", "one_and_two_layers", "spectrum", "convergence", "init_map", "depth", "exploding"}
-    assert talk | {"symmetry", "verified_runs", "step_sizes", "two_layer_descent", "relu"} <= set(STATE)
+    assert talk | {"symmetry", "verified_runs", "implicit_bias", "step_sizes", "two_layer_descent", "relu"} <= set(
+        STATE
+    )
     assert all(preset.view in (*ALONE, "two_layers", "descent", "neurons", "least_norm") for preset in FIGURES)
 
 
@@ -155,3 +157,14 @@ def test_relu(preset, shared):
     read = preset("relu")
     assert read("rate guaranteed there") == pytest.approx(cert.rate_at(cert.gap), rel=1e-3)
     assert cert.rate > 0 and f"the rate is {cert.rate:.4g} at least" in shared.locator("#neurons-words").inner_text()
+
+
+def test_implicit_bias(preset):
+    s = STATE["implicit_bias"]
+    f = lf.LinearRegression([[s["x1"], s["x2"]]], [[s["target"]]])
+    start = lf.init.gaussian((2, s["width"], 1), s["width"] ** -s["exponent"], rng=s["seed"])
+    found = lf.least_norm_distance(f, lf.gradient_flow(f, start, until=1e-9))
+    read = preset("implicit_bias")
+    assert read("distance to the least norm") == pytest.approx(found.distance, rel=1e-3)
+    assert read("at most, before the run") == pytest.approx(found.bound, rel=1e-3)
+    assert found.distance <= found.bound

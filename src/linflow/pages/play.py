@@ -57,10 +57,18 @@ NEURONS = (
 )
 """Neurons and samples in the plane, with labels."""
 
+SAMPLE = {"x1": 1.5, "x2": 0.8, "target": 1.5, "exponent": 0.5, "seed": 0}
+NORMS = (
+    ("narrow", {**SAMPLE, "width": 4}),
+    ("wide", {**SAMPLE, "width": 1000}),
+    ("large entries", {**SAMPLE, "width": 50, "exponent": 0.2}),
+)
+"""Random starts, one sample."""
+
 PROGRAMS = ("mathematics", "drawing", "address", "play")
 """Files of the page, in the order in which they run."""
 
-SERVED = (*PROGRAMS, "asking", "two_layers", "descent", "turning", "neurons", "explore")
+SERVED = (*PROGRAMS, "asking", "two_layers", "descent", "turning", "neurons", "least_norm", "explore")
 """Those of the explorer."""
 
 
@@ -76,6 +84,7 @@ def page(served: bool = False) -> str:
         deep_presets=DEEP,
         layer_presets=LAYERS,
         neuron_presets=NEURONS,
+        norm_presets=NORMS,
         figures=[figure for figure in FIGURES if served or figure.view in ALONE],
         version=__version__,
         programs=programs,

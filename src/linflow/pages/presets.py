@@ -123,6 +123,12 @@ FIGURES: tuple[Preset, ...] = (
         "descent",
         {"u": 2.0, "v": 0.2, "s": 1.0, "step": 0.05},
     ),
+    Preset(
+        "implicit_bias",
+        "Implicit bias: the least-norm solution",
+        "least_norm",
+        {"x1": 1.5, "x2": 0.8, "target": 1.5, "width": 400, "exponent": 0.5, "seed": 0},
+    ),
     Preset("relu", "Certified rates of two-layer ReLU networks", "neurons", PAIRED),
 )
 """In the order of the page. Figures that need wide layers or many draws have none."""

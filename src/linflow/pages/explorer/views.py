@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from linflow.pages.explorer.depth import depth
 from linflow.pages.explorer.descent import descent
+from linflow.pages.explorer.least_norm import least_norm
 from linflow.pages.explorer.neurons import neurons
 from linflow.pages.explorer.state import Given
 from linflow.pages.explorer.two_layers import two_layers
@@ -18,4 +19,5 @@ VIEWS: dict[str, Callable[[Given], View]] = {
     "two_layers": two_layers,
     "descent": descent,
     "neurons": neurons,
+    "least_norm": least_norm,
 }

@@ -2,7 +2,7 @@
 "use strict";
 
 const explore = (() => {
-  const VIEWS = [twoLayers, descending, neurons];
+  const VIEWS = [twoLayers, descending, neurons, leastNorm];
   const { ask: askTwo } = asking.asker("two_weights", found => asking.said("two_weights", found));
   const { ask: askDepth } = asking.asker("depth", found => asking.said("depth", found));
   const two = () => ({ u: play.two.u, v: play.two.v, s: play.two.s });
@@ -17,7 +17,7 @@ const explore = (() => {
     for (const view of VIEWS) { view.begin(); address.keepers.push(view); }
     asking.buttons("two_weights", two);
     asking.buttons("depth", deep);
-    Object.assign(play.setters, { two_layers: twoLayers.set, descent: descending.set, neurons: neurons.set });
+    Object.assign(play.setters, { two_layers: twoLayers.set, descent: descending.set, neurons: neurons.set, least_norm: leastNorm.set });
     address.again();
   }
 
