@@ -26,7 +26,7 @@ const drawing = (() => {
   function frame(svg, { x, y, xlabel, ylabel, xticks, yticks, size }) {
     svg.replaceChildren();
     svg.setAttribute("viewBox", `0 0 ${size[0]} ${size[1]}`);
-    const left = 58, right = size[0] - 12, top = 12, bottom = size[1] - 40;
+    const left = 64, right = size[0] - 12, top = 12, bottom = size[1] - 40;
     const px = a => left + (right - left) * (a - x[0]) / (x[1] - x[0]);
     const py = a => bottom - (bottom - top) * (a - y[0]) / (y[1] - y[0]);
     const clip = svg.id + "-clip";
