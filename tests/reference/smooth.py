@@ -45,11 +45,22 @@ def grown(v: float, f: float, kappa: float, path: float, e: float) -> tuple[floa
     return (v * math.sinh(x) / root + f * cosh_less_1 / kappa) * up, (f * math.sinh(x) / root + v * cosh_less_1) * up
 
 
-def movement(K: Matrix, square: float, z: Matrix, off: Matrix, sizes: tuple, path: float, slopes: tuple, e: float):
+def movement(
+    K: Matrix,
+    square: float,
+    z: Matrix,
+    off: Matrix,
+    sizes: tuple,
+    path: float,
+    slopes: tuple,
+    e: float,
+    allowed: tuple = (0.0, 0.0),
+) -> tuple[Matrix, ...]:
     """Lemma S: caps of the slopes, movements of z, κ, V and ε, by three rounds.
 
     `K` bounds the kernel, `square` is `‖X‖²`, `off` bounds the errors of z, `sizes` are `‖v_j‖` and `‖φ_j‖`, and
-    `slopes` are the greatest slope anywhere and the function that bounds the slopes on an interval.
+    `slopes` are the greatest slope anywhere and the function that bounds the slopes on an interval. `allowed` are the
+    allowances for underflow of κ and of roots.
     """
     (N, h), (steepest, between) = z.shape, slopes
     c = np.full((N, h), steepest)
@@ -58,10 +69,10 @@ def movement(K: Matrix, square: float, z: Matrix, off: Matrix, sizes: tuple, pat
         used = c.copy()
         for j in range(h):
             rows = max(c[i, j] * sum(K[i, k] * c[k, j] for k in range(N)) for i in range(N))
-            kappa[j] = min(max(c[:, j]) ** 2 * square, rows) * (1 + (N + 16) * e)
+            kappa[j] = min(max(c[:, j]) ** 2 * square, rows) * (1 + (N + 16) * e) + allowed[0]
             V[j], eps[j] = grown(sizes[0][j], sizes[1][j], kappa[j], path, e)
             for i in range(N):
-                reach = math.sqrt(sum((c[k, j] * K[i, k]) ** 2 for k in range(N))) * (1 + (N + 16) * e)
+                reach = math.sqrt(sum((c[k, j] * K[i, k]) ** 2 for k in range(N))) * (1 + (N + 16) * e) + allowed[1]
                 M[i, j] = reach * V[j] * (1 + 4 * e)
         for i, j in np.ndindex(N, h):
             least, greatest = between(z[i, j] - off[i, j] - M[i, j], z[i, j] + off[i, j] + M[i, j])

@@ -108,11 +108,11 @@ class Lazy:
         """
         (features, _), (slopes, _), V = self.features, self.slopes, self.net.V
         (N, h), m, d = features.shape, V.shape[1], self.X.shape[1]
-        pairs = np.einsum("ij,lj,ja,jb->iabl", slopes, slopes, V, V, optimize=True)
-        H = np.swapaxes(pairs * (self.X @ self.X.T)[:, None, None, :], 2, 3).reshape(N, m, N, m)
+        rows = (slopes[:, None, :] * V.T).reshape(N * m, h)
+        H = (rows @ rows.T).reshape(N, m, N, m) * (self.X @ self.X.T)[:, None, :, None]
         H[:, range(m), :, range(m)] += features @ features.T
         values = np.linalg.eigvalsh(H.reshape(N * m, N * m))
-        off = (h + d + 32) * EPS * float(np.trace(H.reshape(N * m, N * m))) + 32 * N * m * EPS * abs(values[-1])
+        off = (h + d + 32) * EPS * float(np.trace(H.reshape(N * m, N * m))) + 32 * N * m * EPS * values[-1]
         return math.sqrt(max(0.0, float(values[0]) - off - SMALLEST)) * (1 - 4 * EPS)
 
     def at(self, path: float) -> float:
