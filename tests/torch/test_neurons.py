@@ -110,6 +110,24 @@ def test_other_modules_between_are_no_neurons(between):
     assert lt.audit(nn.Sequential(nn.Linear(2, 3), *between, nn.Linear(3, 2)).train()).neurons == ()
 
 
+def test_neurons_of_a_nested_part_are_found_once():
+    inner = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
+    assert [n.name for n in lt.audit(nn.Sequential(inner, nn.Tanh())).neurons] == ["0.0 → 0.2"]
+    named = nn.ModuleDict({"a": inner, "b": nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))})
+    assert [n.name for n in lt.audit(named).neurons] == ["a.0 → a.2", "b.0 → b.2"]
+
+
+def test_a_table_of_vectors_is_no_layer():
+    assert lt.audit(nn.Sequential(nn.Embedding(4, 3), nn.ReLU(), nn.Linear(3, 2))).neurons == ()
+
+
+def test_numbers_are_shown_with_three_digits():
+    net = nn.Sequential(nn.Linear(1, 1, bias=False), nn.ReLU(), nn.Linear(1, 1, bias=False))
+    with torch.no_grad():
+        net[0].weight[0, 0], net[2].weight[0, 0] = 1.23456**0.5, 0.0
+    assert "imbalance 1.23 … 1.23" in str(lt.audit(net).neurons[0])
+
+
 def test_a_state_dict_has_no_neurons_as_it_does_not_say_what_is_between():
     assert lt.audit(deep().state_dict()).neurons == ()
 
