@@ -37,7 +37,7 @@ def least_norm(given: Given) -> View:
         f"start = lf.init.gaussian((2, {h}, 1), {h}**-{a!r}, rng={seed})\n"
         f"run = lf.gradient_flow(f, start, until={UNTIL:g})\nprint(lf.least_norm_distance(f, run))\n"
     )
-    numbers = {
+    numbers: dict[str, float | None] = {
         "distance": found.distance,
         "bound": found.bound,
         "mixing": found.mixing,
