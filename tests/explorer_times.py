@@ -18,6 +18,7 @@ from typing import Any
 
 from linflow.pages.explorer import Explorer
 from tests.browser import chromium, settled
+from tests.waiting import waited
 
 WATCHED = {
     "two_weights": ("start", "loss", "two_weights-words"),
@@ -25,7 +26,7 @@ WATCHED = {
     "two_layers": ("spectrum-0", "layers-loss", "two_layers-numbers"),
     "descent": ("descent-start", "descent-loss", "descent-numbers"),
     "neurons": ("sample-0", "neurons-loss", "neurons-numbers"),
-    "least_norm": ("least_norm-sample", "least_norm-plane", "least_norm-numbers"),
+    "least_norm": ("least_norm-sample", "least_norm-numbers", "least_norm-numbers"),  # its path comes with them
 }
 """By view: what is dragged, where the curves are, and where the certified numbers are."""
 
@@ -45,6 +46,8 @@ WATCH = """([curves, numbers]) => {
   watch(numbers, "said", timed.numbers);
 }"""
 
+SHOWN = "Math.min(timed.curves.length, timed.numbers.length)"
+
 
 def times(page: Any, view: str, moves: int) -> tuple[list[float], list[float]]:
     """Return milliseconds to the curves and to the certified numbers, one of each for a move."""
@@ -58,8 +61,7 @@ def times(page: Any, view: str, moves: int) -> tuple[list[float], list[float]]:
     for k in range(moves + 3):  # the first few find cold caches
         x, y = x + (1.0 if k % 40 < 20 else -1.0), y + (1.5 if k % 30 < 15 else -1.5)
         page.mouse.move(x, y)
-        while page.evaluate("Math.min(timed.curves.length, timed.numbers.length)") < k + 1:
-            time.sleep(0.01)
+        waited(lambda k=k: page.evaluate(SHOWN) > k, every=0.01)
         time.sleep(0.05)
     page.mouse.up()
     settled(page)

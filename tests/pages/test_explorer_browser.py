@@ -10,6 +10,7 @@ import linflow as lf
 from linflow.pages.explorer import Explorer
 from linflow.pages.explorer.views import VIEWS
 from tests.browser import dragged, said, settled, shown
+from tests.explorer_times import times
 from tests.pages.conftest import STATES
 from tests.waiting import waited
 
@@ -227,3 +228,9 @@ def test_a_picture_of_every_view_is_kept(explorer, browser, screen):
         with image.open(path) as picture:
             assert picture.width > 300 and len(picture.convert("RGB").getcolors(1 << 24)) > 50
     page.context.close()
+
+
+def test_times_are_measured_one_of_each_for_a_move(page):
+    """How long they are is for `make explorer-times` to say."""
+    curves, numbers = times(page, "least_norm", 2)
+    assert len(curves) == len(numbers) == 2 and min(curves) > 0
