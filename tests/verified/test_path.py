@@ -12,7 +12,7 @@ from linflow.verified.arithmetic import FLOAT64
 from linflow.verified.march import EnclosureStep, product_error, rounding_of_value
 from linflow.verified.problem import AffineGradient
 from linflow.verified.rounding import TINY, UP, U, gamma
-from linflow.verified.taylor import Expansion, MatrixSeries, _added, _extended, _integral, _product
+from linflow.verified.taylor import Expansion, MatrixSeries, extended, integral, multiplied, sum_of
 from tests.verified.test_rounding import hostile
 from tests.verified_judge import (
     COARSE,
@@ -190,10 +190,10 @@ def test_the_residue_moves_the_gradient_of_the_first_coefficient_alone():
 def test_errors_of_a_product_include_the_product_of_errors():
     # A and B computed as 0, and 1 in truth.
     factor = MatrixSeries(np.zeros((1, 1, 1)), np.ones(1))
-    found = _product(np.zeros((1, 1, 1)), factor, factor, np.array([gamma(2)]), 0.0)
+    found = multiplied(np.zeros((1, 1, 1)), factor, factor, np.array([gamma(2)]), 0.0)
     assert found.errors[0] >= 1
     one = MatrixSeries(np.ones((1, 1, 1)), np.array([0.5]))
-    found = _product(np.ones((1, 1, 1)), one, one, np.array([gamma(2)]), 0.0)
+    found = multiplied(np.ones((1, 1, 1)), one, one, np.array([gamma(2)]), 0.0)
     assert 1.25 <= found.errors[0] <= 1.25 * (1 + 1e-9)
 
 
@@ -216,7 +216,7 @@ def test_an_integral_of_a_series_is_an_upper_bound():
     for s in (0.3, 1.0, 1.7, 1e-3):
         series = rng.random(20)
         true = sum((rational(a) * rational(s) ** (k + 1) / (k + 1) for k, a in enumerate(series)), flint.fmpq(0))
-        assert true <= rational(_integral(series, s)) <= true * rational(1 + 1e-11)
+        assert true <= rational(integral(series, s)) <= true * rational(1 + 1e-11)
 
 
 def test_what_a_step_adds_is_truncation_and_rounding():
@@ -237,10 +237,10 @@ def test_what_a_step_adds_is_truncation_and_rounding():
 def test_extended_and_added_series_lose_no_term():
     a, b = np.array([1.0, 2.0, 3.0]), np.array([1.0, 1.0])
     full = np.array([1.0, 3.0, 5.0, 3.0])
-    assert np.allclose(_extended(np.array([9.0, 0.5]), a, b), [1.0, 0.5, 5.0, 3.0], rtol=1e-11)
-    assert np.all(_extended(np.array([9.0, 9.0]), a, b) >= full)
-    assert _added(a, np.ones(5)).tolist() == [2.0, 3.0, 4.0, 1.0, 1.0]
-    assert _added(np.ones(5), a).tolist() == [2.0, 3.0, 4.0, 1.0, 1.0]
+    assert np.allclose(extended(np.array([9.0, 0.5]), a, b), [1.0, 0.5, 5.0, 3.0], rtol=1e-11)
+    assert np.all(extended(np.array([9.0, 9.0]), a, b) >= full)
+    assert sum_of(a, np.ones(5)).tolist() == [2.0, 3.0, 4.0, 1.0, 1.0]
+    assert sum_of(np.ones(5), a).tolist() == [2.0, 3.0, 4.0, 1.0, 1.0]
 
 
 # --- values of the path --------------------------------------------------------------------------------------------

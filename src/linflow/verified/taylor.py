@@ -50,7 +50,77 @@ class MatrixSeries:
         return (self.lengths + self.errors) * UP
 
 
-class Expansion:
+class PolynomialPath:
+    """A polynomial path over one step, whose defect has bounded coefficients.
+
+    Attributes:
+        arithmetic: the arithmetic of the coefficients.
+        order: the degree p.
+        tau: the unit of time of the path's variable.
+        coefficients: the series of the weights in scaled time, with p + 1 coefficients each.
+        weights: the same with their norms.
+        defects: upper bounds of the coefficients of the defect from degree p on; 0 below.
+        rounding: upper bounds of those below degree p.
+    """
+
+    arithmetic: Arithmetic
+    order: int
+    tau: float
+    coefficients: list[Any]
+    weights: list[MatrixSeries]
+    defects: np.ndarray
+    rounding: np.ndarray
+
+    @property
+    def values(self) -> tuple[np.ndarray, ...]:
+        """The coefficients of the layers in float64."""
+        return tuple(factor.values for factor in self.weights)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Upper bounds of the Frobenius norms of the layers' coefficients, one row per layer."""
+        return np.array([factor.lengths for factor in self.weights])
+
+    def norm(self) -> float:
+        """Return `‖θ_0‖_F`."""
+        return math.sqrt(sum(float(factor.lengths[0]) ** 2 for factor in self.weights))
+
+    def truncation(self, s: float) -> float:
+        """Return a bound of `∫_0^s` of the part of the defect from degree p on."""
+        return integral(self.defects, s)
+
+    def added(self, s: float) -> float:
+        """Return a bound of `∫_0^s ‖θ̃' + τ∇L(θ̃)‖`: truncation and rounding."""
+        return (self.truncation(s) + integral(self.rounding, s)) * UP
+
+    def longest(self) -> float:
+        """Return the scaled time over which the truncation stays below its share of `‖θ‖`."""
+        allowed = self.arithmetic.truncation * self.norm() + TINY
+        first = float(self.defects[self.order]) if len(self.defects) > self.order else 0.0
+        s = (allowed * (self.order + 1) / first) ** (1 / (self.order + 1)) if first > 0 else LONGEST
+        s = min(s, LONGEST)
+        for _ in range(200):
+            if self.truncation(s) <= allowed:
+                return s
+            s *= 0.93
+        return s
+
+    def at(self, s: float) -> tuple[list[np.ndarray], float]:
+        """Return the rounded weights of the path at s, and a bound of their distance to the polynomial."""
+        arithmetic, k = self.arithmetic, np.arange(self.order + 1)
+        # The coefficient of degree k passes through k products and k + 1 sums.
+        per = np.array([gamma(2 * int(j) + 1, arithmetic.unit) for j in k]) * s**k
+        weights, jumps = [], 0.0
+        for factor, series in zip(self.weights, self.coefficients, strict=True):
+            value = series[-1]
+            for j in range(self.order - 1, -1, -1):
+                value = arithmetic.plus(arithmetic.times(value, s), series[j])
+            weights.append(value)
+            jumps += float(np.sum(per * factor.lengths)) ** 2
+        return weights, math.sqrt(jumps) * UP + TINY
+
+
+class Expansion(PolynomialPath):
     """The path over one step from given weights, with all its bounds.
 
     Attributes:
@@ -110,10 +180,10 @@ class Expansion:
 
         def product(values: np.ndarray, A: MatrixSeries, B: MatrixSeries, inner: int) -> MatrixSeries:
             counts = [self.arithmetic.terms(inner, k) for k in range(p)]
-            return _product(high(values), A, B, np.array([gamma(n, unit) for n in counts]), rest)
+            return multiplied(high(values), A, B, np.array([gamma(n, unit) for n in counts]), rest)
 
         W = self.weights = [MatrixSeries(high(w), None, rest) for w in self.coefficients]
-        head = [_head(w, p) for w in W]
+        head = [head_of(w, p) for w in W]
         self.prefixes: list[Any] = [None, head[0]]
         for l in range(2, L + 1):
             self.prefixes.append(product(P[l], self.prefixes[-1], head[l - 1], W[l - 1].values.shape[1]))
@@ -153,80 +223,32 @@ class Expansion:
         w = [factor.norms for factor in self.weights]
         prefix = [one, w[0]]
         for l in range(2, L + 1):
-            prefix.append(_extended(self.prefixes[l].exact_norms(), prefix[-1], w[l - 1]))
+            prefix.append(extended(self.prefixes[l].exact_norms(), prefix[-1], w[l - 1]))
         suffix: list[np.ndarray] = [one] * (L + 2)
         suffix[L] = w[L - 1]
         for l in range(L - 1, 1, -1):
-            suffix[l] = _extended(self.suffixes[l].exact_norms(), w[l - 1], suffix[l + 1])
+            suffix[l] = extended(self.suffixes[l].exact_norms(), w[l - 1], suffix[l + 1])
         # From degree p on, E is c P_L alone. The Frobenius norm of P_L would be sharper, but not enough to matter.
         rank = math.sqrt(min(self.slope.values.shape[1:]))
         slope = c * c * self.problem.smoothness * rank * prefix[L] * UP
         slope[:p] = self.slope.exact_lengths()
         pulled = [slope]
         for l in range(1, L):
-            pulled.append(_extended(self.pulled[l].exact_lengths(), w[l - 1], pulled[-1]))
+            pulled.append(extended(self.pulled[l].exact_lengths(), w[l - 1], pulled[-1]))
         total = np.zeros(1)
         for l in range(L):
-            full = _convolved(pulled[l], suffix[l + 2]) if l + 2 <= L else pulled[l]
-            total = _added(total, full * full)
+            full = convolved(pulled[l], suffix[l + 2]) if l + 2 <= L else pulled[l]
+            total = sum_of(total, full * full)
         self.defects = self.tau * np.sqrt(total) * UP
         self.defects[:p] = 0.0
         self.prefix_norms, self.suffix_norms, self.slope_norms, self.pulled_norms = prefix, suffix, slope, pulled
-
-    @property
-    def values(self) -> tuple[np.ndarray, ...]:
-        """The coefficients of the layers in float64."""
-        return tuple(factor.values for factor in self.weights)
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Upper bounds of the Frobenius norms of the layers' coefficients, one row per layer."""
-        return np.array([factor.lengths for factor in self.weights])
 
     def gap(self, error: float) -> tuple[float, float]:
         """Return bounds of the loss gap for every product within `error` of the product at the start."""
         return self.problem.gap(self.distance, error)
 
-    def norm(self) -> float:
-        """Return `‖θ_0‖_F`."""
-        return math.sqrt(sum(float(factor.lengths[0]) ** 2 for factor in self.weights))
 
-    def truncation(self, s: float) -> float:
-        """Return a bound of `∫_0^s` of the part of the defect from degree p on."""
-        return _integral(self.defects, s)
-
-    def added(self, s: float) -> float:
-        """Return a bound of `∫_0^s ‖θ̃' + τ∇L(θ̃)‖`: truncation and rounding."""
-        return (self.truncation(s) + _integral(self.rounding, s)) * UP
-
-    def longest(self) -> float:
-        """Return the scaled time over which the truncation stays below its share of `‖θ‖`."""
-        allowed = self.arithmetic.truncation * self.norm() + TINY
-        first = float(self.defects[self.order]) if len(self.defects) > self.order else 0.0
-        s = (allowed * (self.order + 1) / first) ** (1 / (self.order + 1)) if first > 0 else LONGEST
-        s = min(s, LONGEST)
-        for _ in range(200):
-            if self.truncation(s) <= allowed:
-                return s
-            s *= 0.93
-        return s
-
-    def at(self, s: float) -> tuple[list[np.ndarray], float]:
-        """Return the rounded weights of the path at s, and a bound of their distance to the polynomial."""
-        arithmetic, k = self.arithmetic, np.arange(self.order + 1)
-        # The coefficient of degree k passes through k products and k + 1 sums.
-        per = np.array([gamma(2 * int(j) + 1, arithmetic.unit) for j in k]) * s**k
-        weights, jumps = [], 0.0
-        for factor, series in zip(self.weights, self.coefficients, strict=True):
-            value = series[-1]
-            for j in range(self.order - 1, -1, -1):
-                value = arithmetic.plus(arithmetic.times(value, s), series[j])
-            weights.append(value)
-            jumps += float(np.sum(per * factor.lengths)) ** 2
-        return weights, math.sqrt(jumps) * UP + TINY
-
-
-def _head(factor: MatrixSeries, count: int) -> MatrixSeries:
+def head_of(factor: MatrixSeries, count: int) -> MatrixSeries:
     """Return the first `count` coefficients of a series."""
     head = object.__new__(MatrixSeries)
     head.values, head.lengths = factor.values[:count], factor.lengths[:count]
@@ -234,7 +256,9 @@ def _head(factor: MatrixSeries, count: int) -> MatrixSeries:
     return head
 
 
-def _product(values: np.ndarray, A: MatrixSeries, B: MatrixSeries, units: np.ndarray, rest: float) -> MatrixSeries:
+def multiplied(
+    values: np.ndarray, A: MatrixSeries, B: MatrixSeries, units: np.ndarray, rest: float = 0.0
+) -> MatrixSeries:
     """Return the series of a computed Cauchy product, with the errors of its factors and its own rounding.
 
     `units` holds the `γ` of each coefficient. The error is `fl(AB) − A*B* = (fl(AB) − AB) + (A − A*)B + A(B − B*) −
@@ -246,19 +270,21 @@ def _product(values: np.ndarray, A: MatrixSeries, B: MatrixSeries, units: np.nda
     return MatrixSeries(values, (own + carried) * UP + TINY, rest)
 
 
-def _convolved(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def convolved(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the convolution of two series of non-negative numbers, rounded up."""
     return np.convolve(a, b) * UP
 
 
-def _extended(known: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def extended(known: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return the convolution of a and b, with its first entries lowered to known bounds."""
-    full = _convolved(a, b)
+    full = convolved(a, b)
     count = min(len(known), len(full))
     full[:count] = np.minimum(full[:count], known[:count])
     return full
 
 
-def _added(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def sum_of(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the sum of two series of any lengths."""
     if len(a) < len(b):
         a, b = b, a
     total = a.copy()
@@ -266,7 +292,7 @@ def _added(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return total
 
 
-def _integral(series: np.ndarray, s: float) -> float:
+def integral(series: np.ndarray, s: float) -> float:
     """Return `Σ a_k s^{k+1}/(k+1)`, rounded up."""
     k = np.arange(1, len(series) + 1)
     with np.errstate(under="ignore"):
