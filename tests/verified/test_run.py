@@ -11,7 +11,8 @@ import linflow as lf
 from linflow.verified import run
 from linflow.verified.arithmetic import FLOAT64, PAIRS
 from linflow.verified.flow import _done, enclose_flow
-from linflow.verified.run import _rounded_up, descent_and_flow
+from linflow.verified.march import rounded_up
+from linflow.verified.run import descent_and_flow
 
 attempts = importlib.import_module("linflow.verified.attempt")  # the name is the function's, too
 F = lf.MatrixFactorization(np.array([[2.0]]))
@@ -107,11 +108,11 @@ def test_what_is_done_is_told_by_time_or_by_the_gap(t, gap, until, end, fraction
 
 def test_times_are_rounded_up_to_24_digits():
     for t in (1.0, 0.7, 1e-30, 3e7 + 0.5, 2.0**24 - 1, 2.0**24 + 1):
-        found = _rounded_up(t)
+        found = rounded_up(t)
         digits = math.frexp(found)[0] * 2**24
         assert t <= found <= t * (1 + 2.0**-23) and digits == int(digits)
-    assert _rounded_up(1.0) == 1.0 and _rounded_up(2.0**24 - 1) == 2.0**24 - 1
-    assert _rounded_up(1 + 2.0**-30) == 1 + 2.0**-23 and _rounded_up(math.inf) == math.inf
+    assert rounded_up(1.0) == 1.0 and rounded_up(2.0**24 - 1) == 2.0**24 - 1
+    assert rounded_up(1 + 2.0**-30) == 1 + 2.0**-23 and rounded_up(math.inf) == math.inf
 
 
 @pytest.fixture
@@ -140,7 +141,7 @@ def test_what_is_not_given_is_a_millionth_or_no_target_where_time_or_steps_are(a
         ({"until": 0.1}, (0.1, math.inf, 5000)),
         ({"t_max": 3.0}, (None, 3.0, 5000)),
         ({"t_max": 3.0, "until": 0.1, "max_steps": 7}, (0.1, 3.0, 7)),
-        ({"t_max": 0.7}, (None, _rounded_up(0.7), 5000)),
+        ({"t_max": 0.7}, (None, rounded_up(0.7), 5000)),
         ({"algorithm": "descent", "step_size": 0.1}, (1e-6, 100_000)),
         ({"algorithm": "descent", "step_size": 0.1, "steps": 7}, (None, 7)),
         ({"algorithm": "descent", "step_size": 0.1, "steps": 7, "until": 0.1}, (0.1, 7)),
@@ -189,7 +190,7 @@ def test_a_proof_that_magnifies_by_more_than_eight_is_tried_again_with_twice_the
     monkeypatch.setattr(run, "enclose_flow", ends)
     lf.enclose(F, NET, until=0.1, t_max=0.7, max_steps=3)
     assert [x[0] for x in seen] == [FLOAT64, PAIRS][:tried]
-    assert all(x[1:] == (0.0, (0.1, _rounded_up(0.7), 3)) for x in seen)
+    assert all(x[1:] == (0.0, (0.1, rounded_up(0.7), 3)) for x in seen)
     seen.clear()
     lf.enclose(lf.Quadratic(np.eye(1), C=np.eye(1)), NET)
     lf.enclose(F, [np.ones((1, 3)) / 4, np.ones((3, 1))])  # narrowed: its radius is above 0
@@ -201,14 +202,14 @@ def test_a_descent_and_a_flow_are_enclosed_over_one_time(asked):
     assert asked == [(0.1, 9), (None, 1.25, 5000)]  # 10⁻⁹ longer than five steps, but not more, and rounded up
     asked.clear()
     descent, iterates, enc = descent_and_flow(F, NET, 0.25, 0.1, 9, None)
-    assert asked == [(0.1, 9), (None, _rounded_up(5 * 0.25 * (1 + 1e-9)), 5000)]
+    assert asked == [(0.1, 9), (None, rounded_up(5 * 0.25 * (1 + 1e-9)), 5000)]
     assert descent.steps == 5 and len(iterates) == 1 and enc.result == "step limit reached"
 
 
 def test_a_descent_without_a_step_is_compared_over_the_time_of_one(monkeypatch, asked):
     monkeypatch.setattr(run, "enclose_descent", lambda *given: ("proof ended", "", np.zeros((2, 1)), np.zeros(1)))
     descent_and_flow(F, NET, 0.25, 0.1, 9, None)
-    assert asked == [(None, _rounded_up(0.25 * (1 + 1e-9)), 5000)]
+    assert asked == [(None, rounded_up(0.25 * (1 + 1e-9)), 5000)]
 
 
 # --- a proof within a budget ----------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Two-layer networks with a ReLU or a smooth activation: certificates, flows with their flips, descent, designs."""
+"""Two-layer networks with a ReLU or a smooth activation: certificates, flows, verified runs, descent, designs."""
 
 from typing import TYPE_CHECKING
 
@@ -6,6 +6,7 @@ from linflow._support.names import missing
 from linflow.relu.certificate import Certificate, certify, safe_step_size
 from linflow.relu.descent import gradient_descent
 from linflow.relu.design import Design, design
+from linflow.relu.enclosure import EnclosedFlip, Enclosure, enclose
 from linflow.relu.flow import gradient_flow
 from linflow.relu.network import Network, imbalance
 from linflow.relu.smooth import SmoothNetwork
@@ -15,12 +16,15 @@ from linflow.relu.trajectory import Flip, Trajectory
 __all__ = [
     "Certificate",
     "Design",
+    "EnclosedFlip",
+    "Enclosure",
     "Flip",
     "Network",
     "SmoothNetwork",
     "Trajectory",
     "certify",
     "design",
+    "enclose",
     "gradient_descent",
     "gradient_flow",
     "imbalance",

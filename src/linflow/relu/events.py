@@ -44,7 +44,9 @@ def first_event(path: PatternPath, t: float, s: float) -> Event | None:
         root = _first_root(series, powers, s, 0.5 * noise[i, j])
         if root is not None:
             speed = float(_derivative(series) @ root ** k[:-1])
-            found.append((root, noise[i, j] / max(abs(speed), 1e-300), (int(i), int(j), 0), *_at(path, i, j, root, speed)))
+            found.append(
+                (root, noise[i, j] / max(abs(speed), 1e-300), (int(i), int(j), 0), *_at(path, i, j, root, speed))
+            )
     for i, j in zip(*np.nonzero(path.pattern.sides == SLIDING), strict=True):
         f, q = path.forces[:, i, j], path.pulls[:, i, j]
         allowed = SLACK * float(np.abs(q[0])) + 1e-300
@@ -58,7 +60,9 @@ def first_event(path: PatternPath, t: float, s: float) -> Event | None:
     close = 4 * np.spacing(t + first * path.tau) / path.tau
     together = [one for one in found if one[0] <= first + max(close, one[1] if math.isfinite(one[1]) else 0.0)]
     at = t + first * path.tau
-    return Event(at, [one[2] for one in together], np.array([x[3] for x in together]), np.array([x[4] for x in together]))
+    return Event(
+        at, [one[2] for one in together], np.array([x[3] for x in together]), np.array([x[4] for x in together])
+    )
 
 
 def moved_on(data: Data, layers: list[np.ndarray], pattern: Pattern, pairs: list[tuple[int, int, int]]) -> Pattern:

@@ -24,7 +24,7 @@ class Movement:
         active: `t_ij = 1`: pairs whose slope may be 1, shape `(h, N)`; elsewhere it is `slope` up to here.
         kappa: `κ_j ≥ λ_max(D_{t_j} K D_{t_j})`, shape `(h,)`.
         growth: `V_j ≥ ∫‖v_j‖ dτ`, shape `(h,)`.
-        second: `ε_j ≥ ‖v_j − v_j(0)‖`, shape `(h,)`.
+        second: `ε_j ≥ ‖v_j − v_j(0)‖` for the computed `v_j(0)`, shape `(h,)`.
         moved: `M_ij ≥ |x_iᵀ(u_j − u_j(0))|`, shape `(h, N)`.
     """
 
@@ -63,7 +63,8 @@ class Movement:
         v = np.abs(start.V[:, 0])
         p, off = start.row_space_sizes
         w = np.sqrt(self.kappa) * self.growth * (1 + 8 * EPS)
-        total = np.linalg.norm(start.U, axis=0) + w
+        total = np.linalg.norm(start.U, axis=0) + start.radius + w
+        drift = drift + 2 * start.radius * v
         leak = 2 * off * start.lengths.max() * len(start.X) ** 0.5 * self.growth * total
         by_law = v**2 - p**2 + np.maximum(p - w, 0.0) ** 2 - leak - drift - 16 * EPS * (v**2 + p**2)
         return np.maximum(np.maximum(v * (1 - 4 * EPS) - self.second, 0.0) ** 2, by_law) * (1 - 8 * EPS)
@@ -102,6 +103,7 @@ class Mover:
             if not x.max() < FARTHEST:
                 return None
             growth, second = grown(*start.sizes, kappa, path)
+            second = second + start.radius
             slopes = np.where(self.active, 1.0, start.slope)
             rows = np.sqrt(slopes**2 @ self._squares) * (1 + (len(start.X) + 8) * EPS)
             moved = rows * growth[:, None] * (1 + 4 * EPS)

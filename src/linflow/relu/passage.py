@@ -48,7 +48,7 @@ def grown(
     tubes: list[PatternTube],
     radius: float,
     jumps: float,
-    crossing: Callable[[float], tuple[float, float] | None] | None = None,
+    crossing: Callable[[float, float], tuple[float, float] | None] | None = None,
 ) -> Grown:
     """Return a radius that the flow does not leave over one step, or over two that follow each other.
 
@@ -56,8 +56,8 @@ def grown(
         tubes: the steps.
         radius: upper bound of the distance at their start.
         jumps: the rounding of the path between and after them.
-        crossing: from a radius to what crossings add: an amount, and the logarithm of a factor. None if a crossing
-            is not transversal.
+        crossing: what crossings add, an amount and the logarithm of a factor, from the radius of the tube and that
+            before the first of them. None if one is not transversal.
     """
     own = sum(tube.path.added(tube.s) + 2 * tube.adjusted[0] + tube.adjusted[1] + tube.forced for tube in tubes)
     aside = max(tube.adjusted[0] for tube in tubes)
@@ -71,8 +71,9 @@ def grown(
         if blocking.any():
             return refused(blocking)
         exponent = sum(tube.exponent(reach) for tube in tubes) * UP
-        more, factor = (0.0, 0.0) if crossing is None else crossing(reach) or (math.inf, 0.0)
         turned = sum(t.constants(reach).third * t.adjusted[0] * t.s * t.path.tau for t in tubes)
+        first = (base + turned) * math.exp(min(exponent, 300.0)) * UP * UP + aside
+        more, factor = (0.0, 0.0) if crossing is None else crossing(reach, first) or (math.inf, 0.0)
         if not exponent + factor < 300 or not more < math.inf:
             return refused()
         found = (base + turned + more) * math.exp(exponent + factor) * UP * UP + aside
@@ -102,18 +103,23 @@ class Crossing:
         low = np.min([tube.low.min(axis=0) for tube in tubes], axis=0)
         self.beyond = np.maximum(0.0, -low)
 
-    def __call__(self, reach: float) -> tuple[float, float] | None:
-        """Return the amount and the logarithm of the factor that crossings add to a radius within `reach`."""
+    def __call__(self, reach: float, first: float) -> tuple[float, float] | None:
+        """Return the amount and the logarithm of the factor that crossings add to a radius.
+
+        Args:
+            reach: radius of the tube.
+            first: upper bound of the radius before any of the pairs crosses.
+        """
         data, amount, factor = self.data, 0.0, 0.0
         unknown = np.any([tube.near(reach).any(axis=0) for tube in self.tubes], axis=0) | self.pairs
         pulls, moved = self._pulls(reach)
         added = sum(tube.path.added(tube.s) for tube in self.tubes)
         aside = max(tube.adjusted[0] for tube in self.tubes)
+        time = self._clear_time(first)
         for j in np.flatnonzero(self.pairs.any(axis=0)):
             neuron = Neuron(self, int(j), unknown[:, j], pulls[:, j], float(moved[j]))
-            time = self._clear_time(int(j), reach)
             for i in np.flatnonzero(self.pairs[:, j]):
-                speed = neuron.speed(int(i), reach, time)
+                speed = neuron.speed(int(i), first, time)
                 if not speed > 0:
                     return None
                 cost = (1 - data.slope) * data.lengths[i] * max(0.0, float(moved[j] - pulls[i, j])) / speed * UP
@@ -121,12 +127,12 @@ class Crossing:
                 factor += math.log1p(cost * data.lengths[i]) * UP
         return amount * UP, factor * UP
 
-    def _clear_time(self, j: int, reach: float) -> float:
-        """Return for how long the pairs of a neuron that cross are clear of 0 before, from the start of the passage."""
+    def _clear_time(self, radius: float) -> float:
+        """Return for how long all pairs that cross are clear of 0, from the start of the passage."""
         if len(self.tubes) < 2:
             return 0.0
         tube = self.tubes[0]
-        near = (tube.low <= self.data.lengths[:, None] * reach * UP)[:, self.pairs[:, j], j].any(axis=1)
+        near = ((tube.low <= self.data.lengths[:, None] * radius * UP) & self.pairs).any(axis=(1, 2))
         return float(np.argmax(np.append(near, True))) * tube.s / len(near) * tube.path.tau * (1 - 1e-12)
 
     def _pulls(self, reach: float) -> tuple[np.ndarray, np.ndarray]:
@@ -165,7 +171,7 @@ class Neuron:
 
         Args:
             i: the sample.
-            radius: of the tube.
+            radius: upper bound of the radius before any of the pairs crosses.
             time: for how long the pairs that cross are clear of 0 before.
         """
         own = np.arange(len(self.pulls)) == i
@@ -193,8 +199,8 @@ class Neuron:
     def _settled(self, least: np.ndarray, most: np.ndarray) -> tuple[np.ndarray, float, float]:
         """Return the forces that keep the sliding pairs at 0, their error, and how fast a solution comes there.
 
-        Let f* be these forces. If `slope q + μ ≤ f* ≤ q − μ`, the distance of u_j to the plane where these samples are
-        at 0 falls at a speed of at least `μ σ_min(X_S)`, and is 0 from then on.
+        Let f* be these forces. If `slope q + μ ≤ f* ≤ q − μ`, the distance of u_j to the plane where these samples
+        are at 0 falls at a speed of at least `μ σ_min(X_S)`, and is 0 from then on.
         """
         S, data, K, q = self.held, self.data, self.K, self.pulls
         if not len(S) or len(np.unique(np.abs(data.X[S]), axis=0)) < len(S):

@@ -25,6 +25,8 @@ TURNS = 50
 """Largest number of changes of the pattern without progress in time."""
 ROOM, WIDER = 6.0, 4.0
 """A passage begins and ends at this multiple of the radius from 0; then at WIDER times as much, and so on."""
+FINE = 2e-14
+"""Part of the size of the weights that is added to a radius from which room is made."""
 TRIES = 6
 """How often a passage is made wider."""
 ORDER = 6
@@ -133,7 +135,7 @@ class PatternMarch:
         """Take a step that ends where the pattern of the path changes, or before."""
         concave, room = False, 0.0
         if event is not None:
-            radius = 2 * (self.radius + path.added(s)) + 1e-15 * path.norm()
+            radius = 2 * (self.radius + path.added(s)) + FINE * path.norm()
             doubt = self._doubt(path, radius)[[j for _, j, _ in event.pairs]]
             crosses = np.array([way == 0 for _, _, way in event.pairs])
             concave = bool((crosses & (event.pulls < doubt)).any())
@@ -213,7 +215,8 @@ class PatternMarch:
         old, self.t = self.t, t
         where = [(int(i), int(j), 0) for i, j in zip(*np.nonzero(pairs), strict=True)]
         speed = np.full(len(where), float(np.min(speeds)))
-        room = self._room(where, speed, 2 * self.radius + 1e-15 * float(np.hypot(*map(np.linalg.norm, layers))))
+        size = FINE * float(np.hypot(*map(np.linalg.norm, layers)))
+        room = self._room(where, speed, 2 * self.radius + size)
         found = Grown(math.inf, 0.0, 0.0, pairs)
         for _ in range(TRIES):
             after = self._next(room, min(end, t + 2 * room))
@@ -225,8 +228,7 @@ class PatternMarch:
             crossing = Crossing([*before, tube], layers, pattern, pairs)
             jumps = (jump + new.at(tube.s)[1]) * UP
             found = grown([*before, tube], self.radius, jumps, crossing)
-            clear = tube.low[-1][pairs] > 0
-            if found.holds and self._clear(tube, pairs, (found.radius + jumps) * UP):
+            if found.holds and self._clear(tube, pairs, found.radius + jumps + size):
                 self.t = old
                 return self._passed(before, tube, found, layers, pattern, jump)
             room *= WIDER

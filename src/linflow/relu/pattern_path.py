@@ -104,7 +104,7 @@ class PatternPath(PolynomialPath):
         data: inputs and targets.
         pattern: how each neuron stands to each sample.
         z: coefficients of `x_iᵀu_j`, shape `(p + 1, N, h)`, each off by at most `z_error`.
-        pulls: coefficients of `(R v_j)_i`, shape `(p, N, h)`, each off by at most `pull_error`, in norm over all pairs.
+        pulls: coefficients of `(R v_j)_i`, shape `(p, N, h)`, off by at most `pull_error`, in norm over all pairs.
         forces: coefficients of the forces of the sliding pairs, exact, shape `(p, N, h)`; 0 for the others.
         features, residual, pulled: upper bounds of the norms of all coefficients of `Φ`, `R` and `RVᵀ`.
     """
@@ -132,9 +132,9 @@ class PatternPath(PolynomialPath):
         self._bound(F, R)
 
     def _bound(self, F: np.ndarray, R: np.ndarray) -> None:
-        """Compute norms and errors of every series, then the bounds of the defect (docs/relu_verified.md, section 3)."""
+        """Compute norms and errors of every series, then the bounds of the defect."""
         data, p, tau = self.data, self.order, self.tau
-        X, (N, h), d = data.X, self.pattern.sides.shape, data.X.shape[1]
+        X, (N, h) = data.X, self.pattern.sides.shape
         self.z = np.matmul(X, self.coefficients[0])
         self.z_error = np.array([data.preactivation_error(layer) for layer in self.coefficients[0]])
         self.weights = [MatrixSeries(series) for series in self.coefficients]

@@ -70,7 +70,9 @@ class PatternTube:
         self.exempt = np.zeros(self.side.shape, dtype=bool) if exempt is None else exempt
         self.sliding = path.pattern.sides == SLIDING
         low, high = self._preactivations()
-        self.low = np.where(self.side > 0, low, np.where(self.side < 0, -high, -np.maximum(np.abs(low), np.abs(high))))
+        self.low = np.where(
+            self.side > 0, low, np.where(self.side < 0, -high, -np.maximum(np.abs(low), np.abs(high)))
+        )
         self.low[:, self.data.void] = math.inf
         lengths = path.lengths
         self.sizes = [jet(factor.norms, s)[0] for factor in path.weights]
@@ -80,7 +82,7 @@ class PatternTube:
         self.way = float(np.sum(np.hypot(*lengths)[1:] * s ** np.arange(1, path.order + 1))) * UP
 
     def _preactivations(self) -> tuple[np.ndarray, np.ndarray]:
-        """Bound the pre-activations of the path on each piece; those that stay far from 0 by the sizes of their terms."""
+        """Bound the pre-activations of the path on each piece; far from 0, by the sizes of their terms."""
         z, error, s = self.path.z, self.path.z_error, self.s
         powers = (s ** np.arange(len(z)))[:, None, None]
         reach = np.sum((np.abs(z) * powers)[1:], axis=0) * UP + np.sum(error * powers, axis=0) * UP
@@ -177,10 +179,8 @@ class PatternTube:
         """Upper bounds at the ends of the pieces: of `‖XᵀD_{a_j}R‖` for each neuron, and of `‖r_i‖`."""
         path, data, s = self.path, self.data, self.s
         slopes = np.where(self.sliding, 0.5 * (1 + data.slope), path.pattern.slopes)
-        k, tensor = np.arange(path.order + 1), [np.zeros((PIECES + 1, *w[0].shape)) for w in path.coefficients]
-        times = np.arange(PIECES + 1) * (s / PIECES)
-        for value, series in zip(tensor, path.coefficients, strict=True):
-            value += np.tensordot(times[:, None] ** k, series, 1)
+        k, times = np.arange(path.order + 1), np.arange(PIECES + 1) * (s / PIECES)
+        tensor = [np.tensordot(times[:, None] ** k, series, 1) for series in path.coefficients]
         off = path.lengths @ (gamma(4 * path.order + 2) * s**k) * UP + TINY
         found, rows = np.zeros((PIECES + 1, len(self.rows))), np.zeros((PIECES + 1, len(data.lengths)))
         for at in range(PIECES + 1):

@@ -89,6 +89,7 @@ class Start:
         problem: the regression, as given.
         net: the start, as given.
         X, U, V, Y: the data and weights, the bias included in X and U.
+        radius: the weights at the start are known up to this distance; everything below holds for all of them.
     """
 
     problem: Regression
@@ -99,15 +100,17 @@ class Start:
     Y: np.ndarray
     input_power: int
     weight_power: int
+    radius: float = 0.0
 
     @classmethod
-    def of(cls, problem: Regression, net: Network) -> Start:
+    def of(cls, problem: Regression, net: Network, radius: float = 0.0) -> Start:
         """Return the start in its own units."""
         X, U, V = net.inputs(problem.X), net.extended, net.V
         p, a = _power(np.abs(X).max()), _power(max(np.abs(U).max(), np.abs(V).max()))
         with np.errstate(over="ignore", under="ignore"):
             Y = np.ldexp(np.ldexp(problem.Y, -p), -2 * a)
-            return cls(problem, net, np.ldexp(X, -p), np.ldexp(U, -a), np.ldexp(V, -a), Y, p, a)
+            own = math.ldexp(radius, -a)
+            return cls(problem, net, np.ldexp(X, -p), np.ldexp(U, -a), np.ldexp(V, -a), Y, p, a, own)
 
     @property
     def slope(self) -> float:
@@ -142,7 +145,8 @@ class Start:
     @cached_property
     def z_error(self) -> np.ndarray:
         """How far each computed pre-activation may be from its true value."""
-        return (len(self.U) + 8) * EPS * (np.abs(self.X) @ np.abs(self.U)) + TINY
+        rounding = (len(self.U) + 8) * EPS * (np.abs(self.X) @ np.abs(self.U)) + TINY
+        return rounding + self.radius * (1 + (len(self.U) + 8) * EPS) * self.lengths[:, None]
 
     @cached_property
     def features(self) -> np.ndarray:
@@ -155,7 +159,9 @@ class Start:
         R = self.features @ self.V - self.Y
         d, h = self.U.shape
         off = (h + 16) * EPS * (np.abs(self.features) @ np.abs(self.V)) + self.z_error @ np.abs(self.V)
-        return (norm(R) + norm(off + EPS * np.abs(self.Y) + TINY)) * (1 + (R.size + d) * EPS)
+        # The columns of off hold what a change of U alone does; one of V, and of both, is added.
+        moved = self.radius * (norm(self.features) + norm(self.z_error))
+        return (norm(R) + norm(off + EPS * np.abs(self.Y) + TINY) + moved) * (1 + (R.size + d) * EPS)
 
     @cached_property
     def lengths(self) -> np.ndarray:
@@ -199,7 +205,7 @@ class Start:
         N, m = self.Y.shape
         v = np.linalg.norm(self.V, axis=1) * (1 + (m + 8) * EPS)
         f = np.linalg.norm(np.abs(self.features) + self.z_error, axis=0) * (1 + (N + 8) * EPS)
-        return v, f
+        return v + self.radius, f  # `z_error` holds what the radius does to the features
 
     @cached_property
     def row_space_sizes(self) -> tuple[np.ndarray, float]:
@@ -208,13 +214,13 @@ class Start:
         Q is the projector on the row space of X if that is computed to be smaller than the whole, else I (off is 0).
         """
         N, d = self.X.shape
-        total = np.linalg.norm(self.U, axis=0) * (1 + (d + 8) * EPS)
+        total = np.linalg.norm(self.U, axis=0) * (1 + (d + 8) * EPS) + self.radius
         if d <= N:
             return total, 0.0
         basis = np.linalg.qr((self.X / self.lengths[:, None]).T)[0]
         error = 16 * d * N * EPS  # of the factors, column by column; the basis is off by as much
         return np.minimum(
-            total, np.linalg.norm(basis.T @ self.U, axis=0) * (1 + (d + 8) * EPS) + error * total
+            total, np.linalg.norm(basis.T @ self.U, axis=0) * (1 + (d + 8) * EPS) + error * total + self.radius
         ), error
 
 

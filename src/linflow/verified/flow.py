@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Protocol
 
 from linflow._support.words import plural
-from linflow.verified.convex_march import ConvexMarch
-from linflow.verified.march import EnclosureMarch, EnclosureStep
+from linflow.verified.march import EnclosureStep
 
 MARGIN = 0.99
 """The path goes on to this fraction of the target, so that the time of the target is bounded from both sides."""
@@ -16,8 +16,21 @@ USELESS = 0.5
 """The proof ends when the bounds of the gap differ by more than this fraction of the upper bound."""
 
 
+class March(Protocol):
+    """What the loop needs of a march."""
+
+    t: float
+    radius: float
+    exponent: float
+    first: tuple[float, float]
+    gap: tuple[float, float]
+    trouble: str
+
+    def advance(self, end: float) -> EnclosureStep | None: ...  # noqa: D102
+
+
 def enclose_flow(
-    march: EnclosureMarch | ConvexMarch,
+    march: March,
     until: float | None,
     end: float,
     max_steps: int,
@@ -57,7 +70,7 @@ def enclose_flow(
     return result, reason, tuple(steps)
 
 
-def _done(march: EnclosureMarch | ConvexMarch, until: float | None, end: float) -> float:
+def _done(march: March, until: float | None, end: float) -> float:
     """Return the fraction done, by time or by the logarithm of the gap, whichever is larger."""
     by_time = march.t / end if math.isfinite(end) else 0.0
     if until is None or not 0 < march.gap[1] < march.first[1]:

@@ -111,6 +111,14 @@ def next_time(t: float, length: float, end: float) -> float | None:
     return None if after <= t or t + length != after or after - length != t else after
 
 
+def rounded_up(t: float) -> float:
+    """Return the least number of 24 binary digits that is at least t. Sums of such times are exact."""
+    if math.isinf(t):
+        return t
+    mantissa, exponent = math.frexp(t)
+    return math.ldexp(math.ceil(math.ldexp(mantissa, 24)), exponent - 24)
+
+
 def time_exponent(size: float, speed: float) -> int:
     """Return k so that weights of this size and speed change by about their size in the time `2^k`."""
     ratio = size / speed if speed > 0 else 1.0

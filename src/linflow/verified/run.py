@@ -30,7 +30,7 @@ from linflow.verified.descent import DescentEnclosure, DescentMarch, StepRule, e
 from linflow.verified.enclosure import Enclosure
 from linflow.verified.flow import enclose_flow
 from linflow.verified.huber import HuberGradient
-from linflow.verified.march import EnclosureMarch
+from linflow.verified.march import EnclosureMarch, rounded_up
 from linflow.verified.operators import OperatorGradient
 from linflow.verified.problem import AffineGradient, affine_gradient
 from linflow.verified.reduction import Narrowed, narrowed
@@ -207,16 +207,16 @@ class _Beginning:
     ) -> Enclosure:
         with one_thread_when_small(self.narrow.weights), np.errstate(over="ignore", under="ignore", invalid="ignore"):
             march = self._march(until, FLOAT64)
-            result, reason, path = enclose_flow(march, until, _rounded_up(end), max_steps, progress)
+            result, reason, path = enclose_flow(march, until, rounded_up(end), max_steps, progress)
             magnified = result == "proof ended" and march.exponent > DIGITS
             magnified = magnified and self.narrow.radius == 0
             if magnified and isinstance(self.problem, AffineGradient) and PAIRS.fits(self.problem):
                 march = self._march(until, PAIRS)
-                result, reason, path = enclose_flow(march, until, _rounded_up(end), max_steps, progress)
+                result, reason, path = enclose_flow(march, until, rounded_up(end), max_steps, progress)
             elif result == "proof ended" and isinstance(march, DeclaredMarch) and march.t > 0:
                 # The radius grew by this factor, so the defect must be as much smaller.
                 march = self._march(until, FLOAT64, math.exp(-march.exponent - 1))
-                result, reason, path = enclose_flow(march, until, _rounded_up(end), max_steps, progress)
+                result, reason, path = enclose_flow(march, until, rounded_up(end), max_steps, progress)
         kind: Any = Enclosure if isinstance(self.problem, AffineGradient) else ConvexEnclosure
         kind = TailEnclosure if isinstance(self.problem, TailGradient) else kind
         return kind(
@@ -279,11 +279,3 @@ def _refuse(algorithm: str, of_flow: dict[str, Any], of_descent: dict[str, Any])
         if value is not None:
             other = "descent" if algorithm == "flow" else "flow"
             raise ValueError(f'{name} is {value!r}, an argument of the {other}; omit it or say algorithm="{other}".')
-
-
-def _rounded_up(t: float) -> float:
-    """Return the least number of 24 binary digits that is at least t. Sums of such times are exact."""
-    if math.isinf(t):
-        return t
-    mantissa, exponent = math.frexp(t)
-    return math.ldexp(math.ceil(math.ldexp(mantissa, 24)), exponent - 24)

@@ -1,0 +1,161 @@
+"""What every verified flow offers: bounds of its loss gap at every time, and of the times at which it falls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from linflow._support import checks
+from linflow._support.arrays import unmasked
+from linflow._support.deprecation import renamed_arguments
+from linflow.certificates import Guarantee
+from linflow.verified.march import EnclosureStep, reached
+from linflow.verified.rounding import UP
+
+BISECTIONS = 60
+"""Number of times a step is halved to find a time. This reaches the last digit."""
+
+Bounds = tuple[Any, Any]
+"""Lower and upper bounds: two numbers for one time, two arrays for several."""
+
+
+class EnclosedFlow:
+    """A computed proof of where an exact gradient flow is, step by step.
+
+    A subclass bounds the gap at one time, and says what holds for ever after.
+    """
+
+    start: Any
+    steps: tuple[EnclosureStep, ...]
+    first: tuple[float, float]
+    result: str
+    reason: str
+    notes: tuple[str, ...]
+
+    @cached_property
+    def radius(self) -> np.ndarray:
+        """Upper bounds of the distance to the path up to the times `t`."""
+        raise NotImplementedError
+
+    @cached_property
+    def _after(self) -> tuple[Guarantee | None, str]:
+        raise NotImplementedError
+
+    def _gap(self, t: float) -> tuple[float, float]:
+        raise NotImplementedError
+
+    @cached_property
+    def t(self) -> np.ndarray:
+        """The time 0 and the end of every step. These times are exact."""
+        return np.array([0.0, *(step.t + step.length for step in self.steps)])
+
+    @property
+    def exponent(self) -> float:
+        """Upper bound of `∫ m`. A disturbance of the start grows at most by the exponential of this number."""
+        return float(sum(step.exponent for step in self.steps))
+
+    @property
+    def end(self) -> float:
+        """The time up to which the flow is enclosed."""
+        return float(self.t[-1])
+
+    @property
+    def certificate(self) -> Guarantee | None:
+        """A guarantee for all times after `end`, with time counted from `end`, or None if nothing is proved."""
+        return self._after[0]
+
+    @property
+    def certificate_reason(self) -> str:
+        """Why there is no `certificate`; empty if there is one."""
+        return self._after[1]
+
+    def gap_bounds(self, t: Any) -> Bounds:
+        """Return bounds of the loss gap `L − f*` at a time or times.
+
+        Raises:
+            ValueError: a time is negative or beyond `end`.
+        """
+        return self._each(t, self._gap)
+
+    @renamed_arguments(fraction="until")
+    def time_bounds(self, until: Any) -> tuple[Any, Any]:
+        """Return bounds of the time at which the gap falls to `until` of the first, or `(lo, inf)` if unknown.
+
+        Args:
+            until: fraction in (0, 1), or a sequence of them.
+
+        Example:
+            >>> import numpy as np, linflow as lf
+            >>> enc = lf.enclose(lf.MatrixFactorization(np.array([[1.0]])), [[[0.5]]], until=1e-3)
+            >>> lo, hi = enc.time_bounds(0.01)
+            >>> bool(lo < np.log(10) < hi), bool(hi / lo - 1 < 1e-11)
+            (True, True)
+        """
+        if np.ndim(until):
+            pairs = [self.time_bounds(x) for x in unmasked(until, "until")]
+            return np.array([low for low, _ in pairs]), np.array([high for _, high in pairs])
+        until = checks.fraction(until, "until")
+        above = until * self.first[1] * UP  # while the gap is above this it is above the target
+        below = until * self.first[0] * (1 - 1e-12)
+        low = high = None
+        for step in self.steps:
+            if low is None and step.gap[0] <= above:
+                low, _ = self._switch(step, lambda t: self._gap(t)[0] > above)
+            if step.gap[1] <= below:
+                # Not `>`, because NaN proves nothing.
+                _, high = self._switch(step, lambda t: not self._gap(t)[1] <= below)
+                break
+        return (self.end if low is None else low), (math.inf if high is None else high)
+
+    def _step(self, t: float) -> EnclosureStep:
+        if not t <= self.end:
+            raise ValueError(f"t is {t:g}, but the flow is enclosed up to t = {self.end:.6g} only.")
+        if not self.steps:
+            raise ValueError("nothing is enclosed: the proof ended before its first step, and `reason` says why.")
+        return self.steps[max(int(np.searchsorted(self.t, t)) - 1, 0)]
+
+    def _each(self, t: Any, bounds: Callable[[float], tuple[Any, Any]]) -> Bounds:
+        if np.ndim(t):
+            pairs = [bounds(checks.positive(x, "t", allow_zero=True)) for x in unmasked(t, "t")]
+            return np.array([low for low, _ in pairs]), np.array([high for _, high in pairs])
+        return bounds(checks.positive(t, "t", allow_zero=True))
+
+    def _switch(self, step: EnclosureStep, early: Callable[[float], bool]) -> tuple[float, float]:
+        """Return, by bisection, a time at which `early` holds and the next time at which it does not.
+
+        If no such time was found, the start or the end of the step takes its place.
+        """
+        low, high = step.t, step.t + step.length
+        for _ in range(BISECTIONS):
+            middle = 0.5 * (low + high)
+            if not low < middle < high:
+                break
+            low, high = (middle, high) if early(middle) else (low, middle)
+        return low, high
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the proved results as plain data."""
+        return {
+            "result": self.result,
+            "reason": self.reason,
+            "end": self.end,
+            "steps": len(self.steps),
+            "radius": float(self.radius[-1]),
+            "exponent": self.exponent,
+            "first_gap": list(self.first),
+            "last_gap": list(self.steps[-1].gap if self.steps else self.first),
+            "time_to": reached(self.time_bounds),
+            "widths": list(self.start.widths),
+            "notes": list(self.notes),
+        }
+
+    def __repr__(self) -> str:
+        gap = self.steps[-1].gap[1] / self.first[0] if self.steps and self.first[0] > 0 else 1.0
+        return (
+            f"Enclosure({self.result}, t = {self.end:.6g}, {gap:.3g} of the first gap, radius "
+            f"{float(self.radius[-1]):.2g})"
+        )
