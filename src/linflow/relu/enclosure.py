@@ -202,8 +202,8 @@ def enclose(
     satisfies `ρ' ≥ m ρ + δ`, where δ bounds the defect of the path, and m bounds `max_j ‖XᵀD_{a_j}R‖₂`, the concave
     part of the loss, for all weights within ρ and all patterns these may have. A flip of sample i and neuron j with
     `(R v_j)_i ≥ 0` costs nothing, and the path may slide along it: there the loss has a convex kink. At the other
-    flips two solutions part by a factor of at most `1 + (1 − slope)‖x_i‖²|(R v_j)_i|/ζ`, if the pre-activation crosses
-    0 at a speed of at least ζ. Where this cannot be proved, the proof ends. All rounding is bounded.
+    flips two solutions part by a factor of at most `1 + (1 − slope)‖x_i‖²|(R v_j)_i|/ζ`, if the pre-activation
+    crosses 0 at a speed of at least ζ. Where this cannot be proved, the proof ends. All rounding is bounded.
 
     Args:
         X: inputs, shape `(N, d)`.

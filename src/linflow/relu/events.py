@@ -68,7 +68,7 @@ def first_event(path: PatternPath, t: float, s: float) -> Event | None:
 def moved_on(data: Data, layers: list[np.ndarray], pattern: Pattern, pairs: list[tuple[int, int, int]]) -> Pattern:
     """Return the pattern in which the flow goes on after an event."""
     field = data.field
-    y = field.vector(*layers)
+    y = field.vector(layers[0], layers[1])
     for j in sorted({j for _, j, _ in pairs}):
         crossing = []
         for i, neuron, way in pairs:

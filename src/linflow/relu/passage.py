@@ -119,10 +119,13 @@ class Crossing:
         for j in np.flatnonzero(self.pairs.any(axis=0)):
             neuron = Neuron(self, int(j), unknown[:, j], pulls[:, j], float(moved[j]))
             for i in np.flatnonzero(self.pairs[:, j]):
+                concave = max(0.0, float(moved[j] - pulls[i, j]))
+                if not concave:
+                    continue
                 speed = neuron.speed(int(i), first, time)
-                if not speed > 0:
+                if not speed > 0 or any(tube.sliding[i, j] for tube in self.tubes):
                     return None
-                cost = (1 - data.slope) * data.lengths[i] * max(0.0, float(moved[j] - pulls[i, j])) / speed * UP
+                cost = (1 - data.slope) * data.lengths[i] * concave / speed * UP
                 amount += cost * (2 * self.beyond[i, j] + data.lengths[i] * (added + 2 * aside)) * UP
                 factor += math.log1p(cost * data.lengths[i]) * UP
         return amount * UP, factor * UP
@@ -132,8 +135,9 @@ class Crossing:
         if len(self.tubes) < 2:
             return 0.0
         tube = self.tubes[0]
-        near = ((tube.low <= self.data.lengths[:, None] * radius * UP) & self.pairs).any(axis=(1, 2))
-        return float(np.argmax(np.append(near, True))) * tube.s / len(near) * tube.path.tau * (1 - 1e-12)
+        close = (tube.low <= self.data.lengths[:, None] * radius * UP) & self.pairs
+        near = np.append(close.any(axis=(1, 2)), True)
+        return float(np.argmax(near)) * tube.s / len(close) * tube.path.tau * (1 - 1e-12)
 
     def _pulls(self, reach: float) -> tuple[np.ndarray, np.ndarray]:
         """Return `(R v_j)_i` at the crossing, and how far it can be from that within the tube, for each neuron."""

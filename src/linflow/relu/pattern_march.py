@@ -75,7 +75,7 @@ class PatternMarch:
         z, noise = self.data.X @ self.weights[0], self.data.preactivation_error(self.weights[0])
         self.pattern = Pattern(np.where(z > noise, ON, OFF), net.slope)
         self.first = self.gap = self.data.loss(self.weights, (0.0, 0.0), 0.0)
-        y = flow.vector(*self.weights)
+        y = flow.vector(self.weights[0], self.weights[1])
         unclear = (np.abs(z) <= noise) & ~self.data.void
         for j in np.flatnonzero(unclear.any(axis=0)):
             self.pattern = flow.resolve(y, self.pattern, int(j), np.flatnonzero(unclear[:, j]))
@@ -215,7 +215,7 @@ class PatternMarch:
         old, self.t = self.t, t
         where = [(int(i), int(j), 0) for i, j in zip(*np.nonzero(pairs), strict=True)]
         speed = np.full(len(where), float(np.min(speeds)))
-        size = FINE * float(np.hypot(*map(np.linalg.norm, layers)))
+        size = FINE * math.hypot(*(float(np.linalg.norm(layer)) for layer in layers))
         room = self._room(where, speed, 2 * self.radius + size)
         found = Grown(math.inf, 0.0, 0.0, pairs)
         for _ in range(TRIES):

@@ -62,7 +62,7 @@ class Data:
     def void(self) -> np.ndarray:
         """Pairs whose `x_iᵀu_j` is 0 for ever: `x_i` is 0, or the whole neuron is. Shape `(N, h)`."""
         dead = ~(self.start.extended.any(axis=0) | self.start.V.any(axis=1))
-        return ~self.X.any(axis=1)[:, None] | dead
+        return np.logical_or.outer(~self.X.any(axis=1), dead)
 
     def preactivation_error(self, layer: np.ndarray) -> np.ndarray:
         """Return upper bounds of the rounding of each `x_iᵀu_j`."""

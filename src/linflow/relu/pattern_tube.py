@@ -116,7 +116,7 @@ class PatternTube:
         varied = np.where(self.sliding, np.minimum(varied, 2 * order * beyond), order * beyond)
         size = variation = 0.0
         for j in np.flatnonzero((beyond > 0).any(axis=0)):
-            S, own = np.flatnonzero(beyond[:, j] > 0), math.inf
+            S, own, inverse = np.flatnonzero(beyond[:, j] > 0), math.inf, math.inf
             for _ in range(4):
                 inverse = inverse_square(self.data, S)
                 own = math.sqrt(float(np.sum(beyond[S, j] ** 2)) * inverse) * UP
