@@ -8,11 +8,14 @@ the pairs at 0 against the rule of Filippov.
 from __future__ import annotations
 
 import itertools
+import json
+from pathlib import Path
 
 import mpmath
 import numpy as np
 
 ON, OFF, SLIDES = 1, -1, 0
+STORED = Path(__file__).with_name("relu_flows.json")
 ORDER, DIGITS = 24, 40
 CLOSE = mpmath.mpf(10) ** -28
 """Two events that are closer than this are one, and a number below it is 0."""
@@ -151,3 +154,60 @@ def _root(c, h):
         middle = (low + high) / 2
         low, high = (low, middle) if _value(c, middle) < 0 else (middle, high)
     return high
+
+
+def drawn(seed: int, *, N=3, d=2, h=3, m=1, s=0.0, bias=False, kind="") -> tuple:
+    """A small start with three digits: X, Y, U, V, bias, slope."""
+    rng = np.random.default_rng(seed)
+    X, Y = np.round(rng.standard_normal((N, d)), 3), np.round(rng.standard_normal((N, m)), 3)
+    U, V = np.round(rng.standard_normal((d, h)), 3), np.round(rng.standard_normal((h, m)), 3)
+    b = np.round(rng.standard_normal(h) * 0.3, 3) if bias else None
+    if kind == "repeated":
+        X[1] = X[0]
+    elif kind == "opposite":
+        X[1] = -X[0]
+    elif kind == "dead":
+        X, U[:, 0] = np.abs(X), -np.abs(U[:, 0])
+    elif kind == "zeros":
+        U[:, 0], V[0], X[2] = 0.0, 0.0, 0.0
+    elif kind == "boundary":
+        X[0], U[:, 0] = (0.5, 1.0), (1.0, -0.5)
+    return X, Y, U, V, b, s
+
+
+CASES: dict[str, tuple[tuple, float]] = {
+    "plain": (drawn(21), 1.8),
+    "leaky": (drawn(19, s=0.2), 1.4),
+    "leaky, crossings": (drawn(32, s=0.2), 1.0),
+    "bias": (drawn(13, h=2, bias=True), 1.0),
+    "two outputs": (drawn(26, m=2), 0.7),
+    "two outputs, slides": (drawn(29, m=2), 1.3),
+    "repeated": (drawn(3, kind="repeated"), 0.8),
+    "opposite": (drawn(5, s=0.1, kind="opposite"), 0.8),
+    "dead": (drawn(2, kind="dead"), 0.8),
+    "zeros": (drawn(12, kind="zeros"), 0.8),
+    "boundary": (drawn(1, kind="boundary"), 0.5),
+    "boundary, the other way": (drawn(4, kind="boundary"), 0.5),
+}
+"""Starts, and the time up to which `relu_flows.json` holds their flows."""
+
+
+def main() -> None:
+    """Compute the flows and write them: `python -m tests.reference.relu_flow`."""
+    found = {}
+    for name, ((X, Y, U, V, b, s), end) in CASES.items():
+        inputs = X if b is None else np.hstack([X, np.ones((len(X), 1))])
+        judge = Judge(inputs, Y, U if b is None else np.vstack([U, b]), V, s, end)
+        times = [end * k / 8 for k in range(9)]
+        found[name] = {
+            "events": [[mpmath.nstr(e[0], 25), *e[1:]] for e in judge.events],
+            "times": times,
+            "losses": [mpmath.nstr(judge.loss(t), 30) for t in times],
+            "weights": [[mpmath.nstr(x, 30) for layer in judge.weights(t) for x in layer.ravel()] for t in times],
+        }
+        print(name, len(judge.pieces), "pieces", len(judge.events), "events", flush=True)
+        STORED.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -59,7 +59,7 @@ def grown(
         crossing: what crossings add, an amount and the logarithm of a factor, from the radius of the tube and that
             before the first of them. None if one is not transversal.
     """
-    own = sum(tube.path.added(tube.s) + 2 * tube.adjusted[0] + tube.adjusted[1] + tube.forced for tube in tubes)
+    own = sum(own_error(tube) for tube in tubes)
     aside = max(tube.adjusted[0] for tube in tubes)
     if not own <= ADJUSTED * tubes[0].path.norm():
         return refused()
@@ -84,6 +84,12 @@ def grown(
         if not reach < 1e3 * (1 + tubes[0].path.norm()):
             break
     return refused()
+
+
+def own_error(tube: PatternTube) -> float:
+    """Return what the path of one step adds to a radius: its defect, its correction and the forces out of range."""
+    size, variation = tube.adjusted
+    return (tube.path.added(tube.s) + 2 * size + variation + tube.forced) * UP
 
 
 class Crossing:
@@ -113,8 +119,7 @@ class Crossing:
         data, amount, factor = self.data, 0.0, 0.0
         unknown = np.any([tube.near(reach).any(axis=0) for tube in self.tubes], axis=0) | self.pairs
         pulls, moved = self._pulls(reach)
-        added = sum(tube.path.added(tube.s) for tube in self.tubes)
-        aside = max(tube.adjusted[0] for tube in self.tubes)
+        own = sum(own_error(tube) for tube in self.tubes)
         time = self._clear_time(first)
         for j in np.flatnonzero(self.pairs.any(axis=0)):
             neuron = Neuron(self, int(j), unknown[:, j], pulls[:, j], float(moved[j]))
@@ -126,7 +131,7 @@ class Crossing:
                 if not speed > 0 or any(tube.sliding[i, j] for tube in self.tubes):
                     return None
                 cost = (1 - data.slope) * data.lengths[i] * concave / speed * UP
-                amount += cost * (2 * self.beyond[i, j] + data.lengths[i] * (added + 2 * aside)) * UP
+                amount += cost * 2 * (self.beyond[i, j] + data.lengths[i] * own) * UP
                 factor += math.log1p(cost * data.lengths[i]) * UP
         return amount * UP, factor * UP
 
