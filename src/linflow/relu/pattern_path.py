@@ -36,7 +36,7 @@ class Data:
     @cached_property
     def field(self) -> Field:
         """The flow of the network on a pattern, as computed by `gradient_flow`."""
-        return Field(self.problem, self.start)
+        return Field(self.problem, self.start, self.start.slope)
 
     @property
     def X(self) -> np.ndarray:
