@@ -1,0 +1,111 @@
+"""The errors of a Huber regression in a verified run, number by number, as docs/losses.md says."""
+
+import math
+
+import numpy as np
+import pytest
+
+import linflow as lf
+from linflow.model.robust import Piece
+from linflow.verified.huber import HuberGradient, _pieces
+from linflow.verified.rounding import TINY, UP, U, frobenius, gamma, least_eigenvalue
+
+
+@pytest.fixture
+def problem():
+    rng = np.random.default_rng(1)
+    X = rng.standard_normal((8, 2))
+    Y = X @ rng.standard_normal((2, 2)) + 0.01 * rng.standard_normal((8, 2))
+    Y[0] += 4.0
+    return HuberGradient.over(lf.Huber(X, Y, 0.5), X)
+
+
+def parts(problem):
+    f = problem.objective
+    lengths = frobenius(f.X[:, None, :])[:, None]
+    V = f.minimizer
+    R = f.X @ V - f.Y
+    near = gamma(4) * (lengths * frobenius(V.T[:, None, :]) + np.abs(f.Y)) * UP + TINY
+    return f.X, lengths, V, R, near
+
+
+def test_the_gradient_at_the_minimiser(problem):
+    X, lengths, _, R, near = parts(problem)
+    assert np.array_equal(problem._residual_error, near)
+    S = np.clip(R, -0.5, 0.5)
+    errors = lengths * (gamma(8) * np.abs(S) + np.where(np.abs(R) - near <= 0.5, near, 0.0))
+    expected = (frobenius((X.T @ S).T[:, None, :]) + errors.sum(axis=0)) * UP
+    assert np.array_equal(problem._descents, expected) and (errors > 0).all() and (np.abs(R[0]) > 1).all()
+    assert problem._away == float(frobenius(expected[None])) * UP
+    tops = [max(p.curvature for p in pieces) for pieces in problem.proved]
+    assert problem._offset == sum(g * g / (2 * mu) for g, mu in zip(expected, tops, strict=True)) * UP > 0
+
+
+def test_where_a_column_is_strongly_convex(problem):
+    X, lengths, _, R, near = parts(problem)
+    slack = (0.5 - np.abs(R) - near - 4 * U * 0.5)[:, 0]
+    for slope in (problem._descents[0], 0.05):
+        found = _pieces(X, slack, lengths[:, 0], slope)
+        chosen = np.argsort(-slack, kind="stable")[: int(np.sum(slack > 0))]
+        A, size = X[chosen].T @ X[chosen], float(frobenius(X[chosen]))
+        mu = least_eigenvalue((A + A.T) / 2, gamma(len(chosen) + 2) * size * size * UP + TINY) * (1 - 1e-12)
+        room = slack[chosen] - 2 * lengths[chosen, 0] * (slope / mu) * UP
+        leverage = np.minimum(1.0, lengths[chosen, 0] ** 2 / mu * UP)
+        assert found[0] == Piece(mu, float(np.min(room * room / leverage)) / 2 * (1 - 1e-12))
+    assert problem.proved[0] == _pieces(X, slack, lengths[:, 0], problem._descents[0])
+
+
+def test_slopes_are_off_by_what_their_side_of_the_kink_allows(problem):
+    X, lengths, V, R0, near = parts(problem)
+    W, off = V + np.array([[0.7, 0.0], [0.2, 1e-3]]), 1e-5
+    P, errors, R, away, e, kink = problem._turned(W, off)
+    D = X @ (W - V)
+    S = np.clip(R0, -0.5, 0.5)
+    assert np.array_equal(R, R0 + D) and np.array_equal(away, (R0 - S) + D)
+    assert np.array_equal(P, np.where(np.abs(R) <= 0.5, away, np.sign(R) * 0.5 - S))
+    moved = lengths * (gamma(4) * frobenius(W - V) + off) * UP + TINY
+    close = near + 4 * U * (np.abs(R) + np.abs(R0) + 0.5)
+    inside = (np.abs(R0) + close <= 0.5) & (np.abs(R) + close + moved <= 0.5)
+    beyond = (np.abs(R0) - close > 0.5) & (np.abs(R) - close - moved > 0.5) & (np.sign(R) == np.sign(R0))
+    assert inside.any() and beyond.any() and (~inside & ~beyond).any()
+    assert np.array_equal(kink, np.where(inside | beyond, 0.0, close))
+    assert np.array_equal(e, np.where(beyond, 0.0, moved))
+    assert np.array_equal(errors, np.where(beyond, 0.0, moved + kink) * UP)
+
+
+def test_gap_and_gradient_carry_every_error(problem):
+    _, lengths, V, _, _ = parts(problem)
+    W, off = V + np.array([[0.7, 0.0], [0.2, 1e-3]]), 1e-5
+    P, errors, R, away, e, kink = problem._turned(W, off)
+    turned = 0.5 - np.sign(R) * problem._slopes
+    terms = np.where(np.abs(R) <= 0.5, 0.5 * away * away, turned * ((np.abs(R) - 0.5) + 0.5 * turned))
+    value, size = float(np.sum(terms)), np.abs(P) + errors
+    slack = float(np.sum((size + e) * e + kink * (np.abs(R - problem._residual) + kink + size + e)))
+    slack += problem._away * (float(frobenius(W - V)) + off)
+    slack = (slack + gamma(16 + 12) * value) * UP + TINY
+    low, high = problem.gap(W, off)
+    assert low == pytest.approx(value - slack, rel=1e-14) and low < value < high
+    assert high - value == pytest.approx(slack + problem._offset, rel=1e-6)
+    at_rest = problem.gap(V, 0.0)
+    assert at_rest[0] == 0.0 and at_rest[1] >= problem._offset > 0
+    P, errors, *_ = problem._turned(W, 0.0)
+    rows = np.sqrt(np.sum(P * P, axis=1)) * UP + TINY
+    rounding = gamma(8) * float(np.sum(lengths[:, 0] * rows))
+    expected = problem._norm * float(frobenius(errors)) + rounding + problem._away
+    for given in (0.0, 1e-20):
+        _, error = problem.gradient(W, given)
+        assert error == pytest.approx((expected + problem.smoothness * given) * UP, rel=1e-14, abs=0)
+    assert min(rounding, problem._away) > 1e-3 * expected
+
+
+def test_a_kink_is_looked_for_within_half_of_the_way():
+    f = lf.Huber(np.array([[2.0]]), np.array([[0.0]]), 1.0)
+    problem = HuberGradient.over(f, f.X)
+    W = np.array([[[0.4]], [[0.1]], [[0.4]]])  # residuals 0.8, 0.2 and 0.8
+    for moved, expected in ((0.19, [False, False]), (0.21, [True, True])):
+        assert problem.kinked(W, np.zeros(3), moved).tolist() == expected
+    assert problem.kinked(W[:2], np.zeros(2), 0.21).tolist() == [True]
+    assert problem.kinked(W[1:], np.zeros(2), 0.21).tolist() == [True]
+    assert problem.kinked(W[1:2].repeat(2, axis=0), np.zeros(2), 0.21).tolist() == [False]
+    edge = math.nextafter(0.5, 0.0)  # its residual is 1 to rounding
+    assert problem.kinked(np.array([[[edge]], [[edge]]]), np.zeros(2), 0.0).tolist() == [True]
