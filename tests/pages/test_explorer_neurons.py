@@ -167,6 +167,22 @@ def test_the_page_integrates_the_flow_of_the_library(shared, name, loss):
         assert loss_there == pytest.approx(run.problem.loss(net), rel=3e-3)
 
 
+def test_where_neurons_slide_the_page_shows_the_run_of_the_library(shared):
+    state = dict(NEURONS)["no correlation"]
+    run = run_of(state)
+    assert any(flip.after == "sliding" for flip in run.flips)
+    shared.get_by_role("button", name="no correlation").click()
+    settled(shared)
+    assert shown(shared, "neurons", "chosen time") == pytest.approx(0.4 * run.t[-1], rel=1e-3)
+    assert shared.locator("#out-at").inner_text() == f"t = {0.4 * run.t[-1]:.3g}"
+    rows = neurons(Given(state)).curves["weights"]
+    middle = len(run.t) // 2
+    net = run.network_at(run.t[middle])
+    expected = [run.t[middle], run.gap[middle], *np.column_stack([net.U.T, net.V]).ravel()]
+    # The weights of the start differ by rounding.
+    assert rows[middle] == pytest.approx(expected, rel=1e-6, abs=1e-9)
+
+
 def test_a_sample_is_dragged_and_the_numbers_are_those_of_the_library(page):
     dragged(page, "sample-0", (10, -40))
     settled(page)

@@ -119,6 +119,17 @@ def aligned_from(start: Start) -> float:
     return last if after.size and certified(start, float(after[0])).best else math.inf
 
 
+@lru_cache(maxsize=16)
+def weights(start: Start) -> list[list[float]]:
+    """Return rows of the time, the loss and `u_1, v_1, u_2, …`, for a page that cannot follow what slides."""
+    run = run_from(start)
+    nets = [run.network_at(float(t)) for t in run.t]
+    return [
+        [float(t), float(gap), *np.vstack([net.U, net.V.T]).T.ravel().tolist()]
+        for t, gap, net in zip(run.t, run.gap, nets, strict=True)
+    ]
+
+
 def certified(start: Start, t: float) -> relu.Certificate:
     """Return the certificate of the weights at a time of the run."""
     return relu.certify(start.inputs, start.labels, run_from(start).network_at(t), loss=start.loss)
@@ -136,6 +147,8 @@ def neurons(given: Given) -> View:
         "loss": points(run.t, run.gap / first),
         "flips": [[flip.t, flip.neuron, flip.sample, flip.before, flip.after] for flip in run.flips],
     }
+    if any(flip.after == "sliding" for flip in run.flips):
+        curves["weights"] = weights(start)
     if cert.best:
         times = np.linspace(t, max(float(run.t[-1]), t + 1e-9), POINTS)
         curves["guarantee"] = points(times, np.array([cert.gap_at(x - t) / first for x in times]))

@@ -119,6 +119,11 @@ const neurons = (() => {
   function show(given, asked) {
     answer = { found: given, start: start(asked), at: asked.at };
     if (!asking.said("neurons", given) || !given.numbers.time && given.numbers.time !== 0) return;
+    if (given.curves.weights && known()) {
+      found = turning.given(copy(asked), given.curves.weights);
+      drawPlane();
+      told();
+    }
     drawAngles();
     drawLoss();
     const n = given.numbers, time = x => (x === null ? "not in this run" : `t = ${number(x)}`);
@@ -135,13 +140,17 @@ const neurons = (() => {
     ]);
   }
 
+  function told() {
+    for (const [id, text] of [["out-size", number(state.size, 2)], ["out-at", `t = ${number(state.at * found.end, 3)}`]]) byId(id).textContent = text;
+  }
+
   // `again` is false where only the time has changed.
   function draw(again = true) {
     if (again || found === null) found = turning.run(copy(state));
     drawPlane();
     drawAngles();
     drawLoss();
-    for (const [id, text] of [["out-size", number(state.size, 2)], ["out-at", `t = ${number(state.at * found.end, 3)}`]]) byId(id).textContent = text;
+    told();
     for (const [id, value] of [["in-size", Math.log10(state.size)], ["in-at", state.at], ["in-loss", state.loss],
       ["in-samples", state.x.length], ["in-neurons", state.a.length]]) {
       if (document.activeElement !== byId(id)) byId(id).value = value;

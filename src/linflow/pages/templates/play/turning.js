@@ -88,6 +88,12 @@ const turning = (() => {
     return found;
   }
 
+  // The flow of the library in the place of that of the page, which does not follow neurons that slide along a kink.
+  function given(state, rows) {
+    const kept = rows.map(([t, loss, ...w]) => ({ t, loss, w: Float64Array.from(w) }));
+    return { state, kept, end: kept[kept.length - 1].t };
+  }
+
   // The time at which the loss meets the target, in the last step.
   function crossing(found, target) {
     const out = new Float64Array(found.kept[0].w.length);
@@ -106,6 +112,7 @@ const turning = (() => {
     while (high - low > 1) { const middle = (low + high) >> 1; if (kept[middle].t <= t) low = middle; else high = middle; }
     if (high === 0 || t >= kept[high].t) return kept[high].w;
     const a = kept[low], b = kept[high], h = b.t - a.t, s = (t - a.t) / h;
+    if (!a.dot) return a.w.map((x, c) => x + s * (b.w[c] - x));
     return a.w.map((x, c) => (1 + 2 * s) * (1 - s) ** 2 * x + s * (1 - s) ** 2 * h * a.dot[c]
       + s * s * (3 - 2 * s) * b.w[c] - s * s * (1 - s) * h * b.dot[c]);
   }
@@ -147,5 +154,5 @@ const turning = (() => {
     return found;
   }
 
-  return { run, at, lossAt, power, tip, arcs };
+  return { run, given, at, lossAt, power, tip, arcs };
 })();
