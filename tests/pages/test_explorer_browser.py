@@ -83,6 +83,18 @@ def test_a_bar_is_dragged_and_the_certificate_is_that_of_the_library(page):
     assert f"10⁻⁶ by t = {cert.time_to(1e-6):.6g}" in said(page, "depth-words")
 
 
+@pytest.mark.parametrize("grip", ["descent-start", "least_norm-sample", "spectrum-1", "sample-1"])
+def test_keys_go_on_after_an_answer(shared, grip):
+    shared.locator(f"#{grip}").focus()
+    said_before = []
+    for _ in range(2):
+        said_before.append(shared.locator(f"#{grip}").get_attribute("aria-valuetext"))
+        shared.keyboard.press("ArrowUp")
+        settled(shared)
+        assert shared.evaluate("document.activeElement.id") == grip
+    assert len({*said_before, shared.locator(f"#{grip}").get_attribute("aria-valuetext")}) == 3
+
+
 def test_the_sample_is_dragged_and_the_distance_is_that_of_the_library(page):
     dragged(page, "least_norm-sample", (-20, -25))
     settled(page)

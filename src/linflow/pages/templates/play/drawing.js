@@ -22,8 +22,11 @@ const drawing = (() => {
     return String(Number(x.toPrecision(digits))).replace("-", "−");
   };
 
+  let focused = "";  // the handle that had the focus before its drawing was made anew
+
   // A frame with axes. `x` and `y` map data to the drawing.
   function frame(svg, { x, y, xlabel, ylabel, xticks, yticks, size }) {
+    if (svg.contains(document.activeElement)) focused = document.activeElement.id;
     svg.replaceChildren();
     svg.setAttribute("viewBox", `0 0 ${size[0]} ${size[1]}`);
     const left = 64, right = size[0] - 12, top = 12, bottom = size[1] - 40;
@@ -95,6 +98,10 @@ const drawing = (() => {
       window.addEventListener("pointerup", stop);
       window.addEventListener("pointercancel", stop);
     });
+    if (node.id && node.id === focused) {
+      focused = "";
+      node.focus({ preventScroll: true });
+    }
     node.addEventListener("keydown", event => {
       const step = (event.shiftKey ? 5 : 1) * 0.05;
       const moves = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, step], ArrowDown: [0, -step] };
