@@ -100,6 +100,35 @@ def test_different_rates_follow_the_law_of_scaled_layers():
     assert (table["law_error"][1:] <= table["rounding"][1:]).all() and table["law"][-1] > 1e-4
 
 
+def test_rates_whose_ratio_changes_end_the_law():
+    model = deep(False)
+    a, b, c = linears(model)
+    groups = [{"params": [*a.parameters(), *b.parameters()]}, {"params": c.parameters()}]
+    sgd = torch.optim.SGD(groups, lr=0.1)
+
+    def slower():
+        sgd.param_groups[1]["lr"] *= 0.9
+
+    monitor = train(model, sgd, between=slower)
+    assert monitor.notes == [
+        "the law of the imbalances is not followed: the ratio of the learning rates of the layers changed"
+    ]
+    assert np.isnan(monitor.table()["law"]).all()
+
+
+def test_a_law_of_one_step_is_shown_and_a_missing_gradient_ends_it():
+    model = deep()
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    with lt.NeuronMonitor(model, sgd, every=1) as monitor:
+        model(torch.ones(1, 5, dtype=torch.float64)).sum().backward()
+        sgd.step()
+        assert monitor.table()["law"][1] > 0
+        model[0].weight.grad = None
+        sgd.step()
+    assert "a layer had no gradient" in monitor.notes[0] and np.isnan(monitor.table()["law"][2])
+    assert monitor._layers.widths == (5, 7, 6, 3)
+
+
 def test_float32_stays_within_its_rounding():
     model = deep(dtype=torch.float32)
     table = train(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)).table()
@@ -174,7 +203,11 @@ def test_rows_go_into_a_file_and_a_foreign_file_is_left_alone(tmp_path):
     rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
     assert [row["step"] for row in rows] == ["0", "10", "20", "25"]
     assert float(rows[-1]["drift"]) == monitor.table()["drift"][-1]
-    assert ("a/drift", monitor.table()["drift"][1], 10) in seen
+    assert all(float(row["lr"]) == 0.1 for row in rows[1:])
+    assert np.isnan(monitor.table()["law"][0])  # nothing was predicted yet
+    assert ("a/drift", monitor.table()["drift"][1], 10) in seen and ("a/lr", 0.1, 10) in seen
+    train(model, torch.optim.SGD(model.parameters(), lr=0.1), 5, csv=path)  # an earlier training is replaced
+    assert [line.partition(",")[0] for line in path.read_text(encoding="utf-8").splitlines()] == ["step", "0", "5"]
     monitor.close()  # a second time
     path.write_text("a,b\n1,2\n", encoding="utf-8")
     with pytest.raises(FileExistsError):

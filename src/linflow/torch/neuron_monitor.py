@@ -86,7 +86,7 @@ class NeuronMonitor:
         self._layers = layers = NeuronLayers.of(model)
         self._optimizer = optimizer
         self._sgd, self._no_law = Sgd.of(optimizer, layers), None
-        self._law = NeuronLaw(layers, 1, self._sgd.rates, buffers_of(optimizer, layers, torch.float64))
+        self._law = NeuronLaw(layers, rates=self._sgd.rates, buffers=buffers_of(optimizer, layers, torch.float64))
         self._check_law()
         self._start = imbalances(layers.weights())
         self._loss, self._lr = math.nan, math.nan
@@ -166,7 +166,7 @@ class NeuronMonitor:
                     "lower precision than the weights, clipping entry by entry, or weights that were written"
                 )
         self.rows.append(row)
-        if self._rows_out is not None and self._file is not None:
+        if self._file is not None:
             self._rows_out.writerow([int(row["step"]), *(repr(row[name]) for name in NAMES[1:])])
             self._file.flush()
         if self._writer is not None:
