@@ -24,6 +24,8 @@ from linflow.relu.trajectory import WORDS, Flip, Trajectory, find_root
 
 AT_ZERO = 1e-12
 """A pre-activation below this part of `|x_i|ᵀ|u_j|` on the wrong side has crossed; the crossing is at half of it."""
+LEFT = 1e-9
+"""The part of its pull by which a force must be outside its range before the pair no longer slides."""
 NODES = 0.5 - 0.5 * np.cos(np.pi * np.arange(8) / 7)
 """Chebyshev points of a step. Its dense output has degree 7: the values there determine it."""
 BUDGET = 256 * 2**20
@@ -238,11 +240,14 @@ class _PieceLoop:
             ways.append(0)
             pairs.append((int(i), int(j)))
         if (sides == SLIDING).any():
-            found = [self.field.sliding_slopes(y, self.pattern) for y in states]
-            a = np.stack([slopes for _, _, slopes in found])
+            found = [self.field.sliding_forces(y, self.pattern) for y in states]
+            # The forces and pulls are as smooth as the weights; their ratio has a pole where a pull is 0.
+            forces, pulls = (np.stack([one[part] for one in found]) for part in (2, 3))
+            signs, most = np.sign(pulls[0]), np.abs(pulls).max(axis=0)
             for k, (i, j) in enumerate(zip(*found[0][:2], strict=True)):
-                for way, room in ((ON, 1 - a[:, k]), (OFF, a[:, k] - self.field.slope)):
-                    curves.append(room + 1e-9)
+                f, q = forces[:, k], pulls[:, k]
+                for way, room in ((ON, q - f), (OFF, f - self.field.slope * q)):
+                    curves.append(signs[k] * room + LEFT * most[k])
                     ways.append(way)
                     pairs.append((int(i), int(j)))
         first = [_first_root(np.array(curve)) for curve in curves]

@@ -128,15 +128,13 @@ class Field:
         point = self.at(y, pattern)
         return self.vector(point.U_dot, point.V_dot, norm(point.residual))
 
-    def sliding_slopes(self, y: np.ndarray, pattern: Pattern) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return samples, neurons and slopes of the sliding pairs: they must stay in `[slope, 1]`."""
+    def sliding_forces(
+        self, y: np.ndarray, pattern: Pattern
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return samples, neurons, forces f and pulls q of the sliding pairs: `a = f/q` must stay in `[slope, 1]`."""
         samples, neurons = np.nonzero(pattern.sides == SLIDING)
-        if not len(samples):
-            return samples, neurons, np.zeros(0)
         point = self.at(y, pattern)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            a = point.forces[samples, neurons] / point.pulls[samples, neurons]
-        return samples, neurons, np.nan_to_num(a, nan=self.slope)
+        return samples, neurons, point.forces[samples, neurons], point.pulls[samples, neurons]
 
     def resolve(self, y: np.ndarray, pattern: Pattern, neuron: int, samples: np.ndarray) -> Pattern:
         """Return the pattern in which the flow goes on, for samples of a neuron that are at `z = 0` now.
