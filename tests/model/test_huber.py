@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import minimize
 
 import linflow as lf
-from linflow.model.robust import Fit, Piece, fitted, huber
+from linflow.model.robust import HuberFit, Piece, fitted, huber
 
 
 def literal(X, Y, d, W):
@@ -145,7 +145,7 @@ def test_a_minimum_that_is_off_lowers_what_is_claimed():
     X, Y, _ = data(8, m=1)
     w = fitted(X, Y[:, 0], 0.4)
     least = float(np.linalg.svd(X)[1][-1])
-    exact, off = (Fit.of(X, Y[:, 0], v, 0.4, least) for v in (w, w + 1e-3))
+    exact, off = (HuberFit.of(X, Y[:, 0], v, 0.4, least) for v in (w, w + 1e-3))
     true = float(np.sum(huber(X @ (w + 1e-3) - Y[:, 0], 0.4)) - np.sum(huber(X @ w - Y[:, 0], 0.4)))
     assert off.excess >= true > 1e3 * exact.excess and off.distance >= np.linalg.norm(w - (w + 1e-3))
     assert max(p.level for p in off.pieces) < max(p.level for p in exact.pieces)

@@ -7,7 +7,7 @@ import linflow as lf
 from linflow._support.arrays import EPS
 from linflow.certificates.envelope import envelope
 from linflow.certificates.margin import product_range
-from linflow.model.robust import Fit, Piece, _piece
+from linflow.model.robust import HuberFit, Piece, _piece
 
 
 def test_a_piece_allows_for_the_slope_and_for_rounding():
@@ -26,7 +26,7 @@ def test_a_piece_allows_for_the_slope_and_for_rounding():
 def test_residuals_are_off_by_the_rounding_of_large_data():
     X, w = np.array([[1.0], [1.0], [2.0]]), np.array([1e9])
     y = X[:, 0] * 1e9 + np.array([0.25, -0.25, 0.0])
-    fit = Fit.of(X, y, w, 1.0, 6**0.5)
+    fit = HuberFit.of(X, y, w, 1.0, 6**0.5)
     off = 4 * EPS * (X[:, 0] * 1e9 + np.abs(y))
     assert off.min() > 1e-7
     slope = abs(float(X[:, 0] @ (X[:, 0] * 1e9 - y))) + float(X[:, 0] @ (4 * EPS * np.abs(X[:, 0] * 1e9 - y) + off))

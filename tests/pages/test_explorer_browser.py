@@ -225,6 +225,7 @@ SCREENS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("screen", SCREENS)
 def test_a_picture_of_every_view_is_kept(explorer, browser, screen):
     """Pictures to look at, in `build/explorer`; a picture of nothing would have one colour."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from linflow import relu
-from linflow.pages.explorer.neurons import Start, aligned_from, neurons, run_from
+from linflow.pages.explorer.neurons import PlaneStart, aligned_from, neurons, run_from
 from linflow.pages.explorer.neurons_figure import FAR, tips
 from linflow.pages.explorer.state import Given
 from linflow.pages.play import NEURONS
@@ -62,17 +62,17 @@ def test_the_guarantee_from_a_time_on_is_kept_by_the_rest_of_the_run():
 
 
 def test_it_is_aligned_from_the_last_flip_on_and_not_before():
-    run, t = run_of(STATE), aligned_from(Start.of(Given(STATE)))
+    run, t = run_of(STATE), aligned_from(PlaneStart.of(Given(STATE)))
     assert t == pytest.approx(run.flips[-1].t, rel=1e-9)
 
     def holds(s):
         return bool(relu.certify(*literal(STATE)[:2], run.network_at(s), loss="exponential").best)
 
     assert holds(t * (1 + 1e-6)) and not holds(t * (1 - 1e-6))
-    assert aligned_from(Start.of(Given({**STATE, **dict(NEURONS)["no correlation"]}))) == math.inf
+    assert aligned_from(PlaneStart.of(Given({**STATE, **dict(NEURONS)["no correlation"]}))) == math.inf
     # One neuron for each class, each on its own samples alone: at the start already.
     ready = {**STATE, "a": [1.0, -1.0], "b": [1.0, -1.0], "signs": [1, -1]}
-    assert aligned_from(Start.of(Given(ready))) == 0.0
+    assert aligned_from(PlaneStart.of(Given(ready))) == 0.0
     assert "no neuron flips any more" in neurons(Given({**ready, "at": 0.0})).words
 
 
@@ -91,7 +91,7 @@ def test_a_start_that_fits_is_optimal():
 
 
 def test_arrows_keep_their_directions_and_the_longest_ends_at_the_rim():
-    run = run_from(Start.of(Given(STATE)))
+    run = run_from(PlaneStart.of(Given(STATE)))
     U = np.array([run.network_at(float(t)).U for t in np.linspace(0, run.t[-1], 9)])
     first = np.array([STATE["a"], STATE["b"]])
     ends = tips(U, first)

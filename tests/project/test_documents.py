@@ -185,7 +185,11 @@ def saved_run(reader: Reader) -> None:
 
 def grid(reader: Reader) -> None:
     np.savetxt("Y.csv", np.random.default_rng(0).normal(size=(4, 3)), delimiter=",")
-    (text,) = (block.text for block in blocks(reader.name) if block.kind == "toml")
+    text, losses = (block.text for block in blocks(reader.name) if block.kind == "toml")
+    rng = np.random.default_rng(1)
+    x, y = rng.standard_normal((20, 3)), rng.standard_normal((20, 1))
+    huber = read_grid({**tomllib.loads(losses), "data": {"x": x, "y": y, "objective": "huber"}})
+    assert len(huber) == 30 and huber.doubts == ()
     whole = read_grid({**tomllib.loads(text), "data": {"target": np.zeros((4, 3))}})
     for printed, small in SMALL[reader.name].items():
         assert text.count(printed) == 1

@@ -10,7 +10,7 @@ import pytest
 from linflow import relu
 from linflow.relu import pattern_march
 from linflow.relu.certificate import regression
-from linflow.relu.events import Event
+from linflow.relu.events import Passing
 from linflow.relu.floor import Floor
 from linflow.relu.movement import Mover
 from linflow.relu.passage import Neuron
@@ -245,7 +245,7 @@ def test_a_larger_radius_gives_a_smaller_rate():
 def test_turns_do_not_go_on_for_ever(monkeypatch):
     X, Y, net, _ = network("plain")
     march = PatternMarch(Data(regression(X, Y, net), net))
-    event = Event(0.0, [(0, 0, 0)], np.ones(1), np.ones(1))
+    event = Passing(0.0, [(0, 0, 0)], np.ones(1), np.ones(1))
     monkeypatch.setattr(pattern_march, "first_event", lambda *_: event)
     monkeypatch.setattr(PatternMarch, "_turn", lambda *_: True)
     assert march.advance() is None and "again and again" in march.trouble

@@ -44,7 +44,9 @@ def data(tmp_path, here):
     return tmp_path, found
 
 
-@pytest.mark.parametrize("objective", GRIDS)
+@pytest.mark.parametrize(
+    "objective", [pytest.param(name, marks=[pytest.mark.slow] if name == "huber" else []) for name in GRIDS]
+)
 @pytest.mark.parametrize("algorithm", ["flow", "descent"])
 def test_a_grid_says_what_the_library_says(data, objective, algorithm):
     folder, found = data

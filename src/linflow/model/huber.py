@@ -13,7 +13,7 @@ from linflow._support.arrays import EPS, Array, detach, from_numpy, namespace, n
 from linflow._support.words import plural
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
-from linflow.model.robust import Fit, fitted, huber
+from linflow.model.robust import HuberFit, fitted, huber
 
 LEAST, LARGEST = 1e-140, 1e140
 """Sizes of δ and of the data whose squares stay within float64, with room for sums."""
@@ -54,13 +54,13 @@ class Huber(Objective):
 
     Example:
         >>> import numpy as np, linflow as lf
-        >>> X, Y = np.vstack([np.eye(2), np.eye(2)]), np.array([[1.0], [2.0], [1.5], [100.0]])
+        >>> X, Y = np.vstack([np.eye(2)] * 3), np.array([[1.0], [2.0], [1.5], [100.0], [1.25], [2.25]])
         >>> f = lf.Huber(X, Y, delta=0.5)
         >>> f, f.minimizer.ravel().round(6).tolist()
-        (Huber(2×1, 4 samples, δ=0.5), [1.25, 2.5])
+        (Huber(2×1, 6 samples, δ=0.5), [1.25, 2.375])
         >>> near, far = f.pl_constant_on(np.array([1e-3, 1.0]))
         >>> round(float(near), 6), round(float(far / near), 6)
-        (2.0, 0.03125)
+        (4.0, 0.035156)
     """
 
     name = "Huber regression objective"
@@ -98,7 +98,7 @@ class Huber(Objective):
         """Compute the minimum, and what is known of the loss around it."""
         seen = inputs if self.row_space is None else inputs @ basis
         columns = [fitted(seen, y, self.delta) for y in outputs.T]
-        self._fits = [Fit.of(seen, y, w, self.delta, least) for y, w in zip(outputs.T, columns, strict=True)]
+        self._fits = [HuberFit.of(seen, y, w, self.delta, least) for y, w in zip(outputs.T, columns, strict=True)]
         best = np.stack(columns, axis=1)
         best = best if self.row_space is None else basis @ best
         self.minimizer = from_numpy(best, self.X)

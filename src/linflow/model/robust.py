@@ -120,7 +120,7 @@ def _searched(r: np.ndarray, d: np.ndarray, threshold: float) -> float:
 
 
 @dataclass(frozen=True)
-class Fit:
+class HuberFit:
     """A computed minimiser of one column, and what is known of the exact one.
 
     Attributes:
@@ -136,7 +136,7 @@ class Fit:
     pieces: tuple[Piece, ...]
 
     @classmethod
-    def of(cls, X: np.ndarray, y: np.ndarray, w: np.ndarray, threshold: float, least: float) -> Fit:
+    def of(cls, X: np.ndarray, y: np.ndarray, w: np.ndarray, threshold: float, least: float) -> HuberFit:
         """Return the fit of one column.
 
         Args:

@@ -18,7 +18,7 @@ SLACK = 1e-13
 """Part of a pull by which the force of a sliding pair may be outside its range."""
 
 
-class Event(NamedTuple):
+class Passing(NamedTuple):
     """A change of the pattern: its time, and the pairs `(sample, neuron, way)`.
 
     The way out of sliding is ON or OFF; it is 0 for a pair that reaches 0. `speeds` are those of the pre-activations.
@@ -30,7 +30,7 @@ class Event(NamedTuple):
     speeds: np.ndarray
 
 
-def first_event(path: PatternPath, t: float, s: float) -> Event | None:
+def first_event(path: PatternPath, t: float, s: float) -> Passing | None:
     """Return the first time in a step of scaled length s at which pairs leave their sides, or None."""
     found: list[tuple[float, float, tuple[int, int, int], float, float]] = []
     side, k = clear_side(path.pattern), np.arange(path.order + 1)
@@ -60,7 +60,7 @@ def first_event(path: PatternPath, t: float, s: float) -> Event | None:
     close = 4 * np.spacing(t + first * path.tau) / path.tau
     together = [one for one in found if one[0] <= first + max(close, one[1] if math.isfinite(one[1]) else 0.0)]
     at = t + first * path.tau
-    return Event(
+    return Passing(
         at, [one[2] for one in together], np.array([x[3] for x in together]), np.array([x[4] for x in together])
     )
 

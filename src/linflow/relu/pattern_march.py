@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from linflow.relu.events import Event, first_event, moved_on
+from linflow.relu.events import Passing, first_event, moved_on
 from linflow.relu.passage import Crossing, Grown, grown
 from linflow.relu.pattern_path import Data, PatternPath
 from linflow.relu.pattern_tube import PatternTube
@@ -131,7 +131,7 @@ class PatternMarch:
         concave = path.pulls[0] < self._doubt(path, self.radius)
         return close & concave & ~self.data.void & (self.pattern.sides != SLIDING)
 
-    def _ahead(self, path: PatternPath, s: float, event: Event | None, end: float) -> EnclosureStep | None:
+    def _ahead(self, path: PatternPath, s: float, event: Passing | None, end: float) -> EnclosureStep | None:
         """Take a step that ends where the pattern of the path changes, or before."""
         concave, room = False, 0.0
         if event is not None:
@@ -184,7 +184,7 @@ class PatternMarch:
         need = ROOM * (lengths * radius + 4 * noise) / np.maximum(speeds, 1e-300)
         return max(float(need.max()), 8 * math.ulp(self.t))
 
-    def _cross(self, path: PatternPath, event: Event, end: float) -> EnclosureStep | None:
+    def _cross(self, path: PatternPath, event: Passing, end: float) -> EnclosureStep | None:
         """Pass through crossings that are near."""
         after = self._next(2 * (event.t - self.t), event.t)
         if after is None:
@@ -301,7 +301,7 @@ class PatternMarch:
             first[:, j] = moved
         return [first, weights[1]], math.sqrt(square) * UP
 
-    def _turn(self, event: Event) -> bool:
+    def _turn(self, event: Passing) -> bool:
         """Change the pattern at an event; return whether it changed."""
         pattern = moved_on(self.data, self.weights, self.pattern, event.pairs)
         changed = bool((pattern.sides != self.pattern.sides).any())

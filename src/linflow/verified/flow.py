@@ -16,7 +16,7 @@ USELESS = 0.5
 """The proof ends when the bounds of the gap differ by more than this fraction of the upper bound."""
 
 
-class March(Protocol):
+class Marching(Protocol):
     """What the loop needs of a march."""
 
     t: float
@@ -30,7 +30,7 @@ class March(Protocol):
 
 
 def enclose_flow(
-    march: March,
+    march: Marching,
     until: float | None,
     end: float,
     max_steps: int,
@@ -70,7 +70,7 @@ def enclose_flow(
     return result, reason, tuple(steps)
 
 
-def _done(march: March, until: float | None, end: float) -> float:
+def _done(march: Marching, until: float | None, end: float) -> float:
     """Return the fraction done, by time or by the logarithm of the gap, whichever is larger."""
     by_time = march.t / end if math.isfinite(end) else 0.0
     if until is None or not 0 < march.gap[1] < march.first[1]:

@@ -56,7 +56,7 @@ class LossSettings(Settings):
 
 
 @dataclass(frozen=True)
-class Fit:
+class SoftmaxRun:
     """One flow of the softmax loss: samples, labels, certificate, and gaps and bounds at `AT` times."""
 
     X: np.ndarray
@@ -84,7 +84,7 @@ class LossData:
     """Softmax flows by draw and kind, completions with the axes draw, share and imbalance."""
 
     settings: LossSettings
-    fits: list[dict[str, Fit]]
+    fits: list[dict[str, SoftmaxRun]]
     completed: list[list[list[Completed]]]
 
 
@@ -112,11 +112,13 @@ def compute(s: LossSettings, seed: int, progress: Progress) -> LossData:
     return LossData(s, fits, completed)
 
 
-def _fit(X: np.ndarray, labels: np.ndarray, mean: bool, start: Network, t_max: float) -> Fit:
+def _fit(X: np.ndarray, labels: np.ndarray, mean: bool, start: Network, t_max: float) -> SoftmaxRun:
     f = SoftmaxLoss(X, labels, mean=mean)
     cert, run = certify(f, start), gradient_flow(f, start, t_max=t_max)
     t = np.geomspace(1e-2, t_max, AT)
-    return Fit(X, labels, mean, cert, run, t, np.array([float(run.gap_at(x)) for x in t]), np.asarray(cert.gap_at(t)))
+    return SoftmaxRun(
+        X, labels, mean, cert, run, t, np.array([float(run.gap_at(x)) for x in t]), np.asarray(cert.gap_at(t))
+    )
 
 
 def _complete(s: LossSettings, Y: np.ndarray, known: np.ndarray, d: float, seed: int) -> Completed:
@@ -152,7 +154,7 @@ def claims(data: LossData) -> Iterable[Claim | LeftOut]:
     yield from about_these(s.changes(), list(_shown_claims(data)))
 
 
-def _definition(one: Fit) -> tuple[float, float]:
+def _definition(one: SoftmaxRun) -> tuple[float, float]:
     """Return the drawn loss at the middle time, and that of the definition."""
     i = AT // 2
     scores = one.X @ to_numpy(one.run.network_at(float(one.t[i])).product())

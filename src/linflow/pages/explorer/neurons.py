@@ -23,7 +23,7 @@ REACH = 2.4
 
 
 @dataclass(frozen=True)
-class Start:
+class PlaneStart:
     """Data in the plane and neurons, hashable.
 
     Attributes:
@@ -43,7 +43,7 @@ class Start:
     loss: str
 
     @classmethod
-    def of(cls, given: Given) -> Start:
+    def of(cls, given: Given) -> PlaneStart:
         """Check a state."""
         X = given.numbers("x", -REACH, REACH, (1, 6)), given.numbers("y", -REACH, REACH, (1, 6))
         U = given.numbers("a", -REACH, REACH, (1, 10)), given.numbers("b", -REACH, REACH, (1, 10))
@@ -88,7 +88,7 @@ class Start:
 
 
 @lru_cache(maxsize=16)
-def run_from(start: Start) -> relu.Trajectory:
+def run_from(start: PlaneStart) -> relu.Trajectory:
     """Return the run; a slider of the time asks for the same one again and again."""
     return relu.gradient_flow(
         start.inputs,
@@ -103,7 +103,7 @@ def run_from(start: Start) -> relu.Trajectory:
 
 
 @lru_cache(maxsize=16)
-def aligned_from(start: Start) -> float:
+def aligned_from(start: PlaneStart) -> float:
     """Return the time from which Theorem A holds; inf if it does not within the run.
 
     Once it holds nothing flips, so it begins at the last flip, if at all. At a flip itself a pre-activation is 0, and
@@ -120,7 +120,7 @@ def aligned_from(start: Start) -> float:
 
 
 @lru_cache(maxsize=16)
-def weights(start: Start) -> list[list[float]]:
+def weights(start: PlaneStart) -> list[list[float]]:
     """Return rows of the time, the loss and `u_1, v_1, u_2, …`, for a page that cannot follow what slides."""
     run = run_from(start)
     nets = [run.network_at(float(t)) for t in run.t]
@@ -130,14 +130,14 @@ def weights(start: Start) -> list[list[float]]:
     ]
 
 
-def certified(start: Start, t: float) -> relu.Certificate:
+def certified(start: PlaneStart, t: float) -> relu.Certificate:
     """Return the certificate of the weights at a time of the run."""
     return relu.certify(start.inputs, start.labels, run_from(start).network_at(t), loss=start.loss)
 
 
 def neurons(given: Given) -> View:
     """The turning neurons: flips, the loss, and what is certified from a chosen time on."""
-    start, at = Start.of(given), given.number("at", 0, 1)
+    start, at = PlaneStart.of(given), given.number("at", 0, 1)
     run = run_from(start)
     t, first = at * float(run.t[-1]), float(run.gap[0])
     if first == 0:
@@ -178,7 +178,7 @@ def neurons(given: Given) -> View:
     return View(curves, numbers, _words(start, cert, aligned), code, draw)
 
 
-def _words(start: Start, cert: relu.Certificate, aligned: float) -> str:
+def _words(start: PlaneStart, cert: relu.Certificate, aligned: float) -> str:
     if cert.best and start.loss == "squared":
         most = int(cert.may_flip.sum())
         return f"Certified from this time on: the rate is {cert.rate:.4g} at least, and {most} pairs may flip."
