@@ -21,6 +21,8 @@ from linflow.experiments.figures import (
 from linflow.pages.presets import ALONE, FIGURES
 from tests.browser import settled, shown
 
+pytestmark = pytest.mark.slow  # figures are computed
+
 STATE = {preset.figure: preset.state for preset in FIGURES}
 CHOSEN = {preset.figure: preset for preset in FIGURES}
 

@@ -196,6 +196,7 @@ def test_results_with_rows_that_no_sweep_writes_are_left_out(swept, column):
     assert read_results(swept).equals(rows)
 
 
+@pytest.mark.slow
 def test_results_that_decode_to_more_than_allowed_are_left_out(swept, monkeypatch):
     rows = read_results(swept)
     forged(swept, changed(rows, "notes", ["x" * 10**8] * 2))
