@@ -19,7 +19,7 @@ def outcome(seed, given):
 
 
 @pytest.mark.parametrize(
-    ("seed", "given"), [(1, SMALL), *(pytest.param(seed, {}, marks=pytest.mark.slow) for seed in (0, 1, 2))]
+    ("seed", "given"), [(1, SMALL), *(pytest.param(seed, {}, marks=pytest.mark.slow) for seed in (0, 1))]
 )
 def test_every_claim_holds(seed, given):
     found = outcome(seed, given)
