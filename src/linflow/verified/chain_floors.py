@@ -14,10 +14,7 @@ import numpy as np
 from linflow.bounds._base import Spectrum
 from linflow.bounds.any_imbalance import prefix_floors
 from linflow.model.scalar_chain import chain_offsets, chain_root
-from linflow.verified.rounding import U
-
-DOWN = 1 - 1e-12
-"""Covers the rounding of a product or a sum of non-negative numbers, and of the comparison that checks a root."""
+from linflow.verified.rounding import DOWN, U
 
 LOWER = 1 - 4e-12
 """Factor on a computed root, which is thereby below the exact one by more than the check of it needs."""

@@ -15,18 +15,15 @@ import numpy as np
 from linflow._support.arrays import Array, to_numpy
 from linflow.model.huber import Huber
 from linflow.model.robust import Piece
-from linflow.verified.declared import DeclaredGradient
-from linflow.verified.rounding import TINY, UP, U, frobenius, gamma, least_eigenvalue, spectral
+from linflow.verified.rounding import DOWN, TINY, UP, U, frobenius, gamma, least_eigenvalue
+from linflow.verified.rows import RowsGradient
 
 SHARES = (1.0, 0.9, 0.8, 0.6, 0.4, 0.2)
 """Shares of the samples with the smallest residuals among which the gap is proved to be strongly convex."""
 
-DOWN = 1 - 1e-12
-"""Factor that covers the rounding of a formula of non-negative terms, downwards."""
-
 
 @dataclass(frozen=True)
-class HuberGradient(DeclaredGradient):
+class HuberGradient(RowsGradient):
     """The gradient of a Huber regression, with constants and errors that are proved, not declared."""
 
     @classmethod
@@ -52,15 +49,6 @@ class HuberGradient(DeclaredGradient):
     @cached_property
     def _inputs(self) -> np.ndarray:
         return to_numpy(self._loss.X)
-
-    @cached_property
-    def _lengths(self) -> np.ndarray:
-        """Upper bounds of `‖x_i‖`, as a column."""
-        return frobenius(self._inputs[:, None, :])[:, None]
-
-    @cached_property
-    def _norm(self) -> float:
-        return spectral(self._inputs)
 
     @cached_property
     def _residual(self) -> np.ndarray:

@@ -20,6 +20,9 @@ TINY = 1e-150
 UP = 1 + 1e-12
 """Factor that covers the rounding of a formula of non-negative terms with fewer than 4000 operations."""
 
+DOWN = 1 - 1e-12
+"""The same downwards, and the rounding of a comparison that checks a result."""
+
 SQUARINGS = 4
 """Squarings of a Gram matrix for a spectral norm.
 

@@ -13,15 +13,15 @@ import numpy as np
 
 from linflow._support.arrays import Array, to_numpy
 from linflow.model.softmax import SoftmaxLoss
-from linflow.verified.declared import DeclaredGradient
-from linflow.verified.rounding import TINY, UP, U, frobenius, gamma, spectral
+from linflow.verified.rounding import TINY, UP, U, frobenius, gamma
+from linflow.verified.rows import RowsGradient
 
 EXP = 32 * U
 """Relative error allowed for `exp`, `log`, `log1p` and the few operations around them, all together."""
 
 
 @dataclass(frozen=True)
-class SoftmaxGradient(DeclaredGradient):
+class SoftmaxGradient(RowsGradient):
     """The gradient of a softmax loss, with constants and errors that are proved, not declared."""
 
     @classmethod
@@ -37,15 +37,6 @@ class SoftmaxGradient(DeclaredGradient):
     @cached_property
     def _inputs(self) -> np.ndarray:
         return to_numpy(self._loss.inputs)
-
-    @cached_property
-    def _lengths(self) -> np.ndarray:
-        """Upper bounds of `‖x_i‖`, as a column."""
-        return frobenius(self._inputs[:, None, :])[:, None]
-
-    @cached_property
-    def _norm(self) -> float:
-        return spectral(self._inputs)
 
     @property
     def smoothness(self) -> float:
