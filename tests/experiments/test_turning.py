@@ -47,7 +47,7 @@ def test_the_time_is_the_first_at_which_the_theorem_holds():
 
 def test_a_time_too_early_and_a_bound_too_low_are_caught(monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(turning, "aligned", lambda *_: 0.1)
+        patch.setattr(turning, "aligned_since", lambda *_: 0.1)
 
         class Low:
             best = None

@@ -17,6 +17,7 @@ from linflow.model.classification import ExponentialLoss, ExponentialTail, Logis
 from linflow.model.network import Network as LinearNetwork
 from linflow.relu.layers import TwoLayers
 from linflow.relu.network import Network, targets
+from linflow.relu.trajectory import Trajectory
 
 FORMS: dict[str, Callable[[Any, Any], ExponentialTail]] = {"exponential": ExponentialLoss, "logistic": LogisticLoss}
 """The losses by name."""
@@ -128,6 +129,25 @@ def aligned_phase(problem: Classification, net: Network) -> tuple[str, Curve | N
         parts.append(TailCurve(half.tail, gap, alpha))
         facts |= {f"hard margin, {word}": half.hard_margin, f"α, {word}": alpha}
     return "", SumCurve(tuple(parts)), facts
+
+
+def aligned_since(run: Trajectory) -> float:
+    """Return the time from which Theorem A proves the rest of a flow: 0, its last flip, or inf if it does not hold.
+
+    Once it holds nothing flips. At a flip itself a pre-activation is 0 and its sign is not certain in float64, so the
+    hypotheses are checked at the next recorded time.
+    """
+    problem, last = run.problem, run.flips[-1].t if run.flips else 0.0
+    if not isinstance(problem, Classification) or not isinstance(run.start, Network):
+        return math.inf
+    after = run.t[run.t > last]
+
+    def holds(t: float) -> bool:
+        return not aligned_phase(problem, Network.of(run.network_at(t)))[0]
+
+    if holds(0.0):
+        return 0.0
+    return last if after.size and holds(float(after[0])) else math.inf
 
 
 def _not_aligned(X: np.ndarray, y: np.ndarray, net: Network) -> str:

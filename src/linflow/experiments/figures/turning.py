@@ -13,6 +13,7 @@ from linflow.experiments.figures._outcome import Claim, LeftOut, Progress, Table
 from linflow.experiments.figures._paper_figure import PaperFigure
 from linflow.experiments.figures._settings import Settings, setting
 from linflow.plots import COLOURS, figure
+from linflow.relu.aligned import aligned_since
 
 LOSS = "exponential"
 PLANE = np.array([-0.5, 0.1, 0.6, np.pi - 0.4, np.pi + 0.2, np.pi + 0.5])
@@ -104,25 +105,10 @@ def two_digits(count: int) -> tuple[np.ndarray, np.ndarray]:
     return X[kept], y[kept]
 
 
-def aligned(run: relu.Trajectory, X: np.ndarray, y: np.ndarray) -> float:
-    """Return the first time at which Theorem A holds, inf if it never does: 0, or just after a flip.
-
-    Once it holds, it does for ever; so the flips are halved.
-    """
-    times = np.unique([0.0, *(flip.t for flip in run.flips)])
-    after = np.minimum(times * (1 + 1e-9), run.t[-1])
-    low, high = 0, len(times)
-    while low < high:
-        middle = (low + high) // 2
-        holds = relu.certify(X, y, run.network_at(float(after[middle])), loss=LOSS).best is not None
-        low, high = (low, middle) if holds else (middle + 1, high)
-    return float(after[low]) if low < len(times) else np.inf
-
-
 def follow(name: str, X: np.ndarray, y: np.ndarray, net: relu.Network) -> Turned:
     """Run a start and certify it from the time at which it is aligned, and from half of its loss on."""
     run = relu.gradient_flow(X, y, net, loss=LOSS, until=UNTIL)
-    when = aligned(run, X, y)
+    when = aligned_since(run) * (1 + 1e-9)  # just after a flip, where signs are certain
     times = [t for t in (when, max(when, float(run.time_to(0.5)))) if np.isfinite(t)]
     return Turned(name, X, y, run, when, [(t, relu.certify(X, y, run.network_at(t), loss=LOSS)) for t in times])
 

@@ -13,6 +13,7 @@ from linflow import plots, relu
 from linflow.pages.explorer.neurons_figure import figure
 from linflow.pages.explorer.state import Given
 from linflow.pages.explorer.view import POINTS, View, points
+from linflow.relu.aligned import aligned_since
 
 LOSSES = ("exponential", "logistic", "squared")
 UNTIL, END, ACCURACY, STEPS = 0.02, 40.0, 1e-5, 400
@@ -104,19 +105,8 @@ def run_from(start: PlaneStart) -> relu.Trajectory:
 
 @lru_cache(maxsize=16)
 def aligned_from(start: PlaneStart) -> float:
-    """Return the time from which Theorem A holds; inf if it does not within the run.
-
-    Once it holds nothing flips, so it begins at the last flip, if at all. At a flip itself a pre-activation is 0, and
-    its sign is not certain in float64: the certificate is asked for at the next recorded time.
-    """
-    run = run_from(start)
-    if start.loss == "squared":
-        return math.inf
-    if certified(start, 0.0).best:
-        return 0.0
-    last = run.flips[-1].t if run.flips else 0.0
-    after = run.t[run.t > last]
-    return last if after.size and certified(start, float(after[0])).best else math.inf
+    """Return the time from which Theorem A holds; inf if it does not within the run."""
+    return aligned_since(run_from(start))
 
 
 @lru_cache(maxsize=16)
