@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from csv import writer as writer_of
 from os import PathLike, fspath
 from typing import Any, TextIO
@@ -30,6 +31,58 @@ COLUMNS = {
     "safe_step": "largest step now for which no step up to it can raise the loss",
 }
 """The logged columns and their meanings. NaN stands for an unknown value."""
+
+
+class Outlets:
+    """Where the rows of a monitor go: a CSV file and a writer of scalars, if they are asked for.
+
+    Args:
+        names: names of the columns, the step first.
+        csv: path of the file, or None.
+        writer: as for `scalars_into`.
+        prefix: prefix of the names of the scalars.
+        go_on: whether to keep existing rows of the file.
+    """
+
+    def __init__(
+        self, names: Sequence[str], csv: str | PathLike[str] | None, writer: Any, prefix: str, *, go_on: bool
+    ):
+        self.names, self.prefix = names, prefix
+        self._writer, self._own_writer = scalars_into(writer)
+        self._file, self._rows = (None, None) if csv is None else rows_into(csv, names, go_on=go_on)
+
+    def write(self, row: Mapping[str, float], *, repeated: bool = False) -> None:
+        """Write a row; to the file only if it is not there already."""
+        if self._file is not None and self._rows is not None and not repeated:
+            self._rows.writerow([cell(row[name], name) for name in self.names])
+            self._file.flush()
+        if self._writer is not None:
+            for name, value in row.items():
+                if name != "step" and math.isfinite(value):
+                    self._writer.add_scalar(f"{self.prefix}/{name}", value, int(row["step"]))
+
+    def close(self) -> None:
+        """Close what was opened here."""
+        if self._file is not None:
+            self._file.close()
+            self._file = self._rows = None
+        if self._own_writer:
+            self._writer.close()
+
+
+def cell(value: float, name: str, form: str = "") -> str:
+    """Return a value as it is written; a step is a whole number."""
+    if name == "step":
+        return str(int(value))
+    return format(value, form) if form else repr(float(value))
+
+
+def table_of(names: Iterable[str], rows: Sequence[Mapping[str, float]], notes: Iterable[str]) -> str:
+    """Return the columns with a known value as a table, and the notes below it."""
+    known = [name for name in names if any(math.isfinite(row[name]) for row in rows)]
+    lines = [known, *([cell(row[name], name, "#.4g") for name in known] for row in rows)]
+    wide = [max(len(line[i]) for line in lines) for i in range(len(known))]
+    return "\n".join(["  ".join(f"{x:>{w}}" for x, w in zip(line, wide, strict=True)) for line in lines] + [*notes])
 
 
 def rows_into(path: str | PathLike[str], columns: Sequence[str], *, go_on: bool) -> tuple[TextIO, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from os import PathLike
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from linflow.model.objectives import Objective
 from linflow.torch._extremes import Extremes
 from linflow.torch._imbalance_law import PROBES, ImbalanceLaw
 from linflow.torch._module import Layers
-from linflow.torch._outlets import COLUMNS, rows_into, scalars_into
+from linflow.torch._outlets import COLUMNS, Outlets, table_of
 from linflow.torch._sgd import Sgd, buffers_of, others, rate_of, trained_layers, why_no_law, why_not_plain
 from linflow.torch.smoothness import gradient_mismatch, local_smoothness, speed_of
 
@@ -146,12 +146,8 @@ class Monitor:
         self._extremes, self._loss, self._last_lr = Extremes(), math.nan, math.nan
         self.steps = self._done = checks.count(done, "done", least=0)
         self._armed, self._before = False, None
-        self._file: TextIO | None = None
-        self._rows_out: Any = None
         self._look_hook: Any = None
-        self._writer, self._own_writer = scalars_into(writer)
-        if csv is not None:
-            self._file, self._rows_out = rows_into(csv, list(COLUMNS), go_on=self._done > 0)
+        self._outlets = Outlets(list(COLUMNS), csv, writer, prefix, go_on=self._done > 0)
         self._ended: float | None = None
         self._hook: Any = None
         if optimizer is not None:
@@ -254,13 +250,7 @@ class Monitor:
             row["loss"] = float(self._loss)
         self.rows.append(row)
         repeated = self._done > 0 and len(self.rows) == 1  # the last row of the earlier run
-        if self._rows_out is not None and self._file is not None and not repeated:
-            self._rows_out.writerow([_cell(row[name], name) for name in COLUMNS])
-            self._file.flush()
-        if self._writer is not None:
-            for name, value in row.items():
-                if name != "step" and math.isfinite(value):
-                    self._writer.add_scalar(f"{self.prefix}/{name}", value, self.steps)
+        self._outlets.write(row, repeated=repeated)
 
     def _imbalances(self, row: dict[str, float], net: Network) -> None:
         row["drift"] = imbalance_drift(net, self._start)
@@ -328,11 +318,7 @@ class Monitor:
                 self._no_law = self._no_law or "the last step was not followed"
             free = self.budget is None or self._affordable(self.budget, rows=1)
             self._record(spectrum=free)
-        if self._file is not None:
-            self._file.close()
-            self._file = self._rows_out = None
-        if self._own_writer:
-            self._writer.close()
+        self._outlets.close()
         self._ended = time.perf_counter()
         self._spent += self._ended - began
 
@@ -344,11 +330,7 @@ class Monitor:
 
     @shown
     def __str__(self) -> str:
-        shown = [name for name in COLUMNS if any(math.isfinite(row[name]) for row in self.rows)]
-        lines = [shown, *([_cell(row[name], name, "#.4g") for name in shown] for row in self.rows)]
-        wide = [max(len(line[i]) for line in lines) for i in range(len(shown))]
-        table = ["  ".join(f"{cell:>{w}}" for cell, w in zip(line, wide, strict=True)) for line in lines]
-        return "\n".join([*table, *self.notes])
+        return table_of(COLUMNS, self.rows, self.notes)
 
     def __repr__(self) -> str:
         widths = "×".join(map(str, self._layers.widths))
@@ -391,9 +373,3 @@ class Monitor:
         found = gradient_mismatch(self._layers, self.objective, network)
         if found:
             self._note(f"{found}: the steps in the table are for the objective")
-
-
-def _cell(value: float, name: str, form: str = "") -> str:
-    if name == "step":
-        return str(int(value))
-    return format(value, form) if form else repr(float(value))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from os import PathLike
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from linflow._support import checks
 from linflow._support.words import plural, shown
 from linflow.torch._imbalance_law import ImbalanceLaw
 from linflow.torch._module import PASSED, unwrapped
-from linflow.torch._outlets import rows_into, scalars_into
+from linflow.torch._outlets import Outlets, table_of
 from linflow.torch._sgd import OPTIONS, Sgd, buffers_of, group_of, rate_of, why_no_law
 from torch import Tensor, nn
 
@@ -79,7 +79,7 @@ class NeuronMonitor:
         csv: str | PathLike[str] | None = None,
         prefix: str = "linflow",
     ):
-        self.every, self.prefix = checks.count(every, "every"), prefix
+        self.every = checks.count(every, "every")
         self.steps = 0
         self.notes: list[str] = []
         self.rows: list[dict[str, float]] = []
@@ -90,11 +90,7 @@ class NeuronMonitor:
         self._check_law()
         self._start = imbalances(layers.weights())
         self._loss, self._lr = math.nan, math.nan
-        self._file: TextIO | None = None
-        self._rows_out: Any = None
-        self._writer, self._own_writer = scalars_into(writer)
-        if csv is not None:
-            self._file, self._rows_out = rows_into(csv, list(NAMES), go_on=False)
+        self._outlets = Outlets(NAMES, csv, writer, prefix, go_on=False)
         self._record()
         self._hook = optimizer.register_step_post_hook(lambda *_: self._step())
 
@@ -115,10 +111,7 @@ class NeuronMonitor:
         self._hook = None
         if self.rows[-1]["step"] != self.steps:
             self._record()
-        if self._file is not None:
-            self._file.close()
-        if self._own_writer:
-            self._writer.close()
+        self._outlets.close()
 
     def __enter__(self) -> NeuronMonitor:
         return self
@@ -166,13 +159,7 @@ class NeuronMonitor:
                     "lower precision than the weights, clipping entry by entry, or weights that were written"
                 )
         self.rows.append(row)
-        if self._file is not None:
-            self._rows_out.writerow([int(row["step"]), *(repr(row[name]) for name in NAMES[1:])])
-            self._file.flush()
-        if self._writer is not None:
-            for name in NAMES[1:]:
-                if math.isfinite(row[name]):
-                    self._writer.add_scalar(f"{self.prefix}/{name}", row[name], self.steps)
+        self._outlets.write(row)
 
     def _note(self, text: str) -> None:
         if text not in self.notes:
@@ -180,14 +167,7 @@ class NeuronMonitor:
 
     @shown
     def __str__(self) -> str:
-        names = [name for name in NAMES if any(math.isfinite(row[name]) for row in self.rows)]
-        cells = [
-            [f"{row[name]:.0f}" if name == "step" else f"{row[name]:#.4g}" for name in names] for row in self.rows
-        ]
-        lines = [names, *cells]
-        wide = [max(len(line[i]) for line in lines) for i in range(len(names))]
-        table = ["  ".join(f"{cell:>{w}}" for cell, w in zip(line, wide, strict=True)) for line in lines]
-        return "\n".join([*table, *self.notes])
+        return table_of(NAMES, self.rows, self.notes)
 
     def __repr__(self) -> str:
         hidden = ", ".join(str(h) for h in self._layers.widths[1:-1])
@@ -271,18 +251,17 @@ class NeuronLaw(ImbalanceLaw):
 
     def _of(self, factors: Sequence[Tensor], others: Sequence[Tensor] | None = None) -> list[Tensor]:
         """Return the imbalances of matrices, or their polar form for two sequences of matrices."""
-        times = 1 if others is None else 2
-        second = factors if others is None else others
-        pairs = zip(pairwise(factors), pairwise(second), strict=True)
-        return [
-            times * ((A * C).sum(0) - (B * D)[: A.shape[1]].sum(1))  # the row of B's bias comes after the neurons
-            for (A, B), (C, D) in pairs
-        ]
+        return imbalances(factors, others)
 
 
-def imbalances(weights: Sequence[Tensor]) -> list[Tensor]:
-    """Return `‖u_j‖² + b_j² − ‖v_j‖²` of the neurons of each hidden layer."""
-    return [(A * A).sum(0) - (B * B)[: A.shape[1]].sum(1) for A, B in pairwise(weights)]
+def imbalances(weights: Sequence[Tensor], others: Sequence[Tensor] | None = None) -> list[Tensor]:
+    """Return `‖u_j‖² + b_j² − ‖v_j‖²` of the neurons of each hidden layer, or the polar form for two sequences."""
+    times = 1 if others is None else 2
+    pairs = zip(pairwise(weights), pairwise(weights if others is None else others), strict=True)
+    return [
+        times * ((A * C).sum(0) - (B * D)[: A.shape[1]].sum(1))  # the row of B's bias comes after the neurons
+        for (A, B), (C, D) in pairs
+    ]
 
 
 def _modules(model: Any) -> Iterable[nn.Module]:
