@@ -11,6 +11,7 @@ import numpy as np
 from linflow._support.arrays import to_numpy
 from linflow.certificates import Guarantee
 from linflow.dynamics import gradient_flow
+from linflow.experiments.figures._axes import label_values
 from linflow.experiments.figures._outcome import Claim, LeftOut, Progress, Table, about_these, number
 from linflow.experiments.figures._paper_figure import PaperFigure
 from linflow.experiments.figures._settings import Settings, setting
@@ -215,8 +216,7 @@ def draw(data: AdapterData) -> Any:
         ):
             limit.semilogx(sizes, np.array(values)[order], style, color=COLOURS[colour], markersize=3.5, alpha=0.6,
                            label=label if i == 0 else None)  # fmt: skip
-    limit.set_xticks(sizes, [f"{x:g}" for x in sizes])
-    limit.tick_params(axis="x", which="minor", labelbottom=False)
+    label_values(limit, sizes)
     limit.set(xlabel="size of $A$", ylabel="gap over its first", ylim=(0, 1.02))
     limit.set_title("How far the gap falls")
     limit.legend(loc="lower right", fontsize=6.5)
@@ -228,8 +228,7 @@ def draw(data: AdapterData) -> Any:
                     label="observed, least" if i == 0 else None)  # fmt: skip
         rate.loglog(ratio, [draws[j].speed for j in order], "--", color=colour,
                     label="certified" if i == 0 else None)  # fmt: skip
-    rate.set_xticks(ratio, [f"{x:g}" for x in ratio])
-    rate.tick_params(axis="x", which="minor", labelbottom=False)
+    label_values(rate, ratio)
     rate.set(xlabel="rate of $B$ over that of $A$ (LoRA+)", ylabel=r"$-\dot{L}/(L - m)$")
     rate.set_title("How fast it falls there")
     rate.legend(loc="upper left", fontsize=7)

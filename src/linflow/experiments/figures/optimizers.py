@@ -12,6 +12,7 @@ import numpy as np
 from linflow import init
 from linflow._support.arrays import norm, to_numpy
 from linflow.dynamics import Trajectory, gradient_descent, gradient_flow
+from linflow.experiments.figures._axes import label_values
 from linflow.experiments.figures._outcome import Claim, LeftOut, Progress, Table, about_these, number
 from linflow.experiments.figures._paper_figure import PaperFigure
 from linflow.experiments.figures._settings import Settings, setting
@@ -221,8 +222,7 @@ def draw(data: OptimizerData) -> Any:
                     label="largest on the run" if i == 0 else None)  # fmt: skip
         ball.loglog(a, data.drifts[i, order, 1], "--", color=COLOURS["black"], linewidth=0.9,
                     label=r"cap $2\ell(0)/a^2$" if i == 0 else None)  # fmt: skip
-    ball.set_xticks(a, [f"{x:g}" for x in a])
-    ball.tick_params(axis="x", which="minor", labelbottom=False)
+    label_values(ball, a)
     ball.set(xlabel="friction $a$", ylabel=r"$\Vert D(t) - D(0)\Vert_F$")
     ball.set_title("Heavy-ball flow")
     ball.legend(loc="lower left", fontsize=7)

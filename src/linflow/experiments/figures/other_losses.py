@@ -13,6 +13,7 @@ from linflow._support.arrays import to_numpy
 from linflow.certificates import Certificate
 from linflow.certificates.certificate import certify
 from linflow.dynamics import Trajectory, gradient_flow
+from linflow.experiments.figures._axes import label_values
 from linflow.experiments.figures._outcome import Claim, LeftOut, Progress, Table, about_these, number
 from linflow.experiments.figures._paper_figure import PaperFigure
 from linflow.experiments.figures._runs import kept_claim
@@ -204,8 +205,7 @@ def draw(data: LossData) -> Any:
             rate.loglog(d, [draws[j][k].observed for k in order], "o", color=COLOURS[SHADES[j % 4]], markersize=4,
                         alpha=0.6, label=f"run, {100 * share:.0f} % known" if i == 0 else None)  # fmt: skip
     rate.loglog(d, [data.completed[0][0][k].certified for k in order], color=COLOURS["black"], label="certified")
-    rate.set_xticks(d, [f"{x:g}" for x in d])
-    rate.tick_params(axis="x", which="minor", labelbottom=False)
+    label_values(rate, d)
     rate.set(xlabel="imbalance at the start", ylabel="rate (of a run: its mean)")
     rate.set_title("Completion: the rate of the imbalance")
     rate.legend(loc="upper left", fontsize=7)

@@ -11,6 +11,7 @@ import numpy as np
 from linflow.certificates import Certificate, Guarantee, safe_step_size
 from linflow.certificates.certificate import certify
 from linflow.dynamics import Trajectory, gradient_descent
+from linflow.experiments.figures._axes import label_values
 from linflow.experiments.figures._outcome import Claim, LeftOut, Progress, Table, about_these, number
 from linflow.experiments.figures._paper_figure import PaperFigure
 from linflow.experiments.figures._runs import kept_claim
@@ -211,8 +212,7 @@ def draw(data: TwoLayerDescentData) -> Any:
             steps.loglog(np.full(values.shape[1], h), values[i], mark, color=COLOURS[colour], markersize=4, alpha=0.6,
                          label=label if i == 0 else None)  # fmt: skip
     steps.set(xlabel="width", ylabel="steps")
-    steps.set_xticks(s.h, list(map(str, s.h)))
-    steps.tick_params(axis="x", which="minor", labelbottom=False)
+    label_values(steps, s.h)
     steps.set_title(f"Steps to {number(s.until)}")
     steps.legend(loc="upper right", fontsize=7)
     for row, colour in zip(data.draws, PALETTE, strict=False):
