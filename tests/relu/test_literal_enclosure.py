@@ -207,6 +207,36 @@ def test_a_path_beyond_0_is_put_onto_its_side_by_the_shortest_change():
     assert own_error(wrong) >= wrong.path.added(0.25) + 2 * size + variation
 
 
+@pytest.mark.parametrize("beyond", [1e-22, 1e-4])
+@pytest.mark.parametrize("slides", [(), ((1, 2),)])
+def test_how_much_the_correction_can_vary(beyond, slides):
+    """`p ε` for a pair on one side, `2p ε` or the variation of its z for one that slides, over the length of x."""
+    data = data_of(0)
+    path = path_of(data, 0.02, slides=slides)
+    tube, p = PatternTube(path, 0.25), path.order
+    tube.low = np.full(tube.low.shape, 1e3)
+    tube.low[:, 1, 2] = -beyond
+    terms = np.abs(path.z[1:, 1, 2]) + path.z_error[1:, 1, 2]
+    varied = float(np.sum(terms * 0.25 ** np.arange(1, len(path.z))))
+    expected = min(varied, 2 * p * beyond) if slides else p * beyond
+    length = np.linalg.norm(data.X[1])
+    size, variation = tube.adjusted
+    assert size == pytest.approx(beyond / length, rel=1e-9, abs=0)
+    assert variation == pytest.approx(expected / length, rel=1e-9, abs=0)
+    assert (varied < 2 * p * beyond) == (beyond == 1e-4) or not slides
+
+
+@pytest.mark.parametrize("radius", [1e-3, 2.0])
+def test_how_far_residual_and_pulls_move_within_a_radius(radius):
+    data = data_of(2, m=2, s=0.2)
+    tube = PatternTube(path_of(data, 0.02), 0.25)
+    norm, (features, second) = data.norm, (tube.features, tube.sizes[1])
+    moved = math.sqrt((norm * second) ** 2 + features**2) * radius + norm * radius**2 / 2
+    assert tube.residual_moved(radius) == pytest.approx(moved, rel=1e-11, abs=0)
+    expected = moved * (tube.rows + radius) + tube.residual[0] * radius
+    np.testing.assert_allclose(tube.pull_moved(radius), expected, rtol=1e-11, atol=0)
+
+
 def test_the_inverse_of_samples_counts_equal_and_opposite_ones_once():
     net = relu.Network(np.ones((2, 1)), np.ones((1, 1)))
     X = np.array([[1.0, 2.0], [1.0, 2.0], [-1.0, -2.0], [3.0, 0.0]])
@@ -229,6 +259,13 @@ def test_forces_of_sliding_pairs_are_in_their_range_or_their_distance_is_added()
     outside = max(f - q, 0.1 * q - f, 0.0) + max(-q, 0.0)
     seen = outside * np.linalg.norm(data.X[1]) * 0.02 * 0.25
     assert tube.forced >= 0.5 * seen
+    for size in (0.0, 0.1):  # of the correction, with which the pulls move
+        short = PatternTube(path, 1e-5)  # on which nothing else moves
+        short.__dict__["adjusted"] = (size, 0.0)
+        moved = short.pull_moved(size)[2]
+        distance = max(max(f - q, 0.1 * q - f) + moved, 0.0) + max(-q + moved, 0.0)
+        at_once = distance * np.linalg.norm(data.X[1]) * 0.02 * 1e-5
+        assert outside > 0 and at_once * (1 - 1e-12) <= short.forced <= at_once * (1 + 1e-3)
     path.forces[:, 1, 2] = 0.5 * path.pulls[:, 1, 2] * np.sign(q)
     inside = PatternTube(path, 0.25)
     assert (inside.forced < 1e-3 * abs(q)) == (q > 0)
@@ -317,6 +354,11 @@ def test_a_neuron_slides_in_every_solution_if_both_sides_push_it_back_for_long_e
     less = neuron_of(X, pulls, sides, held=[1], unknown=[True, True, False], moved=1e-2)
     case = [np.array([-1.0, 0.0, -0.6])] * 2
     assert less._settled(*case)[2] < neuron._settled(*case)[2] - 2 * 2e-2
+    force = -(X[1] @ (-1.0 * X[0] - 0.6 * X[2])) / 4.0
+    off = 2.0 * (np.linalg.norm(X[0]) + np.linalg.norm(X[2])) * 1e-2 / 4.0
+    found = less._settled(*case)
+    assert found[:2] == (pytest.approx([force], rel=1e-12), pytest.approx(off, rel=1e-9))
+    assert found[2] == pytest.approx(2.0 * (min(force, pulls[1] - force) - off - 2e-2), rel=1e-9)
 
 
 def test_a_crossing_costs_its_negative_pull_over_its_speed(monkeypatch):
