@@ -19,6 +19,7 @@ from linflow.relu.layers import TwoLayers
 from linflow.relu.network import Network
 from linflow.relu.pieces import OFF, ON, SLIDING, Pattern, PiecePoint, field_of
 from linflow.relu.problem import Problem
+from linflow.relu.roots import NODES, TOGETHER, first_roots
 from linflow.relu.smooth import SmoothNetwork
 from linflow.relu.trajectory import WORDS, Flip, Trajectory, find_root
 
@@ -26,8 +27,6 @@ AT_ZERO = 1e-12
 """A pre-activation below this part of `|x_i|ᵀ|u_j|` on the wrong side has crossed; the crossing is at half of it."""
 LEFT = 1e-9
 """The part of its pull by which a force must be outside its range before the pair no longer slides."""
-NODES = 0.5 - 0.5 * np.cos(np.pi * np.arange(8) / 7)
-"""Chebyshev points of a step. Its dense output has degree 7: the values there determine it."""
 BUDGET = 256 * 2**20
 """Bytes of weights kept along a run; beyond, every second of those between flips is dropped."""
 
@@ -142,6 +141,7 @@ class _PieceLoop:
         self.times, self.gaps, self.rates, self.paths = [0.0], [self.point.gap], [self.point.rate], [0.0]
         self.kept = [_Kept(0.0, self.y, self.pattern, True)]
         self.length: float | None = None
+        self.solver: tuple[Any, Pattern | None] = (None, None)
 
     def tolerance(self, y: np.ndarray, point: PiecePoint) -> float:
         """Return the error allowed in a step, in norm."""
@@ -162,7 +162,7 @@ class _PieceLoop:
             event = self._first_event(t, dense)
             if event is not None:
                 t = event[0]
-            if self.field.at(dense(t), self.pattern).gap <= self.target:
+            if self.field.at(y if event is None else dense(t), self.pattern).gap <= self.target:
                 self._keep(*self._land(t, dense), False)
                 return Result.TARGET
             if event is None:
@@ -191,34 +191,46 @@ class _PieceLoop:
         self, y: np.ndarray, t: float, end: float
     ) -> tuple[np.ndarray, float, Callable[..., np.ndarray]] | None:
         """Take one step on the present pattern, at most to `end`. Return None if the tolerance cannot be met."""
-        from scipy.integrate import DOP853  # noqa: PLC0415 - scipy.integrate is slow to import
-
-        pattern = self.pattern
-        point = self.field.at(y, pattern)
+        point = self.point if y is self.y else self.field.at(y, self.pattern)
         allowed = np.full(len(y), self.tolerance(y, point) / math.sqrt(len(y)))
         speed, unit = max(point.speed, 1e-300), self.unit
         # The path has its own size: that of the residual over one fall of the loss.
         allowed[-1] = max(self.rtol * norm(point.residual) * min(point.gap / speed, norm(y[:-1])) / speed, 1e-300)
-        first = self.length or min(0.01 * norm(y[:-1]), point.gap / speed) / speed
-        solver = DOP853(
-            lambda _, x: self.field.velocity(x, pattern) / unit,
-            t * unit,
-            y,
-            end * unit,
-            rtol=1e-13,
-            atol=allowed,  # pyright: ignore[reportArgumentType] - SciPy takes an array, its stubs do not
-            first_step=min(first, end - t) * unit,
-        )
+        solver, pattern = self.solver
+        if solver is None or solver.y is not y or pattern is not self.pattern or solver.t_bound != end * unit:
+            first = self.length or min(0.01 * norm(y[:-1]), point.gap / speed) / speed
+            solver = self._solver(y, t, end, min(first, end - t))
+            self.evaluations += solver.nfev
+        solver.atol = allowed
+        before = solver.nfev
         with np.errstate(all="ignore"):
             solver.step()
         self.steps += 1
-        self.evaluations += solver.nfev
+        self.evaluations += solver.nfev - before
         if solver.status == "failed":
             return None
         reached = min(float(solver.t) / unit, end)
         self.length = float(solver.h_abs) / unit if reached < end else self.length
-        dense = solver.dense_output()
-        return solver.y, reached, lambda s: dense(s * unit)
+        self.solver = solver, self.pattern
+        found: list[Callable[..., np.ndarray]] = []
+
+        def dense(s: Any) -> np.ndarray:  # costs three evaluations: made at the first call, before the next step
+            if not found:
+                found.append(solver.dense_output())
+            return found[0](s * unit)
+
+        return solver.y, reached, dense
+
+    def _solver(self, y: np.ndarray, t: float, end: float, first: float) -> Any:
+        """Return the integrator of the present pattern; its absolute tolerance is set before each step."""
+        from scipy.integrate import DOP853  # noqa: PLC0415 - scipy.integrate is slow to import
+
+        pattern, unit = self.pattern, self.unit
+
+        def velocity(_: float, x: np.ndarray) -> np.ndarray:
+            return self.field.velocity(x, pattern) / unit
+
+        return DOP853(velocity, t * unit, y, end * unit, rtol=1e-13, first_step=first * unit)
 
     def _first_event(
         self, t: float, dense: Callable[..., np.ndarray]
@@ -229,37 +241,25 @@ class _PieceLoop:
         """
         if not self.field.has_kinks:
             return None
-        times = self.t + NODES * (t - self.t)
-        states = [dense(s) for s in times]
+        states = dense(self.t + NODES * (t - self.t)).T
         zero = AT_ZERO * (np.abs(self.field.X) @ np.abs(self.field.layers(self.y)[0]))
-        sides = self.pattern.sides
-        signed = np.stack([self.field.z(y) * sides for y in states])
-        curves, ways, pairs = [], [], []
-        for i, j in zip(*np.nonzero(self._may_leave(signed, zero)), strict=True):
-            curves.append(signed[:, i, j] + 0.5 * zero[i, j])
-            ways.append(0)
-            pairs.append((int(i), int(j)))
-        if (sides == SLIDING).any():
-            found = [self.field.sliding_forces(y, self.pattern) for y in states]
+        signed = self.field.z(states) * self.pattern.sides
+        samples, neurons = np.nonzero(self._may_leave(signed, zero))
+        pairs = [(samples, neurons, 0)]
+        curves = [signed[:, samples, neurons] + 0.5 * zero[samples, neurons]]
+        if (self.pattern.sides == SLIDING).any():
             # The forces and pulls are as smooth as the weights; their ratio has a pole where a pull is 0.
-            forces, pulls = (np.stack([one[part] for one in found]) for part in (2, 3))
+            samples, neurons, forces, pulls = self.field.sliding_forces(states, self.pattern)
             signs, most = np.sign(pulls[0]), np.abs(pulls).max(axis=0)
-            for k, (i, j) in enumerate(zip(*found[0][:2], strict=True)):
-                f, q = forces[:, k], pulls[:, k]
-                for way, room in ((ON, q - f), (OFF, f - self.field.slope * q)):
-                    curves.append(signs[k] * room + LEFT * most[k])
-                    ways.append(way)
-                    pairs.append((int(i), int(j)))
-        first = [_first_root(np.array(curve)) for curve in curves]
-        hit = [theta for theta in first if theta is not None]
-        if not hit:
+            for way, room in ((ON, pulls - forces), (OFF, forces - self.field.slope * pulls)):
+                pairs.append((samples, neurons, way))
+                curves.append(signs * room + LEFT * most)
+        first = first_roots(np.concatenate(curves, axis=1))
+        earliest = float(first.min(initial=math.inf))
+        if math.isinf(earliest):
             return None
-        earliest = min(hit)
-        together = [
-            (*pair, way)
-            for theta, pair, way in zip(first, pairs, ways, strict=True)
-            if theta is not None and theta <= earliest + 1e-10
-        ]
+        leaving = [(int(i), int(j), way) for some, others, way in pairs for i, j in zip(some, others, strict=True)]
+        together = [pair for theta, pair in zip(first, leaving, strict=True) if theta <= earliest + TOGETHER]
         return self.t + earliest * (t - self.t), together
 
     def _may_leave(self, signed: np.ndarray, zero: np.ndarray) -> np.ndarray:
@@ -307,7 +307,7 @@ class _PieceLoop:
             if step is None:
                 break
             y, t, _ = step
-        self.pattern, self.length = kept, length
+        self.pattern, self.length, self.solver = kept, length, (None, None)
         return y
 
     def _land(self, t: float, dense: Callable[..., np.ndarray]) -> tuple[float, np.ndarray]:
@@ -352,6 +352,7 @@ class _PieceLoop:
 
     def trajectory(self, result: Result, seconds: float, error: Callable[[], float] | float) -> Trajectory:
         """Return what was computed."""
+        self.solver = None, None  # it cannot be pickled
         last = self._network(self.y)
         stats = Stats(self.steps, 0, self.evaluations, self.net.drift(last), seconds, error)
         return Trajectory(
@@ -368,32 +369,3 @@ class _PieceLoop:
             until=self.until,
             weights_at=self.weights_at,
         )
-
-
-def _first_root(values: np.ndarray) -> float | None:
-    """Return the first θ in [0, 1] at which the polynomial through the Chebyshev values goes below 0; else None."""
-    grid = np.linspace(0.0, 1.0, 65)
-    on_grid = _interpolate(values, grid)
-    below = np.flatnonzero(on_grid < 0)
-    if not below.size:
-        return None
-    k = int(below[0])
-    if k == 0:
-        return 0.0
-    low, high = grid[k - 1], grid[k]
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        low, high = (low, middle) if _interpolate(values, np.array([middle]))[0] < 0 else (middle, high)
-    return float(high)
-
-
-_SIGNS = np.array([0.5, -1, 1, -1, 1, -1, 1, -0.5])
-
-
-def _interpolate(values: np.ndarray, theta: np.ndarray) -> np.ndarray:
-    """Return the polynomial of degree 7 through values at `NODES`, by the barycentric formula."""
-    gaps = theta[:, None] - NODES
-    exact = gaps == 0
-    weights = _SIGNS / np.where(exact, 1.0, gaps)
-    found = weights @ values / weights.sum(axis=1)
-    return np.where(exact.any(axis=1), values[np.argmax(exact, axis=1)], found)

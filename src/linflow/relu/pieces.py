@@ -15,6 +15,7 @@ from linflow.relu.network import Network
 from linflow.relu.problem import Problem
 from linflow.relu.smooth import SmoothNetwork
 
+_NONE_HELD = np.empty(0, dtype=int), np.empty(0, dtype=int), np.empty((0, 0))
 ON, OFF, SLIDING = 1, -1, 0
 """How a neuron stands to a sample: `z > 0`; `z ≤ 0`; held at `z = 0` by forces from both sides."""
 MOST_TOGETHER = 6
@@ -86,18 +87,20 @@ class Field:
         self.X = net.inputs(problem.X)
         self.K = self.X @ self.X.T
         self.shape = self.X.shape[1], net.width, net.V.shape[1]
+        self._balancing: dict[bytes, np.ndarray] = {}
+        self._last: tuple[Pattern | None, tuple[np.ndarray, np.ndarray, np.ndarray]] = (None, _NONE_HELD)
 
     def layers(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return `U` and `V`."""
+        """Return `U` and `V` of a vector, or of each row of a matrix."""
         d, h, m = self.shape
-        return y[: d * h].reshape(d, h), y[d * h : -1].reshape(h, m)
+        return y[..., : d * h].reshape(*y.shape[:-1], d, h), y[..., d * h : -1].reshape(*y.shape[:-1], h, m)
 
     def vector(self, U: np.ndarray, V: np.ndarray, path: float = 0.0) -> np.ndarray:
         """Return the two layers and the path as one vector."""
         return np.concatenate([U.ravel(), V.ravel(), [path]])
 
     def z(self, y: np.ndarray) -> np.ndarray:
-        """Return the pre-activations `XU`."""
+        """Return the pre-activations `XU` of a vector, or of each row of a matrix."""
         return self.X @ self.layers(y)[0]
 
     def z_noise(self, y: np.ndarray) -> np.ndarray:
@@ -107,34 +110,61 @@ class Field:
     def at(self, y: np.ndarray, pattern: Pattern) -> PiecePoint:
         """Return the flow at a point. Sliding pairs get the slopes that keep their z at 0."""
         U, V = self.layers(y)
+        features, Z, R, pulls, forces = self._acting(U, V, pattern)
+        return PiecePoint(self.problem.value(Z), R, forces, pulls, -(self.X.T @ forces), -(features.T @ R))
+
+    def velocity(self, y: np.ndarray, pattern: Pattern) -> np.ndarray:
+        """Return `ẏ`."""
+        U, V = self.layers(y)
+        features, _, R, _, forces = self._acting(U, V, pattern)
+        square = float(np.vdot(R, R))  # `norm` is slower, and needed only where squares leave float64
+        size = math.sqrt(square) if 1e-290 < square < 1e290 else norm(R)
+        return self.vector(-(self.X.T @ forces), -(features.T @ R), size)
+
+    def sliding_forces(
+        self, y: np.ndarray, pattern: Pattern
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return samples, neurons, forces f and pulls q of the sliding pairs: `a = f/q` must stay in `[slope, 1]`.
+
+        For each row of a matrix y, f and q have a row.
+        """
+        samples, neurons, _ = self._held(pattern)
+        found = [self._acting(*self.layers(one), pattern)[3:] for one in np.atleast_2d(y)]
+        pulls, forces = (np.stack([one[k][samples, neurons] for one in found]) for k in (0, 1))
+        return samples, neurons, forces.reshape(*y.shape[:-1], -1), pulls.reshape(*y.shape[:-1], -1)
+
+    def _acting(self, U: np.ndarray, V: np.ndarray, pattern: Pattern) -> tuple[np.ndarray, ...]:
+        """Return features, outputs, residual, pulls and forces."""
         slopes = pattern.slopes
         features = slopes * (self.X @ U)
         Z = features @ V
         R = self.problem.gradient(Z)
         pulls = R @ V.T
         forces = slopes * pulls
-        for j, S in pattern.sliding:
-            forces[S, j] = self._balance(S, forces[:, j])
-        return PiecePoint(self.problem.value(Z), R, forces, pulls, -(self.X.T @ forces), -(features.T @ R))
+        samples, neurons, rows = self._held(pattern)
+        if len(samples):
+            forces[samples, neurons] = np.einsum("pn,np->p", rows, forces[:, neurons])
+        return features, Z, R, pulls, forces
 
-    def _balance(self, S: np.ndarray, forces: np.ndarray) -> np.ndarray:
-        """Return the forces on the samples S that keep their z constant, given those on the others (0 on S)."""
-        if len(S) == 1:
-            return -(self.K[S] @ forces) / self.K[S, S]
-        return np.linalg.lstsq(self.K[np.ix_(S, S)], -self.K[S] @ forces, rcond=None)[0]
+    def _held(self, pattern: Pattern) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return samples and neurons of the sliding pairs, and for each the row p of `f_ij = p · f_j`.
 
-    def velocity(self, y: np.ndarray, pattern: Pattern) -> np.ndarray:
-        """Return `ẏ`."""
-        point = self.at(y, pattern)
-        return self.vector(point.U_dot, point.V_dot, norm(point.residual))
+        f_j holds the forces on the other samples, and 0 on these; with `f_ij` these keep their z.
+        """
+        if pattern is not self._last[0]:
+            samples, neurons = np.nonzero(pattern.sides == SLIDING)
+            rows = np.empty((len(samples), len(self.K)))
+            for j, S in pattern.sliding:
+                rows[neurons == j] = self._balance(S)
+            self._last = pattern, (samples, neurons, rows)
+        return self._last[1]
 
-    def sliding_forces(
-        self, y: np.ndarray, pattern: Pattern
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return samples, neurons, forces f and pulls q of the sliding pairs: `a = f/q` must stay in `[slope, 1]`."""
-        samples, neurons = np.nonzero(pattern.sides == SLIDING)
-        point = self.at(y, pattern)
-        return samples, neurons, point.forces[samples, neurons], point.pulls[samples, neurons]
+    def _balance(self, S: np.ndarray) -> np.ndarray:
+        """Return `−K_SS⁺ K_S·`, which takes the forces on the other samples to those on S that keep their z."""
+        key = S.tobytes()
+        if key not in self._balancing:
+            self._balancing[key] = np.linalg.lstsq(self.K[np.ix_(S, S)], -self.K[S], rcond=None)[0]
+        return self._balancing[key]
 
     def resolve(self, y: np.ndarray, pattern: Pattern, neuron: int, samples: np.ndarray) -> Pattern:
         """Return the pattern in which the flow goes on, for samples of a neuron that are at `z = 0` now.
@@ -190,16 +220,14 @@ class SmoothField(Field):
         super().__init__(problem, net, 0.0)
         self.activation = net.activation
 
-    def at(self, y: np.ndarray, pattern: Pattern) -> PiecePoint:
-        """Return the flow at a point."""
-        U, V = self.layers(y)
+    def _acting(self, U: np.ndarray, V: np.ndarray, pattern: Pattern) -> tuple[np.ndarray, ...]:
+        """Return features, outputs, residual, pulls and forces."""
         z = self.X @ U
         features = self.activation.value(z)
         Z = features @ V
         R = self.problem.gradient(Z)
         pulls = R @ V.T
-        forces = self.activation.slope(z) * pulls
-        return PiecePoint(self.problem.value(Z), R, forces, pulls, -(self.X.T @ forces), -(features.T @ R))
+        return features, Z, R, pulls, self.activation.slope(z) * pulls
 
 
 def field_of(problem: Problem, net: Network | SmoothNetwork) -> Field:
