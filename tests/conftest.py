@@ -14,6 +14,9 @@ settings.register_profile("linflow", deadline=None, suppress_health_check=[Healt
 settings.load_profile("linflow")
 # Parallelism is over tests.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Without kept bytecode each worker, and each process that a test starts, compiles every module anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 COMPILED = """
 from threading import Thread
