@@ -10,6 +10,7 @@ tables.
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from benchmarks.problems import TASKS, orthonormal
 import linflow as lf
 from linflow.experiments.figures.real_data import digits
 from linflow.experiments.figures.verified_runs import _diabetes
+from linflow.verified.steps import _edge
 from tests.proofs import ending
 
 FRACTIONS = (1e-2, 1e-4, 1e-6)
@@ -83,7 +85,18 @@ def real(index: int) -> Iterator[Start]:
                     print(f"{name}, {L} layers, {start}: left out ({error})", flush=True)
 
 
-SECTIONS = {f.__name__: f for f in (gaussian, small, orthogonal, benchmark, real)}
+def momentum(index: int) -> Iterator[Start]:
+    """Descents with momentum: Gaussian starts of at most 300 weights, diabetes and digits with two layers."""
+    for first in range(3 * index, 3 * index + 3):
+        yield from gaussian(first)
+    f = _diabetes()
+    yield "diabetes 10×16×1, NTK", f, lf.init.ntk((10, 16, 1), rng=index)
+    yield "digits 64×2×10, NTK", digits(), lf.init.ntk((64, 2, 10), rng=index)
+
+
+SECTIONS = {f.__name__: f for f in (gaussian, small, orthogonal, benchmark, real, momentum)}
+MOMENTA = ((0.5, False), (0.9, False), (0.9, True))
+PARTS = (0.125, 0.3, 0.5, 0.8)
 
 
 def row(start: Start, max_steps: int, later: bool) -> Counter:
@@ -117,6 +130,36 @@ def row(start: Start, max_steps: int, later: bool) -> Counter:
     return seen
 
 
+def descents(start: Start, max_steps: int) -> Counter:
+    """Print a row for each momentum and step: certified steps beside those of a plain run, at three fractions.
+
+    The steps are parts of the edge of stability of the largest curvature at the start and after a slow run.
+    """
+    name, f, net = start
+    edge = 2 / _edge(f, net)
+    slow = lf.gradient_descent(f, net, step_size=0.3 / edge, steps=100_000, until=1e-4, every=100_000)
+    top = max(edge, 2 / _edge(f, slow.final))
+    seen = Counter(starts=1)
+    for (mu, nesterov), part in itertools.product(MOMENTA, PARTS):
+        eta = part * 2 * (1 + mu) / ((1 + 2 * mu) if nesterov else 1) / top
+        options = {"step_size": eta, "momentum": mu, "nesterov": nesterov, "until": FRACTIONS[-1], "steps": max_steps}
+        enc = lf.enclose(f, net, algorithm="descent", **options)
+        run = lf.gradient_descent(f, net, **options)
+        taken = [int(k[0]) if len(k := np.flatnonzero(run.gap <= x * run.gap[0])) else -1 for x in FRACTIONS]
+        bounds = [enc.steps_bounds(x) for x in FRACTIONS]
+        exact = all(b == (k, k) for b, k in zip(bounds, taken, strict=True))
+        seen["descents"] += 1
+        seen["the plain run reached it"] += taken[-1] >= 0
+        seen["proved, each number of steps that of the plain run"] += exact
+        seen[f"{ending(enc)}; the plain run {'reached' if taken[-1] >= 0 else 'did not reach'} it"] += not exact
+        print(
+            f"{name}: {enc.optimizer}, {part:g} of the edge: certified {bounds}, run {taken}; radius "
+            f"{enc.radius[-1]:.1e}, exponent {enc.exponent:.3g}; {enc.reason}",
+            flush=True,
+        )
+    return seen
+
+
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description="How sharp verified flows are.")
@@ -128,7 +171,10 @@ def main() -> None:
     total = Counter()
     for index in range(arguments.first, arguments.first + arguments.count):
         for start in SECTIONS[arguments.section](index):
-            total += row(start, arguments.max_steps, arguments.section == "gaussian")
+            if arguments.section == "momentum":
+                total += descents(start, arguments.max_steps)
+            else:
+                total += row(start, arguments.max_steps, arguments.section == "gaussian")
     for name, count in total.items():
         print(f"{name}  {count}")
 

@@ -22,7 +22,9 @@ NAMES = (
     "flow",
     "hessian",
     "log_norm",
+    "lyapunov",
     "march",
+    "momentum",
     "prior",
     "problem",
     "reduction",
@@ -381,14 +383,16 @@ class TrueFlow:
                 low, high = (middle, high) if self.gap(self._value(series, middle)) > target else (low, middle)
             return begin + low
 
-    def descent(self, eta, steps):
+    def descent(self, eta, steps, momentum=0.0, nesterov=False):
         """Return the iterates of exact gradient descent with a constant step, or with one step each."""
         with precision():
-            found = [self.start]
+            found, mu = [self.start], flint.arb(momentum)
+            v = [0 * w for w in self.start]
             for step in np.broadcast_to(eta, steps).tolist():
-                found.append(
-                    [(w + flint.arb(step) * g).mid() for w, g in zip(found[-1], self.force(found[-1]), strict=True)]
-                )
+                force = self.force(found[-1])
+                v = [(mu * a + g).mid() for a, g in zip(v, force, strict=True)]
+                u = [g + mu * a for a, g in zip(v, force, strict=True)] if nesterov else v
+                found.append([(w + flint.arb(step) * a).mid() for w, a in zip(found[-1], u, strict=True)])
             return found
 
 

@@ -68,7 +68,7 @@ def test_what_is_certified_and_what_is_refused(data):
         bad = run("certify", *data, *options)
         assert bad.exit_code == 2 and words in bad.stderr, options
     verified = run("certify", *data, "--layer-rates", "1,4", "--verified")
-    assert "verified runs are of the plain flow and descent" in verified.stdout
+    assert "verified runs are of the flow and of descent with or without momentum" in verified.stdout
 
 
 def test_a_file_of_an_experiment(data, tmp_path):

@@ -133,6 +133,7 @@ TARGETS = {
             (("forever",), ["verified/test_forever"]),
             (("flow", "run", "attempt"), ["verified/test_run"]),
             (("descent",), ["verified/test_literal_descent", "verified/test_descent"]),
+            (("momentum", "lyapunov"), ["verified/test_literal_momentum", "verified/test_momentum"]),
             (("checking",), ["verified/test_check"]),
             (("comparison",), ["verified/test_comparison"]),
             (("spectra",), ["verified/test_literal_spectra", "verified/test_spectra"]),

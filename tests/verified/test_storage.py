@@ -93,6 +93,15 @@ def test_a_descent_that_is_read_answers_every_question_the_same(problem, tmp_pat
         np.testing.assert_array_equal(was, now)
 
 
+def test_a_descent_with_momentum_that_is_read_says_so(tmp_path):
+    enc = lf.enclose(
+        *PROBLEMS["factorization"], algorithm="descent", step_size=0.01, steps=20, momentum=0.9, nesterov=True
+    )
+    back = again(enc, tmp_path)
+    assert told(back) == told(enc) and back.optimizer == enc.optimizer and "Nesterov momentum 0.9" in repr(back)
+    np.testing.assert_array_equal(back.gaps, enc.gaps)
+
+
 def test_a_descent_by_a_schedule_that_is_read_has_its_steps(problem, tmp_path):
     enc = lf.enclose(*problem, algorithm="descent", schedule=lf.schedules.backtracking(), steps=20)
     back = again(enc, tmp_path)

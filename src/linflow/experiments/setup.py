@@ -108,11 +108,15 @@ class Setup:
         self, progress: Callable[[float], None] | None = None
     ) -> tuple[Enclosure | DescentEnclosure | None, str]:
         """Return the verified run, or None and the reason."""
-        if not self.optimizer.plain:
-            return None, f"verified runs are of the plain flow and descent, and this has {self.optimizer}"
+        optimizer = self.optimizer
+        if optimizer != Optimizer(momentum=optimizer.momentum, nesterov=optimizer.nesterov):
+            return (
+                None,
+                f"verified runs are of the flow and of descent with or without momentum; this has {optimizer}",
+            )
         options: dict[str, Any] = {"until": self.experiment.flow.until, "max_steps": self.experiment.proof.steps}
         if self.experiment.algorithm == "flow":
             options["t_max"] = self.experiment.flow.t_max
         else:
             options |= self.steps | {"steps": self.experiment.descent.steps}
-        return attempt(self.objective, self.network, **options, progress=progress)
+        return attempt(self.objective, self.network, **options, optimizer=optimizer, progress=progress)

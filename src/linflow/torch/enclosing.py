@@ -25,6 +25,8 @@ def enclose(
     schedule: Schedule | None = None,
     steps: int | None = None,
     max_steps: int = 5000,
+    momentum: float = 0.0,
+    nesterov: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> Enclosure | DescentEnclosure:
     """Prove where training of a deep linear model on `nn.MSELoss` goes from its current weights.
@@ -46,6 +48,8 @@ def enclose(
         schedule: a rule for the learning rate, used instead of `step_size`; see `linflow.schedules`.
         steps: largest number of steps of SGD.
         max_steps: limit on the steps of the flow's path.
+        momentum: of SGD, which starts without a momentum buffer.
+        nesterov: whether SGD uses Nesterov's form of it.
         progress: called with the fraction done after each step.
 
     Returns:
@@ -79,5 +83,7 @@ def enclose(
         step_size=step_size,
         schedule=schedule,
         steps=steps,
+        momentum=momentum,
+        nesterov=nesterov,
         progress=progress,
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from linflow.dynamics.descent import Schedule
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
+from linflow.model.optimizer import PLAIN, Optimizer
 from linflow.verified.descent import DescentEnclosure
 from linflow.verified.enclosure import Enclosure
 from linflow.verified.run import STEPS, enclose
@@ -28,6 +29,7 @@ def attempt(
     schedule: Schedule | None = None,
     steps: int | None = None,
     max_steps: int = 2000,
+    optimizer: Optimizer = PLAIN,
     progress: Callable[[float], None] | None = None,
 ) -> tuple[Enclosure | DescentEnclosure | None, str]:
     """Return a proof, or None and the reason why there is none.
@@ -46,6 +48,7 @@ def attempt(
         progress: called with the fraction done.
         max_steps: limit on the steps of a flow. A descent can take twice as many. The limit is lowered if there are
             many weights. With 0, no proof is attempted.
+        optimizer: the momentum of a descent, if there is one.
     """
     if max_steps == 0:
         return None, "no steps were allowed for it"
@@ -62,6 +65,7 @@ def attempt(
                 until=until,
                 steps=steps,
                 progress=progress,
+                **optimizer.options(),
             )
             return proof, ""
         allowed = min(max_steps, STORED // size)

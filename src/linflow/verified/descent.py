@@ -21,6 +21,7 @@ from linflow._support.deprecation import renamed_arguments, renamed_attributes
 from linflow._support.words import plural
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
+from linflow.model.optimizer import PLAIN, Optimizer
 from linflow.verified.hessian import hessian
 from linflow.verified.log_norm import Node, Tube, greatest
 from linflow.verified.march import LARGEST_HESSIAN, budget, reached
@@ -57,6 +58,7 @@ class DescentEnclosure:
         hessians: number of Hessians that were needed.
         notes: how the input was converted, and what the gap is measured from.
         scheduled: the steps of a schedule, shape `(K,)`; None for a constant step.
+        optimizer: the momentum, if there is one.
     """
 
     objective: Objective
@@ -72,6 +74,7 @@ class DescentEnclosure:
     hessians: int = 0
     notes: tuple[str, ...] = ()
     scheduled: np.ndarray | None = field(default=None, repr=False)
+    optimizer: Optimizer = PLAIN
 
     @property
     def steps(self) -> int:
@@ -88,7 +91,7 @@ class DescentEnclosure:
 
     @property
     def t(self) -> np.ndarray:
-        """The sum of the first k steps for k = 0, 1, …, shape `(K + 1,)`: the time of the flow that they follow."""
+        """The sum of the first k steps for k = 0, 1, …, shape `(K + 1,)`: without momentum, the time of the flow."""
         if self.scheduled is not None:
             return np.concatenate([[0.0], np.cumsum(self.scheduled)])
         assert self.step_size is not None
@@ -149,6 +152,7 @@ class DescentEnclosure:
             "result": self.result,
             "reason": self.reason,
             "step_size": self.step_size,
+            **({} if self.optimizer.plain else {"optimizer": self.optimizer.to_dict()}),
             "time": float(self.t[-1]),
             "steps": self.steps,
             "hessians": self.hessians,
@@ -166,6 +170,7 @@ class DescentEnclosure:
         first = float(self.gaps[0, 0])
         gap = float(self.gaps[1, -1]) / first if first > 0 else 1.0
         step = "scheduled steps" if self.step_size is None else f"step {self.step_size:.4g}"
+        step += "" if self.optimizer.plain else f", {self.optimizer}"
         return (
             f"DescentEnclosure({self.result}, {step}, {self.steps} steps, {gap:.3g} of the first gap, "
             f"radius {float(self.radius[-1]):.2g})"

@@ -18,6 +18,7 @@ from linflow.model.classification import ExponentialTail
 from linflow.model.huber import Huber
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
+from linflow.model.optimizer import PLAIN, Optimizer
 from linflow.model.sensing import Completion, Sensing
 from linflow.model.softmax import SoftmaxLoss
 from linflow.verified.arithmetic import FLOAT64, PAIRS, Arithmetic
@@ -31,6 +32,7 @@ from linflow.verified.enclosure import Enclosure
 from linflow.verified.flow import enclose_flow
 from linflow.verified.huber import HuberGradient
 from linflow.verified.march import EnclosureMarch, rounded_up
+from linflow.verified.momentum import MomentumMarch
 from linflow.verified.operators import OperatorGradient
 from linflow.verified.problem import AffineGradient, affine_gradient
 from linflow.verified.reduction import Narrowed, narrowed
@@ -69,6 +71,8 @@ def enclose(
     step_size: float | None = None,
     schedule: Schedule | None = None,
     steps: int | None = None,
+    momentum: float = 0.0,
+    nesterov: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> DescentEnclosure: ...
 
@@ -84,6 +88,8 @@ def enclose(
     step_size: float | None = None,
     schedule: Schedule | None = None,
     steps: int | None = None,
+    momentum: float = 0.0,
+    nesterov: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> Enclosure | DescentEnclosure:
     """Prove, by computing, where exact gradient flow or exact gradient descent goes from this start.
@@ -96,6 +102,9 @@ def enclose(
     A schedule chooses each step from the computed weights. The proof is about exact descent with these steps, which
     are in `step_sizes`.
 
+    With momentum the run is computed first, then a metric backwards along it, in which no step magnifies an error.
+    This takes a quadratic objective and at most 300 weights after the hidden layers are narrowed.
+
     Args:
         objective: `MatrixFactorization`, `LinearRegression`, `Quadratic`, `Sensing`, `Completion`,
             `Huber`, `ExponentialLoss`, `LogisticLoss`, `SoftmaxLoss`, or a convex `Objective` that declares its
@@ -104,10 +113,12 @@ def enclose(
         until: fraction of the first loss gap to prove; 1e-6 if until, t_max and steps are all left out.
         t_max: time at which the flow stops.
         max_steps: limit on the steps of the flow's path.
-        algorithm: "flow", or "descent" for gradient descent without momentum.
+        algorithm: "flow", or "descent" for gradient descent.
         step_size: a constant step η of the descent.
         schedule: a rule for the step, used instead of `step_size`; see `linflow.schedules`.
         steps: largest number of steps of the descent; 100 000 if left out.
+        momentum: `μ` in [0, 1) of the descent, `v ← μv + ∇L`, `θ ← θ − ηv` from `v = 0`, as of `torch.optim.SGD`.
+        nesterov: whether to use Nesterov's form, `θ ← θ − η(∇L + μv)`.
         progress: called after each step with the fraction done.
 
     Returns:
@@ -116,7 +127,7 @@ def enclose(
 
     Raises:
         ValueError, TypeError: the arguments do not fit together, or the objective does not declare what a proof
-            needs.
+            needs, or it is not quadratic and there is a momentum.
 
     Source: this library, docs/verified.md.
 
@@ -134,18 +145,22 @@ def enclose(
         >>> rule = lf.schedules.backtracking()
         >>> lf.enclose(f, net, algorithm="descent", schedule=rule, until=1e-6).steps_bounds(1e-4)
         (7, 7)
+        >>> heavy = lf.enclose(f, net, algorithm="descent", step_size=0.1, momentum=0.5, until=1e-6)
+        >>> heavy.steps_bounds(1e-4)
+        (12, 12)
     """
     algorithm = checks.choice(algorithm, "algorithm", ("flow", "descent"))
-    _refuse(algorithm, {"t_max": t_max}, {"step_size": step_size, "schedule": schedule, "steps": steps})
+    of_descent = {"step_size": step_size, "schedule": schedule, "steps": steps, "momentum": momentum or None}
+    _refuse(algorithm, {"t_max": t_max}, of_descent | {"nesterov": nesterov or None})
     until = checks.fraction(until, "until") if until is not None else None if t_max or steps else 1e-6
     begin = _Beginning.of(objective, network, algorithm)
     if algorithm == "flow":
         end = math.inf if t_max is None else checks.positive(t_max, "t_max")
         return begin.flow(until, end, checks.count(max_steps, "max_steps"), progress)
-    eta = constant_step(step_size, schedule)
-    return begin.descent(
-        eta or begin.rule(schedule), until, STEPS if steps is None else checks.count(steps, "steps"), progress
-    )
+    eta = constant_step(step_size, schedule) or begin.rule(schedule)
+    steps = STEPS if steps is None else checks.count(steps, "steps")
+    optimizer = Optimizer.of(begin.network.depth, momentum=momentum, nesterov=nesterov)
+    return begin.descent(eta, until, steps, progress, optimizer=optimizer)
 
 
 def descent_and_flow(
@@ -250,10 +265,22 @@ class _Beginning:
         steps: int,
         progress: Callable[[float], None] | None,
         iterates: list[list[np.ndarray]] | None = None,
+        optimizer: Optimizer = PLAIN,
     ) -> DescentEnclosure:
+        given: Any = self.problem, self.narrow.weights, self.network.scale, self.narrow.radius, eta
+        if optimizer.momentum and not isinstance(self.problem, AffineGradient):
+            raise ValueError(
+                f"momentum is {optimizer.momentum!r}, which is proved for MatrixFactorization, LinearRegression and "
+                f"Quadratic, not for {type(self.objective).__name__}; leave it out."
+            )
         with one_thread_when_small(self.narrow.weights), np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            kind: Any = DescentMarch if isinstance(self.problem, AffineGradient) else ConvexDescentMarch
-            march = kind(self.problem, self.narrow.weights, self.network.scale, self.narrow.radius, eta)
+            if optimizer.momentum:
+                told: Any = {"optimizer": optimizer, "until": until, "steps": steps, "progress": progress}
+                march: Any = MomentumMarch(*given, **told, fast=True)
+                progress = None  # all the work is done
+            else:
+                kind: Any = DescentMarch if isinstance(self.problem, AffineGradient) else ConvexDescentMarch
+                march = kind(*given)
             result, reason, gaps, radii = enclose_descent(march, until, steps, progress, iterates)
         return DescentEnclosure(
             self.objective,
@@ -269,6 +296,7 @@ class _Beginning:
             march.hessians,
             self.notes,
             np.array(march.taken) if callable(eta) else None,
+            optimizer,
         )
 
 

@@ -92,7 +92,7 @@ def trajectory_of(source: RunFile) -> Trajectory:
     for name in ("gap", "rate"):
         if records[name] is None:
             raise source.error(f"it has no variable {name!r}")
-    optimizer = _optimizer(source, start.depth)
+    optimizer = optimizer_of(source, start.depth)
     step_size = source.optional("step_size", ())
     steps = source.optional("step_sizes", (stats.steps,))
     return Trajectory(
@@ -115,7 +115,8 @@ def trajectory_of(source: RunFile) -> Trajectory:
     )
 
 
-def _optimizer(source: RunFile, depth: int) -> Optimizer:
+def optimizer_of(source: RunFile, depth: int) -> Optimizer:
+    """Return the optimizer that a file names; the plain one if it names none."""
     told = source.json("optimizer", dict, {})
     try:
         return Optimizer.from_dict(told, depth)

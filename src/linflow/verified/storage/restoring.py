@@ -11,6 +11,7 @@ import numpy as np
 from linflow._support.paths import LIMIT, PathLike
 from linflow._support.words import listed
 from linflow.dynamics.storage.hdf5 import RunFile, read_run
+from linflow.dynamics.storage.restoring import optimizer_of
 from linflow.model.classification import ExponentialTail
 from linflow.model.network import Network
 from linflow.verified.descent import DescentEnclosure
@@ -107,6 +108,7 @@ def _descent(
         hessians,
         notes,
         taken,
+        optimizer_of(source, start.depth),
     )
 
 

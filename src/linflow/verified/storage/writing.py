@@ -46,6 +46,8 @@ def save_enclosure(enclosure: Any, path: PathLike) -> None:
         "objective": type(enclosure.objective).__name__,
         "notes": as_json([note for note in enclosure.notes if note != READ]),
     }
+    if not flow and not enclosure.optimizer.plain:
+        attributes["optimizer"] = as_json(enclosure.optimizer.to_dict())
     if flow:
         attributes["problem_notes"] = as_json(list(enclosure.problem.notes))
     write_dataset(dataset(variables, attributes, ENCLOSURE), path)
