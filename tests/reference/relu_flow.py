@@ -17,8 +17,6 @@ import numpy as np
 ON, OFF, SLIDES = 1, -1, 0
 STORED = Path(__file__).with_name("relu_flows.json")
 ORDER, DIGITS = 24, 40
-CLOSE = mpmath.mpf(10) ** -28
-"""Two events that are closer than this are one, and a number below it is 0."""
 
 
 def exact(A) -> np.ndarray:
@@ -27,29 +25,34 @@ def exact(A) -> np.ndarray:
 
 
 class Judge:
-    """A flow to 40 digits: `weights(t)`, `loss(t)`, and `events`, tuples (t, neuron, sample, before, after)."""
+    """A flow to 40 digits: `weights(t)`, `loss(t)`, and `events`, tuples (t, neuron, sample, before, after).
 
-    def __init__(self, X, Y, U, V, s: float, end: float):
-        with mpmath.workdps(DIGITS):
+    A step is off by 10⁶ units of the last digit. Two events that are closer than `close`, 10¹² units, are one, and a
+    number below it is 0. With fewer digits it is faster.
+    """
+
+    def __init__(self, X, Y, U, V, s: float, end: float, digits: int = DIGITS):
+        self.digits, self.close = digits, mpmath.mpf(10) ** (12 - digits)
+        with mpmath.workdps(digits):
             self.X, self.Y, self.s, self.end = exact(X), exact(Y), mpmath.mpf(s), mpmath.mpf(end)
             self.K = self.X.dot(self.X.T)
             U, V = exact(U), exact(V)
             z = self.X.dot(U)
-            self.sides = np.where(np.vectorize(lambda x: x > CLOSE)(z), ON, OFF)
+            self.sides = np.where(np.vectorize(lambda x: x > self.close)(z), ON, OFF)
             self.events, self.pieces, t = [], [], mpmath.mpf(0)
             for j in range(U.shape[1]):
-                self._resolve(U, V, j, [i for i in range(len(z)) if abs(z[i, j]) <= CLOSE], t)
+                self._resolve(U, V, j, [i for i in range(len(z)) if abs(z[i, j]) <= self.close], t)
             while t < self.end:
                 U, V, t = self._step(U, V, t)
 
     def weights(self, t: float) -> tuple[np.ndarray, np.ndarray]:
-        with mpmath.workdps(DIGITS):
+        with mpmath.workdps(self.digits):
             t = mpmath.mpf(t)
             start, us, vs = next(piece for piece in reversed(self.pieces) if piece[0] <= t)
             return _value(us, t - start), _value(vs, t - start)
 
     def loss(self, t: float):
-        with mpmath.workdps(DIGITS):
+        with mpmath.workdps(self.digits):
             U, V = self.weights(t)
             z = self.X.dot(U)
             phi = np.vectorize(lambda x: x if x > 0 else self.s * x, otypes=[object])(z)
@@ -82,7 +85,7 @@ class Judge:
     def _step(self, U, V, t):
         us, vs, qs, forces = self._series(U, V)
         size = max(abs(x) for x in [*us[-1].ravel(), *vs[-1].ravel()]) + mpmath.mpf(10) ** -60
-        h = min((mpmath.mpf(10) ** -34 / size) ** (mpmath.mpf(1) / ORDER), self.end - t, mpmath.mpf(1))
+        h = min((mpmath.mpf(10) ** (6 - self.digits) / size) ** (mpmath.mpf(1) / ORDER), self.end - t, mpmath.mpf(1))
         zs = [self.X.dot(u) for u in us]
         watched = []
         for i, j in np.ndindex(*self.sides.shape):
@@ -93,11 +96,11 @@ class Judge:
                 q, f = [x[i, j] for x in qs], [x[i, j] for x in forces]
                 watched.append((i, j, ON, [x - y for x, y in zip(q, f, strict=True)]))
                 watched.append((i, j, OFF, [y - self.s * x for x, y in zip(q, f, strict=True)]))
-        roots = [(root, i, j, way) for i, j, way, c in watched if (root := _root(c, h)) is not None]
+        roots = [(root, i, j, way) for i, j, way, c in watched if (root := _root(c, h, self.close)) is not None]
         first = min((root for root, *_ in roots), default=h)
         self.pieces.append((t, us, vs))
         U, V, t = _value(us, first), _value(vs, first), t + first
-        now = [(i, j, way) for root, i, j, way in roots if root <= first + CLOSE]
+        now = [(i, j, way) for root, i, j, way in roots if root <= first + self.close]
         for j in sorted({j for _, j, _ in now}):
             for i, neuron, way in now:
                 if neuron == j and way:
@@ -121,11 +124,11 @@ class Judge:
             _, _, (qs, *_), (forces, *_) = self._series(U, V, 1)
             speed = -self.K.dot(forces[:, j])
             good = all(
-                speed[i] >= -CLOSE if side == ON else speed[i] <= CLOSE if side == OFF else True
+                speed[i] >= -self.close if side == ON else speed[i] <= self.close if side == OFF else True
                 for i, side in zip(samples, sides, strict=True)
             )
             held = [i for i, side in zip(samples, sides, strict=True) if side == SLIDES]
-            good &= all(self.s * qs[i, j] - CLOSE <= forces[i, j] <= qs[i, j] + CLOSE for i in held)
+            good &= all(self.s * qs[i, j] - self.close <= forces[i, j] <= qs[i, j] + self.close for i in held)
             if good:
                 found = sides
                 break
@@ -142,11 +145,13 @@ def _value(series, s):
     return total
 
 
-def _root(c, h):
+def _root(c, h, close):
     """The first time in (0, h] at which a polynomial falls below 0; one that is 0 at 0 may rise first."""
+    if c[0] > abs(_value([abs(x) for x in c[1:]], h)) * h:
+        return None
     parts = 48
     times = [h * k / parts for k in range(parts + 1)]
-    below = next((k for k in range(1, parts + 1) if _value(c, times[k]) < -CLOSE), None)
+    below = next((k for k in range(1, parts + 1) if _value(c, times[k]) < -close), None)
     if below is None:
         return None
     low, high = times[below - 1], times[below]

@@ -108,3 +108,28 @@ def test_rate_of_a_sum_is_that_of_its_worst_split():
     )
     assert curve.gap(curve.time(0.2)) <= 0.2 * (1 + 1e-12) and curve.time(2.5) == 0.0
     assert curve.gap(0.999 * curve.time(0.2)) > 0.2
+
+
+def test_a_product_that_underflows_to_0_has_no_sign():
+    """⟨x_1, x_2⟩ = −10⁻³⁴⁰, then z = 10⁻³⁴⁰ on the other class: both are 0 in float64, and neither is allowed."""
+    t = 1e-170
+    X, one = np.array([[1.0, 0.0, t], [0.0, 1.0, -t]]), relu.Network([[1.0], [1.0], [0.0]], [[1.0]])
+    cert = relu.certify(X, [1.0, 1.0], one, loss="logistic")
+    assert "samples 1 and 2" in cert.reason
+    assert relu.certify(np.abs(X) * (t != X), [1.0, 1.0], one, loss="logistic").best is not None
+    X, Y = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, t]]), [1.0, -1.0]
+    reasons = [
+        relu.certify(
+            X, Y, relu.Network([[1.0, -1.0], [0.0, 1.0], [last, 0.0]], [[1.0], [-1.0]]), loss="logistic"
+        ).reason
+        for last in (t, 0.0)
+    ]
+    assert "active on samples of both classes" in reasons[0] and reasons[1] == ""
+
+
+def test_the_sizes_of_data_and_weights_do_not_matter():
+    X, y, net = chosen(2)
+    for p, a in ((400, -300), (-400, 300)):
+        scaled = relu.Network(np.ldexp(net.U, a), net.V)
+        reason = relu.certify(np.ldexp(X, p), y, scaled, loss="logistic").reason
+        assert "not surely" not in reason and "neuron" not in reason

@@ -17,6 +17,7 @@ from linflow.model.classification import ExponentialLoss, ExponentialTail, Logis
 from linflow.model.network import Network as LinearNetwork
 from linflow.relu.layers import TwoLayers
 from linflow.relu.network import Network, targets
+from linflow.relu.problem import TINY
 from linflow.relu.trajectory import Trajectory
 
 FORMS: dict[str, Callable[[Any, Any], ExponentialTail]] = {"exponential": ExponentialLoss, "logistic": LogisticLoss}
@@ -154,15 +155,15 @@ def _not_aligned(X: np.ndarray, y: np.ndarray, net: Network) -> str:
     """Return which hypothesis fails; "" if all hold, rounding included."""
     if net.slope != 0:
         return f"the aligned phase is a statement on the ReLU, and the slope is {net.slope:g}"
-    d = X.shape[1]
-    off = (d + 8) * EPS * (np.abs(X) @ np.abs(X).T)
-    K = (X @ X.T) * np.outer(y, y)
-    if not (off <= K).all() and not ((off <= K) | (off == 0)).all():
-        i, k = (int(n[0]) for n in np.nonzero(~((off <= K) | (off == 0))))
+    K, off, apart = _products(X, X.T)
+    K = K * np.outer(y, y)
+    unsure = (off > K) & ~apart
+    if unsure.any():
+        i, k = (int(n[0]) for n in np.nonzero(unsure))
         return f"samples {i + 1} and {k + 1} have y_i y_k ⟨x_i, x_k⟩ = {K[i, k]:.3g}, which is not surely ≥ 0"
-    z, error = X @ net.extended, (d + 8) * EPS * (np.abs(X) @ np.abs(net.extended))
+    z, error, apart = _products(X, net.extended)
     own = np.outer(y, np.sign(net.V[:, 0])) > 0
-    on, off_side = z > error, (z < -error) | (error == 0)
+    on, off_side = z > error, (z < -error) | apart
     chosen = np.where(own, on, off_side).all(axis=0) & (net.V[:, 0] != 0)
     dead = (z < -error).all(axis=0)
     mixed = np.flatnonzero(~(chosen | dead))
@@ -172,3 +173,13 @@ def _not_aligned(X: np.ndarray, y: np.ndarray, net: Network) -> str:
         if (y == sign).any() and not (chosen & ~dead & (net.V[:, 0] * sign > 0)).any():
             return f"no neuron is active on the {word} samples"
     return ""
+
+
+def _products(A: np.ndarray, B: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return `AB` up to a power of two, its error, and where it is 0 because every term is.
+
+    The largest entries are brought near 1, which changes no sign. Then what underflow takes from a sum is below TINY.
+    """
+    A, B = (np.ldexp(M, -math.frexp(float(np.abs(M).max()))[1]) if M.any() else M for M in (A, B))
+    apart = (A != 0).astype(float) @ (B != 0).astype(float) == 0
+    return A @ B, (A.shape[1] + 8) * EPS * (np.abs(A) @ np.abs(B)) + TINY, apart

@@ -84,7 +84,10 @@ class Enclosure(EnclosedFlow):
 
     @cached_property
     def flips(self) -> tuple[EnclosedFlip, ...]:
-        """Every `EnclosedFlip`, ordered by its first time."""
+        """Every `EnclosedFlip`, ordered by its first time.
+
+        A pair whose sign at the start is hidden by rounding can flip at once; that is not listed.
+        """
         pairs: dict[tuple[int, int], list[Turn]] = {}
         for turn in self.turns:
             pairs.setdefault((turn.sample, turn.neuron), []).append(turn)
