@@ -43,11 +43,11 @@ def against_digits(seen: Counter, X: np.ndarray, Y: np.ndarray, net: relu.Networ
                 bad += [] if kept else [f"enclosed: at {t}: {text}"]
     seen["enclosed: flips"] += len(flow.events)
     # A pair that is at 0 up to rounding at the start can flip at once; the path is then on the other side from 0 on.
-    z, noise = net.preactivations(X), (len(net.extended) + 8) * EPS * (np.abs(net.inputs(X)) @ np.abs(net.extended))
-    unclear = np.abs(z) <= noise
+    noise = (len(net.extended) + 8) * EPS * (np.abs(net.inputs(X)) @ np.abs(net.extended))
     for t, neuron, sample, *_ in flow.events:
         seen["enclosed: comparisons"] += 1
-        if unclear[sample, neuron] and t <= 1e-12 * enc.end:
+        halfway = flow.X.dot(flow.weights(t / 2)[0])[sample, neuron]
+        if max(abs(halfway), abs(net.preactivations(X)[sample, neuron])) <= noise[sample, neuron]:
             seen["enclosed: flips at once"] += 1
             continue
         near = [f for f in flips if (f.neuron, f.sample) == (neuron, sample)]
