@@ -10,8 +10,9 @@ from __future__ import annotations
 import ast
 import copy
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 ARITHMETIC = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult,
@@ -50,7 +51,20 @@ class Mutant:
 
 
 def mutants(tree: ast.Module) -> Iterator[Mutant]:
-    """Return every error of a module; `make` changes the tree for good."""
+    """Return every error of a module; `make` changes the tree for good.
+
+    Errors of one text in one function are numbered, so that each has a name of its own.
+    """
+    found = list(_of(tree))
+    twins = Counter((m.function, m.text) for m in found)
+    met: Counter = Counter()
+    for m in found:
+        key = m.function, m.text
+        met[key] += 1
+        yield replace(m, text=f"{m.text} #{met[key]}") if twins[key] > 1 else m
+
+
+def _of(tree: ast.Module) -> Iterator[Mutant]:
     for statement in tree.body:
         if isinstance(statement, (ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)):
             yield from _inside(statement, [], None)

@@ -33,6 +33,7 @@ TARGETS = {
     "certificates.least_norm": ["certificates/test_least_norm"],
     "certificates.tail_descent": ["certificates/test_literal_tail_descent"],
     "certificates.caps": ["certificates/test_caps"],
+    "certificates.low_rank": ["certificates/test_low_rank"],
     **{
         f"certificates.{name}": ["certificates/test_optimizers"]
         for name in ("heavy_ball", "imbalance_law")
@@ -77,6 +78,11 @@ TARGETS = {
     "model.circular": ["model/test_circular", "exact/test_limit"],
     "model.coefficients": ["model/test_diagonal", "model/test_circular", "exact/test_limit"],
     "model.tied": ["model/test_tied"],
+    "model.sensing": ["model/test_sensing", "model/test_lora"],
+    "model.softmax": ["model/test_literal_softmax", "model/test_softmax"],
+    "model.lora": ["model/test_lora"],
+    **{f"model.{name}": ["model/test_literal_huber", "model/test_huber"] for name in ("huber", "robust")},
+    "model.autodiff": ["model/test_autodiff"],
     "torch._relu": ["torch/test_relu"],
     "torch.neurons": ["torch/test_neurons"],
     "torch.neuron_monitor": ["torch/test_neuron_monitor"],
@@ -152,6 +158,11 @@ TARGETS = {
             (("tail_enclosure",), ["verified/test_literal_tail_enclosure", "verified/test_tails"]),
             (("steps",), ["verified/test_steps"]),
             (("chain_floors",), ["verified/test_chain_floors"]),
+            (("operators",), ["verified/test_literal_operators", "verified/test_operators"]),
+            (("softmax",), ["verified/test_literal_softmax", "verified/test_softmax"]),
+            (("huber",), ["verified/test_literal_huber", "verified/test_huber"]),
+            (("rows",), ["verified/test_literal_huber", "verified/test_softmax"]),
+            (("enclosed",), ["verified/test_literal_enclosed"]),
         )
         for name in names
     },
