@@ -1,5 +1,6 @@
 """Seeds, array kinds and random networks shared by the tests."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -41,6 +42,34 @@ def pytest_unconfigure(config):
     if process := config.stash.get(compiling, None):
         process.kill()
         process.wait()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Search no garbage while modules are imported, and none later among what they made, which stays to the end."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
+
+
+def pytest_collection_finish():
+    """Lay out each formula once: matplotlib keeps those of one drawing, and the same labels are in nearly all."""
+    mathtext = sys.modules.get("matplotlib.mathtext")
+    plain = getattr(mathtext and mathtext.MathTextParser._parse_cached, "__wrapped__", None)
+    if mathtext is None or plain is None:
+        return
+    kept = {}
+
+    def parsed(self, *given):
+        key = self._output_type, *given
+        if key not in kept:
+            kept[key] = plain(self, *given)
+        return kept[key]
+
+    mathtext.MathTextParser._parse_cached = parsed
 
 
 @pytest.fixture
