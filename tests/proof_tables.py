@@ -91,7 +91,7 @@ def momentum(index: int) -> Iterator[Start]:
         yield from gaussian(first)
     f = _diabetes()
     yield "diabetes 10×16×1, NTK", f, lf.init.ntk((10, 16, 1), rng=index)
-    yield "digits 16×5×10, NTK", digits(), lf.init.ntk((16, 5, 10), rng=index)
+    yield "digits 16×10×10, NTK", digits(), lf.init.ntk((16, 10, 10), rng=index)
 
 
 SECTIONS = {f.__name__: f for f in (gaussian, small, orthogonal, benchmark, real, momentum)}

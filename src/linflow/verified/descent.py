@@ -22,13 +22,13 @@ from linflow._support.words import plural
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
 from linflow.model.optimizer import PLAIN, Optimizer
-from linflow.verified.hessian import hessian
-from linflow.verified.log_norm import Node, Tube, greatest
+from linflow.verified import compiled
+from linflow.verified.log_norm import greatest
 from linflow.verified.march import LARGEST_HESSIAN, budget, reached
+from linflow.verified.point import expanded, hessian_at, node_at, tube_at
 from linflow.verified.problem import AffineGradient
 from linflow.verified.reduction import Narrowed
 from linflow.verified.rounding import TINY, UP, U, frobenius, least_eigenvalue
-from linflow.verified.taylor import Expansion
 
 MOVED, LEAST = 0.1, 1e-4
 """The distance to the last Hessian may add this fraction of the exponent of a step, plus this amount."""
@@ -240,8 +240,15 @@ class DescentMarch(StepMarch):
     """State of a verified descent of a quadratic loss."""
 
     def __init__(
-        self, problem: AffineGradient, weights: list[np.ndarray], scale: float, radius: float, eta: float | StepRule
+        self,
+        problem: AffineGradient,
+        weights: list[np.ndarray],
+        scale: float,
+        radius: float,
+        eta: float | StepRule,
+        fast: bool = False,
     ):
+        self.layout = compiled.layout(problem, weights, scale) if fast else None
         self.size = sum(W.size for W in weights)
         self.loose = 0.0
         self.known: _Curvature | None = None
@@ -250,8 +257,8 @@ class DescentMarch(StepMarch):
     def _arrive(self, weights: list[np.ndarray]) -> None:
         """Compute the gradient at an iterate, with its rounding, and the gap."""
         self.weights = weights
-        self.path = Expansion(self.problem, weights, self.scale, 1.0, 1)
-        self.tube = Tube(self.path, 0.0)
+        self.path = expanded(self.problem, weights, self.scale, self.layout)
+        self.tube = tube_at(self.path)
         self.constants = self.tube.constants(self.radius)
         error = (self.path.distance_error + self.constants.motion * self.radius) * UP
         self.gap = self.problem.gap(self.path.distance, error)
@@ -265,7 +272,7 @@ class DescentMarch(StepMarch):
     def growth(self, eta: float) -> float:
         """Return `max(1 + ηm, ηM − 1)` on the segment between the exact iterate and the computed one."""
         K, constants = self.problem.smoothness, self.constants
-        x, between = Node(self.path).products
+        x, between = node_at(self.path).products
         twist = 0.5 * constants.third * self.radius
         second = (greatest(x * between) + twist) * UP
         most = (K * constants.motion**2 + second) * UP
@@ -294,7 +301,7 @@ class DescentMarch(StepMarch):
             added = eta * known.third * away
             if away <= known.ball and added <= MOVED * eta * max(0.0, -known.least) + LEAST:
                 return known
-        H, error = hessian(self.path)
+        H, error = hessian_at(self.path)
         least, most = least_eigenvalue(H, error), -least_eigenvalue(-H, error)
         self.hessians += 1
         # The next steps can use this ball. At its edge, the distance alone would use up the allowance.

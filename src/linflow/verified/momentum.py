@@ -16,12 +16,10 @@ import numpy as np
 from linflow.model.optimizer import Optimizer
 from linflow.verified import compiled
 from linflow.verified.descent import DIVERGED, StepRule
-from linflow.verified.hessian import hessian
-from linflow.verified.log_norm import Tube
 from linflow.verified.lyapunov import Factors, Metric
+from linflow.verified.point import expanded, hessian_at, tube_at
 from linflow.verified.problem import AffineGradient
 from linflow.verified.rounding import UP, U, frobenius
-from linflow.verified.taylor import Expansion
 
 LARGEST_METRIC = 300
 """Largest number of weights, after the hidden layers are narrowed, for which a metric is computed."""
@@ -40,7 +38,7 @@ BEYOND = 0.5
 
 
 @dataclass
-class Iterate:
+class KeptIterate:
     """A computed iterate, and what bounds its gap and the step from it while the radius is at most `ball`.
 
     Attributes:
@@ -99,7 +97,7 @@ class MomentumMarch:
         self.mu, self.nesterov = optimizer.momentum, optimizer.nesterov
         self.rule: StepRule = eta if callable(eta) else lambda weights, taken: eta
         self.width = sum(W.size for W in weights)
-        self.path: list[Iterate] = []
+        self.path: list[KeptIterate] = []
         self.chosen: list[float] = []
         self.hessians = self.k = 0
         self.exponent = self.growth = 0.0
@@ -118,20 +116,13 @@ class MomentumMarch:
 
     # --- the computed run ---
 
-    def _at(self, weights: list[np.ndarray]) -> Any:
-        """Return the expansion at given weights, which holds the gradient, or its compiled equivalent."""
-        if self.layout is not None:
-            return compiled.CompiledPath(self.layout, weights, 1.0, 1)
-        return Expansion(self.problem, weights, self.scale, 1.0, 1)
-
     def _add(self, weights: list[np.ndarray]) -> Any:
         """Keep an iterate. Return its expansion."""
-        path = self._at(weights)
+        path = expanded(self.problem, weights, self.scale, self.layout)
         ball = BALL * path.norm() + 2 * self.radius
-        tube = Tube(path, 0.0) if self.layout is None else compiled.CompiledTube(compiled.CompiledNode(path), 0.0)
-        constants = tube.constants(ball)
+        constants = tube_at(path).constants(ball)
         self.path.append(
-            Iterate(weights, path.distance, path.distance_error, ball, constants.motion, constants.third)
+            KeptIterate(weights, path.distance, path.distance_error, ball, constants.motion, constants.third)
         )
         return path
 
@@ -182,19 +173,12 @@ class MomentumMarch:
 
     # --- the metric, backwards ---
 
-    def _hessian(self, weights: list[np.ndarray]) -> tuple[np.ndarray, float]:
-        path = self._at(weights)
-        if self.layout is None:
-            return hessian(path)
-        half, error = compiled.CompiledNode(path).hessian()
-        return np.tril(half) + np.tril(half, -1).T, error
-
     def _weigh(self) -> float:
         """Compute what each step does to the radius in the metric of the steps after it. Return the first norm."""
         metric = Metric.euclidean(self.width)
         norm = metric.norm
         for here in reversed(self.path[:-1]):
-            H, here.error = self._hessian(here.weights)
+            H, here.error = hessian_at(expanded(self.problem, here.weights, self.scale, self.layout))
             here.size, here.heavy = float(frobenius(H)), math.sqrt(norm) * UP
             self.hessians += 1
             metric = metric.before(H, here.factors, norm)

@@ -279,8 +279,8 @@ class _Beginning:
                 march: Any = MomentumMarch(*given, **told, fast=True)
                 progress = None  # all the work is done
             else:
-                kind: Any = DescentMarch if isinstance(self.problem, AffineGradient) else ConvexDescentMarch
-                march = kind(*given)
+                quadratic = isinstance(self.problem, AffineGradient)
+                march = DescentMarch(*given, fast=True) if quadratic else ConvexDescentMarch(*given)
             result, reason, gaps, radii = enclose_descent(march, until, steps, progress, iterates)
         return DescentEnclosure(
             self.objective,
