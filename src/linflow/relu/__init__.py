@@ -6,6 +6,7 @@ from linflow._support.names import missing
 from linflow.relu.certificate import Certificate, certify, safe_step_size
 from linflow.relu.descent import gradient_descent
 from linflow.relu.design import Design, design
+from linflow.relu.enclosed_descent import EnclosedDescent
 from linflow.relu.enclosure import EnclosedFlip, Enclosure, enclose
 from linflow.relu.flow import gradient_flow
 from linflow.relu.network import Network, imbalance
@@ -16,6 +17,7 @@ from linflow.relu.trajectory import Flip, Trajectory
 __all__ = [
     "Certificate",
     "Design",
+    "EnclosedDescent",
     "EnclosedFlip",
     "Enclosure",
     "Flip",

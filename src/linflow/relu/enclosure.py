@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 
@@ -14,17 +14,22 @@ from linflow._support import checks
 from linflow._support.threads import one_thread_when_small
 from linflow.certificates import Guarantee
 from linflow.relu.certificate import follow, guarantee, path_curve, regression
+from linflow.relu.enclosed_descent import EnclosedDescent
 from linflow.relu.network import Network
+from linflow.relu.pattern_descent import PatternDescent
 from linflow.relu.pattern_march import PatternMarch, Turn
 from linflow.relu.pattern_path import Data
 from linflow.relu.pieces import ON, SLIDING
 from linflow.relu.problem import Start
 from linflow.relu.trajectory import WORDS
+from linflow.verified.descent import enclose_descent
 from linflow.verified.enclosed import EnclosedFlow
 from linflow.verified.flow import enclose_flow
 from linflow.verified.march import EnclosureStep, rounded_up
 from linflow.verified.rounding import UP
 
+STEPS = 100_000
+"""Default limit on the steps of a verified descent."""
 HALVINGS = 60
 """Number of times an interval is halved to find where a sign becomes certain."""
 
@@ -189,6 +194,7 @@ class Enclosure(EnclosedFlow):
         return float(far)
 
 
+@overload
 def enclose(
     X: Any,
     Y: Any,
@@ -197,9 +203,39 @@ def enclose(
     until: float | None = None,
     t_max: float | None = None,
     max_steps: int = 5000,
+    algorithm: Literal["flow"] = "flow",
     progress: Callable[[float], None] | None = None,
-) -> Enclosure:
-    """Prove, by computing, where the gradient flow of `½‖σ(XU + 1bᵀ)V − Y‖_F²` goes from this start.
+) -> Enclosure: ...
+
+
+@overload
+def enclose(
+    X: Any,
+    Y: Any,
+    network: Network | Sequence[Any],
+    *,
+    until: float | None = None,
+    algorithm: Literal["descent"],
+    step_size: float,
+    steps: int | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> EnclosedDescent: ...
+
+
+def enclose(
+    X: Any,
+    Y: Any,
+    network: Network | Sequence[Any],
+    *,
+    until: float | None = None,
+    t_max: float | None = None,
+    max_steps: int = 5000,
+    algorithm: str = "flow",
+    step_size: float | None = None,
+    steps: int | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> Enclosure | EnclosedDescent:
+    """Prove, by computing, where gradient flow or descent of `½‖σ(XU + 1bᵀ)V − Y‖_F²` goes from this start.
 
     Between flips the flow is that of a polynomial, and a Taylor polynomial follows it. A radius ρ around this path
     satisfies `ρ' ≥ m ρ + δ`, where δ bounds the defect of the path, and m bounds `max_j ‖XᵀD_{a_j}R‖₂`, the concave
@@ -208,6 +244,10 @@ def enclose(
     flips two solutions part by a factor of at most `1 + (1 − slope)‖x_i‖²|(R v_j)_i|/ζ`, if the pre-activation
     crosses 0 at a speed of at least ζ. Where this cannot be proved, the proof ends. All rounding is bounded.
 
+    A step of a descent is that of a polynomial, too: `ρ_{k+1} ≥ max(1 + ηm, ηM − 1) ρ_k + r_k`, where M bounds its
+    largest curvature and `r_k` the rounding of the step. Flips cost nothing. Where the radius hides on which side of
+    0 a pair is, the proof ends.
+
     Args:
         X: inputs, shape `(N, d)`.
         Y: targets, shape `(N, m)`, or `(N,)` for one output.
@@ -215,11 +255,14 @@ def enclose(
         until: fraction of the first loss to prove; 1e-6 if neither until nor t_max is given.
         t_max: time at which the flow stops.
         max_steps: limit on the steps of the path.
+        algorithm: "flow", or "descent" for gradient descent, with the slope of `z < 0` where `z = 0`.
+        step_size: η of the descent.
+        steps: largest number of steps of the descent; 100 000 if it is not given.
         progress: called after each step with the fraction done.
 
     Returns:
-        A `relu.Enclosure`, which holds for every solution in the sense of Filippov. If the proof ends early, its
-        `reason` says how far it reaches and why it ended.
+        A `relu.Enclosure`, which holds for every solution in the sense of Filippov, or a `relu.EnclosedDescent`. If
+        the proof ends early, its `reason` says how far it reaches and why it ended.
 
     Raises:
         ValueError, TypeError: invalid arrays or arguments.
@@ -239,13 +282,37 @@ def enclose(
         >>> flip = enc.flips[2]
         >>> flip.neuron, flip.sample, flip.before, flip.after, flip.high - flip.low < 1e-8
         (3, 0, 'off', 'on', True)
+        >>> relu.enclose(X, Y, net, algorithm="descent", step_size=0.1, until=1e-2).steps_bounds(1e-2)
+        (259, 259)
     """
     net = Network.of(network)
     problem = regression(X, Y, net)
+    if checks.choice(algorithm, "algorithm", ("flow", "descent")) == "descent":
+        if t_max is not None:
+            raise ValueError(f"t_max is {t_max!r}, but descent counts steps; give steps.")
+        if step_size is None:
+            raise ValueError("descent needs a step: give step_size; relu.safe_step_size finds one.")
+        until = checks.fraction(until, "until") if until is not None else None if steps is not None else 1e-6
+        most = STEPS if steps is None else checks.count(steps, "steps")
+        return _descend(Data(problem, net), checks.positive(step_size, "step_size"), until, most, progress)
+    if step_size is not None or steps is not None:
+        raise ValueError('step_size and steps are for descent; say algorithm="descent".')
     until = checks.fraction(until, "until") if until is not None else None if t_max is not None else 1e-6
     end = math.inf if t_max is None else checks.positive(t_max, "t_max")
     max_steps = checks.count(max_steps, "max_steps")
     with one_thread_when_small([net.U, net.V]), np.errstate(all="ignore"):
         march = PatternMarch(Data(problem, net))
-        result, reason, steps = enclose_flow(march, until, rounded_up(end), max_steps, progress)
-    return Enclosure(march.data, net, steps, march.first, result, reason, tuple(march.turns), net.notes)
+        result, reason, pieces = enclose_flow(march, until, rounded_up(end), max_steps, progress)
+    return Enclosure(march.data, net, pieces, march.first, result, reason, tuple(march.turns), net.notes)
+
+
+def _descend(
+    data: Data, eta: float, until: float | None, steps: int, progress: Callable[[float], None] | None
+) -> EnclosedDescent:
+    """Return the verified descent."""
+    net = data.start
+    with one_thread_when_small([net.U, net.V]), np.errstate(all="ignore"):
+        march = PatternDescent(data, eta)
+        result, reason, gaps, radii = enclose_descent(march, until, steps, progress)
+    final, flips = net.with_layers(*march.weights), tuple(march.flips)
+    return EnclosedDescent(net, final, eta, gaps, radii, march.exponent, result, reason, flips, net.notes)

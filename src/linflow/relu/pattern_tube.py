@@ -189,7 +189,7 @@ class PatternTube:
             error = self._residual_error(first, second, off)
             rows[at] = np.sqrt(np.sum(R**2, axis=1)) * (1 + gamma(R.shape[1] + 4)) + error
             rounding = gamma(len(R) + 2) * data.norm * math.sqrt(min(data.X.shape)) * float(frobenius(R))
-            found[at] = _pulled_norms(data.X, slopes, R) + (data.norm * error + rounding) * UP
+            found[at] = pulled_norms(data.X, slopes, R) + (data.norm * error + rounding) * UP
         return found * UP, rows * UP
 
     def _residual_error(self, first: np.ndarray, second: np.ndarray, off: np.ndarray) -> float:
@@ -219,7 +219,7 @@ class PatternTube:
         return float(np.sum(per + more)) * width * path.tau * UP
 
 
-def _pulled_norms(X: np.ndarray, slopes: np.ndarray, R: np.ndarray) -> np.ndarray:
+def pulled_norms(X: np.ndarray, slopes: np.ndarray, R: np.ndarray) -> np.ndarray:
     """Return upper bounds of the computed `‖XᵀD_{a_j}R‖₂` for each neuron; only those that matter are sharp."""
     if R.shape[1] == 1:
         return np.sqrt(np.sum((X.T @ (slopes * R)) ** 2, axis=0)) * (1 + gamma(X.shape[1] + 4))

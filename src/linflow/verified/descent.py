@@ -15,14 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from linflow._support import checks
-from linflow._support.arrays import unmasked
-from linflow._support.deprecation import renamed_arguments, renamed_attributes
+from linflow._support.deprecation import renamed_attributes
 from linflow._support.words import plural
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
 from linflow.model.optimizer import PLAIN, Optimizer
 from linflow.verified import compiled
+from linflow.verified.enclosed_steps import EnclosedSteps
 from linflow.verified.log_norm import greatest
 from linflow.verified.march import LARGEST_HESSIAN, budget, reached
 from linflow.verified.point import expanded, hessian_at, node_at, tube_at
@@ -42,7 +41,7 @@ DIVERGED = 1e6
 
 @renamed_attributes(network="final")
 @dataclass(frozen=True, repr=False)
-class DescentEnclosure:
+class DescentEnclosure(EnclosedSteps):
     """A computed proof of where exact gradient descent is after every step.
 
     Attributes:
@@ -77,11 +76,6 @@ class DescentEnclosure:
     optimizer: Optimizer = PLAIN
 
     @property
-    def steps(self) -> int:
-        """Number of enclosed steps."""
-        return len(self.radius) - 1
-
-    @property
     def step_sizes(self) -> np.ndarray:
         """The steps `η_k` of the exact descent that is enclosed, shape `(K,)`."""
         if self.scheduled is not None:
@@ -101,37 +95,6 @@ class DescentEnclosure:
     def final(self) -> Network:
         """The network of the last iterate as computed."""
         return self.start.with_weights(self.narrowed.expand(self.weights))
-
-    def gap_bounds(self, k: Any) -> tuple[Any, Any]:
-        """Return bounds of the loss gap after k steps, where k is a number or a sequence.
-
-        Raises:
-            ValueError: k exceeds the number of enclosed steps.
-        """
-        several = np.ndim(k) > 0
-        index = np.array([checks.count(j, "k", 0) for j in (unmasked(k, "k") if several else [k])], dtype=int)
-        if index.max(initial=0) > self.steps:
-            raise ValueError(f"k is {index.max()}, but only {self.steps} steps are enclosed.")
-        low, high = self.gaps[:, index]
-        return (low, high) if several else (float(low[0]), float(high[0]))
-
-    @renamed_arguments(fraction="until")
-    def steps_bounds(self, until: Any) -> tuple[Any, Any]:
-        """Return bounds of the number of steps after which the gap is first at most `until` of the first one.
-
-        The result is `(lo, inf)` if the run does not prove that the gap gets there.
-
-        Args:
-            until: fraction in (0, 1), or a sequence of them.
-        """
-        if np.ndim(until):
-            pairs = [self.steps_bounds(x) for x in unmasked(until, "until")]
-            return np.array([low for low, _ in pairs]), np.array([high for _, high in pairs])
-        until = checks.fraction(until, "until")
-        above = self.gaps[0] <= until * self.gaps[1, 0] * UP
-        below = self.gaps[1] <= until * self.gaps[0, 0] * (1 - 1e-12)
-        low = int(np.argmax(above)) if above.any() else self.steps + 1
-        return low, int(np.argmax(below)) if below.any() else math.inf
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the proof to a NetCDF file (`.nc`), whole or not at all; `linflow.load(path)` reads it back.
