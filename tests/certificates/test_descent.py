@@ -117,9 +117,10 @@ def check_held(f, net, caps, held, steps=32):
     return curve is not None
 
 
-def test_certificates_hold_along_descents():
+@pytest.mark.parametrize("indices", [range(185), pytest.param(range(185, 370), marks=pytest.mark.slow)])
+def test_certificates_hold_along_descents(indices):
     certified = rated = near_limit = lazy = 0
-    for index in range(370):
+    for index in indices:
         f, net, rng = problem(index)
         caps = DescentBounds(Setting(f, net))
         beta = float(caps._start(0.0)[0].min())
@@ -136,10 +137,10 @@ def test_certificates_hold_along_descents():
         certified += 1
         rated += check_held(f, net, caps, held)
         lazy += math.isfinite(held.radius)
-    assert certified >= 300
-    assert rated >= 200
-    assert near_limit >= 30
-    assert lazy >= 50
+    assert certified >= 150
+    assert rated >= 100
+    assert near_limit >= 15
+    assert lazy >= 25
 
 
 def ceilings_of(low, high, product_norm):

@@ -27,7 +27,7 @@ def failed(module, seed=0):
     return [claim.text for claim in run(module, seed).claims if not claim.passed]
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.experiment.id)
 def test_every_claim_holds(module, seed, monkeypatch):
     outcome = run(module, seed)
