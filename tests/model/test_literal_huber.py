@@ -7,6 +7,7 @@ import linflow as lf
 from linflow._support.arrays import EPS
 from linflow.certificates.envelope import envelope
 from linflow.certificates.margin import product_range
+from linflow.model import huber
 from linflow.model.robust import HuberFit, Piece, _piece
 
 
@@ -53,6 +54,45 @@ def test_rounding_of_gap_and_gradient():
     e, kink = 4 * EPS * 2 * (3.0 + 1.5), 4 * EPS * (2 * 1.5 + 3)
     assert f.rounding(far) == pytest.approx(8 * EPS * 2.5 + e + 0.5 * e * e + 3 * kink + excess, rel=1e-12, abs=0)
     assert f.gradient_rounding(far) == pytest.approx(2 * 4 * EPS + 2 * e + 2 * kink, rel=1e-12, abs=0)
+
+
+def test_rounding_with_a_coarse_unit(monkeypatch):
+    """Of 40 samples and two outputs, with each of the three limits of what a kink may change."""
+    rng, coarse = np.random.default_rng(3), 2.0**-4
+    X = rng.standard_normal((40, 2))
+    Y = X @ rng.standard_normal((2, 2)) + 0.3 * rng.standard_normal((40, 2))
+    f = lf.Huber(X, Y, 0.2)
+    V, f.excess = f.minimizer, 2.0**-5
+    monkeypatch.setattr(huber, "EPS", coarse)
+    seen = set()
+    for size in (1e-3, 0.3, 30.0):
+        A = V + size * rng.standard_normal((2, 2))
+        net = lf.Network([A, 0.5 * np.eye(2)], scale=2.0)
+        x = np.linalg.norm(X, axis=1)[:, None]
+        e = 4 * coarse * x * (2.0 * np.linalg.norm(A) * 0.5 * np.sqrt(2) + np.linalg.norm(V))
+        R0, D = X @ V - Y, X @ (A - V)
+        turned = np.clip(R0 + D, -0.2, 0.2) - np.clip(R0, -0.2, 0.2)
+        limits = np.stack(np.broadcast_arrays(4 * coarse * (x * np.linalg.norm(V) + np.abs(Y)), np.abs(D), 0.4))
+        crossed = (np.abs(R0) <= 0.2) != (np.abs(R0 + D) <= 0.2)
+        seen |= set(np.argmin(limits, axis=0)[crossed].tolist())
+        kinks = np.where(crossed, limits.min(axis=0), 0.0)
+        expected = 8 * coarse * f.gap(A) + np.sum(np.abs(turned) * e) + np.sum(e * e) + np.sum(kinks * np.abs(D))
+        assert f.rounding(net) == pytest.approx(expected + 2.0**-5, rel=1e-12, abs=0)
+        direct = 4 * coarse * np.sum(x[:, 0] * np.linalg.norm(turned, axis=1))
+        expected = direct + np.sqrt(2 * f.smoothness) * np.linalg.norm(e)
+        expected += np.sqrt(f.smoothness) * np.linalg.norm(kinks)
+        assert f.gradient_rounding(net) == pytest.approx(expected, rel=1e-12, abs=0)
+    assert seen == {0, 1, 2}
+    away = np.hypot(*(fit.distance for fit in f._fits))
+    assert f.minimizer_size == pytest.approx(4 * np.linalg.norm(V) + away / coarse, rel=1e-14, abs=0)
+
+
+def test_levels_are_raised_by_rounding_and_by_the_excess(monkeypatch):
+    f = lf.Huber([[1.0]], [[0.0]])
+    monkeypatch.setattr(huber, "EPS", 2.0**-6)
+    f.excess = 1.0
+    assert float(f.pl_constant_on(2.0)) == pytest.approx(2 * 0.5 / (2.0 * 1.125 + 1.0), rel=1e-12)
+    assert float(f.pl_constant_on(-5.0)) == pytest.approx(2 * 0.5 / 1.0, rel=1e-12)
 
 
 def test_an_envelope_takes_the_dominance_of_each_level():

@@ -59,6 +59,16 @@ def test_a_linear_operator_is_its_matrix(rng):
         lf.Sensing(aslinearoperator(A), b, shape=(2, 2))
 
 
+def test_entries_row_by_row_need_the_shape(rng):
+    A, b, W = rng.standard_normal((5, 3, 2)), rng.standard_normal(5), rng.standard_normal((3, 2))
+    f, g = lf.Sensing(A.reshape(5, 6), b, shape=(3, 2)), lf.Sensing(A, b)
+    assert f.shape == lf.Sensing(A, b, shape=(3, 2)).shape == (3, 2) and f.value(W) == g.value(W)
+    with pytest.raises(ValueError, match="leave shape out"):
+        lf.Sensing(A, b, shape=(2, 3))
+    with pytest.raises(ValueError, match="operators"):
+        lf.Sensing(A.reshape(5, 6), b, shape=(2, 2))
+
+
 @pytest.mark.parametrize(
     ("operators", "b", "what"),
     [

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -32,7 +33,7 @@ def argued() -> dict[tuple[str, str], str]:
     return {(group["where"], mutant): group["reason"] for group in groups for mutant in group["mutants"]}
 
 
-def examine(name: str, workers: int, every: int, leave: list[tuple[str, str]]) -> list[dict]:
+def examine(name: str, workers: int, every: int, longest: float, leave: list[tuple[str, str]]) -> list[dict]:
     """Return what became of the errors of a module, those left out apart."""
     module = ROOT.joinpath("src", "linflow", *name.split(".")).with_suffix(".py")
     tests = [path for test in TARGETS[name] if (path := ROOT / "tests" / f"{test}.py").exists()]
@@ -44,7 +45,7 @@ def examine(name: str, workers: int, every: int, leave: list[tuple[str, str]]) -
         command += ["--assert", "plain", "-p", "no:cacheprovider"]
         command += ["--mutate", f"linflow.{name}", "--mutants-out", str(out)]
         command += ["--mutants-workers", str(workers), "--mutants-every", str(every)]
-        command += ["--mutants-leave", str(left)]
+        command += ["--mutants-longest", str(longest), "--mutants-leave", str(left)]
         done = subprocess.run(
             [*command, *map(str, [*tests, module])],
             cwd=ROOT,
@@ -63,6 +64,9 @@ def main() -> int:
     parser.add_argument("modules", nargs="*", help="beginnings of module names; all when none is given")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--every", type=int, default=1, help="make every k-th error only")
+    parser.add_argument(
+        "--longest", type=float, default=math.inf, help="leave out tests that take more seconds: for a first look"
+    )
     parser.add_argument("--argued", action="store_true", help="make the errors of survivors.toml, too")
     options = parser.parse_args()
     names = [n for n in TARGETS if not options.modules or n.startswith(tuple(options.modules))]
@@ -77,7 +81,7 @@ def main() -> int:
             if where.startswith(f"{name}:")
         }
         leave = [] if options.argued else [tuple(key.split("\n", 1)) for key in known]
-        found = examine(name, options.workers, options.every, leave)
+        found = examine(name, options.workers, options.every, options.longest, leave)
         if broken := [m for m in found if m["code"] == BROKEN]:
             sys.exit(f"{name}: errors that cannot be made: {broken}")
         unseen = [m for m in found if m["code"] in (UNSEEN, UNREACHED)]

@@ -9,6 +9,7 @@ import ast
 import gc
 import importlib
 import json
+import math
 import os
 import pickle
 import signal
@@ -34,6 +35,7 @@ def pytest_addoption(parser):
     parser.addoption("--mutants-workers", type=int, default=2)
     parser.addoption("--mutants-leave", help="a file with the errors to leave out: [function, text] each")
     parser.addoption("--mutants-every", type=int, default=1)
+    parser.addoption("--mutants-longest", type=float, default=math.inf)
 
 
 @pytest.hookimpl(trylast=True)
@@ -58,6 +60,7 @@ def pytest_runtestloop(session):
     left = {tuple(pair) for pair in json.loads(Path(config.getoption("--mutants-leave")).read_text(encoding="utf-8"))}
     chosen = [m for m in list(mutants(tree))[::every] if (m.function, m.text) not in left]
     reached = _baseline(session.items, str(source))
+    session.items[:] = [i for i in session.items if reached[i.nodeid][0] <= config.getoption("--mutants-longest")]
     live = _live(module.__file__)
     gc.freeze()  # what is there already is not collected in a child, whose pages it would copy
     results, waiting = [], list(enumerate(chosen))[::-1]

@@ -59,6 +59,13 @@ def test_caps_go_on_from_the_last_path():
         assert (alone.active == step.active).all() and (alone.moved == step.moved).all()
 
 
+def test_ceilings_of_many_patterns_are_those_of_each():
+    mover = Mover(started(*drawn(4)))
+    masks = np.random.default_rng(0).random((1025, 4)) < 0.5
+    each = [mover._ceilings(mask[None])[0] for mask in masks[[0, 511, 512, 513, 1024]]]
+    assert mover._ceilings(masks)[[0, 511, 512, 513, 1024]].tolist() == each
+
+
 @pytest.mark.parametrize("s", [0.0, 0.4])
 @pytest.mark.parametrize("delta", [SMALLEST, 0.2, 3.0])
 def test_shadows_are_below_every_slope(s, delta):

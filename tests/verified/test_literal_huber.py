@@ -1,18 +1,25 @@
 """The errors of a Huber regression in a verified run, number by number, as docs/losses.md says."""
 
+import itertools
 import math
+import sys
 
 import numpy as np
 import pytest
 
 import linflow as lf
 from linflow.model.robust import Piece
+from linflow.verified import huber
 from linflow.verified.huber import HuberGradient, _pieces
-from linflow.verified.rounding import TINY, UP, U, frobenius, gamma, least_eigenvalue
+from linflow.verified.rounding import DOWN, TINY, UP, U, frobenius, gamma, least_eigenvalue
 
 
-@pytest.fixture
-def problem():
+@pytest.fixture(params=["fine", "coarse"])
+def problem(request, monkeypatch):
+    if request.param == "coarse":  # so coarse that no allowance is lost beside another one
+        coarse = {"U": 2.0**-17, "UP": 1.25, "DOWN": 0.75, "TINY": 2.0**-10, "gamma": lambda count: count * 2.0**-14}
+        for module, name in itertools.product((huber, sys.modules[__name__]), coarse):
+            monkeypatch.setattr(module, name, coarse[name])
     rng = np.random.default_rng(1)
     X = rng.standard_normal((8, 2))
     Y = X @ rng.standard_normal((2, 2)) + 0.01 * rng.standard_normal((8, 2))
@@ -48,10 +55,10 @@ def test_where_a_column_is_strongly_convex(problem):
         found = _pieces(X, slack, lengths[:, 0], slope)
         chosen = np.argsort(-slack, kind="stable")[: int(np.sum(slack > 0))]
         A, size = X[chosen].T @ X[chosen], float(frobenius(X[chosen]))
-        mu = least_eigenvalue((A + A.T) / 2, gamma(len(chosen) + 2) * size * size * UP + TINY) * (1 - 1e-12)
+        mu = least_eigenvalue((A + A.T) / 2, gamma(len(chosen) + 2) * size * size * UP + TINY) * DOWN
         room = slack[chosen] - 2 * lengths[chosen, 0] * (slope / mu) * UP
         leverage = np.minimum(1.0, lengths[chosen, 0] ** 2 / mu * UP)
-        assert found[0] == Piece(mu, float(np.min(room * room / leverage)) / 2 * (1 - 1e-12))
+        assert found[0] == Piece(mu, float(np.min(room * room / leverage)) / 2 * DOWN)
     assert problem.proved[0] == _pieces(X, slack, lengths[:, 0], problem._descents[0])
 
 
@@ -85,7 +92,7 @@ def test_gap_and_gradient_carry_every_error(problem):
     slack = (slack + gamma(16 + 12) * value) * UP + TINY
     low, high = problem.gap(W, off)
     assert low == pytest.approx(value - slack, rel=1e-14) and low < value < high
-    assert high - value == pytest.approx(slack + problem._offset, rel=1e-6)
+    assert high == pytest.approx((value + slack + problem._offset) * UP, rel=1e-14)
     at_rest = problem.gap(V, 0.0)
     assert at_rest[0] == 0.0 and at_rest[1] >= problem._offset > 0
     P, errors, *_ = problem._turned(W, 0.0)
@@ -109,3 +116,51 @@ def test_a_kink_is_looked_for_within_half_of_the_way():
     assert problem.kinked(W[1:2].repeat(2, axis=0), np.zeros(2), 0.21).tolist() == [False]
     edge = math.nextafter(0.5, 0.0)  # its residual is 1 to rounding
     assert problem.kinked(np.array([[[edge]], [[edge]]]), np.zeros(2), 0.0).tolist() == [True]
+
+
+def test_constants_and_dominance_are_rounded_to_their_side(problem):
+    assert problem.smoothness == problem._norm**2 * UP
+    assert problem.hessian_lipschitz == problem.least == 0.0
+    for gap in (1e-6, 0.1, 100.0):
+        each = [max(float(piece.dominance(np.array(gap * UP))) for piece in pieces) for pieces in problem.proved]
+        assert problem.dominance(gap) == min(each) * DOWN
+    assert each[0] != each[1]
+
+
+@pytest.mark.parametrize("problem", ["coarse"], indirect=True)
+def test_a_kink_is_as_near_as_all_errors_let_it_be(problem):
+    f = lf.Huber(np.array([[2.0], [2.0]]), np.array([[0.4], [-0.2]]), 1.0)
+    problem = HuberGradient.over(f, f.X)
+    W, off = np.array([[0.35]]), 0.01
+    E = W - f.minimizer
+    R, R0 = f.X @ W - f.Y, f.X @ f.minimizer - f.Y
+    lengths = frobenius(f.X[:, None, :])[:, None]
+
+    def crossed(moved):
+        within = off + 0.5 * moved + gamma(3) * float(frobenius(E))
+        near = (lengths * within + problem._residual_error + 4 * U * (np.abs(R) + np.abs(R0) + 1.0)) * UP
+        return bool((np.abs(np.abs(R) - 1.0) <= near).any())
+
+    low, high = 0.0, 1.0
+    assert not crossed(low) and crossed(high)
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if crossed(middle) else (middle, high)
+    for moved, expected in ((low * (1 - 1e-12), False), (high * (1 + 1e-12), True)):
+        assert problem.kinked(np.stack([W, W]), np.array([off, off]), moved).tolist() == [expected]
+
+
+def test_inputs_that_are_zero_for_all_samples_are_left_out():
+    X = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 2.0], [1.0, 0.0, 1.0], [2.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    Y = X @ np.array([[0.5], [0.0], [-1.0]]) + 0.01 * np.array([[1.0], [-1.0], [1.0], [0.5], [-0.5]])
+    wide, seen = lf.Huber(X, Y, 0.5), lf.Huber(X[:, [0, 2]], Y, 0.5)
+    curvatures = [[piece.curvature for piece in HuberGradient.over(f, f.X).proved[0]] for f in (wide, seen)]
+    assert len(curvatures[0]) > 0 and curvatures[0] == pytest.approx(curvatures[1], rel=1e-12)
+
+
+def test_a_share_with_fewer_samples_than_inputs_ends_the_search():
+    X = np.eye(2)
+    assert len(_pieces(X, np.array([0.5, 0.4]), np.ones(2), 0.0)) == 1  # as many samples as inputs, of all
+    assert _pieces(X, np.array([0.5, -0.4]), np.ones(2), 0.0) == ()
+    assert _pieces(X, np.array([0.5, 0.4]), np.ones(2), 100.0) == ()  # the minimum may be where they leave
+    assert _pieces(np.array([[1.0, 1.0], [1.0, 1.0]]), np.array([0.5, 0.4]), np.ones(2), 0.0) == ()
