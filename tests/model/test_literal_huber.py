@@ -1,5 +1,7 @@
 """What a Huber regression allows for, number by number: pieces, the level of the gap, and rounding."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -83,7 +85,7 @@ def test_rounding_with_a_coarse_unit(monkeypatch):
         expected += np.sqrt(f.smoothness) * np.linalg.norm(kinks)
         assert f.gradient_rounding(net) == pytest.approx(expected, rel=1e-12, abs=0)
     assert seen == {0, 1, 2}
-    away = np.hypot(*(fit.distance for fit in f._fits))
+    away = math.hypot(*(fit.distance for fit in f._fits))
     assert f.minimizer_size == pytest.approx(4 * np.linalg.norm(V) + away / coarse, rel=1e-14, abs=0)
 
 
