@@ -256,3 +256,32 @@ def test_a_complex_frequency_has_no_potential():
                 z = step(z, v * direction)
         ends.append(z[0] * z[1])
     assert abs(ends[0] - ends[1]) > 0.5
+
+
+def test_the_least_slope_allows_for_the_rounding_of_a_transform(monkeypatch):
+    monkeypatch.setattr(chain_rate, "EPS", 2.0**-14)
+    layers = np.array([[2.0, 3.0, 2.5, 2.0], [0.5, 0.1, 0.2, 0.3]])
+    off = 64 * 2.0**-14 * (1 + 2) * float(np.sum(layers**2))
+    expected = 4.0 - 0.25 - off  # 2² − ½² is the least difference
+    assert chain_rate.least_slope(layers, opposite=False) == pytest.approx(expected, rel=1e-8, abs=0)
+    assert 0 < off < 1 and chain_rate.least_slope(0.1 * np.ones((2, 4)), opposite=False) == 0.0
+
+
+def test_the_least_slope_of_opposite_chains_is_that_of_the_least_pair():
+    """From α in both, ½(2u² + 2v²) is least at the start: 2α²."""
+    layers = np.array([[0.5, 2.0, 0.5, 2.0]] * 2)
+    found = chain_rate.least_slope(layers, opposite=True)
+    assert found == pytest.approx(0.5, rel=3e-6, abs=0) and found <= 0.5
+
+
+def test_lines_through_the_middle_bound_a_skew_convex_function():
+    """max(−x, 9x): between −1 and 1 the lines through 0 leave no more than 2f(0) − max f(±1)."""
+    seen = []
+
+    def skew(x):
+        seen.append(float(x[0]))
+        return 10.0 + np.where(x < 0, -0.5 * x, 9.0 * x)
+
+    low = chain_rate._least_convex(skew, 1)
+    assert 10.0 * (1 - chain_rate._NEAR) <= low[0] <= 10.0
+    assert 9.0 * max(x for x in seen[-3:]) <= 10.0 * chain_rate._NEAR  # no wider than the steeper side lets it be

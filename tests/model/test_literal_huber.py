@@ -9,7 +9,7 @@ import linflow as lf
 from linflow._support.arrays import EPS
 from linflow.certificates.envelope import envelope
 from linflow.certificates.margin import product_range
-from linflow.model import huber
+from linflow.model import huber, robust
 from linflow.model.robust import HuberFit, Piece, _piece
 
 
@@ -129,3 +129,37 @@ def test_the_range_of_the_product_uses_the_growth_of_each_level():
     reach = np.sqrt(2 * gaps / f.growth_on(gaps))
     assert np.allclose(low, 2.0 - reach, atol=1e-12) and np.allclose(high, 3.0 + reach, atol=1e-12)
     assert f.growth_on(gaps)[0] < 0.99 * f.growth_on(gaps)[2]
+
+
+def test_growth_and_dominance_are_rounded_down(monkeypatch):
+    monkeypatch.setattr(robust, "EPS", 2.0**-6)
+    piece, gap = Piece(3.0, 0.5), np.array([0.25, 2.0])
+    assert piece.dominance(gap) == pytest.approx(6.0 * np.array([1.0, 0.25]) / 1.125, rel=1e-14)
+    assert piece.growth(gap) == pytest.approx(12.0 * np.array([1 / 4, 0.25 / 1.25**2]) / 1.125, rel=1e-14)
+    assert robust.SHARES == (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
+
+
+@pytest.mark.parametrize("size", [0.01, 10.0])
+def test_without_a_piece_the_excess_is_the_slope_over_the_farthest_minimiser(size, monkeypatch):
+    """‖w − w*‖ ≤ 2 √(2f max(1, r/δ))/σ with r the farthest residual of either kind."""
+    monkeypatch.setattr(robust, "_piece", lambda *_: None)
+    X, y, w = np.array([[1.0], [2.0]]), size * np.array([1.0, -1.0]), np.array([0.001])
+    fit = HuberFit.of(X, y, w, 0.5, math.sqrt(5.0))
+    r = X @ w - y
+    slopes = np.clip(r, -0.5, 0.5)
+    free = np.abs(r) <= 0.5
+    assert free.all() == (size < 1)
+    value = float(np.sum(np.abs(slopes) * (np.abs(r) - np.abs(slopes) / 2)))
+    farthest = max(math.sqrt(2 * value), value / 0.5 + 0.25)
+    away = 2 * math.sqrt(2 * value * max(1.0, farthest / 0.5)) / math.sqrt(5.0)
+    off = 4 * EPS * (X[:, 0] * 0.001 + np.abs(y))
+    slope = abs(float(X[:, 0] @ slopes)) + float(X[:, 0] @ (4 * EPS * np.abs(slopes) + free * off))
+    assert fit.slope == pytest.approx(slope, rel=1e-14) and fit.excess == pytest.approx(slope * away, rel=1e-12)
+    assert fit.distance == math.inf and fit.pieces == ()
+
+
+def test_a_piece_whose_nearest_sample_leaves_shows_nothing():
+    X = np.array([[1.0], [1.0], [1.0]])
+    assert _piece(X, np.array([0.5, 0.4, 0.1]), np.ones(3), 0.3, 3) is None  # 0.1 − 2·0.3/3 < 0
+    assert _piece(X, np.array([0.5, 0.4, 0.3]), np.ones(3), 0.3, 3) is not None
+    assert _piece(np.full((3, 1), 1e-170), np.ones(3), np.full(3, 1e-170), 0.0, 3) is None  # a square that vanishes

@@ -38,6 +38,8 @@ def test_it_is_its_definition(mean, rng):
         np.testing.assert_allclose(f.hessian_product(W, V), bent, rtol=0, atol=1e-12 * (1 + size))
         mean_of_batches = np.mean([f.batch_gradient(W, np.array([i])) for i in range(9)], axis=0)
         np.testing.assert_allclose(mean_of_batches, f.gradient(W), rtol=0, atol=1e-13)
+        thirds = np.mean([f.batch_gradient(W, np.arange(i, 9, 3)) for i in range(3)], axis=0)
+        np.testing.assert_allclose(thirds, f.gradient(W), rtol=0, atol=1e-13)
 
 
 def test_small_losses_keep_their_digits(rng):

@@ -51,6 +51,11 @@ TARGETS = {
     **{f"relu.{name}": ["relu/test_literal", "relu/test_descent"] for name in ("steps", "descent")},
     **{f"relu.{name}": ["relu/test_flow"] for name in ("flow", "pieces", "trajectory")},
     **{f"relu.{name}": ["relu/test_network"] for name in ("network", "starts")},
+    **{
+        f"relu.{name}": ["relu/test_literal_enclosure", "relu/test_enclosure"]
+        for name in ("passage", "pattern_march", "pattern_path", "pattern_tube", "enclosure")
+    },
+    "relu.events": ["relu/test_flow"],
     "relu.design": ["relu/test_design"],
     "relu.aligned": ["relu/test_aligned"],
     **{f"relu.{name}": ["relu/test_smooth"] for name in ("activations", "lazy", "smooth")},

@@ -164,3 +164,33 @@ def test_a_share_with_fewer_samples_than_inputs_ends_the_search():
     assert _pieces(X, np.array([0.5, -0.4]), np.ones(2), 0.0) == ()
     assert _pieces(X, np.array([0.5, 0.4]), np.ones(2), 100.0) == ()  # the minimum may be where they leave
     assert _pieces(np.array([[1.0, 1.0], [1.0, 1.0]]), np.array([0.5, 0.4]), np.ones(2), 0.0) == ()
+
+
+@pytest.mark.parametrize("step", [-1.9, -0.35, 0.0, 0.35, 1.9])
+def test_each_side_of_a_kink_needs_all_errors(step):
+    """δ = 1 and residuals from −2½ to 2½, known to within 0.15, that all move by one step, known to within 0.1."""
+    R0 = np.linspace(-2.5, 2.5, 101)[:, None] + 0.003  # at no limit exactly
+    f = lf.Huber(np.ones((101, 1)), np.zeros((101, 1)), 1.0)
+    problem = HuberGradient.over(f, f.X)
+    problem.__dict__.update(_residual=R0, _slopes=np.clip(R0, -1, 1), _residual_error=np.full((101, 1), 0.15))
+    problem.__dict__.update(_away=0.0, _offset=0.0, proved=((Piece(1.0, 1.0),),))
+    W = f.minimizer + step
+    R = R0 + step
+    P, errors, _, _, e, kink = problem._turned(W, 0.1)
+    parts, slack = 0.0, 0.0
+    for i in range(101):
+        r0, r = float(R0[i, 0]), float(R[i, 0])
+        beyond = abs(r0) - 0.15 > 1 and abs(r) - 0.15 - 0.1 > 1 and r * r0 > 0
+        inside = abs(r0) + 0.15 <= 1 and abs(r) + 0.15 + 0.1 <= 1
+        moved, near = 0.0 if beyond else 0.1, 0.0 if beyond or inside else 0.15
+        assert (e[i, 0], kink[i, 0]) == (pytest.approx(moved, rel=1e-9), pytest.approx(near, rel=1e-9))
+        assert errors[i, 0] == pytest.approx(moved + near, rel=1e-9)
+        slope, slope0 = max(-1.0, min(1.0, r)), max(-1.0, min(1.0, r0))
+        assert P[i, 0] == pytest.approx(slope - slope0, abs=1e-14)
+        parts += sum(s * (2 * abs(x) - s) / 2 * sign for x, s, sign in ((r, abs(slope), 1), (r0, abs(slope0), -1)))
+        parts -= slope0 * step
+        size = abs(slope - slope0) + moved + near
+        slack += (size + moved) * moved + near * (abs(step) + near + size + moved)
+    low, high = problem.gap(W, 0.1)
+    assert high == pytest.approx(parts + slack, rel=1e-9)
+    assert low == pytest.approx(max(0.0, parts - slack), rel=1e-9)
