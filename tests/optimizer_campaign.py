@@ -266,7 +266,7 @@ def block(seed: int, first: int, count: int) -> tuple[Counter, list[str]]:
     shapes = max(1, count // 100)
     for _ in range(shapes):
         bad += laws(rng, count // shapes, seen)
-    for _ in range(count // 20):
+    for _ in range(count // 4):
         bad += [text for text in (law(rng), rates(rng)) if text]
         seen["laws by the library, bounds for layer rates"] += 1
     for _ in range(4):  # shapes

@@ -140,6 +140,7 @@ TARGETS = {
             (("log_norm",), ["verified/test_literal_norm", "verified/test_curvature"]),
             (("march",), ["verified/test_literal_march", "verified/test_literal_enclosure", "verified/test_march"]),
             (("_pairs", "arithmetic"), ["verified/test_march", *VERIFIED]),
+            (("fine",), ["verified/test_fine"]),
             (("enclosure",), ["verified/test_literal_enclosure", "verified/test_flow"]),
             (("forever",), ["verified/test_forever"]),
             (("flow", "run", "attempt"), ["verified/test_run"]),

@@ -192,9 +192,30 @@ def test_a_proof_that_magnifies_by_more_than_eight_is_tried_again_with_twice_the
     assert [x[0] for x in seen] == [FLOAT64, PAIRS][:tried]
     assert all(x[1:] == (0.0, (0.1, rounded_up(0.7), 3)) for x in seen)
     seen.clear()
+    lf.enclose(lf.LinearRegression(np.eye(1) / 4, np.eye(1)), NET)
+    assert [x[0] for x in seen] == [FLOAT64, PAIRS][:tried]
+    seen.clear()
     lf.enclose(lf.Quadratic(np.eye(1), C=np.eye(1)), NET)
     lf.enclose(F, [np.ones((1, 3)) / 4, np.ones((3, 1))])  # narrowed: its radius is above 0
     assert [x[0] for x in seen] == [FLOAT64] * 2 and seen[1][1] > 0
+
+
+@pytest.mark.parametrize(
+    ("result", "low", "tried"),
+    [("target proved", 0.998, 2), ("target proved", 0.9991, 1), ("step limit reached", 0.998, 1)],
+)
+def test_a_loose_proof_is_tried_again_with_twice_the_digits(monkeypatch, result, low, tried):
+    """Where the bounds of the last gap are more than 10⁻³ of it apart."""
+    seen = []
+
+    def ends(march, *given):
+        seen.append(march.arithmetic)
+        march.exponent, march.gap = 8.5, (2 * low, 2.0)
+        return result, "", ()
+
+    monkeypatch.setattr(run, "enclose_flow", ends)
+    lf.enclose(F, NET, until=0.1)
+    assert seen == [FLOAT64, PAIRS][:tried]
 
 
 def test_a_descent_and_a_flow_are_enclosed_over_one_time(asked):

@@ -6,13 +6,16 @@ a relative error below `8u²` (Joldes, Muller & Popescu 2017; the division is of
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
+from linflow.verified.fine import UNIT, FineGradient, loops, pair, total
 from linflow.verified.problem import AffineGradient
 from linflow.verified.rounding import U
+
+FINE = 1e-8
+"""Largest residue of a gradient in pairs, over that in float64, for which a path in pairs is worth its time."""
 
 
 class Arithmetic(Protocol):
@@ -36,7 +39,7 @@ class Arithmetic(Protocol):
     def over(self, A: np.ndarray, divisor: int) -> np.ndarray: ...  # noqa: D102
     def plus(self, A: np.ndarray, B: np.ndarray) -> np.ndarray: ...  # noqa: D102
     def minus(self, A: np.ndarray, V: np.ndarray) -> np.ndarray: ...  # noqa: D102
-    def apply(self, problem: AffineGradient, E: np.ndarray) -> np.ndarray: ...  # noqa: D102
+    def gradient(self, problem: AffineGradient) -> AffineGradient | FineGradient: ...  # noqa: D102
     def high(self, A: np.ndarray) -> np.ndarray: ...  # noqa: D102
 
 
@@ -80,12 +83,12 @@ class Float64:
         return A + B
 
     def minus(self, A: np.ndarray, V: np.ndarray) -> np.ndarray:
-        """Return `A − V` for a float64 matrix V."""
+        """Return `A − V`."""
         return A - V
 
-    def apply(self, problem: AffineGradient, E: np.ndarray) -> np.ndarray:
-        """Return `A E B`."""
-        return problem.apply(E)
+    def gradient(self, problem: AffineGradient) -> AffineGradient:
+        """Return the gradient as it is."""
+        return problem
 
     def high(self, A: np.ndarray) -> np.ndarray:
         """Return the float64 part."""
@@ -93,9 +96,9 @@ class Float64:
 
 
 class Pairs:
-    """Pairs of float64, in compiled loops. They need an objective whose gradient has no error of its own."""
+    """Pairs of float64, in compiled loops. They need an objective whose gradient is known to twice the digits."""
 
-    unit, order, truncation, rest = 8 * U * U, 34, 1e-31, U
+    unit, order, truncation, rest = UNIT, 34, 1e-31, U
 
     def terms(self, inner: int, k: int) -> int:
         """Return the number of operations behind each entry of a Cauchy product."""
@@ -107,7 +110,7 @@ class Pairs:
 
     def start(self, W: np.ndarray) -> np.ndarray:
         """Return a float64 matrix in this arithmetic; a matrix of pairs is returned unchanged."""
-        return W if W.ndim == 3 else np.stack([W, np.zeros_like(W)], axis=-1)
+        return W if W.ndim == 3 else pair(W)
 
     def turned(self, series: np.ndarray) -> np.ndarray:
         """Return the series of transposes, without a copy."""
@@ -116,34 +119,33 @@ class Pairs:
     def cauchy(self, A: np.ndarray, B: np.ndarray, k: int) -> np.ndarray:
         """Return `Σ_{i≤k} A_i B_{k−i}`."""
         out = np.empty((A.shape[1], B.shape[2], 2))
-        _loops().cauchy(A, B, k, out)
+        loops().cauchy(A, B, k, out)
         return out
 
     def times(self, A: np.ndarray, factor: float) -> np.ndarray:
         """Return A times a number."""
         out = np.empty(A.shape)
-        _loops().times(A.reshape(-1, 2), factor, out.reshape(-1, 2))
+        loops().times(A.reshape(-1, 2), factor, out.reshape(-1, 2))
         return out
 
     def over(self, A: np.ndarray, divisor: int) -> np.ndarray:
         """Return A divided by an integer."""
         out = np.empty(A.shape)
-        _loops().over(A.reshape(-1, 2), float(divisor), out.reshape(-1, 2))
+        loops().over(A.reshape(-1, 2), float(divisor), out.reshape(-1, 2))
         return out
 
     def plus(self, A: np.ndarray, B: np.ndarray) -> np.ndarray:
         """Return `A + B`."""
-        out = np.empty(A.shape)
-        _loops().plus(A.reshape(-1, 2), B.reshape(-1, 2), out.reshape(-1, 2))
-        return out
+        return total(A, B)
 
     def minus(self, A: np.ndarray, V: np.ndarray) -> np.ndarray:
-        """Return `A − V` for a float64 matrix V."""
-        return self.plus(A, np.stack([-V, np.zeros_like(V)], axis=-1))
+        """Return `A − V`."""
+        return total(A, -V)
 
-    def apply(self, problem: AffineGradient, E: np.ndarray) -> np.ndarray:
-        """Return E, which is the gradient of a matrix factorization."""
-        return E
+    def gradient(self, problem: AffineGradient) -> FineGradient:
+        """Return the gradient in pairs."""
+        assert problem.fine is not None
+        return problem.fine
 
     def high(self, A: np.ndarray) -> np.ndarray:
         """Return the float64 part."""
@@ -152,20 +154,11 @@ class Pairs:
     @staticmethod
     def fits(problem: AffineGradient) -> bool:
         """Return whether the gradient of a problem is known to twice the digits and the loops can be compiled."""
-        if problem.A is not None or problem.B is not None or problem.residue > 0:
-            return False
         try:
-            _loops()
+            loops()
+            return problem.fine is not None and problem.fine.residue <= FINE * problem.residue
         except ImportError:
             return False
-        return True
-
-
-@cache
-def _loops() -> Any:
-    from linflow.verified import _pairs  # noqa: PLC0415 - numba is slow to import
-
-    return _pairs
 
 
 FLOAT64, PAIRS = Float64(), Pairs()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from linflow._support.arrays import is_numpy, to_numpy
 from linflow.model.objectives import Objective
 from linflow.model.quadratics import LinearRegression, MatrixFactorization, Quadratic
+from linflow.verified.fine import FineGradient, fine_regression, pair
 from linflow.verified.rounding import TINY, UP, U, frobenius, gamma, least_eigenvalue, spectral
 
 
@@ -28,6 +30,8 @@ class AffineGradient:
         least: lower bound of the least nonzero eigenvalue of `B ⊗ A`; 0 if none was proved.
         full: whether `least` bounds all eigenvalues, so that f is strongly convex.
         notes: what a reader must know about the problem.
+        data: X and Y if f is `½‖XW − Y‖_F²`.
+        shift: 0; V is where gaps are measured from.
     """
 
     V: np.ndarray
@@ -41,6 +45,16 @@ class AffineGradient:
     least: float = 1.0
     full: bool = True
     notes: tuple[str, ...] = ()
+    data: tuple[np.ndarray, np.ndarray] | None = None
+    shift: float = 0.0
+
+    @cached_property
+    def fine(self) -> FineGradient | None:
+        """The gradient in pairs, where it can be computed to twice the digits: of factorizations and regressions."""
+        if self.data is not None:
+            return fine_regression(*self.data, self.V)
+        known = self.A is None and self.B is None and self.residue == 0
+        return FineGradient(pair(self.V)) if known else None
 
     @property
     def smoothness(self) -> float:
@@ -138,7 +152,8 @@ def regression_gradient(X: np.ndarray, Y: np.ndarray, V: np.ndarray, rank: int) 
     offset = 0.5 * residue * residue / least * UP if least > 0 else 0.0
     top = (spectral(A) + error) * UP
     length = (float(frobenius(A)) + error) * UP
-    return AffineGradient(V, A, None, (top, 1.0), (length, 1.0), (error, 0.0), residue, offset, least, full, notes)
+    norms, lengths, errors = (top, 1.0), (length, 1.0), (error, 0.0)
+    return AffineGradient(V, A, None, norms, lengths, errors, residue, offset, least, full, notes, (X, Y))
 
 
 def _general(objective: Quadratic) -> AffineGradient:

@@ -42,7 +42,10 @@ from linflow.verified.tail_enclosure import ConvexEnclosure, TailEnclosure
 from linflow.verified.tail_march import TailMarch
 
 DIGITS = 8
-"""A proof that ends with a larger exponent than this is tried again with a path of twice the digits."""
+"""A proof with a larger exponent than this that ends early, or is loose, is tried again with twice the digits."""
+
+LOOSE = 1e-3
+"""A proof is loose if the bounds of its last gap are farther apart than this, relative to the upper one."""
 
 STEPS = 100_000
 """Default limit on the steps of a verified descent."""
@@ -223,8 +226,9 @@ class _Beginning:
         with one_thread_when_small(self.narrow.weights), np.errstate(over="ignore", under="ignore", invalid="ignore"):
             march = self._march(until, FLOAT64)
             result, reason, path = enclose_flow(march, until, rounded_up(end), max_steps, progress)
-            magnified = result == "proof ended" and march.exponent > DIGITS
-            magnified = magnified and self.narrow.radius == 0
+            low, high = march.gap
+            poor = result == "proof ended" or (result == "target proved" and high - low > LOOSE * high)
+            magnified = poor and march.exponent > DIGITS and self.narrow.radius == 0
             if magnified and isinstance(self.problem, AffineGradient) and PAIRS.fits(self.problem):
                 march = self._march(until, PAIRS)
                 result, reason, path = enclose_flow(march, until, rounded_up(end), max_steps, progress)

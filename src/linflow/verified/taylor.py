@@ -142,6 +142,7 @@ class Expansion(PolynomialPath):
         arithmetic: Arithmetic = FLOAT64,
     ):
         self.problem, self.scale, self.tau, self.arithmetic = problem, scale, tau, arithmetic
+        gradient = arithmetic.gradient(problem)
         p = self.order = arithmetic.order if order is None else order
         L = self.depth = len(weights)
         weights = [arithmetic.start(w) for w in weights]
@@ -162,9 +163,9 @@ class Expansion(PolynomialPath):
                 S[l][k] = cauchy(W[l - 1], S[l + 1], k)
             E = arithmetic.times(P[L][k], scale)
             if k == 0:
-                E = arithmetic.minus(E, problem.V)
+                E = arithmetic.minus(E, gradient.V)
                 self.distance = arithmetic.high(E)
-            G[k] = arithmetic.times(arithmetic.apply(problem, E), scale)
+            G[k] = arithmetic.times(gradient.apply(E), scale)
             for l in range(1, L):
                 Q[l][k] = cauchy(turned(W[l - 1]), Q[l - 1], k)
             for l in range(L):
@@ -176,6 +177,7 @@ class Expansion(PolynomialPath):
     def _bound(self, P: list, S: list, Q: list, grads: list) -> None:
         """Compute the norms and errors of every series, then the bounds of the defect."""
         L, p, c, problem = self.depth, self.order, self.scale, self.problem
+        exact = self.arithmetic.gradient(problem)
         high, unit, rest = self.arithmetic.high, self.arithmetic.unit, self.arithmetic.rest
 
         def product(values: np.ndarray, A: MatrixSeries, B: MatrixSeries, inner: int) -> MatrixSeries:
@@ -197,9 +199,9 @@ class Expansion(PolynomialPath):
         offset = self.offset = float(frobenius(self.distance)) * (1 + 2 * rest)
         errors[0] += unit * offset
         lengths[0] = offset
-        self.distance_error = float(errors[0] * UP + rest * offset + TINY)
-        errors = c * (problem.error_of(lengths, errors) + 2 * unit * problem.smoothness * lengths)
-        errors[0] += c * problem.residue
+        self.distance_error = float(errors[0] * UP + rest * offset + exact.shift + TINY)
+        errors = c * (exact.error_of(lengths, errors) + 2 * unit * problem.smoothness * lengths)
+        errors[0] += c * exact.residue
         self.slope = MatrixSeries(high(Q[0]), errors * UP + TINY, rest)
         self.pulled = [self.slope]
         for l in range(1, L):
