@@ -1,5 +1,6 @@
 """The gradient of a regression in pairs: against rationals, its allowances written out, and a flow that it proves."""
 
+import dataclasses
 import math
 from fractions import Fraction
 
@@ -14,6 +15,7 @@ from linflow.verified.fine import FineGradient, fine_regression, pair, product, 
 from linflow.verified.march import EnclosureMarch
 from linflow.verified.problem import affine_gradient
 from linflow.verified.rounding import U, spectral
+from linflow.verified.taylor import Expansion
 from tests.verified.test_literal_path import coarse, drawn, fro, g, near, tiny, u, up
 
 __all__ = ["coarse"]
@@ -104,6 +106,17 @@ def test_which_gradients_are_known_to_twice_the_digits():
     problem = affine_gradient(lf.MatrixFactorization(Y))
     assert problem.fine == FineGradient(problem.fine.V) and np.array_equal(problem.fine.V, pair(Y))
     assert FLOAT64.gradient(problem) is problem and problem.shift == 0.0
+
+
+def test_gaps_are_measured_from_the_float64_minimiser():
+    """Its distance to that in pairs counts once, in the distance of the product only."""
+    problem = affine_gradient(lf.LinearRegression(drawn(4, 3, seed=1), drawn(4, 2, seed=2)))
+    given = [drawn(3, 2, seed=3), drawn(2, 2, seed=4)], 0.75, 1.0, 2, PAIRS
+    plain = Expansion(problem, *given)
+    problem.__dict__["fine"] = dataclasses.replace(problem.fine, shift=0.25)
+    moved = Expansion(problem, *given)
+    assert moved.distance_error == near(plain.distance_error + 0.25) and 0 < plain.distance_error < 1e-13
+    assert np.array_equal(moved.slope.errors, plain.slope.errors)
 
 
 def test_a_path_in_pairs_stays_within_its_radius_of_a_flow_of_50_digits():

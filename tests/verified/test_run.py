@@ -202,7 +202,7 @@ def test_a_proof_that_magnifies_by_more_than_eight_is_tried_again_with_twice_the
 
 @pytest.mark.parametrize(
     ("result", "low", "tried"),
-    [("target proved", 0.998, 2), ("target proved", 0.9991, 1), ("step limit reached", 0.998, 1)],
+    [("target proved", 0.9985, 2), ("target proved", 0.9991, 1), ("step limit reached", 0.9985, 1)],
 )
 def test_a_loose_proof_is_tried_again_with_twice_the_digits(monkeypatch, result, low, tried):
     """Where the bounds of the last gap are more than 10⁻³ of it apart."""
@@ -216,6 +216,18 @@ def test_a_loose_proof_is_tried_again_with_twice_the_digits(monkeypatch, result,
     monkeypatch.setattr(run, "enclose_flow", ends)
     lf.enclose(F, NET, until=0.1)
     assert seen == [FLOAT64, PAIRS][:tried]
+
+
+def test_a_loose_proof_is_kept_if_more_digits_take_too_many_steps(monkeypatch):
+    ends = [("target proved", "proved", ()), ("step limit reached", "too short", ())]
+
+    def ended(march, *given):
+        march.exponent, march.gap = 8.5, (1.0, 2.0)
+        return ends.pop(0)
+
+    monkeypatch.setattr(run, "enclose_flow", ended)
+    enc = lf.enclose(F, NET, until=0.1)
+    assert not ends and (enc.result, enc.reason) == ("target proved", "proved")
 
 
 def test_a_descent_and_a_flow_are_enclosed_over_one_time(asked):

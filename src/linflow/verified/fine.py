@@ -91,13 +91,13 @@ def fine_regression(X: np.ndarray, Y: np.ndarray, V: np.ndarray) -> FineGradient
     samples, inputs = X.shape
     Xp, Yp, first = pair(X), pair(-Y), pair(V)
     Xt = np.ascontiguousarray(Xp.transpose(1, 0, 2))
-    A, size = product(Xt, Xp), float(frobenius(X))
+    A, size, largest = product(Xt, Xp), float(frobenius(X)), spectral(X)
     residue, best, Vp = math.inf, first, first
     for _ in range(CORRECTIONS + 1):
         r = total(product(Xp, Vp), Yp)
         R = product(Xt, r)
         missing = gamma(inputs + 1, UNIT) * size * length(Vp) + UNIT * length(r)
-        left = length(R) + gamma(samples + 1, UNIT) * size * length(r) + spectral(X) * missing * UP
+        left = length(R) + gamma(samples + 1, UNIT) * size * length(r) + largest * missing * UP
         left = left * UP + TINY
         if left < residue:
             residue, best = left, Vp

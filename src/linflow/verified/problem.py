@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 
@@ -46,7 +47,7 @@ class AffineGradient:
     full: bool = True
     notes: tuple[str, ...] = ()
     data: tuple[np.ndarray, np.ndarray] | None = None
-    shift: float = 0.0
+    shift: ClassVar[float] = 0.0
 
     @cached_property
     def fine(self) -> FineGradient | None:

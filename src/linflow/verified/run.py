@@ -230,8 +230,10 @@ class _Beginning:
             poor = result == "proof ended" or (result == "target proved" and high - low > LOOSE * high)
             magnified = poor and march.exponent > DIGITS and self.narrow.radius == 0
             if magnified and isinstance(self.problem, AffineGradient) and PAIRS.fits(self.problem):
-                march = self._march(until, PAIRS)
-                result, reason, path = enclose_flow(march, until, rounded_up(end), max_steps, progress)
+                finer = self._march(until, PAIRS)
+                again = enclose_flow(finer, until, rounded_up(end), max_steps, progress)
+                if result == "proof ended" or again[0] == result:
+                    march, (result, reason, path) = finer, again
             elif result == "proof ended" and isinstance(march, DeclaredMarch) and march.t > 0:
                 # The radius grew by this factor, so the defect must be as much smaller.
                 march = self._march(until, FLOAT64, math.exp(-march.exponent - 1))
