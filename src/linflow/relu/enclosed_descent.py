@@ -11,7 +11,6 @@ import numpy as np
 from linflow.relu.network import Network
 from linflow.relu.trajectory import Flip
 from linflow.verified.enclosed_steps import EnclosedSteps
-from linflow.verified.march import reached
 
 
 @dataclass(frozen=True, repr=False)
@@ -52,22 +51,9 @@ class EnclosedDescent(EnclosedSteps):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the proved results as plain data."""
-        return {
-            "result": self.result,
-            "reason": self.reason,
-            "step_size": self.step_size,
-            "steps": self.steps,
-            "radius": float(self.radius[-1]),
-            "exponent": self.exponent,
-            "first_gap": [float(x) for x in self.gaps[:, 0]],
-            "last_gap": [float(x) for x in self.gaps[:, -1]],
-            "steps_to": reached(self.steps_bounds),
-            "widths": list(self.start.widths),
-            "slope": self.start.slope,
-            "bias": self.start.bias is not None,
-            "flips": [[round(f.t / self.step_size), f.neuron, f.sample, f.before, f.after] for f in self.flips],
-            "notes": list(self.notes),
-        }
+        flips = [[round(f.t / self.step_size), f.neuron, f.sample, f.before, f.after] for f in self.flips]
+        start = {"widths": list(self.start.widths), "slope": self.start.slope, "bias": self.start.bias is not None}
+        return self.told() | start | {"step_size": self.step_size, "flips": flips}
 
     def __repr__(self) -> str:
         first = float(self.gaps[0, 0])

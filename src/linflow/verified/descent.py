@@ -23,7 +23,7 @@ from linflow.model.optimizer import PLAIN, Optimizer
 from linflow.verified import compiled
 from linflow.verified.enclosed_steps import EnclosedSteps
 from linflow.verified.log_norm import greatest
-from linflow.verified.march import LARGEST_HESSIAN, budget, reached
+from linflow.verified.march import LARGEST_HESSIAN, budget
 from linflow.verified.point import expanded, hessian_at, node_at, tube_at
 from linflow.verified.problem import AffineGradient
 from linflow.verified.reduction import Narrowed
@@ -111,23 +111,10 @@ class DescentEnclosure(EnclosedSteps):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the proved results as plain data."""
-        return {
-            "result": self.result,
-            "reason": self.reason,
-            "step_size": self.step_size,
-            **({} if self.optimizer.plain else {"optimizer": self.optimizer.to_dict()}),
-            "time": float(self.t[-1]),
-            "steps": self.steps,
-            "hessians": self.hessians,
-            "radius": float(self.radius[-1]),
-            "exponent": self.exponent,
-            "first_gap": [float(x) for x in self.gaps[:, 0]],
-            "last_gap": [float(x) for x in self.gaps[:, -1]],
-            "steps_to": reached(self.steps_bounds),
-            "widths": list(self.start.widths),
-            "scale": self.start.scale,
-            "notes": list(self.notes),
-        }
+        optimizer = {} if self.optimizer.plain else {"optimizer": self.optimizer.to_dict()}
+        steps = {"step_size": self.step_size, "time": float(self.t[-1]), "hessians": self.hessians}
+        sizes = {"widths": list(self.start.widths), "scale": self.start.scale}
+        return self.told() | optimizer | steps | sizes
 
     def __repr__(self) -> str:
         first = float(self.gaps[0, 0])

@@ -10,6 +10,7 @@ import numpy as np
 from linflow._support import checks
 from linflow._support.arrays import unmasked
 from linflow._support.deprecation import renamed_arguments
+from linflow.verified.march import reached
 from linflow.verified.rounding import UP
 
 
@@ -18,6 +19,10 @@ class EnclosedSteps:
 
     gaps: np.ndarray
     radius: np.ndarray
+    exponent: float
+    result: str
+    reason: str
+    notes: tuple[str, ...]
 
     @property
     def steps(self) -> int:
@@ -54,3 +59,17 @@ class EnclosedSteps:
         below = self.gaps[1] <= until * self.gaps[0, 0] * (1 - 1e-12)
         low = int(np.argmax(above)) if above.any() else self.steps + 1
         return low, int(np.argmax(below)) if below.any() else math.inf
+
+    def told(self) -> dict[str, Any]:
+        """Return what every such proof shows of itself as plain data."""
+        return {
+            "result": self.result,
+            "reason": self.reason,
+            "steps": self.steps,
+            "radius": float(self.radius[-1]),
+            "exponent": self.exponent,
+            "first_gap": [float(x) for x in self.gaps[:, 0]],
+            "last_gap": [float(x) for x in self.gaps[:, -1]],
+            "steps_to": reached(self.steps_bounds),
+            "notes": list(self.notes),
+        }
