@@ -396,6 +396,16 @@ class TrueFlow:
             return found
 
 
+def disturbed(x: float, y: float, radius: float, V) -> list[TrueFlow]:
+    """Return flows of two scalar layers that start at eight points of a circle around (x, y)."""
+    return [
+        TrueFlow(
+            [np.full((1, 1), x + radius * math.cos(a)), np.full((1, 1), y + radius * math.sin(a))], 1.0, exact(V)
+        )
+        for a in np.linspace(0, 2 * math.pi, 8, endpoint=False) + math.pi / 4
+    ]
+
+
 def numbers(A) -> np.ndarray:
     """Return a matrix of balls in double precision."""
     return np.array([[float(x) for x in row] for row in A.tolist()])

@@ -17,11 +17,17 @@ import numpy as np
 ON, OFF, SLIDES = 1, -1, 0
 STORED = Path(__file__).with_name("relu_flows.json")
 ORDER, DIGITS = 24, 40
+IDLE = 20
+"""Steps without progress after which a flow is given up: more pairs than these do not flip at one time here."""
 
 
 def exact(A) -> np.ndarray:
     """Return an array of numbers of mpmath, equal to those of an array of floats."""
     return np.vectorize(lambda x: mpmath.mpf(float(x)), otypes=[object])(np.atleast_2d(np.asarray(A, dtype=float)))
+
+
+class UndecidedError(ArithmeticError):
+    """The flow cannot be followed to this many digits."""
 
 
 class Judge:
@@ -42,8 +48,13 @@ class Judge:
             self.events, self.pieces, t = [], [], mpmath.mpf(0)
             for j in range(U.shape[1]):
                 self._resolve(U, V, j, [i for i in range(len(z)) if abs(z[i, j]) <= self.close], t)
+            idle = 0
             while t < self.end:
+                before = t
                 U, V, t = self._step(U, V, t)
+                idle = idle + 1 if t - before <= self.close else 0
+                if idle > IDLE:
+                    raise UndecidedError(f"at {mpmath.nstr(t, 17)} a crossing has no speed to this many digits")
 
     def weights(self, t: float) -> tuple[np.ndarray, np.ndarray]:
         with mpmath.workdps(self.digits):
@@ -84,8 +95,11 @@ class Judge:
 
     def _step(self, U, V, t):
         us, vs, qs, forces = self._series(U, V)
-        size = max(abs(x) for x in [*us[-1].ravel(), *vs[-1].ravel()]) + mpmath.mpf(10) ** -60
-        h = min((mpmath.mpf(10) ** (6 - self.digits) / size) ** (mpmath.mpf(1) / ORDER), self.end - t, mpmath.mpf(1))
+        # Both of the last coefficients count: one alone may be 0. A slow flow takes steps longer than 1.
+        h = min(self.end - t, max(mpmath.mpf(1), self.end / 64))
+        for k in (ORDER - 1, ORDER):
+            size = max(abs(x) for x in [*us[k].ravel(), *vs[k].ravel()]) + mpmath.mpf(10) ** -60
+            h = min(h, (mpmath.mpf(10) ** (6 - self.digits) / size) ** (mpmath.mpf(1) / k))
         zs = [self.X.dot(u) for u in us]
         watched = []
         for i, j in np.ndindex(*self.sides.shape):

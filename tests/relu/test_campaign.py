@@ -1,11 +1,14 @@
 """What the campaign takes for true where a pre-activation is 0, or nearly: just what the theorem says."""
 
+from collections import Counter
+
 import numpy as np
 
 from linflow import relu
 from linflow.relu.floor import Floor
 from linflow.relu.movement import Mover
 from linflow.relu.problem import Regression, Start
+from tests.relu_enclosed import against_digits
 from tests.relu_soundness import block, kernel, least_eigenvalue, signs
 
 
@@ -61,3 +64,13 @@ def test_a_block_depends_on_the_seed_and_its_number_alone_and_finds_nothing():
     """The instance that an earlier judge took for a violation is of this family: a neuron at the boundary."""
     first, bad = block(5, 40, 4)
     assert bad == [] and first["comparisons"] > 30 and first == block(5, 40, 4)[0]
+
+
+def test_a_flow_that_the_judge_cannot_follow_is_counted_and_not_waited_for():
+    """Two neurons of opposite signs on two opposite samples: a pre-activation comes to 0 without speed."""
+    x, u, v, w = 0.9216526704873955, 0.257920556394405, 0.38779975974425657, 0.5097304818863788
+    X = np.array([[-x], [x]])
+    Y = np.array([[-0.3388603025103046, -0.11567310046364192], [-2.2523667515711074, -0.035371160120215156]])
+    seen = Counter()
+    assert against_digits(seen, X, Y, relu.Network([[u, u]], [[v, w], [-v, -w]], slope=0.1)) == []
+    assert seen["enclosed: not followed by the judge"] == 1 and seen["enclosed: comparisons"] == 0

@@ -12,7 +12,7 @@ import linflow as lf
 from linflow.verified.descent import DescentMarch
 from linflow.verified.problem import AffineGradient
 from tests.verified.test_flow import factorization, quadratic
-from tests.verified_judge import TrueFlow, exact, numbers
+from tests.verified_judge import TrueFlow, disturbed, exact, numbers
 
 DESCENTS = {
     "two layers": (lambda: factorization(3, (2, 2, 2)), 0.05),
@@ -124,14 +124,7 @@ def test_a_disturbance_of_a_descent_stays_within_its_radius(eta):
     f = AffineGradient(np.full((1, 1), V))
     for x, y in ((0.5, 0.5), (1.3, 1.2), (math.sqrt(V), math.sqrt(V))):
         march = DescentMarch(f, [np.full((1, 1), x), np.full((1, 1), y)], 1.0, radius, eta)
-        true = [
-            TrueFlow(
-                [np.full((1, 1), x + radius * math.cos(a)), np.full((1, 1), y + radius * math.sin(a))],
-                1.0,
-                exact(f.V),
-            )
-            for a in np.linspace(0, 2 * math.pi, 8, endpoint=False) + math.pi / 4
-        ]
+        true = disturbed(x, y, radius, f.V)
         paths = [one.descent(eta, 5) for one in true]
         for k in range(6):
             for path, one in zip(paths, true, strict=True):

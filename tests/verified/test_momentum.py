@@ -15,7 +15,17 @@ from linflow.verified.problem import AffineGradient
 from linflow.verified.taylor import Expansion
 from tests.verified.test_descent import DESCENTS, Alternating
 from tests.verified.test_flow import factorization, regression
-from tests.verified_judge import COARSE, SIGNS, Coarse, TrueFlow, coarse, coarsened, exact, numbers, rational
+from tests.verified_judge import (
+    COARSE,
+    SIGNS,
+    Coarse,
+    coarse,
+    coarsened,
+    disturbed,
+    exact,
+    numbers,
+    rational,
+)
 
 FRACTIONS = (1e-2, 1e-4, 1e-6)
 
@@ -109,14 +119,7 @@ def test_a_disturbance_of_a_descent_stays_within_its_radius(eta, nesterov):
     for x, y in ((0.5, 0.5), (1.3, 1.2), (math.sqrt(V), math.sqrt(V))):
         given = radius * (1 + 1e-6)  # the disturbed starts are rounded
         march = march_of(f, [np.full((1, 1), x), np.full((1, 1), y)], given, eta, mu, nesterov)
-        true = [
-            TrueFlow(
-                [np.full((1, 1), x + radius * math.cos(a)), np.full((1, 1), y + radius * math.sin(a))],
-                1.0,
-                exact(f.V),
-            )
-            for a in np.linspace(0, 2 * math.pi, 8, endpoint=False) + math.pi / 4
-        ]
+        true = disturbed(x, y, radius, f.V)
         paths = [one.descent(eta, 5, mu, nesterov) for one in true]
         most = 0.0
         for k in range(6):
