@@ -61,7 +61,7 @@ def pytest_runtestloop(session):
     chosen = [m for m in list(mutants(tree))[::every] if (m.function, m.text) not in left]
     reached = _baseline(session.items, str(source))
     session.items[:] = [i for i in session.items if reached[i.nodeid][0] <= config.getoption("--mutants-longest")]
-    live = _live(module.__file__)
+    live = functions_of(module.__file__)
     gc.freeze()  # what is there already is not collected in a child, whose pages it would copy
     results, waiting = [], list(enumerate(chosen))[::-1]
     running: dict[int, int] = {}
@@ -182,8 +182,9 @@ def _codes(code) -> list:
     return found
 
 
-def _live(file: str) -> dict:
+def functions_of(file: str) -> dict:
     """Return the functions of a file by their code."""
+    gc.unfreeze()  # the collector does not list what is frozen, as all that was collected is
     live: dict = {}
     for thing in gc.get_objects():
         if type(thing) is types.FunctionType and thing.__code__.co_filename == file:

@@ -1,6 +1,7 @@
 """The tool that makes one-place errors: which it makes, and that its list of argued survivors is up to date."""
 
 import ast
+import gc
 import tomllib
 from collections import Counter
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from tests.mutants.__main__ import ARGUED
 from tests.mutants.changes import mutants
+from tests.mutants.session import functions_of
 from tests.mutants.targets import TARGETS
 
 ROOT = Path(__file__).parents[2]
@@ -63,6 +65,11 @@ def test_errors_of_one_text_are_numbered_within_their_function():
     tree = ast.parse("def f(a):\n    g(a < 1)\n    return a < 1\ndef g(a):\n    return a < 1\n")
     found = {(m.function, m.text): m.line for m in mutants(tree) if "<=" in m.text}
     assert found == {("f", "a < 1 -> a <= 1 #1"): 2, ("f", "a < 1 -> a <= 1 #2"): 3, ("g", "a < 1 -> a <= 1"): 5}
+
+
+def test_functions_are_found_that_the_collector_does_not_look_at():
+    gc.freeze()
+    assert functions_of(made.__code__.co_filename)[made.__code__] == [made]
 
 
 def test_each_argued_survivor_is_exactly_one_error():
