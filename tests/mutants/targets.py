@@ -41,7 +41,9 @@ TARGETS = {
     "certificates.optimality": ["certificates/test_literal_optimality", "certificates/test_optimizers"],
     "advice.rebalance": ["advice/test_rebalance"],
     "model.optimizer": ["dynamics/test_optimizers"],
-    **{f"dynamics.{name}": ["dynamics/test_optimizers"] for name in ("motion", "other_flows", "coordinates")},
+    **{
+        f"dynamics.{name}": ["dynamics/test_optimizers"] for name in ("motion", "other_flows", "coordinates", "ending")
+    },
     "certificates.certificate": ["certificates/test_literal_certificate"],
     "certificates.promises": ["certificates/test_literal_certificate"],
     **{
@@ -57,6 +59,9 @@ TARGETS = {
     },
     "relu.events": ["relu/test_flow"],
     "relu.design": ["relu/test_design"],
+    "relu.roots": ["relu/test_roots", "relu/test_flow"],
+    "relu.pattern_descent": ["relu/test_enclosed_descent"],
+    "relu.enclosed_descent": ["relu/test_enclosed_descent"],
     "relu.aligned": ["relu/test_aligned"],
     **{f"relu.{name}": ["relu/test_smooth"] for name in ("activations", "lazy", "smooth")},
     "certificates.setting": ["certificates/test_reasons", *CERTIFICATES, "certificates/test_literal_prior"],
