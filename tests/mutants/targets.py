@@ -42,7 +42,8 @@ TARGETS = {
     "advice.rebalance": ["advice/test_rebalance"],
     "model.optimizer": ["dynamics/test_optimizers"],
     **{
-        f"dynamics.{name}": ["dynamics/test_optimizers"] for name in ("motion", "other_flows", "coordinates", "ending")
+        f"dynamics.{name}": ["dynamics/test_optimizers"]
+        for name in ("motion", "other_flows", "coordinates", "ending")
     },
     "certificates.certificate": ["certificates/test_literal_certificate"],
     "certificates.promises": ["certificates/test_literal_certificate"],
