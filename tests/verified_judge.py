@@ -377,10 +377,16 @@ class TrueFlow:
             while self.gap(self.now) > target:
                 self._advance()
             begin, h, series = next(p for p in self.pieces if self.gap(self._value(p[2], p[1])) <= target)
-            low, high = flint.arb(0), h
+
+            def height(s):
+                return (self.gap(self._value(series, s)) - target).mid()
+
+            low, high = secants(height, flint.arb(0), h)
             for _ in range(140):
+                if high - low <= h * flint.arb(2) ** -124:
+                    break
                 middle = ((low + high) / 2).mid()
-                low, high = (middle, high) if self.gap(self._value(series, middle)) > target else (low, middle)
+                low, high = (middle, high) if height(middle) > 0 else (low, middle)
             return begin + low
 
     def descent(self, eta, steps, momentum=0.0, nesterov=False):
@@ -404,6 +410,28 @@ def disturbed(x: float, y: float, radius: float, V) -> list[TrueFlow]:
         )
         for a in np.linspace(0, 2 * math.pi, 8, endpoint=False) + math.pi / 4
     ]
+
+
+def secants(height, low, high):
+    """Return times, at most `2⁻¹²⁴` of the way apart if the Illinois method finds them, between which a height falls
+    through 0.
+    """
+    way, above, below, last = high - low, height(low), height(high), None
+    a, b, side = low, high, 0
+    for _ in range(40):
+        if not (above > 0 >= below):
+            break
+        s = (a + (b - a) * above / (above - below)).mid()
+        if last is not None and abs(s - last) < way * flint.arb(2) ** -125:
+            ends = [(s + sign * way * flint.arb(2) ** -125).mid() for sign in (-1, 1)]
+            inside = low < ends[0] and ends[1] < high
+            return ends if inside and height(ends[0]) > 0 >= height(ends[1]) else (a, b)
+        here, last = height(s), s
+        if here > 0:
+            a, above, below, side = s, here, below / 2 if side == 1 else below, 1
+        else:
+            b, below, above, side = s, here, above / 2 if side == -1 else above, -1
+    return a, b
 
 
 def numbers(A) -> np.ndarray:

@@ -28,6 +28,7 @@ from tests.verified_judge import (
     identity,
     numbers,
     precision,
+    secants,
 )
 
 
@@ -100,6 +101,21 @@ UNTIL = 1e-4
 def case(name):
     objective, net, true = CASES[name]()
     return lf.enclose(objective, net, until=UNTIL), true
+
+
+def test_the_judge_finds_times_between_which_a_height_falls_through_zero():
+    with precision():
+        tiny, low, high = flint.arb(2) ** -124, flint.arb(1), flint.arb(2)
+        heights = {
+            lambda s: 2 - s * s: flint.arb(2).sqrt(),
+            lambda s: (flint.arb("1.5") - s) ** 5: flint.arb("1.5"),  # touched with no slope: not found to the end
+            lambda s: (-40 * s).exp() - (-flint.arb(50)).exp(): flint.arb("1.25"),
+        }
+        for height, root in heights.items():
+            a, b = secants(height, low, high)
+            assert low <= a <= root <= b <= high and height(a) > 0 >= height(b)
+            assert height(flint.arb(1)) < 0.2 or b - a <= tiny
+        assert secants(lambda s: flint.arb(1), low, high) == (low, high)
 
 
 def test_the_judge_follows_a_flow_of_closed_form():

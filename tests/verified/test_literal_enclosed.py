@@ -74,7 +74,7 @@ def test_a_bound_at_the_end_of_a_step_is_found_in_that_step():
     below = 0.5 * flow.first[0] * (1 - 1e-12)
     flow.steps[0].gap = (above, below)
     asked = []
-    flow._switch = lambda step, early: asked.append(step.t) or (step.t, step.t + step.length)
+    flow._switch = lambda step, early, ratio: asked.append(step.t) or (step.t, step.t + step.length)
     assert flow.time_bounds(0.5) == (0.0, 0.75) and asked == [0.0, 0.0]
 
 
@@ -84,6 +84,58 @@ def test_a_switch_ends_at_neighbouring_numbers():
     low, high = flow._switch(step, lambda t: t < 0.3)
     assert low < 0.3 <= high == np.nextafter(low, 1.0)
     assert flow._switch(step, lambda t: True)[1] == 1.0 and flow._switch(step, lambda t: False)[0] == 0.0
+
+
+def test_times_are_found_by_secants_and_are_those_of_the_bisection(monkeypatch):
+    flow, calls = Exponential(), []
+    gap = flow._gap
+    monkeypatch.setattr(flow, "_gap", lambda t: calls.append(t) or gap(t), raising=False)
+    found = flow.time_bounds(0.1)
+    assert len(calls) <= 24  # two bisections take more than a hundred
+    monkeypatch.setattr(enclosed, "root_of", lambda ratio, low, high: low)
+    assert flow.time_bounds(0.1) == found
+    # Whatever the secants say, a bisection makes up for it.
+    for wrong in (0.0, 1.7, 2.25, 1e9):
+        monkeypatch.setattr(enclosed, "root_of", lambda ratio, low, high, wrong=wrong: min(max(wrong, low), high))
+        assert flow.time_bounds(0.1) == found
+
+
+def test_secants_find_where_a_ratio_is_one():
+    calls: list[float] = []
+    root = enclosed.root_of(lambda t: calls.append(t) or math.exp(40 * (0.25 - t)), 0.0, 1.0)
+    assert root == pytest.approx(0.25, rel=1e-15) and len(calls) <= 4  # a line, in the logarithm
+    calls.clear()
+    root = enclosed.root_of(lambda t: calls.append(t) or (1.25 - t) ** 9, 0.0, 1.0)
+    assert root == pytest.approx(0.25, rel=1e-14) and len(calls) <= 14
+    root = enclosed.root_of(lambda t: (0.25 / t) ** 7 if t > 0 else math.inf, 1e-9, 1.0)
+    assert root == pytest.approx(0.25, rel=1e-14)
+    assert enclosed.root_of(lambda t: 0.5, 0.0, 1.0) == enclosed.root_of(lambda t: 2.0, 0.0, 1.0) == 0.5
+    assert enclosed.root_of(lambda t: math.nan, 0.0, 1.0) == 0.5
+    for ratio in (lambda t: 1.0 - 2 * t, lambda t: math.inf if t < 0.3 else 0.0, lambda t: 2.0 if t < 0.3 else 0.1):
+        assert 0.0 <= enclosed.root_of(ratio, 0.0, 1.0) <= 1.0
+    # A ratio of no finite size, or of none.
+    assert enclosed.root_of(lambda t: math.inf if t < 0.3 else -1.0, 0.0, 1.0) == pytest.approx(0.3, abs=1e-5)
+    calls.clear()
+    enclosed.root_of(lambda t: calls.append(t) or (2.0 if t < math.pi / 10 else 0.1), 0.0, 1.0)
+    assert len(calls) == 2 + enclosed.SECANTS == 22
+
+
+def test_times_around_a_root_are_looked_at_or_are_ends():
+    seen: list[float] = []
+
+    def early(t: float) -> bool:
+        seen.append(t)
+        return t < 0.3
+
+    low, high = enclosed._near(0.3, 0.0, 1.0, early)
+    assert high - low <= 8 * math.ulp(1.0) and seen == [low, high] and low < 0.3 <= high
+    seen.clear()
+    low, high = enclosed._near(0.3 + 1e-10, 0.0, 1.0, early)  # it is looked for farther away
+    assert low < 0.3 <= high and high - low < 1e-7 and low in seen and high in seen
+    # The ends need no look: the caller knows them.
+    assert enclosed._near(0.0, 0.0, 1.0, lambda t: t < 1e-300)[0] == 0.0
+    assert enclosed._near(1.0, 0.0, 1.0, lambda t: True)[1] == 1.0
+    assert enclosed._near(0.5, 0.0, 1.0, lambda t: t > 0.5) == (0.0, 1.0)  # nowhere is it early before it is not
 
 
 def test_steps_and_their_sums():
