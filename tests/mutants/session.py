@@ -186,7 +186,6 @@ def functions_of(file: str) -> dict:
     """Return the functions of a file by their code."""
     gc.unfreeze()  # the collector does not list what is frozen, as all that was collected is
     live: dict = {}
-    gc.unfreeze()  # what is frozen is not listed
     for thing in gc.get_objects():
         if type(thing) is types.FunctionType and thing.__code__.co_filename == file:
             live.setdefault(thing.__code__, []).append(thing)
