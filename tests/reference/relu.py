@@ -172,6 +172,17 @@ def explicit_size(X: Matrix, U: Matrix, Y: Matrix) -> float:
     return high
 
 
+def without_the_near_ones(X: Matrix, U: Matrix, alpha: float, tau: float) -> tuple[float, int]:
+    """The floor `½α²(μ − κν)` of Theorem 4(b) and ν; 0 where its conditions on τ fail. One output, ReLU, pairs."""
+    a, Z, K = (X @ U > 0).astype(float), X @ U, X @ X.T
+    kappa, f = np.linalg.norm(X, 2) ** 2, np.linalg.norm(np.maximum(Z, 0), axis=0).max()
+    w = 1.18 * alpha * tau + 0.55 * f * tau**2
+    near = int((np.abs(Z) <= np.linalg.norm(K, axis=1)[:, None] * w).any(axis=0).sum())
+    holds = np.sqrt(kappa) * tau <= 1 and 1.18 * f * tau + 0.55 * alpha * kappa * tau**2 <= 0.29 * alpha
+    mu = float(np.linalg.eigvalsh(a @ a.T * K)[0])
+    return (0.5 * alpha**2 * (mu - kappa * near) if holds else 0.0), near
+
+
 def several_outputs_floor(
     X: Matrix, U: Matrix, V: Matrix, s: float, tau: float, deltas: list[float], ratios: tuple[float, ...]
 ) -> float:
