@@ -72,8 +72,8 @@ def design(
     """Return a paired start with the least size α of its second layer from which the flow is certified.
 
     The output of a paired start is 0 whatever α is, so the initial loss is `½‖Y‖²`; every large enough α is certified
-    if the first layer's part of H is positive definite (Theorem 4 (a)). A wide network needs only a small one (b), and
-    from some width on none (c).
+    if the first layer's part of H is positive definite (Theorem 4 (a)). A wide network needs only a small one (b),
+    and from some width on none (c).
 
     Args:
         X: inputs, shape `(N, d)`.
