@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -138,6 +139,22 @@ def test_each_cell_takes_the_ends_that_make_its_part_larger(monkeypatch):
     held = (1.0 + 0.5 * theta + 0.5 * 2.0 * (0.7 * theta) ** 2) * 1.25
     assert theta < 1
     assert start.held(np.array([limit]))[0] == pytest.approx(held, rel=1e-13)
+    farther = replace(start, sigma=0.1)  # no space turns by more than 1
+    assert farther.held(np.array([limit]))[0] == pytest.approx((1.0 + 0.5 + 0.5 * 2.0 * 0.7**2) * 1.25, rel=1e-13)
+
+
+def test_the_reach_is_the_root_of_the_gap_over_sigma_and_kappa():
+    start = module._Turning(5.0, 1.0, 0.5, 0.7, sigma=2.0, kappa=0.25, pull=1.5, other=0.3, smoothness=2.0)
+    assert start.reach == math.sqrt(5.0) / 0.5
+    assert replace(start, kappa=1e-200, sigma=1e-200).reach == math.inf
+
+
+def test_the_first_limit_that_is_tried_is_near_the_floor():
+    assert (module.CELLS, module.UP, module.DOWN) == (200, 1 + 1e-10, 1 - 1e-10)
+    start = module._Turning(5.0, 1.0, 0.0, 0.0, sigma=2.0, kappa=0.25, pull=1.5, other=0.3, smoothness=2.0)
+    assert start.limit() == 1.0 + 4.0 / 200**2
+    assert replace(start, gap=1.0).limit() is None
+    assert replace(start, gap=0.5).limit() is None
 
 
 def test_each_number_is_rounded_to_the_side_that_makes_the_limit_larger(monkeypatch):
@@ -171,6 +188,57 @@ def test_each_number_is_rounded_to_the_side_that_makes_the_limit_larger(monkeypa
     assert start.speed == pytest.approx(expected["kappa"] ** 2 * 0.75, rel=1e-12)
 
 
+@pytest.mark.parametrize("exchanged", [False, True])
+def test_the_best_of_a_layer_is_that_of_the_normal_equations(exchanged):
+    """With factors on both sides, neither of which is symmetric."""
+    rng = np.random.default_rng(5)
+    A, B = (S @ S.T for S in (rng.standard_normal((4, 6)), rng.standard_normal((3, 5))))
+    f = lf.Quadratic(A, B, rng.standard_normal((4, 3)))
+    U, V = rng.standard_normal((4, 2)), rng.standard_normal((2, 3))
+    frame = module._Frame.of(Setting(f, lf.Network([U, V])), first=not exchanged)
+    W = frame.best()[0]
+    if exchanged:
+        mirror = lf.Quadratic(B, A, (A @ f.minimizer @ B).T)
+        assert mirror.gap(W) == pytest.approx(best_of(mirror, V.T, 1.0), rel=1e-10, abs=0)
+        np.testing.assert_allclose(W, V.T @ np.linalg.lstsq(V.T, W, rcond=None)[0], atol=1e-12)
+    else:
+        assert f.gap(W) == pytest.approx(best_of(f, U, 1.0), rel=1e-10, abs=0)
+        np.testing.assert_allclose(W, U @ np.linalg.lstsq(U, W, rcond=None)[0], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper", "squared"),
+    [([6.0, 4.0, 0.5], [7.0, 5.0, 0.75], 0.5), ([-1.0, -6.0, -8.0], [-0.75, -5.0, -7.0], 0.75)],
+)
+def test_the_spectrum_is_taken_at_its_end_nearer_to_0(lower, upper, squared):
+    rng, layers = np.random.default_rng(6), [np.eye(4, 3), np.zeros((3, 5))]
+    if lower[0] < 0:
+        layers = [np.zeros((4, 3)), np.eye(3, 5)]
+    f = lf.MatrixFactorization(0.01 * rng.standard_normal((4, 5)))
+    setting = Setting(f, lf.Network(layers, 0.5))
+    vars(setting)["invariants"] = SimpleNamespace(
+        spectra=[SimpleNamespace(lower=np.array(lower), upper=np.array(upper))]
+    )
+    (row,) = low_rank(setting)
+    expected = module._Frame.of(setting, first=lower[0] > 0).start(squared)
+    limits = {"limit": expected.limit(), "rate to the limit": expected.speed, "best of this layer": expected.floor}
+    assert row.facts == limits
+    assert expected.speed == pytest.approx(0.5**2 * squared * 2, rel=1e-8)  # UP and DOWN
+
+
+def test_a_spectrum_that_touches_0_is_not_definite():
+    f, net = adapter(0)
+    for lower, upper in (([1.0, 0.0], [2.0, 1.0]), ([-2.0, -3.0], [0.0, -1.0])):
+        setting = Setting(f, net)
+        vars(setting)["invariants"] = SimpleNamespace(
+            spectra=[SimpleNamespace(lower=np.array(lower), upper=np.array(upper))]
+        )
+        (row,) = low_rank(setting)
+        assert "definite" in row.reason
+    U, V = net.weights[0], 0.1 * np.ones((2, 4))
+    assert only((lf.MatrixFactorization(U @ V), lf.Network([U, V]))).reason == "the start is at the minimum"
+
+
 @pytest.mark.parametrize("power", [-508, 508])
 def test_a_path_of_extreme_numbers_is_that_of_ordinary_ones(power):
     f, net = adapter(1, 4.0, other=0.1)
@@ -181,12 +249,21 @@ def test_a_path_of_extreme_numbers_is_that_of_ordinary_ones(power):
     assert shifted.path(limit)[0] * big == pytest.approx(start.path(limit)[0], rel=1e-12, abs=0)
 
 
-def test_a_rank_that_rounds_to_nothing_has_no_limit():
-    f = lf.MatrixFactorization(np.eye(3))
-    net = lf.Network([1e-160 * np.eye(3)[:, :1], np.zeros((1, 3))], 1e-170)
-    row = only((f, net))
-    assert not row.applies
-    assert row.reason
+@pytest.mark.parametrize("convexity", [1e-10, 1e-320])
+def test_a_rate_that_rounds_to_nothing_is_none(convexity):
+    """The square of 1e-163 is 0 in float64, and nothing falls at the rate 0."""
+    Y = 1e-6 * np.diag([1.0, 1.0, 0.0])
+    f = lf.Objective(
+        lambda W: 0.5 * float(np.sum((W - Y) ** 2)),
+        lambda W: W - Y,
+        shape=(3, 3),
+        strong_convexity=convexity,
+        smoothness=1.0,
+        minimizer=Y,
+    )
+    row = only((f, lf.Network([1e-3 * np.eye(3, 2), -0.9e-3 * np.eye(2, 3)])))
+    assert row.applies == (convexity > 1e-320)
+    assert math.isfinite(row.time_to(0.5)) == row.applies
 
 
 def test_the_limit_is_the_least_that_the_theorem_admits_of_its_grid():

@@ -37,8 +37,7 @@ def low_rank(setting: Setting) -> list[Guarantee]:
     if not reason:
         frame = _Frame.of(setting, first=least > 0)
         start = frame.start(least if least > 0 else -most)
-        with np.errstate(over="ignore", invalid="ignore"):  # a limit that cannot be computed is not kept
-            limit = start.limit() if start.kappa * start.sigma > 0 else None
+        limit = start.limit() if start.speed > 0 else None
         if limit is None:
             reason = (
                 f"the range of {frame.name} may turn too far: sqrt(ℓ(0)) is {start.reach:.3g} times "
@@ -73,18 +72,18 @@ def _why_not(setting: Setting, least: float, most: float) -> str:
 
 @dataclass(frozen=True)
 class _Frame:
-    """The layer that keeps its rank, as U (n×r) of a product `c U V`, and the objective in the same orientation."""
+    """The layer that keeps its rank, as U (n×r) of a product `c U V`, the other layer, and which way f is turned."""
 
     name: str
     setting: Setting
     U: Array
-    V: Array
+    other: Array
     transposed: bool
 
     @classmethod
     def of(cls, setting: Setting, *, first: bool) -> _Frame:
         U, V = setting.network.weights
-        return cls("W_1", setting, U, V, False) if first else cls("W_2", setting, V.T, U.T, True)
+        return cls("W_1", setting, U, V, False) if first else cls("W_2", setting, V.T, U, True)
 
     def _turned(self, W: Array) -> Array:
         return W.T if self.transposed else W
@@ -120,7 +119,7 @@ class _Frame:
             sigma=sigma,
             kappa=c * sigma * math.sqrt(2 * objective.strong_convexity) * DOWN,
             pull=c * math.sqrt(2 * objective.smoothness) * UP,
-            other=float(singular_values(self.V)[0]) * UP,
+            other=float(singular_values(self.other)[0]) * UP,
             smoothness=objective.smoothness,
         )
 
@@ -179,9 +178,8 @@ class _Turning:
 
     def limit(self) -> float | None:
         """Return the least limit, of some, that `held` does not exceed; None if none is below the initial gap."""
-        if not self.floor < self.gap:
-            return None
         shares = (np.arange(1, CELLS) / CELLS) ** 2
         limits = self.floor + shares * (self.gap - self.floor)
-        kept = self.held(limits) <= limits
+        with np.errstate(over="ignore", invalid="ignore"):  # a limit that cannot be computed is not kept
+            kept = self.held(limits) <= limits
         return float(limits[np.argmax(kept)]) if kept.any() else None
