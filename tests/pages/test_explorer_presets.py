@@ -9,6 +9,7 @@ import pytest
 import linflow as lf
 from linflow import relu
 from linflow.experiments.figures import (
+    box_plot,
     convergence,
     depth,
     exploding,
@@ -17,6 +18,7 @@ from linflow.experiments.figures import (
     phase_plane,
     spectrum,
     symmetry,
+    three_layers,
 )
 from linflow.pages.presets import ALONE, FIGURES
 from tests.browser import settled, shown
@@ -53,9 +55,8 @@ def test_titles_are_those_of_the_figures(name):
 
 def test_the_figures_of_the_talk_are_there():
     talk = {"phase_plane", "one_and_two_layers", "spectrum", "convergence", "init_map", "depth", "exploding"}
-    assert talk | {"symmetry", "verified_runs", "implicit_bias", "step_sizes", "two_layer_descent", "relu"} <= set(
-        STATE
-    )
+    talk |= {"box_plot", "three_layers", "symmetry", "verified_runs", "implicit_bias", "step_sizes"}
+    assert talk | {"two_layer_descent", "small_start", "relu"} == set(STATE)
     assert all(preset.view in (*ALONE, "two_layers", "descent", "neurons", "least_norm") for preset in FIGURES)
 
 
@@ -133,6 +134,27 @@ def test_exploding(preset):
     data = exploding.compute(exploding.ExplodingSettings(depth=(4,), values=(1.0,)), 0, quiet)
     read = preset("exploding")
     assert read("10⁻⁶ of the loss, exactly", "deep") == pytest.approx(data.times("steps")[0], rel=1e-3)
+
+
+def scalars(network):
+    """The weights of a network of scalars."""
+    return [float(np.asarray(W)[0, 0]) for W in network.weights]
+
+
+def test_box_plot(preset):
+    data = box_plot.compute(box_plot.BoxPlotSettings(n=1, m=1, h=1, seeds=5, start=("ntk",)), 0, quiet)
+    (row,) = (row for row in data.good if row["seed"] == 4)
+    s = STATE["box_plot"]
+    assert s["layers"] == scalars(data.network(row)) and s["s"] == float(data.objective.minimizer[0, 0])
+    assert preset("box_plot")("imbalance alone", "deep") == pytest.approx(data.delta["ntk"][4], rel=1e-3)
+
+
+def test_three_layers(preset):
+    data = three_layers.compute(three_layers.ThreeLayersSettings(h=((1, 1),), seeds=1, eta=1e-3), 5, quiet)
+    (draw,) = (draw for draw in data.draws if draw.kind == "n = m = 1")
+    s = STATE["three_layers"]
+    assert s["layers"] == scalars(draw.start) and s["s"] == float(three_layers.TARGETS[draw.kind][0, 0])
+    assert preset("three_layers")("imbalance alone", "deep") == pytest.approx(draw.delta, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["step_sizes", "two_layer_descent"])

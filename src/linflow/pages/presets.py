@@ -111,6 +111,18 @@ FIGURES: tuple[Preset, ...] = (
             "s": 1.0,
         },
     ),
+    Preset(  # a draw of n = h = m = 1: Δ* is the rate of the imbalance alone
+        "box_plot",
+        "Three wide layers at random",
+        "depth",
+        {"layers": [-0.6517911526116896, -0.17471729232577715, 1.6637239913911968], "s": 0.1257302210933933},
+    ),
+    Preset(  # the draw of both widths 1, for Y = −2
+        "three_layers",
+        "Gradient descent on three layers",
+        "depth",
+        {"layers": [-0.8019314252534474, -1.324358995628145, -0.24836162209524854], "s": -2.0},
+    ),
     Preset(
         "step_sizes",
         "Four rules for the step of gradient descent",
@@ -131,4 +143,4 @@ FIGURES: tuple[Preset, ...] = (
     ),
     Preset("relu", "Certified rates of two-layer ReLU networks", "neurons", PAIRED),
 )
-"""In the order of the page. Figures that need wide layers or many draws have none."""
+"""In the order of the page."""
