@@ -11,6 +11,8 @@ import pytest
 from scipy.integrate import solve_ivp
 
 import linflow as lf
+from linflow.dynamics.field import GradientField
+from linflow.dynamics.motion import Motion, MotionLaw
 from linflow.model.optimizer import Batches, Optimizer, difference
 
 RATES = (1.0, 4.0, 0.3)
@@ -24,6 +26,7 @@ CASES = [
     {"momentum": 0.7, "weight_decay": 0.2, "nesterov": True},
     {"momentum": 0.7, "weight_decay": 0.2, "layer_rates": RATES},
     {"momentum": 0.7, "weight_decay": 0.2, "layer_rates": RATES, "nesterov": True},
+    {"momentum": 0.7, "weight_decay": 0.2, "layer_rates": (1.0, 4.0, 4.0)},
 ]
 
 
@@ -83,6 +86,21 @@ def test_steps_and_the_law_of_the_imbalance(problem, options, rng):
             np.testing.assert_allclose(W, V, atol=1e-13)
         assert run.law_error.max() < 1e-13 and run.stats.imbalance_drift > 1e-3
         assert run.optimizer == Optimizer.of(3, batches=Batches.of(batches, None, None), **options)
+
+
+def test_a_law_that_does_not_fit_is_off_by_its_worst_layer(problem):
+    f, net = problem
+    field = GradientField(f, net)
+    motion = Motion(Optimizer.of(3), field)
+    law, y = MotionLaw(motion, field), field.flatten(net.weights)
+    u = motion(y, 0 * y)
+    assert motion.v is None and (u == 0).all()  # no velocity is kept
+    assert law.error(0.0, field.at(y)) == 0
+    law.D = [D + size * np.eye(len(D)) for D, size in zip(law.D, (3.0, 0.5), strict=True)]
+    assert law.error(0.0, field.at(y)) == pytest.approx(3.0 * np.sqrt(5), rel=1e-14)
+    one = GradientField(f, lf.Network([net.product()]))
+    law = MotionLaw(Motion(Optimizer.of(1), one), one)
+    assert law.error(0.0, one.at(one.flatten(one.network.weights))) == 0.0  # no two layers
 
 
 def test_the_law_in_the_form_of_the_documentation(problem):

@@ -48,8 +48,7 @@ class MotionLaw:
     def __init__(self, motion: Motion, field: GradientField):
         self.motion, self.field = motion, field
         self.D = quadratic(field.network.weights)
-        self._C: Sequence[Array] | None = None
-        self._last: Sequence[Array] | None = None  # η'⟨u', v'⟩ of the step before
+        self._before: tuple[Sequence[Array], Sequence[Array]] | None = None  # C and η'⟨u', v'⟩ of the step before
 
     def advance(self, eta: float, y: Array, u: Array) -> None:
         """Follow the step from y along u."""
@@ -62,16 +61,15 @@ class MotionLaw:
                 -2 * (a * (A.T @ A) - b * (B @ B.T))
                 for (A, B), (a, b) in zip(itertools.pairwise(weights), itertools.pairwise(kappas), strict=True)
             ]
-        if self._C is None or self._last is None:
-            C = source
-        else:
-            C = [mu * (c + d) + e for c, d, e in zip(self._C, self._last, source, strict=True)]
+        C = source
+        if self._before is not None:
+            C = [mu * (c + d) + e for c, d, e in zip(*self._before, source, strict=True)]
         slope = [mu * c + e for c, e in zip(C, source, strict=True)] if self.motion.nesterov else C
         layers = self.field.unflatten(u)
         changes = quadratic(layers)
         if self.motion.v is not None:
             v = self.field.unflatten(self.motion.v)
-            self._C, self._last = C, [eta * x for x in bracket(layers, v)]
+            self._before = C, [eta * x for x in bracket(layers, v)]
         self.D = [D + eta * p + eta * eta * q for D, p, q in zip(self.D, slope, changes, strict=True)]
 
     def error(self, t: float, point: Point) -> float:
