@@ -23,6 +23,8 @@ RELATION = re.compile(
 )
 # A letter with an index.
 INDEXED = re.compile(r"(?<![\w`\\])([A-Za-z]_(?:[a-z]|\d+|\{[^}]*\}))(?![\w(])")
+# The head of a paragraph.
+HEAD = re.compile(r"^(\s*)\*([A-Z][^*\n]*\.)\*", re.MULTILINE)
 FLAG = re.compile(r"(?<!\S)--[a-z][a-z-]*")
 
 
@@ -61,6 +63,7 @@ def converted(text: str, within: str, names: Names) -> str:
         held.append(markup)
         return f"\x00{len(held) - 1}\x01"
 
+    text = HEAD.sub(lambda match: match[1] + hold(f"**{match[2]}**"), text)
     text = SPAN.sub(span, text)
     text = PAGE.sub(lambda match: hold(f":doc:`/{match[1]}`"), text)
     text = LOOSE.sub(lambda match: hold(f":math:`{latex(match[1])}`"), text)

@@ -284,6 +284,13 @@ def uses(names: set[str]) -> dict[str, list[tuple[str, str]]]:
     return found
 
 
+def keep_numbers(app: Sphinx, doctree: nodes.document, page: str) -> None:
+    """Mark cells that hold a number, which a browser would break at the sign of its exponent."""
+    for cell in doctree.findall(nodes.entry):
+        if re.fullmatch(r"\d[\d.,]*(e[+-]?\d+)?", cell.astext()):
+            cell["classes"].append("number")
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Add the directives."""
     for name, directive in (
@@ -294,4 +301,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
         ("tested", Tested),
     ):
         app.add_directive(name, directive)
+    app.connect("doctree-resolved", keep_numbers)
     return {"version": "1", "parallel_read_safe": True}
