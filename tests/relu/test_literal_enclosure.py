@@ -192,6 +192,28 @@ def test_the_exponent_is_the_integral_of_the_largest_concave_part():
         assert more >= 0.5 * (1 - data.slope) * float(rows @ R)
 
 
+@pytest.mark.parametrize("slides", [(), ((1, 2),)])
+@pytest.mark.parametrize("radius", [0.0, 1e-2])
+def test_the_exponent_with_given_knots(slides, radius):
+    """Section 4: chords where signs are known, else ends and `(1 − s)‖x_i‖‖r_i‖`, half of it for a sliding pair."""
+    data, rng = data_of(2, m=2, s=0.2), np.random.default_rng(0)
+    tube = PatternTube(path_of(data, 0.02, slides=slides), 0.25)
+    m, rows = rng.uniform(1, 2, (PIECES + 1, 5)), rng.uniform(0.1, 0.2, (PIECES + 1, 4))
+    tube.__dict__["knots"], tube.residual = (m, rows), np.array([1.0, 1.0, 500.0])
+    tube.low[:3] = np.inf  # all signs are known on the first three pieces
+    width, lengths, total = 0.25 / PIECES, np.linalg.norm(data.X, axis=1), 0.0
+    bend = width**2 / 8 * 500.0  # above a chord, of a function whose second derivative is at most 500
+    for p in range(PIECES):
+        unknown = tube.low[p] <= lengths[:, None] * radius
+        share = np.where(tube.sliding, 0.5, 1.0) * 0.8 * unknown
+        r = np.maximum(rows[p], rows[p + 1]) + bend
+        ends = np.maximum(m[p], m[p + 1]) + (share * (lengths * r)[:, None]).sum(axis=0)
+        known = 0.5 * (m[p].max() + m[p + 1].max())
+        total += ends.max() if unknown.any() else known
+        total += data.norm * (bend + tube.residual_moved(radius))
+    assert tube.exponent(radius) == pytest.approx(total * width * 0.02, rel=1e-11, abs=0)  # UP, several times
+
+
 def test_a_path_beyond_0_is_put_onto_its_side_by_the_shortest_change():
     data = data_of(0)
     path = path_of(data, 0.02)
