@@ -6,7 +6,7 @@ WORKERS ?= 2
 # A file of versions, such as constraints.txt, that the environments are built with.
 CONSTRAINTS ?=
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
-# Of `make soundness`; an instance of `make proofs` takes a second instead of a millisecond.
+# Of `make soundness`; an instance of `make proofs` takes 0.2 s instead of a millisecond.
 INSTANCES ?= 1000000
 proofs: INSTANCES := $(if $(filter file,$(origin INSTANCES)),10000,$(INSTANCES))
 optimizers: INSTANCES := $(if $(filter file,$(origin INSTANCES)),100000,$(INSTANCES))

@@ -77,7 +77,8 @@ LOSSES = {
 }
 
 
-def _start(rng: np.random.Generator, f: lf.Objective) -> lf.Network:
+def start(rng: np.random.Generator, f: lf.Objective) -> lf.Network:
+    """Return a start of at most three layers, of several kinds, for an objective."""
     n, m = f.shape
     depth = int(rng.choice([1, 2, 2, 2, 3]))
     widths = (n, *(int(h) for h in rng.integers(min(n, m), 6, depth - 1)), m)
@@ -184,7 +185,7 @@ def block(seed: int, first: int, count: int) -> tuple[Counter, list[str]]:
         except ValueError:  # not separable, or without a minimum that can be computed
             seen[f"{name}, refused"] += 1
             continue
-        net = _start(rng, f)
+        net = start(rng, f)
         found = [inequalities(f, rng) for _ in range(20)]
         seen[f"{name}, points"] += len(found)
         found.append(certificates(f, net, seen, name))

@@ -3,10 +3,11 @@
     python -m tests.proofs --instances 100000 --seed 0 --workers 2
 
 Each instance draws an objective, widths (narrow and wide hidden layers), a start, scales from 1e-3 to 1e3, and flow
-or descent. It compares everything that the proof bounds with the judge of `verified_judge`, which shares no code with
-the library. Nothing is allowed for rounding, because the bounds include it. Where the judge would take long, it
-follows only the first part of the flow. Prints what was compared, how many proofs were sharp and why others ended,
-and exits with 1 if any bound was wrong.
+or descent, with momentum or without. One in five has another loss, and is small: sensing, completion, softmax, Huber,
+exponential, logistic, weighted or ridge regression. It compares everything that the proof bounds with the judges of
+`verified_judge` and `loss_judges`, which share no code with the library. Nothing is allowed for rounding, because the
+bounds include it. Where the judge would take long, it follows only the first part of the flow. Prints what was
+compared, how many proofs were sharp and why others ended, and exits with 1 if any bound was wrong.
 """
 
 from __future__ import annotations
@@ -15,17 +16,19 @@ import math
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import flint
 import numpy as np
 
 import linflow as lf
 from linflow.verified import DescentEnclosure, Enclosure
-from linflow.verified.arithmetic import FLOAT64
+from linflow.verified.arithmetic import PAIRS
+from linflow.verified.huber import HuberGradient
+from linflow.verified.operators import OperatorGradient
 from linflow.verified.problem import affine_gradient
 from tests.campaign import main
+from tests.proof_instances import Instance, instance, of_other_loss
 from tests.verified_judge import TrueFlow, _norm, distance, exact, identity, precision
 
 BLOCK = 10
@@ -33,123 +36,16 @@ SHARP = 1.001
 """A proof is sharp if the latest time, or number of steps, is at most this times the earliest."""
 
 FRACTIONS = (0.5, 0.1, 1e-2, 1e-4, 1e-6)
-SIDES, ODDS = np.arange(1, 7), np.array([0.2, 0.3, 0.2, 0.14, 0.09, 0.07])
-STARTS = ("Gaussian", "NTK", "balanced", "orthogonal", "small")
-OBJECTIVES = ("factorization", "regression", "rank-deficient regression", "quadratic")
-MAX_STEPS = 400
+TARGETS = np.array([0.1, 0.15, 0.25, 0.25, 0.25])
+"""How often each fraction is the target."""
+MAX_STEPS, DESCENT = 400, 60
+"""Limits on the steps of a flow and of a descent."""
+OTHER, OTHER_TARGETS, OTHER_STEPS = 0.2, np.array([0.5, 0.35, 0.15, 0.0, 0.0]), 40
+"""The share of the other losses, their targets, and the limit on their steps: their proofs take longer."""
+MOMENTUM, LARGEST = 0.4, 40
+"""The share of descents that have momentum, and the most weights, as it takes time with their cube."""
 DIGITS = 1e-30
 """What the judge's own singular values and eigenvalues may be off by, relative to the largest."""
-
-
-# --- what is drawn -------------------------------------------------------------------------------------------------
-
-
-class Judge(TrueFlow):
-    """The exact flow; its gap is measured from the loss of given weights of the product, if there are any."""
-
-    def __init__(self, weights, scale, C, A=None, B=None, V=None, origin=None):
-        self.offset = flint.arb(0)
-        if origin is not None:  # A is given, B is not
-            D = exact(origin) - V
-            with precision():
-                pairs = zip(D.entries(), (A * D).entries(), strict=True)
-                self.offset = flint.arb(sum((a * b for a, b in pairs), flint.fmpq(0))) / 2
-        super().__init__(weights, scale, C, A, B, V)
-
-    def gap(self, W):
-        with precision():
-            return super().gap(W) - self.offset
-
-
-@dataclass(frozen=True)
-class Instance:
-    """What is enclosed; `judge(origin)` follows it exactly."""
-
-    words: str
-    objective: lf.Objective
-    network: lf.Network
-    judge: Callable[[np.ndarray | None], Judge]
-
-
-def solution(A: flint.fmpq_mat, C: flint.fmpq_mat) -> flint.fmpq_mat:
-    """Return an exact solution of `A V = C`, whatever the rank of A."""
-    n, m = A.nrows(), C.ncols()
-    rows = [a + c for a, c in zip(A.tolist(), C.tolist(), strict=True)]
-    reduced, rank = flint.fmpq_mat(rows).rref()
-    V = [[flint.fmpq(0)] * m for _ in range(n)]
-    for i in range(rank):
-        pivot = next(j for j in range(n + m) if reduced[i, j] != 0)
-        assert pivot < n, "the equations contradict each other"
-        V[pivot] = [reduced[i, n + j] for j in range(m)]
-    return flint.fmpq_mat(V)
-
-
-def _objective(rng: np.random.Generator, kind: str, n: int, m: int, size: float):
-    """Return an objective whose minimiser is of about this size, and its exact A, B, C and V."""
-    if kind == "factorization":
-        Y = size * rng.standard_normal((n, m))
-        return lf.MatrixFactorization(Y), (None, None, exact(Y), exact(Y))
-    if kind == "quadratic":
-        A, B = (np.linalg.qr(rng.standard_normal((k, k)))[0] for k in (n, m))
-        A, B = (M @ np.diag(10 ** rng.uniform(-1, 1, len(M))) @ M.T for M in (A, B))
-        A, B = (A + A.T) / 2, (B + B.T) / 2
-        C = size * rng.standard_normal((n, m))
-        a, b, c = exact(A), exact(B), exact(C)
-        return lf.Quadratic(A, B, C), (a, b, c, a.solve(c) * b.solve(identity(m)))
-    samples, inputs = int(rng.integers(1, 9)), 10.0 ** rng.uniform(-1.5, 1.5)
-    if kind == "regression":
-        X = inputs * rng.standard_normal((samples, n))
-    else:  # a product of small integers is exact, and so is its rank
-        rank = int(rng.integers(1, max(min(samples, n), 2)))
-        X = rng.integers(-4, 5, (samples, rank)) @ rng.integers(-4, 5, (rank, n)) * 2.0 ** round(math.log2(inputs))
-        X[0, 0] += not X.any()
-    Y = size * np.linalg.norm(X) * rng.standard_normal((samples, m))
-    x, y = exact(X), exact(Y)
-    a, c = x.transpose() * x, x.transpose() * y
-    return lf.LinearRegression(X, Y), (a, None, c, solution(a, c))
-
-
-def _start(rng: np.random.Generator, kind: str, widths: Sequence[int], size: float) -> lf.Network:
-    """Return a start whose product is of about this size (far below it for small starts)."""
-    scale = float(rng.choice([1.0, 1.0, 0.3, 5.0]))
-    narrow = min(widths) < min(widths[0], widths[-1])
-    if kind == "NTK":
-        net = lf.init.ntk(widths, rng=rng)
-        scale = net.scale
-    elif kind == "balanced" and not narrow:
-        net = lf.init.balanced(widths, rng=rng)
-    elif kind == "orthogonal":
-        net = lf.init.orthogonal(widths, rng=rng)
-    else:
-        net = lf.init.gaussian(widths, rng=rng)
-    factor = max(size / scale, 1e-6) ** (1 / (len(widths) - 1)) * 10.0 ** rng.uniform(-0.4, 0.2)
-    factor *= 1e-2 if kind == "small" else 1.0
-    if rng.random() < 0.15:  # a start that knows nothing of the target
-        factor = 10.0 ** rng.uniform(-1.5, 0.5)
-    return lf.Network([factor * W for W in net.weights], scale)
-
-
-def instance(seed: int, index: int) -> Instance:
-    """Return the instance of this number."""
-    rng = np.random.default_rng((seed, index))
-    depth = int(rng.choice([1, 2, 3, 4, 5], p=[0.04, 0.36, 0.3, 0.18, 0.12]))
-    n, m = (int(x) for x in rng.choice(SIDES, 2, p=ODDS))
-    least = 1 if rng.random() < 0.25 else min(n, m)
-    most = max(least, 2 * n) if rng.random() < 0.3 else least + 2
-    widths = (n, *(int(h) for h in rng.integers(least, most + 1, depth - 1)), m)
-    kind, start = str(rng.choice(OBJECTIVES)), str(rng.choice(STARTS))
-    size = 10.0 ** rng.uniform(-3, 3)
-    objective, (A, B, C, V) = _objective(rng, kind, n, m, size)
-    network = _start(rng, start, widths, size)
-    words = (
-        f"seed {seed} instance {index}: {kind}, {start}, widths {widths}, scale {network.scale:g}, size {size:.2g}"
-    )
-    return Instance(
-        words,
-        objective,
-        network,
-        lambda origin: Judge(network.weights, network.scale, C, A, B, V, origin),
-    )
 
 
 # --- comparisons ---------------------------------------------------------------------------------------------------
@@ -200,7 +96,7 @@ def _away(W, coefficients, s) -> flint.arb:
         return flint.arb(distance(W, coefficients, s)) * (1 - flint.arb(2) ** -50)
 
 
-def judge_flow(enc: Enclosure, true: Judge, ledger: Ledger, rng: np.random.Generator) -> None:
+def judge_flow(enc: Enclosure, true: TrueFlow, ledger: Ledger, rng: np.random.Generator) -> None:
     """Compare a verified flow with the exact one, as far as the judge gets in some seconds."""
     widths = enc.start.widths
     pieces = min(100, max(5, 5000 // (len(widths) * max(widths) ** 3)))
@@ -222,7 +118,7 @@ def judge_flow(enc: Enclosure, true: Judge, ledger: Ledger, rng: np.random.Gener
         if same:  # else the path is that of narrower layers
             near = [w[None] for w in enc.around(t)[0]]
             ledger.compare("distance", 0.0, _away(W, near, flint.arb(0)), enc.around(t)[3])
-            if len(step.lengths[0]) == FLOAT64.order + 1:  # else the step keeps the path rounded to float64
+            if len(step.lengths[0]) != PAIRS.order + 1:  # else the step keeps the path rounded to float64
                 with precision():
                     s = (flint.arb(t) - flint.arb(step.t)) / flint.arb(step.tau)
                 ledger.compare("distance", 0.0, _away(W, step.coefficients, s), step.radius)
@@ -242,7 +138,7 @@ def judge_flow(enc: Enclosure, true: Judge, ledger: Ledger, rng: np.random.Gener
     if reached == enc.end and enc.certificate is not None:
         rate = enc.certificate.rate
         ledger.compare("rate for ever", rate, true.rate(true.at(enc.end)), math.inf)
-        later = enc.end + 1 / rate
+        later = enc.end + (1 / rate if rate > 0 else enc.end)
         with precision():
             while true.t < flint.arb(later) and len(true.pieces) < 2 * pieces:
                 true._advance()
@@ -252,7 +148,7 @@ def judge_flow(enc: Enclosure, true: Judge, ledger: Ledger, rng: np.random.Gener
             ledger.compare("gap for ever", 0.0, true.gap(true.at(later)), bound)
 
 
-def _spectra(enc: Enclosure, judge: Judge, t: float, ledger: Ledger) -> None:
+def _spectra(enc: Enclosure, judge: TrueFlow, t: float, ledger: Ledger) -> None:
     W = judge.at(t)
     with precision():
         P = judge.product(W)
@@ -269,9 +165,10 @@ def _spectra(enc: Enclosure, judge: Judge, t: float, ledger: Ledger) -> None:
         ledger.compare("least eigenvalue", low, values[-1], high, DIGITS * float(values[0]))
 
 
-def judge_descent(enc: DescentEnclosure, true: Judge, ledger: Ledger) -> None:
+def judge_descent(enc: DescentEnclosure, true: TrueFlow, ledger: Ledger) -> None:
     """Compare a verified descent with the exact one, step by step."""
-    iterates = true.descent(enc.step_size, enc.steps)
+    optimizer = enc.optimizer
+    iterates = true.descent(enc.step_size, enc.steps, optimizer.momentum, optimizer.nesterov)
     gaps = [true.gap(W) for W in iterates]
     for k, gap in enumerate(gaps):
         ledger.compare("gap of descent", float(enc.gaps[0, k]), gap, float(enc.gaps[1, k]))
@@ -307,33 +204,67 @@ def sharp(bounds: tuple[float, float]) -> bool:
 
 def _curvature(drawn: Instance) -> float:
     """Return about the largest eigenvalue of the Hessian at the start, or at the end if that is larger."""
-    net, V = drawn.network, np.asarray(drawn.objective.minimizer)
-    at_start = float(np.linalg.eigvalsh(lf.TangentOperator(net).dense())[-1])
-    at_end = net.depth * net.scale ** (2 / net.depth) * float(np.linalg.norm(V, 2)) ** (2 - 2 / net.depth)
-    return drawn.objective.smoothness * max(at_start, at_end)
+    net, f = drawn.network, drawn.objective
+    top = float(np.linalg.eigvalsh(lf.TangentOperator(net).dense())[-1])
+    if f.minimizer is not None:
+        V = float(np.linalg.norm(np.asarray(f.minimizer), 2))
+        top = max(top, net.depth * net.scale ** (2 / net.depth) * V ** (2 - 2 / net.depth))
+    K = f.smoothness if math.isfinite(f.smoothness) else f.tail_smoothness * f.value(net.product())
+    return K * top
+
+
+def origin(f: Any) -> np.ndarray | None:
+    """Return the product from whose loss the gap is measured, or None if that is the minimum."""
+    if f.minimizer is None or isinstance(f, lf.Completion):
+        return None
+    if isinstance(f, lf.Sensing):
+        return None if OperatorGradient.over(f, f.X).least > 0 else f.minimizer
+    if isinstance(f, lf.Huber):
+        return None if HuberGradient.over(f, f.X).proved else f.minimizer
+    problem = affine_gradient(f)
+    return None if problem.least > 0 else problem.V
+
+
+def enclosed(drawn: Instance, until: float, rng: np.random.Generator, other: bool) -> Enclosure | DescentEnclosure:
+    """Return the proof of a flow, or of a descent with or without momentum."""
+    f, net = drawn.objective, drawn.network
+    if rng.random() < 0.7:
+        return lf.enclose(f, net, until=until, max_steps=OTHER_STEPS if other else MAX_STEPS)
+    eta = 2 / (_curvature(drawn) + 1e-300) * float(rng.choice([0.02, 0.1, 0.3, 0.6, 0.9, 1.3]))
+    heavy: dict[str, Any] = {}
+    quadratic = isinstance(f, (lf.MatrixFactorization, lf.LinearRegression, lf.Quadratic))
+    if quadratic and sum(W.size for W in net.weights) <= LARGEST and rng.random() < MOMENTUM:
+        mu, nesterov = float(rng.choice([0.3, 0.5, 0.9])), bool(rng.random() < 0.5)
+        eta *= (1 + mu) / ((1 + 2 * mu) if nesterov else 1)
+        heavy = {"momentum": mu, "nesterov": nesterov}
+    steps = OTHER_STEPS if other else DESCENT
+    return lf.enclose(f, net, algorithm="descent", step_size=eta, until=until, steps=steps, **heavy)
 
 
 def one(seed: int, index: int) -> Ledger:
     """Return what one instance gave."""
-    drawn, rng = instance(seed, index), np.random.default_rng((seed, index, 1))
+    rng = np.random.default_rng((seed, index, 1))
+    other = np.random.default_rng((seed, index, 3)).random() < OTHER
+    drawn = of_other_loss(seed, index) if other else instance(seed, index)
+    if drawn is None:
+        ledger = Ledger("refused")
+        ledger.seen["data that were refused"] += 1
+        return ledger
     ledger = Ledger(drawn.words)
-    until = float(rng.choice(FRACTIONS, p=[0.1, 0.15, 0.25, 0.25, 0.25]))
+    until = float(rng.choice(FRACTIONS, p=OTHER_TARGETS if other else TARGETS))
     ledger.seen["enclosures"] += 1
-    if rng.random() < 0.7:
-        enc = lf.enclose(drawn.objective, drawn.network, until=until, max_steps=MAX_STEPS)
-        kind, bounds = "flow", enc.time_bounds(until)
-    else:
-        edge = 2 / (_curvature(drawn) + 1e-300)
-        eta = edge * float(rng.choice([0.02, 0.1, 0.3, 0.6, 0.9, 1.3]))
-        enc = lf.enclose(drawn.objective, drawn.network, algorithm="descent", step_size=eta, until=until, steps=60)
-        kind, bounds = "descent", enc.steps_bounds(until)
+    enc = enclosed(drawn, until, rng, other)
+    descent = isinstance(enc, DescentEnclosure)
+    kind = ("descent" if enc.optimizer.plain else f"descent with {enc.optimizer}") if descent else "flow"
     ledger.words += f", {kind} to {until:g}"
-    ledger.seen[f"{kind}s"] += 1
-    ledger.seen[f"{kind}s with the target proved"] += enc.result == "target proved"
-    ledger.seen[f"{kind}s with the target proved, sharp"] += enc.result == "target proved" and sharp(bounds)
+    kind = "momentum descent" if "with" in kind else kind
+    bounds = enc.steps_bounds(until) if descent else enc.time_bounds(until)
+    for what in (f"{kind}s", f"{drawn.kind}, {kind}s"):
+        ledger.seen[what] += 1
+        ledger.seen[f"{what} with the target proved"] += enc.result == "target proved"
+        ledger.seen[f"{what} with the target proved, sharp"] += enc.result == "target proved" and sharp(bounds)
     ledger.seen[f"{kind}: {ending(enc)}"] += 1
-    problem = affine_gradient(drawn.objective)
-    true = drawn.judge(None if problem.least > 0 else problem.V)
+    true = drawn.judge(origin(drawn.objective))
     if isinstance(enc, DescentEnclosure):
         judge_descent(enc, true, ledger)
     elif enc.steps:

@@ -273,10 +273,11 @@ def _norm(A) -> flint.arb:
 class TrueFlow:
     """The flow by Taylor's method of order 40 with 230 bits: each step is short enough for 10⁻³⁶.
 
-    `∇f(W) = A W B − C` in exact rationals, and `V` a minimiser.
+    `∇f(W) = A W B − C` in exact rationals, and `V` a minimiser. The gap is measured from the loss at `origin`, if one
+    is given. A subclass for another loss has its own `slope` and `excess`.
     """
 
-    def __init__(self, weights, scale, C, A=None, B=None, V=None):
+    def __init__(self, weights, scale, C, A=None, B=None, V=None, origin=None):
         with precision():
             self.scale = flint.arb(float(scale))
             self.A, self.B = (None if M is None else flint.arb_mat(M) for M in (A, B))
@@ -285,6 +286,7 @@ class TrueFlow:
             self.start = [_balls(W) for W in weights]
             self.pieces = []
             self.t, self.now = flint.arb(0), self.start
+            self.floor = flint.arb(0) if origin is None else self.excess(_balls(origin))
         self.first = self.gap(self.start)
 
     def force(self, W):
@@ -303,16 +305,13 @@ class TrueFlow:
                 total += x[i] * y[k - i]
             return total.mid()
 
-        turned = [[w[0].transpose()] for w in W]
+        turned, kept = [[w[0].transpose()] for w in W], {}
         for k in range(order):
             for l in range(L):
                 P[l].append(W[0][k] if l == 0 else cauchy(P[l - 1], W[l], k))
             for l in range(L - 1, 0, -1):  # transposed products of the layers from l on
                 S[l].append(turned[l][k] if l == L - 1 else cauchy(S[l + 1], turned[l], k))
-            G = c * P[L - 1][k]
-            G = G if self.A is None else self.A * G
-            G = G if self.B is None else G * self.B
-            G = (G if k else G - self.C) * -c
+            G = self.slope(P[L - 1], kept) * -c
             for l in range(L):
                 Q[l].append(G.mid() if l == 0 else cauchy(turned[l - 1], Q[l - 1], k))
                 gradients[l].append(Q[l][k] if l == L - 1 else cauchy(Q[l], S[l + 1], k))
@@ -320,6 +319,25 @@ class TrueFlow:
                     W[l].append((gradients[l][k] / (k + 1)).mid())
                     turned[l].append(W[l][k + 1].transpose())
         return W if order > 1 else gradients
+
+    def applied(self, D):
+        """Return `A D B`."""
+        D = D if self.A is None else self.A * D
+        return D if self.B is None else D * self.B
+
+    def slope(self, P, kept):
+        """Return the last known coefficient of `∇f` for the series of the product `W_1 ⋯ W_L`, without its scale.
+
+        `kept` is a dictionary for what the next call needs; it is empty at the start of a series.
+        """
+        G = self.applied(self.scale * P[-1])
+        return G if len(P) > 1 else G - self.C
+
+    def excess(self, P) -> flint.arb:
+        """Return `f − f* = ½⟨D, A D B⟩` of a product."""
+        D = P - self.V
+        pairs = zip(D.entries(), self.applied(D).entries(), strict=True)
+        return sum((a * b for a, b in pairs), flint.arb(0)).mid() / 2
 
     def _advance(self):
         series = self._expansion(self.now, ORDER)
@@ -359,12 +377,9 @@ class TrueFlow:
             return (self.scale * P).mid()
 
     def gap(self, W) -> flint.arb:
-        """Return `f − f* = ½⟨D, A D B⟩`."""
+        """Return the loss gap."""
         with precision():
-            D = self.product(W) - self.V
-            G = D if self.A is None else self.A * D
-            G = G if self.B is None else G * self.B
-            return sum((a * b for a, b in zip(D.entries(), G.entries(), strict=True)), flint.arb(0)).mid() / 2
+            return self.excess(self.product(W)) - self.floor
 
     def rate(self, W) -> flint.arb:
         with precision():
