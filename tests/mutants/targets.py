@@ -55,13 +55,16 @@ TARGETS = {
     **{f"relu.{name}": ["relu/test_flow"] for name in ("flow", "pieces", "trajectory")},
     **{f"relu.{name}": ["relu/test_network"] for name in ("network", "starts")},
     **{
-        f"relu.{name}": ["relu/test_literal_enclosure", "relu/test_enclosure"]
+        f"relu.{name}": [
+            "relu/test_literal_pattern", "relu/test_literal_passage", "relu/test_literal_enclosure",
+            "relu/test_enclosure",
+        ]
         for name in ("passage", "pattern_march", "pattern_path", "pattern_tube", "enclosure")
     },
     "relu.events": ["relu/test_flow"],
     "relu.design": ["relu/test_design"],
     "relu.roots": ["relu/test_roots", "relu/test_flow"],
-    "relu.pattern_descent": ["relu/test_enclosed_descent"],
+    "relu.pattern_descent": ["relu/test_literal_pattern", "relu/test_enclosed_descent"],
     "relu.enclosed_descent": ["relu/test_enclosed_descent"],
     "relu.aligned": ["relu/test_aligned"],
     **{f"relu.{name}": ["relu/test_smooth"] for name in ("activations", "lazy", "smooth")},

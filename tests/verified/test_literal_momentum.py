@@ -71,11 +71,18 @@ def test_the_norm_of_a_metric_is_its_largest_sum_of_a_row_or_its_length(coarse):
         min(2 * (1 + g(6)), math.sqrt(2 * fro(flat.B) ** 2 + 2 * fro(0 * full) ** 2) * up) + tiny
     )
     assert Metric(spread, 0 * full, 0 * full).norm == near(1 + g(6) + tiny)
+    # Signs do not matter: the sums are 2 + 4 and 4 + 8.
+    assert Metric(np.diag([-2.0, -1.0]), np.diag([-4.0, 0.5]), np.diag([-8.0, -0.5])).norm == near(
+        12 * (1 + g(6)) + tiny
+    )
+    A, B, C = np.array([[3.0, -3.0], [-3.0, 0.0]]), np.array([[1.0, -1.0], [0.0, 0.0]]), np.eye(2)
+    assert Metric(A, B, C).norm == near(math.sqrt(fro(A) ** 2 + 2 * fro(B) ** 2 + fro(C) ** 2) * up + tiny)
 
 
 def test_the_spread_of_the_metric():
     assert lyapunov.SPREAD == 1e-6
     assert (momentum.BALL, momentum.BEYOND, momentum.RESTART) == (1e-3, 0.5, 1e60)
+    assert (momentum.LARGEST_METRIC, momentum.STORED) == (300, 20_000_000)
 
 
 # --- the run -------------------------------------------------------------------------------------------------------
@@ -125,20 +132,35 @@ def test_every_iterate_is_kept_with_its_ball_its_constants_and_its_defect(coarse
         assert (here.size, here.error) == (near(fro(H)), off)
 
 
-def test_each_step_has_the_metric_of_the_steps_after_it(coarse):
-    march = march_of()
+@pytest.mark.parametrize(("size", "target", "known"), [(1e3, 1e6, False), (1.0, 2.0, True)])
+def test_each_step_has_the_metric_of_the_steps_after_it(coarse, size, target, known):
+    march = march_of(size=size, target=target)
     metric = Metric.euclidean(8)
     for here in march.path[-2::-1]:
         assert here.heavy == near(math.sqrt(metric.norm) * up)
         H, _ = hessian(Expansion(march.problem, here.weights, 1.0, 1.0, 1))
         metric = metric.before(H, here.factors, metric.norm)
-        known = metric.least > 0
+        assert (metric.least > 0) is known
         assert here.steady == near(math.sqrt(max(0.0, metric.least)) * (1 - 4 * u))
         assert (here.least, here.change) == (
             (metric.least, 1.0) if known else (1.0, near(math.sqrt(metric.norm) * up))
         )
         metric = metric if known else Metric.euclidean(8)
     assert march.path[-1].least == 1.0
+
+
+@pytest.mark.parametrize(("part", "kept"), [(1.0, False), (1 + 1e-9, True)])
+def test_a_metric_that_has_grown_to_its_limit_is_replaced(coarse, monkeypatch, part, kept):
+    plain = march_of(size=1.0, target=2.0, steps=2)
+    limit = (plain.path[0].heavy / up) ** 2  # of the metric before the last step
+    monkeypatch.setattr(momentum, "RESTART", part * float(Metric.euclidean(8).norm))
+    # The identity is no metric that has grown; that of one step earlier, at the limit or below it, is.
+    hessians = [hessian(Expansion(plain.problem, here.weights, 1.0, 1.0, 1))[0] for here in plain.path[:2]]
+    metric = Metric.euclidean(8).before(hessians[1], plain.path[1].factors, Metric.euclidean(8).norm)
+    assert metric.norm == near(limit)
+    monkeypatch.setattr(momentum, "RESTART", part * metric.norm)
+    found = march_of(size=1.0, target=2.0, steps=2).path[1]
+    assert (found.least, found.change) == ((metric.least, 1.0) if kept else (1.0, near(math.sqrt(limit) * up)))
 
 
 @pytest.mark.parametrize(("radius", "change"), [(0.0, 1.0), (0.25, 1.0), (0.25, 2.0)])
@@ -186,14 +208,48 @@ def test_a_radius_beyond_the_ball_ends_the_proof():
 
 def test_the_run_goes_on_to_half_of_its_target_and_then_the_proof_has_no_more_steps():
     march = march_of(until=0.5, eta=0.01, steps=100, size=1.0, target=2.0)
-    gaps = [march.problem.gap(here.distance, here.distance_error) for here in march.path]
+    gaps = gaps_of(march)
     assert gaps[-1][1] <= 0.25 * gaps[0][0] < gaps[-2][1]
     while march.advance():
         pass
     assert march.k == len(march.chosen) and march.trouble == "the radius is too large to tell the gap from its target"
 
 
+def gaps_of(march):
+    return [march.problem.gap(here.distance, here.distance_error) for here in march.path]
+
+
+@pytest.mark.parametrize(("part", "steps"), [(1 - 1e-9, 4), (1 + 1e-9, 3)])
+def test_the_run_ends_where_its_gap_is_surely_half_of_its_target(coarse, part, steps):
+    given = {"eta": 0.01, "size": 1.0, "target": 3.0}
+    gaps = gaps_of(march_of(**given))
+    march = march_of(**given, steps=6, until=part * gaps[3][1] / (0.5 * gaps[0][0]))
+    assert len(march.chosen) == steps
+
+
+@pytest.mark.parametrize(("part", "steps"), [(1 - 1e-9, 2), (1 + 1e-9, 3)])
+def test_the_run_ends_where_its_gap_is_surely_twice_what_counts_as_diverged(coarse, monkeypatch, part, steps):
+    given = {"eta": 3.0, "size": 2.0, "target": 5.0}
+    gaps = gaps_of(march_of(**given))
+    assert 0 < gaps[0][1] < gaps[1][0] < gaps[2][0]
+    monkeypatch.setattr(momentum, "DIVERGED", part * gaps[2][0] / (2 * gaps[0][1]))
+    assert len(march_of(**given).chosen) == steps
+
+
+def test_a_start_is_not_disturbed_and_what_is_done_is_told():
+    done = []
+    f, W = AffineGradient(3.0 * np.eye(2)), [np.eye(2), np.eye(2)]
+    march = MomentumMarch(f, W, 1.0, 0.0, 0.01, Optimizer(momentum=0.5), None, 4, done.append)
+    assert done == [0.25, 0.5, 0.75, 1.0] and march.exponent == 0.0
+
+
+def test_a_metric_is_made_up_to_a_number_of_weights(monkeypatch):
+    for limit, ended in ((8, False), (7, True)):
+        monkeypatch.setattr(momentum, "LARGEST_METRIC", limit)
+        assert ("a metric for the 8 weights" in march_of(size=1.0, target=2.0).ended) is ended
+
+
 def test_a_run_that_diverges_is_computed_to_twice_the_growth_that_counts():
     march = march_of(eta=3.0, steps=100, size=2.0, target=3.0)
-    gaps = [march.problem.gap(here.distance, here.distance_error) for here in march.path]
+    gaps = gaps_of(march)
     assert gaps[-1][0] > 2e6 * gaps[0][1] >= gaps[-2][0] and march.ended == "the descent diverges"

@@ -33,10 +33,11 @@ u, up, tiny = 2.0**-12, 1 + 2.0**-7, 2.0**-25
 @pytest.fixture
 def coarse(monkeypatch):
     """A roundoff of 2⁻¹² everywhere, and as coarse a factor and an underflow."""
+    fine = {"U": rounding.U, "UP": rounding.UP, "TINY": rounding.TINY}
     for name, module in list(sys.modules.items()):
-        if name.startswith("linflow.verified"):
+        if name.startswith(("linflow.verified", "linflow.relu")):
             for constant, value in {"U": u, "UP": up, "TINY": tiny}.items():
-                if hasattr(module, constant):
+                if getattr(module, constant, None) == fine[constant]:
                     monkeypatch.setattr(module, constant, value)
     # On the classes: an attribute of the instance would outlast the test and hide that of the class from others.
     monkeypatch.setattr(type(FLOAT64), "unit", u)

@@ -1,0 +1,484 @@
+"""Radii, crossings and the steps of a march written out, with their allowances, under a coarse roundoff.
+
+Nothing here says that an allowance is enough: other tests do. Here each is exactly what docs/relu_verified.md says.
+"""
+
+import itertools
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from linflow import relu
+from linflow.relu import passage, pattern_march
+from linflow.relu.certificate import regression
+from linflow.relu.events import Passing
+from linflow.relu.passage import Crossing, Grown, Neuron, grown, own_error
+from linflow.relu.pattern_march import PatternMarch
+from linflow.relu.pattern_path import Data
+from linflow.relu.pattern_tube import inverse_square
+from linflow.relu.pieces import OFF, ON, SLIDING, Pattern
+from tests.relu.test_literal_enclosure import data_of, neuron_of
+from tests.relu.test_literal_pattern import tube_of
+from tests.verified.test_literal_path import coarse, drawn, fro, g, near, tiny, u, up
+
+__all__ = ["coarse"]
+
+
+# --- the radius over a step ----------------------------------------------------------------------------------------
+
+
+def fake(s=0.5, size=0.125, variation=0.25, forced=0.0625, third=0.75, norm=16.0) -> Any:
+    """A tube of simple numbers; its exponent grows with the radius, and it blocks beyond 1024."""
+    path = SimpleNamespace(
+        norm=lambda: norm, added=lambda s: 0.5 * s, tau=0.25, lengths=np.array([[2.0, 1.0], [4.0, 0.5]])
+    )
+    return SimpleNamespace(
+        path=path,
+        s=s,
+        adjusted=(size, variation),
+        forced=forced,
+        exponent=lambda radius: 0.125 + radius / 4096,
+        constants=lambda radius: SimpleNamespace(third=third),
+        blocking=lambda radius: np.array([[radius > 1024]]),
+    )
+
+
+def rounding_of(tube):
+    """The rounding of the value of a path of degree 1."""
+    return math.hypot(*(g(6) * (row[0] + row[1] * tube.s) * up + tiny for row in tube.path.lengths))
+
+
+def test_what_a_step_adds_to_a_radius(coarse):
+    assert own_error(fake()) == near((0.25 + 2 * 0.125 + 0.25 + 0.0625) * up)
+
+
+@pytest.mark.parametrize("more", [(0.0, 0.0), (2.0, 0.5)])
+def test_a_radius_over_two_steps_is_written_out(coarse, monkeypatch, more):
+    monkeypatch.setattr(passage, "ADJUSTED", 1.0)
+    tubes, seen = [fake(), fake(s=0.25, size=0.0625)], []
+
+    def crossing(reach, first):
+        seen.append((reach, first))
+        return more
+
+    found = grown(tubes, 3.0, 0.5, crossing)
+    own = sum((0.5 * s + 2 * size + 0.25 + 0.0625) * up for s, size in ((0.5, 0.125), (0.25, 0.0625)))
+    base = (3.0 + own + 0.5) * up
+    exponent = 2 * (0.125 + found.reach / 4096) * up
+    turned = 0.75 * 0.25 * (0.125 * 0.5 + 0.0625 * 0.25)
+    assert found.holds and found.exponent == near(exponent + more[1])
+    assert found.radius == near((base + turned + more[0]) * math.exp(exponent + more[1]) * up * up + 0.125)
+    assert seen[-1] == (found.reach, near((base + turned) * math.exp(exponent) * up * up + 0.125))
+    rounded = sum(rounding_of(tube) for tube in tubes) * up
+    assert found.reach >= (found.radius + 0.5 + rounded) * up
+    assert seen[0][0] == near(1.5 * (base + 0.125 + rounded))
+    alone = grown(tubes, 3.0, 0.5)
+    if more == (0.0, 0.0):
+        assert alone == found
+
+
+def test_the_end_of_a_step_counts_in_its_tube(coarse, monkeypatch):
+    """Each tube but the last was too narrow for the radius with its rounding, and the next is half as wide again."""
+    monkeypatch.setattr(passage, "ADJUSTED", 1.0)
+    tube, reaches = fake(), []
+    tube.blocking = lambda radius: (reaches.append(radius), np.array([[False]]))[1]
+    found = grown([tube], 3.0, 2.0, lambda reach, first: (8.0 if len(reaches) < 3 else 7.0, 0.0))
+    assert len(reaches) == 2 and found.reach == reaches[-1]
+    own = (0.5 * 0.5 + 2 * 0.125 + 0.25 + 0.0625) * up
+    base, turned = (3.0 + own + 2.0) * up, 0.75 * 0.125 * 0.5 * 0.25
+    first = (base + turned + 8.0) * math.exp((0.125 + reaches[0] / 4096) * up) * up * up + 0.125
+    assert reaches[1] == near(1.5 * (first + 2.0 + rounding_of(tube) * up) * up)
+
+
+def test_radii_that_are_refused(coarse, monkeypatch):
+    own = own_error(fake())
+    for share, holds in ((own / 16.0 * (1 + 1e-9), True), (own / 16.0 * (1 - 1e-9), False)):
+        monkeypatch.setattr(passage, "ADJUSTED", share)
+        assert grown([fake()], 3.0, 0.5).holds is holds
+    monkeypatch.setattr(passage, "ADJUSTED", 1.0)
+    wide = grown([fake()], 2000.0, 0.5)
+    assert not wide.holds and wide.blocking is not None and wide.blocking.tolist() == [[True]]
+    assert (wide.radius, wide.exponent, wide.reach) == (math.inf, 0.0, 0.0)
+    blocks = fake()
+    blocks.blocking = lambda radius: np.array([[True]])
+    assert not grown([fake(), blocks], 3.0, 0.5).holds
+    for answer in (None, (math.inf, 0.0), (0.0, 300.0)):
+        refused = grown([fake()], 3.0, 0.5, lambda reach, first, answer=answer: answer)
+        assert not refused.holds and refused.blocking is None
+    huge = fake(norm=1e200)
+    huge.exponent, huge.blocking = lambda radius: 0.125, lambda radius: np.array([[False]])
+    assert grown([huge], 3.0, 0.5, lambda reach, first: (0.0, 200.0)).holds
+    huge.exponent = lambda radius: 400.0
+    assert not grown([huge], 3.0, 0.5).holds
+    assert not grown([fake()], 3.0, 0.5, lambda reach, first: (1e3 * 17.0, 0.0)).holds
+
+
+# --- crossings -----------------------------------------------------------------------------------------------------
+
+
+def crossing_of(pairs=((0, 1), (2, 1), (3, 4)), slides=(), first=True, seed=3):
+    """A crossing after a step, or at once, of a network with 4 samples and 5 neurons."""
+    mask = np.zeros((4, 5), dtype=bool)
+    for i, j in pairs:
+        mask[i, j] = True
+    before, after = (tube_of(slides=slides, exempt=mask, s=s, seed=seed) for s in (0.5, 0.25))
+    layers = [c[0] for c in after.path.coefficients]
+    return Crossing([before, after] if first else [after], layers, after.path.pattern, mask)
+
+
+def test_pulls_at_a_crossing_and_how_far_they_move(coarse):
+    crossing = crossing_of()
+    data, (first, V) = crossing.data, crossing.layers
+    assert crossing.way == near(sum(tube.way for tube in crossing.tubes))
+    low = np.minimum(crossing.tubes[0].low.min(axis=0), crossing.tubes[1].low.min(axis=0))
+    np.testing.assert_array_equal(crossing.beyond, np.maximum(0, -low))
+    z = data.X @ first
+    phi = np.where(z > 0, z, 0.25 * z)
+    R, error = data.residual([first, V], (0.0, 0.0))
+    pulls, moved = crossing._pulls(0.5)
+    np.testing.assert_allclose(pulls, R @ V.T, rtol=1e-12, atol=1e-14)
+    away, size = (0.5 + crossing.way) * up, fro(R)
+    turned = math.hypot(data.norm * fro(V), fro(phi) * up) * away + 0.5 * data.norm * away**2
+    for j in range(5):
+        row = math.sqrt(sum(v * v for v in V[j])) * up
+        expected = (turned + error) * (row + away) + size * away + g(2 + 2) * size * row
+        assert moved[j] == near(expected * up + tiny)
+
+
+def test_how_long_pairs_are_clear_before_they_cross(coarse):
+    crossing = crossing_of()
+    tube, lengths = crossing.tubes[0], crossing.data.lengths
+    tube.low[:] = 1e9
+    tube.low[0, 1, 1] = -1.0  # does not cross
+    assert crossing._clear_time(0.5) == 0.5 * tube.path.tau * (1 - 1e-12)
+    tube.low[5, 2, 1] = lengths[2] * 0.5 * up
+    assert crossing._clear_time(0.5) == 5 / 8 * 0.5 * tube.path.tau * (1 - 1e-12)
+    tube.low[5, 2, 1] *= 1 + 1e-9
+    assert crossing._clear_time(0.5) == 0.5 * tube.path.tau * (1 - 1e-12)
+    tube.low[0, 3, 4] = 0.0
+    assert crossing._clear_time(0.5) == 0.0
+    assert crossing_of(first=False)._clear_time(0.5) == 0.0
+
+
+def test_what_crossings_cost(coarse, monkeypatch):
+    crossing, asked = crossing_of(), []
+    crossing.beyond = np.abs(drawn(4, 5))
+    speeds = {(0, 1): 0.5, (2, 1): 0.25, (3, 4): 2.0}
+    pulls, moved = np.ones((4, 5)), np.full(5, 0.125)
+    pulls[0, 1], pulls[2, 1], pulls[3, 4] = -0.5, 0.0625, 0.125  # the last kink is convex
+    monkeypatch.setattr(Crossing, "_pulls", lambda self, reach: (asked.append(reach), (pulls, moved))[1])
+    monkeypatch.setattr(Crossing, "_clear_time", lambda self, radius: (asked.append(radius), 0.75)[1])
+    made = []
+
+    class Known:
+        def __init__(self, crossing, j, unknown, pulls, moved):
+            self.j = j
+            made.append((j, unknown, pulls, moved))
+
+        def speed(self, i, first, time):
+            asked.append((i, self.j, first, time))
+            return speeds[i, self.j]
+
+    monkeypatch.setattr(passage, "Neuron", Known)
+    amount, factor = crossing(0.5, 0.375) or (math.nan, math.nan)
+    assert asked == [0.5, 0.375, (0, 1, 0.375, 0.75), (2, 1, 0.375, 0.75)]
+    unknown = crossing.pairs.copy()
+    for tube in crossing.tubes:
+        unknown |= tube.near(0.5).any(axis=0)
+    for j, *given in made:
+        for found, expected in zip(given, (unknown[:, j], pulls[:, j], 0.125), strict=True):
+            np.testing.assert_array_equal(found, expected)
+    assert [m[0] for m in made] == [1, 4]
+    lengths, own = crossing.data.lengths, sum(own_error(tube) for tube in crossing.tubes)
+    total = growth = 0.0
+    for i, concave, speed in ((0, 0.625, 0.5), (2, 0.0625, 0.25)):
+        cost = (1 - 0.25) * lengths[i] * concave / speed * up
+        total += cost * 2 * (crossing.beyond[i, 1] + lengths[i] * own) * up
+        growth += math.log1p(cost * lengths[i]) * up
+    assert (amount, factor) == (near(total * up), near(growth * up))
+    crossing.tubes[1].sliding[2, 1] = True
+    assert crossing(0.5, 0.375) is None
+    crossing.tubes[1].sliding[2, 1] = False
+    for speed in (0.0, -1.0, math.nan):
+        speeds[0, 1] = speed
+        assert crossing(0.5, 0.375) is None
+    speeds[0, 1] = 1e-3
+    assert crossing(0.5, 0.375) is not None
+
+
+def test_a_neuron_at_a_crossing_and_its_forces(coarse):
+    crossing = crossing_of(pairs=((0, 1), (3, 1)), slides=((2, 1), (3, 1)))
+    unknown = np.array([True, False, False, True])
+    pulls = drawn(4)
+    neuron = Neuron(crossing, 1, unknown, pulls, 0.125)
+    assert neuron.held.tolist() == [2]  # sample 3 crosses
+    np.testing.assert_allclose(neuron.error, 0.125 + g(4 + 3 + 8) * np.abs(pulls), rtol=1e-12, atol=0)
+    np.testing.assert_allclose(neuron.K, crossing.data.X @ crossing.data.X.T, rtol=1e-15, atol=0)
+    sides = crossing.pattern.sides[:, 1]
+    least = [0.25, 1.0 if sides[1] == ON else 0.25, 0.0, 0.25]
+    assert neuron.slopes[0].tolist() == least and neuron.slopes[1].tolist() == [1.0, least[1], 0.0, 1.0]
+    # Where it does not slide before, the pair is not held.
+    crossing.tubes[0] = crossing_of().tubes[0]
+    assert Neuron(crossing, 1, unknown, pulls, 0.125).held.tolist() == []
+
+
+def test_the_least_speed_of_a_crossing_is_written_with_its_error(coarse):
+    """Samples 0 and 2 are unknown, and 0 crosses: its own slope is the same in every sum."""
+    X, pulls = drawn(4, 3), drawn(4, seed=1)
+    for sides in ([ON, ON, OFF, OFF], [OFF, ON, OFF, ON]):
+        unknown = [True, False, True, False]
+        neuron = neuron_of(X, pulls, sides, slope=0.25, unknown=unknown, moved=0.125)
+        lengths, way, speeds = neuron.data.lengths, sides[0], []
+        for a0, a2 in itertools.product((0.25, 1.0), repeat=2):
+            a = np.where(np.array(sides) == ON, 1.0, 0.25)
+            a[[0, 2]] = a0, a2
+            speeds.append(-way * X[0] @ (X.T @ (a * pulls)))
+        assert neuron.speed(0, 1.0, 0.0) == near(min(speeds) - lengths[0] * sum(lengths) * 0.125 * up)
+
+
+def settled_neuron(moved=2.0**-10):
+    """x_0 crosses; x_1 and x_2 slide, x_3 is on."""
+    X = np.array([[1.0, 0.5, 0.0], [0.0, 2.0, 0.0], [0.0, 0.5, 1.0], [-1.0, 1.0, 0.75]])
+    pulls = np.array([-1.0, 2.0, 3.0, -1.5])
+    return neuron_of(X, pulls, [ON, SLIDING, SLIDING, ON], [1, 2], 0.125, [True, True, True, False], moved)
+
+
+def settled(neuron, least, most):
+    """The forces that keep the held samples at 0, their error, and the speed towards there, as the lemma has them."""
+    X, q, S, lengths = neuron.data.X, neuron.pulls, [1, 2], neuron.data.lengths
+    inverse = inverse_square(neuron.data, np.array(S))
+    middle, half = 0.5 * (least + most), 0.5 * (most - least)
+    middle[S] = half[S] = 0.0
+    K = X @ X.T
+    forces = np.linalg.solve(K[np.ix_(S, S)], -K[S] @ middle)
+    spread = half + neuron.error
+    spread[S] = g(4 + 4 + 3 + 8) * np.abs(forces)
+    missing = np.abs(K[np.ix_(S, S)] @ forces + K[S] @ middle) + lengths[S] * (lengths @ spread)
+    off = math.hypot(*missing) * inverse * up
+    margin = min(*(q[S] - forces), *(forces - 0.125 * q[S])) - off - 2 * neuron.error[1]
+    return forces, off, margin / math.sqrt(inverse)
+
+
+def test_when_neighbours_surely_slide_is_written_out(coarse):
+    neuron = settled_neuron()
+    least, most = np.array([-1.0, 7.0, 7.0, -1.5]), np.array([-0.125, 8.0, 8.0, -1.5])
+    forces, off, closing = settled(neuron, least.copy(), most.copy())
+    found = neuron._settled(least, most)
+    np.testing.assert_allclose(found[0], forces, rtol=1e-12, atol=0)
+    # the computed forces leave a residue of rounding of 1e-16 in `missing`
+    assert found[1] == pytest.approx(off, rel=1e-11, abs=0) and found[2] == pytest.approx(closing, rel=1e-10, abs=0)
+    case = neuron._with((least, most, neuron.error), found[0], found[1])
+    expected = np.array([neuron.error[0], *(off + g(8) * np.abs(forces)), neuron.error[3]])
+    np.testing.assert_allclose(case[2], expected, rtol=1e-11, atol=0)
+    for part, end in zip(case[:2], (least, most), strict=True):
+        np.testing.assert_allclose(part, [end[0], *forces, end[3]], rtol=1e-12, atol=0)
+    assert least[1] == 7.0  # the given arrays are not changed
+    # No time in which samples that are dependent, or of which there are none, come to rest is known.
+    for X in (np.array([[1.0, 0.0], [0.0, 2.0], [0.0, -2.0]]), np.array([[1.0, 0.0], [0.0, 2.0], [0.0, 4.0]])):
+        weak = neuron_of(X, np.ones(3), [ON, SLIDING, SLIDING], [1, 2])
+        assert weak._settled(np.ones(3), np.ones(3))[2] == 0.0
+    assert neuron_of(X, np.ones(3), [ON, ON, ON])._settled(np.ones(3), np.ones(3)) == (near([]), 0.0, 0.0)
+
+
+@pytest.mark.parametrize("part", [1 - 1e-9, 1 + 1e-9])
+def test_the_speed_among_neighbours_that_slide(coarse, part):
+    """They come to 0 within `radius/closing`; if that is before the crossing, their forces are known there."""
+    neuron = settled_neuron()
+    X, pulls, lengths = neuron.data.X, neuron.pulls, neuron.data.lengths
+    cases = []
+    for a in (0.125, 1.0):
+        least = np.array([a, 0.125, 0.125, 1.0]) * pulls
+        most = np.array([a, 1.0, 1.0, 1.0]) * pulls
+        cases.append((least, most, settled(neuron, least.copy(), most.copy())))
+    closing = min(case[2][2] for case in cases)
+    assert closing > 0
+    speeds = []
+    for least, most, (forces, off, _) in cases:
+        error, row = neuron.error.copy(), -(X @ X[0])
+        if part > 1:
+            least[[1, 2]] = most[[1, 2]] = forces
+            error[[1, 2]] = off + g(8) * np.abs(forces)
+        speeds.append(np.minimum(row * least, row * most).sum() - lengths[0] * (lengths @ error) * up)
+    time = 0.5 / closing * up * part
+    assert neuron.speed(0, 0.5, time) == pytest.approx(min(speeds), rel=1e-10, abs=0)
+
+
+# --- the march -----------------------------------------------------------------------------------------------------
+
+
+def march_of(**kind):
+    return PatternMarch(data_of(3, **({"m": 2, "s": 0.25} | kind)))
+
+
+def test_the_pattern_of_the_start(coarse):
+    """Sums within their rounding are at 0 for the pattern; the flow says where they go."""
+    march = march_of()
+    data, (first, V) = march.data, march.weights
+    z, noise = data.X @ first, data.preactivation_error(first)
+    clear = np.abs(z) > noise
+    assert clear.any() and (march.pattern.sides[clear] == np.where(z > 0, ON, OFF)[clear]).all()
+    assert march.first == march.gap == data.loss([first, V], (0.0, 0.0), 0.0)
+    net = relu.Network([[2.0, 0.0], [0.0, 0.0]], [[1.0], [1.0]])
+    found = PatternMarch(Data(regression([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]], [3.0, 1.0, 1.0], net), net))
+    # Sample 1 is at 0 and pulled up, where two solutions part: that of the slope left of 0 is taken.
+    assert found.pattern.sides.tolist() == [[ON, OFF], [OFF, OFF], [OFF, OFF]]
+
+
+def test_the_doubt_about_a_kink_and_the_pairs_that_are_in_doubt(coarse):
+    march = march_of()
+    path, data, V = march._path(), march.data, march.weights[1]
+    rows, size = np.sqrt(np.sum(V**2, axis=1)), path.residual[0]
+    for radius in (0.0, 0.25):
+        moved = math.hypot(data.norm * path.weights[1].norms[0], path.features[0]) * radius
+        doubt = 4 * (moved * rows + size * radius) + 1e-14 * size * rows
+        np.testing.assert_allclose(march._doubt(path, radius), doubt, rtol=1e-12, atol=0)
+    np.testing.assert_allclose(march._speeds(path), np.abs(path.z[1]) / path.tau, rtol=1e-15, atol=0)
+    march.radius = 0.25
+    doubt = march._doubt(path, 0.25)
+    edge = 2 * data.lengths[:, None] * 0.25 + path.z_error[0]
+    path.pulls[0] = doubt * (1 - 1e-9)
+    for sign, part in itertools.product((1, -1), (1 - 1e-9, 1 + 1e-9)):
+        path.z[0] = sign * part * edge
+        assert march._doubtful(path).all() == (part < 1) and march._doubtful(path).any() == (part < 1)
+    path.z[0] = 0.0
+    data.void[1, 2] = True
+    sides = march.pattern.sides.copy()
+    sides[3, 3] = SLIDING
+    march.pattern = Pattern(sides, 0.25)
+    path.pulls[0, 0, 4] = doubt[4]
+    assert march._doubtful(path).sum() == 17 and not march._doubtful(path)[[1, 3, 0], [2, 3, 4]].any()
+
+
+def test_the_room_before_a_crossing(coarse):
+    march = march_of()
+    noise = march.data.preactivation_error(march.weights[0])
+    pairs, speeds = [(0, 1, 0), (2, 3, 0)], np.array([0.5, 0.125])
+    for radius in (0.0, 0.25):
+        needs = [
+            6 * (march.data.lengths[i] * radius + 4 * noise[i, j]) / v
+            for (i, j, _), v in zip(pairs, speeds, strict=True)
+        ]
+        assert march._room(pairs, speeds, radius) == near(max(needs))
+    march.t = 2.0**40
+    assert march._room(pairs, speeds * 1e200, 0.0) == 8 * 2.0**-12
+    assert march._room(pairs, np.zeros(2), 0.25) > 1e290
+
+
+def test_the_clearance_after_a_passage(coarse):
+    march = march_of()
+    tube = tube_of()
+    pairs = np.zeros((4, 5), dtype=bool)
+    pairs[1, 2] = pairs[0, 3] = True
+    tube.side[0, 3] = 0.0  # slides: nothing is asked of it
+    z = (march.data.X @ tube.path.at(0.5)[0][0])[1, 2]
+    error = march.data.preactivation_error(tube.path.at(0.5)[0][0])[1, 2]
+    edge = (tube.side[1, 2] * z - error) / (2 * march.data.lengths[1])
+    assert edge > 0
+    assert march._clear(tube, pairs, edge * (1 - 1e-9)) and not march._clear(tube, pairs, edge * (1 + 1e-9))
+
+
+def test_sliding_pairs_are_put_onto_0_and_the_way_there_is_counted(coarse):
+    march = march_of()
+    sides = march.pattern.sides.copy()
+    sides[[0, 2], 1], sides[3, 4] = SLIDING, SLIDING
+    march.pattern = Pattern(sides, 0.25)
+    weights = [W.copy() for W in march.weights]
+    found, moved = march._onto_zero(weights)
+    square = 0.0
+    for j, S in ((1, [0, 2]), (4, [3])):
+        rows, old = march.data.X[S], weights[0][:, j]
+        new = old - np.linalg.pinv(rows) @ rows @ old
+        np.testing.assert_allclose(found[0][:, j], new, rtol=1e-12, atol=1e-14)
+        square += sum((abs(a - b) + u * abs(a)) ** 2 for a, b in zip(new, old, strict=True)) * up + tiny
+    assert moved == pytest.approx(math.sqrt(square) * up, rel=1e-11, abs=0)
+    np.testing.assert_array_equal(found[0][:, [0, 2, 3]], weights[0][:, [0, 2, 3]])
+    assert found[1] is weights[1] and (weights[0] == march.weights[0]).all()
+
+
+def test_the_end_of_a_step(coarse, monkeypatch):
+    march = march_of()
+    march.t, march.exponent = 2.0, 0.5
+    path = march._path()
+    tube = pattern_march.PatternTube(path, 0.25)
+    monkeypatch.setattr(PatternMarch, "_onto_zero", lambda self, weights: ([weights[0], 2 * weights[1]], 0.03125))
+    step = march._taken(tube, Grown(0.25, 0.75, 0.5))
+    weights, jump = path.at(0.25)
+    assert march.radius == near((0.25 + jump + 0.03125) * up) and march.exponent == 1.25
+    np.testing.assert_array_equal(march.weights[1], 2 * weights[1])
+    assert march.gap == step.gap == march.data.loss([weights[0], 2 * weights[1]], (0.0, 0.0), march.radius)
+    assert (step.t, step.length, step.tau) == (2.0, 0.25 * path.tau, path.tau) and march.t == 2.0 + step.length
+    assert (step.radius, step.exponent, step.constants) == (0.25, 0.75, tube.constants(0.5))
+    np.testing.assert_array_equal(step.lengths, path.lengths)
+    assert all((a == b).all() for a, b in zip(step.coefficients, path.values, strict=True))
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_the_steps_of_a_passage(coarse, monkeypatch, before):
+    march = march_of()
+    march.t, march.exponent = 2.0, 0.5
+    path = march._path()
+    old, new = pattern_march.PatternTube(path, 0.25), pattern_march.PatternTube(path, 0.125)
+    layers = path.at(0.25)[0]
+    sides = march.pattern.sides.copy()
+    sides[1, 2] *= -1
+    was = int(march.pattern.sides[1, 2])
+    monkeypatch.setattr(PatternMarch, "_onto_zero", lambda self, weights: (weights, 0.03125))
+    start = 2.0 + 0.25 * path.tau if before else 2.0
+    jump = 0.0625 if before else 0.0
+    first = march._passed([old] if before else [], new, Grown(0.25, 0.75, 0.5), layers, Pattern(sides, 0.25), jump)
+    weights, last = path.at(0.125)
+    after = (0.25 + jump + last + 0.03125) * up
+    assert march.radius == near(after) and march.exponent == 1.25 and (march.pattern.sides == sides).all()
+    second = march.advance() if before else first
+    assert second is not None and not march.pending
+    assert second.t == start and second.length == 0.125 * path.tau and march.t == start + second.length
+    assert (second.radius, second.exponent, second.constants) == (0.25, 0.75, new.constants(0.5))
+    assert march.gap == second.gap == march.data.loss(weights, (0.0, 0.0), march.radius)
+    if before:
+        assert (first.t, first.length, first.radius, first.exponent) == (2.0, 0.25 * path.tau, 0.25, 0.0)
+        assert first.constants == old.constants(0.5)
+        assert first.gap == march.data.loss(layers, (0.0, 0.0), (0.25 + jump) * up)
+        assert march.turns == [(start, 2, 1, was, -was)]
+
+
+def test_the_times_of_steps():
+    march = march_of()
+    for t in (0.0, 1.0, 1e6):
+        march.t = t
+        for length, stop in ((0.5, t + 4.0), (0.5, t + 0.6), (0.5, t + 0.3), (0.5, t + 0.5)):
+            after = march._next(length, stop)
+            assert after is not None and t < after <= stop and after - t <= length
+            assert after - t >= 0.5 * min(length, stop - t) * (1 - 1e-6) and t + (after - t) == after
+    march.t = 1.0
+    assert march._next(0.5, 1.25) == 1.25 and march._next(0.25, 1.25) == 1.25
+    assert march._next(0.5, 1.0) is None
+
+
+def test_a_unit_of_time_in_which_steps_have_about_the_length_1():
+    march = march_of()
+    for tau in (2.0**-30, 1.0, 2.0**8):
+        march.tau = tau
+        with np.errstate(all="ignore"):  # coefficients of a far too long step overflow
+            path = march._path()
+        assert march.tau == path.tau and abs(math.log2(path.longest())) <= 0.5
+
+
+def test_why_a_march_ends():
+    march = march_of()
+    march.radius = 0.25
+    mask = np.zeros((4, 5), dtype=bool)
+    assert march._why(None) == march._why(mask) == ("no radius was confirmed, however short the step; it is 0.25")
+    mask[1, 2] = True
+    end = " on sample 1, where two solutions could part"
+    assert march._why(mask) == "neuron 2 comes near 0 and may not cross it" + end
+    assert march._why(mask, crossing=True) == "neuron 2 is not proved to cross 0 at a positive speed" + end
+
+
+def test_an_event_at_which_nothing_changes_is_told_by_its_pair():
+    march = march_of()
+    event = Passing(0.0, [], np.ones(0), np.ones(0))
+    before = march.pattern
+    assert march._turn(event) is False and march.pattern is before and march.turns == []
