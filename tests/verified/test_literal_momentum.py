@@ -71,10 +71,9 @@ def test_the_norm_of_a_metric_is_its_largest_sum_of_a_row_or_its_length(coarse):
         min(2 * (1 + g(6)), math.sqrt(2 * fro(flat.B) ** 2 + 2 * fro(0 * full) ** 2) * up) + tiny
     )
     assert Metric(spread, 0 * full, 0 * full).norm == near(1 + g(6) + tiny)
-    # Signs do not matter: the sums are 2 + 4 and 4 + 8.
-    assert Metric(np.diag([-2.0, -1.0]), np.diag([-4.0, 0.5]), np.diag([-8.0, -0.5])).norm == near(
-        12 * (1 + g(6)) + tiny
-    )
+    one = np.eye(2)  # signs do not matter: the sums are 2 + 4 and 4 + 8
+    assert Metric(-2 * one, -4 * one, -8 * one).norm == near(12 * (1 + g(6)) + tiny)
+    assert Metric(-8 * one, -4 * one, -2 * one).norm == near(12 * (1 + g(6)) + tiny)
     A, B, C = np.array([[3.0, -3.0], [-3.0, 0.0]]), np.array([[1.0, -1.0], [0.0, 0.0]]), np.eye(2)
     assert Metric(A, B, C).norm == near(math.sqrt(fro(A) ** 2 + 2 * fro(B) ** 2 + fro(C) ** 2) * up + tiny)
 
