@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -35,8 +34,7 @@ class Event(IntEnum):
     """Rejected steps have become so short that they would move nothing."""
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """An accepted step: the time and point it leads to, and the curvature of `log ℓ` there."""
 
     t: float

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from linflow._support.arrays import EPS, Array, detach, namespace, norm
 from linflow.model.network import Network, layer_gradients, multiply, running_products, running_suffixes
 from linflow.model.objectives import Objective
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """Loss gap and slope at one vector of weights.
 
     Attributes:
