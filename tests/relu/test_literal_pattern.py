@@ -475,7 +475,7 @@ def test_a_gradient_on_a_pattern_is_written_with_its_rounding(coarse, radius):
         np.testing.assert_array_equal(found, W - 0.5 * G)
 
 
-@pytest.mark.parametrize("eta", [0.125, 2.0])
+@pytest.mark.parametrize("eta", [2.0**-10, 2.0])
 @pytest.mark.parametrize("radius", [0.0, 0.0625])
 def test_the_growth_of_a_step_is_written_out(coarse, eta, radius):
     march = descent_of(radius=radius)
@@ -486,32 +486,37 @@ def test_the_growth_of_a_step_is_written_out(coarse, eta, radius):
     m = max(pulled_norms(data.X, march.slopes, march.R))
     m = (m + rounding + data.norm * (march.residual_error + moved)) * up
 
+    first = march._first_layer()
+    motion = math.sqrt(first + length**2) + data.norm * radius
+    M = (motion**2 + m) * up
+    assert (1 + eta * m > eta * M - 1) == (eta < 1)
+    assert march.growth(eta) == near(max(1 + eta * m, eta * M - 1) * up)
+
+
+@pytest.mark.parametrize("size", [1.0, 2.0**-4, 0.0])
+@pytest.mark.parametrize("off", [False, True])
+def test_the_curvature_of_the_first_layer_is_bounded_by_powers_of_a_matrix(coarse, size, off):
+    march = descent_of()
+    data, V, N = march.data, march.weights[1], 4
+    V *= size
+    if off:
+        march.slopes[1] = 0.0
     kernel = (np.abs(data.X @ data.X.T) + g(3) * (np.abs(data.X) @ np.abs(data.X).T)) * up + tiny
     np.testing.assert_allclose(march.kernel, kernel, rtol=1e-12, atol=0)
     A = kernel * ((march.slopes * [sum(v * v for v in row) for row in V]) @ march.slopes.T)
     x = np.ones(N)
-    for _ in range(3):
+    for _ in range(3 if size else 0):
         x = A @ x
+        assert (max(x) > 1) == (size == 1.0) and (min(x) == 0) == off
         x = x / max(x) + 1e-3
-    first = max(A @ x / x) * (1 + g(N + 5 + 2 + 16)) * up + tiny
-    assert march._first_layer() == near(first)
-
-    motion = math.sqrt(first + length**2) + data.norm * radius
-    M = (motion**2 + m) * up
-    assert march.growth(eta) == near(max(1 + eta * m, eta * M - 1) * up)
-
-
-def test_layers_without_any_size_have_no_curvature(coarse):
-    march = descent_of()
-    march.weights[1][:] = 0.0
-    assert march._first_layer() == near(tiny)
+    assert march._first_layer() == near(max(A @ x / x) * (1 + g(N + 5 + 2 + 16)) * up + tiny)
 
 
 def test_a_side_is_certain_if_it_is_further_from_0_than_the_radius_reaches(coarse):
     march = descent_of(0.5)
     reach = march.z_error + march.data.lengths[:, None] * 0.0625 * up
     march.radius, march.taken = 0.0625, [0.25, 0.5]
-    for part, clear in ((1 - 1e-9, False), (1 + 1e-9, True)):
+    for part, clear in ((1 - 1e-9, False), (1.0, False), (1 + 1e-9, True)):
         march.z = -reach * up * part
         march.z[0] *= -1
         march._decide()

@@ -27,3 +27,13 @@ def test_columns_that_stay_above_or_come_later_have_no_root():
     assert np.isinf(found[[0, 1, 4]]).all() and 0 < found[3] - found[2] < TOGETHER
     assert first_roots(np.stack([first, -1 - NODES], axis=1))[1] == 0  # below 0 from the start
     assert first_roots(np.empty((8, 0))).shape == (0,)
+
+
+def test_a_root_more_than_a_cell_after_the_first_is_left_for_the_next_step():
+    first, next_cell, later = (k / 64 - NODES for k in (19.5, 20.5, 21.5))
+    found = first_roots(np.stack([later, first, next_cell, 1 + NODES], axis=1))
+    # rounding of values of size 1
+    assert found[[1, 2]] == pytest.approx([19.5 / 64, 20.5 / 64], rel=0, abs=1e-15)
+    assert np.isinf(found[[0, 3]]).all()
+    last = first_roots(np.stack([63.5 / 64 - NODES, 1 + NODES], axis=1))
+    assert last[0] == pytest.approx(63.5 / 64, rel=0, abs=1e-15) and np.isinf(last[1])

@@ -42,9 +42,8 @@ def first_roots(values: np.ndarray) -> np.ndarray:
     below = _ON_PARTS @ values < 0
     found = np.full(values.shape[1], np.inf)
     cells = np.where(below.any(axis=0), np.argmax(below, axis=0), CELLS + 2)
-    for k in np.flatnonzero(cells <= min(cells.min(initial=CELLS), CELLS - 1) + 1):
-        if cells[k] <= CELLS:
-            found[k] = _refined(values[:, k], int(cells[k]))
+    for k in np.flatnonzero(cells <= cells.min(initial=CELLS) + 1):
+        found[k] = _refined(values[:, k], int(cells[k]))
     return found
 
 
