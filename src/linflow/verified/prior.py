@@ -35,7 +35,7 @@ SURE = 1 - 1e-11
 
 INCLUDED = "float64 numbers, rounding included and proved"
 NOT_PROVED = "its rounding is not proved; call certify without rigorous=True for it"
-DESCENT = 'guarantees for descent are not available with proved rounding; lf.enclose(…, algorithm="descent") proves'
+DESCENT = 'rounding is proved for the flow only; lf.enclose(…, algorithm="descent") proves one run of descent'
 
 PROVED = ("two layers", "two layers, n = m", "three layers, Δ*", "any depth, imbalance only")
 """Theorems whose formulas are evaluated with their rounding bounded, besides operator floors."""
