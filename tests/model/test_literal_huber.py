@@ -150,7 +150,7 @@ def test_without_a_piece_the_excess_is_the_slope_over_the_farthest_minimiser(siz
     free = np.abs(r) <= 0.5
     assert free.all() == (size < 1)
     value = float(np.sum(np.abs(slopes) * (np.abs(r) - np.abs(slopes) / 2)))
-    farthest = max(math.sqrt(2 * value), value / 0.5 + 0.25)
+    farthest = max(math.sqrt(2 * value), value / 0.5 + 0.25)  # of a small and of a large residual
     away = 2 * math.sqrt(2 * value * max(1.0, farthest / 0.5)) / math.sqrt(5.0)
     off = 4 * EPS * (X[:, 0] * 0.001 + np.abs(y))
     slope = abs(float(X[:, 0] @ slopes)) + float(X[:, 0] @ (4 * EPS * np.abs(slopes) + free * off))
@@ -158,8 +158,147 @@ def test_without_a_piece_the_excess_is_the_slope_over_the_farthest_minimiser(siz
     assert fit.distance == math.inf and fit.pieces == ()
 
 
+def test_a_fit_with_a_coarse_unit(monkeypatch):
+    """Slope, slack and the samples of each piece; one residual is at the threshold but for its rounding."""
+    coarse = 2.0**-20
+    monkeypatch.setattr(robust, "EPS", coarse)
+    rng = np.random.default_rng(7)
+    x, half = rng.standard_normal(12), 0.3 * rng.standard_normal(12)
+    half[:3] = 1.0, 2.0, 1.0 + 4 * coarse
+    X, y, w = np.repeat(x, 2)[:, None], np.stack([half, -half], axis=1).ravel(), np.zeros(1)  # 0 is the minimum
+    threshold = (
+        1.0 + 4 * coarse
+    )  # the slack of the first two is exactly 0; that of the fifth is less than its rounding
+    fit = HuberFit.of(X, y, w, threshold, float(np.linalg.norm(X)))
+    slope, slacks = (
+        abs(sum(x * float(np.clip(-b, -threshold, threshold)) for x, b in zip(X[:, 0], y, strict=True))),
+        [],
+    )
+    for x, b in zip(X[:, 0], y, strict=True):
+        off = 4 * coarse * abs(b)
+        slope += abs(x) * (4 * coarse * min(abs(b), threshold) + (off if abs(b) <= threshold + off else 0.0))
+        slacks.append(threshold - abs(b) - off)
+    assert fit.slope == pytest.approx(slope, rel=1e-12)
+    assert slacks[0] == slacks[1] == 0 and sum(s > 0 for s in slacks) == 18
+    pieces = {}
+    for share in robust.SHARES:
+        found = _piece(X, np.array(slacks), np.abs(X[:, 0]), slope, int(share * 18))
+        if found is not None:
+            pieces[round(found.level, 9)] = found
+    assert len(fit.pieces) == len(pieces) > 3
+    for one, other in zip(fit.pieces, pieces.values(), strict=True):
+        assert (one.curvature, one.level) == pytest.approx((other.curvature, other.level), rel=1e-9)
+    curvature = max(piece.curvature for piece in fit.pieces)
+    assert (fit.distance, fit.excess) == (fit.slope / curvature, fit.slope * fit.slope / curvature)
+
+
+# --- Newton's method ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_search_ends_where_the_slope_is_0(seed):
+    """The minimum of `Σ h(r + td)` over t > 0, in all of its intervals; entries of d may be 0."""
+    rng = np.random.default_rng(seed)
+    count = 2 + seed
+    r, d = 3 * rng.standard_normal(count), rng.standard_normal(count) * 10.0 ** rng.uniform(-1, 1)
+    if seed % 3 == 0:
+        r = np.append(r, [1.0, 5.0, 0.5])
+        d = np.append(d, [0.0, 0.0, 0.0])  # one of them is at a kink
+    d = d if np.clip(r, -1, 1) @ d < 0 else -d
+    t = robust._searched(r, d, 1.0)
+    sizes = np.abs(np.clip(r + t * d, -1, 1) * d)
+    assert t > 0 and abs(np.clip(r + t * d, -1, 1) @ d) <= 1e-13 * sizes.sum()  # the sum's rounding
+
+
+@pytest.mark.parametrize(
+    ("r", "d", "t"),
+    [
+        ([-0.5], [0.25], 2.0),  # no kink before the minimum
+        ([-3.0], [1.0], 3.0),  # between the two kinks
+        ([-5.0, 5.0], [1.0, 0.0], 5.0),
+        ([-4.0, -3.0], [1.0, 2.0], 1.75),  # −1 + 2(2t − 3) = 0
+        ([5.0, -5.0], [1.0, 0.1], 0.0),  # ascending and flat: nothing is gained
+        ([5.0], [1.0], 0.0),
+        ([-2.0, 2.0], [1.0, 1.0], 1.0),  # flat from here to the end
+    ],
+)
+def test_searches_by_hand(r, d, t):
+    assert robust._searched(np.array(r), np.array(d), 1.0) == pytest.approx(t, rel=1e-15)
+
+
+def test_a_step_is_newtons_or_that_of_the_weights():
+    X = np.array([[1.0, 2.0], [3.0, -1.0], [0.5, 1.5], [2.0, 2.0]])
+    g = np.array([0.3, -0.7])
+    r = np.array([0.5, -1.0, 4.0, -8.0])  # the second is at the kink: two rows count
+    near = X[:2]
+    np.testing.assert_allclose(robust._solved(X, r, 1.0, g), np.linalg.solve(near.T @ near, g), rtol=1e-12)
+    for r in ([0.5, -2.0, 4.0, -8.0], [-2.0, 0.5, 4.0, 8.0]):  # too few rows: each counts with min(1, δ/|r|)
+        weights = np.array([min(1.0, 1.0 / abs(x)) for x in r])
+        H = X.T @ (weights[:, None] * X)
+        np.testing.assert_allclose(robust._solved(X, np.array(r), 1.0, g), np.linalg.solve(H, g), rtol=1e-12)
+    same = np.array([[3.0, 3.0], [3.0, 3.0], [0.0, 1.0]])  # two equal rows are one
+    weights = np.array([1.0, 1.0, 0.25])
+    H = same.T @ (weights[:, None] * same)
+    np.testing.assert_allclose(
+        robust._solved(same, np.array([0.5, 0.5, 4.0]), 1.0, g), np.linalg.solve(H, g), rtol=1e-9
+    )
+
+
+@pytest.mark.parametrize(("ratio", "fine"), [(1.1e-10, True), (0.9e-10, False)])
+def test_where_no_system_can_be_solved_the_step_is_along_the_gradient(ratio, fine):
+    X, g = np.diag([10.0, 10.0 * ratio]), np.array([1.0, 1.0])
+    expected = g / np.diag(X) ** 2 if fine else g / 100.0
+    np.testing.assert_allclose(robust._solved(X, np.zeros(2), 1.0, g), expected, rtol=1e-12)
+
+
+ITERATES = [
+    [4.0, 3.5, 0.1875, 0.0],  # twice the same slope at values that are alike; then near the minimum, at 1/6
+    [9.0, -1.5, 0.5],  # steeper, and much lower: kept
+    [5.0, -0.875, 0.875, 0.25, 0.1875],
+    [0.5, 6.0, 0.375],  # worse in both: the end
+    [0.875, -0.25, 0.125, 0.5, 0.375],
+    [-0.875, 0.875, 0.75, 0.625, 0.25],
+    [2.0, 2.0, 0.375],
+]
+
+
+@pytest.mark.parametrize("iterates", ITERATES, ids=str)
+@pytest.mark.parametrize("close", [1e-3, 0.25])
+def test_of_all_iterates_the_flattest_is_kept_or_one_that_is_clearly_lower(iterates, close, monkeypatch):
+    coarse = 2.0**-7  # clearly lower: by 8ε
+    monkeypatch.setattr(robust, "EPS", coarse)
+    X, y = np.array([[1.0], [1.0], [1.0], [0.5]]), np.array([0.0, 0.0, 0.0, 10.0])
+    rest = iter([*np.diff(iterates), 0.0, 0.0, 0.0])
+    monkeypatch.setattr(robust, "_solved", lambda *_: -np.ones(1))
+    monkeypatch.setattr(robust, "_searched", lambda *_: next(rest))
+    found = robust._newton(X, y, np.array([iterates[0]]), 1.0, close)
+    best = least = math.inf
+    kept = None
+    for w in iterates:
+        slopes = [float(np.clip(w * x - b, -1, 1)) for x, b in zip(X[:, 0], y, strict=True)]
+        value = sum(abs(s) * (abs(w * x - b) - abs(s) / 2) for s, x, b in zip(slopes, X[:, 0], y, strict=True))
+        size = abs(sum(s * x for s, x in zip(slopes, X[:, 0], strict=True)))
+        if value >= best and size >= least:
+            break
+        if size < least or value < best * (1 - 8 * coarse):
+            kept, least = w, size
+        best = min(best, value)
+        if size <= close * sum(abs(s * x) for s, x in zip(slopes, X[:, 0], strict=True)):
+            break
+    assert found.item() == kept  # the iterates are exact
+
+
+def test_the_threshold_comes_down_from_the_largest_residual_of_either_sign():
+    for side in (1.0, -1.0):
+        # Of 0, 0, 0, 0 and 10 within 3: 4w = 3. Of −6.5 and four times 3.5 within 6: 4(w − 3.5) = −6.
+        for y, threshold, w in (([0.0] * 4 + [10.0], 3.0, 0.75), ([-6.5] + [3.5] * 4, 6.0, 2.0)):
+            found = robust.fitted(np.ones((5, 1)), side * np.array(y), threshold)
+            assert found.item() == pytest.approx(side * w, rel=1e-14)
+
+
 def test_a_piece_whose_nearest_sample_leaves_shows_nothing():
     X = np.array([[1.0], [1.0], [1.0]])
     assert _piece(X, np.array([0.5, 0.4, 0.1]), np.ones(3), 0.3, 3) is None  # 0.1 − 2·0.3/3 < 0
     assert _piece(X, np.array([0.5, 0.4, 0.3]), np.ones(3), 0.3, 3) is not None
+    assert _piece(X, np.array([0.5, 0.4, 0.0]), np.ones(3), 0.0, 3) is None  # no room at all
     assert _piece(np.full((3, 1), 1e-170), np.ones(3), np.full(3, 1e-170), 0.0, 3) is None  # a square that vanishes

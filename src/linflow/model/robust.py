@@ -106,8 +106,6 @@ def _searched(r: np.ndarray, d: np.ndarray, threshold: float) -> float:
 
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         kinks = np.concatenate([(threshold - r) / d, (-threshold - r) / d])
-    if slope(1.0) >= 0 and not np.any(kinks[np.isfinite(kinks)] ** 2 - kinks[np.isfinite(kinks)] < 0):
-        return 1.0
     kinks = np.unique(np.concatenate([[0.0], kinks[np.isfinite(kinks) & (kinks > 0)]]))
     low, high = 0, len(kinks) - 1
     if slope(kinks[high]) <= 0:  # flat beyond the last kink
@@ -158,7 +156,7 @@ class HuberFit:
             curvature = max(piece.curvature for piece in pieces)
             return cls(slope, slope / curvature, slope * slope / curvature, pieces)
         value = float(np.sum(huber(r, threshold)))
-        farthest = max(math.sqrt(2 * value), value / threshold + threshold / 2)
+        farthest = value / threshold + threshold / 2  # the largest residual: h(r) ≥ δ|r| − ½δ², of small ones, too
         away = 2 * math.sqrt(2 * value * max(1.0, farthest / threshold)) / least
         return cls(slope, math.inf, slope * away, ())
 
@@ -170,10 +168,9 @@ def _piece(X: np.ndarray, slack: np.ndarray, lengths: np.ndarray, slope: float, 
         return None
     chosen = np.argsort(-slack, kind="stable")[:count]
     U, s, _ = np.linalg.svd(X[chosen], full_matrices=False)
-    least = float(s[-1]) - 16 * max(X.shape) * EPS * float(s[0])
-    if least <= 0 or least * least == 0:
+    curvature = max(float(s[-1]) - 16 * max(X.shape) * EPS * float(s[0]), 0.0) ** 2
+    if curvature == 0:
         return None
-    curvature = least * least
     room = slack[chosen] - 2 * lengths[chosen] * (slope / curvature)
     if room.min() <= 0:
         return None
