@@ -169,9 +169,9 @@ def test_both_bounds_on_the_change_of_the_features_are_used():
     assert less == {True, False}
 
 
-@pytest.mark.parametrize("drift", [0.0, 0.05])
-def test_the_floor_of_the_second_layer_with_its_allowances(drift, monkeypatch):
-    """Both entries of φ: wide data, where Q is not the identity, and tall data."""
+@pytest.mark.parametrize(("drift", "radius"), [(0.0, 0.0), (0.05, 0.0), (0.0, 0.01)])
+def test_the_floor_of_the_second_layer_with_its_allowances(drift, radius, monkeypatch):
+    """Both entries of φ: wide data, where Q is not the identity, and tall data; weights known up to a radius."""
     monkeypatch.setattr(movement_module, "EPS", E)
     won = []
     for kind, tau in (
@@ -180,21 +180,23 @@ def test_the_floor_of_the_second_layer_with_its_allowances(drift, monkeypatch):
         ({"N": 5, "size": 4.0, "paired": False}, 0.2),
         ({"N": 5, "size": 4.0}, 2.0),
     ):
-        start = started(*drawn(22, **kind))
+        start = replace(started(*drawn(22, **kind)), radius=radius)
         p, off = start.row_space_sizes
         off *= 1e10  # as if the rows of X left the range of Q
         vars(start)["row_space_sizes"] = p, off
         found = Mover(start).at(tau)
         for j in range(start.net.width):
             v, w = abs(start.V[j, 0]), math.sqrt(found.kappa[j]) * found.growth[j] * (1 + 8 * E)
-            total = np.linalg.norm(start.U[:, j]) + w
+            total = np.linalg.norm(start.U[:, j]) + radius + w
             leak = 2 * off * max(start.lengths) * math.sqrt(len(start.X)) * found.growth[j] * total
-            law = v**2 - p[j] ** 2 + max(p[j] - w, 0) ** 2 - leak - drift - 16 * E * (v**2 + p[j] ** 2)
+            law = (
+                v**2 - p[j] ** 2 + max(p[j] - w, 0) ** 2 - leak - drift - 2 * radius * v - 16 * E * (v**2 + p[j] ** 2)
+            )
             alone = max(v * (1 - 4 * E) - found.second[j], 0) ** 2
             # differences of squares
             assert found.squares_floor(drift)[j] == near(max(alone, law) * (1 - 8 * E), rel=1e-9)
             won.append((law > alone and off > 0, law > alone and p[j] > w, law > alone and p[j] < w, alone > law))
-    assert np.all(np.any(won, axis=0)) or drift
+    assert np.all(np.any(won, axis=0)) or drift or radius
 
 
 def test_nothing_is_computed_past_the_farthest_path(monkeypatch):
