@@ -1,12 +1,14 @@
 """Certificates: against runs, against the plain theorem, in every unit, and in words."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import linflow as lf
 from linflow import relu
+from linflow.relu import certificate
 from linflow.relu.floor import Floor
 from linflow.relu.movement import Mover
 from linflow.relu.path import Path, march
@@ -139,6 +141,62 @@ def test_a_run_that_is_too_slow_is_seen():
     cert = relu.certify(X, Y, net)
     slowed = lf.relu.Trajectory(**{**vars(run), "t": 3 * run.t, "rate": run.rate / 3})
     assert cert.check(run).holds and not cert.check(slowed).holds
+
+
+# --- what is said of steps and paths, with stand-ins for those who compute them ------------------------------------
+
+
+def test_a_step_is_given_and_taken_in_the_units_of_the_data(monkeypatch):
+    asked = []
+
+    def steps(gain, step_size):
+        return SimpleNamespace(gain=gain, step_size=step_size, covered=0.25)
+
+    for gain in (0.5, 0.0):
+        best, certified = steps(gain, 6.0), steps(gain, None)
+        stand_in = SimpleNamespace(best=lambda best=best: best, certify=lambda h, c=certified: asked.append(h) or c)
+        monkeypatch.setattr(certificate, "Descent", lambda start, d=stand_in: d)
+        start = SimpleNamespace(unfit="", rate_power=4)
+        for given, eta, found in ((None, 6.0 / 16, best), (0.5, 0.5, certified)):
+            if gain:
+                assert certificate.stepped(start, given) == (eta, found, "")
+            else:
+                said = f"with the step {eta:.3g}, 25% of the residual is proved to go; shorten the step"
+                assert certificate.stepped(start, given) == (eta, None, said)
+    assert asked == [8.0, 8.0]
+    for given in (None, 0.5):
+        assert certificate.stepped(SimpleNamespace(unfit="why"), given) == (given, None, "why")
+
+
+def test_a_descent_from_where_nothing_moves_has_a_reason_and_no_curve():
+    X, Y, net = drawn(6)
+    for eta in (None, 0.5):
+        cert = relu.certify(X, Y, relu.Network(0 * net.U, 0 * net.V), algorithm="descent", step_size=eta)
+        assert "nothing moves" in cert.reason and cert.guarantees[0].curve is None
+
+
+@pytest.mark.parametrize(
+    ("closes", "might_close", "fineness"),
+    [
+        ((True,), (False,), [1]),
+        ((False,), (False,), [1]),
+        ((False, True), (True, True), [1, 4]),
+        ((False, False), (True, True), [1, 4]),
+    ],
+)
+def test_a_path_that_might_close_is_looked_for_once_more_and_finer(closes, might_close, fineness, monkeypatch):
+    paths = [SimpleNamespace(closes=a, might_close=b, covered=0.5) for a, b in zip(closes, might_close, strict=True)]
+    marched, resets = [], []
+
+    def march(at, residual, longest, finer):
+        marched.append((residual, longest, finer))
+        return paths[len(marched) - 1]
+
+    monkeypatch.setattr(certificate, "march", march)
+    found, reason = certificate.closing(lambda tau: 2.0, 3.0, 0.5, lambda: resets.append(0))
+    assert marched == [(3.0, 6.0, finer) for finer in fineness] and len(resets) == len(marched)
+    assert (found, reason) == (paths[-1], "") if closes[-1] else found is None and "50% of the residual" in reason
+    assert certificate.closing(lambda tau: 2.0, 3.0, 0.0)[0] is None and len(marched) == len(fineness)
 
 
 COARSE = 1e-6

@@ -317,8 +317,9 @@ def follow(start: Start) -> tuple[Path | None, Movement | None, str, dict[str, f
         return None, None, reason, facts
     mover.reset()
     movement = mover.at(float(found.paths[-1]))
+    assert movement is not None  # the march came to this path
     facts["path τ*"] = math.ldexp(float(found.paths[-1]), -start.input_power)
-    facts["pairs that may flip"] = float(0 if movement is None else (~movement.frozen).sum())
+    facts["pairs that may flip"] = float((~movement.frozen).sum())
     return found, movement, "", facts
 
 
