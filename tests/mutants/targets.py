@@ -137,7 +137,7 @@ TARGETS = {
     "dynamics.trajectory": ["dynamics/test_literal", "dynamics/test_pickling"],
     "dynamics.saddles": ["dynamics/test_literal", "_support/test_range"],
     "torch._imbalance_law": ["torch/test_literal", "torch/test_monitor_optimizers"],
-    "torch._sgd": ["torch/test_literal", "torch/test_monitor_optimizers"],
+    "torch._sgd": ["torch/test_literal_sgd", "torch/test_literal"],
     **{f"torch.{name}": ["torch/test_literal"] for name in ("_extremes", "_tangent", "certified")},
     "torch._numbers": ["torch/test_literal"],
     **{

@@ -163,7 +163,7 @@ def _rates(optimizer: Any, layers: Stack) -> tuple[float, ...]:
     """Return the learning rates over that of the first layer; where that is 0, as in a warm-up, the initial ones."""
     groups = [group_of(optimizer, p) or optimizer.param_groups[0] for p in layers.parameters]
     rates = [float(g["lr"]) for g in groups]
-    if rates[0] == 0 and not any(rates):
+    if not any(rates):
         rates = [float(g.get("initial_lr", 1.0)) for g in groups]
     return tuple(r / rates[0] if rates[0] else math.inf for r in rates)
 
