@@ -92,3 +92,11 @@ def test_how_many_numbers_the_margin_may_take(monkeypatch):
     monkeypatch.setattr(softmax, "LARGEST", 3 * 3 * 2 * 4 - 1)
     with pytest.raises(ValueError, match="too many"):
         softmax._differences(X, np.array([0, 1, 2]), 4)
+
+
+def test_the_hessian_of_a_certain_sample_keeps_its_digits():
+    """`p(1 − p)(v_k − v_y)(e_k − e_y)` with p = e^{−40}: moves are measured from the right class before they cancel."""
+    f = lf.SoftmaxLoss(np.eye(2), [0, 1])
+    p = math.exp(-40) / (1 + math.exp(-40))
+    found = f.hessian_product(40 * np.eye(2), np.array([[3.0, 5.0], [7.0, 0.5]]))
+    np.testing.assert_allclose(found, p * np.array([[-2.0, 2.0], [6.5, -6.5]]), rtol=1e-14)
