@@ -95,7 +95,7 @@ def test_how_many_numbers_the_margin_may_take(monkeypatch):
 
 
 def test_the_hessian_of_a_certain_sample_keeps_its_digits():
-    """`p(1 − p)(v_k − v_y)(e_k − e_y)` with p = e^{−40}: moves are measured from the right class before they cancel."""
+    """`p(1 − p)(v_k − v_y)(e_k − e_y)` with p = e^{−40}: moves are measured from the right class."""
     f = lf.SoftmaxLoss(np.eye(2), [0, 1])
     p = math.exp(-40) / (1 + math.exp(-40))
     found = f.hessian_product(40 * np.eye(2), np.array([[3.0, 5.0], [7.0, 0.5]]))

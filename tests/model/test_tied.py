@@ -85,3 +85,63 @@ def test_rounding_is_that_of_the_two_layers_and_of_the_sums():
     slope = np.linalg.norm(inner.gradient(X @ X.T))
     expected = np.linalg.norm(X) * (inner.gradient_rounding(both) + 4 * eps * slope)
     assert f.gradient_rounding(net) == pytest.approx(expected, rel=1e-13, abs=0)
+
+
+EPS = np.finfo(float).eps
+
+
+def declared(Y):
+    """The factorization of Y, of which only the minimiser is told."""
+    return lf.Objective(
+        lambda W: 0.5 * float(np.sum((W - Y) ** 2)) + 3.0, lambda W: W - Y, shape=Y.shape, minimum=3.0, minimizer=Y
+    )
+
+
+@pytest.mark.parametrize(("part", "reached"), [(0.9, True), (1.1, False)])
+def test_a_minimiser_is_a_square_up_to_its_rounding(part, reached):
+    """64ε of the norm of Y, of what Y − Yᵀ and the eigenvalues that no XXᵀ has may be."""
+    off = part * 64 * EPS
+    skew = np.diag([3.0, 4.0]) + off * 5 / 2**0.5 * np.array([[0.0, 0.5], [-0.5, 0.0]])
+    below, above = np.diag([3.0, 4.0, -off * 5]), np.diag([3.0, 4.0, off * 5])
+    for Y, width in ((skew, 2), (below, 3), (above, 2)):
+        if reached:
+            f = lf.TiedLayers(declared(Y), width)
+            assert f.minimum == 1.5 and f.gap(2.0 * np.eye(len(Y), width)) > 0
+        else:
+            with pytest.raises(ValueError, match="give minimum="):
+                lf.TiedLayers(declared(Y), width)
+
+
+def test_constants_and_a_minimum_that_is_given():
+    inner, X = lf.MatrixFactorization(np.diag([2.0, -1.0])), np.array([[1.0, 0.5], [0.2, 0.3]])
+    f, net, both = lf.TiedLayers(inner, 2, minimum=-0.5), lf.Network([X]), lf.Network([X, X.T])
+    assert (f.strong_convexity, f.smoothness, f.pl_constant) == (0.0, np.inf, 0.0)
+    assert f.gap(X) == f.value(X) + 0.5
+    expected = 0.5 * inner.rounding(both) + 4 * EPS * (0.5 + f.value(X))
+    assert f.rounding(net) == pytest.approx(expected, rel=1e-13, abs=0)
+    whole = lf.TiedLayers(lf.MatrixFactorization(np.diag([2.0, 1.0])), 2)
+    assert whole.minimum == 0 and whole.rounding(net) == 0.5 * whole.objective.rounding(both)
+    assert whole.gap(X) == 0.5 * whole.objective.gap(X @ X.T)
+    with pytest.raises(ValueError, match="give minimum="):
+        lf.TiedLayers(lf.Objective(inner.value, inner.gradient, shape=(2, 2), minimum=0.0), 2)
+
+
+def test_the_gap_has_its_digits_near_the_minimum():
+    """`¼(q₁ − 2)² + ½q₂ + ¼q₂²` at Q = diag(q) for Y = diag(2, −1)."""
+    f = lf.TiedLayers(lf.MatrixFactorization(np.diag([2.0, -1.0])), 2)
+    for a, b in ((1.5, 2.0**-30), (1.4375, 0.0), (0.0, 3.0)):
+        q = a * a, b * b
+        expected = 0.25 * (q[0] - 2) ** 2 + 0.5 * q[1] + 0.25 * q[1] ** 2
+        assert f.gap(np.diag([a, b])) == pytest.approx(expected, rel=1e-13, abs=0)
+    assert f.gap(np.diag([0.0, 2.0**-40])) - 1.0 < 1e-15
+
+
+def test_the_slope_of_a_loss_that_is_not_symmetric(rng):
+    """`S = ½(G + Gᵀ)` with `G = AXXᵀB − C`, and the same of the change `A(VXᵀ + XVᵀ)B`."""
+    A, B = (S @ S.T for S in rng.standard_normal((2, 3, 4)))
+    C = rng.standard_normal((3, 3))
+    f = lf.TiedLayers(lf.Quadratic(A, B, C), 2, minimum=0.0)
+    X, V = rng.standard_normal((2, 3, 2))
+    G, H = A @ X @ X.T @ B - C, A @ (V @ X.T + X @ V.T) @ B
+    np.testing.assert_allclose(f.gradient(X), 0.5 * (G + G.T) @ X, rtol=1e-11)
+    np.testing.assert_allclose(f.hessian_product(X, V), 0.5 * (G + G.T) @ V + 0.5 * (H + H.T) @ X, rtol=1e-11)
