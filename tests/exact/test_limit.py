@@ -285,3 +285,39 @@ def test_lines_through_the_middle_bound_a_skew_convex_function():
     low = chain_rate._least_convex(skew, 1)
     assert 10.0 * (1 - chain_rate._NEAR) <= low[0] <= 10.0
     assert 9.0 * max(x for x in seen[-3:]) <= 10.0 * chain_rate._NEAR  # no wider than the steeper side lets it be
+
+
+@pytest.mark.parametrize("slack", [0.25, 0.5])
+def test_the_least_slope_is_the_least_product_of_offsets(slack, monkeypatch):
+    monkeypatch.setattr(chain_rate, "_SLACK", slack)
+    layers = np.array([[3.0, 1.0, 2j], [-2.0, 4.0, -3.0], [1j, 2.0, 4.0]])
+    products = [(4 - 1) * (9 - 1), (4 - 1) * (16 - 1), (9 - 4) * (16 - 4)]
+    assert chain_rate.least_slope(layers, opposite=False) == pytest.approx(min(products) * (1 - slack), rel=1e-11)
+    # Two layers: T = ½(a + b)²e^{2s} + ½(a − b)²e^{−2s} and, of the opposite chain (c, d), the same at −s.
+    (a, c), (b, d) = pair = np.array([[1.0, 0.3], [0.2, 0.9]])
+    least = 0.5 * np.sqrt(((a + b) ** 2 + (c - d) ** 2) * ((a - b) ** 2 + (c + d) ** 2))
+    found = chain_rate.least_slope(pair, opposite=True)
+    assert least * (1 - slack) * (1 - 1e-6) <= found <= least * (1 - slack) * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("side", [1.0, -1.0])
+def test_three_points_walk_to_the_minimum_and_close_in(side, monkeypatch):
+    """|x − 5| + 1 and |x − 3| + 1, until both bounds, `2f(middle) − f(end)`, are at least three quarters."""
+    monkeypatch.setattr(chain_rate, "_NEAR", 0.25)
+    seen = []
+
+    def function(x):
+        seen.append(side * x)
+        return np.abs(side * x - np.array([5.0, 3.0])) + 1
+
+    assert chain_rate._least_convex(function, 2).tolist() == [0.75, 0.9375]
+    triples = list(zip(*[iter(seen)] * 3, strict=True))
+    for k, path in enumerate(
+        (
+            [(0, 1), (1, 2), (3, 4), (3, 2), (5, 4), (5, 2), (5, 1), (5, 0.5), (5, 0.25)],
+            [(0, 1), (1, 2), (3, 4), (3, 2), (3, 1), (3, 0.5), (3, 0.25), (3, 0.125), (3, 0.0625)],
+        )
+    ):
+        assert [(float(m[k]), abs(float(r[k] - m[k]))) for _, m, r in triples] == path
+        assert all(abs(m[k] - a[k]) == abs(r[k] - m[k]) for a, m, r in triples)
+    assert chain_rate._least_convex(lambda x: np.abs(x) - 5, 1).tolist() == [0.0]  # no slope is negative
