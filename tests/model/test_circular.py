@@ -6,6 +6,7 @@ from scipy.integrate import solve_ivp
 
 import linflow as lf
 from linflow.model.circular import circulant
+from linflow.model.coefficients import STRUCTURE
 
 
 def convolved(filters):
@@ -91,3 +92,64 @@ def test_frequencies_that_the_data_do_not_see_keep_their_phase(rng):
     found = lf.predicted_limit(f, net)
     run = lf.gradient_flow(f, net, until=1e-13)
     np.testing.assert_allclose(f.coefficients(run.final), found.coefficients, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("d", [4, 5])
+def test_chains_with_an_output_scale_and_several_samples(d, rng):
+    """Even rows and filters have real spectra: `|ŵ_l|`, one of them with the sign of the product."""
+    even = [[0, 1, 2, 1], [0, 1, 2, 2, 1]][d - 4]
+    X, filters, scale = rng.standard_normal((3, 3))[:, even], rng.standard_normal((3, 3))[:, even], 1.7
+    f = lf.CircularRegression(X, rng.standard_normal(3))
+    net = lf.Network(f.start(filters).weights, scale)
+    chains, half = f.chains(net), d // 2 + 1
+    waves = np.cos(2 * np.pi * np.outer(np.arange(d), np.arange(half)) / d)
+    spectra, rows = filters @ waves, X @ waves
+    np.testing.assert_allclose(np.abs(chains.layers), scale ** (1 / 3) * np.abs(spectra), rtol=1e-12)
+    many = np.array([1.0 if j == 0 or 2 * j == d else 2.0 for j in range(half)]) / d
+    phases = np.sign(rows[np.argmax(np.abs(rows), axis=0), np.arange(half)])
+    np.testing.assert_allclose(np.prod(chains.layers, axis=0), scale * np.prod(spectra, axis=0) * phases, rtol=1e-12)
+    np.testing.assert_allclose(chains.inputs, many * rows * phases, rtol=1e-12)
+    np.testing.assert_allclose(chains.costs, many, rtol=1e-15)
+    assert chains.speed == pytest.approx(scale ** (2 / 3) / d, rel=1e-15) and not chains.opposite
+    np.testing.assert_allclose(chains.basis @ np.prod(chains.layers, axis=0), f.coefficients(net), rtol=0, atol=1e-13)
+    np.testing.assert_allclose(f.modes(net), [np.fft.fft(W[0]) for W in net.weights], rtol=1e-15)
+    largest = np.argmax(np.abs(spectra), axis=0)
+    assert all(np.sum(chains.layers[:, j] < 0) <= 1 for j in range(half))  # the sign is that of the largest layer
+    assert all(chains.layers[largest[j], j] * phases[j] * np.prod(spectra[:, j]) > 0 for j in range(half))
+
+
+@pytest.mark.parametrize("part", [0.9, 1.1])
+def test_phases_may_differ_by_rounding(part):
+    """`STRUCTURE` of the largest frequency of the data, and of the norms of the filters."""
+    odd = np.array([0.0, 1.0, -1.0])  # its spectrum is ∓i√3 at frequency 1
+    away = part * STRUCTURE / np.sqrt(3) * odd
+    X = np.array([[3.0, 1.0, 1.0], [0.5, 0.25, 0.25]])  # the largest frequency is 5
+    shifted = X + np.array([np.zeros(3), 5 * away])
+    w = np.array([[1.0, 0.5, 0.5], [2.0, 0.25, 0.25]])
+    sizes = np.linalg.norm(w, axis=1)
+    # ŵ_1 is ½ at frequency 1, so that of the product moves by half of what w_2 does.
+    moved = w + np.array([np.zeros(3), 2 * sizes[0] * sizes[1] * away])
+    for data, filters, what in ((shifted, w, "the inputs"), (X, moved, "the product of the filters")):
+        f = lf.CircularRegression(data, [1.0, 2.0])
+        if part < 1:
+            f.chains(f.start(filters))
+        else:
+            with pytest.raises(ValueError, match=f"at frequency 1 the phases of {what} differ"):
+                f.chains(f.start(filters))
+
+
+@pytest.mark.parametrize("part", [0.9, 1.1])
+def test_a_frequency_that_is_rounding_is_not_seen(part):
+    X = np.array([[1.0, 1.0, 1.0]]) + part * STRUCTURE * np.array([[2.0, -1.0, -1.0]])  # 3, and 3·part·STRUCTURE
+    f = lf.CircularRegression(X, [1.0])
+    found = f.chains(f.start([[1.0, 0.5, 0.5], [-2.0, 0.25, 0.25]]))
+    assert (found.inputs[0, 1] == 0) == (part < 1)
+    # The phase is that of the product where nothing is seen, and that of the data elsewhere.
+    assert np.prod(found.layers[:, 1]) == pytest.approx(0.5 * 2.25 * (1 if part < 1 else -1), rel=1e-12)
+
+
+def test_layers_of_another_shape_are_not_circulant(rng):
+    f = lf.CircularRegression(rng.standard_normal((1, 3)), [1.0])
+    net = lf.Network([rng.standard_normal((3, 4)), rng.standard_normal((4, 3))])
+    with pytest.raises(ValueError, match="W_1 is not exactly circulant"):
+        f.modes(net)
