@@ -42,7 +42,7 @@ def examine(name: str, workers: int, every: int, longest: float, leave: list[tup
         left.write_text(json.dumps(leave), encoding="utf-8")
         command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "tests.mutants.session"]
         # pytest would rewrite the asserts of a module that is named, and its code would not be that of the source.
-        command += ["--assert", "plain", "-p", "no:cacheprovider"]
+        command += ["--assert", "plain", "-p", "no:cacheprovider", "--tb", "native"]
         command += ["--mutate", f"linflow.{name}", "--mutants-out", str(out)]
         command += ["--mutants-workers", str(workers), "--mutants-every", str(every)]
         command += ["--mutants-longest", str(longest), "--mutants-leave", str(left)]
