@@ -141,19 +141,20 @@ def test_growth_and_dominance_are_rounded_down(monkeypatch):
 
 @pytest.mark.parametrize("size", [0.01, 10.0])
 def test_without_a_piece_the_excess_is_the_slope_over_the_farthest_minimiser(size, monkeypatch):
-    """‖w − w*‖ ≤ 2 √(2f max(1, r/δ))/σ with r the farthest residual of either kind."""
+    """‖w − w*‖ ≤ 2 √(2f max(1, r/δ))/σ, r the farthest residual of either kind, f of residuals as off as can be."""
+    coarse = 2.0**-8
     monkeypatch.setattr(robust, "_piece", lambda *_: None)
+    monkeypatch.setattr(robust, "EPS", coarse)
     X, y, w = np.array([[1.0], [2.0]]), size * np.array([1.0, -1.0]), np.array([0.001])
     fit = HuberFit.of(X, y, w, 0.5, math.sqrt(5.0))
-    r = X @ w - y
+    r, off = X @ w - y, 4 * coarse * (X[:, 0] * 0.001 + np.abs(y))
     slopes = np.clip(r, -0.5, 0.5)
-    free = np.abs(r) <= 0.5
+    free = np.abs(r) <= 0.5 + off
     assert free.all() == (size < 1)
-    value = float(np.sum(np.abs(slopes) * (np.abs(r) - np.abs(slopes) / 2)))
+    value = sum(0.5 * a * a if a <= 0.5 else 0.5 * a - 0.125 for a in np.abs(r) + off)
     farthest = max(math.sqrt(2 * value), value / 0.5 + 0.25)  # of a small and of a large residual
     away = 2 * math.sqrt(2 * value * max(1.0, farthest / 0.5)) / math.sqrt(5.0)
-    off = 4 * EPS * (X[:, 0] * 0.001 + np.abs(y))
-    slope = abs(float(X[:, 0] @ slopes)) + float(X[:, 0] @ (4 * EPS * np.abs(slopes) + free * off))
+    slope = abs(float(X[:, 0] @ slopes)) + float(X[:, 0] @ (4 * coarse * np.abs(slopes) + free * off))
     assert fit.slope == pytest.approx(slope, rel=1e-14) and fit.excess == pytest.approx(slope * away, rel=1e-12)
     assert fit.distance == math.inf and fit.pieces == ()
 
@@ -296,9 +297,82 @@ def test_the_threshold_comes_down_from_the_largest_residual_of_either_sign():
             assert found.item() == pytest.approx(side * w, rel=1e-14)
 
 
+def test_a_loss_of_0_in_float64_may_be_off():
+    """At δ = 1e-9 residuals of numbers of size 1e8 are rounding: the computed loss says nothing."""
+    X, y, w = np.array([[1e8]]), np.array([1e8]), np.array([1.0])
+    fit = HuberFit.of(X, y, w, 1e-9, 1e8)
+    true = 1e-9 * 1e-8  # the loss at an exact y that is 1e-8 away, which rounds to this one; its minimum is 0
+    assert np.float64(1e8) + 7e-9 == 1e8 and float(huber_of(X @ w - y)) == 0.0
+    assert fit.excess > true
+    assert fit.slope == pytest.approx(2e-9 * 1e8, rel=1e-12)  # from −δ to δ, whatever the rounding
+
+
+def huber_of(r):
+    return np.sum(robust.huber(r, 1e-9))
+
+
 def test_a_piece_whose_nearest_sample_leaves_shows_nothing():
     X = np.array([[1.0], [1.0], [1.0]])
     assert _piece(X, np.array([0.5, 0.4, 0.1]), np.ones(3), 0.3, 3) is None  # 0.1 − 2·0.3/3 < 0
     assert _piece(X, np.array([0.5, 0.4, 0.3]), np.ones(3), 0.3, 3) is not None
     assert _piece(X, np.array([0.5, 0.4, 0.0]), np.ones(3), 0.0, 3) is None  # no room at all
     assert _piece(np.full((3, 1), 1e-170), np.ones(3), np.full(3, 1e-170), 0.0, 3) is None  # a square that vanishes
+
+
+# --- limits of the objective ---------------------------------------------------------------------------------------
+
+
+def test_data_whose_squares_leave_float64_are_refused():
+    assert (huber.LEAST, huber.LARGEST, huber.SOLVED) == (1e-140, 1e140, 1e-6)
+    for size in (1e-140, 1e140):
+        for X, Y, delta in ((size, 1.0, 1.0), (1.0, size, 1.0), (1.0, size, size)):
+            assert lf.Huber([[X]], [[Y]], delta).smoothness == X**2
+    for size in (0.99e-140, 1.01e140):
+        for X, Y, delta in ((size, 1.0, 1.0), (1.0, size, 1.0), (1.0, 1.0, size)):
+            with pytest.raises(ValueError, match="square leaves float64"):
+                lf.Huber([[X]], [[Y]], delta)
+
+
+@pytest.mark.parametrize(("part", "fine"), [(0.99, True), (1.01, False)])
+def test_a_minimum_that_is_far_off_is_refused(part, fine, monkeypatch):
+    """The excess may be 1e-6 of the loss at 0, and 1e-277 where that is 0."""
+    for Y, room in (([[0.5, 3.0]], 1e-6 * (0.125 + 2.5)), ([[0.0, 0.0]], 1e-277)):
+        fit = HuberFit(0.0, 0.0, part * room / 2, ())  # of each of the two columns
+        monkeypatch.setattr(huber.HuberFit, "of", lambda *_, fit=fit: fit)
+        if fine:
+            assert lf.Huber([[1.0]], Y).excess == part * room
+        else:
+            with pytest.raises(ValueError, match="could be computed to"):
+                lf.Huber([[1.0]], Y)
+
+
+@pytest.mark.parametrize(("part", "rank"), [(0.99, 1), (1.01, 2)])
+def test_the_rank_of_the_inputs(part, rank, monkeypatch):
+    """Singular values above `max(N, n) ε σ_max` count; the least of these goes into the fits."""
+    coarse, asked = 2.0**-10, []
+    monkeypatch.setattr(huber, "EPS", coarse)
+    plain = HuberFit.of
+    monkeypatch.setattr(huber.HuberFit, "of", lambda *given: asked.append(given[-1]) or plain(*given))
+    X = np.vstack([np.diag([4.0, part * 5 * coarse * 4.0]), np.zeros((3, 2))])
+    f = lf.Huber(X, np.ones((5, 1)), 2.0)
+    assert f.rank == rank and (f.row_space is None) == (rank == 2)
+    assert asked == [pytest.approx(4.0 if rank == 1 else 4.0 * part * 5 * coarse, rel=1e-14)]
+    assert f.smoothness == pytest.approx(16.0, rel=1e-14)
+
+
+def test_the_hessian_counts_a_sample_at_its_kink():
+    f = lf.Huber([[1.0], [1.0]], [[0.0], [5.0]], 1.0)
+    assert f.hessian_product(np.array([[1.0]]), np.array([[2.0]])).item() == 2.0
+    assert f.hessian_product(np.array([[4.0]]), np.array([[2.0]])).item() == 2.0
+    assert f.hessian_product(np.array([[4.5]]), np.array([[2.0]])).item() == 2.0
+    assert f.hessian_product(np.array([[1.5]]), np.array([[2.0]])).item() == 0.0
+
+
+def test_the_constants_of_a_start_are_those_of_its_gap_and_rounding(monkeypatch):
+    f, net = lf.Huber([[1.0]], [[0.0]]), lf.Network([np.array([[3.0]])])
+    monkeypatch.setattr(lf.Huber, "rounding", lambda self, network: 0.5)
+    seen, same = f.effective(net)
+    assert same is net and seen.pl_constant == float(f.pl_constant_on(2.5 + 0.5)) < float(f.pl_constant_on(2.5))
+    f._fits = [HuberFit(0.0, 3.0, 0.0, ()), HuberFit(0.0, math.inf, 0.0, ())]
+    f.minimizer = np.array([[2.0]])
+    assert f.minimizer_size == 8.0  # nothing is known of the distance

@@ -148,14 +148,15 @@ class HuberFit:
         off = 4 * EPS * (lengths * np.linalg.norm(w) + np.abs(y))  # rounding of r
         slopes = clipped(r, threshold)
         free = np.abs(r) <= threshold + off
-        slope = float(np.linalg.norm(X.T @ slopes)) + float(lengths @ (4 * EPS * np.abs(slopes) + free * off))
+        turned = free * np.minimum(off, 2 * threshold)  # how far the slope of a sample may be off
+        slope = float(np.linalg.norm(X.T @ slopes)) + float(lengths @ (4 * EPS * np.abs(slopes) + turned))
         slack = threshold - np.abs(r) - off
         found = [_piece(X, slack, lengths, slope, int(share * np.sum(slack > 0))) for share in SHARES]
         pieces = tuple({piece.level: piece for piece in found if piece is not None}.values())
         if pieces:
             curvature = max(piece.curvature for piece in pieces)
             return cls(slope, slope / curvature, slope * slope / curvature, pieces)
-        value = float(np.sum(huber(r, threshold)))
+        value = float(np.sum(huber(np.abs(r) + off, threshold)))
         farthest = value / threshold + threshold / 2  # the largest residual: h(r) ≥ δ|r| − ½δ², of small ones, too
         away = 2 * math.sqrt(2 * value * max(1.0, farthest / threshold)) / least
         return cls(slope, math.inf, slope * away, ())
