@@ -52,7 +52,8 @@ TARGETS = {
         for name in ("movement", "shadows", "floor", "path", "problem", "certificate")
     },
     **{f"relu.{name}": ["relu/test_literal", "relu/test_descent"] for name in ("steps", "descent")},
-    **{f"relu.{name}": ["relu/test_flow"] for name in ("flow", "pieces", "trajectory")},
+    **{f"relu.{name}": ["relu/test_literal_pieces", "relu/test_flow"] for name in ("flow", "pieces")},
+    "relu.trajectory": ["relu/test_flow"],
     **{f"relu.{name}": ["relu/test_network"] for name in ("network", "starts")},
     **{
         f"relu.{name}": [
@@ -61,7 +62,7 @@ TARGETS = {
         ]
         for name in ("passage", "pattern_march", "pattern_path", "pattern_tube", "enclosure")
     },
-    "relu.events": ["relu/test_flow"],
+    "relu.events": ["relu/test_literal_pieces", "relu/test_flow"],
     "relu.design": ["relu/test_design"],
     "relu.roots": ["relu/test_roots", "relu/test_flow"],
     "relu.pattern_descent": ["relu/test_literal_pattern", "relu/test_enclosed_descent"],
