@@ -131,7 +131,8 @@ def test_the_field_of_a_smooth_network_has_no_pieces():
         # Off: ż = g − 2q/4 is not above the noise.
         (OFF, 3.0, 1.625, True), (OFF, 3.0, 1.63, False), (OFF, 3.0, -9.0, True),
         # Held at 0 by the force g/2, which is between q/4 and q.
-        (SLIDING, 3.0, 1.5, True), (SLIDING, 3.0, 1.49, False), (SLIDING, 3.0, 6.0, True), (SLIDING, 3.0, 6.01, False),
+        (SLIDING, 3.0, 1.5, True), (SLIDING, 3.0, 1.49, False), (SLIDING, 3.0, 6.0, True),
+        (SLIDING, 3.0, 6.01, False),
         (SLIDING, -3.0, -1.5, True), (SLIDING, -3.0, -1.49, False), (SLIDING, -3.0, -6.0, True),
         (SLIDING, -3.0, -6.01, False), (SLIDING, -3.0, 3.0, False), (SLIDING, 0.0, 0.0, False),
     ],
@@ -376,14 +377,16 @@ def test_events_of_a_step_of_the_flow():
         def dense(s):
             return np.array([s])
 
+        def values(states):
+            x = (states[:, 0] - 2.0) / 4.0
+            return np.stack([np.polyval(c[::-1], x) for c in z], axis=1)[:, None, :]
+
         states = SimpleNamespace(
             has_kinks=True,
             X=field.X,
             slope=0.25,
             layers=lambda y: (np.ones((1, 3)), None),
-            z=lambda states: np.stack([np.polyval(c[::-1], (states[:, 0] - 2.0) / 4.0) for c in z], axis=1)[
-                :, None, :
-            ],
+            z=values,
             sliding_forces=lambda states, pattern: (
                 np.array([0]),
                 np.array([2]),
