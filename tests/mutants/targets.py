@@ -42,9 +42,10 @@ TARGETS = {
     "advice.rebalance": ["advice/test_rebalance"],
     "model.optimizer": ["dynamics/test_optimizers"],
     **{
-        f"dynamics.{name}": ["dynamics/test_optimizers"]
-        for name in ("motion", "other_flows", "coordinates", "ending")
+        f"dynamics.{name}": ["dynamics/test_literal_other_flows", "dynamics/test_optimizers"]
+        for name in ("other_flows", "coordinates", "ending")
     },
+    "dynamics.motion": ["dynamics/test_optimizers"],
     "certificates.certificate": ["certificates/test_literal_certificate"],
     "certificates.promises": ["certificates/test_literal_certificate"],
     **{
