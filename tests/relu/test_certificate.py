@@ -89,7 +89,7 @@ def test_a_bias_is_a_row_of_ones():
     assert relu.certify(X, Y, net).rate == relu.certify(net.inputs(X), Y, other).rate > 0
 
 
-@pytest.mark.parametrize("which", ["repeated", "zero row", "no weights", "narrow", "far", "huge"])
+@pytest.mark.parametrize("which", ["repeated", "zero row", "no weights", "narrow", "far", "huge", "huge weights"])
 def test_where_nothing_can_be_certified_a_reason_is_given(which):
     X, Y, net = drawn(6, h=100, size=4.0)
     text = {"repeated": "cannot be told from 0", "zero row": "row 2", "no weights": "nothing moves"}.get(which, "")
@@ -102,7 +102,9 @@ def test_where_nothing_can_be_certified_a_reason_is_given(which):
     elif which == "narrow":
         net, text = relu.Network(net.U[:, :2], net.V[:2]), "cannot be told from 0"
     elif which == "far":
-        Y, text = 1e3 * Y, "% of the residual"
+        Y, text = 1e3 * Y, "% of the residual is proved to go; enlarge the second layer"
+    elif which == "huge weights":
+        net, text = relu.Network(1e200 * net.U, 1e200 * net.V), "past float64"
     else:
         Y, text = 1e200 * Y, "rescale"
     cert = relu.certify(X, Y, net)
@@ -133,6 +135,8 @@ def test_a_certificate_as_data_and_in_words():
         relu.certify(X, Y, net, loss="hinge")
     with pytest.raises(ValueError, match="4×1 is needed"):
         relu.certify(X, Y[:3], net)
+    with pytest.raises(TypeError, match="run is a NoneType"):
+        cert.check(None)
 
 
 def test_a_run_that_is_too_slow_is_seen():

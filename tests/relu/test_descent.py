@@ -127,7 +127,7 @@ def test_steps_that_are_too_long_are_refused_with_a_reason():
     eta = relu.safe_step_size(X, Y, net)
     long = relu.certify(X, Y, net, algorithm="descent", step_size=20 * eta)
     assert long.rate == 0 and "shorten the step" in long.reason and long.steps_to(0.1) == np.inf
-    with pytest.raises(ValueError, match="no step is certified"):
+    with pytest.raises(ValueError, match=r"no step is certified: .*nor is any of the shorter ones tried certified"):
         relu.safe_step_size(X, 1e3 * Y, net)
     with pytest.raises(ValueError, match="the flow takes no steps"):
         relu.certify(X, Y, net, step_size=0.1)
@@ -137,7 +137,12 @@ def test_steps_that_are_too_long_are_refused_with_a_reason():
 
 
 def test_a_descent_that_diverges_says_so():
+    """It ends with the last step whose loss is a number: weights, law and flips are those of this step."""
     X, Y, net = drawn(9, h=40, size=2.0)
-    with np.errstate(over="ignore", invalid="ignore"):
-        run = relu.gradient_descent(X, Y, net, step_size=10.0, steps=2000)
-    assert run.result is lf.Result.DIVERGED
+    run = relu.gradient_descent(X, Y, net, step_size=10.0, steps=2000)
+    assert run.result is lf.Result.DIVERGED and np.isfinite(run.gap).all() and run.gap[-1] > 1e9 * run.gap[0]
+    again = relu.gradient_descent(X, Y, net, step_size=10.0, steps=run.stats.steps)
+    assert again.result is lf.Result.STEPS_DONE and (again.gap == run.gap).all() and again.flips == run.flips
+    assert (again.final.U == run.final.U).all() and (again.imbalance_law == run.imbalance_law).all()
+    huge = relu.gradient_descent(1e200 * X, Y, net, step_size=10.0, steps=3)
+    assert huge.result is lf.Result.DIVERGED and huge.stats.steps == 0 and (huge.final.U == net.U).all()

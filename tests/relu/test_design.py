@@ -40,6 +40,10 @@ def test_where_H_is_singular_there_is_no_size():
     X[1] = X[0]
     with pytest.raises(ValueError, match="cannot be told from 0"):
         relu.design(X, Y, 40, rng=0)
+    with pytest.raises(ValueError, match="Y is all 0"):
+        relu.design(X, 0 * Y, 40)
+    with pytest.raises(TypeError, match="Y is a NoneType"):
+        relu.design(X, None, 40)
 
 
 def test_explicit_size_of_theorem_4_is_certified_without_flips():

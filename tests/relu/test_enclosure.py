@@ -113,7 +113,8 @@ def test_a_start_from_which_two_solutions_part_is_refused_and_one_that_leaves_0_
     X, Y = np.array([[1.0, 0.0], [1.0, 1.0]]), np.array([[2.0], [0.0]])
     enc = relu.enclose(X, Y, relu.Network([[0.0], [1.0]], [[1.0]]), until=1e-3)
     assert enc.result == "proof ended" and enc.steps == () and enc.end == 0
-    assert "neuron 0" in enc.reason and "sample 0" in enc.reason and "two solutions" in enc.reason
+    assert "neuron 0 starts at 0 on sample 0" in enc.reason and "two solutions" in enc.reason
+    assert "pull (R v_j)_i is -2, the radius 0" in enc.reason and "a small positive slope" in enc.reason
     assert enc.certificate is None and enc.certificate_reason == "nothing is enclosed"
     with pytest.raises(ValueError, match="nothing is enclosed"):
         enc.gap_bounds(0.0)
@@ -128,13 +129,35 @@ def test_a_dead_neuron_at_0_that_may_wake_ends_the_proof_and_is_named():
     X, Y = np.round(rng.standard_normal((3, 2)), 3), np.round(rng.standard_normal((3, 1)), 3)
     net = relu.Network(np.round(rng.standard_normal((2, 3)), 3), np.round(rng.standard_normal((3, 1)), 3))
     enc = relu.enclose(X, Y, net, t_max=4.0)
-    assert enc.result == "proof ended" and "neuron 0" in enc.reason and "sample 0" in enc.reason
+    assert enc.result == "proof ended" and "neuron 0 is held at 0 on sample 0 and may stay" in enc.reason
     rest = [f for f in enc.flips if (f.neuron, f.sample) == (0, 0)]
     assert len(rest) == 1 and rest[0].high == math.inf and rest[0].after == "off"
     # The pull on the pair is 0 at the end.
     end = enc.network_at(enc.end)
     pull = ((end.outputs(X) - Y) @ end.V.T)[0, 0]
     assert abs(pull) < 1e-9 and abs(end.preactivations(X)[0, 0]) < 1e-12
+
+
+def test_a_crossing_without_a_proved_speed_names_its_pair_and_time(monkeypatch):
+    """The crossing of sample 2 by neuron 3 that the judge's first case has, if no speed were known."""
+    X, Y, net, end = network("leaky, crossings")
+    whole = relu.enclose(X, Y, net, t_max=end)
+    monkeypatch.setattr(Neuron, "speed", lambda *_: 0.0)
+    enc = relu.enclose(X, Y, net, t_max=end)
+    turn = next(turn for turn in whole.turns if turn.t >= enc.end)
+    said = f"neuron {turn.neuron} comes to 0 on sample {turn.sample} at t = {turn.t:.6g} and is not proved to cross"
+    assert enc.result == "proof ended" and said in enc.reason
+
+
+def test_what_never_moves_and_what_leaves_float64_is_said():
+    X, Y, net, _ = network("plain")
+    zero = relu.Network(0 * net.U, 0 * net.V)
+    for kind in ({}, {"algorithm": "descent", "step_size": 0.1}):
+        assert "nothing moves" in relu.enclose(X, Y, zero, until=0.5, **kind).reason
+        for data in ((1e200 * X, Y, net), (X, 1e250 * Y, net), (X, Y, relu.Network(1e200 * net.U, 1e200 * net.V))):
+            enc = relu.enclose(*data, until=0.5, **kind)
+            assert enc.result == "proof ended" and "leaves float64; rescale" in enc.reason
+    assert "nothing moves" in relu.enclose(0 * X, Y, net, until=0.5).reason
 
 
 def test_sliding_neighbours_of_a_crossing_are_proved_to_slide(monkeypatch):

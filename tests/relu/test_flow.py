@@ -223,3 +223,10 @@ def test_units_do_not_matter(p, a):
     assert run.rate.min() / (P * A) ** 2 == pytest.approx(one.rate.min(), rel=1e-5, abs=0)
     cert = relu.certify(P * X, P * A * A * Y, relu.Network(A * net.U, A * net.V))
     assert cert.check(run).holds
+
+
+def test_a_start_beyond_float64_says_so():
+    X, Y, net = drawn(1, paired=False)
+    for data in ((1e200 * X, Y, net), (X, 1e300 * Y, net), (X, Y, relu.Network(1e200 * net.U, 1e200 * net.V))):
+        run = relu.gradient_flow(*data, t_max=1.0)
+        assert run.result is lf.Result.DIVERGED and run.stats.steps == 0

@@ -62,3 +62,35 @@ def test_odd_widths_and_other_depths_have_no_pairs():
         relu.paired((3, 5, 1))
     with pytest.raises(ValueError, match="three"):
         relu.paired((3, 4, 4, 1))
+
+
+def test_imbalances_of_huge_weights_are_infinite_and_not_nan():
+    net = relu.Network([[3e200, 2e200, 2e200]], [[1e200], [2e200], [3e200]])
+    assert relu.imbalance(net).tolist() == [np.inf, 0.0, -np.inf]
+    large = relu.Network([[3 * 2.0**505, 1.0]], [[2.0**505], [2.0]])
+    assert relu.imbalance(large).tolist() == [8 * 2.0**1010, -3.0]
+
+
+def test_targets_of_every_kind_and_what_is_said_of_others():
+    net, X = relu.Network([[1.0, -1.0]], [[2.0], [3.0]]), [[1.0], [2.0]]
+    wanted = relu.certify(X, [[1.0], [2.0]], net)
+    for Y in ([1.0, 2.0], (1, 2), np.array([1.0, 2.0]), np.array([[1.0], [2.0]]), np.ma.masked_array([1.0, 2.0])):
+        assert relu.certify(X, Y, net).gap == wanted.gap
+    cert = relu.certify(np.float32(X), np.float32([1, 2]), net)
+    assert cert.notes == ("X was promoted from float32 to float64", "Y was promoted from float32 to float64")
+    assert relu.enclose(np.float32(X), [1.0, 2.0], net, max_steps=1).notes == cert.notes[:1]
+    for Y, text in (
+        (None, "Y is a NoneType"),
+        (3.0, "Y has 0 dimensions"),
+        ([[1.0], [2.0, 3.0]], "Y is ragged"),
+        (np.ma.masked_array([1.0, 2.0], [True, False]), "Y hides 1 of its 2 entries"),
+        ([1.0, None], "Y has dtype object"),
+        ([1j, 2.0], "Y is complex"),
+        (np.ones((1, 2)), "Y is 1×2; 2×1 is needed"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=text):
+            relu.certify(X, Y, net)
+    with pytest.raises(ValueError, match=r"such as 0; .* 2 \* Y - 1"):
+        relu.certify(X, [0.0, 1.0], net, loss="logistic")
+    with pytest.raises(ValueError, match="has 1 layer; two"):
+        relu.imbalance([[[1.0]]])

@@ -136,6 +136,8 @@ def check_run(certificate: Promise, run: Trajectory) -> Check:
     because it is the residual that rounds: when it is computed, and in the weights with each step. In 6000 starts
     near a minimum, a factor of 2.3 was needed.
     """
+    if not (hasattr(run, "gap") and hasattr(run, "rate") and hasattr(run, "time_to")):
+        raise TypeError(f"run is a {type(run).__name__}; a run of the flow or of descent from this start is needed.")
     t, gap, rate = (to_numpy(x) for x in (run.t, run.gap, run.rate))
     root = 4 * math.sqrt(_noise(certificate, run))
     _check_pair(certificate, run, root)

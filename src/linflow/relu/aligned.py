@@ -16,7 +16,7 @@ from linflow.certificates.tail import TailCurve
 from linflow.model.classification import ExponentialLoss, ExponentialTail, LogisticLoss
 from linflow.model.network import Network as LinearNetwork
 from linflow.relu.layers import TwoLayers
-from linflow.relu.network import Network, targets
+from linflow.relu.network import Network, examples
 from linflow.relu.problem import TINY
 from linflow.relu.trajectory import Trajectory
 
@@ -34,6 +34,7 @@ class Classification:
         form: "exponential" or "logistic".
         minimum: 0, approached and never attained.
         derived: True: nothing about this loss is declared.
+        notes: how the data were converted.
     """
 
     X: np.ndarray
@@ -41,6 +42,7 @@ class Classification:
     form: str
     minimum: float = 0.0
     derived: bool = True
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def of_outputs(self) -> ExponentialTail:
@@ -96,16 +98,22 @@ class SumCurve:
         return gap / sum(1 / c for c in each) * (1 - 16 * EPS) if min(each) > 0 else 0.0
 
 
-def labels(X: np.ndarray, Y: Any, form: str) -> Classification:
-    """Check the labels and return the problem.
+def labels(X: Any, Y: Any, net: TwoLayers, form: str) -> Classification:
+    """Check the data and return the problem.
 
     Raises:
         ValueError: labels other than ±1, or more than one output.
     """
-    signs = targets(Y, len(X), 1)
-    if not np.isin(signs, (-1.0, 1.0)).all():
-        raise ValueError("Y holds labels other than −1 and 1; the losses for classification need these two.")
-    return Classification(X, signs, form)
+    if net.widths[2] != 1:
+        raise ValueError(f"the network has {net.widths[2]} outputs; the loss {form!r} is for one.")
+    rows, signs, notes = examples(X, Y, net)
+    others = signs[~np.isin(signs, (-1.0, 1.0))]
+    if others.size:
+        raise ValueError(
+            f"Y holds labels other than −1 and 1, such as {others[0]:g}; the losses for classification need these "
+            "two. From 0 and 1, 2 * Y - 1 makes them."
+        )
+    return Classification(rows, signs, form, notes=notes)
 
 
 def aligned_phase(problem: Classification, net: Network) -> tuple[str, Curve | None, dict[str, float]]:

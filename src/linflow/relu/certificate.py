@@ -23,7 +23,7 @@ from linflow.relu.floor import Floor
 from linflow.relu.layers import TwoLayers
 from linflow.relu.lazy import Lazy
 from linflow.relu.movement import Movement, Mover
-from linflow.relu.network import Network, targets
+from linflow.relu.network import Network, examples
 from linflow.relu.path import Path, march
 from linflow.relu.problem import Regression, Start
 from linflow.relu.smooth import SmoothNetwork
@@ -31,6 +31,7 @@ from linflow.relu.steps import Descent, Steps
 
 RESTS_ON = "float64 numbers; their rounding is allowed for, but not proved"
 SOURCE = "linflow, docs/relu.md"
+LARGER = "enlarge the second layer or the width, or certify again from a later time of a run"
 
 
 @dataclass(frozen=True, repr=False)
@@ -176,30 +177,39 @@ def certify(
         raise ValueError(f'step_size is {step_size!r}, but the flow takes no steps; say algorithm="descent".')
     net = two_layers(network)
     problem = problem_of(X, Y, net, loss)
-    gap = problem.loss(net)
+    if descends and isinstance(problem, Classification):
+        raise ValueError(f"the loss {loss!r} is certified for the flow only; leave algorithm out.")
+    if isinstance(net, SmoothNetwork) and (descends or isinstance(problem, Classification)):
+        what = "a descent" if descends else f"the loss {loss!r}"
+        raise ValueError(f"{net!r} is certified for the flow of the squared loss only, not for {what}.")
+    with np.errstate(over="ignore", invalid="ignore"):  # what leaves float64 is refused, and the reason says so
+        return _certificate(problem, net, descends, step_size)
+
+
+def _certificate(
+    problem: Regression | Classification, net: Network | SmoothNetwork, descends: bool, step_size: float | None
+) -> Certificate:
+    """Return the guarantees for checked data."""
+    gap, said = problem.loss(net), (*problem.notes, *net.notes)
     if isinstance(net, SmoothNetwork):
-        if descends or isinstance(problem, Classification):
-            what = "a descent" if descends else f"the loss {loss!r}"
-            raise ValueError(f"{net!r} is certified for the flow of the squared loss only, not for {what}.")
-        return Certificate((_lazily(problem, net, gap),), problem, net, gap, notes=net.notes)
+        assert isinstance(problem, Regression)
+        return Certificate((_lazily(problem, net, gap),), problem, net, gap, notes=said)
     if isinstance(problem, Classification):
-        if descends:
-            raise ValueError(f"the loss {loss!r} is certified for the flow only; leave algorithm out.")
         reason, tail, facts = aligned_phase(problem, net)
         found = guarantee(gap, "aligned phase", "Theorem A", reason, tail, facts, problem.of_outputs.citations)
-        return Certificate((found,), problem, net, gap, notes=net.notes)
+        return Certificate((found,), problem, net, gap, notes=said)
     start = Start.of(problem, net)
     if not descends:
         path, movement, reason, facts = follow(start)
         curve = None if path is None else path_curve(path, start)
         found = guarantee(gap, "path of the residual", "Theorem R⁺", reason, curve, facts)
-        return Certificate((found,), problem, net, gap, notes=net.notes, movement=movement)
+        return Certificate((found,), problem, net, gap, notes=said, movement=movement)
     eta, steps, reason = stepped(start, step_size)
     curve = None if steps is None or eta is None else steps.curve(gap, eta)
     facts = {} if steps is None else {"Λ": math.ldexp(steps.gain, start.rate_power)}
     found = guarantee(gap, "steps of the residual", "Theorem 3", reason, curve, facts)
     movement = None if steps is None else steps.movement
-    return Certificate((found,), problem, net, gap, "descent", eta, net.notes, movement)
+    return Certificate((found,), problem, net, gap, "descent", eta, said, movement)
 
 
 def stepped(start: Start, step_size: float | None) -> tuple[float | None, Steps | None, str]:
@@ -210,13 +220,15 @@ def stepped(start: Start, step_size: float | None) -> tuple[float | None, Steps 
     descent = Descent(start)
     if eta is None:
         steps = descent.best()
-        eta = math.ldexp(steps.step_size, -start.rate_power)
+        eta, way = (
+            math.ldexp(steps.step_size, -start.rate_power),
+            f"nor is any of the shorter ones tried certified; {LARGER}",
+        )
     else:
-        steps = descent.certify(math.ldexp(eta, start.rate_power))
+        steps, way = descent.certify(math.ldexp(eta, start.rate_power)), "shorten the step"
     if steps.gain > 0:
         return eta, steps, ""
-    part = percent(steps.covered)
-    return eta, None, f"with the step {eta:.3g}, {part} of the residual is proved to go; shorten the step"
+    return eta, None, f"with the step {eta:.3g}, {percent(steps.covered)} of the residual is proved to go; {way}"
 
 
 def safe_step_size(X: Any, Y: Any, network: Any) -> float:
@@ -260,16 +272,13 @@ def problem_of(X: Any, Y: Any, net: TwoLayers, loss: str) -> Regression | Classi
     """Check the data and the name of the loss, and return the problem."""
     if checks.choice(loss, "loss", ("squared", *FORMS)) == "squared":
         return regression(X, Y, net)
-    rows = net.inputs(X)
-    if net.V.shape[1] != 1:
-        raise ValueError(f"the network has {net.V.shape[1]} outputs; the loss {loss!r} is for one.")
-    return labels(rows if net.bias is None else rows[:, :-1], Y, loss)
+    return labels(X, Y, net, loss)
 
 
 def regression(X: Any, Y: Any, net: TwoLayers) -> Regression:
     """Check the data and return the regression."""
-    rows = net.inputs(X)
-    return Regression(rows if net.bias is None else rows[:, :-1], targets(Y, len(rows), net.widths[2]))
+    rows, targets, notes = examples(X, Y, net)
+    return Regression(rows, targets, notes=notes)
 
 
 def guarantee(
@@ -299,8 +308,8 @@ def path_curve(path: Path, start: Start) -> Curve:
     return path.curve(2.0 ** (2 * start.input_power + 4 * start.weight_power), 2.0**start.rate_power)
 
 
-def follow(start: Start) -> tuple[Path | None, Movement | None, str, dict[str, float]]:
-    """Return the path that closes, the movement at its end, the reason if none closes, and facts."""
+def follow(start: Start, way: str = LARGER) -> tuple[Path | None, Movement | None, str, dict[str, float]]:
+    """Return the path that closes, the movement at its end, the reason if none closes with a way out, and facts."""
     if start.unfit:
         return None, None, start.unfit, {}
     floor, mover = Floor(start), Mover(start)
@@ -312,7 +321,7 @@ def follow(start: Start) -> tuple[Path | None, Movement | None, str, dict[str, f
         movement = mover.at(tau)
         return 0.0 if movement is None else floor.at(movement)
 
-    found, reason = closing(at, start.residual, least, mover.reset)
+    found, reason = closing(at, start.residual, least, mover.reset, way)
     if found is None:
         return None, None, reason, facts
     mover.reset()
@@ -324,7 +333,11 @@ def follow(start: Start) -> tuple[Path | None, Movement | None, str, dict[str, f
 
 
 def closing(
-    at: Callable[[float], float], residual: float, least: float, reset: Callable[[], None] = lambda: None
+    at: Callable[[float], float],
+    residual: float,
+    least: float,
+    reset: Callable[[], None] = lambda: None,
+    way: str = LARGER,
 ) -> tuple[Path | None, str]:
     """Return the path that uses up the residual, or the reason why there is none.
 
@@ -333,6 +346,7 @@ def closing(
         residual: an upper bound on `‖R(0)‖`.
         least: the floor at the start.
         reset: called before each march.
+        way: what to do if the path does not close.
     """
     if least <= 0:
         return None, "λ_min(H) is 0 at the start, or cannot be told from 0; widen the network"
@@ -345,7 +359,8 @@ def closing(
     assert found is not None
     if found.closes:
         return found, ""
-    return None, f"the floor of λ_min(H) falls to 0 when {percent(found.covered)} of the residual is proved to go"
+    part = percent(found.covered)
+    return None, f"the floor of λ_min(H) falls to 0 when {part} of the residual is proved to go; {way}"
 
 
 def _lazily(problem: Regression, net: SmoothNetwork, gap: float) -> Guarantee:

@@ -12,7 +12,7 @@ from linflow._support.arrays import norm
 from linflow.dynamics.trajectory import Result, Stats
 from linflow.relu.certificate import regression
 from linflow.relu.network import Network
-from linflow.relu.pieces import OFF, ON, Field, Pattern
+from linflow.relu.pieces import OFF, ON, Field, Pattern, PiecePoint
 from linflow.relu.trajectory import WORDS, Flip, Trajectory
 
 MOST_FLIPS = 100_000
@@ -42,7 +42,8 @@ def gradient_descent(
         until: fraction of the initial loss to reach, in (0, 1).
 
     Returns:
-        A `relu.Trajectory`.
+        A `relu.Trajectory`. If the loss leaves float64, `result` says "diverged", and the run ends with the last step
+        before.
 
     Raises:
         ValueError, TypeError: invalid arguments.
@@ -66,46 +67,70 @@ def gradient_descent(
     eta = checks.positive(step_size, "step_size")
     most = 100_000 if steps is None else checks.count(steps, "steps")
     target = -1.0 if until is None else checks.fraction(until, "until")
-    field = Field(problem, net, net.slope)
-    y = field.vector(net.extended, net.V)
-    sides = np.where(field.z(y) > 0, ON, OFF)
-    point = field.at(y, Pattern(sides, net.slope))
-    times, gaps, rates, paths = [0.0], [point.gap], [point.rate], [0.0]
-    law, flips, result = np.zeros(net.width), [], Result.STEPS_DONE
-    for k in range(1, most + 1):
-        law += eta**2 * (np.sum(point.U_dot**2, axis=0) - np.sum(point.V_dot**2, axis=1))
-        y = y + eta * field.vector(point.U_dot, point.V_dot, norm(point.residual))
-        now = np.where(field.z(y) > 0, ON, OFF)
-        for i, j in zip(*np.nonzero(now != sides), strict=True):
-            if len(flips) < MOST_FLIPS:
-                flips.append(Flip(k * eta, int(j), int(i), WORDS[int(sides[i, j])], WORDS[int(now[i, j])]))
-        sides = now
-        point = field.at(y, Pattern(sides, net.slope))
-        if not np.isfinite(point.gap):
-            result = Result.DIVERGED
-            break
-        times.append(k * eta)
-        gaps.append(point.gap)
-        rates.append(point.rate)
-        paths.append(float(y[-1]))
-        if point.gap <= target * gaps[0]:
-            result = Result.TARGET
-            break
-    final = net.with_layers(*field.layers(y)) if result is not Result.DIVERGED else net
-    stats = Stats(len(times) - 1, 0, len(times), net.drift(final), time.perf_counter() - began)
+    with np.errstate(over="ignore", invalid="ignore"):  # a descent that leaves float64 ends and says so
+        loop = _Loop(Field(problem, net, net.slope), net, eta)
+        result = loop.run(most, target)
+        final = net.with_layers(*loop.field.layers(loop.y))
+        stats = Stats(len(loop.records) - 1, 0, len(loop.records), net.drift(final), time.perf_counter() - began)
+    times, gaps, rates, paths = np.array(loop.records).T
     return Trajectory(
-        np.array(times),
-        np.array(gaps),
-        np.array(rates),
-        np.array(paths),
+        times,
+        gaps,
+        rates,
+        paths,
         net,
         final,
-        tuple(flips),
+        tuple(loop.flips),
         result,
         stats,
         problem,
         algorithm="descent",
         step_size=eta,
         until=until,
-        imbalance_law=law,
+        imbalance_law=loop.law,
     )
+
+
+class _Loop:
+    """One descent: the weights reached, the flips, the law of the imbalances, and for each step its records."""
+
+    def __init__(self, field: Field, net: Network, eta: float):
+        self.field, self.slope, self.eta = field, net.slope, eta
+        self.y, self.law = field.vector(net.extended, net.V), np.zeros(net.width)
+        self.flips: list[Flip] = []
+        self.records: list[tuple[float, float, float, float]] = []
+
+    def run(self, most: int, target: float) -> Result:
+        """Take steps until the loss is `target` times the first, or no longer a number."""
+        y, eta = self.y, self.eta
+        sides, point = self._at(y)
+        self._keep(0.0, y, point)
+        if not self._finite(y, point):
+            return Result.DIVERGED
+        for k in range(1, most + 1):
+            law = self.law + eta**2 * (np.sum(point.U_dot**2, axis=0) - np.sum(point.V_dot**2, axis=1))
+            y = y + eta * self.field.vector(point.U_dot, point.V_dot, norm(point.residual))
+            before, (sides, point) = sides, self._at(y)
+            if not self._finite(y, point):
+                return Result.DIVERGED
+            self.law = law
+            for i, j in zip(*np.nonzero(sides != before), strict=True):
+                if len(self.flips) < MOST_FLIPS:
+                    words = WORDS[int(before[i, j])], WORDS[int(sides[i, j])]
+                    self.flips.append(Flip(k * eta, int(j), int(i), *words))
+            self._keep(k * eta, y, point)
+            if point.gap <= target * self.records[0][1]:
+                return Result.TARGET
+        return Result.STEPS_DONE
+
+    def _at(self, y: np.ndarray) -> tuple[np.ndarray, PiecePoint]:
+        sides = np.where(self.field.z(y) > 0, ON, OFF)
+        return sides, self.field.at(y, Pattern(sides, self.slope))
+
+    def _keep(self, t: float, y: np.ndarray, point: PiecePoint) -> None:
+        self.y = y
+        self.records.append((t, point.gap, point.rate, float(y[-1])))
+
+    @staticmethod
+    def _finite(y: np.ndarray, point: PiecePoint) -> bool:
+        return bool(np.isfinite(point.gap) and np.isfinite(y).all())

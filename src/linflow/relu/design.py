@@ -9,7 +9,7 @@ import numpy as np
 
 from linflow._support import checks
 from linflow.relu.certificate import Certificate, certify
-from linflow.relu.network import Network
+from linflow.relu.network import Network, targets
 from linflow.relu.starts import paired
 
 RATIO = 2**0.5
@@ -86,7 +86,7 @@ def design(
         rng: seed or generator.
 
     Raises:
-        ValueError: nothing is certified at any size; the message says why.
+        ValueError: nothing is certified at any size, and the message says why; or invalid arguments.
 
     Source: docs/relu.md, Theorem 4.
 
@@ -99,11 +99,12 @@ def design(
         >>> made.certificate.rate > 0, round(made.size, 1), made.zero_suffices
         (True, 0.8, False)
     """
-    X = checks.matrix(X, "X")[0]
-    outputs = 1 if np.ndim(Y) == 1 else np.shape(Y)[1]
+    X, goal = checks.matrix(X, "X")[0], targets(Y)[0]
+    if not goal.any():
+        raise ValueError("Y is all 0: a paired start has the output 0, so its loss is 0 at once, whatever its size.")
     needed = 0.0 if rate is None else checks.positive(rate, "rate")
     one = paired(
-        (X.shape[1], checks.count(width, "width", 2), outputs), 1.0, std=std, bias=bias, slope=slope, rng=rng
+        (X.shape[1], checks.count(width, "width", 2), goal.shape[1]), 1.0, std=std, bias=bias, slope=slope, rng=rng
     )
 
     def sized(size: float) -> Network:

@@ -138,9 +138,9 @@ class Enclosure(EnclosedFlow):
         if not self.steps:
             return None, "nothing is enclosed"
         reached = Start.of(self.data.problem, self.network_at(self.end), self.radius_at(self.end))
-        path, _, reason, facts = follow(reached)
+        path, _, reason, facts = follow(reached, "try a smaller until, or a later t_max")
         if path is None:
-            return None, f"{reason}; try a smaller until"
+            return None, reason
         facts["radius"] = self.radius_at(self.end)
         curve = path_curve(path, reached)
         return guarantee(self.steps[-1].gap[1], "ever after", "Theorem R⁺ on a ball", "", curve, facts), ""
@@ -303,7 +303,9 @@ def enclose(
     with one_thread_when_small([net.U, net.V]), np.errstate(all="ignore"):
         march = PatternMarch(Data(problem, net))
         result, reason, pieces = enclose_flow(march, until, rounded_up(end), max_steps, progress)
-    return Enclosure(march.data, net, pieces, march.first, result, reason, tuple(march.turns), net.notes)
+    return Enclosure(
+        march.data, net, pieces, march.first, result, reason, tuple(march.turns), (*problem.notes, *net.notes)
+    )
 
 
 def _descend(
@@ -314,5 +316,5 @@ def _descend(
     with one_thread_when_small([net.U, net.V]), np.errstate(all="ignore"):
         march = PatternDescent(data, eta)
         result, reason, gaps, radii = enclose_descent(march, until, steps, progress)
-    final, flips = net.with_layers(*march.weights), tuple(march.flips)
-    return EnclosedDescent(net, final, eta, gaps, radii, march.exponent, result, reason, flips, net.notes)
+    final, flips, notes = net.with_layers(*march.weights), tuple(march.flips), (*data.problem.notes, *net.notes)
+    return EnclosedDescent(net, final, eta, gaps, radii, march.exponent, result, reason, flips, notes)

@@ -84,16 +84,17 @@ def gradient_flow(
     until = checks.fraction(until, "until") if until is not None else None if t_max is not None else 1e-8
     end = math.inf if t_max is None else checks.positive(t_max, "t_max")
     rtol = checks.fraction(rtol, "rtol", "the relative tolerance of one step", "1e-8")
-    loop = _PieceLoop(problem, net, until, end, rtol, checks.count(max_steps, "max_steps"))
-    with np.errstate(over="ignore", invalid="ignore"):
+    most = checks.count(max_steps, "max_steps")
+    with np.errstate(over="ignore", invalid="ignore"):  # a start beyond float64 is "diverged"
+        loop = _PieceLoop(problem, net, until, end, rtol, most)
         result = loop.run()
-    return loop.trajectory(result, time.perf_counter() - began, partial(_difference, loop, result))
+        return loop.trajectory(result, time.perf_counter() - began, partial(_difference, loop, result))
 
 
 def _difference(loop: _PieceLoop, result: Result) -> float:
     """Return how far a run with ten times the tolerance is from this one."""
-    coarse = _PieceLoop(loop.problem, loop.net, loop.until, loop.end, min(10 * loop.rtol, 0.5), loop.max_steps)
     with np.errstate(over="ignore", invalid="ignore"):
+        coarse = _PieceLoop(loop.problem, loop.net, loop.until, loop.end, min(10 * loop.rtol, 0.5), loop.max_steps)
         again = coarse.trajectory(coarse.run(), 0.0, math.nan)
         return loop.trajectory(result, 0.0, math.nan).difference(again)
 

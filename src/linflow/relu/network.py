@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Self
 
 import numpy as np
 
 from linflow._support import checks
-from linflow._support.arrays import EPS, norm, to_numpy
+from linflow._support.arrays import EPS, is_array, norm, to_numpy, unmasked
+from linflow._support.words import plural
 from linflow.geometry.conserved import Conserved
 from linflow.model.network import Network as LinearNetwork
 from linflow.relu.layers import TwoLayers
@@ -74,7 +76,7 @@ class Network(TwoLayers):
             raise TypeError(f"network is {network!r}; a network with a ReLU or a leaky ReLU is needed here.")
         layers = LinearNetwork.of(network)
         if layers.depth != 2:
-            raise ValueError(f"the network has {layers.depth} layers; two are needed.")
+            raise ValueError(f"the network has {plural(layers.depth, 'layer')}; two are needed.")
         if layers.scale != 1:
             raise ValueError(
                 f"the network has the output scale {layers.scale:g}; 1 is needed. Multiply both layers by its root: "
@@ -134,6 +136,8 @@ def imbalance(network: Network | LinearNetwork | Sequence[Any]) -> np.ndarray:
     Args:
         network: a `relu.Network`, or two layers.
 
+    What leaves float64 is inf or −inf.
+
     Source: Du, Hu & Lee 2018, theorem 2.1, for every positively homogeneous activation; docs/relu.md, Lemma 0.
 
     Example:
@@ -142,12 +146,29 @@ def imbalance(network: Network | LinearNetwork | Sequence[Any]) -> np.ndarray:
         array([5., 4.])
     """
     net = Network.of(network)
-    return np.sum(net.extended**2, axis=0) - np.sum(net.V**2, axis=1)
+    U, V = net.extended, net.V
+    power = max(0, math.frexp(float(max(np.abs(U).max(), np.abs(V).max())))[1] - 500)
+    U, V = np.ldexp(U, -power), np.ldexp(V, -power)  # squares stay within float64; their difference may not
+    with np.errstate(over="ignore"):
+        return np.ldexp(np.sum(U**2, axis=0) - np.sum(V**2, axis=1), 2 * power)
 
 
-def targets(Y: Any, rows: int, outputs: int) -> np.ndarray:
-    """Check the targets: shape `(N, m)`, or `(N,)` for one output."""
-    given = np.asarray(to_numpy(Y))
-    if given.ndim == 1:
-        given = given[:, None]
-    return to_numpy(checks.matrix(given, "Y", (rows, outputs))[0])
+def examples(X: Any, Y: Any, net: TwoLayers) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Check the data of a network; return inputs `(N, d)`, targets `(N, m)`, and notes on what was converted.
+
+    Y may have the shape `(N,)` for one output.
+    """
+    rows, said = checks.matrix(X, "X", (None, net.widths[0]))
+    values, also = targets(Y, (len(rows), net.widths[2]))
+    return to_numpy(rows), values, tuple(note for note in (said, also) if note)
+
+
+def targets(Y: Any, shape: tuple[int | None, int | None] = (None, None)) -> tuple[np.ndarray, str | None]:
+    """Check the targets, where `(N,)` stands for `(N, 1)`; return them, and a note on what was converted."""
+    given: Any = unmasked(Y, "Y")
+    if hasattr(given, "__len__") and not is_array(given):
+        with suppress(ValueError):  # of ragged lists, which are named below
+            given = np.asarray(given)
+    column = getattr(given, "ndim", 0) == 1
+    values, note = checks.matrix(given[:, None] if column else given, "Y", shape)
+    return to_numpy(values), note

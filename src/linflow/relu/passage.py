@@ -100,7 +100,11 @@ class Crossing:
         layers: the computed weights at the crossing.
         pattern: the pattern after it.
         pairs: the pairs that cross, a mask.
+
+    After an answer that is None, `slow` is the pair `(sample, neuron)` without a positive speed.
     """
+
+    slow: tuple[int, int] | None = None
 
     def __init__(self, tubes: list[PatternTube], layers: list[np.ndarray], pattern: Pattern, pairs: np.ndarray):
         self.tubes, self.layers, self.pattern, self.pairs = tubes, layers, pattern, pairs
@@ -129,6 +133,7 @@ class Crossing:
                     continue
                 speed = neuron.speed(int(i), first, time)
                 if not speed > 0 or any(tube.sliding[i, j] for tube in self.tubes):
+                    self.slow = int(i), int(j)
                     return None
                 cost = (1 - data.slope) * data.lengths[i] * concave / speed * UP
                 amount += cost * 2 * (self.beyond[i, j] + data.lengths[i] * own) * UP

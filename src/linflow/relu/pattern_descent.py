@@ -86,10 +86,14 @@ class PatternDescent(StepMarch):
 
     def advance(self) -> bool:
         """Take a step. Return False if the pattern is not certain, or the radius is too large (see `trouble`)."""
+        if not (self.weights[0].any() or self.weights[1].any()):
+            self.trouble = "nothing moves: all weights are 0"
+            return False
         if self.unclear.any():
             i, j = (int(n[0]) for n in np.nonzero(self.unclear))
             self.trouble = (
-                f"neuron {j} is so near 0 on sample {i} that the radius, {self.radius:.2g}, hides on which side it is"
+                f"neuron {j} is so near 0 on sample {i} that the radius, {self.radius:.2g}, hides on which side it "
+                "is, and two descents could part; a start that is moved a little, or another step, may pass"
             )
             return False
         return super().advance()

@@ -31,6 +31,11 @@ TRIES = 6
 """How often a passage is made wider."""
 ORDER = 6
 """Degree of the path after a crossing, to the end of the passage."""
+NOTHING = "nothing moves: all inputs, or all weights, are 0"
+PART = (
+    "there two solutions can part, and what a program computes depends on its slope at 0; a start that is moved a "
+    "little, or a small positive slope, may pass"
+)
 
 
 class Turn(NamedTuple):
@@ -86,6 +91,10 @@ class PatternMarch:
         """Take one step, at most to `end`. Return None if no radius is confirmed (`trouble` says why)."""
         if self.pending:
             return self._arrive(self.pending.pop(0))
+        if self.data.void.all():
+            self.trouble = NOTHING
+            return None
+        i = j = 0
         for _ in range(TURNS):
             path = self._path()
             s = path.longest()
@@ -95,11 +104,17 @@ class PatternMarch:
             event = first_event(path, self.t, s)
             if event is None or event.t > self.t:
                 return self._ahead(path, s, event, end)
+            i, j, _ = event.pairs[0]
             if not self._turn(event):
-                i, j = event.pairs[0][:2]
-                self.trouble = f"neuron {j} is at 0 on sample {i}, and how the flow goes on is not clear"
+                self.trouble = (
+                    f"neuron {j} is at 0 on sample {i}, and how the flow goes on is not clear: rounding hides "
+                    "whether it crosses, turns back or is held there"
+                )
                 return None
-        self.trouble = "the pattern changes again and again at one time"
+        self.trouble = (
+            f"the pattern changes again and again at one time, the last time for neuron {j} on sample {i}: "
+            "rounding hides in which pattern the flow goes on"
+        )
         return None
 
     def _path(self) -> PatternPath:
@@ -217,7 +232,7 @@ class PatternMarch:
         speed = np.full(len(where), float(np.min(speeds)))
         size = FINE * math.hypot(*(float(np.linalg.norm(layer)) for layer in layers))
         room = self._room(where, speed, 2 * self.radius + size)
-        found = Grown(math.inf, 0.0, 0.0, pairs)
+        found, slow = Grown(math.inf, 0.0, 0.0, pairs), None
         for _ in range(TRIES):
             after = self._next(room, min(end, t + 2 * room))
             if after is None:
@@ -231,9 +246,12 @@ class PatternMarch:
             if found.holds and self._clear(tube, pairs, found.radius + jumps + size):
                 self.t = old
                 return self._passed(before, tube, found, layers, pattern, jump)
-            room *= WIDER
+            room, slow = room * WIDER, crossing.slow or slow
         self.t = old
-        self.trouble = self._why(found.blocking if found.blocking is not None else pairs, crossing=True)
+        if found.blocking is None and slow is not None:
+            self.trouble = self._not_crossed(*slow, t)
+        else:
+            self.trouble = self._why(found.blocking if found.blocking is not None else pairs)
         return None
 
     def _clear(self, tube: PatternTube, pairs: np.ndarray, radius: float) -> bool:
@@ -314,10 +332,24 @@ class PatternMarch:
         for i, j in zip(*np.nonzero(pattern.sides != self.pattern.sides), strict=True):
             self.turns.append(Turn(t, int(j), int(i), int(self.pattern.sides[i, j]), int(pattern.sides[i, j])))
 
-    def _why(self, blocking: np.ndarray | None, *, crossing: bool = False) -> str:
+    def _why(self, blocking: np.ndarray | None) -> str:
         """Return why no radius was confirmed."""
         if blocking is None or not blocking.any():
             return f"no radius was confirmed, however short the step; it is {self.radius:.2g}"
         i, j = (int(k[0]) for k in np.nonzero(blocking))
-        what = "is not proved to cross 0 at a positive speed" if crossing else "comes near 0 and may not cross it"
-        return f"neuron {j} {what} on sample {i}, where two solutions could part"
+        return self._not_crossed(i, j, None)
+
+    def _not_crossed(self, i: int, j: int, t: float | None) -> str:
+        """Return what happens to a pair whose kink is not convex: at a time, or soon."""
+        path = self._path()
+        z, pull = np.abs(path.z[:, i, j]), float(path.pulls[0, i, j])
+        at_zero = 1e-12 * float(np.abs(self.data.X[i]) @ np.abs(self.weights[0][:, j]))
+        if self.t == 0 and z[0] <= at_zero:
+            what = f"starts at 0 on sample {i} and is not proved to leave it at a positive speed"
+        elif np.sum(z) <= at_zero:
+            what = f"is held at 0 on sample {i} and may stay there or leave"
+        elif t is not None:
+            what = f"comes to 0 on sample {i} at t = {t:.6g} and is not proved to cross it at a positive speed"
+        else:
+            what = f"comes near 0 on sample {i} and may turn back or cross it"
+        return f"neuron {j} {what}; its pull (R v_j)_i is {pull:.2g}, the radius {self.radius:.2g}: {PART}"

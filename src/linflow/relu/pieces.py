@@ -74,7 +74,8 @@ class PiecePoint:
     @property
     def rate(self) -> float:
         """`−L̇/L`; inf where the loss is 0."""
-        return (self.speed / math.sqrt(self.gap)) ** 2 if self.gap > 0 else math.inf
+        root = self.speed / math.sqrt(self.gap) if self.gap > 0 else math.inf
+        return root * root  # a power past float64 would raise
 
 
 class Field:

@@ -44,12 +44,14 @@ class Regression:
         Y: targets, shape `(N, m)`.
         minimum: 0: the gap of a certificate is the loss itself.
         derived: True: nothing about this loss is declared, all of it is known.
+        notes: how the data were converted.
     """
 
     X: np.ndarray
     Y: np.ndarray
     minimum: float = 0.0
     derived: bool = True
+    notes: tuple[str, ...] = ()
 
     def value(self, Z: np.ndarray) -> float:
         """Return the loss of outputs, `½‖Z − Y‖_F²`."""

@@ -100,7 +100,9 @@ class Trajectory:
             raise ValueError("a descent keeps its first and last weights only: run.start and run.final.")
         t = checks.positive(t, "t", allow_zero=True)
         if t > self.t[-1]:
-            raise ValueError(f"the run covers t = 0 to {self.t[-1]!r} ({self.result.value}); {t!r} lies outside.")
+            raise ValueError(
+                f"the run covers t = 0 to {float(self.t[-1])!r} ({self.result.value}); {t!r} lies outside."
+            )
         return self.weights_at(t)
 
     def gap_at(self, t: Any) -> Any:
@@ -111,7 +113,7 @@ class Trajectory:
 
     def _gap_after(self, t: float) -> float:
         if not 0 <= t <= self.t[-1]:
-            raise ValueError(f"the run covers t = 0 to {self.t[-1]!r}; {t!r} lies outside.")
+            raise ValueError(f"the run covers t = 0 to {float(self.t[-1])!r}; {t!r} lies outside.")
         return float(self.gap[np.searchsorted(self.t, t, side="right") - 1])
 
     def time_to(self, until: Any) -> Any:

@@ -23,7 +23,7 @@ from linflow.model.optimizer import PLAIN, Optimizer
 from linflow.verified import compiled
 from linflow.verified.enclosed_steps import EnclosedSteps
 from linflow.verified.log_norm import greatest
-from linflow.verified.march import LARGEST_HESSIAN, budget
+from linflow.verified.march import LARGEST_HESSIAN, PAST_FLOAT64, budget
 from linflow.verified.point import expanded, hessian_at, node_at, tube_at
 from linflow.verified.problem import AffineGradient
 from linflow.verified.reduction import Narrowed
@@ -282,6 +282,8 @@ def enclose_descent(
         done = len(radii) - 1
         if march.gap[1] <= target:
             result = "target proved"
+        elif not math.isfinite(march.first[1]):
+            result, reason = "proof ended", PAST_FLOAT64
         elif until is not None and march.first[0] <= 0:
             result = "proof ended"
             reason = "the start is at the optimum to rounding, so its gap cannot be told from 0"

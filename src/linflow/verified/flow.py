@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from linflow._support.words import plural
-from linflow.verified.march import EnclosureStep
+from linflow.verified.march import PAST_FLOAT64, EnclosureStep
 
 MARGIN = 0.99
 """The path goes on to this fraction of the target, so that the time of the target is bounded from both sides."""
@@ -43,6 +43,8 @@ def enclose_flow(
     while not result:
         if march.gap[1] <= target:
             result = "target proved"
+        elif not math.isfinite(march.first[1]):
+            result, reason = "proof ended", PAST_FLOAT64
         elif until is not None and march.first[0] <= 0:
             result = "proof ended"
             reason = "the start is at the optimum to rounding, so its gap cannot be told from 0"

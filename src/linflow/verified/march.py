@@ -41,6 +41,7 @@ BITS = 20
 
 TOO_SHORT = "the step is too short to change the time reached"
 NO_RADIUS = "no radius was confirmed, however short the step"
+PAST_FLOAT64 = "the loss at the start leaves float64; rescale the data or the weights"
 
 
 def budget(size: int) -> float:
