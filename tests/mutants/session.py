@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 import types
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -91,7 +92,10 @@ def pytest_runtestloop(session):
 
 
 def _baseline(items, source: str) -> dict[str, tuple[float, set[int]]]:
-    """Run all tests as they are, in a process of their own; return their times and the lines they reach."""
+    """Run all tests as they are, in a process of their own; return their times and the lines they reach.
+
+    What they import is imported here afterwards, once, and not again for each error.
+    """
     with tempfile.NamedTemporaryFile(delete=False) as file:
         pid = os.fork()
         if pid == 0:
@@ -116,14 +120,17 @@ def _baseline(items, source: str) -> dict[str, tuple[float, set[int]]]:
                 sys.settrace(None)
                 found[item.nodeid] = (time.process_time() - start, set(lines))
                 failed += [(r.nodeid, r.longreprtext) for r in reports if r.failed]
-            file.write(pickle.dumps((found, failed)))
+            file.write(pickle.dumps((found, failed, [*sys.modules])))
             file.flush()
             os._exit(0)
         os.waitpid(pid, 0)
-    found, failed = pickle.loads(Path(file.name).read_bytes())
+    found, failed, imported = pickle.loads(Path(file.name).read_bytes())
     os.unlink(file.name)
     if failed:
         raise pytest.UsageError("tests fail without any error made: " + "\n".join("\n".join(f) for f in failed))
+    for name in imported:
+        with suppress(Exception):  # some are made up by others, and no files
+            importlib.import_module(name)
     return found
 
 
