@@ -255,3 +255,22 @@ def test_the_campaigns_kernel_is_the_literal_one():
     rng = np.random.default_rng(12)
     X, U, V, a = (rng.standard_normal(shape) for shape in ((4, 3), (3, 6), (6, 2), (4, 6)))
     np.testing.assert_allclose(kernel(X, U, V, a, 0.1), reference.H(X, U, V, a, 0.1), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_certificate_is_compared_with_proofs_of_the_flow_and_of_descent(seed):
+    rng = np.random.default_rng(seed)
+    X, Y = rng.standard_normal((4, 6)), 0.2 * rng.standard_normal((4, 1))
+    net = relu.paired((6, 60, 1), 2.0, rng=seed)
+    cert = relu.certify(X, Y, net)
+    check = cert.check(relu.enclose(X, Y, net, until=1e-3))
+    assert cert.rate > 0 and check.holds and 0 < check.worst_gap <= 1
+    assert check.time_ratios[1e-2] > 1
+    eta = float(relu.safe_step_size(X, Y, net))
+    steps = relu.certify(X, Y, net, algorithm="descent", step_size=eta)
+    check = steps.check(relu.enclose(X, Y, net, algorithm="descent", step_size=eta, until=0.5))
+    assert steps.rate > 0 and check.holds and 0 < check.worst_gap <= 1 and check.worst_slack >= 1
+    with pytest.raises(ValueError, match="the enclosure is of descent"):
+        cert.check(relu.enclose(X, Y, net, algorithm="descent", step_size=eta, steps=3))
+    with pytest.raises(TypeError, match="a run .* or a proof of one"):
+        cert.check([1.0])

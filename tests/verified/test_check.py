@@ -9,7 +9,7 @@ import pytest
 import linflow as lf
 from linflow.certificates import Violation
 from linflow.certificates.curves import ExponentialCurve
-from linflow.verified.checking import check_proof
+from linflow.verified.checking import check_flow, check_steps
 
 
 def proved(seed=0, widths=(3, 6, 2)):
@@ -102,66 +102,170 @@ def promised(*curves, gap=4.0, rate=lambda gap: 0.0, time=10.0):
     )
 
 
+def checked(certificate, proof):
+    return check_flow(certificate, proof, lambda t: proof.rate_bounds(t)[1])
+
+
 def test_the_gap_kept_least_well_is_told_over_all_rows_and_times():
     # Observed at least 4, 2, 1: over the promises 1, ½, ½ and 0.8, 0.8, 1.
     rows = (lambda t: [4.0, 4.0, 2.0][int(t)], lambda t: [5.0, 2.5, 1.0][int(t)])
-    check = check_proof(promised(*rows), given())
+    check = checked(promised(*rows), given())
     assert check.holds and check.worst_gap == 1.0 and check.worst_slack == np.inf  # no rate is promised
-    assert check_proof(promised(rows[0], lambda t: 10.0), given()).worst_gap == 1.0
-    assert check_proof(promised(lambda t: 10.0, lambda t: 8.0), given()).worst_gap == 0.5
-    assert check_proof(promised(), given()).worst_gap == 0.0
+    assert checked(promised(rows[0], lambda t: 10.0), given()).worst_gap == 1.0
+    assert checked(promised(lambda t: 10.0, lambda t: 8.0), given()).worst_gap == 0.5
+    assert checked(promised(), given()).worst_gap == 0.0
     # A gap that may be 0 keeps every promise, that of 0 as well; a row that does not apply promises nothing.
-    check = check_proof(promised(lambda t: [8.0, 8.0, 0.0][int(t)]), given(low=(4.0, 2.0, 0.0)))
+    check = checked(promised(lambda t: [8.0, 8.0, 0.0][int(t)]), given(low=(4.0, 2.0, 0.0)))
     assert check.holds and check.worst_gap == 0.5
-    check = check_proof(promised(lambda t: 1.0 - 0.5 * t), given(low=(0.5, 0.25, 0.0), high=(4.0, 3.0, 1.0)))
+    check = checked(promised(lambda t: 1.0 - 0.5 * t), given(low=(0.5, 0.25, 0.0), high=(4.0, 3.0, 1.0)))
     assert check.holds and check.worst_gap == 0.5
-    check = check_proof(promised(lambda t: 0.0), given(low=(0.0, 0.0, 0.0)))
+    check = checked(promised(lambda t: 0.0), given(low=(0.0, 0.0, 0.0)))
     assert check.holds and check.worst_gap == 0.0
     certificate = promised(lambda t: 1.0)
     certificate.guarantees[0].applies = False
-    assert check_proof(certificate, given()).holds
+    assert checked(certificate, given()).holds
 
 
 def test_the_first_promise_that_is_broken_is_told():
     rows = (lambda t: [4.0, 1.5, 0.75][int(t)], lambda t: [3.0, 1.0, 0.5][int(t)])
-    check = check_proof(promised(*rows, rate=lambda y: 100.0), given())
+    check = checked(promised(*rows, rate=lambda y: 100.0), given())
     assert check.violation == Violation("row 0", 1.0, "loss gap", 2.0, 1.5) and check.worst_gap == 2.0
     # Rates: 8, 6, 4 at most where the gap is at most 4, 3, 1.5. Promised are 2y: kept at equality.
-    check = check_proof(promised(rate=lambda y: 2 * y), given())
+    check = checked(promised(rate=lambda y: 2 * y), given())
     assert check.holds and check.worst_slack == 1.0
-    check = check_proof(promised(rate=lambda y: 2.5 * y), given())
+    check = checked(promised(rate=lambda y: 2.5 * y), given())
     assert check.violation == Violation("rate", 0.0, "rate", 8.0, 10.0) and check.worst_slack == 0.8
     # What is not bounded breaks nothing, and no promise is kept by any rate; one below 1 is a promise as well.
-    check = check_proof(promised(rate=lambda y: 0.5), given(rates=(np.inf, 1.0, 2.0)))
+    check = checked(promised(rate=lambda y: 0.5), given(rates=(np.inf, 1.0, 2.0)))
     assert check.holds and check.worst_slack == 2.0
-    check = check_proof(promised(rate=lambda y: 8.0), given(rates=(np.inf, 10.0, 16.0)))
+    check = checked(promised(rate=lambda y: 8.0), given(rates=(np.inf, 10.0, 16.0)))
     assert check.holds and check.worst_slack == 1.25
-    check = check_proof(promised(rate=lambda y: 0.0), given(rates=(0.0, 0.0, 0.0)))
+    check = checked(promised(rate=lambda y: 0.0), given(rates=(0.0, 0.0, 0.0)))
     assert check.holds and check.worst_slack == np.inf
 
 
 def test_a_start_is_that_of_the_proof_to_nine_digits():
     for gap in (4 * (1 - 0.9e-9), 4 * (1 + 0.9e-9)):
-        assert check_proof(promised(gap=gap), given()).holds
+        assert checked(promised(gap=gap), given()).holds
     for gap in (4 * (1 - 1.1e-9), 4 * (1 + 1.1e-9)):
         with pytest.raises(ValueError, match="certify the objective and network that were enclosed"):
-            check_proof(promised(gap=gap), given())
+            checked(promised(gap=gap), given())
     for low, high in ((4 / (1 - 1e-9), 9.0), (1.0, 4 / (1 + 1e-9))):
         edge = low * (1 - 1e-9) if high == 9.0 else high * (1 + 1e-9)
-        assert check_proof(promised(gap=edge), given(low=(low, 1.0, 1.0), high=(high, 3.0, 3.0))).holds
+        assert checked(promised(gap=edge), given(low=(low, 1.0, 1.0), high=(high, 3.0, 3.0))).holds
 
 
 @pytest.mark.parametrize(("count", "compared"), [(199, 199), (200, 200), (201, 200), (598, 200)])
 def test_two_hundred_times_are_compared_from_the_first_to_the_last(count, compared):
     t, seen = np.arange(float(count)), []
     proof = given(t, np.full(count, 4.0), np.full(count, 4.0), np.full(count, 1.0))
-    check_proof(promised(lambda t: seen.append(t) or 5.0), proof)
+    checked(promised(lambda t: seen.append(t) or 5.0), proof)
     assert len(seen) == compared and (seen[0], seen[-1]) == (0.0, count - 1.0)
     if count == 598:
         assert seen == list(range(0, 598, 3))
 
 
 def test_times_are_compared_where_both_are_known():
-    assert check_proof(promised(), given(times=(0.5, 2.0))).time_ratios[1e-2] == pytest.approx(0.2, rel=1e-15)
+    assert checked(promised(), given(times=(0.5, 2.0))).time_ratios[1e-2] == pytest.approx(0.2, rel=1e-15)
     for times in ((0.5, np.inf), (0.0, 2.0)):
-        assert all(np.isnan(x) for x in check_proof(promised(), given(times=times)).time_ratios.values())
+        assert all(np.isnan(x) for x in checked(promised(), given(times=times)).time_ratios.values())
+
+
+def descent(seed=0, **kind):
+    f = lf.MatrixFactorization(np.random.default_rng(seed).normal(size=(3, 2)))
+    net = lf.init.imbalanced((3, 6, 2), 2.0, 0.3 * f.minimizer, rng=seed)
+    eta = float(lf.safe_step_size(f, net))
+    kind = kind or {"step_size": eta}
+    return f, net, lf.certify(f, net, algorithm="descent", **kind), kind
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_proof_of_descent_keeps_every_guarantee_and_says_how_late_it_is(seed):
+    f, net, cert, kind = descent(seed)
+    enc = lf.enclose(f, net, algorithm="descent", until=1e-5, **kind)
+    check = cert.check(enc)
+    assert check.holds and cert.rate > 0
+    assert check.worst_gap <= 1 and 1 <= check.worst_slack < np.inf
+    for fraction in (1e-2, 1e-4):
+        low, high = enc.steps_bounds(fraction)
+        assert low == high and check.time_ratios[fraction] == cert.steps_to(fraction) / low
+    assert np.isnan(check.time_ratios[1e-6])  # the proof ends before
+    seen = cert.check(lf.gradient_descent(f, net, steps=enc.steps, **kind))
+    assert check.worst_slack == pytest.approx(seen.worst_slack, rel=1e-6)  # the allowance of a run
+
+
+def test_a_proof_of_a_schedule_is_compared_step_by_step():
+    f, net, _, _ = descent()
+    rule = lf.schedules.xu2025(f, net)
+    cert = lf.certify(f, net, algorithm="descent", schedule=rule)
+    enc = lf.enclose(f, net, algorithm="descent", schedule=rule, until=1e-3)
+    check = cert.check(enc)
+    assert check.holds and cert.best is not None and check.worst_gap <= 1
+    assert check.time_ratios[1e-2] == cert.steps_to(1e-2) / enc.steps_bounds(1e-2)[0]
+    other = lf.enclose(f, net, algorithm="descent", step_size=1e-3, steps=3)
+    with pytest.raises(ValueError, match="took 0.001 always; certify the schedule"):
+        cert.check(other)
+    with pytest.raises(ValueError, match="whose first step is"):
+        cert.check(lf.enclose(f, net, algorithm="descent", schedule=lf.schedules.backtracking(0.5), steps=3))
+
+
+def test_a_proof_of_another_descent_is_refused():
+    f, net, cert, kind = descent()
+    enc = lf.enclose(f, net, algorithm="descent", steps=3, **kind)
+    with pytest.raises(ValueError, match="the enclosure is of descent"):
+        lf.certify(f, net).check(enc)
+    with pytest.raises(ValueError, match="for the constant step"):
+        cert.check(lf.enclose(f, net, algorithm="descent", steps=3, step_size=1e-3))
+    with pytest.raises(ValueError, match="took steps of a schedule"):
+        cert.check(lf.enclose(f, net, algorithm="descent", steps=3, schedule=lf.schedules.backtracking(0.5)))
+    with pytest.raises(ValueError, match="the proof has momentum 0.5"):
+        cert.check(lf.enclose(f, net, algorithm="descent", steps=3, momentum=0.5, **kind))
+    with pytest.raises(ValueError, match="certify the objective and network that were enclosed"):
+        cert.check(lf.enclose(f, [1.1 * W for W in net.weights], algorithm="descent", steps=3, **kind))
+
+
+@pytest.mark.parametrize("what", [None, [1.0], 3, "run"])
+def test_what_is_neither_a_run_nor_a_proof_is_refused(what):
+    _, _, cert, _ = proved()
+    with pytest.raises(TypeError, match=f"run is a {type(what).__name__}; a run .* or a proof of one"):
+        cert.check(what)
+
+
+def stepped(low=(4.0, 2.0, 1.0), high=(4.0, 3.0, 1.5), eta=0.5, until=(2, 2)):
+    """A proof of two steps of which every bound is given."""
+    return SimpleNamespace(
+        step_size=eta,
+        optimizer=lf.Optimizer(),
+        t=eta * np.arange(len(low)),
+        gap_bounds=lambda k: (np.array(low)[k], np.array(high)[k]),
+        steps_bounds=lambda fraction: until,
+    )
+
+
+def promised_steps(*curves, eta=0.5, rate=lambda gap: 0.0):
+    certificate = promised(*curves, rate=rate)
+    certificate.algorithm, certificate.step_size, certificate.schedule = "descent", eta, None
+    certificate.steps_to = lambda fraction: 100 * fraction
+    return certificate
+
+
+def test_the_rate_of_a_proved_step_is_that_of_its_farthest_gaps():
+    # From at most 4 to at least 2 in ½, and from at most 3 to at least 1.
+    rates = 2 * np.log([2.0, 3.0])
+    for part, slack in ((lambda y: rates[0], 1.0), (lambda y: y / 4 * rates[1], 4 * rates[0] / rates[1] / 4)):
+        check = check_steps(promised_steps(rate=part), stepped())
+        assert check.worst_slack == pytest.approx(slack, rel=1e-15)
+    check = check_steps(promised_steps(rate=lambda y: 2.0 if y > 3 else 0.1), stepped())
+    assert check.violation == Violation("rate", 0.0, "rate", pytest.approx(rates[0], rel=1e-15), 2.0)
+    check = check_steps(promised_steps(rate=lambda y: 3.0 if y == 3 else 0.1), stepped())
+    assert check.violation == Violation("rate", 0.5, "rate", pytest.approx(rates[1], rel=1e-15), 3.0)
+    # A gap that may be 0 has any rate.
+    assert check_steps(promised_steps(rate=lambda y: 1e9), stepped(low=(4.0, 0.0, 0.0))).worst_slack == np.inf
+
+
+def test_the_gaps_of_proved_steps_are_compared_at_their_times():
+    check = check_steps(promised_steps(lambda t: [4.0, 2.0, 0.5][round(2 * t)]), stepped())
+    assert check.violation == Violation("row 0", 1.0, "loss gap", 1.0, 0.5) and check.worst_gap == 2.0
+    assert check.time_ratios == {x: 100 * x / 2 for x in (1e-2, 1e-4, 1e-6)}
+    assert np.isnan(check_steps(promised_steps(), stepped(until=(2, np.inf))).time_ratios[1e-2])
+    assert np.isnan(check_steps(promised_steps(), stepped(until=(0, 2))).time_ratios[1e-2])

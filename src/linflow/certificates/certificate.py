@@ -15,7 +15,6 @@ from linflow._support.fractions import FRACTIONS, SHOWN
 from linflow._support.html import block, folded_reasons, never_raising, notes, table
 from linflow._support.words import shown
 from linflow.certificates._base import Guarantee, finite
-from linflow.certificates.checking import Check, Proof, check_run
 from linflow.certificates.curves import Curve, ExponentialCurve, StepCurve
 from linflow.certificates.descent import descent_guarantees
 from linflow.certificates.exponential import exponential
@@ -34,7 +33,6 @@ from linflow.model.optimizer import PLAIN, Optimizer
 
 if TYPE_CHECKING:
     from linflow.dynamics.descent import Schedule
-    from linflow.dynamics.trajectory import Trajectory
 
 ALGORITHMS = ("flow", "descent")
 ALLOWED_FOR = "float64 numbers; their rounding is allowed for, but not proved (rigorous=True proves it)"
@@ -136,14 +134,6 @@ class Certificate(Promises):
         if not self.optimizer.only_rates:
             return ()
         return tuple(prior_results(self.setting, self.guarantees, self.step_size))
-
-    def check(self, run: Trajectory | Proof) -> Check:
-        """Compare every guarantee with a run from this start, or with a proof of one (`enclose`); see `Check`.
-
-        Raises:
-            ValueError: the run began at another loss gap, or used the other algorithm.
-        """
-        return run.against(self) if isinstance(run, Proof) else check_run(self, run)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the certificate as plain data, ready for JSON: infinities become None."""

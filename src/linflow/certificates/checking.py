@@ -120,11 +120,27 @@ class Promise(Protocol):
 
 @runtime_checkable
 class Proof(Protocol):
-    """A two-sided bound on the exact flow that can be compared with a certificate."""
+    """A two-sided bound on the exact flow or descent that can be compared with a certificate."""
 
     def against(self, certificate: Any) -> Check:
         """Return the check of a certificate against this proof."""
         ...
+
+
+def check(certificate: Promise, run: Trajectory | Proof) -> Check:
+    """Compare every guarantee of a certificate with a run from the same start, or with a proof of one.
+
+    Raises:
+        TypeError: `run` is neither.
+    """
+    if isinstance(run, Proof):
+        return run.against(certificate)
+    if not all(hasattr(run, name) for name in ("t", "gap", "rate", "stats")):
+        raise TypeError(
+            f"run is a {type(run).__name__}; a run (gradient_flow, gradient_descent) or a proof of one (enclose) is "
+            "needed."
+        )
+    return check_run(certificate, run)
 
 
 def check_run(certificate: Promise, run: Trajectory) -> Check:
@@ -170,7 +186,7 @@ def check_run(certificate: Promise, run: Trajectory) -> Check:
     for guarantee in certificate.guarantees:
         if not guarantee.applies:
             continue
-        bound = _bound(guarantee, t, done)
+        bound = guaranteed_gaps(guarantee, t, done)
         with np.errstate(over="ignore"):  # a bound can have reached 0
             share = least / np.maximum(bound, 5e-324)
         worst = max(worst, float(np.max(share)))
@@ -204,11 +220,16 @@ def _check_pair(certificate: Promise, run: Trajectory, root: float) -> None:
         )
     if unlike := difference(certificate.optimizer, run.optimizer, "the certificate", "the run"):
         raise ValueError(f"{unlike}; certify what was run, or run what was certified.")
+    check_step(certificate, run.step_size)
+
+
+def check_step(certificate: Promise, taken: float | None) -> None:
+    """Raise ValueError if a certificate is for a constant step and another was taken; None is a schedule."""
     eta = certificate.step_size
-    if eta is not None and not (run.step_size is not None and math.isclose(run.step_size, eta, rel_tol=1e-12)):
-        taken = "steps of a schedule" if run.step_size is None else f"the step {run.step_size:g}"
+    if eta is not None and not (taken is not None and math.isclose(taken, eta, rel_tol=1e-12)):
+        other = "steps of a schedule" if taken is None else f"the step {taken:g}"
         raise ValueError(
-            f"the certificate is for the constant step {eta:g} and the run took {taken}; certify that step, "
+            f"the certificate is for the constant step {eta:g} and the run took {other}; certify that step, "
             f"or run gradient_descent(…, step_size={eta:g})."
         )
 
@@ -241,7 +262,7 @@ def _beyond(excess: np.ndarray, run: Trajectory) -> np.ndarray:
     return np.flatnonzero(excess > OBSERVED_ALLOWANCE + (0.0 if math.isnan(error) else error))
 
 
-def _bound(guarantee: Guarantee, t: np.ndarray, done: np.ndarray | None) -> np.ndarray:
+def guaranteed_gaps(guarantee: Guarantee, t: np.ndarray, done: np.ndarray | None) -> np.ndarray:
     """Return the guaranteed gaps at the times of a run; for changing steps, after the number of steps done."""
     if done is not None and isinstance(guarantee.curve, StepCurve):
         return np.array([min(guarantee.gap, guarantee.curve.gap_after(int(k))) for k in done])
@@ -256,23 +277,28 @@ def _step_times(run: Trajectory) -> np.ndarray:
 
 def _steps_done(certificate: Promise, run: Trajectory) -> np.ndarray:
     """Return the steps done at each record; raise ValueError if the first step is not that of the schedule."""
-    from linflow.dynamics.descent import gradient_descent  # noqa: PLC0415 - runs do not depend on certificates
-
     times = _step_times(run)
     if len(times) > 1:
-        options = certificate.optimizer.options()
-        one = gradient_descent(
-            certificate.objective, certificate.start, schedule=certificate.schedule, steps=1, **options
-        )
-        assert one.step_sizes is not None
-        taken, due = float(times[1]), float(one.step_sizes[0])
-        if run.step_size is not None or not math.isclose(taken, due, rel_tol=1e-9):
-            always = " always" if run.step_size is not None else ""
-            raise ValueError(
-                f"the certificate is for {certificate.schedule!r}, whose first step is {due:g}, and the run took "
-                f"{taken:g}{always}; certify the schedule or step of the run, or run gradient_descent(…, schedule=…)."
-            )
+        check_first_step(certificate, float(times[1]), always=run.step_size is not None)
     return np.searchsorted(times, to_numpy(run.t))
+
+
+def check_first_step(certificate: Promise, taken: float, *, always: bool) -> None:
+    """Raise ValueError if a descent took another first step than the schedule of a certificate, or one for ever."""
+    from linflow.dynamics.descent import gradient_descent  # noqa: PLC0415 - runs do not depend on certificates
+
+    options = certificate.optimizer.options()
+    one = gradient_descent(
+        certificate.objective, certificate.start, schedule=certificate.schedule, steps=1, **options
+    )
+    assert one.step_sizes is not None
+    due = float(one.step_sizes[0])
+    if always or not math.isclose(taken, due, rel_tol=1e-9):
+        raise ValueError(
+            f"the certificate is for {certificate.schedule!r}, whose first step is {due:g}, and the run took "
+            f"{taken:g}{' always' if always else ''}; certify the schedule or step of the run, or run "
+            "gradient_descent(…, schedule=…)."
+        )
 
 
 def steps_taken(run: Trajectory, until: float) -> float:

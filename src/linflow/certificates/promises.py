@@ -10,6 +10,7 @@ from linflow._support import checks
 from linflow._support.deprecation import renamed_arguments
 from linflow._support.digits import number
 from linflow.certificates._base import Guarantee
+from linflow.certificates.checking import Check, check
 from linflow.certificates.curves import LimitCurve, StepCurve
 from linflow.certificates.imbalance_law import ImbalanceGuarantee
 from linflow.model.optimizer import PLAIN, Optimizer
@@ -21,14 +22,33 @@ class Promises:
     Attributes:
         guarantees: ordered by the time to 10⁻⁶ of the initial gap; those that do not apply come last.
         algorithm: "flow" or "descent".
+        objective: what is minimised.
+        start: the network at the start.
+        gap: the loss gap there.
+        step_size: the constant step of a descent, or None.
+        schedule: the rule for its steps, or None.
         optimizer: layer rates, weight decay and friction of what is certified.
         imbalance: what is certain about the imbalances; None if nothing is.
     """
 
     guarantees: tuple[Guarantee, ...]
     algorithm: str
+    objective: Any
+    start: Any
+    gap: float
+    step_size: float | None
+    schedule: Any
     optimizer: Optimizer = PLAIN
     imbalance: ImbalanceGuarantee | None = None
+
+    def check(self, run: Any) -> Check:
+        """Compare every guarantee with a run from this start, or with a proof of one (`enclose`); see `Check`.
+
+        Raises:
+            ValueError: the run or the proof began at another loss gap, or is of another algorithm or step.
+            TypeError: it is neither a run nor a proof.
+        """
+        return check(self, run)
 
     @property
     def best(self) -> Guarantee | None:

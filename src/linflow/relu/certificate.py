@@ -15,7 +15,6 @@ from linflow._support.fractions import FRACTIONS
 from linflow._support.html import block, folded_reasons, never_raising, notes, table
 from linflow._support.words import percent, shown
 from linflow.certificates._base import Guarantee, finite
-from linflow.certificates.checking import Check, check_run
 from linflow.certificates.curves import Curve
 from linflow.certificates.promises import Promises
 from linflow.relu.aligned import FORMS, Classification, aligned_phase, labels
@@ -84,14 +83,6 @@ class Certificate(Promises):
         if self.movement is None:
             return np.ones((len(self.objective.X), self.start.width), dtype=bool)
         return ~self.movement.frozen.T
-
-    def check(self, run: Any) -> Check:
-        """Compare every guarantee with a run from this start; see `lf.Check`.
-
-        Raises:
-            ValueError: the run began at another loss, or used the other algorithm or another step.
-        """
-        return check_run(self, run)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the certificate as plain data, ready for JSON: infinities become None."""

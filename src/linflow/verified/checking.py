@@ -1,20 +1,23 @@
-"""Checking a certificate against a proof. No tolerance is needed, because the bounds hold for the exact flow."""
+"""Checking a certificate against a proof. No tolerance is needed, because the bounds hold for the exact run."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
 
 from linflow._support.fractions import FRACTIONS
-from linflow.certificates import Certificate, Check, Violation
+from linflow.certificates import Check, Violation
+from linflow.certificates.checking import Promise, check_first_step, check_step, guaranteed_gaps
+from linflow.model.optimizer import Optimizer, difference
 
 POINTS = 200
 """Largest number of times, evenly spread over the steps, at which the two are compared."""
 
 
-class Bounded(Protocol):
+class BoundedFlow(Protocol):
     """A flow with bounds from both sides, such as an `Enclosure`."""
 
     @property
@@ -22,15 +25,34 @@ class Bounded(Protocol):
     @property
     def t(self) -> Any: ...  # noqa: D102
     def gap_bounds(self, t: Any) -> tuple[Any, Any]: ...  # noqa: D102
-    def rate_bounds(self, t: Any) -> tuple[Any, Any]: ...  # noqa: D102
     def time_bounds(self, until: Any) -> tuple[Any, Any]: ...  # noqa: D102
 
 
-def check_proof(certificate: Certificate, enclosure: Bounded) -> Check:
+class BoundedSteps(Protocol):
+    """A descent with bounds from both sides, such as a `DescentEnclosure`."""
+
+    @property
+    def step_size(self) -> float | None: ...  # noqa: D102
+    @property
+    def optimizer(self) -> Optimizer: ...  # noqa: D102
+    @property
+    def t(self) -> Any: ...  # noqa: D102
+    def gap_bounds(self, k: Any) -> tuple[Any, Any]: ...  # noqa: D102
+    def steps_bounds(self, until: Any) -> tuple[Any, Any]: ...  # noqa: D102
+
+
+def check_flow(
+    certificate: Promise, proof: BoundedFlow, fastest: Callable[[np.ndarray], np.ndarray] | None = None
+) -> Check:
     """Check every guarantee of a certificate on the flow against a proof from the same start.
 
     A guarantee is broken if its curve is below the proved lower bound of the gap, or if the best promised rate is
     above the proved upper bound of the rate. There is no tolerance for rounding or integration.
+
+    Args:
+        certificate: what was promised.
+        proof: what was proved.
+        fastest: the upper bounds of the rate at several times; None compares gaps only.
     """
     if certificate.algorithm != "flow":
         raise ValueError(
@@ -42,39 +64,94 @@ def check_proof(certificate: Certificate, enclosure: Bounded) -> Check:
             f"the certificate is for {certificate.optimizer}, but the enclosure is of the plain flow; a statement on "
             "one says nothing about the other."
         )
-    low, high = enclosure.first
+    _same_gap(certificate, *proof.first)
+    t = proof.t[_spread(len(proof.t))]
+    low, high = proof.gap_bounds(t)
+    worst, violation = _gaps(certificate, t, low, None)
+    slack, faster = (math.inf, None) if fastest is None else _rates(certificate, t, high, fastest(t))
+    ratios = {x: _late(certificate.time_to(x), *proof.time_bounds(x)) for x in FRACTIONS}
+    return Check(violation is None and faster is None, slack, worst, violation or faster, ratios)
+
+
+def check_steps(certificate: Promise, proof: BoundedSteps) -> Check:
+    """Check every guarantee of a certificate on descent against a proof from the same start, with the same steps.
+
+    The gaps are compared as for the flow. The rate of a step is `log(ℓ_k/ℓ_{k+1})/η_k`, which is at most that of the
+    proved upper bound of `ℓ_k` and the lower bound of `ℓ_{k+1}`.
+    """
+    if certificate.algorithm != "descent":
+        raise ValueError(
+            "the certificate is for the flow, but the enclosure is of descent; call certify with "
+            'algorithm="descent" and the same step, or call enclose without algorithm=.'
+        )
+    if unlike := difference(certificate.optimizer, proof.optimizer, "the certificate", "the proof"):
+        raise ValueError(f"{unlike}; certify what was enclosed, or enclose what was certified.")
+    low, high = proof.gap_bounds([0, 0])
+    _same_gap(certificate, float(low[0]), float(high[0]))
+    times, scheduled = proof.t, certificate.schedule is not None
+    check_step(certificate, proof.step_size)
+    if scheduled and len(times) > 1:
+        check_first_step(certificate, float(times[1]), always=proof.step_size is not None)
+    k = _spread(len(times))
+    low, high = proof.gap_bounds(k)
+    worst, violation = _gaps(certificate, times[k], low, k if scheduled else None)
+    now, following = k[:-1], k[:-1] + 1
+    below = proof.gap_bounds(following)[0]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rates = np.where(below > 0, np.log(high[:-1] / below) / (times[following] - times[now]), math.inf)
+    slack, faster = _rates(certificate, times[now], high[:-1], rates)
+    ratios = {x: _late(certificate.steps_to(x), *proof.steps_bounds(x)) for x in FRACTIONS}
+    return Check(violation is None and faster is None, slack, worst, violation or faster, ratios)
+
+
+def _same_gap(certificate: Promise, low: float, high: float) -> None:
+    """Raise ValueError unless certificate and proof are of the same start."""
     if not low * (1 - 1e-9) <= certificate.gap <= high * (1 + 1e-9):
         raise ValueError(
             f"the proof starts at a loss gap of {high:.6g}, but the certificate at {certificate.gap:.6g}; certify "
             "the objective and network that were enclosed."
         )
-    t = enclosure.t
-    if len(t) > POINTS:
-        t = t[np.unique(np.linspace(0, len(t) - 1, POINTS).round().astype(int))]
-    (gap_low, gap_high), rate_high = enclosure.gap_bounds(t), enclosure.rate_bounds(t)[1]
-    violation, worst_gap = None, 0.0
+
+
+def _spread(count: int) -> np.ndarray:
+    """Return at most `POINTS` of the indices from 0 to count − 1, both ends included."""
+    return np.unique(np.linspace(0, count - 1, min(count, POINTS)).round().astype(int))
+
+
+def _gaps(
+    certificate: Promise, t: np.ndarray, low: np.ndarray, done: np.ndarray | None
+) -> tuple[float, Violation | None]:
+    """Return the largest part of a promised gap that the proved lower bound is, and the first that is above 1."""
+    violation, worst = None, 0.0
     for guarantee in certificate.guarantees:
         if not guarantee.applies:
             continue
-        promised = np.array([guarantee.gap_at(float(x)) for x in t])
+        promised = guaranteed_gaps(guarantee, t, done)
         with np.errstate(divide="ignore", invalid="ignore"):
-            worst_gap = max(worst_gap, float(np.nanmax(np.where(gap_low > 0, gap_low / promised, 0.0))))
-        broken = np.flatnonzero(gap_low > promised)
+            worst = max(worst, float(np.nanmax(np.where(low > 0, low / promised, 0.0))))
+        broken = np.flatnonzero(low > promised)
         if len(broken) and violation is None:
-            k = int(broken[0])
-            violation = Violation(guarantee.name, float(t[k]), "loss gap", float(gap_low[k]), float(promised[k]))
-    worst_slack = math.inf
-    for k, x in enumerate(t):
+            i = int(broken[0])
+            violation = Violation(guarantee.name, float(t[i]), "loss gap", float(low[i]), float(promised[i]))
+    return worst, violation
+
+
+def _rates(
+    certificate: Promise, t: np.ndarray, high: np.ndarray, rates: np.ndarray
+) -> tuple[float, Violation | None]:
+    """Return the least ratio of a proved upper bound of the rate to the promised rate, and the first below 1."""
+    violation, slack = None, math.inf
+    for x, gap, rate in zip(t.tolist(), high.tolist(), rates.tolist(), strict=True):
         # The exact gap is at most the upper bound, and the promised rate only grows as the gap falls.
-        promised = certificate.rate_at(float(gap_high[k]))
-        if promised <= 0 or not math.isfinite(rate_high[k]):
+        promised = certificate.rate_at(gap)
+        if promised <= 0 or not math.isfinite(rate):
             continue
-        worst_slack = min(worst_slack, float(rate_high[k]) / promised)
-        if rate_high[k] < promised and violation is None:
-            violation = Violation("rate", float(x), "rate", float(rate_high[k]), promised)
-    ratios = {}
-    for fraction in FRACTIONS:
-        earliest, latest = enclosure.time_bounds(fraction)
-        known = math.isfinite(latest) and earliest > 0
-        ratios[fraction] = certificate.time_to(fraction) / earliest if known else math.nan
-    return Check(violation is None, worst_slack, worst_gap, violation, ratios)
+        slack = min(slack, rate / promised)
+        if rate < promised and violation is None:
+            violation = Violation("rate", x, "rate", rate, promised)
+    return slack, violation
+
+
+def _late(promised: float, earliest: float, latest: float) -> float:
+    """Return the promised time or number of steps over the proved one; NaN if that is not known."""
+    return promised / earliest if math.isfinite(latest) and earliest > 0 else math.nan

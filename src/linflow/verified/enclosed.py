@@ -12,7 +12,9 @@ import numpy as np
 from linflow._support import checks
 from linflow._support.arrays import unmasked
 from linflow._support.deprecation import renamed_arguments
-from linflow.certificates import Guarantee
+from linflow.certificates import Check, Guarantee
+from linflow.certificates.checking import Promise
+from linflow.verified.checking import check_flow
 from linflow.verified.march import EnclosureStep, reached
 from linflow.verified.rounding import UP
 
@@ -50,6 +52,10 @@ class EnclosedFlow:
 
     def _gap(self, t: float) -> tuple[float, float]:
         raise NotImplementedError
+
+    def against(self, certificate: Promise) -> Check:
+        """Check every guarantee against the proof, without tolerance, like `certificate.check(enclosure)`."""
+        return check_flow(certificate, self)
 
     @cached_property
     def t(self) -> np.ndarray:

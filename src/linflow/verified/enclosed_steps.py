@@ -10,6 +10,10 @@ import numpy as np
 from linflow._support import checks
 from linflow._support.arrays import unmasked
 from linflow._support.deprecation import renamed_arguments
+from linflow.certificates import Check
+from linflow.certificates.checking import Promise
+from linflow.model.optimizer import PLAIN, Optimizer
+from linflow.verified.checking import check_steps
 from linflow.verified.march import reached
 from linflow.verified.rounding import UP
 
@@ -23,6 +27,17 @@ class EnclosedSteps:
     result: str
     reason: str
     notes: tuple[str, ...]
+    step_size: Any
+    optimizer: Optimizer = PLAIN
+
+    @property
+    def t(self) -> np.ndarray:
+        """The sum of the first k steps."""
+        raise NotImplementedError
+
+    def against(self, certificate: Promise) -> Check:
+        """Check every guarantee against the proof, without tolerance, like `certificate.check(enclosure)`."""
+        return check_steps(certificate, self)
 
     @property
     def steps(self) -> int:

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from linflow._support import checks
-from linflow.certificates import Certificate, Check, Guarantee
+from linflow.certificates import Check, Guarantee
+from linflow.certificates.checking import Promise
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
 from linflow.model.quadratics import MatrixFactorization
-from linflow.verified.checking import check_proof
+from linflow.verified.checking import check_flow
 from linflow.verified.enclosed import Bounds, EnclosedFlow
 from linflow.verified.forever import ever_after
 from linflow.verified.march import EnclosureStep, product_error
@@ -143,9 +144,9 @@ class Enclosure(EnclosedFlow):
         weights, _ = self._step(checks.positive(t, "t", allow_zero=True)).at(float(t))
         return self.start.with_weights(self.narrowed.expand(weights))
 
-    def against(self, certificate: Certificate) -> Check:
+    def against(self, certificate: Promise) -> Check:
         """Check every guarantee against the proof, without tolerance, like `certificate.check(enclosure)`."""
-        return check_proof(certificate, self)
+        return check_flow(certificate, self, lambda t: self.rate_bounds(t)[1])
 
     def around(self, t: float) -> tuple[list[np.ndarray], float, float, float]:
         """Return the narrow weights of the path at a time, bounds of the gap, and a radius around the weights.
