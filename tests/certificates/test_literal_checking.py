@@ -201,6 +201,26 @@ def test_the_rate_of_a_descent_is_the_mean_between_two_records():
     assert check(of_descent(rate=lambda y: 1.0), descent(gap=(4.0, 0.0, 0.0))).worst_slack == math.inf
 
 
+def test_only_a_record_of_several_steps_may_be_kept_as_the_promise_stands_at_its_end():
+    # The last of three records of mean rate log(2)/Δ; promised is as much where the gap is 1, and less at its end.
+    for step, last, several in ((0.5, 0.75, False), (0.5, 0.76, True), (2.0, 3.0, False), (2.0, 3.04, True)):
+        t = (0.0, step, 2 * step, 2 * step + last)
+        rate = math.log(2) / last
+
+        def promised(y, rate=rate):
+            return {4.0: 0.0, 2.0: 0.0, 1.0: 1.5 * rate, 0.5: 0.5 * rate}[y]
+
+        run = descent(gap=(4.0, 2.0, 1.0, 0.5), rate=(1.0,) * 4, t=t, step_size=step)
+        assert check(of_descent(row(), rate=promised, step_size=step), run).holds is several
+    # Each by the promises at its own two ends.
+    run = descent(gap=(4.0, 2.0, 1.0, 0.5), rate=(1.0,) * 4, t=(0.0, 1.0, 2.0, 3.0))
+    for low in (4.0, 2.0, 1.0):  # a promise that no rate keeps, at one of the three starts alone, is lowered by its end
+        found = check(of_descent(row(), rate=lambda y, low=low: 9.0 if y == low else 0.0), run)
+        assert found.holds
+    found = check(of_descent(row(), rate=lambda y: 9.0 if y in (2.0, 1.0) else 0.0), run)
+    assert found.violation.t == 2.0
+
+
 def test_a_descent_with_another_step_is_refused():
     for part, same in ((0.9e-12, True), (1.1e-12, False)):
         for sign in (1, -1):
@@ -281,3 +301,41 @@ def test_a_run_of_another_schedule_is_refused():
     # A run without a step is of any schedule.
     run = of_schedule((0,), step_sizes=np.array([]), step_size=0.25)
     assert check(with_schedule(first=9.0), run).holds
+
+
+# --- imbalance -----------------------------------------------------------------------------------------------------
+
+HEAVY = lf.Optimizer(friction=1.0)
+
+
+@pytest.mark.parametrize(("error", "part"), [(0.0, OVER), (1e-3, OVER + 2e-3), (math.nan, OVER)])
+def test_the_imbalance_at_the_end_is_granted_the_error_of_the_weights(error, part):
+    """`2ε Σ‖W_l‖²` over both ends: 1 + 4 + 9 + 16 here."""
+    ends = [SimpleNamespace(weights=[a * np.eye(1), b * np.eye(1)]) for a, b in ((1.0, 2.0), (3.0, 4.0))]
+    law = SimpleNamespace(change_at=lambda t: {4.0: 0.5}[t])
+    for drift, optimizer, holds in (
+        (0.5 + 30 * part * 0.999, HEAVY, True),
+        (0.5 + 30 * part * 1.001, HEAVY, False),
+        (9.0, PLAIN, True),
+    ):
+        run = run_of(error=error, optimizer=optimizer, nodes=(np.array([0.0, 2.0, 4.0]), np.zeros(3)))
+        run.start, run.final, run.stats.imbalance_drift = *ends, drift
+        certificate = promise(imbalance=law, optimizer=optimizer)
+        certificate.objective.rounding = lambda network: 0.0
+        found = check(certificate, run)
+        assert found.holds is holds
+        if not holds:
+            assert found.violation == Violation("imbalance", 4.0, "imbalance", drift, 0.5)
+        assert check(promise(optimizer=optimizer), run_of(optimizer=optimizer)).holds  # nothing is said of it
+
+
+@pytest.mark.parametrize("missing", [(), ("t",), ("gap",), ("rate",), ("stats",)])
+def test_a_run_has_times_gaps_rates_and_numbers_of_its_own(missing):
+    run = run_of()
+    for name in missing:
+        delattr(run, name)
+    if not missing:
+        assert checking.check(promise(), run).holds
+    else:
+        with pytest.raises(TypeError, match="run is a SimpleNamespace"):
+            checking.check(promise(), run)

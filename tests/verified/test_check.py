@@ -202,9 +202,11 @@ def test_a_proof_of_a_schedule_is_compared_step_by_step():
     check = cert.check(enc)
     assert check.holds and cert.best is not None and check.worst_gap <= 1
     assert check.time_ratios[1e-2] == cert.steps_to(1e-2) / enc.steps_bounds(1e-2)[0]
-    other = lf.enclose(f, net, algorithm="descent", step_size=1e-3, steps=3)
+    other = lf.enclose(f, net, algorithm="descent", step_size=1e-3, steps=1)
     with pytest.raises(ValueError, match="took 0.001 always; certify the schedule"):
         cert.check(other)
+    none = lf.enclose(f, net, algorithm="descent", schedule=rule, until=0.999999, steps=1)
+    assert none.steps == 1 and cert.check(none).holds
     with pytest.raises(ValueError, match="whose first step is"):
         cert.check(lf.enclose(f, net, algorithm="descent", schedule=lf.schedules.backtracking(0.5), steps=3))
 
@@ -269,3 +271,9 @@ def test_the_gaps_of_proved_steps_are_compared_at_their_times():
     assert check.time_ratios == {x: 100 * x / 2 for x in (1e-2, 1e-4, 1e-6)}
     assert np.isnan(check_steps(promised_steps(), stepped(until=(2, np.inf))).time_ratios[1e-2])
     assert np.isnan(check_steps(promised_steps(), stepped(until=(0, 2))).time_ratios[1e-2])
+
+
+def test_a_proof_without_a_step_is_one_of_any_schedule():
+    certificate = promised_steps(eta=None)
+    certificate.schedule = lf.schedules.backtracking(0.5)
+    assert check_steps(certificate, stepped(low=(4.0,), high=(4.0,), until=(1, np.inf))).holds

@@ -70,7 +70,7 @@ def check_flow(
     worst, violation = _gaps(certificate, t, low, None)
     slack, faster = (math.inf, None) if fastest is None else _rates(certificate, t, high, fastest(t))
     ratios = {x: _late(certificate.time_to(x), *proof.time_bounds(x)) for x in FRACTIONS}
-    return Check(violation is None and faster is None, slack, worst, violation or faster, ratios)
+    return _found(violation or faster, slack, worst, ratios)
 
 
 def check_steps(certificate: Promise, proof: BoundedSteps) -> Check:
@@ -86,8 +86,7 @@ def check_steps(certificate: Promise, proof: BoundedSteps) -> Check:
         )
     if unlike := difference(certificate.optimizer, proof.optimizer, "the certificate", "the proof"):
         raise ValueError(f"{unlike}; certify what was enclosed, or enclose what was certified.")
-    low, high = proof.gap_bounds([0, 0])
-    _same_gap(certificate, float(low[0]), float(high[0]))
+    _same_gap(certificate, *proof.gap_bounds(0))
     times, scheduled = proof.t, certificate.schedule is not None
     check_step(certificate, proof.step_size)
     if scheduled and len(times) > 1:
@@ -97,11 +96,15 @@ def check_steps(certificate: Promise, proof: BoundedSteps) -> Check:
     worst, violation = _gaps(certificate, times[k], low, k if scheduled else None)
     now, following = k[:-1], k[:-1] + 1
     below = proof.gap_bounds(following)[0]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        rates = np.where(below > 0, np.log(high[:-1] / below) / (times[following] - times[now]), math.inf)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a gap that may be 0 has any rate
+        rates = np.log(high[:-1] / below) / (times[following] - times[now])
     slack, faster = _rates(certificate, times[now], high[:-1], rates)
     ratios = {x: _late(certificate.steps_to(x), *proof.steps_bounds(x)) for x in FRACTIONS}
-    return Check(violation is None and faster is None, slack, worst, violation or faster, ratios)
+    return _found(violation or faster, slack, worst, ratios)
+
+
+def _found(violation: Violation | None, slack: float, worst: float, ratios: dict[float, float]) -> Check:
+    return Check(violation is None, slack, worst, violation, ratios)
 
 
 def _same_gap(certificate: Promise, low: float, high: float) -> None:
