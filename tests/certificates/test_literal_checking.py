@@ -214,7 +214,7 @@ def test_only_a_record_of_several_steps_may_be_kept_as_the_promise_stands_at_its
         assert check(of_descent(row(), rate=promised, step_size=step), run).holds is several
     # Each by the promises at its own two ends.
     run = descent(gap=(4.0, 2.0, 1.0, 0.5), rate=(1.0,) * 4, t=(0.0, 1.0, 2.0, 3.0))
-    for low in (4.0, 2.0, 1.0):  # a promise that no rate keeps, at one of the three starts alone, is lowered by its end
+    for low in (4.0, 2.0, 1.0):  # no rate keeps 9, which the end of the interval lowers to 0
         found = check(of_descent(row(), rate=lambda y, low=low: 9.0 if y == low else 0.0), run)
         assert found.holds
     found = check(of_descent(row(), rate=lambda y: 9.0 if y in (2.0, 1.0) else 0.0), run)

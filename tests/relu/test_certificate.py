@@ -272,5 +272,5 @@ def test_a_certificate_is_compared_with_proofs_of_the_flow_and_of_descent(seed):
     assert steps.rate > 0 and check.holds and 0 < check.worst_gap <= 1 and check.worst_slack >= 1
     with pytest.raises(ValueError, match="the enclosure is of descent"):
         cert.check(relu.enclose(X, Y, net, algorithm="descent", step_size=eta, steps=3))
-    with pytest.raises(TypeError, match="a run .* or a proof of one"):
+    with pytest.raises(TypeError, match=r"a run .* or a proof of one"):
         cert.check([1.0])
