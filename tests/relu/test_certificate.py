@@ -165,8 +165,10 @@ def test_a_step_is_given_and_taken_in_the_units_of_the_data(monkeypatch):
             if gain:
                 assert certificate.stepped(start, given) == (eta, found, "")
             else:
-                said = f"with the step {eta:.3g}, 25% of the residual is proved to go; shorten the step"
-                assert certificate.stepped(start, given) == (eta, None, said)
+                way = "nor is any of the shorter ones tried" if given is None else "shorten the step"
+                said = f"with the step {eta:.3g}, 25% of the residual is proved to go; {way}"
+                step, none, reason = certificate.stepped(start, given)
+                assert (step, none) == (eta, None) and reason.startswith(said)
     assert asked == [8.0, 8.0]
     for given in (None, 0.5):
         assert certificate.stepped(SimpleNamespace(unfit="why"), given) == (given, None, "why")
