@@ -54,8 +54,8 @@ TARGETS = {
     },
     **{f"relu.{name}": ["relu/test_literal", "relu/test_descent"] for name in ("steps", "descent")},
     **{f"relu.{name}": ["relu/test_literal_pieces", "relu/test_flow"] for name in ("flow", "pieces")},
-    "relu.trajectory": ["relu/test_flow"],
-    **{f"relu.{name}": ["relu/test_network"] for name in ("network", "starts")},
+    "relu.trajectory": ["relu/test_literal_networks", "relu/test_flow"],
+    **{f"relu.{name}": ["relu/test_literal_networks", "relu/test_network"] for name in ("network", "starts")},
     **{
         f"relu.{name}": [
             "relu/test_literal_pattern", "relu/test_literal_passage", "relu/test_literal_enclosure",
@@ -64,11 +64,11 @@ TARGETS = {
         for name in ("passage", "pattern_march", "pattern_path", "pattern_tube", "enclosure")
     },
     "relu.events": ["relu/test_literal_pieces", "relu/test_flow"],
-    "relu.design": ["relu/test_design"],
+    "relu.design": ["relu/test_literal_networks", "relu/test_design"],
     "relu.roots": ["relu/test_roots", "relu/test_flow"],
     "relu.pattern_descent": ["relu/test_literal_pattern", "relu/test_enclosed_descent"],
     "relu.enclosed_descent": ["relu/test_enclosed_descent"],
-    "relu.aligned": ["relu/test_aligned"],
+    "relu.aligned": ["relu/test_literal_networks", "relu/test_aligned"],
     **{f"relu.{name}": ["relu/test_smooth"] for name in ("activations", "lazy", "smooth")},
     "certificates.setting": ["certificates/test_reasons", *CERTIFICATES, "certificates/test_literal_prior"],
     "certificates.exponential": [*CERTIFICATES, "certificates/test_reasons"],

@@ -198,8 +198,9 @@ def test_polynomials_are_bounded_by_bernstein_coefficients(coarse):
 
 
 def test_pre_activations_are_bounded_by_their_terms_if_far_from_0_and_else_by_polynomials(coarse):
-    path = path_of(data_of(3, N=6, h=7, s=0.25), 2.0**-4, order=3, slides=((0, 1),))
+    path = path_of(data_of(3, N=6, h=7, s=0.25), 2.0**-4, order=3, slides=((0, 1), (2, 3), (5, 5)))
     path.data.void[4, 3] = True
+    path.z[:, 0, 1], path.z[:, 2, 3] = [0.5, -0.25, 0.0, 0.0], [-0.5, 0.25, 0.0, 0.0]  # as if they were off 0
     s = 0.5
     tube, ways = PatternTube(path, s), set()
     for i in range(6):
@@ -289,6 +290,7 @@ def test_the_correction_of_one_pair(coarse, slides, beyond):
     tube = tube_of(slides=slides)
     tube.low[:] = 1e9
     tube.low[:, 1, 2] = -beyond
+    tube.path.z[1:, 1, 2] = [0.5, -0.25, 0.125]
     inverse = (1 + g(3 + 4)) / float(np.sum(tube.data.X[1] ** 2))
     z, error = tube.path.z[:, 1, 2], tube.path.z_error[:, 1, 2]
     varied = sum((abs(z[k]) + error[k]) * 0.5**k for k in (1, 2, 3)) * up
@@ -307,7 +309,7 @@ def test_the_correction_of_several_pairs_and_of_those_that_it_might_push_across(
     both = 0.125 * math.sqrt(inverse_square(tube.data, np.array([0, 1]))) * up
     pair = math.sqrt((0.25**2 + 0.5**2) * inverse_square(tube.data, np.array([2, 3]))) * up
     varied = inverse_square(tube.data, np.array([2, 3])) * (3 * 0.75) ** 2
-    for at, own, S in ((1 - 1e-9, both, [0, 1]), (1 + 1e-9, alone, [0])):
+    for at, own, S in ((1 - 1e-9, both, [0, 1]), (1.0, both, [0, 1]), (1 + 1e-9, alone, [0])):
         tube.__dict__.pop("adjusted", None)
         tube.low[:, 1, 0] = lengths[1] * alone * up * at
         variation = varied + inverse_square(tube.data, np.array(S)) * (3 * 0.125) ** 2
@@ -349,6 +351,14 @@ def test_how_far_forces_are_out_of_their_range(coarse, sign, size):
         total += outside.max() * tube.data.lengths[i]
     assert tube.forced == near(total * path.tau * s * up) and total > 0
     assert tube_of().forced == 0.0
+
+
+def test_forces_within_their_range_add_nothing(coarse):
+    tube = tube_of(slides=((1, 2), (3, 0)))
+    tube.__dict__["adjusted"] = (0.0, 0.0)
+    for i, j in ((1, 2), (3, 0)):
+        tube.path.pulls[:, i, j], tube.path.forces[:, i, j] = [1e5, 0.0, 0.0], [5e4, 0.0, 0.0]
+    assert tube.forced == 0.0
 
 
 def test_the_norms_at_the_ends_of_pieces_are_written_with_their_rounding(coarse):
@@ -418,7 +428,7 @@ def test_norms_of_pulls_are_spectral_where_they_matter(coarse):
     R = drawn(4, 1, seed=2)
     for j, found in enumerate(pulled_norms(X, slopes, R)):
         assert found == near(float(np.linalg.norm(X.T @ (slopes[:, [j]] * R))) * (1 + g(3 + 4)))
-    R, slopes[:, 2] = drawn(4, 2, seed=2), 1e-3
+    R, slopes[:, 2] = 2.0**-10 * drawn(4, 2, seed=2), 1e-3
     found = pulled_norms(X, slopes, R)
     products = [X.T @ (slopes[:, [j]] * R) for j in range(5)]
     sharp = [spectral(A) for A in products]
@@ -428,7 +438,7 @@ def test_norms_of_pulls_are_spectral_where_they_matter(coarse):
     assert found[2] > 1.01 * sharp[2]  # it is too small to matter
 
 
-def test_the_inverse_of_samples_is_written_with_its_rounding(coarse):
+def test_the_inverse_of_samples_is_written_with_its_rounding(coarse, monkeypatch):
     net = relu.Network(np.ones((3, 1)), np.ones((1, 1)))
     X = np.array([[0.0, 3.0, 4.0], [0.0, -3.0, -4.0], [2.0, 0.5, -1.0]])
     data = Data(regression(X, np.ones(3), net), net)
@@ -436,6 +446,12 @@ def test_the_inverse_of_samples_is_written_with_its_rounding(coarse):
     rows = np.array([[0.0, 3.0, 4.0], [2.0, 0.5, -1.0]])
     least = least_eigenvalue(rows @ rows.T, g(3) * float(np.sum(rows**2)) * up)
     assert least > 0 and inverse_square(data, np.array([0, 1, 2])) == near(1 / least)
+    # A sample with one entry, and its opposite.
+    one = Data(regression(np.array([[0.0, 2.0, 0.0], [0.0, -2.0, 0.0]]), np.ones(2), net), net)
+    assert inverse_square(one, np.array([0, 1])) == near((1 + g(3 + 4)) / 4)
+    for least, inverse in ((0.25, 4.0), (0.0, math.inf), (-1.0, math.inf)):
+        monkeypatch.setattr("linflow.relu.pattern_tube.least_eigenvalue", lambda gram, error, least=least: least)
+        assert inverse_square(data, np.array([0, 1, 2])) == inverse
 
 
 # --- descent -------------------------------------------------------------------------------------------------------

@@ -127,10 +127,11 @@ def aligned_phase(problem: Classification, net: Network) -> tuple[str, Curve | N
         rows, neurons = y == sign, (v * sign > 0) & (X @ net.extended > 0)[y == sign].any(axis=0)
         if not rows.any():
             continue
-        half = FORMS[problem.form](X[rows], y[rows])
-        alpha = float(np.sum(v[neurons] ** 2)) * (1 - (len(v) + 8) * EPS)
-        if not half.hard_margin > 0:
+        try:
+            half = FORMS[problem.form](X[rows], y[rows])
+        except ValueError:
             return f"the {word} samples have no margin that float64 can show", None, {}
+        alpha = float(np.sum(v[neurons] ** 2)) * (1 - (len(v) + 8) * EPS)
         layers = LinearNetwork([net.extended[:, neurons], v[neurons, None]])
         gap = half.value(layers.product()) + half.rounding(layers)
         if not (math.isfinite(gap) and 0 < alpha < math.inf):

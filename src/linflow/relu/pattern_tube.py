@@ -34,7 +34,7 @@ def bernstein(degree: int) -> np.ndarray:
         a, b = piece / PIECES, (piece + 1) / PIECES
         for i in range(n + 1):
             for k in range(n + 1):
-                terms = range(max(0, k - n + i), min(i, k) + 1)
+                terms = range(min(i, k) + 1)
                 total = sum(math.comb(i, l) * math.comb(n - i, k - l) * b**l * a ** (k - l) for l in terms)
                 found[piece, i, k] = total / math.comb(n, k)
     return found
@@ -48,7 +48,7 @@ def extremes(series: np.ndarray, error: np.ndarray, s: float) -> tuple[np.ndarra
         error: upper bounds of the error of each coefficient, of the same shape or one that broadcasts to it.
         s: length of the step.
     """
-    powers = (s ** np.arange(len(series))).reshape(-1, *[1] * (series.ndim - 1))
+    powers = (s ** np.arange(len(series))).reshape(len(series), *[1] * (series.ndim - 1))
     off = np.sum((error + gamma(WEIGHTS) * np.abs(series)) * powers, axis=0) * UP
     values = np.tensordot(bernstein(len(series) - 1), series * powers, 1)
     return values.min(axis=1) - off, values.max(axis=1) + off
@@ -87,9 +87,9 @@ class PatternTube:
         powers = (s ** np.arange(len(z)))[:, None, None]
         reach = np.sum((np.abs(z) * powers)[1:], axis=0) * UP + np.sum(error * powers, axis=0) * UP
         low, high = np.repeat((z[0] - reach)[None], PIECES, 0), np.repeat((z[0] + reach)[None], PIECES, 0)
-        close = np.nonzero(np.abs(z[0]) <= 1.5 * reach)
-        if len(close[0]):
-            low[:, *close], high[:, *close] = extremes(z[:, *close], error[:, *close], s)
+        close = np.abs(z[0]) <= 1.5 * reach
+        if close.any():
+            low[:, close], high[:, close] = extremes(z[:, close], error[:, close], s)
         return low, high
 
     @cached_property
@@ -121,7 +121,7 @@ class PatternTube:
                 inverse = inverse_square(self.data, S)
                 own = math.sqrt(float(np.sum(beyond[S, j] ** 2)) * inverse) * UP
                 # Pairs that this might push across 0 are held, too.
-                wider = np.flatnonzero((beyond[:, j] > 0) | ~(low[:, j] > self.data.lengths * own * UP))
+                wider = np.flatnonzero(~(low[:, j] > self.data.lengths * own * UP))
                 if len(wider) == len(S):
                     break
                 S = wider
@@ -182,8 +182,8 @@ class PatternTube:
         k, times = np.arange(path.order + 1), np.arange(PIECES + 1) * (s / PIECES)
         tensor = [np.tensordot(times[:, None] ** k, series, 1) for series in path.coefficients]
         off = path.lengths @ (gamma(4 * path.order + 2) * s**k) * UP + TINY
-        found, rows = np.zeros((PIECES + 1, len(self.rows))), np.zeros((PIECES + 1, len(data.lengths)))
-        for at in range(PIECES + 1):
+        found, rows = np.zeros((len(times), len(self.rows))), np.zeros((len(times), len(data.lengths)))
+        for at in range(len(times)):
             first, second = tensor[0][at], tensor[1][at]
             R = (path.pattern.slopes * (data.X @ first)) @ second - data.problem.Y
             error = self._residual_error(first, second, off)
@@ -242,5 +242,5 @@ def inverse_square(data: Data, S: np.ndarray) -> float:
         return (1 + gamma(rows.shape[1] + 4)) / float(np.sum(rows**2))
     gram = rows @ rows.T
     error = gamma(rows.shape[1]) * float(np.sum(rows**2)) * UP
-    least = least_eigenvalue(0.5 * (gram + gram.T), error)
+    least = least_eigenvalue(gram, error)
     return 1 / least if least > 0 else math.inf
