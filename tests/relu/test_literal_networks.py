@@ -175,7 +175,7 @@ def test_the_loss_of_a_classification_and_its_rounding(monkeypatch):
         ("exponential", lambda z: np.exp(-z), lambda z: -np.exp(-z)),
         ("logistic", lambda z: np.log1p(np.exp(-z)), lambda z: -1 / (1 + np.exp(z))),
     ):
-        problem = labels(X, y, form)
+        problem = labels(X, y, net, form)
         Z = net.outputs(X)
         margins = y[:, None] * Z
         assert problem.value(Z) == problem.loss(net) == near(float(np.sum(value(margins))))
@@ -348,7 +348,7 @@ def test_times_at_which_a_flow_has_fallen():
     assert flow.time_to([0.9, 1e-3]) == near([-math.log(0.9), math.inf], 1e-14)
     assert flow.gap_at([0.0, 1.5]) == near([1.0, math.exp(-1.5)]) and flow.network_at(3.0) == 3.0
     for bad in (3.1, -0.1):
-        with pytest.raises(ValueError, match="lies outside|not be negative|non-negative"):
+        with pytest.raises(ValueError, match=r"lies outside|non-negative|not negative"):
             flow.gap_at(bad)
     assert list(flow.loss) == list(flow.gap) and flow.minimum == 0.0
     # The recorded loss and that of the weights can differ by rounding, on both sides.

@@ -466,15 +466,29 @@ def test_a_unit_of_time_in_which_steps_have_about_the_length_1():
         assert march.tau == path.tau and abs(math.log2(path.longest())) <= 0.5
 
 
-def test_why_a_march_ends():
+def test_why_a_march_ends(monkeypatch):
     march = march_of()
-    march.radius = 0.25
-    mask = np.zeros((4, 5), dtype=bool)
-    assert march._why(None) == march._why(mask) == ("no radius was confirmed, however short the step; it is 0.25")
+    march.radius, mask = 0.25, np.zeros((4, 5), dtype=bool)
+    assert march._why(None) == march._why(mask) == "no radius was confirmed, however short the step; it is 0.25"
     mask[1, 2] = True
-    end = " on sample 1, where two solutions could part"
-    assert march._why(mask) == "neuron 2 comes near 0 and may not cross it" + end
-    assert march._why(mask, crossing=True) == "neuron 2 is not proved to cross 0 at a positive speed" + end
+    at_zero = 1e-12 * float(np.abs(march.data.X[1]) @ np.abs(march.weights[0][:, 2]))
+    path = SimpleNamespace(z=np.zeros((3, 4, 5)), pulls=np.full((3, 4, 5), 0.5))
+    monkeypatch.setattr(PatternMarch, "_path", lambda self: path)
+    starts, held = "starts at 0 on sample 1 and is not", "is held at 0 on sample 1 and may stay"
+    comes, near_it = "comes to 0 on sample 1 at t = 2 and is not", "comes near 0 on sample 1 and may turn"
+    for t, z, found, event in (
+        (0.0, [1 - 1e-9, 5.0, 0.0], starts, None),
+        (0.0, [1.0, 0.0, 0.0], starts, 2.0),
+        (0.0, [-1 - 1e-9, 0.0, 0.0], comes, 2.0),
+        (1.0, [0.5, -0.25, 0.25 - 1e-9], held, 2.0),
+        (1.0, [0.5, -0.25, 0.25 + 1e-9], near_it, None),
+        (1.0, [0.5, -0.75, 0.0], comes, 2.0),
+    ):
+        march.t, path.z[:, 1, 2] = t, np.array(z) * at_zero
+        text = march._not_crossed(1, 2, event)
+        assert text.startswith(f"neuron 2 {found} ")
+        assert "; its pull (R v_j)_i is 0.5, the radius 0.25: there two solutions can part" in text
+        assert event is not None or march._why(mask) == text
 
 
 def test_an_event_at_which_nothing_changes_is_told_by_its_pair():
