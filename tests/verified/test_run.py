@@ -27,7 +27,10 @@ class Scripted:
         self.gap = self.gaps[0]
         self.first = first or self.gap
         self.radius, self.exponent, self.trouble = 0.25, 3.0, "it was stuck"
-        self.ends = []
+        self.ends, self.hurried = [], []
+
+    def hurry(self, factor):
+        self.hurried.append(factor)
 
     def advance(self, end):
         self.ends.append(end)
@@ -50,6 +53,27 @@ def test_a_flow_ends_past_its_target_so_that_its_time_is_bounded_from_both_sides
     assert ended(Scripted((8.0, 9.0), (0.8, 0.8), (0.79, 0.792)), until=0.1) == ("target proved", "", 2)
     assert ended(Scripted((8.0, 9.0), (0.79, 0.7921), (0.5, 0.5)), until=0.1) == ("target proved", "", 2)
     assert ended(Scripted((8.0, 9.0), (0.5, 0.5)), until=0.1) == ("target proved", "", 1)
+
+
+def test_the_pace_is_looked_at_sixteen_times():
+    falling = [(8.0 / 2**k, 8.0 / 2**k) for k in range(40)]
+    march = Scripted(*falling)
+    ended(march, until=2.0**-40, max_steps=32)  # a part has two steps
+    rest = [(40 - k + math.log2(1 / 0.99)) / 2 for k in range(2, 33, 2)]  # in parts
+    expected = [1.5 * 2 * x / max(1, 32 - k) for x, k in zip(rest, range(2, 33, 2), strict=True)]
+    assert march.hurried == pytest.approx(expected, rel=1e-12, abs=0)
+    # The end of the time may be nearer, and without a target it alone counts.
+    for until in (2.0**-40, None):
+        march = Scripted(*falling)
+        ended(march, until=until, end=7.0, max_steps=16)
+        assert march.hurried == [1.5 * (7 - k) / (16 - k) for k in range(1, 8)]
+    # Where the gap does not fall, it never gets there. One step is a part if there are few.
+    march = Scripted((8.0, 8.0), (8.0, 8.0), (9.0, 9.0), (4.0, 4.0))
+    ended(march, until=1e-3, max_steps=3)
+    assert march.hurried[:2] == [math.inf] * 2 and math.isfinite(march.hurried[2])
+    march = Scripted((8.0, 8.0), (8.0, math.nan), (math.nan, math.nan), (4.0, 4.0))
+    ended(march, until=1e-3, max_steps=3)
+    assert march.hurried[:2] == [math.inf] * 2
 
 
 def test_a_flow_ends_at_its_limits():

@@ -87,6 +87,9 @@ class PatternMarch:
         speed = flow.at(y, self.pattern).speed
         self.tau = 2.0 ** (time_exponent(float(np.linalg.norm(y[:-1])), speed) - 3)
 
+    def hurry(self, factor: float) -> None:
+        """Go on as before: the degree of the path is always the same."""
+
     def advance(self, end: float = math.inf) -> EnclosureStep | None:
         """Take one step, at most to `end`. Return None if no radius is confirmed (`trouble` says why)."""
         if self.pending:

@@ -46,7 +46,10 @@ class Arithmetic(Protocol):
 class Float64:
     """Plain float64, with products by BLAS."""
 
-    unit, order, truncation, rest = U, 20, 1e-16, 0.0
+    unit, truncation, rest = U, 1e-16, 0.0
+
+    def __init__(self, order: int):
+        self.order = order
 
     def terms(self, inner: int, k: int) -> int:
         """Return the number of operations behind each entry of a Cauchy product."""
@@ -161,4 +164,7 @@ class Pairs:
             return False
 
 
-FLOAT64, PAIRS = Float64(), Pairs()
+DEGREES = (20, 40, 60)
+"""Degrees of a path in float64. The first is the cheapest for each unit of time; the others take longer steps."""
+
+FLOAT64, PAIRS = Float64(DEGREES[0]), Pairs()

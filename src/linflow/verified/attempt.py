@@ -13,7 +13,8 @@ from linflow.verified.enclosure import Enclosure
 from linflow.verified.run import STEPS, enclose
 
 STORED = 6_000_000
-"""Limit on weights times stored steps of a flow. A step stores 21 numbers per weight, so this is 1 GB."""
+"""Limit on weights times stored steps of a flow. A step stores 21 numbers per weight, so this is 1 GB. With up to 200
+weights it may store 61, which is 200 MB for the 2000 steps of a proof."""
 
 COMPUTED = 1_200_000_000
 """Limit on weights times steps of a descent, which stores none of its steps."""

@@ -39,7 +39,9 @@ def programs() -> Any:
         return None
 
 
-def layout(problem: AffineGradient, weights: Sequence[np.ndarray], scale: float) -> Layout | None:
+def layout(
+    problem: AffineGradient, weights: Sequence[np.ndarray], scale: float, order: int = FLOAT64.order
+) -> Layout | None:
     """Return the layout of a problem for compiled code, or None if plain code should be used."""
     matrices = [M for M in (problem.V, problem.A, problem.B, *weights) if M is not None]
     if any(type(M) is not np.ndarray or M.dtype != np.float64 for M in matrices):
@@ -48,18 +50,19 @@ def layout(problem: AffineGradient, weights: Sequence[np.ndarray], scale: float)
     most = max(a * b for a, b in pairwise(widths)) * min(widths[0], widths[-1])
     if max(most, widths[0] ** 2 * widths[-1], widths[0] * widths[-1] ** 2) >= BLAS_FROM or programs() is None:
         return None
-    return Layout(problem, widths, scale)
+    return Layout(problem, widths, scale, order)
 
 
 class Layout:
     """The layout of a problem in flat arrays, with work space. One march at a time can use it."""
 
-    def __init__(self, problem: AffineGradient, widths: tuple[int, ...], scale: float):
+    def __init__(self, problem: AffineGradient, widths: tuple[int, ...], scale: float, order: int):
         from linflow.verified import _frame as k  # noqa: PLC0415 - numba is slow to import
 
         self.problem, self.widths, self.scale, self.programs, self.at = problem, widths, scale, programs(), k
+        self.order = order
         L = self.depth = len(widths) - 1
-        n, m, p = widths[0], widths[-1], FLOAT64.order
+        n, m, p = widths[0], widths[-1], order
         sides = [a * b for a, b in pairwise(widths)]
         self.size, self.ends = sum(sides), np.cumsum([0, *sides])
         blocks = np.zeros((k.OTHERS + 1, L + 3), dtype=np.int64)
@@ -131,7 +134,7 @@ class CompiledPath:
             tau,
             layout.depth,
         )
-        p = self.order = FLOAT64.order if order is None else order
+        p = self.order = layout.order if order is None else order
         self.y = layout.flat(weights)
         self.series, self.heads = np.empty((p + 1) * layout.size), np.empty(layout.heads)
         self.bounds, self.rounding = np.empty((3 * (5 * self.depth + 3), p + 1)), np.empty(p)

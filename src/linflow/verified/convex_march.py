@@ -59,6 +59,9 @@ class ConvexMarch:
         """Take one step, at most to `end`. Return None if no radius is confirmed (`trouble` says why)."""
         raise NotImplementedError
 
+    def hurry(self, factor: float) -> None:
+        """Go on as before: the degree of the path is always the same."""
+
     def _confirmed(self, path: ConvexPath, added: float) -> EnclosureStep | None:
         """Return the step with a radius that is confirmed, or None. The defect of the path adds `added` to it."""
         weights, jump = path.end()

@@ -12,6 +12,10 @@ from linflow.verified.march import PAST_FLOAT64, EnclosureStep
 MARGIN = 0.99
 """The path goes on to this fraction of the target, so that the time of the target is bounded from both sides."""
 
+LOOKS, SLOWER = 16, 1.5
+"""The pace is looked at after each of 16 equal parts of the steps. Where 1.5 times the steps that the rest takes at
+this pace are more than are left, the march hurries: the fast modes end first, so the pace falls."""
+
 USELESS = 0.5
 """The proof ends when the bounds of the gap differ by more than this fraction of the upper bound."""
 
@@ -27,6 +31,7 @@ class Marching(Protocol):
     trouble: str
 
     def advance(self, end: float) -> EnclosureStep | None: ...  # noqa: D102
+    def hurry(self, factor: float) -> None: ...  # noqa: D102
 
 
 def enclose_flow(
@@ -40,6 +45,7 @@ def enclose_flow(
     steps: list[EnclosureStep] = []
     target = -math.inf if until is None else MARGIN * until * march.first[0]
     result = reason = ""
+    pace = _Pace(march, end, target, max_steps)
     while not result:
         if march.gap[1] <= target:
             result = "target proved"
@@ -64,12 +70,37 @@ def enclose_flow(
                 result, reason = "proof ended", march.trouble
             else:
                 steps.append(step)
+                pace.look(len(steps))
                 if progress is not None:
                     progress(_done(march, until, end))
     if reason:
         gap = march.gap[1] / march.first[0] if march.first[0] > 0 else 1.0
         reason = f"verified to t = {march.t:.6g}, gap {gap:.2g} of the first: {reason}"
     return result, reason, tuple(steps)
+
+
+class _Pace:
+    """Lets a march hurry where the steps would not suffice."""
+
+    def __init__(self, march: Marching, end: float, target: float, max_steps: int):
+        self.march, self.end, self.target, self.max_steps = march, end, target, max_steps
+        self.part = max(1, max_steps // LOOKS)
+        self.before = march.t, march.gap[1]
+
+    def look(self, steps: int) -> None:
+        """Look at the pace of the last part, at its end."""
+        if steps % self.part == 0:
+            now = self.march.t, self.march.gap[1]
+            rest = SLOWER * self.part * self._parts_left(*self.before, *now)
+            self.march.hurry(rest / max(1, self.max_steps - steps))
+            self.before = now
+
+    def _parts_left(self, t: float, gap: float, later: float, less: float) -> float:
+        """Return how often the way of the last part, in time or in the logarithm of the gap, must be gone again."""
+        by_time = (self.end - later) / (later - t) if later > t else math.inf
+        if not 0 < less < gap or self.target <= 0:
+            return by_time
+        return min(by_time, math.log(less / self.target) / math.log(gap / less))
 
 
 def _done(march: Marching, until: float | None, end: float) -> float:

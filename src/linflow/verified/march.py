@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from linflow.verified import compiled
-from linflow.verified.arithmetic import FLOAT64, Arithmetic
+from linflow.verified.arithmetic import DEGREES, FLOAT64, Arithmetic, Float64
 from linflow.verified.log_norm import Constants, Node, Tube, greatest, level_three, level_two
 from linflow.verified.problem import AffineGradient
 from linflow.verified.rounding import TINY, UP, frobenius, gamma, spectral
@@ -32,6 +32,12 @@ CHEAP = 1e-4
 OVERHEAD, FLOOR = 0.1, 3e-4
 """The bound between two Hessians may add this fraction of the exponent of a step, plus this amount."""
 
+
+GAINS = (1.0, 1.7, 2.3)
+"""How much longer the steps of each degree are, at least, where curvatures are far apart."""
+
+RAISED, DEEP = 200, 8
+"""The most weights and layers for which the degree is raised: steps store more numbers, and bounds add up more."""
 
 REACHES = 8
 """Largest number of tubes tried for one step. Each is twice as wide as the radius that the last one gave."""
@@ -178,12 +184,38 @@ class EnclosureMarch:
 
     def __post_init__(self) -> None:
         self.size = sum(W.shape[0] * W.shape[1] for W in self.weights)
-        fits = self.fast and self.arithmetic is FLOAT64
-        self.layout = compiled.layout(self.problem, self.weights, self.scale) if fits else None
+        self._lay_out()
         self.node = self._node(self._first_path())
         path = self.node.path
         motion = self._tube(0.0).constants(self.radius).motion
         self.first = self.gap = path.gap((path.distance_error + motion * self.radius) * UP)
+
+    def _lay_out(self) -> None:
+        """Choose between compiled and plain code."""
+        fits = self.fast and isinstance(self.arithmetic, Float64)
+        order = self.arithmetic.order
+        self.layout = compiled.layout(self.problem, self.weights, self.scale, order) if fits else None
+
+    def hurry(self, factor: float) -> None:
+        """Raise the degree of the path if steps that are longer by a factor are needed.
+
+        Where curvatures are far apart, a path of degree p follows the flow over a time of about `p/e` over the
+        largest one. The degree is the least that gains the factor, or the largest.
+        """
+        before = self.arithmetic.order
+        if factor <= 1 or not isinstance(self.arithmetic, Float64) or self.size > RAISED or len(self.weights) > DEEP:
+            return
+        gained = (p for p, gain in zip(DEGREES, GAINS, strict=True) if gain >= factor * GAINS[DEGREES.index(before)])
+        order = next(gained, DEGREES[-1])
+        if order > before:
+            path, kept = self.node.path, (self.arithmetic, self.layout)
+            self.arithmetic = Float64(order)
+            self._lay_out()
+            longer = self._path([series[0] for series in path.coefficients], path.tau)
+            if longer.longest() > path.longest():
+                self.node = self._node(longer)
+            else:  # its bounds left float64
+                self.arithmetic, self.layout = kept
 
     def _path(self, weights: Any, tau: float, order: int | None = None) -> Any:
         """Return the path from given weights: an `Expansion`, or its compiled equivalent."""
