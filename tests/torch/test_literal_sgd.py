@@ -42,8 +42,10 @@ def test_the_options_are_those_of_the_group_of_the_first_layer():
     assert Sgd.of(sgd(layers, *options, lr=0.1), layers) == Sgd(momentum=0.9, nesterov=True)
     options = {"momentum": 0.5, "dampening": 0.25, "maximize": True}, {}, {}
     assert Sgd.of(sgd(layers, *options, lr=0.1), layers) == Sgd(momentum=0.5, dampening=0.25, maximize=True)
-    without = torch.optim.SGD([layers.parameters[1]], lr=0.1, momentum=0.7)  # the first group, where it has none
+    rest = [{"params": [p], "momentum": m} for p, m in zip(layers.parameters[1:], (0.7, 0.5), strict=True)]
+    without = torch.optim.SGD(rest, lr=0.1)  # the first group, where the layer has none
     assert Sgd.of(without, layers).momentum == 0.7
+    assert _sgd.rate_of(torch.optim.SGD([{**g, "lr": g["momentum"]} for g in rest]), layers) == (0.7, 0.0)
     assert Sgd.of(torch.optim.Adam(layers.parameters), layers) == Sgd() == Sgd.of(None, layers)
 
 
@@ -95,6 +97,8 @@ def test_a_bias_is_a_row_of_the_first_layer_if_it_is_trained_alike(option):
     apart = torch.optim.SGD([{"params": layers.parameters}, {"params": [layers.bias], **option}], lr=0.1)
     assert "bias of layer 1 has other options" in _sgd.why_no_law(apart, layers)
     without = torch.optim.SGD(layers.parameters, lr=0.1)
+    beside = [{"params": [layers.parameters[0], layers.bias], **option}, {"params": layers.parameters[1:]}]
+    assert "bias" not in (_sgd.why_no_law(torch.optim.SGD(beside, lr=0.1), layers) or "")  # like its own layer
     assert "bias of layer 1 is not trained" in _sgd.why_no_law(without, layers)
 
 

@@ -57,8 +57,7 @@ class Sgd:
         """Return the options of an SGD for which `why_no_law` finds no reason; the default if there is none."""
         if optimizer is None or not isinstance(optimizer, torch.optim.SGD):
             return cls()
-        group = group_of(optimizer, layers.parameters[0]) or optimizer.param_groups[0]
-        rates = _rates(optimizer, layers)
+        group, rates = _groups(optimizer, layers)[0], _rates(optimizer, layers)
         return cls(
             () if all(math.isclose(r, 1.0, rel_tol=SAME) for r in rates) else rates,
             float(group["momentum"]),
@@ -150,7 +149,7 @@ def others(optimizer: Any, layers: Stack) -> bool:
 
 def rate_of(optimizer: Any, layers: Stack) -> tuple[float, float]:
     """Return the learning rate and weight decay of the parameter group of the first layer."""
-    group = group_of(optimizer, layers.parameters[0]) or optimizer.param_groups[0]
+    group = _groups(optimizer, layers)[0]
     return float(group["lr"]), float(group.get("weight_decay", 0.0))
 
 
@@ -161,7 +160,7 @@ def group_of(optimizer: Any, p: Tensor) -> dict[str, Any] | None:
 
 def _rates(optimizer: Any, layers: Stack) -> tuple[float, ...]:
     """Return the learning rates over that of the first layer; where that is 0, as in a warm-up, the initial ones."""
-    groups = [group_of(optimizer, p) or optimizer.param_groups[0] for p in layers.parameters]
+    groups = _groups(optimizer, layers)
     rates = [float(g["lr"]) for g in groups]
     if not any(rates):
         rates = [float(g.get("initial_lr", 1.0)) for g in groups]
@@ -170,5 +169,9 @@ def _rates(optimizer: Any, layers: Stack) -> tuple[float, ...]:
 
 def _decays(optimizer: Any, layers: Stack, rates: tuple[float, ...]) -> list[float]:
     """Return the weight decays `ρ_lλ_l` of the layers `W_l/√ρ_l`."""
-    groups = [group_of(optimizer, p) or optimizer.param_groups[0] for p in layers.parameters]
-    return [r * float(g["weight_decay"]) for g, r in zip(groups, rates, strict=True)]
+    return [r * float(g["weight_decay"]) for g, r in zip(_groups(optimizer, layers), rates, strict=True)]
+
+
+def _groups(optimizer: Any, layers: Stack) -> list[dict[str, Any]]:
+    """Return the parameter group of each layer; the first one where the optimizer has none for it."""
+    return [group_of(optimizer, p) or optimizer.param_groups[0] for p in layers.parameters]
