@@ -157,7 +157,7 @@ def _child(mutant: Mutant, items, tree, module, live: dict, seconds: list[float]
     try:
         for item, once in zip(items, seconds, strict=True):
             # By CPU time, so that a busy machine decides nothing: an endless loop is an error that shows.
-            signal.setitimer(signal.ITIMER_PROF, 10 + 10 * once)
+            signal.setitimer(signal.ITIMER_PROF, 3 + 10 * once)
             if any(report.failed for report in runtestprotocol(item, log=False, nextitem=None)):
                 code = SEEN
                 break
