@@ -51,7 +51,8 @@ def test_the_options_are_those_of_the_group_of_the_first_layer():
 
 def test_ratios_of_learning_rates():
     layers = Layers()
-    assert Sgd.of(sgd(layers, *rates(0.25, 0.5, 0.125)), layers).rates == (1.0, 2.0, 0.5)
+    apart = sgd(layers, *rates(0.25, 0.5, 0.125), weight_decay=0.5)
+    assert Sgd.of(apart, layers).rates == (1.0, 2.0, 0.5) and _sgd.rate_of(apart, layers) == (0.25, 0.5)
     assert Sgd.of(sgd(layers, *rates(0.25, 0.25, 0.5)), layers).rates == (1.0, 1.0, 2.0)
     for part, same in ((0.9, True), (1.1, False)):
         near = sgd(layers, *rates(1.0, 1.0 + part * 1e-9, 1.0))
