@@ -46,9 +46,9 @@ def power(s, count):
 
 
 def test_the_sizes_of_inputs_and_the_pairs_that_stay_at_0(coarse):
-    X = np.array([[3.0, 4.0], [0.0, 0.0], [1.0, -2.0]])
-    net = relu.Network([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]], [[0.0], [0.0], [1.0]])
-    data = Data(regression(X, np.ones(3), net), net)
+    X = np.array([[3.0, 4.0], [0.0, 0.0], [0.0, -2.0]])
+    net = relu.Network([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0], [1.0, 0.0]])
+    data = Data(regression(X, np.ones((3, 2)), net), net)
     for i in range(3):
         assert data.lengths[i] == near(math.sqrt(sum(x * x for x in X[i])) * (1 + g(2 + 4)) + tiny)
     assert data.norm == spectral(X)
@@ -131,6 +131,10 @@ def test_the_errors_of_a_path_and_its_defect_are_written_out(coarse, m, slides):
 
     pushes = path.pattern.slopes * Q
     whole = pushes + path.forces
+    for k in range(p):
+        np.testing.assert_allclose(first[k + 1], -0.5 / (k + 1) * data.X.T @ whole[k], rtol=1e-12, atol=1e-13)
+        back_k = np.sum([F[i].T @ R[k - i] for i in range(k + 1)], axis=0)
+        np.testing.assert_allclose(second[k + 1], -0.5 / (k + 1) * back_k, rtol=1e-12, atol=1e-13)
     rounding = np.array([g(4 + 2) * fro(np.abs(data.X).T @ np.abs(w)) for w in whole])
     first_error = data.norm * (q_error + u * lengths_of(pushes) + u * lengths_of(whole)) + rounding
     k = np.arange(1, p + 1)

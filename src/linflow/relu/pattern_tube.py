@@ -70,9 +70,7 @@ class PatternTube:
         self.exempt = np.zeros(self.side.shape, dtype=bool) if exempt is None else exempt
         self.sliding = path.pattern.sides == SLIDING
         low, high = self._preactivations()
-        self.low = np.where(
-            self.side > 0, low, np.where(self.side < 0, -high, -np.maximum(np.abs(low), np.abs(high)))
-        )
+        self.low = np.where(self.side > 0, low, np.where(self.side < 0, -high, np.minimum(low, -high)))
         self.low[:, self.data.void] = math.inf
         lengths = path.lengths
         self.sizes = [jet(factor.norms, s)[0] for factor in path.weights]
