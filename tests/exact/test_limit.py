@@ -321,3 +321,9 @@ def test_three_points_walk_to_the_minimum_and_close_in(side, monkeypatch):
         assert [(float(m[k]), abs(float(r[k] - m[k]))) for _, m, r in triples] == path
         assert all(abs(m[k] - a[k]) == abs(r[k] - m[k]) for a, m, r in triples)
     assert chain_rate._least_convex(lambda x: np.abs(x) - 5, 1).tolist() == [0.0]  # no slope is negative
+    # Of one that falls for ever nothing is known but that.
+    assert chain_rate._least_convex(lambda x: np.where(x < 0, 1 - x, 1 / (1 + np.abs(x))), 1).tolist() == [0.0]
+
+
+def test_what_a_least_slope_allows():
+    assert (chain_rate._SLACK, chain_rate._NEAR) == (1e-9, 1e-6)

@@ -375,6 +375,13 @@ def test_the_constants_of_a_start_are_those_of_its_gap_and_rounding(monkeypatch)
     monkeypatch.setattr(lf.Huber, "rounding", lambda self, network: 0.5)
     seen, same = f.effective(net)
     assert same is net and seen.pl_constant == float(f.pl_constant_on(2.5 + 0.5)) < float(f.pl_constant_on(2.5))
+    f._fits = [
+        HuberFit(0.0, 0.0, 0.0, (Piece(3.0, 0.5),)),
+        HuberFit(0.0, 0.0, 0.0, (Piece(2.0, 0.5), Piece(1.0, 4.0))),
+    ]
+    # Of each column the best piece, of all columns the least: min(6·½/2, max(4·½/2, 2)).
+    assert float(f.pl_constant_on(2.0)) == pytest.approx(1.5, rel=1e-12)
+    assert float(f.pl_constant_on(1.0)) == pytest.approx(2.0, rel=1e-12)  # min(3, max(2, 2))
     f._fits = [HuberFit(0.0, 3.0, 0.0, ()), HuberFit(0.0, math.inf, 0.0, ())]
     f.minimizer = np.array([[2.0]])
     assert f.minimizer_size == 8.0  # nothing is known of the distance

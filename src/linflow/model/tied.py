@@ -119,7 +119,7 @@ class TiedLayers(Objective):
         both = 0.5 * self.objective.rounding(Network([X, X.T]))
         if self._given:
             return both + 4 * EPS * (abs(self.minimum) + abs(self.value(X)))
-        low = 0.0 if self._reached or self._low is None else norm(self._low)
+        low = 0.0 if self._low is None else norm(self._low)
         return both + 4 * EPS * low * norm(X) ** 2
 
     def gradient_rounding(self, network: Network) -> float:
