@@ -5,7 +5,7 @@ import pytest
 from scipy.integrate import solve_ivp
 
 import linflow as lf
-from linflow.model.circular import circulant
+from linflow.model.circular import _phase, circulant
 from linflow.model.coefficients import STRUCTURE
 
 
@@ -138,14 +138,19 @@ def test_phases_may_differ_by_rounding(part):
                 f.chains(f.start(filters))
 
 
+@pytest.mark.parametrize("side", [1, -1])
 @pytest.mark.parametrize("part", [0.9, 1.1])
-def test_a_frequency_that_is_rounding_is_not_seen(part):
+def test_a_frequency_that_is_rounding_is_not_seen(part, side):
     X = np.array([[1.0, 1.0, 1.0]]) + part * STRUCTURE * np.array([[2.0, -1.0, -1.0]])  # 3, and 3·part·STRUCTURE
-    f = lf.CircularRegression(X, [1.0])
+    f = lf.CircularRegression(side * X, [1.0])
     found = f.chains(f.start([[1.0, 0.5, 0.5], [-2.0, 0.25, 0.25]]))
     assert (found.inputs[0, 1] == 0) == (part < 1)
     # The phase is that of the product where nothing is seen, and that of the data elsewhere.
-    assert np.prod(found.layers[:, 1]) == pytest.approx(0.5 * 2.25 * (1 if part < 1 else -1), rel=1e-12)
+    assert np.prod(found.layers[:, 1]) == pytest.approx(0.5 * 2.25 * (1 if part < 1 else -side), rel=1e-12)
+
+
+def test_phases():
+    assert _phase(np.array([0.0, 0.5j, -3.0])).tolist() == [1.0, 1j, -1.0]
 
 
 def test_layers_of_another_shape_are_not_circulant(rng):
