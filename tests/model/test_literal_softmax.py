@@ -51,7 +51,7 @@ def test_constants_are_raised_for_rounding(data):
     lower, upper, U = hard_margin(differences)
     assert (f.hard_margin, f.margin_gap) == (lower / UP, upper * UP - lower / UP)
     assert np.array_equal(f.direction, U.reshape(3, 3))
-    assert f.inputs is f._X and f.labels.tolist() == labels[:, None].tolist()
+    assert f.samples == 7 and f.inputs is f._X and f.labels.tolist() == labels[:, None].tolist()
 
 
 def test_the_margin_of_the_coordinates_seen_is_lowered(data):
@@ -100,3 +100,13 @@ def test_the_hessian_of_a_certain_sample_keeps_its_digits():
     p = math.exp(-40) / (1 + math.exp(-40))
     found = f.hessian_product(40 * np.eye(2), np.array([[3.0, 5.0], [7.0, 0.5]]))
     np.testing.assert_allclose(found, p * np.array([[-2.0, 2.0], [6.5, -6.5]]), rtol=1e-14)
+
+
+def test_coordinates_that_are_seen_of_three_layers(data):
+    X, labels = data
+    f = lf.SoftmaxLoss(X, labels)
+    net = lf.init.gaussian((3, 5, 4, 3), rng=1)
+    seen, inner = f.effective(net)
+    assert inner.widths == (3, 5, 4, 2) and seen.value(inner.product()) == pytest.approx(f.value(net.product()))
+    np.testing.assert_array_equal(inner.weights[1], net.weights[1])
+    np.testing.assert_allclose(inner.weights[2], net.weights[2] @ f.column_space, rtol=1e-14)
