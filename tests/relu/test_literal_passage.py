@@ -19,7 +19,8 @@ from linflow.relu.passage import Crossing, Grown, Neuron, grown, own_error
 from linflow.relu.pattern_march import PatternMarch
 from linflow.relu.pattern_path import Data
 from linflow.relu.pattern_tube import inverse_square
-from linflow.relu.pieces import OFF, ON, SLIDING, Pattern
+from linflow.relu.pieces import OFF, ON, SLIDING, Field, Pattern
+from linflow.verified.march import time_exponent
 from tests.relu.test_literal_enclosure import data_of, neuron_of
 from tests.relu.test_literal_pattern import tube_of
 from tests.verified.test_literal_path import coarse, drawn, fro, g, near, tiny, u, up
@@ -42,7 +43,7 @@ def fake(s=0.5, size=0.125, variation=0.25, forced=0.0625, third=0.75, norm=16.0
         forced=forced,
         exponent=lambda radius: 0.125 + radius / 4096,
         constants=lambda radius: SimpleNamespace(third=third),
-        blocking=lambda radius: np.array([[radius > 1024]]),
+        blocking=lambda radius: np.array([[radius > 1024, False]]),
     )
 
 
@@ -100,12 +101,13 @@ def test_radii_that_are_refused(coarse, monkeypatch):
         assert grown([fake()], 3.0, 0.5).holds is holds
     monkeypatch.setattr(passage, "ADJUSTED", 1.0)
     wide = grown([fake()], 2000.0, 0.5)
-    assert not wide.holds and wide.blocking is not None and wide.blocking.tolist() == [[True]]
+    assert not wide.holds and wide.blocking is not None and wide.blocking.tolist() == [[True, False]]
     assert (wide.radius, wide.exponent, wide.reach) == (math.inf, 0.0, 0.0)
     blocks = fake()
-    blocks.blocking = lambda radius: np.array([[True]])
-    assert not grown([fake(), blocks], 3.0, 0.5).holds
-    for answer in (None, (math.inf, 0.0), (0.0, 300.0)):
+    blocks.blocking = lambda radius: np.array([[False, True]])
+    blocked = grown([fake(), blocks], 3.0, 0.5)
+    assert not blocked.holds and blocked.blocking is not None and blocked.blocking.tolist() == [[False, True]]
+    for answer in (None, (math.inf, 0.0), (0.0, 300.0), (0.0, 800.0)):
         refused = grown([fake()], 3.0, 0.5, lambda reach, first, answer=answer: answer)
         assert not refused.holds and refused.blocking is None
     huge = fake(norm=1e200)
@@ -166,6 +168,9 @@ def test_how_long_pairs_are_clear_before_they_cross(coarse):
 def test_what_crossings_cost(coarse, monkeypatch):
     crossing, asked = crossing_of(), []
     crossing.beyond = np.abs(drawn(4, 5))
+    for tube, pair in zip(crossing.tubes, ((1, 1), (1, 4)), strict=True):
+        tube.low[:] = 1e9
+        tube.low[3, *pair] = -1.0  # on one piece of one of the tubes
     speeds = {(0, 1): 0.5, (2, 1): 0.25, (3, 4): 2.0}
     pulls, moved = np.ones((4, 5)), np.full(5, 0.125)
     pulls[0, 1], pulls[2, 1], pulls[3, 4] = -0.5, 0.0625, 0.125  # the last kink is convex
@@ -186,8 +191,7 @@ def test_what_crossings_cost(coarse, monkeypatch):
     amount, factor = crossing(0.5, 0.375) or (math.nan, math.nan)
     assert asked == [0.5, 0.375, (0, 1, 0.375, 0.75), (2, 1, 0.375, 0.75)]
     unknown = crossing.pairs.copy()
-    for tube in crossing.tubes:
-        unknown |= tube.near(0.5).any(axis=0)
+    unknown[1, [1, 4]] = True
     for j, *given in made:
         for found, expected in zip(given, (unknown[:, j], pulls[:, j], 0.125), strict=True):
             np.testing.assert_array_equal(found, expected)
@@ -262,9 +266,15 @@ def settled(neuron, least, most):
     return forces, off, margin / math.sqrt(inverse)
 
 
-def test_when_neighbours_surely_slide_is_written_out(coarse):
-    neuron = settled_neuron()
-    least, most = np.array([-1.0, 7.0, 7.0, -1.5]), np.array([-0.125, 8.0, 8.0, -1.5])
+@pytest.mark.parametrize("last", [-1.5, 1.5, -9.0])
+@pytest.mark.parametrize("wrong", [0.0, -0.125])
+def test_when_neighbours_surely_slide_is_written_out(coarse, monkeypatch, last, wrong):
+    """Also with forces that are below or above their range, and with forces that are computed badly."""
+    neuron, solve = settled_neuron(), np.linalg.solve
+    lstsq = np.linalg.lstsq
+    monkeypatch.setattr(np.linalg, "solve", lambda *given: solve(*given) + wrong)
+    monkeypatch.setattr(np.linalg, "lstsq", lambda *given, rcond: [lstsq(*given, rcond=rcond)[0] + wrong])
+    least, most = np.array([-1.0, 7.0, 7.0, last]), np.array([-0.125, 8.0, 8.0, last])
     forces, off, closing = settled(neuron, least.copy(), most.copy())
     found = neuron._settled(least, most)
     np.testing.assert_allclose(found[0], forces, rtol=1e-12, atol=0)
@@ -277,7 +287,8 @@ def test_when_neighbours_surely_slide_is_written_out(coarse):
         np.testing.assert_allclose(part, [end[0], *forces, end[3]], rtol=1e-12, atol=0)
     assert least[1] == 7.0  # the given arrays are not changed
     # No time in which samples that are dependent, or of which there are none, come to rest is known.
-    for X in (np.array([[1.0, 0.0], [0.0, 2.0], [0.0, -2.0]]), np.array([[1.0, 0.0], [0.0, 2.0], [0.0, 4.0]])):
+    for second in ([0.0, 2.0], [0.0, 4.0]):
+        X = np.array([[1.0, -0.5], [0.0, 2.0], second])
         weak = neuron_of(X, np.ones(3), [ON, SLIDING, SLIDING], [1, 2])
         assert weak._settled(np.ones(3), np.ones(3))[2] == 0.0
     assert neuron_of(X, np.ones(3), [ON, ON, ON])._settled(np.ones(3), np.ones(3)) == (near([]), 0.0, 0.0)
@@ -313,7 +324,7 @@ def march_of(**kind):
     return PatternMarch(data_of(3, **({"m": 2, "s": 0.25} | kind)))
 
 
-def test_the_pattern_of_the_start(coarse):
+def test_the_pattern_of_the_start(coarse, monkeypatch):
     """Sums within their rounding are at 0 for the pattern; the flow says where they go."""
     march = march_of()
     data, (first, V) = march.data, march.weights
@@ -325,6 +336,18 @@ def test_the_pattern_of_the_start(coarse):
     found = PatternMarch(Data(regression([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]], [3.0, 1.0, 1.0], net), net))
     # Sample 1 is at 0 and pulled up, where two solutions part: that of the slope left of 0 is taken.
     assert found.pattern.sides.tolist() == [[ON, OFF], [OFF, OFF], [OFF, OFF]]
+    asked = []
+    monkeypatch.setattr(Field, "resolve", lambda self, y, pattern, j, S: (asked.append((j, S.tolist())), pattern)[1])
+    PatternMarch(found.data)
+    assert asked == [(0, [1]), (1, [0, 1])]  # sample 2 is 0 for ever
+    y = data.field.vector(first, V)
+    speed = data.field.at(y, march.pattern).speed
+    assert march.tau == 2.0 ** (time_exponent(math.hypot(np.linalg.norm(first), np.linalg.norm(V)), speed) - 3)
+    empty = PatternMarch(Data(regression(np.zeros((1, 2)), [1.0], net), net))
+    assert empty.advance() is None and empty.trouble == pattern_march.NOTHING
+    half = PatternMarch(Data(regression([[1.0, 0.0], [0.0, 0.0]], [1.0, 1.0], net), net))
+    half.advance()
+    assert half.data.void.any() and half.trouble != pattern_march.NOTHING
 
 
 def test_the_doubt_about_a_kink_and_the_pairs_that_are_in_doubt(coarse):
@@ -340,9 +363,9 @@ def test_the_doubt_about_a_kink_and_the_pairs_that_are_in_doubt(coarse):
     doubt = march._doubt(path, 0.25)
     edge = 2 * data.lengths[:, None] * 0.25 + path.z_error[0]
     path.pulls[0] = doubt * (1 - 1e-9)
-    for sign, part in itertools.product((1, -1), (1 - 1e-9, 1 + 1e-9)):
+    for sign, part in itertools.product((1, -1), (1 - 1e-9, 1.0, 1 + 1e-9)):
         path.z[0] = sign * part * edge
-        assert march._doubtful(path).all() == (part < 1) and march._doubtful(path).any() == (part < 1)
+        assert march._doubtful(path).all() == (part <= 1) and march._doubtful(path).any() == (part <= 1)
     path.z[0] = 0.0
     data.void[1, 2] = True
     sides = march.pattern.sides.copy()
@@ -378,6 +401,8 @@ def test_the_clearance_after_a_passage(coarse):
     edge = (tube.side[1, 2] * z - error) / (2 * march.data.lengths[1])
     assert edge > 0
     assert march._clear(tube, pairs, edge * (1 - 1e-9)) and not march._clear(tube, pairs, edge * (1 + 1e-9))
+    clear = (tube.side * (march.data.X @ tube.path.at(0.5)[0][0]) > 3 * edge * march.data.lengths[:, None]) & ~pairs
+    assert clear.any() and not march._clear(tube, pairs | clear, edge * (1 + 1e-9))
 
 
 def test_sliding_pairs_are_put_onto_0_and_the_way_there_is_counted(coarse):
@@ -455,6 +480,9 @@ def test_the_times_of_steps():
     march.t = 1.0
     assert march._next(0.5, 1.25) == 1.25 and march._next(0.25, 1.25) == 1.25
     assert march._next(0.5, 1.0) is None
+    march.t = 0.1  # a step of 1000 would not be exact: one of at most 0.99 t is
+    after = march._next(1e3, math.inf)
+    assert after is not None and 0.09 < after - 0.1 <= 0.099
 
 
 def test_a_unit_of_time_in_which_steps_have_about_the_length_1():
@@ -472,7 +500,7 @@ def test_why_a_march_ends(monkeypatch):
     assert march._why(None) == march._why(mask) == "no radius was confirmed, however short the step; it is 0.25"
     mask[1, 2] = True
     at_zero = 1e-12 * float(np.abs(march.data.X[1]) @ np.abs(march.weights[0][:, 2]))
-    path = SimpleNamespace(z=np.zeros((3, 4, 5)), pulls=np.full((3, 4, 5), 0.5))
+    path = SimpleNamespace(z=np.zeros((3, 4, 5)), pulls=np.multiply.outer([0.5, 7.0, 7.0], np.ones((4, 5))))
     monkeypatch.setattr(PatternMarch, "_path", lambda self: path)
     starts, held = "starts at 0 on sample 1 and is not", "is held at 0 on sample 1 and may stay"
     comes, near_it = "comes to 0 on sample 1 at t = 2 and is not", "comes near 0 on sample 1 and may turn"
@@ -491,8 +519,213 @@ def test_why_a_march_ends(monkeypatch):
         assert event is not None or march._why(mask) == text
 
 
-def test_an_event_at_which_nothing_changes_is_told_by_its_pair():
+def test_a_turn_says_whether_anything_changed(monkeypatch):
     march = march_of()
     event = Passing(0.0, [], np.ones(0), np.ones(0))
     before = march.pattern
     assert march._turn(event) is False and march.pattern is before and march.turns == []
+    sides = before.sides.copy()
+    sides[1, 2] *= -1
+    monkeypatch.setattr(pattern_march, "moved_on", lambda *given: Pattern(sides, 0.25))
+    assert march._turn(event) is True and march.pattern.sides is sides
+    assert march.turns == [(0.0, 2, 1, -sides[1, 2], sides[1, 2])]
+
+
+# --- which steps are tried -----------------------------------------------------------------------------------------
+
+
+def trying(monkeypatch, answers, event_at=None, pull=1.0, way=0, room=0.125, pairs=((0, 1),), radius=0.5):
+    """A march from t = 2 on a path of simple numbers, whose radius is confirmed as often as the answers say."""
+    march, told = march_of(), []
+    march.t, march.radius = 2.0, radius
+    path: Any = SimpleNamespace(tau=0.5, added=lambda s: 0.25 * s, norm=lambda: 3.0, at=lambda s: (None, 0.125 + s))
+    answers = iter(answers)
+
+    def grown(tubes, *given):
+        told.append(("grown", tubes[0].s, *given))
+        holds = next(answers)
+        return Grown(0.25 if holds else math.inf, 0.0, 0.0, None if holds else np.eye(4, 5, dtype=bool))
+
+    monkeypatch.setattr(pattern_march, "PatternTube", lambda path, s: SimpleNamespace(path=path, s=s))
+    monkeypatch.setattr(pattern_march, "grown", grown)
+    monkeypatch.setattr(PatternMarch, "_taken", lambda self, tube, found: (told.append(("taken", tube.s)), "step")[1])
+    monkeypatch.setattr(PatternMarch, "_turn", lambda self, event: told.append(("turn", event)))
+    monkeypatch.setattr(PatternMarch, "_cross", lambda self, *given: (told.append(("cross", *given[1:])), "over")[1])
+    monkeypatch.setattr(PatternMarch, "_room", lambda self, *given: (told.append(("room", *given)), room)[1])
+    monkeypatch.setattr(PatternMarch, "_doubt", lambda self, path, radius: np.full(5, 0.5))
+    event = None
+    if event_at is not None:
+        where = [(i, j, way) for i, j in pairs]
+        pulls = np.array([pull, 9.0])[: len(where)]
+        event = Passing(event_at, where, pulls, np.ones(len(where)))
+    return march, path, event, told
+
+
+def test_a_step_is_halved_until_its_radius_is_confirmed(monkeypatch):
+    march, path, _, told = trying(monkeypatch, [False, False, True])
+    assert march._ahead(path, 1.0, None, math.inf) == "step"
+    assert told == [("grown", s, 0.5, 0.125 + s) for s in (1.0, 0.5, 0.25)] + [("taken", 0.25)]
+    march, path, _, told = trying(monkeypatch, [True])
+    march._ahead(path, 1.0, None, 2.125)  # at most to the end
+    assert told[-1] == ("taken", 0.25)
+    march, path, _, told = trying(monkeypatch, [False] * 99)
+    assert march._ahead(path, 1.0, None, math.inf) is None and march.trouble.startswith("neuron 0 ")
+    assert len(told) == pattern_march.SHORTER == 40
+    march, path, _, told = trying(monkeypatch, [True])
+    assert march._ahead(path, 1.0, None, 2.0) is None and march.trouble == pattern_march.TOO_SHORT and not told
+
+
+def test_a_step_to_a_convex_kink_ends_there_with_the_turn(monkeypatch):
+    """At a pull of the doubt or more, or out of sliding, nothing is kept away from the event."""
+    for given in ({"pull": 0.5}, {"pull": -1.0, "way": ON}):
+        march, path, event, told = trying(monkeypatch, [True], 2.25, **given)
+        march._ahead(path, 1.0, event, math.inf)
+        assert [x[0] for x in told] == ["grown", "taken", "turn"] and told[1] == ("taken", 0.5)
+    march, path, event, told = trying(monkeypatch, [False, True], 2.25)
+    march._ahead(path, 1.0, event, math.inf)
+    assert told[-1] == ("taken", 0.25)  # not yet there
+    march, path, event, told = trying(monkeypatch, [True], 2.25)
+    march._ahead(path, 1.0, event, 2.125)
+    assert told[-1] == ("taken", 0.25)
+
+
+def test_a_step_to_a_kink_that_is_not_surely_convex_ends_before_it(monkeypatch):
+    march, path, event, told = trying(monkeypatch, [True], 2.5, pull=0.49, pairs=((0, 1), (2, 3)))
+    march._ahead(path, 1.0, event, math.inf)
+    radius = 2 * (0.5 + 0.25) + 2e-14 * 3.0
+    assert told[0][0] == "room" and told[0][1] == event.pairs and told[0][2] is event.speeds
+    assert told[0][3] == near(radius) and told[1] == ("grown", 0.75, 0.5, 0.875) and told[-1] == ("taken", 0.75)
+    # If this is refused, it ends four times as far from it, as long as that is less than a tenth of the way.
+    march, path, event, told = trying(monkeypatch, [False, False, True], 2.5, pull=0.0, room=0.0078125)
+    march._ahead(path, 1.0, event, math.inf)
+    assert [x[1] for x in told if x[0] == "grown"] == [1 - 1 / 64, 1 - 1 / 16, 0.5 - 1 / 32]
+    # Where there is no time left before it, it is crossed, if it is not beyond the end.
+    for room, end, crossed in ((0.5, 9.0, True), (0.5, 2.5, True), (0.5, 2.4, False), (0.4, 9.0, False)):
+        march, path, event, told = trying(monkeypatch, [True], 2.5, pull=0.0, room=room)
+        found = march._ahead(path, 1.0, event, end)
+        assert (found == "over") is crossed or found is None
+        assert any(x[0] == "cross" for x in told) is crossed
+        if crossed:
+            assert told[-1] == ("cross", event, end)
+
+
+def test_a_crossing_begins_at_the_time_of_its_event(monkeypatch):
+    march, path, event, _ = trying(monkeypatch, [], 2.25, pairs=((0, 1), (2, 3)))
+    monkeypatch.undo()
+    layers, sides = [np.ones(1), np.ones(1)], march.pattern.sides.copy()
+    sides[3, 4] *= -1
+    told: list[Any] = []
+    path.at = lambda s: (told.append(s), (layers, 0.5))[1]
+    monkeypatch.setattr(pattern_march, "moved_on", lambda *given: (told.append(given), Pattern(sides, 0.25))[1])
+    monkeypatch.setattr(PatternMarch, "_pass", lambda self, *given: (told.append(given), "passed")[1])
+    assert march._cross(path, event, 9.0) == "passed"
+    assert told[0] == 0.5 and told[1][1:] == (layers, march.pattern, event.pairs)
+    path_given, s, given, pattern, crossing, speeds, end = told[2]
+    assert (path_given, s, given, end) == (path, 0.5, layers, 9.0) and speeds is event.speeds
+    assert pattern.sides is sides
+    assert sorted(zip(*np.nonzero(crossing), strict=True)) == [(0, 1), (2, 3), (3, 4)]
+    march.t = 2.25
+    assert march._cross(path, event, 9.0) is None and march.trouble == pattern_march.TOO_SHORT
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_passage_is_made_wider_until_it_is_confirmed_and_clear(coarse, monkeypatch, before):  # noqa: PLR0915
+    march, told = march_of(), []
+    march.t, march.radius = 2.0, 0.0625
+    old: Any = SimpleNamespace(tau=0.5, at=lambda s: (None, 0.03125)) if before else None
+    layers = [np.full(4, 2.0), np.full(9, 1.0)]
+    pairs = np.zeros((4, 5), dtype=bool)
+    pairs[0, 1] = pairs[2, 3] = True
+    sizes = iter([(math.inf, True), (0.25, False), (0.5, True)])
+    clear: list[bool] = []
+
+    def path_of(data, pattern, given, tau, order):
+        told.append(("path", pattern, given, tau, order))
+        return SimpleNamespace(tau=tau, at=lambda s: (None, 0.015625))
+
+    def grown(tubes, radius, jumps, crossing):
+        size, fits = next(sizes)
+        clear.append(fits)
+        told.append(("grown", [t.s for t in tubes], radius, jumps, crossing))
+        return Grown(size, 0.0, 0.0)
+
+    monkeypatch.setattr(pattern_march, "PatternPath", path_of)
+    monkeypatch.setattr(
+        pattern_march, "PatternTube", lambda path, s, pairs: SimpleNamespace(path=path, s=s, pairs=pairs)
+    )
+    monkeypatch.setattr(pattern_march, "Crossing", lambda *given: SimpleNamespace(given=given, slow=None))
+    monkeypatch.setattr(pattern_march, "grown", grown)
+    monkeypatch.setattr(PatternMarch, "_room", lambda self, *given: (told.append(("room", *given)), 0.125)[1])
+    monkeypatch.setattr(
+        PatternMarch, "_clear", lambda self, *given: (told.append(("clear", *given[1:])), clear[-1])[1]
+    )
+    monkeypatch.setattr(PatternMarch, "_passed", lambda self, *given: (told.append(("passed", *given)), "step")[1])
+    pattern = march.pattern
+    assert march._pass(old, 0.5, layers, pattern, pairs, np.array([3.0, 2.0]), 99.0) == "step" and march.t == 2.0
+    t, jump = (2.25, 0.03125) if before else (2.0, 0.0)
+    size = 2e-14 * 5.0
+    _, where, speeds, radius = told[0]
+    assert where == [(0, 1, 0), (2, 3, 0)] and speeds.tolist() == [2.0, 2.0] and radius == near(0.125 + size)
+    paths = [x for x in told if x[0] == "path"]
+    rooms = [0.125, 0.5, 2.0]
+    assert [x[3] for x in paths] == rooms and all(x[1] is pattern and x[2] is layers and x[4] == 6 for x in paths)
+    grows = [x for x in told if x[0] == "grown"]
+    jumps = (jump + 0.015625) * up
+    for x in grows:
+        assert x[1] == ([0.5, 1.0] if before else [1.0]) and x[2] == 0.0625 and x[3] == near(jumps)
+        assert [tube.s for tube in x[4].given[0]] == x[1] and x[4].given[1:] == (layers, pattern, pairs)
+        assert all(tube.pairs is pairs for tube in x[4].given[0])
+    assert [x[2] for x in told if x[0] == "clear"] == near([0.25 + jumps + size, 0.5 + jumps + size])
+    _, tubes, tube, found, given, after, at = told[-1]
+    assert [x.path for x in tubes] == ([old] if before else []) and tube.path.tau == 2.0 and found.radius == 0.5
+    assert given is layers and after is pattern and at == jump
+    # It ends at the end of the run, and there by two steps of the room at most.
+    told.clear()
+    sizes, end = iter([(0.5, True)]), t + 0.0625
+    march.t = 2.0
+    march._pass(old, 0.5, layers, pattern, pairs, np.array([3.0]), end)
+    assert [x[3] for x in told if x[0] == "path"] == [0.0625]
+    # What is never confirmed says which pair it was.
+    said: list[Any] = []
+    monkeypatch.setattr(PatternMarch, "_not_crossed", lambda self, *given: (said.append(given), "slow")[1])
+    monkeypatch.setattr(PatternMarch, "_why", lambda self, given: (said.append(given), "blocked")[1])
+    for slow, blocking, word in (((2, 3), None, "slow"), (None, None, "blocked"), ((2, 3), np.eye(4, 5), "blocked")):
+        monkeypatch.setattr(pattern_march, "Crossing", lambda *given, slow=slow: SimpleNamespace(slow=slow))
+        monkeypatch.setattr(pattern_march, "grown", lambda *_, b=blocking: Grown(math.inf, 0.0, 0.0, b))
+        march.t = 2.0
+        assert march._pass(old, 0.5, layers, pattern, pairs, np.array([3.0]), 99.0) is None
+        assert march.trouble == word and march.t == 2.0
+        assert said[-1] == (2, 3, t) if word == "slow" else said[-1] is (pairs if blocking is None else blocking)
+    told.clear()
+    assert march._pass(old, 0.5, layers, pattern, pairs, np.array([3.0]), t) is None
+    assert not any(x[0] == "path" for x in told)
+
+
+def test_how_a_march_goes_on(monkeypatch):
+    told: list[Any] = []
+    events: list[Any] = []
+    doubtful = np.zeros((4, 5), dtype=bool)
+    path: Any = SimpleNamespace(longest=lambda: 0.75)
+    monkeypatch.setattr(PatternMarch, "_path", lambda self: path)
+    monkeypatch.setattr(PatternMarch, "_doubtful", lambda self, path: doubtful)
+    monkeypatch.setattr(PatternMarch, "_speeds", lambda self, path: np.arange(20.0).reshape(4, 5))
+    monkeypatch.setattr(PatternMarch, "_ahead", lambda self, *given: (told.append(given), "ahead")[1])
+    monkeypatch.setattr(PatternMarch, "_pass", lambda self, *given: (told.append(given), "pass")[1])
+    monkeypatch.setattr(pattern_march, "first_event", lambda path, t, s: (told.append((t, s)), events.pop(0))[1])
+    march = march_of()
+    march.t = 2.0
+    later, now = (Passing(t, [(1, 2, 0), (3, 4, 0)], np.ones(2), np.ones(2)) for t in (2.5, 2.0))
+    for event in (None, later):
+        events[:] = [event]
+        assert march.advance(9.0) == "ahead" and told[-2:] == [(2.0, 0.75), (path, 0.75, event, 9.0)]
+    monkeypatch.setattr(PatternMarch, "_turn", lambda self, event: True)
+    events[:] = [now, now, later]
+    assert march.advance(9.0) == "ahead" and told[-1] == (path, 0.75, later, 9.0) and not events
+    monkeypatch.setattr(PatternMarch, "_turn", lambda self, event: False)
+    events[:] = [now]
+    assert march.advance(9.0) is None and march.trouble.startswith("neuron 2 is at 0 on sample 1, and how")
+    doubtful[0, 1] = doubtful[2, 0] = True
+    assert march.advance(9.0) == "pass"
+    given = told[-1]
+    assert given[:2] == (None, 0.0) and given[2] is march.weights and given[3] is march.pattern
+    assert given[4] is doubtful and given[5].tolist() == [1.0, 10.0] and given[6] == 9.0

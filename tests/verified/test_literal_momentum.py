@@ -80,8 +80,6 @@ def test_the_norm_of_a_metric_is_its_largest_sum_of_a_row_or_its_length(coarse):
 
 def test_the_spread_of_the_metric():
     assert lyapunov.SPREAD == 1e-6
-    assert (momentum.BALL, momentum.BEYOND, momentum.RESTART) == (1e-3, 0.5, 1e60)
-    assert (momentum.LARGEST_METRIC, momentum.STORED) == (300, 20_000_000)
 
 
 # --- the run -------------------------------------------------------------------------------------------------------
@@ -91,6 +89,8 @@ def test_the_length_of_layers_and_the_rounding_of_a_sum(coarse):
     W = [drawn(2, 3), drawn(3, 1)]
     assert length(W) == near(math.hypot(fro(W[0]), fro(W[1])) * up)
     assert rounded(3.0, 5.0) == near(u * (3.0 * (1 + u) + 5.0))
+    assert (momentum.BALL, momentum.BEYOND, momentum.RESTART) == (1e-3, 0.5, 1e60)
+    assert (momentum.LARGEST_METRIC, momentum.STORED) == (300, 20_000_000)
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
