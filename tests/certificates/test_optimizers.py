@@ -100,7 +100,7 @@ def test_what_is_not_known_is_refused(problem):
             lf.certify(f, net, algorithm="descent", **options)
     with pytest.raises(ValueError, match="the flow has a friction instead"):
         lf.certify(f, net, momentum=0.9)
-    with pytest.raises(ValueError, match="verified runs are of the plain descent"):
+    with pytest.raises(ValueError, match="verified runs are of descent with one step for all layers"):
         lf.safe_step_size(f, net, verified=True, layer_rates=(1, 2))
     rigorous = lf.certify(f, net, layer_rates=(1, 4), rigorous=True)
     assert rigorous.best is None and "not for layer rates (1, 4)" in rigorous.guarantees[0].reason

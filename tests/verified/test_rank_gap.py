@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 import linflow as lf
+from linflow.verified.rank_gap import above
+from linflow.verified.rounding import UP, U
 
 
 def trailing(Y, r):
@@ -28,6 +30,32 @@ def test_the_floor_holds_the_exact_one_and_the_gap_falls_to_it(r):
         assert less[0][k] <= float(gap[1][k] - true) and less[1][k] >= float(gap[0][k] - true) - 1e-15
         assert less[1][k] - less[0][k] <= (gap[1][k] - gap[0][k]) + 1e-11 * gap[1][k]
     assert less[1][1] < less[1][0] and enc.rank_gap_bounds(0.5)[1] == less[1][1]
+
+
+@pytest.mark.parametrize("r", [1, 2])
+def test_a_descent_has_the_same_floor_and_falls_to_it(r):
+    Y = np.random.default_rng(3).standard_normal((3, 4))
+    f, net = lf.MatrixFactorization(Y), lf.init.gaussian((3, r, 4), rng=1)
+    enc = lf.enclose(f, net, algorithm="descent", step_size=0.05, steps=60)
+    assert enc.rank_floor == lf.enclose(f, net, t_max=0.1).rank_floor
+    true, (low, high), (less, more) = trailing(Y, r), enc.gap_bounds([0, 60]), enc.rank_gap_bounds([0, 60])
+    for k in range(2):
+        assert less[k] <= float(high[k] - true) and more[k] >= float(low[k] - true) - 1e-15
+        assert 0 <= more[k] - less[k] <= (high[k] - low[k]) + 1e-11 * high[k]
+    assert more[1] < 0.1 * more[0] and enc.rank_gap_bounds(60) == (less[1], more[1])
+    X = lf.LinearRegression(np.eye(3) + 0.1, np.ones((3, 2)))
+    with pytest.raises(ValueError, match="the least loss of rank 1 is known for MatrixFactorization"):
+        lf.enclose(
+            X, lf.init.gaussian((3, 1, 2), rng=0), algorithm="descent", step_size=0.1, steps=1
+        ).rank_gap_bounds(0)
+
+
+def test_the_gap_from_a_floor_is_rounded_outwards():
+    # 1 − 10⁻¹² is taken from the lower end, and less than 1 − 10⁻¹² from the upper one.
+    low, high = above((1.0, 1.0), 3.0, 3.0)
+    assert 3.0 - UP - 1e-15 <= low < 2.0 < 2.0 + 1e-12 < high <= (2.0 + 1e-12) * UP + 3 * U + 1e-15
+    low, high = above((1.0, 2.0), np.array([0.5, 5.0]), np.array([0.75, 5.0]))
+    assert low.tolist() == [0.0, 5.0 - 2.0 * UP] and high[0] == 0.75 * U and 4.0 < high[1] < 4.0 + 1e-11
 
 
 def test_at_the_best_rank_nothing_is_left():

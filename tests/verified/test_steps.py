@@ -8,6 +8,7 @@ import pytest
 
 import linflow as lf
 from linflow.dynamics import Result
+from linflow.model.optimizer import PLAIN
 from linflow.verified import steps
 from linflow.verified.steps import _edge, _largest
 
@@ -113,7 +114,9 @@ def test_a_plain_descent_is_asked_for_the_gap_that_is_proved(monkeypatch):
     monkeypatch.setattr(steps, "gradient_descent", ran)
     eta = steps.VerifiedStep(0.5)
     for last, until in ((1.0, 0.25), (0.0, 1e-300), (3.99, 0.99), (8.0, 0.99)):
-        eta.enclosure = SimpleNamespace(objective=F, start=NET, gaps=np.array([[4.0, 0.0], [5.0, last]]))
+        eta.enclosure = SimpleNamespace(
+            objective=F, start=NET, gaps=np.array([[4.0, 0.0], [5.0, last]]), optimizer=PLAIN
+        )
         assert 0.75 / 1.03 <= eta.converging(7) <= 0.75
         assert asked[0] == {"step_size": 0.5, "steps": 7, "until": until, "every": 7}
         asked.clear()
@@ -127,6 +130,36 @@ def test_a_plain_descent_converges_up_to_about_the_same_step(proved):
     for step, reaches in ((plain, True), (1.031 * plain, False)):
         run = lf.gradient_descent(F, NET, step_size=step, steps=200, until=until)
         assert (run.result is lf.dynamics.Result.TARGET) is reaches
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_a_step_with_momentum_is_the_largest_that_is_proved(proved, nesterov):
+    what = {"momentum": 0.5, "nesterov": nesterov}
+    eta = lf.safe_step_size(F, NET, verified=True, until=1e-2, steps=200, **what)
+    enc = eta.enclosure
+    assert enc.result == "target proved" and enc.step_size == eta
+    assert (enc.optimizer.momentum, enc.optimizer.nesterov) == (0.5, nesterov)
+    rule = {"algorithm": "descent", "until": 1e-2, "steps": 200, **what}
+    assert lf.enclose(F, NET, step_size=1.4 * eta, **rule).result != "target proved"
+    # The edge of stability moves by 1 + μ, or by (1 + μ)/(1 + 2μ).
+    assert (eta > proved[0]) != nesterov
+    plain = eta.converging(200)
+    assert plain >= eta / 1.03
+    run = lf.gradient_descent(
+        F, NET, step_size=plain, steps=200, until=float(enc.gaps[1, -1] / enc.gaps[0, 0]), **what
+    )
+    assert run.result is Result.TARGET
+
+
+def test_momentum_needs_a_proof_and_a_proof_one_step_for_all_layers():
+    with pytest.raises(ValueError, match=r"no step is certified for descent with momentum 0\.5.*verified=True"):
+        lf.safe_step_size(F, NET, momentum=0.5)
+    with pytest.raises(ValueError, match="one step for all layers, not with layer rates"):
+        lf.safe_step_size(F, NET, verified=True, layer_rates=(1.0, 2.0))
+    with pytest.raises(ValueError, match="momentum is 1"):
+        lf.safe_step_size(F, NET, verified=True, momentum=1.0)
+    with pytest.raises(ValueError, match="which is proved for MatrixFactorization"):
+        lf.safe_step_size(lf.Completion(np.eye(2)), NET, verified=True, momentum=0.5)
 
 
 def test_without_a_proof_the_reason_is_told_and_the_step_before_any_run_is_no_search():

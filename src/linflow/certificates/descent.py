@@ -63,8 +63,8 @@ def safe_step_size(objective: Objective, network: Network | Sequence[Any], optim
     objective.check_network(net)
     if not optimizer.only_rates:
         raise ValueError(
-            f"no step is certified for descent with {optimizer}, only for the plain one and for layer rates; give a "
-            "step size yourself."
+            f"no step is certified for descent with {optimizer}, only for the plain one and for layer rates; "
+            "give a step size yourself, or for momentum lf.safe_step_size(..., verified=True)."
         )
     setting = Setting(objective, optimizer.coordinates(net), "descent")
     why, bounds, tail = _bounds(setting)

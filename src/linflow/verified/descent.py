@@ -26,6 +26,7 @@ from linflow.verified.log_norm import greatest
 from linflow.verified.march import LARGEST_HESSIAN, PAST_FLOAT64, budget
 from linflow.verified.point import expanded, hessian_at, node_at, tube_at
 from linflow.verified.problem import AffineGradient
+from linflow.verified.rank_gap import above, rank_floor
 from linflow.verified.reduction import Narrowed
 from linflow.verified.rounding import TINY, UP, U, frobenius, least_eigenvalue
 
@@ -95,6 +96,30 @@ class DescentEnclosure(EnclosedSteps):
     def final(self) -> Network:
         """The network of the last iterate as computed."""
         return self.start.with_weights(self.narrowed.expand(self.weights))
+
+    @cached_property
+    def rank_floor(self) -> tuple[float, float]:
+        """Bounds of the least gap that the widths allow, as for `Enclosure.rank_floor`."""
+        return rank_floor(self.objective, self.start)
+
+    def rank_gap_bounds(self, k: Any) -> tuple[Any, Any]:
+        """Return bounds of the gap to the least loss at the rank that the widths allow, after k steps.
+
+        With a bottleneck, the loss gap never falls below `rank_floor`; this gap can fall to 0. k is a number or a
+        sequence.
+
+        Raises:
+            ValueError: as for `Enclosure.rank_floor`, or k exceeds the number of enclosed steps.
+
+        Example:
+            >>> import numpy as np, linflow as lf
+            >>> net = [np.array([[1.0], [0.5]]), np.array([[1.0, 0.25]])]
+            >>> f = lf.MatrixFactorization(np.diag([3.0, 1.0]))
+            >>> enc = lf.enclose(f, net, algorithm="descent", step_size=0.1, steps=100)
+            >>> [round(x, 6) for x in enc.rank_floor], [round(float(x), 6) for x in enc.rank_gap_bounds(100)]
+            ([0.5, 0.5], [0.0, 0.0])
+        """
+        return above(self.rank_floor, *self.gap_bounds(k))
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the proof to a NetCDF file (`.nc`), whole or not at all; `linflow.load(path)` reads it back.

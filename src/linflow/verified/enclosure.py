@@ -16,12 +16,12 @@ from linflow.certificates import Check, Guarantee
 from linflow.certificates.checking import Promise
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
-from linflow.model.quadratics import MatrixFactorization
 from linflow.verified.checking import check_flow
 from linflow.verified.enclosed import Bounds, EnclosedFlow
 from linflow.verified.forever import ever_after
 from linflow.verified.march import EnclosureStep, product_error
 from linflow.verified.problem import AffineGradient
+from linflow.verified.rank_gap import above, rank_floor
 from linflow.verified.reduction import Narrowed
 from linflow.verified.rounding import TINY, UP, U, frobenius, gamma, least_eigenvalue
 from linflow.verified.spectra import singular_value_bounds
@@ -82,17 +82,7 @@ class Enclosure(EnclosedFlow):
         Raises:
             ValueError: a hidden layer is narrower than the product, and the objective is not a `MatrixFactorization`.
         """
-        r = min(self.start.widths)
-        if r == min(self.start.shape):
-            return 0.0, 0.0
-        problem = self.problem
-        if not isinstance(self.objective, MatrixFactorization):
-            raise ValueError(  # noqa: TRY004 - of the right type, but of another kind
-                f"the least loss of rank {r} is known for MatrixFactorization, not for a "
-                f"{type(self.objective).__name__}; use gap_bounds, which measures from the minimum over all ranks."
-            )
-        low, high = singular_value_bounds(problem.V)
-        return 0.5 * float(np.sum(low[r:] ** 2)) * (1 - 1e-12), 0.5 * float(np.sum(high[r:] ** 2)) * UP
+        return rank_floor(self.objective, self.start)
 
     def rank_gap_bounds(self, t: Any) -> Bounds:
         """Return bounds of the gap to the least loss at the rank that the widths allow, at a time or times.
@@ -109,13 +99,7 @@ class Enclosure(EnclosedFlow):
             >>> [round(x, 6) for x in enc.rank_floor], [round(float(x), 6) for x in enc.rank_gap_bounds(8.0)]
             ([0.5, 0.5], [0.0, 0.0])
         """
-        floor_low, floor_high = self.rank_floor
-
-        def less(t: float) -> tuple[float, float]:
-            low, high = self._gap(t)
-            return max(0.0, low - floor_high * UP), max(0.0, high - floor_low * (1 - 1e-12)) * UP + U * high
-
-        return self._each(t, less)
+        return self._each(t, lambda t: tuple(map(float, above(self.rank_floor, *self._gap(t)))))
 
     def rate_bounds(self, t: Any) -> Bounds:
         """Return bounds of the instantaneous rate `−L̇/(L − f*) = ‖∇L‖²/(L − f*)` at a time or times."""

@@ -38,12 +38,13 @@ class VerifiedStep(float):
     edge: tuple[float, float]
 
     def converging(self, steps: int = 10_000) -> float:
-        """Return the largest step size, to 3 %, with which plain descent reaches the same gap within `steps`."""
+        """Return the largest step size, to 3 %, with which such a descent, only run, reaches the gap in `steps`."""
         enc = self.enclosure
         until = min(max(float(enc.gaps[1, -1] / enc.gaps[0, 0]), 1e-300), 0.99)
 
         def reaches(eta: float) -> bool:
-            run = gradient_descent(enc.objective, enc.start, step_size=eta, steps=steps, until=until, every=steps)
+            told = {"steps": steps, "until": until, "every": steps} | enc.optimizer.options()
+            run = gradient_descent(enc.objective, enc.start, step_size=eta, **told)
             return run.result is Result.TARGET
 
         return _largest(reaches, float(self), PRECISION)
@@ -58,13 +59,16 @@ def safe_step_size(
     steps: int = 20_000,
     progress: Callable[[float], None] | None = None,
     layer_rates: Sequence[float] | None = None,
+    momentum: float = 0.0,
+    nesterov: bool = False,
 ) -> float:
     """Return a certified step size of gradient descent, or with `verified` the largest step proved by computing.
 
     Without `verified`, the step is certified before any run: caps on the drift of the imbalances and on the curvature
     of the loss give the step with the least certified factor (docs/descent.md). It is cautious, often by a factor of
     100. With `verified`, the whole descent is enclosed (`enclose`) for every step that is tried. The result is the
-    largest step, to 3 %, that is proved to bring the gap down to `until` of the first.
+    largest step, to 3 %, that is proved to bring the gap down to `until` of the first. With momentum the gap may rise
+    at times, so a step above one that fails may be proved again; the search ends just below one that fails.
 
     Args:
         objective: the objective that is minimised. Its smoothness K must be finite. With `verified`, it must be one
@@ -75,6 +79,8 @@ def safe_step_size(
         steps: limit on the steps of each descent that is tried.
         progress: called with the fraction of the search that is done.
         layer_rates: `ρ_1, …, ρ_L`, for the descent in which layer l takes the step `ηρ_l`; not with `verified`.
+        momentum: `μ` in [0, 1) of the descent, with `verified` only; see `enclose` for the objectives it takes.
+        nesterov: whether to use Nesterov's form.
 
     Returns:
         The step η. With `verified`, it is a `VerifiedStep` that holds its proof.
@@ -91,18 +97,25 @@ def safe_step_size(
         >>> proved = lf.safe_step_size(f, net, verified=True)
         >>> bool(before < 0.5 * proved), proved.enclosure.result
         (True, 'target proved')
+        >>> heavy = lf.safe_step_size(f, net, verified=True, momentum=0.5, until=1e-2, steps=100)
+        >>> bool(heavy > 1.2 * proved), heavy.enclosure.optimizer.momentum
+        (True, 0.5)
     """
     start = Network.of(network).detach()
-    optimizer = Optimizer.of(start.depth, layer_rates=layer_rates)
+    optimizer = Optimizer.of(start.depth, layer_rates=layer_rates, momentum=momentum, nesterov=nesterov)
     if not verified:
         return certificates.safe_step_size(objective, start, optimizer)
-    if not optimizer.plain:
-        raise ValueError(f"verified runs are of the plain descent, not with {optimizer}; leave out verified=True.")
+    if optimizer.layer_rates:
+        raise ValueError(
+            f"verified runs are of descent with one step for all layers, not with {optimizer}; leave out "
+            "verified=True."
+        )
     until, steps = checks.fraction(until, "until"), checks.count(steps, "steps")
     found: dict[float, DescentEnclosure] = {}
 
     def proved(eta: float) -> bool:
-        enc = enclose(objective, network, algorithm="descent", step_size=eta, until=until, steps=steps)
+        heavy = {"momentum": optimizer.momentum, "nesterov": optimizer.nesterov}
+        enc = enclose(objective, network, algorithm="descent", step_size=eta, until=until, steps=steps, **heavy)
         if enc.result == "target proved":
             found[eta] = enc
         if progress is not None:
