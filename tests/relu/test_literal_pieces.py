@@ -151,6 +151,11 @@ def test_which_sides_of_two_samples_solve_the_inclusion():
         for g0 in (7.2, 8.5):
             fits = f1 is not None and g0 - 6 - f1 > 0
             assert field._consistent(np.array([ON, SLIDING]), np.array([g0, g1]), K, q, noise) is fits
+    for forces, fits in (((1.0, 1.0), True), ((1.0, 5.0), False), ((1.0, 0.1), False), ((5.0, 0.1), False)):
+        given = np.array([SLIDING, SLIDING]), 2 * np.array(forces), 2 * np.eye(2), q, noise
+        assert field._consistent(*given) is fits
+    zero = np.array([SLIDING, SLIDING]), np.array([2.0, 0.0]), 2 * np.eye(2), np.array([3.0, 0.0]), noise
+    assert not field._consistent(*zero)
     # Without a unique force, that of least norm is taken: 1 each.
     K = np.ones((2, 2))
     assert field._consistent(np.array([SLIDING, SLIDING]), np.array([2.0, 2.0]), K, np.array([3.0, 2.0]), noise)
@@ -166,11 +171,13 @@ def test_samples_are_turned_on_one_by_one_the_most_pushed_first():
     assert field._one_by_one(np.array([3.0, 5.0]), K, q, noise).tolist() == [ON, ON]
     assert field._one_by_one(np.array([-3.0, -5.0]), K, q, noise).tolist() == [OFF, OFF]
     one = np.eye(2)
+    single = field._one_by_one(np.array([1.1]), np.eye(1), np.array([4.0]), noise[:1])  # ż = 1.1 − 4/4
+    assert single.tolist() == [OFF]
     assert field._one_by_one(np.array([0.375, 0.5]), one, np.ones(2), noise).tolist() == [OFF, ON]  # ż = ⅛ and ¼
 
 
 def test_what_is_tried_at_a_kink_and_in_which_order(monkeypatch):
-    problem, net = start_of()
+    problem, net = start_of(seed=3)
     field, pattern = Field(problem, net, 0.25), pattern_of(slides=False).turned(np.array([3]), 1, np.array([SLIDING]))
     y, S = field.vector(net.extended, net.V), np.array([0, 2])
     seen: list[Any] = []
@@ -191,6 +198,7 @@ def test_what_is_tried_at_a_kink_and_in_which_order(monkeypatch):
     forces[S] = 0.0
     K = field.X @ field.X.T
     values = -K[S] @ forces, K[np.ix_(S, S)], point.pulls[S, 1], 64 * EPS * (np.abs(K[S]) @ np.abs(point.pulls[:, 1]))
+    assert (point.pulls[:, 1] > 0).any() and (point.pulls[:, 1] < 0).any()
     for given in (seen[-1], seen[0][1:]):
         for one, other in zip(given, values, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-13, atol=0)
@@ -240,16 +248,27 @@ def test_the_first_event_is_where_a_pre_activation_reaches_0():
     assert first_event(path_of(z, [ON, OFF, ON]), 3.0, 0.2) is None
     assert first_event(path_of([[0.0], [1.0], [0.0]], [ON]), 3.0, 0.2) is None
     assert first_event(path_of(z, [SLIDING, OFF, ON], pulls=[[0.0] * 3] * 2), 3.0, 0.2) is None
+    # Those that may come there have terms as large as their start: long and short steps, of each degree.
+    for series, s, root in (
+        ([0.45, -1.0, 0.0], 0.5, 0.45), ([1.9, -1.0, 0.0], 2.0, 1.9), ([8.9, 0.0, -1.0], 3.0, math.sqrt(8.9)),
+        ([0.05, 1.0, -9.0], 0.2, (1 + math.sqrt(2.8)) / 18),
+    ):  # fmt: skip
+        found = first_event(path_of(np.array(series)[:, None], [ON]), 0.0, s)
+        assert found is not None and found.t == near(0.5 * root, rel=1e-14, abs=0)
 
 
 def test_pairs_that_noise_does_not_tell_apart_leave_together():
     """With errors of e the crossing is at half of the noise 4e(1 + s + s²) beyond 0, at the speed 1."""
-    noise = 4 * 2.0**-20 * 3
-    for apart, count in ((noise * (1 - 1e-6), 2), (noise * (1 + 1e-6), 1)):
-        z = [[0.25, 0.25 + apart], [-1.0, -1.0], [0.0, 0.0]]
-        found = first_event(path_of(z, [ON, ON], 2.0**-20), 0.0, 1.0)
-        assert found is not None and len(found.pairs) == count
-        assert found.t == near(0.5 * (0.25 + noise / 2), rel=1e-14, abs=0)
+    for s in (0.5, 1.0, 3.0):
+        noise = 4 * 2.0**-20 * (1 + s + s * s)
+        for apart, count in ((noise * (1 - 1e-6), 2), (noise * (1 + 1e-6), 1)):
+            z = [[1.0, 1.0 + apart], [-4.0, -4.0], [0.0, 0.0]]  # at the speed 4
+            found = first_event(path_of(z, [ON, ON], 2.0**-20), 0.0, s)
+            assert found is not None and len(found.pairs) == count
+            assert found.t == near(0.5 * (1.0 + noise / 2) / 4, rel=1e-14, abs=0)
+        for depth, there in ((0.9, False), (1.1, True)):  # of the noise, below 0
+            z = [[s * s / 4 - depth * noise], [-s], [1.0]]  # least at s/2
+            assert (first_event(path_of(z, [ON], 2.0**-20), 0.0, s) is not None) is there
     # Without noise, times that float64 does not tell apart are one: four units in the last place of t.
     for units, count in ((3.5, 2), (4.5, 1)):
         z = [[0.25, 0.25 + units * math.ulp(2.0**20) / 0.5], [-1.0, -1.0], [0.0, 0.0]]
@@ -269,6 +288,10 @@ def test_sliding_ends_where_the_force_leaves_its_range():
         found = first_event(path, 0.0, 1.0)
         assert found is not None and found.pairs == [(0, 0, way)] and found.speeds.tolist() == [0.0]
         assert found.t == near(0.5 * root, rel=1e-13, abs=0) and found.pulls.tolist() == [1.0]
+    z = [[0.25, 0.0], [-1.0, 0.0], [0.0, 0.0]]
+    path = path_of(z, [ON, SLIDING], forces=[[0.0, 0.5], [0.0, 1.0]], pulls=[[1.0, 1.0], [0.0, 0.0]])
+    found = first_event(path, 0.0, 1.0)
+    assert found is not None and found.pairs == [(0, 0, 0)]  # and not the end of sliding at ½
     # Outside by no more than a small part of the pull at the start, it still slides.
     for outside, there in ((0.9e-13, False), (1.1e-13, True)):
         path = path_of([[0.0]] * 3, [SLIDING], forces=[[-8.0 * (1 + outside)], [0.0]], pulls=[[-8.0], [0.0]])

@@ -37,7 +37,7 @@ def first_event(path: PatternPath, t: float, s: float) -> Passing | None:
     powers = (s * GRID)[:, None] ** k
     size = np.sum(np.abs(path.z[1:]) * (s ** k[1:])[:, None, None], axis=0)
     noise = 4 * np.sum(path.z_error * (s**k)[:, None, None], axis=0)
-    may = (side != 0) & (side * path.z[0] < size + noise) & ~path.data.void
+    may = (side != 0) & (side * path.z[0] < size) & ~path.data.void
     for i, j in zip(*np.nonzero(may), strict=True):
         series = side[i, j] * path.z[:, i, j]
         series[0] += 0.5 * noise[i, j]

@@ -197,8 +197,8 @@ class Field:
                 return False
             forces[slides] = balance
         z_dot = g - K @ forces
-        held = np.abs(z_dot) <= noise
-        return bool(np.where(sides == ON, (z_dot > 0) | held, np.where(sides == OFF, z_dot <= noise, held)).all())
+        up, down = z_dot >= -noise, z_dot <= noise
+        return bool(np.where(sides == ON, up, np.where(sides == OFF, down, up & down)).all())
 
     def _one_by_one(self, g: np.ndarray, K: np.ndarray, q: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """Return sides by turning on, one after the other, the sample that is pushed most from OFF to ON."""
