@@ -16,6 +16,7 @@ import numpy as np
 from linflow._support import checks
 from linflow._support.arrays import Array, from_numpy, is_array, to_numpy
 from linflow._support.names import missing
+from linflow._support.words import kind_of
 from linflow.model.network import Network
 from linflow.model.prescribed import ACCEPTED, Prescription
 from linflow.model.scalar_chain import chain_offsets, chain_root
@@ -328,7 +329,7 @@ def _matrices(D: Any) -> Sequence[Any]:
         return [D] if D.ndim == 2 else list(D)
     if not isinstance(D, Sequence) or isinstance(D, str) or len(D) == 0:
         raise TypeError(
-            f"D is a {type(D).__name__} {D!r}; a symmetric matrix, or a list of them [D_1, …, D_{{L-1}}], is needed."
+            f"D is {kind_of(D)} {D!r}; a symmetric matrix, or a list of them [D_1, …, D_{{L-1}}], is needed."
         )
     nested = not is_array(D[0]) and isinstance(D[0], Sequence) and len(D[0]) > 0 and np.ndim(D[0][0]) == 0
     return [D] if nested else D

@@ -14,6 +14,7 @@ from linflow._support.names import missing
 from linflow.certificates.descent import safe_step_size
 from linflow.dynamics.descent import Constant, Iterate, Schedule
 from linflow.dynamics.step_rules import FORMS, Backtracking, LocalSmoothnessSchedule, Xu2025, check_form
+from linflow.model.fitting import fitted
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
 
@@ -139,8 +140,7 @@ def xu2025(objective: Objective, network: Network | Sequence[Any], first: float 
         >>> bool(run.step_sizes[-1] > run.step_sizes[0])
         True
     """
-    net = Network.of(network).detach()
-    objective.check_network(net)
+    net = fitted(objective, network)
     check_form(objective, net.depth, "printed")
     eta = safe_step_size(objective, net) if first is None else checks.positive(first, "first")
     return Xu2025(eta)

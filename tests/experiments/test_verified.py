@@ -40,6 +40,29 @@ def test_the_plot_shows_the_proved_gap_the_guarantee_and_what_holds_for_ever():
     assert np.log(y[0] / y[-1]) / (t[-1] - t[0]) == pytest.approx(enc.certificate.rate, rel=0.05)
 
 
+def test_a_proof_of_descent_is_drawn_at_its_steps():
+    f, net, enc = small()
+    options = {"algorithm": "descent", "step_size": 0.02}
+    proof, cert = lf.enclose(f, net, until=1e-4, **options), lf.certify(f, net, **options)
+    run = lf.gradient_descent(f, net, step_size=0.02, steps=proof.steps)
+    ax = lf.plots.proof(proof, cert, run)
+    t, y = (np.asarray(x, float) for x in ax.lines[0].get_data())
+    k = np.round(t / 0.02).astype(int)
+    assert t == pytest.approx(0.02 * k, abs=1e-12) and (k[0], k[-1]) == (0, proof.steps) and len(k) > 30
+    assert y == pytest.approx(proof.gap_bounds(k)[1] / proof.gaps[0, 0], rel=1e-12)
+    assert {"proved", "observed"} <= {line.get_label() for line in ax.lines}
+    t, _ = lf.plots.proof(proof, t_max=0.5).lines[0].get_data()
+    assert t[-1] == pytest.approx(0.5, rel=1e-12)
+    with pytest.raises(ValueError, match="of descent and the certificate of flow"):
+        lf.plots.proof(proof, lf.certify(f, net))
+    with pytest.raises(ValueError, match="of flow and the certificate of descent"):
+        lf.plots.proof(enc, cert)
+    with pytest.raises(ValueError, match="the run has momentum"):
+        lf.plots.proof(proof, run=lf.gradient_descent(f, net, step_size=0.02, steps=3, momentum=0.5))
+    with pytest.raises(TypeError, match="enclosure is a Trajectory"):
+        lf.plots.proof(run)
+
+
 def test_a_proof_of_nothing_is_refused():
     f, net, enc = small()
     none = lf.Enclosure(f, net, enc.problem, (), enc.first, "proof ended", "no step", enc.narrowed)

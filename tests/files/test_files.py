@@ -549,7 +549,7 @@ def test_load_tells_runs_from_weights(tmp_path):
         files.FileError, match=r"'.*\.xyz' ends in '.xyz'; load takes .* from .nc, .npz, .safetensors"
     ):
         files.load(tmp_path / "a.xyz")
-    with pytest.raises(TypeError, match="path is a int"):
+    with pytest.raises(TypeError, match="path is an int"):
         files.load(3)
 
 

@@ -512,7 +512,7 @@ def test_groups_differ_in_marker_and_colour():
     ("call", "error", "text"),
     [
         (lambda: plots.convergence(start()), TypeError, "run is a Network; a Trajectory"),
-        (lambda: plots.convergence([flow(), 3]), TypeError, "run 1 is a int"),
+        (lambda: plots.convergence([flow(), 3]), TypeError, "run 1 is an int"),
         (lambda: plots.convergence([]), ValueError, "no runs"),
         (lambda: plots.rate(flow(), 0.5), TypeError, "cert is a float; a Certificate"),
         (lambda: plots.rate(flow(), [0.5]), TypeError, "cert 0 is a float"),

@@ -135,7 +135,7 @@ def test_a_certificate_as_data_and_in_words():
         relu.certify(X, Y, net, loss="hinge")
     with pytest.raises(ValueError, match="4×1 is needed"):
         relu.certify(X, Y[:3], net)
-    with pytest.raises(TypeError, match="run is a NoneType"):
+    with pytest.raises(TypeError, match="run is None"):
         cert.check(None)
 
 

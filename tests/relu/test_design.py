@@ -42,7 +42,7 @@ def test_where_H_is_singular_there_is_no_size():
         relu.design(X, Y, 40, rng=0)
     with pytest.raises(ValueError, match="Y is all 0"):
         relu.design(X, 0 * Y, 40)
-    with pytest.raises(TypeError, match="Y is a NoneType"):
+    with pytest.raises(TypeError, match="Y is None"):
         relu.design(X, None, 40)
 
 

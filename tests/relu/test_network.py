@@ -80,7 +80,7 @@ def test_targets_of_every_kind_and_what_is_said_of_others():
     assert cert.notes == ("X was promoted from float32 to float64", "Y was promoted from float32 to float64")
     assert relu.enclose(np.float32(X), [1.0, 2.0], net, max_steps=1).notes == cert.notes[:1]
     for Y, text in (
-        (None, "Y is a NoneType"),
+        (None, "Y is None"),
         (3.0, "Y has 0 dimensions"),
         ([[1.0], [2.0, 3.0]], "Y is ragged"),
         (np.ma.masked_array([1.0, 2.0], [True, False]), "Y hides 1 of its 2 entries"),

@@ -308,7 +308,7 @@ def test_files_and_writers(tmp_path):
     assert all(np.isfinite(value) for _, value, _ in seen)
     assert np.isfinite(table["loss"][1:]).all()
     assert str(monitor).splitlines()[0].split()[0] == "step"
-    with pytest.raises(TypeError, match="writer is a int"):
+    with pytest.raises(TypeError, match="writer is an int"):
         lt.Monitor(model, None, writer=3)
 
 

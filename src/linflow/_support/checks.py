@@ -11,6 +11,7 @@ import numpy as np
 
 from linflow._support.arrays import Array, is_array, namespace, to_float64, unmasked
 from linflow._support.memory import check_weights
+from linflow._support.words import kind_of
 
 _WITHOUT_NUMBERS = {
     "is_nested": ("nested", "its parts one by one"),
@@ -42,13 +43,13 @@ def matrix(x: Any, name: str, shape: tuple[int | None, int | None] | None = None
         dense = "to_dense" if hasattr(x, "to_dense") else "toarray"
         raise TypeError(f"{name} is a sparse {type(x).__name__}; a dense array is needed: pass x.{dense}().")
     if not is_array(x):
-        given = type(x).__name__
+        given = kind_of(x)
         try:
             x = np.asarray(x)
         except ValueError as error:
             raise ValueError(f"{name} is ragged: its rows differ in length; a 2-D array is needed.") from error
         if x.dtype == object:
-            raise TypeError(f"{name} is a {given} of objects; a real 2-D array is needed.")
+            raise TypeError(f"{name} is {given}{' of objects' * (given != 'None')}; a real 2-D array is needed.")
     if x.ndim != 2:
         hint = " Write a vector as a matrix with one column: v.reshape(-1, 1)." if x.ndim == 1 else ""
         raise ValueError(

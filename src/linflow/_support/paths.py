@@ -13,7 +13,7 @@ from typing import Any
 
 from linflow._support.digits import in_bytes
 from linflow._support.extras import install
-from linflow._support.words import visible
+from linflow._support.words import kind_of, visible
 
 LIMIT = 2 * 2**30
 """The most bytes that a file may decode to, unless a caller allows more."""
@@ -67,7 +67,7 @@ def suffix(path: PathLike, known: Sequence[str], what: str) -> str:
         TypeError: `path` is not a path.
     """
     if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"path is a {type(path).__name__}; the name of a file is needed, a str or a pathlib.Path.")
+        raise TypeError(f"path is {kind_of(path)}; the name of a file is needed, a str or a pathlib.Path.")
     end = Path(path).suffix.lower()
     if end not in known:
         found = f"ends in {end!r}" if end else "has no suffix"

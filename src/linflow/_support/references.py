@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from linflow._support.version import __version__
+from linflow._support.words import kind_of
 
 _LATEX = {"ï": r"{\"\i}", "é": r"{\'e}", "ö": r"{\"o}", "ø": r"{\o}", "ç": r"{\c c}", "Ł": r"{\L}", "–": "--"}
 
@@ -121,6 +122,6 @@ def _keys(x: Any) -> set[str]:
     if isinstance(x, Cited):
         return set(x.citations)
     raise TypeError(
-        f"x is a {type(x).__name__}, which has no references; a Certificate, a Trajectory, a Guarantee, a bound, "
+        f"x is {kind_of(x)}, which has no references; a Certificate, a Trajectory, a Guarantee, a bound, "
         "a key such as 'min2023', or a list of these, is needed."
     )

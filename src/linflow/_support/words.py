@@ -27,6 +27,19 @@ def plural(count: float, noun: str, verb: str = "") -> str:
     return f"{text} {verb_for(count, verb)}" if verb else text
 
 
+def kind_of(x: object) -> str:
+    """Return what `x` is, with its article, for errors: "an int", "a list", "None".
+
+    Example:
+        >>> kind_of(1), kind_of([]), kind_of(None)
+        ('an int', 'a list', 'None')
+    """
+    if x is None:
+        return "None"
+    name = type(x).__name__
+    return f"{'an' if name[0] in 'aeioAEIO' else 'a'} {name}"
+
+
 def verb_for(count: float, verb: str) -> str:
     """Return a verb in the singular or plural form that fits a count: "is" or "are", "does" or "do".
 

@@ -27,6 +27,7 @@ from linflow.certificates.scheduled_descent import schedule_guarantees
 from linflow.certificates.setting import Setting
 from linflow.certificates.tail import exponential_tail
 from linflow.dynamics.descent import Constant
+from linflow.model.fitting import fitted
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
 from linflow.model.optimizer import PLAIN, Optimizer
@@ -193,8 +194,7 @@ def certify(
     `linflow.certify` describes the arguments, and can prove the rounding too; `optimizer` holds its other options.
     """
     algorithm = checks.choice(algorithm, "algorithm", ALGORITHMS)
-    net = Network.of(network).detach()
-    objective.check_network(net)
+    net = fitted(objective, network)
     setting = Setting(objective, optimizer.coordinates(net), algorithm)
     notes = (*objective.notes, *net.notes)
     if algorithm == "flow":

@@ -15,6 +15,7 @@ from linflow.certificates.published_descent import balanced_descent, two_layer_d
 from linflow.certificates.setting import NO_MARGIN, NO_SMOOTHNESS, Setting
 from linflow.certificates.step_bounds import NO_CAPS, DescentBounds, Held, LevelStepCurve, cap_facts
 from linflow.certificates.tail_descent import TailDescent
+from linflow.model.fitting import fitted
 from linflow.model.network import Network, multiply
 from linflow.model.objectives import Objective
 from linflow.model.optimizer import PLAIN, Optimizer
@@ -59,8 +60,7 @@ def safe_step_size(objective: Objective, network: Network | Sequence[Any], optim
         >>> 0.1 < eta < 0.2, bool(run.gap[-1] < 1e-12)
         (True, True)
     """
-    net = Network.of(network).detach()
-    objective.check_network(net)
+    net = fitted(objective, network)
     if not optimizer.only_rates:
         raise ValueError(
             f"no step is certified for descent with {optimizer}, only for the plain one and for layer rates; "

@@ -17,6 +17,7 @@ from linflow.certificates.exponential import exponential
 from linflow.certificates.lazy import spectral_norms
 from linflow.certificates.setting import Setting
 from linflow.dynamics import Trajectory
+from linflow.model.fitting import fitted
 from linflow.model.network import Network, multiply
 from linflow.model.objectives import Objective
 
@@ -86,9 +87,8 @@ def least_norm_distance(objective: Objective, network: Network | Sequence[Any] |
     """
     run = network if isinstance(network, Trajectory) else None
     net = network.start if isinstance(network, Trajectory) else network
-    start = Network.of(net).detach()
+    start = fitted(objective, net)
     last = start if run is None else run.final
-    objective.check_network(start)
     setting = Setting(objective, start)
     _check(setting)
     distance, unseen = norm(last.product() - objective.minimizer), norm(_frozen(objective, last.product()))

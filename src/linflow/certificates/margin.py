@@ -10,6 +10,7 @@ import numpy as np
 
 from linflow._support import checks
 from linflow._support.arrays import EPS, norm, sigma, singular_values, to_numpy
+from linflow.model.fitting import objective_of
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
 
@@ -40,7 +41,7 @@ def margin(objective: Objective, network: Network | Sequence[Any], form: str = "
     """
     form = checks.choice(form, "form", ("gap", "distance"))
     net = Network.of(network)
-    objective.check_network(net)
+    objective_of(objective).check_network(net)
     objective, net = objective.effective(net)
     W = net.product()
     if form == "gap":

@@ -12,6 +12,7 @@ import numpy as np
 from linflow._support import checks
 from linflow._support.arrays import EPS, norm, to_numpy
 from linflow._support.words import shown
+from linflow.model.fitting import fitted
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
 
@@ -85,8 +86,7 @@ def optimality_gap(
         >>> round(found.value, 6), found.bound < 1e-9  # ½(0.2² + 0.2²) + 0.2 (2.8 + 0.3) is the minimum
         (0.66, True)
     """
-    net = Network.of(network).detach()
-    objective.check_network(net)
+    net = fitted(objective, network)
     decay = checks.positive(weight_decay, "weight_decay")
     limit = checks.count(steps, "steps", least=0)
     if net.depth != 2:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from linflow._support.arrays import EPS, Array, detach, namespace, norm
+from linflow.model.fitting import fitted
 from linflow.model.network import Network, layer_gradients, multiply, running_products, running_suffixes
 from linflow.model.objectives import Objective
 
@@ -177,8 +178,7 @@ def prepared(objective: Objective, network: Network | Sequence[Any]) -> Network:
     Raises:
         ValueError, TypeError: objective and network do not fit together, or the gradient has the wrong shape or kind.
     """
-    net = Network.of(network).detach()
-    objective.check_network(net)
+    net = fitted(objective, network)
     W = net.product()
     G = objective.gradient(W)
     namespace(W, G)

@@ -16,7 +16,7 @@ from linflow._support.deprecation import renamed_arguments, renamed_attributes
 from linflow._support.digits import number
 from linflow._support.fractions import SHOWN
 from linflow._support.html import block, never_raising, notes, sparkline, table
-from linflow._support.words import plural
+from linflow._support.words import kind_of, plural
 from linflow.dynamics._hermite import LEVEL, first_times, interpolate
 from linflow.dynamics._stepping import advance
 from linflow.dynamics.ending import Result, Stats
@@ -108,7 +108,12 @@ class Trajectory:
         """Return the largest difference of `log(L − f*)` to another run, over the time both cover.
 
         The curves are compared at the steps of the other run and halfway between the steps of this one.
+
+        Raises:
+            TypeError: the other one is no run.
         """
+        if not isinstance(other, Trajectory):
+            raise TypeError(f"other is {kind_of(other)}; a run of gradient_flow or gradient_descent is needed.")
         return difference(self.nodes, other.nodes)
 
     @property

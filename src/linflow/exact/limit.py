@@ -14,6 +14,7 @@ from linflow._support.arrays import EPS, Array, from_numpy, to_numpy
 from linflow.exact._exposure import ExposedChains
 from linflow.exact.chain_rate import least_slope
 from linflow.model.coefficients import ChainRegression
+from linflow.model.fitting import fitted, objective_of
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
 
@@ -91,9 +92,9 @@ def predicted_limit(objective: Objective, network: Network | Sequence[Any]) -> P
         array([0.1581, 0.4209])
     """
     if not isinstance(objective, ChainRegression):
-        raise TypeError(f"{objective.name} has no known limit; DiagonalRegression and CircularRegression have one.")
-    net = Network.of(network).detach()
-    objective.check_network(net)
+        name = objective_of(objective).name
+        raise TypeError(f"{name} has no known limit; DiagonalRegression and CircularRegression have one.")
+    net = fitted(objective, network)
     chains = objective.chains(net)
     flow, A, c = ExposedChains(chains.layers), chains.inputs, chains.costs
     y = to_numpy(objective.X @ objective.coefficients(objective.minimizer))
@@ -104,18 +105,18 @@ def predicted_limit(objective: Objective, network: Network | Sequence[Any]) -> P
     s = V.T @ nu / c
     slope = flow.slope(p) / c
     # The step of Newton's method in p: it meets the data, and moves each product by a part of itself.
-    fitted = p + slope * (V.T @ np.linalg.lstsq((V * slope) @ V.T, wanted - V @ p, rcond=None)[0])
-    seen = flow.exposure(fitted)
+    solution = p + slope * (V.T @ np.linalg.lstsq((V * slope) @ V.T, wanted - V @ p, rcond=None)[0])
+    seen = flow.exposure(solution)
     off = np.where(flow.stuck, 0.0, seen - s)
-    gap = float(np.sum(np.abs(c * (fitted - p) * off)))
+    gap = float(np.sum(np.abs(c * (solution - p) * off)))
     squares = chains.layers[:-1] ** 2 - chains.layers[1:] ** 2
     return PredictedLimit(
-        from_numpy(chains.basis @ fitted, objective.X),
+        from_numpy(chains.basis @ solution, objective.X),
         gap if np.isfinite(off).all() else math.inf,
-        _distance(flow, chains.basis, c, fitted, off),
+        _distance(flow, chains.basis, c, solution, off),
         0.5 * float(np.sum(c * s * (p - flow.start))) / chains.speed,
         s,
-        fitted,
+        solution,
         squares / net.scale ** (2 / net.depth),
         net.scale ** (2 / net.depth) * objective.pl_constant * least_slope(chains.layers, opposite=chains.opposite),
     )

@@ -20,6 +20,7 @@ from linflow._support.paths import (
     suffix,
     write_bytes,
 )
+from linflow._support.words import kind_of
 from linflow.files._parquet import read_parquet
 from linflow.files._text import line_ends
 
@@ -80,8 +81,7 @@ def _table(table: Any, pa: Any) -> Any:
         columns = {str(name): [row.get(name) for row in table] for name in names}
     else:
         raise TypeError(
-            f"table is a {type(table).__name__}; a list of rows (dicts), a dict of columns or a pyarrow.Table is "
-            "needed."
+            f"table is {kind_of(table)}; a list of rows (dicts), a dict of columns or a pyarrow.Table is needed."
         )
     arrays = {}
     for name, values in columns.items():

@@ -11,6 +11,7 @@ import numpy as np
 
 from linflow._support import checks
 from linflow._support.arrays import EPS, Array, from_numpy, to_numpy
+from linflow.model.fitting import fitted
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
 
@@ -70,8 +71,7 @@ def alignment(objective: Objective, network: Network | Sequence[Any], rank: int 
         >>> lf.alignment(f, run.start), lf.alignment(f, run.final)
         (SpectralAlignment(rank 1, sine 0.9712), SpectralAlignment(rank 1, sine 0.003962))
     """
-    net = Network.of(network).detach()
-    objective.check_network(net)
+    net = fitted(objective, network)
     rank = checks.count(rank, "rank")
     most = min(*net.shape, *net.widths)
     if rank > most:

@@ -9,6 +9,7 @@ import array_api_compat
 import numpy as np
 
 from linflow._support.arrays import Array, from_numpy, norm, to_numpy
+from linflow._support.words import kind_of
 from linflow.model.objectives import Objective
 
 CLOSE = 1e-4
@@ -44,7 +45,7 @@ def autodiff(loss: Callable[[Array], Any], *, like: Array, **declared: Any) -> O
     """
     if not (array_api_compat.is_torch_array(like) or array_api_compat.is_jax_array(like)):
         raise TypeError(
-            f"like is a {type(like).__name__}; a tensor of PyTorch or an array of JAX is needed, of the kind that "
+            f"like is {kind_of(like)}; a tensor of PyTorch or an array of JAX is needed, of the kind that "
             "the loss takes. For NumPy give value and gradient to Objective(...)."
         )
     if not str(like.dtype).endswith("float64") or like.ndim != 2:

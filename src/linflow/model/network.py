@@ -10,6 +10,7 @@ from typing import Any
 from linflow._support import checks
 from linflow._support.arrays import Array, Namespace, detach, namespace, norm
 from linflow._support.html import block, never_raising, notes, table
+from linflow._support.words import kind_of
 from linflow.model.spectrum import ImbalanceSpectrum, signed_gram_eigenvalues
 
 WIDEST = 500
@@ -56,7 +57,7 @@ class Network:
                 "weights is a PyTorch model, or a list of layers of one; linflow.torch.network(model) is its network."
             )
         if isinstance(weights, Network) or not isinstance(weights, Sequence) or isinstance(weights, str):
-            raise TypeError(f"weights is a {type(weights).__name__}; a list of matrices [W_1, …, W_L] is needed.")
+            raise TypeError(f"weights is {kind_of(weights)}; a list of matrices [W_1, …, W_L] is needed.")
         if len(weights) == 0:
             raise ValueError("weights is empty; at least one matrix is needed.")
         checked = [checks.matrix(W, f"W_{l}") for l, W in enumerate(weights, 1)]

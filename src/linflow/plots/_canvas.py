@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from linflow._support.words import in_one_line
+from linflow._support.words import in_one_line, kind_of
 from linflow.plots.themes import Theme, dress, figure, theme_named, theme_of
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -101,8 +101,8 @@ def canvas(ax: Any, theme: str | None, aspect: float = 0.72, named: bool | None 
         return Canvas(figure("column", aspect=aspect, theme=name)[1], theme_named(name), named is not False)
     if not isinstance(ax, Axes):
         raise TypeError(
-            f"ax is a {type(ax).__name__}; Axes are needed, such as those of linflow.plots.figure(). Leave it out "
-            "for new ones."
+            f"ax is {kind_of(ax)}; Axes are needed, such as those of linflow.plots.figure(). Leave it out for new "
+            "ones."
         )
     if theme is not None:
         dress(ax, theme_named(theme))

@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from linflow._support import checks
 from linflow._support.arrays import from_numpy, singular_values, to_numpy
 from linflow.dynamics import Trajectory
+from linflow.model.fitting import objective_of
 from linflow.model.objectives import Objective
 from linflow.plots._canvas import DASHES, MARKERS, Canvas, canvas
 from linflow.plots.norm_plane import level_sets, norm_bounds
@@ -57,7 +58,7 @@ def phase_plane(
         >>> ax.get_xlabel(), ax.get_ylabel()
         ('$u$', '$v$')
     """
-    objective = _objective(objective)
+    objective = objective_of(objective)
     runs = checked(runs, None)[0] if runs else []
     if tuple(objective.shape) != (1, 1):
         raise ValueError(
@@ -209,7 +210,7 @@ def init_map(
         >>> sorted({text.get_text() for text in ax.texts} & {"imbalance", "margin", "neither"})
         ['imbalance', 'margin', 'neither']
     """
-    objective = _objective(objective)
+    objective = objective_of(objective)
     show = checks.choice(show, "show", ("regions", "rate"))
     points = checks.count(points, "points", 5)
     threshold = checks.positive(threshold, "threshold")
@@ -326,15 +327,6 @@ def _path(run: Trajectory, read: Any) -> np.ndarray:
     end = float(to_numpy(run.t)[sound(run) - 1])
     times = np.union1d(np.linspace(0, end, 80), np.geomspace(1e-4 * end, end, 80)) if end > 0 else np.zeros(1)
     return np.array([read(run.network_at(min(float(t), end))) for t in times])
-
-
-def _objective(objective: Any) -> Objective:
-    if not isinstance(objective, Objective):
-        raise TypeError(
-            f"objective is a {type(objective).__name__}; an Objective is needed, such as "
-            "linflow.MatrixFactorization(Y)."
-        )
-    return objective
 
 
 def _flow_only(run: Trajectory, i: int) -> None:

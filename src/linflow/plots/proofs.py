@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 
 from linflow._support.arrays import to_numpy
+from linflow._support.words import kind_of
 from linflow.certificates import Certificate
 from linflow.dynamics import Trajectory
+from linflow.model.optimizer import PLAIN, difference
 from linflow.plots._canvas import DASHES, canvas, label_ends, log_ticks
 from linflow.plots.runs import instants
-from linflow.verified import Enclosure
+from linflow.verified.enclosed import EnclosedFlow
+from linflow.verified.enclosed_steps import EnclosedSteps
 
 FOR_EVER = (0, (1, 1.5))
 """The dash pattern of the bound that holds at all times after the end of a proof."""
@@ -20,7 +23,7 @@ POINTS = 160
 
 
 def proof(
-    enclosure: Enclosure,
+    enclosure: EnclosedFlow | EnclosedSteps,
     cert: Certificate | None = None,
     run: Trajectory | None = None,
     ax: Any = None,
@@ -34,7 +37,7 @@ def proof(
     dotted line after its end is the bound that holds at all later times.
 
     Args:
-        enclosure: A verified flow.
+        enclosure: A verified flow or descent. The time of a descent is the sum of its steps.
         cert: The certificate of its start, drawn dashed.
         run: A run from its start, drawn as circles.
         ax: Axes to draw on; new ones if not given.
@@ -45,7 +48,8 @@ def proof(
         The Axes.
 
     Raises:
-        ValueError: the enclosure is empty.
+        TypeError: the enclosure is no proof.
+        ValueError: the enclosure is empty, or certificate or run are of another algorithm.
 
     Example:
         >>> import numpy as np, linflow as lf
@@ -54,24 +58,33 @@ def proof(
         >>> ax.get_yscale()
         'log'
     """
+    if not isinstance(enclosure, EnclosedFlow | EnclosedSteps):
+        raise TypeError(f"enclosure is {kind_of(enclosure)}; a proof of linflow.enclose is needed.")
     if not enclosure.steps:
         raise ValueError(f"nothing is enclosed, so there is nothing to draw: {enclosure.reason}.")
+    flow = isinstance(enclosure, EnclosedFlow)
+    optimizer = PLAIN if flow else enclosure.optimizer
+    if run is not None and (unlike := difference(optimizer, run.optimizer, "the proof", "the run")):
+        raise ValueError(f"{unlike}; leave the run out.")
+    algorithm = "flow" if flow else "descent"
+    if cert is not None and cert.algorithm != algorithm:
+        raise ValueError(
+            f"the proof is of {algorithm} and the certificate of {cert.algorithm}; certify with "
+            f'algorithm="{algorithm}", or leave the certificate out.'
+        )
     c = canvas(ax, theme)
     c.ax.set_yscale("log")
     c.ax.margins(x=0)
-    end = enclosure.end
+    end = float(enclosure.t[-1])
     last = 1.33 * end if t_max is None else t_max
-    t = np.linspace(0, min(end, last), POINTS)
-    low, high = enclosure.gap_bounds(t)
-    if run is not None and not run.optimizer.plain:
-        raise ValueError(f"the proof is of the plain flow, and the run has {run.optimizer}; leave the run out.")
-    first = enclosure.first[0]
+    t, low, high = _band(enclosure, min(end, last))
+    first = float(low[0])
     low, high = np.maximum(low, 1e-3 * high) / first, high / first
     colour = c.colour("blue")
     c.ax.fill_between(t, low, high, color=colour, alpha=0.3, linewidth=0)
     c.ax.plot(t, high, color=colour, linewidth=c.line, label="proved")
     ends: list[Any] = [(float(t[-1]), float(high[-1]), "proved", colour)]
-    after = enclosure.certificate
+    after = enclosure.certificate if flow else None
     if after is not None and last > end:
         later = np.linspace(end, last, POINTS // 4)
         y = np.array([after.gap_at(float(x - end)) for x in later]) / first
@@ -97,3 +110,13 @@ def proof(
         log_ticks(c.ax.yaxis)
         label_ends(c, ends)
     return c.ax
+
+
+def _band(enclosure: EnclosedFlow | EnclosedSteps, last: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return times up to `last`, and the lower and upper bounds of the gap there; those of a descent at its steps."""
+    if isinstance(enclosure, EnclosedFlow):
+        t = np.linspace(0, last, POINTS)
+        return t, *enclosure.gap_bounds(t)
+    count = int(np.searchsorted(enclosure.t, last, side="right"))
+    k = np.unique(np.linspace(0, count - 1, POINTS).round().astype(int))
+    return enclosure.t[k], *enclosure.gap_bounds(k)

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.ticker import ScalarFormatter
 
 from linflow._support.arrays import to_numpy
-from linflow._support.words import plural
+from linflow._support.words import kind_of, plural
 from linflow.certificates import Certificate
 from linflow.certificates.curves import StepCurve
 from linflow.dynamics import Failure, Trajectory
@@ -145,15 +145,13 @@ def checked(run: Any, cert: Any) -> tuple[list[Trajectory], list[Certificate | N
         ValueError: there are no runs, the numbers differ, or a certificate is of another start.
     """
     if not isinstance(run, Trajectory | Sequence):
-        raise TypeError(
-            f"run is a {type(run).__name__}; a Trajectory of gradient_flow or gradient_descent is needed."
-        )
+        raise TypeError(f"run is {kind_of(run)}; a Trajectory of gradient_flow or gradient_descent is needed.")
     runs = [run] if isinstance(run, Trajectory) else list(run)
     for i, one in enumerate(runs):
         if isinstance(one, Failure):
             raise TypeError(f"run {i} failed ({one.error}: {one.reason}); leave it out.")
         if not isinstance(one, Trajectory):
-            raise TypeError(f"run {i} is a {type(one).__name__}; a Trajectory is needed.")
+            raise TypeError(f"run {i} is {kind_of(one)}; a Trajectory is needed.")
     if not runs:
         raise ValueError("there are no runs to draw.")
     if cert is None or isinstance(cert, Certificate):
@@ -161,7 +159,7 @@ def checked(run: Any, cert: Any) -> tuple[list[Trajectory], list[Certificate | N
     elif isinstance(cert, Sequence):
         certs = list(cert)
     else:
-        raise TypeError(f"cert is a {type(cert).__name__}; a Certificate of linflow.certify is needed.")
+        raise TypeError(f"cert is {kind_of(cert)}; a Certificate of linflow.certify is needed.")
     if len(certs) != len(runs):
         raise ValueError(
             f"there are {len(certs)} certificates for {plural(len(runs), 'run')}; one for each is needed, or None."
@@ -175,7 +173,7 @@ def checked(run: Any, cert: Any) -> tuple[list[Trajectory], list[Certificate | N
 def _belongs(cert: Any, run: Trajectory, i: int) -> None:
     """Raise unless the certificate is for the start and the algorithm of its run."""
     if not isinstance(cert, Certificate):
-        raise TypeError(f"cert {i} is a {type(cert).__name__}; a Certificate of linflow.certify is needed.")
+        raise TypeError(f"cert {i} is {kind_of(cert)}; a Certificate of linflow.certify is needed.")
     # The same sum of squares can round differently in the memory layout of the run.
     if not math.isclose(cert.gap, float(run.gap[0]), rel_tol=1e-6):
         raise ValueError(

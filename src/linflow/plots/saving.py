@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from linflow._support import checks
 from linflow._support.paths import write_whole
 from linflow._support.version import __version__
+from linflow._support.words import kind_of
 
 FORMATS = ("pdf", "svg", "png")
 
@@ -63,7 +64,7 @@ def save(
     """
     fig = figure if isinstance(figure, Figure) else getattr(figure, "figure", None)
     if not isinstance(fig, Figure):
-        raise TypeError(f"figure is a {type(figure).__name__}; a Figure, or Axes in one, is needed.")
+        raise TypeError(f"figure is {kind_of(figure)}; a Figure, or Axes in one, is needed.")
     path = Path(path)
     kind = path.suffix.lower().removeprefix(".")
     if kind not in FORMATS:

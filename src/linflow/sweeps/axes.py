@@ -15,6 +15,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from linflow._support import checks
 from linflow._support.deprecation import warn_renamed
+from linflow._support.words import kind_of
 from linflow.experiments.old_keys import OLD_KEYS
 from linflow.experiments.schema import Experiment
 
@@ -202,7 +203,7 @@ def plain(value: Any) -> Any:
             raise ValueError("a list contains None or a table; leave it out.")
         return [plain(one) for one in value]
     if value is not None and not isinstance(value, (bool, int, float, str, os.PathLike)):
-        raise ValueError(f"{value!r} is a {type(value).__name__}; numbers, words and lists of them are needed.")
+        raise ValueError(f"{value!r} is {kind_of(value)}; numbers, words and lists of them are needed.")
     return value
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from linflow._support import checks
 from linflow._support.arrays import from_numpy, to_numpy
+from linflow._support.words import kind_of
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
 from linflow.torch._training import overlap
@@ -70,7 +71,7 @@ class Layers:
         scale = checks.positive(scale, "scale")
         if not isinstance(model, nn.Module) and not isinstance(model, (list, tuple)):
             raise TypeError(
-                f"model is a {type(model).__name__}; an nn.Sequential of nn.Linear, or a list of layers or of "
+                f"model is {kind_of(model)}; an nn.Sequential of nn.Linear, or a list of layers or of "
                 "matrices in the order in which they are applied, is needed."
             )
         if isinstance(model, (list, tuple)) and all(isinstance(W, Tensor) for W in model):
@@ -243,7 +244,7 @@ def _linear(model: Any, name: str = "model") -> list[nn.Linear]:
             if isinstance(model, nn.Module) and any(isinstance(part, nn.Linear) for part in model.modules())
             else " A product of matrices is what the theory is about."
         )
-        raise TypeError(f"{name} is a {type(model).__name__}; nn.Linear in an nn.Sequential is needed.{hint}")
+        raise TypeError(f"{name} is {kind_of(model)}; nn.Linear in an nn.Sequential is needed.{hint}")
     if nn.parameter.is_lazy(model.weight):
         raise ValueError(f"{name} has no weights yet; run the model once on a batch, so that it finds its shape.")
     if not isinstance(model.weight, nn.Parameter):

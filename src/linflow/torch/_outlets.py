@@ -10,6 +10,7 @@ from os import PathLike, fspath
 from typing import Any, TextIO
 
 from linflow._support.own_files import refuse_foreign_files
+from linflow._support.words import kind_of
 
 COLUMNS = {
     "step": "steps done",
@@ -107,9 +108,7 @@ def scalars_into(writer: Any) -> tuple[Any, bool]:
     if writer is None or callable(getattr(writer, "add_scalar", None)):
         return writer, False
     if not isinstance(writer, (str, PathLike)):
-        raise TypeError(
-            f"writer is a {type(writer).__name__}; a SummaryWriter, or a folder to make one in, is needed."
-        )
+        raise TypeError(f"writer is {kind_of(writer)}; a SummaryWriter, or a folder to make one in, is needed.")
     try:
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - an optional dependency
     except ImportError as error:

@@ -8,6 +8,7 @@ from typing import Any
 
 from linflow import relu
 from linflow._support.arrays import to_numpy
+from linflow._support.words import kind_of
 from linflow.torch._module import PASSED, WRAPPERS
 from torch import nn
 
@@ -48,7 +49,7 @@ def relu_network(model: Any) -> relu.Network | relu.SmoothNetwork:
         SmoothNetwork(4×30×2, tanh, bias)
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}; an nn.Sequential of Linear, ReLU, Linear is needed.")
+        raise TypeError(f"model is {kind_of(model)}; an nn.Sequential of Linear, ReLU, Linear is needed.")
     parts = list(_parts(model))
     kinds = " → ".join(type(part).__name__ for part in parts) or "nothing"
     if len(parts) != 3 or not (

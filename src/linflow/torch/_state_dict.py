@@ -11,6 +11,7 @@ from typing import Any
 
 from linflow._support.arrays import Array, detach, is_array, unmasked
 from linflow._support.number_formats import Format, coarsest
+from linflow._support.words import kind_of
 from linflow.torch._numbers import eight_bits, formats_of
 
 _DIGITS = re.compile(r"([0-9]{1,18})")
@@ -63,13 +64,13 @@ class State:
             named = source
         else:
             raise TypeError(
-                f"model is a {type(source).__name__}; an nn.Module or a state dict (names to tensors) is needed. "
+                f"model is {kind_of(source)}; an nn.Module or a state dict (names to tensors) is needed. "
                 "For a file use linflow.torch.audit_file."
             )
         wrong = next((name for name, x in named.items() if not (is_array(x) or name.endswith("_extra_state"))), None)
         if wrong is not None:
             raise TypeError(
-                f"{wrong!r} of the state dict is a {type(named[wrong]).__name__}; tensors are needed. "
+                f"{wrong!r} of the state dict is {kind_of(named[wrong])}; tensors are needed. "
                 "Pass the state dict itself, such as checkpoint['state_dict']."
             )
         if (longest := max(map(len, named), default=0)) > _LONGEST:

@@ -7,6 +7,7 @@ from typing import Any
 
 from linflow import certificates
 from linflow.certificates import Certificate
+from linflow.model.fitting import fitted
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
 from linflow.model.optimizer import Optimizer
@@ -68,7 +69,7 @@ def certify(
         >>> round(faster.rate / cert.rate, 1)
         15.1
     """
-    net = Network.of(network).detach()
+    net = fitted(objective, network)
     optimizer = Optimizer.of(
         net.depth, layer_rates=layer_rates, weight_decay=weight_decay, momentum=momentum, friction=friction
     )

@@ -15,6 +15,7 @@ from linflow._support.threads import one_thread_when_small
 from linflow.dynamics.descent import Iterate, Schedule, constant_step, scheduled_step
 from linflow.dynamics.field import GradientField
 from linflow.model.classification import ExponentialTail
+from linflow.model.fitting import fitted
 from linflow.model.huber import Huber
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
@@ -193,8 +194,7 @@ class _Beginning:
 
     @classmethod
     def of(cls, objective: Objective, network: Network | Sequence[Any], algorithm: str) -> _Beginning:
-        net = Network.of(network).detach()
-        objective.check_network(net)
+        net = fitted(objective, network)
         if isinstance(objective, ExponentialTail):
             problem: AffineGradient | ConvexGradient = TailGradient.of(objective)
         elif isinstance(objective, (Sensing, Completion)):

@@ -13,6 +13,7 @@ from linflow._support import checks
 from linflow._support.arrays import from_numpy, to_numpy
 from linflow.dynamics import Result, gradient_descent
 from linflow.dynamics.field import GradientField
+from linflow.model.fitting import fitted
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
 from linflow.model.optimizer import Optimizer
@@ -101,7 +102,7 @@ def safe_step_size(
         >>> bool(heavy > 1.2 * proved), heavy.enclosure.optimizer.momentum
         (True, 0.5)
     """
-    start = Network.of(network).detach()
+    start = fitted(objective, network)
     optimizer = Optimizer.of(start.depth, layer_rates=layer_rates, momentum=momentum, nesterov=nesterov)
     if not verified:
         return certificates.safe_step_size(objective, start, optimizer)

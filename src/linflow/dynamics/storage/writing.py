@@ -17,6 +17,7 @@ from linflow._support.arrays import to_numpy
 from linflow._support.paths import LIMIT, PathLike, check_size, import_for, suffix, write_bytes
 from linflow._support.provenance import software
 from linflow._support.version import __version__
+from linflow._support.words import kind_of
 from linflow.dynamics.storage import schema as _schema
 from linflow.dynamics.storage.stored_weights import StoredWeights
 from linflow.model.network import Network
@@ -219,7 +220,7 @@ def origin(title: str) -> dict[str, Any]:
 
 def _settings(settings: Mapping[str, Any]) -> str:
     if not isinstance(settings, Mapping):
-        raise TypeError(f"settings is a {type(settings).__name__}; a dict is needed.")
+        raise TypeError(f"settings is {kind_of(settings)}; a dict is needed.")
     try:
         return as_json(dict(settings))
     except ValueError as error:
