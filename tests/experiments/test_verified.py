@@ -41,7 +41,8 @@ def test_the_plot_shows_the_proved_gap_the_guarantee_and_what_holds_for_ever():
 
 
 def test_a_proof_of_descent_is_drawn_at_its_steps():
-    f, net, enc = small()
+    f, _, enc = small()
+    net = lf.init.imbalanced((2, 4, 2), 3.0, 0.5 * f.minimizer, rng=0)
     options = {"algorithm": "descent", "step_size": 0.02}
     proof, cert = lf.enclose(f, net, until=1e-4, **options), lf.certify(f, net, **options)
     run = lf.gradient_descent(f, net, step_size=0.02, steps=proof.steps)
@@ -50,7 +51,11 @@ def test_a_proof_of_descent_is_drawn_at_its_steps():
     k = np.round(t / 0.02).astype(int)
     assert t == pytest.approx(0.02 * k, abs=1e-12) and (k[0], k[-1]) == (0, proof.steps) and len(k) > 30
     assert y == pytest.approx(proof.gap_bounds(k)[1] / proof.gaps[0, 0], rel=1e-12)
-    assert {"proved", "observed"} <= {line.get_label() for line in ax.lines}
+    lines = {line.get_label(): np.asarray(line.get_data(), float) for line in ax.lines}
+    t, y = lines["guaranteed"]  # beyond the proof, and never between two steps
+    assert t / 0.02 == pytest.approx(np.round(t / 0.02), abs=1e-9) and t[-1] > 1.3 * proof.t[-1]
+    assert y[1:] == pytest.approx([cert.gap_at(s * (1 + 1e-9)) / proof.gaps[0, 0] for s in t[1:]], rel=1e-9)
+    assert "observed" in lines
     t, _ = lf.plots.proof(proof, t_max=0.5).lines[0].get_data()
     assert t[-1] == pytest.approx(0.5, rel=1e-12)
     with pytest.raises(ValueError, match="of descent and the certificate of flow"):

@@ -91,7 +91,7 @@ def proof(
         c.ax.plot(later, y, linestyle=FOR_EVER, color=colour, linewidth=c.line, label="for ever")
         ends = [(float(later[-1]), float(y[-1]), "proved", colour)]
     if cert is not None and cert.best is not None:
-        every = np.linspace(0, last, POINTS)
+        every = _instants(enclosure, last)
         promised = np.array([cert.gap_at(float(x)) for x in every]) / first
         orange = c.colour("vermillion")
         c.ax.plot(every, promised, linestyle=DASHES, color=orange, linewidth=0.75 * c.line, label="guaranteed")
@@ -120,3 +120,14 @@ def _band(enclosure: EnclosedFlow | EnclosedSteps, last: float) -> tuple[np.ndar
     count = int(np.searchsorted(enclosure.t, last, side="right"))
     k = np.unique(np.linspace(0, count - 1, POINTS).round().astype(int))
     return enclosure.t[k], *enclosure.gap_bounds(k)
+
+
+def _instants(enclosure: EnclosedFlow | EnclosedSteps, last: float) -> np.ndarray:
+    """Return times up to `last`, beyond the proof too; those of a descent are its steps."""
+    if isinstance(enclosure, EnclosedFlow):
+        return np.linspace(0, last, POINTS)
+    t = enclosure.t
+    more = np.arange(t[-1], last, t[-1] - t[-2])[1:] if len(t) > 1 else t[:0]
+    every = np.concatenate([t, more])
+    every = every[every <= last]
+    return every[np.unique(np.linspace(0, len(every) - 1, POINTS).round().astype(int))]
