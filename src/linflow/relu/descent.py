@@ -68,7 +68,7 @@ def gradient_descent(
     most = 100_000 if steps is None else checks.count(steps, "steps")
     target = -1.0 if until is None else checks.fraction(until, "until")
     with np.errstate(over="ignore", invalid="ignore"):  # a descent that leaves float64 ends and says so
-        loop = _Loop(Field(problem, net, net.slope), net, eta)
+        loop = _DescentOnPieces(Field(problem, net, net.slope), net, eta)
         result = loop.run(most, target)
         final = net.with_layers(*loop.field.layers(loop.y))
         stats = Stats(len(loop.records) - 1, 0, len(loop.records), net.drift(final), time.perf_counter() - began)
@@ -91,7 +91,7 @@ def gradient_descent(
     )
 
 
-class _Loop:
+class _DescentOnPieces:
     """One descent: the weights reached, the flips, the law of the imbalances, and for each step its records."""
 
     def __init__(self, field: Field, net: Network, eta: float):
