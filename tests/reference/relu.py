@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from scipy.optimize import minimize_scalar
 
@@ -86,21 +88,54 @@ def second_floor(X: Matrix, u: Matrix, v: float, moved: dict, drift: float = 0.0
     return max(max(abs(v) - moved["eps"], 0) ** 2, v**2 - p**2 + max(p - w, 0) ** 2 - drift, 0.0)
 
 
+def twins(U: Matrix, V: Matrix) -> list[bool]:
+    """Which neurons have one with the same u and the opposite v. No neuron is drawn more than twice here."""
+    h = range(U.shape[1])
+    return [any(k != j and (U[:, k] == U[:, j]).all() and (V[k] == -V[j]).all() for k in h) for j in h]
+
+
+def twin_means(X: Matrix, u: Matrix, v: Matrix, s: float, tau: float) -> tuple[float, Matrix]:
+    """Lemma T for a twin: `α_j`, and how far the mean of the features of both moves on each sample."""
+    n, K, z, N = movement(X, u, v, s, tau), X @ X.T, X @ u, len(X)
+    free, E = [i for i in range(N) if not n["frozen"][i]], []
+    for i in range(N):
+        B = np.linalg.norm(np.diag(n["t"]) @ X @ X[i]) * (n["V"] - np.linalg.norm(v) * tau)
+        B += (1 - s) / 2 * np.sqrt(sum(K[i, l] ** 2 for l in free)) * n["V"]
+        where_free = B + (1 - s) / 2 * max(n["M"][i] - abs(z[i]) + B, 0)
+        where_frozen = B if z[i] > 0 else s * B
+        E.append(min(n["E"][i], where_frozen if n["frozen"][i] else where_free))
+    return n["eps"] - np.linalg.norm(n["phi"]) * tau, np.array(E)
+
+
+def features_spread(X: Matrix, U: Matrix, V: Matrix, s: float, tau: float) -> float:
+    """`Ē` of Lemma 3 (c), with the means of twins."""
+    rows, joint = [], 0.0
+    for u, v, twin in zip(U.T, V, twins(U, V), strict=True):
+        n = movement(X, u, v, s, tau)
+        rows.append(twin_means(X, u, v, s, tau)[1] if twin else n["E"])
+        whole = n["kappa"] * n["V"]
+        joint += min(whole, np.linalg.norm(rows[-1])) ** 2 if twin else whole**2
+    return min(float(np.linalg.norm(np.array(rows), 2)), float(np.sqrt(joint)))
+
+
 def one_output_floor(X: Matrix, U: Matrix, V: Matrix, s: float, tau: float, deltas: list[float]) -> float:
     """Theorem 1 for one output: the largest `λ_min(B(τ))` over some δ (δ → 0 where most are free) and every c ≥ 1."""
     K, N = X @ X.T, len(X)
     neurons = [movement(X, u, v, s, tau) for u, v in zip(U.T, V, strict=True)]
     Phi = np.array([n["phi"] for n in neurons]).T
-    E = np.array([n["E"] for n in neurons]).T
-    spread = min(np.linalg.norm(E, 2), np.sqrt(sum((n["kappa"] * n["V"]) ** 2 for n in neurons)))
-    best = -np.inf
-    for delta in deltas:
+    spread, best = features_spread(X, U, V, s, tau), -np.inf
+    for delta, together in itertools.product(deltas, (True, False)):
         A = np.zeros((N, N))
-        for j, n in enumerate(neurons):
+        for j, (n, twin) in enumerate(zip(neurons, twins(U, V), strict=True)):
             free = ~n["frozen"]
             used = min(deltas) if s == 0 and 2 * free.sum() > N else delta
             a = np.where(X @ U[:, j] > 0, 1.0, s)
-            A += second_floor(X, U[:, j], V[j, 0], n) * shadow(K, a, free, used, s)
+            weight = second_floor(X, U[:, j], V[j, 0], n)
+            if together and twin:
+                weight = max(weight, max(abs(V[j, 0]) - twin_means(X, U[:, j], V[j], s, tau)[0], 0) ** 2)
+                more = (abs(V[j, 0]) + n["eps"]) ** 2 - weight
+                A -= more * ((1 - s) / 2) ** 2 * used * np.diag(np.diag(K) * free)
+            A += weight * shadow(K, a, free, used, s)
         best = max(best, best_c(A, Phi @ Phi.T, spread))
     return max(best, 0.0)
 
@@ -190,20 +225,22 @@ def several_outputs_floor(
     K, (N, m) = X @ X.T, (len(X), V.shape[1])
     neurons = [movement(X, u, v, s, tau) for u, v in zip(U.T, V, strict=True)]
     Phi = np.array([n["phi"] for n in neurons]).T
-    E = np.array([n["E"] for n in neurons]).T
-    spread = min(np.linalg.norm(E, 2), np.sqrt(sum((n["kappa"] * n["V"]) ** 2 for n in neurons)))
-    best = 0.0
-    for delta in deltas:
+    spread, best = features_spread(X, U, V, s, tau), 0.0
+    for delta, means in itertools.product(deltas, (True, False)):
         for ratio in ratios:
             A, together, apart = np.zeros((N * m, N * m)), np.zeros((N, N)), np.zeros(N)
-            for j, n in enumerate(neurons):
-                size, free = np.linalg.norm(V[j]), ~n["frozen"]
-                c = min(max(1.0, ratio * size / n["eps"]), 1e8) if n["eps"] > 0 else 1e8
+            for j, (n, twin) in enumerate(zip(neurons, twins(U, V), strict=True)):
+                size, free, eps = np.linalg.norm(V[j]), ~n["frozen"], n["eps"]
                 used = min(deltas) if s == 0 and 2 * free.sum() > N else delta
+                if means and twin:
+                    paid = (size + eps) ** 2 * ((1 - s) / 2) ** 2 * used * np.diag(K) * free
+                    A -= np.kron(np.diag(paid), np.eye(m))
+                    eps = twin_means(X, U[:, j], V[j], s, tau)[0]
+                c = min(max(1.0, ratio * size / eps), 1e8) if eps > 0 else 1e8
                 a = np.where(X @ U[:, j] > 0, 1.0, s)
                 A += (1 - 1 / c) * np.kron(shadow(K, a, free, used, s), np.outer(V[j], V[j]))
-                together += (c - 1) * n["eps"] ** 2 * np.outer(n["t"], n["t"])
-                apart += (c - 1) * n["eps"] ** 2 * n["kappa"] * (n["t"] > 0)
+                together += (c - 1) * eps**2 * np.outer(n["t"], n["t"])
+                apart += (c - 1) * eps**2 * n["kappa"] * (n["t"] > 0)
             price = min(np.linalg.norm(np.abs(K) * together, 2), apart.max())
             best = max(best, best_c(A - price * np.eye(N * m), np.kron(Phi @ Phi.T, np.eye(m)), spread))
     return best

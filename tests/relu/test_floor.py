@@ -43,11 +43,11 @@ def test_movement_is_the_least_fixed_point(kind, tau):
             assert least - 1e-10 * size * (1 + tau) <= found.second_floor[j] <= least + 4e-16 * size
             drifted = reference.second_floor(start.X, start.U[:, j], start.V[j, 0], twin, drift=0.1)
             assert abs(found.squares_floor(0.1)[j] - drifted) <= 1e-10 * size * (1 + tau)
-    E = np.array(
-        [reference.movement(start.X, u, v, start.slope, tau)["E"] for u, v in zip(start.U.T, start.V, strict=True)]
-    )
-    joint = np.linalg.norm(found.kappa * found.growth)
-    assert found.features_moved == pytest.approx(min(np.linalg.norm(E, 2), joint), rel=1e-10, abs=1e-13)
+    spread = reference.features_spread(start.X, start.U, start.V, start.slope, tau)
+    assert found.features_moved == pytest.approx(spread, rel=1e-9, abs=1e-13)
+    for j in np.flatnonzero(start.twins):
+        alpha = reference.twin_means(start.X, start.U[:, j], start.V[j], start.slope, tau)[0]
+        assert alpha - 1e-15 <= found.mean_second[j] <= alpha + 1e-11 * found.second[j] + 1e-14
 
 
 def test_caps_go_on_from_the_last_path():
@@ -160,6 +160,50 @@ def test_floor_is_below_H_of_every_network_that_lemma_1_allows(m, s):
                 H = reference.H(start.X, U, V, reference.slopes(start.X, U, s), s)
                 assert value <= np.linalg.eigvalsh(H)[0] * (1 + 1e-9)
     assert telling > 4
+
+
+def driven(start, forces, tau, steps):
+    """Weights after steps with any residuals P of the same size: `U − XᵀD_aPV`, `V − ΦᵀP`, sum of sizes τ."""
+    U, V = start.U, start.V
+    for k in range(steps):
+        Z = start.X @ U
+        a, P = np.where(Z > 0, 1.0, start.slope), forces(U, V, k)
+        P = P / np.linalg.norm(P) * tau / steps
+        U, V = U - start.X.T @ (a * (P @ V.T)), V - (a * Z).T @ P
+    return U, V
+
+
+@pytest.mark.parametrize("m", [1, 3])
+@pytest.mark.parametrize("s", [0.0, 0.2])
+def test_twins_keep_what_lemma_t_says_whatever_drives_them(m, s):
+    """Lemmas 1, 4 and T use of the residual its path alone: any other force, and any number of steps, will do."""
+    rng, telling, nearest = np.random.default_rng([m, int(10 * s)]), 0, np.zeros(3)
+    for seed in range(8):
+        start = started(*drawn([31, seed], N=4, d=5, h=16, m=m, s=s, size=[0.3, 2.0][seed % 2]))
+        floor, tau = Floor(start), float(np.exp(rng.uniform(-6, -1)))
+        movement, z, fixed = Mover(start).at(tau), start.z.T, rng.standard_normal((4, m))
+        value, M = floor.at(movement), movement.moved
+        own = np.where(z > 0, M, np.maximum(s * M, s * np.abs(z) + M - np.abs(z)))
+        bound = np.minimum(own, movement._means_moved(M))
+
+        def weakest(U, V, k, start=start):
+            a = reference.slopes(start.X, U, s)
+            return np.linalg.eigh(reference.H(start.X, U, V, a, s))[1][:, 0].reshape(4, m)
+
+        for forces, steps in ((lambda *_, P=fixed: P, 1), (lambda *_, P=-fixed: P, 20), (weakest, 6)):
+            U, V = driven(start, forces, tau, steps)
+            Z = start.X @ U
+            H = reference.H(start.X, U, V, np.where(Z > 0, 1.0, s), s)
+            assert value <= np.linalg.eigvalsh(H)[0] * (1 + 1e-9) + 1e-12
+            telling += value > 0
+            half = np.linalg.norm((V[::2] - V[1::2]) / 2 - start.V[::2], axis=1)
+            features = np.where(Z > 0, Z, s * Z).T
+            means = np.abs((features[::2] + features[1::2]) / 2 - start.features.T[::2])
+            assert (half <= movement.mean_second[::2] + 1e-14).all() and (means <= bound[::2] + 1e-14).all()
+            nearest[0] = max(nearest[0], np.max(half / (movement.mean_second[::2] + 1e-12)))
+            nearest[1] = max(nearest[1], np.max((means / (bound[::2] + 1e-12))[movement.frozen[::2]], initial=0))
+            nearest[2] = max(nearest[2], np.max((means / (bound[::2] + 1e-12))[~movement.frozen[::2]], initial=0))
+    assert telling > 5 and (nearest > [0.25, 0.5, 0.1]).all()
 
 
 def test_several_outputs_without_a_second_layer_part():

@@ -139,6 +139,81 @@ def test_the_movement_with_its_allowances(start, tau, monkeypatch):
     assert alone.features_moved == near(norm_ceiling(bound) * (1 + 8 * E))
 
 
+TWINS = [{"s": 0.2}, {"N": 6, "d": 3, "h": 20, "m": 2}, {"s": 0.3, "N": 5, "d": 7, "size": 0.3}]
+
+
+@pytest.mark.parametrize("kind", TWINS)
+@pytest.mark.parametrize("tau", [0.02, 0.3, 1.5])
+def test_means_of_twins_with_their_allowances(kind, tau, monkeypatch):
+    """Lemma T, entry by entry: `α_j`, the mean of the features where the pair is frozen and where it is free."""
+    monkeypatch.setattr(movement_module, "EPS", E)
+    start = started(*drawn(27, **kind))
+    found, s = Mover(start).at(tau), start.slope
+    (sizes, features), z, error, N = start.sizes, start.z.T, start.z_error.T, len(start.X)
+    assert start.twins.all() and (tau < 0.1 or not found.frozen.all())
+    for j in range(start.net.width):
+        eps = found.second[j]
+        assert found.mean_second[j] == near(min(eps, max(0.0, eps * (1 + 8 * E) - features[j] * tau)), 1e-9)
+        late = (found.growth[j] * (1 + 8 * E) - sizes[j] * tau) / found.growth[j]
+        free = np.flatnonzero(~found.frozen[j])
+        for i in range(N):
+            across = math.sqrt(sum(start.kernel_ceiling[l, i] ** 2 for l in free)) * (1 + (N + 8) * E)
+            B = (found.moved[j, i] * min(late, 1.0) + (1 - s) / 2 * across * found.growth[j]) * (1 + 16 * E)
+            M = found.moved[j, i] + error[j, i]
+            if found.frozen[j, i]:
+                literal = B if z[j, i] > 0 else s * B
+            else:
+                literal = (B + (1 - s) / 2 * max(M - abs(z[j, i]) + B, 0.0)) * (1 + 4 * E)
+            assert found._means_moved(found.moved + error)[j, i] == near(literal, 1e-9)
+    M = found.moved + error
+    own = np.where(z > 0, M, np.maximum(s * M, s * np.abs(z) + M - np.abs(z)))
+    bound = np.minimum(own, found._means_moved(M))
+    rows = np.minimum(found.kappa * found.growth, np.linalg.norm(bound, axis=1) * (1 + (N + 8) * E))
+    joint = np.linalg.norm(rows) * (1 + (len(z) + 8) * E) + np.linalg.norm(error)
+    assert found.features_moved == near(min(norm_ceiling(bound + error), joint) * (1 + 8 * E), 1e-9)
+
+
+@pytest.mark.parametrize("m", [1, 2])
+@pytest.mark.parametrize("multiplier", [1e-9, 0.2])
+def test_what_twins_pay_for_their_means(m, multiplier, monkeypatch):
+    """`((1 − s)/2)² δ‖x_i‖²` on the free samples, times v̄² less the weight for one output, else times v̄²."""
+    monkeypatch.setattr(floor_module, "EPS", E)
+    X, Y, net = drawn(26, N=6, d=3, h=20, s=0.1, m=m)
+    more = net.with_layers(np.hstack([net.U, net.U[:, :6:2] + 0.1]), np.vstack([net.V, net.V[:6:2]]))
+    start = started(X, Y, more)
+    found, movement = Floor(start), Mover(start).at(0.3)
+    assert start.twins.tolist() == [True] * 20 + [False] * 3
+    weights, literal = movement.mean_squares_floor(0.01) if m == 1 else np.zeros(23), np.zeros(6)
+    for j, i in np.argwhere(~movement.frozen):
+        if j < 20:
+            price = 0.45**2 * multiplier * start.lengths[i] ** 2
+            literal[i] += (movement.second_size[j] ** 2 - weights[j]) * price
+    assert (literal > 0).any()
+    same(found._paid_by_twins(movement, multiplier, 0.01), literal * (1 + (23 + 32) * E))
+
+
+def test_the_mean_of_squares_of_twins():
+    """The larger of the floor of each alone and `[|v| − α]₊²`."""
+    start = started(*drawn(26, h=20, size=3.0))
+    movement = Mover(start).at(0.02)
+    alone, rest = movement.squares_floor(0.01), np.maximum(np.abs(start.V[:, 0]) - movement.mean_second, 0.0) ** 2
+    assert (rest > alone).any()
+    np.testing.assert_allclose(movement.mean_squares_floor(0.01), np.maximum(alone, rest), rtol=1e-14)
+
+
+def test_which_neurons_are_twins():
+    """Equal u with the bias, opposite v, to the last bit; each neuron belongs to one pair only; −0 is 0."""
+    U = np.array([[1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 0.0, -0.0]])
+    V = np.array([[1.0], [-1.0], [-1.0], [1.0 + 2e-16], [0.0], [-0.0], [3.0], [-3.0]])
+    X, Y = np.array([[1.0], [2.0]]), np.ones((2, 1))
+    net = network_module.Network(U, V)
+    assert started(X, Y, net).twins.tolist() == [True, True, False, False, True, True, True, True]
+    tilted = network_module.Network(U, V, bias=[0.0, 1e-300, 0.0, 0, 0, 0, 1, 1])
+    assert started(X, Y, tilted).twins.tolist() == [True, False, True, False, True, True, True, True]
+    ball = problem_module.Start.of(problem_module.Regression(X, Y), net, 1e-12)
+    assert not ball.twins.any()
+
+
 def test_a_neuron_that_no_sample_moves_grows_with_the_path(monkeypatch):
     monkeypatch.setattr(movement_module, "EPS", E)
     cases = (2.0, 0.0), (2.0, 4.0)
@@ -285,7 +360,7 @@ def test_the_form_of_several_outputs_with_its_allowances(ratio, tau, monkeypatch
         unit += w * start.sizes[0][j] ** 2
         losses.append((c - 1) * movement.second[j] ** 2)
     literal = (A - 0.01 * unit * np.eye(6)) * scale - found._price(movement, np.array(losses)) * np.eye(6)
-    same(found._several(parts, movement, ratio), literal, 1e-9)
+    same(found._several(parts, movement, movement.second, ratio), literal, 1e-9)
 
 
 def test_the_price_of_a_second_layer_that_moves(monkeypatch):

@@ -9,7 +9,7 @@ import numpy as np
 from linflow._support.arrays import EPS
 from linflow.relu.movement import Movement
 from linflow.relu.problem import Start, greatest_ceiling
-from linflow.relu.shadows import Shadows
+from linflow.relu.shadows import SMALLEST, Shadows
 
 ROUNDS = 6
 """Steps of the search for the best constant c of the second layer's part."""
@@ -48,19 +48,36 @@ class Floor:
             less: what is subtracted from H for each sample, a number or shape `(N,)`, not negative.
             second: whether the part `ΦΦᵀ` of the second layer counts.
         """
-        best = 0.0
+        best, twins, m = 0.0, bool(self.start.twins.any()), self.start.V.shape[1]
         for multiplier in self.shadows.choices(movement):
             parts = self.shadows.parts(movement, multiplier)
-            if self.start.V.shape[1] == 1:
-                found = [self._single(parts, movement.squares_floor(drift))]
-            else:
-                found = [self._several(parts, movement, ratio) for ratio in RATIOS]
-            for A in found:
-                A[np.diag_indices(len(A))] -= np.repeat(
-                    np.broadcast_to(less, len(self.start.X)), len(self.start.V[0])
-                )
-                best = max(best, self._with_second(A, movement.features_moved if second else None))
+            # What twins pay for their means is nearly nothing for δ → 0; else each neuron alone may be better.
+            for together in (True, False) if twins and multiplier > SMALLEST else (twins,):
+                paid = np.broadcast_to(less, len(self.start.X))
+                if together:
+                    paid = paid + self._paid_by_twins(movement, multiplier, drift)
+                for A in self._first(parts, movement, drift, together=together):
+                    A[np.diag_indices(len(A))] -= np.repeat(paid, m)
+                    best = max(best, self._with_second(A, movement.features_moved if second else None))
         return best
+
+    def _first(
+        self, parts: np.ndarray, movement: Movement, drift: np.ndarray | float, *, together: bool
+    ) -> list[np.ndarray]:
+        """Return lower bounds on `Σ_j D_{a_j}KD_{a_j} ⊗ v_jv_jᵀ`, with twins taken together or each neuron alone."""
+        if self.start.V.shape[1] == 1:
+            weights = movement.mean_squares_floor if together else movement.squares_floor
+            return [self._single(parts, weights(drift))]
+        second = movement.mean_second if together else movement.second
+        return [self._several(parts, movement, second, ratio) for ratio in RATIOS]
+
+    def _paid_by_twins(self, movement: Movement, multiplier: float, drift: np.ndarray | float) -> np.ndarray:
+        """Return what the means of twins cost on each sample: `((1 − s)/2)² Δ` for v̄² instead of their weight."""
+        start, weights = self.start, movement.second_size**2
+        if start.V.shape[1] == 1:
+            weights = weights - movement.mean_squares_floor(drift)
+        prices = self.shadows.prices(movement, multiplier)
+        return (weights * start.twins) @ prices * start.lengths**2 * (1 + (len(weights) + 32) * EPS)
 
     def _single(self, parts: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Return a lower bound on `Σ_j v_j² D_{a_j}KD_{a_j}` for one output, with `weights ≤ v_j²`."""
@@ -68,14 +85,12 @@ class Floor:
         A[range(len(A)), range(len(A))] -= self.shadows.error * weights.sum()
         return A * np.outer(self.start.lengths, self.start.lengths)
 
-    def _several(self, parts: np.ndarray, movement: Movement, ratio: float) -> np.ndarray:
-        """Return a lower bound on `Σ_j D_{a_j}KD_{a_j} ⊗ v_jv_jᵀ`."""
+    def _several(self, parts: np.ndarray, movement: Movement, second: np.ndarray, ratio: float) -> np.ndarray:
+        """Return a lower bound on `Σ_j D_{a_j}KD_{a_j} ⊗ v_jv_jᵀ`, if `second` bounds how far each v_j moved."""
         V, (sizes, _), (N, m) = self.start.V, self.start.sizes, self.start.Y.shape
-        moves = movement.second > 0
+        moves = second > 0
         with np.errstate(over="ignore"):
-            c = np.clip(
-                np.where(moves, ratio * sizes / np.where(moves, movement.second, 1.0), np.inf), 1.0, LARGEST_C
-            )
+            c = np.clip(np.where(moves, ratio * sizes / np.where(moves, second, 1.0), np.inf), 1.0, LARGEST_C)
         w = (1 - 1 / c) * (1 - 4 * EPS)
         outer = V[:, :, None] * V[:, None, :] * w[:, None, None]
         A = np.tensordot(parts, outer, (0, 0)) if len(V) else np.zeros((N, N, m, m))
@@ -83,7 +98,7 @@ class Floor:
         A[range(N * m), range(N * m)] -= self.shadows.error * float(w @ sizes**2)
         lengths = np.repeat(self.start.lengths, m)
         A *= np.outer(lengths, lengths)
-        A[range(N * m), range(N * m)] -= self._price(movement, (c - 1) * movement.second**2)
+        A[range(N * m), range(N * m)] -= self._price(movement, (c - 1) * second**2)
         return A
 
     def _price(self, movement: Movement, losses: np.ndarray) -> float:

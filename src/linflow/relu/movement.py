@@ -70,14 +70,48 @@ class Movement:
         return np.maximum(np.maximum(v * (1 - 4 * EPS) - self.second, 0.0) ** 2, by_law) * (1 - 8 * EPS)
 
     @cached_property
+    def mean_second(self) -> np.ndarray:
+        """`α_j = ε_j − ‖φ_j‖ τ ≥ ‖(v_j − v_j')/2 − v_j(0)‖` for twins (Lemma T), `ε_j` for others, shape `(h,)`."""
+        start = self.start
+        together = np.maximum(0.0, self.second * (1 + 8 * EPS) - start.sizes[1] * self.path)
+        return np.where(start.twins, np.minimum(together, self.second), self.second)
+
+    def mean_squares_floor(self, drift: np.ndarray | float) -> np.ndarray:
+        """Return a lower bound on `v_j²` for one output, for twins on the mean of both; see `squares_floor`."""
+        rest = np.maximum(np.abs(self.start.V[:, 0]) * (1 - 4 * EPS) - self.mean_second, 0.0)
+        return np.maximum(self.squares_floor(drift), rest**2 * (1 - 8 * EPS))
+
+    @cached_property
     def features_moved(self) -> float:
-        """`Ē ≥ ‖Φ − Φ̂(0)‖`, with `Φ̂(0)` as computed: the smaller of two bounds."""
-        s, z, error = self.start.slope, self.start.z.T, self.start.z_error.T
+        """`Ē ≥ ‖Φ − Φ̂(0)‖`, with `Φ̂(0)` as computed: the smaller of two bounds.
+
+        Twins have the mean of their features in place of each (Lemma T).
+        """
+        start = self.start
+        s, z, error, twins = start.slope, start.z.T, start.z_error.T, start.twins
         M = self.moved + error
         below = np.maximum(s * M, s * np.abs(z) + M - np.abs(z))
-        E = np.where(z > 0, M, below) + error
-        joint = np.linalg.norm(self.kappa * self.growth) * (1 + (len(E) + 8) * EPS) + np.linalg.norm(error)
+        E, each = np.where(z > 0, M, below), self.kappa * self.growth
+        if twins.any():
+            E[twins] = np.minimum(E, self._means_moved(M))[twins]
+            each[twins] = np.minimum(each, np.linalg.norm(E, axis=1) * (1 + (E.shape[1] + 8) * EPS))[twins]
+        E = E + error
+        joint = np.linalg.norm(each) * (1 + (len(E) + 8) * EPS) + np.linalg.norm(error)
         return min(norm_ceiling(E), float(joint)) * (1 + 8 * EPS)
+
+    def _means_moved(self, M: np.ndarray) -> np.ndarray:
+        """Return bounds on how far the mean of the features of twins moves, if each z moves by at most M.
+
+        The mean of z moves by at most `B_ij = ‖D_{t_j}Xx_i‖ (V_j − ‖v_j‖τ) + ½(1 − s) ‖(K_il)_{l free}‖ V_j`.
+        """
+        start, s, size = self.start, self.start.slope, np.abs(self.start.z.T)
+        free = (~self.frozen).astype(float)
+        growth = np.maximum(self.growth, 1e-300)
+        late = np.clip((growth * (1 + 8 * EPS) - start.sizes[0] * self.path) / growth, 0.0, 1.0)
+        across = np.sqrt(free @ start.kernel_ceiling**2) * (1 + (len(start.X) + 8) * EPS)
+        B = (self.moved * late[:, None] + 0.5 * (1 - s) * across * growth[:, None]) * (1 + 16 * EPS)
+        turned = B + 0.5 * (1 - s) * np.maximum(M - size + B, 0.0)
+        return np.where(free > 0, turned * (1 + 4 * EPS), np.where(start.z.T > 0, 1.0, s) * B)
 
 
 class Mover:

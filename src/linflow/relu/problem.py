@@ -210,6 +210,21 @@ class Start:
         return v + self.radius, f  # `z_error` holds what the radius does to the features
 
     @cached_property
+    def twins(self) -> np.ndarray:
+        """Neurons that come in pairs with equal `u_j` and opposite `v_j`, exactly, as a mask of shape `(h,)`."""
+        found = np.zeros(self.net.width, dtype=bool)
+        waiting: dict[tuple[bytes, bytes], list[int]] = {}
+        U, V = self.net.extended.T + 0.0, self.net.V + 0.0  # −0 becomes 0
+        for j in range(self.net.width) if self.radius == 0 else ():
+            u, v = U[j].tobytes(), V[j].tobytes()
+            others = waiting.get((u, (0.0 - V[j]).tobytes()))
+            if others:
+                found[[j, others.pop()]] = True
+            else:
+                waiting.setdefault((u, v), []).append(j)
+        return found
+
+    @cached_property
     def row_space_sizes(self) -> tuple[np.ndarray, float]:
         """Upper bounds on `‖Q u_j‖`, and how far Q is from holding every input: `‖(I − Q)x_i‖ ≤ off · ‖x_i‖`.
 

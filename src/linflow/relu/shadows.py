@@ -39,6 +39,19 @@ class Shadows:
         few = movement.frozen.all() or (self.start.slope == 0 and d >= N)
         return self.multipliers[:1] if few else self.multipliers
 
+    def multipliers_used(self, free: np.ndarray, multiplier: float) -> np.ndarray:
+        """Return the multiplier of each neuron with these free samples.
+
+        With s = 0, neurons that are free on more than half of the samples only ever profit from δ → 0.
+        """
+        most = (self.start.slope == 0) & (2 * free.sum(axis=1) > free.shape[1])
+        return np.where(most, SMALLEST, multiplier)
+
+    def prices(self, movement: Movement, multiplier: float) -> np.ndarray:
+        """Return `((1 − s)/2)² Δ` of every neuron, which its part has lost, in units of `D_ℓ²`, shape `(h, N)`."""
+        free = ~movement.frozen
+        return ((1 - self.start.slope) / 2) ** 2 * self.multipliers_used(free, multiplier)[:, None] * free
+
     def parts(self, movement: Movement, multiplier: float) -> np.ndarray:
         """Return `S'_j` of every neuron, shape `(h, N, N)`."""
         s, free = self.start.slope, ~movement.frozen
@@ -46,8 +59,7 @@ class Shadows:
         slopes = np.where(free, (1 + s) / 2, known)
         patterns, where = np.unique(np.packbits(free, axis=1), axis=0, return_inverse=True)
         masks = np.unpackbits(patterns, axis=1, count=free.shape[1]).astype(bool)
-        # With s = 0, neurons that are free on more than half of the samples only ever profit from δ → 0.
-        used = np.where((s == 0) & (2 * masks.sum(axis=1) > masks.shape[1]), SMALLEST, multiplier)
+        used = self.multipliers_used(masks, multiplier)
         middles = self._middles(patterns, masks, used)
         middles[:, range(masks.shape[1]), range(masks.shape[1])] -= ((1 - s) / (1 + s)) ** 2 * used[:, None] * masks
         return slopes[:, :, None] * middles[np.ravel(where)] * slopes[:, None, :]
