@@ -376,19 +376,12 @@ def test_how_a_flow_ends():
 
 
 def test_pairs_that_may_leave_their_side_in_a_step():
-    """Beyond 0 at a node by more than is put down to rounding, or so near that it may be so between two nodes."""
-    signed = np.array([[4.0, 1.0, -0.5, 1.0, 1.0], [3.0, 2.0, 1.0, 1.0, 1.1], [2.0, 4.5, 3.0, -2.0, 1.2]])
-    pattern = Pattern(np.array([[ON, OFF, ON, SLIDING, ON]]), 0.0)
-    for zero, third in ((0.25, True), (0.5, True)):
-        found = _PieceLoop._may_leave(self_of(pattern=pattern), signed[:, None, :], np.full((1, 5), zero))
-        assert found.tolist() == [[False, True, third, False, False]]
-    flat = np.array([[-0.5, -0.5], [-0.5, -0.5]])[:, None, :]
-    pattern = Pattern(np.array([[ON, ON]]), 0.0)
-    found = _PieceLoop._may_leave(self_of(pattern=pattern), flat, np.array([[0.5, 0.4]]))
-    assert found.tolist() == [[True, True]]  # near 0 by the jump of 0, at any rate
-    still = np.array([[0.0, 1.0], [0.0, 0.0]])[:, None, :]
-    found = _PieceLoop._may_leave(self_of(pattern=pattern), still, np.array([[0.5, 0.5]]))
-    assert found.tolist() == [[False, True]]
+    """Beyond 0 at a node, or so near that they may be so between two nodes: by half of a jump."""
+    columns = [[4.0, 3.0, 2.0], [1.0, 2.0, 4.5], [-0.5, 1.0, 3.0], [1.0, 1.0, -2.0], [1.0, 1.1, 1.2], [2.0, 4.5, 4.5]]
+    columns += [[-0.5] * 3, [0.0] * 3]
+    pattern = Pattern(np.array([[ON, OFF, ON, SLIDING, ON, OFF, ON, ON]]), 0.0)
+    found = _PieceLoop._may_leave(self_of(pattern=pattern), np.array(columns).T[:, None, :])
+    assert found.tolist() == [[False, True, True, False, False, False, True, False]]
 
 
 def test_events_of_a_step_of_the_flow():
@@ -406,19 +399,19 @@ def test_events_of_a_step_of_the_flow():
 
         states = SimpleNamespace(
             has_kinks=True,
-            X=field.X,
+            X=-np.abs(field.X),
             slope=0.25,
-            layers=lambda y: (np.ones((1, 3)), None),
+            layers=lambda y: (-np.ones((1, 3)), None),
             z=values,
             sliding_forces=lambda states, pattern: (
                 np.array([0]),
                 np.array([2]),
                 (forces[0] + forces[1] * (states[:, :1] - 2.0) / 4.0),
-                np.full((len(NODES), 1), pull),
+                np.polyval(np.atleast_1d(pull)[::-1], (states[:, :1] - 2.0) / 4.0) + np.zeros((len(NODES), 1)),
             ),
         )
         loop = self_of(field=states, t=2.0, y=None, pattern=Pattern(np.array([sides]), 0.25))
-        loop._may_leave = lambda signed, zero: _PieceLoop._may_leave(loop, signed, zero)
+        loop._may_leave = lambda signed: _PieceLoop._may_leave(loop, signed)
         return _PieceLoop._first_event(loop, 6.0, dense)
 
     x = abs(float(field.X[0, 0]))
@@ -436,7 +429,8 @@ def test_events_of_a_step_of_the_flow():
     for forces, pull, root, way in (
         ((0.6, 1.0), 1.0, 0.4 + left, ON), ((0.75, -1.0), 1.0, 0.5 + left, OFF),
         ((-0.6, -1.0), -1.0, 0.4 + left, ON), ((-0.75, 1.0), -1.0, 0.5 + left, OFF),
-        ((1.2, 2.0), 2.0, 0.4 + left, ON),
+        ((1.2, 2.0), 2.0, 0.4 + left, ON), ((0.6, 2.0), (1.0, 1.0), 0.4 + 2 * left, ON),
+        ((0.75, -0.75), (1.0, 1.0), 0.5 + 2 * left, OFF),
     ):  # fmt: skip
         found = loop_of([ON, OFF, SLIDING], still, forces, pull)
         assert found is not None and found[1] == [(0, 2, way)]
@@ -469,6 +463,7 @@ def test_what_is_kept_of_a_run(monkeypatch):
     assert loop.rates == [0.5]
     loop._keep(0.25, y, False, 1e-3)
     assert (loop.times, loop.rates[-1], loop.paths[-1], loop.t) == ([0.0, 0.25], 1e-3, y[-1], 0.25)
+    assert loop.gaps[-1] == loop.point.gap != loop.point.rate
     loop._keep(0.5, y, False)
     assert loop.rates[-1] == loop.point.rate and [one.flip for one in loop.kept] == [True, True, True, False, False]
     assert loop.kept[-1].t == 0.5 and loop.kept[-1].y is y and loop.kept[-1].pattern is loop.pattern
@@ -481,6 +476,8 @@ def test_what_is_kept_of_a_run(monkeypatch):
     loop.kept = loop.kept[:3]
     loop._keep(0.8, y, False)
     assert len(loop.kept) == 4
+    loop._keep(0.9, y, False)
+    assert [one.t for one in loop.kept] == [0.0, 0.0, 0.0, 0.9]  # of five every second one, and flips
 
 
 def test_the_start_of_a_run_and_the_tolerances_of_its_steps():
@@ -497,3 +494,80 @@ def test_the_start_of_a_run_and_the_tolerances_of_its_steps():
     np.testing.assert_allclose(allowed[:-1], loop.tolerance(y, point) / math.sqrt(len(y)), rtol=1e-14, atol=0)
     path = 1e-6 * np.linalg.norm(point.residual) * min(point.gap / point.speed, size) / point.speed
     assert allowed[-1] == near(path, rel=1e-13, abs=0) and loop.steps == 1 and loop.evaluations > 8
+
+
+def test_the_pattern_of_a_run_at_its_start(monkeypatch):
+    asked = []
+
+    def resolve(self, y, pattern, j, S):
+        asked.append((j, S.tolist(), pattern.sides.tolist()))
+        return pattern
+
+    monkeypatch.setattr(Field, "resolve", resolve)
+    net = relu.Network([[0.5, -1.0, 0.0], [0.0, 2.0, 0.0]], np.ones((3, 1)))
+    X = np.array([[1.0, 0.0], [0.0, 1.0]])
+    problem = regression(X, np.ones(2), net)
+    loop = _PieceLoop(problem, net, None, 1.0, 1e-8, 100)
+    sides = [[ON, OFF, OFF], [OFF, ON, OFF]]
+    assert asked == [(0, [1], sides), (2, [0, 1], sides)] and loop.pattern.sides.tolist() == sides and loop.t == 0.0
+    asked.clear()
+    smooth = relu.SmoothNetwork(net.U, net.V)
+    assert _PieceLoop(problem, smooth, None, 1.0, 1e-8, 100).unit > 0 and not asked
+    # A unit of time far from 1, in both directions, and where nothing moves.
+    for power in (-12, 9):
+        fast = relu.Network(net.U, 2.0**power * net.V)
+        loop = _PieceLoop(regression(2.0**power * X, 2.0 ** (2 * power) * np.ones(2), fast), fast, None, 1.0, 1e-8, 9)
+        ratio = loop.point.speed / np.linalg.norm(loop.y[:-1])
+        assert loop.unit == 2.0 ** round(math.log2(ratio)) and abs(math.log2(loop.unit)) > 5
+    still = relu.Network(np.zeros((2, 3)), np.zeros((3, 1)))
+    assert _PieceLoop(regression(X, np.ones(2), still), still, None, 1.0, 1e-8, 9).unit == 1.0
+
+
+def test_a_step_of_the_flow(monkeypatch):
+    problem, net = start_of(seed=2, bias=False)
+    fast = relu.Network(net.U, 16 * net.V, None, 0.25)  # a unit of time that is not 1
+    calls, velocity = [], Field.velocity
+    monkeypatch.setattr(Field, "velocity", lambda self, *given: (calls.append(1), velocity(self, *given))[1])
+    loop = _PieceLoop(problem, fast, None, 1.0, 1e-10, 100)
+    assert loop.unit > 4
+    y, pattern = loop.y, loop.pattern
+    size, point, made = np.linalg.norm(y[:-1]), loop.point, loop._solver
+    firsts = []
+    monkeypatch.setattr(loop, "_solver", lambda *given: (firsts.append(given[1:]), made(*given))[1])
+    new, reached, dense = loop._step(y, 0.0, 1.0) or (y, 0.0, None)
+    assert firsts[0] == (0.0, 1.0, near(min(0.01 * size, point.gap / point.speed) / point.speed, rel=1e-14))
+    solver = loop.solver[0]
+    assert loop.evaluations == len(calls) and loop.steps == 1 and 0 < reached < 1
+    assert reached == near(solver.t / loop.unit, rel=1e-15) and loop.length == near(
+        solver.h_abs / loop.unit, rel=1e-15
+    )
+    z, h = y, reached / 400
+    for _ in range(400):  # the rule of Runge and Kutta, with an error below 1e-11 of the weights here
+        k1 = velocity(loop.field, z, pattern)
+        k2 = velocity(loop.field, z + 0.5 * h * k1, pattern)
+        k3 = velocity(loop.field, z + 0.5 * h * k2, pattern)
+        k4 = velocity(loop.field, z + h * k3, pattern)
+        z = z + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+    np.testing.assert_allclose(new, z, rtol=0, atol=1e-8 * size)
+    assert dense is not None
+    np.testing.assert_allclose(dense(reached), new, rtol=0, atol=1e-12 * size)
+    np.testing.assert_allclose(dense(0.0), y, rtol=0, atol=1e-12 * size)
+    # The integrator goes on as long as the weights, the pattern and the end are those that it has.
+    loop._keep(reached, new, False)
+    loop._step(loop.y, reached, 1.0)
+    assert loop.solver[0] is solver and len(firsts) == 1 and loop.evaluations == len(calls)
+    length = loop.length
+    for change, given in (
+        ("weights", (new.copy(), reached, 1.0)), ("end", (solver.y, loop.t, 2.0)), ("pattern", (None, loop.t, 2.0)),
+    ):  # fmt: skip
+        if change == "pattern":
+            loop.pattern = Pattern(pattern.sides.copy(), 0.25)
+        before = len(firsts)
+        loop._step(loop.solver[0].y if given[0] is None else given[0], *given[1:])
+        assert len(firsts) == before + 1, change
+    assert firsts[1][2] == near(length, rel=1e-15)
+    # To an end that is near: the length of the steps is kept.
+    loop.length = 0.5
+    end = loop.t + 1e-6
+    last = loop._step(new.copy(), loop.t, end)
+    assert firsts[-1][2] == near(1e-6, rel=1e-6) and last is not None and last[1] == end and loop.length == 0.5

@@ -217,7 +217,9 @@ class _PieceLoop:
 
         def dense(s: Any) -> np.ndarray:  # costs three evaluations: made at the first call, before the next step
             if not found:
+                before = solver.nfev
                 found.append(solver.dense_output())
+                self.evaluations += solver.nfev - before
             return found[0](s * unit)
 
         return solver.y, reached, dense
@@ -245,7 +247,7 @@ class _PieceLoop:
         states = dense(self.t + NODES * (t - self.t)).T
         zero = AT_ZERO * (np.abs(self.field.X) @ np.abs(self.field.layers(self.y)[0]))
         signed = self.field.z(states) * self.pattern.sides
-        samples, neurons = np.nonzero(self._may_leave(signed, zero))
+        samples, neurons = np.nonzero(self._may_leave(signed))
         pairs = [(samples, neurons, 0)]
         curves = [signed[:, samples, neurons] + 0.5 * zero[samples, neurons]]
         if (self.pattern.sides == SLIDING).any():
@@ -263,12 +265,10 @@ class _PieceLoop:
         together = [pair for theta, pair in zip(first, leaving, strict=True) if theta <= earliest + TOGETHER]
         return self.t + earliest * (t - self.t), together
 
-    def _may_leave(self, signed: np.ndarray, zero: np.ndarray) -> np.ndarray:
+    def _may_leave(self, signed: np.ndarray) -> np.ndarray:
         """Return the pairs that are beyond 0 at a node of the step, or may be between nodes: `(N, h)`."""
-        beyond = (signed < -zero).any(axis=0)
         jump = np.max(np.abs(np.diff(signed, axis=0)), axis=0)
-        near = signed.min(axis=0) < 0.5 * jump
-        return (beyond | near) & (self.pattern.sides != SLIDING)
+        return (signed.min(axis=0) < 0.5 * jump) & (self.pattern.sides != SLIDING)
 
     def _turn(self, t: float, pairs: list[tuple[int, int, int]]) -> None:
         """Go to the time of an event and change the pattern there."""
