@@ -1,5 +1,6 @@
 """Flows with weight decay or friction written out: their field, steps, ends and the estimate of their error."""
 
+import itertools
 import math
 from types import SimpleNamespace
 from typing import Any
@@ -92,6 +93,14 @@ def test_the_bends_of_the_loss_are_its_derivatives(kind):
     assert second == near(change, 1e-7)  # differences over 1e-5
     moved = (math.log(field.at(field.further(1e-12, z, h)).point.gap) - math.log(field.at(z).point.gap)) / h
     assert first == near(moved, 1e-3)
+    close = OtherField(
+        lf.MatrixFactorization(field.network_at(z).product() + 0.1),
+        field.network_at(z),
+        Optimizer.of(2, weight_decay=0.25),
+    )
+    state = close.at(close.first())
+    assert 0 < state.point.gap < 1
+    assert close.bend(state)[0] == near(-float(state.point.slope @ state.rate) / state.point.gap)
     still = field.at(z)
     none = FlowState(z, still.rate, SimpleNamespace(gap=0.0, slope=still.point.slope), 1.0, 1.0)  # pyright: ignore[reportArgumentType]
     assert field.bend(none) == (0.0, 0.0)
@@ -124,15 +133,12 @@ def test_the_first_step_and_rest():
     assert march_of(friction=0.125).h == march_of().h and march_of(friction=4.0).h == 0.01 / 4.0
     for state in (state_of(rate=(0.0, 0.0)), state_of(z=(0.0, 0.0))):
         assert march_of(state).h == 1.0
-    march = march_of()
-    march.h = 64 * EPS * 5.0 / march_norm(march)
+    assert march_of(state_of(z=(0.3, 0.4))).h == near(0.005, 1e-15)
+    march = march_of(state_of(rate=(1.2, 1.6)))
+    march.h = 64 * EPS * 5.0 / 2.0
     assert march.resting
     march.h *= 1 + 1e-12
     assert not march.resting and (march.t, march.accepted, march.rejected) == (0.0, 0, 0)
-
-
-def march_norm(march):
-    return float(np.linalg.norm(march.state.rate))
 
 
 @pytest.mark.parametrize(
@@ -157,9 +163,10 @@ def test_by_how_much_an_error_can_raise_the_total():
     assert empty._allowed(1.0) == 5e-324
 
 
-def advancing(monkeypatch, errors, totals, h=1.0, stop=10.0):
+def advancing(monkeypatch, errors, totals, h=1.0, stop=10.0, t=None, rate=(0.6, 0.8)):
     """A march of steps whose errors and totals are given, and the lengths that were tried."""
-    march, tried = march_of(), []
+    march, tried = march_of(state_of(rate=rate)), []
+    march.t = t or march.t
     march.h, march.field = h, SimpleNamespace(friction=None)
     errors, totals = iter(errors), iter(totals)
 
@@ -181,6 +188,8 @@ def test_a_step_that_is_accurate_and_does_not_rise_is_accepted(monkeypatch):
     assert march.h == near(grow(1.0)) and march.state.z.tolist() == [3.6, 4.8]
     march, tried, _ = advancing(monkeypatch, [0.5], [2.0], stop=0.25)  # cut at the stop: the length is kept
     assert tried == [0.25] and march.t == 0.25 and march.h == near(max(1.0, 0.25 * grow(0.5)))
+    march, tried, _ = advancing(monkeypatch, [0.5], [2.0], stop=0.9, t=0.2)
+    assert 0.2 + (0.9 - 0.2) != 0.9 == march.t  # it is there to the last digit
     march, tried, _ = advancing(monkeypatch, [1e-9], [2.0], stop=0.5)
     assert march.h == near(0.5 * grow(1e-9)) and march.h > 1
 
@@ -203,6 +212,8 @@ def test_where_no_step_is_short_enough(monkeypatch):
     march, tried, done = advancing(monkeypatch, [math.inf] * 99, [])
     # EPS² of the size of 5, at a speed of 1, where t is 0
     assert not done and 5 * EPS * EPS / 5 < tried[-1] <= 5 * EPS * EPS * 5 and march.t == 0.0
+    _, tried, _ = advancing(monkeypatch, [math.inf] * 99, [], rate=(600.0, 800.0))
+    assert 5e-3 * EPS * EPS < tried[-1] <= 5e-3 * EPS * EPS * 5
     monkeypatch.setattr(_March, "__init__", _late(_March.__init__))
     march, tried, done = advancing(monkeypatch, [math.inf] * 99, [], stop=1e9)
     assert not done and tried[-1] * 0.2 <= math.ulp(1e8) < 4 * tried[-1]
@@ -235,6 +246,18 @@ def test_what_is_kept_of_a_state(kind):
         A, B = loop.field.inner.network.weights
         D = A.T @ A - B @ B.T
         assert law(0.3, state.point) == near(np.linalg.norm(D) * (1 - math.exp(-2 * 0.25 * 0.3)))
+
+
+def test_the_law_of_several_imbalances_is_off_by_the_worst():
+    rng = np.random.default_rng(3)
+    for widths in ((3, 2, 4, 2), (3, 2)):
+        weights = [rng.standard_normal(shape) for shape in itertools.pairwise(widths)]
+        coordinates = Coordinates.of(Optimizer.of(len(weights), weight_decay=0.25), lf.Network(weights), reduce=True)
+        loop = _MotionLoop(objective(), coordinates, Limits(None, 1.0, (), 1e-6, 9), ())
+        Ds = [A.T @ A - B @ B.T for A, B in itertools.pairwise(weights)]
+        sizes = [np.linalg.norm(D) * (1 - math.exp(-2 * 0.25 * 0.3)) for D in Ds]
+        law = loop._law()
+        assert law is not None and law(0.3, loop.march.state.point) == near(max(sizes, default=0.0))
 
 
 def test_how_a_flow_ends():
@@ -276,13 +299,16 @@ def test_stops_steps_and_progress():
     assert len(times) == loop.march.accepted + 1
     short = loop_of(max_steps=3, weight_decay=0.25)
     assert short.run(None, lambda: False) is Result.STEP_LIMIT and short.march.accepted + short.march.rejected == 3
+    refused = loop_of(max_steps=3, weight_decay=0.25)
+    refused.march.rejected = 3
+    assert refused.run(None, lambda: False) is Result.STEP_LIMIT and refused.march.accepted == 0
     assert loop_of(weight_decay=0.25).run(None, lambda: True) is Result.INTERRUPTED
     assert len(loop_of(weight_decay=0.25).nodes) == 1
 
 
 @pytest.mark.parametrize("kind", ["decay", "both", "rates", "friction"])
 def test_the_run_and_the_estimate_of_its_error(kind):
-    loop = loop_of(end=0.5, rtol=1e-5, **KINDS[kind])
+    loop = loop_of(end=1.0, rtol=1e-5, **KINDS[kind])
     result = loop.run(None, lambda: False)
     run = loop.trajectory(result)
     assert run.result is Result.TIME_LIMIT and run.start is loop.coordinates.start
@@ -291,7 +317,7 @@ def test_the_run_and_the_estimate_of_its_error(kind):
     assert noted == (kind != "friction") and run.minimum == 0.0
     if kind == "rates":
         np.testing.assert_array_equal(run.final.weights[1], 2 * loop.field.network_at(loop.march.state.z).weights[1])
-        np.testing.assert_array_equal(run.network_at(0.5).weights[1], run.final.weights[1])
+        np.testing.assert_array_equal(run.network_at(1.0).weights[1], run.final.weights[1])
     gaps, z, t = np.exp([node[1] for node in loop.nodes]), loop.field.first(), 0.0
     exact, totals = [], []
     for node in loop.nodes:
@@ -304,6 +330,13 @@ def test_the_run_and_the_estimate_of_its_error(kind):
     # the second run has an error of a hundredth
     assert run.stats.gap_error == near(seen, 0.2) and seen > 0
     assert other_flows._error(objective(), loop.coordinates, loop.limits, (0.0,), gaps[:1]) == 0.0
+    times = [node[0] for node in loop.nodes[:2]]
+    for factor in (0.5, 1.5):  # a gap that is too small is as wrong as one that is too large
+        off = np.array([exact[0], factor * exact[1]])
+        whole = max(off[1], totals[1] if loop.field.friction is not None else exact[1])
+        found = other_flows._error(objective(), loop.coordinates, loop.limits, times, off)
+        assert found == near(0.5 * exact[1] / whole, 1e-3)
+    assert 0 <= run.stats.seconds < 1e4  # a duration, not a time of day
 
 
 # --- how a run ends and in which coordinates it is computed --------------------------------------------------------

@@ -340,6 +340,13 @@ def test_the_pattern_of_the_start(coarse, monkeypatch):
     monkeypatch.setattr(Field, "resolve", lambda self, y, pattern, j, S: (asked.append((j, S.tolist())), pattern)[1])
     PatternMarch(found.data)
     assert asked == [(0, [1]), (1, [0, 1])]  # sample 2 is 0 for ever
+    asked.clear()
+    one = relu.Network([[2.0, 0.0], [3.0, 1.0]], [[1.0], [2.0**40]])
+    march_one = PatternMarch(Data(regression(np.eye(2), [3.0, 1.0], one), one))
+    assert asked == [(1, [0])]
+    flow = march_one.data.field
+    pace = flow.at(flow.vector(*march_one.weights), march_one.pattern).speed
+    assert march_one.tau == 2.0 ** (time_exponent(2.0**40, pace) - 3)
     y = data.field.vector(first, V)
     speed = data.field.at(y, march.pattern).speed
     assert march.tau == 2.0 ** (time_exponent(math.hypot(np.linalg.norm(first), np.linalg.norm(V)), speed) - 3)
@@ -538,7 +545,7 @@ def trying(monkeypatch, answers, event_at=None, pull=1.0, way=0, room=0.125, pai
     """A march from t = 2 on a path of simple numbers, whose radius is confirmed as often as the answers say."""
     march, told = march_of(), []
     march.t, march.radius = 2.0, radius
-    path: Any = SimpleNamespace(tau=0.5, added=lambda s: 0.25 * s, norm=lambda: 3.0, at=lambda s: (None, 0.125 + s))
+    path: Any = SimpleNamespace(tau=0.5, added=lambda s: 0.25 * s, norm=lambda: 3e12, at=lambda s: (None, 0.125 + s))
     answers = iter(answers)
 
     def grown(tubes, *given):
@@ -592,13 +599,17 @@ def test_a_step_to_a_convex_kink_ends_there_with_the_turn(monkeypatch):
 def test_a_step_to_a_kink_that_is_not_surely_convex_ends_before_it(monkeypatch):
     march, path, event, told = trying(monkeypatch, [True], 2.5, pull=0.49, pairs=((0, 1), (2, 3)))
     march._ahead(path, 1.0, event, math.inf)
-    radius = 2 * (0.5 + 0.25) + 2e-14 * 3.0
+    radius = 2 * (0.5 + 0.25) + 2e-14 * 3e12
     assert told[0][0] == "room" and told[0][1] == event.pairs and told[0][2] is event.speeds
     assert told[0][3] == near(radius) and told[1] == ("grown", 0.75, 0.5, 0.875) and told[-1] == ("taken", 0.75)
     # If this is refused, it ends four times as far from it, as long as that is less than a tenth of the way.
-    march, path, event, told = trying(monkeypatch, [False, False, True], 2.5, pull=0.0, room=0.0078125)
-    march._ahead(path, 1.0, event, math.inf)
-    assert [x[1] for x in told if x[0] == "grown"] == [1 - 1 / 64, 1 - 1 / 16, 0.5 - 1 / 32]
+    for room, steps in (
+        (1 / 128, [1 - 1 / 64, 1 - 1 / 16, 0.5 - 1 / 32]),
+        (1 / 256, [1 - 1 / 128, 1 - 1 / 32, 31 / 64]),
+    ):
+        march, path, event, told = trying(monkeypatch, [False, False, True], 2.5, pull=0.0, room=room)
+        march._ahead(path, 1.0, event, math.inf)
+        assert [x[1] for x in told if x[0] == "grown"] == steps
     # Where there is no time left before it, it is crossed, if it is not beyond the end.
     for room, end, crossed in ((0.5, 9.0, True), (0.5, 2.5, True), (0.5, 2.4, False), (0.4, 9.0, False)):
         march, path, event, told = trying(monkeypatch, [True], 2.5, pull=0.0, room=room)
@@ -633,7 +644,7 @@ def test_a_passage_is_made_wider_until_it_is_confirmed_and_clear(coarse, monkeyp
     march, told = march_of(), []
     march.t, march.radius = 2.0, 0.0625
     old: Any = SimpleNamespace(tau=0.5, at=lambda s: (None, 0.03125)) if before else None
-    layers = [np.full(4, 2.0), np.full(9, 1.0)]
+    layers = [np.full(4, 2e12), np.full(9, 1e12)]
     pairs = np.zeros((4, 5), dtype=bool)
     pairs[0, 1] = pairs[2, 3] = True
     sizes = iter([(math.inf, True), (0.25, False), (0.5, True)])
@@ -663,7 +674,7 @@ def test_a_passage_is_made_wider_until_it_is_confirmed_and_clear(coarse, monkeyp
     pattern = march.pattern
     assert march._pass(old, 0.5, layers, pattern, pairs, np.array([3.0, 2.0]), 99.0) == "step" and march.t == 2.0
     t, jump = (2.25, 0.03125) if before else (2.0, 0.0)
-    size = 2e-14 * 5.0
+    size = 2e-14 * 5e12
     _, where, speeds, radius = told[0]
     assert where == [(0, 1, 0), (2, 3, 0)] and speeds.tolist() == [2.0, 2.0] and radius == near(0.125 + size)
     paths = [x for x in told if x[0] == "path"]

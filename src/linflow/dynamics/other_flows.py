@@ -240,11 +240,11 @@ class _MotionLoop:
                     return Result.STEP_LIMIT
                 if not march.advance(stops[0]):
                     return Result.STEP_UNDERFLOW
-                if march.t >= stops[0] and len(stops) > 1:
+                if march.t >= stops[0]:
                     stops.pop(0)
                 self._keep()
                 if progress is not None:
-                    progress(min(1.0, march.t / limits.end))
+                    progress(march.t / limits.end)
         except KeyboardInterrupt:
             return Result.INTERRUPTED
         return ended
