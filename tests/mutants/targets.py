@@ -61,8 +61,9 @@ TARGETS = {
             "relu/test_literal_pattern", "relu/test_literal_passage", "relu/test_literal_enclosure",
             "relu/test_enclosure",
         ]
-        for name in ("passage", "pattern_march", "pattern_path", "pattern_tube", "enclosure")
+        for name in ("passage", "pattern_march", "pattern_path", "pattern_tube")
     },
+    "relu.enclosure": ["relu/test_literal_flips", "relu/test_enclosure"],
     "relu.events": ["relu/test_literal_pieces", "relu/test_flow"],
     "relu.design": ["relu/test_literal_networks", "relu/test_design"],
     "relu.roots": ["relu/test_roots", "relu/test_flow"],

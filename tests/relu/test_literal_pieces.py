@@ -480,8 +480,10 @@ def test_what_is_kept_of_a_run(monkeypatch):
     assert [one.t for one in loop.kept] == [0.0, 0.0, 0.0, 0.9]  # of five every second one, and flips
 
 
-def test_the_start_of_a_run_and_the_tolerances_of_its_steps():
+@pytest.mark.parametrize("far", [1.0, 1e3])
+def test_the_start_of_a_run_and_the_tolerances_of_its_steps(far):
     problem, net = start_of(bias=False)
+    problem = regression(problem.X, far * problem.Y, net)
     loop = _PieceLoop(problem, net, 1e-2, 1.0, 1e-6, 100)
     point, y = loop.point, loop.y
     size = float(np.linalg.norm(y[:-1]))
@@ -492,6 +494,7 @@ def test_the_start_of_a_run_and_the_tolerances_of_its_steps():
     assert loop._step(y, 0.0, 1.0) is not None
     allowed = loop.solver[0].atol
     np.testing.assert_allclose(allowed[:-1], loop.tolerance(y, point) / math.sqrt(len(y)), rtol=1e-14, atol=0)
+    assert (point.gap / point.speed > size) == (far > 1)
     path = 1e-6 * np.linalg.norm(point.residual) * min(point.gap / point.speed, size) / point.speed
     assert allowed[-1] == near(path, rel=1e-13, abs=0) and loop.steps == 1 and loop.evaluations > 8
 
@@ -521,6 +524,8 @@ def test_the_pattern_of_a_run_at_its_start(monkeypatch):
         assert loop.unit == 2.0 ** round(math.log2(ratio)) and abs(math.log2(loop.unit)) > 5
     still = relu.Network(np.zeros((2, 3)), np.zeros((3, 1)))
     assert _PieceLoop(regression(X, np.ones(2), still), still, None, 1.0, 1e-8, 9).unit == 1.0
+    monkeypatch.setattr(PiecePoint, "speed", math.inf)
+    assert _PieceLoop(problem, net, None, 1.0, 1e-8, 9).unit == 1.0
 
 
 def test_a_step_of_the_flow(monkeypatch):

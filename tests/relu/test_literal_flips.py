@@ -1,0 +1,134 @@
+"""What a verified run of a ReLU network says of its flips, written out on runs of simple numbers."""
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from linflow import relu
+from linflow.relu import enclosure
+from linflow.relu.enclosure import EnclosedFlip, Enclosure
+from linflow.relu.pattern_march import Turn
+from linflow.relu.pieces import OFF, ON, SLIDING
+from tests.verified.test_literal_path import coarse, near, up
+
+__all__ = ["coarse"]
+
+
+def self_of(**given) -> Any:
+    return SimpleNamespace(**given)
+
+
+def step_of(z, radius=0.5, off=(0.125, 0.25)):
+    """A step with the radius ½ at whose every time one pre-activation is z, for an input of length 2."""
+    return SimpleNamespace(radius=radius, at=lambda t: ([np.array([[0.0, z / 2]]), np.ones((2, 1))], np.array(off)))
+
+
+def test_when_a_sign_is_certain(coarse):
+    data = self_of(
+        X=np.array([[0.0], [2.0]]),
+        lengths=np.array([9.0, 2.0]),
+        preactivation_error=lambda layer: np.array([[9.0, 9.0], [9.0, 0.25]]),
+    )
+    edge = (0.25 + 2.0 * (0.5 + 0.125)) * up
+    for z, sign in (
+        (edge * (1 + 1e-9), 1),
+        (edge * (1 - 1e-9), 0),
+        (-edge * (1 + 1e-9), -1),
+        (-edge * (1 - 1e-9), 0),
+    ):
+        run = self_of(data=data, _step=lambda t, z=z: step_of(z))
+        assert Enclosure._sign(run, 1.0, 1, 1) == sign
+        assert Enclosure._sign(self_of(data=data), 1.0, 1, 1, step_of(z)) == sign
+    assert Enclosure._sign(self_of(data=data), 1.0, 1, 1, step_of(math.nan)) == 0
+
+
+def test_the_radius_and_the_gap_at_a_time(coarse):
+    step = step_of(1.0, off=(3.0, 4.0))
+    run = self_of(_step=lambda t: step, data=self_of(loss=lambda *given: given))
+    assert Enclosure.radius_at(run, 1.0) == near((0.5 + 5.0) * up)
+    layers, off, radius = Enclosure._gap(run, 1.0)
+    assert off == (3.0, 4.0) and radius == 0.5 and layers[0][0, 1] == 0.5
+    run.start = relu.Network(np.zeros((1, 2)), np.zeros((2, 1)), slope=0.25)
+    found = Enclosure.network_at(run, 1.0)
+    assert found.slope == 0.25 and found.U.tolist() == [[0.0, 0.5]] and found.V.tolist() == [[1.0], [1.0]]
+    given: Any = Enclosure(run.data, run.start, (self_of(radius=0.5), self_of(radius=0.75)), (1.0, 1.0), "", "")  # pyright: ignore[reportArgumentType]
+    assert given.radius.tolist() == [0.0, 0.5, 0.75]
+
+
+@pytest.mark.parametrize(("side", "sign"), [(ON, 1), (OFF, -1)])
+def test_the_time_at_which_a_side_is_certain(side, sign):
+    """After a turn at 1 the sign is certain from 2.3 on; before one at 4 it was certain up to 2.3."""
+    times = np.arange(7.0)
+
+    def run(certain):
+        return self_of(t=times, _sign=lambda t, i, j: sign * certain(t) if (i, j) == (5, 7) else 0)
+
+    after = Turn(1.0, 7, 5, -side, side)
+    found = Enclosure._certain(run(lambda t: t >= 2.3), 1.0, 6.0, after)
+    assert 2.3 <= found <= 2.3 * (1 + 4e-16)
+    assert Enclosure._certain(run(lambda t: t >= 2.3), 1.0, 3.0, after) == found  # the limit itself counts
+    assert Enclosure._certain(run(lambda t: t >= 2.3), 1.0, 2.9, after) == math.inf
+    assert Enclosure._certain(run(lambda t: -1 if t >= 2.3 else 0), 1.0, 6.0, after) == math.inf
+    assert Enclosure._certain(run(lambda t: t > 1.0), 1.0, 6.0, after) == np.nextafter(1.0, 2.0)
+    before = Turn(4.0, 7, 5, side, -side)
+    found = Enclosure._certain(run(lambda t: t <= 2.3), 4.0, 0.5, before)
+    assert 2.3 * (1 - 4e-16) <= found <= 2.3
+    assert Enclosure._certain(run(lambda t: t <= 2.3), 4.0, 2.0, before) == found
+    assert Enclosure._certain(run(lambda t: t <= 2.3), 4.0, 2.1, before) == 2.1  # no time of a step is between
+    assert Enclosure._certain(run(lambda t: t < 4.0), 4.0, 0.5, before) == np.nextafter(4.0, 0.0)
+    assert enclosure.HALVINGS == 60
+
+
+def flips(turns, certain, end=9.0):
+    """The flips of one pair, and what was asked; `certain` goes by the time of a turn, and before or after it."""
+    asked = []
+
+    def known(t, limit, turn):
+        asked.append((t, limit, turn.t))
+        return certain[t, limit > t]
+
+    return Enclosure._flips_of(self_of(_certain=known, end=end), [Turn(t, 7, 5, a, b) for t, a, b in turns]), asked
+
+
+def test_the_flips_of_a_pair():
+    one = EnclosedFlip(0.9, 1.1, 7, 5, "off", "on")
+    found, asked = flips([(1.0, OFF, ON)], {(1.0, True): 1.1, (1.0, False): 0.9})
+    assert found == [one] and asked == [(1.0, 9.0, 1.0), (1.0, 0.0, 1.0)]
+    # Two flips: each lies after the other, and is looked for between its neighbours.
+    certain = {(1.0, True): 1.1, (1.0, False): 0.9, (2.0, True): 2.2, (2.0, False): 1.8}
+    found, asked = flips([(1.0, OFF, ON), (2.0, ON, OFF)], certain)
+    assert found == [one, EnclosedFlip(1.8, 2.2, 7, 5, "on", "off")]
+    assert asked == [(1.0, 2.0, 1.0), (1.0, 0.0, 1.0), (2.0, 9.0, 2.0), (2.0, 1.1, 2.0)]
+    found, _ = flips([(1.0, OFF, ON), (2.0, ON, OFF)], certain | {(2.0, False): 1.0})
+    assert found[1].low == 1.1  # not before the end of the first
+    # Turns that no certain sign separates are one.
+    found, asked = flips([(1.0, OFF, ON), (2.0, ON, OFF)], certain | {(1.0, True): math.inf})
+    assert found == [EnclosedFlip(0.9, 2.2, 7, 5, "off", "off")]
+    # A pair that slides has no sign; the flip ends where it leaves, or not at all.
+    slides = [(1.0, OFF, SLIDING), (2.0, SLIDING, ON)]
+    found, asked = flips(slides, certain)
+    assert found == [EnclosedFlip(0.9, 2.2, 7, 5, "off", "on", True)] and asked == [(2.0, 9.0, 2.0), (1.0, 0.0, 1.0)]
+    found, _ = flips(slides[:1], certain)
+    assert found == [EnclosedFlip(0.9, math.inf, 7, 5, "off", "sliding", True)]
+    three = [*slides, (3.0, ON, OFF)]
+    found, asked = flips(three, certain | {(3.0, True): math.inf, (3.0, False): 2.9})
+    assert found[1] == EnclosedFlip(2.9, math.inf, 7, 5, "on", "off", False) and asked[-1] == (3.0, 2.2, 3.0)
+
+
+def test_all_flips_are_in_the_order_of_their_first_times():
+    turns = [
+        Turn(t, neuron, sample, OFF, ON) for t, neuron, sample in ((3.0, 1, 0), (1.0, 2, 0), (1.0, 0, 1), (1.0, 0, 0))
+    ]
+    asked = []
+
+    def of_pair(turns):
+        asked.append([turn.t for turn in turns])
+        return [EnclosedFlip(turn.t, 9.0, turn.neuron, turn.sample, "off", "on") for turn in turns]
+
+    again = Turn(4.0, 2, 0, ON, OFF)
+    found = Enclosure.flips.func(self_of(turns=(*turns, again), _flips_of=of_pair))
+    assert [(f.low, f.neuron, f.sample) for f in found] == [(1, 0, 0), (1, 0, 1), (1, 2, 0), (3, 1, 0), (4, 2, 0)]
+    assert asked == [[3.0], [1.0, 4.0], [1.0], [1.0]]
