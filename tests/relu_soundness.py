@@ -59,11 +59,18 @@ def drawn(
     """Return normal data, and a start whose neurons come in pairs or are all drawn."""
     s, bias = float(rng.choice([0, 0, 0.1, 0.3])), bool(rng.random() < 0.25)
     X, Y = rng.standard_normal((N, d)) / np.sqrt(d), rng.standard_normal((N, m))
+    return X, Y, pairs_or_not(rng, d, h, m, size, bias=bias, slope=s)
+
+
+def pairs_or_not(
+    rng: np.random.Generator, d: int, h: int, m: int, size: float, *, bias: bool, slope: float
+) -> relu.Network:
+    """Return a network whose neurons come in pairs, in four of five draws, or are all drawn."""
     if h % 2 == 0 and rng.random() < 0.8:
-        return X, Y, relu.paired((d, h, m), size, bias=bias, slope=s, rng=rng)
+        return relu.paired((d, h, m), size, bias=bias, slope=slope, rng=rng)
     U, V = rng.standard_normal((d, h)), rng.standard_normal((h, m))
     V *= size / np.linalg.norm(V, axis=1, keepdims=True)
-    return X, Y, relu.Network(U, V, rng.standard_normal(h) if bias else None, s)
+    return relu.Network(U, V, rng.standard_normal(h) if bias else None, slope)
 
 
 def hostile(

@@ -9,6 +9,7 @@ from linflow.relu.floor import Floor
 from linflow.relu.movement import Mover
 from linflow.relu.problem import Regression, Start
 from tests.relu_enclosed import against_digits
+from tests.relu_sharp import measured
 from tests.relu_soundness import block, kernel, least_eigenvalue, signs
 
 
@@ -74,3 +75,9 @@ def test_a_flow_that_the_judge_cannot_follow_is_counted_and_not_waited_for():
     seen = Counter()
     assert against_digits(seen, X, Y, relu.Network([[u, u]], [[v, w], [-v, -w]], slope=0.1)) == []
     assert seen["enclosed: not followed by the judge"] == 1 and seen["enclosed: comparisons"] == 0
+
+
+def test_what_the_table_of_sharpness_is_made_of():
+    """One start of docs/relu.md, "How sharp", on which both theorems apply, and one of several outputs."""
+    rate, plain, least = next(one for one in (measured(11, i, 1) for i in range(20)) if one[1] > 0)
+    assert plain < rate < least and measured(11, 0, 2)[1] == 0
