@@ -179,6 +179,9 @@ def test_a_descent_from_where_nothing_moves_has_a_reason_and_no_curve():
     for eta in (None, 0.5):
         cert = relu.certify(X, Y, relu.Network(0 * net.U, 0 * net.V), algorithm="descent", step_size=eta)
         assert "nothing moves" in cert.reason and cert.guarantees[0].curve is None
+    X, Y, net = drawn(7, N=3, h=60, size=4.0)
+    found = relu.certify(X, Y, net, algorithm="descent")
+    assert found.reason == "" and found.guarantees[0].curve.gap_after(1) < found.gap
 
 
 @pytest.mark.parametrize(
