@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from scipy.integrate import solve_ivp
+from scipy.integrate import quad, solve_ivp
 from scipy.optimize import minimize
 
 import linflow as lf
@@ -54,6 +54,54 @@ def test_chains_that_end_and_chains_that_never_move():
     assert chains.product(np.array([2.0, -2.0, 5.0])).tolist() == [np.inf, -np.inf, 0.0]
     np.testing.assert_allclose(chains.product(np.array([0.5, -0.5, 0.0])), [8.0, -8.0, 0.0], rtol=1e-13)
     assert np.isnan(chains.exposure(np.array([-1.0, 1.0, 1.0]))).all()
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_products_of_weights_of_all_sizes_up_to_the_end_of_the_chain(sign):
+    """`v = k sinh(arcsinh(v₀/k) + Cs)` while v ≪ C; the chain ends at `s = (log(4C/k) − arcsinh(v₀/k))/C`."""
+    v0, C = sign * 1e-23, 1e30
+    chains = ExposedChains(np.array([[v0], [1e-20], [C]]))
+    k = 1e-20 * np.sqrt(1 - 1e-6)  # the offset of the second weight is the difference of squares
+    for x in (75.0, -75.0, 5.0):
+        v = k * np.sinh(np.arcsinh(v0 / k) + x)
+        assert chains.product(np.array([x / C])).item() == pytest.approx(v * np.hypot(v, k) * C, rel=1e-9, abs=0)
+    end, start = np.log(4 * C / k), np.arcsinh(v0 / k)
+    for side in (1.0, -1.0):
+        inside, outside = (
+            chains.product(np.array([(side * (end + past) - start) / C])).item() for past in (-1.5, 1.5)
+        )
+        assert np.isfinite(inside) and np.sign(inside) == side and outside == side * np.inf
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_products_of_chains_that_fall_for_ever(sign):
+    """Of two equal least weights: `v = ±C/sinh(arcsinh(C/|v₀|) ∓ Cs)`; at e^{−100} of the start nothing is left."""
+    C = np.sqrt(4 - 0.25)
+    chains = ExposedChains(np.array([[sign * 0.5], [0.5], [2.0]]))
+    for x, rel in ((-60.0, 1e-9), (-5.0, 1e-12), (0.1, 1e-12)):
+        v = C / np.sinh(np.arcsinh(C / 0.5) - x)
+        found = chains.product(np.array([sign * x / C])).item()
+        assert found == pytest.approx(sign * v * v * np.hypot(v, C), rel=rel, abs=0)
+    assert chains.product(np.array([sign * -150.0 / C])).item() == 0.0
+
+
+def test_exposures_far_from_the_start():
+    """`s = ∫ dv/Π sqrt(v² + c_l)`, of one chain, from either side."""
+    chains = ExposedChains(np.array([[0.5], [1.0], [2.0], [0.75]]))
+    c = [0.75**2 - 0.25, 0.75, 3.75]
+    for v in (-300.0, -2.0, 40.0):
+        w = v * np.prod([np.sqrt(v * v + each) for each in c])
+        s = quad(
+            lambda v: 1 / np.prod([np.sqrt(v * v + each) for each in c]), 0.5, v, epsabs=0, epsrel=1e-12, limit=200
+        )
+        assert chains.exposure(np.array([w])).item() == pytest.approx(s[0], rel=1e-10, abs=0)
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_two_weights_of_0_stay(depth):
+    chains = ExposedChains(np.array([[0.0], [0.0], [1.0]][:depth]))
+    assert chains.stuck.all() and chains.product(np.array([5.0])).item() == 0.0
+    assert chains.slope(np.zeros(1)).item() == 0.0 and chains.exposure(np.zeros(1)).item() == 0.0
 
 
 def entropy(X, y, alpha, tall):

@@ -47,8 +47,8 @@ class ExposedChains:
         """Find the exposures at the ends: weights e^{±40} times those of the start, or e^{−100} times."""
         largest = np.log(np.maximum(np.sqrt(self.offsets[:, -1]), np.abs(self._v0)))
         largest = np.where(self.stuck, 0.0, largest - np.where(self._kappa > 0, np.log(self._kappa), 0.0))
-        self._high = np.maximum(self._xi0, largest) + 40.0
-        self._low = np.where(self._kappa > 0, -np.maximum(-self._xi0, largest) - 40.0, self._xi0 - 100.0)
+        self._high = largest + 40.0  # |ξ| is at most log 2 above the logarithm at the start
+        self._low = np.where(self._kappa > 0, -largest - 40.0, self._xi0 - 100.0)
         self._ends = self._exposures(self._low), self._exposures(self._high)
 
     @_quiet
