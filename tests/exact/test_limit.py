@@ -97,6 +97,19 @@ def test_exposures_far_from_the_start():
         assert chains.exposure(np.array([w])).item() == pytest.approx(s[0], rel=1e-10, abs=0)
 
 
+@pytest.mark.parametrize(
+    ("layers", "s"),
+    [
+        ([-0.9924906, -0.9924906, 1.0863137, 0.7561671, -0.9477783], 1.96474267),
+        ([14.8303363, -19.1454276, 25.1334320, -23.6823273, 21.6358744], -0.000217114543),
+        ([0.1724425, 0.1950866, 0.2213107, 0.1254138, -0.1956261], 292.298286),
+    ],
+)
+def test_where_newtons_steps_alone_go_round_the_bracket_is_halved(layers, s):
+    chains = ExposedChains(np.array(layers)[:, None])
+    assert chains.exposure(chains.product(np.array([s]))).item() == pytest.approx(s, rel=1e-13, abs=0)
+
+
 @pytest.mark.parametrize("depth", [2, 3])
 def test_two_weights_of_0_stay(depth):
     chains = ExposedChains(np.array([[0.0], [0.0], [1.0]][:depth]))

@@ -385,3 +385,16 @@ def test_the_constants_of_a_start_are_those_of_its_gap_and_rounding(monkeypatch)
     f._fits = [HuberFit(0.0, 3.0, 0.0, ()), HuberFit(0.0, math.inf, 0.0, ())]
     f.minimizer = np.array([[2.0]])
     assert f.minimizer_size == 8.0  # nothing is known of the distance
+
+
+def test_inputs_of_low_rank_are_seen_in_their_row_space():
+    X, Y = np.array([[1.0, 1.0], [2.0, 2.0], [-1.0, -1.0]]), np.array([[1.0, 0.0], [1.5, 3.0], [0.25, -1.0]])
+    f = lf.Huber(X, Y, 0.5)
+    net = lf.init.gaussian((2, 3, 4, 2), rng=0)
+    seen, inner = f.effective(net)
+    V = f.row_space
+    assert seen.shape == (1, 2) and inner.widths == (1, 3, 4, 2) and seen.row_space is None
+    np.testing.assert_allclose(inner.weights[0], V.T @ net.weights[0], rtol=1e-14)
+    np.testing.assert_array_equal(inner.weights[1], net.weights[1])
+    np.testing.assert_allclose(seen.minimizer, V.T @ f.minimizer, rtol=1e-14)
+    assert seen.gap(inner.product()) == pytest.approx(f.gap(net.product()), rel=1e-12)

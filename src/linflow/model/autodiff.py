@@ -104,7 +104,7 @@ def _check(value: Callable, gradient: Callable, like: Array) -> None:
         raise ValueError("the loss or its gradient is not finite at a matrix like the one given.")
     seen, told = (here[1] - here[2]) / 2e-5, float(np.sum(to_numpy(G) * way))
     # The value is rounded by 1e-16 of itself, or more if terms cancel; the difference divides this by 1e-5.
-    room = CLOSE * max(abs(seen), norm(G)) + 1e-9 * max(abs(each) for each in here)
+    room = CLOSE * norm(G) + 1e-9 * max(abs(each) for each in here)
     if not abs(seen - told) <= room:
         raise ValueError(
             f"the gradient is not that of the loss: along one direction the loss changes at the rate {seen:.6g}, and "
