@@ -30,29 +30,26 @@ def test_when_a_sign_is_certain(coarse):
     data = self_of(
         X=np.array([[0.0], [2.0]]),
         lengths=np.array([9.0, 2.0]),
-        preactivation_error=lambda layer: np.array([[9.0, 9.0], [9.0, 0.25]]),
+        preactivation_error=lambda layer: np.array([[9.0, 9.0], [9.0, 0.25 * (layer.shape == (1, 2))]]),
     )
-    edge = (0.25 + 2.0 * (0.5 + 0.125)) * up
-    for z, sign in (
-        (edge * (1 + 1e-9), 1),
-        (edge * (1 - 1e-9), 0),
-        (-edge * (1 + 1e-9), -1),
-        (-edge * (1 - 1e-9), 0),
-    ):
-        run = self_of(data=data, _step=lambda t, z=z: step_of(z))
-        assert Enclosure._sign(run, 1.0, 1, 1) == sign
-        assert Enclosure._sign(self_of(data=data), 1.0, 1, 1, step_of(z)) == sign
+    for radius in (0.5, 2.0**-4):
+        edge = (0.25 + 2.0 * (radius + 0.125)) * up
+        for part, sign in ((1 + 1e-9, 1), (1.0, 0), (1 - 1e-9, 0)):
+            for way in (1, -1):
+                step = step_of(way * part * edge, radius)
+                assert Enclosure._sign(self_of(data=data, _step=lambda t, step=step: step), 1.0, 1, 1) == way * sign
+                assert Enclosure._sign(self_of(data=data), 1.0, 1, 1, step) == way * sign
     assert Enclosure._sign(self_of(data=data), 1.0, 1, 1, step_of(math.nan)) == 0
 
 
 def test_the_radius_and_the_gap_at_a_time(coarse):
     step = step_of(1.0, off=(3.0, 4.0))
     run = self_of(_step=lambda t: step, data=self_of(loss=lambda *given: given))
-    assert Enclosure.radius_at(run, 1.0) == near((0.5 + 5.0) * up)
+    assert Enclosure.radius_at(run, 1.0) == Enclosure.radius_at(run, 0.0) == near((0.5 + 5.0) * up)
     layers, off, radius = Enclosure._gap(run, 1.0)
     assert off == (3.0, 4.0) and radius == 0.5 and layers[0][0, 1] == 0.5
     run.start = relu.Network(np.zeros((1, 2)), np.zeros((2, 1)), slope=0.25)
-    found = Enclosure.network_at(run, 1.0)
+    found = Enclosure.network_at(run, 0.0)
     assert found.slope == 0.25 and found.U.tolist() == [[0.0, 0.5]] and found.V.tolist() == [[1.0], [1.0]]
     given: Any = Enclosure(run.data, run.start, (self_of(radius=0.5), self_of(radius=0.75)), (1.0, 1.0), "", "")  # pyright: ignore[reportArgumentType]
     assert given.radius.tolist() == [0.0, 0.5, 0.75]
@@ -79,6 +76,9 @@ def test_the_time_at_which_a_side_is_certain(side, sign):
     assert Enclosure._certain(run(lambda t: t <= 2.3), 4.0, 2.0, before) == found
     assert Enclosure._certain(run(lambda t: t <= 2.3), 4.0, 2.1, before) == 2.1  # no time of a step is between
     assert Enclosure._certain(run(lambda t: t < 4.0), 4.0, 0.5, before) == np.nextafter(4.0, 0.0)
+    # From the nearest time of a step on, not from the first, between which the sign may be lost.
+    twice = Enclosure._certain(run(lambda t: t <= 1.2 or 2.5 <= t <= 3.3), 4.0, 0.0, before)
+    assert 3.3 * (1 - 4e-16) <= twice <= 3.3
     assert enclosure.HALVINGS == 60
 
 
@@ -116,6 +116,46 @@ def test_the_flips_of_a_pair():
     three = [*slides, (3.0, ON, OFF)]
     found, asked = flips(three, certain | {(3.0, True): math.inf, (3.0, False): 2.9})
     assert found[1] == EnclosedFlip(2.9, math.inf, 7, 5, "on", "off", False) and asked[-1] == (3.0, 2.2, 3.0)
+
+
+def test_a_flip_slides_if_one_of_its_turns_does():
+    certain = {(1.0, True): 1.1, (1.0, False): 0.9, (2.0, True): 2.2, (2.0, False): 1.8, (3.0, True): 3.3}
+    turns = [(1.0, OFF, ON), (2.0, ON, SLIDING), (3.0, SLIDING, OFF)]
+    found, _ = flips(turns, certain)
+    assert [(f.before, f.after, f.slid) for f in found] == [("off", "on", False), ("on", "off", True)]
+    found, _ = flips(turns, certain | {(1.0, True): math.inf})
+    assert [(f.before, f.after, f.slid) for f in found] == [("off", "off", True)]
+
+
+class StopError(Exception):
+    """Ends a call where its arguments are known."""
+
+
+def test_the_arguments_of_a_verified_run(monkeypatch):
+    def stop(*given):
+        raise StopError(*given)
+
+    monkeypatch.setattr(enclosure, "enclose_flow", stop)
+    monkeypatch.setattr(enclosure, "_descend", stop)
+    X, Y, net = [[1.0]], [2.0], relu.Network([[1.0]], [[1.0]])
+
+    def asked(**given):
+        with pytest.raises(StopError) as found:
+            relu.enclose(X, Y, net, **given)
+        return found.value.args[1:-1]
+
+    assert asked() == (1e-6, math.inf, 5000) and asked(t_max=2.0) == (None, 2.0, 5000)
+    assert asked(until=0.25, max_steps=7) == (0.25, math.inf, 7) and asked(until=0.25, t_max=2.0) == (0.25, 2.0, 5000)
+    descent = {"algorithm": "descent", "step_size": 0.125}
+    assert asked(**descent) == (0.125, 1e-6, 100_000) and asked(**descent, steps=5) == (0.125, None, 5)
+    assert asked(**descent, until=0.25) == (0.125, 0.25, 100_000)
+    assert asked(**descent, until=0.25, steps=5) == (0.125, 0.25, 5)
+    for given, words in (
+        ({"algorithm": "descent"}, "give step_size"), ({**descent, "t_max": 1.0}, "descent counts steps"),
+        ({"step_size": 0.1}, "are for descent"), ({"steps": 3}, "are for descent"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=words):
+            relu.enclose(X, Y, net, **given)
 
 
 def test_all_flips_are_in_the_order_of_their_first_times():

@@ -508,22 +508,24 @@ def test_the_pattern_of_a_run_at_its_start(monkeypatch):
 
     monkeypatch.setattr(Field, "resolve", resolve)
     net = relu.Network([[0.5, -1.0, 0.0], [0.0, 2.0, 0.0]], np.ones((3, 1)))
-    X = np.array([[1.0, 0.0], [0.0, 1.0]])
-    problem = regression(X, np.ones(2), net)
+    X = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    problem = regression(X, np.ones(3), net)
     loop = _PieceLoop(problem, net, None, 1.0, 1e-8, 100)
-    sides = [[ON, OFF, OFF], [OFF, ON, OFF]]
-    assert asked == [(0, [1], sides), (2, [0, 1], sides)] and loop.pattern.sides.tolist() == sides and loop.t == 0.0
+    sides = [[ON, OFF, OFF], [OFF, ON, OFF], [OFF, ON, OFF]]
+    assert (
+        asked == [(0, [1], sides), (2, [0, 1, 2], sides)] and loop.pattern.sides.tolist() == sides and loop.t == 0.0
+    )
     asked.clear()
     smooth = relu.SmoothNetwork(net.U, net.V)
     assert _PieceLoop(problem, smooth, None, 1.0, 1e-8, 100).unit > 0 and not asked
     # A unit of time far from 1, in both directions, and where nothing moves.
     for power in (-12, 9):
         fast = relu.Network(net.U, 2.0**power * net.V)
-        loop = _PieceLoop(regression(2.0**power * X, 2.0 ** (2 * power) * np.ones(2), fast), fast, None, 1.0, 1e-8, 9)
+        loop = _PieceLoop(regression(2.0**power * X, 4.0**power * np.ones(3), fast), fast, None, 1.0, 1e-8, 9)
         ratio = loop.point.speed / np.linalg.norm(loop.y[:-1])
         assert loop.unit == 2.0 ** round(math.log2(ratio)) and abs(math.log2(loop.unit)) > 5
     still = relu.Network(np.zeros((2, 3)), np.zeros((3, 1)))
-    assert _PieceLoop(regression(X, np.ones(2), still), still, None, 1.0, 1e-8, 9).unit == 1.0
+    assert _PieceLoop(regression(X, np.ones(3), still), still, None, 1.0, 1e-8, 9).unit == 1.0
     monkeypatch.setattr(PiecePoint, "speed", math.inf)
     assert _PieceLoop(problem, net, None, 1.0, 1e-8, 9).unit == 1.0
 
@@ -576,3 +578,155 @@ def test_a_step_of_the_flow(monkeypatch):
     end = loop.t + 1e-6
     last = loop._step(new.copy(), loop.t, end)
     assert firsts[-1][2] == near(1e-6, rel=1e-6) and last is not None and last[1] == end and loop.length == 0.5
+
+
+class Loop:
+    """What is made of a loop by the function of a run, and asked of it."""
+
+    made: list[Any]
+
+    def __init__(self, problem, net, until, end, rtol, max_steps):
+        self.problem, self.net, self.until, self.end, self.rtol, self.max_steps = problem, net, until, end, rtol, 9
+        self.made.append((until, end, rtol, max_steps))
+
+    def run(self):
+        return Result.TARGET
+
+    def trajectory(self, result, seconds, error):
+        self.made.append((result, seconds, error))
+        return SimpleNamespace(difference=lambda other: 0.125, seconds=seconds)
+
+
+def test_the_arguments_of_a_run_and_of_the_one_that_it_is_compared_with(monkeypatch):
+    problem, net = start_of(bias=False)
+    monkeypatch.setattr(flow, "_PieceLoop", Loop)
+    for given, until, end in (
+        ({}, 1e-8, math.inf), ({"t_max": 2.0}, None, 2.0), ({"until": 0.25}, 0.25, math.inf),
+        ({"until": 0.25, "t_max": 2.0}, 0.25, 2.0),
+    ):  # fmt: skip
+        Loop.made = made = []
+        run = relu.gradient_flow(problem.X, problem.Y, net, rtol=1e-5, max_steps=7, **given)
+        assert made[0] == (until, end, 1e-5, 7) and made[1][0] is Result.TARGET
+        assert 0 <= run.seconds < 1e4  # a duration, not a time of day
+    for rtol, coarse in ((1e-5, 1e-4), (0.04, 0.4), (0.2, 0.5)):
+        Loop.made = made = []
+        loop: Any = Loop(problem, net, 0.25, 2.0, rtol, 9)
+        assert flow._difference(loop, Result.TIME_LIMIT) == 0.125
+        assert made[1] == (0.25, 2.0, near(coarse, rel=1e-15), 9)
+        assert [x[:2] for x in made[2:]] == [(Result.TARGET, 0.0), (Result.TIME_LIMIT, 0.0)]
+        assert all(math.isnan(x[2]) for x in made[2:])
+
+
+def test_what_follows_a_step_of_a_run():
+    """The state is its own loss; the target is 1. An event at ½ is met at the loss 2, and the step ends at ½."""
+    pairs = [(0, 0, 0)]
+    for y, event, result, done in (
+        (0.5, None, Result.TARGET, [("keep", 0.75, 0.9, False)]),
+        (0.5, (0.5, pairs), Result.TIME_LIMIT, [("turn", 0.5, pairs)]),
+        (1.5, None, Result.TIME_LIMIT, [("keep", 1.0, 1.5, False)]),
+    ):
+        told, ends = [], iter([None, Result.TIME_LIMIT])
+        loop = self_of(
+            steps=0, max_steps=5, y=3.0, t=0.0, end=9.0, target=1.0, pattern=None,
+            field=self_of(at=lambda y, pattern: self_of(gap=y)),
+            _ended=lambda ends=ends: next(ends),
+            _step=lambda *given, y=y: (y, 1.0, lambda s: 2.0),
+            _first_event=lambda t, dense, event=event: event,
+            _land=lambda t, dense: (0.75, 0.9),
+            _keep=lambda *given, told=told: told.append(("keep", *given)),
+            _turn=lambda *given, told=told: told.append(("turn", *given)),
+        )  # fmt: skip
+        assert _PieceLoop.run(loop) is result and told == done
+    stuck = self_of(steps=0, max_steps=5, y=3.0, t=0.0, end=9.0, _ended=lambda: None, _step=lambda *given: None)
+    for rounding, result in ((True, Result.ROUNDING), (False, Result.STEP_UNDERFLOW)):
+        stuck._at_rounding = lambda rounding=rounding: rounding
+        assert _PieceLoop.run(stuck) is result
+    problem, net = start_of(bias=False)
+    loop = _PieceLoop(problem, net, None, math.inf, 1e-8, 2)
+    assert loop.run() is Result.STEP_LIMIT and loop.steps >= 2
+    assert _PieceLoop.run(self_of(steps=2, max_steps=2)) is Result.STEP_LIMIT
+    stats = loop.trajectory(Result.STEP_LIMIT, 0.5, 0.25).stats
+    assert (stats.steps, stats.rejected, stats.evaluations, stats.seconds, stats.gap_error) == (
+        loop.steps, 0, loop.evaluations, 0.5, 0.25,
+    )  # fmt: skip
+
+
+def test_a_turn_of_a_run():
+    """Samples 0 and 1 leave sliding by their ways; 2, and 3 of neuron 4, are resolved with those that are held."""
+    sides = np.full((4, 5), OFF)
+    sides[0, 1] = sides[3, 1] = sides[1, 4] = SLIDING
+    told: list[Any] = []
+
+    def resolve(y, pattern, j, S):
+        told.append(("resolve", y, pattern.sides[:, j].tolist(), j, S.tolist()))
+        return pattern.turned(S, j, np.full(len(S), ON))
+
+    pattern = Pattern(sides, 0.0)
+    loop = self_of(
+        y=1.0, t=2.0, pattern=pattern, flips=[],
+        field=self_of(at=lambda y, pattern: self_of(rate=y), resolve=resolve),
+        _advance=lambda *given: (told.append(("advance", *given)), 3.0)[1],
+        _onto_zero=lambda y, j, S: (told.append(("onto", y, j, S.tolist())), y + 1)[1],
+        _keep=lambda *given: told.append(("keep", *given)),
+    )  # fmt: skip
+    _PieceLoop._turn(loop, 2.5, [(3, 4, 0), (0, 1, ON), (2, 1, 0), (1, 4, OFF)])
+    assert told == [
+        ("advance", 1.0, 2.0, 2.5, pattern),
+        ("onto", 3.0, 1, [2, 3]),
+        ("resolve", 4.0, [ON, OFF, OFF, SLIDING], 1, [2, 3]),
+        ("onto", 4.0, 4, [3]),
+        ("resolve", 5.0, [OFF] * 4, 4, [3]),
+        ("keep", 2.5, 5.0, True, 3.0),
+    ]
+    assert [(f.t, f.neuron, f.sample, f.before, f.after) for f in loop.flips] == [
+        (2.5, 1, 0, "sliding", "on"),
+        (2.5, 4, 1, "sliding", "off"),
+        (2.5, 1, 2, "off", "on"),
+        (2.5, 1, 3, "sliding", "on"),
+        (2.5, 4, 3, "off", "on"),
+    ]
+
+
+def test_the_way_to_a_time_on_one_pattern():
+    for length, first in ((None, 1.0), (0.25, 0.25), (5.0, 1.0)):
+        told: list[Any] = []
+        loop = self_of(pattern="old", length=length, solver="kept")
+
+        def step(y, t, end, loop=loop, told=told):
+            told.append((y, t, end, loop.length, loop.pattern))
+            return (y + 1, t + 0.5, None) if t < 2.5 else (y + 1, end, None)
+
+        loop._step = step
+        assert _PieceLoop._advance(loop, 7.0, 2.0, 3.0, "other") == 9.0  # pyright: ignore[reportArgumentType]
+        assert told == [(7.0, 2.0, 3.0, first, "other"), (8.0, 2.5, 3.0, min(first, 0.5), "other")]
+        assert (loop.pattern, loop.length, loop.solver) == ("old", length, (None, None))
+    loop._step = lambda *given: None
+    assert _PieceLoop._advance(loop, 7.0, 2.0, 3.0, "other") == 7.0  # pyright: ignore[reportArgumentType]
+    assert _PieceLoop._advance(loop, 7.0, 3.0, 3.0, "other") == 7.0  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("rate", "apart", "rounds"), [(1.0, 1e-3, 2), (4.0, 1e-3, 3), (1.0, 0.9e-6, 1), (1.0, 1.5e-6, 2)]
+)
+def test_where_the_loss_meets_its_target(rate, apart, rounds):
+    """The loss is e^{−s}, the target is met at 1½; the weights of a step are a little later than the dense output."""
+    asked = []
+
+    def advance(y, t, at, pattern):
+        asked.append(at)
+        return at + apart
+
+    loop = self_of(
+        t=1.0, y=1.0, rtol=1e-3, target=math.exp(-1.5), pattern=None, _advance=advance,
+        field=self_of(at=lambda s, pattern: self_of(gap=math.exp(-s), rate=rate)),
+    )  # fmt: skip
+    at, y = _PieceLoop._land(loop, 2.0, lambda s: s)
+    expected = [1.5]
+    for _ in range(rounds - 1):
+        expected.append(expected[-1] + (1.5 - expected[-1] - apart) / -rate * -1)
+    assert asked == near(expected, rel=1e-9, abs=0)
+    assert y == asked[-1] + apart and abs(at - 1.5) <= 2 * apart
+    loop.target = math.exp(-2.0005)  # met after the step by its dense output, and in it by the weights
+    asked.clear()
+    at, _ = _PieceLoop._land(loop, 2.0, lambda s: s)
+    assert asked[0] == 2.0 and max(asked) <= 2.0 and at <= 2.0
