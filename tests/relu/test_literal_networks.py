@@ -44,6 +44,8 @@ def test_the_error_of_an_output(monkeypatch, bias):
 
 
 def test_what_a_network_conserves_and_how_far_it_drifts():
+    half = relu.Network([[3.0, 0.0, 0.0], [0.0] * 3], [[2.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
+    assert half.conserved()[0].count == 2  # a neuron with one number that is not 0 is alive
     net = relu.Network([[3.0, 0.0, 0.0]], [[2.0], [1.0], [0.0]], [4.0, 0.0, 0.0])
     (found,) = net.conserved(0.25)
     assert found.count == 2 and found.decay == 0.5
@@ -53,6 +55,18 @@ def test_what_a_network_conserves_and_how_far_it_drifts():
     assert net.drift(last) == near(math.hypot(4.0, 9.0)) and net.drift(net) == 0.0
     with np.errstate(over="ignore"):
         assert net.drift(relu.Network([[1e200, 0.0, 0.0]], net.V, [0.0] * 3)) == math.inf
+
+
+def test_imbalances_whose_squares_leave_float64_are_differences_still():
+    """(2⁶⁰⁰)² is beyond float64, and a difference of two such squares that is not beyond it is exact."""
+    big, out = 2.0**600, np.array([math.inf, 1.0])
+    for sign in (1, -1):
+        for U, V, expected in (
+            ([sign * big, 1.0], [0.0, 0.0], out), ([0.0, 0.0], [sign * big, 1.0], -out),
+            ([sign * big, 1.0], [big, 0.0], [0.0, 1.0]), ([big, 1.0], [sign * big, 0.0], [0.0, 1.0]),
+        ):  # fmt: skip
+            found = relu.imbalance(relu.Network([U], np.array(V)[:, None]))
+            np.testing.assert_array_equal(found, expected)
 
 
 def test_which_networks_stand_for_one_with_a_relu():
@@ -388,7 +402,7 @@ def test_how_far_two_flows_are_apart():
     other.problem.loss = lambda t: math.exp(-t * (0.5 if t > 1.5 else 1.0))
     assert one.difference(other) == 0.0
     other.problem.loss = lambda t: math.exp(-t * (0.5 if t == 1.5 else 1.0))
-    assert one.difference(other) == near(0.75)
+    assert one.difference(other) == other.difference(one) == near(0.75)  # at the end of the shorter one
 
 
 def test_roots_are_found_to_rounding():
