@@ -388,3 +388,66 @@ def test_three_points_walk_to_the_minimum_and_close_in(side, monkeypatch):
 
 def test_what_a_least_slope_allows():
     assert (chain_rate._SLACK, chain_rate._NEAR) == (1e-9, 1e-6)
+
+
+@pytest.mark.parametrize("kind", ["unequal", "circular, even"])
+def test_the_numbers_of_a_limit_that_is_not_quite_met(kind, rng, monkeypatch):
+    """From an exposure that is a hundredth off: what meets the data, its gap, and what the flow conserves."""
+    f, net = starts(rng, kind, 3)
+    chains, plain = f.chains(net), limit._followed
+
+    def followed(layers, V, wanted, c):
+        nu = 1.01 * plain(layers, V, wanted, c)[0]
+        return nu, ExposedChains(layers).product(V.T @ nu / c)
+
+    monkeypatch.setattr(limit, "_followed", followed)
+    found, flow = lf.predicted_limit(f, net), ExposedChains(chains.layers)
+    np.testing.assert_allclose(chains.inputs @ found.products, f.X @ f.coefficients(f.minimizer), rtol=1e-12)
+    p, off = flow.product(found.exposure), flow.exposure(found.products) - found.exposure
+    gap = sum(abs(c * (a - b) * s) for c, a, b, s in zip(chains.costs, found.products, p, off, strict=True))
+    assert found.gap == pytest.approx(gap, rel=1e-6, abs=0) and gap > 1e-9
+    monkeypatch.undo()
+    right = lf.predicted_limit(f, net)
+    np.testing.assert_allclose(found.exposure, 1.01 * right.exposure, rtol=1e-8)
+    np.testing.assert_allclose(flow.exposure(right.products), right.exposure, rtol=0, atol=1e-12)
+    own = [np.diag(W) for W in net.weights] if kind == "unequal" else np.abs(np.fft.fft([W[0] for W in net.weights]))
+    for found_l, a, b in zip(right.imbalances, own[:-1], own[1:], strict=True):
+        np.testing.assert_allclose(found_l, (a**2 - b**2)[: len(found_l)], rtol=1e-9, atol=1e-13)
+    if kind == "unequal":
+        squares = np.sort(np.square(own), axis=0)
+        least = np.min(np.prod(squares[1:] - squares[:1], axis=0))
+        assert right.rate == pytest.approx(1.7**2 * f.pl_constant * least, rel=1e-7)
+    monkeypatch.setattr(ExposedChains, "exposure", lambda self, w: np.where(np.arange(len(w)) == 1, np.nan, 0.0))
+    assert lf.predicted_limit(f, net).gap == np.inf == lf.predicted_limit(f, net).distance
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_newtons_method_takes_few_rounds(kind, rng, monkeypatch):
+    f, net = starts(rng, kind, 3)
+    monkeypatch.setattr(limit, "_ROUNDS", 7)  # 4 or 5 are needed
+    assert lf.predicted_limit(f, net).gap < 1e-20
+
+
+@pytest.mark.parametrize(("part", "rank"), [(0.9, 1), (1.1, 2)])
+def test_the_rank_of_the_inputs_of_chains(part, rank, monkeypatch):
+    coarse, seen = 2.0**-10, []
+    monkeypatch.setattr(limit, "EPS", coarse)
+    X = np.zeros((2, 4))
+    X[0, 0], X[1, 1] = 3.0, part * 4 * coarse * 3.0
+    f = lf.DiagonalRegression(X, X @ np.ones(4), signed=False)
+    monkeypatch.setattr(
+        limit, "_followed", lambda layers, V, wanted, c: seen.append(wanted) or (0 * wanted, np.ones(4))
+    )
+    lf.predicted_limit(f, f.start(2, 1.0))
+    assert len(seen[0]) == rank and np.allclose(np.abs(seen[0]), 1.0)
+
+
+@pytest.mark.parametrize(("part", "fine"), [(0.9, False), (1.1, True)])
+def test_sides_that_are_nearly_the_same(part, fine):
+    w = 10.0 - part * 20e-12  # ‖p − w‖ is 1e-12 of ‖p + w‖ and part of it
+    for net in ([np.array([[10.0]]), np.array([[w]])], [np.array([[w]]), np.array([[-10.0]])]):
+        if fine:
+            assert lf.exact.one_sample_limit([1.0], 3.0, net).item() == pytest.approx(3.0, rel=1e-12)
+        else:
+            with pytest.raises(ValueError, match="p = ±w"):
+                lf.exact.one_sample_limit([1.0], 3.0, net)

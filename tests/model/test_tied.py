@@ -123,6 +123,8 @@ def test_constants_and_a_minimum_that_is_given():
     g = lf.TiedLayers(low, 2, minimum=-25.0)
     expected = 0.5 * low.rounding(both) + 4 * EPS * (25.0 - g.value(X))
     assert g.value(X) < 0 and g.rounding(net) == pytest.approx(expected, rel=1e-13, abs=0)
+    plain = lf.TiedLayers(declared(np.diag([2.0, 1.0])), 2)
+    assert plain.rounding(net) == 0.5 * plain.objective.rounding(both)
     whole = lf.TiedLayers(lf.MatrixFactorization(np.diag([2.0, 1.0])), 2)
     assert whole.minimum == 0 and whole.rounding(net) == 0.5 * whole.objective.rounding(both)
     assert whole.gap(X) == 0.5 * whole.objective.gap(X @ X.T)

@@ -234,6 +234,17 @@ def test_an_eigenvalue_is_at_most_the_trace(monkeypatch):
     assert found[0] == near(one * (1 + off)) and found[1] == near(min(whole + off * trace, trace * (1 + off)), 1e-9)
 
 
+def test_ceilings_of_many_patterns_and_a_radius():
+    """More patterns than are computed at once; the weights of the second layer are off by the radius, too."""
+    start = replace(started(*drawn(21, **KINDS[1])), radius=0.01)
+    masks = np.random.default_rng(5).random((1030, 6)) < 0.5
+    found = Mover(start)._ceilings(masks)
+    for j in (0, 511, 512, 513, 1023, 1024, 1029):
+        assert found[j] == near(Mover(start)._ceilings(masks[j : j + 1])[0])
+    moved = Mover(start).at(0.3)
+    same(moved.second, movement_module.grown(*start.sizes, moved.kappa, 0.3)[1] + 0.01)
+
+
 def test_both_bounds_on_the_change_of_the_features_are_used():
     less = set()
     for tau in (0.02, 1.5):
