@@ -304,6 +304,15 @@ def shadows_of(N, d, s):
     return found, Shadows(found)
 
 
+def test_middles_of_more_sets_than_are_computed_at_once():
+    _, shadows = shadows_of(9, 4, 0.0)
+    masks = (np.arange(1, 301)[:, None] >> np.arange(9)) % 2 == 1
+    used = np.full(300, 0.1)
+    found = shadows._middles(np.packbits(masks, axis=1), masks, used)
+    for j in (0, 255, 256, 257, 299):
+        same(found[j], shadows._schur(masks[j : j + 1], used[j : j + 1])[0])
+
+
 def moved(frozen):
     return SimpleNamespace(frozen=np.array(frozen))
 
