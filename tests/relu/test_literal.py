@@ -139,7 +139,7 @@ def test_the_movement_with_its_allowances(start, tau, monkeypatch):
     assert alone.features_moved == near(norm_ceiling(bound) * (1 + 8 * E))
 
 
-TWINS = [{"s": 0.2}, {"N": 6, "d": 3, "h": 20, "m": 2}, {"s": 0.3, "N": 5, "d": 7, "size": 0.3}]
+TWINS = [{"s": 0.2}, {"N": 6, "d": 3, "h": 20, "m": 2}, {"s": 0.3, "N": 5, "d": 7, "size": 0.3}, {"size": 0.0}]
 
 
 @pytest.mark.parametrize("kind", TWINS)
@@ -171,6 +171,17 @@ def test_means_of_twins_with_their_allowances(kind, tau, monkeypatch):
     rows = np.minimum(found.kappa * found.growth, np.linalg.norm(bound, axis=1) * (1 + (N + 8) * E))
     joint = np.linalg.norm(rows) * (1 + (len(z) + 8) * E) + np.linalg.norm(error)
     assert found.features_moved == near(min(norm_ceiling(bound + error), joint) * (1 + 8 * E), 1e-9)
+    monkeypatch.setattr(movement_module, "norm_ceiling", lambda _: np.inf)
+    fresh = Mover(start).at(tau)
+    assert fresh.features_moved == near(joint * (1 + 8 * E), 1e-9)
+
+
+def test_a_ball_of_weights_is_added_to_how_far_they_move():
+    X, Y, net = drawn(26, h=6)
+    problem = problem_module.Regression(X, Y)
+    exact, ball = (Mover(problem_module.Start.of(problem, net, r)).at(0.0) for r in (0.0, 0.25))
+    a = 2.0**exact.start.weight_power
+    assert not exact.second.any() and (ball.second == 0.25 / a).all()
 
 
 @pytest.mark.parametrize("m", [1, 2])
@@ -192,13 +203,15 @@ def test_what_twins_pay_for_their_means(m, multiplier, monkeypatch):
     same(found._paid_by_twins(movement, multiplier, 0.01), literal * (1 + (23 + 32) * E))
 
 
-def test_the_mean_of_squares_of_twins():
+def test_the_mean_of_squares_of_twins(monkeypatch):
     """The larger of the floor of each alone and `[|v| − α]₊²`."""
+    monkeypatch.setattr(movement_module, "EPS", E)
     start = started(*drawn(26, h=20, size=3.0))
     movement = Mover(start).at(0.02)
-    alone, rest = movement.squares_floor(0.01), np.maximum(np.abs(start.V[:, 0]) - movement.mean_second, 0.0) ** 2
+    rest = np.maximum(np.abs(start.V[:, 0]) * (1 - 4 * E) - movement.mean_second, 0.0) ** 2 * (1 - 8 * E)
+    alone = movement.squares_floor(0.01)
     assert (rest > alone).any()
-    np.testing.assert_allclose(movement.mean_squares_floor(0.01), np.maximum(alone, rest), rtol=1e-14)
+    same(movement.mean_squares_floor(0.01), np.maximum(alone, rest))
 
 
 def test_which_neurons_are_twins():
