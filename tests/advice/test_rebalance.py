@@ -3,6 +3,7 @@
 Products and imbalances are those wanted to rounding: 1e-13 of the size of the layers.
 """
 
+import copy
 import math
 from dataclasses import astuple
 
@@ -113,6 +114,10 @@ def test_models_of_torch(rng):
         assert found.after.imbalance < tol < found.before.imbalance and found.after.step > 0
         W = [p.detach().double().numpy().T for p in parameters]
         np.testing.assert_allclose(W[0].T @ W[0], W[1] @ W[1].T, atol=tol)
+        with_bias = torch.nn.Sequential(copy.deepcopy(model[0]), torch.nn.Linear(6, 3, dtype=dtype))
+        lt.rebalance_(with_bias)  # the bias of the last layer is beside the product
+        with pytest.raises(ValueError, match="added outside the product"):
+            lt.rebalance_(with_bias, objective=lt.regression(X, before))
         lt.rebalance_(model, 1.5)
         torch.testing.assert_close(model(X), before, atol=10 * tol, rtol=10 * tol)
         assert float(lf.imbalance_spectrum(lt.network(model)).eigenvalues[0]) == pytest.approx(1.5, rel=tol)

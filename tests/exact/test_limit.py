@@ -330,6 +330,7 @@ def test_the_least_slope_allows_for_the_rounding_of_a_transform(monkeypatch):
 
 def test_the_least_slope_of_opposite_chains_is_that_of_the_least_pair():
     """From α in both, ½(2u² + 2v²) is least at the start: 2α²."""
+    assert (chain_rate._SLACK, chain_rate._NEAR) == (1e-9, 1e-6)
     layers = np.array([[0.5, 2.0, 0.5, 2.0]] * 2)
     found = chain_rate.least_slope(layers, opposite=True)
     assert found == pytest.approx(0.5, rel=3e-6, abs=0) and found <= 0.5
@@ -384,10 +385,6 @@ def test_three_points_walk_to_the_minimum_and_close_in(side, monkeypatch):
     assert chain_rate._least_convex(lambda x: np.abs(x) - 5, 1).tolist() == [0.0]  # no slope is negative
     # Of one that falls for ever nothing is known but that.
     assert chain_rate._least_convex(lambda x: np.where(x < 0, 1 - x, 1 / (1 + np.abs(x))), 1).tolist() == [0.0]
-
-
-def test_what_a_least_slope_allows():
-    assert (chain_rate._SLACK, chain_rate._NEAR) == (1e-9, 1e-6)
 
 
 @pytest.mark.parametrize("kind", ["unequal", "circular, even"])
