@@ -118,6 +118,27 @@ def test_the_flips_of_a_pair():
     assert found[1] == EnclosedFlip(2.9, math.inf, 7, 5, "on", "off", False) and asked[-1] == (3.0, 2.2, 3.0)
 
 
+def test_what_is_promised_after_a_run(monkeypatch):
+    """The guarantee begins at the last loss, from the network that is reached with its radius."""
+    told = []
+    problem, path, net = self_of(), self_of(), self_of()
+    steps = tuple(self_of(gap=(k, 10.0 * k)) for k in (1, 2, 3))
+    run = self_of(
+        steps=steps, data=self_of(problem=problem), end=7.0, network_at=lambda t: (net, t), radius_at=lambda t: t / 8
+    )
+    start = self_of(of=lambda *given: (told.append(given), "reached")[1])
+    monkeypatch.setattr(enclosure, "Start", start)
+    monkeypatch.setattr(enclosure, "follow", lambda reached, way: (told.append(reached), (path, 0, "", {"a": 1}))[1])
+    monkeypatch.setattr(enclosure, "path_curve", lambda *given: (told.append(given), "curve")[1])
+    monkeypatch.setattr(enclosure, "guarantee", lambda *given: given)
+    found, reason = Enclosure._after.func(run)
+    assert told == [(problem, (net, 7.0), 7.0 / 8), "reached", (path, "reached")] and reason == ""
+    assert found[0] == 30.0 and found[-2:] == ("curve", {"a": 1, "radius": 7.0 / 8})
+    monkeypatch.setattr(enclosure, "follow", lambda reached, way: (None, 0, f"no floor; {way}", {}))
+    assert Enclosure._after.func(run) == (None, "no floor; try a smaller until, or a later t_max")
+    assert Enclosure._after.func(self_of(steps=())) == (None, "nothing is enclosed")
+
+
 def test_a_flip_slides_if_one_of_its_turns_does():
     certain = {(1.0, True): 1.1, (1.0, False): 0.9, (2.0, True): 2.2, (2.0, False): 1.8, (3.0, True): 3.3}
     turns = [(1.0, OFF, ON), (2.0, ON, SLIDING), (3.0, SLIDING, OFF)]

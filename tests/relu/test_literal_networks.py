@@ -44,7 +44,7 @@ def test_the_error_of_an_output(monkeypatch, bias):
 
 
 def test_what_a_network_conserves_and_how_far_it_drifts():
-    half = relu.Network([[3.0, 0.0, 0.0], [0.0] * 3], [[2.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
+    half = relu.Network([[3.0, 0.0, 0.0], [0.0] * 3], [[0.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
     assert half.conserved()[0].count == 2  # a neuron with one number that is not 0 is alive
     net = relu.Network([[3.0, 0.0, 0.0]], [[2.0], [1.0], [0.0]], [4.0, 0.0, 0.0])
     (found,) = net.conserved(0.25)
@@ -220,7 +220,7 @@ def test_a_sum_of_bounds_as_written(monkeypatch):
     c = [3.0 * 1.25**2, 0.5 * 1.25**2]
     assert both.rate_at(0.75) == near(0.75 / (1 / c[0] + 1 / c[1]) * (1 - 16 * E))
     assert curve([(2.0, 0.0), (1.0, 0.5)]).rate_at(0.75) == 0.0
-    for gap in (1.0, 0.1, 1e-6):
+    for gap in (2.9, 2.0, 1.0, 0.1, 1e-6):
         t = both.time(gap)
         assert both.gap(t) <= gap < both.gap(t * (1 - 2e-12))
     assert both.time(3.0 * (1 + 4 * E)) == 0.0 and both.time(3.0 * (1 + 3 * E)) > 0
@@ -286,6 +286,9 @@ def test_which_neurons_have_chosen_and_which_are_dead():
     one = [[1.0, 0.0], [0.5, 0.5]]
     for column, weight in (([-1.0, -1.0], 1.0), ([-1.0, -1.0], -1.0), ([-1.0, -1.0], 0.0)):
         assert phase(one, [1.0, 1.0], np.column_stack([U[:, 0], column]), [0.5, weight])[0] == ""
+    # One that may be at 0 on a sample is not dead.
+    mixed, _, _ = phase([[1.0, 1.0], [1.0, 0.0]], [1.0, 1.0], [[1.0, -1.0], [1.0, 1.0]], [0.5, 0.5])
+    assert "1 of 2 neurons are active" in mixed
     reason, _, _ = phase(one, [1.0, 1.0], -U[:, :1], [0.5])
     assert reason == "no neuron is active on the positive samples"
     assert phase(X, y, U, v, slope=0.1)[0].startswith("the aligned phase is a statement on the ReLU")
@@ -310,6 +313,9 @@ def test_the_two_halves_of_an_aligned_phase(monkeypatch, form):
     assert list(facts) == ["hard margin, positive", "α, positive", "hard margin, negative", "α, negative"]
     _, alone, _ = phase(X[:2], y[:2], U[:, [0, 2]], v[[0, 2]], form=form)
     assert isinstance(alone, SumCurve) and len(alone.parts) == 1
+    # A dead neuron is no part of the second layer of its class.
+    _, _, facts = phase(X[:2], y[:2], [[1.0, -1.0], [1.0, -1.0]], [0.5, 0.25], form=form)
+    assert facts["α, positive"] == near(0.25 * (1 - (2 + 8) * E))
     # Without a margin, and with a loss beyond float64, nothing is proved. A second layer of a dead neuron is no part.
     none = phase([[1.0, 0.0], [0.0, 1e-30]], [1.0, 1.0], [[1.0], [1.0]], [0.5], form=form)[0]
     assert none == "the positive samples have no margin that float64 can show"
@@ -334,6 +340,7 @@ def test_from_when_on_a_phase_is_aligned():
     assert aligned_since(run_of(times, [0.5, 1.0], 1.2)) == 1.0
     assert aligned_since(run_of(times, [0.5, 1.0], 1.7)) == math.inf  # not at the next recorded time
     assert aligned_since(run_of(times, [0.5, 2.0], 1.2)) == math.inf  # nothing is recorded after the last flip
+    assert aligned_since(run_of(times, [0.25, 0.5, 1.0], 1.2)) == 1.0
     assert aligned_since(run_of(times, [], 0.7)) == math.inf
     assert aligned_since(run_of(times, [], 0.0, problem=SimpleNamespace())) == math.inf
     assert aligned_since(run_of(times, [], 0.0, start=relu.SmoothNetwork([[1.0]], [[1.0]]))) == math.inf

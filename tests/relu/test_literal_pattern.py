@@ -554,3 +554,15 @@ def test_a_side_is_certain_if_it_is_further_from_0_than_the_radius_reaches(coars
         (i, j, "on", "off", 1.0) for i, j in zip(*np.nonzero(before == ON), strict=True)
     }
     assert not march.advance() and march.trouble.startswith("neuron 0 is so near 0 on sample 0")
+
+
+def test_weights_that_are_all_0_are_not_followed(coarse):
+    for U, V, rests in (
+        ([0.0, 0.0], [0.0, 0.0], True),
+        ([1.0, 0.0], [0.0, 0.0], False),
+        ([0.0, 0.0], [1.0, 0.0], False),
+    ):
+        net = relu.Network([U, [0.0, 0.0]], np.array(V)[:, None])
+        march = PatternDescent(Data(regression(np.eye(2), [1.0, 1.0], net), net), 0.125)
+        march.unclear[:] = False
+        assert (not march.advance() and march.trouble == "nothing moves: all weights are 0") is rests
