@@ -258,6 +258,16 @@ def test_ceilings_of_many_patterns_and_a_radius():
     same(moved.second, movement_module.grown(*start.sizes, moved.kappa, 0.3)[1] + 0.01)
 
 
+def test_some_twins_among_other_neurons_are_seen():
+    X, Y, net = drawn(21, N=5, h=20, size=2.0)
+    alone = np.random.default_rng(2).standard_normal((6, 1))
+    mixed = network_module.Network(np.hstack([net.U, alone]), np.vstack([net.V, [[0.5]]]))
+    start, plain = started(X, Y, mixed), started(X, Y, mixed)
+    assert start.twins.any() and not start.twins.all()
+    vars(plain)["twins"] = np.zeros(21, bool)
+    assert Mover(start).at(0.02).features_moved < 0.99 * Mover(plain).at(0.02).features_moved
+
+
 def test_both_bounds_on_the_change_of_the_features_are_used():
     less = set()
     for tau in (0.02, 1.5):
