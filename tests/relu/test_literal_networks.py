@@ -326,6 +326,7 @@ def test_the_two_halves_of_an_aligned_phase(monkeypatch, form):
 def run_of(times, flips, starts, problem=None, start=None) -> Any:
     """A run whose hypotheses hold from given times on."""
     return SimpleNamespace(
+        algorithm="flow",
         problem=problem or Classification(np.ones((1, 1)), np.ones((1, 1)), "logistic"),
         flips=[SimpleNamespace(t=t) for t in flips],
         start=start or relu.Network([[1.0]], [[1.0]]),
@@ -344,6 +345,11 @@ def test_from_when_on_a_phase_is_aligned():
     assert aligned_since(run_of(times, [], 0.7)) == math.inf
     assert aligned_since(run_of(times, [], 0.0, problem=SimpleNamespace())) == math.inf
     assert aligned_since(run_of(times, [], 0.0, start=relu.SmoothNetwork([[1.0]], [[1.0]]))) == math.inf
+    net = relu.Network([[1.0]], [[1.0]])
+    with pytest.raises(TypeError, match="run is a descent; a flow"):
+        relu.aligned_since(relu.gradient_descent([[1.0]], [2.0], net, step_size=0.1, steps=2))
+    with pytest.raises(TypeError, match="run is None; a flow"):
+        relu.aligned_since(None)
 
 
 # --- what a run answers --------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from linflow._support.names import missing
+from linflow.relu.aligned import aligned_since
 from linflow.relu.certificate import Certificate, certify, safe_step_size
 from linflow.relu.descent import gradient_descent
 from linflow.relu.design import Design, design
@@ -24,6 +25,7 @@ __all__ = [
     "Network",
     "SmoothNetwork",
     "Trajectory",
+    "aligned_since",
     "certify",
     "design",
     "enclose",

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from linflow._support.arrays import EPS
+from linflow._support.words import kind_of
 from linflow.certificates.curves import Curve
 from linflow.certificates.tail import TailCurve
 from linflow.model.classification import ExponentialLoss, ExponentialTail, LogisticLoss
@@ -145,8 +146,31 @@ def aligned_since(run: Trajectory) -> float:
     """Return the time from which Theorem A proves the rest of a flow: 0, its last flip, or inf if it does not hold.
 
     Once it holds nothing flips. At a flip itself a pre-activation is 0 and its sign is not certain in float64, so the
-    hypotheses are checked at the next recorded time.
+    hypotheses are checked at the next recorded time. `certify` of `run.network_at(t)` just after this time has the
+    guarantee. It is of order 1/t, with the hard margin of each class.
+
+    Args:
+        run: a flow of `relu.gradient_flow` with the logistic or exponential loss. For others the answer is inf.
+
+    Raises:
+        TypeError: it is no such run.
+
+    Source: this library, docs/relu.md, Theorem A.
+
+    Example:
+        >>> from linflow import relu
+        >>> X, y = [[1.0, 0.2], [0.4, 1.0], [-0.5, -1.0]], [1, 1, -1]
+        >>> net = relu.Network([[1.0, -1.0, 0.5], [0.5, -1.0, -0.25]], [[0.3], [-0.3], [0.2]])
+        >>> run = relu.gradient_flow(X, y, net, loss="exponential", t_max=10.0)
+        >>> t = relu.aligned_since(run)  # after the only flip
+        >>> round(t, 4), len(run.flips)
+        (0.8996, 1)
+        >>> relu.certify(X, y, run.network_at(t * (1 + 1e-9)), loss="exponential").best.name
+        'aligned phase'
     """
+    if not hasattr(run, "flips") or run.algorithm != "flow":
+        what = "a descent" if hasattr(run, "flips") else kind_of(run)
+        raise TypeError(f"run is {what}; a flow of relu.gradient_flow is needed.")
     problem, last = run.problem, run.flips[-1].t if run.flips else 0.0
     if not isinstance(problem, Classification) or not isinstance(run.start, Network):
         return math.inf
