@@ -333,7 +333,12 @@ def certified(f, net):
 
 @pytest.mark.parametrize(
     ("kind", "widths"),
-    [("regression", (4, 6, 3)), ("deficient", (3, 4, 5)), ("regression", (2, 3, 3, 2)), ("factorization", (2, 9, 3))],
+    [
+        ("regression", (4, 6, 3)),
+        ("deficient", (3, 4, 5)),
+        pytest.param("regression", (2, 3, 3, 2), marks=pytest.mark.slow),
+        ("factorization", (2, 9, 3)),
+    ],
 )
 def test_designed_descents_are_the_fewest_and_kept(kind, widths, rng):
     f = objective_of(kind, widths[0], widths[-1], rng)

@@ -117,7 +117,7 @@ def check_held(f, net, caps, held, steps=32):
     return curve is not None
 
 
-@pytest.mark.parametrize("indices", [range(185), pytest.param(range(185, 370), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("indices", [range(120), pytest.param(range(120, 370), marks=pytest.mark.slow)])
 def test_certificates_hold_along_descents(indices):
     certified = rated = near_limit = lazy = 0
     for index in indices:
@@ -137,10 +137,11 @@ def test_certificates_hold_along_descents(indices):
         certified += 1
         rated += check_held(f, net, caps, held)
         lazy += math.isfinite(held.radius)
-    assert certified >= 150
-    assert rated >= 100
-    assert near_limit >= 15
-    assert lazy >= 25
+    count = len(indices)
+    assert certified >= 0.8 * count
+    assert rated >= 0.5 * count
+    assert near_limit >= 0.08 * count
+    assert lazy >= 0.13 * count
 
 
 def ceilings_of(low, high, product_norm):

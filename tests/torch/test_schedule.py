@@ -330,6 +330,7 @@ def test_what_does_not_fit_is_refused():
         lt.LocalSmoothnessLR(optimizer, model, f, first=0.1)
 
 
+@pytest.mark.slow
 def test_it_is_as_fast_as_the_best_constant_step_on_the_digits():
     """The example's autoencoder in float64, its data replaced by a triangular factor of the same objective."""
     datasets = pytest.importorskip("sklearn.datasets", reason="scikit-learn is not installed (the test extra has it)")
