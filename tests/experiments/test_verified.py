@@ -58,14 +58,36 @@ def test_a_proof_of_descent_is_drawn_at_its_steps():
     assert "observed" in lines
     t, _ = lf.plots.proof(proof, t_max=0.5).lines[0].get_data()
     assert t[-1] == pytest.approx(0.5, rel=1e-12)
-    with pytest.raises(ValueError, match="of descent and the certificate of flow"):
+    with pytest.raises(ValueError, match="certificate is for the flow, but the enclosure is of descent"):
         lf.plots.proof(proof, lf.certify(f, net))
-    with pytest.raises(ValueError, match="of flow and the certificate of descent"):
+    with pytest.raises(ValueError, match="certificate is for descent, but the enclosure is of the flow"):
         lf.plots.proof(enc, cert)
     with pytest.raises(ValueError, match="the run has momentum"):
         lf.plots.proof(proof, run=lf.gradient_descent(f, net, step_size=0.02, steps=3, momentum=0.5))
     with pytest.raises(TypeError, match="enclosure is a Trajectory"):
         lf.plots.proof(run)
+
+
+def test_the_guarantee_of_a_schedule_is_drawn_by_the_steps_done():
+    f, _, _ = small()
+    net = lf.init.imbalanced((2, 4, 2), 3.0, 0.5 * f.minimizer, rng=0)
+    rule = lf.schedules.xu2025(f, net, 0.03)
+    cert = lf.certify(f, net, algorithm="descent", schedule=rule)
+    proof = lf.enclose(f, net, algorithm="descent", schedule=rule, until=1e-4)
+    lines = {line.get_label(): np.asarray(line.get_data(), float) for line in lf.plots.proof(proof, cert).lines}
+    t, y = lines["guaranteed"]
+    assert t == pytest.approx(proof.t, rel=1e-12)
+    rows = [g for g in cert.guarantees if g.applies]
+    least = [min(min(g.gap, g.curve.gap_after(k)) for g in rows) for k in range(len(t))]
+    assert y * proof.gaps[0, 0] == pytest.approx(least, rel=1e-12)
+    assert least[-1] < 0.9 * cert.gap_at(float(t[-1]))  # by time alone, less would be known
+    with pytest.raises(ValueError, match="whose first step is"):
+        lf.plots.proof(
+            lf.enclose(f, net, algorithm="descent", schedule=lf.schedules.backtracking(0.5), steps=3), cert
+        )
+    other = lf.certify(f, [1.1 * W for W in net.weights], algorithm="descent", schedule=rule)
+    with pytest.raises(ValueError, match="certify the objective and network that were enclosed"):
+        lf.plots.proof(proof, other)
 
 
 def test_a_proof_of_nothing_is_refused():

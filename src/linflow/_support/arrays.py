@@ -191,3 +191,13 @@ def norm(x: Array) -> float:
 def first_bad(x: np.ndarray) -> list[int]:
     """Return the index of the first entry that is NaN or infinite."""
     return [int(i) for i in np.unravel_index(int(np.argmin(np.isfinite(x))), x.shape)]
+
+
+def spread(count: int, most: int) -> np.ndarray:
+    """Return at most `most` indices from `range(count)`, evenly spread, including the first and the last.
+
+    Example:
+        >>> spread(3, 5), spread(10, 4)
+        (array([0, 1, 2]), array([0, 3, 6, 9]))
+    """
+    return np.arange(count) if count <= most else np.unique(np.linspace(0, count - 1, most).round().astype(int))

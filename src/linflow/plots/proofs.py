@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from linflow._support.arrays import to_numpy
+from linflow._support.arrays import spread, to_numpy
 from linflow._support.words import kind_of
 from linflow.certificates import Certificate
+from linflow.certificates.checking import guaranteed_gaps
 from linflow.dynamics import Trajectory
 from linflow.model.optimizer import PLAIN, difference
 from linflow.plots._canvas import DASHES, canvas, label_ends, log_ticks
 from linflow.plots.runs import instants
+from linflow.verified.checking import same_flow, same_steps
 from linflow.verified.enclosed import EnclosedFlow
 from linflow.verified.enclosed_steps import EnclosedSteps
 
@@ -49,7 +51,8 @@ def proof(
 
     Raises:
         TypeError: the enclosure is no proof.
-        ValueError: the enclosure is empty, or certificate or run are of another algorithm.
+        ValueError: the enclosure is empty, the certificate is of another start or algorithm, or the run has another
+            optimizer.
 
     Example:
         >>> import numpy as np, linflow as lf
@@ -63,15 +66,14 @@ def proof(
     if not enclosure.steps:
         raise ValueError(f"nothing is enclosed, so there is nothing to draw: {enclosure.reason}.")
     flow = isinstance(enclosure, EnclosedFlow)
+    if cert is not None:
+        if flow:
+            same_flow(cert, enclosure)
+        else:
+            same_steps(cert, enclosure)
     optimizer = PLAIN if flow else enclosure.optimizer
     if run is not None and (unlike := difference(optimizer, run.optimizer, "the proof", "the run")):
         raise ValueError(f"{unlike}; leave the run out.")
-    algorithm = "flow" if flow else "descent"
-    if cert is not None and cert.algorithm != algorithm:
-        raise ValueError(
-            f"the proof is of {algorithm} and the certificate of {cert.algorithm}; certify with "
-            f'algorithm="{algorithm}", or leave the certificate out.'
-        )
     c = canvas(ax, theme)
     c.ax.set_yscale("log")
     c.ax.margins(x=0)
@@ -91,8 +93,8 @@ def proof(
         c.ax.plot(later, y, linestyle=FOR_EVER, color=colour, linewidth=c.line, label="for ever")
         ends = [(float(later[-1]), float(y[-1]), "proved", colour)]
     if cert is not None and cert.best is not None:
-        every = _instants(enclosure, last)
-        promised = np.array([cert.gap_at(float(x)) for x in every]) / first
+        every, promised = _promised(cert, enclosure, last)
+        promised = promised / first
         orange = c.colour("vermillion")
         c.ax.plot(every, promised, linestyle=DASHES, color=orange, linewidth=0.75 * c.line, label="guaranteed")
         ends.append((float(every[-1]), float(promised[-1]), "guaranteed", orange))
@@ -117,17 +119,23 @@ def _band(enclosure: EnclosedFlow | EnclosedSteps, last: float) -> tuple[np.ndar
     if isinstance(enclosure, EnclosedFlow):
         t = np.linspace(0, last, POINTS)
         return t, *enclosure.gap_bounds(t)
-    count = int(np.searchsorted(enclosure.t, last, side="right"))
-    k = np.unique(np.linspace(0, count - 1, POINTS).round().astype(int))
+    k = spread(int(np.searchsorted(enclosure.t, last, side="right")), POINTS)
     return enclosure.t[k], *enclosure.gap_bounds(k)
 
 
-def _instants(enclosure: EnclosedFlow | EnclosedSteps, last: float) -> np.ndarray:
-    """Return times up to `last`, beyond the proof too; those of a descent are its steps."""
+def _promised(
+    cert: Certificate, enclosure: EnclosedFlow | EnclosedSteps, last: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return times up to `last` and the guaranteed gaps; those of a descent by the number of steps done.
+
+    A constant step goes on beyond the proof, the steps of a schedule are known as far as the proof goes.
+    """
     if isinstance(enclosure, EnclosedFlow):
-        return np.linspace(0, last, POINTS)
-    t = enclosure.t
-    more = np.arange(t[-1], last, t[-1] - t[-2])[1:] if len(t) > 1 else t[:0]
-    every = np.concatenate([t, more])
-    every = every[every <= last]
-    return every[np.unique(np.linspace(0, len(every) - 1, POINTS).round().astype(int))]
+        every, done = np.linspace(0, last, POINTS), None
+    else:
+        eta, every = enclosure.step_size, enclosure.t
+        if eta is not None:
+            every = eta * np.arange(int(last / eta) + 1)
+        done = spread(int(np.searchsorted(every, last, side="right")), POINTS)
+        every = every[done]
+    return every, np.min([guaranteed_gaps(g, every, done) for g in cert.guarantees if g.applies], axis=0)

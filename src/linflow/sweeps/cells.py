@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from linflow._support.arrays import to_numpy
+from linflow._support.arrays import spread, to_numpy
 from linflow._support.fractions import FRACTIONS
 from linflow._support.provenance import software
 from linflow._support.threads import one_thread
@@ -208,10 +208,10 @@ def _measured(
         _in_time(deadline)
         row |= rigorous_columns(setup)
     if curves:
-        some = _spread(len(run.t), curves)
+        some = spread(len(run.t), curves)
         row |= {f"curve_{name}": to_numpy(getattr(run, name))[some].tolist() for name in ("t", "gap", "rate")}
         if run.step_sizes is not None:
-            row["curve_step_size"] = to_numpy(run.step_sizes)[_spread(len(run.step_sizes), curves)].tolist()
+            row["curve_step_size"] = to_numpy(run.step_sizes)[spread(len(run.step_sizes), curves)].tolist()
     if run.result.ok:
         return row | {"status": "ok", "failure": "", "reason": ""}
     return row | {"failure": "run", "reason": run.result.value}
@@ -307,11 +307,6 @@ def _run(setup: Setup, deadline: float | None) -> Trajectory:
 def _in_time(deadline: float | None) -> None:
     if deadline is not None and time.perf_counter() > deadline:
         raise _OutOfTime
-
-
-def _spread(count: int, most: int) -> np.ndarray:
-    """Return at most `most` indices from `range(count)`, including the first and the last."""
-    return np.arange(count) if count <= most else np.unique(np.linspace(0, count - 1, most).round().astype(int))
 
 
 def explained(error: BaseException) -> str:

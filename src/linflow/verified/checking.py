@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from linflow._support.arrays import spread
 from linflow._support.fractions import FRACTIONS
 from linflow.certificates import Check, Violation
 from linflow.certificates.checking import Promise, check_first_step, check_step, guaranteed_gaps
@@ -54,6 +55,17 @@ def check_flow(
         proof: what was proved.
         fastest: the upper bounds of the rate at several times; None compares gaps only.
     """
+    same_flow(certificate, proof)
+    t = proof.t[spread(len(proof.t), POINTS)]
+    low, high = proof.gap_bounds(t)
+    worst, violation = _gaps(certificate, t, low, None)
+    slack, faster = (math.inf, None) if fastest is None else _rates(certificate, t, high, fastest(t))
+    ratios = {x: _late(certificate.time_to(x), *proof.time_bounds(x)) for x in FRACTIONS}
+    return _found(violation or faster, slack, worst, ratios)
+
+
+def same_flow(certificate: Promise, proof: BoundedFlow) -> None:
+    """Raise ValueError unless a certificate and a proof are of the plain flow from the same start."""
     if certificate.algorithm != "flow":
         raise ValueError(
             "the certificate is for descent, but the enclosure is of the flow; call certify without algorithm=, or "
@@ -65,12 +77,6 @@ def check_flow(
             "one says nothing about the other."
         )
     _same_gap(certificate, *proof.first)
-    t = proof.t[_spread(len(proof.t))]
-    low, high = proof.gap_bounds(t)
-    worst, violation = _gaps(certificate, t, low, None)
-    slack, faster = (math.inf, None) if fastest is None else _rates(certificate, t, high, fastest(t))
-    ratios = {x: _late(certificate.time_to(x), *proof.time_bounds(x)) for x in FRACTIONS}
-    return _found(violation or faster, slack, worst, ratios)
 
 
 def check_steps(certificate: Promise, proof: BoundedSteps) -> Check:
@@ -79,6 +85,21 @@ def check_steps(certificate: Promise, proof: BoundedSteps) -> Check:
     The gaps are compared as for the flow. The rate of a step is `log(ℓ_k/ℓ_{k+1})/η_k`, which is at most that of the
     proved upper bound of `ℓ_k` and the lower bound of `ℓ_{k+1}`.
     """
+    same_steps(certificate, proof)
+    times, k = proof.t, spread(len(proof.t), POINTS)
+    low, high = proof.gap_bounds(k)
+    worst, violation = _gaps(certificate, times[k], low, None if certificate.schedule is None else k)
+    now, following = k[:-1], k[:-1] + 1
+    below = proof.gap_bounds(following)[0]
+    with np.errstate(divide="ignore", invalid="ignore"):  # a gap that may be 0 has any rate
+        rates = np.log(high[:-1] / below) / (times[following] - times[now])
+    slack, faster = _rates(certificate, times[now], high[:-1], rates)
+    ratios = {x: _late(certificate.steps_to(x), *proof.steps_bounds(x)) for x in FRACTIONS}
+    return _found(violation or faster, slack, worst, ratios)
+
+
+def same_steps(certificate: Promise, proof: BoundedSteps) -> None:
+    """Raise ValueError unless a certificate and a proof are of the same descent from the same start."""
     if certificate.algorithm != "descent":
         raise ValueError(
             "the certificate is for the flow, but the enclosure is of descent; call certify with "
@@ -87,20 +108,9 @@ def check_steps(certificate: Promise, proof: BoundedSteps) -> Check:
     if unlike := difference(certificate.optimizer, proof.optimizer, "the certificate", "the proof"):
         raise ValueError(f"{unlike}; certify what was enclosed, or enclose what was certified.")
     _same_gap(certificate, *proof.gap_bounds(0))
-    times, scheduled = proof.t, certificate.schedule is not None
     check_step(certificate, proof.step_size)
-    if scheduled and len(times) > 1:
-        check_first_step(certificate, float(times[1]), always=proof.step_size is not None)
-    k = _spread(len(times))
-    low, high = proof.gap_bounds(k)
-    worst, violation = _gaps(certificate, times[k], low, k if scheduled else None)
-    now, following = k[:-1], k[:-1] + 1
-    below = proof.gap_bounds(following)[0]
-    with np.errstate(divide="ignore", invalid="ignore"):  # a gap that may be 0 has any rate
-        rates = np.log(high[:-1] / below) / (times[following] - times[now])
-    slack, faster = _rates(certificate, times[now], high[:-1], rates)
-    ratios = {x: _late(certificate.steps_to(x), *proof.steps_bounds(x)) for x in FRACTIONS}
-    return _found(violation or faster, slack, worst, ratios)
+    if certificate.schedule is not None and len(proof.t) > 1:
+        check_first_step(certificate, float(proof.t[1]), always=proof.step_size is not None)
 
 
 def _found(violation: Violation | None, slack: float, worst: float, ratios: dict[float, float]) -> Check:
@@ -114,11 +124,6 @@ def _same_gap(certificate: Promise, low: float, high: float) -> None:
             f"the proof starts at a loss gap of {high:.6g}, but the certificate at {certificate.gap:.6g}; certify "
             "the objective and network that were enclosed."
         )
-
-
-def _spread(count: int) -> np.ndarray:
-    """Return at most `POINTS` of the indices from 0 to count − 1, both ends included."""
-    return np.unique(np.linspace(0, count - 1, min(count, POINTS)).round().astype(int))
 
 
 def _gaps(

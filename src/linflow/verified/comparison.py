@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from linflow._support import checks
+from linflow._support.arrays import spread
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
 from linflow.verified.rounding import UP, U
@@ -113,7 +114,7 @@ def flow_descent_gap(
     last = min(descent.steps, math.floor(flow.end / eta * (1 - 1e-12)))
     if last < 1:
         raise ValueError(f"nothing could be compared: {descent.reason or flow.reason}.")
-    k = np.unique(np.linspace(0, last, min(last + 1, POINTS)).round().astype(int))
+    k = spread(last + 1, POINTS)
     distances, flows = [], []
     for j in k:
         t = float(j) * eta

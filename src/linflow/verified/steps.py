@@ -115,8 +115,8 @@ def safe_step_size(
     found: dict[float, DescentEnclosure] = {}
 
     def proved(eta: float) -> bool:
-        heavy = {"momentum": optimizer.momentum, "nesterov": optimizer.nesterov}
-        enc = enclose(objective, network, algorithm="descent", step_size=eta, until=until, steps=steps, **heavy)
+        told = {"step_size": eta, "until": until, "steps": steps} | optimizer.options()
+        enc = enclose(objective, network, algorithm="descent", **told)
         if enc.result == "target proved":
             found[eta] = enc
         if progress is not None:
