@@ -211,10 +211,8 @@ def stepped(start: Start, step_size: float | None) -> tuple[float | None, Steps 
     descent = Descent(start)
     if eta is None:
         steps = descent.best()
-        eta, way = (
-            math.ldexp(steps.step_size, -start.rate_power),
-            f"nor is any of the shorter ones tried certified; {LARGER}",
-        )
+        eta = math.ldexp(steps.step_size, -start.rate_power)
+        way = f"nor is any of the shorter ones tried certified; {LARGER}"
     else:
         steps, way = descent.certify(math.ldexp(eta, start.rate_power)), "shorten the step"
     if steps.gain > 0:
