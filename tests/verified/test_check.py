@@ -277,3 +277,14 @@ def test_a_proof_without_a_step_is_one_of_any_schedule():
     certificate = promised_steps(eta=None)
     certificate.schedule = lf.schedules.backtracking(0.5)
     assert check_steps(certificate, stepped(low=(4.0,), high=(4.0,), until=(1, np.inf))).holds
+
+
+def test_of_many_steps_some_are_looked_at_each_alone():
+    # Two in three steps halve the gap, the third leaves it.
+    gaps = 4.0 * 0.5 ** np.array([k - k // 3 for k in range(401)])
+    check = check_steps(promised_steps(rate=lambda y: 1.0), stepped(low=gaps, high=gaps))
+    k = np.unique(np.linspace(0, 400, 200).round().astype(int))[:-1]
+    rates = np.log(gaps[k] / gaps[k + 1]) / 0.5
+    assert check.worst_slack == rates.min() == 0.0  # over more than one step, none has the rate 0
+    first = int(k[np.argmin(rates)])
+    assert check.violation == Violation("rate", 0.5 * first, "rate", 0.0, 1.0)

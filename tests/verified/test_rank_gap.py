@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import linflow as lf
-from linflow.verified.rank_gap import above
+from linflow.verified import rank_gap
+from linflow.verified.rank_gap import above, rank_floor
 from linflow.verified.rounding import UP, U
 
 
@@ -78,3 +79,11 @@ def test_other_objectives_have_no_floor_of_a_rank():
     enc = lf.enclose(lf.LinearRegression(X, Y), lf.init.gaussian((3, 1, 2), rng=0), t_max=0.1)
     with pytest.raises(ValueError, match="the least loss of rank 1 is known for MatrixFactorization"):
         enc.rank_gap_bounds(0.1)
+
+
+def test_the_floor_is_rounded_outwards(monkeypatch):
+    """`½ Σ_{i>r} σ_i²` of bounds 2 and 3 of the last value; the sum of a few squares is off by less than 10⁻¹²."""
+    bounds = np.array([9.0, 2.0]), np.array([9.0, 3.0])
+    monkeypatch.setattr(rank_gap, "singular_value_bounds", lambda Y: bounds)
+    net = lf.Network([np.ones((2, 1)), np.ones((1, 2))])
+    assert rank_floor(lf.MatrixFactorization(np.eye(2)), net) == (2.0 * (1 - 1e-12), 4.5 * UP)
