@@ -208,6 +208,103 @@ def test_a_path_that_might_close_is_looked_for_once_more_and_finer(closes, might
     assert certificate.closing(lambda tau: 2.0, 3.0, 0.0)[0] is None and len(marched) == len(fineness)
 
 
+def test_what_a_flow_is_certified_from(monkeypatch):
+    """The floor at the path 0, a floor of 0 past the farthest path, and facts in the units of the data."""
+    X, Y, net = drawn(13, h=100, size=4.0)
+    start, asked = started(8 * X, 8 * Y, net), []
+    first, far = Mover(start).at(0.0), 1e9
+    assert Mover(start).at(far) is None and start.input_power != 0
+    path = Path(np.array([0.0, 0.25, 0.5, 0.75]), np.array([3.0, 2.0, 1.0]), np.array([2.0, 1.0, 0.5, -1.0]), 2.0)
+
+    def closing(at, residual, least, reset, way):
+        asked.append((residual, least, way))
+        assert at(far) == 0.0 and at(far) == 0.0
+        reset()
+        assert 0 < at(0.001) <= least
+        return path, ""
+
+    monkeypatch.setattr(certificate, "closing", closing)
+    found, movement, reason, facts = certificate.follow(start, "another way")
+    assert movement is not None
+    least, p = Floor(start).at(first), start.input_power
+    assert (found, reason) == (path, "") and asked == [(start.residual, least, "another way")]
+    assert movement.path == 0.75 and (~movement.frozen).any() and not (~movement.frozen).all()
+    flips = {"pairs that may flip": float(np.count_nonzero(~movement.frozen))}
+    assert facts == {"λ_min(H(0)), at least": least * 2.0**start.rate_power, "path τ*": 0.75 / 2.0**p, **flips}
+    monkeypatch.setattr(certificate, "closing", lambda *given: (None, f"least is {given[2]}"))
+    nothing, none, reason, facts = certificate.follow(start)
+    assert (nothing, none, reason) == (None, None, f"least is {least}") and list(facts) == ["λ_min(H(0)), at least"]
+    monkeypatch.setattr(Mover, "at", lambda mover, path: None)
+    assert certificate.follow(start)[2:] == ("least is 0.0", {"λ_min(H(0)), at least": 0.0})
+
+
+def test_a_curve_and_a_guarantee_in_the_units_of_the_data():
+    """`L = (p a²)² L'` and `H = (p a)² H'` for `p = 2³` and `a = 2⁻¹`."""
+    start = SimpleNamespace(input_power=3, weight_power=-1, rate_power=4)
+    path = Path(np.array([0.0, 1.0, 3.0]), np.array([2.0, 1.0]), np.array([3.0, 1.0, -1.0]), 3.0)
+    curve = certificate.path_curve(path, start)
+    np.testing.assert_allclose(curve.levels, [4.5 * 4, 0.5 * 4], rtol=1e-13)
+    np.testing.assert_allclose(curve.rates, [4.0 * 16, 2.0 * 16], rtol=1e-13)
+    made = certificate.guarantee(2.0, "name", "Theorem 7", "", curve, {"a": 1.0}, frozenset({"b", "a"}))
+    assert (made.name, made.source, made.citation) == (
+        "name",
+        f"{certificate.SOURCE}, Theorem 7",
+        ("linflow", "du2018", "a", "b"),
+    )
+    assert (made.gap, made.minimum, made.reason, made.facts) == (2.0, 0.0, "", {"a": 1.0}) and made.curve is curve
+
+
+def test_a_row_of_a_smooth_network(monkeypatch):
+    path = Path(np.array([0.0, 1.0, 3.0]), np.array([2.0, 1.0]), np.array([3.0, 1.0, -1.0]), 3.0)
+    stand_in = SimpleNamespace(unfit="", residual=3.0, at=lambda tau: 2.0 - tau)
+    monkeypatch.setattr(certificate, "Lazy", lambda problem, net: stand_in)
+    monkeypatch.setattr(certificate, "closing", lambda at, residual, least: (path, "") if least == 2.0 else None)
+    row = certificate._lazily(None, None, 4.5)
+    assert row.facts == {"λ_min(H(0)), at least": 2.0, "path τ*": 3.0} and row.reason == "" and row.gap == 4.5
+    np.testing.assert_allclose(row.curve.levels, [4.5, 0.5], rtol=1e-13)
+    np.testing.assert_allclose(row.curve.rates, [4.0, 2.0], rtol=1e-13)
+    monkeypatch.setattr(certificate, "closing", lambda at, residual, least: (None, "it is short"))
+    row = certificate._lazily(None, None, 4.5)
+    assert row.facts == {"λ_min(H(0)), at least": 2.0} and (row.curve, row.reason) == (None, "it is short")
+    stand_in.unfit = "it is unfit"
+    row = certificate._lazily(None, None, 4.5)
+    assert row.facts == {} and (row.curve, row.reason) == (None, "it is unfit")
+
+
+def test_what_is_certified_of_which_loss_network_and_algorithm():
+    X, Y, net = drawn(14, N=3, h=20)
+    smooth, signs = relu.SmoothNetwork(net.U, net.V), np.sign(Y)
+    named = {
+        "Theorem R⁺": relu.certify(X, Y, net),
+        "Theorem 3": relu.certify(X, Y, net, algorithm="descent", step_size=0.01),
+        "Theorem S": relu.certify(X, Y, smooth),
+        "Theorem A": relu.certify(X, signs, net, loss="logistic"),
+    }
+    for theorem, cert in named.items():
+        (row,) = cert.guarantees
+        assert row.source.endswith(theorem) and row.minimum == 0.0
+        assert cert.algorithm == ("descent" if theorem == "Theorem 3" else "flow")
+    with pytest.raises(ValueError, match="certified for the flow only; leave algorithm out"):
+        relu.certify(X, signs, net, loss="logistic", algorithm="descent")
+    with pytest.raises(ValueError, match="not for a descent"):
+        relu.certify(X, Y, smooth, algorithm="descent")
+    with pytest.raises(ValueError, match="not for the loss 'logistic'"):
+        relu.certify(X, signs, smooth, loss="logistic")
+    with pytest.raises(ValueError, match="the flow takes no steps"):
+        relu.certify(X, Y, net, step_size=0.1)
+
+
+def test_a_safe_step_is_returned_only_with_a_certificate(monkeypatch):
+    X, Y, net = drawn(14, N=3, h=20)
+    for answer, safe in (((0.5, "steps", ""), True), ((0.5, None, "too long"), False), ((None, None, "bad"), False)):
+        monkeypatch.setattr(certificate, "stepped", lambda start, step_size, answer=answer: answer)
+        if safe:
+            assert relu.safe_step_size(X, Y, net) == 0.5
+        else:
+            with pytest.raises(ValueError, match=f"no step is certified: {answer[2]}"):
+                relu.safe_step_size(X, Y, net)
+
+
 COARSE = 1e-6
 
 

@@ -7,6 +7,7 @@ import pytest
 
 import linflow as lf
 from linflow import relu
+from linflow.relu import descent as descent_module
 from linflow.relu.movement import Mover
 from linflow.relu.steps import Descent
 from tests.reference import relu as reference
@@ -134,6 +135,87 @@ def test_steps_that_are_too_long_are_refused_with_a_reason():
     short = relu.certify(X, Y, net, algorithm="descent", step_size=eta / 2)
     with pytest.raises(ValueError, match="constant step"):
         short.check(relu.gradient_descent(X, Y, net, step_size=eta, steps=3))
+
+
+def flips_between(old, new, t):
+    words = {True: "on", False: "off"}
+    return [relu.Flip(t, int(j), int(i), words[old[i, j]], words[new[i, j]]) for i, j in np.argwhere(old != new)]
+
+
+@pytest.mark.parametrize(("until", "result"), [(None, lf.Result.STEPS_DONE), (0.25, lf.Result.TARGET)])
+def test_a_descent_is_its_definition(until, result):
+    """Every number of a run, in the order of its steps; a neuron of 0 has the slope of `z < 0`."""
+    X, Y, net = drawn(2, N=5, d=3, h=8, m=2, s=0.5, bias=True, paired=False)
+    U, V = net.extended.copy(), net.V.copy()
+    U[:, 0] = 0.0
+    run = relu.gradient_descent(X, Y, net.with_layers(U, V), step_size=0.0625, steps=40, until=until)
+    Xe, eta, flips, law = np.hstack([X, np.ones((5, 1))]), 0.0625, [], np.zeros(8)
+    R = reference.outputs(Xe, U, V, 0.5) - Y
+    gaps, rates, paths = [0.5 * np.sum(R**2)], [], [0.0]
+    for k in range(1, 41):
+        Z = Xe @ U
+        a = np.where(Z > 0, 1.0, 0.5)
+        dU, dV = Xe.T @ (a * (R @ V.T)), (a * Z).T @ R
+        rates.append((np.sum(dU**2) + np.sum(dV**2)) / gaps[-1])
+        if until and gaps[-1] <= until * gaps[0]:
+            break
+        law += eta**2 * (np.sum(dU**2, axis=0) - np.sum(dV**2, axis=1))
+        paths.append(paths[-1] + eta * np.linalg.norm(R))
+        U, V = U - eta * dU, V - eta * dV
+        flips += flips_between(Z > 0, Xe @ U > 0, k * eta)
+        R = reference.outputs(Xe, U, V, 0.5) - Y
+        gaps.append(0.5 * np.sum(R**2))
+    assert len(flips) > 5 and 3 < len(gaps) <= 41 and run.result is result and run.flips == tuple(flips)
+    assert run.t.tolist() == [k * eta for k in range(len(gaps))]
+    # both sides round some dozens of sums forty times
+    for found, literal in ((run.gap, gaps), (run.rate[: len(rates)], rates), (run.path, paths), (run.final.V, V)):
+        np.testing.assert_allclose(found, literal, rtol=1e-11, atol=0)
+    np.testing.assert_allclose(run.imbalance_law, law, rtol=1e-10, atol=0)
+    assert (run.stats.steps, run.stats.rejected, run.stats.evaluations) == (len(gaps) - 1, 0, len(gaps))
+
+
+def test_a_target_that_is_hit_is_reached():
+    """`R = 1`, then 1/2: the loss is a quarter of the first, exactly."""
+    run = relu.gradient_descent([[1.0]], [-1.0], relu.Network([[1.0]], [[0.0]]), step_size=0.5, until=0.25)
+    assert run.result is lf.Result.TARGET and run.gap.tolist() == [0.5, 0.125] and run.final.V == -0.5
+
+
+def test_what_a_descent_is_asked_for_and_how_long_it_took(monkeypatch):
+    asked, clock = [], iter([10.0, 12.5])
+
+    class Few(descent_module._DescentOnPieces):
+        def run(self, most, target):
+            asked.append((most, target))
+            return super().run(2, target)
+
+    monkeypatch.setattr(descent_module, "_DescentOnPieces", Few)
+    monkeypatch.setattr(descent_module.time, "perf_counter", lambda: next(clock))
+    X, Y, net = drawn(3)
+    run = relu.gradient_descent(X, Y, net, step_size=0.01)
+    assert run.stats.seconds == 2.5 and run.stats.steps == 2
+    monkeypatch.undo()
+    monkeypatch.setattr(descent_module, "_DescentOnPieces", Few)
+    relu.gradient_descent(X, Y, net, step_size=0.01, steps=7, until=0.5)
+    assert asked == [(100_000, -1.0), (7, 0.5)]
+
+
+def test_flips_are_listed_up_to_a_number(monkeypatch):
+    """A step past a kink that comes back: two flips in every two steps."""
+    assert descent_module.MOST_FLIPS == 100_000
+    monkeypatch.setattr(descent_module, "MOST_FLIPS", 3)
+    X, Y, net = drawn(2, N=5, d=3, h=20, m=2, s=0.5, paired=False)
+    few = relu.gradient_descent(X, Y, net, step_size=0.0625, steps=30)
+    monkeypatch.undo()
+    all_of_them = relu.gradient_descent(X, Y, net, step_size=0.0625, steps=30).flips
+    assert len(all_of_them) > 3 and few.flips == all_of_them[:3]
+
+
+def test_a_path_or_a_loss_alone_may_leave_float64():
+    """Dead neurons do not move, but the path of the residual goes on; outputs of 10²⁰⁰ have no square."""
+    dead = relu.gradient_descent([[1.0]], [1e150], relu.Network([[-1.0]], [[1.0]]), step_size=1e200, steps=3)
+    assert dead.result is lf.Result.DIVERGED and dead.stats.steps == 0 and dead.path.tolist() == [0.0]
+    large = relu.gradient_descent([[1.0]], [0.0], relu.Network([[1e100]], [[1e100]]), step_size=1e-250, steps=3)
+    assert large.result is lf.Result.DIVERGED and large.stats.steps == 0 and large.path.tolist() == [0.0]
 
 
 def test_a_descent_that_diverges_says_so():

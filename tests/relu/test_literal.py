@@ -89,6 +89,101 @@ def test_ceilings_of_eigenvalues_and_norms(shape, monkeypatch):
     assert norm_ceiling(A) == near(math.sqrt(literal))
 
 
+def test_the_units_of_a_start_are_powers_of_two():
+    """`2^(p−1) ≤ max|X| < 2^p`, and so for the larger layer; H is `4^(p + a)` times larger, the loss `4^(p + 2a)`."""
+    X, Y = np.array([[0.0, 3.0], [-5.0, 1.0]]), np.array([[-6.0, 1.0], [2.0, 0.0]])
+    larger, smaller = np.array([[0.1, -0.3], [0.0, 0.2]]), np.array([[0.01, 0.0], [0.0, 0.02]])
+    for U, V, a in ((larger, smaller, -1), (smaller, larger, -1), (larger / 4, smaller, -3)):
+        start = problem_module.Start.of(problem_module.Regression(X, Y), network_module.Network(U, V), 0.125)
+        assert (start.input_power, start.weight_power, start.rate_power) == (3, a, 2 * (3 + a))
+        for found, given, power in ((start.X, X, 3), (start.U, U, a), (start.V, V, a), (start.Y, Y, 3 + 2 * a)):
+            np.testing.assert_array_equal(found, np.ldexp(given, -power))
+        assert start.radius == math.ldexp(0.125, -a)
+    empty = problem_module.Start.of(
+        problem_module.Regression(0 * X, Y), network_module.Network(0 * larger, 0 * larger)
+    )
+    assert (empty.input_power, empty.weight_power) == (0, 0)
+
+
+def test_the_loss_of_a_regression_and_what_its_rounding_is(monkeypatch):
+    monkeypatch.setattr(problem_module, "EPS", E)
+    found = problem_module.Regression(np.array([[2.0]]), np.array([[3.0, -4.0]]))
+    Z = np.array([[1.0, 2.0]])
+    assert found.value(Z) == near(0.5 * (2**2 + 6**2)) and found.gradient(Z).tolist() == [[-2.0, 6.0]]
+    assert (found.scale(1.0), found.scale(30.0)) == (25.0, 30.0) and found.minimum == 0.0
+    net = network_module.Network([[1.0]], [[0.5, 0.25]])
+    error = float(np.linalg.norm(net.output_error(found.X) + E * np.array([[3.0, 4.0]])))
+    assert found.residual_error(net) == near(error) and found.rounding(net) == near(0.5 * error**2)
+
+
+@pytest.mark.parametrize("kind", [{"N": 5, "d": 4}, {"N": 3, "d": 9}])
+def test_weights_in_a_ball_with_their_allowances(kind, monkeypatch):
+    """What a radius r adds: `r‖x_i‖` to each z, r to each size, and `r (‖Φ‖ + r‖X‖ …)` to the residual."""
+    tiny, radius = 1e-3, 0.01
+    assert (problem_module.TINY, problem_module.LARGEST) == (1e-290, 1e140)
+    for module in (network_module, problem_module):
+        monkeypatch.setattr(module, "EPS", E)
+    monkeypatch.setattr(problem_module, "TINY", tiny)
+    start = replace(started(*drawn(30, h=8, s=0.2, m=2, paired=False, **kind)), radius=radius)
+    (N, d), h, m = start.X.shape, 8, 2
+    lengths, V = np.linalg.norm(start.X, axis=1), np.abs(start.V)
+    off = (d + 8) * E * (np.abs(start.X) @ np.abs(start.U)) + tiny
+    off = off + radius * (1 + (d + 8) * E) * lengths[:, None]
+    same(start.z_error, off)
+    features = np.where(start.z > 0, start.z, 0.2 * start.z)
+    each = (h + 16) * E * (np.abs(features) @ V) + off @ V + E * np.abs(start.Y) + tiny
+    moved = radius * (np.linalg.norm(features) + np.linalg.norm(off))
+    exact = np.linalg.norm(features @ start.V - start.Y) + np.linalg.norm(each) + moved
+    assert start.residual == near(exact * (1 + (N * m + d) * E))
+    v, f = start.sizes
+    same(v, np.linalg.norm(start.V, axis=1) * (1 + (m + 8) * E) + radius)
+    same(f, np.linalg.norm(np.abs(features) + off, axis=0) * (1 + (N + 8) * E))
+    total = np.linalg.norm(start.U, axis=0) * (1 + (d + 8) * E) + radius
+    projected = np.linalg.norm(np.linalg.pinv(start.X) @ start.X @ start.U, axis=0) * (1 + (d + 8) * E)
+    same(
+        start.row_space_sizes[0], total if d <= N else np.minimum(total, projected + 16 * d * N * E * total + radius)
+    )
+
+
+def test_which_starts_float64_cannot_hold(monkeypatch):
+    """Rates and losses up to 2^±900, and targets whose norm is below `LARGEST` at most."""
+    X, Y, net = drawn(31)
+
+    def refused(p, a, y=1.0):
+        inputs, weights = np.ldexp(X, p), (np.ldexp(net.U, a), np.ldexp(net.V, a))
+        return started(inputs, np.ldexp(y * Y, p + 2 * a), network_module.Network(*weights))
+
+    one = refused(0, 0)
+    P, A = -one.input_power, -one.weight_power  # with these both powers are 0
+    for p, a, fits in (
+        (450, 0, True), (451, 0, False), (-450, 0, True), (-451, 0, False),
+        (0, 225, True), (0, 226, False), (0, -225, True), (0, -226, False),
+        (900, -450, True), (902, -451, False), (-900, 450, True), (-902, 451, False),
+        (450, -450, True), (451, -451, False), (-450, 450, True), (-451, 451, False),
+    ):  # fmt: skip
+        start = refused(P + p, A + a)
+        assert (start.rate_power, 2 * start.input_power + 4 * start.weight_power) == (2 * (p + a), 2 * p + 4 * a)
+        assert start.unfit == "" if fits else "past float64" in start.unfit, (p, a)
+    largest = np.abs(one.Y).max() * math.sqrt(one.Y.size)
+    monkeypatch.setattr(problem_module, "LARGEST", largest * (1 + 1e-12))
+    assert refused(0, 0).unfit == "" and refused(0, 0, -1.0).unfit == ""
+    monkeypatch.setattr(problem_module, "LARGEST", largest)
+    assert "rescale" in refused(0, 0).unfit and "rescale" in refused(0, 0, -1.0).unfit
+
+
+def test_zeros_among_the_numbers_of_a_start_are_no_reason_to_refuse_it():
+    X, Y, net = drawn(31, N=3)
+    X[0, 1], X[1] = 0.0, -np.abs(X[1])
+    U, V = -np.abs(net.U), -np.abs(net.V)
+    U[0, 0] = V[0, 0] = 0.0
+    for weights in ((U, V), (0 * U, V), (U, 0 * V)):
+        assert started(-np.abs(X), Y, network_module.Network(*weights)).unfit == ""
+    for other in (started(0 * X, Y, net), started(X, Y, network_module.Network(0 * net.U, 0 * net.V))):
+        assert "nothing moves" in other.unfit
+    X[2] = 0.0
+    assert "row 3 of X is 0" in started(X, Y, net).unfit
+
+
 # --- movement ------------------------------------------------------------------------------------------------------
 
 
@@ -472,6 +567,76 @@ def test_what_is_subtracted_counts_for_each_sample(monkeypatch):
         for (A, spread), (B, none) in zip(seen[:count], seen[count:], strict=True):
             np.testing.assert_allclose(A - B, np.diag(np.repeat(less, m)), rtol=0, atol=1e-12)
             assert spread == movement.features_moved and none is None
+
+
+@pytest.mark.parametrize("paired", [True, False, None])
+def test_what_is_tried_for_a_floor(paired, monkeypatch):
+    """Every multiplier; twins together, and where they pay more than nearly nothing each neuron alone, too.
+
+    With None one neuron alone is beside the twins.
+    """
+    X, Y, net = drawn(32, N=6, d=3, h=10, paired=paired is not False)
+    if paired is None:
+        net = network_module.Network(np.hstack([net.U, net.U[:, :1] + 1]), np.vstack([net.V, [[0.5]]]))
+    start = started(X, Y, net)
+    found, movement, tried = Floor(start), Mover(start).at(0.3), []
+    monkeypatch.setattr(found.shadows, "parts", lambda movement, multiplier: multiplier)
+    values = iter(range(1, 100))
+
+    def first(parts, movement, drift, *, together):
+        tried.append((parts, together, drift))
+        return [np.zeros((6, 6))]
+
+    monkeypatch.setattr(found, "_first", first)
+    monkeypatch.setattr(found, "_with_second", lambda A, spread: 0.1 * next(values))
+    best = found.at(movement, 0.25)
+    alone = [(x, False, 0.25) for x in (1e-9, 0.03, 0.2)]
+    both = [(1e-9, True, 0.25), *((x, y, 0.25) for x in (0.03, 0.2) for y in (True, False))]
+    assert tried == (alone if paired is False else both) and best == near(0.1 * len(tried))
+    monkeypatch.setattr(found, "_with_second", lambda A, spread: -1.0)
+    assert found.at(movement) == 0.0
+
+
+@pytest.mark.parametrize("m", [1, 2])
+def test_twins_pay_on_each_sample_what_others_do_not(m, monkeypatch):
+    start = started(*drawn(32, N=6, d=3, h=10, m=m))
+    found, movement, seen = Floor(start), Mover(start).at(0.3), []
+    monkeypatch.setattr(found.shadows, "choices", lambda movement: (0.03,))
+    monkeypatch.setattr(found, "_first", lambda *given, together: [np.eye(6 * m)])
+    monkeypatch.setattr(found, "_with_second", lambda A, spread: seen.append(1 - A.diagonal()) or 1.0)
+    less = np.arange(6) / 4
+    found.at(movement, 0.01, less)
+    paid = found._paid_by_twins(movement, 0.03, 0.01)
+    assert (paid >= 0).all() and paid.max() > 1e-6
+    # differences of numbers near 1: the twins together come first
+    np.testing.assert_allclose(seen, [np.repeat(less + paid, m), np.repeat(less, m)], rtol=0, atol=1e-14)
+
+
+def test_the_constants_that_are_tried_for_the_second_layer(monkeypatch):
+    """From c = 1: where the slope at the last c says, if that is inside of what is left, else the middle in size."""
+    start = started(*drawn(25, N=3, h=30, size=2.0))
+    found, gram, rng = Floor(start), start.features @ start.features.T, np.random.default_rng(4)
+    eigh, middles, Q = np.linalg.eigh, 0, np.linalg.eigh(gram)[1]
+    for trial in range(12):
+        B, spread, tried = rng.standard_normal((3, 3)), 10.0 ** rng.uniform(-2, 0.5), []
+        A = (B + B.T) * 10.0 ** rng.uniform(-2, 1)
+        if trial % 2:  # the least eigenvector turns from the greatest to the least of the gram matrix
+            A, spread = (Q * [0.5, 3.0, 0.0]) @ Q.T, 0.1 + 0.05 * trial
+        monkeypatch.setattr(np.linalg, "eigh", lambda S, A=A, tried=tried: tried.append(np.trace(S - A)) or eigh(S))
+        found._with_second(A, spread)
+        monkeypatch.setattr(np.linalg, "eigh", eigh)
+        c, low, high, literal = 1.0, 1.0, 1e8, []
+        for _ in range(6):
+            literal.append((1 - 1 / c) * np.trace(gram))
+            r = eigh(A + (1 - 1 / c) * gram)[1][:, 0]
+            balanced = math.sqrt(r @ gram @ r) / spread
+            low, high = (c, high) if balanced > c else (low, c)
+            if low >= high:
+                break
+            middles += not low < balanced < high
+            c = balanced if low < balanced < high else math.sqrt(low * high)
+        np.testing.assert_allclose(tried, literal, rtol=1e-9, atol=1e-9)
+    assert middles > 5
 
 
 # --- the path ------------------------------------------------------------------------------------------------------

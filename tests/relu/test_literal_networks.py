@@ -101,16 +101,17 @@ def test_a_start_in_pairs_is_drawn_as_written(bias):
 # --- designs -------------------------------------------------------------------------------------------------------
 
 
-def designed(monkeypatch, certified, width=4, Y=None, **options):
-    """A design where the sizes that are certified are given; the rate of a size is its square. And the calls."""
+def designed(monkeypatch, certified, width=4, Y=None, least=1.0, **options):
+    """A design where the sizes that are certified are given; the rate of a size is `least + size²`. And the calls."""
     sizes = []
 
     def certify(X, Y, net):
         size = float(np.linalg.norm(net.V[0]))
         sizes.append(size)
+        assert len(sizes) < 100, "the search has no end"
         good = certified(size)
         return SimpleNamespace(
-            rate=1.0 + size**2 if good else 0.0, reason="" if good else "it is too small", start=net
+            rate=least + size**2 if good else 0.0, reason="" if good else "it is too small", start=net
         )
 
     monkeypatch.setattr(designs, "certify", certify)
@@ -154,8 +155,24 @@ def test_where_every_size_is_certified(monkeypatch):
 def test_a_rate_that_is_asked_for_is_reached(monkeypatch):
     made, _ = designed(monkeypatch, lambda size: True, rate=1 + 3.3**2)
     assert 3.3 * (1 - 1e-12) <= made.size <= 3.3 * 1.01
-    made, _ = designed(monkeypatch, lambda size: True, rate=1 + 4.0**2 * (1 - 1e-15))
-    assert made.size == near(4.0)
+    made, _ = designed(monkeypatch, lambda size: True, rate=1 + 4.0**2)  # exactly: |v| = size for one output
+    assert made.size == 4.0
+    made, _ = designed(monkeypatch, lambda size: True, least=1e-9)  # any rate will do
+    assert made.size == 0.0 and made.rate == 1e-9
+
+
+def test_the_grid_ends_where_it_is_said_to(monkeypatch):
+    """With neighbours that differ by 2 its lower sizes are exact: from 2⁻⁶ to 16 times the first certified one."""
+    monkeypatch.setattr(designs, "RATIO", 2.0)
+    made, _ = designed(monkeypatch, lambda size: size >= 2.0**-6)
+    assert made.sizes == near([2.0**k for k in range(-6, 5)]) and made.size == 2.0**-6
+
+
+def test_two_neurons_and_targets_of_0_beside_others_are_enough(monkeypatch):
+    made, _ = designed(monkeypatch, lambda size: size >= 1, 2, np.array([0.0, 1.0, 0.0]))
+    assert made.start.widths == (2, 2, 1)
+    with pytest.raises(ValueError, match="at least 2"):
+        designed(monkeypatch, lambda size: size >= 1, 1)
 
 
 def test_where_nothing_is_certified_the_reason_is_given(monkeypatch):

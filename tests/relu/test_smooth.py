@@ -421,6 +421,24 @@ def test_one_number_too_many_is_seen_and_zeros_among_the_inputs_are_not():
     assert "above 1e" in relu.certify(some, Y, net).reason
 
 
+def test_the_limits_of_numbers_and_of_the_movement(monkeypatch):
+    """Products of a few numbers below 10³⁰ keep their squares in float64; so do allowances beside the smallest."""
+    small = lazy_module.TINY, lazy_module.ROOT, lazy_module.SMALLEST
+    assert small == (1e-290, 1e-150, 1e-260) and (lazy_module.LARGEST, lazy_module.ROUNDS) == (1e30, 3)
+    X, Y, net = drawn(0, "tanh", h=8)
+    largest = max(float(np.abs(part).max()) for part in (X, Y, net.U, net.V))
+    monkeypatch.setattr(lazy_module, "LARGEST", largest * (1 + 1e-9))
+    assert lazy(X, Y, net).unfit == ""
+    monkeypatch.setattr(lazy_module, "LARGEST", largest)
+    assert "a number is above" in lazy(X, Y, net).unfit
+    monkeypatch.setattr(lazy_module, "ROUNDS", 1)
+    farthest = float(np.sqrt(lazy(X, Y, net).moved(0.3)[2].max())) * 0.3
+    monkeypatch.setattr(lazy_module, "FARTHEST", farthest * (1 + 1e-9))
+    assert lazy(X, Y, net).moved(0.3) is not None
+    monkeypatch.setattr(lazy_module, "FARTHEST", farthest)
+    assert lazy(X, Y, net).moved(0.3) is None
+
+
 def test_a_path_beyond_all_has_no_floor():
     start = lazy(*drawn(0, "tanh", h=8))
     far = 300 / math.sqrt(start.net.activation.steepest**2 * min(start.input_square, max(start.kernel.sum(axis=1))))

@@ -108,7 +108,7 @@ class _DescentOnPieces:
         if not self._finite(y, point):
             return Result.DIVERGED
         for k in range(1, most + 1):
-            law = self.law + eta**2 * (np.sum(point.U_dot**2, axis=0) - np.sum(point.V_dot**2, axis=1))
+            law = self.law + np.sum((eta * point.U_dot) ** 2, axis=0) - np.sum((eta * point.V_dot) ** 2, axis=1)
             y = y + eta * self.field.vector(point.U_dot, point.V_dot, norm(point.residual))
             before, (sides, point) = sides, self._at(y)
             if not self._finite(y, point):
