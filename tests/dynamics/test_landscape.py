@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -231,6 +232,8 @@ def test_the_rounding_of_eigenvalues_as_written(monkeypatch, rng):
     mine = lf.Objective(f.value, f.gradient, shape=f.shape, minimum=0.0, smoothness=1.0)
     G = 0.5 * (8 * 2.0**-10 * np.linalg.norm(f.gradient(net.product())) + mine.gradient_rounding(net))
     assert module._error(mine, net, 29, 7.0) == near(2.0**-8 * 7 + G * 2 * (a + b + c))
+    monkeypatch.undo()
+    assert (module.DENSE, module.DIFFERENCE, module.CLOSE) == (1000, 1e-7, 1e-6)
 
 
 def test_the_error_is_that_of_the_eigenvalue_farthest_from_0(monkeypatch):
@@ -262,6 +265,10 @@ def test_ends_of_many_weights(monkeypatch):
     assert module._ends(lambda v: 0.0 * v.ravel(), 8)[0].tolist() == [0.0, 0.0]
     from scipy.sparse import linalg
 
+    plain, asked = linalg.eigsh, []
+    monkeypatch.setattr(linalg, "eigsh", lambda *a, **options: asked.append(options["tol"]) or plain(*a, **options))
+    module._ends(lambda v: size * v.ravel(), 8)
+    assert asked == [1e-8, 1e-8]
     for error in (linalg.ArpackError(-9), linalg.ArpackNoConvergence("", np.empty(0), np.empty(0))):
 
         def fail(*_, error=error, **__):
@@ -290,3 +297,42 @@ def test_modes_are_told_in_any_unit(unit):
         g = lf.MatrixFactorization(unit * np.diag([3.0, 3.0 * (1 - apart)]))
         first = unit * np.diag([3.0, 0.0])
         assert module._critical_type(g, lf.Network([first, np.eye(2)]))[0] == told
+
+
+def test_small_modes_are_learned_or_not_to_a_share_of_each():
+    f = lf.MatrixFactorization(np.diag([3.0, 2.0, 0.1]))
+    for third, told in ((0.0, (1,)), (1e-6, None), (-1e-6, None), (5e-8, (1,))):  # 1e-6 is 1e-5 of 0.1
+        net = lf.Network([np.diag([3.0, 0.0, third]), np.eye(3)])
+        assert module._critical_type(f, net)[0] == told
+
+
+def with_factors(F, H, target):
+    """½‖F(W − W*)H‖² with `F W* H` as given."""
+    minimizer = target if F is None else np.linalg.pinv(F) @ target
+    return SimpleNamespace(factors=(F, H), minimizer=minimizer if H is None else minimizer @ np.linalg.pinv(H))
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_factors_are_square_of_full_rank_and_act_on_their_sides(rng, side):
+    """F is on the left and H on the right; each has its least singular value above CLOSE of its greatest."""
+    U, V = (np.linalg.qr(rng.standard_normal((3, 3)))[0] for _ in range(2))
+
+    def modes(F):
+        f = with_factors(F, None, Y[: len(F)]) if side == "left" else with_factors(None, F.T, Y[:, : len(F)])
+        learned = f.factors[0 if side == "left" else 1]
+        first = np.diag([3.0, 0.0, 1.0])
+        back = np.linalg.pinv(learned)
+        W = back @ first[: len(F)] if side == "left" else first[:, : len(F)] @ back
+        return module._critical_type(f, lf.Network([W, np.eye(W.shape[1])]))[0]
+
+    for unit in (1e-3, 1.0, 1e3):
+        assert modes(unit * U @ np.diag([1.0, 0.1, 1e-5]) @ V) == (1, 3)
+        assert modes(unit * U @ np.diag([1.0, 0.1, 1e-7]) @ V) is None
+        assert modes(unit * U @ np.diag([1.0, 1e-3, 1e-7]) @ V) is None
+    assert modes(U[:2]) is None  # it does not see all of W
+
+
+def test_a_product_of_no_layers_is_an_identity_as_wide_as_its_place():
+    for widths, least in (((1, 2, 3), 1), ((3, 2, 1), 1), ((2, 1, 3), 1), ((2, 3, 4), 2), ((4, 3, 2), 2)):
+        net = lf.Network([np.ones(shape) for shape in pairwise(widths)])
+        assert module._tightened(net, least) and not module._tightened(net, least - 1)

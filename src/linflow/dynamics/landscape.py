@@ -273,7 +273,7 @@ def _critical_type(f: Objective, net: Network) -> tuple[tuple[int, ...] | None, 
     largest = modes == tuple(range(1, len(modes) + 1))
     if largest and len(modes) == allowed:
         return modes, Verdict.GLOBAL_MINIMUM
-    flat = largest and len(modes) < allowed and _tightened(net, len(modes))
+    flat = largest and _tightened(net, len(modes))
     return modes, Verdict.FLAT_SADDLE if flat else Verdict.STRICT_SADDLE
 
 
