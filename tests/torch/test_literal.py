@@ -119,6 +119,23 @@ def test_followed_directions_that_depend_on_each_other_are_left_out(monkeypatch)
     assert set(sizes[2:]) == {2}  # the first two are the eigenbases of the outer terms
 
 
+@pytest.mark.parametrize(("seed", "last", "kept"), [(14, 0.407, 2), (17, 0.862, 3)])
+def test_only_a_direction_that_depends_on_the_others_is_left_out(monkeypatch, seed, last, kept):
+    """The last diagonal entry of R is the part of the last unit vector outside the span of the others."""
+    rng = np.random.default_rng(seed)
+    terms = _extremes._Terms(lf.Network([torch.tensor(rng.standard_normal((3, 3))) for _ in range(3)]))
+    terms.diagonal = torch.tensor(rng.uniform(0.01, 1, (3, 3)))  # a bad preconditioner: its directions repeat
+    follow = _extremes.Extremes(iterations=2)
+    follow._vectors[False] = torch.tensor(rng.standard_normal((3, 3)))
+    monkeypatch.setattr(_extremes, "DEPENDENT", 0.5)
+    outside, sizes, qr, eigh = [], [], torch.linalg.qr, torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "qr", lambda A, mode: outside.append(qr(A).R.diagonal().abs()) or qr(A, mode))
+    monkeypatch.setattr(torch.linalg, "eigh", lambda A: sizes.append(len(A)) or eigh(A))
+    follow._iterate(terms, largest=False)
+    assert [len(d) for d in outside] == [2, 3] and float(outside[1].min()) == near(last, rel=1e-3)
+    assert sizes == [2, kept]
+
+
 def test_where_the_law_does_not_hold_it_says_why(rng):
     chain = Plain([np.eye(2), np.eye(2)])
     first, second = chain.parameters
