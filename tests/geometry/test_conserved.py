@@ -103,6 +103,19 @@ def test_layer_rates_and_friction(rng):
     assert np.abs(M).max() > 1e-2 and run.stats.imbalance_drift > 1e-2
 
 
+@pytest.mark.parametrize("widths", [(1, 1, 1), (2, 3, 2), (2, 7, 2), (1, 4, 1), (3, 2, 4), (1, 5, 2)])
+def test_the_numbers_of_an_angular_momentum(rng, widths):
+    """The rank of `V ↦ M − Mᵀ`, `M = W_1ᵀV_1 − V_2W_2ᵀ`: S moves only what some weight sees."""
+    A, B = lf.init.gaussian(widths, rng=rng).weights
+
+    def momentum(velocities):
+        M = A.T @ velocities[0] - velocities[1] @ B.T
+        return M - M.T
+
+    (spin,) = lf.conserved([A, B], friction=0.5)
+    assert spin.count == derivative_rank(lf.init.gaussian(widths, rng=rng), momentum)
+
+
 @pytest.mark.parametrize("bias", [None, [0.3, -0.2, 0.0]])
 def test_a_relu_network_keeps_one_number_for_each_neuron(bias):
     rng = np.random.default_rng(0)
