@@ -85,6 +85,7 @@ TARGETS = {
         f"certificates.prior.{name}": ["certificates/test_literal_rows", "certificates/test_literal_prior"]
         for name in ("regimes", "imbalance")
     },
+    "certificates.prior.descents": ["certificates/test_prior_descents"],
     "certificates.prior.modes": ["certificates/test_literal_modes", "certificates/test_literal_prior"],
     **{
         f"exact.{name}": ["exact/test_literal", "exact/test_exact"]
@@ -157,6 +158,7 @@ TARGETS = {
             (("forever",), ["verified/test_forever"]),
             (("flow", "run", "attempt"), ["verified/test_run"]),
             (("descent",), ["verified/test_literal_descent", "verified/test_descent"]),
+            (("enclosed_steps",), ["verified/test_literal_descent", "verified/test_descent"]),
             (("momentum", "lyapunov"), ["verified/test_literal_momentum", "verified/test_momentum"]),
             (("checking",), ["verified/test_check"]),
             (("comparison",), ["verified/test_comparison"]),
@@ -173,6 +175,8 @@ TARGETS = {
                 ("_frame", "_bound_loops", "_taylor_loops", "_tube_loops", "_hessian_loops", "_least_loops"),
                 ["verified/test_literal_loops"],
             ),
+            (("least",), ["verified/test_literal_loops", "verified/test_compiled"]),
+            (("rank_gap",), ["verified/test_rank_gap"]),
             (("tail_enclosure",), ["verified/test_literal_tail_enclosure", "verified/test_tails"]),
             (("steps",), ["verified/test_steps"]),
             (("chain_floors",), ["verified/test_chain_floors"]),

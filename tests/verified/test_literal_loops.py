@@ -21,6 +21,7 @@ from linflow.verified import (
     _taylor_loops,
     _tube_loops,
     compiled,
+    least,
     log_norm,
     rounding,
 )
@@ -653,6 +654,9 @@ def test_a_least_eigenvalue_by_trial_shifts(monkeypatch, coarse, fine):  # noqa:
         for names in (LEAST, FRAME):
             for name, value in (("U", 2.0**-40), ("UP", 1.0), ("TINY", 1e-12)):
                 monkeypatch.setitem(names, name, value)
+    for name, value in (("U", u), ("UP", up), ("TINY", tiny), ("KRYLOV", 1)):  # from the vector that is given
+        monkeypatch.setattr(least, name, value)
+    monkeypatch.setattr(least, "gamma", lambda count: count * u / (1 - count * u) * (1 + 4 * u))
     for trial in range(40):
         N = int(rng.integers(1, 6))
         Q = np.linalg.qr(rng.standard_normal((N, N)))[0]
@@ -666,13 +670,46 @@ def test_a_least_eigenvalue_by_trial_shifts(monkeypatch, coarse, fine):  # noqa:
         got = v.copy()
         found = PROGRAMS.least(np.tril(H).ravel(), N, 0.125, got, 1e-3, np.zeros(N * N))
         same(found, expected, rtol=1e-9)  # quotients of vectors that are solved for
+        plain, turned = least.least_near(np.tril(H), 0.125, v, 1e-3, np.empty((N, N), order="F") if fine else None)
+        same(plain, expected, rtol=1e-9)
         if trial % 4:  # from the greatest eigenvector, rounding leads to the least
             same(got, vector, rtol=0, atol=1e-6)
+            same(turned, vector, rtol=0, atol=1e-6)
     with np.errstate(invalid="ignore"):
         for wrong, place in itertools.product((math.nan, math.inf, -math.inf), ((0, 0), (2, 0), (2, 1), (2, 2))):
             H = np.eye(3)
             H[place] = wrong
             assert PROGRAMS.least(H.ravel(), 3, 0.0, np.ones(3), 1e-7, np.zeros(9)) == -math.inf
+
+
+def test_a_first_vector_is_the_best_of_a_krylov_space(monkeypatch):
+    rng = np.random.default_rng(2)
+    H = rng.standard_normal((8, 8))
+    H, v = H + H.T, rng.standard_normal(8)
+    for size in (1, 2, 3, 6):
+        monkeypatch.setattr(least, "KRYLOV", size)
+        Q, _ = np.linalg.qr(np.stack([np.linalg.matrix_power(H, k) @ v for k in range(size)], axis=1))
+        values, vectors = np.linalg.eigh(Q.T @ H @ Q)
+        quotient, found = least._nearer(np.tril(H).T, v)
+        same(quotient, values[0], rtol=1e-10)
+        same(abs(found @ Q @ vectors[:, 0]), 1.0, rtol=1e-9)  # a unit vector along it
+    quotient, _ = least._nearer(np.diag([1.0, 2.0, 3.0]), np.eye(3)[1])  # its space has one dimension
+    assert quotient == 2.0
+    for wrong in (np.zeros(3), np.full(3, math.inf)):
+        assert math.isnan(least._nearer(np.eye(3), wrong)[0])
+
+
+def test_only_a_vector_of_the_size_and_of_about_length_1_is_a_start(monkeypatch):
+    starts = []
+    monkeypatch.setattr(least, "_nearer", lambda A, v: starts.append(v) or (math.nan, v))
+    drawn = np.random.default_rng(0).standard_normal(4)
+    for length, known in ((0.5, False), (0.51, True), (1.99, True), (2.0, False)):
+        vector = np.array([length, 0.0, 0.0, 0.0])
+        assert least.least_near(np.eye(4), 0.0, vector, 1e-7) == (-math.inf, vector)
+        assert np.array_equal(starts[-1], vector if known else drawn)
+    least.least_near(np.eye(4), 0.0, np.eye(3)[0], 1e-7)
+    assert np.array_equal(starts[-1], drawn)
+    assert (least.CLOSE, least.KRYLOV, least.TRIALS) == (0.005, 6, 60)
 
 
 def test_a_pivot_is_above_0_and_finite():
