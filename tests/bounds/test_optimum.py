@@ -195,7 +195,7 @@ def test_between_the_bounds_and_the_network(net):
 
 
 @slow
-@settings(max_examples=1500)
+@settings(max_examples=500)
 @given(net=small_networks)
 def test_between_the_bounds_and_the_network_on_many(net):
     check_between(net)

@@ -161,7 +161,7 @@ def alive(pid):
 def test_the_parent_is_killed_again_and_again(place, gate):
     rng = random.Random(1)
     kept = 0
-    for kill in range(1, 7):
+    for kill in range(1, 5):
         gate.open_to(10 * kill)  # at most 40 cells more, and one at least
         sweep = started(place, "parent", "--workers", "2", env=gate.env)
         waited(lambda sweep=sweep, kept=kept: rows_in(place, "parent") > kept or sweep.poll() is not None)
@@ -206,7 +206,7 @@ def test_two_sweeps_share_a_folder_and_one_is_killed(place, gate):
     rerun(place, "shared")
 
     rng, kept = random.Random(3), 0
-    for kill in range(1, 5):
+    for kill in range(1, 4):
         gate.open_to(10 * kill)
         pair = [started(place, "both", "--workers", "1", env=gate.env) for _ in range(2)]
         waited(lambda kept=kept: rows_in(place, "both") > kept)
