@@ -166,6 +166,9 @@ def test_the_grid_ends_where_it_is_said_to(monkeypatch):
     monkeypatch.setattr(designs, "RATIO", 2.0)
     made, _ = designed(monkeypatch, lambda size: size >= 2.0**-6)
     assert made.sizes == near([2.0**k for k in range(-6, 5)]) and made.size == 2.0**-6
+    monkeypatch.setattr(designs, "RATIO", 3.0)
+    made, _ = designed(monkeypatch, lambda size: size != 1)  # 2 is the first: down to 2/32 and below
+    assert made.sizes[:5] == near([0.0, 2 / 81, 2 / 27, 2 / 9, 2 / 3])
 
 
 def test_two_neurons_and_targets_of_0_beside_others_are_enough(monkeypatch):
