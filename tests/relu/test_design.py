@@ -17,8 +17,7 @@ def test_every_size_of_the_grid_above_the_design_is_certified():
     below = relu.Network(made.start.U, made.start.V / 1.02)
     assert relu.certify(X, Y, below).rate == 0
     assert relu.gradient_flow(X, Y, made.start, until=1e-3).time_to(1e-3) <= made.certificate.time_to(1e-3)
-    again = relu.design(X, Y, 20, rng=0)
-    assert again.size == made.size and "second layer" in repr(made)
+    assert "second layer" in repr(made)
 
 
 def test_a_rate_is_reached_with_a_larger_second_layer():
