@@ -48,6 +48,8 @@ MOMENTUM, LARGEST = 0.4, 40
 """The share of descents that have momentum, and the most weights, as it takes time with their cube."""
 DIGITS = 1e-30
 """What the judge's own singular values and eigenvalues may be off by, relative to the largest."""
+LAST = 1e-50
+"""What the judge's own gap may be off by, relative to the first: it counts where the gap has fallen to its rounding."""
 
 
 # --- comparisons ---------------------------------------------------------------------------------------------------
@@ -147,7 +149,7 @@ def judge_flow(enc: Enclosure, true: TrueFlow, ledger: Ledger, rng: np.random.Ge
         later = min(later, float(true.t) * (1 - 1e-12))
         if later > enc.end:
             bound = enc.certificate.gap_at(later - enc.end) * (1 + 1e-12)  # of the difference of the times
-            ledger.compare("gap for ever", 0.0, true.gap(true.at(later)), bound)
+            ledger.compare("gap for ever", 0.0, true.gap(true.at(later)), bound, LAST * float(true.first))
 
 
 def _spectra(enc: Enclosure, judge: TrueFlow, t: float, ledger: Ledger) -> None:

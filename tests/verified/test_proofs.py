@@ -73,6 +73,11 @@ def moved(enc, **changes):
     return dataclasses.replace(enc, steps=tuple(steps))
 
 
+def test_a_gap_that_has_fallen_to_the_rounding_of_the_judge_is_no_violation():
+    # The judge finds a gap of −1.8e-72 long after the end of a flow that began at 0.2.
+    assert one(100, 556).violations == []
+
+
 def test_a_wrong_flow_is_counted_as_a_violation():
     enc = lf.enclose(F, WEIGHTS, until=1e-2)
     assert enc.result == "target proved" and found(enc) == []
