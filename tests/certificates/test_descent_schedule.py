@@ -302,9 +302,9 @@ class TestCertificate:
         assert cert.step_size is None and cert.schedule is schedule
         assert cert.best.name == GROWING and "xu2025" in cert.best.citation
         lines = str(cert).splitlines()
-        assert "gradient descent with Xu2025" in lines[0]
-        assert "rests on float64 numbers" in lines[1]
-        assert "steps to 1e-6" in lines[2] and f" {cert.steps_to(1e-6)} " in lines[3]
+        assert f"after {cert.steps_to(1e-6)} steps" in lines[0] and "gradient descent with Xu2025" in lines[1]
+        assert "rests on float64 numbers" in lines[2]
+        assert "steps to 1e-6" in lines[4] and f" {cert.steps_to(1e-6)} " in lines[5]
         data = json.loads(json.dumps(cert.to_dict()))
         assert data["schedule"] == repr(schedule) and data["step_size"] is None
         assert data["guarantees"][0]["facts"]["η_0"] == schedule.first

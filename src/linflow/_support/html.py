@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from linflow._support.text_table import by_reason
+
 _CELL = "padding:0.15em 0.8em 0.15em 0;text-align:left;border:0;background:none;color:inherit;vertical-align:top"
 _PLAIN = f'style="{_CELL}"'
 _FAINT = "opacity:0.7"
@@ -75,7 +77,7 @@ def folded_reasons(rows: Sequence[tuple[str, str]]) -> str:
     if not rows:
         return ""
     many = "1 that does not apply" if len(rows) == 1 else f"{len(rows)} that do not apply"
-    return f"<details><summary>{many}</summary>{table(('name', 'why it does not apply'), rows)}</details>"
+    return f"<details><summary>{many}</summary>{table(('name', 'why it does not apply'), by_reason(rows))}</details>"
 
 
 def notes(lines: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from linflow._support.arrays import to_numpy
 from linflow._support.html import block, folded_reasons, never_raising, table
+from linflow._support.text_table import text_table, unmet
 from linflow.bounds._base import Bound
 
 
@@ -11,9 +12,9 @@ class BoundTable(list[Bound]):
     """A list with one `Bound` for each theorem, displayed as a table."""
 
     def __repr__(self) -> str:
-        rows = [("bound", "λ_min(T) ≥", "source, or why it does not apply"), *self.rows()]
-        w = [max(len(row[i]) for row in rows) for i in range(2)]
-        return "\n".join(f"{a:<{w[0]}}  {b:>{w[1]}}  {c}" for a, b, c in rows)
+        rows, count = self.rows(), sum(bound.applies for bound in self)
+        lines = text_table([("bound", "λ_min(T) ≥", "source"), *rows[:count]]) if count else ["no bound applies"]
+        return "\n".join([*lines, *unmet("bounds", [(a, c) for a, _, c in rows[count:]])])
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Return (name, value, source or reason) of each bound; those that apply come first, the largest on top."""

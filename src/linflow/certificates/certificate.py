@@ -88,6 +88,16 @@ class Certificate(Promises):
         return ALLOWED_FOR
 
     @property
+    def way_out(self) -> str:
+        """How the run itself can prove what is not guaranteed before it; empty for runs that cannot be enclosed."""
+        if not self.optimizer.plain:
+            return ""
+        if self.algorithm == "flow":
+            return "lf.enclose(objective, network) can prove how long the flow takes."
+        step = "schedule=…" if self.step_size is None else f"step_size={self.step_size:.4g}"
+        return f'lf.enclose(objective, network, algorithm="descent", {step}) can prove how many steps it takes.'
+
+    @property
     def citations(self) -> frozenset[str]:
         """Keys of the references behind the guarantees that apply, the objective, and the software."""
         applying = (g.citations for g in self.guarantees if g.applies)
@@ -169,8 +179,8 @@ class Certificate(Promises):
         if not self.optimizer.plain:
             head += f", {self.optimizer}"
             head += "" if self.imbalance is None else f"\nimbalance: {self.imbalance.statement}"
-        blocks = [head, f"rests on {self.rests_on}", *self.notes, self.text_table("guarantee", self.guarantees), ""]
-        return "\n".join([*blocks, self.text_table("published result", (self.baseline, *self.prior))])
+        tables = self.text_tables(guarantee=self.guarantees, published_result=self.prior, comparison=(self.baseline,))
+        return "\n".join([self.headline, head, f"rests on {self.rests_on}", *self.notes, *tables])
 
     def _repr_html_(self) -> str:
         return never_raising(_view, self)

@@ -9,6 +9,8 @@ from typing import Any
 from linflow._support import checks
 from linflow._support.deprecation import renamed_arguments
 from linflow._support.digits import number
+from linflow._support.text_table import text_table, unmet
+from linflow._support.words import plural
 from linflow.certificates._base import Guarantee
 from linflow.certificates.checking import Check, check
 from linflow.certificates.curves import LimitCurve, StepCurve
@@ -40,6 +42,11 @@ class Promises:
     schedule: Any
     optimizer: Optimizer = PLAIN
     imbalance: ImbalanceGuarantee | None = None
+
+    @property
+    def way_out(self) -> str:
+        """What can be done where nothing is guaranteed, in one sentence."""
+        return ""
 
     def check(self, run: Any) -> Check:
         """Compare every guarantee with a run from this start, or with a proof of one (`enclose`); see `Check`.
@@ -106,24 +113,34 @@ class Promises:
         """Return the rate `−ℓ̇/ℓ` guaranteed at the moment when the run from this start has this gap."""
         return max((g.curve.rate_at(gap) for g in self.guarantees if g.curve), default=0.0)
 
-    def text_table(self, title: str, guarantees: Sequence[Guarantee]) -> str:
-        """Return aligned rows of text, for guarantees of this start or rows to compare with them."""
-        rows = [
-            (
-                title,
-                "rate",
-                "time to 1e-6" if self.algorithm == "flow" else "steps to 1e-6",
-                "source, or why it does not apply",
-            )
-        ]
-        for g in guarantees:
-            if g.applies:
-                arrival = self.arrival(g, 1e-6)
-                rows.append((g.name, f"{g.rate:.4g}", number(arrival), g.source + limit(g)))
-            else:
-                rows.append((g.name, "–", "–", g.reason))
-        w = [max(len(row[i]) for row in rows) for i in range(3)]
-        return "\n".join(f"{a:<{w[0]}}  {b:>{w[1]}}  {c:>{w[2]}}  {d}" for a, b, c, d in rows)
+    @property
+    def headline(self) -> str:
+        """What is guaranteed before a run, in one line."""
+        best = self.best
+        if best is None:
+            return f"Nothing is guaranteed before a run. {self.way_out}".rstrip()
+        arrival, flow = self.arrival(best, 1e-6), self.algorithm == "flow"
+        if not math.isfinite(arrival):
+            return f"Guaranteed before a run: {best.name}{limit(best)}."
+        when = f"by t = {number(arrival)}" if flow else f"after {plural(int(arrival), 'step')}"
+        rate = f", rate {best.rate:.4g}" if best.rate > 0 else ""
+        return f"Guaranteed before a run: 1e-6 of the first loss gap {when} ({best.name}{rate})."
+
+    def text_tables(self, **columns: Sequence[Guarantee]) -> list[str]:
+        """Return lines of text: a table of what applies for each title, then the others with their reasons."""
+        arrival = "time to 1e-6" if self.algorithm == "flow" else "steps to 1e-6"
+        lines, rest = [], []
+        for title, guarantees in columns.items():
+            rows = [
+                (g.name, f"{g.rate:.4g}", number(self.arrival(g, 1e-6)), g.source + limit(g))
+                for g in guarantees
+                if g.applies
+            ]
+            if rows:
+                lines += ["", *text_table([(title.replace("_", " "), "rate", arrival, "source"), *rows])]
+            others = [(g.name, g.reason) for g in guarantees if not g.applies]
+            rest += unmet(f"{title.replace('_', ' ')}s", others)
+        return lines + rest
 
 
 def limit(guarantee: Guarantee) -> str:

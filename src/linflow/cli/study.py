@@ -54,6 +54,8 @@ def certify(
             say(f"\n{next(proved(proof, cert, experiment.flow.until)).text}")
         elif verified:
             say(f"\nNothing is proved by computing: {reason}.")
+        elif cert.best is None and cert.way_out:
+            say("\nOn the command line, --verified does this.")
     done = proof is not None and proof.result == "target proved"
     raise typer.Exit(0 if cert.best is not None or done else 1)
 

@@ -1,0 +1,49 @@
+"""Rows of text whose columns align, and lists of what does not apply, grouped by the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+
+def text_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    r"""Return lines of text: the first and the last column on the left, those between on the right.
+
+    Example:
+        >>> print(*text_table([("bound", "value", "source"), ("longer", "1.5", "here")]), sep="\n")
+        bound   value  source
+        longer    1.5  here
+    """
+    wide = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join([f"{first:<{wide[0]}}", *(f"{x:>{w}}" for x, w in zip(middle, wide[1:-1], strict=True)), last])
+        for first, *middle, last in rows
+    ]
+
+
+def by_reason(rows: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Join the names that have the same reason; each reason keeps the place of its first name.
+
+    Example:
+        >>> by_reason([("a", "too narrow"), ("b, c", "too deep"), ("d", "too narrow")])
+        [('a; d', 'too narrow'), ('b, c', 'too deep')]
+    """
+    names: dict[str, list[str]] = {}
+    for name, reason in rows:
+        names.setdefault(reason, []).append(name)
+    return [("; ".join(same), reason) for reason, same in names.items()]
+
+
+def unmet(what: str, rows: Sequence[tuple[str, str]]) -> list[str]:
+    r"""Return lines that name what does not apply, and why; none if there are no rows.
+
+    Example:
+        >>> print(*unmet("bounds", [("a", "too narrow"), ("b", "too narrow")]), sep="\n")
+        <BLANKLINE>
+        bounds that do not apply, and why:
+          a; b: too narrow
+    """
+    return (
+        ["", f"{what} that do not apply, and why:", *(f"  {names}: {why}" for names, why in by_reason(rows))]
+        if rows
+        else []
+    )
