@@ -49,7 +49,7 @@ MOMENTUM, LARGEST = 0.4, 40
 DIGITS = 1e-30
 """What the judge's own singular values and eigenvalues may be off by, relative to the largest."""
 LAST = 1e-50
-"""What the judge's own gap may be off by, relative to the first: it counts where the gap has fallen to its rounding."""
+"""What the judge's own gap may be off by, relative to the first; it counts where the gap has fallen to rounding."""
 
 
 # --- comparisons ---------------------------------------------------------------------------------------------------

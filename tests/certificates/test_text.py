@@ -85,9 +85,8 @@ def test_a_relu_network_says_so_too():
     flow, descent = relu.certify(X, Y, net), relu.certify(X, Y, net, algorithm="descent", step_size=0.01)
     assert flow.best is descent.best is None
     assert flow.headline == f"{nothing} relu.enclose(X, Y, network) can prove how long the flow takes."
-    assert descent.headline == (
-        f'{nothing} relu.enclose(X, Y, network, algorithm="descent", step_size=0.01) can prove how many steps it takes.'
-    )
+    way = 'relu.enclose(X, Y, network, algorithm="descent", step_size=0.01) can prove how many steps it takes.'
+    assert descent.headline == f"{nothing} {way}"
     smooth = relu.SmoothNetwork(net.U, net.V, activation="gelu")
     assert relu.certify(X, Y, smooth).headline == nothing
     assert relu.certify(X, np.sign(Y), net, loss="logistic").headline == nothing
