@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -408,3 +409,14 @@ def test_a_large_frozen_part_is_not_certified_beyond_its_rounding():
     assert restricted.sizes[0] == pytest.approx(np.linalg.norm(W1))
     assert max(g.rate for g in lf.certify(f, net).guarantees) == 0
     assert seen.pl_constant > 0
+
+
+def test_a_bound_that_underflows_stays_above_zero():
+    f, net = lf.MatrixFactorization(np.diag([2.0, 1.0])), lf.init.gaussian((2, 60, 2), rng=0)
+    tiny = np.finfo(float).tiny
+    flow, descent = lf.certify(f, net), lf.certify(f, net, algorithm="descent")
+    assert flow.gap_at(1e6) == descent.gap_at(1e6) == flow.best.gap_at(1e6) == tiny
+    late = 700 / flow.best.curve.final_rate  # far down, but in the range of float64
+    assert flow.best.gap_at(late) == flow.best.curve.gap(late) > tiny
+    small = dataclasses.replace(flow.best, gap=1e-310)  # never above the first gap
+    assert small.gap_at(1e6) == 1e-310

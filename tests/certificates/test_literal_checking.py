@@ -339,3 +339,10 @@ def test_a_run_has_times_gaps_rates_and_numbers_of_its_own(missing):
     else:
         with pytest.raises(TypeError, match="run is a SimpleNamespace"):
             checking.check(promise(), run)
+
+
+def test_bounds_after_many_steps_that_underflow_stay_above_zero():
+    f, net = lf.MatrixFactorization(np.diag([2.0, 1.0])), lf.init.gaussian((2, 60, 2), rng=0)
+    best = lf.certify(f, net, algorithm="descent").best
+    found = checking.guaranteed_gaps(best, np.array([0.0, 1.0, 1e9]), np.array([0, 1, 10**6]))
+    assert found.tolist() == [best.gap, best.curve.gap_after(1), np.finfo(float).tiny]

@@ -25,6 +25,8 @@ _NUMPY = frozenset((np.ndarray, np.float64))
 _EXACT = 2.0**53
 """Below this size float64 holds every whole number."""
 EPS = float(np.finfo(np.float64).eps)
+SMALLEST_NORMAL = float(np.finfo(np.float64).tiny)
+"""Below it, numbers of float64 lose digits, and an upper bound may round to 0."""
 
 
 def namespace(*arrays: Array) -> Namespace:

@@ -13,6 +13,7 @@ import numpy as np
 from linflow._support import checks
 from linflow._support.arrays import (
     EPS,
+    SMALLEST_NORMAL,
     Array,
     eigenvalues,
     from_numpy,
@@ -32,7 +33,7 @@ from linflow.model.spectrum import positive_part
 
 Follow = Callable[[Callable[[Array], Array], np.ndarray], Array]
 """Maps a function and its derivative-free root to the root with derivatives in all that the function reads."""
-SMALLEST_NORMAL, LARGEST = float(np.finfo(np.float64).tiny), float(np.finfo(np.float64).max)
+LARGEST = float(np.finfo(np.float64).max)
 ROOM = 600
 """A formula is evaluated without rescaling if the largest input, to the power 2L, has at most this many bits."""
 SPECTRA_LIMIT = 1e300

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from linflow._support import checks
-from linflow._support.arrays import EPS, Array, from_numpy, namespace, to_numpy
+from linflow._support.arrays import EPS, SMALLEST_NORMAL, Array, from_numpy, namespace, to_numpy
 from linflow._support.words import plural
-from linflow.bounds._base import SMALLEST_NORMAL, Follow, Spectrum, plain, spectra, times_power
+from linflow.bounds._base import Follow, Spectrum, plain, spectra, times_power
 from linflow.model.scalar_chain import chain_log_root
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from linflow._support import checks
+from linflow._support.arrays import SMALLEST_NORMAL
 from linflow._support.deprecation import renamed_arguments
 from linflow._support.fractions import FRACTIONS
 from linflow.certificates.curves import Curve, StepCurve
@@ -102,7 +103,8 @@ class Guarantee:
 
     def _gap_at(self, t: Any) -> float:
         t = checks.positive(t, "t", allow_zero=True)
-        return min(self.gap, self.curve.gap(t)) if self.curve else self._most
+        # A decay that underflows is still above 0.
+        return min(self.gap, max(self.curve.gap(t), SMALLEST_NORMAL)) if self.curve else self._most
 
     @property
     def _most(self) -> float:
