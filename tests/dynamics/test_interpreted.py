@@ -192,6 +192,13 @@ def test_the_curvature_of_a_gap_of_0_is_0():
     assert MARCH["_curved"](spec, data, y, K, work, 0.0, np.float64(1.0)) == 0.0
 
 
+def test_more_attempts_than_can_be_counted_are_as_many_as_can():
+    f, net = problem("factorization", (2, 3, 2))
+    one = _compiled.CompiledMarch(GradientField(f, net), RTOL, 1)
+    one.advance(0.0, 0.0, 10**30)
+    assert one._counts[one._at.ATTEMPTS] <= 2**62
+
+
 @pytest.mark.parametrize("chunk", [8, 1024])
 def test_stages_are_combined_in_chunks(rng, chunk):
     MARCH["_CHUNK"] = chunk

@@ -53,6 +53,16 @@ def test_roundings_follow_the_slopes_and_the_lengths(f, rng):
     assert f.gradient_rounding(net) == near(4 * EPS * (moved + bent * magnitude), rel=1e-12)
 
 
+def test_a_batch_counts_for_all_samples(f, rng):
+    W, rows = rng.standard_normal((2, 2)), np.array([2, 0])
+    expected = np.zeros((2, 2))
+    for i in rows:
+        for j in range(2):
+            first, _ = slopes(f, LABELS[i, j] * (X[i] @ W[:, j]))
+            expected[:, j] -= 3 / 2 * first * LABELS[i, j] * X[i]
+    np.testing.assert_allclose(f.batch_gradient(W, rows), expected, rtol=1e-12)
+
+
 def test_margins_of_outputs_are_put_together_with_their_rounding(f, monkeypatch):
     monkeypatch.setattr(classification, "UP", 1.25)
     u = np.array([1.0, 0.0])

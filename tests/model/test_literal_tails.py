@@ -119,6 +119,7 @@ def test_constants_of_a_tail_fit_together():
     with pytest.raises(ValueError, match=r"tail_constant 2.1 has a square above 2·tail_smoothness = 4;"):
         declared(tail_constant=2.1, tail_smoothness=2.0)
     assert declared(tail_constant=1.9, tail_smoothness=2.0).tail == Tail(1.9)
+    assert declared(tail_constant=2.0, tail_smoothness=2.0).tail == Tail(2.0)  # equality may be
     with pytest.raises(ValueError, match="needs minimum="):
         lf.Objective(lambda W: 0.0, lambda W: W, shape=(1, 1), tail_constant=1.0)
 

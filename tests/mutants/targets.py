@@ -116,12 +116,13 @@ TARGETS = {
         "geometry/test_literal_eigenvalues", "model/test_literal", "geometry/test_operator",
     ],
     "model.network": ["model/test_literal", "model/test_network"],
-    **{f"model.{name}": ["model/test_literal_objectives"] for name in ("objectives", "quadratics")},
+    "model.objectives": ["model/test_literal_objectives", "model/test_literal_tails", "model/test_lora"],
+    "model.quadratics": ["model/test_literal_objectives", "model/test_weighted", "model/test_lora"],
     "model.powers": ["model/test_powers"],
     "model.classification": [
         "model/test_literal_classification", "model/test_classification", "model/test_literal_tails",
     ],
-    "model.tails": ["model/test_literal_tails"],
+    "model.tails": ["model/test_literal_tails", "model/test_softmax"],
     "geometry.reduction": ["geometry/test_literal", "geometry/test_reduction"],
     "model.scalar_chain": ["model/test_literal"],
     **{

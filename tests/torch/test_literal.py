@@ -552,6 +552,24 @@ def test_bounds_with_derivatives_are_those_without_at_any_size(name, monkeypatch
             assert rate(unit) == near(one * unit ** (2 * L - 2), rel=1e-9)
 
 
+@pytest.mark.parametrize("name", ["two layers", "scalars", "three layers"])
+def test_slopes_of_the_rate_at_any_size(name):
+    """T is of degree 2(L − 1) in the weights, and its slopes of one less."""
+    entries, off = RATES[name]
+    L, W = len(entries), lf.Network([np.array(W) for W in entries]).product()
+
+    def slopes(unit):
+        f = lf.MatrixFactorization(torch.tensor(unit**L * W * (1 + off)))
+        weights = [torch.tensor(unit * np.array(w), requires_grad=True) for w in entries]
+        return torch.autograd.grad(lt.certified_rate(f, weights), weights)
+
+    one = slopes(1.0)
+    assert any(slope.any() for slope in one)
+    for unit in (2.0**-90, 2.0**60):
+        for found, slope in zip(slopes(unit), one, strict=True):
+            np.testing.assert_allclose(found / unit ** (2 * L - 3), slope, rtol=1e-9, atol=1e-9)
+
+
 def test_the_range_of_products_is_that_of_the_margin(rng):
     for K, mu in ((1.0, 1.0), (4.0, 0.5)):
         net = lf.Network([torch.tensor(rng.standard_normal((2, 3))), torch.tensor(rng.standard_normal((3, 2)))], 0.7)
