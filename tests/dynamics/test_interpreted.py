@@ -192,6 +192,16 @@ def test_the_curvature_of_a_gap_of_0_is_0():
     assert MARCH["_curved"](spec, data, y, K, work, 0.0, np.float64(1.0)) == 0.0
 
 
+@pytest.mark.parametrize(("radius", "most"), [(0.0, 1e9), (0.5, 2.0), (40.0, 0.025)])
+def test_a_trial_is_no_longer_than_its_stages_reach(monkeypatch, radius, most):
+    f, net = problem("factorization", (2, 3, 2))
+    one, tried = _compiled.CompiledMarch(GradientField(f, net), RTOL, 1), []
+    monkeypatch.setitem(MARCH, "_attempt", lambda *given: tried.append(given[-1]) or (False, 1.0))
+    one._numbers[_march.RADIUS], one.h = radius, 1e9
+    one.advance(1e12, 0.0, 1)
+    assert tried == [near(most * (_march.LONGEST if radius > 0 else 1.0))]
+
+
 def test_more_attempts_than_can_be_counted_are_as_many_as_can():
     f, net = problem("factorization", (2, 3, 2))
     one = _compiled.CompiledMarch(GradientField(f, net), RTOL, 1)

@@ -561,6 +561,18 @@ def test_a_descent_has_diverged_at_1e12_times_its_first_gap(rng):
         assert descent_module._ended(field, Point(y, y, 2.0 * factor, 1.0), 2.0, None) is ended
 
 
+def test_the_smoothness_of_a_step_is_that_of_the_level_with_its_rounding(monkeypatch):
+    """It falls with the gap where a tail is known and the loss is one of the library's."""
+    X, Y = np.array([[1.0, 0.2], [0.9, -0.3]]), np.ones((2, 1))
+    asked = []
+    for f in (lf.LogisticLoss(X, Y), lf.ExponentialLoss(X, Y)):
+        monkeypatch.setattr(type(f), "smoothness_on", lambda self, gap: asked.append(gap) or 7.0)
+        assert local_smoothness.smoothness_now(f, 0.5) == local_smoothness.smoothness_now(f, -1e-20) == 7.0
+        assert asked[-2:] == [0.5 * (1 + 1e-9), 0.0]
+    f = lf.MatrixFactorization(np.eye(2))
+    assert local_smoothness.smoothness_now(f, 0.5) == f.smoothness
+
+
 @pytest.mark.parametrize("size", [1e-35, 1e-90])
 def test_a_step_whose_polynomial_leaves_float64_has_no_root(size):
     """At 1e-35 the first coefficient is finite and others are not; at 1e-90 the unit of the step is not."""

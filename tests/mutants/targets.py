@@ -127,8 +127,9 @@ TARGETS = {
     "model.scalar_chain": ["model/test_literal"],
     **{
         f"dynamics.{name}": ["dynamics/test_literal"]
-        for name in ("_hermite", "_stepping", "_stabilized", "_dop853", "descent")
+        for name in ("_hermite", "_stepping", "_stabilized", "_dop853")
     },
+    "dynamics.descent": ["dynamics/test_literal", "dynamics/test_optimizers"],
     "dynamics.field": ["dynamics/test_literal", "dynamics/test_pickling"],
     **{f"dynamics.{name}": ["dynamics/test_literal"] for name in ("step_rules", "local_smoothness")},
     **{
