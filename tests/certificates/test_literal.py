@@ -115,6 +115,23 @@ def test_a_curve_of_levels_has_the_rate_of_each(monkeypatch):
     assert curve.time(0.5) == near((first + span / 2) * (1 + 4 * COARSE))
 
 
+def test_a_decay_to_a_limit(monkeypatch):
+    monkeypatch.setattr(curves, "EPS", COARSE)
+    curve, x = curves.LimitCurve(5.0, 1.0, 2.0), 2 * 0.7
+    assert curve.gap(0.7) == near(1 + 4 * math.exp(-x) * (1 + 8 * COARSE * (1 + x))) and curve.gap(0.0) == 5.0
+    falls = math.log(4 / (1 - 4 * COARSE)) * (1 + 4 * COARSE) + 4 * COARSE
+    assert curve.time(2.0) == near(falls / 2 * (1 + 4 * COARSE)) and curve.time(5.0) == 0.0
+    assert curve.time(1 + 4 * COARSE) == math.inf > curve.time(1 + 4.01 * COARSE)
+    assert curve.rate_at(4.0) == near(1.5) and curve.rate_at(1.0) == 0.0
+
+
+def test_the_loss_of_a_flow_has_its_gap_for_a_ceiling_and_that_of_a_descent_has_none():
+    f, net = lf.MatrixFactorization(np.eye(2)), lf.Network([np.eye(2), 2 * np.eye(2)])
+    for algorithm, ceiling in (("flow", 1.0), ("descent", math.inf)):
+        found = Setting(f, net, algorithm).guarantee(name="", source="", citation=(), reason="none")
+        assert found.gap_at(9.0) == ceiling
+
+
 def test_a_curve_of_steps_counts_whole_ones(monkeypatch):
     curve = curves.StepCurve(8.0, 0.1, 0.5)
     assert curve.factor == 0.5 and curve.rate == near(math.log(2) / 0.1) and curve.rate_at(1.0) == curve.rate

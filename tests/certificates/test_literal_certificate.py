@@ -114,3 +114,12 @@ def test_what_a_certificate_is_on_is_asked_for_once():
     cert = lf.certify(F, NET, algorithm="descent", schedule=lf.schedules.xu2025(F, NET))
     assert cert.step_size is None and cert.schedule is not None and cert.algorithm == "descent"
     assert cert.setting.algorithm == "descent" and lf.certify(F, NET).setting.algorithm == "flow"
+
+
+def test_with_weight_decay_the_loss_with_decay_is_a_ceiling():
+    """`f + ½ Σ λ_l ‖W_l‖²` never rises, so the loss stays below what it is at the start."""
+    for rates in (None, (1.0, 3.0)):
+        cert = lf.certify(F, NET, weight_decay=0.2, layer_rates=rates)
+        penalty = 0.5 * 0.2 * sum(float(np.sum(W**2)) for W in NET.weights)
+        gap = F.value(NET.product()) - F.minimum
+        assert cert.guarantees[0].gap_at(7.0) == pytest.approx((gap + penalty) * (1 + 1e-12), rel=1e-14, abs=0)

@@ -196,6 +196,14 @@ def test_share_and_drift_are_found_in_turn(coarse, depth, rng):
     assert {x[1] for x in asked[1::2]} == {0.25}
 
 
+def test_a_guarantee_tells_the_constants_of_its_step():
+    bounds = of(lf.ExponentialLoss(X, Y), [2 * np.eye(2), np.ones((2, 1))])
+    eta = bounds.advise()
+    held, facts = bounds.at(eta), bounds.guarantee(eta).facts
+    assert held is not None and held.betas[0] > held.betas[1]
+    assert (facts["α"], facts["β"], facts["drift cap"]) == (held.alpha, held.betas[0], held.drift)
+
+
 def test_no_step_holds_without_a_floor_or_a_decrease(rng):
     bounds = of(lf.ExponentialLoss(X, Y), start(rng, 2))
     fixed(bounds, alpha=0.0)
@@ -278,6 +286,9 @@ def test_reasons_at_their_limits():
         lambda W: 0.0, lambda W: 0 * W, shape=(2, 1), minimum=0.0, tail_constant=1.0, smoothness=1.0
     )
     assert of(nothing, [np.zeros((2, 1))]).why == "the loss gap at the start is 0"
+    smooth = lf.Objective(f.value, f.gradient, shape=(2, 1), minimum=0.0, tail_constant=0.5, smoothness=99.0)
+    assert of(smooth, [np.zeros((2, 1))]).why == ""  # the curvature of one layer is that of f
+    assert of(smooth, good).why == tail_descent.NO_CURVATURE
 
 
 def test_there_are_as_many_floors_as_those_of_descents(rng):

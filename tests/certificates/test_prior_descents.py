@@ -2,6 +2,7 @@
 
 import math
 from decimal import Decimal, localcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -126,6 +127,43 @@ def test_the_bound_is_the_formula(t, s):
     theta = pair._kept(s)
     assert theta <= 1 - (s * pair.error) ** 2 / (1 - pair._factor(s, pair.error, theta) ** 2)  # the induction closes
     assert theta == pytest.approx(kept, rel=3e-6, abs=0)
+
+
+def test_the_factors_of_a_step_with_their_rounding(monkeypatch):
+    e = 2.0**-10
+    monkeypatch.setattr(descents, "EPS", e)
+    pair = descents._Pair(0.5, 1.0, 0.75, 1.0)
+    for s, x, kept in ((0.1, 0.5, 0.5), (0.1, 2.0, 1.0), (0.8, 0.5, 0.5)):
+        least = math.hypot(2 * max(1.0 - x, 0.0), kept * 0.75) * (1 - 8 * e)
+        most = s * math.hypot(2 * (1.0 + x), 0.75) * (1 + 8 * e)
+        expected = max(1 - s * least * (1 - s * x / 2), most - 1)
+        assert pair._factor(s, x, kept) == pytest.approx(expected, rel=1e-12, abs=0)
+        assert (most - 1 == expected) is (s == 0.8)
+
+
+def test_each_level_has_the_factor_of_its_errors(monkeypatch):
+    """The error on a level is √(level/first) of the first, raised by its rounding, and 10⁻⁹ of a decrease is left."""
+    monkeypatch.setattr(descents, "EPS", 2.0**-10)
+    pair, asked = descents._Pair(0.5, 1.0, 0.75, 1.0), []
+    monkeypatch.setattr(pair, "_kept", lambda s: 0.25)
+    monkeypatch.setattr(pair, "_factor", lambda s, x, kept: asked.append((s, x, kept)) or 0.5 + x / 2)
+    levels = np.array([4.0, 1.0, 0.25])
+    curve = pair.curve(SimpleNamespace(levels=levels), 0.125)
+    errors = [0.5, 0.25 * (1 + 4 * 2.0**-10), 0.125 * (1 + 4 * 2.0**-10)]
+    np.testing.assert_allclose(asked, [(0.125, x, 0.25) for x in errors], rtol=1e-14)
+    decreases = [(1 - (0.5 + x / 2) ** 2) * (1 - 1e-9) for x in errors]
+    np.testing.assert_allclose(curve.decreases, decreases, rtol=1e-13)
+
+
+def test_nothing_is_kept_of_an_imbalance_whose_steps_do_not_shrink_the_error(monkeypatch):
+    pair = descents._Pair(0.5, 1.0, 0.75, 1.0)
+    monkeypatch.setattr(pair, "_factor", lambda s, x, kept: 0.5 if kept == 1 else 1.0)
+    assert pair._kept(0.5) == 0.0
+    monkeypatch.setattr(pair, "_factor", lambda s, x, kept: 0.5)
+    left = 1 - (0.5 * 0.5) ** 2 / 0.75 * (1 + 1e-12)
+    assert pair._kept(0.5) == pytest.approx(left * (1 - 1e-6), rel=1e-14, abs=0)
+    monkeypatch.setattr(pair, "_factor", lambda s, x, kept: 0.999)
+    assert pair._kept(0.5) == 0.0  # 0.0625/(1 − 0.999²) is more than 1
 
 
 def test_rounding_of_the_first_error_is_allowed_for():

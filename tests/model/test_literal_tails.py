@@ -100,6 +100,20 @@ def test_levels_times_and_speeds_are_checked(form):
 # --- declared ------------------------------------------------------------------------------------------------------
 
 
+def test_a_mean_is_the_sum_with_every_number_rounded_up(monkeypatch):
+    """`g = f/5`: gaps and times of f are five times those of g, and what is given to it is rounded as it counts."""
+    monkeypatch.setattr(tails, "UP", 1.25)
+    given = []
+    for name in ("time", "gap", "constant_on"):
+        monkeypatch.setattr(LogisticTail, name, lambda self, *numbers: given.append(numbers) or 3.0)
+    g = tails.MeanTail(0.7, 5)
+    assert g.time(2.0, 0.5, 4.0) == near(3 * 5 * 1.25) and given[-1] == near((5 * 2 * 1.25, 5 * 0.5 / 1.25, 4.0))
+    assert g.time(2.0, 2.0, 4.0) == 0.0
+    assert g.gap(9.0, 10.0, 4.0) == near(3 / 5 * 1.25) and given[-1] == near((5 * 9 * 1.25, 10 / 5 / 1.25, 4.0))
+    assert g.gap(0.5, 10.0, 4.0) == 0.5
+    assert g.constant_on(2.0) == near(3 / 1.25) and given[-1] == (10.0,)
+
+
 def test_a_declared_tail_is_kept():
     f = declared(tail_constant=0.5, tail_smoothness=2.0)
     assert isinstance(f.tail, Tail) and f.tail == Tail(0.5) and f.tail_smoothness == 2.0
@@ -120,6 +134,7 @@ def test_constants_of_a_tail_fit_together():
         declared(tail_constant=2.1, tail_smoothness=2.0)
     assert declared(tail_constant=1.9, tail_smoothness=2.0).tail == Tail(1.9)
     assert declared(tail_constant=2.0, tail_smoothness=2.0).tail == Tail(2.0)  # equality may be
+    assert declared(tail_constant=0.5, tail_smoothness=0.3).tail == Tail(0.5)
     with pytest.raises(ValueError, match="needs minimum="):
         lf.Objective(lambda W: 0.0, lambda W: W, shape=(1, 1), tail_constant=1.0)
 

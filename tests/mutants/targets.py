@@ -72,7 +72,7 @@ TARGETS = {
     "relu.aligned": ["relu/test_literal_networks", "relu/test_aligned"],
     **{f"relu.{name}": ["relu/test_smooth"] for name in ("activations", "lazy", "smooth")},
     "certificates.setting": ["certificates/test_reasons", *CERTIFICATES, "certificates/test_literal_prior"],
-    "certificates.exponential": [*CERTIFICATES, "certificates/test_reasons"],
+    "certificates.exponential": [*CERTIFICATES, "certificates/test_reasons", "certificates/test_structured"],
     "certificates.descent": ["certificates/test_reasons", *CERTIFICATES],
     "certificates.scheduled_descent": [
         "certificates/test_literal_schedule", "certificates/test_reasons_schedule", *CERTIFICATES,
