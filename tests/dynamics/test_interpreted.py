@@ -206,7 +206,7 @@ def test_more_attempts_than_can_be_counted_are_as_many_as_can():
     f, net = problem("factorization", (2, 3, 2))
     one = _compiled.CompiledMarch(GradientField(f, net), RTOL, 1)
     one.advance(0.0, 0.0, 10**30)
-    assert one._counts[one._at.ATTEMPTS] <= 2**62
+    assert one._counts[one._at.ATTEMPTS] == 2**62
 
 
 @pytest.mark.parametrize("chunk", [8, 1024])

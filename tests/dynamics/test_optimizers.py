@@ -154,6 +154,8 @@ def test_batches_of_a_classification(loss, rng):
     np.testing.assert_allclose(mean, f.gradient(W), rtol=1e-12)
     run = lf.gradient_descent(f, lf.init.gaussian((2, 3, 1), rng=0), step_size=0.01, steps=6, batches=parts, every=3)
     assert len(run.t) == 3 and len(run.step_sizes) == 6
+    last = lf.gradient_descent(f, lf.init.gaussian((2, 3, 1), rng=0), step_size=0.01, steps=5, batches=parts, every=3)
+    np.testing.assert_allclose(last.t, [0.0, 0.03, 0.05], rtol=1e-14)
 
 
 @pytest.mark.parametrize(
