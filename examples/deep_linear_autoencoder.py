@@ -122,7 +122,7 @@ figure
 R = np.linalg.qr(np.hstack([noisy.double().numpy(), clean.double().numpy()]))[1]
 X, Y = (torch.tensor(R[:, part]) for part in (slice(64), slice(64, 128)))
 race = lt.regression(X, Y, "half")
-TARGETS = (1e-2, 1e-3, 1e-4, 1e-5)  # of the first gap
+TARGETS = (1e-2, 1e-3, 1e-4, 1e-5)  # of the initial gap
 
 
 def train(model, rule: str | None = None, lr: float = 1.0) -> tuple[np.ndarray, np.ndarray]:

@@ -74,7 +74,7 @@ starts = {
     for name, A in (("random A", drawn), ("gradient A", steepest))
     for factor in (1, 4, 16)
 }
-print(f"{'start':<22}{'certified':>11}{'at rate':>10}{'reached':>10}  (parts of the first gap)")
+print(f"{'start':<22}{'certified':>11}{'at rate':>10}{'reached':>10}  (parts of the initial gap)")
 found = {}
 for name, (factor, pair) in starts.items():
     best = lf.certify(*pair).best
@@ -100,7 +100,7 @@ print(f"{plus.curve.speed:.4g} to {plus.curve.limit / plus.gap:.4f}")
 assert abs(plus.curve.speed / plain.curve.speed - 16) < 1e-6
 
 # %% [markdown]
-# ## A proof by computing
+# ## A proof by computation
 #
 # For any rank, a verified run says where the exact flow is.
 

@@ -4,7 +4,7 @@
 
 Each instance is one loss (sensing, completion, softmax, Huber, weighted or ridge regression) and one start. The
 inequalities are tried at 20 random points, the certificate of the flow against a run, and that of descent with
-its safe step against a descent. One in a hundred of each loss is proved by computing, and the proof compared with
+its safe step against a descent. One in a hundred of each loss is proved by computation, and the proof compared with
 the run. Prints what was seen and exits with 1 if anything was violated.
 """
 

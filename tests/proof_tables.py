@@ -2,7 +2,7 @@
 
     python -m tests.proof_tables gaussian --first 0 --count 100
 
-Each row gives, at three parts of the first loss gap, the latest certified time over the earliest. The actual time
+Each row gives, at three parts of the initial loss gap, the latest certified time over the earliest. The actual time
 lies between the two, so this ratio bounds that of the certified over the actual time. `docs/verified.md` shows the
 tables.
 """

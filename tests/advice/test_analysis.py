@@ -101,7 +101,10 @@ def test_narrow_layers():
     found = of(EYE, lf.init.gaussian((2, 1, 2), rng=0))
     assert found["narrow"].numbers == {"width": 1.0, "needed": 2.0}
     limit = found["rate"].numbers["limit"]
-    assert f"guaranteed to fall to {limit:.4g}, 94% of the first, at rate 0.7758 (low rank)" in found["rate"].text
+    assert (
+        f"guaranteed to fall to {limit:.4g}, 94% of its initial value, at rate 0.7758 (low rank)"
+        in found["rate"].text
+    )
     assert "hold" not in found
     assert "narrow" not in of(EYE, homogeneous())
     # With a single direction of data one unit is enough.
@@ -159,7 +162,10 @@ def test_a_change_of_the_start_says_what_it_does_to_steps():
     four = lf.Network([4 * W for W in draw[1].weights], draw[1].scale)
     numbers = found["rescale"].numbers
     assert (numbers["factor"], numbers["steps"], numbers["steps_now"]) == (4.0, steps(four), now)
-    assert f"gains almost nothing: {steps(four):,} steps are certified then, {now:,} now" in found["rescale"].text
+    assert (
+        f"gains almost nothing: {steps(four):,} steps would be certified, instead of {now:,} now"
+        in found["rescale"].text
+    )
     assert found["width"].numbers["steps"] == steps(draw[8])
     assert f"gains a factor of {times(now / steps(draw[8]))}: {steps(draw[8]):,} steps" in found["width"].text
     assert "gains a factor of" in found["design"].text
@@ -167,11 +173,11 @@ def test_a_change_of_the_start_says_what_it_does_to_steps():
     few, many, none = (types.SimpleNamespace(steps_to=lambda until, k=k: k) for k in (20, 50, math.inf))
     assert (
         on_steps(many, few, 1e-6)[0]
-        == " Gradient descent loses a factor of 2.5: 50 steps are certified then, 20 now."
+        == " Gradient descent loses a factor of 2.5: 50 steps would be certified, instead of 20 now."
     )
-    assert on_steps(few, few, 1e-6)[0] == " Gradient descent gains nothing: 20 steps are certified, then and now."
-    assert on_steps(none, few, 1e-6)[0].endswith("no number of steps is certified then; now 20 are.")
-    assert on_steps(few, none, 1e-6)[0].endswith("20 steps are certified then; now no number is.")
+    assert on_steps(few, few, 1e-6)[0] == " Gradient descent gains nothing: 20 steps would be certified, as now."
+    assert on_steps(none, few, 1e-6)[0].endswith("no number of steps would be certified, instead of 20 now.")
+    assert on_steps(few, none, 1e-6)[0].endswith("20 steps would be certified, instead of none now.")
     assert on_steps(none, none, 1e-6) == ("", {})
 
 
@@ -197,7 +203,7 @@ def test_findings_of_a_descent_are_about_steps():
     wide = next(k for k in (2, 4, 8) if best[k].steps_to(1e-6) * 2 <= best[1].steps_to(1e-6))
     assert found["width"].numbers["factor"] == wide
     assert f"{best[wide].steps_to(1e-6):,} steps of {best[wide].step_size:.3g}, not" in found["width"].text
-    assert f"which is guaranteed to reach it in {best[1].steps_to(1e-6):,} steps" in found["step"].text
+    assert f"which is guaranteed to reach the target in {best[1].steps_to(1e-6):,} steps" in found["step"].text
     made = lf.design(f, draw[1].widths, algorithm="descent", until=1e-6, scale=draw[1].scale, rng=0)
     assert found["design"].numbers["least_steps"] == made.least_steps  # which the design comes near
     assert found["design"].numbers["steps_now"] == best[1].steps_to(1e-6)
@@ -216,7 +222,7 @@ def test_numbers_that_are_told_apart_are_apart():
     # A gap that a change leaves as it is to three digits stays.
     small = lf.init.imbalanced((2, 4, 2), 0.01, np.zeros((2, 2)), rng=0)
     text = of(EYE, small)["rescale"].text
-    assert not re.search(r"is then ([\d.e+-]+), not \1\b", text) and "the first loss gap stays 4" in text
+    assert not re.search(r"would be ([\d.e+-]+), not \1\b", text) and "the initial loss gap would stay 4" in text
     # The same in the row of a published result that asks for a smaller step.
     tiny = lf.init.balanced((2, 2, 2), 2 * np.eye(2) * 0.9, rng=0)
     row = next(g for g in lf.certify(EYE, tiny, algorithm="descent").guarantees if g.name == "approximately balanced")

@@ -28,7 +28,7 @@ def test_a_proved_design_is_in_time_and_needs_less_imbalance_than_the_certificat
     assert found.certificate.rate < rate and found.confirm().holds
     told = found.to_dict()
     assert told["proof"]["result"] and told["rate"] == found.rate and by_certificate.to_dict()["proof"] is None
-    assert "a verified run from here reaches 0.0001 of the first gap in time" in str(found)
+    assert "a verified run from here reaches 0.0001 of the initial gap in time" in str(found)
 
 
 def test_a_start_that_is_fast_enough_needs_no_imbalance():

@@ -576,7 +576,7 @@ def test_an_envelope_that_ends_says_where(monkeypatch):
     curve = curves.LevelCurve(levels, np.array([1.0, 2.0, 0.0]))
     assert (
         exponential._envelope(setting, curve, [], "so").reason
-        == "what is known of the start ends when the gap is 0.0625 of its first; then so"
+        == "the bounds from the start end when the gap is 0.0625 of its initial value; then so"
     )
     assert exponential._envelope(setting, None, [], "so").reason == "no bound applies at the start: so"
     assert exponential._envelope(setting, curves.LevelCurve(levels, np.ones(3)), [], "so").reason == ""

@@ -32,7 +32,7 @@ def test_the_origin_of_two_layers_has_the_singular_values_of_the_gradient():
     found = lf.landscape(lf.MatrixFactorization(Y), lf.Network(2 * [np.zeros((3, 3))], 0.5))
     assert found.verdict is Verdict.STRICT_SADDLE and found.least == near(-1.5) and found.greatest == near(1.5)
     assert (found.gap, found.gradient, found.flat, found.rank, found.modes) == (7.0, 0.0, 0, 0, ())
-    assert found.reason == "the loss is 7 above f*, and its Hessian has a way down"
+    assert found.reason == "the loss is 7 above f*, and its Hessian has a direction of negative curvature"
 
 
 @pytest.mark.parametrize("depth", [3, 4])

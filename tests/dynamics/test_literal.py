@@ -1204,8 +1204,8 @@ def test_a_saddle_is_said_where_it_is_certain():
     narrow = [np.zeros((2, 1)), np.zeros((1, 2))]
     found = saddles.saddle_note(lf.MatrixFactorization(Y), lf.Network(narrow))
     assert (
-        found
-        == "at a saddle: the loss is 5 above f*, and its Hessian has a way down (least eigenvalue of its Hessian -3)"
+        found == "at a saddle: the loss is 5 above f*, and its Hessian has a direction of negative curvature "
+        "(least eigenvalue of its Hessian -3)"
     )
     # The Hessian is formed up to 200 weights.
     assert saddles.MOST_WEIGHTS == 200

@@ -402,7 +402,7 @@ def test_singular_values_reach_their_targets():
         t, y = data(mode)
         assert target.is_dashed() and not mode.is_dashed()
         assert target.get_ydata()[0] == pytest.approx(sorted(np.diag(Y))[::-1][k])
-        assert y[-1] == pytest.approx(target.get_ydata()[0], rel=1e-2)  # at 10⁻⁶ of the first gap
+        assert y[-1] == pytest.approx(target.get_ydata()[0], rel=1e-2)  # at 10⁻⁶ of the initial gap
         assert y[np.searchsorted(t, run.t)] == pytest.approx(run.singular_values[:, k])
         assert len(t) > 200
     assert {text.get_text() for text in ax.texts} == {r"$\sigma_1$", r"$\sigma_2$", r"$\sigma_3$"}
@@ -416,7 +416,7 @@ def test_phase_plane_keeps_the_imbalance_and_meets_the_optima(scale):
     ax = plots.phase_plane(SCALAR, scalar_flow(2.0, -1.0, scale))
     u, v = data(*named(ax, "_run"))
     assert u**2 - v**2 == pytest.approx(3.0, rel=1e-6)  # conserved up to the tolerance of the integration
-    assert scale * u[-1] * v[-1] == pytest.approx(2.0, rel=1e-3)  # at 10⁻⁸ of the first gap
+    assert scale * u[-1] * v[-1] == pytest.approx(2.0, rel=1e-3)  # at 10⁻⁸ of the initial gap
     for line in named(ax, "_optima"):
         assert scale * np.prod(data(line), axis=0) == pytest.approx(2.0)
     for line in named(ax, "_level"):
@@ -465,7 +465,7 @@ def test_map_draws_runs_by_their_norms():
     a, b = data(*named(ax, "_run"))
     assert (a[0], b[0]) == pytest.approx((1.4, 0.3))
     assert a**2 - b**2 == pytest.approx(1.4**2 - 0.3**2, rel=1e-6)
-    assert a[-1] * b[-1] == pytest.approx(1.0, rel=1e-3)  # at 10⁻⁸ of the first gap
+    assert a[-1] * b[-1] == pytest.approx(1.0, rel=1e-3)  # at 10⁻⁸ of the initial gap
     texts = {text.get_text() for text in plots.init_map(SQUARE, points=41).texts}
     assert {"imbalance", "margin", "either", "neither", "balanced"} <= texts
 

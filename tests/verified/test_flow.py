@@ -371,7 +371,7 @@ def test_rates_are_not_known_where_the_gap_may_be_negative():
 
 
 def test_times_are_bounded_by_the_gap_on_both_sides_of_the_first():
-    """The first gap is itself known between bounds, which a time to a fraction of it must grant."""
+    """The initial gap is itself known between bounds, which a time to a fraction of it must grant."""
     f = lf.MatrixFactorization(np.full((1, 1), 1.0))
     plain = lf.enclose(f, [np.full((1, 1), 0.5)], until=1e-3)
     wide = dataclasses.replace(plain, first=(0.5 * plain.first[0], 2 * plain.first[1]))

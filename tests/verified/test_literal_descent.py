@@ -305,7 +305,7 @@ def proof(gaps):
 
 def test_steps_are_counted_to_the_first_that_may_be_and_to_the_first_that_surely_is_there():
     enc = proof([(8.0, 10.0), (5.0, 7.0), (4.9, 4.1), (3.0, 3.9), (1.0, 2.0)])
-    # Half of the first gap is between 4 and 5.
+    # Half of the initial gap is between 4 and 5.
     assert enc.steps == 4 and enc.steps_bounds(0.5) == (1, 3)
     assert enc.steps_bounds(0.05) == (5, math.inf)
     assert proof([(8.0, 8.0), (4.0, 4.0), (1.0, 1.0)]).steps_bounds(0.5) == (1, 2)

@@ -49,7 +49,7 @@ def ended(march, until=None, end=math.inf, max_steps=9):
 
 
 def test_a_flow_ends_past_its_target_so_that_its_time_is_bounded_from_both_sides():
-    # 0.1 of the least that the first gap may be, less a hundredth of it.
+    # 0.1 of the least that the initial gap may be, less a hundredth of it.
     assert ended(Scripted((8.0, 9.0), (0.8, 0.8), (0.79, 0.792)), until=0.1) == ("target proved", "", 2)
     assert ended(Scripted((8.0, 9.0), (0.79, 0.7921), (0.5, 0.5)), until=0.1) == ("target proved", "", 2)
     assert ended(Scripted((8.0, 9.0), (0.5, 0.5)), until=0.1) == ("target proved", "", 1)
@@ -99,7 +99,7 @@ def test_a_flow_ends_at_its_limits():
 
 
 def test_a_flow_ends_where_its_bounds_are_too_far_apart():
-    # Of the upper bound, the half is still of use; of the first gap more is, and without a target everything.
+    # Of the upper bound, the half is still of use; of the initial gap more is, and without a target everything.
     assert ended(Scripted((1.0, 8.0), (2.0, 4.0), (0.09, 0.09)), until=0.1) == ("target proved", "", 2)
     result, reason, steps = ended(Scripted((1.0, 8.0), (1.99, 4.0), (0.09, 0.09)), until=0.1)
     assert (result, steps) == ("proof ended", 1)

@@ -64,7 +64,7 @@ class Design:
     def rate(self) -> float:
         """The exponential rate certified at every time (for a descent, per unit of `step_size · steps`).
 
-        With a `proof`, it is the mean rate until the gap is proved to be at most the fraction `until` of the first.
+        With a `proof`, it is the mean rate until the gap is proved to be at most `until` times the initial one.
         """
         if self.proof is not None:
             return math.log(1 / self.until) / self.proof.time_bounds(self.until)[1]
@@ -77,11 +77,11 @@ class Design:
 
     @property
     def steps(self) -> int | None:
-        """Number of steps after which the gap is certified to be at most `until` of the first; None for the flow."""
+        """Number of steps that certify a gap of at most `until` times the initial one; None for the flow."""
         return None if self.least_steps is None else int(self.certificate.steps_to(self.until))
 
     def confirm(self, until: float | None = None) -> Check:
-        """Run from the start until the gap is at most the fraction `until` of the first, and check the certificate.
+        """Run from the start until the gap is at most `until` times the initial one, and check the certificate.
 
         If `until` is omitted, that of the design is used. A descent takes at most the certified number of `steps`.
         """
@@ -272,7 +272,7 @@ def _proved(family: Family, rate: float, until: float) -> Design:
             "larger until, or leave out verified=True."
         )
     network = family.at(imbalance)
-    reason = f"{family.describe()}; a verified run from here reaches {until:g} of the first gap in time"
+    reason = f"{family.describe()}; a verified run from here reaches {until:g} of the initial gap in time"
     certificate, notes = certify(objective, network), (*family.notes, *objective.notes)
     return Design(network, certificate, imbalance, until, None, reason, notes, proofs[imbalance])
 

@@ -53,7 +53,7 @@ def findings(
     Args:
         cert: the certificate of the start.
         run: the run from the start, or None.
-        until: fraction of the first loss gap at which times are compared.
+        until: fraction of the initial loss gap at which times are compared.
         redraw: a function that draws the start with wider hidden layers; None if the weights were given.
         proof: the verified run from the start, or None.
 
@@ -104,17 +104,17 @@ def _rate(cert: Certificate, run: Trajectory | None, until: float) -> Iterator[F
         if isinstance(best.curve, LimitCurve):
             limit, speed = best.curve.limit, best.curve.speed
             text = (
-                f"The loss gap is guaranteed to fall to {limit:.4g}, {percent(limit / best.gap)} of the first, "
-                f"at rate {speed:.4g} ({best.name}); nothing is certified below that."
+                f"The loss gap is guaranteed to fall to {limit:.4g}, {percent(limit / best.gap)} of its initial "
+                f"value, at rate {speed:.4g} ({best.name}); nothing is certified below that."
             )
             numbers |= {"limit": limit, "rate_to_limit": speed}
         yield Finding("rate", text, numbers)
         return
     numbers["certified_time"] = sure
-    text = f"It is guaranteed to reach {until:g} of the first loss gap by t = {sure:.4g} ({best.name})"
+    text = f"The flow is guaranteed to reach {until:g} of the initial loss gap by t = {sure:.4g} ({best.name})"
     needed = math.nan if run is None else run.time_to(until)
     if math.isfinite(needed) and needed > 0:
-        text += f"; the run did so at t = {needed:.4g}, {times(sure / needed)} times earlier."
+        text += f"; the run did so at t = {needed:.4g}. The guaranteed time is {times(sure / needed)} times as long."
         numbers |= {"observed_time": needed, "time_ratio": sure / needed}
     elif run is not None:
         left = float(run.gap[-1]) / float(run.gap[0])
@@ -146,7 +146,7 @@ def _hold(cert: Certificate) -> Iterator[Finding]:
     )
     if safe > 0:
         text += (
-            f" The imbalance alone gives {alone:.3g}, with the margin {safe:.3g} of the product it gives {both:.3g}."
+            f" The imbalance alone gives {alone:.3g}; with the margin {safe:.3g} of the product it gives {both:.3g}."
         )
     elif setting.objective.strong_convexity > 0:
         text += f" The start is too far from the optimum for a margin; the imbalance alone gives {alone:.3g}."
@@ -293,9 +293,9 @@ def _rescale(cert: Certificate, descent: Certificate, until: float) -> Iterator[
     if best is not None:
         factor, new = best
         then, before = f"{new.gap:.3g}", f"{cert.gap:.3g}"
-        first = f"stays {before}" if then == before else f"is then {then}, not {before}"
+        first = f"would stay {before}" if then == before else f"would be {then}, not {before}"
         more, steps = _also(new, descent, new.start, until)
-        text = f"Every layer times {factor:g} {_gain(new, now, until)}; the first loss gap {first}.{more}"
+        text = f"Multiplying every layer by {factor:g} {_gain(new, now, until)}; the initial loss gap {first}.{more}"
         yield Finding("rescale", text, {"factor": factor, "rate": new.rate, "gap": new.gap, **steps})
 
 
@@ -314,7 +314,7 @@ def _rank(cert: Certificate) -> Iterator[Finding]:
         (n, m), (r, s) = cert.objective.shape, seen.shape
         yield Finding(
             "rank",
-            f"The loss sees {r}×{s} of the {n}×{m} entries of the product, as the data are rank-deficient: the other "
+            f"The data are rank-deficient: the loss sees only an {r}×{s} part of the {n}×{m} product. The other "
             "directions never move, and the certificate covers only what the loss sees.",
             {"seen": float(r * s), "entries": float(n * m)},
         )

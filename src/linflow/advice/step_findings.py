@@ -44,7 +44,7 @@ def rate_in_steps(cert: Certificate, name: str, run: Trajectory | None, until: f
         text = f"A bound is certified for steps {way(cert)} ({name}), but no number of steps to {until:g}."
         return Finding("rate", text, numbers)
     numbers["certified_steps"] = float(sure)
-    text = f"It is guaranteed to reach {until:g} of the first loss gap in {counted(sure)} {way(cert)} ({name})"
+    text = f"Descent is guaranteed to reach {until:g} of the initial loss gap in {counted(sure)} {way(cert)} ({name})"
     if run is None:
         return Finding("rate", f"{text}.", numbers)
     needed = steps_taken(run, until)
@@ -52,7 +52,7 @@ def rate_in_steps(cert: Certificate, name: str, run: Trajectory | None, until: f
         text += f"; the run took {counted(needed)}"
         numbers["observed_steps"] = needed
         if needed > 0:
-            text += f", {times(sure / needed)} times fewer"
+            text += f". The guaranteed number is {times(sure / needed)} times as large"
             numbers["step_ratio"] = sure / needed
     else:
         numbers["left"] = float(run.gap[-1]) / float(run.gap[0])
@@ -69,24 +69,24 @@ def on_steps(new: Certificate, old: Certificate, until: float) -> tuple[str, dic
     Args:
         new: certificate of descent from the other start.
         old: certificate of descent from this start.
-        until: fraction of the first loss gap.
+        until: fraction of the initial loss gap.
     """
     then, now = new.steps_to(until), old.steps_to(until)
     numbers = {name: float(x) for name, x in (("steps", then), ("steps_now", now)) if math.isfinite(x)}
     if not numbers:
         return "", {}
     if math.isinf(then):
-        return f" For gradient descent no number of steps is certified then; now {now:,.0f} are.", numbers
+        return f" For gradient descent no number of steps would be certified, instead of {now:,.0f} now.", numbers
     if math.isinf(now):
-        return f" For gradient descent {counted(then)} are certified then; now no number is.", numbers
+        return f" For gradient descent {counted(then)} would be certified, instead of none now.", numbers
     if then == now:
-        return f" Gradient descent gains nothing: {counted(now)} are certified, then and now.", numbers
+        return f" Gradient descent gains nothing: {counted(now)} would be certified, as now.", numbers
     if min(then, now) == 0:  # a start that is already at the target
-        return f" For gradient descent {counted(then)} are certified then, {now:,.0f} now.", numbers
+        return f" For gradient descent {counted(then)} would be certified, instead of {now:,.0f} now.", numbers
     verb = "gains" if then < now else "loses"
     ratio = times(now / then if then < now else then / now)
     much = f"{verb} a factor of {ratio}" if ratio != "1" else f"{verb} almost nothing"
-    return f" Gradient descent {much}: {counted(then)} are certified then, {now:,.0f} now.", numbers
+    return f" Gradient descent {much}: {counted(then)} would be certified, instead of {now:,.0f} now.", numbers
 
 
 def fewest(descent: Certificate, until: float, worth: float) -> Iterator[Finding]:
@@ -102,7 +102,7 @@ def fewest(descent: Certificate, until: float, worth: float) -> Iterator[Finding
     if now < worth * least:
         return
     here = f"{now:,.0f} are" if math.isfinite(now) else "no number is"
-    text = f"No constant step can be certified to reach it in fewer than {least:,} steps"
+    text = f"No constant step can be certified to reach the target in fewer than {least:,} steps"
     numbers = {"least_steps": float(least)} | ({"steps_now": float(now)} if math.isfinite(now) else {})
     text += f"; from this start {here} certified. linflow design --algorithm descent makes a start that comes close."
     yield Finding("design", text, numbers)
@@ -128,7 +128,7 @@ def step(cert: Certificate, descent: Certificate, until: float) -> Iterator[Find
         taken, best = checks.differing_texts(cert.step_size, eta)
         text = f"The step {taken} is {word} than the certified best, {best} (safe_step_size)"
         if math.isfinite(steps):
-            text += f", which is guaranteed to reach it in {counted(steps)}"
+            text += f", which is guaranteed to reach the target in {counted(steps)}"
         yield Finding("step", text + ".", numbers | {"taken": cert.step_size})
         return
     text = f"Gradient descent with the step {eta:.3g} is guaranteed never to raise the loss"
@@ -139,7 +139,7 @@ def step(cert: Certificate, descent: Certificate, until: float) -> Iterator[Find
     curvature = K * float(cert.setting.tangent.eigenvalue("greatest").value)
     if facts and curvature > 0:
         text += (
-            f". It is limited by the curvature that the whole run may meet, at most {facts['β']:.3g}; at the start "
+            f". This step is limited by the curvature that the run may meet, at most {facts['β']:.3g}; at the start "
             f"it is {curvature:.3g} (K λ_max(T))"
         )
         numbers |= {"curvature_cap": facts["β"], "curvature_at_start": curvature}

@@ -69,7 +69,7 @@ class Check:
         if self.violation is None:
             lines = ["kept at every recorded time"]
             if math.isfinite(self.worst_slack):
-                lines = [f"{lines[0]}; observed rate at least {self.worst_slack:.4g} of the guaranteed"]
+                lines = [f"{lines[0]}; observed rate at least {self.worst_slack:.4g} times the guaranteed"]
         else:
             v = self.violation
             lines = [

@@ -108,7 +108,7 @@ def _envelope(setting: Setting, curve: LevelCurve | None, rows: Sequence[Bound],
         facts = {"final rate": curve.final_rate}
     else:
         down = float(curve.levels[int(np.argmin(curve.rates > 0))] / curve.levels[0])
-        reason = f"what is known of the start ends when the gap is {down:.3g} of its first; then {why}"
+        reason = f"the bounds from the start end when the gap is {down:.3g} of its initial value; then {why}"
     return setting.guarantee(
         name="envelope",
         source="linflow, docs/theory.md",

@@ -18,9 +18,9 @@ def explore(
         typer.Option(metavar="FILE", help="Write the page without a server to this file, and exit."),
     ] = None,
 ) -> None:
-    """Open a page to drag starts on and watch the rate, the guarantee and the proof.
+    """Open a page on which you drag starts and watch the rate, the guarantee and the proof.
 
-    The page is on this machine only. Ctrl-C ends it. Example: linflow explore
+    Only this machine can open the page. Ctrl-C ends it. Example: linflow explore
 
     Exit code 0: the page was ended, or written; 2: bad input.
     """

@@ -28,7 +28,7 @@ def audit(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not a table.")] = False,
 ) -> None:
-    """Find the chains of linear maps in a PyTorch model, LoRA adapters among them, and say how they will train.
+    """Find the chains of linear maps in a PyTorch model, LoRA adapters too, and report what their weights imply.
 
     Nothing in the file is run. Example: linflow audit model.safetensors
 

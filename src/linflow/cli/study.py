@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, not text.")]
 Rigorous = Annotated[bool, typer.Option("--rigorous", help="Also prove the rounding of the certificate.")]
-Verified = Annotated[bool, typer.Option("--verified", help="Also prove by computing when the target is reached.")]
+Verified = Annotated[bool, typer.Option("--verified", help="Also prove by computation when the target is reached.")]
 RUN = tuple(name for name, (_, _, panel, _) in OPTIONS.items() if panel in ("Data", "Start", "Run"))
 OPTIMIZER = tuple(name for name, (_, _, panel, _) in OPTIONS.items() if panel == "Optimizer")
 DATA, DRAWN = (
@@ -30,7 +30,7 @@ START = (*WEIGHTS, "algorithm", "step_size", "schedule")
 def certify(
     experiment: "Experiment", rigorous: Rigorous = False, verified: Verified = False, as_json: Json = False
 ) -> None:
-    """Say how fast training from a start is sure to be, before it is run.
+    """Certify how fast training from a start converges, before any run.
 
     Example: linflow certify --target Y.csv --init ntk --hidden 64 --seed 0
 
@@ -53,7 +53,7 @@ def certify(
         if proof is not None:
             say(f"\n{next(proved(proof, cert, experiment.flow.until)).text}")
         elif verified:
-            say(f"\nNothing is proved by computing: {reason}.")
+            say(f"\nNothing is proved: {reason}.")
         elif cert.best is None and cert.way_out:
             say("\nOn the command line, --verified does this.")
     done = proof is not None and proof.result == "target proved"
@@ -63,7 +63,7 @@ def certify(
 @app.command(cls=ExperimentCommand)
 @takes_experiment(*WEIGHTS)
 def landscape(experiment: "Experiment", as_json: Json = False) -> None:
-    """Say what kind of point the weights are: gradient and Hessian of the loss, and a verdict.
+    """Classify the point where the weights are: gradient and Hessian of the loss, and a verdict.
 
     Example: linflow landscape --target Y.csv --weights end.npz
 
@@ -84,11 +84,12 @@ def landscape(experiment: "Experiment", as_json: Json = False) -> None:
 @app.command(cls=ExperimentCommand)
 @takes_experiment(*RUN, *OPTIMIZER, "save", "table", "plot")
 def simulate(experiment: "Experiment", as_json: Json = False) -> None:
-    """Run the gradient flow, or a descent, and say how it went.
+    """Run the gradient flow, or a descent, and print how it ended.
 
     Example: linflow simulate --target Y.csv --hidden 64 --until 1e-8 --save run.nc
 
-    Exit code 0: it did what was asked; 1: it ended otherwise; 2: bad input; 130: Ctrl-C, with what was done kept.
+    Exit code 0: the run reached its target or its end; 1: it ended otherwise; 2: bad input;
+    130: Ctrl-C, with what was done kept.
     """
     import linflow as lf
     from linflow.experiments.analysis import run_summary, unchecked
@@ -139,7 +140,7 @@ def design(experiment: "Experiment", as_json: Json = False) -> None:
 
     Example: linflow design --target Y.csv --hidden 30 --rate 5 --out start.npz
 
-    Exit code 0: certified, and kept where it was run; 1: a run broke it; 2: there is none, or bad input;
+    Exit code 0: certified, and a run of --confirm kept it; 1: the run broke it; 2: no such start, or bad input;
     130: Ctrl-C, and nothing was written.
     """
     import linflow as lf
@@ -181,13 +182,14 @@ def design(experiment: "Experiment", as_json: Json = False) -> None:
 @app.command(cls=ExperimentCommand)
 @takes_experiment(*RUN, "proof_steps", "folder")
 def analyze(experiment: "Experiment", as_json: Json = False) -> None:
-    """Certify a start, run it, set one against the other, and say what holds it back.
+    """Certify a start, run it, compare the two, and report what limits the rate.
 
     Writes index.html, analysis.json, run.nc and experiment.toml, which runs the same again.
 
     Example: linflow analyze --x X.csv --y Y.csv --init ntk --hidden 64,64 --seed 0
 
-    Exit code 0: the run got there and kept the certificate; 1: it did not, or nothing is certified; 2: bad input;
+    Exit code 0: the run reached its target and kept the certificate; 1: it did not, or nothing is certified;
+    2: bad input;
     130: Ctrl-C, with what was done kept.
     """
     from linflow.experiments.analysis import AnalysisInterrupted, finished, started, stopped

@@ -43,7 +43,7 @@ class _Runs(Group):
 sweeps = App(
     cls=_Runs,
     no_args_is_help=True,
-    help="""Run all experiments of a grid, one row of a table each; nothing is lost and nothing computed twice.
+    help="""Run all experiments of a grid and write a table with one row for each. A stopped sweep can be continued.
 
 Example: linflow sweep grid.toml --out results""",
 )
@@ -92,7 +92,7 @@ def run(
 
 @sweeps.command()
 def status(folder: Folder) -> None:
-    """Say how far a sweep is, from another terminal too.
+    """Show the progress of a sweep; this works from another terminal too.
 
     Example: linflow sweep status results
     """

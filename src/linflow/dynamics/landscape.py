@@ -160,7 +160,8 @@ def judge(field: GradientField, *, stationary: bool, speed: float = 0.0, most: f
     elif kind is Verdict.GLOBAL_MINIMUM:
         verdict, reason = kind, f"the loss is {gap:.3g} above f*, and no product of rank {len(modes or ())} has less"
     elif least is not None and least < -error:
-        verdict, reason = Verdict.STRICT_SADDLE, f"the loss is {gap:.3g} above f*, and its Hessian has a way down"
+        verdict = Verdict.STRICT_SADDLE
+        reason = f"the loss is {gap:.3g} above f*, and its Hessian has a direction of negative curvature"
     elif convex and net.overparametrized and norm(f.gradient(W)) > f.gradient_rounding(net):
         verdict = kind or (Verdict.SADDLE if flat is None else Verdict.FLAT_SADDLE)
         reason = f"the loss is {gap:.3g} above f*, and for a convex f in full width no minimum is"

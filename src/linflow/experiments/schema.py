@@ -87,7 +87,7 @@ class StartSection(_Section):
 
 
 class FlowSection(_Section):
-    """The gradient flow, which runs to a fraction of the first loss gap or to a time."""
+    """The gradient flow, which runs to a fraction of the initial loss gap or to a time."""
 
     until: Fraction = 1e-6
     t_max: Positive | None = None

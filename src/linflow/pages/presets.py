@@ -50,7 +50,7 @@ FIGURES: tuple[Preset, ...] = (
     Preset("symmetry", "A symmetry and its conservation law", "two_weights", {"u": 1.9, "v": 0.1, "s": 1.0}),
     Preset(
         "verified_runs",
-        "Guaranteed before the run, proved by computing, observed",
+        "Guaranteed before the run, proved by computation, observed",
         "two_weights",
         {"u": 0.6, "v": 0.3, "s": 1.5},
     ),

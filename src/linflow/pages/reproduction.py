@@ -159,7 +159,7 @@ def reproduce(
 ) -> Report:
     """Run experiments one after another and write what they found.
 
-    Writes ``index.html``, ``report.json``, ``play.html`` (a page to drag starts on) and ``figures/ID.{svg,pdf,png}``.
+    Writes ``index.html``, ``report.json``, ``play.html`` (starts to drag) and ``figures/ID.{svg,pdf,png}``.
     An experiment that stops with an error becomes a failed claim, and the others go on.
 
     Args:

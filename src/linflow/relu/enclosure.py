@@ -66,7 +66,7 @@ class Enclosure(EnclosedFlow):
         data: inputs and targets.
         start: the network at the start.
         steps: the path, step by step.
-        first: bounds of the first loss.
+        first: bounds of the initial loss.
         result: how the run ended: "target proved", "time limit reached", "step limit reached" or "proof ended".
         reason: why the run ended early; empty if it did not.
         turns: where the path changes its pattern.
@@ -235,7 +235,7 @@ def enclose(
     steps: int | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Enclosure | EnclosedDescent:
-    """Prove, by computing, where gradient flow or descent of `½‖σ(XU + 1bᵀ)V − Y‖_F²` goes from this start.
+    """Prove, by computation, where gradient flow or descent of `½‖σ(XU + 1bᵀ)V − Y‖_F²` goes from this start.
 
     Between flips the flow is that of a polynomial, and a Taylor polynomial follows it. A radius ρ around this path
     satisfies `ρ' ≥ m ρ + δ`, where δ bounds the defect of the path, and m bounds `max_j ‖XᵀD_{a_j}R‖₂`, the concave
@@ -252,7 +252,7 @@ def enclose(
         X: inputs, shape `(N, d)`.
         Y: targets, shape `(N, m)`, or `(N,)` for one output.
         network: a `relu.Network`; two layers stand for a ReLU without bias.
-        until: fraction of the first loss to prove; 1e-6 if neither until nor t_max is given.
+        until: fraction of the initial loss to prove; 1e-6 if neither until nor t_max is given.
         t_max: time at which the flow stops.
         max_steps: limit on the steps of the path.
         algorithm: "flow", or "descent" for gradient descent, with the slope of `z < 0` where `z = 0`.

@@ -41,7 +41,7 @@ def attempt(
     Args:
         objective: the objective that is minimised.
         network: the network at the start.
-        until: fraction of the first loss gap to prove.
+        until: fraction of the initial loss gap to prove.
         t_max: time at which the flow stops.
         step_size: a constant step of a descent. Without it and without a schedule, the proof is for the flow.
         schedule: a rule for the step of a descent.

@@ -89,7 +89,7 @@ def flow_descent_gap(
         objective: an objective that `enclose` takes.
         network: a `Network` or its weights.
         step_size: η of the descent.
-        until: fraction of the first loss gap at which the descent ends.
+        until: fraction of the initial loss gap at which the descent ends.
         steps: largest number of steps of the descent.
         progress: called with the fraction done.
 

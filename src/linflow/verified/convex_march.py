@@ -34,7 +34,7 @@ class ConvexMarch:
         radius: upper bound of the distance of the exact weights to `weights`.
         t: time reached.
         exponent: `∫ m` so far.
-        first: bounds of the first loss gap.
+        first: bounds of the initial loss gap.
         gap: bounds of the loss gap now.
         trouble: why the march cannot go on; empty while it can.
     """

@@ -147,7 +147,7 @@ class DescentEnclosure(EnclosedSteps):
         step = "scheduled steps" if self.step_size is None else f"step {self.step_size:.4g}"
         step += "" if self.optimizer.plain else f", {self.optimizer}"
         return (
-            f"DescentEnclosure({self.result}, {step}, {self.steps} steps, {gap:.3g} of the first gap, "
+            f"DescentEnclosure({self.result}, {step}, {self.steps} steps, {gap:.3g} of the initial gap, "
             f"radius {float(self.radius[-1]):.2g})"
         )
 

@@ -172,7 +172,7 @@ class EnclosedFlow:
     def __repr__(self) -> str:
         gap = self.steps[-1].gap[1] / self.first[0] if self.steps and self.first[0] > 0 else 1.0
         return (
-            f"Enclosure({self.result}, t = {self.end:.6g}, {gap:.3g} of the first gap, radius "
+            f"Enclosure({self.result}, t = {self.end:.6g}, {gap:.3g} of the initial gap, radius "
             f"{float(self.radius[-1]):.2g})"
         )
 

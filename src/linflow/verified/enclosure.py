@@ -41,7 +41,7 @@ class Enclosure(EnclosedFlow):
         start: the network at the start.
         problem: the affine gradient with its proved errors.
         steps: the path, step by step.
-        first: bounds of the first loss gap.
+        first: bounds of the initial loss gap.
         result: how the run ended: "target proved", "time limit reached", "step limit reached" or "proof ended".
         reason: why the run ended early; empty if it did not.
         notes: how the input was converted, and what the gap is measured from.

@@ -162,7 +162,7 @@ class EnclosureMarch:
         t: time reached.
         radius: upper bound of the distance of the exact weights to the computed ones.
         exponent: `∫ m` so far.
-        first: bounds of the first loss gap.
+        first: bounds of the initial loss gap.
         gap: bounds of the loss gap now.
         trouble: why the march cannot go on; empty while it can.
         fast: whether compiled code may be used. It is used if it is available and the matrices are small.

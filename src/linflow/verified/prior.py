@@ -1,8 +1,8 @@
 """Guarantees before a run with all rounding proved: the result of `certify(…, rigorous=True)`.
 
 Every number behind a guarantee is bounded from the safe side. Residuals bound the eigenvalues of the imbalances and
-the singular values. γ, the first loss gap and λ_min(T) of the start have proved bounds. The formulas that follow are
-evaluated with allowances that cover their rounding. Proofs: docs/verified.md, section 10.
+the singular values. γ, the initial loss gap and λ_min(T) of the start have proved bounds. The formulas that follow
+are evaluated with allowances that cover their rounding. Proofs: docs/verified.md, section 10.
 """
 
 from __future__ import annotations
@@ -74,16 +74,16 @@ class RigorousCertificate(Certificate):
 
 @dataclass(frozen=True, repr=False)
 class SureCurve(LevelCurve):
-    """A decay that starts at an upper bound of the first gap. Its times refer to fractions of a lower bound.
+    """A decay that starts at an upper bound of the initial gap. Its times refer to fractions of a lower bound.
 
     Attributes:
-        known: lower bound of the first gap divided by the upper bound; 0 if no lower bound is known.
+        known: lower bound of the initial gap divided by the upper bound; 0 if no lower bound is known.
     """
 
     known: float = 0.0
 
     def time(self, gap: float) -> float:
-        """Return a time by which the gap is at most `gap`, and at most this fraction of any possible first gap."""
+        """Return a time by which the gap is at most `gap`, and at most this fraction of any possible initial gap."""
         return super().time(gap * self.known) if gap < self.levels[0] else 0.0
 
 
@@ -133,8 +133,8 @@ class _Start:
     Attributes:
         weights: the layers.
         scale: output scale c.
-        gap: bounds of the first loss gap; the upper one is rounded up once more.
-        levels: gaps; the first is the upper bound of the first gap.
+        gap: bounds of the initial loss gap; the upper one is rounded up once more.
+        levels: gaps; the first is the upper bound of the initial gap.
         floors: lower bounds of `λ_min(T)` at each level, by the name of the theorem.
         nearby: floors of `λ_min(T)` on balls around the start.
     """

@@ -47,7 +47,7 @@ DIGITS = 8
 
 LOOSE = 2.5e-3
 """A proof is loose if the bounds of its last gap are farther apart than this, relative to the upper one. At 10⁻⁶ of
-the first gap, the time is then known to about 2·10⁻⁴: the gap has fallen by e^14 at about one rate."""
+the initial gap, the time is then known to about 2·10⁻⁴: the gap has fallen by e^14 at about one rate."""
 
 STEPS = 100_000
 """Default limit on the steps of a verified descent."""
@@ -97,7 +97,7 @@ def enclose(
     nesterov: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> Enclosure | DescentEnclosure:
-    """Prove, by computing, where exact gradient flow or exact gradient descent goes from this start.
+    """Prove, by computation, where exact gradient flow or exact gradient descent goes from this start.
 
     Taylor polynomials θ̃ follow the flow. Around them, a radius ρ satisfies `ρ' ≥ m ρ + ‖θ̃' + ∇L(θ̃)‖`, where m
     bounds `−λ_min(∇²L)` at all weights within ρ. Then the exact flow exists and stays within ρ of θ̃. For a descent
@@ -115,7 +115,7 @@ def enclose(
             `Huber`, `ExponentialLoss`, `LogisticLoss`, `SoftmaxLoss`, or a convex `Objective` that declares its
             smoothness and errors, and for a flow `hessian_lipschitz`.
         network: a `Network` or its weights.
-        until: fraction of the first loss gap to prove; 1e-6 if until, t_max and steps are all left out.
+        until: fraction of the initial loss gap to prove; 1e-6 if until, t_max and steps are all left out.
         t_max: time at which the flow stops.
         max_steps: limit on the steps of the flow's path.
         algorithm: "flow", or "descent" for gradient descent.

@@ -63,7 +63,7 @@ def safe_step_size(
     momentum: float = 0.0,
     nesterov: bool = False,
 ) -> float:
-    """Return a certified step size of gradient descent, or with `verified` the largest step proved by computing.
+    """Return a certified step size of gradient descent, or with `verified` the largest step proved by computation.
 
     Without `verified`, the step is certified before any run: caps on the drift of the imbalances and on the curvature
     of the loss give the step with the least certified factor (docs/descent.md). It is cautious, often by a factor of
@@ -127,7 +127,7 @@ def safe_step_size(
     eta = _largest(proved, first, PRECISION)
     if not eta:
         raise ValueError(
-            f"no step size up to {first:.3g} is proved to reach {until:g} of the first gap within {steps} steps. "
+            f"no step size up to {first:.3g} is proved to reach {until:g} of the initial gap within {steps} steps. "
             "Raise steps or until, or leave out verified=True."
         )
     step = VerifiedStep(eta)

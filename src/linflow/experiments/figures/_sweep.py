@@ -53,7 +53,7 @@ def delta_claim(shown: Sequence[float], starts: Sequence[Network]) -> Claim:
 
 
 def by_hand(objective: Objective, network: Network, steps: Sequence[float]) -> np.ndarray:
-    """Return the loss gaps of a descent with these steps, over the first gap, using only the definition."""
+    """Return the loss gaps of a descent with these steps, over the initial gap, using only the definition."""
     gaps = [objective.gap(network.product())]
     for eta in steps:
         slopes = network.gradient(objective.gradient(network.product()))

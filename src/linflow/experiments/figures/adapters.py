@@ -180,7 +180,7 @@ def _shown_claims(data: AdapterData) -> Iterable[Claim]:
     limit = np.array([[one.limit / one.gap[0] for one in draws] for draws in data.sizes])[:, order]
     allowed = np.array([[one.best[0] / one.gap[0] for one in draws] for draws in data.sizes])[:, order]
     end = np.array([[one.gap[-1] / one.gap[0] for one in draws] for draws in data.sizes])[:, order]
-    yield Claim.within("A larger A, a nearer limit: certified less what A allows, of the first gap, changes by",
+    yield Claim.within("A larger A, a nearer limit: certified less what A allows, of the initial gap, changes by",
                        np.diff(limit - allowed, axis=1), high=0.0)  # fmt: skip
     yield Claim.within(
         "With the largest A, certified limit over the gap at the end", limit[:, -1] / end[:, -1], 1, 1.1
@@ -243,7 +243,7 @@ def tables(data: AdapterData) -> list[Table]:
         parts = np.median([(one.limit, one.best[0], one.gap[-1]) / one.gap[0] for one in ones], axis=0)
         rows.append((float(size), *map(float, parts), float(np.median([one.speed for one in ones]))))
     columns = ["size of A", "certified limit", "best at the start", "end of the flow", "certified rate"]
-    return [Table(f"Gaps over the first gap, medians of {data.settings.seeds} draws", columns, rows)]
+    return [Table(f"Gaps over the initial gap, medians of {data.settings.seeds} draws", columns, rows)]
 
 
 def numbers(data: AdapterData) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class BalancedDescentSettings(Settings):
     depth: tuple[int, ...] = setting((2, 3, 4, 5, 6), "the depths", least=2)
     values: tuple[float, ...] = setting((1.0, 0.9, 0.8), "the singular values of the target")
     start: float = setting(0.7, "the product at the start, as a part of the target")
-    until: float = setting(1e-3, "the fraction of the first loss to reach")
+    until: float = setting(1e-3, "the fraction of the initial loss to reach")
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class BoxPlotSettings(Settings):
     h: int = setting(200, "the width of both hidden layers")
     start: tuple[str, ...] = setting(("ntk", "fan_in", "fan_out"), "the starts", among=STARTS)
     seeds: int = setting(100, "the draws of each start")
-    until: float = setting(1e-4, "the fraction of the first loss gap at which a run ends")
+    until: float = setting(1e-4, "the fraction of the initial loss gap at which a run ends")
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def setup(data: BoxPlotData) -> dict[str, str]:
         "Shape": f"{s.n} × {s.h} × {s.h} × {s.m}",
         "Starts": "; ".join(f"{STARTS[name][0]}: {STARTS[name][1]}" for name in s.start),
         "Draws": f"{s.seeds} of each, seeds {data.seeds[0]} to {data.seeds[-1]}",
-        "Runs": f"flow until the loss gap is {number(s.until)} of its first",
+        "Runs": f"flow until the loss gap is {number(s.until)} of its initial value",
     }
 
 

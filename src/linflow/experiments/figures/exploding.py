@@ -39,7 +39,7 @@ class ExplodingSettings(Settings):
     step: float = setting(1.25, "λ and ε, between the squared singular values of the layers")
     values: tuple[float, ...] = setting((1.0, 0.5), "the singular values of the target")
     start: float = setting(0.3, "the singular values of the product at the start")
-    until: float = setting(1e-6, "the fraction of the first loss to reach")
+    until: float = setting(1e-6, "the fraction of the initial loss to reach")
 
 
 @dataclass(frozen=True)

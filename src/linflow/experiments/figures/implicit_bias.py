@@ -33,7 +33,7 @@ class ImplicitBiasSettings(Settings):
     h: tuple[int, ...] = setting(tuple(50 * 2**k for k in range(9)), "the hidden widths")
     a: tuple[float, ...] = setting((0.5, 0.4, 0.3), "the exponents: entries are N(0, h^(−2a))")
     seeds: int = setting(5, "the draws of each width")
-    until: float = setting(1e-12, "the part of the first gap at which a run ends")
+    until: float = setting(1e-12, "the part of the initial gap at which a run ends")
 
     def __post_init__(self) -> None:
         if self.n <= self.N:

@@ -32,7 +32,7 @@ class LazinessSettings(Settings):
     depth: tuple[int, ...] = setting((2, 3), "the depths whose T is compared with its limit", least=2)
     target: float = setting(3.0, "the norm of Y")
     seeds: int = setting(5, "the draws of each width")
-    until: float = setting(1e-6, "the part of the first gap at which a run ends")
+    until: float = setting(1e-6, "the part of the initial gap at which a run ends")
 
     def __post_init__(self) -> None:
         if len(self.h) < 2:

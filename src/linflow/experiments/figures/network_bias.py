@@ -345,7 +345,7 @@ def setup(data: NetworkBiasData) -> dict[str, str]:
         "Diagonal": f"{s.n} orthonormal samples, {s.d} coefficients, two of them ±1; all layers equal",
         "Circular": f"{s.n} even samples with {s.d} frequencies, two of the solution's ±1; filters α^(1/N) δ, and "
         "the last filter 0",
-        "Runs": f"the flow, to {number(s.until)} of the first gap; {s.seeds} draws; depths "
+        "Runs": f"the flow, to {number(s.until)} of the initial gap; {s.seeds} draws; depths "
         + ", ".join(map(str, s.depth)),
     }
 

@@ -220,7 +220,7 @@ def setup(data: OneAndTwoLayersData) -> dict[str, str]:
         "Same product": f"all modes at {number(s.start)}; two layers of width {s.h} with u² − v² = d in every mode",
         "Random": f"entries N(0, size²), size {', '.join(number(v) for v in s.size)}, {s.seeds} draws each; one "
         "layer starts at their product",
-        "Flow": "to 10⁻⁷ of the first gap; times are to 10⁻⁶",
+        "Flow": "to 10⁻⁷ of the initial gap; times are to 10⁻⁶",
     }
 
 

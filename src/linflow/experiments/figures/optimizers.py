@@ -85,7 +85,7 @@ class OptimizerData:
     Attributes:
         decayed: times and `‖D(t)‖_F/‖D(0)‖_F`, for each draw.
         drifts: the largest `‖D(t) − D(0)‖_F` of a heavy ball and its cap, shape `(draws, frictions, 2)`.
-        gaps: the first loss gaps.
+        gaps: the initial loss gaps.
     """
 
     settings: OptimizerSettings

@@ -46,7 +46,7 @@ class LossSettings(Settings):
     columns: int = setting(4, "its columns")
     known: tuple[float, ...] = setting((0.4, 0.7, 1.0), "the shares of entries that are known, up to 1")
     imbalance: tuple[float, ...] = setting((0.5, 1.0, 2.0, 4.0), "the imbalances of the completion")
-    until: float = setting(1e-6, "the fraction of the first loss gap at which a completion ends")
+    until: float = setting(1e-6, "the fraction of the initial loss gap at which a completion ends")
     seeds: int = setting(3, "the draws of data and start")
 
     def __post_init__(self) -> None:

@@ -199,7 +199,7 @@ def _race_claims(race: dict[float, Trajectory]) -> Iterable[Claim]:
     )
     times = [run.time_to(1e-6) for run in ordered]
     yield Claim(
-        "From the same product, a run with a larger |d| reaches 10⁻⁶ of the first loss earlier",
+        "From the same product, a run with a larger |d| reaches 10⁻⁶ of the initial loss earlier",
         "t = " + ", ".join(f"{number(t)} (d = {d:g})" for d, t in zip(sorted(race), times, strict=True)),
         bool((np.diff(times) < 0).all()),
         tuple(times),
@@ -290,7 +290,7 @@ def setup(data: PhasePlaneData) -> dict[str, str]:
         "Objective": f"½(w* − uv)², w* = {TARGET:g}",
         "Starts": f"{len(s.start)} drawn, {s.seeds} uniform in [−{REACH}, {REACH}]², one on u = −v",
         "Same product": f"uv = {s.product:g} at d = " + ", ".join(f"{d:g}" for d in s.d),
-        "Flow": "to 10⁻¹⁰ of the first loss, relative tolerance 10⁻⁸",
+        "Flow": "to 10⁻¹⁰ of the initial loss, relative tolerance 10⁻⁸",
     }
 
 

@@ -38,7 +38,7 @@ class RealDataSettings(Settings):
     h_digits: int = setting(40, "the hidden width for the digits")
     layers: tuple[int, ...] = setting((2, 3), "the numbers of layers", least=2)
     start: tuple[str, ...] = setting(tuple(STARTS), "the starts", among=STARTS)
-    until: float = setting(1e-6, "the fraction of the first loss gap at which a run ends")
+    until: float = setting(1e-6, "the fraction of the initial loss gap at which a run ends")
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def claims(studies: list[Study]) -> Iterable[Claim | LeftOut]:
 def _end_claims(every: list[tuple[Study, StartRun]]) -> Iterable[Claim]:
     """Claim that every run reaches its target, near the least-squares solution."""
     reached, until = sum(one.flow.result is Result.TARGET for _, one in every), every[0][0].settings.until
-    text = f"Every run reaches {number(until)} of its first loss gap"
+    text = f"Every run reaches {number(until)} of its initial loss gap"
     yield Claim(text, f"{reached} of {len(every)}", reached == len(every))
     distances = []
     for study, one in every:
@@ -245,7 +245,7 @@ def tables(studies: list[Study]) -> list[Table]:
                 certified = (f"{one.certificate.rate:.3g}", best.name, f"{one.certificate.time_to(until):.4g}")
             rows.append((study.title, one.start, gamma, *certified, f"{one.flow.time_to(until):.4g}"))
     columns = ["data", "start", "γ", "certified rate", "by", "certified time", "observed time"]
-    return [Table(f"Time to {number(until)} of the first loss gap", columns, rows)]
+    return [Table(f"Time to {number(until)} of the initial loss gap", columns, rows)]
 
 
 def numbers(studies: list[Study]) -> dict[str, Any]:
@@ -273,7 +273,7 @@ def setup(studies: list[Study]) -> dict[str, str]:
         "Digits": f"1797 images, {COMPONENTS} principal components to 10 classes; hidden width {s.h_digits}",
         "Objective": f"½‖Y − XW₁⋯W_{{L}}‖², L = {', '.join(map(str, s.layers))}",
         "Starts": "; ".join(f"{name}: {MEANING[name]}" for name in s.start),
-        "Flow": f"to {number(s.until)} of the first loss gap",
+        "Flow": f"to {number(s.until)} of the initial loss gap",
     }
 
 

@@ -16,7 +16,7 @@ from linflow.plots import COLOURS, figure
 
 SHADES = ("blue", "vermillion", "green", "orange")
 UNTIL = 1e-4
-"""The fraction of the first loss at which a run ends."""
+"""The fraction of the initial loss at which a run ends."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def setup(data: ReluData) -> dict[str, str]:
     return {
         "Data": f"{s.n} samples of {s.d} inputs, entries N(0, 1/{s.d}); targets N(0, 1)",
         "Start": "neurons in pairs, u ~ N(0, I), v = ±α: the output is 0",
-        "Runs": f"the gradient flow of ½‖z − y‖², to {number(UNTIL)} of the first loss; its least rate is observed",
+        "Runs": f"the gradient flow of ½‖z − y‖², to {number(UNTIL)} of the initial loss; its least rate is observed",
     }
 
 

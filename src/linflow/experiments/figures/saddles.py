@@ -33,7 +33,7 @@ class SaddlesSettings(Settings):
     depth: tuple[int, ...] = setting((2, 3), "the depths", least=2)
     size: float = setting(1e-8, "the product of the layers' sizes at the start: entries N(0, size^{2/L})")
     seeds: int = setting(10, "the starts of each depth")
-    until: float = setting(1e-8, "the fraction of the first loss gap at which a run ends")
+    until: float = setting(1e-8, "the fraction of the initial loss gap at which a run ends")
 
     def __post_init__(self) -> None:
         require_width(self.h, self.values)

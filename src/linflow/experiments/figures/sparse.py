@@ -186,7 +186,7 @@ def setup(data: SparseData) -> dict[str, str]:
     return {
         "Regression": f"{s.n} samples, {s.d} coefficients, {s.support} of them ±1, noise {number(s.noise)}; "
         f"{s.seeds} draws, of which the first is drawn",
-        "Start": f"all entries of u and v at {number(s.alpha)}^{{1/N}}; the flow, to 10⁻⁴ of the first loss gap",
+        "Start": f"all entries of u and v at {number(s.alpha)}^{{1/N}}; the flow, to 10⁻⁴ of the initial loss gap",
         "Plane": "x = (1, 2), y = 1, two layers, all entries of u and v at α",
         "Window": f"where the error is at most {number(NEAR)} times its least",
     }

@@ -35,7 +35,7 @@ class StepSizesSettings(Settings):
     start: str = setting("gaussian", "the start", among=STARTS)
     seeds: int = setting(30, "the draws of each width")
     noise: float = setting(0.1, "the standard deviation of the noise in Y")
-    until: float = setting(1e-8, "the fraction of the first loss gap at which a run ends")
+    until: float = setting(1e-8, "the fraction of the initial loss gap at which a run ends")
 
     @property
     def shown(self) -> int:
@@ -186,7 +186,7 @@ def tables(data: StepSizesData) -> list[Table]:
     for rule, (name, _) in RULES.items():
         steps = [data.steps(rule, h) for h in s.h]
         rows.append((name, *(float(measure(some)) for some in steps for measure in (np.median, np.max))))
-    title = f"Steps until the loss is {number(s.until)} of its first: median and greatest of {s.seeds} draws"
+    title = f"Steps until the loss is {number(s.until)} of its initial value: median and greatest of {s.seeds} draws"
     return [Table(title, ["rule", *(f"h = {h}, {what}" for h in s.h for what in ("median", "greatest"))], rows)]
 
 

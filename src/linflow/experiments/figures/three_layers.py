@@ -41,7 +41,7 @@ class ThreeLayersSettings(Settings):
     seeds: int = setting(3, "the draws of each pair of widths")
     eta: float = setting(5e-6, "the step size")
     steps: int = setting(40_000, "the most steps")
-    until: float = setting(1e-6, "the fraction of the first loss gap at which a run ends")
+    until: float = setting(1e-6, "the fraction of the initial loss gap at which a run ends")
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def setup(data: ThreeLayersData) -> dict[str, str]:
     return {
         "Objective": f"½‖Y − W₁W₂W₃‖², γ = {GAMMA:g}; Y = −2 for n = m = 1, ones for n = 5, m = 1",
         "Starts": f"{STARTS[s.start][0]}, {s.seeds} draws of each pair of widths",
-        "Descent": f"η = {number(s.eta)}, until the loss is {number(s.until)} of its first",
+        "Descent": f"η = {number(s.eta)}, until the loss is {number(s.until)} of its initial value",
     }
 
 

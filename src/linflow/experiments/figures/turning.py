@@ -19,7 +19,7 @@ LOSS = "exponential"
 PLANE = np.array([-0.5, 0.1, 0.6, np.pi - 0.4, np.pi + 0.2, np.pi + 0.5])
 """Angles of the six samples in the plane, the first three of class 1."""
 UNTIL = 0.05
-"""The fraction of the first loss at which a run ends."""
+"""The fraction of the initial loss at which a run ends."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def claims(data: TurningData) -> Iterable[Claim | LeftOut]:
     when = np.array([one.when for one in data.plane])[order]
     ends = np.array([one.run.t[-1] for one in data.plane])[order]
     paper = [
-        Claim.within("Loss over the first loss when all neurons have turned", turned, low=0.9),
+        Claim.within("Loss over the initial loss when all neurons have turned", turned, low=0.9),
         Claim.within("Time of turning over that of the smallest start", when[1:] / when[0], low=0.98, high=1.02),
         Claim.within("Time of learning over that of the smallest start", ends[1:] / ends[0], high=0.9),
     ]

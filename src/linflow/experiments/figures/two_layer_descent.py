@@ -34,7 +34,7 @@ class TwoLayerDescentSettings(Settings):
     start: str = setting("gaussian", "the start", among=STARTS)
     seeds: int = setting(10, "the draws of each width")
     kappa: float = setting(1.5, "the largest over the least singular value of X", least=1.0)
-    until: float = setting(1e-8, "the fraction of the first loss gap at which a run ends")
+    until: float = setting(1e-8, "the fraction of the initial loss gap at which a run ends")
 
 
 @dataclass(frozen=True)
@@ -254,7 +254,7 @@ def setup(data: TwoLayerDescentData) -> dict[str, str]:
         "Data": f"{s.n} samples, {s.n} inputs, {s.n} outputs without noise; singular values of X from 1 to "
         f"{number(s.kappa)}",
         "Start": f"{name}: {how}; {s.seeds} draws of each width",
-        "Runs": f"to {number(s.until)} of the first gap; constant safe steps",
+        "Runs": f"to {number(s.until)} of the initial gap; constant safe steps",
     }
 
 

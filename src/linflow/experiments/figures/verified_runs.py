@@ -33,11 +33,11 @@ class VerifiedRunsSettings(Settings):
     h: tuple[int, ...] = setting((30, 100, 500, 1000), "the hidden widths of the factorization")
     h_diabetes: int = setting(64, "the width of the hidden layers for diabetes")
     h_digits: int = setting(40, "the hidden width for the digits")
-    until: float = setting(1e-6, "the fraction of the first loss gap at which a run ends")
+    until: float = setting(1e-6, "the fraction of the initial loss gap at which a run ends")
 
     @property
     def fractions(self) -> tuple[float, ...]:
-        """The fractions of the first gap whose times are proved."""
+        """The fractions of the initial gap whose times are proved."""
         return (self.until ** (1 / 3), self.until ** (2 / 3), self.until)
 
 
@@ -138,7 +138,7 @@ def tables(cases: list[Case]) -> list[Table]:
             )
         )
     columns = ["start", "guaranteed before", "proved", "observed", "∫m", "rate for ever"]
-    return [Table(f"Time to {number(until)} of the first loss gap", columns, rows)]
+    return [Table(f"Time to {number(until)} of the initial loss gap", columns, rows)]
 
 
 def numbers(cases: list[Case]) -> dict[str, Any]:
@@ -182,7 +182,7 @@ def draw(cases: list[Case]) -> Figure:
 
 experiment = PaperFigure(
     "verified_runs",
-    "Guaranteed before the run, proved by computing, observed",
+    "Guaranteed before the run, proved by computation, observed",
     "A guarantee from the start alone must hold for the worst flow that the imbalance and the margin allow. A "
     "verified run follows this one flow and bounds, rounding included, how far the exact flow can be from the "
     "computed one. It proves the times to one part in a million, and a rate that holds from its end on.",

@@ -31,7 +31,7 @@ class WidthMapSettings(Settings):
     n: int = setting(4, "the inputs")
     m: int = setting(2, "the outputs")
     kappa: float = setting(2.0, "κ, the condition number of XᵀX")
-    until: float = setting(1e-3, "the fraction of the first loss gap to reach")
+    until: float = setting(1e-3, "the fraction of the initial loss gap to reach")
     seeds: int = setting(10, "the draws of each width and depth")
 
 
@@ -164,7 +164,7 @@ def setup(data: WidthMapData) -> dict[str, str]:
     return {
         "Objective": f"½‖Y − XW‖², {s.n} inputs, {s.m} outputs, κ = {number(s.kappa)}, no noise",
         "Starts": f"N(0, 1) entries, the product over √(h^{{L−1}} m), {s.seeds} draws of each width and depth",
-        "Descent": f"η = m/(3Lσ_max²(X)) of the paper, to {number(s.until)} of the first loss gap",
+        "Descent": f"η = m/(3Lσ_max²(X)) of the paper, to {number(s.until)} of the initial loss gap",
         "Success": f"at most {number(SLACK)} times the steps of infinite width, {number(data.wide)}",
     }
 

@@ -17,7 +17,7 @@ from linflow.relu.aligned import aligned_since
 
 LOSSES = ("exponential", "logistic", "squared")
 UNTIL, END, ACCURACY, STEPS = 0.02, 40.0, 1e-5, 400
-"""A run ends at this fraction of the first loss, at this time, or after so many steps; its relative tolerance."""
+"""A run ends at this fraction of the initial loss, at this time, or after so many steps; its relative tolerance."""
 
 REACH = 2.4
 """The data and the directions of the neurons lie in a square of this half side."""

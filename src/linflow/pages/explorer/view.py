@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 TARGET = 1e-6
-"""The fraction of the first loss gap that all times and steps refer to."""
+"""The fraction of the initial loss gap that all times and steps refer to."""
 
 POINTS = 80
 """Points of a curve over time."""

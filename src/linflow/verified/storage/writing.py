@@ -93,7 +93,7 @@ def _affine(problem: AffineGradient) -> Variables:
 def _flow(enclosure: Any) -> Variables:
     problem, steps = enclosure.problem, enclosure.steps
     variables: Variables = _affine(problem) if isinstance(problem, AffineGradient) else {}
-    variables["first_gap"] = (("one", "ends"), np.array([enclosure.first]), "bounds of the first loss gap", "loss")
+    variables["first_gap"] = (("one", "ends"), np.array([enclosure.first]), "bounds of the initial loss gap", "loss")
     if not steps:
         return variables
     for name, (meaning, units) in STEPS.items():

@@ -52,7 +52,7 @@ const turning = (() => {
     return worst;
   }
 
-  // Integrate to a part of the first loss, or to a time. Where a neuron flips, the error makes steps short. Where the
+  // Integrate to a part of the initial loss, or to a time. Where a neuron flips, the error makes steps short. Where the
   // flow holds one at 0 it would do so for ever, so the shortest step grows.
   function run(state, until = 0.02, end = 40) {
     const h0 = state.a.length, start = new Float64Array(3 * h0);
