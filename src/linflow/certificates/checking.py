@@ -75,7 +75,7 @@ class Check:
             lines = [
                 f"VIOLATED by {v.guarantee!r} at t = {v.t:.6g}: {v.quantity} {v.observed:.6g}, {v.guaranteed:.6g}"
             ]
-        ratios = [f"{ratio:.3g} to {x:g}" for x, ratio in self.time_ratios.items() if math.isfinite(ratio)]
+        ratios = [f"{ratio:.3g} to reach {x:g}" for x, ratio in self.time_ratios.items() if math.isfinite(ratio)]
         return "\n".join([*lines, *(["guaranteed over actual time: " + ", ".join(ratios)] if ratios else [])])
 
     def __repr__(self) -> str:

@@ -165,8 +165,8 @@ def _vanishing(setting: Setting, what: str) -> tuple[dict[str, float], str]:
         earliest = math.exp(min((2 - L) * math.log(alpha), 600.0)) / ((L - 2) * share**2 * float(slopes[0]))
         law = "1/(ασ)" if L == 3 else f"1/({L - 2} α^{L - 2} σ)"
         return facts | {"no mode before": earliest}, head + (
-            f"layers of this size learn no mode before t ≈ {law} = {earliest:.3g}; when they learn one depends on how "
-            "they are aligned, with each other and with W* (init.spectral makes layers that are)"
+            f"layers of this size learn no mode before t ≈ {law} = {earliest:.3g}; when they learn one depends on "
+            "how they are aligned, with each other and with W* (init.spectral makes layers that are)"
         )
     facts |= {"first mode": float(np.min(times)), "last mode": float(np.max(times))}
     return facts, head + (
