@@ -217,7 +217,7 @@ def test_the_time_is_chosen_and_a_start_is_turned_by_keys(page):
     page.locator("#sample-0").dblclick()
     settled(page)
     assert page.evaluate("neurons.state.labels[0]") == -1
-    assert "which is not surely ≥ 0" in said(page, "neurons-words")
+    assert "which is not certain to be ≥ 0" in said(page, "neurons-words")
 
 
 def test_samples_and_neurons_are_added_and_removed(page):

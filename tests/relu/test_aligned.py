@@ -88,7 +88,7 @@ def test_signs_within_rounding_are_not_taken_for_granted():
     tilted = np.array([[1.0, 1e-17], [0.0, -1.0]])
     assert relu.certify(tilted, y, net, loss="logistic").best is not None
     close = np.array([[1.0, 1.0], [1.0 + 1e-16, -1.0]])
-    assert "not surely" in relu.certify(close, y, relu.Network(close.T, [[1.0], [-1.0]]), loss="logistic").reason
+    assert "not certain" in relu.certify(close, y, relu.Network(close.T, [[1.0], [-1.0]]), loss="logistic").reason
     almost = relu.Network(np.array([[1.0, 1e-30], [0.0, -1.0]]), [[1.0], [-1.0]])
     assert "neurons" in relu.certify(X, y, almost, loss="logistic").reason
 
@@ -132,4 +132,4 @@ def test_the_sizes_of_data_and_weights_do_not_matter():
     for p, a in ((400, -300), (-400, 300)):
         scaled = relu.Network(np.ldexp(net.U, a), net.V)
         reason = relu.certify(np.ldexp(X, p), y, scaled, loss="logistic").reason
-        assert "not surely" not in reason and "neuron" not in reason
+        assert "not certain" not in reason and "neuron" not in reason

@@ -102,7 +102,7 @@ def test_where_nothing_can_be_certified_a_reason_is_given(which):
     elif which == "narrow":
         net, text = relu.Network(net.U[:, :2], net.V[:2]), "cannot be told from 0"
     elif which == "far":
-        Y, text = 1e3 * Y, "% of the residual is proved to go; enlarge the second layer"
+        Y, text = 1e3 * Y, "% of the residual is proved to vanish; enlarge the second layer"
     elif which == "huge weights":
         net, text = relu.Network(1e200 * net.U, 1e200 * net.V), "past float64"
     else:
@@ -166,7 +166,7 @@ def test_a_step_is_given_and_taken_in_the_units_of_the_data(monkeypatch):
                 assert certificate.stepped(start, given) == (eta, found, "")
             else:
                 way = "nor is any of the shorter ones tried" if given is None else "shorten the step"
-                said = f"with the step {eta:.3g}, 25% of the residual is proved to go; {way}"
+                said = f"with the step {eta:.3g}, only 25% of the residual is proved to vanish; {way}"
                 step, none, reason = certificate.stepped(start, given)
                 assert (step, none) == (eta, None) and reason.startswith(said)
     assert asked == [8.0, 8.0]

@@ -280,7 +280,7 @@ def test_signs_must_be_sure_beyond_the_rounding_of_a_product(monkeypatch):
     # ⟨x_1, x_2⟩ = t − 1, with the rounding 10ε(t + 1), both scaled by a quarter
     for t, sure in ((1 + 20 * E * 1.01, True), (1 + 20 * E * 0.99, False)):
         reason, _, _ = phase([[1.0, 1.0], [t, -1.0]], [1.0, 1.0], U, v)
-        assert ("not surely" not in reason) is sure
+        assert ("not certain" not in reason) is sure
     # z = t − 1 of neuron 0 on sample 1
     for t, sure in ((1 + 20 * E * 1.01, True), (1 + 20 * E * 0.99, False)):
         reason, _, _ = phase([[1.0, 1.0], [t, 1.0]], [1.0, 1.0], [[1.0], [-1.0 + 2e-9]], [1.0])

@@ -311,7 +311,7 @@ def test_weight_and_bias_are_one_matrix_or_refused():
     model = made(("first",))
     rest = [p for p in model.parameters() if p is not model[0].bias]
     for groups, words in (
-        ([{"params": rest}, {"params": [model[0].bias], "lr": 0.5}], "the bias of layer 1 has other options"),
+        ([{"params": rest}, {"params": [model[0].bias], "lr": 0.5}], "the bias of layer 1 has its own options"),
         ([{"params": rest, "weight_decay": 0.1}, {"params": [model[0].bias]}], "the bias of layer 1 has other opt"),
         ([{"params": rest}], "the bias of layer 1 is not trained by the optimizer"),
     ):

@@ -96,7 +96,7 @@ def test_a_bias_is_a_row_of_the_first_layer_if_it_is_trained_alike(option):
     layers = Layers(bias=True)
     assert _sgd.why_no_law(sgd(layers, {}, {}, {}, lr=0.1), layers) is None
     apart = torch.optim.SGD([{"params": layers.parameters}, {"params": [layers.bias], **option}], lr=0.1)
-    assert "bias of layer 1 has other options" in _sgd.why_no_law(apart, layers)
+    assert "bias of layer 1 has its own options" in _sgd.why_no_law(apart, layers)
     without = torch.optim.SGD(layers.parameters, lr=0.1)
     beside = [{"params": [layers.parameters[0], layers.bias], **option}, {"params": layers.parameters[1:]}]
     assert "bias" not in (_sgd.why_no_law(torch.optim.SGD(beside, lr=0.1), layers) or "")  # like its own layer

@@ -172,7 +172,7 @@ def test_clipping_entry_by_entry_and_written_weights_are_seen():
                 ],
                 lr=0.1,
             ),
-            "bias of layer 1 has other options",
+            "bias of layer 1 has its own options",
         ),
     ],
 )

@@ -276,7 +276,7 @@ def test_a_descent_ends_at_its_limits():
     assert ended(Scripted(*falling), steps=4) == ("all steps done", "", 4)
     result, reason, steps = ended(Scripted(*falling), until=1e-3, steps=4)
     assert (result, steps) == ("all steps done", 4)
-    assert reason == "4 steps do not prove that the gap falls to 0.001 of the first; raise steps"
+    assert reason == "4 steps do not prove that the gap falls to 0.001 of its initial value; raise steps"
     result, reason, steps = ended(Scripted(*falling, stuck=3))
     assert (result, reason, steps) == ("proof ended", "verified for 2 steps: it was stuck", 2)
     for first in ((0.0, 2.0), (-1.0, 2.0)):

@@ -82,18 +82,18 @@ def test_a_flow_ends_at_its_limits():
     assert ended(march, end=3.0) == ("time limit reached", "", 3) and march.ends == [3.0] * 3
     result, reason, steps = ended(Scripted(*falling), max_steps=4)
     assert (result, steps) == ("step limit reached", 4)
-    assert reason == "verified to t = 4, gap 0.062 of the first: 4 steps were taken; raise max_steps"
+    assert reason == "verified to t = 4, gap 0.062 of the initial one: 4 steps were taken; raise max_steps"
     for first in ((8.0, 9.0), (0.5, 9.0)):
         result, reason, steps = ended(Scripted(*falling, stuck=3, first=first))
-        assert reason == f"verified to t = 2, gap {2 / first[0]:.2g} of the first: it was stuck"
+        assert reason == f"verified to t = 2, gap {2 / first[0]:.2g} of the initial one: it was stuck"
     result, reason, steps = ended(Scripted(*falling, stuck=3))
     assert (result, steps) == ("proof ended", 2)
-    assert reason == "verified to t = 2, gap 0.25 of the first: it was stuck"
+    assert reason == "verified to t = 2, gap 0.25 of the initial one: it was stuck"
     # A first gap that may be 0 has no fractions. Without a target that is no reason to stop.
     for first in ((0.0, 2.0), (-1.0, 2.0)):
         result, reason, steps = ended(Scripted((0.5, 2.0), first=first), until=0.5)
         assert (result, steps) == ("proof ended", 0) and "at the optimum to rounding" in reason
-        assert reason.startswith("verified to t = 0, gap 1 of the first")
+        assert reason.startswith("verified to t = 0, gap 1 of the initial one")
         assert ended(Scripted((0.5, 2.0), first=first), end=2.0) == ("time limit reached", "", 2)
     assert ended(Scripted((0.5, 2.0), (0.1, 0.1), first=(0.5, 2.0)), until=0.5)[0] == "target proved"
 

@@ -197,7 +197,7 @@ def of(name, value):
         ("step_radius", -1.0, "'step_radius' has a value below 0"),
         ("step_length", 1.0, "do not follow one another"),
         ("step_tau", 0.0, "do not follow one another"),
-        ("step_terms", 0, "no whole number of coefficients"),
+        ("step_terms", 0, "not have a whole number of coefficients"),
         ("step_terms", 3, "the shape .* is needed"),
         ("step_gap", np.nan, "finite numbers are needed"),
         ("step_constants", -1.0, "'step_constants' has a value below 0"),

@@ -166,7 +166,7 @@ def judge(field: GradientField, *, stationary: bool, speed: float = 0.0, most: f
         verdict = kind or (Verdict.SADDLE if flat is None else Verdict.FLAT_SADDLE)
         reason = f"the loss is {gap:.3g} above f*, and for a convex f in full width no minimum is"
     elif kind is not None:
-        verdict, reason = kind, f"the loss is {gap:.3g} above f*, and the modes that are learned decide"
+        verdict, reason = kind, f"the loss is {gap:.3g} above f*, and the learned modes decide the kind"
     elif least is None:
         reason = "the Hessian was not computed"
     elif flat is not None:

@@ -100,7 +100,7 @@ class CircularRegression(ChainRegression):
             off = np.abs(np.imag(part)).max(axis=0) > STRUCTURE * all_of_it
             if off.any():
                 raise ValueError(
-                    f"at frequency {int(np.argmax(off))} the phases of {what} differ, so the flow is no scalar "
+                    f"at frequency {int(np.argmax(off))} the phases of {what} differ, so the flow is not a scalar "
                     "chain; the limit is known for one sample, for even inputs and filters, and for d = 2."
                 )
         signs = np.ones_like(sizes)

@@ -203,7 +203,7 @@ def _rows(operators: Any, shape: tuple[int, int] | None) -> tuple[Array, tuple[i
         try:
             found = np.asarray(operators, dtype=np.float64)
         except (TypeError, ValueError) as error:
-            raise ValueError("operators are no p matrices of one shape; an array (p, n, m) is needed.") from error
+            raise ValueError("operators are not p matrices of one shape; an array (p, n, m) is needed.") from error
     if found.ndim == 2 and shape is not None:
         n, m = checks.widths(shape)
         return checks.matrix(found, "operators", (None, n * m))[0], (n, m)
@@ -230,7 +230,7 @@ def _known(Y: Any, mask: Any) -> tuple[Array, Array]:
         given = to_numpy(mask)
         if given.shape != tuple(Y.shape) or not np.isin(given, (0.0, 1.0)).all():
             raise ValueError(
-                f"mask is no array of True and False of shape {tuple(Y.shape)}, one for each entry of Y."
+                f"mask is not an array of True and False of shape {tuple(Y.shape)}, one for each entry of Y."
             )
         wanted = (
             xp.asarray(given > 0, device=getattr(Y, "device", None)) if not isinstance(Y, np.ndarray) else given > 0

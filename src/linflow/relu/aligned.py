@@ -193,7 +193,7 @@ def _not_aligned(X: np.ndarray, y: np.ndarray, net: Network) -> str:
     unsure = (off > K) & ~apart
     if unsure.any():
         i, k = (int(n[0]) for n in np.nonzero(unsure))
-        return f"samples {i + 1} and {k + 1} have y_i y_k ⟨x_i, x_k⟩ = {K[i, k]:.3g}, which is not surely ≥ 0"
+        return f"samples {i + 1} and {k + 1} have y_i y_k ⟨x_i, x_k⟩ = {K[i, k]:.3g}, which is not certain to be ≥ 0"
     z, error, apart = _products(X, net.extended)
     own = np.outer(y, np.sign(net.V[:, 0])) > 0
     on, off_side = z > error, (z < -error) | apart

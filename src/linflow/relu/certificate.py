@@ -228,7 +228,11 @@ def stepped(start: Start, step_size: float | None) -> tuple[float | None, Steps 
         steps, way = descent.certify(math.ldexp(eta, start.rate_power)), "shorten the step"
     if steps.gain > 0:
         return eta, steps, ""
-    return eta, None, f"with the step {eta:.3g}, {percent(steps.covered)} of the residual is proved to go; {way}"
+    return (
+        eta,
+        None,
+        f"with the step {eta:.3g}, only {percent(steps.covered)} of the residual is proved to vanish; {way}",
+    )
 
 
 def safe_step_size(X: Any, Y: Any, network: Any) -> float:
@@ -360,7 +364,7 @@ def closing(
     if found.closes:
         return found, ""
     part = percent(found.covered)
-    return None, f"the floor of λ_min(H) falls to 0 when {part} of the residual is proved to go; {way}"
+    return None, f"the floor of λ_min(H) falls to 0 when only {part} of the residual is proved to vanish; {way}"
 
 
 def _lazily(problem: Regression, net: SmoothNetwork, gap: float) -> Guarantee:

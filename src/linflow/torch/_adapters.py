@@ -78,7 +78,7 @@ def _lonely(state: State) -> Iterable[tuple[str, str]]:
         if part is not None and not name.endswith(".bias"):
             first = f"{name[: part.end('stem')]}A{name[part.end('word') :]}"
             if part["word"][-1] != "B":
-                why = "PEFT names factors otherwise: rename lora_down lora_A and lora_up lora_B, and pass scaling="
+                why = "PEFT has other names: rename lora_down to lora_A and lora_up to lora_B, and pass scaling="
                 found.setdefault(name[: part.start()], why)
             elif first not in state.tensors:
                 found[name[: part.start()]] = f"{first} is missing"
@@ -215,7 +215,7 @@ def _compiled(name: str, key: str) -> re.Pattern[str]:
         return re.compile(rf"(.*\.)?({name})$")
     except (re.error, RecursionError, OverflowError) as error:
         raise ValueError(
-            f"{key} of the adapter's configuration has {name!r}, no regular expression: {error}."
+            f"{key} of the adapter's configuration has {name!r}, not a regular expression: {error}."
         ) from error
 
 

@@ -113,7 +113,7 @@ def _reasons(state: State, module: Any, adapter: str, beside: list[str]) -> Iter
     name = type(_of(module, "lora_variant", adapter)).__name__
     if name.endswith("Variant") and not name.startswith("ALora"):
         yield from (why for start, _, _, why in _VARIANTS if name.lower().startswith(start))
-        yield f"its {name} may be no product"
+        yield f"its {name} may not be a product"
     if module is None:
         yield from (why for _, key, _, why in _VARIANTS if key and state.config.get(key))
         if state.config.get("init_lora_weights") == "mica":

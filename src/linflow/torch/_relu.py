@@ -62,7 +62,7 @@ def relu_network(model: Any) -> relu.Network | relu.SmoothNetwork:
     first, between, second = parts
     if second.bias is not None:
         raise ValueError(
-            "the second layer has a bias, of which the theorems do not speak; use bias=False. A fixed bias can be "
+            "the second layer has a bias, which the theorems do not cover; use bias=False. A fixed bias can be "
             "subtracted from the targets instead."
         )
     U, V = to_numpy(first.weight).T, to_numpy(second.weight).T

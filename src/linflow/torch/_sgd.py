@@ -115,7 +115,7 @@ def _why_bias_apart(optimizer: Any, layers: Stack) -> str | None:
     if own is None:
         return "the bias of layer 1 is not trained by the optimizer, so it is not a row of its matrix"
     if any(own.get(key) != first.get(key) for key in OPTIONS):
-        return "the bias of layer 1 has other options (learning rate, decay, momentum) than its weight"
+        return "the bias of layer 1 has its own options (learning rate, decay, momentum), not those of its weight"
     return None
 
 

@@ -365,7 +365,7 @@ def _taken_by(takers: list[str]) -> str:
     """Say how a product is used."""
     words = [name.strip("_").removeprefix("native_").removeprefix("unsafe_") for name in takers]
     if not words:
-        return "its product is used for nothing"
+        return "its product is not used"
     if len(words) > 1:
         return f"its product is used {len(words)} times: {', '.join(dict.fromkeys(words))}"
     return "its product is the output" if words == ["the output"] else f"its product goes into {words[0]}"

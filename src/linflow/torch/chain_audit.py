@@ -200,7 +200,7 @@ def _step_size(
     if not chain.scale:
         return None, "the scale is 0: no step changes the product"
     if not all(chain.trained):
-        return None, "a step is known to be safe where all layers are trained, and some are frozen"
+        return None, "a step is known to be safe only if all layers are trained, and some are frozen"
     try:
         return safe_step_size(given, network), ""
     except (TypeError, ValueError) as error:

@@ -148,7 +148,7 @@ def _adapter(weight: Any, rank: int, alpha: float, method: str, inputs: Any, see
     import torch  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
 
     if method == "eva" and inputs.shape[0] < rank:
-        raise ValueError(f"inputs has {inputs.shape[0]} rows, and EVA needs as many as the rank, {rank}")
+        raise ValueError(f"inputs has {inputs.shape[0]} rows, and EVA needs at least as many as the rank, {rank}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         report = adapters(_initialised(weight, rank, alpha, method, inputs))

@@ -242,7 +242,7 @@ class NeuronLayers:
             if own is None or not b.requires_grad:
                 return f"the bias of layer {l} is not trained, and its weight is"
             if any(own.get(key) != first.get(key) for key in OPTIONS):
-                return f"the bias of layer {l} has other options (learning rate, decay, momentum) than its weight"
+                return f"the bias of layer {l} has its own options (rate, decay, momentum), not those of its weight"
         return None
 
 

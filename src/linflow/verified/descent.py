@@ -329,5 +329,6 @@ def enclose_descent(
     if reason:
         reason = f"verified for {plural(len(radii) - 1, 'step')}: {reason}"
     elif result == "all steps done" and until is not None:
-        reason = f"{plural(steps, 'step', 'do')} not prove that the gap falls to {until:g} of the first; raise steps"
+        done = plural(steps, "step", "do")
+        reason = f"{done} not prove that the gap falls to {until:g} of its initial value; raise steps"
     return result, reason, np.array(gaps).T, np.array(radii)

@@ -75,7 +75,7 @@ def enclose_flow(
                     progress(_done(march, until, end))
     if reason:
         gap = march.gap[1] / march.first[0] if march.first[0] > 0 else 1.0
-        reason = f"verified to t = {march.t:.6g}, gap {gap:.2g} of the first: {reason}"
+        reason = f"verified to t = {march.t:.6g}, gap {gap:.2g} of the initial one: {reason}"
     return result, reason, tuple(steps)
 
 

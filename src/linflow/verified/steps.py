@@ -76,7 +76,7 @@ def safe_step_size(
             that `enclose` takes.
         network: a `Network` or its weights.
         verified: whether to search for the largest step that can be proved.
-        until: fraction of the first gap that the verified descent must reach.
+        until: fraction of the initial gap that the verified descent must reach.
         steps: limit on the steps of each descent that is tried.
         progress: called with the fraction of the search that is done.
         layer_rates: `ρ_1, …, ρ_L`, for the descent in which layer l takes the step `ηρ_l`; not with `verified`.

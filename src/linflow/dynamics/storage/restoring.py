@@ -127,7 +127,7 @@ def optimizer_of(source: RunFile, depth: int) -> Optimizer:
 def _until(source: RunFile) -> float | None:
     until = source.attributes.get("until")
     if until is not None and not (isinstance(until, (int, float)) and 0 < until < 1):
-        raise source.error(f"its attribute 'until' is {until!r}, no fraction in (0, 1)")
+        raise source.error(f"its attribute 'until' is {until!r}, not a fraction in (0, 1)")
     return until
 
 

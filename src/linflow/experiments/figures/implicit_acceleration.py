@@ -32,7 +32,7 @@ class ImplicitAccelerationSettings(Settings):
     y: tuple[float, ...] = setting((3.0, 1.0), "the targets, one for each input")
     x: tuple[float, ...] = setting((1.0, 0.5), "the sizes of the inputs")
     start: float = setting(0.1, "the norm of the first product")
-    until: float = setting(1e-4, "the part of the first gap that counts as solved")
+    until: float = setting(1e-4, "the part of the initial gap that counts as solved")
     steps: int = setting(400, "the largest number of steps")
     seeds: int = setting(1, "the draws of the hidden layers")
 

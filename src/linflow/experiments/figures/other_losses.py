@@ -250,7 +250,7 @@ def setup(data: LossData) -> dict[str, str]:
     return {
         "Classification": f"{s.N} samples of {s.n} inputs in {s.classes} classes around orthogonal means; the flow "
         f"to t = {number(s.t_max)}",
-        "Completion": f"{s.rows}×{s.columns} matrices with entries N(0, 1); to {number(s.until)} of the first gap",
+        "Completion": f"{s.rows}×{s.columns} matrices with entries N(0, 1); to {number(s.until)} of the initial gap",
         "Start": f"two layers of width {s.h} with product 0; the classification with imbalance {number(s.start)}; "
         f"{s.seeds} draws",
     }

@@ -235,7 +235,7 @@ def setup(data: SaddlesData) -> dict[str, str]:
     return {
         "Objective": f"½‖Y − W‖², Y diagonal with singular values {', '.join(number(v) for v in s.values)}",
         "Starts": f"width {s.h}, entries N(0, {number(s.size)}^(2/L)), {s.seeds} of each depth; the first is drawn",
-        "Flow": f"to {number(s.until)} of the first gap",
+        "Flow": f"to {number(s.until)} of the initial gap",
         "Verdict": "`landscape` at the point with these modes and nothing else",
     }
 

@@ -55,13 +55,13 @@ def _samples(f: Any) -> Any:
 
 def _whole(x: Any, name: str, least: int = 1) -> int:
     if x is None or x.size != 1 or not x.item().is_integer() or x.item() < least:
-        raise ValueError(f"{name} is no whole number of at least {least}")
+        raise ValueError(f"{name} is not a whole number of at least {least}")
     return int(x.item())
 
 
 def _single(x: Any, name: str) -> float:
     if x is None or x.size != 1:
-        raise ValueError(f"{name} is no single number")
+        raise ValueError(f"{name} is not a single number")
     return float(x.item())
 
 

@@ -122,7 +122,7 @@ def _notes(source: RunFile, name: str) -> tuple[str, ...]:
 def _count(source: RunFile, name: str) -> int:
     value = float(source.array(name, ()))
     if value < 0 or value != int(value):
-        raise source.error(f"its {name} is {value:g}, no count")
+        raise source.error(f"its {name} is {value:g}, not a count")
     return int(value)
 
 
@@ -188,7 +188,7 @@ def _steps(source: RunFile, narrowed: Narrowed) -> tuple[EnclosureStep, ...]:
     _not_negative(source, "step_constants", constants)
     terms = source.array("step_terms", t.shape)
     if (terms < 1).any() or (terms != np.floor(terms)).any() or not math.isfinite(float(terms.sum())):
-        raise source.error("a step has no whole number of coefficients")
+        raise source.error("a step does not have a whole number of coefficients")
     ends = np.concatenate([[0], np.cumsum(terms)]).astype(int)
     lengths = source.array("step_lengths", (int(ends[-1]), depth))
     _not_negative(source, "step_lengths", lengths)
