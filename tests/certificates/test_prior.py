@@ -484,7 +484,8 @@ def test_du_hu_asks_for_width():
     X = np.diag([1.0, 2.0])
     row = rows(lf.LinearRegression(X, np.ones((2, 3))), lf.init.gaussian((2, 7, 9, 3), rng=0))["Du & Hu 2019"]
     assert row.facts == {"κ": pytest.approx(4.0), "width asked": pytest.approx(3 * 2 * 64 * 3), "width": 7.0}
-    assert "order L r κ³ m = 1.15e+03, the constant unnamed; the smallest width here is 7" in row.reason
+    assert "order L r κ³ m = 1.15e+03, with a constant that the paper leaves open; " in row.reason
+    assert row.reason.endswith("; the smallest width here is 7")
 
 
 def test_the_lazy_regime_is_that_of_the_certificate():

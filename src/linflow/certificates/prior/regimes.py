@@ -33,7 +33,7 @@ def duhu2019(setting: Setting) -> Guarantee:
         facts = {"κ": kappa, "width asked": asked, "width": setting.narrowest}
         reason = (
             f"it is for a Gaussian draw, not for given weights: it needs a width of order L r κ³ m = {asked:.3g}, "
-            f"the constant unnamed; the smallest width here is {setting.narrowest}"
+            f"with a constant that the paper leaves open; the smallest width here is {setting.narrowest}"
         )
     return row(setting, "Du & Hu 2019", "Du & Hu 2019, width of order L r κ³ m", ["duhu2019"], reason, **facts)
 
@@ -152,8 +152,8 @@ def _vanishing(setting: Setting, what: str) -> tuple[dict[str, float], str]:
     if ratio == 0:
         return facts, "the layers are 0, and the flow never leaves 0"
     if ratio >= SMALL:
-        size = f"the layers here are {ratio:.2g} of the solution's in size"
-        return facts, f"it is for {what}, and {size}; scale the start down (below {SMALL:g})"
+        size = f"the layers here are {ratio:.2g} times the size of the solution's"
+        return facts, f"it is for {what}, and {size}; scale the start down (to a ratio below {SMALL:g})"
     slopes = slopes[slopes > 1e-12 * slopes[0]]
 
     head = f"it is for {what} in the limit and gives no bound for this start; "
