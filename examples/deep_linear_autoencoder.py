@@ -172,7 +172,7 @@ eta = lf.certify(race, lt.network(designed), algorithm="descent").step_size
 runs["designed"] = train(designed, lr=eta)
 runs["constant"] = train(make_model(torch.float64), lr=which[2])
 
-print(f"\nsteps to {', '.join(f'{target:g}' for target in TARGETS)} of the first gap")
+print(f"\nsteps to {', '.join(f'{target:g}' for target in TARGETS)} of the initial gap")
 rows = {
     f"best of {len(constants)} constant steps ({', '.join(f'{x:g}' for x in which)})": best,
     'LocalSmoothnessLR, "step"': reached(runs["step"][0]),

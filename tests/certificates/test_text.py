@@ -22,7 +22,7 @@ def test_what_applies_is_said_first_and_the_rest_is_grouped_by_its_reason():
     cert = lf.certify(F, WIDE)
     head, ours, published, comparison, others, rest = paragraphs(cert)
     assert head[0] == (
-        f"Guaranteed before a run: 1e-6 of the first loss gap by t = {cert.time_to(1e-6):.4g} "
+        f"Guaranteed before a run: 1e-6 of the initial loss gap by t = {cert.time_to(1e-6):.4g} "
         f"({cert.best.name}, rate {cert.best.rate:.4g})."
     )
     applying = [g for g in cert.guarantees if g.applies]
@@ -43,7 +43,7 @@ def test_descent_counts_steps():
     cert = lf.certify(F, WIDE, algorithm="descent")
     first, table = paragraphs(cert)[0][0], paragraphs(cert)[1]
     steps = cert.steps_to(1e-6)
-    assert f"first loss gap after {steps} steps ({cert.best.name}, rate" in first
+    assert f"initial loss gap after {steps} steps ({cert.best.name}, rate" in first
     assert "steps to 1e-6" in table[0] and f" {steps} " in table[1]
 
 

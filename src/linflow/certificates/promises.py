@@ -124,7 +124,7 @@ class Promises:
             return f"Guaranteed before a run: {best.name}{limit(best)}."
         when = f"by t = {number(arrival)}" if flow else f"after {plural(int(arrival), 'step')}"
         rate = f", rate {best.rate:.4g}" if best.rate > 0 else ""
-        return f"Guaranteed before a run: 1e-6 of the first loss gap {when} ({best.name}{rate})."
+        return f"Guaranteed before a run: 1e-6 of the initial loss gap {when} ({best.name}{rate})."
 
     def text_tables(self, **columns: Sequence[Guarantee]) -> list[str]:
         """Return lines of text: a table of what applies for each title, then the others with their reasons."""

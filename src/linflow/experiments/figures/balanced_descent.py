@@ -133,7 +133,7 @@ def draw(data: BalancedDescentData) -> Any:
         axes[0].semilogy(s.depth, data.found[name], form, color=COLOURS[colour], markersize=3, label=text)
     axes[1].semilogy(s.depth, data.found["step"], "o-", color=COLOURS["black"], markersize=3, label="theorem")
     axes[1].semilogy(s.depth, data.found["own"], "o-", color=COLOURS["blue"], markersize=3, label="this library")
-    axes[0].set(title=f"Steps to {number(s.until)} of the first loss", ylabel="steps")
+    axes[0].set(title=f"Steps to {number(s.until)} of the initial loss", ylabel="steps")
     axes[1].set(title="Step size", ylabel=r"$\eta$")
     axes[1].legend(loc="center right")
     for ax in axes:
@@ -158,7 +158,7 @@ def tables(data: BalancedDescentData) -> list[Table]:
     ]
     return [
         Table(
-            f"Steps to {number(data.settings.until)} of the first loss",
+            f"Steps to {number(data.settings.until)} of the initial loss",
             columns,
             [(L, *(float(found[name][i]) for name in names)) for i, L in enumerate(data.settings.depth)],
         )

@@ -133,7 +133,7 @@ def claims(data: DepthData) -> Iterable[Claim | LeftOut]:
         OBSERVED_ALLOWANCE,
     )
     yield kept_claim(
-        "Every run keeps its certificate, in rate and in loss, to 10⁻¹⁰ of the first loss",
+        "Every run keeps its certificate, in rate and in loss, to 10⁻¹⁰ of the initial loss",
         [certify(F, run.start).check(run) for run in data.runs],
         and_also=all(run.gap[-1] <= 1.001e-10 * run.gap[0] for run in data.runs),
     )
@@ -285,7 +285,7 @@ def setup(data: DepthData) -> dict[str, str]:
         "Imbalance": f"λ = ε = {s.step:g}; the curves use the smallest squares allowed",
         "Product": f"|w| = {s.product:g}",
         "Claims": f"also on {s.seeds} random chains at each depth",
-        "Flow": f"½({TARGET:g} − w)² from w = {START}, to 10⁻¹⁰ of the first loss",
+        "Flow": f"½({TARGET:g} − w)² from w = {START}, to 10⁻¹⁰ of the initial loss",
     }
 
 

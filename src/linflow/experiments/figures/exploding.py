@@ -190,7 +190,7 @@ def tables(data: ExplodingData) -> list[Table]:
         for name, chains in data.chains.items()
         for L, chain in zip(data.settings.depth, chains, strict=True)
     ]
-    return [Table(f"To {number(data.settings.until)} of the first loss", columns, rows)]
+    return [Table(f"To {number(data.settings.until)} of the initial loss", columns, rows)]
 
 
 def numbers(data: ExplodingData) -> dict[str, Any]:

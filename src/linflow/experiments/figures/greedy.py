@@ -242,7 +242,7 @@ def setup(data: GreedyData) -> dict[str, str]:
     return {
         "Completion": f"½ Σ over known entries of (Y − W)², {s.n} × {s.n}, singular values {values}, "
         f"{number(100 * s.known)} % of the entries known; {s.draws} draws, of which the first is drawn",
-        "Flows": "two layers, α·N(0, 1/n) entries, full width, to 10⁻⁶ of the first loss",
+        "Flows": "two layers, α·N(0, 1/n) entries, full width, to 10⁻⁶ of the initial loss",
         "Tied layers": f"¼‖Y − XXᵀ‖², eigenvalues {values}, X of twice the width, {s.seeds} draws of each size; "
         "one is drawn, with its bounds shaded",
     }

@@ -307,7 +307,7 @@ def setup(data: InitMapData) -> dict[str, str]:
         "Margin alone": "bound of the balanced case, 2·margin; valid as the imbalance has no spread",
         "Both together": "two-layer bound with imbalance and margin",
         "Runs": f"{len(data.sampled)} flows from grid points (dots), {len(s.start)} more on the left; to 10⁻⁸ of the "
-        "first loss",
+        "initial loss",
     }
 
 

@@ -93,7 +93,7 @@ def claims(data: StepSizesData) -> Iterable[Claim]:
     for rule in RULES:
         yield _drawn_claim(data.objective, data.of(rule, data.settings.shown)[0], data.settings.start)
     rises = max(float(np.max(np.diff(row["curve_gap"]) / row["curve_gap"][0])) for row in rows)
-    yield Claim.within("The loss rises in no step of any run: greatest rise over the first loss", rises, high=1e-12)
+    yield Claim.within("The loss rises in no step of any run: greatest rise over the initial loss", rises, high=1e-12)
     promised = [row for row in rows if row["schedule"] in ("constant", "xu2025")]
     yield Claim.within(
         "A rate is certified for every constant step and every start of the schedule",

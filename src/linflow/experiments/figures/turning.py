@@ -213,7 +213,7 @@ def setup(data: TurningData) -> dict[str, str]:
         "Data": f"six unit vectors in the plane, three of each class; {s.images} images of 0 and of 1, centred, "
         "of norm 1, chosen in the order of the data set so that every product with the classes is positive",
         "Start": "balanced: ‖u_j‖ = |v_j|, directions and signs at random",
-        "Runs": f"the gradient flow of the sum of exp(−y z), to {number(UNTIL)} of the first loss",
+        "Runs": f"the gradient flow of the sum of exp(−y z), to {number(UNTIL)} of the initial loss",
     }
 
 
