@@ -312,7 +312,7 @@ def test_weight_and_bias_are_one_matrix_or_refused():
     rest = [p for p in model.parameters() if p is not model[0].bias]
     for groups, words in (
         ([{"params": rest}, {"params": [model[0].bias], "lr": 0.5}], "the bias of layer 1 has its own options"),
-        ([{"params": rest, "weight_decay": 0.1}, {"params": [model[0].bias]}], "the bias of layer 1 has other opt"),
+        ([{"params": rest, "weight_decay": 0.1}, {"params": [model[0].bias]}], "the bias of layer 1 has its own opt"),
         ([{"params": rest}], "the bias of layer 1 is not trained by the optimizer"),
     ):
         optimizer = torch.optim.SGD(groups, lr=0.01)
