@@ -122,7 +122,7 @@ def enclose(
         step_size: a constant step η of the descent.
         schedule: a rule for the step, used instead of `step_size`; see `linflow.schedules`.
         steps: largest number of steps of the descent; 100 000 if left out.
-        momentum: `μ` in [0, 1) of the descent, `v ← μv + ∇L`, `θ ← θ − ηv` from `v = 0`, as of `torch.optim.SGD`.
+        momentum: `μ` in [0, 1) of the descent, `v ← μv + ∇L`, `θ ← θ − ηv` from `v = 0`, as in `torch.optim.SGD`.
         nesterov: whether to use Nesterov's form, `θ ← θ − η(∇L + μv)`.
         progress: called after each step with the fraction done.
 
