@@ -66,7 +66,7 @@ def _why_not(setting: Setting, least: float, most: float) -> str:
     if setting.gap <= 0:
         return "the start is at the minimum"
     if not (least > 0 or most < 0):
-        return "it needs a positive or negative definite W_1ᵀW_1 − W_2W_2ᵀ, such as that of an adapter with one factor 0"
+        return "it needs a positive or negative definite W_1ᵀW_1 − W_2W_2ᵀ, as an adapter with one factor 0 has"
     return ""
 
 
