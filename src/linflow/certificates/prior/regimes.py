@@ -153,7 +153,7 @@ def _vanishing(setting: Setting, what: str) -> tuple[dict[str, float], str]:
         return facts, "the layers are 0, and the flow never leaves 0"
     if ratio >= SMALL:
         size = f"the layers here are {ratio:.2g} times the size of the solution's"
-        return facts, f"it is for {what}, and {size}; scale the start down (to a ratio below {SMALL:g})"
+        return facts, f"it is for {what}, and {size}; scale the start down (below {SMALL:g})"
     slopes = slopes[slopes > 1e-12 * slopes[0]]
 
     head = f"it is for {what} in the limit and gives no bound for this start; "
