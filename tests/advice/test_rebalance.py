@@ -56,7 +56,8 @@ def test_a_product_of_low_rank_has_no_layers_of_rounding(rng):
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
 def test_singular_values_of_rounding_are_relative_to_the_layers(scale, rng):
     """16ε of the product of their norms, whatever the output scale."""
-    for last, rank in ((1e-9, 2), (2e-15, 1)):
+    unit = 2**0.5 * float(np.finfo(float).eps)  # of norms 1 and √2
+    for last, rank in ((1e-9, 2), (16.5 * unit, 2), (15.5 * unit, 1)):
         new = lf.rebalance(lf.Network([np.diag([1.0, last]), np.diag([1.0, 1.0])], scale)).network
         assert np.count_nonzero(np.linalg.svd(new.weights[0], compute_uv=False) > 1e-12) == rank
 

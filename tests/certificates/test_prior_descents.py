@@ -246,8 +246,10 @@ def test_alternating_descent_takes_steps_of_the_order_that_is_promised():
         assert row.facts["off the range"] < 1e-12
         step = 0.5 / max(np.linalg.norm(X, 2) ** 2, 1.0)
         taken[kappa], end = alternating(A, X, Y, step)
-        # The first factor stays in the range of A.
-        assert descents._off_range(Setting(lf.MatrixFactorization(A), lf.Network([end, Y])))["off the range"] < 1e-12
+        # The first factor stays in the range of A, whatever the unit.
+        for unit in (1e-8, 1.0):
+            f = lf.MatrixFactorization(unit * A)
+            assert descents._off_range(Setting(f, lf.Network([end, Y])))["off the range"] < 1e-12
     for kappa in (2.0, 4.0):  # twice κ asks for four times the steps at most; the draws differ by a small factor
         assert taken[2 * kappa] / taken[kappa] < 3 * 4
     outside = descents.ward2023(Setting(lf.MatrixFactorization(A), lf.init.gaussian((12, d, 9), rng=0), "descent"))

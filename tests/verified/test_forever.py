@@ -64,12 +64,16 @@ def test_the_rate_is_that_of_the_best_bound_at_every_level_or_of_the_weights(mon
 
 
 @pytest.mark.parametrize(
-    ("least", "said"), [(0.0, "λ_min(T) can tend to 0"), (1e-13, "tend to 0"), (1e-2, "a smaller")]
-)
-def test_where_the_rate_tends_to_0_no_smaller_target_is_advised(least, said):
+    ("size", "least", "said"),
+    [
+        (1.0, 0.0, "λ_min(T) can tend to 0"), (1.0, 1e-13, "tend to 0"), (1.0, 1e-2, "a smaller"),
+        (1e4, 1e-13, "tend to 0"),
+    ],
+)  # fmt: skip
+def test_where_the_rate_tends_to_0_no_smaller_target_is_advised(size, least, said):
     """Balanced layers, and a mode of W* that is 0: the mode falls like 1/t, as `σ' = −2σ²`."""
-    f = lf.MatrixFactorization(np.diag([2.0, least]))
-    net = lf.Network([np.diag([1.4, 0.1]), np.diag([1.4, 0.1])])
+    f = lf.MatrixFactorization(size * np.diag([2.0, least]))
+    net = lf.Network([size**0.5 * np.diag([1.4, 0.1])] * 2)
     certificate, why = ever_after(f, net, net, 0.0, 5.0, 1.0)
     assert certificate is None and said in why and ("smaller until" in why) is (least == 1e-2)
     if least == 0.0:

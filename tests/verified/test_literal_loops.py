@@ -506,6 +506,8 @@ def test_a_matrix_of_norms_by_its_own_formula(coarse):  # noqa: F811
     assert greatest(star) == pytest.approx(1.5 * up, rel=1e-6) and math.sqrt(2) < 1.5  # max (Cv)_i/v_i at (3, 2, 2)
     TUBE["ROUNDS"] = rounds
     assert greatest(np.zeros((3, 3))) == 0.0
+    weak = np.array([[0.8, 6e-8, 0.0], [6e-8, 8e-9, 0.0], [0.0, 0.0, 0.0]])  # the vector stays positive: (1, 8e-8, 0)
+    assert largest(weak) * up * (1 - 1e-12) <= greatest(weak) <= largest(weak) * up * (1 + 2e-6)
     C[1, 2] = math.nan
     assert greatest(C) == math.inf
     C[1, 2] = math.inf
