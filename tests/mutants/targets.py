@@ -153,7 +153,13 @@ TARGETS = {
             (("taylor",), [*VERIFIED, "verified/test_path"]),
             (("hessian",), [*VERIFIED, "verified/test_curvature"]),
             (("log_norm",), ["verified/test_literal_norm", "verified/test_curvature"]),
-            (("march",), ["verified/test_literal_march", "verified/test_literal_enclosure", "verified/test_march"]),
+            (
+                ("march",),
+                [
+                    "verified/test_literal_march", "verified/test_literal_enclosure", "verified/test_degrees",
+                    "verified/test_march",
+                ],
+            ),
             (("_pairs", "arithmetic"), ["verified/test_march", *VERIFIED]),
             (("fine",), ["verified/test_fine"]),
             (("enclosure",), ["verified/test_literal_enclosure", "verified/test_flow"]),

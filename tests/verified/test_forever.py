@@ -67,7 +67,7 @@ def test_the_rate_is_that_of_the_best_bound_at_every_level_or_of_the_weights(mon
     ("size", "least", "said"),
     [
         (1.0, 0.0, "λ_min(T) can tend to 0"), (1.0, 1e-13, "tend to 0"), (1.0, 1e-2, "a smaller"),
-        (1e4, 1e-13, "tend to 0"),
+        (1e-4, 1e-6, "a smaller"),
     ],
 )  # fmt: skip
 def test_where_the_rate_tends_to_0_no_smaller_target_is_advised(size, least, said):
@@ -75,7 +75,7 @@ def test_where_the_rate_tends_to_0_no_smaller_target_is_advised(size, least, sai
     f = lf.MatrixFactorization(size * np.diag([2.0, least]))
     net = lf.Network([size**0.5 * np.diag([1.4, 0.1])] * 2)
     certificate, why = ever_after(f, net, net, 0.0, 5.0, 1.0)
-    assert certificate is None and said in why and ("smaller until" in why) is (least == 1e-2)
+    assert certificate is None and said in why and ("smaller until" in why) is (said == "a smaller")
     if least == 0.0:
         slow, slower = (lf.gradient_flow(f, net, t_max=t).final.product()[1, 1] for t in (1e2, 1e3))
         assert slow == pytest.approx(0.01 / (1 + 2 * 0.01 * 1e2), rel=1e-4) and slower == pytest.approx(

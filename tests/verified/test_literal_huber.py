@@ -128,10 +128,11 @@ def test_constants_and_dominance_are_rounded_to_their_side(problem):
 
 
 @pytest.mark.parametrize("problem", ["coarse"], indirect=True)
-def test_a_kink_is_as_near_as_all_errors_let_it_be(problem):
-    f = lf.Huber(np.array([[2.0], [2.0]]), np.array([[0.4], [-0.2]]), 1.0)
+@pytest.mark.parametrize("side", [1, -1])
+def test_a_kink_is_as_near_as_all_errors_let_it_be(problem, side):
+    f = lf.Huber(np.array([[2.0], [2.0]]), side * np.array([[0.4], [-0.2]]), 1.0)
     problem = HuberGradient.over(f, f.X)
-    W, off = np.array([[0.35]]), 0.01
+    W, off = side * np.array([[0.35]]), 0.01
     E = W - f.minimizer
     R, R0 = f.X @ W - f.Y, f.X @ f.minimizer - f.Y
     lengths = frobenius(f.X[:, None, :])[:, None]

@@ -146,7 +146,7 @@ class HuberGradient(RowsGradient):
             parts = np.where(np.abs(R) <= d, 0.5 * away * away, turned * ((np.abs(R) - d) + 0.5 * turned))
             value = float(np.sum(parts))
             D = np.minimum(np.abs(R - self._residual), 1e300)
-            slack = np.sum((size + e) * e + kink * (np.abs(D) + kink + size + e))
+            slack = np.sum((size + e) * e + kink * (D + kink + size + e))
         room = self._away * (float(frobenius(E - self._best)) + error)
         slack = (float(slack) + room + gamma(P.size + 12) * value) * UP + TINY
         low, high = value - slack, (value + slack + self._offset) * UP
