@@ -65,7 +65,7 @@ def test_the_weights_given_are_kept_where_no_run_is_lower(monkeypatch):
     for value in (LEAST / MOST, 0.9):
         found, asked = runs(monkeypatch, run(value), run(0.95))
         assert found.value == pytest.approx(0.25 * (LEAST + rounding), rel=1e-14)
-        assert found.rounding == pytest.approx(0.25 * rounding, rel=1e-12) and found.residual == 0.0
+        assert found.rounding == pytest.approx(0.25 * rounding, rel=1e-12, abs=0) and found.residual == 0.0
         assert found.starts == 2 and all(
             np.array_equal(a, b) for a, b in zip(found.network.weights, NET.weights, strict=True)
         )
@@ -84,7 +84,7 @@ def test_the_least_value_and_its_rounding_are_kept(monkeypatch):
         found, _ = runs(monkeypatch, run(0.1), run(0.12, other), sensitivity=sensitivity)
         off = tangent_rounding(lf.Network(other)) + sensitivity
         assert found.value == pytest.approx(0.25 * (0.64 + 0.16 + off), rel=1e-12)
-        assert found.rounding == pytest.approx(0.25 * off, rel=1e-9)
+        assert found.rounding == pytest.approx(0.25 * off, rel=1e-9, abs=0)
         assert np.array_equal(found.network.weights[1], other[1]) and found.network.scale == 0.5
     # Off the constraints by more than rounding nothing counts.
     for violation, kept in ((0.9e-14, True), (1.1e-14, False)):

@@ -565,3 +565,10 @@ def test_a_hessian_is_known_with_the_rounding_of_its_blocks(coarse, widths, c, a
         h = 1e-4
         rise = (slope(start + h * unit_vector) - slope(start - h * unit_vector)) / (2 * h)
         assert H[:, k] == pytest.approx(rise, rel=1e-5, abs=1e-5 * np.abs(H).max())
+
+
+def test_pairs_are_for_exact_factorizations_and_the_dominance_is_twice_the_least(coarse):
+    whole = AffineGradient(np.eye(2), least=0.25)
+    assert whole.fine is not None and whole.dominance(3.0) == near(0.5 * (1 - 4 * u))
+    for more in ({"A": np.eye(2)}, {"B": np.eye(2)}, {"residue": 1e-9}):
+        assert dataclasses.replace(whole, **more).fine is None

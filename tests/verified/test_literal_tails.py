@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from linflow.verified.convex_descent import ConvexDescentMarch
 from linflow.verified.log_norm import greatest
 from linflow.verified.march import product_error, rounding_of_value
 from linflow.verified.rounding import spectral
-from linflow.verified.smooth import ProductTube
+from linflow.verified.smooth import ConvexGradient, ProductTube
 from tests.verified.test_literal_path import coarse, drawn, fro, g, near, tiny, u, up
 
 __all__ = ["coarse"]
@@ -634,3 +635,7 @@ def test_the_widest_piece_counts(loss):
         path.knots = np.array(knots) * path.s
         found.append(path.bends)
     assert found[0] == found[1] and found[0][0, 1][0] > 0
+
+
+def test_the_dominance_of_a_convex_loss_is_twice_its_least_curvature(coarse):
+    assert ConvexGradient.dominance(SimpleNamespace(least=0.25), 3.0) == near(0.5 * (1 - 4 * u))

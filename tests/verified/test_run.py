@@ -331,3 +331,11 @@ def test_an_attempt_that_cannot_be_made_says_why(monkeypatch):
 
     monkeypatch.setattr(attempts, "enclose", refuses)
     assert attempts.attempt(F, NET, until=0.1) == (None, "it is not one of these")
+
+
+@pytest.mark.parametrize(("until", "finer", "part"), [(None, 1.0, 1e-3), (1e-4, 0.5, 0.5e-2)])
+def test_a_declared_flow_is_as_accurate_as_the_root_of_its_target(monkeypatch, until, finer, part):
+    monkeypatch.setattr(run, "DeclaredMarch", lambda *given, accuracy: accuracy)
+    problem, narrow = object.__new__(run.DeclaredGradient), SimpleNamespace(weights=[], radius=0.0)
+    begun = run._Beginning(None, SimpleNamespace(scale=1.0), problem, narrow, ())
+    assert begun._march(until, run.FLOAT64, finer) == pytest.approx(part * run.ACCURACY, rel=1e-14, abs=0)
