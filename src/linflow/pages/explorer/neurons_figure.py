@@ -49,7 +49,7 @@ def figure(
     if at.size:
         axes[1].plot(at, np.interp(at, run.t, gap), "|", color=plots.COLOURS["grey"], markersize=9, label="a flip")
     axes[1].axvline(t, color=plots.COLOURS["grey"], linewidth=0.8)
-    axes[1].set(xlabel="$t$", ylabel="loss, of the first")
+    axes[1].set(xlabel="$t$", ylabel="loss / initial loss")
     axes[1].legend(loc="lower left")
     return axes[0]
 

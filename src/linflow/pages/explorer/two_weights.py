@@ -31,7 +31,7 @@ def two_weights(given: Given) -> View:
     if proof is None:
         words = "The start is optimal."
     elif math.isfinite(high):
-        words = f"Proved: the loss is 10⁻⁶ of the first at t = {high:.6g} (± {(high - low) / 2:.1g})."
+        words = f"Proved: the loss falls to 10⁻⁶ of its initial value at t = {high:.6g} (± {(high - low) / 2:.1g})."
     else:
         words = f"No proof to 10⁻⁶: {proof.reason}."
     code = f"{lines}print(lf.certify(f, start))\nprint(lf.enclose(f, start, until={TARGET:g}))\n"

@@ -41,7 +41,7 @@ const descending = (() => {
     handle(grip, "start of the descent", event => go(...plane.back(event)),
       (a, b) => { go(u + a, v + b); byId("descent-start").focus(); }, `u ${number(u)}, v ${number(v)}`);
     const last = Math.max(losses.length - 1, 4), top = Math.max(0.2, ...losses.map(p => Math.log10(Math.max(p[1], 1e-12))));
-    const over = frame(byId("descent-loss"), { x: [0, last], y: [-6.5, Math.min(top, 6)], xlabel: "step", ylabel: "loss, of the first",
+    const over = frame(byId("descent-loss"), { x: [0, last], y: [-6.5, Math.min(top, 6)], xlabel: "step", ylabel: "loss / initial loss",
       xticks: niceTicks(last).filter(([k]) => Number.isInteger(k)), yticks: powers(-6, Math.min(top, 6)), size: [420, 420] });
     make("rect", { class: "proved", x: over.px(0), y: 0, width: Math.max(0, over.px(Math.min(proved, last)) - over.px(0)), height: 420 }, over.inside);
     over.line(log(losses), "path thin");

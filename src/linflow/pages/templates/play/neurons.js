@@ -103,7 +103,7 @@ const neurons = (() => {
 
   function drawLoss() {
     const end = Math.max(found.end, 1e-9), first = found.kept[0].loss || 1;
-    const over = frame(byId("neurons-loss"), { x: [0, end], y: [-2, 0.2], xlabel: "time", ylabel: "loss, of the first",
+    const over = frame(byId("neurons-loss"), { x: [0, end], y: [-2, 0.2], xlabel: "time", ylabel: "loss / initial loss",
       xticks: niceTicks(end), yticks: powers(-2, 0), size: [420, 420] });
     if (known()) {
       if (answer.at === state.at) over.line(log(answer.found.curves.guarantee || []), "envelope");
@@ -129,7 +129,7 @@ const neurons = (() => {
     const n = given.numbers, time = x => (x === null ? "not in this run" : `t = ${number(x)}`);
     fill("neurons-numbers", [
       ["chosen time", `t = ${number(n.time)}`],
-      ["loss there, of the first", number(n["loss now"])],
+      ["loss there / initial loss", number(n["loss now"])],
       ["flips until then", `${n["flips so far"]} of ${n.flips}`],
       ["aligned from", time(n["aligned from"])],
       ["rate −L̇/L there", number(n["rate now"])],

@@ -39,7 +39,7 @@ const play = (() => {
 
     const wanted = flow.timeTo(1e-6);
     const span = Number.isFinite(wanted) && wanted > 0 ? Math.min(wanted * 1.15, 60) : 10;
-    const loss = frame(byId("loss"), { x: [0, span], y: [-6.5, 0.2], xlabel: "time", ylabel: "loss, of the first",
+    const loss = frame(byId("loss"), { x: [0, span], y: [-6.5, 0.2], xlabel: "time", ylabel: "loss / initial loss",
       xticks: niceTicks(span), yticks: powers(-6, 0), size: [420, 420] });
     const times = Array.from({ length: 161 }, (_, k) => span * k / 160);
     const curve = f => times.map(t => [t, Math.log10(Math.max(f(t) / (flow.loss || 1), 1e-12))]);

@@ -38,12 +38,12 @@ const twoLayers = (() => {
   function showLayers(found) {
     if (!asking.said("two_layers", found)) return;
     const loss = found.curves.loss || [[0, 1], [1, 1]], end = Math.max(...loss.map(p => p[0]), 1e-9);
-    const over = frame(byId("layers-loss"), { x: [0, end], y: [-6.5, 0.2], xlabel: "time", ylabel: "loss gap, of the first",
+    const over = frame(byId("layers-loss"), { x: [0, end], y: [-6.5, 0.2], xlabel: "time", ylabel: "loss gap / initial gap",
       xticks: niceTicks(end), yticks: powers(-6, 0), size: [420, 320] });
     over.line(log(found.curves.guarantee || []), "envelope");
     over.line(log(loss), "path");
     const rates = found.curves.plane, side = rates.length;
-    const map = frame(byId("layers-map"), { x: [0, 1], y: [0, 2], xlabel: "product, part of the target", ylabel: "multiple of D",
+    const map = frame(byId("layers-map"), { x: [0, 1], y: [0, 2], xlabel: "product / target", ylabel: "multiple of D",
       xticks: [[0, "0"], [0.5, "0.5"], [1, "1"]], yticks: whole(0, 2), size: [420, 320] });
     const most = Math.max(...rates.flat(), 1e-12);
     for (let i = 0; i + 1 < side; i++) for (let k = 0; k + 1 < side; k++) {
