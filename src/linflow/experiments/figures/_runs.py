@@ -57,7 +57,7 @@ def axis_claims(objective: Objective, runs: Iterable[Trajectory], *, rate: bool 
             gap = objective.gap(run.network_at(between).product())
             gaps.append((float(run.gap_at(between)) / float(run.gap[0]), gap / first))
     # Between records the loss is interpolated, with an error of 10⁻⁶ at worst. At records both agree to rounding.
-    loss = "The loss drawn is f(W) − f* of the weights at that instant, over the first"
+    loss = "The loss drawn is f(W) − f* of the weights at that instant, over the initial one"
     found = [Claim.same(loss, [a for a, _ in gaps], [b for _, b in gaps], 1e-5)]
     if rate:
         text = "The rate drawn is ‖∇L‖²/(f(W) − f*) of the weights at that instant"

@@ -234,8 +234,8 @@ experiment = PaperFigure(
     "convergence",
     "Convergence over width",
     "Four widths of the same two-layer model from random starts. Solid: the gradient flow. Dashed: what the start "
-    "guarantees before the run. The target is small, so the imbalance alone carries the guarantee; its gap grows "
-    "with the width, and with it the rate, certified and observed.",
+    "guarantees before the run. The target is small, so the imbalance alone carries the guarantee. Its spectral gap "
+    "grows with the width, and so does the rate, certified and observed.",
     "Talk; Min, Tarmoun, Vidal & Mallada 2021 (arXiv 2105.06351), Prop. 1",
     compute=compute,
     claims=claims,

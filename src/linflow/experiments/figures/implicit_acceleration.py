@@ -188,7 +188,7 @@ def draw(data: ImplicitAccelerationData) -> Any:
         ax.set_xlabel("steps")
         ax.legend(loc="upper right", fontsize=8)
         ax.set_ylim(None, 300)
-    axes[0].set_ylabel("loss gap over the first")
+    axes[0].set_ylabel("loss gap over the initial gap")
     for (L, layers), colour in zip(data.layers.items(), PALETTE, strict=False):
         for i in range(layers.shape[1]):
             axes[-1].plot(data.t, layers[:, i, 0], color=colour, label=f"depth {L}" if i == 0 else None)
@@ -218,7 +218,7 @@ def setup(data: ImplicitAccelerationData) -> dict[str, str]:
         "Objective": "(1/p) Σᵢ|yᵢ − xᵢwᵢ|^p",
         "Data": f"x = ({', '.join(f'{x:g}' for x in s.x)}), y = ({', '.join(f'{y:g}' for y in s.y)})",
         "Start": f"balanced, all entries of the product equal, norm {s.start:g}",
-        "Step": f"the best of a grid of ratio {FINER:g}, for a gap of {s.until:g} of the first",
+        "Step": f"the best of a grid of ratio {FINER:g}, to reach {s.until:g} of the initial gap",
     }
 
 

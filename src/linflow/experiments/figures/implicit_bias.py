@@ -196,7 +196,7 @@ def draw(data: ImplicitBiasData) -> Any:
         gaps, away = _path(data.objective, run)
         middle.loglog(gaps, away, color=colour, label=name)
     middle.invert_xaxis()
-    middle.set_xlabel("loss gap over the first")
+    middle.set_xlabel("loss gap over the initial gap")
     middle.set_ylabel(rf"$\|W(t) - X^{{+}}Y\|_F$, $h = {data.middle}$")
     middle.legend(loc="lower left", fontsize=8)
     for (a, run), colour in zip(data.shown.items(), PALETTE, strict=False):
@@ -204,7 +204,7 @@ def draw(data: ImplicitBiasData) -> Any:
     model = data.scaled[0]
     right.loglog(model.t[1:], model.gap[1:] / model.gap[0], ":", color=COLOURS["black"], label=r"scale $1/\sqrt{h}$")
     right.set_xlabel("time $t$")
-    right.set_ylabel("loss gap over the first")
+    right.set_ylabel("loss gap over the initial gap")
     right.legend(loc="lower left", fontsize=8)
     return fig
 
@@ -243,7 +243,7 @@ def setup(data: ImplicitBiasData) -> dict[str, str]:
         "Widths": ", ".join(map(str, s.h)),
         "Start": "independent N(0, h^(−2a)) entries",
         "Draws": f"{s.seeds} of each width",
-        "Flow": f"to a gap of {s.until:g} of the first",
+        "Flow": f"to {s.until:g} of the initial gap",
     }
 
 

@@ -198,7 +198,7 @@ def draw(data: LazinessData) -> Any:
             right.semilogy(run.t, run.gap / run.gap[0], form, color=colour, label=label)
     right.plot([], [], ":", color=COLOURS["grey"], label="linearised")
     right.set_xlabel("time $t$")
-    right.set_ylabel("loss gap over the first")
+    right.set_ylabel("loss gap over the initial gap")
     right.legend(loc="lower left", fontsize=8)
     return fig
 
@@ -228,7 +228,7 @@ def setup(data: LazinessData) -> dict[str, str]:
         "Widths": ", ".join(map(str, s.h)),
         "Start": "independent N(0, 1) entries",
         "Draws": f"{s.seeds} of each width; the first is drawn",
-        "Flow": f"to a gap of {s.until:g} of the first, model and linearisation",
+        "Flow": f"to {s.until:g} of the initial gap, model and linearisation",
     }
 
 

@@ -145,7 +145,7 @@ def claims(data: PhasePlaneData) -> Iterable[Claim]:
     )
     off = max(abs(float(run.rate[-1]) / _final(_imbalance(run)) - 1) for run in data.moving)
     yield Claim.within(
-        "The last rate is γ sqrt(d² + 4w*²), to a relative 10⁻⁴ at a gap of 10⁻¹⁰ of the first", off, 0, 1e-4
+        "The last rate is γ sqrt(d² + 4w*²), to a relative 10⁻⁴ at 10⁻¹⁰ of the initial gap", off, 0, 1e-4
     )
     errors = [np.abs(run.gap / exact_gap(run.t, d, data.settings.product) - 1).max() for d, run in race.items()]
     yield Claim.within("The loss follows the closed form to a relative 10⁻⁶ at every step", errors, 0, 1e-6)
