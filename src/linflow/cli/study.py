@@ -88,7 +88,7 @@ def simulate(experiment: "Experiment", as_json: Json = False) -> None:
 
     Example: linflow simulate --target Y.csv --hidden 64 --until 1e-8 --save run.nc
 
-    Exit code 0: the run reached its target or its end; 1: it ended otherwise; 2: bad input;
+    Exit code 0: the run reached its target, its last time or its last step; 1: it ended otherwise; 2: bad input;
     130: Ctrl-C, with what was done kept.
     """
     import linflow as lf
