@@ -488,8 +488,15 @@ def test_almost_all_of_a_rate_is_not_all_of_it():
     assert "; over 99% of it is guaranteed for the whole run." in hold.text
 
 
-@pytest.mark.parametrize(("applying", "said"), [(0, "0 apply"), (1, "1 applies"), (2, "2 apply")])
+@pytest.mark.parametrize(
+    ("applying", "said"),
+    [
+        (0, "None of 16 published results applies to"),
+        (1, "Of 16 published results, 1 applies to"),
+        (2, "Of 16 published results, 2 apply to"),
+    ],
+)
 def test_results_that_apply_are_counted_in_words(applying, said):
     prior = [SimpleNamespace(name=f"row {i}", applies=i < applying) for i in range(16)]
     (found,) = _published(SimpleNamespace(prior=prior))
-    assert found.text.startswith(f"Of 16 published results {said} to this start")
+    assert found.text.startswith(f"{said} this start")

@@ -374,8 +374,11 @@ def _published(cert: Certificate) -> Iterator[Finding]:
     if not cert.prior:
         return
     apply = [g.name for g in cert.prior if g.applies]
-    text = (
-        f"Of {plural(len(cert.prior), 'published result')} {len(apply)} {verb_for(len(apply), 'apply')} to this start"
-    )
-    text += f": {', '.join(apply)}." if apply else "; the certificate says why."
+    if apply:
+        count, verb = len(apply), verb_for(len(apply), "apply")
+        text = f"Of {plural(len(cert.prior), 'published result')}, {count} {verb} to this start: {', '.join(apply)}."
+    else:
+        text = (
+            f"None of {plural(len(cert.prior), 'published result')} applies to this start; the certificate says why."
+        )
     yield Finding("published", text, {"apply": float(len(apply)), "known": float(len(cert.prior))})
