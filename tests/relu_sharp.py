@@ -62,10 +62,8 @@ def enclosed(seed: int) -> tuple[float, float, int]:
     run = relu.gradient_flow(X, Y, net, until=1e-6, rtol=1e-11)
     late = high / run.time_to(1e-6) - 1
     if late > LOOSE:
-        print(
-            f"seed {seed}: proved {late:.2g} late, radius {float(np.max(proof.radius)):.2g}, exponent {proof.exponent:.3g}",
-            flush=True,
-        )
+        exponent = f"exponent {proof.exponent:.3g}"
+        print(f"seed {seed}: proved {late:.2g} late, radius {proof.radius.max():.2g}, {exponent}", flush=True)
     return high / low - 1, late, len(proof.flips)
 
 
