@@ -46,8 +46,10 @@ def measured(seed: int, index: int, outputs: int) -> tuple[float, float, float]:
     return rate, plain, np.nan if run is None else float(run.rate.min())
 
 
-def enclosed(seed: int) -> tuple[float, float, int]:
-    """Return the latest over the earliest proved time and over the time of a run, both less 1, and the flips."""
+def enclosed(seed: int) -> list[float]:
+    """Return what one proof gave: the latest over the earliest time and over that of a run, both less 1, the flips,
+    how many slide, the exponent, the steps, and whether it has a rate for ever; nothing if it ended early.
+    """
     rng = np.random.default_rng(seed)
     N, d, h, m = (int(rng.integers(*limits)) for limits in ((3, 9), (2, 9), (4, 25), (1, 3)))
     slope = float(rng.choice([0.0, 0.1]))
@@ -57,24 +59,28 @@ def enclosed(seed: int) -> tuple[float, float, int]:
     proof = relu.enclose(X, Y, net, until=1e-6)
     if proof.result != "target proved":
         print(f"seed {seed}: {proof.result}, {proof.reason}", flush=True)
-        return np.nan, np.nan, 0
+        return []
     low, high = proof.time_bounds(1e-6)
     run = relu.gradient_flow(X, Y, net, until=1e-6, rtol=1e-11)
-    late = high / run.time_to(1e-6) - 1
+    late, flips = high / run.time_to(1e-6) - 1, proof.flips
     if late > LOOSE:
         exponent = f"exponent {proof.exponent:.3g}"
         print(f"seed {seed}: proved {late:.2g} late, radius {proof.radius.max():.2g}, {exponent}", flush=True)
-    return high / low - 1, late, len(proof.flips)
+    slides = sum(flip.slid for flip in flips)
+    forever = proof.certificate is not None
+    return [high / low - 1, late, len(flips), slides, proof.exponent, len(proof.steps), forever]
 
 
 def proofs(seeds: range) -> None:
     """Print how sharp verified runs are."""
-    width, late, flips = np.array([enclosed(seed) for seed in seeds]).T
-    width, late = width[np.isfinite(width)], late[np.isfinite(late)]
+    found = [enclosed(seed) for seed in seeds]
+    width, late, flips, slides, exponent, steps, forever = np.array([row for row in found if row]).T
     print(
-        f"{len(width)} of {len(seeds)} proved, {int(flips.sum())} flips; latest over earliest time − 1: median "
-        f"{np.median(width):.1e}, nine in ten below {np.quantile(width, 0.9):.1e}, at most {width.max():.1e}; "
-        f"over the time of a run − 1 at most {late.max():.1e}, in {int((late > LOOSE).sum())} above {LOOSE:g}"
+        f"{len(width)} of {len(seeds)} proved, {int(flips.sum())} flips, {int(slides.sum())} slide, at most "
+        f"{int(flips.max())} in one; latest over earliest time − 1: median {np.median(width):.1e}, nine in ten below "
+        f"{np.quantile(width, 0.9):.1e}, at most {width.max():.1e}; over the time of a run − 1 at most {late.max():.1e}, "
+        f"in {int((late > LOOSE).sum())} above {LOOSE:g}; exponent {np.median(exponent):.2g} in the median, at most "
+        f"{exponent.max():.3g}; {np.median(steps):.0f} steps in the median; {int(forever.sum())} with a rate for ever"
     )
 
 
