@@ -78,7 +78,7 @@ def proofs(seeds: range) -> None:
     print(
         f"{len(width)} of {len(seeds)} proved, {int(flips.sum())} flips, {int(slides.sum())} slide, at most "
         f"{int(flips.max())} in one; latest over earliest time − 1: median {np.median(width):.1e}, nine in ten below "
-        f"{np.quantile(width, 0.9):.1e}, at most {width.max():.1e}; over the time of a run − 1 at most {late.max():.1e}, "
+        f"{np.quantile(width, 0.9):.1e}, at most {width.max():.1e}; over that of a run − 1 at most {late.max():.1e}, "
         f"in {int((late > LOOSE).sum())} above {LOOSE:g}; exponent {np.median(exponent):.2g} in the median, at most "
         f"{exponent.max():.3g}; {np.median(steps):.0f} steps in the median; {int(forever.sum())} with a rate for ever"
     )
