@@ -400,7 +400,7 @@ def test_a_tube_from_the_series_of_its_norms(coarse, exact_eigenvalues, L):  # n
     layers = [put(3, l, p + 1) for l in range(L)]
     before = [put(0, l, l * p + 1) for l in range(L)]
     after = [put(1, l + 2, (L - 1 - l) * p + 1) for l in range(L)]
-    slope = put(2, 0, L * p + 1)
+    pulled = [put(2, l, (L + l) * p + 1) for l in range(L)]
     bounds[1 : 3 * L : 3, 0] = x0 = rng.random(L) * 0.1 + 0.1
     norms = np.zeros((2, L * L))
     norms[1] = 0.01 * rng.random(L * L)  # below what the norms of the layers give
@@ -416,7 +416,7 @@ def test_a_tube_from_the_series_of_its_norms(coarse, exact_eigenvalues, L):  # n
         same(at(0, l), layers[l])
         same(at(1, l), before[l])
         same(at(2, l), after[l])
-    same(at(3, 0), slope)
+    same(at(3, 0), pulled[0])
     mids, D = {}, np.zeros((L, L))
     for i, j in itertools.combinations(range(L), 2):
         if j == i + 1:
@@ -426,12 +426,10 @@ def test_a_tube_from_the_series_of_its_norms(coarse, exact_eigenvalues, L):  # n
             moved = norms[1, i * L + j] + most - math.prod(x0[i + 1 : j]) * (1 - 1e-12)
             mids[i, j] = (min(most, moved * up), *rest)
         same(at(4, i, j), mids[i, j])
-    for i, j in itertools.combinations_with_replacement(range(L), 2):
-        bent = times(before[i], before[j], after[i], after[j])[2] * c * c * K
-        if i < j:
-            bent += times(slope, before[i], mids[i, j], after[j])[2]
-        D[i, j] = D[j, i] = bent * up
-    same(jets[-1], largest(D))
+        D[i, j] = D[j, i] = times(pulled[i], mids[i, j], after[j])[2]
+    turning = [times(a, b) for a, b in zip(before, after, strict=True)]
+    moved, bent = (c * c * K * sum(x[k] ** 2 for x in turning) for k in (1, 2))
+    same(jets[-1], ((largest(D) + 2 * moved) * s**3 / 12 + 31 * bent * s**5 / 120) * up)
 
 
 @pytest.mark.parametrize("small_norms", [True, False])
@@ -517,7 +515,7 @@ def test_a_matrix_of_norms_by_its_own_formula(coarse):  # noqa: F811
 # --- Hessians ------------------------------------------------------------------------------------------------------
 
 
-def literal_hessian(path):
+def literal_hessian(path, kept):
     """The Hessian by its blocks, and the error of each from the triples of its factors."""
     problem, c, L = path.problem, path.scale, path.depth
     n, m = problem.V.shape
@@ -555,10 +553,11 @@ def literal_hessian(path):
     for i, j in itertools.combinations_with_replacement(range(L), 2):
         a = lefts[j] if i == 0 else turned_by(lefts[j], first(path.prefixes[i]), n)
         b = rights[i] if j == L - 1 else rights_by(rights[i], first(path.suffixes[j + 2]), m)
-        block = c * c * np.einsum("ac,bd->abcd", a.value, b.value)
+        part = c * c * kept
+        block = part * np.einsum("ac,bd->abcd", a.value, b.value)
         size = a.length * b.length
-        error = c * c * (a.error * (b.length + b.error) + a.length * b.error + 4 * u * size)
-        size *= c * c
+        error = part * (a.error * (b.length + b.error) + a.length * b.error + 5 * u * size)
+        size *= part
         if i < j:
             x, y = X[i, j], M[i, j]
             value = np.eye(shapes[i][1]) if y is None else y.value
@@ -600,10 +599,12 @@ def rights_by(right, S, m):
 def test_a_hessian_and_its_error_by_blocks(coarse, kind):  # noqa: F811
     for problem, weights, scale in small(kind):
         plain = Expansion(problem, weights, scale, 2.0**-5, 1)
-        H, error = CompiledNode(read_path(problem, weights, scale, order=1)).hessian()
-        literal, bound = literal_hessian(plain)
-        same(symmetric(H), symmetric(literal.T), atol=1e-13)
-        same(error, bound)
+        node = CompiledNode(read_path(problem, weights, scale, order=1))
+        for given, kept in (((), 1.0), ((0.5,), 0.5)):
+            H, error = node.hessian(*given)
+            literal, bound = literal_hessian(plain, kept)
+            same(symmetric(H), symmetric(literal.T), atol=1e-13)
+            same(error, bound)
 
 
 # --- the least eigenvalue ------------------------------------------------------------------------------------------

@@ -88,7 +88,7 @@ def _sandwich(spec, data, heads, bounds, room, triples, at, left):
 
 @proved
 def _filled(H, at, N, total, room, a, b, pairs, X, M, sides, apart):
-    """Write a block of the Hessian: `c² a ⊗ b`, plus `X ⊗ M` off the diagonal, where M is I for neighbours."""
+    """Write a block of the Hessian: `total a ⊗ b`, plus `X ⊗ M` off the diagonal, where M is I for neighbours."""
     v, w, x, y = sides
     for g in range(x):
         for d in range(y):
@@ -109,7 +109,7 @@ def _filled(H, at, N, total, room, a, b, pairs, X, M, sides, apart):
 def _error_of_block(a, b, X, M, total, apart, side):
     """Return a bound of the error of a block of the Hessian from the triples of its factors."""
     size = a[LENGTH] * b[LENGTH]
-    error = a[ERROR] * (b[LENGTH] + b[ERROR]) + a[LENGTH] * b[ERROR] + 4 * U * size
+    error = a[ERROR] * (b[LENGTH] + b[ERROR]) + a[LENGTH] * b[ERROR] + 5 * U * size
     size, error = total * size, total * error
     if apart > 0:
         extra, wrong = math.sqrt(side) * UP, 0.0
@@ -123,7 +123,7 @@ def _error_of_block(a, b, X, M, total, apart, side):
 def assembling(source):
     """Return the program `hessian`."""
 
-    def hessian(spec, data, heads, bounds, pairs, triples, H, room):
+    def hessian(spec, data, kept, heads, bounds, pairs, triples, H, room):
         """Write the lower half of `∇²L` at the start of the step and return a bound of its error; see `hessian`."""
         L, n, m, N, c = spec[DEPTH], spec[ROWS], spec[COLUMNS], spec[SIZE], data[SCALE]
         P, S, places = block(spec, P_HEAD), block(spec, S_HEAD), block(spec, OTHERS) + L + 3
@@ -131,7 +131,7 @@ def assembling(source):
         lefts, rights = np.zeros((L, 3)), np.zeros((L, 3))
         middle = _sandwich(spec, data, heads, bounds, room, lefts, 0, True)
         free = _sandwich(spec, data, heads, bounds, room, rights, middle, False)
-        squares, total = 0.0 * source, c * c
+        squares, total = 0.0 * source, c * c * kept
         a, b = np.zeros(3), np.zeros(3)
         right = middle
         for i in range(L):

@@ -17,6 +17,7 @@ from linflow.verified import _hessian_loops as hessian
 from linflow.verified import _least_loops as least
 from linflow.verified import _taylor_loops as taylor
 from linflow.verified import _tube_loops as tube
+from linflow.verified import hessian as blocks
 from linflow.verified import least as shifts
 from linflow.verified import rounding
 
@@ -27,7 +28,7 @@ def build() -> list[_programs.Program]:
     whole, real = kinds.int64, kinds.float64
     ints, row, rows = kinds.Array(whole, 1, "C"), kinds.Array(real, 1, "C"), kinds.Array(real, 2, "C")
     source = _programs.fingerprint(
-        sys.modules[__name__], tiles, frame, bounds, taylor, tube, hessian, least, shifts, rounding
+        sys.modules[__name__], tiles, frame, bounds, taylor, tube, hessian, least, blocks, shifts, rounding
     )
     pieces = (
         (taylor.expanding, (ints, row, row, real, whole, row, row, rows, rows, row, row, row)),
@@ -38,7 +39,7 @@ def build() -> list[_programs.Program]:
         (tube.bounding, (ints, row, row, real, row)),
         (tube.by_products, (ints, row, real, real, real, rows, rows)),
         (least.shifting, (row, whole, real, row, real, row)),
-        (hessian.assembling, (ints, row, row, rows, row, rows, row, row)),
+        (hessian.assembling, (ints, row, real, row, rows, row, rows, row, row)),
     )
     return [(_programs.kept(make(source)), arguments) for make, arguments in pieces]
 

@@ -2,7 +2,7 @@
 
 The tube is one array of jets, which are bounds of a norm and of its first two derivatives. It holds the jets of the
 layers, of the products before and after each layer, of the gradient, and of the products between two layers. The
-bound of `‖d²(∇²L)/ds²‖` comes last.
+sag of the Hessian over the step comes last.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from linflow.verified._frame import (
     spectral,
     tail_row,
 )
+from linflow.verified.hessian import KEPT
 from linflow.verified.rounding import TINY, UP
 
 ROUNDS = 200
@@ -210,22 +211,23 @@ def enclosing(source):
                 most = total[0] * UP
                 moved = norms[1, i * L + j] + most - start * (1 - 1e-12)
                 tube[at], tube[at + 1], tube[at + 2] = min(most, moved * UP), total[1] * UP, total[2] * UP
-        second, K = np.zeros((L, L)), data[NORM_A] * data[NORM_B] * UP
+        # How far the Hessian can lie below its chord; see `log_norm.Tube.sag`.
+        second, pulled = np.zeros((L, L)), np.zeros(3)
+        moved = bent = 0.0
         for i in range(L):
-            for j in range(i, L):
-                _times(tube, place(L, 1, i, 0), total, 0)
-                _times(tube, place(L, 1, j, 0), total, 1)
-                _times(tube, place(L, 2, i, 0), total, 1)
+            _times(tube, place(L, 1, i, 0), total, 0)
+            _times(tube, place(L, 2, i, 0), total, 1)
+            moved, bent = moved + (total[1] * UP) ** 2, bent + (total[2] * UP) ** 2
+            _jet(tails[tail_row(spec, 2, i)], (L + i) * p + 1, s, pulled, 0)
+            for j in range(i + 1, L):
+                for k in range(3):
+                    total[k] = pulled[k]
+                _times(tube, place(L, 4, i, j), total, 1)
                 _times(tube, place(L, 2, j, 0), total, 1)
-                bent = total[2] * UP * c * c * K
-                if i < j:
-                    _times(tube, place(L, 3, 0, 0), total, 0)
-                    _times(tube, place(L, 1, i, 0), total, 1)
-                    _times(tube, place(L, 4, i, j), total, 1)
-                    _times(tube, place(L, 2, j, 0), total, 1)
-                    bent += total[2] * UP
-                second[i, j] = second[j, i] = bent * UP
-        tube[place(L, 4, L, 0)] = _greatest(second)
+                second[i, j] = second[j, i] = total[2] * UP
+        K = c * c * (data[NORM_A] * data[NORM_B] * UP)
+        cubic = (_greatest(second) + 2 * K * moved) * s**3 / 12
+        tube[place(L, 4, L, 0)] = (cubic + KEPT / (1 - KEPT) * K * bent * s**5 / 120) * UP
 
     return surround
 

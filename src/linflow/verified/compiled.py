@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from linflow.verified.arithmetic import FLOAT64
+from linflow.verified.hessian import KEPT
 from linflow.verified.least import least_near
 from linflow.verified.log_norm import Constants
 from linflow.verified.problem import AffineGradient
@@ -229,8 +230,8 @@ class CompiledNode:
         x, m = self.norms.reshape(2, self.path.depth, self.path.depth)
         return x, m
 
-    def hessian(self) -> tuple[np.ndarray, float]:
-        """Return the lower half of `∇²L` here and a bound of its error.
+    def hessian(self, kept: float = 1.0) -> tuple[np.ndarray, float]:
+        """Return the lower half of `∇²L` here, with `kept` of its first part, and a bound of its error.
 
         The next Hessian of the march overwrites the array.
         """
@@ -238,13 +239,13 @@ class CompiledNode:
         norms, H = np.empty((2, of.depth**2)), of.square
         parts = (path.heads, path.bounds, of.pairs, of.triples)
         of.programs.look(of.spec, path.order, path.series, *parts, norms, of.work)
-        return H, of.programs.hessian(of.spec, of.data, *parts, H.ravel(), of.room)
+        return H, of.programs.hessian(of.spec, of.data, kept, *parts, H.ravel(), of.room)
 
     @cached_property
     def least(self) -> float:
-        """A proved lower bound of `min(0, λ_min(∇²L))` here."""
+        """A proved lower bound of `min(0, λ_min)` of the Hessian here, with KEPT of its first part."""
         of = self.path.layout
-        H, error = self.hessian()
+        H, error = self.hessian(KEPT)
         enough = ENOUGH / self.path.tau
         if of.size <= LAPACK_FROM:
             if not 0.5 < np.linalg.norm(of.vector) < 2:
@@ -262,7 +263,7 @@ class CompiledTube:
         of, self.s = path.layout, s
         self.jets = np.empty(9 * of.depth + 3 + 3 * of.depth**2 + 1)
         of.programs.surround(of.spec, of.data, path.order, path.bounds, path.tails, node.norms, s, self.jets)
-        self.second_derivative = float(self.jets[-1])
+        self.sag = float(self.jets[-1])
 
     def constants(self, radius: float) -> Constants:
         """Return the Lipschitz constants of the product and its derivatives on the tube."""

@@ -12,7 +12,7 @@ from linflow.verified.rounding import TINY, UP, U, gamma
 CLOSE = 0.005
 """The bound is below the eigenvalue by at most this fraction of it, or by `enough`."""
 
-KRYLOV = 6
+KRYLOV = 8
 """Matrix-vector products before the first factorisation, which costs as much as some hundred of them."""
 
 TRIALS = 60
@@ -59,6 +59,10 @@ def least_near(
         # The square of each entry is part of a pivot, so finite pivots imply a finite matrix.
         return R if info == 0 and np.isfinite(R.diagonal()).all() else None
 
+    def inverse(R: np.ndarray, v: np.ndarray) -> np.ndarray:
+        w, _ = lapack.dpotrs(R, v, lower=0)
+        return w / np.linalg.norm(w)
+
     known = vector.size == size and 0.5 < float(np.linalg.norm(vector)) < 2
     quotient, v = _nearer(A, vector if known else np.random.default_rng(0).standard_normal(size))
     if not math.isfinite(quotient):
@@ -76,11 +80,11 @@ def least_near(
         low = s
         if low >= 0:
             break
-        for _ in range(2):
-            v, _ = lapack.dpotrs(R, v, lower=0, overwrite_b=1)
-            v = v / np.linalg.norm(v)
-        quotient = float(v @ blas.dsymv(1.0, A, v, lower=0))
         width = max(CLOSE * abs(low), enough, 4 * (shift(low) - low))
+        v = inverse(R, v)
+        if min(quotient, high, 0.0) - low > width:
+            v = inverse(R, v)
+            quotient = float(v @ blas.dsymv(1.0, A, v, lower=0))
         if min(quotient, high, 0.0) - low <= width:
             break
         s = min(0.5 * (low + high), max(quotient - 0.5 * width, 0.5 * (low + min(quotient, 0.0))), 0.0)
@@ -90,21 +94,20 @@ def least_near(
 def _nearer(A: np.ndarray, v: np.ndarray) -> tuple[float, np.ndarray]:
     """Return the least Rayleigh quotient on a small Krylov space of A, and its vector (Lanczos)."""
     blas, _ = _libraries()
-    basis, images = [], []
-    for _ in range(min(KRYLOV, len(A))):
+    V, W, count = np.empty((KRYLOV, len(A))), np.empty((KRYLOV, len(A))), 0
+    while count < min(KRYLOV, len(A)):
         size = float(np.linalg.norm(v))
         if not TINY < size < math.inf:
             break
-        basis.append(v / size)
-        images.append(blas.dsymv(1.0, A, basis[-1], lower=0))
-        v = images[-1]
+        V[count] = v / size
+        v = W[count] = blas.dsymv(1.0, A, V[count], lower=0)
         if not np.isfinite(v).all():
             return math.nan, v
+        count += 1
         for _ in range(2):
-            for b in basis:
-                v = v - (b @ v) * b
-    V, W = np.array(basis), np.array(images)
-    if not basis:
+            v = v - (V[:count] @ v) @ V[:count]
+    if not count:
         return math.nan, v
+    V, W = V[:count], W[:count]
     values, vectors = np.linalg.eigh(V @ W.T)
     return float(values[0]), vectors[:, 0] @ V

@@ -15,7 +15,7 @@ from functools import cached_property
 
 import numpy as np
 
-from linflow.verified.hessian import between, cross, least_curvature
+from linflow.verified.hessian import KEPT, between, cross, least_curvature
 from linflow.verified.rounding import UP, spectral
 from linflow.verified.taylor import Expansion
 
@@ -78,7 +78,7 @@ class Node:
 
     @cached_property
     def least(self) -> float:
-        """A proved lower bound of `λ_min(∇²L)` here (level 3)."""
+        """A proved lower bound of `λ_min` of the Hessian here, with KEPT of its first part (level 3)."""
         return least_curvature(self.path)
 
 
@@ -93,6 +93,7 @@ class Tube:
         self.before = [one if l == 0 else jet(path.prefix_norms[l], s) for l in range(L)]
         self.after = [one if l == L - 1 else jet(path.suffix_norms[l + 2], s) for l in range(L)]
         self.slope = jet(path.slope_norms, s)
+        self.pulled = [jet(norms, s) for norms in path.pulled_norms]
 
     @cached_property
     def mids(self) -> dict[tuple[int, int], Jet]:
@@ -110,16 +111,15 @@ class Tube:
         return found
 
     @cached_property
-    def second_derivative(self) -> float:
-        """Upper bound of `‖d²(∇²L)/ds²‖₂` over the step."""
-        L, c, K = self.path.depth, self.path.scale, self.path.problem.smoothness
+    def sag(self) -> float:
+        """Upper bound of `∫_0^s` of how far `∇²L` can lie below the chord of the Hessians at its ends (level 3)."""
+        L, c, K, s = self.path.depth, self.path.scale, self.path.problem.smoothness, self.s
         D = np.zeros((L, L))
-        for i, j in itertools.combinations_with_replacement(range(L), 2):
-            first = times(self.before[i], self.before[j], self.after[i], self.after[j])[2] * c * c * K
-            if i < j:
-                first += times(self.slope, self.before[i], self.mids[i, j], self.after[j])[2]
-            D[i, j] = D[j, i] = first * UP
-        return greatest(D)
+        for i, j in itertools.combinations(range(L), 2):
+            D[i, j] = D[j, i] = times(self.pulled[i], self.mids[i, j], self.after[j])[2]
+        rows = [times(before, after) for before, after in zip(self.before, self.after, strict=True)]
+        moved, bent = (c * c * K * sum(row[k] ** 2 for row in rows) for k in (1, 2))
+        return ((greatest(D) + 2 * moved) * s**3 / 12 + KEPT / (1 - KEPT) * bent * s**5 / 120) * UP
 
     def widened(self, radius: float) -> tuple[list[float], list[float], dict[tuple[int, int], float]]:
         """Return the norms of the products on the tube: each is its norm on the path plus `Π(x + ρ) − Πx`."""
@@ -204,10 +204,10 @@ def level_two(start: Node, end: Node, tube: Tube, jump: float, constants: Consta
 
 
 def level_three(start: Node, end: Node, tube: Tube, jump: float, constants: Constants) -> float:
-    """Return an upper bound of `∫ m ds` over the step from the Hessian at its ends and its second derivative.
+    """Return an upper bound of `∫ m ds` over the step from the Hessians at its ends and the sag between them.
 
     The end of the step is within `jump` of `end`, the start of the next step. The constants hold on that tube.
     """
     s = tube.s
     ends = max(0.0, -start.least) + max(0.0, -end.least) + constants.third * jump
-    return (0.5 * ends * s + tube.second_derivative * s**3 / 12) * UP
+    return (0.5 * ends * s + tube.sag) * UP

@@ -279,10 +279,9 @@ class EnclosureMarch:
         return 2 if spent <= CHEAP or self.loose + spent <= budget(self.size) else 3
 
     def _too_coarse(self, tube: Tube) -> bool:
-        """Return whether the second derivative of the Hessian would add too much over this step."""
+        """Return whether the Hessian could sag too far below its chord over this step."""
         tau, s = tube.path.tau, tube.s
-        between = tau * tube.second_derivative * s**3 / 12
-        return between > OVERHEAD * tau * s * max(0.0, -self.node.least) + FLOOR
+        return tau * tube.sag > OVERHEAD * tau * s * max(0.0, -self.node.least) + FLOOR
 
     def _try(self, tube: Tube, level: int) -> EnclosureStep | None:
         path, s = tube.path, tube.s
