@@ -22,6 +22,8 @@ def row(name="row", applies=True, times=(1.0, 1.0), rate=0.0, gap=1.0, curve=Non
         rate=rate,
         curve=curve,
         citations=frozenset(citations),
+        source="a theorem",
+        reason="",
         time_to={1e-6: times[0], 1e-2: times[1]}.get,
         steps_to={1e-6: 10 * times[0], 1e-2: 10 * times[1]}.get,
         gap_at=lambda t: gap * t,
@@ -60,6 +62,15 @@ def test_what_arrives_is_a_time_or_a_number_of_steps_where_they_are_counted():
     assert descent.arrival(row(times=(5.0, 3.0), curve=steps), 1e-6) == 50.0
     assert descent.arrival(row(times=(5.0, 3.0)), 1e-6) == 50.0
     assert math.isnan(descent.arrival(row(curve=other), 1e-6))
+
+
+@pytest.mark.parametrize(("rate", "words"), [(0.0, "row"), (0.5, "row, rate 0.5")])
+def test_a_promise_names_its_rate_where_it_has_one(rate, words):
+    cert = of_rows(row(times=(7.0, 2.0), rate=rate))
+    assert cert.headline == f"Guaranteed before a run: 1e-6 of the first loss gap by t = 7 ({words})."
+    titles, line = cert.text_tables(bound=cert.guarantees)[1:]
+    assert titles.split() == ["bound", "rate", "time", "to", "1e-6", "source"]
+    assert line.split() == ["row", f"{rate:g}", "7", "a", "theorem"]
 
 
 def test_guarantees_are_ordered_by_their_times_and_those_that_apply_come_first():

@@ -46,8 +46,8 @@ TARGETS = {
         for name in ("other_flows", "coordinates", "ending")
     },
     "dynamics.motion": ["dynamics/test_optimizers"],
-    "certificates.certificate": ["certificates/test_literal_certificate"],
-    "certificates.promises": ["certificates/test_literal_certificate"],
+    "certificates.certificate": ["certificates/test_literal_certificate", "certificates/test_text"],
+    "certificates.promises": ["certificates/test_literal_certificate", "certificates/test_text"],
     **{
         f"relu.{name}": ["relu/test_literal", "relu/test_floor", "relu/test_certificate"]
         for name in ("movement", "shadows", "floor", "path", "problem", "certificate")
