@@ -123,6 +123,7 @@ def test_a_decay_to_a_limit(monkeypatch):
     assert curve.time(2.0) == near(falls / 2 * (1 + 4 * COARSE)) and curve.time(5.0) == 0.0
     assert curve.time(1 + 4 * COARSE) == math.inf > curve.time(1 + 4.01 * COARSE)
     assert curve.rate_at(4.0) == near(1.5) and curve.rate_at(1.0) == 0.0
+    assert curves.LimitCurve(5.0, 0.0, 2.0).rate_at(0.0) == curve.rate == 0.0
 
 
 def test_the_loss_of_a_flow_has_its_gap_for_a_ceiling_and_that_of_a_descent_has_none():
