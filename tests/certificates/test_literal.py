@@ -1380,6 +1380,7 @@ def test_the_growing_step_and_the_pieces_it_is_cut_into():
     fine = rule.pieces(0.2)
     assert {b - a for a, b in pairwise(fine)} == {math.ceil(math.log(1.02) / rule.growth)}
     assert rule.pieces(0.05) == [0] and scheduled.Rule(1e-9, printed=True).pieces(1.0) == [0]
+    assert scheduled.Rule(1e-170, printed=True).pieces(1.0) == [0]  # 1e-340 is 0: it does not grow
     assert len(scheduled.Rule(3.0, printed=True).pieces(3.1)) == 2
 
 
@@ -1391,10 +1392,12 @@ def test_the_least_sum_of_two_squares_of_norms():
         (0.0, 7.0, 3.0),
         (0.5, 1.0, 3.0),
         (1.0, 9.0, 3.0),
+        (0.0, 0.5, 0.2),
     ):
         grid = np.geomspace(max(a, 1e-3), 1e3, 200_001)
         literal = np.min(grid + np.maximum(b, s * s / grid))
         assert scheduled.least_sum(a, b, s) == near(literal, rel=1e-4)  # of the grid
+    assert scheduled.least_sum(0.0, 0.0, 0.0) == 0.0
 
 
 def test_steps_and_caps_of_a_schedule_are_as_written(monkeypatch, rng):

@@ -109,12 +109,27 @@ def test_roots_of_a_flat_objective_exceed_1():
     np.testing.assert_allclose(found.roots(omega, ceiling), 1 / flat, rtol=1e-6)
 
 
+@pytest.mark.parametrize("along", [False, True])
+def test_what_is_not_seen_adds_to_the_layers(bounds, along):
+    """`K_t` has the size of the whole product; that of the step itself has the curvature of all the weights, too."""
+    bounds.network = lf.Network([np.eye(1), np.eye(1)], 0.5)
+    bounds.levels, bounds.slopes, bounds.high = np.array([1.0, 0.25]), np.array([2.0, 1.0]), np.full(2, 0.1)
+    bounds.whole, bounds.unseen = False, np.array([3.0, 5.0])
+    bounds.rule = scheduled.Rule(math.inf, printed=False, along=along)
+    seen, ceiling = np.array([[1.0, 0.5], [2.0, 1.0]]), np.full(2, 0.1)
+    full, slope = np.sqrt(seen**2 + np.array([[3.0], [5.0]])), 0.5 * bounds.slopes
+    own = (Caps.of(full), np.full(2, math.inf)) if along else (Caps.of(seen), ceiling)
+    flat, eta = bounds.curvature(*own, None, 0.0), bounds.roots(Caps.of(seen), ceiling) * STRICT**2
+    K_t = flat + (flat - slope) * slope * eta + 0.5 * 3 * (0.5 * full[0] * full[1]) * slope**2 / 2 * eta**2
+    np.testing.assert_allclose(eta * K_t, 1.0, rtol=1e-12)
+
+
 def test_the_largest_step_takes_the_ends_of_the_spectrum_that_make_it_longer(bounds):
     bounds.network = lf.Network([np.eye(1), np.eye(1)], 0.5)
     bounds.least_size = 0.0
     bounds.norms = np.array([1.0, 1.0])
 
-    D = Spectrum(np.array([4.0, -8.0]), np.array([5.0, -7.0]))
+    D = Spectrum(np.array([4.0, -1.0, -8.0]), np.array([5.0, 1.0, -7.0]))
     bounds.invariants = SimpleNamespace(spectra=(D,))
     # max(4 − 1, 0) + max(7 − 1, 0), in K c² (x + y)
     assert bounds.largest_root(1.0, 0.0, 0.0) == near(STRICT**2 / (3 * 0.25 * (3 + 6)))
@@ -191,15 +206,15 @@ def test_the_smallest_ball_that_the_path_does_not_leave(bounds, monkeypatch, rea
     assert bounds._within(0.25)[0].radius == bounds.radii[sum(reach[k] <= 2.5 for k in (0, 2, 4))]
     bounds.gap = -1e-9  # a gap that is 0 to rounding takes no path
     assert bounds._within(0.25)[0].radius == bounds.radii[0]
-    keep("roots", 0 * roots)
+    keep("roots", np.array([0.0, 0.2, 0.3]))
     assert bounds._within(0.25) == (None, math.inf)
 
 
 @pytest.mark.parametrize("largest", [0.3, 3.0])
 def test_the_drift_is_the_sum_of_what_longer_steps_may_do(bounds, largest):
     """`m_0 ℓ_0 + Σ (m_t − m_{t−1}) ℓ_t`, piece by piece: `m` of the last step of a piece, the gap at its start."""
-    bounds.levels = levels = np.array([1.0, 0.25])
-    roots, alphas = np.array([0.4, 0.8]), np.array([0.05, 0.1])
+    bounds.levels = levels = np.array([1.0, 0.5, 0.25])
+    roots, alphas = np.array([0.4, 0.6, 0.8]), np.array([0.05, 0.07, 0.1])
     curve, drift = bounds._curve(roots, alphas, largest)
     starts = GROWING.pieces(max(largest, 0.8))
     expected, before, u, rows, decreases = 0.0, 0.0, 1.0, [], []
@@ -226,6 +241,8 @@ def test_a_step_lowers_the_gap_by_no_more_than_all_of_it(bounds):
     bounds.levels, bounds.rule = np.array([1.0]), scheduled.Rule(math.inf, printed=False)
     curve, _ = bounds._curve(np.array([0.5]), np.array([100.0]), 0.5)
     assert curve.decrease == 1.0 == curve.decreases[-1] and curve.gap_after(1) == 0.0
+    bounds.rule = scheduled.Rule(math.inf, printed=False, along=True)  # at the step itself ηK_t = 1
+    assert bounds._curve(np.array([0.5]), np.array([0.5]), 0.5)[0].decrease == near(0.5 * 0.5 * 2.0 * 0.5 / STRICT)
 
 
 def test_a_level_without_a_decrease_leaves_no_curve(bounds):
