@@ -786,6 +786,14 @@ def test_a_step_is_certified_from_the_path_of_one_step_on(coarse, monkeypatch):
     monkeypatch.setattr(descent, "gain", lambda eta, tau: 0.0)
     refused = descent.certify(1e-3)
     assert (refused.gain, refused.movement, refused.covered) == (0.0, None, 0.0)
+    monkeypatch.setattr(descent, "gain", lambda eta, tau: 0.5)  # certain, but the path does not close
+
+    def ends(floor, residual, shortest, begin):
+        return Path(np.array([begin, 0.25]), np.array([0.5]), np.array([residual, 0.25 * residual]), residual)
+
+    monkeypatch.setattr(steps_module, "march", ends)
+    refused = descent.certify(1e-3)
+    assert (refused.gain, refused.movement, refused.covered) == (0.0, None, 0.75)
 
 
 def test_the_best_of_a_few_steps(monkeypatch):

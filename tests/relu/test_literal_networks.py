@@ -96,6 +96,7 @@ def test_a_start_in_pairs_is_drawn_as_written(bias):
     np.testing.assert_allclose(plain.U, 2 * net.U, rtol=1e-15, atol=0)
     assert plain.slope == 0.0 and plain.bias is None
     assert np.linalg.norm(plain.V, axis=1) == near(np.ones(8))
+    assert not relu.paired((3, 8, 2), 0.0, rng=5).V.any()
 
 
 # --- designs -------------------------------------------------------------------------------------------------------
