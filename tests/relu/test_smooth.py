@@ -16,7 +16,7 @@ from linflow.relu import lazy as lazy_module
 from linflow.relu import movement as movement_module
 from linflow.relu import problem as problem_module
 from linflow.relu import smooth as smooth_module
-from linflow.relu.activations import ACTIVATIONS, ERROR, Activation
+from linflow.relu.activations import ACTIVATIONS, END, ERROR, SILU_TURN, Activation
 from linflow.relu.lazy import Lazy
 from linflow.relu.problem import Regression, norm_ceiling
 from tests.reference import smooth as reference
@@ -79,6 +79,8 @@ def test_the_slope_turns_where_it_is_said_to(name):
     with mpmath.workdps(40):
         second = [mpmath.diff(reference.SLOPES[name], mpmath.mpf(turn)) for turn in activation.turns]
     assert all(abs(x) < 1e-15 for x in second)
+    if name == "silu":
+        assert activation.turns == (-SILU_TURN, SILU_TURN)
     z = np.linspace(-30, 30, 60_001)
     changes = np.flatnonzero(np.diff(np.sign(np.diff(activation.slope(z)))) != 0)
     inner = [k for k in changes if abs(z[k + 1]) < 5]  # beyond, differences come near rounding
@@ -105,7 +107,8 @@ def test_the_range_of_the_slope_holds_it_and_is_attained(name):
     [("tanh", 1.0), ("sigmoid", 0.25), ("softplus", 1.0), ("gelu", 1.128904145), ("silu", 1.099839320)],
 )
 def test_the_steepest_slope(name, steepest):
-    for z in (40.0, -40.0):  # where the line is cut off
+    assert END == 40.0
+    for z in (END, -END):  # where the line is cut off
         limit = {"tanh": 0.0, "sigmoid": 0.0}.get(name, float(z > 0))
         assert abs(ACTIVATIONS[name].slope(np.float64(z)) - limit) <= 1e-15
     assert ACTIVATIONS[name].steepest == pytest.approx(steepest, rel=1e-9, abs=0)  # ten digits are given
