@@ -76,7 +76,6 @@ TARGETS = {
     "certificates.descent": ["certificates/test_reasons", *CERTIFICATES],
     "certificates.scheduled_descent": [
         "certificates/test_literal_schedule", "certificates/test_reasons_schedule", *CERTIFICATES,
-        "certificates/test_descent_schedule",
     ],
     "certificates.prior.__init__": ["certificates/test_literal_rows"],
     "certificates.prior._rows": ["certificates/test_literal_rows", "certificates/test_literal_prior"],
