@@ -149,7 +149,7 @@ TARGETS = {
         f"verified.{name}": tests
         for names, tests in (
             (("rounding", "problem", "reduction"), [*VERIFIED, "verified/test_rounding"]),
-            (("taylor",), [*VERIFIED, "verified/test_path"]),
+            (("taylor",), [*VERIFIED, "verified/test_path", "verified/test_fine"]),
             (("hessian",), [*VERIFIED, "verified/test_curvature"]),
             (("log_norm",), ["verified/test_literal_norm", "verified/test_curvature"]),
             (
