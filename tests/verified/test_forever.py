@@ -1,6 +1,7 @@
 """What holds for all times after a verified run: the floors it rests on, and its rates."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -86,6 +87,14 @@ def test_where_the_rate_tends_to_0_no_smaller_target_is_advised(size, least, sai
     assert "from balanced layers it does" in enc.certificate_reason
     apart = lf.Network([np.diag([1.4, 0.1]), np.diag([1.0, 0.5])])
     assert "tend to 0" not in lf.enclose(f, apart, until=1e-3).certificate_reason
+
+
+def test_a_smaller_target_is_advised_unless_the_floor_can_tend_to_0():
+    """It can where no floor is left and σ_min(W*) is at most 10⁻¹² of σ_max(W*) = 2."""
+    f = lf.MatrixFactorization(np.diag([2.0, 1.0]))
+    for last, least, smaller in ((0.0, 1.99e-12, False), (0.0, 2.01e-12, True), (0.5, 0.0, True)):
+        said = forever._way_out(SimpleNamespace(objective=f, least_of_target=least), last)
+        assert (said == "try a smaller until") is smaller
 
 
 def test_where_nothing_is_proved_for_ever_the_reason_is_told(monkeypatch):

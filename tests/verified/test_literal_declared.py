@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -120,6 +121,28 @@ def test_how_fast_the_gradient_turns(problem, depth):
         third = sum(k * (k - 1) * (k - 2) * fro(c) * S ** (k - 3) for k, c in enumerate(layer) if k > 2)
         squares += (third + TAU * leibniz(slope_of(problem, series), *(jets[:l] + jets[l + 1 :]))[2]) ** 2
     assert path.second_derivative() == near(math.sqrt(squares) * up * up)
+    squares = 0.0
+    for l, layer in enumerate(series):
+        second = sum(k * (k - 1) * fro(c) * S ** (k - 2) for k, c in enumerate(layer) if k > 1)
+        squares += (second + TAU * leibniz(slope_of(problem, series), *(jets[:l] + jets[l + 1 :]))[1]) ** 2
+    assert path.first_derivative() == near(math.sqrt(squares) * up * up)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_kinks_are_looked_for_and_count_by_the_first_derivative(problem, depth):
+    """A piece of length Δ with a kink adds Δ²/4 times it, the integral of `min(s, Δ − s)`."""
+    path, series = path_of(problem, depth)
+    plain, asked, kinks = path.defect()[0], [], np.arange(32) % 11 == 0
+    path.problem = SimpleNamespace(kinked=lambda W, off, moved: asked.append((W, moved)) or kinks)
+    del path.kinked
+    assert path.kinked.sum() == 3
+    W, moved = asked[0]
+    assert moved == near(leibniz((C, 0.0, 0.0), *(jet_of(layer) for layer in series))[1] * (S / 32) * up)
+    for k in (0, 20, 32):
+        layers = value_at(series, k * S / 32)[0]
+        np.testing.assert_allclose(W[k], C * np.linalg.multi_dot([*layers, np.eye(2)]), rtol=1e-11, atol=1e-13)
+    path.problem = problem
+    assert path.defect()[0] - plain == pytest.approx(3 * (S / 32) ** 2 / 4 * path.first_derivative() * up, rel=1e-6)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
