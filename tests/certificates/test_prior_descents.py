@@ -164,6 +164,14 @@ def test_nothing_is_kept_of_an_imbalance_whose_steps_do_not_shrink_the_error(mon
     assert pair._kept(0.5) == pytest.approx(left * (1 - 1e-6), rel=1e-14, abs=0)
     monkeypatch.setattr(pair, "_factor", lambda s, x, kept: 0.999)
     assert pair._kept(0.5) == 0.0  # 0.0625/(1 − 0.999²) is more than 1
+    tried = []
+
+    def never_quite(s, x, kept):  # 0.999 of what is tried is left
+        tried.append(kept)
+        return math.sqrt(1 - (s * x) ** 2 / (1 - 0.999 * kept))
+
+    monkeypatch.setattr(pair, "_factor", never_quite)
+    assert pair._kept(0.02) == 0.0 and len(tried) == 60
 
 
 def test_rounding_of_the_first_error_is_allowed_for():
@@ -191,6 +199,8 @@ def test_why_it_does_not_apply():
     f, net = scalar(1.0, [3.0], [3.0])
     assert row_of(f, net, 0.2).reason == "the step 0.2 is too large for it: η times the error 8 is not below 1"
     assert row_of(f, net, None).reason == descents.FOR_DESCENT
+    just = descents._Pair(8.0, 1.0, 0.75, 1.0).curve(SimpleNamespace(levels=np.ones(1)), 0.125)
+    assert just == "the step 0.125 is too large for it: η times the error 8 is not below 1"
     wide = lf.MatrixFactorization(np.eye(2))
     assert "the product is 2×2" in row_of(wide, lf.init.gaussian((2, 3, 2), rng=0), 0.1).reason
     deep = row_of(lf.MatrixFactorization(np.eye(1)), lf.init.gaussian((1, 1, 1, 1), rng=0), 0.1)
@@ -276,6 +286,19 @@ def test_a_large_and_a_zero_factor():
     assert "whitened data" in descents.xu2024(Setting(lf.LinearRegression(X, X), lf.init.gaussian((2, 2, 2)))).reason
     nothing = descents.xu2024(Setting(lf.MatrixFactorization(0 * A), net))
     assert nothing.reason == "W* = 0, so there is nothing to learn"
+
+
+@pytest.mark.parametrize(("part", "rank"), [(1.5e-12, 2), (0.5e-12, 1)])
+def test_singular_values_below_a_part_of_the_largest_count_as_0(part, rank):
+    net = lf.Network([np.array([[3.0, 0.0], [0.0, 4.0]]), np.eye(2)])  # as wide as the rank, or wider by one
+    setting = Setting(lf.MatrixFactorization(np.diag([1.0, part])), net)
+    facts = descents.xu2024(setting).facts
+    kappa = 1 / part if rank == 2 else 1.0
+    assert facts["rank"] == rank and facts["κ"] == pytest.approx(kappa, rel=1e-3)  # a part of 1e-12 has few digits
+    assert facts["steps of order"] == pytest.approx((2 / (3 - rank) * facts["κ"]) ** 2, rel=1e-12)
+    assert descents._off_range(setting)["off the range"] == pytest.approx(0.8 * (rank == 1), rel=1e-12, abs=0)
+    zero = Setting(setting.objective, lf.Network([0 * net.weights[0], net.weights[1]]))
+    assert descents._off_range(zero)["off the range"] == 0.0
 
 
 def test_results_without_a_bound_on_the_loss():
