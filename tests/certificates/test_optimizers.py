@@ -191,6 +191,9 @@ def test_alpha_is_that_of_the_largest_gap():
     row = heavy_ball(Setting(f, net), 20.0)
     alphas = DescentBounds(Setting(f, net), nearby=False).alphas(drift_cap(row.gap, 20.0))
     assert row.facts["α"] == alphas[0] < alphas[1]
+    small = lf.Network([0.8 * np.eye(2), 0.1 * np.eye(2)])
+    row = heavy_ball(Setting(lf.MatrixFactorization(0.09 * np.eye(2)), small), 3.0)
+    assert row.applies and 0 < row.facts["α"] < 1
 
 
 def test_the_cap_on_the_drift_of_a_heavy_ball_is_nearly_reached():
