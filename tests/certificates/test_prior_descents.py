@@ -172,6 +172,7 @@ def test_nothing_is_kept_of_an_imbalance_whose_steps_do_not_shrink_the_error(mon
 
     monkeypatch.setattr(pair, "_factor", never_quite)
     assert pair._kept(0.02) == 0.0 and len(tried) == 60
+    assert descents._Pair(0.0, 1.0, 0.75, 1.0)._kept(0.1) == 1.0
 
 
 def test_rounding_of_the_first_error_is_allowed_for():
@@ -291,12 +292,13 @@ def test_a_large_and_a_zero_factor():
 @pytest.mark.parametrize(("part", "rank"), [(1.5e-12, 2), (0.5e-12, 1)])
 def test_singular_values_below_a_part_of_the_largest_count_as_0(part, rank):
     net = lf.Network([np.array([[3.0, 0.0], [0.0, 4.0]]), np.eye(2)])  # as wide as the rank, or wider by one
-    setting = Setting(lf.MatrixFactorization(np.diag([1.0, part])), net)
+    setting = Setting(lf.MatrixFactorization(4 * np.diag([1.0, part])), net)
     facts = descents.xu2024(setting).facts
     kappa = 1 / part if rank == 2 else 1.0
     assert facts["rank"] == rank and facts["κ"] == pytest.approx(kappa, rel=1e-3)  # a part of 1e-12 has few digits
     assert facts["steps of order"] == pytest.approx((2 / (3 - rank) * facts["κ"]) ** 2, rel=1e-12)
     assert descents._off_range(setting)["off the range"] == pytest.approx(0.8 * (rank == 1), rel=1e-12, abs=0)
+    assert "it is for alternating descent" in descents.ward2023(setting).reason
     zero = Setting(setting.objective, lf.Network([0 * net.weights[0], net.weights[1]]))
     assert descents._off_range(zero)["off the range"] == 0.0
 
