@@ -59,10 +59,6 @@ def least_near(
         # The square of each entry is part of a pivot, so finite pivots imply a finite matrix.
         return R if info == 0 and np.isfinite(R.diagonal()).all() else None
 
-    def inverse(R: np.ndarray, v: np.ndarray) -> np.ndarray:
-        w, _ = lapack.dpotrs(R, v, lower=0)
-        return w / np.linalg.norm(w)
-
     known = vector.size == size and 0.5 < float(np.linalg.norm(vector)) < 2
     quotient, v = _nearer(A, vector if known else np.random.default_rng(0).standard_normal(size))
     if not math.isfinite(quotient):
@@ -80,11 +76,11 @@ def least_near(
         low = s
         if low >= 0:
             break
+        for _ in range(2):
+            v, _ = lapack.dpotrs(R, v, lower=0, overwrite_b=1)
+            v = v / np.linalg.norm(v)
+        quotient = float(v @ blas.dsymv(1.0, A, v, lower=0))
         width = max(CLOSE * abs(low), enough, 4 * (shift(low) - low))
-        v = inverse(R, v)
-        if min(quotient, high, 0.0) - low > width:
-            v = inverse(R, v)
-            quotient = float(v @ blas.dsymv(1.0, A, v, lower=0))
         if min(quotient, high, 0.0) - low <= width:
             break
         s = min(0.5 * (low + high), max(quotient - 0.5 * width, 0.5 * (low + min(quotient, 0.0))), 0.0)
