@@ -174,6 +174,22 @@ def test_blocks_of_steps_join(rng, monkeypatch):
     np.testing.assert_array_equal(whole.network_at(middle).product(), parts.network_at(middle).product())
 
 
+@pytest.mark.parametrize("kind", ["factorization", "exponential"])
+def test_blocks_are_kept_like_single_steps(kind):
+    """With `progress`, steps are handed over and kept one by one."""
+    seen = []
+    for one, _, f, net in problems():
+        if one == kind and net.depth == 3:
+            whole, single = (compiled(f, net, t_max=4.0, progress=told) for told in (None, seen.append))
+            assert len(seen) == whole.stats.steps
+            seen.clear()
+            for name in ("t", "gap", "rate", "nodes", "weights"):
+                for a, b in zip(getattr(whole, name), getattr(single, name), strict=True):
+                    np.testing.assert_array_equal(a, b)
+            assert whole.checkpoints.times == single.checkpoints.times
+            np.testing.assert_array_equal(whole.checkpoints.vectors, single.checkpoints.vectors)
+
+
 def test_wide_layers_go_through_blas(rng):
     """Products above the size for which a loop is used."""
     for widths in ((9, 120, 7), (6, 120, 9), (7, 40, 40, 8)):

@@ -314,12 +314,18 @@ def test_ends_of_an_advance():
         assert step.point.gap == near(field.at(step.point.y).gap) and step.point.speed == near(
             field.at(step.point.y).speed
         )
+    # The array of a block that is half full is given away, and of others only what is full.
+    for many, room in ((1, 1), (2, 4), (3, 4)):
+        other = march()
+        _, steps = other.advance(9.0, 0.0, many)
+        assert len(steps) == many and steps.y.base.shape[0] == room
+        assert all(step.point.y.base is None for step in steps) and np.array_equal(steps[-1].point.y, other.point.y)
     stop = one.t + 0.5 * one.h
     event, steps = one.advance(stop, 0.0, 100)
     assert event is _stepping.Event.LOOK and one.t == stop and len(steps) == 1
     at = one.point.y.copy()
     event, steps = one.advance(9.0, one.point.gap * 0.999, 100)
-    assert event is _stepping.Event.CROSSED and steps == [] and np.array_equal(one.point.y, at)
+    assert event is _stepping.Event.CROSSED and not len(steps) and np.array_equal(one.point.y, at)
     assert one.reached.gap <= 0.999 * one.point.gap
     gap = one.reached.gap
     assert one.accept(9.0).point.gap == gap == one.point.gap
@@ -638,13 +644,13 @@ def test_blocks_are_so_long_and_problems_so_large(monkeypatch):
     for size, many in ((24 * 3, True), (24 * 3 + 1, False)):
         monkeypatch.setattr(_compiled, "BLAS_FROM", size)
         assert _compiled.large(narrow) == many
-    assert len(_compiled.CompiledMarch(field, RTOL)._steps) == 128
+    assert _compiled.CompiledMarch(field, RTOL)._most == 128
     monkeypatch.setattr(_compiled, "BLOCK_BYTES", 8 * 54 * 7 + 5)
-    assert len(_compiled.CompiledMarch(field, RTOL)._steps) == 7
+    assert _compiled.CompiledMarch(field, RTOL)._most == 7
     monkeypatch.setattr(_compiled, "BLOCK_PRODUCTS", 54 * 4 * 3 + 5)
-    assert len(_compiled.CompiledMarch(field, RTOL)._steps) == 3
+    assert _compiled.CompiledMarch(field, RTOL)._most == 3
     monkeypatch.setattr(_compiled, "BLOCK_PRODUCTS", 1)
-    assert len(_compiled.CompiledMarch(field, RTOL)._steps) == 1
+    assert _compiled.CompiledMarch(field, RTOL)._most == 1
 
     class Other(lf.MatrixFactorization):
         pass

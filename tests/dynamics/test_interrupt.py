@@ -24,7 +24,7 @@ f = lf.MatrixFactorization(np.diag([2.0, 1.5, 1.0, 0.0, 0.0, 0.0]))  # direction
 net = lf.init.gaussian((6, 10, 10, 6), 0.05, rng=1)
 lf.gradient_flow(f, net, t_max=1e-6)  # what is compiled is loaded
 
-heard, add = threading.Event(), Recorder.add
+heard = threading.Event()
 records, told = {}, iter(["under way"])  # of each thread; and said once
 when = 0
 
@@ -34,17 +34,19 @@ def press(number, frame):
     heard.set()
     raise KeyboardInterrupt
 
-def watched(self, *words):
-    me = threading.get_ident()
-    records[me] = records.get(me, 0) + 1
-    if sum(count >= AFTER for count in list(records.values())) == THREADS:
-        for word in told:
-            print(word, flush=True)
-    if records[me] == AFTER + 1500:
-        heard.wait()  # no machine is so fast that it ends before it is interrupted
-    add(self, *words)
+def watching(keep):
+    def watched(self, t, *words):
+        me = threading.get_ident()
+        records[me] = records.get(me, 0) + np.size(t)
+        if sum(count >= AFTER for count in list(records.values())) == THREADS:
+            for word in told:
+                print(word, flush=True)
+        if records[me] >= AFTER + 1500:
+            heard.wait()  # no machine is so fast that it ends before it is interrupted
+        keep(self, t, *words)
+    return watched
 
-Recorder.add = watched
+Recorder.add, Recorder.extend = watching(Recorder.add), watching(Recorder.extend)
 # As on a terminal: a suite started in the background hands its children an ignored Ctrl-C.
 signal.signal(signal.SIGINT, press)
 try:
@@ -186,6 +188,28 @@ def test_an_interruption_anywhere_leaves_a_whole_run(at, monkeypatch):
             assert np.array_equal(run.t, whole.t[: len(run.t)])
             assert run.gap_at(float(run.t[-1])) == pytest.approx(run.gap[-1])
             assert 0 <= run.stats.gap_error < 1e-3
+
+
+@pytest.mark.parametrize("at", [0, 2])
+def test_an_interruption_while_a_block_is_kept_leaves_a_whole_run(at, monkeypatch, tmp_path):
+    f, net = lf.MatrixFactorization(np.eye(2)), lf.init.gaussian((2, 4, 2), 0.3, rng=0)
+    monkeypatch.setattr("linflow.dynamics.flow.BLOCK", 4)
+    whole = lf.gradient_flow(f, net, until=1e-8)
+    assert whole.stats.steps > 12
+    for name in ("Checkpoints", "Recorder"):
+        for late in (False, True):
+            with monkeypatch.context() as patch:
+                calls = _interrupting(patch, f"linflow.dynamics.trajectory.{name}.extend", at, late)
+                with pytest.raises(lf.Interrupted) as stop:
+                    lf.gradient_flow(f, net, until=1e-8)
+                assert calls[0] == at + 1
+            run = stop.value.run
+            assert len(run.t) == len(run.gap) == len(run.rate) == 4 * at + 1  # the start, and whole blocks
+            assert np.array_equal(run.t, whole.t[: len(run.t)])
+            assert float(f.gap(run.final.product())) == pytest.approx(run.gap[-1], rel=1e-12)
+            assert run.checkpoints.times == run.t.tolist() and len(run.checkpoints.vectors) == len(run.t)
+            run.save(tmp_path / "run.nc", weights="all")
+            assert lf.load(tmp_path / "run.nc").checkpoints.times == run.t.tolist()
 
 
 def _interrupting(patch, target, at, late):

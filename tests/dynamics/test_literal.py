@@ -1094,6 +1094,33 @@ def test_weights_are_kept_within_a_budget():
     np.testing.assert_allclose(field.flatten(between.weights), literal, rtol=1e-14)
 
 
+@pytest.mark.parametrize("vectors", [1, 2, 4, 5, 6, 7, 30, 31])
+def test_blocks_of_weights_are_kept_as_if_one_by_one(vectors):
+    from linflow.dynamics.trajectory import Checkpoints
+
+    f, run = flow(t_max=0.1)
+    field = GradientField(f, run.start)
+    blocks = [np.arange(2.0 * many).reshape(many, 2) + many for many in (6, 1, 9, 14)]
+    one, whole = (Checkpoints(field, 1e-9, budget=8 * 2 * vectors) for _ in range(2))
+    for k, rows in enumerate(blocks):
+        times = [k + 0.01 * i for i in range(len(rows))]
+        before = len(whole.times)
+        whole.extend(times, rows)
+        for t, y in zip(times, rows, strict=True):
+            one.add(t, y)
+        assert whole.times == one.times and np.array_equal(whole.vectors, one.vectors)
+        # While every step is kept, so is the block itself. Rows of which others are dropped are copied, or nothing
+        # would leave the memory.
+        fits = whole._stride == 1
+        assert all((y.base is rows if fits else y.base is None) for y in whole.vectors[before if fits else 0 :])
+    assert len(whole.vectors) <= max(vectors, 2) and (whole._stride == 1) == (vectors >= 30)
+    whole.cut(1.0)
+    assert whole.times == [t for t in one.times if t <= 1.0] and len(whole.vectors) == len(whole.times)
+    one.vectors.pop()
+    one.cut(9.0)
+    assert len(one.times) == len(one.vectors)
+
+
 def test_what_is_recorded_is_what_is_asked_for():
     from linflow.dynamics.trajectory import Recorder
 
@@ -1125,6 +1152,9 @@ def test_what_is_recorded_is_what_is_asked_for():
     plain = Recorder(field, ("loss", "rate"))
     plain.add(0.0, field.at(field.flatten(net.weights)))
     assert set(plain.arrays()) == {"t", "gap", "rate"}
+    first = plain.rate[0]
+    plain.extend([1.0, 2.0], [4.0, 0.0], [6.0, 1.0])
+    assert plain.t == [0.0, 1.0, 2.0] and plain.gap[1:] == [4.0, 0.0] and plain.rate == [first, 9.0, 0.0]
     one = Recorder(field, ("imbalance_drift",))
     one.add(0.0, field.at(field.flatten(net.weights)))
     assert set(one.arrays()) == {"t", "gap", "rate", "imbalance_drift"} and len(one.arrays()["imbalance_drift"]) == 1

@@ -51,6 +51,37 @@ def test_drift_to_rounding(rng):
     assert lf.imbalance_drift(moved, net) == pytest.approx(np.linalg.norm(D - E), rel=1e-4)
 
 
+def test_other_weights_are_refused_like_those_of_a_new_network(rng):
+    net = lf.Network([rng.standard_normal((3, 4)), rng.standard_normal((4, 2))], scale=0.5)
+    A, B = net.weights
+    for weights in (
+        [2 * A, B],
+        (B.T, A.T),
+        [A],
+        [A[:2], B],
+        [A.astype(np.float32), B],
+        [A[::-1], 0 * B],
+        [1e-200 * A, B],
+    ):
+        other, new = net.with_weights(weights), lf.Network(weights, 0.5)
+        assert (other.sizes, other.scale, other.notes, other.widths) == (new.sizes, 0.5, new.notes, new.widths)
+        assert type(other.weights) is tuple
+        assert all(
+            np.array_equal(V, W) and V.dtype == W.dtype for V, W in zip(other.weights, new.weights, strict=True)
+        )
+    bad = np.where(A[0, 0] == A, np.nan, A)
+    for weights in ([A, A], [bad, B], [A, np.inf * B], [1e160 * A, B], [1e200 * A, B], [A + 1j, B], [], [A, B, B]):
+        said = []
+        for made in (net.with_weights, lambda layers: lf.Network(layers, 0.5)):
+            with pytest.raises((ValueError, TypeError)) as refused:
+                made(weights)
+            said.append((refused.type, str(refused.value)))
+        assert said[0] == said[1]
+    with pytest.raises(TypeError, match="a list of matrices"):
+        net.with_weights(np.ones((2, 3, 4)))  # pyright: ignore[reportArgumentType]
+    assert type(net.with_weights([A.view(type("Other", (np.ndarray,), {})), B]).weights[0]) is np.ndarray
+
+
 @given(d=st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=6), w=st.floats(1e-200, 1e60))
 def test_chain_root(d, w):
     c = chain_offsets(d)

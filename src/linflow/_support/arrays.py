@@ -66,6 +66,11 @@ def is_numpy(x: object) -> bool:
     return array_api_compat.is_numpy_array(x)
 
 
+def is_plain(x: object) -> bool:
+    """Tell whether `x` is a NumPy array of float64, and of no subclass."""
+    return type(x) is np.ndarray and x.dtype == np.float64
+
+
 def unmasked(x: Any, name: str) -> Any:
     """Return `x` without a mask or NumPy subclass.
 
@@ -177,9 +182,7 @@ def maximum(*values: Array) -> Array:
 def norm(x: Array) -> float:
     """Return the Euclidean (Frobenius) norm as a Python float, safe from overflow and underflow."""
     if isinstance(x, np.ndarray):  # called a hundred times in a short run
-        flat = x.reshape(-1)
-        with np.errstate(over="ignore", invalid="ignore"):
-            total = float(np.dot(flat, flat))
+        total = float(np.vdot(x, x))  # unlike dot, without a warning if it leaves float64
         if 1e-290 < total < 1e290:
             return math.sqrt(total)
     x = detach(x)

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from linflow._support.arrays import Array, is_array, namespace, to_float64, unmasked
+from linflow._support.arrays import Array, is_array, is_plain, namespace, to_float64, unmasked
 from linflow._support.memory import check_weights
 from linflow._support.words import kind_of
 
@@ -32,8 +32,7 @@ def matrix(x: Any, name: str, shape: tuple[int | None, int | None] | None = None
     Returns:
         The float64 array, and a description of the promotion (None if the array was float64 already).
     """
-    plain = type(x) is np.ndarray and x.dtype == np.float64 and x.ndim == 2 and x.size > 0
-    if plain and shape is None and np.isfinite(x).all():  # what a run makes of its own weights, again and again
+    if shape is None and is_plain(x) and x.ndim == 2 and x.size > 0 and np.isfinite(x).all():  # at once
         return x, None
     x = unmasked(x, name)
     for attribute, (what, way) in _WITHOUT_NUMBERS.items():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import lru_cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -97,10 +98,11 @@ def layout(field: GradientField, rtol: float) -> tuple[np.ndarray, np.ndarray, i
     objective: Any = field.objective
     widths, depth = field.network.widths, field.network.depth
     n, m = widths[0], widths[-1]
-    spec = np.zeros(k.HEADER + 3 * (depth + 1), dtype=np.int64)
+    spec = [0] * k.HEADER
     kind = spec[k.KIND] = _KINDS[type(objective)]
     sides = [a * b for a, b in pairwise(widths)]
-    spec[[k.DEPTH, k.ROWS, k.COLUMNS, k.SIZE, k.BY_COLUMNS]] = depth, n, m, sum(sides), m <= n
+    spec[k.DEPTH], spec[k.ROWS], spec[k.COLUMNS] = depth, n, m
+    spec[k.SIZE], spec[k.BY_COLUMNS] = sum(sides), int(m <= n)
     left = right = 0
     at = k.MATRICES
     if kind == QUADRATIC:
@@ -109,7 +111,7 @@ def layout(field: GradientField, rtol: float) -> tuple[np.ndarray, np.ndarray, i
     else:
         left = objective._X.shape[0]
         places = [k.F_AT, k.H_AT, k.LENGTHS_AT]
-    spec[[k.LEFT, k.RIGHT]] = left, right
+    spec[k.LEFT], spec[k.RIGHT] = left, right
     matrices = _matrices(objective)
     for place, A in zip(places, matrices, strict=True):
         spec[place] = at
@@ -119,12 +121,33 @@ def layout(field: GradientField, rtol: float) -> tuple[np.ndarray, np.ndarray, i
     data = np.concatenate([numbers, *(np.asarray(A).ravel() for A in matrices)])
     r, largest = min(n, m), min(n, m) * max(widths)
     parts = (n * m, n * m, (left or n) * m, (left or n) * max(m, right), largest, largest, 5 * largest)
-    ends = np.cumsum([0, *parts])
-    spec[k.PRODUCT_AT : k.PRODUCT_AT + 7], spec[k.JET_SIZE] = ends[:-1], largest
-    spec[k.HEADER : k.HEADER + depth + 1] = widths
-    spec[k.HEADER + depth + 1 : k.HEADER + 2 * depth + 2] = np.cumsum([0, *sides])
-    spec[k.HEADER + 2 * depth + 2 :] = ends[-1] + r * np.cumsum([0, *widths[:-1]])
-    return spec, data, int(ends[-1]) + r * sum(widths)
+    *starts, end = accumulate(parts, initial=0)
+    spec[k.PRODUCT_AT : k.PRODUCT_AT + 7], spec[k.JET_SIZE] = starts, largest
+    spec += [*widths, *accumulate(sides, initial=0), *accumulate((r * h for h in widths[:-1]), initial=end)]
+    return np.array(spec, dtype=np.int64), data, end + r * sum(widths)
+
+
+class Steps:
+    """The accepted steps of a block, in columns.
+
+    Attributes:
+        t, gap, speed, curvature: a number of each step, as lists.
+        y: the weights that each step leads to, as rows.
+    """
+
+    def __init__(self, numbers: np.ndarray, y: np.ndarray):
+        self.t, self.gap, self.speed, self.curvature = numbers.T.tolist()
+        self.y = y
+
+    def __len__(self) -> int:
+        return len(self.t)
+
+    def __iter__(self) -> Iterator[Step]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __getitem__(self, i: int) -> Step:
+        # A row alone would keep all of them in memory.
+        return Step(self.t[i], Point(self.y[i].copy(), None, self.gap[i], self.speed[i]), self.curvature[i])
 
 
 class CompiledMarch:
@@ -140,10 +163,10 @@ class CompiledMarch:
         y = np.concatenate([np.asarray(W).ravel() for W in field.network.weights])
         data[_kernels.FIRST_SIZE] = norm(y)
         # Few enough steps that Ctrl-C takes effect within a fraction of a second.
-        rows = max(1, min(block, BLOCK_BYTES // (8 * len(y)), BLOCK_PRODUCTS // (len(y) * min(field.network.shape))))
+        products = len(y) * min(field.network.shape)
+        self._most = max(1, min(block, BLOCK_BYTES // (8 * len(y)), BLOCK_PRODUCTS // products))
         self._y, self._slopes, self._new = y, np.zeros((_march.STAGES + 1) * len(y)), np.zeros(len(y))
         self._numbers, self._counts = np.zeros(_march.NUMBERS), np.zeros(_march.COUNTS, dtype=np.int64)
-        self._steps, self._kept = np.zeros((rows, 4)), np.zeros((rows, len(y)))
         self._state = (spec, data, *scheme(), y, self._slopes, np.zeros(room), self._new, self._numbers, self._counts)
         self.rtol, self.stiffness, self._review = rtol, Stiffness(field), REVIEW
         self.accepted = self.rejected = 0
@@ -159,10 +182,10 @@ class CompiledMarch:
     @property
     def point(self) -> Point:
         """The current point of the march."""
-        gap, speed = self._numbers[[self._at.GAP, self._at.SPEED]].tolist()
+        gap, speed = float(self._numbers[self._at.GAP]), float(self._numbers[self._at.SPEED])
         return Point(self._y.copy(), self._slopes[: len(self._y)].copy(), gap, speed)
 
-    def advance(self, stop: float, target: float, attempts: int) -> tuple[Event, list[Step]]:
+    def advance(self, stop: float, target: float, attempts: int) -> tuple[Event, Steps]:
         """Attempt steps until one needs attention or the block is full."""
         at, numbers, counts = self._at, self._numbers, self._counts
         if self.accepted >= self._review:
@@ -172,19 +195,21 @@ class CompiledMarch:
             numbers[at.RADIUS] = self.stiffness.radius
         numbers[at.H], numbers[at.STOP], numbers[at.TARGET] = self.h, stop, target
         counts[at.ATTEMPTS] = min(attempts, 2**62)  # as many as it can count
-        room = self._review - self.accepted
-        event = Event(self._advance(*self._state, self._steps[:room], self._kept))
-        self.stiffness.radius = float(numbers[at.RADIUS])
-        accepted, rejected, evaluations = counts[[at.ACCEPTED, at.REJECTED, at.EVALUATIONS]].tolist()
-        self.accepted += accepted
-        self.rejected += rejected
-        self.field.evaluations += evaluations
-        self.h, self.before, self.taken = numbers[[at.H, at.BEFORE, at.TAKEN]].tolist()
+        room = min(self._most, self._review - self.accepted)
+        steps, kept = np.empty((room, 4)), np.empty((room, len(self._y)))
+        event = Event(self._advance(*self._state, steps, kept))
+        done, now = counts.tolist(), numbers.tolist()
+        self.accepted += (accepted := done[at.ACCEPTED])
+        self.rejected += done[at.REJECTED]
+        self.field.evaluations += done[at.EVALUATIONS]
+        self.h, self.before, self.taken = now[at.H], now[at.BEFORE], now[at.TAKEN]
+        self.stiffness.radius = now[at.RADIUS]
         self.may_rest = event is Event.LOOK
         if event is Event.CROSSED:
             self.reached, numbers[at.NEW_CURVATURE] = self._candidate(), math.nan
-        steps = zip(self._steps[:accepted].tolist(), self._kept[:accepted], strict=True)
-        return event, [Step(t, Point(y.copy(), None, gap, speed), bend) for (t, gap, speed, bend), y in steps]
+        if accepted < room / 2:  # an array of which rows are held is held as a whole
+            kept = kept[:accepted].copy()
+        return event, Steps(steps[:accepted], kept[:accepted])
 
     def reach(self, h: float) -> Point:
         """Return where a step of length h leads, without taking it."""
@@ -201,12 +226,12 @@ class CompiledMarch:
         return self._move(stop if self.t + self.taken >= stop else self.t + self.taken)
 
     def _candidate(self) -> Point:
-        gap, speed = self._numbers[[self._at.NEW_GAP, self._at.NEW_SPEED]].tolist()
+        gap, speed = float(self._numbers[self._at.NEW_GAP]), float(self._numbers[self._at.NEW_SPEED])
         return Point(self._new, self._slopes[-len(self._y) :], gap, speed)
 
     def _move(self, t: float) -> Step:
         at, numbers = self._at, self._numbers
         self._y[:], self._slopes[: len(self._y)] = self._new, self._slopes[-len(self._y) :]
-        numbers[[at.T, at.GAP, at.SPEED]] = t, numbers[at.NEW_GAP], numbers[at.NEW_SPEED]
+        numbers[at.T], numbers[at.GAP], numbers[at.SPEED] = t, numbers[at.NEW_GAP], numbers[at.NEW_SPEED]
         self.may_rest = bool(self._counts[at.MAY_REST])
         return Step(t, self.point, float(numbers[at.NEW_CURVATURE]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import NamedTuple, Protocol
 
@@ -70,7 +71,7 @@ class March(Protocol):
     @property
     def point(self) -> Point: ...
 
-    def advance(self, stop: float, target: float, attempts: int) -> tuple[Event, list[Step]]:
+    def advance(self, stop: float, target: float, attempts: int) -> tuple[Event, Iterable[Step]]:
         """Attempt at most `attempts` steps, up to the time `stop` and while the gap is above `target`."""
         ...
 

@@ -30,13 +30,18 @@ class Point(NamedTuple):
     @property
     def rate(self) -> float:
         """Instantaneous rate `−L̇/(L − f*) = ‖∇L‖²/(L − f*)`; 0 if the gap is 0."""
-        root = self.speed / math.sqrt(self.gap) if self.gap > 0 else 0.0
-        return root * root
+        return rate(self.gap, self.speed)
 
     @property
     def finite(self) -> bool:
         """Whether loss and gradient are numbers."""
         return math.isfinite(self.gap) and math.isfinite(self.speed)
+
+
+def rate(gap: float, speed: float) -> float:
+    """Return `Point.rate` of this gap and speed."""
+    root = speed / math.sqrt(gap) if gap > 0 else 0.0
+    return root * root
 
 
 class GradientField:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from linflow._support import checks
-from linflow._support.arrays import EPS, norm, unmasked
+from linflow._support.arrays import EPS, norm, to_numpy, unmasked
 from linflow._support.threads import one_thread_when_small
-from linflow.dynamics._compiled import BLOCK, CompiledMarch, compiler_trouble, large, why_not_compiled
+from linflow.dynamics._compiled import BLOCK, CompiledMarch, Steps, compiler_trouble, large, why_not_compiled
 from linflow.dynamics._stepping import Event, March, PlainMarch, Step, shorten
 from linflow.dynamics.coordinates import Coordinates
 from linflow.dynamics.declared import DeclaredConstants
@@ -202,6 +202,7 @@ class _Loop:
         start = march.start.point
         self.until, self.target = until, -math.inf if until is None else until * start.gap
         self.first_gap = start.gap
+        self._latest: tuple[Step | None, Network] = None, field.network
         self._keep(march.start)
 
     def run(self, progress: Callable[[float], None] | None, stopped: Callable[[], bool]) -> Result:
@@ -218,10 +219,14 @@ class _Loop:
             if stopped():
                 return Result.INTERRUPTED
             event, steps = march.advance(self.stops[0], self.target, left)
-            for step in steps:
-                self._keep(step)
-                if progress is not None:
-                    progress(self._done(step))
+            plain = progress is None and not (self.recorder.names or self.declared.watching)
+            if plain and isinstance(steps, Steps):
+                self._keep_all(steps)
+            else:
+                for step in steps:
+                    self._keep(step)
+                    if progress is not None:
+                        progress(self._done(step))
             if event is Event.UNDERFLOW:
                 return Result.ROUNDING if self._at_rounding() else Result.STEP_UNDERFLOW
             if event is Event.CROSSED:
@@ -246,7 +251,7 @@ class _Loop:
                 progress(self._done(step))
 
     def _ended(self) -> Result | None:
-        march, point = self.march, self.march.point
+        march, point = self.march, self.last.point
         if not point.finite or point.gap <= 0:
             return ended_outside(self.field, point)
         if march.t >= self.end:
@@ -257,14 +262,19 @@ class _Loop:
                 return Result.ROUNDING
             # The run approaches the saddle at zero for ever.
             collapsed = norm(point.y) < EPS**2 * norm(march.start.point.y)
-            if collapsed or self.field.is_stationary(point):
+            if collapsed or self.field.is_stationary(march.point):
                 return Result.STATIONARY
         return None
 
     def _at_rounding(self) -> bool:
         """Return whether the gap is so small that it and any further decrease are rounding."""
-        point = self.march.point
-        return point.gap <= self.field.objective.rounding(self.field.network_at(point.y))
+        return self.last.point.gap <= self.field.objective.rounding(self._network())
+
+    def _network(self) -> Network:
+        """Return the network of the last step."""
+        if self._latest[0] is not self.last:
+            self._latest = self.last, self.field.network_at(self.last.point.y)
+        return self._latest[1]
 
     def _keep(self, step: Step) -> None:
         self.checkpoints.add(step.t, step.point.y)
@@ -272,6 +282,14 @@ class _Loop:
         self.recorder.add(step.t, step.point)
         self.declared.observe(step.t, self.field, step.point)
         self.last = step  # from here on the step counts, even if the run is interrupted
+
+    def _keep_all(self, steps: Steps) -> None:
+        """Keep a block of steps at once, of which nothing more is asked than loss and rate."""
+        if steps.t:
+            self.checkpoints.extend(steps.t, steps.y)
+            self.curvatures += steps.curvature
+            self.recorder.extend(steps.t, steps.gap, steps.speed)
+            self.last = steps[-1]
 
     def _done(self, step: Step) -> float:
         by_time = step.t / self.end if math.isfinite(self.end) else 0.0
@@ -287,12 +305,14 @@ class _Loop:
         seconds: float,
         error: Callable[[tuple[np.ndarray, ...]], float],
     ) -> Trajectory:
-        march, network, start = self.march, self.field.network_at(self.last.point.y), coordinates.start
+        march, network, start = self.march, self._network(), coordinates.start
         drift = imbalance_drift(network, self.field.network)
         if not coordinates.same:
             network, self.checkpoints.expand = coordinates.expand(network), coordinates.expand
         self.recorder.cut(self.last.t)
-        t, gaps, rates = (np.asarray(values) for values in (self.recorder.t, self.recorder.gap, self.recorder.rate))
+        self.checkpoints.cut(self.last.t)
+        found = self.recorder.arrays()
+        t, gaps, rates = (to_numpy(found[name]) for name in ("t", "gap", "rate"))
         nodes = (t, np.log(np.maximum(gaps, 5e-324)), -rates, np.asarray(self.curvatures[: len(t)]))
         counts = march.accepted, march.rejected, self.field.evaluations
         objective, stats = self.field.objective, Stats(*counts, drift, seconds, partial(error, nodes))
@@ -300,7 +320,7 @@ class _Loop:
         if result is Result.STATIONARY and (note := saddle_note(objective, network)):
             notes = (*notes, note)
         return Trajectory(
-            **self.recorder.arrays(),
+            **found,
             minimum=objective.minimum,
             start=start,
             final=network,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from linflow._support import checks
-from linflow._support.arrays import Array, from_numpy, singular_values, to_numpy
+from linflow._support.arrays import Array, from_numpy, is_numpy, singular_values, to_numpy
 from linflow._support.deprecation import renamed_arguments, renamed_attributes
 from linflow._support.digits import number
 from linflow._support.fractions import SHOWN
@@ -20,7 +20,7 @@ from linflow._support.words import kind_of, plural
 from linflow.dynamics._hermite import LEVEL, first_times, interpolate
 from linflow.dynamics._stepping import advance
 from linflow.dynamics.ending import Result, Stats
-from linflow.dynamics.field import GradientField, Point
+from linflow.dynamics.field import GradientField, Point, rate
 from linflow.dynamics.storage.stored_weights import StoredWeights
 from linflow.geometry.imbalance import imbalance_drift
 from linflow.geometry.laziness import tangent_change
@@ -277,9 +277,24 @@ class Checkpoints:
             self.times.append(t)
             self.vectors.append(y)
             if len(self.times) * y.shape[0] * 8 > self.budget and len(self.times) > 2:
-                self.times, self.vectors = self.times[::2], self.vectors[::2]
+                self.times, self.vectors = self.times[::2], [_alone(y) for y in self.vectors[::2]]
                 self._stride *= 2
         self._count += 1
+
+    def extend(self, times: Sequence[float], rows: Array) -> None:
+        """Store several steps, as `add` would one by one."""
+        if self._stride == 1 and (len(self.times) + len(times)) * rows.shape[1] * 8 <= self.budget:
+            self.times += times
+            self.vectors.extend(rows)
+            self._count += len(times)
+        else:
+            for t, y in zip(times, rows, strict=True):
+                self.add(t, _alone(y))
+
+    def cut(self, end: float) -> None:
+        """Drop all steps after a time, and an incomplete one."""
+        count = min(bisect_right(self.times, end), len(self.vectors))
+        self.times, self.vectors = self.times[:count], self.vectors[:count]
 
     def network_at(self, t: float) -> Network:
         """Integrate from the nearest stored step before t."""
@@ -341,6 +356,12 @@ class Recorder:
         if "singular_values" in self.extra:
             self.extra["singular_values"].append(to_numpy(singular_values(network.product())))
 
+    def extend(self, times: Sequence[float], gaps: Sequence[float], speeds: Sequence[float]) -> None:
+        """Record several instants, of which no more than `loss` and `rate` is asked."""
+        self.t += times
+        self.gap += gaps
+        self.rate += map(rate, gaps, speeds)
+
     def cut(self, end: float) -> None:
         """Drop all records after a time, and any incomplete record."""
         columns = (self.t, self.gap, self.rate, *self.extra.values())
@@ -353,6 +374,11 @@ class Recorder:
         like = self.start.weights[0]
         columns = {"t": self.t, "gap": self.gap, "rate": self.rate, **self.extra}
         return {name: from_numpy(np.asarray(values), like) for name, values in columns.items()}
+
+
+def _alone(y: Array) -> Array:
+    """Return a copy of a row of an array, which would keep all of it in memory; arrays of other kinds have none."""
+    return y.copy() if is_numpy(y) else y
 
 
 def _view(run: Trajectory) -> str:

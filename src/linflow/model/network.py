@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from linflow._support import checks
-from linflow._support.arrays import Array, Namespace, detach, namespace, norm
+from linflow._support.arrays import Array, Namespace, detach, is_plain, namespace, norm
 from linflow._support.html import block, never_raising, notes, table
 from linflow._support.words import kind_of
 from linflow.model.spectrum import ImbalanceSpectrum, signed_gram_eigenvalues
@@ -129,7 +129,15 @@ class Network:
 
     def with_weights(self, weights: Sequence[Array]) -> Network:
         """Return a network with the same scale and other weights."""
-        return Network(weights, self.scale)
+        alike = type(weights) in (list, tuple) and len(weights) == self.depth
+        alike = alike and all(is_plain(W) and W.shape == V.shape for W, V in zip(weights, self.weights, strict=True))
+        sizes = tuple(norm(W) for W in weights) if alike else (math.inf,)
+        if not math.isfinite(sum(sizes)):
+            return Network(weights, self.scale)  # checks everything, and says what is wrong
+        _check_size(sizes, self.scale)
+        other = Network.__new__(Network)
+        other.weights, other.scale, other.sizes, other.notes = tuple(weights), self.scale, sizes, ()
+        return other
 
     def restricted(self, weights: Sequence[Array]) -> Network:
         """Return a network with the given weights, computed from this network, and with the rounding of this one."""
