@@ -110,3 +110,9 @@ def test_a_path_of_more_digits_is_judged_by_what_it_returns():
     # Its radius of 1e-30 is that of the path before its weights are rounded to float64.
     ledger = one(5, 40)
     assert ledger.seen["comparisons, distance"] > 0 and ledger.violations == []
+
+
+def test_a_descent_that_explodes_bounds_its_gap_by_infinity():
+    # After its third step the exponents of the softmax leave float64, and the gap is only known to be positive.
+    with np.errstate(all="ignore"):
+        assert one(111, 1943).violations == []

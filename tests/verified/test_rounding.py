@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import math
 from types import SimpleNamespace
 
 import flint
@@ -536,3 +537,9 @@ def test_what_is_not_finite_or_does_not_converge_proves_nothing(monkeypatch):
 
     monkeypatch.setattr(np.linalg, "eigvalsh", fails)
     assert least_eigenvalue(np.eye(2)) == -np.inf
+
+
+def test_what_overflow_leaves_undefined_is_unknown():
+    nan, inf = math.nan, math.inf
+    assert rounding.known(nan, nan) == (-inf, inf) and rounding.known(nan, 2.0) == (-inf, 2.0)
+    assert rounding.known(1.0, nan) == (1.0, inf) and rounding.known(-1.0, 2.0) == (-1.0, 2.0)

@@ -14,7 +14,7 @@ import numpy as np
 
 from linflow._support.arrays import is_numpy, to_numpy
 from linflow.model.classification import ExponentialLoss, ExponentialTail
-from linflow.verified.rounding import TINY, UP, U, frobenius, gamma, spectral
+from linflow.verified.rounding import TINY, UP, U, frobenius, gamma, known, spectral
 from linflow.verified.smooth import ConvexGradient
 
 EXP = 32 * U
@@ -103,7 +103,7 @@ class TailGradient(ConvexGradient):
         moved = float(np.expm1(2 * U * (np.abs(Z).max() + off.max()))) * UP
         low = sums[0] * (1 - slack - moved) / UP - TINY
         # If the loss overflows float64, the lower bound 0 is returned: no target is a fraction of infinity.
-        return (max(0.0, low) if low < math.inf else 0.0), sums[1] * (1 + slack + moved) * UP + TINY
+        return known(max(0.0, low) if low < math.inf else 0.0, sums[1] * (1 + slack + moved) * UP + TINY)
 
     def _losses(self, Z: np.ndarray) -> np.ndarray:
         with np.errstate(over="ignore", under="ignore"):

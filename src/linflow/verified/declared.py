@@ -15,7 +15,7 @@ import numpy as np
 
 from linflow._support.arrays import Array, from_numpy, to_numpy
 from linflow.model.objectives import Error, Objective
-from linflow.verified.rounding import UP, U, frobenius
+from linflow.verified.rounding import UP, U, frobenius, known
 from linflow.verified.smooth import ConvexGradient
 
 
@@ -98,7 +98,8 @@ class DeclaredGradient(ConvexGradient):
         G, G_off = self.gradient(E, 0.0)
         moved = (float(frobenius(G)) + float(G_off)) * error * UP
         off = (off + 4 * U * (abs(value) + abs(f.minimum))) * UP
-        return value - f.minimum - (off + moved) * UP, value - f.minimum + (off + moved + self._bend(error)) * UP
+        above = value - f.minimum
+        return known(above - (off + moved) * UP, above + (off + moved + self._bend(error)) * UP)
 
     def _bend(self, error: float) -> float:
         return 0.5 * self.smoothness * error * error * UP

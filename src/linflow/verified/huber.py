@@ -15,7 +15,7 @@ import numpy as np
 from linflow._support.arrays import Array, to_numpy
 from linflow.model.huber import Huber
 from linflow.model.robust import Piece
-from linflow.verified.rounding import DOWN, TINY, UP, U, frobenius, gamma, least_eigenvalue
+from linflow.verified.rounding import DOWN, TINY, UP, U, frobenius, gamma, known, least_eigenvalue
 from linflow.verified.rows import RowsGradient
 
 SHARES = (1.0, 0.9, 0.8, 0.6, 0.4, 0.2)
@@ -150,7 +150,7 @@ class HuberGradient(RowsGradient):
         room = self._away * (float(frobenius(E - self._best)) + error)
         slack = (float(slack) + room + gamma(P.size + 12) * value) * UP + TINY
         low, high = value - slack, (value + slack + self._offset) * UP
-        return max(0.0, low) if self.proved else low, high
+        return known(max(0.0, low) if self.proved else low, high)
 
     def gradient(self, W: np.ndarray, off: Any) -> tuple[np.ndarray, Any]:
         """Return the `∇f` computed from W, and a bound of its Frobenius distance to `∇f` at the exact product."""

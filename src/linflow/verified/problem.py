@@ -12,7 +12,7 @@ from linflow._support.arrays import is_numpy, to_numpy
 from linflow.model.objectives import Objective
 from linflow.model.quadratics import LinearRegression, MatrixFactorization, Quadratic
 from linflow.verified.fine import FineGradient, fine_regression, pair
-from linflow.verified.rounding import TINY, UP, U, frobenius, gamma, least_eigenvalue, spectral
+from linflow.verified.rounding import TINY, UP, U, frobenius, gamma, known, least_eigenvalue, spectral
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class AffineGradient:
         slack += slope * error + 0.5 * self.smoothness * error * error + self.residue * (length + error)
         slack = slack * UP + 4 * U * abs(value)
         low = value - slack
-        return max(0.0, low) if self.least > 0 else low, (value + slack + self.offset) * UP
+        return known(max(0.0, low) if self.least > 0 else low, (value + slack + self.offset) * UP)
 
 
 def affine_gradient(objective: Objective) -> AffineGradient:

@@ -36,6 +36,16 @@ def gamma(count: int, unit: float | None = None) -> float:
     return count * u / (1 - count * u) * (1 + 4 * U)
 
 
+def known(low: float, high: float) -> tuple[float, float]:
+    """Return bounds of a number; one that overflow left undefined is infinite, as nothing is known then.
+
+    Example:
+        >>> known(1.0, math.inf - math.inf)
+        (1.0, inf)
+    """
+    return -math.inf if math.isnan(low) else low, math.inf if math.isnan(high) else high
+
+
 def frobenius(stack: np.ndarray) -> np.ndarray:
     """Return upper bounds of `‖A‖_F` for a matrix, or for each matrix of a stack."""
     squares = np.einsum("...ij,...ij->...", stack, stack)
