@@ -128,6 +128,7 @@ def test_a_certificate_as_data_and_in_words():
     )
     assert "Theorem R⁺" in str(cert) and f"{cert.rate:.4g}" in repr(cert) and "<table" in cert._repr_html_()
     assert "du2018" in cert.citations and "@" in lf.cite(cert)
+    assert cert.may_flip.shape == (4, 120)
     other = relu.gradient_flow(X, 2 * Y, net, t_max=1e-4)
     with pytest.raises(ValueError, match="the run starts at a loss gap"):
         cert.check(other)
