@@ -45,6 +45,7 @@ def test_a_number_of_steps_is_rounded_up(coarse):
         assert steps_of(Tail(1.0), 1.0, 1.0, 1 / (1 + t), 0.5) == n
     assert steps_of(Tail(1.0), 1.0, 1.0, 1 / 2.94, 0.5) == 4.0  # 3.94 with the rounding
     assert steps_of(Tail(1.0), 1.0, 1.0, 1 / 32.5, 0.5) == 64.0  # 63.98
+    assert steps_of(Tail(1.0), 1.0, 1.0, 1e-200, 1e-200) == math.inf
 
 
 def test_counts_beyond_float64_are_lowered_and_raised(coarse, monkeypatch):
@@ -58,6 +59,7 @@ def test_counts_beyond_float64_are_lowered_and_raised(coarse, monkeypatch):
     for k in (8, 30):
         assert curve.gap_after(k) == near(tail.gap(1.0, k * (1 - 4 * EPS) * 0.5 * (1 - 4 * EPS), 1.0))
     # n − 1 half steps: n is 2 (1/ℓ − 1) (1 + 4ε), rounded up.
+    assert curve.steps(1.0) == curve.steps(2.0) == 0
     assert curve.steps(1 / 2.25) == 3 and curve.steps(1 / 4.25) == 7
     assert curve.steps(1 / 4.95) == math.ceil(9 * (1 + 8 * EPS)) == 10  # 8.03 is 9
     assert curve.steps(1 / 4.75) == math.ceil(8 * (1 + 8 * EPS)) == 9
@@ -286,6 +288,9 @@ def test_reasons_at_their_limits():
         lambda W: 0.0, lambda W: 0 * W, shape=(2, 1), minimum=0.0, tail_constant=1.0, smoothness=1.0
     )
     assert of(nothing, [np.zeros((2, 1))]).why == "the loss gap at the start is 0"
+    logistic, fitting = lf.LogisticLoss(X, Y), [np.array([[1.0], [-1.0]])]
+    assert 0 < of(logistic, fitting).setting.gap < 1 and of(logistic, fitting).why == ""
+    assert of(logistic, [np.zeros((2, 3)), np.zeros((3, 1))]).why == tail_descent.NO_FLOOR
     smooth = lf.Objective(f.value, f.gradient, shape=(2, 1), minimum=0.0, tail_constant=0.5, smoothness=99.0)
     assert of(smooth, [np.zeros((2, 1))]).why == ""  # the curvature of one layer is that of f
     assert of(smooth, good).why == tail_descent.NO_CURVATURE
