@@ -164,6 +164,9 @@ def test_nothing_is_kept_of_an_imbalance_whose_steps_do_not_shrink_the_error(mon
     assert pair._kept(0.5) == pytest.approx(left * (1 - 1e-6), rel=1e-14, abs=0)
     monkeypatch.setattr(pair, "_factor", lambda s, x, kept: 0.999)
     assert pair._kept(0.5) == 0.0  # 0.0625/(1 − 0.999²) is more than 1
+    # What is left stays below what is tried: 1 − 0.0025/(1 − ρ²) = 0.99 θ, sixty times.
+    monkeypatch.setattr(pair, "_factor", lambda s, x, kept: math.sqrt(1 - 0.0025 / (1 - 0.99 * kept)))
+    assert pair._kept(0.1) == 0.0
     tried = []
 
     def never_quite(s, x, kept):  # 0.999 of what is tried is left
@@ -283,6 +286,8 @@ def test_a_large_and_a_zero_factor():
     assert "no layer here is 0 (the smaller has norm" in drawn_at_random.reason
     narrow = descents.xu2024(Setting(f, lf.init.gaussian((12, 2, 9), rng=0)))
     assert narrow.reason == "it needs a width of at least the rank of W*: the width is 2, the rank 3; widen it"
+    equal = descents.xu2024(Setting(f, lf.init.gaussian((12, 3, 9), rng=0)))
+    assert equal.facts["steps of order"] == pytest.approx((3 * kappa) ** 2, rel=1e-9)
     X = np.diag([1.0, 2.0])
     assert "whitened data" in descents.xu2024(Setting(lf.LinearRegression(X, X), lf.init.gaussian((2, 2, 2)))).reason
     nothing = descents.xu2024(Setting(lf.MatrixFactorization(0 * A), net))
