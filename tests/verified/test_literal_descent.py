@@ -308,6 +308,9 @@ def test_steps_are_counted_to_the_first_that_may_be_and_to_the_first_that_surely
     # Half of the initial gap is between 4 and 5.
     assert enc.steps == 4 and enc.steps_bounds(0.5) == (1, 3)
     assert enc.steps_bounds(0.05) == (5, math.inf)
+    enc.radius[:] = [0.0, 1.0, 2.0, 3.0, 4.0]
+    told = enc.told()
+    assert (told["radius"], told["first_gap"], told["last_gap"]) == (4.0, [8.0, 10.0], [1.0, 2.0])
     assert proof([(8.0, 8.0), (4.0, 4.0), (1.0, 1.0)]).steps_bounds(0.5) == (1, 2)
     for off, lo, hi in ((0.9e-12, 1, 2), (1.1e-12, 2, 2), (-0.9e-12, 1, 2), (-1.1e-12, 1, 1)):
         gap = 4.0 * (1 + off)
