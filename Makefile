@@ -6,7 +6,7 @@ WORKERS ?= 2
 # A file of versions, such as constraints.txt, that the environments are built with.
 CONSTRAINTS ?=
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
-# Of `make soundness`; an instance of `make proofs` takes 0.2 s instead of a millisecond.
+# Of `make soundness`; an instance of `make proofs` takes 0.1 s instead of a millisecond.
 INSTANCES ?= 1000000
 proofs: INSTANCES := $(if $(filter file,$(origin INSTANCES)),10000,$(INSTANCES))
 optimizers: INSTANCES := $(if $(filter file,$(origin INSTANCES)),100000,$(INSTANCES))
@@ -32,7 +32,7 @@ help:
 	@echo "make losses      constants, guarantees and proofs of every other loss on random instances (COUNT=, SEED=)"
 	@echo "make attack      damaged files, odd command lines and extreme numbers (COUNT=, SEED=)"
 	@echo "make kills       sweeps whose processes are killed, stopped and short of room (COUNT=, SEED=)"
-	@echo "make proofs      verified runs against flows and descents of 60 digits (INSTANCES=, SEED=)"
+	@echo "make proofs      verified runs against flows and descents of 28 or 60 digits (INSTANCES=, SEED=)"
 	@echo "make proof-tables how sharp verified runs are (TABLE=gaussian, real, ...; FIRST=, COUNT=)"
 	@echo "make mutants     errors of one place in the formulas, and whether a test sees them (MODULES=, EVERY=)"
 	@echo "make bench       time the flow against other solvers at equal error (QUICK=1: two minutes; TASKS=, SOLVERS=, ERROR=)"

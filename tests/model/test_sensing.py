@@ -119,9 +119,9 @@ def test_missing_entries_are_nan_masked_or_said(rng):
         lf.Completion(with_nan, np.ones((3, 4)))
     with pytest.raises(ValueError, match="no entry is known"):
         lf.Completion(np.full((2, 2), np.nan))
-    with pytest.raises(ValueError, match=r"no array of True and False of shape \(3, 4\)"):
+    with pytest.raises(ValueError, match=r"not an array of True and False of shape \(3, 4\)"):
         lf.Completion(Y, np.ones((4, 3)))
-    with pytest.raises(ValueError, match="no array of True and False"):
+    with pytest.raises(ValueError, match="not an array of True and False"):
         lf.Completion(Y, 2 * known)
     with pytest.raises(ValueError, match="NaN or infinite"):
         lf.Completion([[np.inf, 1.0]])

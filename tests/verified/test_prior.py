@@ -69,7 +69,7 @@ def test_what_is_proved_is_a_little_below_what_is_computed(case):
 def test_it_says_what_it_rests_on(case):
     plain, sure, _, _ = case
     assert sure.rests_on == "float64 numbers, rounding included and proved" == sure.to_dict()["rests_on"]
-    assert str(sure).splitlines()[1] == f"rests on {sure.rests_on}"
+    assert str(sure).splitlines()[2] == f"rests on {sure.rests_on}"
     assert "allowed for, but not proved" in plain.rests_on and plain.rests_on in str(plain)
     assert sure.pl_constant < plain.pl_constant and sure.pl_constant / plain.pl_constant > 1 - 1e-9
     assert sure.baseline.reason == prior.NOT_PROVED

@@ -127,7 +127,7 @@ def layout(field: GradientField, rtol: float) -> tuple[np.ndarray, np.ndarray, i
     return np.array(spec, dtype=np.int64), data, end + r * sum(widths)
 
 
-class Steps:
+class StepBlock:
     """The accepted steps of a block, in columns.
 
     Attributes:
@@ -185,7 +185,7 @@ class CompiledMarch:
         gap, speed = float(self._numbers[self._at.GAP]), float(self._numbers[self._at.SPEED])
         return Point(self._y.copy(), self._slopes[: len(self._y)].copy(), gap, speed)
 
-    def advance(self, stop: float, target: float, attempts: int) -> tuple[Event, Steps]:
+    def advance(self, stop: float, target: float, attempts: int) -> tuple[Event, StepBlock]:
         """Attempt steps until one needs attention or the block is full."""
         at, numbers, counts = self._at, self._numbers, self._counts
         if self.accepted >= self._review:
@@ -209,7 +209,7 @@ class CompiledMarch:
             self.reached, numbers[at.NEW_CURVATURE] = self._candidate(), math.nan
         if accepted < room / 2:  # an array of which rows are held is held as a whole
             kept = kept[:accepted].copy()
-        return event, Steps(steps[:accepted], kept[:accepted])
+        return event, StepBlock(steps[:accepted], kept[:accepted])
 
     def reach(self, h: float) -> Point:
         """Return where a step of length h leads, without taking it."""

@@ -14,7 +14,7 @@ import numpy as np
 from linflow._support import checks
 from linflow._support.arrays import EPS, norm, to_numpy, unmasked
 from linflow._support.threads import one_thread_when_small
-from linflow.dynamics._compiled import BLOCK, CompiledMarch, Steps, compiler_trouble, large, why_not_compiled
+from linflow.dynamics._compiled import BLOCK, CompiledMarch, StepBlock, compiler_trouble, large, why_not_compiled
 from linflow.dynamics._stepping import Event, March, PlainMarch, Step, shorten
 from linflow.dynamics.coordinates import Coordinates
 from linflow.dynamics.declared import DeclaredConstants
@@ -220,7 +220,7 @@ class _Loop:
                 return Result.INTERRUPTED
             event, steps = march.advance(self.stops[0], self.target, left)
             plain = progress is None and not (self.recorder.names or self.declared.watching)
-            if plain and isinstance(steps, Steps):
+            if plain and isinstance(steps, StepBlock):
                 self._keep_all(steps)
             else:
                 for step in steps:
@@ -283,7 +283,7 @@ class _Loop:
         self.declared.observe(step.t, self.field, step.point)
         self.last = step  # from here on the step counts, even if the run is interrupted
 
-    def _keep_all(self, steps: Steps) -> None:
+    def _keep_all(self, steps: StepBlock) -> None:
         """Keep a block of steps at once, of which nothing more is asked than loss and rate."""
         if steps.t:
             self.checkpoints.extend(steps.t, steps.y)
