@@ -37,10 +37,10 @@ def press(number, frame):
 def watching(keep):
     def watched(self, t, *words):
         me = threading.get_ident()
-        records[me] = records.get(me, 0) + np.size(t)
-        if sum(count >= AFTER for count in list(records.values())) == THREADS:
+        if sum(count >= AFTER for count in list(records.values())) == THREADS:  # so many are kept already
             for word in told:
                 print(word, flush=True)
+        records[me] = records.get(me, 0) + np.size(t)
         if records[me] >= AFTER + 1500:
             heard.wait()  # no machine is so fast that it ends before it is interrupted
         keep(self, t, *words)
