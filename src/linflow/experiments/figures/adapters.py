@@ -203,7 +203,7 @@ def draw(data: AdapterData) -> Any:
     run.plot(one.t, one.best / first, color=COLOURS["green"], label="best for the range of $A$")
     run.plot(one.t, one.bound / first, "--", color=COLOURS["vermillion"], label="guaranteed")
     run.axhline(one.limit / first, color=COLOURS["vermillion"], linewidth=0.7, linestyle=":", label="certified limit")
-    run.set(xlabel="$t$", ylabel="gap over its first", ylim=(0, 1.02))
+    run.set(xlabel="$t$", ylabel="gap over initial gap", ylim=(0, 1.02))
     run.set_title(f"Rank {s.r}, size of $A$ {number(s.start[len(s.start) // 2])}")
     run.legend(loc="upper right", fontsize=6.5)
     order = np.argsort(s.start)
@@ -217,7 +217,7 @@ def draw(data: AdapterData) -> Any:
             limit.semilogx(sizes, np.array(values)[order], style, color=COLOURS[colour], markersize=3.5, alpha=0.6,
                            label=label if i == 0 else None)  # fmt: skip
     label_values(limit, sizes)
-    limit.set(xlabel="size of $A$", ylabel="gap over its first", ylim=(0, 1.02))
+    limit.set(xlabel="size of $A$", ylabel="gap over initial gap", ylim=(0, 1.02))
     limit.set_title("How far the gap falls")
     limit.legend(loc="lower right", fontsize=6.5)
     order = np.argsort(s.ratio)

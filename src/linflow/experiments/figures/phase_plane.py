@@ -260,7 +260,7 @@ def _draw_loss(ax: Any, data: PhasePlaneData) -> None:
     ax.plot([], [], color=COLOURS["grey"], label="flow")
     ax.plot([], [], "--", color=COLOURS["grey"], linewidth=1, label="certified")
     ax.legend(loc="lower left", bbox_to_anchor=(0, 0.07))
-    ax.set(xlabel="time $t$", ylabel="loss over its start", xlim=(0, 1.02 * end), ylim=(UNTIL, 2))
+    ax.set(xlabel="time $t$", ylabel="loss over initial loss", xlim=(0, 1.02 * end), ylim=(UNTIL, 2))
     ax.set_title(f"Same start product, $uv={data.settings.product:g}$")
 
 

@@ -143,7 +143,7 @@ def draw(data: StepSizesData) -> Any:
         _draw_steps(axes[2], data, rule)
     shown, until = data.settings.shown, data.settings.until
     axes[0].set(yscale="log", xscale="symlog", xlim=(0, None), ylim=(until, 1.5))
-    axes[0].set(xlabel="step", ylabel="loss over its first", title=f"Loss, $h = {shown}$")
+    axes[0].set(xlabel="step", ylabel="loss over initial loss", title=f"Loss, $h = {shown}$")
     axes[1].set(yscale="log", xscale="symlog", xlim=(0, None), xlabel="step")
     axes[1].set(ylabel=r"step size $\eta_t$", title=f"Step size, $h = {shown}$")
     axes[2].set(xscale="log", yscale="log", xlabel="width", ylabel="steps", title=f"Steps to {_power(until)}")

@@ -142,7 +142,7 @@ def draw(data: ThreeLayersData) -> Any:
     fig, axes = figure(7.2, 3.2, ncols=2, sharey=True)
     for ax, kind in zip(axes, TARGETS, strict=True):
         _draw_target(ax, data, kind)
-    axes[0].set(ylabel="loss over its first")
+    axes[0].set(ylabel="loss over initial loss")
     key = {"color": COLOURS["black"], "linestyle": (0, (4, 3)), "linewidth": 1.1}
     axes[0].plot([], [], label=r"$e^{-\gamma\Delta^* k\eta}$", **key)
     axes[0].legend(title="widths", loc="upper right")

@@ -45,8 +45,8 @@ class DrawnDescent:
         step: the safe step.
         certificate: of descent with it.
         run: that descent.
-        again: at some steps of it, the gap over its first, the rate certified from there, and the least rate observed
-            from there on; of the first draw alone.
+        again: at some steps of it, the gap over the initial gap, the rate certified from there, and the least rate
+            observed from there on; of the first draw alone.
     """
 
     step: float
@@ -112,7 +112,7 @@ def _descent(f: LinearRegression, s: TwoLayerDescentSettings, h: int, seed: int,
 
 
 def _again(f: LinearRegression, run: Trajectory, step: float) -> list[tuple[float, float, float]]:
-    """Return gap over its first, certified rate and least rate of a step from there on, at some steps of a run."""
+    """Return the gap over the initial gap, and the certified and the least rate from there on, at some steps."""
     gap, net, before = np.asarray(run.gap), run.start, 0
     rate = -np.log(gap[1:] / gap[:-1]) / step
     later = np.minimum.accumulate(rate[::-1])[::-1]
@@ -199,7 +199,7 @@ def draw(data: TwoLayerDescentData) -> Any:
             at = np.unique(np.geomspace(1, max(most, 2), 100).astype(int))
             loss.loglog(at, np.asarray(one.published.gap_at(at * one.step)) / one.run.gap[0], "--", color=colour)
     loss.plot([], [], "--", color=COLOURS["grey"], label="bound")
-    loss.set(ylim=(s.until, 1.5), xlabel="step", ylabel="loss over its first")
+    loss.set(ylim=(s.until, 1.5), xlabel="step", ylabel="loss over initial loss")
     loss.set_title("Descent with the safe step")
     loss.legend(loc="lower left", fontsize=7)
     published, own, taken = data.steps()
@@ -222,7 +222,7 @@ def draw(data: TwoLayerDescentData) -> Any:
     later.plot([], [], color=COLOURS["grey"], label="observed, least from there on")
     later.plot([], [], "o--", color=COLOURS["grey"], markersize=3, label="certified anew")
     later.invert_xaxis()
-    later.set(xlabel="loss over its first", ylabel="rate per unit of time")
+    later.set(xlabel="loss over initial loss", ylabel="rate per unit of time")
     later.set_title("The bound improves as the loss falls")
     later.legend(loc="lower right", fontsize=7)
     return fig
