@@ -32,7 +32,14 @@ def run_of(gap=(4.0, 2.0, 1.0), rate=(8.0, 6.0, 4.0), t=(0.0, 1.0, 2.0), *, erro
 
 
 def row(gap_at=lambda t: 9.0, name="row", curve=None, applies=True, gap=4.0):
-    return SimpleNamespace(name=name, gap_at=gap_at, curve=curve, applies=applies, gap=gap)
+    return SimpleNamespace(
+        name=name,
+        gap_at=gap_at,
+        gap_after=lambda k: min(gap, curve.gap_after(k)),
+        curve=curve,
+        applies=applies,
+        gap=gap,
+    )
 
 
 def promise(*rows, rate=lambda gap: 0.0, gap=4.0, noise=None, derived=True, minimum=0.0, **more):
@@ -346,3 +353,6 @@ def test_bounds_after_many_steps_that_underflow_stay_above_zero():
     best = lf.certify(f, net, algorithm="descent").best
     found = checking.guaranteed_gaps(best, np.array([0.0, 1.0, 1e9]), np.array([0, 1, 10**6]))
     assert found.tolist() == [best.gap, best.curve.gap_after(1), np.finfo(float).tiny]
+    assert [best.gap_after(k) for k in (0, 1, 10**6)] == found.tolist()
+    flow = lf.certify(f, net).best  # nothing is said of steps
+    assert flow.gap_after(5) == flow.gap

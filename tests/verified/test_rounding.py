@@ -12,9 +12,12 @@ import pytest
 import linflow as lf
 from linflow.verified import problem as problems
 from linflow.verified import rounding
+from linflow.verified.classification import TailGradient
+from linflow.verified.huber import HuberGradient
 from linflow.verified.problem import AffineGradient, affine_gradient
 from linflow.verified.reduction import narrowed
 from linflow.verified.rounding import TINY, UP, U, frobenius, gamma, least_eigenvalue, spectral
+from linflow.verified.softmax import SoftmaxGradient
 from tests.verified_judge import (
     COARSE,
     SIGNS,
@@ -543,3 +546,25 @@ def test_what_overflow_leaves_undefined_is_unknown():
     nan, inf = math.nan, math.inf
     assert rounding.known(nan, nan) == (-inf, inf) and rounding.known(nan, 2.0) == (-inf, 2.0)
     assert rounding.known(1.0, nan) == (1.0, inf) and rounding.known(-1.0, 2.0) == (-1.0, 2.0)
+
+
+SAMPLES = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        affine_gradient(lf.LinearRegression([[1.0, 1.0], [1.0, 1.0]], [[1.0], [2.0]])),  # of rank 1
+        HuberGradient.over(lf.Huber([[1.0, 1.0], [1.0, 1.0]], [[1.0], [2.0]], 1e10), SAMPLES),  # of rank 1
+        TailGradient.of(lf.ExponentialLoss(np.eye(2), np.ones((2, 1)))),
+        SoftmaxGradient.over(lf.SoftmaxLoss(SAMPLES, [0, 1, 1]), SAMPLES),
+    ],
+    ids=lambda problem: type(problem).__name__,
+)
+def test_a_gap_past_float64_is_bounded_by_infinity(problem):
+    # In each sum, infinity meets its opposite or 0.
+    W = np.eye(2) if isinstance(problem, SoftmaxGradient) else np.ones((2, 1))
+    with np.errstate(all="ignore"):
+        bounds = [problem.gap(size * W, 1.0) for size in (-1e300, 1e150, 1e300)]
+    assert not np.isnan(bounds).any()
+    assert bounds[-1][0] <= 0 and bounds[-1][1] == math.inf

@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 
-def text_table(rows: Sequence[Sequence[str]]) -> list[str]:
-    r"""Return lines of text: the first and the last column on the left, those between on the right.
+def text_table(rows: Sequence[Sequence[str]], sides: str) -> list[str]:
+    r"""Return lines of text with two spaces between the columns.
+
+    Args:
+        rows: the texts, one for each column.
+        sides: the side of each column, "<" for left or ">" for right; one sign alone is for all.
 
     Example:
-        >>> print(*text_table([("bound", "value", "source"), ("longer", "1.5", "here")]), sep="\n")
+        >>> print(*text_table([("bound", "value", "source"), ("longer", "1.5", "here")], "<><"), sep="\n")
         bound   value  source
         longer    1.5  here
     """
-    wide = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join([f"{first:<{wide[0]}}", *(f"{x:>{w}}" for x, w in zip(middle, wide[1:-1], strict=True)), last])
-        for first, *middle, last in rows
-    ]
+    columns = list(zip(*rows, strict=True))
+    sides = sides * len(columns) if len(sides) == 1 else sides
+    forms = [f"{side}{max(map(len, column))}" for side, column in zip(sides, columns, strict=True)]
+    return ["  ".join(map(format, row, forms)).rstrip() for row in rows]
 
 
 def by_reason(rows: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -42,8 +45,6 @@ def unmet(what: str, rows: Sequence[tuple[str, str]]) -> list[str]:
         bounds that do not apply, and why:
           a; b: too narrow
     """
-    return (
-        ["", f"{what} that do not apply, and why:", *(f"  {names}: {why}" for names, why in by_reason(rows))]
-        if rows
-        else []
-    )
+    if not rows:
+        return []
+    return ["", f"{what} that do not apply, and why:", *(f"  {names}: {why}" for names, why in by_reason(rows))]

@@ -12,6 +12,7 @@ import numpy as np
 
 from linflow import init
 from linflow._support.arrays import EPS, from_numpy, is_array, norm, to_numpy
+from linflow._support.text_table import text_table
 from linflow._support.words import shown
 from linflow.certificates import certify, safe_step_size
 from linflow.geometry.operator import TangentOperator
@@ -89,8 +90,7 @@ class Rebalanced:
             if not all(map(math.isnan, pair)):
                 told = ["–" if math.isnan(x) else f"{x:.4g}" for x in pair]
                 rows.append((words, told[0], told[1]))
-        wide = [max(len(row[i]) for row in rows) for i in range(3)]
-        table = "\n".join(f"{a:<{wide[0]}}  {b:>{wide[1]}}  {c:>{wide[2]}}" for a, b, c in rows)
+        table = "\n".join(text_table(rows, "<>>"))
         return f"{table}\nthe product is the same to {self.change:.2g} of the size of the layers"
 
 

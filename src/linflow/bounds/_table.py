@@ -13,7 +13,9 @@ class BoundTable(list[Bound]):
 
     def __repr__(self) -> str:
         rows, count = self.rows(), sum(bound.applies for bound in self)
-        lines = text_table([("bound", "λ_min(T) ≥", "source"), *rows[:count]]) if count else ["no bound applies"]
+        lines = (
+            text_table([("bound", "λ_min(T) ≥", "source"), *rows[:count]], "<><") if count else ["no bound applies"]
+        )
         return "\n".join([*lines, *unmet("bounds", [(a, c) for a, _, c in rows[count:]])])
 
     def rows(self) -> list[tuple[str, str, str]]:

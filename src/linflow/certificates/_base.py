@@ -85,6 +85,10 @@ class Guarantee:
         """Return an upper bound on the loss gap at a time or times t (for descent, η times the number of steps)."""
         return checks.each(self._gap_at, t, "t")
 
+    def gap_after(self, k: int) -> float:
+        """Return an upper bound on the loss gap after k steps of a descent, if the bound is one by steps."""
+        return self._within(self.curve.gap_after(k)) if isinstance(self.curve, StepCurve) else self._most
+
     def loss_at(self, t: Any) -> Any:
         """Return an upper bound on the loss at a time or times t."""
         return self.minimum + self.gap_at(t)
@@ -103,8 +107,11 @@ class Guarantee:
 
     def _gap_at(self, t: Any) -> float:
         t = checks.positive(t, "t", allow_zero=True)
+        return self._within(self.curve.gap(t)) if self.curve else self._most
+
+    def _within(self, bound: float) -> float:
         # A decay that underflows is still above 0.
-        return min(self.gap, max(self.curve.gap(t), SMALLEST_NORMAL)) if self.curve else self._most
+        return min(self.gap, max(bound, SMALLEST_NORMAL))
 
     @property
     def _most(self) -> float:

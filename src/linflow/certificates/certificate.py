@@ -88,14 +88,9 @@ class Certificate(Promises):
         return ALLOWED_FOR
 
     @property
-    def way_out(self) -> str:
-        """How the run itself can prove what is not guaranteed before it; empty for runs that cannot be enclosed."""
-        if not self.optimizer.plain:
-            return ""
-        if self.algorithm == "flow":
-            return "lf.enclose(objective, network) can prove how long the flow takes."
-        step = "schedule=…" if self.step_size is None else f"step_size={self.step_size:.4g}"
-        return f'lf.enclose(objective, network, algorithm="descent", {step}) can prove how many steps it takes.'
+    def prover(self) -> str:
+        """The function that can prove the run itself, with its arguments; empty if none can."""
+        return "lf.enclose(objective, network" if self.optimizer.plain else ""
 
     @property
     def citations(self) -> frozenset[str]:
@@ -179,8 +174,9 @@ class Certificate(Promises):
         if not self.optimizer.plain:
             head += f", {self.optimizer}"
             head += "" if self.imbalance is None else f"\nimbalance: {self.imbalance.statement}"
-        tables = self.text_tables(guarantee=self.guarantees, published_result=self.prior, comparison=(self.baseline,))
-        return "\n".join([self.headline, head, f"rests on {self.rests_on}", *self.notes, *tables])
+        groups = {"guarantee": self.guarantees, "published result": self.prior, "comparison": (self.baseline,)}
+        lines = [self.headline, head, f"rests on {self.rests_on}", *self.notes, *self.text_tables(groups)]
+        return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         return never_raising(_view, self)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from linflow._support.arrays import EPS, SMALLEST_NORMAL, norm, to_numpy
+from linflow._support.arrays import EPS, norm, to_numpy
 from linflow._support.fractions import FRACTIONS
 from linflow._support.words import kind_of, shown
 from linflow.certificates._base import Guarantee, finite
@@ -262,8 +262,7 @@ def _beyond(excess: np.ndarray, run: Trajectory) -> np.ndarray:
 def guaranteed_gaps(guarantee: Guarantee, t: np.ndarray, done: np.ndarray | None) -> np.ndarray:
     """Return the guaranteed gaps at the times of a run; for changing steps, after the number of steps done."""
     if done is not None and isinstance(guarantee.curve, StepCurve):
-        bounds = [max(guarantee.curve.gap_after(int(k)), SMALLEST_NORMAL) for k in done]
-        return np.minimum(guarantee.gap, bounds)
+        return np.array([guarantee.gap_after(int(k)) for k in done])
     return np.array([guarantee.gap_at(float(s)) for s in t])
 
 

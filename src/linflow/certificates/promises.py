@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from linflow._support import checks
@@ -44,9 +44,19 @@ class Promises:
     imbalance: ImbalanceGuarantee | None = None
 
     @property
-    def way_out(self) -> str:
-        """What can be done where nothing is guaranteed, in one sentence."""
+    def prover(self) -> str:
+        """The function that can prove the run itself, with its arguments; empty if none can."""
         return ""
+
+    @property
+    def way_out(self) -> str:
+        """What can still be proved where nothing is guaranteed, in one sentence; empty if nothing can."""
+        if not self.prover:
+            return ""
+        if self.algorithm == "flow":
+            return f"{self.prover}) can prove how long the flow takes."
+        step = "schedule=…" if self.step_size is None else f"step_size={self.step_size:.4g}"
+        return f'{self.prover}, algorithm="descent", {step}) can prove how many steps it takes.'
 
     def check(self, run: Any) -> Check:
         """Compare every guarantee with a run from this start, or with a proof of one (`enclose`); see `Check`.
@@ -126,20 +136,19 @@ class Promises:
         rate = f", rate {best.rate:.4g}" if best.rate > 0 else ""
         return f"Guaranteed before a run: 1e-6 of the initial loss gap {when} ({best.name}{rate})."
 
-    def text_tables(self, **columns: Sequence[Guarantee]) -> list[str]:
+    def text_tables(self, groups: Mapping[str, Sequence[Guarantee]]) -> list[str]:
         """Return lines of text: a table of what applies for each title, then the others with their reasons."""
         arrival = "time to 1e-6" if self.algorithm == "flow" else "steps to 1e-6"
         lines, rest = [], []
-        for title, guarantees in columns.items():
+        for title, guarantees in groups.items():
             rows = [
                 (g.name, f"{g.rate:.4g}", number(self.arrival(g, 1e-6)), g.source + limit(g))
                 for g in guarantees
                 if g.applies
             ]
             if rows:
-                lines += ["", *text_table([(title.replace("_", " "), "rate", arrival, "source"), *rows])]
-            others = [(g.name, g.reason) for g in guarantees if not g.applies]
-            rest += unmet(f"{title.replace('_', ' ')}s", others)
+                lines += ["", *text_table([(title, "rate", arrival, "source"), *rows], "<>><")]
+            rest += unmet(f"{title}s", [(g.name, g.reason) for g in guarantees if not g.applies])
         return lines + rest
 
 

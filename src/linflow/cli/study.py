@@ -189,8 +189,7 @@ def analyze(experiment: "Experiment", as_json: Json = False) -> None:
     Example: linflow analyze --x X.csv --y Y.csv --init ntk --hidden 64,64 --seed 0
 
     Exit code 0: the run reached its target and kept the certificate; 1: it did not, or nothing is certified;
-    2: bad input;
-    130: Ctrl-C, with what was done kept.
+    2: bad input; 130: Ctrl-C, with what was done kept.
     """
     from linflow.experiments.analysis import AnalysisInterrupted, finished, started, stopped
     from linflow.pages.analysis import FILES, template, write

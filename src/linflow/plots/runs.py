@@ -13,7 +13,6 @@ from matplotlib.ticker import ScalarFormatter
 from linflow._support.arrays import to_numpy
 from linflow._support.words import kind_of, plural
 from linflow.certificates import Certificate
-from linflow.certificates.curves import StepCurve
 from linflow.dynamics import Failure, Trajectory
 from linflow.model.optimizer import difference
 from linflow.plots._canvas import DASHES, MARKERS, Canvas, canvas, from_zero, label_ends, legend, log_ticks
@@ -262,9 +261,8 @@ def _promised(cert: Certificate, run: Trajectory, t: np.ndarray) -> np.ndarray:
     if cert.schedule is None or run.step_sizes is None:
         return np.array([cert.gap_at(float(x)) for x in t]) / float(run.gap[0])
     times = np.cumsum(np.concatenate([[0.0], to_numpy(run.step_sizes)]))
-    curves = [g.curve for g in cert.guarantees if isinstance(g.curve, StepCurve)]
-    done = np.searchsorted(times, t)
-    return np.array([min([cert.gap, *(curve.gap_after(int(k)) for curve in curves)]) for k in done]) / cert.gap
+    done = np.searchsorted(times, t).tolist()
+    return np.array([min([cert.gap, *(g.gap_after(k) for g in cert.guarantees)]) for k in done]) / cert.gap
 
 
 def _floor(cert: Certificate, run: Trajectory) -> Curve | None:

@@ -73,14 +73,10 @@ class Certificate(Promises):
         return "" if self.best else self.guarantees[0].reason
 
     @property
-    def way_out(self) -> str:
-        """How the run itself can prove what is not guaranteed before it; empty for runs that cannot be enclosed."""
-        if not (isinstance(self.objective, Regression) and isinstance(self.start, Network)):
-            return ""
-        if self.step_size is None:
-            return "relu.enclose(X, Y, network) can prove how long the flow takes."
-        step = f"step_size={self.step_size:.4g}"
-        return f'relu.enclose(X, Y, network, algorithm="descent", {step}) can prove how many steps it takes.'
+    def prover(self) -> str:
+        """The function that can prove the run itself, with its arguments; empty if none can."""
+        fits = isinstance(self.objective, Regression) and isinstance(self.start, Network)
+        return "relu.enclose(X, Y, network" if fits else ""
 
     @property
     def citations(self) -> frozenset[str]:
@@ -116,7 +112,7 @@ class Certificate(Promises):
     def __str__(self) -> str:
         step = f", gradient descent with step {self.step_size:.4g}" if self.step_size is not None else ""
         head = f"{self.start!r}, {len(self.objective.X)} samples, initial loss {self.gap:.4g}{step}"
-        tables = self.text_tables(guarantee=self.guarantees)
+        tables = self.text_tables({"guarantee": self.guarantees})
         return "\n".join([self.headline, head, f"rests on {RESTS_ON}", *self.notes, *tables])
 
     def _repr_html_(self) -> str:

@@ -10,6 +10,7 @@ from os import PathLike, fspath
 from typing import Any, TextIO
 
 from linflow._support.own_files import refuse_foreign_files
+from linflow._support.text_table import text_table
 from linflow._support.words import kind_of
 
 COLUMNS = {
@@ -82,8 +83,7 @@ def table_of(names: Iterable[str], rows: Sequence[Mapping[str, float]], notes: I
     """Return the columns with a known value as a table, and the notes below it."""
     known = [name for name in names if any(math.isfinite(row[name]) for row in rows)]
     lines = [known, *([cell(row[name], name, "#.4g") for name in known] for row in rows)]
-    wide = [max(len(line[i]) for line in lines) for i in range(len(known))]
-    return "\n".join(["  ".join(f"{x:>{w}}" for x, w in zip(line, wide, strict=True)) for line in lines] + [*notes])
+    return "\n".join([*text_table(lines, ">"), *notes])
 
 
 def rows_into(path: str | PathLike[str], columns: Sequence[str], *, go_on: bool) -> tuple[TextIO, Any]:

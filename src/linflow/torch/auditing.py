@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from linflow._support.arrays import detach
 from linflow._support.digits import number
 from linflow._support.paths import LIMIT, PathLike, readable, suffix
+from linflow._support.text_table import text_table
 from linflow._support.words import in_one_line, plural, shown
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
@@ -96,8 +97,7 @@ class Audit:
             )
             for c in self.chains[:ROWS]
         ]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-        lines = ["  ".join(x.ljust(w) for x, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+        lines = text_table(rows, "<")
         if not self.chains:
             lines = [
                 "no chain of consecutive linear maps was found" + f": {in_one_line(self.reason)}" * bool(self.reason)

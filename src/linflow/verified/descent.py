@@ -28,7 +28,7 @@ from linflow.verified.point import expanded, hessian_at, node_at, tube_at
 from linflow.verified.problem import AffineGradient
 from linflow.verified.rank_gap import above, rank_floor
 from linflow.verified.reduction import Narrowed
-from linflow.verified.rounding import TINY, UP, U, frobenius, known, least_eigenvalue
+from linflow.verified.rounding import TINY, UP, U, frobenius, least_eigenvalue
 
 MOVED, LEAST = 0.1, 1e-4
 """The distance to the last Hessian may add this fraction of the exponent of a step, plus this amount."""
@@ -198,7 +198,8 @@ class StepMarch:
         new, rounding = self.step(eta)
         moved = math.hypot(*(float(frobenius(W)) for W in new))
         radius = (self.radius * growth + rounding + U * moved) * UP + TINY
-        radius = known(radius, radius)[1]
+        if math.isnan(radius):  # left undefined by overflow
+            radius = math.inf
         if not radius < 1e-3 * (TINY + moved) or not math.isfinite(growth):
             self.trouble = (
                 f"the radius of the enclosure, {radius:.2g}, is too large for weights of norm {moved:.3g}; try a "
