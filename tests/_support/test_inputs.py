@@ -120,7 +120,7 @@ def test_value_errors(case):
 
 
 MASKED = {
-    "target": (lambda: lf.MatrixFactorization(masked), "Y hides 1 of its 4 entries behind a mask.*lf.Objective"),
+    "target": (lambda: lf.MatrixFactorization(masked), "Y hides 1 of its 4 entries behind a mask.*lf.Completion"),
     "rows of a list": (lambda: lf.MatrixFactorization(list(masked)), "Y hides 1 of its 2"),
     "inputs": (lambda: lf.LinearRegression(masked, eye), "X hides"),
     "outputs": (lambda: lf.LinearRegression(eye, masked), "Y hides"),

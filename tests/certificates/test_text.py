@@ -69,6 +69,8 @@ def test_a_guarantee_that_does_not_reach_the_target_promises_no_time():
             'lf.enclose(objective, network, algorithm="descent", schedule=…) can prove how many steps it takes.',
         ),
         (lf.certify(F, WIDE, friction=1.0), ""),
+        (lf.certify(lf.MatrixFactorization(1e200 * np.eye(2)), FAR), ""),  # its gap is not a number of float64
+        (lf.certify(F, [np.eye(2), np.diag([2.0, 1.0])]), ""),  # it is there
     ],
 )
 def test_where_nothing_is_guaranteed_it_says_what_can_be_proved(cert, way):

@@ -85,8 +85,8 @@ def unmasked(x: Any, name: str) -> Any:
         if hidden:
             raise ValueError(
                 f"{name} hides {hidden} of its {x.size} entries behind a mask, and every entry is needed. Fill them "
-                "with numbers (numpy.ma.filled), or pass the loss of the known entries as an lf.Objective, whose "
-                "docstring has it."
+                "with numbers (numpy.ma.filled). For the loss of the known entries of a target Y, take "
+                "lf.Completion(Y.filled(0), ~Y.mask)."
             )
         return x if type(x) is np.ndarray else np.asarray(x)
     if isinstance(x, (list, tuple)) and any(isinstance(row, (list, tuple, np.ma.MaskedArray)) for row in x):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -90,7 +91,8 @@ class Certificate(Promises):
     @property
     def prover(self) -> str:
         """The function that can prove the run itself, with its arguments; empty if none can."""
-        return "lf.enclose(objective, network" if self.optimizer.plain else ""
+        fits = self.optimizer.plain and 0 < self.gap < math.inf
+        return "lf.enclose(objective, network" if fits else ""
 
     @property
     def citations(self) -> frozenset[str]:

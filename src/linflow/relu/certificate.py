@@ -75,7 +75,8 @@ class Certificate(Promises):
     @property
     def prover(self) -> str:
         """The function that can prove the run itself, with its arguments; empty if none can."""
-        fits = isinstance(self.objective, Regression) and isinstance(self.start, Network)
+        known = isinstance(self.objective, Regression) and isinstance(self.start, Network)
+        fits = known and 0 < self.gap < math.inf
         return "relu.enclose(X, Y, network" if fits else ""
 
     @property
