@@ -68,7 +68,7 @@ def test_what_arrives_is_a_time_or_a_number_of_steps_where_they_are_counted():
 def test_a_promise_names_its_rate_where_it_has_one(rate, words):
     cert = of_rows(row(times=(7.0, 2.0), rate=rate))
     assert cert.headline == f"Guaranteed before a run: 1e-6 of the initial loss gap by t = 7 ({words})."
-    titles, line = cert.text_tables(bound=cert.guarantees)[1:]
+    titles, line = cert.text_tables({"bound": cert.guarantees})[1:]
     assert titles.split() == ["bound", "rate", "time", "to", "1e-6", "source"]
     assert line.split() == ["row", f"{rate:g}", "7", "a", "theorem"]
 
