@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from linflow.verified.hessian import Matrix, between, cross, hessian, least_curvature
+from linflow.verified.elimination import least_curvature
+from linflow.verified.hessian import Matrix, between, cross, hessian
 from linflow.verified.log_norm import Constants, Node, Tube, greatest, jet, level_three, level_two, times
 from linflow.verified.problem import AffineGradient
 from linflow.verified.rounding import U

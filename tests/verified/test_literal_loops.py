@@ -693,18 +693,18 @@ def test_a_first_vector_is_the_best_of_a_krylov_space(monkeypatch):
         monkeypatch.setattr(least, "KRYLOV", size)
         Q, _ = np.linalg.qr(np.stack([np.linalg.matrix_power(H, k) @ v for k in range(size)], axis=1))
         values, vectors = np.linalg.eigh(Q.T @ H @ Q)
-        quotient, found = least._nearer(np.tril(H).T, v)
+        quotient, found = least.nearer(H.__matmul__, v)
         same(quotient, values[0], rtol=1e-10)
         same(abs(found @ Q @ vectors[:, 0]), 1.0, rtol=1e-9)  # a unit vector along it
-    quotient, _ = least._nearer(np.diag([1.0, 2.0, 3.0]), np.eye(3)[1])  # its space has one dimension
+    quotient, _ = least.nearer(np.diag([1.0, 2.0, 3.0]).__matmul__, np.eye(3)[1])  # its space has one dimension
     assert quotient == 2.0
     for wrong in (np.zeros(3), np.full(3, math.inf)):
-        assert math.isnan(least._nearer(np.eye(3), wrong)[0])
+        assert math.isnan(least.nearer(np.eye(3).__matmul__, wrong)[0])
 
 
 def test_only_a_vector_of_the_size_and_of_about_length_1_is_a_start(monkeypatch):
     starts = []
-    monkeypatch.setattr(least, "_nearer", lambda A, v: starts.append(v) or (math.nan, v))
+    monkeypatch.setattr(least, "nearer", lambda times, v: starts.append(v) or (math.nan, v))
     drawn = np.random.default_rng(0).standard_normal(4)
     for length, known in ((0.5, False), (0.51, True), (1.99, True), (2.0, False)):
         vector = np.array([length, 0.0, 0.0, 0.0])

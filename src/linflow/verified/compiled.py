@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from linflow.verified.arithmetic import FLOAT64
-from linflow.verified.hessian import KEPT
-from linflow.verified.least import least_near
+from linflow.verified.elimination import Chain, best_cost, least_of_chain
+from linflow.verified.hessian import KEPT, Matrix
+from linflow.verified.least import ENOUGH, least_near
 from linflow.verified.log_norm import Constants
 from linflow.verified.problem import AffineGradient
 
@@ -24,9 +25,6 @@ BLAS_FROM = 500_000
 
 LAPACK_FROM = 100
 """Matrices with a longer side than this are factorised by LAPACK."""
-
-ENOUGH = 1e-5
-"""Largest amount that the slack of an eigenvalue bound may add to the exponent per unit of the path's time."""
 
 
 @lru_cache(maxsize=1)
@@ -97,6 +95,7 @@ class Layout:
         self.triples, self.tails = np.zeros((2 * L * L, 3)), np.zeros((4 * L + 4, (2 * L - 1) * p + 2))
         spread = n * sum(widths[:-1]) + m * sum(widths[1:]) + m * max(widths) + 3 * square
         self.room, self.vector = np.zeros(spread), np.zeros(0)
+        _, self.way = best_cost(widths)
 
     @cached_property
     def square(self) -> np.ndarray:
@@ -241,12 +240,34 @@ class CompiledNode:
         of.programs.look(of.spec, path.order, path.series, *parts, norms, of.work)
         return H, of.programs.hessian(of.spec, of.data, kept, *parts, H.ravel(), of.room)
 
+    def chain(self, kept: float) -> Chain:
+        """Return the parts of `∇²L` here, with `kept` of its first part."""
+        path, of, k = self.path, self.path.layout, self.path.layout.at
+        L, n, m, widths = of.depth, of.widths[0], of.widths[-1], of.widths
+        bounds = path.bounds[:, 0].tolist()
+
+        def known(value: np.ndarray, row: int) -> Matrix:
+            return Matrix(value, bounds[3 * row + k.ERROR], bounds[3 * row + k.NORM], bounds[3 * row + k.LENGTH])
+
+        def head(which: int, kind: int, l: int, rows: int, columns: int) -> Matrix:
+            at = of.spec[k.block(of.spec, which) + l]
+            return known(path.heads[at : at + rows * columns].reshape(rows, columns), k.row_of(of.spec, kind, l))
+
+        W = [known(w[0], l) for l, w in enumerate(path.coefficients)]
+        P = [head(k.P_HEAD, 1, l, n, widths[l]) for l in range(1, L)]
+        S = [head(k.S_HEAD, 2, l, widths[l - 1], m) for l in range(2, L + 1)]
+        Q = [head(k.Q_HEAD, 3, l, widths[l], m) for l in range(L)]
+        return Chain.of(of.problem, of.scale**2 * kept, W, P, S, Q, of.way)
+
     @cached_property
     def least(self) -> float:
         """A proved lower bound of `min(0, λ_min)` of the Hessian here, with KEPT of its first part."""
         of = self.path.layout
-        H, error = self.hessian(KEPT)
         enough = ENOUGH / self.path.tau
+        if of.way != "dense":
+            found, of.vector = least_of_chain(self.chain(KEPT), of.vector, enough, of.programs)
+            return found
+        H, error = self.hessian(KEPT)
         if of.size <= LAPACK_FROM:
             if not 0.5 < np.linalg.norm(of.vector) < 2:
                 of.vector = np.full(of.size, of.size**-0.5)

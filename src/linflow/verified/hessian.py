@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from linflow.verified.rounding import TINY, UP, U, frobenius, gamma, least_eigenvalue
+from linflow.verified.rounding import TINY, UP, U, frobenius, gamma
 from linflow.verified.taylor import Expansion, MatrixSeries
 
 KEPT = 31 / 32
@@ -17,13 +17,13 @@ KEPT = 31 / 32
 
 
 class Matrix:
-    """A computed matrix with its Frobenius norm, a bound of its spectral norm and a bound of its error."""
+    """A computed matrix with bounds of its Frobenius norm, its spectral norm and its error."""
 
     __slots__ = ("error", "length", "norm", "value")
 
-    def __init__(self, value: np.ndarray, error: float = 0.0, norm: float | None = None):
+    def __init__(self, value: np.ndarray, error: float = 0.0, norm: float | None = None, length: float | None = None):
         self.value, self.error = value, error
-        self.length = float(frobenius(value))
+        self.length = float(frobenius(value)) if length is None else length
         self.norm = self.length if norm is None else min(norm, self.length)
 
     def __matmul__(self, other: Matrix) -> Matrix:
@@ -84,7 +84,7 @@ def hessian(path: Expansion, kept: float = 1.0) -> tuple[np.ndarray, float]:
     ends = np.cumsum([0, *(a * b for a, b in shapes)])
     H = np.zeros((ends[-1], ends[-1]))
     n, m = problem.V.shape
-    identity_n, identity_m = _identity(n), _identity(m)
+    identity_n, identity_m = identity(n), identity(m)
     A = identity_n if problem.A is None else Matrix(problem.A, problem.errors[0], problem.norms[0])
     B = identity_m if problem.B is None else Matrix(problem.B, problem.errors[1], problem.norms[1])
     P = [first(path.prefixes[l]) or identity_n for l in range(L)]
@@ -101,7 +101,7 @@ def hessian(path: Expansion, kept: float = 1.0) -> tuple[np.ndarray, float]:
             size = factor * a.length * b.length
             if i < j:
                 x, between_ij = X[i, j], M[i, j]
-                y = between_ij if between_ij is not None else _identity(shapes[i][1])
+                y = between_ij if between_ij is not None else identity(shapes[i][1])
                 block = block + np.einsum("ad,bc->abcd", x.value, y.value)
                 error += x.error * (y.length + y.error) + x.length * y.error + 4 * U * x.length * y.length
                 size += x.length * y.length
@@ -115,11 +115,6 @@ def hessian(path: Expansion, kept: float = 1.0) -> tuple[np.ndarray, float]:
     return H, float(np.sqrt(squares) * UP + 2 * U * frobenius(H) + TINY)
 
 
-def least_curvature(path: Expansion) -> float:
-    """Return a proved lower bound of `λ_min` of the Hessian at the start of the step, with KEPT of its first part."""
-    H, error = hessian(path, KEPT)
-    return least_eigenvalue(H, error)
-
-
-def _identity(size: int) -> Matrix:
+def identity(size: int) -> Matrix:
+    """Return the exact identity."""
     return Matrix(np.eye(size), 0.0, 1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ from linflow.verified.rounding import TINY, UP, U, gamma
 CLOSE = 0.005
 """The bound is below the eigenvalue by at most this fraction of it, or by `enough`."""
 
+ENOUGH = 1e-5
+"""Largest amount that the slack of an eigenvalue bound may add to the exponent per unit of the path's time."""
+
 KRYLOV = 8
 """Matrix-vector products before the first factorisation, which costs as much as some hundred of them."""
 
@@ -19,7 +23,7 @@ TRIALS = 60
 """Largest number of factorisations."""
 
 
-def _libraries() -> tuple[Any, Any]:
+def libraries() -> tuple[Any, Any]:
     """Return BLAS and LAPACK."""
     from scipy.linalg import blas, lapack  # noqa: PLC0415 - slow to import, and only large Hessians need it
 
@@ -42,7 +46,7 @@ def least_near(
         enough: the bound may always be this far below the eigenvalue.
         room: a Fortran-ordered array used as work space.
     """
-    blas, lapack = _libraries()
+    blas, lapack = libraries()
     size, A = len(H), H.T  # the upper half of a Fortran array
     lengths = float(np.abs(H.diagonal()).sum()) * (1 + gamma(size + 4))
     slack = gamma(size + 1) / (1 - gamma(size + 1))
@@ -60,7 +64,9 @@ def least_near(
         return R if info == 0 and np.isfinite(R.diagonal()).all() else None
 
     known = vector.size == size and 0.5 < float(np.linalg.norm(vector)) < 2
-    quotient, v = _nearer(A, vector if known else np.random.default_rng(0).standard_normal(size))
+    quotient, v = nearer(
+        lambda v: blas.dsymv(1.0, A, v, lower=0), vector if known else np.random.default_rng(0).standard_normal(size)
+    )
     if not math.isfinite(quotient):
         return -math.inf, vector
     low, high = -math.inf, math.inf
@@ -87,23 +93,38 @@ def least_near(
     return low - (error + 4 * U * abs(low)) * UP if math.isfinite(low) else low, v
 
 
-def _nearer(A: np.ndarray, v: np.ndarray) -> tuple[float, np.ndarray]:
-    """Return the least Rayleigh quotient on a small Krylov space of A, and its vector (Lanczos)."""
-    blas, _ = _libraries()
-    V, W, count = np.empty((KRYLOV, len(A))), np.empty((KRYLOV, len(A))), 0
-    while count < min(KRYLOV, len(A)):
+def nearer(
+    times: Callable[[np.ndarray], np.ndarray], v: np.ndarray, most: int | None = None
+) -> tuple[float, np.ndarray]:
+    """Return the least Rayleigh quotient of a symmetric matrix on a small Krylov space, and its vector (Lanczos).
+
+    Args:
+        times: the product of the matrix and a vector.
+        v: the first vector of the space.
+        most: the largest dimension of the space; KRYLOV by default.
+    """
+    most, count = min(KRYLOV if most is None else most, len(v)), 0
+    V, H = np.empty((most, len(v))), np.empty((most, len(v)))
+    while count < most:
         size = float(np.linalg.norm(v))
         if not TINY < size < math.inf:
             break
         V[count] = v / size
-        v = W[count] = blas.dsymv(1.0, A, V[count], lower=0)
+        v = H[count] = times(V[count])
         if not np.isfinite(v).all():
             return math.nan, v
         count += 1
         for _ in range(2):
             v = v - (V[:count] @ v) @ V[:count]
-    if not count:
+    return ritz(V[:count], H[:count], v)
+
+
+def ritz(V: np.ndarray, H: np.ndarray, v: np.ndarray) -> tuple[float, np.ndarray]:
+    """Return the least Rayleigh quotient on the space of orthonormal rows V with images H, and its vector.
+
+    Without rows they are NaN and v.
+    """
+    if not len(V):
         return math.nan, v
-    V, W = V[:count], W[:count]
-    values, vectors = np.linalg.eigh(V @ W.T)
+    values, vectors = np.linalg.eigh(V @ H.T)
     return float(values[0]), vectors[:, 0] @ V

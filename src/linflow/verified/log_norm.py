@@ -15,7 +15,8 @@ from functools import cached_property
 
 import numpy as np
 
-from linflow.verified.hessian import KEPT, between, cross, least_curvature
+from linflow.verified.elimination import least_curvature
+from linflow.verified.hessian import KEPT, between, cross
 from linflow.verified.rounding import UP, spectral
 from linflow.verified.taylor import Expansion
 

@@ -15,13 +15,14 @@ import numpy as np
 
 from linflow.verified import compiled
 from linflow.verified.arithmetic import DEGREES, FLOAT64, Arithmetic, Float64
+from linflow.verified.elimination import best_cost
 from linflow.verified.log_norm import Constants, Node, Tube, greatest, level_three, level_two
 from linflow.verified.problem import AffineGradient
 from linflow.verified.rounding import TINY, UP, frobenius, gamma, spectral
 from linflow.verified.taylor import LONGEST, Expansion
 
 LARGEST_HESSIAN = 1500
-"""Largest number of weights for which the Hessian itself can bound the logarithmic norm."""
+"""The Hessian itself bounds the logarithmic norm where that costs no more than for this many weights, dense."""
 
 LOOSE, LOOSE_LARGE, LARGE = 0.5, 3.0, 300
 """Total amount that the bound by products may add to the exponent: LOOSE up to LARGE weights, else LOOSE_LARGE."""
@@ -29,7 +30,7 @@ LOOSE, LOOSE_LARGE, LARGE = 0.5, 3.0, 300
 CHEAP = 1e-4
 """The bound by products is always used in a step if it adds at most this to the exponent."""
 
-OVERHEAD, FLOOR = 0.1, 3e-4
+OVERHEAD, FLOOR = 0.15, 3e-4
 """The bound between two Hessians may add this fraction of the exponent of a step, plus this amount."""
 
 
@@ -184,6 +185,8 @@ class EnclosureMarch:
 
     def __post_init__(self) -> None:
         self.size = sum(W.shape[0] * W.shape[1] for W in self.weights)
+        cost, _ = best_cost([*(W.shape[0] for W in self.weights), self.weights[-1].shape[1]])
+        self.curved = len(self.weights) > 1 and cost <= LARGEST_HESSIAN**3 / 6
         self._lay_out()
         self.node = self._node(self._first_path())
         path = self.node.path
@@ -270,7 +273,7 @@ class EnclosureMarch:
 
     def _level(self, tube: Tube) -> int:
         """Return 2 if the products bound the log-norm well enough or the Hessian is too large, otherwise 3."""
-        if self.size > LARGEST_HESSIAN or tube.path.depth == 1:
+        if not self.curved:
             return 2
         if self.bounded is None or self.bounded[0] is not self.node:
             x, m = self.node.products

@@ -32,7 +32,7 @@ from linflow.verified.descent import DescentEnclosure, DescentMarch, StepRule, e
 from linflow.verified.enclosure import Enclosure
 from linflow.verified.flow import enclose_flow
 from linflow.verified.huber import HuberGradient
-from linflow.verified.march import EnclosureMarch, rounded_up
+from linflow.verified.march import EnclosureMarch, EnclosureStep, rounded_up
 from linflow.verified.momentum import MomentumMarch
 from linflow.verified.operators import OperatorGradient
 from linflow.verified.problem import AffineGradient, affine_gradient
@@ -45,9 +45,8 @@ from linflow.verified.tail_march import TailMarch
 DIGITS = 8
 """A proof with a larger exponent than this that ends early, or is loose, is tried again with twice the digits."""
 
-LOOSE = 2.5e-3
-"""A proof is loose if the bounds of its last gap are farther apart than this, relative to the upper one. At 10⁻⁶ of
-the initial gap, the time is then known to about 2·10⁻⁴: the gap has fallen by e^14 at about one rate."""
+LOOSE = 2e-4
+"""A proof is loose if the bounds of the time of its target are farther apart than this, relative to the upper one."""
 
 STEPS = 100_000
 """Default limit on the steps of a verified descent."""
@@ -226,19 +225,24 @@ class _Beginning:
     ) -> Enclosure:
         with one_thread_when_small(self.narrow.weights), np.errstate(over="ignore", under="ignore", invalid="ignore"):
             march = self._march(until, FLOAT64)
-            result, reason, path = enclose_flow(march, until, rounded_up(end), max_steps, progress)
-            low, high = march.gap
-            poor = result == "proof ended" or (result == "target proved" and high - low > LOOSE * high)
-            magnified = poor and march.exponent > DIGITS and self.narrow.radius == 0
+            found = self._finished(march, enclose_flow(march, until, rounded_up(end), max_steps, progress))
+            magnified = march.exponent > DIGITS and self.narrow.radius == 0 and _poor(found, until)
             if magnified and isinstance(self.problem, AffineGradient) and PAIRS.fits(self.problem):
                 finer = self._march(until, PAIRS)
-                again = enclose_flow(finer, until, rounded_up(end), max_steps, progress)
-                if result == "proof ended" or again[0] == result:
-                    march, (result, reason, path) = finer, again
-            elif result == "proof ended" and isinstance(march, DeclaredMarch) and march.t > 0:
+                again = self._finished(finer, enclose_flow(finer, until, rounded_up(end), max_steps, progress))
+                if found.result in ("proof ended", again.result):
+                    found = again
+            elif found.result == "proof ended" and isinstance(march, DeclaredMarch) and march.t > 0:
                 # The radius grew by this factor, so the defect must be as much smaller.
                 march = self._march(until, FLOAT64, math.exp(-march.exponent - 1))
-                result, reason, path = enclose_flow(march, until, rounded_up(end), max_steps, progress)
+                found = self._finished(march, enclose_flow(march, until, rounded_up(end), max_steps, progress))
+        return found
+
+    def _finished(
+        self, march: EnclosureMarch | ConvexMarch, run: tuple[str, str, tuple[EnclosureStep, ...]]
+    ) -> Enclosure:
+        """Return the proof that a march has led to."""
+        result, reason, path = run
         kind: Any = Enclosure if isinstance(self.problem, AffineGradient) else ConvexEnclosure
         kind = TailEnclosure if isinstance(self.problem, TailGradient) else kind
         return kind(
@@ -314,3 +318,11 @@ def _refuse(algorithm: str, of_flow: dict[str, Any], of_descent: dict[str, Any])
         if value is not None:
             other = "descent" if algorithm == "flow" else "flow"
             raise ValueError(f'{name} is {value!r}, an argument of the {other}; omit it or say algorithm="{other}".')
+
+
+def _poor(found: Enclosure, until: float | None) -> bool:
+    """Return whether a proof ended early, or bounds the time of its target loosely."""
+    if found.result != "target proved" or until is None:
+        return found.result == "proof ended"
+    low, high = found.time_bounds(until)
+    return high - low > LOOSE * high
