@@ -146,23 +146,31 @@ def test_the_bound_by_products_is_used_while_it_is_cheap_or_within_its_budget(mo
     state = march_of()
     state.node = SimpleNamespace(products=(np.array([[0.0, 4.0], [4.0, 0.0]]), np.array([[0.0, 0.5], [0.5, 0.0]])))
 
-    def level(spent, loose=0.0, size=12, depth=2):
-        state.size, state.loose = size, loose
-        return state._level(SimpleNamespace(path=SimpleNamespace(depth=depth, tau=0.25), s=spent / (2.0 * 0.25)))
+    def level(spent, loose=0.0, size=12, curved=True):
+        state.size, state.loose, state.curved = size, loose, curved
+        return state._level(SimpleNamespace(path=SimpleNamespace(tau=0.25), s=spent / (2.0 * 0.25)))
 
     assert greatest(state.node.products[0] * state.node.products[1]) == pytest.approx(2.0, rel=1e-11)
     assert [level(0.499), level(0.501)] == [2, 3]
     assert [level(0.1, 0.399), level(0.1, 0.401)] == [2, 3]
     assert [level(2.999, size=301), level(3.001, size=301), level(0.501, size=300)] == [2, 3, 3]
     assert [level(0.99e-4, 9.0), level(1.01e-4, 9.0)] == [2, 3]
-    assert [level(9.0, size=1501), level(9.0, size=1500), level(9.0, depth=1)] == [2, 3, 2]
+    assert [level(9.0, size=1501), level(9.0, curved=False)] == [3, 2]
+
+
+def test_the_hessian_is_used_where_it_costs_no_more_than_one_of_1500_weights(monkeypatch):
+    weights = [np.eye(2, 3), np.eye(3), np.eye(3, 4)]
+    for cost, curved in ((1500**3 / 6, True), (1500**3 / 6 + 1, False)):
+        monkeypatch.setattr(march, "best_cost", lambda widths, cost=cost: (cost + (widths != [2, 3, 3, 4]), "dense"))
+        assert EnclosureMarch(AffineGradient(np.ones((2, 4))), weights, 1.0).curved == curved
+        assert not EnclosureMarch(AffineGradient(np.eye(2)), [np.eye(2)], 1.0).curved  # one layer is convex
 
 
 @pytest.mark.parametrize(("least", "m"), [(-2.0, 2.0), (2.0, 0.0)])
-def test_a_step_is_too_coarse_where_the_sag_adds_a_tenth_of_the_exponent(least, m):
+def test_a_step_is_too_coarse_where_the_sag_adds_15_percent_of_the_exponent(least, m):
     state, tau, s = march_of(), 0.25, 0.5
     state.node = SimpleNamespace(least=least)
-    edge = (0.1 * tau * s * m + 3e-4) / tau
+    edge = (0.15 * tau * s * m + 3e-4) / tau
     for sag, too_coarse in ((edge * (1 - 1e-9), False), (edge * (1 + 1e-9), True)):
         assert state._too_coarse(SimpleNamespace(path=SimpleNamespace(tau=tau), s=s, sag=sag)) is too_coarse
 

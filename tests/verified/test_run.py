@@ -224,22 +224,45 @@ def test_a_proof_that_magnifies_by_more_than_eight_is_tried_again_with_twice_the
     assert [x[0] for x in seen] == [FLOAT64] * 2 and seen[1][1] > 0
 
 
-@pytest.mark.parametrize(
-    ("result", "low", "tried"),
-    [("target proved", 0.9974, 2), ("target proved", 0.9976, 1), ("step limit reached", 0.9974, 1)],
-)
-def test_a_loose_proof_is_tried_again_with_twice_the_digits(monkeypatch, result, low, tried):
-    """Where the bounds of the last gap are more than 2.5·10⁻³ of it apart."""
-    seen = []
+def ending(monkeypatch, result, gaps, length=1.0, bounds=(8.0, 8.0)):
+    """Let every run end so, with these bounds of the gap at the ends of its last steps; collect what is asked for."""
+    seen, asked = [], []
 
     def ends(march, *given):
         seen.append(march.arithmetic)
-        march.exponent, march.gap = 8.5, (2 * low, 2.0)
-        return result, "", ()
+        march.exponent = 8.5
+        return result, "", tuple(SimpleNamespace(gap=gap, length=length) for gap in gaps)
 
     monkeypatch.setattr(run, "enclose_flow", ends)
+    monkeypatch.setattr(run.Enclosure, "end", 8.0)
+    monkeypatch.setattr(run.Enclosure, "time_bounds", lambda self, until: asked.append(until) or bounds)
     lf.enclose(F, NET, until=0.1)
-    assert seen == [FLOAT64, PAIRS][:tried]
+    return seen, asked
+
+
+@pytest.mark.parametrize(
+    ("result", "bounds", "tried"),
+    [
+        ("target proved", (7.9983, 8.0), 2),
+        ("target proved", (7.9985, 8.0), 1),
+        ("step limit reached", (7.9983, 8.0), 1),
+    ],
+)
+def test_a_loose_proof_is_tried_again_with_twice_the_digits(monkeypatch, result, bounds, tried):
+    """Where the bounds of the time of its target are more than 2·10⁻⁴ of it apart."""
+    for gaps in ((), [(1.0, 2.0)], [(1.0, 2.0), (1.0, 2.0)], [(1.0, 2.0), (1.0, 3.0)]):  # no pace
+        seen, asked = ending(monkeypatch, result, gaps, bounds=bounds)
+        assert seen == [FLOAT64, PAIRS][:tried]
+        assert asked == ([0.1] if result == "target proved" else [])
+
+
+def test_the_time_of_a_target_is_not_asked_for_where_its_gap_is_known_well_enough(monkeypatch):
+    """At its pace, a gap that falls by log 2 in the last step, 0.5 long, loses 1.6·10⁻³ log 2 in 8·10⁻⁴."""
+    part = 2e-4 * 8 * math.log(2) / 0.5
+    for factor, known in ((1 - 1e-9, True), (1 + 1e-9, False)):
+        gaps = [(9.0, 9.0), (3.9, 4.0), (2.0 * (1 - factor * part), 2.0)]
+        seen, asked = ending(monkeypatch, "target proved", gaps, length=0.5)
+        assert seen == [FLOAT64] and asked == ([] if known else [0.1])
 
 
 def test_a_loose_proof_is_kept_if_more_digits_take_too_many_steps(monkeypatch):
@@ -250,6 +273,7 @@ def test_a_loose_proof_is_kept_if_more_digits_take_too_many_steps(monkeypatch):
         return ends.pop(0)
 
     monkeypatch.setattr(run, "enclose_flow", ended)
+    monkeypatch.setattr(run.Enclosure, "time_bounds", lambda self, until: (1.0, 2.0))
     enc = lf.enclose(F, NET, until=0.1)
     assert not ends and (enc.result, enc.reason) == ("target proved", "proved")
 

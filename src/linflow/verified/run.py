@@ -324,5 +324,11 @@ def _poor(found: Enclosure, until: float | None) -> bool:
     """Return whether a proof ended early, or bounds the time of its target loosely."""
     if found.result != "target proved" or until is None:
         return found.result == "proof ended"
+    if len(found.steps) > 1:
+        before, last = found.steps[-2:]
+        # As long as the upper bound of the gap takes, at the pace of the last step, to fall to the lower one.
+        fall = math.log(before.gap[1] / last.gap[1]) if 0 < last.gap[1] < before.gap[1] else 0.0
+        if (last.gap[1] - last.gap[0]) * last.length <= LOOSE * found.end * fall * last.gap[1]:
+            return False
     low, high = found.time_bounds(until)
     return high - low > LOOSE * high
