@@ -309,32 +309,44 @@ def test_where_nothing_compiles_the_plain_loop_runs_and_says_so(rng, monkeypatch
     np.testing.assert_array_equal(run.gap, expected.gap)
 
 
-@pytest.mark.slow  # compiles, twice
-def test_the_run_that_compiles_gives_the_numbers_of_those_that_load(tmp_path):
-    script = """
-import sys, numpy as np, linflow as lf
+def asked_to_compile(script, folder, *, alone=False):
+    """The words that a script prints, and how often another process is asked to compile; none answers one alone."""
+    first = """
+import numpy as np, linflow as lf
 from linflow._support import programs as _programs
 apart, asked = _programs._compile_in_another_process, []
-# Another process is asked to compile what is not on the disk; or there is none to ask.
-_programs._compile_in_another_process = lambda build: asked.append(1) or ("alone" not in sys.argv and apart(build))
+"""
+    answer = "None" if alone else "apart(build)"
+    asked = f"_programs._compile_in_another_process = lambda build: asked.append(1) or {answer}\n"
+    env = {**os.environ, "NUMBA_CACHE_DIR": str(folder)}
+    command = [sys.executable, "-c", first + asked + script + "\nprint(len(asked))"]
+    *words, times = subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout.split()
+    return words, int(times)
+
+
+@pytest.mark.slow  # compiles
+def test_the_run_that_compiles_gives_the_numbers_of_those_that_load(tmp_path):
+    script = """
 Y = np.random.default_rng(5).normal(size=(4, 3))
 run = lf.gradient_flow(lf.MatrixFactorization(Y), lf.init.ntk((4, 6, 3), rng=0), until=1e-4, engine="compiled")
 assert run.notes == (), run.notes
-print(run.gap.tobytes().hex(), float(run.gap[-1]), len(asked))
+print(run.gap.tobytes().hex())
 """
-
-    def run(folder, *words):
-        env = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / folder)}
-        out = subprocess.run(
-            [sys.executable, "-c", script, *words], env=env, check=True, capture_output=True, text=True
-        )
-        return out.stdout.split()
-
-    first, second, alone = run("kept"), run("kept"), run("own", "alone")
+    first, second = (asked_to_compile(script, tmp_path) for _ in range(2))
     assert first[0] == second[0]
-    assert [out[-1] for out in (first, second, alone)] == ["1", "0", "1"]  # times that something was to be compiled
-    assert float(alone[1]) == pytest.approx(float(first[1]), rel=1e-7)  # rounding, as large as rtol makes it
-    assert list((tmp_path / "own").rglob("*.nbc"))
+    assert (first[1], second[1]) == (1, 0)
+
+
+@pytest.mark.slow  # compiles
+def test_what_no_other_process_compiles_is_compiled_here_and_kept(tmp_path):
+    """The programs of the operator interval are compiled four times as fast as those of the flow."""
+    script = "print(lf.bounds.operator_interval([np.array([0.1, -0.1])] * 2, 2, 0.5, 1.0, 1.0))"
+    (bound,), times = asked_to_compile(script, tmp_path, alone=True)
+    assert times == 1
+    assert list(tmp_path.rglob("*.nbc"))
+    assert asked_to_compile(script, tmp_path, alone=True)[1] == 0
+    here = lf.bounds.operator_interval([np.array([0.1, -0.1])] * 2, 2, 0.5, 1.0, 1.0)
+    assert float(bound) == pytest.approx(float(here), rel=1e-9, abs=0)  # rounding, in branch and bound
 
 
 def test_names_on_both_sides_of_the_compiler_agree():
