@@ -105,8 +105,9 @@ def undrawn(monkeypatch):
 
 
 @pytest.fixture
-def here(monkeypatch):
-    """Sweeps without processes: each takes a second to start, and rows do not depend on who computes them."""
-    from tests.engine_here import Here
+def here():
+    """Sweeps without processes."""
+    from tests.engine_here import computed_here
 
-    monkeypatch.setattr("linflow.sweeps.driver.LocalEngine", Here)
+    with computed_here():
+        yield

@@ -2,6 +2,9 @@
 
 import pickle
 from collections import deque
+from contextlib import contextmanager
+
+import pytest
 
 from linflow.sweeps.cells import run_task
 
@@ -28,3 +31,11 @@ class Here:
 
     def close(self):
         self._tasks.clear()
+
+
+@contextmanager
+def computed_here():
+    """Sweeps without processes: each takes a second to start, and rows do not depend on who computes them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("linflow.sweeps.driver.LocalEngine", Here)
+        yield

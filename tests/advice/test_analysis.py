@@ -52,7 +52,7 @@ def test_the_rate_and_the_run():
     assert "run" not in of(EYE, net)["rate"].text
     # One that was told to stop at the target has reached it, though it may have landed a little above.
     runs = [
-        (start, lf.gradient_flow(EYE, start, until=1e-6)) for start in (homogeneous(0.5 * d) for d in range(1, 65))
+        (start, lf.gradient_flow(EYE, start, until=1e-6)) for start in (homogeneous(0.5 * d) for d in range(1, 21))
     ]
     above = [(start, run) for start, run in runs if run.gap[-1] > 1e-6 * run.gap[0]]
     assert above  # by rounding, about half of them

@@ -14,7 +14,7 @@ import pytest
 import linflow as lf
 from tests.waiting import PATIENCE, ended
 
-START = """
+CODE = """
 import json, signal, threading
 import numpy as np
 import linflow as lf
@@ -25,8 +25,8 @@ net = lf.init.gaussian((6, 10, 10, 6), 0.05, rng=1)
 lf.gradient_flow(f, net, t_max=1e-6)  # what is compiled is loaded
 
 heard = threading.Event()
-records, told = {}, iter(["under way"])  # of each thread; and said once
-when = 0
+records, told, when = {}, iter(()), 0  # of each thread; what is said once; records when Ctrl-C came
+after = threads = 0
 
 def press(number, frame):
     global when
@@ -37,11 +37,11 @@ def press(number, frame):
 def watching(keep):
     def watched(self, t, *words):
         me = threading.get_ident()
-        if sum(count >= AFTER for count in list(records.values())) == THREADS:  # so many are kept already
+        if sum(count >= after for count in list(records.values())) == threads:  # so many are kept already
             for word in told:
                 print(word, flush=True)
         records[me] = records.get(me, 0) + np.size(t)
-        if records[me] >= AFTER + 1500:
+        if records[me] >= after + 1500:
             heard.wait()  # no machine is so fast that it ends before it is interrupted
         keep(self, t, *words)
     return watched
@@ -49,48 +49,53 @@ def watching(keep):
 Recorder.add, Recorder.extend = watching(Recorder.add), watching(Recorder.extend)
 # As on a terminal: a suite started in the background hands its children an ignored Ctrl-C.
 signal.signal(signal.SIGINT, press)
-try:
-    RUN
-except lf.Interrupted as stop:
-    run = stop.run
-print(json.dumps(REPORT))
+for call, report, after, threads in CASES:
+    heard.clear()
+    records.clear()
+    told, when = iter(["under way"]), 0
+    try:
+        run = eval(call)
+    except lf.Interrupted as stop:
+        run = stop.run
+    print(json.dumps(eval(report)), flush=True)
 """
 ONE = """{"result": run.result, "steps": run.stats.steps, "t": run.t.tolist()[-3:], "gap": run.gap.tolist()[-3:],
     "rate": len(run.rate), "count": len(run.t), "weights": float(f.gap(run.final.product())),
     "middle": run.gap_at(0.5 * float(run.t[-1])), "later": sum(records.values()) - when}"""
 RUNS = {
-    "compiled": ('run = lf.gradient_flow(f, net, t_max=1e9, rtol=1e-13, engine="compiled", max_steps=10**9)', ONE),
-    "plain": ('run = lf.gradient_flow(f, net, t_max=1e9, rtol=1e-13, engine="plain", max_steps=10**9)', ONE),
-    "descent": ("run = lf.gradient_descent(f, net, step_size=1e-6, steps=10**9, every=100)", ONE),
+    "compiled": ('lf.gradient_flow(f, net, t_max=1e9, rtol=1e-13, engine="compiled", max_steps=10**9)', ONE),
+    "plain": ('lf.gradient_flow(f, net, t_max=1e9, rtol=1e-13, engine="plain", max_steps=10**9)', ONE),
+    "descent": ("lf.gradient_descent(f, net, step_size=1e-6, steps=10**9, every=100)", ONE),
     "many": (
-        "run = lf.gradient_flow_many(f, [net] * 9, workers=2, t_max=1e9, rtol=1e-13, max_steps=10**9)",
+        "lf.gradient_flow_many(f, [net] * 9, workers=2, t_max=1e9, rtol=1e-13, max_steps=10**9)",
         '{"results": [None if one is None else one.result for one in run]}',
     ),
 }
 
 
-def interrupted(name, after):
-    run, report = RUNS[name]
-    code = (
-        START.replace("RUN", run)
-        .replace("REPORT", report)
-        .replace("AFTER", str(after))
-        .replace("THREADS", "2" if name == "many" else "1")
-    )
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with ended(subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=env)) as child:
+CASES = [*((name, after) for name in ("compiled", "plain", "descent") for after in (3, 150)), ("many", 20)]
+
+
+@pytest.fixture(scope="module")
+def interrupted():
+    """What every run says that is interrupted after so many records: one after the other, in one process."""
+    cases = [(*RUNS[name], after, 2 if name == "many" else 1) for name, after in CASES]
+    env, found = {**os.environ, "OMP_NUM_THREADS": "1"}, {}
+    command = [sys.executable, "-c", f"CASES = {cases!r}\n{CODE}"]
+    with ended(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)) as child:
         assert child.stdout is not None
-        assert child.stdout.readline().strip() == "under way"
-        child.send_signal(signal.SIGINT)
-        out, _ = child.communicate(timeout=PATIENCE)
-    assert child.returncode == 0, out
-    return json.loads(out)
+        for case in CASES:
+            assert child.stdout.readline().strip() == "under way", case
+            child.send_signal(signal.SIGINT)
+            found[case] = json.loads(child.stdout.readline())
+        rest, _ = child.communicate(timeout=PATIENCE)
+    assert (child.returncode, rest) == (0, "")
+    return found
 
 
-@pytest.mark.parametrize("after", [3, 150])
-@pytest.mark.parametrize("name", ["compiled", "plain", "descent"])
-def test_a_run_is_kept(name, after):
-    got = interrupted(name, after)
+@pytest.mark.parametrize("case", CASES[:-1])
+def test_a_run_is_kept(case, interrupted):
+    got = interrupted[case]
     assert got["result"] == lf.Result.INTERRUPTED
     assert got["steps"] > 0
     assert got["count"] == got["rate"] > 1
@@ -102,8 +107,8 @@ def test_a_run_is_kept(name, after):
     assert got["later"] <= 1
 
 
-def test_many_runs_are_kept():
-    results = interrupted("many", 20)["results"]
+def test_many_runs_are_kept(interrupted):
+    results = interrupted["many", 20]["results"]
     assert len(results) == 9
     assert results[:2] == [lf.Result.INTERRUPTED] * 2
     assert set(results[2:]) <= {lf.Result.INTERRUPTED, None}

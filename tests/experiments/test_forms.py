@@ -78,7 +78,7 @@ def test_files_name_what_a_shape_needs(folder):
     assert "shape = [3, 2]" in whole and experiment(folder / "e.toml").data.shape == (3, 2)
 
 
-def test_sweeps_take_them(folder):
+def test_sweeps_take_them(folder, here):
     start = {"init": "imbalanced", "hidden": [6], "size": 2.0}
     found = lf.sweep({"data": {"target": "missing.csv", "missing": "nan"}, "start": start, "grid": {"seed": [1, 2]}})
     net = lf.init.imbalanced((3, 6, 2), [2.0], rng=1)
@@ -86,7 +86,7 @@ def test_sweeps_take_them(folder):
     assert row["certified_rate"] == pytest.approx(lf.certify(lf.Completion(np.load("missing.npy")), net).rate)
 
 
-def test_regressions_have_weights_and_a_ridge(folder):
+def test_regressions_have_weights_and_a_ridge(folder, here):
     np.savetxt("w.csv", np.arange(1.0, 7.0))
     f = made(x="X.npy", y="Y.npy", sample_weights="w.csv", ridge=0.5)
     twin = lf.LinearRegression(np.load("X.npy"), np.load("Y.npy"), weights=np.arange(1.0, 7.0), ridge=0.5)

@@ -1,6 +1,7 @@
 """The ground plan holds: few rooms, no arrow up, no circle, no module too long."""
 
 import ast
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,7 @@ def floor(module: str) -> str:
     return ".".join(parts[:2]) if ".".join(parts[:2]) in FLOORS else parts[0] if parts else "linflow"
 
 
+@lru_cache
 def arrows() -> dict[str, set[str]]:
     known = modules()
     return {module: imported(path, known) - {module} for module, path in known.items()}

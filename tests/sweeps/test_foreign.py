@@ -17,6 +17,7 @@ from linflow.sweeps import plot_sweep, read_grid, read_results, run_sweep, sweep
 from linflow.sweeps import store as store_module
 from linflow.sweeps.grid_file import recorded_grid
 from linflow.sweeps.store import MADE_OF, RESULTS, Store, _made_of, running
+from tests.engine_here import computed_here
 
 GRID = {"data": {"target": "Y.npy"}, "grid": {"width": [2, 3]}, "flow": {"until": 1e-2}}
 
@@ -25,7 +26,8 @@ GRID = {"data": {"target": "Y.npy"}, "grid": {"width": [2, 3]}, "flow": {"until"
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
     np.save(folder / "Y.npy", np.diag([2.0, 1.0]))
-    run_sweep(read_grid({**GRID, "data": {"target": str(folder / "Y.npy")}}), folder / "swept", workers=1)
+    with computed_here():
+        run_sweep(read_grid({**GRID, "data": {"target": str(folder / "Y.npy")}}), folder / "swept", workers=1)
     return folder / "swept"
 
 

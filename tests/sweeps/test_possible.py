@@ -21,7 +21,7 @@ def hopeless(grid, message, folder):
     assert not (folder / "out").exists()
 
 
-def test_a_size_for_starts_that_have_none_is_refused(tmp_path):
+def test_a_size_for_starts_that_have_none_is_refused(tmp_path, here):
     grid = {
         "data": DATA,
         "start": {"hidden": [6]},

@@ -14,6 +14,7 @@ from linflow.cli import app
 from linflow.sweeps import page, plot_sweep, read_grid, read_results, run_sweep, write_report
 from linflow.sweeps.page import _verdict
 from linflow.sweeps.store import Store
+from tests.engine_here import computed_here
 from tests.sweeps.test_sweep import Y, failing, grid_of
 
 RNG = np.random.default_rng(0)
@@ -69,7 +70,8 @@ def test_columns_that_cannot_be_drawn(options, message):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
-    run_sweep(read_grid(grid_of(sweep={"check": True})), folder, workers=1)
+    with computed_here():
+        run_sweep(read_grid(grid_of(sweep={"check": True})), folder, workers=1)
     return folder
 
 
@@ -234,7 +236,7 @@ def test_almost_all_is_not_all():
 
 
 @pytest.fixture
-def linflow(tmp_path, monkeypatch):
+def linflow(tmp_path, monkeypatch, here):
     monkeypatch.chdir(tmp_path)
     np.save("Y.npy", Y)
     with open("grid.toml", "w") as file:
