@@ -37,6 +37,26 @@ def tile(rows, vectors):
     return sums
 
 
+def strip(vectors):
+    def sums(y, d, K, size, weights, places, count, h, out):
+        for i in range(d, d + 4 * vectors):
+            out[i] = y[i] + sum(h * weights[p] * K[places[p] * size + i] for p in range(count))
+
+    return sums
+
+
+def turn(factor, A, a, down, C, c, over):
+    for i in range(4):
+        for j in range(4):
+            C[c + j * over + i] = factor * A[a + i * down + j]
+
+
+INTRINSICS = {
+    **{"_three": tile(4, 3), "_two": tile(4, 2), "_one": tile(4, 1)},
+    **{"_strip": strip(8), "_short_strip": strip(1), "_turn": turn},
+}
+
+
 def plain(module, **given):
     """The names of a module, its compiled functions replaced by what they were made of."""
     names = {**vars(module), **given, "noinline": lambda: None}
@@ -46,11 +66,11 @@ def plain(module, **given):
     return names
 
 
-TILES = plain(_tiled_products, _three=tile(4, 3), _two=tile(4, 2), _one=tile(4, 1))
+TILES = plain(_tiled_products, **INTRINSICS)
 ARITHMETIC = {name: TILES[name] for name in ("add", "copy", "dot", "product", "transpose", "turned_product")}
 KERNELS = plain(_kernels, **ARITHMETIC)
 FROM_KERNELS = {name: KERNELS[name] for name in ("curvature", "evaluate", "grain", "may_rest", "norm", "rounding")}
-MARCH = plain(_march, add=TILES["add"], copy=TILES["copy"], **FROM_KERNELS)
+MARCH = plain(_march, **{name: TILES[name] for name in ("add", "combine", "copy")}, **FROM_KERNELS)
 
 
 def made(name):
@@ -141,6 +161,19 @@ def test_nothing_is_read_before_it_is_written(kind, widths):
     assert bend == near(field.curvature(point), rel=1e-9, abs=1e-11 * rate**2)
 
 
+def test_arrays_of_the_march_begin_with_a_line_of_the_cache():
+    f, net = problem("factorization", (2, 3, 4))
+    one = _compiled.CompiledMarch(GradientField(f, net), RTOL, 1)
+    y, slopes, work, new = one._state[4:8]
+    assert y.size == new.size == 18 and slopes.size == 13 * 18
+    assert [A.ctypes.data % 64 for A in (y, slopes, work, new)] == [0] * 4
+    for A in (y, slopes, work, new):
+        A[:] = 0.0
+    for k, A in enumerate((y, slopes, work, new)):  # they do not overlap
+        assert not A.any()
+        A[:] = k + 1
+
+
 @pytest.mark.parametrize(("kind", "widths"), CASES)
 def test_the_parts_of_the_work_lie_side_by_side(kind, widths):
     f, net = problem(kind, widths)
@@ -207,16 +240,6 @@ def test_more_attempts_than_can_be_counted_are_as_many_as_can():
     one = _compiled.CompiledMarch(GradientField(f, net), RTOL, 1)
     one.advance(0.0, 0.0, 10**30)
     assert one._counts[one._at.ATTEMPTS] == 2**62
-
-
-@pytest.mark.parametrize("chunk", [8, 1024])
-def test_stages_are_combined_in_chunks(rng, chunk):
-    MARCH["_CHUNK"] = chunk
-    size, count = 21, 8
-    y, K, weights = rng.standard_normal(size), rng.standard_normal(12 * size), rng.standard_normal(count)
-    places, out = np.array([0, 2, 3, 5, 6, 8, 9, 11]), np.full(size, math.nan)
-    MARCH["_combine"](y, K, size, weights, places, count, 0.3, out)
-    assert out == near(y + 0.3 * weights @ K.reshape(12, size)[places])
 
 
 @pytest.mark.parametrize("radius", [0.0, 40.0])
@@ -450,10 +473,23 @@ def test_products_of_all_sides(rng, n):
                 TILES[name](data, 1, data, 2 + n * k, out, 2, n, k, m)
                 np.testing.assert_allclose(out[2:-1].reshape(n, m), A @ B, rtol=1e-13, atol=1e-14)
                 assert out[0] == out[1] == out[-1] == 9.0
-    for m in (1, 2, 5):
+    for m in (1, 2, 4, 5, 9):
         A, out = rng.standard_normal((n, m)), np.full(n * m + 3, 9.0)
         TILES["transpose"](0.5, np.concatenate([[7.0], A.ravel()]), 1, out, 2, n, m)
         assert np.array_equal(out[2:-1].reshape(m, n), 0.5 * A.T) and out[0] == out[1] == out[-1] == 9.0
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 5, 31, 32, 33, 37, 64, 101])
+def test_stages_are_combined_at_every_size(rng, size):
+    places = np.array([0, 2, 3, 5, 6, 8, 9, 11])
+    y, K, weights = rng.standard_normal(size), rng.standard_normal(12 * size), rng.standard_normal(8)
+    for count in (1, 2, 3, 8):
+        right = y + 0.3 * weights[:count] @ K.reshape(12, size)[places[:count]]
+        for combine in (TILES["combine"], _tiled_products.combine):  # read by Python, and compiled
+            if combine is TILES["combine"] or count == 3:
+                out = np.full(size + 1, math.nan)
+                combine(y, K, size, weights, places, count, 0.3, out)
+                assert out[:-1] == near(right, abs=1e-15) and math.isnan(out[-1])
 
 
 def test_sums_of_vectors(rng):

@@ -24,6 +24,8 @@ BLAS_FROM = 2_000_000
 """Number of multiplications in one matrix product from which BLAS, and so the plain loop, is faster."""
 BLOCK, BLOCK_BYTES, BLOCK_PRODUCTS = 128, 2**22, 3 * 10**7
 """Limits between two returns to Python: steps, bytes of the weights kept, and steps times multiplications."""
+LINE = 8
+"""Numbers in a line of the cache."""
 QUADRATIC, EXPONENTIAL, LOGISTIC = range(3)
 _KINDS = {
     **dict.fromkeys((_Quadratic, MatrixFactorization, LinearRegression, Quadratic), QUADRATIC),
@@ -68,8 +70,8 @@ def compiler_trouble() -> str | None:
 def scheme() -> tuple[np.ndarray, np.ndarray]:
     """Return the weights of stages 1 to 11, of the step and of its two error estimates, and their number and places.
 
-    Zeros are left out, and each row is padded to a multiple of four with zeros for the first stage. Each row of the
-    second array holds a count, then places; the error estimates share those of the step.
+    Zeros are left out. Each row of the second array holds a count, then places. The error estimates have those of the
+    step.
     """
     rows = [*_tableau.A, _tableau.B, _tableau.E3, _tableau.E5]
     weights, places = np.zeros((15, 12)), np.zeros((13, 13), dtype=np.int64)
@@ -77,7 +79,7 @@ def scheme() -> tuple[np.ndarray, np.ndarray]:
         at = np.flatnonzero(rows[min(s, 12)])
         weights[s, : len(at)] = row[at]
         if s <= 12:
-            places[s, 0], places[s, 1 : len(at) + 1] = -(-len(at) // 4) * 4, at
+            places[s, 0], places[s, 1 : len(at) + 1] = len(at), at
     assert places[12, 0] == 8
     assert not any(np.delete(E, places[12, 1:9]).any() for E in rows[13:])
     return weights, places
@@ -127,6 +129,15 @@ def layout(field: GradientField, rtol: float) -> tuple[np.ndarray, np.ndarray, i
     return np.array(spec, dtype=np.int64), data, end + r * sum(widths)
 
 
+def _lines(*counts: int) -> list[np.ndarray]:
+    """Return arrays of zeros that begin with a line of the cache, so that few vectors of them lie in two lines."""
+    lengths = [-(-count // LINE) * LINE for count in counts]
+    room = np.zeros(sum(lengths) + LINE - 1)
+    begin = -(room.__array_interface__["data"][0] // room.itemsize) % LINE
+    starts = accumulate(lengths, initial=begin)
+    return [room[start : start + count] for start, count in zip(starts, counts, strict=False)]
+
+
 class StepBlock:
     """The accepted steps of a block, in columns.
 
@@ -160,14 +171,16 @@ class CompiledMarch:
         self._at = _march
         self.programs = self._advance, self._reach = _march.programs()
         spec, data, room = layout(field, rtol)
-        y = np.concatenate([np.asarray(W).ravel() for W in field.network.weights])
+        size = int(spec[_kernels.SIZE])
+        y, self._slopes, self._new, work = _lines(size, (_march.STAGES + 1) * size, size, room)
+        np.concatenate([np.asarray(W).ravel() for W in field.network.weights], out=y)
         data[_kernels.FIRST_SIZE] = norm(y)
         # Few enough steps that Ctrl-C takes effect within a fraction of a second.
         products = len(y) * min(field.network.shape)
         self._most = max(1, min(block, BLOCK_BYTES // (8 * len(y)), BLOCK_PRODUCTS // products))
-        self._y, self._slopes, self._new = y, np.zeros((_march.STAGES + 1) * len(y)), np.zeros(len(y))
+        self._y = y
         self._numbers, self._counts = np.zeros(_march.NUMBERS), np.zeros(_march.COUNTS, dtype=np.int64)
-        self._state = (spec, data, *scheme(), y, self._slopes, np.zeros(room), self._new, self._numbers, self._counts)
+        self._state = (spec, data, *scheme(), y, self._slopes, work, self._new, self._numbers, self._counts)
         self.rtol, self.stiffness, self._review = rtol, Stiffness(field), REVIEW
         self.accepted = self.rejected = 0
         self.reached = self.reach(0.0)

@@ -141,38 +141,55 @@ def evaluate(spec, data, y, work, out, o):
     noinline()
     L, n, m, c = spec[DEPTH], spec[ROWS], spec[COLUMNS], data[SCALE]
     widths, layers, chain = HEADER, HEADER + L + 1, HEADER + 2 * L + 2
-    W, G, q, other, turned = spec[PRODUCT_AT], spec[GRADIENT_AT], spec[PULL_AT], spec[NEXT_AT], spec[JET_AT]
+    W, G, q, free, turned = spec[PRODUCT_AT], spec[GRADIENT_AT], spec[PULL_AT], spec[NEXT_AT], spec[JET_AT]
+    if L == 1:
+        copy(c, y, 0, work, W, n * m)
+        gap = _gap_and_gradient(spec, data, work)
+        copy(-c, work, G, out, o, n * m)
+        return gap
+    last = spec[layers + L - 1]
     if spec[BY_COLUMNS]:
-        copy(1.0, y, spec[layers + L - 1], work, spec[chain + L - 1], spec[widths + L - 1] * m)
-        for l in range(L - 2, -1, -1):
+        l, k = L - 2, spec[widths + L - 1]
+        product(y, spec[layers + l], y, last, work, spec[chain + l], spec[widths + l], k, m)
+        for l in range(L - 3, -1, -1):
             w, k = spec[widths + l], spec[widths + l + 1]
             product(y, spec[layers + l], work, spec[chain + l + 1], work, spec[chain + l], w, k, m)
         copy(c, work, spec[chain], work, W, n * m)
         gap = _gap_and_gradient(spec, data, work)
-        transpose(-c, work, G, work, q, n, m)
-        for l in range(L - 1):
-            w, k = spec[widths + l], spec[widths + l + 1]
-            transpose(1.0, work, spec[chain + l + 1], work, turned, k, m)
-            turned_product(work, q, work, turned, out, o + spec[layers + l], w, m, k)
-            product(work, q, y, spec[layers + l], work, other, m, w, k)
-            q, other = other, q
-        transpose(1.0, work, q, out, o + spec[layers + L - 1], m, spec[widths + L - 1])
+        copy(-c, work, G, work, q, n * m)  # in turn `−c (W_1 ⋯ W_l)ᵀ ∇f`, of shape (h_l, m)
+        for l in range(L - 2):
+            w, k, at = spec[widths + l], spec[widths + l + 1], spec[layers + l]
+            _to_the_right(y, at, work, spec[chain + l + 1], work, turned, q, out, o + at, work, free, w, k, m)
+            q, free = free, q
+        w, k, at = spec[widths + L - 2], spec[widths + L - 1], spec[layers + L - 2]
+        _to_the_right(y, at, y, last, work, turned, q, out, o + at, out, o + last, w, k, m)
         return gap
-    copy(1.0, y, 0, work, spec[chain + 1], n * spec[widths + 1])
-    for l in range(1, L):
+    product(y, 0, y, spec[layers + 1], work, spec[chain + 2], n, spec[widths + 1], spec[widths + 2])
+    for l in range(2, L):
         w, k = spec[widths + l], spec[widths + l + 1]
         product(work, spec[chain + l], y, spec[layers + l], work, spec[chain + l + 1], n, w, k)
     copy(c, work, spec[chain + L], work, W, n * m)
     gap = _gap_and_gradient(spec, data, work)
-    transpose(-c, work, G, work, q, n, m)
+    transpose(-c, work, G, work, q, n, m)  # in turn `−c (W_{l+1} ⋯ W_L) ∇fᵀ`, of shape (h_l, n)
     for l in range(L - 1, 0, -1):
-        w, k = spec[widths + l], spec[widths + l + 1]
+        w, k, at = spec[widths + l], spec[widths + l + 1], spec[layers + l]
         transpose(1.0, work, q, work, turned, k, n)
-        turned_product(work, spec[chain + l], work, turned, out, o + spec[layers + l], w, n, k)
-        product(y, spec[layers + l], work, q, work, other, w, k, n)
-        q, other = other, q
+        if l > 1:
+            turned_product(work, spec[chain + l], work, turned, out, o + at, w, n, k)
+        else:
+            turned_product(y, 0, work, turned, out, o + at, w, n, k)
+        product(y, at, work, q, work, free, w, k, n)
+        q, free = free, q
     transpose(1.0, work, q, out, o, spec[widths + 1], n)
     return gap
+
+
+@jit
+def _to_the_right(y, layer, S, s, work, turned, q, out, o, to, at, w, k, m):
+    """Write the slope of a layer (w×k), `Q Sᵀ`, and carry Q (w×m) over it; S is the chain to its right."""
+    transpose(1.0, S, s, work, turned, k, m)
+    product(work, q, work, turned, out, o, w, m, k)
+    turned_product(y, layer, work, q, to, at, k, w, m)
 
 
 @jit
@@ -188,13 +205,19 @@ def curvature(spec, data, y, slope, work, gap, rate):
     first, second = spec[JET_AT], spec[JET_AT] + stride
     next_first, next_second, part = second + stride, second + 2 * stride, second + 3 * stride
     at = L - 1 if back else 1
-    copy(1.0, slope, spec[layers + L - 1] if back else 0, work, first, side * spec[widths + at])
-    copy(0.0, work, first, work, second, side * spec[widths + at])
-    for _ in range(L - 1):
+    begin = spec[layers + L - 1] if back else 0
+    copy(1.0, y, begin, work, spec[chain + at], side * spec[widths + at])
+    copy(1.0, slope, begin, work, first, side * spec[widths + at])
+    copy(0.0, work, first, work, second, n * m if L == 1 else 0)  # of one layer, there is no second derivative
+    for i in range(L - 1):
         to = at - 1 if back else at + 1
         V, w, k = spec[layers + min(at, to)], spec[widths + to], spec[widths + at]
         _extend(back, y, slope, V, work, spec[chain + at], first, 1.0, next_first, part, side, k, w)
-        _extend(back, y, slope, V, work, first, second, 2.0, next_second, part, side, k, w)
+        if i == 0:
+            _carry(back, slope, V, work, first, next_second, side, k, w)
+            copy(2.0, work, next_second, work, next_second, side * w)
+        else:
+            _extend(back, y, slope, V, work, first, second, 2.0, next_second, part, side, k, w)
         first, next_first, second, next_second, at = next_first, first, next_second, second, to
     copy(c, work, first, work, next_first, n * m)
     bend = c * dot(work, spec[GRADIENT_AT], work, second, n * m)
@@ -204,13 +227,18 @@ def curvature(spec, data, y, slope, work, gap, rate):
 @jit
 def _extend(back, y, slope, V, work, lower, higher, factor, to, part, side, k, w):
     """Carry a derivative of the chain over one layer: `higher W + factor · lower Ẇ`, or the same from the left."""
-    if back:
-        product(y, V, work, higher, work, to, w, k, side)
-        product(slope, V, work, lower, work, part, w, k, side)
-    else:
-        product(work, higher, y, V, work, to, side, k, w)
-        product(work, lower, slope, V, work, part, side, k, w)
+    _carry(back, y, V, work, higher, to, side, k, w)
+    _carry(back, slope, V, work, lower, part, side, k, w)
     add(factor, work, part, work, to, side * w)
+
+
+@jit
+def _carry(back, y, V, work, chain, to, side, k, w):
+    """Multiply a matrix in `work` by the layer of y at V, from the left if `back`."""
+    if back:
+        product(y, V, work, chain, work, to, w, k, side)
+    else:
+        product(work, chain, y, V, work, to, side, k, w)
 
 
 @jit

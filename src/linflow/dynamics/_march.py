@@ -18,7 +18,7 @@ from linflow.dynamics import _tiled_products as tiles
 from linflow.dynamics._kernels import RTOL, SIZE, curvature, evaluate, grain, may_rest, norm, rounding
 from linflow.dynamics._stabilized import DAMPING, NEGLIGIBLE, STRICTER
 from linflow.dynamics._stepping import MOTION
-from linflow.dynamics._tiled_products import U, add, copy, jit, noinline
+from linflow.dynamics._tiled_products import U, add, combine, copy, jit, noinline
 
 LONGEST = _stabilized.longest_step(_stabilized.MOST_STAGES, 1.0)
 """The longest step of the stabilised method, times the spectral radius."""
@@ -32,25 +32,6 @@ ATTEMPTS, ACCEPTED, REJECTED, EVALUATIONS, MAY_REST, SOURCE, COUNTS = range(7)
 PAUSE, LOOK, CROSSED, UNDERFLOW = range(4)
 """Events: none, a step whose end needs checking, a step past the target, steps too short to matter."""
 STAGES = 12
-_CHUNK = 1024
-
-
-@jit
-def _combine(y, K, size, weights, places, count, h, out):
-    """`out = y + h Σ weights K`, over the stages at the given places, a multiple of four."""
-    noinline()
-    for low in range(0, size, _CHUNK):  # so that the sum stays in the fastest memory
-        o, many = U(low), U(min(_CHUNK, size - low))
-        for p in range(0, count, 4):
-            k0, k1 = U(places[p] * size + low), U(places[p + 1] * size + low)
-            k2, k3 = U(places[p + 2] * size + low), U(places[p + 3] * size + low)
-            a0, a1, a2, a3 = h * weights[p], h * weights[p + 1], h * weights[p + 2], h * weights[p + 3]
-            if p == 0:
-                for d in range(many):
-                    out[o + d] = y[o + d] + (a0 * K[k0 + d] + a1 * K[k1 + d] + a2 * K[k2 + d] + a3 * K[k3 + d])
-            else:
-                for d in range(many):
-                    out[o + d] += a0 * K[k0 + d] + a1 * K[k1 + d] + a2 * K[k2 + d] + a3 * K[k3 + d]
 
 
 @jit
@@ -80,9 +61,9 @@ def _step(spec, data, weights, places, y, K, work, new, h, speed):
     noinline()
     size = spec[SIZE]
     for s in range(1, STAGES):
-        _combine(y, K, size, weights[s], places[s, 1:], places[s, 0], h, new)
+        combine(y, K, size, weights[s], places[s, 1:], places[s, 0], h, new)
         evaluate(spec, data, new, work, K, s * size)
-    _combine(y, K, size, weights[STAGES], places[STAGES, 1:], places[STAGES, 0], h, new)
+    combine(y, K, size, weights[STAGES], places[STAGES, 1:], places[STAGES, 0], h, new)
     # Squares of slopes far from 1 leave the range of float64.
     unit = 1.0 if 1e-100 < speed < 1e100 else min(max(speed, 1e-300), 1e300)
     third, fifth = _error_sizes(K, size, weights[STAGES + 1], weights[STAGES + 2], places[STAGES, 1:], unit)

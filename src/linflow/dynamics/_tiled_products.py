@@ -15,7 +15,8 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-ROWS, LANES = 4, 4
+ROWS, LANES, STRIP = 4, 4, 8
+"""Rows of a tile, entries of a vector, and vectors of a sum that are held in registers at once."""
 U = np.uint64
 """Type of places counted from the front: signed ones can also count from the back, and loops over them are slow."""
 # Sums may be taken in any order, as BLAS does; numbers that are not finite keep their meaning.
@@ -35,50 +36,77 @@ def _noinline(typing):
 noinline: Any = intrinsic(_noinline)
 
 
+_VECTOR = ir.VectorType(ir.DoubleType(), LANES)
+_UNSET = ir.Constant(_VECTOR, ir.Undefined)
+
+
+def _lanes(*places: int) -> Any:
+    return ir.Constant(ir.VectorType(ir.IntType(32), LANES), places)
+
+
+class _Code:
+    """Instructions that the intrinsics below consist of; arrays are given as pointers to their first entry."""
+
+    def __init__(self, context, builder, signature, values):
+        self.builder = builder
+        self.values = [
+            context.make_array(kind)(context, builder, value).data if isinstance(kind, types.Array) else value
+            for kind, value in zip(signature.args, values, strict=True)
+        ]
+
+    def at(self, base, *parts):
+        place = parts[0]
+        for part in parts[1:]:
+            place = self.builder.add(place, part)
+        return self.builder.gep(base, [place])
+
+    def four(self, base, *parts):
+        """Return where four entries lie, as one vector."""
+        return self.builder.bitcast(self.at(base, *parts), _VECTOR.as_pointer())
+
+    def load(self, base, *parts):
+        return self.builder.load(self.four(base, *parts), align=8)
+
+    def spread(self, x):
+        """Return a vector of four times x."""
+        first = self.builder.insert_element(_UNSET, x, ir.Constant(ir.IntType(32), 0))
+        return self.builder.shuffle_vector(first, _UNSET, _lanes(0, 0, 0, 0))
+
+    def add_product(self, total, x, y):
+        """`total += x y`, rounded once or twice."""
+        term = self.builder.fmul(x, y, flags=("contract",))
+        self.builder.store(self.builder.fadd(self.builder.load(total), term, flags=("contract",)), total)
+
+
+def _word(value: int) -> Any:
+    return ir.Constant(ir.IntType(types.intp.bitwidth), value)
+
+
 def _tile(rows: int, vectors: int) -> Any:
     """Return the function that computes a tile of `C = A B`, with this number of rows and of vectors of 4 columns.
 
     `A[r, p]` is at `a + r·down + p·across`; B and C have rows of length `stride`; the sum has `count` terms. The
     second and third vectors begin `second` and `third` columns after the first.
     """
-    vector = ir.VectorType(ir.DoubleType(), LANES)
-    unset = ir.Constant(vector, ir.Undefined)
-    first = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
 
     @intrinsic
     def tile(typing, A, a, across, down, B, b, stride, C, c, count, second, third):
         def generate(context, builder, signature, values):
-            A, a, across, down, B, b, stride, C, c, count, second, third = values
-            A, B, C = (context.make_array(signature.args[i])(context, builder, values[i]).data for i in (0, 4, 7))
-
-            def constant(value):
-                return ir.Constant(count.type, value)
-
-            def at(base, *parts):
-                place = parts[0]
-                for part in parts[1:]:
-                    place = builder.add(place, part)
-                return builder.gep(base, [place])
-
-            def four(base, *parts):
-                return builder.bitcast(at(base, *parts), vector.as_pointer())
-
-            columns = (constant(0), second, third)[:vectors]
-            zero = ir.Constant(vector, [0.0] * LANES)
+            code = _Code(context, builder, signature, values)
+            A, a, across, down, B, b, stride, C, c, count, second, third = code.values
+            columns = (_word(0), second, third)[:vectors]
+            zero = ir.Constant(_VECTOR, [0.0] * LANES)
             sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(vectors)] for _ in range(rows)]
             with cgutils.for_range(builder, count) as loop:
                 line, step = builder.mul(loop.index, stride), builder.mul(loop.index, across)
-                right = [builder.load(four(B, b, line, j), align=8) for j in columns]
+                right = [code.load(B, b, line, j) for j in columns]
                 for r in range(rows):
-                    x = builder.load(at(A, a, step, builder.mul(down, constant(r))))
-                    x = builder.insert_element(unset, x, ir.Constant(ir.IntType(32), 0))
-                    x = builder.shuffle_vector(x, unset, first)
+                    x = code.spread(builder.load(code.at(A, a, step, builder.mul(down, _word(r)))))
                     for total, y in zip(sums[r], right, strict=True):
-                        term = builder.fmul(x, y, flags=("contract",))
-                        builder.store(builder.fadd(builder.load(total), term, flags=("contract",)), total)
+                        code.add_product(total, x, y)
             for r in range(rows):
                 for total, j in zip(sums[r], columns, strict=True):
-                    place = four(C, c, builder.mul(stride, constant(r)), j)
+                    place = code.four(C, c, builder.mul(stride, _word(r)), j)
                     builder.store(builder.load(total), place, align=8)
             return context.get_dummy_value()
 
@@ -88,7 +116,55 @@ def _tile(rows: int, vectors: int) -> Any:
     return tile
 
 
+def _strip_of(vectors: int) -> Any:
+    """Return the function that computes what `combine` says at some vectors of 4 entries, from d on."""
+
+    @intrinsic
+    def strip(typing, y, d, K, size, weights, places, count, h, out):
+        def generate(context, builder, signature, values):
+            code = _Code(context, builder, signature, values)
+            y, d, K, size, weights, places, count, h, out = code.values
+            at = [builder.add(d, _word(LANES * v)) for v in range(vectors)]
+            sums = [cgutils.alloca_once(builder, _VECTOR) for _ in at]
+            for total, place in zip(sums, at, strict=True):
+                builder.store(code.load(y, place), total)
+            with cgutils.for_range(builder, count) as loop:
+                x = code.spread(builder.fmul(h, builder.load(code.at(weights, loop.index))))
+                row = builder.mul(builder.load(code.at(places, loop.index)), size)
+                for total, place in zip(sums, at, strict=True):
+                    code.add_product(total, x, code.load(K, row, place))
+            for total, place in zip(sums, at, strict=True):
+                builder.store(builder.load(total), code.four(out, place), align=8)
+            return context.get_dummy_value()
+
+        word = types.intp
+        return types.void(y, word, K, word, weights, places, word, types.float64, out), generate
+
+    return strip
+
+
+@intrinsic
+def _turn(typing, factor, A, a, down, C, c, over):
+    """`C[c + j·over + i] = factor · A[a + i·down + j]` for i and j below 4."""
+
+    def generate(context, builder, signature, values):
+        code = _Code(context, builder, signature, values)
+        factor, A, a, down, C, c, over = code.values
+        x, mix = code.spread(factor), builder.shuffle_vector
+        rows = [builder.fmul(x, code.load(A, a, builder.mul(down, _word(i)))) for i in range(LANES)]
+        even, odd, low, high = _lanes(0, 4, 2, 6), _lanes(1, 5, 3, 7), _lanes(0, 1, 4, 5), _lanes(2, 3, 6, 7)
+        pairs = [[mix(rows[i], rows[i + 1], which) for i in (0, 2)] for which in (even, odd)]
+        columns = [mix(*pairs[j % 2], low if j < 2 else high) for j in range(LANES)]
+        for j, column in enumerate(columns):
+            builder.store(column, code.four(C, c, builder.mul(over, _word(j))), align=8)
+        return context.get_dummy_value()
+
+    word = types.intp
+    return types.void(types.float64, A, word, word, C, word, word), generate
+
+
 _three, _two, _one = _tile(ROWS, 3), _tile(ROWS, 2), _tile(ROWS, 1)
+_strip, _short_strip = _strip_of(STRIP), _strip_of(1)
 
 
 @jit
@@ -156,20 +232,41 @@ def turned_product(A, a, B, b, C, c, n, k, m):
 @jit
 def transpose(factor, A, a, C, c, n, m):
     """`C (m×n) = factor · A (n×m)ᵀ`."""
-    i, stride = 0, U(n)
-    while i + 4 <= n:
-        p0, p1, p2, p3, q = U(a + i * m), U(a + (i + 1) * m), U(a + (i + 2) * m), U(a + (i + 3) * m), U(c + i)
-        for j in range(U(m)):
-            C[q], C[q + U(1)] = factor * A[p0 + j], factor * A[p1 + j]
-            C[q + U(2)], C[q + U(3)] = factor * A[p2 + j], factor * A[p3 + j]
-            q += stride
-        i += 4
-    while i < n:
-        p, q = U(a + i * m), U(c + i)
+    noinline()
+    i = 0
+    while i < n and n >= LANES and m >= LANES:
+        i, j = min(i, n - LANES), 0
+        while j < m:
+            j = min(j, m - LANES)
+            _turn(factor, A, a + i * m + j, m, C, c + j * n + i, n)
+            j += LANES
+        i += LANES
+    while i < n:  # few rows or columns
+        p, q, stride = U(a + i * m), U(c + i), U(n)
         for j in range(U(m)):
             C[q] = factor * A[p + j]
             q += stride
         i += 1
+
+
+@jit
+def combine(y, K, size, weights, places, count, h, out):
+    """`out = y + h Σ_p weights[p] K[places[p]]`; the vectors in K lie one after the other."""
+    noinline()
+    d = 0
+    while size - d >= STRIP * LANES:
+        _strip(y, d, K, size, weights, places, count, h, out)
+        d += STRIP * LANES
+    while d < size and size >= LANES:
+        d = min(d, size - LANES)
+        _short_strip(y, d, K, size, weights, places, count, h, out)
+        d += LANES
+    while d < size:
+        total = 0.0
+        for p in range(count):
+            total += weights[p] * K[places[p] * size + d]
+        out[d] = y[d] + h * total
+        d += 1
 
 
 @jit
