@@ -143,8 +143,7 @@ def _strip_of(vectors: int) -> Any:
     return strip
 
 
-@intrinsic
-def _turn(typing, factor, A, a, down, C, c, over):
+def _turning(typing, factor, A, a, down, C, c, over):
     """`C[c + j·over + i] = factor · A[a + i·down + j]` for i and j below 4."""
 
     def generate(context, builder, signature, values):
@@ -163,6 +162,7 @@ def _turn(typing, factor, A, a, down, C, c, over):
     return types.void(types.float64, A, word, word, C, word, word), generate
 
 
+_turn: Any = intrinsic(_turning)
 _three, _two, _one = _tile(ROWS, 3), _tile(ROWS, 2), _tile(ROWS, 1)
 _strip, _short_strip = _strip_of(STRIP), _strip_of(1)
 
