@@ -24,8 +24,9 @@ from linflow.verified.taylor import LONGEST, Expansion
 LARGEST_HESSIAN = 1500
 """The Hessian itself bounds the logarithmic norm where that costs no more than for this many weights, dense."""
 
-LOOSE, LOOSE_LARGE, LARGE = 0.5, 3.0, 300
-"""Total amount that the bound by products may add to the exponent: LOOSE up to LARGE weights, else LOOSE_LARGE."""
+BUDGETS = ((300, 0.5), (1500, 3.0), (math.inf, 8.0))
+"""Total amount that the bound by products may add to the exponent, up to each number of weights: a Hessian of more
+weights takes longer."""
 
 CHEAP = 1e-4
 """The bound by products is always used in a step if it adds at most this to the exponent."""
@@ -53,7 +54,7 @@ PAST_FLOAT64 = "the loss at the start leaves float64; rescale the data or the we
 
 def budget(size: int) -> float:
     """Return the total amount that the bound by products may add to the exponent, for `size` weights."""
-    return LOOSE if size <= LARGE else LOOSE_LARGE
+    return next(amount for most, amount in BUDGETS if size <= most)
 
 
 def reached(bounds: Callable[[float], tuple[float, float]]) -> dict[str, list[float]]:
