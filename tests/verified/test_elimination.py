@@ -3,6 +3,7 @@
 import itertools
 import math
 from fractions import Fraction
+from types import SimpleNamespace
 
 import flint
 import numpy as np
@@ -11,9 +12,18 @@ import pytest
 import linflow as lf
 from linflow.verified import elimination
 from linflow.verified.compiled import CompiledNode, CompiledPath
-from linflow.verified.elimination import Chain, best_cost, chain_cost, dense_cost, least_curvature, least_of_chain
+from linflow.verified.elimination import (
+    Chain,
+    best_cost,
+    chain_cost,
+    dense_cost,
+    least_curvature,
+    least_of_chain,
+    rest_of,
+)
 from linflow.verified.hessian import Matrix, hessian
 from linflow.verified.least import CLOSE
+from linflow.verified.problem import AffineGradient
 from linflow.verified.taylor import Expansion
 from tests.verified.test_compiled import KINDS, cases, exact_hessian, fractions, laid, root
 from tests.verified_judge import covers, identity, rational, semidefinite, square
@@ -21,6 +31,7 @@ from tests.verified_judge import covers, identity, rational, semidefinite, squar
 pytest.importorskip("linflow.verified._frame")
 
 WAYS = ("last", "first")
+UP, TINY = 1.25, 1e-3  # large enough to see
 
 
 def chains(kind, most=14, kept=1.0):
@@ -167,20 +178,20 @@ def test_an_elimination_that_runs_to_completion_proves_its_shift(kind):
 
 def coarsened(monkeypatch, u=2.0**-20):
     """Make every allowance for rounding large enough to see."""
-    for name, value in (("U", u), ("UP", 1.0), ("TINY", 1e-9)):
+    for name, value in (("U", u), ("UP", UP), ("TINY", TINY)):
         monkeypatch.setattr(elimination, name, value)
     monkeypatch.setattr(elimination, "gamma", lambda count: count * u / (1 - count * u))
     return u, lambda count: count * u / (1 - count * u)
 
 
-def literal_lacking(chain, shift, u, g, tiny):
+def literal_lacking(chain, shift, u, g):
     """The allowances of docs/verified.md, section 5, with every matrix written out."""
     A = np.eye(len(chain.weights[0].value)) if chain.left is None else chain.left.value
     B = np.eye(chain.weights[-1].value.shape[1]) if chain.right is None else chain.right.value
-    length = lambda M: math.sqrt(float(np.sum(M * M))) * (1 + g(M.size + 4)) + tiny  # noqa: E731
+    length = lambda M: math.sqrt(float(np.sum(M * M))) * (1 + g(M.size + 4)) + TINY  # noqa: E731
 
     def lowered(S, lost):
-        return S - (lost + 2 * u * (lost + np.abs(np.diag(S)).max()) + tiny) * np.eye(len(S))
+        return S - ((lost + 2 * u * (lost + np.abs(np.diag(S)).max())) * UP + TINY) * np.eye(len(S))
 
     Pi = lowered(chain.factor * np.kron(A, B), g(4) * chain.factor * length(A) * length(B))
     worst, n = 0.0, len(A)
@@ -195,15 +206,15 @@ def literal_lacking(chain, shift, u, g, tiny):
         T = np.linalg.solve(np.linalg.cholesky(R), Y)
         size = (P.length + W.length) ** 2
         lost = size * (2 * g(2 * max(n, columns) + 2) * length(Pi) + length(Pi - Pi.T))
-        lost += g(6) * (size * length(Pi) + math.sqrt(rows * columns) * abs(shift) + 2 * math.sqrt(rows) * N.length)
+        lost += g(6) * (size * length(Pi) + math.sqrt(rows * columns) * shift + 2 * math.sqrt(rows) * N.length)
         lost += g(rows * columns + 2) * (np.trace(R) / (1 - g(rows * columns + 1)) + length(T) ** 2)
         Pi, worst = lowered(Z - T.T @ T, lost), max(worst, lost)
     side = len(Pi)
     R = Pi + shift * np.eye(side)
     np.linalg.cholesky(R)
-    lost = length(Pi - Pi.T) + u * (length(Pi) + abs(shift) * side)
+    lost = length(Pi - Pi.T) + u * (length(Pi) + shift * side)
     lost += g(side + 1) * np.trace(R) / (1 - g(side + 1))
-    return max(worst, lost) + tiny
+    return max(worst, lost) * UP + TINY
 
 
 @pytest.mark.parametrize("askew", [0.0, 1e-3])
@@ -220,7 +231,7 @@ def test_every_allowance_of_an_elimination(monkeypatch, askew):
         )
         chain = Chain(given.weights, given.before, given.pulled, left, right, given.factor)
         for shift in (30.0, 300.0):
-            expected = literal_lacking(chain, shift, u, g, 1e-9)
+            expected = literal_lacking(chain, shift, u, g)
             assert chain.lacking(shift) == pytest.approx(expected, rel=1e-9, abs=0)
             last += len(chain.weights) == 2
     assert last
@@ -243,7 +254,7 @@ def test_half_of_what_is_not_symmetric_is_paid_for():
                 assert semidefinite(form + identity(chain.size) * (rational(float(shift)) + rational(lacking)))
 
 
-def literal_error(chain, u, tiny):
+def literal_error(chain, u):
     """Differences of products, factor by factor."""
 
     def product(*factors):
@@ -258,7 +269,7 @@ def literal_error(chain, u, tiny):
     sides = [F for F in (chain.left, chain.right) if F is not None]
     smooth, changed = product(*sides) if sides else (1.0, 0.0)
     kept = (changed + 4 * u * smooth) * length**2 + 2 * smooth * length * off
-    return chain.factor * kept + math.sqrt(2 * second) + tiny
+    return (chain.factor * kept + math.sqrt(2 * second)) * UP + TINY
 
 
 def test_the_error_of_a_chain_is_the_sum_of_its_parts(monkeypatch):
@@ -268,7 +279,7 @@ def test_the_error_of_a_chain_is_the_sum_of_its_parts(monkeypatch):
             rng = np.random.default_rng(7)
             for F in {id(F): F for F in (*chain.weights, *chain.before, *chain.pulled)}.values():
                 F.error = float(rng.random())  # large enough to see
-            assert chain.error == pytest.approx(literal_error(chain, u, 1e-9), rel=1e-9, abs=0)
+            assert chain.error == pytest.approx(literal_error(chain, u), rel=1e-9, abs=0)
 
 
 def test_the_cheapest_way_is_taken():
@@ -332,6 +343,7 @@ def test_shifts_are_tried_until_one_is_close():
     expected.append(expected[1] * 1.5)  # completes at −2.261
     np.testing.assert_allclose(chain.shifts[:3], expected, rtol=1e-12)
     assert chain.shifts[3] == pytest.approx((expected[1] + expected[2]) / 2) and chain.shifts[3] < 2.1
+    assert chain.shifts[4] == pytest.approx((chain.shifts[2] + chain.shifts[3]) / 2)
     assert -2.1 - 0.375 - 1.6 * 0.005 <= low <= -2.1
     # The eigenvalue is 0: no shift at first, then what is enough.
     chain = Scripted(1e-9, [0.5])
@@ -344,6 +356,81 @@ def test_shifts_are_tried_until_one_is_close():
         low, v = least_of_chain(chain, vector, 1e-3)
         assert low == -math.inf
         assert len(chain.shifts) in (0, 60) and (chain.shifts or v is vector)
+
+
+def test_the_allowances_of_a_bound(monkeypatch):
+    u, _ = coarsened(monkeypatch)
+    low, _ = least_of_chain(Scripted(-1.001, [-1.0]), np.zeros(0), 1e-3)
+    assert low == pytest.approx(-1.005 - (0.125 + 0.25 + 4 * u * 1.005) * UP, rel=1e-12, abs=0)
+
+
+def test_the_rest_of_an_elimination(monkeypatch):
+    u, g = coarsened(monkeypatch)
+    Pi, shift = np.array([[1.0, 0.5], [0.25, 2.0]]), 0.125
+    length = math.sqrt(1 + 0.25 + 0.0625 + 4) * (1 + g(8)) + TINY
+    askew = math.sqrt(2 * 0.0625) * (1 + g(8)) + TINY
+    expected = askew + u * (length + shift * 2) + g(3) * 3.25 / (1 - g(3))
+    assert rest_of(Pi, shift) == pytest.approx(expected, rel=1e-12, abs=0)
+    assert rest_of(-Pi, shift) is None and rest_of(np.diag([1.0, -0.5]), shift) is None
+
+
+@pytest.mark.parametrize("call", [0, 1])
+def test_a_factorisation_that_fails_ends_an_elimination(monkeypatch, call):
+    """As soon as LAPACK says so, or an entry of its diagonal is not finite."""
+    blas, lapack = elimination.libraries()
+    chain = next(chain for chain, *_ in chains("plain", 20) if len(chain.weights) == 2 and chain.size > 2)
+
+    def broken(breaks):
+        calls = itertools.count()
+
+        def dpotrf(*given, **options):
+            factor, info = lapack.dpotrf(*given, **options)
+            return breaks(factor, info) if next(calls) == call else (factor, info)
+
+        monkeypatch.setattr(elimination, "libraries", lambda: (blas, SimpleNamespace(dpotrf=dpotrf)))
+        return chain.lacking(100.0)
+
+    def spoilt(value):
+        def breaks(factor, info):
+            factor[-1, -1] = value
+            return factor, info
+
+        return breaks
+
+    assert broken(lambda factor, info: (factor, info)) is not None
+    assert broken(lambda factor, info: (factor, 1)) is None
+    assert broken(spoilt(math.nan)) is None and broken(spoilt(math.inf)) is None
+
+
+def test_a_chain_has_the_parts_of_its_problem(monkeypatch):
+    problem = SimpleNamespace(A=np.eye(2), B=np.eye(3), norms=(0.5, 0.75), errors=(0.125, 0.25))
+    W = [Matrix(np.ones((2, 4))), Matrix(np.full((4, 5), 2.0)), Matrix(np.full((5, 3), 3.0))]
+    P, S = [Matrix(np.ones((2, 4))), Matrix(np.ones((2, 5)))], [Matrix(np.ones((4, 3))), Matrix(np.ones((5, 3)))]
+    Q, given = [Matrix(np.ones((rows, 3))) for rows in (2, 4, 5)], []
+    for way in WAYS:
+        chain = Chain.of(problem, 0.5, W, P, S, Q, way)
+        sides = (chain.left, chain.right)[:: 1 if way == "last" else -1]
+        assert [(F.norm, F.error) for F in sides] == [(0.5, 0.125), (0.75, 0.25)] and chain.factor == 0.5
+        widths = [2, 4, 5, 3][:: 1 if way == "last" else -1]
+        assert chain.widths.tolist() == widths and chain.size == 8 + 20 + 15
+        assert [F.value.shape for F in chain.before] == [(widths[0], h) for h in widths[:-1]]
+        assert [F.value.shape for F in chain.pulled] == [(widths[0], h) for h in widths[1:]]
+        # Room for all states, two matrices as wide as the widest of them, and one layer.
+        chain.nearer(np.ones(43), 100, SimpleNamespace(krylov=lambda *parts: given.append(parts) or 0))
+        *_, V, H, room = given[-1]
+        assert V.shape == H.shape == (43, 43)
+        assert len(room) == widths[0] * sum(widths[:-1]) + 2 * widths[0] * max(widths[1:]) + 20
+        assert np.array_equal(given[-1][3], np.ones(43))
+
+
+def test_what_is_enough_is_told_per_unit_of_the_path(monkeypatch):
+    weights, asked = [np.eye(2), np.eye(2)], []
+    monkeypatch.setattr(elimination, "best_cost", lambda widths: (0.0, "last"))
+    monkeypatch.setattr(
+        elimination, "least_of_chain", lambda chain, v, enough: asked.append((v.size, enough)) or (-7.0, v)
+    )
+    path = Expansion(AffineGradient(np.eye(2)), weights, 1.0, 0.25, 1)
+    assert least_curvature(path) == -7.0 and asked == [(0, 1e-5 / 0.25)]
 
 
 def test_nothing_is_proved_where_numbers_leave_float64():

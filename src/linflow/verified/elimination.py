@@ -33,9 +33,6 @@ MIX = 0.03
 """Length of the random vector that is added to the eigenvector of the last Hessian. It may be an eigenvector of this
 one too, but no longer that of the least eigenvalue, and then its Krylov space has no other."""
 
-EXACT = Matrix(np.eye(1), 0.0, 1.0)
-"""Stands for the norm and error of an identity."""
-
 
 def dense_cost(widths: Sequence[int]) -> float:
     """Return the multiplications of a Cholesky factorisation of the whole Hessian."""
@@ -126,7 +123,6 @@ class Chain:
     def error(self) -> float:
         """Bound of the spectral norm of the Hessian less that of the computed parts."""
         L = len(self.weights)
-        a, b = self.left or EXACT, self.right or EXACT
         first = slip = second = 0.0
         for i, P in enumerate(self.before):
             size, wrong = _size(P)
@@ -135,7 +131,9 @@ class Chain:
                 second += apart * apart
                 size, wrong = _times(size, wrong, self.weights[j])
             first, slip = first + size * size, slip + wrong * wrong
-        smooth, changed = _times(*_size(a), b)
+        smooth, changed = 1.0, 0.0
+        for F in (self.left, self.right):
+            smooth, changed = (smooth, changed) if F is None else _times(smooth, changed, F)
         kept = (changed + 4 * U * smooth) * first + 2 * smooth * math.sqrt(first * slip)
         total = self.factor * kept + math.sqrt(2 * second)
         return total * UP + TINY
@@ -165,7 +163,8 @@ class Chain:
             return nearer(self.times, v, most)
         most, n = min(most, self.size), self.widths[0]
         V, H = np.empty((2, most, self.size))
-        room = np.empty(n * sum(self.widths) + 2 * n * max(self.widths) + max(self.widths) ** 2)
+        most_columns, largest = max(self.widths[1:]), max(W.value.size for W in self.weights)
+        room = np.empty(n * (sum(self.widths[:-1]) + 2 * most_columns) + largest)
         count = programs.krylov(self.widths, self.sides, self.parts, v.copy(), V, H, room)
         return ritz(V[:count], H[:count], v)
 
@@ -188,7 +187,7 @@ class Chain:
         return np.concatenate(found)
 
     def lacking(self, shift: float) -> float | None:
-        """Return a bound of how much the Hessian of the computed parts lacks of being at least `−shift`.
+        """Return a bound of how much the Hessian of the computed parts lacks of being at least `−shift ≤ 0`.
 
         This is the rounding of an elimination, or None if it does not run to completion.
         """
@@ -210,7 +209,7 @@ class Chain:
             right = (Pi.reshape(-1, columns) @ W.value.T).reshape(n, columns, state)
             Z = np.matmul(W.value, right).reshape(state, state)
             # ‖R‖, ‖Y‖ and ‖Z‖ are at most this, up to rounding. One sum is left for each of their entries.
-            most = reach * reach * size + math.sqrt(layer) * abs(shift) + 2 * math.sqrt(rows) * N.length
+            most = reach * reach * size + math.sqrt(layer) * shift + 2 * math.sqrt(rows) * N.length
             lost = reach * reach * (2 * gamma(2 * max(n, columns) + 2) * size + askew) + gamma(6) * most
             factor, info = lapack.dpotrf(R.T, lower=1, clean=0, overwrite_a=1)
             # The square of each entry is part of a pivot, so finite pivots imply a finite matrix.
@@ -221,16 +220,8 @@ class Chain:
             lost += gamma(layer + 2) * (trace / (1 - gamma(layer + 1)) + long * long)
             Pi = _lowered(Z - T @ T.T, lost)
             worst = max(worst, lost)
-        R, side = np.array(Pi.T, order="F"), len(Pi)
-        diagonal = R.ravel(order="K")[:: side + 1]
-        diagonal += shift
-        trace = float(diagonal.sum())
-        lost = _length(Pi - Pi.T) + U * (_length(Pi) + abs(shift) * side)
-        factor, info = lapack.dpotrf(R, lower=1, clean=0, overwrite_a=1)
-        if info or not np.isfinite(factor.diagonal()).all():
-            return None
-        lost += gamma(side + 1) * trace / (1 - gamma(side + 1))
-        return max(worst, lost) * UP + TINY
+        lost = rest_of(Pi, shift)
+        return None if lost is None else max(worst, lost) * UP + TINY
 
     def _end(self) -> np.ndarray:
         """Return a matrix that is at most that of the form `factor ⟨A X B, X⟩`."""
@@ -239,6 +230,20 @@ class Chain:
         B = np.eye(m) if self.right is None else self.right.value
         end = self.factor * (A[:, None, :, None] * B[None, :, None, :]).reshape(n * m, n * m)
         return _lowered(end, gamma(4) * self.factor * _length(A) * _length(B))
+
+
+def rest_of(Pi: np.ndarray, shift: float) -> float | None:
+    """Return a bound of how much the form of a matrix lacks of being at least `−shift ≤ 0`, or None."""
+    _, lapack = libraries()
+    R, side = np.array(Pi.T, order="F"), len(Pi)
+    diagonal = R.ravel(order="K")[:: side + 1]
+    diagonal += shift
+    trace = float(diagonal.sum())
+    factor, info = lapack.dpotrf(R, lower=1, clean=0, overwrite_a=1)
+    if info or not np.isfinite(factor.diagonal()).all():
+        return None
+    lost = _length(Pi - Pi.T) + U * (_length(Pi) + shift * side)
+    return lost + gamma(side + 1) * trace / (1 - gamma(side + 1))
 
 
 def least_of_chain(chain: Chain, vector: np.ndarray, enough: float, programs: Any = None) -> tuple[float, np.ndarray]:
@@ -258,7 +263,7 @@ def least_of_chain(chain: Chain, vector: np.ndarray, enough: float, programs: An
     quotient, v = chain.nearer(v, SHORT, programs)
     if not (math.isfinite(quotient) and math.isfinite(chain.error)):
         return -math.inf, vector
-    low, high, lost = -math.inf, math.inf, 0.0
+    low, high, lost = -math.inf, math.inf, math.inf
     width = max(CLOSE * abs(quotient), enough)
     s = min(quotient - width, 0.0)
     for _ in range(TRIALS):
@@ -271,12 +276,11 @@ def least_of_chain(chain: Chain, vector: np.ndarray, enough: float, programs: An
             if not low < s < high:
                 s = high - max(4 * width, 0.5 * abs(high)) if math.isinf(low) else 0.5 * (low + high)
             continue
-        low, lost = s, lacking
-        top = min(quotient, high, 0.0)
+        low, top, lost = s, min(quotient, high, 0.0), lacking + chain.error
         if top - low <= 1.5 * width:
             break
         s = 0.5 * (low + top)
-    return (low - (lost + chain.error + 4 * U * abs(low)) * UP if math.isfinite(low) else low), v
+    return (low - (lost - 4 * U * low) * UP if math.isfinite(low) else low), v  # low ≤ 0
 
 
 def _size(F: Matrix) -> tuple[float, float]:
