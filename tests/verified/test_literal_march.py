@@ -123,7 +123,9 @@ def tried(monkeypatch, levels, coarse_until=0, fails=0, length=8.0):
     monkeypatch.setattr(march, "Tube", lambda path, s: SimpleNamespace(path=path, s=s))
     monkeypatch.setattr(EnclosureMarch, "_level", lambda self, tube: levels)
     monkeypatch.setattr(
-        EnclosureMarch, "_too_coarse", lambda self, tube: asked.append(tube.s) or len(asked) <= coarse_until
+        EnclosureMarch,
+        "_shorter",
+        lambda self, tube: asked.append(tube.s) or (0.8 if len(asked) <= coarse_until else 1),
     )
     monkeypatch.setattr(EnclosureMarch, "_try", attempt)
     return state.advance(), seen, asked, state
@@ -168,12 +170,20 @@ def test_the_hessian_is_used_where_it_costs_no_more_than_one_of_1500_weights(mon
 
 
 @pytest.mark.parametrize(("least", "m"), [(-2.0, 2.0), (2.0, 0.0)])
-def test_a_step_is_too_coarse_where_the_sag_adds_15_percent_of_the_exponent(least, m):
+def test_a_step_is_shortened_where_the_sag_adds_a_fifth_of_the_exponent(least, m):
     state, tau, s = march_of(), 0.25, 0.5
     state.node = SimpleNamespace(least=least)
-    edge = (0.15 * tau * s * m + 3e-4) / tau
-    for sag, too_coarse in ((edge * (1 - 1e-9), False), (edge * (1 + 1e-9), True)):
-        assert state._too_coarse(SimpleNamespace(path=SimpleNamespace(tau=tau), s=s, sag=sag)) is too_coarse
+    edge = (0.2 * tau * s * m + 3e-4) / tau
+    for sag, shorter in (
+        (0.0, 1.0),
+        (edge * (1 - 1e-9), 1.0),
+        (edge * (1 + 1e-9), 0.98),
+        (edge * 1.96, 0.7),
+        (edge * 4, 0.5),
+        (math.inf, 0.5),
+    ):
+        found = state._shorter(SimpleNamespace(path=SimpleNamespace(tau=tau), s=s, sag=sag))
+        assert found == pytest.approx(shorter, rel=1e-8, abs=0)
 
 
 # --- the radius ----------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ weights takes longer."""
 CHEAP = 1e-4
 """The bound by products is always used in a step if it adds at most this to the exponent."""
 
-OVERHEAD, FLOOR = 0.15, 3e-4
+OVERHEAD, FLOOR = 0.2, 3e-4
 """The bound between two Hessians may add this fraction of the exponent of a step, plus this amount."""
 
 
@@ -262,8 +262,9 @@ class EnclosureMarch:
             s = (after - self.t) / path.tau  # exact: τ is a power of two
             tube = self._tube(s)
             level = self._level(tube)
-            if level == 3 and self._too_coarse(tube):
-                s *= 0.8
+            shorter = self._shorter(tube) if level == 3 else 1.0
+            if shorter < 1:
+                s *= shorter
                 continue
             step = self._try(tube, level)
             if step is not None:
@@ -282,10 +283,13 @@ class EnclosureMarch:
         spent = self.bounded[1] * tube.s * tube.path.tau
         return 2 if spent <= CHEAP or self.loose + spent <= budget(self.size) else 3
 
-    def _too_coarse(self, tube: Tube) -> bool:
-        """Return whether the Hessian could sag too far below its chord over this step."""
+    def _shorter(self, tube: Tube) -> float:
+        """Return by which factor to shorten a step over which the Hessian could sag too far below its chord, or 1."""
         tau, s = tube.path.tau, tube.s
-        return tau * tube.sag > OVERHEAD * tau * s * max(0.0, -self.node.least) + FLOOR
+        allowed = OVERHEAD * tau * s * max(0.0, -self.node.least) + FLOOR
+        share = allowed / (tau * tube.sag) if tube.sag > 0 else math.inf
+        # The sag grows with the cube of the length or faster, and what is allowed at most in proportion to it.
+        return 1.0 if share >= 1 else max(0.5, 0.98 * math.sqrt(share))
 
     def _try(self, tube: Tube, level: int) -> EnclosureStep | None:
         path, s = tube.path, tube.s
