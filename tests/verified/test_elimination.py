@@ -204,11 +204,15 @@ def literal_lacking(chain, shift, u, g):
         E = np.einsum("kp,ab->kbap", np.eye(rows), N.value).reshape(rows * columns, n * rows)
         Y, Z = left.T @ Pi @ right + E, right.T @ Pi @ right
         T = np.linalg.solve(np.linalg.cholesky(R), Y)
-        size = (P.length + W.length) ** 2
-        lost = size * (2 * g(2 * max(n, columns) + 2) * length(Pi) + length(Pi - Pi.T))
-        lost += g(6) * (size * length(Pi) + math.sqrt(rows * columns) * shift + 2 * math.sqrt(rows) * N.length)
-        lost += g(rows * columns + 2) * (np.trace(R) / (1 - g(rows * columns + 1)) + length(T) ** 2)
-        Pi, worst = lowered(Z - T.T @ T, lost), max(worst, lost)
+        high, wide, most = np.trace(R) / (1 - g(rows * columns + 1)), length(T), g(rows * columns + 2)
+        products = 3 * g(2 * max(n, columns) + 2) * length(Pi)
+        symmetry, sums = 2 * length(Pi - Pi.T), g(6) * length(Pi)
+        inhomogeneous = g(6) * math.sqrt(rows) * N.length
+        ratio = math.sqrt(high) / wide
+        of_layer = (products + symmetry + sums) * P.length**2 + g(6) * math.sqrt(rows * columns) * shift
+        of_layer += inhomogeneous * ratio + 2 * most * high
+        of_state = (products + symmetry + sums) * W.length**2 + inhomogeneous / ratio + 2 * most * wide**2
+        Pi, worst = lowered(Z - T.T @ T, of_state), max(worst, of_layer)
     side = len(Pi)
     R = Pi + shift * np.eye(side)
     np.linalg.cholesky(R)

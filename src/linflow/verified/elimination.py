@@ -196,7 +196,7 @@ class Chain:
         for W, P, N in zip(self.weights[:0:-1], self.before[:0:-1], self.pulled[:0:-1], strict=True):
             (n, rows), columns = P.value.shape, W.value.shape[1]
             layer, state, turned = rows * columns, n * rows, P.value.T
-            reach, size, askew = P.length + W.length, _length(Pi), _length(Pi - Pi.T)
+            size, askew = _length(Pi), _length(Pi - Pi.T)
             if not size < math.inf:
                 return None
             half = (turned @ Pi.reshape(n, -1)).reshape(layer, n * columns)
@@ -208,18 +208,21 @@ class Chain:
             np.einsum("kbak->kba", Y.reshape(rows, columns, n, rows))[...] += N.value.T
             right = (Pi.reshape(-1, columns) @ W.value.T).reshape(n, columns, state)
             Z = np.matmul(W.value, right).reshape(state, state)
-            # ‖R‖, ‖Y‖ and ‖Z‖ are at most this, up to rounding. One sum is left for each of their entries.
-            most = reach * reach * size + math.sqrt(layer) * shift + 2 * math.sqrt(rows) * N.length
-            lost = reach * reach * (2 * gamma(2 * max(n, columns) + 2) * size + askew) + gamma(6) * most
             factor, info = lapack.dpotrf(R.T, lower=1, clean=0, overwrite_a=1)
             # The square of each entry is part of a pivot, so finite pivots imply a finite matrix.
             if info or not np.isfinite(factor.diagonal()).all():
                 return None
             T = blas.dtrsm(1.0, factor, Y.T, side=1, lower=1, trans_a=1, overwrite_b=1)
-            long = _length(T)
-            lost += gamma(layer + 2) * (trace / (1 - gamma(layer + 1)) + long * long)
-            Pi = _lowered(Z - T @ T.T, lost)
-            worst = max(worst, lost)
+            # What V and X pay; see docs/verified.md, section 5. Any ratio above 0 would do.
+            height, width = trace / (1 - gamma(layer + 1)), _length(T)
+            if not width < math.inf:
+                return None
+            each = (3 * gamma(2 * max(n, columns) + 2) + gamma(6)) * size + 2 * askew
+            ratio, added = max(math.sqrt(height) / width, TINY), gamma(6) * math.sqrt(rows) * N.length
+            lost = each * P.length * P.length + gamma(6) * math.sqrt(layer) * shift + added * ratio
+            left = each * W.length * W.length + added / ratio + 2 * gamma(layer + 2) * width * width
+            Pi = _lowered(Z - T @ T.T, left)
+            worst = max(worst, lost + 2 * gamma(layer + 2) * height)
         lost = rest_of(Pi, shift)
         return None if lost is None else max(worst, lost) * UP + TINY
 
