@@ -167,7 +167,14 @@ TARGETS = {
             (("fine",), ["verified/test_fine"]),
             (("enclosure",), ["verified/test_literal_enclosure", "verified/test_flow"]),
             (("forever",), ["verified/test_forever"]),
-            (("flow", "run", "attempt"), ["verified/test_run"]),
+            (("flow", "attempt"), ["verified/test_run"]),
+            (
+                ("run",),
+                [
+                    "verified/test_run", "verified/test_declared", "verified/test_huber", "verified/test_softmax",
+                    "verified/test_tails", "verified/test_operators", "verified/test_steps",
+                ],
+            ),
             (("descent",), ["verified/test_literal_descent", "verified/test_descent"]),
             (("enclosed_steps",), ["verified/test_literal_descent", "verified/test_descent"]),
             (("momentum", "lyapunov"), ["verified/test_literal_momentum", "verified/test_momentum"]),

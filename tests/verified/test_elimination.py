@@ -26,6 +26,7 @@ from linflow.verified.least import CLOSE
 from linflow.verified.problem import AffineGradient
 from linflow.verified.taylor import Expansion
 from tests.verified.test_compiled import KINDS, cases, exact_hessian, fractions, laid, root
+from tests.verified.test_literal_loops import PROGRAMS
 from tests.verified_judge import covers, identity, rational, semidefinite, square
 
 pytest.importorskip("linflow.verified._frame")
@@ -133,6 +134,36 @@ def test_products_with_a_chain_are_those_with_the_hessian(kind):
             quick, other = chain.nearer(v, most, node.path.layout.programs)
             assert quick == pytest.approx(plain, rel=1e-9, abs=1e-9)
             np.testing.assert_allclose(np.abs(one @ other), 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_rows_of_a_krylov_space(kind):
+    """Read by Python, where a place beyond the end of an array is an error, and one never written to is NaN."""
+    rng = np.random.default_rng(9)
+    for chain, *_ in chains(kind, 60):
+        start, most = 3.0 * rng.standard_normal(chain.size), min(4, chain.size)
+        rows, images, v = [], [], start
+        for _ in range(most):
+            rows.append(v / np.linalg.norm(v))
+            v = chain.times(rows[-1])
+            images.append(v)
+            for _ in range(2):
+                for row in rows:
+                    v = v - (row @ v) * row
+        V, H = np.full((2, most, chain.size), math.nan)
+        given = []
+        chain.nearer(start, most, SimpleNamespace(krylov=lambda *parts, given=given: given.append(parts) or 0))
+        room = np.full(len(given[0][-1]), math.nan)
+        assert PROGRAMS.krylov(chain.widths, chain.sides, chain.parts, start.copy(), V, H, room) == most
+        np.testing.assert_allclose(V, rows, rtol=0, atol=1e-8)
+        np.testing.assert_allclose(H, images, rtol=0, atol=1e-8 * (1 + np.abs(images).max()))
+    many = chain.size + 1  # nothing is left after all directions, but rounding, and then a column of zeros
+    V, H = np.zeros((2, many, chain.size))
+    given = chain.widths, chain.sides, chain.parts, start, V, H, room
+    with np.errstate(all="ignore"):
+        assert PROGRAMS.krylov(*given[:3], np.full(chain.size, 1e200), *given[4:]) == 0
+        assert PROGRAMS.krylov(*given[:3], np.full(chain.size, 1e-160), *given[4:]) == 0
+        assert PROGRAMS.krylov(*given[:2], chain.parts * 1e160, start.copy(), *given[4:]) == 0  # its image overflows
 
 
 def test_a_krylov_space_ends_where_it_is_invariant_or_not_finite():

@@ -15,6 +15,7 @@ pytest.importorskip("numba")
 
 from linflow.verified import (
     _bound_loops,
+    _chain_loops,
     _frame,
     _hessian_loops,
     _least_loops,
@@ -87,6 +88,7 @@ TAYLOR, KNOWN = read(_taylor_loops, KNOWN)
 TUBE, KNOWN = read(_tube_loops, KNOWN)
 HESSIAN, KNOWN = read(_hessian_loops, KNOWN)
 LEAST, KNOWN = read(_least_loops, KNOWN)
+CHAIN, _ = read(_chain_loops, TILES)
 
 
 def made(names, module, name):
@@ -102,6 +104,7 @@ PROGRAMS = SimpleNamespace(
     constants=made(TUBE, _tube_loops, "bounding"),
     level_two=made(TUBE, _tube_loops, "by_products"),
     least=made(LEAST, _least_loops, "shifting"),
+    krylov=made(CHAIN, _chain_loops, "iterating"),
     hessian=made(HESSIAN, _hessian_loops, "assembling"),
 )
 

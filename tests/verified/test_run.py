@@ -250,7 +250,8 @@ def ending(monkeypatch, result, gaps, length=1.0, bounds=(8.0, 8.0)):
 )
 def test_a_loose_proof_is_tried_again_with_twice_the_digits(monkeypatch, result, bounds, tried):
     """Where the bounds of the time of its target are more than 2·10⁻⁴ of it apart."""
-    for gaps in ((), [(1.0, 2.0)], [(1.0, 2.0), (1.0, 2.0)], [(1.0, 2.0), (1.0, 3.0)]):  # no pace
+    # Without steps, with one, and without a pace.
+    for gaps in ((), [(1.0, 2.0)], [(1.9999, 2.0), (1.9999, 2.0)], [(1.0, 2.0), (1.0, 3.0)]):
         seen, asked = ending(monkeypatch, result, gaps, bounds=bounds)
         assert seen == [FLOAT64, PAIRS][:tried]
         assert asked == ([0.1] if result == "target proved" else [])
@@ -260,9 +261,10 @@ def test_the_time_of_a_target_is_not_asked_for_where_its_gap_is_known_well_enoug
     """At its pace, a gap that falls by log 2 in the last step, 0.5 long, loses 1.6·10⁻³ log 2 in 8·10⁻⁴."""
     part = 2e-4 * 8 * math.log(2) / 0.5
     for factor, known in ((1 - 1e-9, True), (1 + 1e-9, False)):
-        gaps = [(9.0, 9.0), (3.9, 4.0), (2.0 * (1 - factor * part), 2.0)]
+        gaps = [(0.39, 0.4), (0.2 * (1 - factor * part), 0.2)]
         seen, asked = ending(monkeypatch, "target proved", gaps, length=0.5)
         assert seen == [FLOAT64] and asked == ([] if known else [0.1])
+    assert ending(monkeypatch, "target proved", [(1.0, 2.0), (0.0, 0.0)]) == ([FLOAT64], [])
 
 
 def test_a_loose_proof_is_kept_if_more_digits_take_too_many_steps(monkeypatch):
