@@ -89,9 +89,9 @@ def test_a_stiff_tail_needs_few_evaluations():
 def _stiff():
     """Small weights and a target of rank 3: the last decades of the loss take a thousand times as long as others."""
     rng = np.random.default_rng(0)
-    U, V = (np.linalg.qr(rng.standard_normal((20, 20)))[0] for _ in range(2))
+    U, V = (np.linalg.qr(rng.standard_normal((10, 10)))[0] for _ in range(2))
     f = lf.MatrixFactorization(U[:, :3] @ np.diag([3.0, 2.0, 1.0]) @ V[:, :3].T)
-    return f, lf.init.gaussian((20, 40, 20), std=1e-3, rng=1)
+    return f, lf.init.gaussian((10, 20, 10), std=2e-3, rng=1)
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 import linflow as lf
 from linflow.cli import app
 from linflow.sweeps import read_grid, read_results
+from tests.engine_here import computed_here
 from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
@@ -92,7 +93,8 @@ class Reader:
             pytest.importorskip("torch", reason="PyTorch is not installed (CI installs it)")
         if self.name == "README.md" and "import linflow.torch as lt" in block.text:
             self.scope |= training()
-        exec(compile(block.text, self.name, "exec"), self.scope)
+        with computed_here():  # the commands of a guide start processes
+            exec(compile(block.text, self.name, "exec"), self.scope)
         self.printed.append(self.capsys.readouterr().out)
 
     def text(self, block: Block) -> None:

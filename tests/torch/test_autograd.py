@@ -151,7 +151,7 @@ def test_derivatives_where_layers_differ_in_size():
 @pytest.mark.parametrize("sizes", [(1, 300, 1, 1), (1e-3, 1, 50, 1), (20, 0.1, 0.1, 20), (1, 1, 1, 1e3)])
 @pytest.mark.parametrize("name", ALONE)
 def test_derivatives_of_each_bound_where_layers_differ_in_size(name, sizes, monkeypatch):
-    widths, _ = ALONE[name]
+    widths = (2, 2, 3, 2) if ALONE[name][0] == (2, 3, 4, 2) else ALONE[name][0]  # fewer entries, as many layers
     (theorem,) = (theorem for theorem in THEOREMS if theorem.name == name)
     monkeypatch.setattr(certified, "THEOREMS", (theorem,))
     network = lf.init.gaussian(widths, rng=6)
