@@ -71,6 +71,18 @@ def test_a_guarantee_that_does_not_reach_the_target_promises_no_time():
         (lf.certify(F, WIDE, friction=1.0), ""),
         (lf.certify(lf.MatrixFactorization(1e200 * np.eye(2)), FAR), ""),  # its gap is not a number of float64
         (lf.certify(F, [np.eye(2), np.diag([2.0, 1.0])]), ""),  # it is there
+        (
+            lf.certify(F, [np.zeros((2, 2)), np.eye(2)]),
+            "lf.enclose(objective, network) can prove how long the flow takes.",
+        ),
+        (
+            lf.certify(F, [np.zeros((2, 3)), np.zeros((3, 2))]),
+            "Two layers are 0, so the gradient is 0, and the run never leaves its start.",
+        ),
+        (
+            lf.certify(F, [np.full((2, 2), 1e-200)] * 3),
+            "lf.enclose(objective, network) can prove how long the flow takes.",
+        ),
     ],
 )
 def test_where_nothing_is_guaranteed_it_says_what_can_be_proved(cert, way):

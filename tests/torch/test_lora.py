@@ -179,6 +179,13 @@ def test_names_and_scalings_of_saved_adapters(rng):
     state = {f"{prefix}.lora_A.weight": A, f"{prefix}.lora_B.weight": B}
     plain = adapters(state)[0]
     assert plain.chain.scale == 1 and "taken as 1" in plain.chain.notes[0] and plain.name == prefix
+    unknown = "its scaling is not known and taken as 1; give scaling=s"
+    assert str(adapters(state)).endswith(f"\n{prefix}: {unknown}") and f"{prefix}: {unknown}" in str(audit(state))
+    two = {name.replace("q_proj", f"{c}_proj"): k * W for name, W in state.items() for k, c in ((1, "q"), (2, "v"))}
+    assert str(adapters(two)).endswith(f"\n{prefix} and 1 more: {unknown}")
+    assert unknown not in str(adapters(state, scaling=2.0)) and unknown not in str(audit(state, scaling=2.0))
+    alone = str(adapters({"lora_A.weight": A, "lora_B.weight": B})).splitlines()
+    assert alone[1].startswith("the model  ") and alone[2] == f"the model: {unknown}"
     assert adapters(state, config={"lora_alpha": 6})[0].chain.scale == 1.5
     assert adapters(state, config={"lora_alpha": 6, "use_rslora": True})[0].chain.scale == 3
     patterned = {"lora_alpha": 6, "alpha_pattern": {"attn.q_proj": 20}}
@@ -204,7 +211,7 @@ def test_what_is_no_plain_adapter_is_said(rng):
 
 def test_reports_are_read_as_text_and_json(rng):
     found = adapters({f"{l}.lora_{x}.weight": W for l in "ab" for x, W in zip("AB", pair(rng), strict=True)})
-    assert len(found) == 2 and len(str(found).splitlines()) == 3
+    assert len(found) == 2 and len(str(found).splitlines()) == 4  # and the note on their scaling
     assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["adapters"][1]["name"] == "b"
 
 

@@ -537,10 +537,16 @@ def test_models_that_are_no_chain():
             super().__init__()
             self.a = Linear(2, 2, bias=False)
 
+    class Adapted(Own):
+        def __init__(self):
+            super().__init__()
+            self.lora_A, self.lora_B = Linear(2, 1, bias=False), Linear(1, 2, bias=False)
+
     cases = [
         (Sequential(Linear(2, 3), Linear(3, 2)), ValueError, "has a bias"),
         (Sequential(Linear(2, 3, bias=False), torch.nn.ReLU()), TypeError, r"model\[1\] is a ReLU"),
         (Own(), TypeError, "Pass the nn.Linear layers as a list"),
+        (Adapted(), TypeError, r"take linflow.torch.adapters\(model\), and linflow.lora"),
         (Sequential(tied, tied), ValueError, "tied"),
         (Sequential(tied, shared), ValueError, "tied"),
         (

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from linflow._support import checks
-from linflow._support.arrays import norm
+from linflow._support.arrays import namespace, norm
 from linflow._support.deprecation import renamed_attributes
 from linflow._support.digits import number
 from linflow._support.fractions import FRACTIONS, SHOWN
@@ -89,9 +89,16 @@ class Certificate(Promises):
         return ALLOWED_FOR
 
     @property
+    def stays(self) -> bool:
+        """Whether two layers are 0: then the gradient is 0, and the run never leaves its start."""
+        weights = self.start.weights
+        zero = [not bool(namespace(W).any(W != 0)) for W in weights]
+        return self.gap > 0 and self.optimizer.plain and sum(zero) >= 2
+
+    @property
     def prover(self) -> str:
         """The function that can prove the run itself, with its arguments; empty if none can."""
-        fits = self.optimizer.plain and 0 < self.gap < math.inf
+        fits = self.optimizer.plain and 0 < self.gap < math.inf and not self.stays
         return "lf.enclose(objective, network" if fits else ""
 
     @property

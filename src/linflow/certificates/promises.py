@@ -44,6 +44,11 @@ class Promises:
     imbalance: ImbalanceGuarantee | None = None
 
     @property
+    def stays(self) -> bool:
+        """Whether two layers are 0: then the gradient is 0, and the run never leaves its start."""
+        return False
+
+    @property
     def prover(self) -> str:
         """The function that can prove the run itself, with its arguments; empty if none can."""
         return ""
@@ -128,7 +133,8 @@ class Promises:
         """What is guaranteed before a run, in one line."""
         best = self.best
         if best is None:
-            return f"Nothing is guaranteed before a run. {self.way_out}".rstrip()
+            still = "Two layers are 0, so the gradient is 0, and the run never leaves its start."
+            return f"Nothing is guaranteed before a run. {still if self.stays else self.way_out}".rstrip()
         arrival, flow = self.arrival(best, 1e-6), self.algorithm == "flow"
         if not math.isfinite(arrival):
             return f"Guaranteed before a run: {best.name}{limit(best)}."

@@ -49,7 +49,7 @@ def certify(
         told = {"proof": {"reason": reason} if proof is None else proof.to_dict()} if verified else {}
         print_json({**cert.to_dict(), **told, **experiment.echo()})
     else:
-        say(str(cert))
+        say(str(cert).replace("rigorous=True", "--rigorous"))
         if proof is not None:
             say(f"\n{next(proved(proof, cert, experiment.flow.until)).text}")
         elif verified:

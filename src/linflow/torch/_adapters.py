@@ -180,7 +180,7 @@ def _scaling(
         return checks.number(value, f"the scaling of {layer}"), []
     alpha = _by_pattern(state.config, "alpha_pattern", layer, state.config.get("lora_alpha"))
     if alpha is None:
-        return 1.0, ["its scaling is not known and taken as 1"]
+        return 1.0, ["its scaling is not known and taken as 1; give scaling=s"]
     with _configured():
         alpha = checks.number(alpha, "lora_alpha (or alpha_pattern) of the adapter's configuration")
     root = state.config.get("use_rslora", False)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from linflow._support.arrays import Array, namespace
 from linflow._support.number_formats import FLOAT64, Format
+from linflow._support.words import in_one_line
 from linflow.model.network import Network
 
 KINDS = ("linear", "query-key", "value-output", "lora")
@@ -78,3 +80,15 @@ def transposed(matrix: Array, bias: Array | None = None) -> Array:
     """Return the matrix of `nn.Linear` as (inputs, outputs), with the bias, if any, as the last row."""
     W = matrix.T
     return W if bias is None else namespace(W).concat([W, bias[None, :]], axis=0)
+
+
+def remarks(chains: Iterable[Chain]) -> list[str]:
+    """Return a line for each note on some chains, with the first chain that has it and how many others do."""
+    where: dict[str, list[str]] = {}
+    for chain in chains:
+        for note in chain.notes:
+            where.setdefault(note, []).append(chain.name or "the model")
+    return [
+        in_one_line(f"{names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)}: {note}")
+        for note, names in where.items()
+    ]

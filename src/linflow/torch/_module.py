@@ -239,9 +239,12 @@ def _linear(model: Any, name: str = "model") -> list[nn.Linear]:
             )
         return []
     if not isinstance(model, nn.Linear):
+        parts = list(model.named_modules()) if isinstance(model, nn.Module) else []
         hint = (
-            " Pass the nn.Linear layers as a list, in the order in which they are applied."
-            if isinstance(model, nn.Module) and any(isinstance(part, nn.Linear) for part in model.modules())
+            " For low-rank adapters take linflow.torch.adapters(model), and linflow.lora for the flow of one."
+            if any(name.rpartition(".")[2] == "lora_A" for name, _ in parts)
+            else " Pass the nn.Linear layers as a list, in the order in which they are applied."
+            if any(isinstance(part, nn.Linear) for _, part in parts)
             else " A product of matrices is what the theory is about."
         )
         raise TypeError(f"{name} is {kind_of(model)}; nn.Linear in an nn.Sequential is needed.{hint}")

@@ -15,6 +15,7 @@ from linflow._support.text_table import text_table
 from linflow._support.words import in_one_line, plural, shown
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
+from linflow.torch._chain import remarks
 from linflow.torch._state_dict import State, configuration
 from linflow.torch.chain_audit import ChainAudit, chain_audit
 from linflow.torch.chains import find_chains
@@ -82,7 +83,7 @@ class Audit:
         head = ("chain", "kind", "shape", "λ(D)", "balanced", "σ(W)", "λ(T) tangent", "λ(T)", "guarantee")
         rows = [head] + [
             (
-                in_one_line(c.name),
+                in_one_line(c.name) or "the model",
                 c.chain.kind,
                 "×".join(map(str, c.chain.widths)),
                 _range(
@@ -104,6 +105,7 @@ class Audit:
             ]
         if len(self.chains) > ROWS:
             lines.append(f"… and {len(self.chains) - ROWS} more, better conditioned")
+        lines += remarks(c.chain for c in self.chains if c.chain.kind == "lora")  # their scale is in the table
         lines += [in_one_line(str(neurons)) for neurons in self.neurons[:ROWS]]
         if len(self.neurons) > ROWS:
             lines.append(f"… and {len(self.neurons) - ROWS} more layers of neurons")

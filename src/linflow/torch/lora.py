@@ -16,6 +16,7 @@ from linflow._support.arrays import Array, namespace, norm, to_numpy
 from linflow._support.number_formats import COMPUTED, FLOAT64, FORMATS, dtype_name
 from linflow._support.words import plural, shown
 from linflow.model.network import Network
+from linflow.torch._chain import remarks
 from linflow.torch._tangent import tangent_spectrum
 from linflow.torch.chain_audit import balancedness
 from linflow.torch.chains import Chain, find_chains
@@ -99,7 +100,7 @@ class Adapter:
         """Return the table row of the adapter, in the order of `COLUMNS`."""
         numbers = (*self.floors, float(self.singular_values[0]), self.step_ratio, self.least_on_tangent)
         return (
-            self.name,
+            self.name or "the model",
             "×".join(map(str, self.chain.widths)),
             f"{self.chain.scale:.3g}",
             f"{float(self.imbalance[-1]):.3g} … {float(self.imbalance[0]):.3g}",
@@ -138,7 +139,8 @@ class LoraReport:
     @shown
     def __str__(self) -> str:
         lines = table([COLUMNS, *(a.row() for a in self.adapters)]) if self.adapters else "no adapter was found"
-        return "\n".join([lines, *(f"skipped {name}: {reason}" for name, reason in self.skipped)])
+        skipped = (f"skipped {name}: {reason}" for name, reason in self.skipped)
+        return "\n".join([lines, *remarks(a.chain for a in self.adapters), *skipped])
 
 
 def adapters(model: Any, *, scaling: float | None = None, config: Mapping[str, Any] | None = None) -> LoraReport:
