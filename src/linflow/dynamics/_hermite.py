@@ -78,13 +78,16 @@ def _known(values: np.ndarray, slopes: np.ndarray, curvatures: np.ndarray) -> np
 
 def _pieces(i: np.ndarray, nodes: np.ndarray, data: np.ndarray) -> Iterator[tuple[np.ndarray, NewtonForm]]:
     """Group the intervals i by the size of their windows; yield each group and the polynomials on it."""
-    intervals, which = np.unique(i, return_inverse=True)
+    used = np.zeros(len(nodes) - 1, dtype=bool)
+    used[i] = True
+    intervals, which = np.flatnonzero(used), (np.cumsum(used) - 1)[i]
     first, count = _windows(np.diff(nodes), intervals)
-    for size in np.unique(count):
-        some = count[which] == size
-        chosen, own = np.unique(which[some], return_inverse=True)
-        places = first[chosen, None] + np.arange(size)
-        yield some, NewtonForm.of(nodes[places], data[:, places], own)
+    for size in (2, 3, 4):
+        chosen = count == size
+        if chosen.any():
+            some, own = chosen[which], np.cumsum(chosen) - 1
+            places = first[chosen, None] + np.arange(size)
+            yield some, NewtonForm.of(nodes[places], data[:, places], own[which[some]])
 
 
 def _windows(lengths: np.ndarray, i: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -124,28 +127,30 @@ class NewtonForm:
             which: the polynomial to take at each place, shape `(N,)`.
         """
         order, _, count = data.shape
-        first, length = nodes[:, :1], nodes[:, -1:] - nodes[:, :1]
-        z = np.repeat((nodes - first) / length, order, axis=1)
-        scaled = [np.repeat(d * length**p, order, axis=1) for p, d in enumerate(data)]
+        first, length = nodes[:, 0], nodes[:, -1] - nodes[:, 0]
+        # Of each polynomial a column, as numbers that lie side by side are added up faster.
+        z = np.repeat((nodes.T - first) / length, order, axis=0)
+        scaled = [np.repeat(d.T * length**p, order, axis=0) for p, d in enumerate(data)]
         total, column = order * count, scaled[0]
         coefficients = np.empty((total, len(nodes)))
-        coefficients[0] = column[:, 0]
+        coefficients[0] = column[0]
         for m in range(1, total):  # divided differences; derivatives where nodes coincide
-            gap, rise = z[:, m:] - z[:, : total - m], column[:, 1:] - column[:, :-1]
+            gap, rise = z[m:] - z[: total - m], column[1:] - column[:-1]
             if m < order:
                 same = np.arange(total - m) % order + m < order
-                gap[:, same] = 1.0
-                rise[:, same] = scaled[m][:, : total - m][:, same]
-            column = rise / gap
-            coefficients[m] = column[:, 0]
-        return cls(coefficients[:, which], z.T[:, which], first[which, 0], length[which, 0])
+                gap[same] = 1.0
+                rise[same] = scaled[m][: total - m][same]
+            column = np.divide(rise, gap, out=rise)
+            coefficients[m] = column[0]
+        return cls(*(A.take(which, axis=-1) for A in (coefficients, z, first, length)))
 
     def at(self, x: np.ndarray) -> np.ndarray:
         """Return the values at x, shape `(N,)`."""
-        s = (x - self.first) / self.length
-        result = self.coefficients[-1]
-        for c, z in zip(self.coefficients[-2::-1], self.z[-2::-1], strict=True):
-            result = c + (s - z) * result
+        factors = (x - self.first) / self.length - self.z
+        result = self.coefficients[-1].copy()
+        for c, factor in zip(self.coefficients[-2::-1], factors[-2::-1], strict=True):
+            result *= factor
+            result += c
         return result
 
     def slope(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

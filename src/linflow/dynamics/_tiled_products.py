@@ -79,7 +79,7 @@ class _Code:
 
 
 def _word(value: int) -> Any:
-    return ir.Constant(ir.IntType(types.intp.bitwidth), value)
+    return ir.Constant(cgutils.intp_t, value)
 
 
 def _tile(rows: int, vectors: int) -> Any:
