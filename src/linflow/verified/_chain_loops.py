@@ -13,7 +13,7 @@ def _times(widths, sides, parts, v, found, at, room):
     """Write the product of the Hessian of a chain and v, from `at` in `found`; see `elimination.Chain.times`."""
     noinline()
     L, n, m = len(widths) - 1, widths[0], widths[-1]
-    most, total = 0, 0
+    most, total = 1, 0
     for j in range(L):
         most, total = max(most, widths[j + 1]), total + n * widths[j]
     # The states X_0 … X_{L−1}, then two matrices to add to, then one of a layer.
@@ -22,7 +22,7 @@ def _times(widths, sides, parts, v, found, at, room):
     for j in range(L):
         h, w = widths[j], widths[j + 1]
         P = matrix + 2 * h * w
-        after = state + n * h if j < L - 1 else one
+        after = state + n * h  # the last one is the first of the two matrices
         if j == 0:
             copy(1.0, v, 0, room, after, n * w)
         else:
