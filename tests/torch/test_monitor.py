@@ -527,6 +527,23 @@ def test_wrapped_and_compiled_models():
         assert [p.data_ptr() for p in Layers.of(wrapped).parameters] == weights
 
 
+@pytest.mark.parametrize("part", [0.0, 1e-5])
+def test_at_an_optimum_no_direction_is_asked_of_a_gradient_that_is_rounding(part):
+    """In float32, whose ε is 1.2·10⁻⁷; 10⁻⁵ of the weights away the gradient of another loss is seen."""
+    rng = np.random.default_rng(3)
+    X, Y = (torch.as_tensor(rng.standard_normal((40, k)), dtype=torch.float32) for k in (5, 3))
+    W = torch.linalg.lstsq(X.double(), Y.double()).solution * (1 + part)
+    model = torch.nn.Sequential(torch.nn.Linear(5, 3, bias=False), torch.nn.Linear(3, 3, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(W.T)
+        model[1].weight.copy_(torch.eye(3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with lt.Monitor(model, optimizer, lt.regression(X, Y)) as monitor:
+        torch.nn.functional.mse_loss(model(X), Y, reduction="mean" if part == 0 else "sum").backward()
+        optimizer.step()
+    assert any("first gradient" in note for note in monitor.notes) is (part > 0)
+
+
 def test_models_that_are_no_chain():
     Linear, Sequential = torch.nn.Linear, torch.nn.Sequential
     tied, shared = Linear(3, 3, bias=False), Linear(3, 3, bias=False)

@@ -251,7 +251,13 @@ def gradient_mismatch(layers: Layers, objective: Objective, network: Network) ->
     given = layers.gradients()
     if given is None:
         return ""
-    wanted = network.gradient(detach(objective.gradient(network.product())))
+    W = network.product()
+    slope = detach(objective.gradient(W))
+    # At an optimum the model's own gradient is rounding of its products, and of no direction.
+    rounding = torch.finfo(layers.parameters[0].dtype).eps * objective.smoothness * norm(W)
+    if math.isfinite(rounding) and norm(slope) <= rounding:
+        return ""
+    wanted = network.gradient(slope)
     a, b = (np.concatenate([to_numpy(G).ravel() for G in gradients]) for gradients in (given, wanted))
     sizes = norm(a), norm(b)
     if not (0 < sizes[0] < math.inf and 0 < sizes[1] < math.inf):
