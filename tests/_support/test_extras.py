@@ -5,8 +5,6 @@ import sys
 import tomllib
 from pathlib import Path
 
-import pytest
-
 from linflow._support.extras import EXTRAS, explained, install
 
 ROOT = Path(__file__).parents[2]
@@ -36,21 +34,21 @@ def test_the_core_certifies_runs_proves_and_draws():
     assert "pip install 'linflow[fast]'" in done.stdout  # the note of the plain loop
 
 
-@pytest.mark.parametrize(
-    ("program", "extra"),
-    [
-        ("lf.gradient_flow(f, net).save('a.nc')", "files"),
-        ("lf.files.save_weights(net, 'w.safetensors')", "files"),
-        ("lf.files.write_table({'a': [1]}, 't.parquet')", "files"),
-        ("lf.sweep({})", "files"),
-        ("lf.gradient_flow(f, net, engine='compiled')", "fast"),
-    ],
-)
-def test_a_missing_package_is_a_line_that_says_what_to_install(program, extra):
-    done = without(f"try:\n    {program}\nexcept (ImportError, ValueError) as error:\n    print(error)\n")
+def test_a_missing_package_is_a_line_that_says_what_to_install():
+    programs = {
+        "lf.gradient_flow(f, net).save('a.nc')": "files",
+        "lf.files.save_weights(net, 'w.safetensors')": "files",
+        "lf.files.write_table({'a': [1]}, 't.parquet')": "files",
+        "lf.sweep({})": "files",
+        "lf.gradient_flow(f, net, engine='compiled')": "fast",
+    }
+    tried = "try:\n    {}\nexcept (ImportError, ValueError) as error:\n    print(error)\n"
+    done = without("".join(map(tried.format, programs)))
     assert done.returncode == 0, done.stderr
-    assert f"pip install 'linflow[{extra}]'" in done.stdout
-    assert done.stdout.count("\n") == 1
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(programs)
+    for line, extra in zip(lines, programs.values(), strict=True):
+        assert f"pip install 'linflow[{extra}]'" in line
 
 
 def test_every_extra_that_is_named_exists_and_brings_the_package():

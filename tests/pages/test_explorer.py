@@ -264,11 +264,10 @@ def test_ten_clients_at_once(explorer):
             assert json.loads(content) == two_weights(Given({**TWO, "u": 1 + k / 10})).document()
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
-def test_the_command_starts_ends_and_starts_again(end, tmp_path):
+def test_the_command_starts_ends_and_starts_again(tmp_path):
     before = set(os.listdir(tmp_path))
     port = "0"
-    for _ in range(2):
+    for end in (signal.SIGKILL, signal.SIGINT, signal.SIGINT):
         # As on a terminal: a suite started in the background hands its children an ignored Ctrl-C.
         heard = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
         heard += "runpy.run_module('linflow', run_name='__main__')"
