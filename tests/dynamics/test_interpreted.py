@@ -114,6 +114,7 @@ CASES = [
     ("regression", (4, 4, 4, 4)), ("quadratic", (2, 3, 4)), ("quadratic", (4, 5, 3)), ("right", (3, 3, 2)),
     ("exponential", (2, 3, 1)), ("exponential", (3, 2, 2, 2)), ("logistic", (3, 4, 1)), ("logistic", (2, 2, 3)),
     ("regression", (1, 3, 2)), ("deficient", (3, 4, 2)), ("left", (3, 4, 2)), ("factorization", (2, 3, 3, 2, 4)),
+    ("factorization", (3, 2, 4, 3, 2)),
 ]  # fmt: skip
 
 
@@ -161,17 +162,18 @@ def test_nothing_is_read_before_it_is_written(kind, widths):
     assert bend == near(field.curvature(point), rel=1e-9, abs=1e-11 * rate**2)
 
 
-def test_arrays_of_the_march_begin_with_a_line_of_the_cache():
+def test_arrays_of_the_march_begin_with_a_line_of_the_cache(monkeypatch):
+    whole, line = np.zeros(500), 64
+    for begin in range(8):  # wherever the memory begins
+        with monkeypatch.context() as patch:
+            patch.setattr(np, "zeros", lambda count, begin=begin: whole[begin : begin + count])
+            one, two = _compiled._lines(18, 16)
+        assert (one.size, two.size) == (18, 16) and one.ctypes.data % line == 0
+        assert two.ctypes.data == one.ctypes.data + 3 * line
     f, net = problem("factorization", (2, 3, 4))
-    one = _compiled.CompiledMarch(GradientField(f, net), RTOL, 1)
-    y, slopes, work, new = one._state[4:8]
+    y, slopes, work, new = _compiled.CompiledMarch(GradientField(f, net), RTOL, 1)._state[4:8]
     assert y.size == new.size == 18 and slopes.size == 13 * 18
-    assert [A.ctypes.data % 64 for A in (y, slopes, work, new)] == [0] * 4
-    for A in (y, slopes, work, new):
-        A[:] = 0.0
-    for k, A in enumerate((y, slopes, work, new)):  # they do not overlap
-        assert not A.any()
-        A[:] = k + 1
+    assert [A.ctypes.data % line for A in (y, slopes, work, new)] == [0] * 4
 
 
 @pytest.mark.parametrize(("kind", "widths"), CASES)
