@@ -15,7 +15,7 @@ import math
 import numpy as np
 
 from linflow._support.arrays import EPS
-from linflow.dynamics._tiled_products import add, copy, dot, jit, noinline, product, transpose, turned_product
+from linflow.dynamics._tiled_products import U, add, copy, dot, jit, noinline, product, transpose, turned_product
 
 KIND, DEPTH, ROWS, COLUMNS, SIZE, BY_COLUMNS, LEFT, RIGHT, F_AT, H_AT, STAR_AT, LENGTHS_AT, HT_AT = range(13)
 """Places in `spec`: objective, L, n, m, number of weights, whether `m ≤ n`, sides and places of the data."""
@@ -101,6 +101,17 @@ def _sized(total, shift):
 
 
 @jit
+def _distance(A, a, B, b, C, c, count):
+    """Write `C = A − B` over `count` entries, and return the sum of its squares."""
+    a, b, c, total = U(a), U(b), U(c), 0.0
+    for i in range(U(count)):
+        x = A[a + i] - B[b + i]
+        C[c + i] = x
+        total += x * x
+    return total
+
+
+@jit
 def _gap_and_gradient(spec, data, work):
     """Return the gap at the product in `work`, and write the gradient next to it."""
     noinline()
@@ -108,9 +119,10 @@ def _gap_and_gradient(spec, data, work):
     W, G, kind = spec[PRODUCT_AT], spec[GRADIENT_AT], spec[KIND]
     total = 0.0
     if kind == QUADRATIC:
-        copy(1.0, work, W, work, G, n * m)
-        add(-1.0, data, spec[STAR_AT], work, G, n * m)
-        place = G if a == 0 and b == 0 else _seen(spec, data, work, G, work)
+        total = _distance(work, W, data, spec[STAR_AT], work, G, n * m)
+        if a == 0 and b == 0:
+            return 0.5 * total
+        place = _seen(spec, data, work, G, work)
         rows, columns = a if a > 0 else n, b if b > 0 else m
         total = dot(work, place, work, place, rows * columns)
         if b > 0:
