@@ -34,26 +34,42 @@ def browser():
 
 
 @contextmanager
-def opened(explorer, browser):
-    """The page of the explorer, after every view has its first answer; it must end without an error."""
+def tab(browser):
+    """A tab, and what it has said of errors."""
     found, wrong = browser.new_context(viewport={"width": 1100, "height": 900}).new_page(), []
     found.on("pageerror", lambda error: wrong.append(str(error)))
+    yield found, wrong
+    found.context.close()
+
+
+@contextmanager
+def opened(explorer, tab):
+    """The page of the explorer, after every view has its first answer; it must end without an error."""
+    found, wrong = tab
+    wrong.clear()
+    found.goto("about:blank")
     found.goto(explorer.url)
     settled(found)
     assert all(said(found, f"{view}-code") for view in VIEWS)
     yield found
-    found.context.close()
     assert wrong == []
 
 
+@pytest.fixture(scope="package")
+def kept_tab(browser):
+    """A tab for all tests, as each of its own takes half a second to start."""
+    with tab(browser) as found:
+        yield found
+
+
 @pytest.fixture
-def page(explorer, browser):
-    with opened(explorer, browser) as found:
+def page(explorer, kept_tab):
+    with opened(explorer, kept_tab) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
 def shared(explorer, browser):
     """One page for all tests of a file that do not rest on the first state."""
-    with opened(explorer, browser) as found:
-        yield found
+    with tab(browser) as found, opened(explorer, found) as page:
+        yield page

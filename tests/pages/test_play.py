@@ -39,14 +39,34 @@ def file(tmp_path_factory):
     return path.as_uri()
 
 
-@pytest.fixture
-def page(context, file):
+@pytest.fixture(scope="module")
+def tab(context):
+    """A tab for all tests, as each of its own takes half a second to start, and what it has said of errors."""
     found, wrong = context.new_page(), []
     found.on("pageerror", lambda error: wrong.append(str(error)))
     found.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
+    yield found, wrong
+    found.close()
+
+
+@pytest.fixture
+def page(tab, file):
+    found, wrong = tab
+    wrong.clear()
+    found.goto("about:blank")
     found.goto(file)
     yield found
-    found.close()
+    assert wrong == []
+
+
+@pytest.fixture
+def formulas(tab, file):
+    """The page for tests that call its formulas, whatever was done to it before."""
+    found, wrong = tab
+    wrong.clear()
+    if not found.url.startswith(file):
+        found.goto(file)
+    yield found
     assert wrong == []
 
 
@@ -57,10 +77,10 @@ def test_the_page_is_small_and_asks_nothing_of_a_network():
     assert set(re.findall(r"https?://[^\s\"'<]*", text)) == {"http://www.w3.org/2000/svg"}  # the name of SVG
 
 
-def test_products_are_those_of_the_library(page):
+def test_products_are_those_of_the_library(formulas):
     times = [0.0, 1e-3, 0.1, 1.0, 7.0]
     for u, v, s in STARTS:
-        found = page.evaluate(
+        found = formulas.evaluate(
             "([u, v, s, times]) => times.map(t => mathematics.twoWeights(u, v, s).product(t))", [u, v, s, times]
         )
         np.testing.assert_allclose(
@@ -68,18 +88,18 @@ def test_products_are_those_of_the_library(page):
         )
 
 
-def test_weights_lie_on_their_branch(page):
+def test_weights_lie_on_their_branch(formulas):
     for u, v, s in STARTS:
         flow = "([u, v, s]) => { const f = mathematics.twoWeights(u, v, s); return [0, 0.3, 5].map(t => f.at(t)); }"
-        start, *rest = page.evaluate(flow, [u, v, s])
+        start, *rest = formulas.evaluate(flow, [u, v, s])
         np.testing.assert_allclose(start, [u, v], atol=1e-12)
         for a, b in rest:
             assert a * a - b * b == pytest.approx(u * u - v * v, abs=1e-9)
 
 
-def test_guarantees_of_two_weights_are_those_of_the_library(page):
+def test_guarantees_of_two_weights_are_those_of_the_library(formulas):
     for u, v, s in STARTS:
-        found = page.evaluate(
+        found = formulas.evaluate(
             "([u, v, s]) => { const f = mathematics.twoWeights(u, v, s); return [f.guaranteed, f.margin]; }",
             [u, v, s],
         )
@@ -88,10 +108,10 @@ def test_guarantees_of_two_weights_are_those_of_the_library(page):
 
 
 @pytest.mark.parametrize(("u", "v", "s"), [(2.0, 0.4, 1.0), (-1.3, 0.4, -0.5), (0.6, 0.5, 1.0), (1.6, -0.4, 1.0)])
-def test_losses_lie_below_what_is_guaranteed(page, u, v, s):
+def test_losses_lie_below_what_is_guaranteed(formulas, u, v, s):
     """The envelope is the flow itself where the start is between 0 and the target."""
     loss, envelope, one = np.array(
-        page.evaluate(
+        formulas.evaluate(
             """([u, v, s]) => { const f = mathematics.twoWeights(u, v, s);
             return [f.lossAt, f.envelopeAt, f.oneRateAt].map(g => [0, 0.1, 0.5, 1, 2].map(g)); }""",
             [u, v, s],
@@ -105,8 +125,8 @@ def test_losses_lie_below_what_is_guaranteed(page, u, v, s):
 
 
 @pytest.mark.parametrize(("layers", "s"), CHAINS)
-def test_rates_of_chains_are_those_of_the_library(page, layers, s):
-    found = page.evaluate("([layers, s]) => mathematics.chain(layers, s)", [layers, s])
+def test_rates_of_chains_are_those_of_the_library(formulas, layers, s):
+    found = formulas.evaluate("([layers, s]) => mathematics.chain(layers, s)", [layers, s])
     d = [a * a - b * b for a, b in itertools.pairwise(layers)]
     w = math.prod(layers)
     margin = max(0.0, abs(s) - abs(s - w))
@@ -123,8 +143,8 @@ def test_rates_of_chains_are_those_of_the_library(page, layers, s):
 
 
 @pytest.mark.parametrize(("layers", "s"), CHAINS)
-def test_times_of_chains_are_those_of_a_run(page, layers, s):
-    found = page.evaluate("([layers, s]) => mathematics.chain(layers, s).timeTo(1e-6)", [layers, s])
+def test_times_of_chains_are_those_of_a_run(formulas, layers, s):
+    found = formulas.evaluate("([layers, s]) => mathematics.chain(layers, s).timeTo(1e-6)", [layers, s])
     if len(set(layers)) == 1:
         w = math.prod(layers)
         known = scalar_balanced_time(len(layers), s, w, s - math.copysign(1e-3, s - w) * abs(s - w))
