@@ -121,7 +121,7 @@ def identity(
         checks.positive(size, "size"),
         checks.positive(std, "std", allow_zero=True),
     )
-    draw = np.random.default_rng(rng).standard_normal if std else np.zeros
+    draw = checks.generator(rng).standard_normal if std else np.zeros
     return _network([size * np.eye(*shape) + std * draw(shape) for shape in itertools.pairwise(widths)], like)
 
 
@@ -134,7 +134,7 @@ def orthogonal(widths: Sequence[int], gain: float = 1.0, *, rng: Seed = None, li
         >>> bool(np.allclose(net.weights[0] @ net.weights[0].T, 4 * np.eye(3)))
         True
     """
-    widths, gain, rng = checks.widths(widths), checks.positive(gain, "gain"), np.random.default_rng(rng)
+    widths, gain, rng = checks.widths(widths), checks.positive(gain, "gain"), checks.generator(rng)
     layers = []
     for rows, columns in itertools.pairwise(widths):
         Q = _orthonormal(max(rows, columns), min(rows, columns), rng)
@@ -197,7 +197,7 @@ def imbalanced(
         >>> lf.imbalance_spectrum(net).eigenvalues.round(12) + 0.0
         array([3., 3., 0., 0.])
     """
-    widths, rng = checks.widths(widths), np.random.default_rng(rng)
+    widths, rng = checks.widths(widths), checks.generator(rng)
     n, m, L = widths[0], widths[-1], len(widths) - 1
     ds = _per_layer(imbalance, L - 1)
     W = rng.normal(0.0, checks.positive(std, "std"), (n, m)) if product is None else product
@@ -237,7 +237,7 @@ def spectral(
         >>> np.linalg.svd(net.product())[1].round(12)
         array([0.01, 0.01])
     """
-    widths, rng = checks.widths(widths), np.random.default_rng(rng)
+    widths, rng = checks.widths(widths), checks.generator(rng)
     n, m, L = widths[0], widths[-1], len(widths) - 1
     target = to_numpy(checks.matrix(target, "target", (n, m))[0])
     k = min(n, m)
@@ -297,7 +297,7 @@ def with_imbalance(D: Any, W: Any, *, scale: float = 1.0, rng: Seed = None) -> N
     obstacle = wanted.obstacle()
     if obstacle:
         raise ValueError(f"no such weights exist: {obstacle}.")
-    weights, residual = wanted.weights(np.random.default_rng(rng))
+    weights, residual = wanted.weights(checks.generator(rng))
     if residual > ACCEPTED:
         raise ValueError(
             f"no weights were found: the search ended {residual:.2g} from the imbalances and product, relatively. No "
@@ -308,7 +308,7 @@ def with_imbalance(D: Any, W: Any, *, scale: float = 1.0, rng: Seed = None) -> N
 
 
 def _draw(widths: Sequence[int], stds: Sequence[float], rng: Seed, like: Array | None, scale: float = 1.0) -> Network:
-    rng = np.random.default_rng(rng)
+    rng = checks.generator(rng)
     sides = zip(stds, widths, widths[1:], strict=False)
     return _network([std * rng.standard_normal((rows, columns)) for std, rows, columns in sides], like, scale)
 

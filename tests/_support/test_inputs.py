@@ -310,3 +310,14 @@ def test_whole_numbers_that_float64_does_not_hold_are_noted(tmp_path):
         np.savez(tmp_path / "w.npz", W1=W)
         (note,) = lf.load(tmp_path / "w.npz").notes
         assert note.endswith("beyond 2^53") is noted
+
+
+@pytest.mark.parametrize(("given", "error"), [(1.5, TypeError), (-1, ValueError), ("0", TypeError)])
+def test_what_is_no_seed_and_no_generator(given, error):
+    starts = (lf.init.ntk, lf.init.fan_in, lf.init.gaussian, lf.init.orthogonal)
+    for start in starts:
+        with pytest.raises(error, match=f"rng is {given!r}; a seed, a whole number of at least 0, or a numpy"):
+            start((2, 4, 2), rng=given)
+    assert np.array_equal(
+        lf.init.ntk((2, 4, 2), rng=np.random.default_rng(3)).weights[0], lf.init.ntk((2, 4, 2), rng=3).weights[0]
+    )

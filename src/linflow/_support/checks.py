@@ -115,6 +115,15 @@ def count(x: Any, name: str, least: int = 1) -> int:
     return int(cast("Any", x))  # also converts another Real, such as 3.0
 
 
+def generator(rng: Any) -> np.random.Generator:
+    """Return the generator that a seed or a generator stands for."""
+    try:
+        return np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        message = f"rng is {rng!r}; a seed, a whole number of at least 0, or a numpy.random.Generator is needed."
+        raise type(error)(message) from None
+
+
 def numbers(x: Any, name: str) -> np.ndarray:
     """Return a number or a sequence of numbers as a NumPy array of float64.
 

@@ -22,7 +22,7 @@ class Family:
     ):
         self.objective, self.widths = objective, checks.widths(widths)
         self.scale = checks.positive(scale, "scale")
-        self.seed = int(np.random.default_rng(rng).integers(2**63))
+        self.seed = int(checks.generator(rng).integers(2**63))
         self.like = objective.minimizer if like is None else like
         self.depth = len(self.widths) - 1
         if self.depth == 1:

@@ -106,7 +106,7 @@ def optimum(
     """
     net = Network.of(network).detach()
     starts = checks.count(starts, "starts")
-    rng = np.random.default_rng(rng)
+    rng = checks.generator(rng)
     if net.depth == 1:
         return Optimum(net.scale**2, 0.0, net, 1, 1, converged=True)
     full = [to_numpy(W) for W in net.weights]

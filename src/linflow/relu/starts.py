@@ -46,7 +46,7 @@ def paired(
     d, h, m = sizes
     if h % 2:
         raise ValueError(f"the hidden width is {h}; neurons come in pairs, so an even number is needed.")
-    size, rng = checks.positive(output_size, "output_size", allow_zero=True), np.random.default_rng(rng)
+    size, rng = checks.positive(output_size, "output_size", allow_zero=True), checks.generator(rng)
     std = checks.positive(std, "std")
     U = std * rng.standard_normal((d, h // 2))
     w = rng.standard_normal((h // 2, m))
