@@ -13,7 +13,7 @@ import linflow as lf
 from linflow.verified import elimination
 from linflow.verified.compiled import CompiledNode, CompiledPath
 from linflow.verified.elimination import (
-    Chain,
+    HessianChain,
     best_cost,
     chain_cost,
     dense_cost,
@@ -264,7 +264,7 @@ def test_every_allowance_of_an_elimination(monkeypatch, askew):
             F if F is None else Matrix(F.value + askew * rng.standard_normal(F.value.shape), F.error, F.norm)
             for F in (given.left, given.right)
         )
-        chain = Chain(given.weights, given.before, given.pulled, left, right, given.factor)
+        chain = HessianChain(given.weights, given.before, given.pulled, left, right, given.factor)
         for shift in (30.0, 300.0):
             expected = literal_lacking(chain, shift, u, g)
             assert chain.lacking(shift) == pytest.approx(expected, rel=1e-9, abs=0)
@@ -279,7 +279,7 @@ def test_half_of_what_is_not_symmetric_is_paid_for():
         left, right = (
             F and Matrix(F.value + 1e-3 * rng.standard_normal(F.value.shape)) for F in (given.left, given.right)
         )
-        chain = Chain(given.weights, given.before, given.pulled, left, right, given.factor)
+        chain = HessianChain(given.weights, given.before, given.pulled, left, right, given.factor)
         form = exact_form(chain)
         H = np.array([[float(Fraction(int(x.p), int(x.q))) for x in row] for row in form.table()])
         least = float(np.linalg.eigvalsh(H)[0])
@@ -443,7 +443,7 @@ def test_a_chain_has_the_parts_of_its_problem(monkeypatch):
     P, S = [Matrix(np.ones((2, 4))), Matrix(np.ones((2, 5)))], [Matrix(np.ones((4, 3))), Matrix(np.ones((5, 3)))]
     Q, given = [Matrix(np.ones((rows, 3))) for rows in (2, 4, 5)], []
     for way in WAYS:
-        chain = Chain.of(problem, 0.5, W, P, S, Q, way)
+        chain = HessianChain.of(problem, 0.5, W, P, S, Q, way)
         sides = (chain.left, chain.right)[:: 1 if way == "last" else -1]
         assert [(F.norm, F.error) for F in sides] == [(0.5, 0.125), (0.75, 0.25)] and chain.factor == 0.5
         widths = [2, 4, 5, 3][:: 1 if way == "last" else -1]
@@ -475,7 +475,7 @@ def test_nothing_is_proved_where_numbers_leave_float64():
             parts[-1].value[0, 0] = wrong
             parts[-1].length = float(np.abs(parts[-1].value).sum())
             with np.errstate(all="ignore"):
-                found = Chain(parts, chain.before, chain.pulled, None, None, chain.factor).lacking(1.0)
+                found = HessianChain(parts, chain.before, chain.pulled, None, None, chain.factor).lacking(1.0)
             assert found is None or not found < math.inf
 
 

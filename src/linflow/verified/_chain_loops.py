@@ -1,4 +1,4 @@
-"""`least.krylov` for `elimination.Chain` in compiled loops."""
+"""`least.krylov` for `elimination.HessianChain` in compiled loops."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from linflow.verified.rounding import TINY
 
 @jit
 def _times(widths, sides, parts, v, found, at, room):
-    """Write the product of the Hessian of a chain and v, from `at` in `found`; see `elimination.Chain.times`."""
+    """Write the product of the Hessian of a chain and v, from `at` in `found`; see `HessianChain.times`."""
     noinline()
     L, n, m = len(widths) - 1, widths[0], widths[-1]
     most, total = 1, 0

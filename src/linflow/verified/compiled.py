@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from linflow.verified.arithmetic import FLOAT64
-from linflow.verified.elimination import Chain, best_cost, least_of_chain
+from linflow.verified.elimination import HessianChain, best_cost, least_of_chain
 from linflow.verified.hessian import KEPT, Matrix
 from linflow.verified.least import ENOUGH, least_near
 from linflow.verified.log_norm import Constants
@@ -240,7 +240,7 @@ class CompiledNode:
         of.programs.look(of.spec, path.order, path.series, *parts, norms, of.work)
         return H, of.programs.hessian(of.spec, of.data, kept, *parts, H.ravel(), of.room)
 
-    def chain(self, kept: float) -> Chain:
+    def chain(self, kept: float) -> HessianChain:
         """Return the parts of `∇²L` here, with `kept` of its first part."""
         path, of, k = self.path, self.path.layout, self.path.layout.at
         L, n, m, widths = of.depth, of.widths[0], of.widths[-1], of.widths
@@ -257,7 +257,7 @@ class CompiledNode:
         P = [head(k.P_HEAD, 1, l, n, widths[l]) for l in range(1, L)]
         S = [head(k.S_HEAD, 2, l, widths[l - 1], m) for l in range(2, L + 1)]
         Q = [head(k.Q_HEAD, 3, l, widths[l], m) for l in range(L)]
-        return Chain.of(of.problem, of.scale**2 * kept, W, P, S, Q, of.way)
+        return HessianChain.of(of.problem, of.scale**2 * kept, W, P, S, Q, of.way)
 
     @cached_property
     def least(self) -> float:

@@ -61,7 +61,7 @@ def best_cost(widths: Sequence[int]) -> tuple[float, str]:
 
 
 @dataclass(frozen=True)
-class Chain:
+class HessianChain:
     """The parts of a Hessian, as computed, with bounds of their errors.
 
     Attributes:
@@ -90,7 +90,7 @@ class Chain:
         S: list[Matrix],
         Q: list[Matrix],
         way: str,
-    ) -> Chain:
+    ) -> HessianChain:
         """Return the chain of a node whose elimination starts at the last or at the first layer.
 
         Args:
@@ -249,7 +249,9 @@ def rest_of(Pi: np.ndarray, shift: float) -> float | None:
     return lost + gamma(side + 1) * trace / (1 - gamma(side + 1))
 
 
-def least_of_chain(chain: Chain, vector: np.ndarray, enough: float, programs: Any = None) -> tuple[float, np.ndarray]:
+def least_of_chain(
+    chain: HessianChain, vector: np.ndarray, enough: float, programs: Any = None
+) -> tuple[float, np.ndarray]:
     """Return a proved lower bound of `min(0, λ_min)` of a Hessian, and a vector near the eigenvector.
 
     Trial shifts come from Rayleigh quotients on Krylov spaces. The proof does not depend on how good they are.
@@ -322,5 +324,5 @@ def least_curvature(path: Expansion) -> float:
     L, factor = path.depth, path.scale * path.scale * KEPT
     parts = (1, path.prefixes), (2, path.suffixes)
     P, S = ([coefficient(products[l]) for l in range(first, first + L - 1)] for first, products in parts)
-    chain = Chain.of(path.problem, factor, W, P, S, [coefficient(Q) for Q in path.pulled], way)
+    chain = HessianChain.of(path.problem, factor, W, P, S, [coefficient(Q) for Q in path.pulled], way)
     return least_of_chain(chain, np.zeros(0), ENOUGH / path.tau)[0]
