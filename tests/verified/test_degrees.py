@@ -124,3 +124,4 @@ def test_a_flow_whose_steps_would_not_suffice_is_proved_with_a_path_of_high_degr
         assert flint.arb(low) <= gap <= flint.arb(high) and high - low < 1e-6 * high
         weights, _, _, radius = hurried.around(t)
         assert distance(true.at(t), [w[None] for w in weights], flint.arb(0)) <= radius < 1e-9
+    assert (marching.RAISED, marching.DEEP) == (200, 8)  # docs/verified.md, section 3

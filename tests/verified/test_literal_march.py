@@ -11,7 +11,7 @@ import pytest
 from linflow.verified import march
 from linflow.verified.arithmetic import FLOAT64, PAIRS
 from linflow.verified.log_norm import Constants, Node, Tube, greatest
-from linflow.verified.march import EnclosureMarch, budget, next_time, rounding_of_value
+from linflow.verified.march import EnclosureMarch, budget, next_time, rounded_up, rounding_of_value
 from linflow.verified.problem import AffineGradient
 from linflow.verified.taylor import Expansion
 from tests.verified.test_literal_path import coarse, drawn, near, up
@@ -159,6 +159,17 @@ def test_the_bound_by_products_is_used_while_it_is_cheap_or_within_its_budget(mo
     assert [level(0.99e-4, 9.0), level(1.01e-4, 9.0)] == [2, 3]
     assert [level(3.001, size=1500), level(7.999, size=1501), level(8.001, size=1501)] == [3, 2, 3]
     assert level(9.0, curved=False) == 2
+    # Of the step that is tried now, not of the one before.
+    state.node = SimpleNamespace(products=(np.array([[0.0, 8.0], [8.0, 0.0]]), np.array([[0.0, 0.5], [0.5, 0.0]])))
+    assert [level(0.249), level(0.251)] == [2, 3]
+
+
+def test_an_end_is_rounded_up_to_24_digits():
+    for t in (1.0, 0.1, 2 / 3, 1e-300, 123456789.0, 2.0**24 + 1, 1.0 + 2.0**-23, 1.0 + 2.0**-24):
+        up_to = rounded_up(t)
+        mantissa, _ = math.frexp(up_to)
+        assert t <= up_to < t * (1 + 2.0**-22) and mantissa * 2**24 == int(mantissa * 2**24)
+    assert rounded_up(1.0 + 2.0**-23) == 1.0 + 2.0**-23 and rounded_up(math.inf) == math.inf
 
 
 def test_the_hessian_is_used_where_it_costs_no_more_than_one_of_1500_weights(monkeypatch):
@@ -166,7 +177,9 @@ def test_the_hessian_is_used_where_it_costs_no_more_than_one_of_1500_weights(mon
     for cost, curved in ((1500**3 / 6, True), (1500**3 / 6 + 1, False)):
         monkeypatch.setattr(march, "best_cost", lambda widths, cost=cost: (cost + (widths != [2, 3, 3, 4]), "dense"))
         assert EnclosureMarch(AffineGradient(np.ones((2, 4))), weights, 1.0).curved == curved
-        assert not EnclosureMarch(AffineGradient(np.eye(2)), [np.eye(2)], 1.0).curved  # one layer is convex
+    monkeypatch.setattr(march, "best_cost", lambda widths: (0.0, "dense"))
+    for layers in (1, 2):  # one layer is convex
+        assert EnclosureMarch(AffineGradient(np.eye(2)), [np.eye(2)] * layers, 1.0).curved == (layers == 2)
 
 
 @pytest.mark.parametrize(("least", "m"), [(-2.0, 2.0), (2.0, 0.0)])

@@ -10,6 +10,7 @@ import pytest
 import linflow as lf
 from linflow.verified import run
 from linflow.verified.arithmetic import FLOAT64, PAIRS
+from linflow.verified.declared_march import ACCURACY
 from linflow.verified.flow import _done, enclose_flow
 from linflow.verified.march import rounded_up
 from linflow.verified.run import descent_and_flow
@@ -262,9 +263,40 @@ def test_the_time_of_a_target_is_not_asked_for_where_its_gap_is_known_well_enoug
     part = 2e-4 * 8 * math.log(2) / 0.5
     for factor, known in ((1 - 1e-9, True), (1 + 1e-9, False)):
         gaps = [(0.39, 0.4), (0.2 * (1 - factor * part), 0.2)]
-        seen, asked = ending(monkeypatch, "target proved", gaps, length=0.5)
-        assert seen == [FLOAT64] and asked == ([] if known else [0.1])
+        for before in ([], [(0.9, 0.9)]):
+            seen, asked = ending(monkeypatch, "target proved", before + gaps, length=0.5)
+            assert seen == [FLOAT64] and asked == ([] if known else [0.1])
     assert ending(monkeypatch, "target proved", [(1.0, 2.0), (0.0, 0.0)]) == ([FLOAT64], [])
+
+
+@pytest.mark.parametrize(
+    ("result", "t", "tried"), [("proof ended", 0.25, 2), ("proof ended", 0.0, 1), ("target proved", 0.25, 1)]
+)
+def test_a_defect_is_made_smaller_by_as_much_as_the_radius_grew(monkeypatch, result, t, tried):
+    """And by e more; only of declared objectives, and only where there was a first step."""
+    Y, seen = np.array([[1.0]]), []
+    f = lf.Objective(
+        lambda W: float(((W - Y) ** 2).sum() / 2),
+        lambda W: W - Y,
+        shape=(1, 1),
+        minimizer=Y,
+        minimum=0.0,
+        smoothness=1.0,
+        convex=True,
+        hessian_lipschitz=0.0,
+        value_error=1e-14,
+        gradient_error=1e-15,
+    )
+
+    def ends(march, *given):
+        seen.append(march.accuracy)
+        march.t, march.exponent = t, 2.0
+        return result, "", ()
+
+    monkeypatch.setattr(run, "enclose_flow", ends)
+    lf.enclose(f, NET, until=0.25)
+    accuracy = ACCURACY * 0.5
+    assert seen == pytest.approx([accuracy, accuracy * math.exp(-3.0)][:tried], rel=1e-14)
 
 
 def test_a_loose_proof_is_kept_if_more_digits_take_too_many_steps(monkeypatch):
