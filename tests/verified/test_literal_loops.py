@@ -718,6 +718,21 @@ def test_only_a_vector_of_the_size_and_of_about_length_1_is_a_start(monkeypatch)
     assert (least.CLOSE, least.KRYLOV, least.TRIALS) == (0.005, 8, 60)
 
 
+def test_a_factor_with_a_pivot_that_is_not_finite_proves_nothing(monkeypatch):
+    blas, lapack = least.libraries()
+
+    def dpotrf(*given, **options):
+        factor, info = lapack.dpotrf(*given, **options)
+        factor[-1, -1] = math.nan
+        return factor, info
+
+    broken = SimpleNamespace(dpotrf=dpotrf, dpotrs=lapack.dpotrs)
+    monkeypatch.setattr(least, "libraries", lambda: (blas, broken))
+    assert least.least_near(-np.eye(3), 0.0, np.eye(3)[0], 1e-7)[0] == -math.inf
+    monkeypatch.setattr(least, "nearer", lambda times, v: (math.inf, v))
+    assert least.least_near(-np.eye(3), 0.0, np.eye(3)[0], 1e-7)[0] == -math.inf
+
+
 def test_a_pivot_is_above_0_and_finite():
     for entry, shift, complete in ((2.0, 1.0, True), (2.0, 2.0, False), (2.0, 3.0, False), (math.inf, 1.0, False)):
         assert LEAST["_factored"](np.array([entry]), 1, shift, np.zeros(1)) == complete
