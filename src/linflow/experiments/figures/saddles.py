@@ -204,7 +204,8 @@ def draw(data: SaddlesData) -> Any:
                                textcoords="offset points", ha="right", size=7)  # fmt: skip
         loss.set(ylabel="loss", ylim=(1e-4 * one.gap[0], 3 * one.gap[0]))
         loss.set_title(f"{L} layers")
-        end = one.t[np.argmax(one.gap <= 1e-4 * one.gap[0])]
+        above = one.t[one.gap > 1e-4 * one.gap[0]]
+        end = one.t[min(len(above), len(one.t) - 1)]
         least.set(xlabel="$t$", ylabel=r"least eigenvalue of $\nabla^2L$", xlim=(0, end))
         least.axhline(0, color=COLOURS["black"], linewidth=0.6)
     return fig
