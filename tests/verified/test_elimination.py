@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import linflow as lf
-from linflow.verified import elimination
+from linflow.verified import elimination, rounding
 from linflow.verified.compiled import CompiledNode, CompiledPath
 from linflow.verified.elimination import (
     HessianChain,
@@ -84,6 +84,11 @@ def exact_form(chain):
     )
 
 
+def rounded(form):
+    """An exact matrix in float64."""
+    return np.array([[float(Fraction(int(x.p), int(x.q))) for x in row] for row in form.table()])
+
+
 def exact_order(true, order):
     size = len(order)
     return flint.fmpq_mat(size, size, [true[int(i), int(j)] for i in order for j in order])
@@ -107,7 +112,7 @@ def test_a_bound_holds_for_the_exact_hessian_and_is_close(kind, monkeypatch):
         low, v = least_of_chain(chain, np.zeros(0), 1e-9)
         assert semidefinite(true - identity(chain.size) * rational(low))
         form = exact_form(chain)
-        H = np.array([[float(Fraction(int(x.p), int(x.q))) for x in row] for row in form.table()])
+        H = rounded(form)
         least = float(np.linalg.eigvalsh(H)[0])
         assert low >= min(0.0, least) * (1 + 2 * CLOSE) - 2e-9 - 4 * chain.error
         if least < 0:
@@ -192,7 +197,7 @@ def test_an_elimination_that_runs_to_completion_proves_its_shift(kind):
     proved = 0
     for chain, _, _, _ in chains(kind, most=12):
         form = exact_form(chain)
-        H = np.array([[float(Fraction(int(x.p), int(x.q))) for x in row] for row in form.table()])
+        H = rounded(form)
         least = float(np.linalg.eigvalsh(H)[0])
         for scale in (1e-16, 1e-15, 1e-14, 1e-12, 1e-9):
             shift = -least + scale * float(rng.standard_normal()) * (1 + abs(least))
@@ -211,7 +216,9 @@ def coarsened(monkeypatch, u=2.0**-20):
     """Make every allowance for rounding large enough to see."""
     for name, value in (("U", u), ("UP", UP), ("TINY", TINY)):
         monkeypatch.setattr(elimination, name, value)
-    monkeypatch.setattr(elimination, "gamma", lambda count: count * u / (1 - count * u))
+    monkeypatch.setattr(rounding, "TINY", TINY)  # of Frobenius norms
+    for module in (elimination, rounding):
+        monkeypatch.setattr(module, "gamma", lambda count: count * u / (1 - count * u))
     return u, lambda count: count * u / (1 - count * u)
 
 
@@ -281,7 +288,7 @@ def test_half_of_what_is_not_symmetric_is_paid_for():
         )
         chain = HessianChain(given.weights, given.before, given.pulled, left, right, given.factor)
         form = exact_form(chain)
-        H = np.array([[float(Fraction(int(x.p), int(x.q))) for x in row] for row in form.table()])
+        H = rounded(form)
         least = float(np.linalg.eigvalsh(H)[0])
         for shift in -least + 1e-3 * rng.standard_normal(6):
             lacking = chain.lacking(float(shift))

@@ -14,6 +14,7 @@ from linflow.verified.declared_march import ACCURACY
 from linflow.verified.flow import _done, enclose_flow
 from linflow.verified.march import rounded_up
 from linflow.verified.run import descent_and_flow
+from tests.verified.test_declared import declared
 
 attempts = importlib.import_module("linflow.verified.attempt")  # the name is the function's, too
 F = lf.MatrixFactorization(np.array([[2.0]]))
@@ -274,19 +275,7 @@ def test_the_time_of_a_target_is_not_asked_for_where_its_gap_is_known_well_enoug
 )
 def test_a_defect_is_made_smaller_by_as_much_as_the_radius_grew(monkeypatch, result, t, tried):
     """And by e more; only of declared objectives, and only where there was a first step."""
-    Y, seen = np.array([[1.0]]), []
-    f = lf.Objective(
-        lambda W: float(((W - Y) ** 2).sum() / 2),
-        lambda W: W - Y,
-        shape=(1, 1),
-        minimizer=Y,
-        minimum=0.0,
-        smoothness=1.0,
-        convex=True,
-        hessian_lipschitz=0.0,
-        value_error=1e-14,
-        gradient_error=1e-15,
-    )
+    f, seen = declared(lf.MatrixFactorization(np.ones((1, 1)))), []
 
     def ends(march, *given):
         seen.append(march.accuracy)

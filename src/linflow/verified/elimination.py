@@ -20,10 +20,10 @@ import numpy as np
 from linflow.verified.hessian import KEPT, Matrix, coefficient, hessian, identity
 from linflow.verified.least import CLOSE, ENOUGH, TRIALS, libraries, nearer, ritz
 from linflow.verified.problem import AffineGradient
-from linflow.verified.rounding import TINY, UP, U, gamma, least_eigenvalue
+from linflow.verified.rounding import TINY, UP, U, frobenius, gamma, least_eigenvalue
 from linflow.verified.taylor import Expansion
 
-OVERHEAD = 4e6
+FIXED = 4e6
 """Multiplications that take as long as what an elimination does besides multiplying."""
 
 SHORT, LONG = 12, 60
@@ -53,8 +53,8 @@ def best_cost(widths: Sequence[int]) -> tuple[float, str]:
     """Return the least cost of a bound of `λ_min`, and how it is reached: "dense", "last" or "first" layer first."""
     ways = {
         "dense": dense_cost(widths),
-        "last": chain_cost(widths) + OVERHEAD,
-        "first": chain_cost(widths[::-1]) + OVERHEAD,
+        "last": chain_cost(widths) + FIXED,
+        "first": chain_cost(widths[::-1]) + FIXED,
     }
     way = min(ways, key=ways.__getitem__)
     return ways[way], way
@@ -196,7 +196,7 @@ class HessianChain:
         for W, P, N in zip(self.weights[:0:-1], self.before[:0:-1], self.pulled[:0:-1], strict=True):
             (n, rows), columns = P.value.shape, W.value.shape[1]
             layer, state, turned = rows * columns, n * rows, P.value.T
-            size, askew = _length(Pi), _length(Pi - Pi.T)
+            size, askew = float(frobenius(Pi)), float(frobenius(Pi - Pi.T))
             if not size < math.inf:
                 return None
             half = (turned @ Pi.reshape(n, -1)).reshape(layer, n * columns)
@@ -214,7 +214,7 @@ class HessianChain:
                 return None
             T = blas.dtrsm(1.0, factor, Y.T, side=1, lower=1, trans_a=1, overwrite_b=1)
             # What V and X pay; see docs/verified.md, section 5. Any ratio above 0 would do.
-            height, width = trace / (1 - gamma(layer + 1)), _length(T)
+            height, width = trace / (1 - gamma(layer + 1)), float(frobenius(T))
             if not width < math.inf:
                 return None
             each = (3 * gamma(2 * max(n, columns) + 2) + gamma(6)) * size + 2 * askew
@@ -232,7 +232,7 @@ class HessianChain:
         A = np.eye(n) if self.left is None else self.left.value
         B = np.eye(m) if self.right is None else self.right.value
         end = self.factor * (A[:, None, :, None] * B[None, :, None, :]).reshape(n * m, n * m)
-        return _lowered(end, gamma(4) * self.factor * _length(A) * _length(B))
+        return _lowered(end, gamma(4) * self.factor * float(frobenius(A)) * float(frobenius(B)))
 
 
 def rest_of(Pi: np.ndarray, shift: float) -> float | None:
@@ -245,7 +245,7 @@ def rest_of(Pi: np.ndarray, shift: float) -> float | None:
     factor, info = lapack.dpotrf(R, lower=1, clean=0, overwrite_a=1)
     if info or not np.isfinite(factor.diagonal()).all():
         return None
-    lost = _length(Pi - Pi.T) + U * (_length(Pi) + shift * side)
+    lost = float(frobenius(Pi - Pi.T)) + U * (float(frobenius(Pi)) + shift * side)
     return lost + gamma(side + 1) * trace / (1 - gamma(side + 1))
 
 
@@ -297,12 +297,6 @@ def _times(size: float, wrong: float, F: Matrix) -> tuple[float, float]:
     """Return the bounds for a product with F."""
     other, error = _size(F)
     return size * other, wrong * other + size * error
-
-
-def _length(A: np.ndarray) -> float:
-    """Return an upper bound of `‖A‖_F`, or NaN."""
-    flat = A.ravel(order="K")
-    return math.sqrt(float(flat @ flat)) * (1 + gamma(flat.size + 4)) + TINY
 
 
 def _lowered(A: np.ndarray, lost: float) -> np.ndarray:

@@ -48,7 +48,11 @@ def known(low: float, high: float) -> tuple[float, float]:
 
 def frobenius(stack: np.ndarray) -> np.ndarray:
     """Return upper bounds of `‖A‖_F` for a matrix, or for each matrix of a stack."""
-    squares = np.einsum("...ij,...ij->...", stack, stack)
+    if stack.ndim == 2:  # one inner product, which is faster
+        entries = stack.ravel(order="K")
+        squares = np.dot(entries, entries)
+    else:
+        squares = np.einsum("...ij,...ij->...", stack, stack)
     return np.sqrt(squares) * (1 + gamma(stack.shape[-1] * stack.shape[-2] + 4)) + TINY
 
 
