@@ -23,6 +23,14 @@ def text_table(rows: Sequence[Sequence[str]], sides: str) -> list[str]:
     return ["  ".join(map(format, row, forms)).rstrip() for row in rows]
 
 
+def grouped(rows: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Return the names that have the same reason, by reason; each reason keeps the place of its first name."""
+    names: dict[str, list[str]] = {}
+    for name, reason in rows:
+        names.setdefault(reason, []).append(name)
+    return names
+
+
 def by_reason(rows: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """Join the names that have the same reason; each reason keeps the place of its first name.
 
@@ -30,10 +38,7 @@ def by_reason(rows: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
         >>> by_reason([("a", "too narrow"), ("b, c", "too deep"), ("d", "too narrow")])
         [('a; d', 'too narrow'), ('b, c', 'too deep')]
     """
-    names: dict[str, list[str]] = {}
-    for name, reason in rows:
-        names.setdefault(reason, []).append(name)
-    return [("; ".join(same), reason) for reason, same in names.items()]
+    return [("; ".join(same), reason) for reason, same in grouped(rows).items()]
 
 
 def unmet(what: str, rows: Sequence[tuple[str, str]]) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from linflow._support.arrays import Array, namespace
 from linflow._support.number_formats import FLOAT64, Format
+from linflow._support.text_table import grouped
 from linflow._support.words import in_one_line
 from linflow.model.network import Network
 
@@ -55,6 +56,11 @@ class Chain:
         """The widths `(h_0, …, h_L)`."""
         return (self.weights[0].shape[0], *(W.shape[1] for W in self.weights))
 
+    @property
+    def title(self) -> str:
+        """The name in one line; a chain that is the whole model has none."""
+        return in_one_line(self.name) or "the model"
+
     def __repr__(self) -> str:
         return f"Chain({self.name!r}, {self.kind}, {'×'.join(map(str, self.widths))})"
 
@@ -84,11 +90,8 @@ def transposed(matrix: Array, bias: Array | None = None) -> Array:
 
 def remarks(chains: Iterable[Chain]) -> list[str]:
     """Return a line for each note on some chains, with the first chain that has it and how many others do."""
-    where: dict[str, list[str]] = {}
-    for chain in chains:
-        for note in chain.notes:
-            where.setdefault(note, []).append(chain.name or "the model")
+    notes = grouped((chain.title, note) for chain in chains for note in chain.notes)
     return [
         in_one_line(f"{names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)}: {note}")
-        for note, names in where.items()
+        for note, names in notes.items()
     ]

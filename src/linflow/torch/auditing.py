@@ -83,7 +83,7 @@ class Audit:
         head = ("chain", "kind", "shape", "λ(D)", "balanced", "σ(W)", "λ(T) tangent", "λ(T)", "guarantee")
         rows = [head] + [
             (
-                in_one_line(c.name) or "the model",
+                c.chain.title,
                 c.chain.kind,
                 "×".join(map(str, c.chain.widths)),
                 _range(

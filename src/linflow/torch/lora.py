@@ -14,6 +14,7 @@ from typing import Any
 from linflow._support import checks
 from linflow._support.arrays import Array, namespace, norm, to_numpy
 from linflow._support.number_formats import COMPUTED, FLOAT64, FORMATS, dtype_name
+from linflow._support.text_table import text_table
 from linflow._support.words import plural, shown
 from linflow.model.network import Network
 from linflow.torch._chain import remarks
@@ -100,7 +101,7 @@ class Adapter:
         """Return the table row of the adapter, in the order of `COLUMNS`."""
         numbers = (*self.floors, float(self.singular_values[0]), self.step_ratio, self.least_on_tangent)
         return (
-            self.name or "the model",
+            self.chain.title,
             "×".join(map(str, self.chain.widths)),
             f"{self.chain.scale:.3g}",
             f"{float(self.imbalance[-1]):.3g} … {float(self.imbalance[0]):.3g}",
@@ -138,9 +139,10 @@ class LoraReport:
 
     @shown
     def __str__(self) -> str:
-        lines = table([COLUMNS, *(a.row() for a in self.adapters)]) if self.adapters else "no adapter was found"
+        rows = [COLUMNS, *(a.row() for a in self.adapters)]
+        lines = text_table(rows, "<") if self.adapters else ["no adapter was found"]
         skipped = (f"skipped {name}: {reason}" for name, reason in self.skipped)
-        return "\n".join([lines, *remarks(a.chain for a in self.adapters), *skipped])
+        return "\n".join([*lines, *remarks(a.chain for a in self.adapters), *skipped])
 
 
 def adapters(model: Any, *, scaling: float | None = None, config: Mapping[str, Any] | None = None) -> LoraReport:
@@ -309,9 +311,3 @@ def _growing(a: Array, b: Array, d: float, values: Array, s: float, K: float) ->
     kappa = growth / (s * values)
     c = (a + kappa * b) / (1 + kappa**2)
     return growth, s * kappa * xp.sum(c**2, axis=0) * K / values
-
-
-def table(rows: list[tuple[str, ...]]) -> str:
-    """Return rows as text in columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(x.ljust(w) for x, w in zip(row, widths, strict=True)).rstrip() for row in rows)

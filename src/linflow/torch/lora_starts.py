@@ -10,8 +10,9 @@ from typing import Any
 
 from linflow._support.arrays import to_numpy
 from linflow._support.checks import choice, count, matrix, positive
+from linflow._support.text_table import text_table
 from linflow._support.words import shown
-from linflow.torch.lora import COLUMNS, Adapter, Alignment, adapters, alignment, table
+from linflow.torch.lora import COLUMNS, Adapter, Alignment, adapters, alignment
 
 METHODS = ("default", "gaussian", "orthogonal", "olora", "pissa", "eva")
 """Values of `init_lora_weights` of PEFT ("default" for True); "eva" needs inputs."""
@@ -62,7 +63,8 @@ class LoraComparison:
         for method, adapter, phase in zip(self.methods, self.adapters, self.alignments, strict=True):
             last = () if phase is None else (f"{float(phase.start[0]):.2g}", f"{float(phase.times[0]):.3g}")
             rows.append((method, *adapter.row()[2:], *last))
-        return "\n".join([table(rows), *(f"skipped {method}: {reason}" for method, reason in self.skipped)])
+        skipped = (f"skipped {method}: {reason}" for method, reason in self.skipped)
+        return "\n".join([*text_table(rows, "<"), *skipped])
 
 
 def compare_initialisations(
