@@ -37,6 +37,18 @@ def tile(rows, vectors):
     return sums
 
 
+def tile_less(rows, vectors):
+    def sums(A, a, across, down, B, b, stride, C, c, count, second, third, D):
+        found = D.copy()
+        tile(rows, vectors)(A, a, across, down, B, b, stride, found, c, count, second, third)
+        for r in range(rows):
+            for j in (0, second, third)[:vectors]:
+                at = slice(c + r * stride + j, c + r * stride + j + 4)
+                C[at] = D[at] - found[at]
+
+    return sums
+
+
 def strip(vectors):
     def sums(y, d, K, size, weights, places, count, h, out):
         for i in range(d, d + 4 * vectors):
@@ -53,6 +65,7 @@ def turn(factor, A, a, down, C, c, over):
 
 INTRINSICS = {
     **{"_three": tile(4, 3), "_two": tile(4, 2), "_one": tile(4, 1)},
+    **{"_three_less": tile_less(4, 3), "_two_less": tile_less(4, 2), "_one_less": tile_less(4, 1)},
     **{"_strip": strip(8), "_short_strip": strip(1), "_turn": turn},
 }
 
@@ -479,6 +492,26 @@ def test_products_of_all_sides(rng, n):
         A, out = rng.standard_normal((n, m)), np.full(n * m + 3, 9.0)
         TILES["transpose"](0.5, np.concatenate([[7.0], A.ravel()]), 1, out, 2, n, m)
         assert np.array_equal(out[2:-1].reshape(m, n), 0.5 * A.T) and out[0] == out[1] == out[-1] == 9.0
+
+
+@pytest.mark.parametrize("lessen", [TILES["lessen"], _tiled_products.lessen], ids=["read", "compiled"])
+@pytest.mark.parametrize("n", [1, 3, 4])
+def test_a_matrix_less_a_product(rng, n, lessen):
+    """Rows of A lie 6 entries apart, those of the others 23, and what is between and around them stays."""
+    for k in (0, 1, 2, 5):
+        for m in (1, 3, 4, 5, 7, 8, 9, 12, 13, 16, 17, 21):
+            A, B, D = (
+                rng.standard_normal((k + 1, 6)),
+                rng.standard_normal((k + 1, 23)),
+                rng.standard_normal((n + 1, 23)),
+            )
+            out = np.full(D.shape, 9.0)
+            left, right = np.concatenate([[7.0], A.ravel()]), np.concatenate([[7.0, 7.0], B.ravel()])
+            flat = out.ravel()
+            lessen(left, 2, 6, right, 2, 23, D.ravel(), flat, 1, n, k, m)
+            expected = np.full(D.shape, 9.0)
+            expected[:n, 1 : m + 1] = D[:n, 1 : m + 1] - A[:k, 1 : n + 1].T @ B[:k, :m]
+            np.testing.assert_allclose(flat.reshape(D.shape), expected, rtol=1e-13, atol=1e-14)
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, 5, 31, 32, 33, 37, 64, 101])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import linflow as lf
+from linflow.verified import compiled as loops
 from linflow.verified import elimination, rounding
 from linflow.verified.compiled import CompiledNode, CompiledPath
 from linflow.verified.elimination import (
@@ -26,12 +27,16 @@ from linflow.verified.least import CLOSE
 from linflow.verified.problem import AffineGradient
 from linflow.verified.taylor import Expansion
 from tests.verified.test_compiled import KINDS, cases, exact_hessian, fractions, laid, root
-from tests.verified.test_literal_loops import PROGRAMS
+from tests.verified.test_literal_loops import ELIMINATION, PROGRAMS
+from tests.verified.test_literal_path import g as coarse_gamma
+from tests.verified.test_literal_path import tiny, up
+from tests.verified.test_literal_path import u as coarse_unit
 from tests.verified_judge import covers, identity, rational, semidefinite, square
 
 pytest.importorskip("linflow.verified._frame")
 
 WAYS = ("last", "first")
+BY_LAPACK, BY_LOOPS = False, True
 UP, TINY = 1.25, 1e-3  # large enough to see
 
 
@@ -190,25 +195,26 @@ def test_a_krylov_space_ends_where_it_is_invariant_or_not_finite():
     assert count == 1
 
 
+@pytest.mark.parametrize("by", [BY_LAPACK, BY_LOOPS])
 @pytest.mark.parametrize("kind", ["plain", "both"])
-def test_an_elimination_that_runs_to_completion_proves_its_shift(kind):
+def test_an_elimination_that_runs_to_completion_proves_its_shift(kind, by):
     """Just around the least eigenvalue, where only the allowances for rounding decide."""
     rng = np.random.default_rng(4)
-    proved = 0
+    proved, programs = 0, loops.programs() if by else None
     for chain, _, _, _ in chains(kind, most=12):
         form = exact_form(chain)
         H = rounded(form)
         least = float(np.linalg.eigvalsh(H)[0])
         for scale in (1e-16, 1e-15, 1e-14, 1e-12, 1e-9):
             shift = -least + scale * float(rng.standard_normal()) * (1 + abs(least))
-            lacking = chain.lacking(shift)
+            lacking = chain.lacking(shift, programs)
             if lacking is None:
                 assert shift < -least + 1e-12 * (1 + abs(least))
                 continue
             proved += 1
             assert 0 < lacking < 1e-10
             assert semidefinite(form + identity(chain.size) * (rational(shift) + rational(lacking)))
-        assert chain.lacking(-least - 0.01) is None
+        assert chain.lacking(-least - 0.01, programs) is None
     assert proved >= 4  # about half of the shifts are on the right side; rounding decides some
 
 
@@ -222,14 +228,22 @@ def coarsened(monkeypatch, u=2.0**-20):
     return u, lambda count: count * u / (1 - count * u)
 
 
-def literal_lacking(chain, shift, u, g):
-    """The allowances of docs/verified.md, section 5, with every matrix written out."""
+def mirrored(A, half):
+    """A symmetric matrix from one half of A."""
+    return half(A) + half(A).T - np.diag(np.diag(A))
+
+
+def literal_lacking(chain, shift, u, g, up=UP, tiny=TINY, loops=False):
+    """The allowances of docs/verified.md, section 5, with every matrix written out.
+
+    LAPACK reads the lower half of R. Compiled loops read the upper halves of R and of Z.
+    """
     A = np.eye(len(chain.weights[0].value)) if chain.left is None else chain.left.value
     B = np.eye(chain.weights[-1].value.shape[1]) if chain.right is None else chain.right.value
-    length = lambda M: math.sqrt(float(np.sum(M * M))) * (1 + g(M.size + 4)) + TINY  # noqa: E731
+    length = lambda M: math.sqrt(float(np.sum(M * M))) * (1 + g(M.size + 4)) + tiny  # noqa: E731
 
     def lowered(S, lost):
-        return S - ((lost + 2 * u * (lost + np.abs(np.diag(S)).max())) * UP + TINY) * np.eye(len(S))
+        return S - ((lost + 2 * u * (lost + np.abs(np.diag(S)).max())) * up + tiny) * np.eye(len(S))
 
     Pi = lowered(chain.factor * np.kron(A, B), g(4) * chain.factor * length(A) * length(B))
     worst, n = 0.0, len(A)
@@ -237,10 +251,10 @@ def literal_lacking(chain, shift, u, g):
         P, W, N = chain.before[j], chain.weights[j], chain.pulled[j]
         rows, columns = W.value.shape
         left, right = np.kron(P.value, np.eye(columns)), np.kron(np.eye(n), W.value.T)
-        R = np.tril(left.T @ Pi @ left)  # only this half is read
-        R = R + np.tril(R, -1).T + shift * np.eye(rows * columns)
+        R = mirrored(left.T @ Pi @ left, np.triu if loops else np.tril) + shift * np.eye(rows * columns)
         E = np.einsum("kp,ab->kbap", np.eye(rows), N.value).reshape(rows * columns, n * rows)
         Y, Z = left.T @ Pi @ right + E, right.T @ Pi @ right
+        Z = mirrored(Z, np.triu) if loops else Z
         T = np.linalg.solve(np.linalg.cholesky(R), Y)
         high, wide, most = np.trace(R) / (1 - g(rows * columns + 1)), length(T), g(rows * columns + 2)
         products = 3 * g(2 * max(n, columns) + 2) * length(Pi)
@@ -256,7 +270,7 @@ def literal_lacking(chain, shift, u, g):
     np.linalg.cholesky(R)
     lost = length(Pi - Pi.T) + u * (length(Pi) + shift * side)
     lost += g(side + 1) * np.trace(R) / (1 - g(side + 1))
-    return max(worst, lost) * UP + TINY
+    return max(worst, lost) * up + tiny
 
 
 @pytest.mark.parametrize("askew", [0.0, 1e-3])
@@ -279,9 +293,107 @@ def test_every_allowance_of_an_elimination(monkeypatch, askew):
     assert last
 
 
-def test_half_of_what_is_not_symmetric_is_paid_for():
+@pytest.mark.parametrize("askew", [0.0, 1e-3])
+def test_every_allowance_of_an_elimination_in_loops(askew):
+    rng, pairs = np.random.default_rng(5), 0
+    for given, *_ in itertools.chain(
+        chains("plain", 60), chains("both", 60), chains("left", 60), chains("right", 60)
+    ):
+        left, right = (
+            F if F is None else Matrix(F.value + askew * rng.standard_normal(F.value.shape), F.error, F.norm)
+            for F in (given.left, given.right)
+        )
+        chain = HessianChain(given.weights, given.before, given.pulled, left, right, given.factor)
+        for shift in (300.0, 3000.0):
+            expected = literal_lacking(chain, shift, coarse_unit, coarse_gamma, up, tiny, loops=True)
+            found = PROGRAMS.lacking(chain.widths, chain.sides, chain.parts, chain.lengths, shift)
+            assert found == pytest.approx(expected, rel=1e-9, abs=0)
+            pairs += len(chain.weights) == 2
+    assert pairs
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_elimination_in_loops_is_that_by_lapack(kind):
+    sizes = set()
+    for chain, node, *_ in chains(kind, most=1000):
+        programs, high = node.path.layout.programs, 2 * (1 + abs(node.least))
+        for shift in (high, 10 * high):
+            assert chain.lacking(shift, programs) == pytest.approx(chain.lacking(shift), rel=1e-3)
+        sizes |= {W.value.size for W in chain.weights[1:]}
+    assert min(sizes) < 4 and max(sizes) > 16  # fewer than a tile has rows, and several tiles
+
+
+def test_loops_eliminate_small_layers_and_lapack_large_ones():
+    (chain, *_), *_ = chains("plain")
+    given = []
+    programs = SimpleNamespace(lacking=lambda *parts: given.append(parts) or 7.0)
+    assert chain.lacking(2.5, programs) == 7.0
+    assert given[0][0] is chain.widths and given[0][1] is chain.sides and given[0][2] is chain.parts
+    lengths = [[F.length for F in layer] for layer in zip(chain.weights, chain.before, chain.pulled, strict=True)]
+    assert np.array_equal(given[0][3], lengths) and given[0][4] == 2.5
+    assert chain.lacking(2.5, SimpleNamespace(lacking=lambda *parts: 0.0)) == 0.0
+    assert chain.lacking(2.5, SimpleNamespace(lacking=lambda *parts: -1.0)) is None
+    # The largest side is that of a layer, or of what is left of the product after one.
+    for widths, largest in (
+        ((1, 20, 20), 400),
+        ((1, 21, 20), 420),
+        ((20, 1, 20), 400),
+        ((20, 1, 21), 420),
+        ((20, 21, 1), 420),
+    ):
+        W = [Matrix(np.ones(shape)) for shape in itertools.pairwise(widths)]
+        n = widths[0]
+        P, N = [Matrix(np.eye(n)), W[0]], [Matrix(np.ones((n, w))) for w in widths[1:]]
+        chain = HessianChain(W, P, N, None, None, 1.0)
+        given.clear()
+        assert chain.largest == largest
+        found = chain.lacking(1e3, programs)
+        assert (found == 7.0) == (largest == 400) == bool(given) and found is not None
+
+
+def test_a_pivot_of_an_elimination_in_loops_is_positive_and_finite():
+    for pivot, complete in ((4.0, True), (0.0, False), (-1.0, False), (math.inf, False), (math.nan, False)):
+        for place in (0, 1):
+            R = np.eye(2)
+            R[place, place] = pivot
+            F, T = np.zeros(4), np.zeros(2)
+            assert ELIMINATION["_factorised"](R.ravel(), np.array([6.0, 8.0]), F, T, 2, 1) == complete
+
+
+def test_the_length_of_an_identity_and_of_a_matrix():
+    parts = np.array([9.0, 1.0, 2.0, -2.0, 4.0])
+    for given, length in ((True, 5.0), (False, math.sqrt(2))):
+        expected = length * (1 + coarse_gamma(8)) + tiny
+        assert ELIMINATION["_length"](parts, 1, 2, given) == pytest.approx(expected, rel=1e-12, abs=0)
+
+
+def test_an_elimination_in_loops_that_fails_returns_minus_one(monkeypatch):
+    chain = next(chain for chain, *_ in chains("plain", 60) if len(chain.weights) == 3)
+    given = chain.widths, chain.sides, chain.parts, chain.lengths
+    assert PROGRAMS.lacking(*given, 3000.0) > 0
+    assert PROGRAMS.lacking(*given, -3000.0) == -1
+    large = chain.parts.copy()
+    large[0] = 1e200  # the square of the form leaves float64
+    with np.errstate(all="ignore"):
+        assert PROGRAMS.lacking(*given[:2], large, chain.lengths, 3000.0) == -1
+        large = chain.parts.copy()
+        large[-chain.pulled[-1].value.size :] = 1e200  # N of the last layer, so the square of T does
+        assert PROGRAMS.lacking(*given[:2], large, chain.lengths, 3000.0) == -1
+    factorised = ELIMINATION["_factorised"]
+    for failing in range(3):  # two layers, and the first one
+        calls = itertools.count()
+        monkeypatch.setitem(
+            ELIMINATION,
+            "_factorised",
+            lambda *a, calls=calls, failing=failing: factorised(*a) and next(calls) != failing,
+        )
+        assert PROGRAMS.lacking(*given, 3000.0) == -1
+
+
+@pytest.mark.parametrize("by", [BY_LAPACK, BY_LOOPS])
+def test_half_of_what_is_not_symmetric_is_paid_for(by):
     """The form of a matrix that is not symmetric is that of its symmetric half."""
-    rng = np.random.default_rng(6)
+    rng, programs = np.random.default_rng(6), loops.programs() if by else None
     for given, *_ in chains("left", most=12):
         left, right = (
             F and Matrix(F.value + 1e-3 * rng.standard_normal(F.value.shape)) for F in (given.left, given.right)
@@ -291,7 +403,7 @@ def test_half_of_what_is_not_symmetric_is_paid_for():
         H = rounded(form)
         least = float(np.linalg.eigvalsh(H)[0])
         for shift in -least + 1e-3 * rng.standard_normal(6):
-            lacking = chain.lacking(float(shift))
+            lacking = chain.lacking(float(shift), programs)
             if lacking is not None:
                 assert semidefinite(form + identity(chain.size) * (rational(float(shift)) + rational(lacking)))
 
@@ -337,6 +449,10 @@ def test_the_cheapest_way_is_taken():
     assert best_cost((10,) * 7) == (chain_cost((10,) * 7) + 4e6, "last")
     assert best_cost((20, 9, 14, 12, 10))[1] == "first" and best_cost((10, 12, 14, 9, 20))[1] == "last"
     assert best_cost((20, 9, 14, 12, 10))[0] == chain_cost((10, 12, 14, 9, 20)) + 4e6
+    assert best_cost((6, 8, 8, 5))[1] == "dense"  # in NumPy
+    assert best_cost((6, 8, 8, 5), 1.5e5) == (chain_cost((5, 8, 8, 6)) + 1.5e5, "first")
+    assert laid(AffineGradient(np.zeros((6, 5))), [np.zeros(s) for s in ((6, 8), (8, 8), (8, 5))], 1.0).way == "first"
+    assert best_cost((5,) * 5, 1.5e5)[1] == "dense"
 
 
 class Scripted:
@@ -356,8 +472,9 @@ class Scripted:
         self.starts.append((v, most, programs))
         return (self.quotients.pop(0) if len(self.quotients) > 1 else self.quotients[0]), np.full(self.size, 7.0)
 
-    def lacking(self, shift):
+    def lacking(self, shift, programs=None):
         self.shifts.append(shift)
+        self.given = programs
         return self.rounding if -shift < self.least else None
 
 
@@ -365,7 +482,7 @@ def test_shifts_are_tried_until_one_is_close():
     u = 2.0**-53
     chain = Scripted(-1.001, [-1.0])
     low, v = least_of_chain(chain, np.zeros(0), 1e-3, "programs")
-    assert chain.shifts == [1.005] and v[0] == 7.0
+    assert chain.shifts == [1.005] and v[0] == 7.0 and chain.given == "programs"
     assert low == pytest.approx(-1.005 - 0.375 - 4 * u * 1.005, rel=2e-12, abs=0)
     drawn = np.random.default_rng(0).standard_normal(4)
     assert np.array_equal(chain.starts[0][0], drawn) and chain.starts[0][1:] == (12, "programs")
@@ -475,14 +592,17 @@ def test_what_is_enough_is_told_per_unit_of_the_path(monkeypatch):
     assert least_curvature(path) == -7.0 and asked == [(0, 1e-5 / 0.25)]
 
 
-def test_nothing_is_proved_where_numbers_leave_float64():
+@pytest.mark.parametrize("by", [BY_LAPACK, BY_LOOPS])
+def test_nothing_is_proved_where_numbers_leave_float64(by):
+    programs = loops.programs() if by else None
     for chain, *_ in chains("plain"):
         for wrong in (math.nan, math.inf, 1e160):
             parts = [Matrix(F.value.copy(), 0.0, F.norm) for F in chain.weights]
             parts[-1].value[0, 0] = wrong
             parts[-1].length = float(np.abs(parts[-1].value).sum())
             with np.errstate(all="ignore"):
-                found = HessianChain(parts, chain.before, chain.pulled, None, None, chain.factor).lacking(1.0)
+                wrong_chain = HessianChain(parts, chain.before, chain.pulled, None, None, chain.factor)
+                found = wrong_chain.lacking(1.0, programs)
             assert found is None or not found < math.inf
 
 

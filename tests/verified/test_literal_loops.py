@@ -16,6 +16,7 @@ pytest.importorskip("numba")
 from linflow.verified import (
     _bound_loops,
     _chain_loops,
+    _elimination_loops,
     _frame,
     _hessian_loops,
     _least_loops,
@@ -66,7 +67,13 @@ def transpose(factor, A, a, C, c, rows, columns):
     C[c : c + rows * columns] = factor * block_of(A, a, rows, columns).T.ravel()
 
 
-TILES = {f.__name__: f for f in (add, copy, dot, product, turned_product, transpose)}
+def lessen(A, a, across, B, b, stride, D, C, c, rows, inner, columns):
+    for i in range(rows):
+        row = slice(c + i * stride, c + i * stride + columns)
+        C[row] = D[row] - sum(A[a + p * across + i] * B[b + p * stride :][:columns] for p in range(inner))
+
+
+TILES = {f.__name__: f for f in (add, copy, dot, product, turned_product, transpose, lessen)}
 COARSE = {"U": u, "UP": up, "TINY": tiny}
 
 
@@ -89,6 +96,7 @@ TUBE, KNOWN = read(_tube_loops, KNOWN)
 HESSIAN, KNOWN = read(_hessian_loops, KNOWN)
 LEAST, KNOWN = read(_least_loops, KNOWN)
 CHAIN, _ = read(_chain_loops, TILES)
+ELIMINATION, _ = read(_elimination_loops, KNOWN)
 
 
 def made(names, module, name):
@@ -105,6 +113,7 @@ PROGRAMS = SimpleNamespace(
     level_two=made(TUBE, _tube_loops, "by_products"),
     least=made(LEAST, _least_loops, "shifting"),
     krylov=made(CHAIN, _chain_loops, "iterating"),
+    lacking=made(ELIMINATION, _elimination_loops, "eliminating"),
     hessian=made(HESSIAN, _hessian_loops, "assembling"),
 )
 

@@ -82,35 +82,46 @@ def _word(value: int) -> Any:
     return ir.Constant(cgutils.intp_t, value)
 
 
-def _tile(rows: int, vectors: int) -> Any:
+def _tile(rows: int, vectors: int, *, less: bool = False) -> Any:
     """Return the function that computes a tile of `C = A B`, with this number of rows and of vectors of 4 columns.
 
     `A[r, p]` is at `a + r·down + p·across`; B and C have rows of length `stride`; the sum has `count` terms. The
-    second and third vectors begin `second` and `third` columns after the first.
+    second and third vectors begin `second` and `third` columns after the first. If `less`, the tile is `D − A B`, for
+    a last argument D that is laid out like C.
     """
+
+    def generate(context, builder, signature, values):
+        code = _Code(context, builder, signature, values)
+        A, a, across, down, B, b, stride, C, c, count, second, third = code.values[:12]
+        columns = (_word(0), second, third)[:vectors]
+        zero = ir.Constant(_VECTOR, [0.0] * LANES)
+        sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(vectors)] for _ in range(rows)]
+        with cgutils.for_range(builder, count) as loop:
+            line, step = builder.mul(loop.index, stride), builder.mul(loop.index, across)
+            right = [code.load(B, b, line, j) for j in columns]
+            for r in range(rows):
+                x = code.spread(builder.load(code.at(A, a, step, builder.mul(down, _word(r)))))
+                for total, y in zip(sums[r], right, strict=True):
+                    code.add_product(total, x, y)
+        for r in range(rows):
+            for total, j in zip(sums[r], columns, strict=True):
+                place, found = (c, builder.mul(stride, _word(r)), j), builder.load(total)
+                if less:
+                    found = builder.fsub(code.load(code.values[12], *place), found)
+                builder.store(found, code.four(C, *place), align=8)
+        return context.get_dummy_value()
+
+    word = types.intp
+    if less:
+
+        @intrinsic
+        def lessened(typing, A, a, across, down, B, b, stride, C, c, count, second, third, D):
+            return types.void(A, word, word, word, B, word, word, C, word, word, word, word, D), generate
+
+        return lessened
 
     @intrinsic
     def tile(typing, A, a, across, down, B, b, stride, C, c, count, second, third):
-        def generate(context, builder, signature, values):
-            code = _Code(context, builder, signature, values)
-            A, a, across, down, B, b, stride, C, c, count, second, third = code.values
-            columns = (_word(0), second, third)[:vectors]
-            zero = ir.Constant(_VECTOR, [0.0] * LANES)
-            sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(vectors)] for _ in range(rows)]
-            with cgutils.for_range(builder, count) as loop:
-                line, step = builder.mul(loop.index, stride), builder.mul(loop.index, across)
-                right = [code.load(B, b, line, j) for j in columns]
-                for r in range(rows):
-                    x = code.spread(builder.load(code.at(A, a, step, builder.mul(down, _word(r)))))
-                    for total, y in zip(sums[r], right, strict=True):
-                        code.add_product(total, x, y)
-            for r in range(rows):
-                for total, j in zip(sums[r], columns, strict=True):
-                    place = code.four(C, c, builder.mul(stride, _word(r)), j)
-                    builder.store(builder.load(total), place, align=8)
-            return context.get_dummy_value()
-
-        word = types.intp
         return types.void(A, word, word, word, B, word, word, C, word, word, word, word), generate
 
     return tile
@@ -164,6 +175,7 @@ def _turning(typing, factor, A, a, down, C, c, over):
 
 _turn: Any = intrinsic(_turning)
 _three, _two, _one = _tile(ROWS, 3), _tile(ROWS, 2), _tile(ROWS, 1)
+_three_less, _two_less, _one_less = _tile(ROWS, 3, less=True), _tile(ROWS, 2, less=True), _tile(ROWS, 1, less=True)
 _strip, _short_strip = _strip_of(STRIP), _strip_of(1)
 
 
@@ -227,6 +239,30 @@ def product(A, a, B, b, C, c, n, k, m):
 def turned_product(A, a, B, b, C, c, n, k, m):
     """`C (n×m) = A (k×n)ᵀ B (k×m)`."""
     _multiply(A, a, n, np.int64(1), B, b, C, c, n, k, m)
+
+
+@jit
+def lessen(A, a, across, B, b, stride, D, C, c, n, k, m):
+    """`C (n×m) = D − A (k×n)ᵀ B (k×m)` for up to four rows.
+
+    Rows of A begin `across` entries after each other, those of B, C and D `stride` entries. C and D begin at c.
+    """
+    noinline()
+    if n == ROWS and m >= LANES:
+        down, j = np.int64(1), 0
+        while m - j > 2 * LANES:
+            _three_less(A, a, across, down, B, b + j, stride, C, c + j, k, LANES, min(2 * LANES, m - LANES - j), D)
+            j += 3 * LANES
+        if m - j > LANES:
+            _two_less(A, a, across, down, B, b + j, stride, C, c + j, k, min(LANES, m - LANES - j), 0, D)
+        elif m > j:
+            j = m - LANES
+            _one_less(A, a, across, down, B, b + j, stride, C, c + j, k, 0, 0, D)
+        return
+    for i in range(n):
+        copy(1.0, D, c + i * stride, C, c + i * stride, m)
+        for p in range(k):
+            add(-A[a + p * across + i], B, b + p * stride, C, c + i * stride, m)
 
 
 @jit

@@ -13,6 +13,7 @@ from linflow._support import programs as _programs
 from linflow.dynamics import _tiled_products as tiles
 from linflow.verified import _bound_loops as bounds
 from linflow.verified import _chain_loops as chain
+from linflow.verified import _elimination_loops as elimination
 from linflow.verified import _frame as frame
 from linflow.verified import _hessian_loops as hessian
 from linflow.verified import _least_loops as least
@@ -29,7 +30,19 @@ def build() -> list[_programs.Program]:
     whole, real = kinds.int64, kinds.float64
     ints, row, rows = kinds.Array(whole, 1, "C"), kinds.Array(real, 1, "C"), kinds.Array(real, 2, "C")
     source = _programs.fingerprint(
-        sys.modules[__name__], tiles, frame, bounds, taylor, tube, hessian, least, chain, blocks, shifts, rounding
+        sys.modules[__name__],
+        tiles,
+        frame,
+        bounds,
+        taylor,
+        tube,
+        hessian,
+        least,
+        chain,
+        elimination,
+        blocks,
+        shifts,
+        rounding,
     )
     pieces = (
         (taylor.expanding, (ints, row, row, real, whole, row, row, rows, rows, row, row, row)),
@@ -41,6 +54,7 @@ def build() -> list[_programs.Program]:
         (tube.by_products, (ints, row, real, real, real, rows, rows)),
         (least.shifting, (row, whole, real, row, real, row)),
         (chain.iterating, (ints, ints, row, row, rows, rows, row)),
+        (elimination.eliminating, (ints, ints, row, rows, real)),
         (hessian.assembling, (ints, row, real, row, rows, row, rows, row, row)),
     )
     return [(_programs.kept(make(source)), arguments) for make, arguments in pieces]

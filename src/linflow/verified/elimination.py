@@ -23,8 +23,11 @@ from linflow.verified.problem import AffineGradient
 from linflow.verified.rounding import TINY, UP, U, frobenius, gamma, least_eigenvalue
 from linflow.verified.taylor import Expansion
 
-FIXED = 4e6
-"""Multiplications that take as long as what an elimination does besides multiplying."""
+FIXED, COMPILED = 4e6, 1.5e5
+"""Multiplications that take as long as the rest of an elimination, in NumPy and in compiled loops."""
+
+LAPACK_FROM = 400
+"""Matrices with a longer side than this are eliminated by BLAS and LAPACK."""
 
 SHORT, LONG = 12, 60
 """Dimensions of the Krylov spaces before the first elimination and after one that does not run to completion."""
@@ -49,12 +52,12 @@ def chain_cost(widths: Sequence[int]) -> float:
     return total + (n * widths[1]) ** 3 / 6
 
 
-def best_cost(widths: Sequence[int]) -> tuple[float, str]:
+def best_cost(widths: Sequence[int], fixed: float = FIXED) -> tuple[float, str]:
     """Return the least cost of a bound of `λ_min`, and how it is reached: "dense", "last" or "first" layer first."""
     ways = {
         "dense": dense_cost(widths),
-        "last": chain_cost(widths) + FIXED,
-        "first": chain_cost(widths[::-1]) + FIXED,
+        "last": chain_cost(widths) + fixed,
+        "first": chain_cost(widths[::-1]) + fixed,
     }
     way = min(ways, key=ways.__getitem__)
     return ways[way], way
@@ -186,11 +189,14 @@ class HessianChain:
             found += [W.value.ravel(), W.value.T.ravel(), P.value.ravel(), N.value.ravel()]
         return np.concatenate(found)
 
-    def lacking(self, shift: float) -> float | None:
+    def lacking(self, shift: float, programs: Any = None) -> float | None:
         """Return a bound of how much the Hessian of the computed parts lacks of being at least `−shift ≤ 0`.
 
         This is the rounding of an elimination, or None if it does not run to completion.
         """
+        if programs is not None and self.largest <= LAPACK_FROM:
+            lost = programs.lacking(self.widths, self.sides, self.parts, self.lengths, shift)
+            return None if lost < 0 else lost
         blas, lapack = libraries()
         Pi, worst = self._end(), 0.0
         for W, P, N in zip(self.weights[:0:-1], self.before[:0:-1], self.pulled[:0:-1], strict=True):
@@ -225,6 +231,18 @@ class HessianChain:
             worst = max(worst, lost + 2 * gamma(layer + 2) * height)
         lost = rest_of(Pi, shift)
         return None if lost is None else max(worst, lost) * UP + TINY
+
+    @cached_property
+    def largest(self) -> int:
+        """The largest side of a matrix in an elimination."""
+        states = self.weights[0].value.shape[0] * self.widths[1:]
+        return max(int(states.max()), *(W.value.size for W in self.weights))
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Bounds of the Frobenius norms of W, P and N of each layer, as compiled loops take them."""
+        layers = zip(self.weights, self.before, self.pulled, strict=True)
+        return np.array([[F.length for F in layer] for layer in layers])
 
     def _end(self) -> np.ndarray:
         """Return a matrix that is at most that of the form `factor ⟨A X B, X⟩`."""
@@ -272,7 +290,7 @@ def least_of_chain(
     width = max(CLOSE * abs(quotient), enough)
     s = min(quotient - width, 0.0)
     for _ in range(TRIALS):
-        lacking = chain.lacking(-s)
+        lacking = chain.lacking(-s, programs)
         if lacking is None:
             high = s
             quotient, v = chain.nearer(v, LONG, programs)
