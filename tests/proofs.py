@@ -25,7 +25,7 @@ import numpy as np
 
 import linflow as lf
 from linflow.verified import DescentEnclosure, Enclosure
-from linflow.verified.arithmetic import PAIRS
+from linflow.verified.arithmetic import FIRST_PAIRS, PAIRS
 from linflow.verified.huber import HuberGradient
 from linflow.verified.operators import OperatorGradient
 from linflow.verified.problem import affine_gradient
@@ -50,6 +50,9 @@ DIGITS = 1e-30
 """What the judge's own singular values and eigenvalues may be off by, relative to the largest."""
 LAST = 1e-50
 """What the judge's own gap may be off by, relative to the first; it counts where the gap has fallen to rounding."""
+
+OF_PAIRS = {arithmetic.order + 1 for arithmetic in (PAIRS, FIRST_PAIRS)}
+"""Numbers of coefficients of steps whose path has more digits than float64."""
 
 
 # --- comparisons ---------------------------------------------------------------------------------------------------
@@ -122,7 +125,7 @@ def judge_flow(enc: Enclosure, true: TrueFlow, ledger: Ledger, rng: np.random.Ge
         if same:  # else the path is that of narrower layers
             near = [w[None] for w in enc.around(t)[0]]
             ledger.compare("distance", 0.0, _away(W, near, flint.arb(0)), enc.around(t)[3])
-            if len(step.lengths[0]) != PAIRS.order + 1:  # else the step keeps the path rounded to float64
+            if len(step.lengths[0]) not in OF_PAIRS:  # else the step keeps the path rounded to float64
                 with precision():
                     s = (flint.arb(t) - flint.arb(step.t)) / flint.arb(step.tau)
                 ledger.compare("distance", 0.0, _away(W, step.coefficients, s), step.radius)
@@ -272,7 +275,7 @@ def one(seed: int, index: int, fast: bool = False) -> Ledger:
     if isinstance(enc, DescentEnclosure):
         judge_descent(enc, drawn.judge(start), ledger)
     elif enc.steps:
-        fine = any(len(step.lengths[0]) == PAIRS.order + 1 for step in enc.steps)
+        fine = any(len(step.lengths[0]) in OF_PAIRS for step in enc.steps)
         judges = [drawn.fast, drawn.judge] if fast and drawn.fast is not None and not fine else [drawn.judge]
         for judge in judges:
             found = Ledger(ledger.words)

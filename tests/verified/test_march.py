@@ -10,11 +10,11 @@ import pytest
 
 import linflow as lf
 from linflow.verified import _pairs, arithmetic, march
-from linflow.verified.arithmetic import FLOAT64, PAIRS
+from linflow.verified.arithmetic import FIRST_PAIRS, FLOAT64, PAIRS
 from linflow.verified.log_norm import Constants, Tube
 from linflow.verified.march import BITS, EnclosureMarch, next_time
 from linflow.verified.problem import AffineGradient, affine_gradient
-from linflow.verified.rounding import U, gamma
+from linflow.verified.rounding import UP, U, gamma
 from linflow.verified.taylor import Expansion
 from tests.verified_judge import (
     TrueFlow,
@@ -325,6 +325,35 @@ def test_the_rest_of_a_pair_is_part_of_all_norms_and_errors():
     assert factor.lengths[0] >= 3 * 1.125 and factor.norms[0] >= 3 * 1.125
     assert coefficient(factor).error >= 0.25 + 0.125 * 3
     assert MatrixSeries(values).lengths[0] <= 3 * (1 + 1e-14)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_path_in_pairs_goes_on_in_float64_from_the_time_that_is_given(fast):
+    """Its weights are rounded to float64, which the radius pays for."""
+    rng = np.random.default_rng(6)
+    weights = [rng.standard_normal((2, 3)), rng.standard_normal((3, 2))]
+    given = AffineGradient(np.eye(2)), weights, 0.7, 0.125
+    ahead = EnclosureMarch(*given, arithmetic=FIRST_PAIRS, fast=fast)
+    first = ahead.advance()
+    march = EnclosureMarch(*given, arithmetic=FIRST_PAIRS, fast=fast, coarse_from=ahead.t)
+    assert march.advance().length == first.length
+    pairs, radius = march.node.path, march.radius
+    assert march.arithmetic is FIRST_PAIRS and march.layout is None and (march.t, radius) == (ahead.t, ahead.radius)
+    step = march.advance()
+    assert march.arithmetic is FLOAT64 and (march.layout is not None) == fast
+    assert step.lengths.shape[1] == FLOAT64.order + 1 and step.t == first.length
+    low = 0.0
+    for start, series in zip(step.coefficients, pairs.coefficients, strict=True):
+        assert np.array_equal(start[0], series[0][..., 0])
+        low += float(np.sum(series[0][..., 1] ** 2))
+    assert 0 < low <= (U * pairs.norm()) ** 2
+    again = EnclosureMarch(*given[:3], (radius + U * pairs.norm()) * UP, fast=fast)
+    again.node = again._node(again._path([series[0] for series in step.coefficients], pairs.tau))
+    expected = again.advance()
+    assert expected.radius == step.radius and again.radius == march.radius
+    node = march.node
+    march.advance()
+    assert node is not march.node and march.arithmetic is FLOAT64 and march.coarse_from == math.inf
 
 
 def test_a_start_that_magnifies_is_proved_in_pairs_and_holds_the_exact_flow():

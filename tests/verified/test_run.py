@@ -9,7 +9,7 @@ import pytest
 
 import linflow as lf
 from linflow.verified import run
-from linflow.verified.arithmetic import FLOAT64, PAIRS
+from linflow.verified.arithmetic import FIRST_PAIRS, FLOAT64, PAIRS
 from linflow.verified.declared_march import ACCURACY
 from linflow.verified.flow import _done, enclose_flow
 from linflow.verified.march import rounded_up
@@ -233,7 +233,7 @@ def ending(monkeypatch, result, gaps, length=1.0, bounds=(8.0, 8.0)):
     def ends(march, *given):
         seen.append(march.arithmetic)
         march.exponent = 8.5
-        return result, "", tuple(SimpleNamespace(gap=gap, length=length) for gap in gaps)
+        return result, "", tuple(SimpleNamespace(gap=gap, length=length, exponent=0.0) for gap in gaps)
 
     monkeypatch.setattr(run, "enclose_flow", ends)
     monkeypatch.setattr(run.Enclosure, "end", 8.0)
@@ -256,7 +256,71 @@ def test_a_loose_proof_is_tried_again_with_twice_the_digits(monkeypatch, result,
     for gaps in ((), [(1.0, 2.0)], [(1.9999, 2.0), (1.9999, 2.0)], [(1.0, 2.0), (1.0, 3.0)]):
         seen, asked = ending(monkeypatch, result, gaps, bounds=bounds)
         assert seen == [FLOAT64, PAIRS][:tried]
-        assert asked == ([0.1] if result == "target proved" else [])
+        # Of the proof in float64, twice if there is another one, and of that.
+        assert asked == [0.1] * ((3 if tried == 2 else 1) if result == "target proved" else 0)
+
+
+def test_a_time_is_loose_by_more_below_a_millionth():
+    steps = [SimpleNamespace(gap=(1.0, 4.0), length=0.5)]
+    for until, loose in ((1e-2, 2e-4), (1e-6, 2e-4), (0.99e-6, 2e-3), (1e-10, 2e-3)):
+        assert run._loose(until) == loose
+        for part, share in ((1.0, 1.0), (0.5, 0.5)):
+            for factor in (0.999, 1.001):
+                times = 8.0 * (1 - factor * share * loose), 8.0
+                found = SimpleNamespace(
+                    result="target proved", steps=steps, time_bounds=lambda until, times=times: times
+                )
+                assert run._poor(found, until, part) == (factor > 1)
+                assert run._poor(found, until) == (factor > 1 and part == 1)
+
+
+@pytest.mark.parametrize(
+    ("result", "bounds", "until", "factor"),
+    [
+        ("target proved", (7.0, 8.0), 0.1, 60 * 0.125 / 2e-4),  # as loose as this
+        ("target proved", (7.9, 8.0), 0.1, 60 * 0.0125 / 2e-4),
+        ("proof ended", (7.0, 8.0), 0.1, 3e5),
+        ("target proved", (7.0, 8.0), None, 3e5),
+        ("target proved", (7.0, 8.0), 1e-7, 60 * 0.125 / 2e-3),
+    ],
+)
+def test_a_path_is_in_pairs_until_a_disturbance_has_grown_enough(result, bounds, until, factor):
+    """By 60 times the factor by which a proof in float64 is too loose."""
+    for share, place in ((0.999, 2), (1.001, 1), (2.1, 0)):  # of the growth over two steps
+        part = share * math.log(factor) / 2
+        steps = [SimpleNamespace(t=t, length=0.5, exponent=part) for t in (0.0, 0.5, 1.0)]
+        found = SimpleNamespace(result=result, time_bounds=lambda until: bounds, steps=steps)
+        assert run._coarse_from(found, until) == 0.5 * (place + 1)
+    few = SimpleNamespace(result=result, time_bounds=lambda until: bounds, steps=steps[:0])
+    assert run._coarse_from(few, until) == math.inf
+
+
+@pytest.mark.parametrize("enough", [False, True])
+@pytest.mark.parametrize("early", ["proof ended", "target proved"])
+def test_pairs_are_used_for_a_part_of_a_path_first(monkeypatch, enough, early):
+    """Then for all of it, if that is not enough. What the proof in float64 reached is not given up."""
+    seen, asked = [], []
+
+    def ends(march, *given):
+        seen.append((march.arithmetic, march.coarse_from))
+        march.exponent = 8.5
+        result = early if len(seen) == 1 or enough else "proof ended"
+        return result, f"run {len(seen)}", (SimpleNamespace(t=0.25, length=0.5, exponent=20.0, gap=(1.0, 2.0)),)
+
+    def poor(found, until, part=1.0):
+        asked.append((len(seen), part))
+        return not (enough and len(seen) == 2)
+
+    monkeypatch.setattr(run, "enclose_flow", ends)
+    monkeypatch.setattr(run, "_poor", poor)
+    monkeypatch.setattr(run.Enclosure, "time_bounds", lambda self, until: (7.0, 8.0))
+    found = lf.enclose(F, NET, until=0.1)
+    assert seen == [(FLOAT64, math.inf), (FIRST_PAIRS, 0.75), (PAIRS, math.inf)][: 2 if enough else 3]
+    assert (
+        asked == [(1, 1.0), (2, 0.5), (3, 0.5)][: len(seen)]
+    )  # a path in pairs must be sharper than that in float64
+    better = f"run {len(seen)}" if enough or early == "proof ended" else "run 1"
+    assert found.reason == better
 
 
 def test_the_time_of_a_target_is_not_asked_for_where_its_gap_is_known_well_enough(monkeypatch):

@@ -101,7 +101,10 @@ class Float64:
 class Pairs:
     """Pairs of float64, in compiled loops. They need an objective whose gradient is known to twice the digits."""
 
-    unit, order, truncation, rest = UNIT, 34, 1e-31, U
+    unit, rest = UNIT, U
+
+    def __init__(self, order: int, truncation: float):
+        self.order, self.truncation = order, truncation
 
     def terms(self, inner: int, k: int) -> int:
         """Return the number of operations behind each entry of a Cauchy product."""
@@ -167,4 +170,6 @@ class Pairs:
 DEGREES = (20, 40, 60)
 """Degrees of a path in float64. The first is the cheapest for each unit of time; the others take longer steps."""
 
-FLOAT64, PAIRS = Float64(DEGREES[0]), Pairs()
+FLOAT64 = Float64(DEGREES[0])
+PAIRS, FIRST_PAIRS = Pairs(34, 1e-31), Pairs(24, 1e-22)
+"""For a whole path in pairs, and for the first part of a path that goes on in float64."""

@@ -168,6 +168,7 @@ class EnclosureMarch:
         gap: bounds of the loss gap now.
         trouble: why the march cannot go on; empty while it can.
         fast: whether compiled code may be used. It is used if it is available and the matrices are small.
+        coarse_from: the time from which a path in pairs goes on in float64.
     """
 
     problem: AffineGradient
@@ -181,6 +182,7 @@ class EnclosureMarch:
     loose: float = 0.0
     arithmetic: Arithmetic = FLOAT64
     fast: bool = False
+    coarse_from: float = math.inf
     layout: compiled.Layout | None = field(default=None, init=False)
     bounded: tuple[Any, float] | None = field(default=None, init=False, repr=False)
 
@@ -221,6 +223,14 @@ class EnclosureMarch:
             else:  # its bounds left float64
                 self.arithmetic, self.layout = kept
 
+    def _coarsen(self) -> None:
+        """Let a path in pairs go on in float64, from its weights rounded to that."""
+        path, self.coarse_from = self.node.path, math.inf
+        self.radius = (self.radius + self.arithmetic.rest * path.norm()) * UP
+        self.arithmetic = FLOAT64
+        self._lay_out()
+        self.node = self._node(self._path([series[0] for series in path.values], path.tau))
+
     def _path(self, weights: Any, tau: float, order: int | None = None) -> Any:
         """Return the path from given weights: an `Expansion`, or its compiled equivalent."""
         if self.layout is not None:
@@ -252,6 +262,8 @@ class EnclosureMarch:
 
     def advance(self, end: float = math.inf) -> EnclosureStep | None:
         """Take one step, at most to `end`. Return None if no radius is confirmed (`trouble` says why)."""
+        if self.t >= self.coarse_from:
+            self._coarsen()
         path = self.node.path
         s = path.longest()
         for _ in range(40):

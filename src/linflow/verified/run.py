@@ -22,7 +22,7 @@ from linflow.model.objectives import Objective
 from linflow.model.optimizer import PLAIN, Optimizer
 from linflow.model.sensing import Completion, Sensing
 from linflow.model.softmax import SoftmaxLoss
-from linflow.verified.arithmetic import FLOAT64, PAIRS, Arithmetic
+from linflow.verified.arithmetic import FIRST_PAIRS, FLOAT64, PAIRS, Arithmetic
 from linflow.verified.classification import TailGradient
 from linflow.verified.convex_descent import ConvexDescentMarch
 from linflow.verified.convex_march import ConvexMarch
@@ -45,8 +45,16 @@ from linflow.verified.tail_march import TailMarch
 DIGITS = 8
 """A proof with a larger exponent than this that ends early, or is loose, is tried again with twice the digits."""
 
-LOOSE = 2e-4
-"""A proof is loose if the bounds of the time of its target are farther apart than this, relative to the upper one."""
+LOOSE, DEEP, LOOSE_DEEP = 2e-4, 1e-6, 2e-3
+"""A proof is loose if the bounds of the time of its target are farther apart than 2·10⁻⁴, relative to the upper one;
+below 10⁻⁶ of the first gap, than 2·10⁻³."""
+
+SPARE, UNKNOWN = 60, 3e5
+"""A path is in pairs until a disturbance of its start has grown by 60 times the factor by which a proof in float64
+is too loose, as later steps add larger errors. Where such a proof ended early, the whole number is 3·10⁵."""
+
+SHARP = 0.5
+"""Such a path is kept where it is no looser than this part of what is loose."""
 
 STEPS = 100_000
 """Default limit on the steps of a verified descent."""
@@ -210,7 +218,9 @@ class _Beginning:
         weights = [np.ascontiguousarray(W if is_numpy(W) else to_numpy(W), dtype=np.float64) for W in net.weights]
         return cls(objective, net, problem, narrowed(weights), (*objective.notes, *net.notes, *problem.notes))
 
-    def _march(self, until: float | None, arithmetic: Arithmetic, finer: float = 1.0) -> EnclosureMarch | ConvexMarch:
+    def _march(
+        self, until: float | None, arithmetic: Arithmetic, finer: float = 1.0, coarse_from: float = math.inf
+    ) -> EnclosureMarch | ConvexMarch:
         problem, narrow, scale = self.problem, self.narrow, self.network.scale
         if isinstance(problem, TailGradient):
             return TailMarch(problem, narrow.weights, scale, narrow.radius)
@@ -218,7 +228,8 @@ class _Beginning:
             accuracy = finer * ACCURACY * math.sqrt(1e-6 if until is None else until)
             return DeclaredMarch(problem, narrow.weights, scale, narrow.radius, accuracy=accuracy)
         assert isinstance(problem, AffineGradient)
-        return EnclosureMarch(problem, narrow.weights, scale, narrow.radius, arithmetic=arithmetic, fast=True)
+        given: Any = problem, narrow.weights, scale, narrow.radius
+        return EnclosureMarch(*given, arithmetic=arithmetic, fast=True, coarse_from=coarse_from)
 
     def flow(
         self, until: float | None, end: float, max_steps: int, progress: Callable[[float], None] | None
@@ -228,14 +239,30 @@ class _Beginning:
             found = self._finished(march, enclose_flow(march, until, rounded_up(end), max_steps, progress))
             magnified = march.exponent > DIGITS and self.narrow.radius == 0 and _poor(found, until)
             if magnified and isinstance(self.problem, AffineGradient) and PAIRS.fits(self.problem):
-                finer = self._march(until, PAIRS)
-                again = self._finished(finer, enclose_flow(finer, until, rounded_up(end), max_steps, progress))
-                if found.result in ("proof ended", again.result):
-                    found = again
+                found = self._in_pairs(found, until, end, max_steps, progress)
             elif found.result == "proof ended" and isinstance(march, DeclaredMarch) and march.t > 0:
                 # The radius grew by this factor, so the defect must be as much smaller.
                 march = self._march(until, FLOAT64, math.exp(-march.exponent - 1))
                 found = self._finished(march, enclose_flow(march, until, rounded_up(end), max_steps, progress))
+        return found
+
+    def _in_pairs(
+        self,
+        found: Enclosure,
+        until: float | None,
+        end: float,
+        max_steps: int,
+        progress: Callable[[float], None] | None,
+    ) -> Enclosure:
+        """Return a better proof than that in float64, from a path that is in pairs at first, or all the way."""
+        for arithmetic, coarse_from in ((FIRST_PAIRS, _coarse_from(found, until)), (PAIRS, math.inf)):
+            if arithmetic is PAIRS or coarse_from < math.inf:
+                march = self._march(until, arithmetic, coarse_from=coarse_from)
+                again = self._finished(march, enclose_flow(march, until, rounded_up(end), max_steps, progress))
+                if found.result in ("proof ended", again.result):
+                    found = again
+                if not _poor(again, until, SHARP):
+                    break
         return found
 
     def _finished(
@@ -320,15 +347,34 @@ def _refuse(algorithm: str, of_flow: dict[str, Any], of_descent: dict[str, Any])
             raise ValueError(f'{name} is {value!r}, an argument of the {other}; omit it or say algorithm="{other}".')
 
 
-def _poor(found: Enclosure, until: float | None) -> bool:
-    """Return whether a proof ended early, or bounds the time of its target loosely."""
+def _loose(until: float) -> float:
+    """Return how far apart, relative to the upper one, the bounds of the time of a target may be."""
+    return LOOSE if until >= DEEP else LOOSE_DEEP
+
+
+def _coarse_from(found: Enclosure, until: float | None) -> float:
+    """Return the time from which float64 is enough after a path in pairs, judged by a proof in float64."""
+    spare, spent = UNKNOWN, 0.0
+    if found.result == "target proved" and until is not None:
+        low, high = found.time_bounds(until)
+        spare = SPARE * (high - low) / (_loose(until) * high)
+    for step in found.steps:
+        spent += step.exponent
+        if spent >= math.log(spare):
+            return step.t + step.length
+    return math.inf
+
+
+def _poor(found: Enclosure, until: float | None, part: float = 1.0) -> bool:
+    """Return whether a proof ended early, or the bounds of its time are farther apart than this part of loose."""
     if found.result != "target proved" or until is None:
         return found.result == "proof ended"
+    loose = part * _loose(until)
     if len(found.steps) > 1:
         before, last = found.steps[-2:]
         # As long as the upper bound of the gap takes, at the pace of the last step, to fall to the lower one.
         fall = math.log(before.gap[1] / last.gap[1]) if 0 < last.gap[1] < before.gap[1] else 0.0
-        if (last.gap[1] - last.gap[0]) * last.length <= LOOSE * found.end * fall * last.gap[1]:
+        if (last.gap[1] - last.gap[0]) * last.length <= loose * found.end * fall * last.gap[1]:
             return False
     low, high = found.time_bounds(until)
-    return high - low > LOOSE * high
+    return high - low > loose * high
