@@ -49,6 +49,22 @@ def tile_less(rows, vectors):
     return sums
 
 
+def tile_of_series(rows, vectors):
+    def sums(A, a, across, down, B, b, stride, C, c, count, second, third, terms, left, right):
+        total, found = np.zeros(len(C)), np.zeros(len(C))
+        for i in range(terms):
+            tile(rows, vectors)(
+                A, a + i * left, across, down, B, b - i * right, stride, found, c, count, second, third
+            )
+            total += found
+        for r in range(rows):
+            for j in (0, second, third)[:vectors]:
+                at = slice(c + r * stride + j, c + r * stride + j + 4)
+                C[at] = total[at]
+
+    return sums
+
+
 def strip(vectors):
     def sums(y, d, K, size, weights, places, count, h, out):
         for i in range(d, d + 4 * vectors):
@@ -66,6 +82,7 @@ def turn(factor, A, a, down, C, c, over):
 INTRINSICS = {
     **{"_three": tile(4, 3), "_two": tile(4, 2), "_one": tile(4, 1)},
     **{"_three_less": tile_less(4, 3), "_two_less": tile_less(4, 2), "_one_less": tile_less(4, 1)},
+    **{f"_{name}_in_series": tile_of_series(4, k) for k, name in ((3, "three"), (2, "two"), (1, "one"))},
     **{"_strip": strip(8), "_short_strip": strip(1), "_turn": turn},
 }
 
@@ -512,6 +529,21 @@ def test_a_matrix_less_a_product(rng, n, lessen):
             expected = np.full(D.shape, 9.0)
             expected[:n, 1 : m + 1] = D[:n, 1 : m + 1] - A[:k, 1 : n + 1].T @ B[:k, :m]
             np.testing.assert_allclose(flat.reshape(D.shape), expected, rtol=1e-13, atol=1e-14)
+
+
+@pytest.mark.parametrize("series", [TILES["series"], _tiled_products.series], ids=["read", "compiled"])
+@pytest.mark.parametrize("n", [4, 5, 8, 9])
+def test_a_sum_of_products(rng, n, series):
+    for k, terms in ((1, 1), (2, 3), (5, 2)):
+        for m in (4, 5, 7, 8, 9, 12, 13, 16, 17, 21):
+            A, B = rng.standard_normal((terms, n, k)), rng.standard_normal((terms, k, m))
+            expected = sum(X @ Y for X, Y in zip(A, B[::-1], strict=True))
+            for left, down, across in ((A, k, 1), (A.transpose(0, 2, 1), 1, n)):
+                data, out = np.concatenate([[7.0], left.ravel(), [7.0], B.ravel()]), np.full(n * m + 3, 9.0)
+                last = 2 + A.size + (terms - 1) * k * m
+                series(data, 1, across, down, n * k, data, last, k * m, terms, out, 2, n, k, m)
+                np.testing.assert_allclose(out[2:-1].reshape(n, m), expected, rtol=1e-12, atol=1e-13)
+                assert out[0] == out[1] == out[-1] == 9.0
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, 5, 31, 32, 33, 37, 64, 101])

@@ -312,3 +312,18 @@ def test_only_arrays_of_float64_and_small_products_are_compiled():
     assert layout(AffineGradient(np.ones((100, 100))), large, 1.0) is None
     march = EnclosureMarch(f, W, 1.0, arithmetic=marching.FLOAT64)
     assert march.layout is None
+
+
+def test_series_are_cut_from_larger_pieces_of_memory(monkeypatch):
+    """They do not overlap, and few small ones do not hold on to much."""
+    of = laid(AffineGradient(np.eye(2)), [np.eye(2), np.eye(2)], 1.0)
+    first = of.fresh(10)
+    assert first.shape == (10,) and first.base.size == 640
+    second = of.fresh(10)
+    assert second.base is first.base and not np.shares_memory(first, second)
+    third = of.fresh(621)  # more than is left
+    assert third.base is not first.base and third.base.size == 64 * 621 and of.fresh(620).base is third.base
+    monkeypatch.setattr(compiled, "LARGE", 100)
+    assert of.fresh(64 * 621).base.size == 64 * 621 and of.fresh(50).base.size == 100
+    paths = [CompiledPath(of, [np.eye(2) * k, np.eye(2)], 0.25) for k in (1.0, 2.0)]
+    assert not np.shares_memory(paths[0].series, paths[1].series)

@@ -8,7 +8,7 @@ import pytest
 
 import linflow as lf
 from linflow.verified import march as marching
-from linflow.verified.arithmetic import DEGREES, PAIRS, Float64
+from linflow.verified.arithmetic import DEGREES, FLOAT64, LOW, PAIRS, Float64
 from linflow.verified.compiled import CompiledPath, layout
 from linflow.verified.march import EnclosureMarch
 from linflow.verified.problem import affine_gradient
@@ -125,3 +125,22 @@ def test_a_flow_whose_steps_would_not_suffice_is_proved_with_a_path_of_high_degr
         weights, _, _, radius = hurried.around(t)
         assert distance(true.at(t), [w[None] for w in weights], flint.arb(0)) <= radius < 1e-9
     assert (marching.RAISED, marching.DEEP) == (200, 8)  # docs/verified.md, section 3
+
+
+@np.errstate(over="ignore", invalid="ignore")
+@pytest.mark.parametrize("fast", [True, False])
+def test_networks_that_are_too_large_for_hessians_have_paths_of_degree_16(monkeypatch, fast):
+    """Of two layers and more, in float64. Where steps would not suffice, they hurry to degree 20."""
+    monkeypatch.setattr(marching, "best_cost", lambda widths: (1500**3 / 6 + 1, "dense"))
+    monkeypatch.setattr(marching, "RAISED", 1)
+    march = EnclosureMarch(PROBLEM, WEIGHTS, 1.0, fast=fast)
+    assert not march.curved and march.arithmetic is LOW and march.advance().lengths.shape == (2, 17)
+    march.hurry(1.0)
+    assert march.arithmetic is LOW
+    march.hurry(1.01)
+    assert march.arithmetic.order == march.node.path.order == 20 == FLOAT64.order
+    march.hurry(9.0)
+    assert march.arithmetic.order == 20 and LOW.order == 16
+    assert EnclosureMarch(PROBLEM, WEIGHTS, 1.0, arithmetic=PAIRS).arithmetic is PAIRS
+    monkeypatch.setattr(marching, "best_cost", lambda widths: (1500**3 / 6, "dense"))
+    assert EnclosureMarch(PROBLEM, WEIGHTS, 1.0, fast=fast).arithmetic is FLOAT64

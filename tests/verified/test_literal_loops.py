@@ -31,7 +31,7 @@ from linflow.verified.compiled import CompiledNode, CompiledPath
 from linflow.verified.hessian import Matrix, between, coefficient, first
 from linflow.verified.log_norm import times
 from linflow.verified.problem import AffineGradient
-from linflow.verified.taylor import Expansion
+from linflow.verified.taylor import OF_ROUNDING, Expansion
 from tests.verified.test_compiled import KINDS, cases, laid, symmetric
 from tests.verified.test_literal_path import coarse, tiny, u, up  # noqa: F401 - the fixture
 
@@ -73,7 +73,15 @@ def lessen(A, a, across, B, b, stride, D, C, c, rows, inner, columns):
         C[row] = D[row] - sum(A[a + p * across + i] * B[b + p * stride :][:columns] for p in range(inner))
 
 
-TILES = {f.__name__: f for f in (add, copy, dot, product, turned_product, transpose, lessen)}
+def series(A, a, across, down, left, B, b, right, terms, C, c, rows, inner, columns):
+    total = np.zeros((rows, columns))
+    for i in range(terms):
+        at = a + i * left + down * np.arange(rows)[:, None] + across * np.arange(inner)
+        total += A[at] @ block_of(B, b - i * right, inner, columns)
+    C[c : c + rows * columns] = total.ravel()
+
+
+TILES = {f.__name__: f for f in (add, copy, dot, product, turned_product, transpose, lessen, series)}
 COARSE = {"U": u, "UP": up, "TINY": tiny}
 
 
@@ -243,17 +251,23 @@ def test_the_longest_step_is_where_the_truncation_is_its_share(coarse):  # noqa:
         ([0.0] * 4, 1.0),
         ([0.0] * 2, 1.0),
     ):
-        found = BOUNDS["longest"](np.array(defects), len(defects), 2, size, 0.25)
-        allowed = 0.25 * size + tiny
-        s = min(1e3, (allowed * 3 / defects[2]) ** (1 / 3)) if len(defects) > 2 and defects[2] > 0 else 1e3
-        while truncation(s) > allowed:
-            s *= 0.93
-        same(found, s)
-    assert truncation(1.0) == 0 and found == 1e3
+        for lost in ([0.0, 0.0], [0.25, 0.125], [1e3, 1e2], [1e9, 1.0]):
+            allowed, reached = 0.25 * size + tiny, []
+            for _ in range(2):
+                s = min(1e3, (allowed * 3 / defects[2]) ** (1 / 3)) if len(defects) > 2 and defects[2] > 0 else 1e3
+                while truncation(s) > allowed:
+                    s *= 0.93
+                reached.append(s)
+                allowed = 0.25 * (lost[0] * s + lost[1] * s**2 / 2) * up  # a quarter of the rounding
+                if allowed == 0:
+                    break
+            found = BOUNDS["longest"](np.array(defects), len(defects), 2, size, 0.25, np.array(lost))
+            same(found, max(reached))
+    assert truncation(1.0) == 0 and found == 1e3 and OF_ROUNDING == 0.25
     same(BOUNDS["integral"](np.array([1.0, 2.0, 3.0]), 3, 0.5), (0.5 + 0.25 + 0.125) * up)
     assert _bound_loops.FARTHEST == 1e3
     # Two hundred tries: it is a bound as it is.
-    same(BOUNDS["longest"](np.array([1e300]), 1, 2, 1.0, 0.25), 1e3 * 0.93**200)
+    same(BOUNDS["longest"](np.array([1e300]), 1, 2, 1.0, 0.25, np.zeros(2)), 1e3 * 0.93**200)
 
 
 # --- tubes ---------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from linflow.verified.hessian import Matrix, between, coefficient, cross, hessia
 from linflow.verified.problem import AffineGradient, affine_gradient
 from linflow.verified.reduction import narrowed
 from linflow.verified.rounding import frobenius, gamma, least_eigenvalue, spectral
-from linflow.verified.taylor import LONGEST, Expansion, MatrixSeries
+from linflow.verified.taylor import LONGEST, Expansion, MatrixSeries, integral
 
 EXACTLY = 1e-12
 """The same sums in another order, of some hundred terms of float64."""
@@ -338,7 +338,7 @@ def times(values, A, B, inner, arithmetic, p):
     (_, a, na, ea), (_, b, nb, eb) = A, B
     errors = []
     for k in range(p):
-        count = inner + k + 1 if arithmetic is FLOAT64 else inner * (k + 1) + 1
+        count = inner * (k + 1) + 1
         own = count * arithmetic.unit / (1 - count * arithmetic.unit) * (1 + 4 * u) * cauchy(a, b, k)
         errors.append((own + cauchy(ea, nb + eb, k) + cauchy(na, eb, k)) * up + tiny)
     return series(values, errors, arithmetic.rest)
@@ -463,10 +463,21 @@ def test_a_step_is_as_long_as_the_truncated_part_allows(coarse, monkeypatch, tau
     path = path_of((2, 3, 2), 1.5, FLOAT64, 6, tau)
     allowed = 1e-16 * path.norm() + tiny
     assert bool(path.defects[6] < 1) is (tau < 0.125)
-    s = (allowed * 7 / path.defects[6]) ** (1 / 7)
-    while path.truncation(s) > allowed:
-        s *= 0.93
-    assert path.longest() == near(s) and s < LONGEST
+
+    def longest(allowed):
+        s = (allowed * 7 / path.defects[6]) ** (1 / 7)
+        while path.truncation(s) > allowed:
+            s *= 0.93
+        return s
+
+    # A quarter of the rounding is allowed, too, if that is more.
+    rounding, s = path.rounding, longest(allowed)
+    assert 0.25 * integral(rounding, s) > 2 * allowed
+    assert path.longest() == near(longest(0.25 * integral(rounding, s))) and s < LONGEST
+    path.rounding = 1e-9 * rounding
+    assert path.longest() == near(s) and s > longest(0.25 * integral(path.rounding, s))
+    path.rounding = 0 * rounding
+    assert path.longest() == near(s)
     # Just allowed is allowed, and what never is ends.
     monkeypatch.setattr(Expansion, "truncation", lambda self, s: allowed)
     assert path.longest() == near((allowed * 7 / path.defects[6]) ** (1 / 7))

@@ -82,49 +82,65 @@ def _word(value: int) -> Any:
     return ir.Constant(cgutils.intp_t, value)
 
 
-def _tile(rows: int, vectors: int, *, less: bool = False) -> Any:
+def _tile(rows: int, vectors: int, kind: str = "product") -> Any:
     """Return the function that computes a tile of `C = A B`, with this number of rows and of vectors of 4 columns.
 
     `A[r, p]` is at `a + r·down + p·across`; B and C have rows of length `stride`; the sum has `count` terms. The
-    second and third vectors begin `second` and `third` columns after the first. If `less`, the tile is `D − A B`, for
-    a last argument D that is laid out like C.
+    second and third vectors begin `second` and `third` columns after the first. A tile of the kind "less" is
+    `D − A B`, for a last argument D that is laid out like C. One of the kind "series" is `Σ A_i B_i` over `terms`
+    products, with `A_i` and `B_i` at `a + i·left` and `b − i·right`.
     """
 
     def generate(context, builder, signature, values):
         code = _Code(context, builder, signature, values)
-        A, a, across, down, B, b, stride, C, c, count, second, third = code.values[:12]
+        A, a, across, down, B, b, stride, C, c, count, second, third, *more = code.values
         columns = (_word(0), second, third)[:vectors]
         zero = ir.Constant(_VECTOR, [0.0] * LANES)
         sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(vectors)] for _ in range(rows)]
-        with cgutils.for_range(builder, count) as loop:
-            line, step = builder.mul(loop.index, stride), builder.mul(loop.index, across)
-            right = [code.load(B, b, line, j) for j in columns]
-            for r in range(rows):
-                x = code.spread(builder.load(code.at(A, a, step, builder.mul(down, _word(r)))))
-                for total, y in zip(sums[r], right, strict=True):
-                    code.add_product(total, x, y)
+
+        def add_products(a, b):
+            with cgutils.for_range(builder, count) as loop:
+                line, step = builder.mul(loop.index, stride), builder.mul(loop.index, across)
+                right = [code.load(B, b, line, j) for j in columns]
+                for r in range(rows):
+                    x = code.spread(builder.load(code.at(A, a, step, builder.mul(down, _word(r)))))
+                    for total, y in zip(sums[r], right, strict=True):
+                        code.add_product(total, x, y)
+
+        if kind == "series":
+            terms, left, right = more
+            with cgutils.for_range(builder, terms) as loop:
+                add_products(
+                    builder.add(a, builder.mul(loop.index, left)), builder.sub(b, builder.mul(loop.index, right))
+                )
+        else:
+            add_products(a, b)
         for r in range(rows):
             for total, j in zip(sums[r], columns, strict=True):
                 place, found = (c, builder.mul(stride, _word(r)), j), builder.load(total)
-                if less:
-                    found = builder.fsub(code.load(code.values[12], *place), found)
+                if kind == "less":
+                    found = builder.fsub(code.load(more[0], *place), found)
                 builder.store(found, code.four(C, *place), align=8)
         return context.get_dummy_value()
 
     word = types.intp
-    if less:
 
-        @intrinsic
-        def lessened(typing, A, a, across, down, B, b, stride, C, c, count, second, third, D):
-            return types.void(A, word, word, word, B, word, word, C, word, word, word, word, D), generate
-
-        return lessened
+    def kinds(A, B, C, *more):
+        return types.void(A, word, word, word, B, word, word, C, word, word, word, word, *more), generate
 
     @intrinsic
-    def tile(typing, A, a, across, down, B, b, stride, C, c, count, second, third):
-        return types.void(A, word, word, word, B, word, word, C, word, word, word, word), generate
+    def product(typing, A, a, across, down, B, b, stride, C, c, count, second, third):
+        return kinds(A, B, C)
 
-    return tile
+    @intrinsic
+    def less(typing, A, a, across, down, B, b, stride, C, c, count, second, third, D):
+        return kinds(A, B, C, D)
+
+    @intrinsic
+    def series(typing, A, a, across, down, B, b, stride, C, c, count, second, third, terms, left, right):
+        return kinds(A, B, C, word, word, word)
+
+    return {"product": product, "less": less, "series": series}[kind]
 
 
 def _strip_of(vectors: int) -> Any:
@@ -175,7 +191,8 @@ def _turning(typing, factor, A, a, down, C, c, over):
 
 _turn: Any = intrinsic(_turning)
 _three, _two, _one = _tile(ROWS, 3), _tile(ROWS, 2), _tile(ROWS, 1)
-_three_less, _two_less, _one_less = _tile(ROWS, 3, less=True), _tile(ROWS, 2, less=True), _tile(ROWS, 1, less=True)
+_three_less, _two_less, _one_less = (_tile(ROWS, vectors, "less") for vectors in (3, 2, 1))
+_three_in_series, _two_in_series, _one_in_series = (_tile(ROWS, vectors, "series") for vectors in (3, 2, 1))
 _strip, _short_strip = _strip_of(STRIP), _strip_of(1)
 
 
@@ -239,6 +256,31 @@ def product(A, a, B, b, C, c, n, k, m):
 def turned_product(A, a, B, b, C, c, n, k, m):
     """`C (n×m) = A (k×n)ᵀ B (k×m)`."""
     _multiply(A, a, n, np.int64(1), B, b, C, c, n, k, m)
+
+
+@jit
+def series(A, a, across, down, left, B, b, right, terms, C, c, n, k, m):
+    """`C (n×m) = Σ A_i (n×k) B_i (k×m)` over `terms` products as one sum, for at least four rows and columns.
+
+    `A_i[r, p]` is at `a + i·left + r·down + p·across`, and `B_i` begins at `b − i·right`.
+    """
+    noinline()
+    j = 0
+    while j < m:  # columns of all B_i stay in the cache while the rows go by
+        wide = m - j
+        j, second, third = min(j, m - LANES), min(LANES, wide - LANES), min(2 * LANES, wide - LANES)
+        i = 0
+        while i < n:
+            i = min(i, n - ROWS)
+            ai, ci = a + i * down, c + i * m + j
+            if wide > 2 * LANES:
+                _three_in_series(A, ai, across, down, B, b + j, m, C, ci, k, LANES, third, terms, left, right)
+            elif wide > LANES:
+                _two_in_series(A, ai, across, down, B, b + j, m, C, ci, k, second, 0, terms, left, right)
+            else:
+                _one_in_series(A, ai, across, down, B, b + j, m, C, ci, k, 0, 0, terms, left, right)
+            i += ROWS
+        j += 3 * LANES
 
 
 @jit

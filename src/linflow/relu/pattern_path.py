@@ -141,7 +141,7 @@ class PatternPath(PolynomialPath):
         second = head_of(self.weights[1], p)
 
         def units(inner: int) -> np.ndarray:
-            return np.array([gamma(FLOAT64.terms(inner, k)) for k in range(p)])
+            return np.array([gamma(inner + k + 1) for k in range(p)])  # each product of matrices is summed alone
 
         features = MatrixSeries(F, frobenius(self.z_error[:p]) * UP + U * frobenius(F) + TINY)
         residual = multiplied(R, features, second, units(h))

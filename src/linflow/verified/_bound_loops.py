@@ -43,6 +43,7 @@ from linflow.verified._frame import (
     tail_row,
 )
 from linflow.verified.rounding import TINY, UP, U
+from linflow.verified.taylor import OF_ROUNDING
 
 FARTHEST = 1e3
 """Upper limit on the scaled length of a step."""
@@ -72,7 +73,7 @@ def _product_errors(bounds, a, b, c, between, p):
             own += bounds[a + LENGTH, i] * bounds[b + LENGTH, j]
             carried += bounds[a + ERROR, i] * (bounds[b + NORM, j] + bounds[b + ERROR, j])
             carried += bounds[a + NORM, i] * bounds[b + ERROR, j]
-        bounds[c + ERROR, k] = (own * gamma(between + k + 1) + carried) * UP + TINY
+        bounds[c + ERROR, k] = (own * gamma(between * (k + 1) + 1) + carried) * UP + TINY
 
 
 @proved
@@ -244,9 +245,8 @@ def integral(series, many, s):
 
 
 @proved
-def longest(defects, many, p, size, truncation):
-    """Return the scaled time over which the truncation stays below its share of `‖θ‖`."""
-    allowed = truncation * size + TINY
+def _within(defects, many, p, allowed):
+    """Return the scaled time over which the truncation stays within an amount."""
     s = FARTHEST
     if many > p and defects[p] > 0:
         s = min(s, (allowed * (p + 1) / defects[p]) ** (1 / (p + 1)))
@@ -255,3 +255,11 @@ def longest(defects, many, p, size, truncation):
             return s
         s *= 0.93
     return s
+
+
+@proved
+def longest(defects, many, p, size, truncation, rounding):
+    """Return the scaled time over which the truncation stays below its share of `‖θ‖` or of the rounding."""
+    s = _within(defects, many, p, truncation * size + TINY)
+    allowed = OF_ROUNDING * integral(rounding, p, s)
+    return max(s, _within(defects, many, p, allowed)) if allowed > 0 else s

@@ -22,6 +22,7 @@ from linflow.verified import _tube_loops as tube
 from linflow.verified import hessian as blocks
 from linflow.verified import least as shifts
 from linflow.verified import rounding
+from linflow.verified import taylor as paths
 
 
 def build() -> list[_programs.Program]:
@@ -43,6 +44,7 @@ def build() -> list[_programs.Program]:
         blocks,
         shifts,
         rounding,
+        paths,
     )
     pieces = (
         (taylor.expanding, (ints, row, row, real, whole, row, row, rows, rows, row, row, row)),

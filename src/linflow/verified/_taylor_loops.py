@@ -1,16 +1,28 @@
 """`taylor.Expansion` in compiled loops: one program for every depth, every shape and every quadratic.
 
 Products of matrices can be summed in any order, with or without fused multiply-adds: the rounding bounds cover all
-these cases (docs/verified.md, section 5). Each `A_i B_{k−i}` of a Cauchy product is summed alone and then added, so
-an entry passes through `inner + k` operations. The loops that compute bounds do not use this freedom.
+these cases (docs/verified.md, section 5). A Cauchy product is one such sum. The loops that compute bounds do not use
+this freedom.
 """
 
 from __future__ import annotations
 
 import math
 
+from linflow.dynamics._tiled_products import (
+    LANES,
+    add,
+    copy,
+    dot,
+    jit,
+    noinline,
+    product,
+    series,
+    transpose,
+    turned_product,
+)
+from linflow.dynamics._tiled_products import ROWS as ROWS_OF_TILE
 from linflow.dynamics._tiled_products import U as Place
-from linflow.dynamics._tiled_products import add, copy, dot, jit, noinline, product, transpose, turned_product
 from linflow.verified._bound_loops import (
     defect_below,
     defect_beyond,
@@ -76,9 +88,13 @@ def _short_products(A, a, across, left, B, b, right, C, c, between, columns, k):
 
 @jit
 def cauchy(turned, A, a, B, b, k, C, c, work, part, rows, between, columns):
-    """Write `C = Σ_{i≤k} A_i B_{k−i}`, with `A_iᵀ` if `turned`. Each product is summed alone, then added."""
+    """Write `C = Σ_{i≤k} A_i B_{k−i}`, with `A_iᵀ` if `turned`, as one sum or product by product."""
     noinline()
     left, right, size = rows * between, between * columns, rows * columns
+    if rows >= ROWS_OF_TILE and columns >= LANES:
+        down, across = (1, rows) if turned else (between, 1)
+        series(A, a, across, down, left, B, b + k * right, right, k + 1, C, c, rows, between, columns)
+        return
     if columns < 4 and left * columns <= SMALL:
         down, across = (1, rows) if turned else (between, 1)
         for r in range(rows):
@@ -204,7 +220,7 @@ def expanding(source):
         defect_beyond(spec, tau, p, tails)
         many = (2 * L - 1) * p + 1
         defects = tails[tail_row(spec, 3, L + 1)]
-        numbers[LONGEST_STEP] = longest(defects, many, p, numbers[REACH], data[TRUNCATION])
+        numbers[LONGEST_STEP] = longest(defects, many, p, numbers[REACH], data[TRUNCATION], rounding)
 
     return expand
 

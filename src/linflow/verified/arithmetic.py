@@ -18,6 +18,11 @@ FINE = 1e-8
 """Largest residue of a gradient in pairs, over that in float64, for which a path in pairs is worth its time."""
 
 
+def terms(inner: int, k: int) -> int:
+    """Return the most operations behind an entry of the Cauchy product `Σ_{i≤k} A_i B_{k−i}`, in any order."""
+    return inner * (k + 1) + 1
+
+
 class Arithmetic(Protocol):
     """The operations that the recursion for the Taylor coefficients needs."""
 
@@ -30,7 +35,6 @@ class Arithmetic(Protocol):
     rest: float
     """Relative error of the float64 part of a value."""
 
-    def terms(self, inner: int, k: int) -> int: ...  # noqa: D102
     def zeros(self, *shape: int) -> np.ndarray: ...  # noqa: D102
     def start(self, W: np.ndarray) -> np.ndarray: ...  # noqa: D102
     def turned(self, series: np.ndarray) -> np.ndarray: ...  # noqa: D102
@@ -50,10 +54,6 @@ class Float64:
 
     def __init__(self, order: int):
         self.order = order
-
-    def terms(self, inner: int, k: int) -> int:
-        """Return the number of operations behind each entry of a Cauchy product."""
-        return inner + k + 1
 
     def zeros(self, *shape: int) -> np.ndarray:
         """Return zeros of this shape, to hold a series."""
@@ -105,10 +105,6 @@ class Pairs:
 
     def __init__(self, order: int, truncation: float):
         self.order, self.truncation = order, truncation
-
-    def terms(self, inner: int, k: int) -> int:
-        """Return the number of operations behind each entry of a Cauchy product."""
-        return inner * (k + 1) + 1
 
     def zeros(self, *shape: int) -> np.ndarray:
         """Return zeros of this shape, to hold a series."""
@@ -170,6 +166,7 @@ class Pairs:
 DEGREES = (20, 40, 60)
 """Degrees of a path in float64. The first is the cheapest for each unit of time; the others take longer steps."""
 
-FLOAT64 = Float64(DEGREES[0])
+FLOAT64, LOW = Float64(DEGREES[0]), Float64(16)
+"""For most networks, and for those that are too large for Hessians: their coefficients are all that takes time."""
 PAIRS, FIRST_PAIRS = Pairs(34, 1e-31), Pairs(24, 1e-22)
 """For a whole path in pairs, and for the first part of a path that goes on in float64."""

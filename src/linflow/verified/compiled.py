@@ -27,6 +27,10 @@ LAPACK_FROM = 100
 """Matrices with a longer side than this are factorised by LAPACK."""
 
 
+LARGE, SEVERAL = 2**20, 64
+"""The most numbers, and the most series, in the pieces of memory that series are cut from."""
+
+
 @lru_cache(maxsize=1)
 def programs() -> Any:
     """Return the compiled programs, or None if nothing can be compiled. They are kept on disk for later runs."""
@@ -94,7 +98,7 @@ class Layout:
         self.work, self.pairs = np.zeros(room + 3 * square), np.zeros(pairs)
         self.triples, self.tails = np.zeros((2 * L * L, 3)), np.zeros((4 * L + 4, (2 * L - 1) * p + 2))
         spread = n * sum(widths[:-1]) + m * sum(widths[1:]) + m * max(widths) + 3 * square
-        self.room, self.vector = np.zeros(spread), np.zeros(0)
+        self.room, self.vector, self.rest = np.zeros(spread), np.zeros(0), np.empty(0)
         _, self.way = best_cost(widths, COMPILED)
 
     @cached_property
@@ -106,6 +110,13 @@ class Layout:
     def factor(self) -> np.ndarray:
         """Work space for a factor of a Hessian."""
         return np.zeros(self.size**2)
+
+    def fresh(self, count: int) -> np.ndarray:
+        """Return an uninitialised array. It is cut from a larger piece of memory, which comes in fewer pages."""
+        if count > self.rest.size:
+            self.rest = np.empty(max(count, min(SEVERAL * count, LARGE)))
+        found, self.rest = self.rest[:count], self.rest[count:]
+        return found
 
     def flat(self, weights: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
         """Return weights as one vector."""
@@ -136,7 +147,7 @@ class CompiledPath:
         )
         p = self.order = layout.order if order is None else order
         self.y = layout.flat(weights)
-        self.series, self.heads = np.empty((p + 1) * layout.size), np.empty(layout.heads)
+        self.series, self.heads = layout.fresh((p + 1) * layout.size), np.empty(layout.heads)
         self.bounds, self.rounding = np.empty((3 * (5 * self.depth + 3), p + 1)), np.empty(p)
         self.tails = np.empty((4 * self.depth + 4, (2 * self.depth - 1) * p + 2))
         self.numbers = np.empty(k.NUMBERS + 1)

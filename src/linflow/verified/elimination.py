@@ -29,7 +29,7 @@ FIXED, COMPILED = 4e6, 1.5e5
 LAPACK_FROM = 400
 """Matrices with a longer side than this are eliminated by BLAS and LAPACK."""
 
-SHORT, LONG = 12, 60
+SHORT, LONG = 14, 40
 """Dimensions of the Krylov spaces before the first elimination and after one that does not run to completion."""
 
 MIX = 0.03

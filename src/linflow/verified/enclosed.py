@@ -196,7 +196,7 @@ def root_of(ratio: Callable[[float], float], low: float, high: float) -> float:
         if not low < t < high:
             break
         here = height(t)
-        if abs(here) < 1e-15:
+        if abs(here) < 1e-13:  # rounding
             break
         if here > 0:
             low, above, below, side = t, here, 0.5 * below if side == 1 else below, 1

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from linflow.verified import compiled
-from linflow.verified.arithmetic import DEGREES, FLOAT64, Arithmetic, Float64
+from linflow.verified.arithmetic import DEGREES, FLOAT64, LOW, Arithmetic, Float64
 from linflow.verified.elimination import best_cost
 from linflow.verified.log_norm import Constants, Node, Tube, greatest, level_three, level_two
 from linflow.verified.problem import AffineGradient
@@ -24,14 +24,15 @@ from linflow.verified.taylor import LONGEST, Expansion
 LARGEST_HESSIAN = 1500
 """The Hessian itself bounds the logarithmic norm where that costs no more than for this many weights, dense."""
 
-BUDGETS = ((300, 0.5), (1500, 3.0), (math.inf, 8.0))
+BUDGETS = ((300, 0.5), (1500, 1.0), (math.inf, 8.0))
+DESCENT_BUDGETS = ((300, 0.5), (1500, 3.0), (math.inf, 8.0))
 """Total amount that the bound by products may add to the exponent, up to each number of weights: a Hessian of more
-weights takes longer."""
+weights takes longer, and descents take more steps."""
 
 CHEAP = 1e-4
 """The bound by products is always used in a step if it adds at most this to the exponent."""
 
-OVERHEAD, FLOOR = 0.2, 3e-4
+OVERHEAD, FLOOR = 0.15, 3e-4
 """The bound between two Hessians may add this fraction of the exponent of a step, plus this amount."""
 
 
@@ -52,9 +53,9 @@ NO_RADIUS = "no radius was confirmed, however short the step"
 PAST_FLOAT64 = "the loss at the start leaves float64; rescale the data or the weights"
 
 
-def budget(size: int) -> float:
+def budget(size: int, budgets: Sequence[tuple[float, float]] = BUDGETS) -> float:
     """Return the total amount that the bound by products may add to the exponent, for `size` weights."""
-    return next(amount for most, amount in BUDGETS if size <= most)
+    return next(amount for most, amount in budgets if size <= most)
 
 
 def reached(bounds: Callable[[float], tuple[float, float]]) -> dict[str, list[float]]:
@@ -189,7 +190,10 @@ class EnclosureMarch:
     def __post_init__(self) -> None:
         self.size = sum(W.shape[0] * W.shape[1] for W in self.weights)
         cost, _ = best_cost([*(W.shape[0] for W in self.weights), self.weights[-1].shape[1]])
-        self.curved = len(self.weights) > 1 and cost <= LARGEST_HESSIAN**3 / 6
+        large = cost > LARGEST_HESSIAN**3 / 6
+        self.curved = len(self.weights) > 1 and not large
+        if large and self.arithmetic is FLOAT64:
+            self.arithmetic = LOW
         self._lay_out()
         self.node = self._node(self._first_path())
         path = self.node.path
@@ -209,10 +213,12 @@ class EnclosureMarch:
         largest one. The degree is the least that gains the factor, or the largest.
         """
         before = self.arithmetic.order
-        if factor <= 1 or not isinstance(self.arithmetic, Float64) or self.size > RAISED or len(self.weights) > DEEP:
+        if factor <= 1 or not isinstance(self.arithmetic, Float64):
             return
-        gained = (p for p, gain in zip(DEGREES, GAINS, strict=True) if gain >= factor * GAINS[DEGREES.index(before)])
-        order = next(gained, DEGREES[-1])
+        order = DEGREES[0]
+        if self.size <= RAISED and len(self.weights) <= DEEP:
+            least = factor * GAINS[DEGREES.index(before)]
+            order = next((p for p, gain in zip(DEGREES, GAINS, strict=True) if gain >= least), DEGREES[-1])
         if order > before:
             path, kept = self.node.path, (self.arithmetic, self.layout)
             self.arithmetic = Float64(order)

@@ -372,9 +372,14 @@ def _poor(found: Enclosure, until: float | None, part: float = 1.0) -> bool:
     loose = part * _loose(until)
     if len(found.steps) > 1:
         before, last = found.steps[-2:]
-        # As long as the upper bound of the gap takes, at the pace of the last step, to fall to the lower one.
-        fall = math.log(before.gap[1] / last.gap[1]) if 0 < last.gap[1] < before.gap[1] else 0.0
-        if (last.gap[1] - last.gap[0]) * last.length <= loose * found.end * fall * last.gap[1]:
+        wide, known = (1 - step.gap[0] / step.gap[1] if step.gap[1] > 0 else 0.0 for step in (before, last))
+        if 0 < last.gap[1] < before.gap[1]:
+            # As long as the upper bound of the gap takes, at the pace of the last step, to fall to the lower one.
+            fall = math.log(before.gap[1] / last.gap[1])
+            share = min(max(math.log(before.gap[1] / (until * found.first[1])) / fall, 0.0), 1.0)
+            if wide ** (1 - share) * known**share * last.length <= loose * found.end * fall:
+                return False
+        elif known == 0:
             return False
     low, high = found.time_bounds(until)
     return high - low > loose * high

@@ -13,12 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from linflow.verified.arithmetic import FLOAT64, Arithmetic
+from linflow.verified.arithmetic import FLOAT64, Arithmetic, terms
 from linflow.verified.problem import AffineGradient
 from linflow.verified.rounding import TINY, UP, U, frobenius, gamma, spectral
 
 LONGEST = 1e3
 """Upper limit on the scaled length of a step."""
+
+
+OF_ROUNDING = 0.25
+"""The truncation of a step may be this part of the bound of its rounding, so that it hardly adds to the radius."""
 
 
 class MatrixSeries:
@@ -95,7 +99,9 @@ class PolynomialPath:
 
     def longest(self) -> float:
         """Return the scaled time over which the truncation stays below its share of `‖θ‖`."""
-        allowed = self.arithmetic.truncation * self.norm() + TINY
+        return self._longest(self.arithmetic.truncation * self.norm() + TINY)
+
+    def _longest(self, allowed: float) -> float:
         first = float(self.defects[self.order]) if len(self.defects) > self.order else 0.0
         s = (allowed * (self.order + 1) / first) ** (1 / (self.order + 1)) if first > 0 else LONGEST
         s = min(s, LONGEST)
@@ -174,6 +180,12 @@ class Expansion(PolynomialPath):
         self.coefficients = W
         self._bound(P, S, Q, grads)
 
+    def longest(self) -> float:
+        """Return the scaled time over which the truncation stays below its share of `‖θ‖` or of the rounding."""
+        s = super().longest()
+        allowed = OF_ROUNDING * integral(self.rounding, s)
+        return max(s, self._longest(allowed)) if allowed > 0 else s
+
     def _bound(self, P: list, S: list, Q: list, grads: list) -> None:
         """Compute the norms and errors of every series, then the bounds of the defect."""
         L, p, c, problem = self.depth, self.order, self.scale, self.problem
@@ -181,7 +193,7 @@ class Expansion(PolynomialPath):
         high, unit, rest = self.arithmetic.high, self.arithmetic.unit, self.arithmetic.rest
 
         def product(values: np.ndarray, A: MatrixSeries, B: MatrixSeries, inner: int) -> MatrixSeries:
-            counts = [self.arithmetic.terms(inner, k) for k in range(p)]
+            counts = [terms(inner, k) for k in range(p)]
             return multiplied(high(values), A, B, np.array([gamma(n, unit) for n in counts]), rest)
 
         W = self.weights = [MatrixSeries(high(w), None, rest) for w in self.coefficients]
