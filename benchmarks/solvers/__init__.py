@@ -53,7 +53,7 @@ HALF_DECADES = tuple(float(f"{10 ** (-k / 2):.3g}") for k in range(4, 27))
 """1e-2 to 1e-13."""
 HALVINGS = tuple(0.5**k for k in range(25))
 DESCENT_ERROR, PROOF_ERROR = 0.01, 1.0
-"""A descent is cut short of the error that the others reach. A proof has no tolerance: its error shows what it gives."""
+"""A descent ends short of the error that the others reach. A proof has no tolerance; its error is what it gives."""
 
 SOLVERS = {
     "linflow": Entry("linflow", "benchmarks.solvers.linflow_", "", HALF_DECADES, 8),

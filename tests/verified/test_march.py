@@ -268,6 +268,16 @@ def test_other_operations_of_pairs_are_what_they_say(loops):
     assert not PAIRS.fits(AffineGradient(V, residue=1e-20))
 
 
+def test_degrees_and_truncations_of_pairs():
+    """The truncation is that of float64, less what an error can grow by before it matters."""
+    assert (PAIRS.order, PAIRS.truncation) == (34, 1e-31) and (FIRST_PAIRS.order, FIRST_PAIRS.truncation) == (
+        24,
+        1e-22,
+    )
+    assert FIRST_PAIRS.unit == PAIRS.unit and FIRST_PAIRS.rest == PAIRS.rest == U
+    assert arithmetic.FINE == 1e-8 and arithmetic.DEGREES == (20, 40, 60) and arithmetic.LOW.order == 16
+
+
 def test_pairs_need_numba(monkeypatch):
     def missing():
         raise ImportError

@@ -279,8 +279,8 @@ def test_a_time_is_loose_by_more_below_a_millionth():
     [
         ("target proved", (7.0, 8.0), 0.1, 60 * 0.125 / 2e-4),  # as loose as this
         ("target proved", (7.9, 8.0), 0.1, 60 * 0.0125 / 2e-4),
-        ("proof ended", (7.0, 8.0), 0.1, 3e5),
-        ("target proved", (7.0, 8.0), None, 3e5),
+        ("proof ended", (7.0, 8.0), 0.1, 3e7),
+        ("target proved", (7.0, 8.0), None, 3e7),
         ("target proved", (7.0, 8.0), 1e-7, 60 * 0.125 / 2e-3),
     ],
 )
@@ -338,15 +338,15 @@ def test_the_time_of_a_target_is_not_asked_for_where_its_gap_is_known_well_enoug
 def test_how_well_a_time_is_known_follows_from_the_gaps_around_the_target(share):
     """Their bounds are 10⁻³ apart before the last step, 4·10⁻³ after it, and between as the logarithm has fallen."""
     wide = 1e-3 * 4 ** min(max(share, 0.0), 1.0)
-    until = 1e-4 * 16**-share  # of 1; the gap falls from 10⁻⁴ to a sixteenth of it
+    until = 1e-2 * 16**-share / 4  # of 4; the gap falls from 10⁻² to a sixteenth of it
     for factor, poor in ((1 - 1e-9, True), (1 + 1e-9, False)):
         length = 0.5
         end = wide * length / (2e-4 * math.log(16)) * factor
         steps = [
-            SimpleNamespace(gap=((1 - x) * gap, gap), length=length) for x, gap in ((1e-3, 1e-4), (4e-3, 1e-4 / 16))
+            SimpleNamespace(gap=((1 - x) * gap, gap), length=length) for x, gap in ((1e-3, 1e-2), (4e-3, 1e-2 / 16))
         ]
         found = SimpleNamespace(
-            result="target proved", steps=steps, end=end, first=(1.0, 1.0), time_bounds=lambda until: (7.0, 8.0)
+            result="target proved", steps=steps, end=end, first=(2.0, 4.0), time_bounds=lambda until: (7.0, 8.0)
         )
         assert run._poor(found, until) == poor
 

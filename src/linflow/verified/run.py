@@ -49,9 +49,9 @@ LOOSE, DEEP, LOOSE_DEEP = 2e-4, 1e-6, 2e-3
 """A proof is loose if the bounds of the time of its target are farther apart than 2·10⁻⁴, relative to the upper one;
 below 10⁻⁶ of the first gap, than 2·10⁻³."""
 
-SPARE, UNKNOWN = 60, 3e5
+SPARE, UNKNOWN = 60, 3e7
 """A path is in pairs until a disturbance of its start has grown by 60 times the factor by which a proof in float64
-is too loose, as later steps add larger errors. Where such a proof ended early, the whole number is 3·10⁵."""
+is too loose, as later steps add larger errors. Where such a proof ended early, the whole number is 3·10⁷."""
 
 SHARP = 0.5
 """Such a path is kept where it is no looser than this part of what is loose."""
