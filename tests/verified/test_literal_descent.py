@@ -13,7 +13,7 @@ from linflow.verified import descent
 from linflow.verified.descent import DescentEnclosure, DescentMarch, _Curvature, enclose_descent
 from linflow.verified.hessian import hessian
 from linflow.verified.log_norm import Constants, Node, Tube, greatest
-from linflow.verified.march import DESCENT_BUDGETS, budget
+from linflow.verified.march import budget
 from linflow.verified.problem import AffineGradient
 from linflow.verified.reduction import Narrowed
 from linflow.verified.rounding import UP, least_eigenvalue
@@ -132,7 +132,7 @@ def test_a_disturbance_grows_by_the_hessian_where_the_bound_by_products_is_spent
     m, M = (2.0 + 7.0 * away) * up, (9.0 + 7.0 * away) * up
     by_hessian = max(1 + eta * m, eta * M - 1) * up
     for allowed, size in ((0.5, 300), (3.0, 301), (3.0, 1500)):
-        assert budget(size, DESCENT_BUDGETS) == allowed
+        assert budget(size, descent=True) == allowed
         for part, cheap in ((1.001, True), (0.999, False)):
             loose = allowed - part * spent
             march.loose, march.size = loose, size

@@ -74,6 +74,7 @@ def lessen(A, a, across, B, b, stride, D, C, c, rows, inner, columns):
 
 
 def series(A, a, across, down, left, B, b, right, terms, C, c, rows, inner, columns):
+    assert rows >= 4 <= columns  # a tile
     total = np.zeros((rows, columns))
     for i in range(terms):
         at = a + i * left + down * np.arange(rows)[:, None] + across * np.arange(inner)
@@ -148,6 +149,22 @@ def small(kind):
         for widths in ((1, 2, 3), (1, 1, 2, 4), (2, 3, 3, 3, 2)):
             weights = [0.5 * rng.standard_normal(s) for s in itertools.pairwise(widths)]
             yield AffineGradient(rng.standard_normal((widths[0], widths[-1]))), weights, 0.7
+
+
+@pytest.mark.parametrize("cauchy", [TAYLOR["cauchy"], _taylor_loops.cauchy], ids=["read", "compiled"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_cauchy_products_of_all_sides(cauchy, turned):
+    rng = np.random.default_rng(12)
+    for rows, inner, columns in itertools.product((1, 3, 4, 5), (1, 2, 5), (1, 3, 4, 5, 9)):
+        A, B = rng.standard_normal((4, rows, inner)), rng.standard_normal((4, inner, columns))
+        left = A.transpose(0, 2, 1) if turned else A
+        for k in range(4):
+            data = np.concatenate([[9.0], left.ravel()])
+            C, work = np.full(rows * columns + 2, 9.0), np.zeros(rows * columns + 1)
+            cauchy(turned, data, 1, B.ravel(), 0, k, C, 1, work, 1, rows, inner, columns)
+            expected = sum(A[i] @ B[k - i] for i in range(k + 1))
+            same(C[1:-1].reshape(rows, columns), expected, atol=1e-13)
+            assert C[0] == C[-1] == 9.0
 
 
 # --- norms ---------------------------------------------------------------------------------------------------------

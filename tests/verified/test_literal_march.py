@@ -37,7 +37,9 @@ def test_the_first_gap_is_known_with_the_radius_of_the_start(coarse):
 
 
 def test_what_the_bound_by_products_may_add_in_all():
-    assert [budget(size) for size in (1, 300, 301, 1500, 1501, 10**6)] == [0.5, 0.5, 1.0, 1.0, 8.0, 8.0]
+    sizes = (1, 300, 301, 1500, 1501, 10**6)
+    assert [budget(size) for size in sizes] == [0.5, 0.5, 1.0, 1.0, 8.0, 8.0]
+    assert [budget(size, descent=True) for size in sizes] == [0.5, 0.5, 3.0, 3.0, 8.0, 8.0]
 
 
 # --- the unit of time ----------------------------------------------------------------------------------------------

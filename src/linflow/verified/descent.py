@@ -23,7 +23,7 @@ from linflow.model.optimizer import PLAIN, Optimizer
 from linflow.verified import compiled
 from linflow.verified.enclosed_steps import EnclosedSteps
 from linflow.verified.log_norm import greatest
-from linflow.verified.march import DESCENT_BUDGETS, LARGEST_HESSIAN, PAST_FLOAT64, budget
+from linflow.verified.march import LARGEST_HESSIAN, PAST_FLOAT64, budget
 from linflow.verified.point import expanded, hessian_at, node_at, tube_at
 from linflow.verified.problem import AffineGradient
 from linflow.verified.rank_gap import above, rank_floor
@@ -255,7 +255,7 @@ class DescentMarch(StepMarch):
         most = (K * constants.motion**2 + second) * UP
         if eta * most <= 2 + eta * second:
             spent = eta * second
-            allowed = budget(self.size, DESCENT_BUDGETS)
+            allowed = budget(self.size, descent=True)
             if self.size > LARGEST_HESSIAN or self.path.depth == 1 or self.loose + spent <= allowed:
                 self.loose += spent
                 return (1 + spent) * UP

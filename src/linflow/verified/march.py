@@ -53,9 +53,9 @@ NO_RADIUS = "no radius was confirmed, however short the step"
 PAST_FLOAT64 = "the loss at the start leaves float64; rescale the data or the weights"
 
 
-def budget(size: int, budgets: Sequence[tuple[float, float]] = BUDGETS) -> float:
+def budget(size: int, *, descent: bool = False) -> float:
     """Return the total amount that the bound by products may add to the exponent, for `size` weights."""
-    return next(amount for most, amount in budgets if size <= most)
+    return next(amount for most, amount in (DESCENT_BUDGETS if descent else BUDGETS) if size <= most)
 
 
 def reached(bounds: Callable[[float], tuple[float, float]]) -> dict[str, list[float]]:
