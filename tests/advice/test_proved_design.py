@@ -41,6 +41,6 @@ def test_what_no_run_proves_and_what_is_no_flow_is_refused(monkeypatch):
         lf.design(F, (3, 4, 3), algorithm="descent", verified=True)
     monkeypatch.setattr(module, "attempt", lambda *args, **given: (None, "it was not tried"))
     with pytest.raises(
-        ValueError, match=r"no verified run proves the rate 2 to 1e-06, not even with the imbalance 1; "
+        ValueError, match=r"no verified run proves the rate 2 to 1e-6, not even with the imbalance 1; "
     ):
         lf.design(F, (3, 4, 3), rate=2.0, verified=True)

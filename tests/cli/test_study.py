@@ -548,7 +548,7 @@ def test_analyze_proves_where_nothing_is_certified(linflow, tmp_path, undrawn):
     assert told["run"]["times"]["1e-06"] * (1 - 1e-6) < high < low * (1 + 1e-6)
     first = told["findings"][0]
     assert first["kind"] == "proof"
-    assert first["text"].startswith("Proved: the loss gap reaches 1e-06 of its initial value at t = ")
+    assert first["text"].startswith("Proved: the loss gap reaches 1e-6 of its initial value at t = ")
     assert first["text"].endswith("at all later times. Before any run nothing is guaranteed.")
     page = (tmp_path / "analysis" / "index.html").read_text("utf-8")
     assert "proved by a verified run" in page
@@ -560,7 +560,7 @@ def test_a_descent_is_proved_to_the_step(linflow, undrawn):
     told = json.loads(linflow("analyze", *options, "--json").stdout)
     fewest, most = told["proof"]["steps_to"]["1e-06"]
     assert fewest == most == told["run"]["steps"]
-    proved = f"Proved: the loss gap reaches 1e-06 of its initial value after exactly {most} steps"
+    proved = f"Proved: the loss gap reaches 1e-6 of its initial value after exactly {most} steps"
     assert told["findings"][0]["text"].startswith(proved)
     text = linflow("certify", *options, "--verified").stdout
     assert f"after exactly {most} steps" in text
@@ -571,7 +571,7 @@ def test_certify_proves_where_it_is_asked_to(linflow):
     assert linflow(*start).exit_code == 1
     result = linflow(*start, "--verified")
     assert result.exit_code == 0
-    assert "\n\nProved: the loss gap reaches 1e-06 of its initial value at t = " in result.stdout
+    assert "\n\nProved: the loss gap reaches 1e-6 of its initial value at t = " in result.stdout
     assert "proof" not in json.loads(linflow(*start, "--json").stdout)
     assert json.loads(linflow(*start, "--verified", "--json").stdout)["proof"]["result"] == "target proved"
     none = linflow(*start, "--verified", "--proof-steps", "0")

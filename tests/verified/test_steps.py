@@ -163,7 +163,7 @@ def test_momentum_needs_a_proof_and_a_proof_one_step_for_all_layers():
 
 
 def test_without_a_proof_the_reason_is_told_and_the_step_before_any_run_is_no_search():
-    with pytest.raises(ValueError, match=r"no step size up to \S+ is proved to reach 1e-06 .* within 1 steps"):
+    with pytest.raises(ValueError, match=r"no step size up to \S+ is proved to reach 1e-6 .* within 1 steps"):
         lf.safe_step_size(F, NET, verified=True, steps=1)
     eta = lf.safe_step_size(F, NET)
     assert not hasattr(eta, "enclosure") and eta == lf.safe_step_size(F, NET, steps=1)

@@ -11,6 +11,7 @@ from linflow import init
 from linflow._support import checks
 from linflow._support.arrays import Array
 from linflow._support.deprecation import renamed_arguments, renamed_attributes
+from linflow._support.fractions import spelled
 from linflow._support.html import never_raising
 from linflow._support.words import shown
 from linflow.advice._view import view
@@ -268,11 +269,11 @@ def _proved(family: Family, rate: float, until: float) -> Design:
         imbalance = _least(enough, most * 2.0**-20, most, _CLOSE)
     else:
         raise ValueError(
-            f"no verified run proves the rate {rate:g} to {until:g}, not even with the imbalance {most:.4g}; take a "
-            "larger until, or leave out verified=True."
+            f"no verified run proves the rate {rate:g} to {spelled(until)}, not even with the imbalance {most:.4g}; "
+            "take a larger until, or leave out verified=True."
         )
     network = family.at(imbalance)
-    reason = f"{family.describe()}; a verified run from here reaches {until:g} of the initial gap in time"
+    reason = f"{family.describe()}; a verified run from here reaches {spelled(until)} of the initial gap in time"
     certificate, notes = certify(objective, network), (*family.notes, *objective.notes)
     return Design(network, certificate, imbalance, until, None, reason, notes, proofs[imbalance])
 
@@ -286,7 +287,7 @@ def _for_steps(family: Family, steps: int | None, until: float) -> Design:
     if steps is not None and steps < least:
         raise ValueError(
             f"steps is {steps}, but a certified step takes at most γ/(2K) = {1 - factor:.3g} of the gap, so "
-            f"{until:g} needs at least {least} steps. Ask for {least} or more, or precondition the objective."
+            f"{spelled(until)} needs at least {least} steps. Ask for {least} or more, or precondition the objective."
         )
     target = math.floor(least * (1 + SLACK)) if steps is None else steps
 
@@ -312,8 +313,8 @@ def _for_steps(family: Family, steps: int | None, until: float) -> Design:
         why = f"the fewest certified are {best:g}" if math.isfinite(best) else "no number of steps is certified"
         what = "a descent" if steps is None else f"a descent of {steps} steps"
         raise ValueError(
-            f"{what} to {until:g} could not be certified: {why}. Take a larger fraction, or start at a product "
-            "nearer to the minimiser."
+            f"{what} to {spelled(until)} could not be certified: {why}. Take a larger fraction, or start at a "
+            "product nearer to the minimiser."
         )
     reason = (
         f"{family.describe()}; as λ grows, each step comes closer to a step of 1/K on the objective itself, "

@@ -10,6 +10,7 @@ import numpy as np
 
 from linflow import bounds
 from linflow._support.arrays import EPS, to_numpy
+from linflow._support.fractions import spelled
 from linflow._support.words import percent, plural, verb_for
 from linflow.advice.finding import Finding, times
 from linflow.advice.proof_findings import proved
@@ -100,7 +101,7 @@ def _rate(cert: Certificate, run: Trajectory | None, until: float) -> Iterator[F
     sure = cert.time_to(until)
     numbers = {"rate": cert.rate}
     if not math.isfinite(sure):
-        text = f"A bound is certified ({best.name}), but no time to {until:g}."
+        text = f"A bound is certified ({best.name}), but no time to {spelled(until)}."
         if isinstance(best.curve, LimitCurve):
             limit, speed = best.curve.limit, best.curve.speed
             text = (
@@ -111,7 +112,7 @@ def _rate(cert: Certificate, run: Trajectory | None, until: float) -> Iterator[F
         yield Finding("rate", text, numbers)
         return
     numbers["certified_time"] = sure
-    text = f"The flow is guaranteed to reach {until:g} of the initial loss gap by t = {sure:.4g} ({best.name})"
+    text = f"The flow is guaranteed to reach {spelled(until)} of the initial loss gap by t = {sure:.4g} ({best.name})"
     needed = math.nan if run is None else run.time_to(until)
     if math.isfinite(needed) and needed > 0:
         text += f"; the run did so at t = {needed:.4g}. The guaranteed time is {times(sure / needed)} times as long."
@@ -228,12 +229,13 @@ def _gain(new: Certificate, old: Certificate, until: float) -> str:
     if new.algorithm == "descent":
         then, now = new.steps_to(until), old.steps_to(until)
         compared = f"not {now:,.0f}" if math.isfinite(now) else "where no number of steps is certified now"
-        return f"would certify {until:g} of the gap in {counted(then)} of {new.step_size:.3g}, {compared}"
+        return f"would certify {spelled(until)} of the gap in {counted(then)} of {new.step_size:.3g}, {compared}"
     if math.isinf(old.time_to(until)):
-        return f"would certify {until:g} of the gap by t = {new.time_to(until):.4g}, where nothing is certified now"
+        by = f"{new.time_to(until):.4g}"
+        return f"would certify {spelled(until)} of the gap by t = {by}, where nothing is certified now"
     if old.rate > 0:
         return f"would certify the rate {new.rate:.3g}, {times(new.rate / old.rate)} times the present one"
-    return f"would certify {until:g} of the gap by t = {new.time_to(until):.4g}, not {old.time_to(until):.4g}"
+    return f"would certify {spelled(until)} of the gap by t = {new.time_to(until):.4g}, not {old.time_to(until):.4g}"
 
 
 def _better(new: Certificate, old: Certificate, until: float) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from linflow._support.fractions import spelled
 from linflow._support.words import plural
 from linflow.advice.finding import Finding
 from linflow.advice.step_findings import counted
@@ -26,7 +27,7 @@ def _of_flow(proof: Enclosure, cert: Certificate, until: float) -> Finding:
     if not math.isfinite(high):
         text = f"Proved to t = {proof.end:.6g}: {proof.reason or proof.result}."
         return Finding("proof", text, {"end": proof.end, "exponent": proof.exponent})
-    text = f"Proved: the loss gap reaches {until:g} of its initial value at t = {interval(low, high)}"
+    text = f"Proved: the loss gap reaches {spelled(until)} of its initial value at t = {interval(low, high)}"
     numbers = {"earliest": low, "latest": high}
     if after is not None:
         text += f", and falls at a rate of at least {after.rate:.3g} at all later times"
@@ -40,7 +41,7 @@ def _of_descent(proof: DescentEnclosure, cert: Certificate, until: float) -> Fin
         text = f"Proved for {plural(proof.steps, 'step')}: {proof.reason or proof.result}."
         return Finding("proof", text, {"steps": float(proof.steps), "exponent": proof.exponent})
     number = f"exactly {plural(int(high), 'step')}" if low == high else f"{int(low)} to {plural(int(high), 'step')}"
-    text = f"Proved: the loss gap reaches {until:g} of its initial value after {number}"
+    text = f"Proved: the loss gap reaches {spelled(until)} of its initial value after {number}"
     before = cert.steps_to(until)
     return _with_before(text, {"fewest": float(low), "most": float(high)}, before, f"within {counted(before)}")
 

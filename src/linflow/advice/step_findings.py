@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 from linflow._support import checks
+from linflow._support.fractions import spelled
 from linflow.advice.finding import Finding, times
 from linflow.certificates import Certificate, certify, safe_step_size
 from linflow.certificates.checking import steps_taken
@@ -41,10 +42,11 @@ def rate_in_steps(cert: Certificate, name: str, run: Trajectory | None, until: f
     if cert.step_size is not None:
         numbers["step_size"] = cert.step_size
     if not math.isfinite(sure):
-        text = f"A bound is certified for steps {way(cert)} ({name}), but no number of steps to {until:g}."
+        text = f"A bound is certified for steps {way(cert)} ({name}), but no number of steps to {spelled(until)}."
         return Finding("rate", text, numbers)
     numbers["certified_steps"] = float(sure)
-    text = f"Descent is guaranteed to reach {until:g} of the initial loss gap in {counted(sure)} {way(cert)} ({name})"
+    text = f"Descent is guaranteed to reach {spelled(until)} of the initial loss gap in {counted(sure)} {way(cert)}"
+    text += f" ({name})"
     if run is None:
         return Finding("rate", f"{text}.", numbers)
     needed = steps_taken(run, until)
@@ -133,7 +135,7 @@ def step(cert: Certificate, descent: Certificate, until: float) -> Iterator[Find
         return
     text = f"Gradient descent with the step {eta:.3g} is guaranteed never to raise the loss"
     if math.isfinite(steps):
-        text += f", and to reach {until:g} of the gap in {counted(steps)}"
+        text += f", and to reach {spelled(until)} of the gap in {counted(steps)}"
     seen = cert.setting.objective
     K = seen.smoothness if seen.tail is None else seen.smoothness_on(cert.gap)
     curvature = K * float(cert.setting.tangent.eigenvalue("greatest").value)

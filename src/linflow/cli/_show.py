@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from linflow._support.digits import number
-from linflow._support.fractions import FRACTIONS
+from linflow._support.fractions import FRACTIONS, spelled
 from linflow._support.words import plural, visible
 from linflow.cli._app import say
 from linflow.cli._ctrl_c import raise_if_asked
@@ -142,7 +142,7 @@ def print_analysis(found: "Analysis", index: Path) -> None:
             pair = (cert.time_to(fraction), run.time_to(fraction))
             if not flow:
                 pair = (cert.steps_to(fraction), steps_taken(run, fraction))
-            times.add_row(f"{fraction:g}", *map(number, pair))
+            times.add_row(f"{spelled(fraction)}", *map(number, pair))
         console.print(times)
     others = len(cert.guarantees) - len(applying)
     console.print(

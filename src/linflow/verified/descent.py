@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from linflow._support.deprecation import renamed_attributes
+from linflow._support.fractions import spelled
 from linflow._support.words import plural
 from linflow.model.network import Network
 from linflow.model.objectives import Objective
@@ -333,5 +334,5 @@ def enclose_descent(
         reason = f"verified for {plural(len(radii) - 1, 'step')}: {reason}"
     elif result == "all steps done" and until is not None:
         done = plural(steps, "step", "do")
-        reason = f"{done} not prove that the gap falls to {until:g} of its initial value; raise steps"
+        reason = f"{done} not prove that the gap falls to {spelled(until)} of its initial value; raise steps"
     return result, reason, np.array(gaps).T, np.array(radii)

@@ -11,6 +11,7 @@ import numpy as np
 from linflow import certificates
 from linflow._support import checks
 from linflow._support.arrays import from_numpy, to_numpy
+from linflow._support.fractions import spelled
 from linflow.dynamics import Result, gradient_descent
 from linflow.dynamics.field import GradientField
 from linflow.model.fitting import fitted
@@ -127,8 +128,8 @@ def safe_step_size(
     eta = _largest(proved, first, PRECISION)
     if not eta:
         raise ValueError(
-            f"no step size up to {first:.3g} is proved to reach {until:g} of the initial gap within {steps} steps. "
-            "Raise steps or until, or leave out verified=True."
+            f"no step size up to {first:.3g} is proved to reach {spelled(until)} of the initial gap within {steps} "
+            "steps. Raise steps or until, or leave out verified=True."
         )
     step = VerifiedStep(eta)
     step.enclosure = found[eta]
