@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from linflow.verified.arithmetic import FLOAT64
-from linflow.verified.elimination import COMPILED, HessianChain, best_cost, least_of_chain
+from linflow.verified.elimination import HessianChain, best_cost, least_of_chain
 from linflow.verified.hessian import KEPT, Matrix
 from linflow.verified.least import ENOUGH, least_near
 from linflow.verified.log_norm import Constants
@@ -99,7 +99,7 @@ class Layout:
         self.triples, self.tails = np.zeros((2 * L * L, 3)), np.zeros((4 * L + 4, (2 * L - 1) * p + 2))
         spread = n * sum(widths[:-1]) + m * sum(widths[1:]) + m * max(widths) + 3 * square
         self.room, self.vector, self.rest = np.zeros(spread), np.zeros(0), np.empty(0)
-        _, self.way = best_cost(widths, COMPILED)
+        _, self.way = best_cost(widths, compiled=True)
 
     @cached_property
     def square(self) -> np.ndarray:

@@ -52,8 +52,9 @@ def chain_cost(widths: Sequence[int]) -> float:
     return total + (n * widths[1]) ** 3 / 6
 
 
-def best_cost(widths: Sequence[int], fixed: float = FIXED) -> tuple[float, str]:
+def best_cost(widths: Sequence[int], *, compiled: bool = False) -> tuple[float, str]:
     """Return the least cost of a bound of `λ_min`, and how it is reached: "dense", "last" or "first" layer first."""
+    fixed = COMPILED if compiled else FIXED
     ways = {
         "dense": dense_cost(widths),
         "last": chain_cost(widths) + fixed,
