@@ -142,7 +142,7 @@ def print_analysis(found: "Analysis", index: Path) -> None:
             pair = (cert.time_to(fraction), run.time_to(fraction))
             if not flow:
                 pair = (cert.steps_to(fraction), steps_taken(run, fraction))
-            times.add_row(f"{spelled(fraction)}", *map(number, pair))
+            times.add_row(spelled(fraction), *map(number, pair))
         console.print(times)
     others = len(cert.guarantees) - len(applying)
     console.print(

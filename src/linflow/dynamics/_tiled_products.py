@@ -125,20 +125,20 @@ def _tile(rows: int, vectors: int, kind: str = "product") -> Any:
 
     word = types.intp
 
-    def kinds(A, B, C, *more):
+    def typed(A, B, C, *more):
         return types.void(A, word, word, word, B, word, word, C, word, word, word, word, *more), generate
 
     @intrinsic
     def product(typing, A, a, across, down, B, b, stride, C, c, count, second, third):
-        return kinds(A, B, C)
+        return typed(A, B, C)
 
     @intrinsic
     def less(typing, A, a, across, down, B, b, stride, C, c, count, second, third, D):
-        return kinds(A, B, C, D)
+        return typed(A, B, C, D)
 
     @intrinsic
     def series(typing, A, a, across, down, B, b, stride, C, c, count, second, third, terms, left, right):
-        return kinds(A, B, C, word, word, word)
+        return typed(A, B, C, word, word, word)
 
     return {"product": product, "less": less, "series": series}[kind]
 

@@ -91,12 +91,11 @@ def cauchy(turned, A, a, B, b, k, C, c, work, part, rows, between, columns):
     """Write `C = Σ_{i≤k} A_i B_{k−i}`, with `A_iᵀ` if `turned`, as one sum or product by product."""
     noinline()
     left, right, size = rows * between, between * columns, rows * columns
+    down, across = (1, rows) if turned else (between, 1)
     if rows >= ROWS_OF_TILE and columns >= LANES:
-        down, across = (1, rows) if turned else (between, 1)
         series(A, a, across, down, left, B, b + k * right, right, k + 1, C, c, rows, between, columns)
         return
     if columns < 4 and left * columns <= SMALL:
-        down, across = (1, rows) if turned else (between, 1)
         for r in range(rows):
             _short_products(
                 A, a + r * down, across, left, B, b + k * right, right, C, c + r * columns, between, columns, k

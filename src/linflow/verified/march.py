@@ -24,10 +24,9 @@ from linflow.verified.taylor import LONGEST, Expansion
 LARGEST_HESSIAN = 1500
 """The Hessian itself bounds the logarithmic norm where that costs no more than for this many weights, dense."""
 
-BUDGETS = ((300, 0.5), (1500, 1.0), (math.inf, 8.0))
-DESCENT_BUDGETS = ((300, 0.5), (1500, 3.0), (math.inf, 8.0))
-"""Total amount that the bound by products may add to the exponent, up to each number of weights: a Hessian of more
-weights takes longer, and descents take more steps."""
+BUDGETS = ((300, 0.5, 0.5), (1500, 1.0, 3.0), (math.inf, 8.0, 8.0))
+"""Total amounts that the bound by products may add to the exponents of a flow and of a descent, up to each number of
+weights: a Hessian of more weights takes longer, and descents take more steps."""
 
 CHEAP = 1e-4
 """The bound by products is always used in a step if it adds at most this to the exponent."""
@@ -55,7 +54,7 @@ PAST_FLOAT64 = "the loss at the start leaves float64; rescale the data or the we
 
 def budget(size: int, *, descent: bool = False) -> float:
     """Return the total amount that the bound by products may add to the exponent, for `size` weights."""
-    return next(amount for most, amount in (DESCENT_BUDGETS if descent else BUDGETS) if size <= most)
+    return next(amounts[descent] for most, *amounts in BUDGETS if size <= most)
 
 
 def reached(bounds: Callable[[float], tuple[float, float]]) -> dict[str, list[float]]:

@@ -32,7 +32,7 @@ from linflow.verified.descent import DescentEnclosure, DescentMarch, StepRule, e
 from linflow.verified.enclosure import Enclosure
 from linflow.verified.flow import enclose_flow
 from linflow.verified.huber import HuberGradient
-from linflow.verified.march import EnclosureMarch, EnclosureStep, rounded_up
+from linflow.verified.march import EnclosureMarch, rounded_up
 from linflow.verified.momentum import MomentumMarch
 from linflow.verified.operators import OperatorGradient
 from linflow.verified.problem import AffineGradient, affine_gradient
@@ -236,14 +236,14 @@ class _Beginning:
     ) -> Enclosure:
         with one_thread_when_small(self.narrow.weights), np.errstate(over="ignore", under="ignore", invalid="ignore"):
             march = self._march(until, FLOAT64)
-            found = self._finished(march, enclose_flow(march, until, rounded_up(end), max_steps, progress))
+            found = self._proof(march, until, end, max_steps, progress)
             magnified = march.exponent > DIGITS and self.narrow.radius == 0 and _poor(found, until)
             if magnified and isinstance(self.problem, AffineGradient) and PAIRS.fits(self.problem):
                 found = self._in_pairs(found, until, end, max_steps, progress)
             elif found.result == "proof ended" and isinstance(march, DeclaredMarch) and march.t > 0:
                 # The radius grew by this factor, so the defect must be as much smaller.
                 march = self._march(until, FLOAT64, math.exp(-march.exponent - 1))
-                found = self._finished(march, enclose_flow(march, until, rounded_up(end), max_steps, progress))
+                found = self._proof(march, until, end, max_steps, progress)
         return found
 
     def _in_pairs(
@@ -258,18 +258,23 @@ class _Beginning:
         for arithmetic, coarse_from in ((FIRST_PAIRS, _coarse_from(found, until)), (PAIRS, math.inf)):
             if arithmetic is PAIRS or coarse_from < math.inf:
                 march = self._march(until, arithmetic, coarse_from=coarse_from)
-                again = self._finished(march, enclose_flow(march, until, rounded_up(end), max_steps, progress))
+                again = self._proof(march, until, end, max_steps, progress)
                 if found.result in ("proof ended", again.result):
                     found = again
                 if not _poor(again, until, SHARP):
                     break
         return found
 
-    def _finished(
-        self, march: EnclosureMarch | ConvexMarch, run: tuple[str, str, tuple[EnclosureStep, ...]]
+    def _proof(
+        self,
+        march: EnclosureMarch | ConvexMarch,
+        until: float | None,
+        end: float,
+        max_steps: int,
+        progress: Callable[[float], None] | None,
     ) -> Enclosure:
-        """Return the proof that a march has led to."""
-        result, reason, path = run
+        """Return the proof that a march leads to."""
+        result, reason, path = enclose_flow(march, until, rounded_up(end), max_steps, progress)
         kind: Any = Enclosure if isinstance(self.problem, AffineGradient) else ConvexEnclosure
         kind = TailEnclosure if isinstance(self.problem, TailGradient) else kind
         return kind(
@@ -366,7 +371,7 @@ def _coarse_from(found: Enclosure, until: float | None) -> float:
 
 
 def _poor(found: Enclosure, until: float | None, part: float = 1.0) -> bool:
-    """Return whether a proof ended early, or the bounds of its time are farther apart than this part of loose."""
+    """Return whether a proof ended early, or bounds its time no better than this part of what is loose."""
     if found.result != "target proved" or until is None:
         return found.result == "proof ended"
     loose = part * _loose(until)
